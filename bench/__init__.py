@@ -1,0 +1,1 @@
+"""Tuned against base on held-out prompts: accuracy, perplexity, speed, with error bars."""

@@ -1,0 +1,1 @@
+"""From base and adapter to verified GGUFs: merge, write, quantize, check."""

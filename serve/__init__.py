@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server on llama-cpp-python: settings, schema, engine, app."""

@@ -1,0 +1,96 @@
+"""The `tuneserve` command: parses, calls the typed function that does the work, prints.
+
+Each command lives in a module of its own and is imported when it is called, so that
+`tuneserve --help` is immediate.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+import tuneserve
+from tuneserve.errors import TuneserveError
+
+COMMANDS = {
+    "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",
+    "convert": "Merge, quantize and verify: adapter to GGUF.",
+    "serve": "Serve a GGUF behind an OpenAI-compatible API.",
+    "chat": "Talk to a served model in the terminal.",
+    "bench": "Does the tuned model beat the base? With error bars.",
+    "data": "Build or inspect example files.",
+    "import": "Make a Hugging Face checkpoint of a GGUF.",
+    "doctor": "Show what was found, what is missing and what to do.",
+}
+MODULES = {"import": "import_"}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use; their one-line help is in COMMANDS."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"tuneserve.cli.{MODULES.get(cmd_name, cmd_name)}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from tuneserve.recipe import nearest
+
+            ctx.fail(f"no such command '{args[0]}' ({nearest(args[0], list(COMMANDS))})")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(tuneserve.__version__, prog_name="tuneserve")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
+    """Fine-tune, quantize, serve and measure a language model on your own machine.
+
+    \b
+    tuneserve train   --config examples/sentiment.toml
+    tuneserve convert --run sentiment
+    tuneserve serve   --run sentiment
+    tuneserve bench   --run sentiment
+    """
+    context.obj = {"debug": debug}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: 0 = done, 1 = failed, 2 = wrong usage, 130 = interrupted."""
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given or bool(os.environ.get("TUNESERVE_DEBUG"))
+    # --debug is accepted anywhere on the line, not only before the command.
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        result: Any = cli.main(args=given, prog_name="tuneserve", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except TuneserveError as error:
+        if debug:
+            raise
+        print(f"error: {error.render()}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(result if isinstance(result, int) else 0)

@@ -1,0 +1,65 @@
+"""What the commands of the stages share: --config, --run, --force and their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tuneserve.errors import UsageError
+from tuneserve.options import resolve_settings
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def stage_options(command: Command) -> Command:
+    """--config, --run, --force, --skip-done and --json, as every stage takes them."""
+    decorators = [
+        click.option(
+            "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) with settings."
+        ),
+        click.option(
+            "-r", "--run", "run_name", help="Name of the run (default: the recipe's file name)."
+        ),
+        click.option(
+            "--force", is_flag=True, help="Replace what an earlier run of this stage made."
+        ),
+        click.option(
+            "--skip-done",
+            is_flag=True,
+            help="Do nothing if this stage is done with the same settings.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def select_run(run_name: str | None, config: Path | None) -> RunDirectory:
+    """The run that --run names, or the one named after the recipe."""
+    if run_name is None and config is None:
+        raise UsageError("say which run: --run NAME or --config RECIPE")
+    if run_name is None:
+        assert config is not None
+        run_name = config.stem
+    return RunDirectory.named(run_name)
+
+
+def later_stage_settings(
+    context: click.Context, run: RunDirectory, config: Path | None, *sections: str
+) -> Recipe:
+    """Settings for a stage after training: the run's own, with `sections` open to change.
+
+    Model and data come from the run as trained; the recipe file may only change the stage's
+    own sections.
+    """
+    saved = run.saved_settings()
+    recipe = resolve_settings(context, saved=saved, recipe=config)
+    merged = recipe.model_dump(mode="json")
+    fixed = {name: table for name, table in saved.items() if name not in sections}
+    return Recipe.model_validate({**merged, **fixed})

@@ -1,0 +1,135 @@
+"""The terminal's look: messages, tables and progress, on stderr; results for programs on stdout.
+
+On a terminal progress is a live bar with rate and time left; in a log it is a plain line every
+few seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+def stderr_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line for the person watching."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """A result for a program, on stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table; the first column is text, the others are right-aligned figures."""
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    for number, column in enumerate(columns):
+        shown.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    stderr_console().print(shown)
+
+
+def human_bytes(count: float) -> str:
+    """Bytes as KiB, MiB, GiB with one decimal."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def human_seconds(seconds: float) -> str:
+    """Seconds as '8.1 s', '3 min 05 s' or '2 h 10 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+Advance = Callable[..., None]
+"""`advance(amount, note="")`: this much more is done; `note` is shown behind the figures."""
+
+
+@contextmanager
+def progress(
+    label: str, total: float, *, unit: str = "", rate: Callable[[float], str] | None = None
+) -> Iterator[Advance]:
+    """Show work going on: bar, percentage, rate and time left.
+
+    `total` and the amounts are in `unit`s; `rate` formats units per second
+    (default: '12.3 unit/s').
+    """
+    show_rate = rate or (lambda value: f"{value:,.1f} {unit}/s")
+    if sys.stderr.isatty():
+        with _live_bar(label, total, show_rate) as advance:
+            yield advance
+    else:
+        yield from _plain_lines(label, total, show_rate)
+
+
+@contextmanager
+def _live_bar(label: str, total: float, show_rate: Callable[[float], str]) -> Iterator[Advance]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=stderr_console()) as bar:
+        task = bar.add_task(label, total=total, rate="", note="")
+        started = time.monotonic()
+
+        def advance(amount: float, note: str = "") -> None:
+            done = bar.tasks[0].completed + amount
+            elapsed = max(time.monotonic() - started, 1e-9)
+            bar.update(task, advance=amount, rate=show_rate(done / elapsed), note=note)
+
+        yield advance
+
+
+def _plain_lines(label: str, total: float, show_rate: Callable[[float], str]) -> Iterator[Advance]:
+    started = last = time.monotonic()
+    done = 0.0
+
+    def advance(amount: float, note: str = "") -> None:
+        nonlocal done, last
+        done += amount
+        now = time.monotonic()
+        if now - last < PLAIN_LINE_SECONDS and done < total:
+            return
+        last = now
+        elapsed = max(now - started, 1e-9)
+        left = (total - done) * elapsed / done if done else 0.0
+        tail = f", {human_seconds(left)} left" if done < total else f" in {human_seconds(elapsed)}"
+        share = f"{100 * done / total:.0f} %" if total else "done"
+        say(f"{label}: {share}, {show_rate(done / elapsed)}{tail}{', ' + note if note else ''}")
+
+    yield advance

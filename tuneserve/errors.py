@@ -1,0 +1,60 @@
+"""Errors meant for a person: what is wrong, where, and what to do about it.
+
+Code raises these; only the command line turns them into text and an exit code. Anything else that
+escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN_PROBLEMS = 20
+
+
+class TuneserveError(Exception):
+    """Something failed that the user can understand and mend. Exit code 1.
+
+    `where` names the place (``file:line``, a settings key, an address); `hint` says what to do;
+    `problems` lists everything that is wrong with one input, so that it can be mended in one go.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, where: str = "", hint: str = "", problems: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self) -> str:
+        """The error as shown to a person: one line, then the problems and the hint, if any."""
+        lines = [f"{self.where}: {self.message}" if self.where else self.message]
+        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        if len(self.problems) > SHOWN_PROBLEMS:
+            lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
+        if self.hint:
+            lines.append(f"  {self.hint}")
+        return "\n".join(lines)
+
+
+class UsageError(TuneserveError):
+    """The command, a setting or an input file is wrong. Exit code 2."""
+
+    exit_code = 2
+
+
+class OutputExistsError(UsageError):
+    """A stage would have to overwrite something. Raised before any slow work starts."""
+
+    def __init__(self, path: object) -> None:
+        super().__init__(
+            "already exists",
+            where=str(path),
+            hint="Pass --force to replace it, or choose another run with --run NAME.",
+        )

@@ -1,0 +1,104 @@
+"""Recipes: TOML files with one table per stage, checked key by key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tuneserve.errors import UsageError
+from tuneserve.settings import Recipe
+
+
+def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
+    """Read a recipe's tables as written (only what the file sets), after checking them whole.
+
+    Raises UsageError naming file and line for bad TOML, unknown keys (with the nearest known
+    one) and values out of bounds; all of them at once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("no such recipe", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't be read: {error}", where=str(path)) from error
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not valid TOML: {error}", where=str(path)) from error
+    validate(tables, where=str(path), text=text)
+    return tables
+
+
+def validate(tables: Mapping[str, Any], *, where: str, text: str = "") -> Recipe:
+    """Check nested settings against the Recipe model; `text` is searched for line numbers."""
+    try:
+        return Recipe.model_validate(tables)
+    except ValidationError as error:
+        places = [_describe(detail, where, text) for detail in error.errors()]
+    if len(places) == 1:
+        place, message = places[0]
+        raise UsageError(message, where=place)
+    raise UsageError(
+        f"{len(places)} settings are wrong",
+        where=where,
+        problems=[f"{place}: {message}" for place, message in places],
+    )
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """' (did you mean …?)' for the closest of the `known` names, or the list of them."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean '{matches[0]}'?" if matches else f"known are: {', '.join(known)}"
+
+
+def _describe(detail: ErrorDetails, where: str, text: str) -> tuple[str, str]:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location)
+    line = _line_of(location, text)
+    place = f"{where}:{line}" if line else where
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        kind = "table" if len(location) == 1 else "key"
+        return place, f"unknown {kind} '{key}' ({nearest(location[-1], known)})"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail["input"]
+    shown = "" if isinstance(given, BaseModel | dict) else f" (got {given!r})"
+    return place, f"{key}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[part].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)
+
+
+def _line_of(location: list[str], text: str) -> int | None:
+    """Line of a `[table]` or of a key inside its table; tomllib does not tell, so search."""
+    table, key = location[0], location[1] if len(location) > 1 else None
+    current = ""
+    table_line = None
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[\s*([^\[\]]+?)\s*\]", line):
+            current = header.group(1).strip("\"'")
+            if current == table:
+                table_line = number
+        elif (current == table and key and _sets(key, line)) or (
+            not current and _sets(table, line)
+        ):
+            return number
+    return table_line
+
+
+def _sets(key: str, line: str) -> bool:
+    return re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line) is not None

@@ -1,0 +1,192 @@
+"""Every setting of every stage, defined once.
+
+A recipe (TOML) has one table per model below. The command line's options, the recipe's keys,
+`--help` and docs/settings.md are all derived from these fields: name, type, default, bounds,
+description. Import stays light (no torch, no llama_cpp), so that `--help` is immediate.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+QuantizationType = Literal[
+    "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "F16", "BF16"
+]
+
+ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Section(BaseModel):
+    """Base of all settings: unknown keys are errors, values can't be changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(Section):
+    """The base model."""
+
+    base: str = Field(
+        "demo",
+        min_length=1,
+        description="Base model: a Hugging Face checkpoint directory, a .gguf file, a hub id, or "
+        "'demo' (SmolLM2-135M-Instruct from the extra 'demo').",
+    )
+    load_in_4bit: bool = Field(
+        False, description="Load the base in bitsandbytes 4-bit to train in less GPU memory."
+    )
+    max_seq_length: int = Field(
+        2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
+    )
+
+
+class DataSettings(Section):
+    """The examples and how they are split."""
+
+    file: Path = Field(
+        Path("data/sentiment.jsonl"),
+        description="JSONL file of examples: instruction (and input) with output, or messages. "
+        "Optional keys: system, group, source, id.",
+    )
+    system: str = Field(
+        "", description="System prompt put before every example that has none of its own."
+    )
+    eval_fraction: Fraction = Field(
+        0.05, description="Share of examples that steer training (early stopping)."
+    )
+    test_fraction: Fraction = Field(
+        0.2, description="Share of examples held out for the benchmark; never trained on."
+    )
+
+
+class TrainSettings(Section):
+    """LoRA training."""
+
+    r: int = Field(16, ge=1, le=1024, description="LoRA rank.")
+    alpha: int = Field(16, ge=1, le=4096, description="LoRA alpha; the update is scaled alpha/r.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the LoRA input.")
+    target_modules: tuple[str, ...] = Field(
+        ALL_PROJECTIONS, min_length=1, description="Projections that get a LoRA adapter."
+    )
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train.")
+    use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (rank-stabilised LoRA).")
+    gradient_checkpointing: Literal["unsloth", "true", "false"] = Field(
+        "unsloth", description="Recompute activations to save memory: Unsloth's, plain, or off."
+    )
+    epochs: float = Field(1.0, gt=0.0, le=1000.0, description="Passes over the training examples.")
+    max_steps: int = Field(
+        0, ge=0, description="Stop after this many optimizer steps; 0 = by epochs."
+    )
+    batch_size: int = Field(8, ge=1, le=4096, description="Examples per step and device.")
+    gradient_accumulation: int = Field(1, ge=1, le=4096, description="Batches per optimizer step.")
+    learning_rate: float = Field(2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="Learning-rate schedule after the warm-up."
+    )
+    warmup_fraction: Fraction = Field(0.05, description="Share of steps that warm up.")
+    weight_decay: float = Field(0.01, ge=0.0, le=1.0, description="AdamW weight decay.")
+    max_grad_norm: float = Field(1.0, ge=0.0, description="Gradient norm clip; 0 = no clipping.")
+    optimizer: Literal["auto", "adamw_torch", "adamw_8bit"] = Field(
+        "auto", description="AdamW variant; auto = 8-bit on CUDA, PyTorch's elsewhere."
+    )
+    evaluations: int = Field(
+        4, ge=0, le=1000, description="Evaluations on the eval split, spread over training."
+    )
+    early_stopping_patience: int = Field(
+        3, ge=0, description="Stop after this many evaluations without improvement; 0 = never."
+    )
+    keep_checkpoints: int = Field(2, ge=1, le=100, description="Checkpoints kept on disk.")
+    seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
+
+
+class ConvertSettings(Section):
+    """Merge, GGUF and quantization."""
+
+    quantization: QuantizationType = Field("Q4_K_M", description="Quantization type of the GGUF.")
+    threads: int = Field(0, ge=0, le=1024, description="Quantization threads; 0 = all cores.")
+    keep_f16: bool = Field(False, description="Keep the merged F16 GGUF beside the quantized one.")
+    max_kld: float = Field(
+        1e-3,
+        gt=0.0,
+        description="Refuse the result if the mean KL divergence of the F16 GGUF's next-token "
+        "distribution from the merged checkpoint's is above this.",
+    )
+
+
+class ServeSettings(Section):
+    """The OpenAI-compatible server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 = any free one.")
+    ctx: int = Field(
+        8192, ge=64, le=16_777_216, description="KV cache size in tokens, shared by all slots."
+    )
+    slots: int = Field(8, ge=1, le=256, description="Requests decoded at the same time.")
+    cache_type_k: KVCacheType = Field("q8_0", description="KV cache type for keys.")
+    cache_type_v: KVCacheType = Field(
+        "q8_0", description="KV cache type for values; a quantized one needs flash attention."
+    )
+    flash_attention: bool = Field(True, description="Use flash attention.")
+    gpu_layers: int = Field(
+        -1, ge=-1, le=10_000, description="Layers offloaded to the GPU; -1 = all."
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = physical cores.")
+    batch: int = Field(2048, ge=32, le=65536, description="Tokens decoded in one call at most.")
+    micro_batch: int = Field(512, ge=32, le=65536, description="Tokens computed at a time.")
+    max_tokens: int = Field(
+        2048,
+        ge=1,
+        description="Longest answer when a request does not say (the context permitting).",
+    )
+    max_queue: int = Field(
+        256, ge=1, le=100_000, description="Requests waiting for a slot before 429 is returned."
+    )
+    api_key_file: Path | None = Field(
+        None, description="File with one API key per line; without it no key is asked for."
+    )
+    mmap: bool = Field(True, description="Map the model file instead of reading it.")
+    mlock: bool = Field(False, description="Keep the model in RAM.")
+
+
+class BenchSettings(Section):
+    """The comparison of tuned against base."""
+
+    task: Literal["exact", "contains", "number"] = Field(
+        "exact", description="How an answer is scored against the reference."
+    )
+    limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
+    max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
+    ctx: int = Field(2048, ge=64, description="Context of one prompt with its answer, in tokens.")
+    parallel: int = Field(8, ge=1, le=256, description="Prompts answered at the same time.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
+    )
+    bootstrap: int = Field(
+        10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
+    fail_if_worse: bool = Field(
+        False, description="Exit with code 3 if the tuned model is shown to be worse."
+    )
+
+
+class Recipe(Section):
+    """One TOML file: the settings of all stages."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    train: TrainSettings = TrainSettings()
+    convert: ConvertSettings = ConvertSettings()
+    serve: ServeSettings = ServeSettings()
+    bench: BenchSettings = BenchSettings()
+
+    @field_validator("data")
+    @classmethod
+    def _something_left_to_train_on(cls, data: DataSettings) -> DataSettings:
+        if data.eval_fraction + data.test_fraction >= 1.0:
+            raise ValueError("eval_fraction + test_fraction must leave examples to train on")
+        return data

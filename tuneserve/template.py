@@ -1,0 +1,96 @@
+"""Chat templates: the one renderer that training, server and benchmark use.
+
+A template is code from a model file, so it runs in Jinja's immutable sandbox. Whitespace control,
+the loop controls extension and the helpers are those that chat templates are written against
+(Hugging Face's `apply_chat_template`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from tuneserve.errors import TuneserveError
+
+MAX_TEMPLATE_CHARACTERS = 256 * 1024
+Message = Mapping[str, Any]
+
+
+class TemplateError(TuneserveError):
+    """A chat template can't be compiled, or refuses the conversation it was given."""
+
+
+class ChatTemplate:
+    """A compiled chat template with the special tokens it refers to.
+
+    `bos_token` and `eos_token` are the tokens' text. What `render` returns already holds every
+    special token: tokenize it with special tokens parsed and without adding BOS when the text
+    begins with it (see `begins_with_bos`).
+    """
+
+    def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
+        if len(source) > MAX_TEMPLATE_CHARACTERS:
+            raise TemplateError(
+                f"chat template is longer than {MAX_TEMPLATE_CHARACTERS} characters"
+            )
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The conversation as text, ending where the assistant speaks if asked to."""
+        import jinja2
+
+        try:
+            text: str = self._compiled.render(
+                messages=list(messages),
+                add_generation_prompt=add_generation_prompt,
+                tools=tools,
+                bos_token=self.bos_token,
+                eos_token=self.eos_token,
+                **variables,
+            )
+        except TemplateError:
+            raise
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise TemplateError(f"chat template failed: {error}") from error
+        return text
+
+    def begins_with_bos(self, text: str) -> bool:
+        return bool(self.bos_token) and text.startswith(self.bos_token)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        import jinja2
+        import jinja2.ext
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_exception
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        try:
+            return environment.from_string(self.source)
+        except jinja2.TemplateError as error:
+            raise TemplateError(f"chat template can't be compiled: {error}") from error
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    # Jinja's own tojson escapes HTML characters; prompts must not.
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(f"chat template refuses the conversation: {message}")
