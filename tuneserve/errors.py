@@ -56,5 +56,5 @@ class OutputExistsError(UsageError):
         super().__init__(
             "already exists",
             where=str(path),
-            hint="Pass --force to replace it, or choose another run with --run NAME.",
+            hint="Pass --force to replace it, or choose another name.",
         )
