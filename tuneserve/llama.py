@@ -44,6 +44,17 @@ def backend() -> Any:
     return llama_cpp
 
 
+def last_error() -> str:
+    """The first thing llama.cpp complained of since the last load: the cause; what follows it
+    only passes the failure on."""
+    return _recent_errors[0] if _recent_errors else "no reason given"
+
+
+def forget_errors() -> None:
+    """Start afresh, so that `last_error` speaks of what comes next."""
+    _recent_errors.clear()
+
+
 def cache_type(name: str) -> int:
     """ggml_type number of a KV cache type ('f16', 'q8_0', …)."""
     number: int = getattr(backend(), f"GGML_TYPE_{name.upper()}")
@@ -97,13 +108,11 @@ class LlamaModel:
         params.use_mlock = mlock
         params.vocab_only = vocab_only
         params.use_extra_bufts = not built_with_amx()
-        _recent_errors.clear()
+        forget_errors()
         self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:
-            # The first line is the cause; the ones after it only pass the failure on.
-            reason = _recent_errors[0] if _recent_errors else "no reason given"
             raise TuneserveError(
-                f"llama.cpp can't load it: {reason}",
+                f"llama.cpp can't load it: {last_error()}",
                 where=str(path),
                 hint="The file may be truncated or made for another llama.cpp; make it again.",
             )
@@ -220,12 +229,11 @@ class LlamaContext:
         params.flash_attn_type = 1 if flash_attention else 0
         params.n_threads = params.n_threads_batch = threads or physical_cores()
         params.no_perf = True
-        _recent_errors.clear()
+        forget_errors()
         self.handle = self._api.llama_init_from_model(model.handle, params)
         if not self.handle:
-            reason = _recent_errors[0] if _recent_errors else "no reason given"
             raise TuneserveError(
-                f"llama.cpp can't make a context of {n_ctx} tokens: {reason}",
+                f"llama.cpp can't make a context of {n_ctx} tokens: {last_error()}",
                 where=str(model.path),
                 hint="Try a smaller context, another KV cache type or fewer GPU layers.",
             )
