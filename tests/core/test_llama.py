@@ -1,0 +1,103 @@
+"""The llama.cpp layer on the real demo model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.prompt import encode_messages, template_of, with_bos
+
+QUESTION = [{"role": "user", "content": "What is 1+1?"}]
+
+
+@pytest.fixture(scope="module")
+def model(demo_gguf: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(demo_gguf) as loaded:
+        yield loaded
+
+
+def test_tokens_round_trip_to_the_same_bytes(model: LlamaModel) -> None:
+    text = "naïve 12345\n\t日本 🦙 <|im_end|> x"
+    ids = model.tokenize(text)
+    assert b"".join(model.token_bytes(token) for token in ids).decode() == text
+    end = model.tokenize("<|im_end|>")
+    assert end == [model.eos]
+    assert len(model.tokenize("<|im_end|>", parse_special=False)) > 1
+    assert model.is_end(model.eos)
+
+
+def test_metadata(model: LlamaModel) -> None:
+    assert model.metadata("general.architecture") == "llama"
+    assert "im_start" in (model.metadata("tokenizer.chat_template") or "")
+    assert model.metadata("no.such.key") is None
+
+
+def test_prompt_follows_the_stored_template(model: LlamaModel) -> None:
+    ids = encode_messages(model, template_of(model), QUESTION)
+    text = b"".join(model.token_bytes(token) for token in ids).decode()
+    assert text.endswith("<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_bos_is_never_doubled() -> None:
+    assert with_bos([5, 6], 1) == [1, 5, 6]
+    assert with_bos([1, 5], 1) == [1, 5]
+    assert with_bos([5], None) == [5]
+
+
+def test_logits_do_not_depend_on_how_the_prompt_is_cut(model: LlamaModel) -> None:
+    ids = encode_messages(model, template_of(model), QUESTION)
+    whole, pieces = (_logits(model, ids, n_batch) for n_batch in (512, 16))
+    assert whole.shape == (len(ids), model.n_vocab)
+    assert np.array_equal(whole.argmax(axis=1), pieces.argmax(axis=1))
+    assert np.abs(whole - pieces).max() < 0.05
+
+
+def _logits(model: LlamaModel, ids: list[int], n_batch: int) -> np.ndarray:
+    with LlamaContext(model, n_ctx=128, n_batch=n_batch) as context:
+        return context.logits(ids)
+
+
+def test_greedy_answer_with_a_quantized_cache(model: LlamaModel) -> None:
+    ids = encode_messages(model, template_of(model), QUESTION)
+    answer = []
+    with LlamaContext(model, n_ctx=128, cache_type_k="q8_0", cache_type_v="q8_0") as context:
+        for _ in range(16):
+            token = int(context.logits(ids, start=len(ids) - 1)[0].argmax())
+            if model.is_end(token):
+                break
+            ids.append(token)
+            answer.append(token)
+    assert b"2" in b"".join(model.token_bytes(token) for token in answer)
+
+
+def test_too_long_for_the_context(model: LlamaModel) -> None:
+    with (
+        LlamaContext(model, n_ctx=64, n_batch=64) as context,
+        pytest.raises(UsageError, match="65 tokens don't fit a context of 64"),
+    ):
+        context.logits([1] * 65)
+
+
+def test_quantized_v_cache_without_flash_attention_is_refused(model: LlamaModel) -> None:
+    with pytest.raises(TuneserveError, match="can't make a context"):
+        LlamaContext(model, n_ctx=64, cache_type_v="q8_0", flash_attention=False)
+
+
+def test_bad_files_are_one_clear_error(tmp_path: Path, demo_gguf: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        LlamaModel(tmp_path / "none.gguf")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(b"PK\x03\x04")
+    with pytest.raises(UsageError, match="not a GGUF file"):
+        LlamaModel(other)
+    cut = tmp_path / "cut.gguf"
+    with demo_gguf.open("rb") as file:
+        cut.write_bytes(file.read(8 << 20))
+    with pytest.raises(TuneserveError, match=r"cut\.gguf: llama\.cpp can't load it: ") as caught:
+        LlamaModel(cut)
+    assert "no reason given" not in caught.value.render()

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tuneserve.options import parameter_name, resolve_settings, section_model, settings_options
+from tuneserve.settings import Recipe
+
+
+def resolve(
+    *arguments: str, saved: dict[str, Any] | None = None, recipe: Path | None = None
+) -> Recipe:
+    captured: list[Recipe] = []
+
+    @click.command()
+    @settings_options(*Recipe.model_fields)
+    @click.pass_context
+    def command(context: click.Context, **_: Any) -> None:
+        captured.append(resolve_settings(context, saved=saved, recipe=recipe))
+
+    result = CliRunner().invoke(command, list(arguments), standalone_mode=False)
+    if result.exception:
+        raise result.exception
+    return captured[0]
+
+
+def test_every_field_has_exactly_one_option() -> None:
+    @settings_options(*Recipe.model_fields)
+    def function() -> None: ...
+
+    parameters = function.__click_params__  # type: ignore[attr-defined]
+    names = [parameter.name for parameter in parameters]
+    expected = [
+        parameter_name(section, name)
+        for section in Recipe.model_fields
+        for name in section_model(section).model_fields
+    ]
+    assert sorted(names) == sorted(expected)
+    flags = [flag for parameter in parameters for flag in parameter.opts]
+    assert len(flags) == len(set(flags))
+    assert all(parameter.help for parameter in parameters)
+
+
+def test_layers_defaults_saved_recipe_options(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text("[train]\nr = 4\nalpha = 4\n")
+    saved = {"train": {"r": 2, "alpha": 2, "epochs": 7.0}}
+    got = resolve("--r", "32", saved=saved, recipe=recipe).train
+    assert (got.r, got.alpha, got.epochs) == (32, 4, 7.0)
+    assert got.dropout == Recipe().train.dropout
+
+
+def test_lists_flags_and_paths() -> None:
+    got = resolve("--target-modules", "q_proj, v_proj", "--no-mmap", "--file", "x.jsonl")
+    assert got.train.target_modules == ("q_proj", "v_proj")
+    assert got.serve.mmap is False
+    assert got.data.file == Path("x.jsonl")
+
+
+@pytest.mark.parametrize("arguments", [("--r", "0"), ("--dropout", "1.0"), ("--bias", "some")])
+def test_out_of_bounds_is_refused_by_click(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(click.BadParameter):
+        resolve(*arguments)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneserve.errors import UsageError
+from tuneserve.recipe import load_recipe, validate
+from tuneserve.settings import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "examples").glob("*.toml")))
+def test_shipped_recipes_are_valid(name: str) -> None:
+    assert load_recipe(ROOT / "examples" / name)
+
+
+def test_typo_names_line_and_nearest_key(tmp_path: Path) -> None:
+    path = write(tmp_path, "# a recipe\n[train]\nr = 8\nlearnin_rate = 1e-3\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(path)
+    assert caught.value.render() == (
+        f"{path}:4: unknown key 'train.learnin_rate' (did you mean 'learning_rate'?)"
+    )
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_table_names_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"unknown table 'trian' \(did you mean 'train'\?\)"):
+        load_recipe(write(tmp_path, "[trian]\nr = 8\n"))
+
+
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
+    text = '[train]\nr = 0\nepochs = "many"\n[serve]\nprot = 1\n'
+    with pytest.raises(UsageError) as caught:
+        load_recipe(write(tmp_path, text))
+    shown = caught.value.render()
+    assert "3 settings are wrong" in shown
+    assert ":2: train.r: input should be greater than or equal to 1 (got 0)" in shown
+    assert ":3: train.epochs" in shown
+    assert ":5: unknown key 'serve.prot' (did you mean 'port'?)" in shown
+
+
+def test_bad_toml_missing_file_and_binary(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_recipe(write(tmp_path, "[train\n"))
+    with pytest.raises(UsageError, match="no such recipe"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="can't be read"):
+        load_recipe(tmp_path / "binary.toml")
+
+
+def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must leave examples to train on"):
+        load_recipe(write(tmp_path, "[data]\neval_fraction = 0.5\ntest_fraction = 0.5\n"))
+
+
+def test_dotted_keys_are_found_on_their_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe\.toml:2: train\.r"):
+        load_recipe(write(tmp_path, "\ntrain.r = 0\n"))
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_accepted_or_refused_cleanly(tmp_path_factory: object, text: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.toml"  # type: ignore[attr-defined]
+    path.write_text(text, encoding="utf-8")
+    try:
+        load_recipe(path)
+    except UsageError as error:
+        assert str(path) in error.render()
+
+
+def test_settings_survive_a_round_trip_through_json() -> None:
+    recipe = Recipe()
+    assert validate(recipe.model_dump(mode="json"), where="x") == recipe
