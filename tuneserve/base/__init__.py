@@ -1,0 +1,15 @@
+"""Base models: what a recipe's `model.base` names, as a Hugging Face checkpoint on disk.
+
+- `resolve_base(spec)`: the checkpoint directory for 'demo', a .gguf file, a directory or a hub id.
+- `import_gguf(source, target)`: a checkpoint made of a GGUF.
+
+gguf_file.py reads GGUF, architectures/ says what the tensors are called and how they are laid
+out, weights.py and tokenizer.py write the checkpoint's parts, import_gguf.py puts them together.
+"""
+
+from __future__ import annotations
+
+from tuneserve.base.import_gguf import import_gguf
+from tuneserve.base.resolve import ResolvedBase, resolve_base
+
+__all__ = ["ResolvedBase", "import_gguf", "resolve_base"]

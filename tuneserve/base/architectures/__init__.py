@@ -1,0 +1,35 @@
+"""The model architectures: what their tensors are called on both sides, and their metadata.
+
+One module each, most of it tables. `by_gguf_name` finds a row for a GGUF, `by_hf_name` for a
+checkpoint's config.json.
+"""
+
+from __future__ import annotations
+
+from tuneserve.base.architectures import llama
+from tuneserve.base.architectures.table import Architecture
+from tuneserve.errors import UsageError
+
+ARCHITECTURES: tuple[Architecture, ...] = (llama.LLAMA,)
+
+
+def by_gguf_name(name: str) -> Architecture:
+    """The architecture of a GGUF's `general.architecture`."""
+    for architecture in ARCHITECTURES:
+        if architecture.gguf_name == name:
+            return architecture
+    raise UsageError(
+        f"architecture '{name}' is not supported",
+        hint=f"Supported: {', '.join(row.gguf_name for row in ARCHITECTURES)}.",
+    )
+
+
+def by_hf_name(name: str) -> Architecture:
+    """The architecture of a config.json's `architectures[0]`."""
+    for architecture in ARCHITECTURES:
+        if name in architecture.hf_names:
+            return architecture
+    known = [hf_name for row in ARCHITECTURES for hf_name in row.hf_names]
+    raise UsageError(
+        f"architecture '{name}' is not supported", hint=f"Supported: {', '.join(known)}."
+    )

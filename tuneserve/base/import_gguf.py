@@ -1,0 +1,68 @@
+"""GGUF in, Hugging Face checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base.architectures import by_gguf_name
+from tuneserve.base.architectures.llama import llama3_scaling
+from tuneserve.base.architectures.table import Architecture
+from tuneserve.base.gguf_file import ArchitectureMetadata, GGUFFile
+from tuneserve.base.tokenizer import special_ids, write_tokenizer
+from tuneserve.base.weights import checkpoint_dtype, write_weights
+from tuneserve.console import human_bytes, progress
+from tuneserve.errors import OutputExistsError
+from tuneserve.files import atomic_path, write_json
+
+TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
+    """Make a checkpoint directory of a GGUF: weights, config, tokenizer, chat template.
+
+    `target` appears whole or not at all. Raises UsageError if the GGUF is damaged or of a kind
+    that isn't supported, OutputExistsError if `target` exists and `force` is not given.
+    """
+    if target.exists() and not force:
+        raise OutputExistsError(target)
+    gguf = GGUFFile(source)
+    architecture = by_gguf_name(gguf.architecture)
+    config = checkpoint_config(gguf, architecture)
+    total = sum(tensor.n_elements for tensor in gguf.tensors.values())
+    with atomic_path(target) as directory:
+        directory.mkdir()
+        write_json(directory / "config.json", config)
+        write_json(directory / "generation_config.json", generation_config(gguf))
+        write_tokenizer(gguf, directory)
+        size = total * (4 if checkpoint_dtype(gguf) == "F32" else 2)
+        with progress(
+            f"import {source.name}", size, rate=lambda value: f"{human_bytes(value)}/s"
+        ) as advance:
+            write_weights(
+                gguf, architecture, config, directory / "model.safetensors", on_tensor=advance
+            )
+    return target
+
+
+def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, Any]:
+    """config.json; a GGUF without an output matrix shares the embedding's."""
+    config = architecture.to_config(ArchitectureMetadata(gguf))
+    ids = special_ids(gguf)
+    config |= {
+        "vocab_size": gguf.shape("token_embd.weight")[0],
+        "tie_word_embeddings": "output.weight" not in gguf.tensors,
+        "torch_dtype": TORCH_DTYPES[checkpoint_dtype(gguf)],
+        **{f"{name}_id": ids[name] for name in ("bos_token", "eos_token") if name in ids},
+    }
+    if "pad_token" in ids:
+        config["pad_token_id"] = ids["pad_token"]
+    if "rope_freqs.weight" in gguf.tensors:
+        factors = gguf.dequantized("rope_freqs.weight")
+        config["rope_scaling"] = llama3_scaling(factors, config["rope_theta"], config["head_dim"])
+    return config
+
+
+def generation_config(gguf: GGUFFile) -> dict[str, Any]:
+    ids = special_ids(gguf)
+    return {f"{name}_id": number for name, number in ids.items() if name != "unk_token"}

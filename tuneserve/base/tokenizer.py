@@ -1,0 +1,158 @@
+"""A GGUF's tokenizer as tokenizer.json and its companions, from the file's own tables.
+
+Byte-level BPE only (`tokenizer.ggml.model` = gpt2). Token ids are those of llama.cpp by
+construction: same tokens, same merges, the pre-tokenizer that `pre` names, special tokens cut out
+first. No Unicode normalization is written, because llama.cpp does none: training must see the
+same ids as serving.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.errors import UsageError
+from tuneserve.files import write_json, write_text
+from tuneserve.pretokenizers import by_name
+
+SPECIAL_IDS = {
+    "bos_token": "bos_token_id",
+    "eos_token": "eos_token_id",
+    "unk_token": "unknown_token_id",
+    "pad_token": "padding_token_id",
+}
+
+
+class TokenType(IntEnum):
+    """`tokenizer.ggml.token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+def write_tokenizer(gguf: GGUFFile, target: Path) -> None:
+    """Write tokenizer.json, tokenizer_config.json and, if there is one, chat_template.jinja."""
+    model = gguf.require("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise UsageError(
+            f"tokenizer model '{model}' can't be imported",
+            where=str(gguf.path),
+            hint="Supported: gpt2 (byte-level BPE).",
+        )
+    write_json(target / "tokenizer.json", tokenizer_json(gguf))
+    write_json(target / "tokenizer_config.json", tokenizer_config(gguf))
+    if template := gguf.get("tokenizer.chat_template"):
+        write_text(target / "chat_template.jinja", template)
+
+
+def tokenizer_json(gguf: GGUFFile) -> dict[str, Any]:
+    """The fast tokenizer, in the format of the `tokenizers` library."""
+    pre = by_name(gguf.require("tokenizer.ggml.pre"))
+    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added_tokens(gguf),
+        "normalizer": None,
+        "pre_tokenizer": pre.to_json(),
+        "post_processor": post_processor(gguf),
+        "decoder": {
+            "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": pre.ignore_merges,
+            "vocab": {token: number for number, token in enumerate(tokens)},
+            "merges": [split_merge(merge) for merge in gguf.require("tokenizer.ggml.merges")],
+        },
+    }  # fmt: skip
+
+
+def split_merge(merge: str) -> list[str]:
+    """'Ġ t' as ['Ġ', 't']: cut at the first space after the first character."""
+    cut = merge.index(" ", 1)
+    return [merge[:cut], merge[cut + 1 :]]
+
+
+def added_tokens(gguf: GGUFFile) -> list[dict[str, Any]]:
+    """Tokens that are cut out of the text whole, before the pre-tokenizer: control tokens
+    (`special`) and user-defined ones."""
+    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    types: list[int] = gguf.require("tokenizer.ggml.token_type")
+    cut_out = {TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED}
+    return [
+        {
+            "id": number,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != TokenType.USER_DEFINED,
+        }
+        for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
+        if kind in cut_out
+    ]
+
+
+def adds_bos(gguf: GGUFFile) -> bool:
+    """Does the model want BOS in front? Where the file doesn't say, its pre-tokenizer does."""
+    named = gguf.get("tokenizer.ggml.add_bos_token")
+    # llama.cpp's own defaults for files without the key.
+    return gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "tekken") if named is None else named
+
+
+def post_processor(gguf: GGUFFile) -> dict[str, Any]:
+    """Puts BOS in front where the file says so; otherwise it changes nothing."""
+    byte_level = {
+        "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True
+    }  # fmt: skip
+    if not adds_bos(gguf):
+        return byte_level
+    number = int(gguf.require("tokenizer.ggml.bos_token_id"))
+    bos = gguf.require("tokenizer.ggml.tokens")[number]
+    special = {"SpecialToken": {"id": bos, "type_id": 0}}
+    first = {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [special, first],
+        "pair": [special, first, {"SpecialToken": {"id": bos, "type_id": 1}}, second],
+        "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+    }
+
+
+def special_ids(gguf: GGUFFile) -> dict[str, int]:
+    """Ids of bos_token, eos_token, unk_token and pad_token, as far as the file names them."""
+    found = {name: gguf.get(f"tokenizer.ggml.{key}") for name, key in SPECIAL_IDS.items()}
+    return {name: int(number) for name, number in found.items() if number is not None}
+
+
+def tokenizer_config(gguf: GGUFFile) -> dict[str, Any]:
+    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": int(gguf.require(f"{gguf.architecture}.context_length")),
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": adds_bos(gguf),
+        **{name: tokens[number] for name, number in special_ids(gguf).items()},
+        "added_tokens_decoder": {
+            str(row["id"]): {key: value for key, value in row.items() if key != "id"}
+            for row in added_tokens(gguf)
+        },
+    }
+    prefix = gguf.get("tokenizer.ggml.add_space_prefix")
+    return config if prefix is None else {**config, "add_prefix_space": bool(prefix)}
