@@ -1,0 +1,59 @@
+"""The engine: many requests in one llama.cpp context, batched continuously.
+
+One thread owns the context. Every request is a sequence in its unified KV cache; each step decodes
+one token of every running sequence together with a chunk of the prompts that are coming in.
+
+In process, without HTTP:
+
+    from serve.engine import GREEDY, Engine, Sampling
+
+    with Engine(Path("model.gguf"), ServeSettings(slots=16, ctx=8192)) as engine:
+        ids = engine.model.tokenize("1 + 1 =")            # the loaded tuneserve.llama.LlamaModel
+        done = engine.generate([ids, ids], GREEDY)        # blocks; results in the prompts' order
+        done[0].text, done[0].tokens, done[0].finish_reason
+        done[0].prompt_tokens, done[0].cached_tokens
+        done[0].timings.queue, done[0].timings.prompt, done[0].timings.generation   # seconds
+
+        one = engine.submit(ids, Sampling(temperature=0.7, seed=1, max_tokens=64))   # at once
+        one.result(timeout=60)                            # a Completion, or raises
+        one.cancel()                                      # ends it within a step
+
+`generate(prompts, sampling, on_done=...)` takes any number of prompts (token-id sequences, BOS
+included where the model wants one: `tuneserve.prompt.encode_messages` makes them), one Sampling
+for all or one for each, keeps `slots` of them decoding and calls `on_done(index, completion)` as
+each ends. `settings` is a `tuneserve.settings.ServeSettings`; of it the engine reads ctx, slots,
+cache_type_k/v, flash_attention, gpu_layers, threads, batch, micro_batch, mmap, mlock, max_queue.
+`ctx` is the number of tokens that all sequences hold together.
+
+Errors: UsageError or TuneserveError while loading; PromptTooLongError and QueueFullError at
+submit; EngineError from `result`.
+"""
+
+from serve.engine.engine import Engine, Generation
+from serve.engine.types import (
+    GREEDY,
+    Completion,
+    Delta,
+    EngineError,
+    Event,
+    PromptTooLongError,
+    QueueFullError,
+    Sampling,
+    Timings,
+    TokenLogprob,
+)
+
+__all__ = [
+    "GREEDY",
+    "Completion",
+    "Delta",
+    "Engine",
+    "EngineError",
+    "Event",
+    "Generation",
+    "PromptTooLongError",
+    "QueueFullError",
+    "Sampling",
+    "Timings",
+    "TokenLogprob",
+]

@@ -1,0 +1,395 @@
+"""The engine's thread: takes requests in, steps the batch, hands tokens out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
+from serve.engine.sampling import TokenSampler, token_logprob
+from serve.engine.schedule import PromptPace, plan_batch
+from serve.engine.store import SequenceStore
+from serve.engine.task import Task
+from serve.engine.types import (
+    Completion,
+    EngineError,
+    Event,
+    FinishReason,
+    PromptTooLongError,
+    QueueFullError,
+    Sampling,
+)
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaModel, backend
+from tuneserve.settings import ServeSettings
+
+logger = logging.getLogger("tuneserve.engine")
+
+
+class Generation:
+    """A submitted request: wait for its result, or cancel it. Safe from any thread."""
+
+    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
+        self._on_event = on_event
+        self._done = threading.Event()
+        self._outcome: Completion | EngineError | None = None
+        self._task: Task | None = None
+
+    def cancel(self) -> None:
+        """End it within a step; its result has finish_reason 'cancelled'."""
+        if self._task is not None:
+            self._task.cancelled = True
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer. Raises EngineError if the engine failed, TimeoutError."""
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"no answer within {timeout} s")
+        if isinstance(self._outcome, EngineError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    def _deliver(self, event: Event) -> None:
+        if isinstance(event, Completion | EngineError):
+            self._outcome = event
+            self._done.set()
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+class Engine:
+    """A model and a context that answers many requests at once. See the package's docstring.
+
+    `after_step` is called in the engine's thread after each step that delivered events, so that
+    a listener can pass them on together.
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        settings: ServeSettings,
+        *,
+        after_step: Callable[[], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.model = LlamaModel(
+            model_path,
+            gpu_layers=settings.gpu_layers,
+            mmap=settings.mmap,
+            mlock=settings.mlock,
+        )
+        sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
+        try:
+            self._context = SequenceContext(self.model, settings, sequences=sequences)
+        except TuneserveError:
+            self.model.close()
+            raise
+        self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
+        self._store = SequenceStore(
+            self._context, sequences=sequences, can_share=_can_share_prefixes(self.model)
+        )
+        self._batch = TokenBatch(self._context.n_batch)
+        self._pace = PromptPace(self._context.n_batch, settings.micro_batch)
+        self._pieces: dict[int, bytes | None] = {}
+        self._after_step = after_step
+        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._waiting: deque[Task] = deque()
+        self._running: list[Task] = []
+        self._lock = threading.Lock()
+        self._queued = 0
+        self._accepting = True
+        self._failure: EngineError | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- called from any thread ---------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        stream: bool = False,
+    ) -> Generation:
+        """Queue a prompt (token ids). `on_event` is called in the engine's thread with a Delta
+        for every step (only if `stream`), then with the Completion or an EngineError.
+
+        Raises PromptTooLongError, QueueFullError, EngineError; UsageError for a bad grammar
+        comes as the EngineError of the result.
+        """
+        with self._lock:
+            if self._queued >= self.settings.max_queue + self.settings.slots:
+                raise QueueFullError(
+                    f"{self.settings.max_queue} requests are waiting already",
+                    hint="Try again in a moment.",
+                )
+        return self._enqueue(prompt, sampling, on_event=on_event, stream=stream)
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        *,
+        on_done: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
+        """Answer all prompts; results in their order. `on_done` is called in the engine's
+        thread. The queue limit does not apply."""
+        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+
+        def listener(index: int) -> Callable[[Event], None] | None:
+            if on_done is None:
+                return None
+
+            def tell(event: Event) -> None:
+                if isinstance(event, Completion):
+                    on_done(index, event)
+
+            return tell
+
+        generations = [
+            self._enqueue(prompt, one, on_event=listener(index), stream=False)
+            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
+        ]
+        try:
+            return [generation.result() for generation in generations]
+        except BaseException:
+            for generation in generations:
+                generation.cancel()
+            raise
+
+    @property
+    def failure(self) -> EngineError | None:
+        """Why the engine stopped working, if it did."""
+        return self._failure
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """(requests running or waiting, slots)."""
+        return self._queued, self.settings.slots
+
+    def close(self, *, drain_seconds: float = 0.0) -> None:
+        """Take no more requests; let those accepted end for that long, cancel the rest, free
+        the model. Returns when the thread has ended."""
+        self._accepting = False
+        deadline = time.monotonic() + drain_seconds
+        while self._queued and time.monotonic() < deadline and self._thread.is_alive():
+            time.sleep(0.02)
+        self._stopping = True
+        self._inbox.put(None)
+        self._thread.join()
+        self._context.close()
+        self.model.close()
+
+    def _enqueue(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        on_event: Callable[[Event], None] | None,
+        stream: bool,
+    ) -> Generation:
+        if self._failure is not None:
+            raise self._failure
+        if not self._accepting:
+            raise EngineError("the server is shutting down")
+        if not prompt:
+            raise EngineError("the prompt is empty")
+        if len(prompt) >= self.limit:
+            raise PromptTooLongError(len(prompt), self.limit)
+        generation = Generation(on_event)
+        task = Task(
+            prompt,
+            sampling,
+            adapter=None,
+            limit=self.limit,
+            deliver=generation._deliver,
+            stream=stream,
+        )
+        generation._task = task
+        with self._lock:
+            self._queued += 1
+        self._inbox.put(task)
+        return generation
+
+    # -- the engine's thread ------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                self._step()
+                if self._after_step is not None:
+                    self._after_step()
+            self._end_all(EngineError("the server is shutting down"))
+        except Exception as error:
+            logger.exception("the engine failed")
+            failure = error if isinstance(error, EngineError) else EngineError(str(error))
+            self._failure = failure
+            self._end_all(failure)
+        if self._after_step is not None:
+            self._after_step()
+
+    def _take_in(self) -> bool:
+        """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
+        idle = not self._running and not self._waiting
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task = self._inbox.get(block=idle)
+                if task is not None:
+                    self._waiting.append(task)
+                idle = False
+                if self._stopping:
+                    return False
+        return not self._stopping
+
+    def _step(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        plan = self._plan()
+        if not plan:
+            return
+        started = time.monotonic()
+        rows = self._decode(plan)
+        if rows:
+            self._sample(rows)
+        prompt_tokens = sum(count for _, count in plan if count > 1)
+        self._pace.observe(prompt_tokens, time.monotonic() - started)
+
+    def _drop_cancelled(self) -> None:
+        for task in [task for task in self._running if task.cancelled]:
+            self._end(task, "cancelled")
+        for task in [task for task in self._waiting if task.cancelled]:
+            self._waiting.remove(task)
+            self._end(task, "cancelled")
+
+    def _admit(self) -> None:
+        """Give waiting tasks a sequence, in order, as long as slots and cells last."""
+        while self._waiting and len(self._running) < self.settings.slots:
+            task = self._waiting[0]
+            source = self._store.find_source(task.adapter, task.tokens, self._running)
+            # A little room beyond the prompts, or the newcomer would be put back at once.
+            reserve = 8 * len(self._running) + 1
+            needed = len(task.tokens) - source.length + (reserve if self._running else 0)
+            if not self._store.make_room(needed, spare=source.sequence):
+                return
+            self._waiting.popleft()
+            if task.sampler is None:
+                try:
+                    task.sampler = TokenSampler(self.model, task.sampling)
+                except TuneserveError as error:
+                    self._end(task, EngineError(error.render()))
+                    continue
+            task.admitted(self._store.open(source), source.length)
+            self._running.append(task)
+
+    def _plan(self) -> list[tuple[Task, int]]:
+        """The next batch, after making room for it: kept prefixes go first, then the youngest
+        task gives its cells back and waits."""
+        while self._running:
+            beside_streams = any(task.generated for task in self._running)
+            plan = plan_batch(
+                self._running,
+                room=self._context.n_batch,
+                chunk=self._pace.chunk(beside_streams=beside_streams),
+            )
+            if self._store.make_room(sum(count for _, count in plan)):
+                return plan
+            self._put_back(self._running[-1])
+        return []
+
+    def _put_back(self, task: Task) -> None:
+        self._running.remove(task)
+        self._store.drop(task.sequence)
+        task.put_back()
+        self._waiting.appendleft(task)
+
+    def _decode(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, int]]:
+        """Compute the plan; returns (task, batch index) of those whose next token can be drawn."""
+        batch = self._batch
+        batch.clear()
+        ready = []
+        for task, count in plan:
+            tokens = task.tokens[task.computed : task.computed + count]
+            complete = count == task.pending
+            index = batch.add(tokens, task.computed, task.sequence, want_last=complete)
+            if complete:
+                ready.append((task, index))
+        if not self._context.decode(batch):
+            raise EngineError(
+                f"llama.cpp found no room for {batch.count} tokens, "
+                f"though {self._store.free_cells} cells are free"
+            )
+        for task, count in plan:
+            task.computed += count
+            self._store.grew(task.sequence, count)
+        return ready
+
+    def _sample(self, ready: list[tuple[Task, int]]) -> None:
+        logits = self._context.logits(len(ready))
+        for row, (task, index) in zip(logits, ready, strict=True):
+            assert task.sampler is not None
+            token = task.sampler.sample(self._context, index, row)
+            wanted = task.sampling.logprobs
+            logprob = None if wanted is None else token_logprob(row, token, wanted)
+            reason = task.advance(token, self._piece(token), logprob)
+            if reason is not None:
+                self._end(task, reason)
+
+    def _piece(self, token: int) -> bytes | None:
+        """A token's bytes as shown in an answer; None for an end token."""
+        try:
+            return self._pieces[token]
+        except KeyError:
+            ends = self.model.is_end(token)
+            piece = None if ends else self.model.token_bytes(token, special=False)
+            self._pieces[token] = piece
+            return piece
+
+    def _end(self, task: Task, why: FinishReason | EngineError) -> None:
+        """Free what a task holds and deliver its end."""
+        if task in self._running:
+            self._running.remove(task)
+            self._store.keep(task.sequence, task.adapter, task.tokens[: task.computed])
+        if task.sampler is not None:
+            task.sampler.close()
+        with self._lock:
+            self._queued -= 1
+        task.deliver(why if isinstance(why, EngineError) else task.finish(why))
+
+    def _end_all(self, why: EngineError) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                task = self._inbox.get_nowait()
+                if task is not None:
+                    self._waiting.append(task)
+        for task in [*self._running, *self._waiting]:
+            self._end(task, why)
+        self._waiting.clear()
+
+
+def _can_share_prefixes(model: LlamaModel) -> bool:
+    """Can the model's memory be cut at any position? A recurrent state can't."""
+    api = backend()
+    return not (
+        api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
+    )

@@ -1,0 +1,118 @@
+"""What goes into the engine and what comes out: plain values, no llama.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tuneserve.errors import TuneserveError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+class EngineError(TuneserveError):
+    """The engine can't go on with a request (llama.cpp failed, or the engine is closed)."""
+
+
+class PromptTooLongError(TuneserveError):
+    """A prompt does not fit the context; carries both figures, in tokens."""
+
+    def __init__(self, prompt_tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens, and the context of {limit} must hold "
+            "it and at least one token of the answer"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.limit = limit
+
+
+class QueueFullError(TuneserveError):
+    """More requests are waiting than the settings allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen and when an answer ends.
+
+    `temperature` 0 takes the most probable token. `top_k` 0, `top_p` 1 and `min_p` 0 switch
+    these filters off. `seed` None draws one. `stop` strings end the answer and are not part of
+    it. `max_tokens` None means until the end token or the end of the context. `logprobs` is the
+    number of alternatives reported for each token; None reports nothing. The penalties are
+    OpenAI's (subtracted from a token's logit: presence once, frequency per occurrence) and
+    llama.cpp's `repeat_penalty` (a divisor; 1 is off), over the last `penalty_window` tokens.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+    penalty_window: int = 1024
+    grammar: str | None = None
+
+    @property
+    def penalizes(self) -> bool:
+        return (
+            self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+            or self.repeat_penalty != 1.0
+        )
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Natural logarithm of a token's probability before temperature and filters, with the most
+    probable alternatives, best first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to an answer. `text` lags behind `tokens` by an unfinished UTF-8
+    character or a possible beginning of a stop string."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: waiting for a slot, computing the prompt (until the first token), generating the
+    rest."""
+
+    queue: float
+    prompt: float
+    generation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished answer. `tokens` are the generated ids, the end token included where one ended
+    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
+    prefix cache."""
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    timings: Timings
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+Event = Delta | Completion | EngineError
