@@ -1,1 +1,7 @@
-"""From base and adapter to verified GGUFs: merge, write, quantize, check."""
+"""From base and adapter to verified GGUFs: merge, write, quantize, check.
+
+Reading order: stage.py (what the command does), merge.py and adapter.py (base + LoRA as one
+checkpoint, computed as it is read), model.py (a checkpoint as GGUF metadata and tensors),
+vocabulary.py, quantization.py (which type each tensor gets), gguf_output.py and ggml.py (the file,
+quantized in one pass), gate/ (the proof that the result is the model that was trained).
+"""

@@ -115,6 +115,12 @@ class ConvertSettings(Section):
         description="Refuse the result if the mean KL divergence of the F16 GGUF's next-token "
         "distribution from the merged checkpoint's is above this.",
     )
+    max_quantized_kld: float = Field(
+        0.5,
+        gt=0.0,
+        description="Refuse the result if the mean KL divergence of the quantized GGUF from the "
+        "F16 one is above this.",
+    )
 
 
 class ServeSettings(Section):

@@ -10,6 +10,6 @@ out, weights.py and tokenizer.py write the checkpoint's parts, import_gguf.py pu
 from __future__ import annotations
 
 from tuneserve.base.import_gguf import import_gguf
-from tuneserve.base.resolve import ResolvedBase, resolve_base
+from tuneserve.base.resolve import ResolvedBase, check_checkpoint, resolve_base
 
-__all__ = ["ResolvedBase", "import_gguf", "resolve_base"]
+__all__ = ["ResolvedBase", "check_checkpoint", "import_gguf", "resolve_base"]

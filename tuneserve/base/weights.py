@@ -46,7 +46,10 @@ def write_weights(
     specs = [TensorSpec(hf_name, dtype, gguf.shape(name)) for name, hf_name in names.items()]
     with SafetensorsWriter(target, specs) as writer:
         for (name, hf_name), spec in zip(names.items(), specs, strict=True):
-            values = architecture.rearranged(name, gguf.dequantized(name), config, to_gguf=False)
+            values = gguf.dequantized(name)
+            order = architecture.gguf_row_order(name, config, len(values))
+            if order is not None:
+                values = values[np.argsort(order)]
             writer.write(hf_name, encode(values, dtype, where=f"{gguf.path}: {name}"))
             on_tensor(spec.size_bytes)
 

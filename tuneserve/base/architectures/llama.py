@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tuneserve.base.architectures.table import Architecture, Config, Floats, Metadata, ValueType
+from tuneserve.base.architectures.table import (
+    Architecture,
+    Config,
+    Floats,
+    Metadata,
+    RowOrder,
+    ValueType,
+)
 from tuneserve.errors import UsageError
 
 TENSORS = {
@@ -46,31 +54,16 @@ def rope_scaling(config: Config) -> dict[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def interleave(values: Floats, heads: int) -> Floats:
-    """Rows of each head from two halves (Hugging Face's RoPE) to pairs (GGUF's)."""
-    return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+def interleaved(config: Config, rows: int, heads: str) -> RowOrder:
+    """Row order of a RoPE projection: Hugging Face keeps the two halves of a head apart, GGUF
+    puts the two numbers that RoPE turns together next to each other."""
+    order = np.arange(rows, dtype=np.int64).reshape(int(config[heads]), 2, -1)
+    return order.swapaxes(1, 2).reshape(rows)
 
 
-def deinterleave(values: Floats, heads: int) -> Floats:
-    """The inverse of `interleave`."""
-    return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-
-
-def _per_head(
-    rearrange: Callable[[Floats, int], Floats], heads: str
-) -> Callable[[Floats, Config], Floats]:
-    return lambda values, config: rearrange(values, int(config[heads]))
-
-
-LAYOUT = {
-    "attn_q": (
-        _per_head(interleave, "num_attention_heads"),
-        _per_head(deinterleave, "num_attention_heads"),
-    ),
-    "attn_k": (
-        _per_head(interleave, "num_key_value_heads"),
-        _per_head(deinterleave, "num_key_value_heads"),
-    ),
+ROW_ORDER = {
+    "attn_q": partial(interleaved, heads="num_attention_heads"),
+    "attn_k": partial(interleaved, heads="num_key_value_heads"),
 }
 
 
@@ -108,12 +101,9 @@ def to_metadata(config: Config) -> list[tuple[str, ValueType, Any]]:
         ("rope.freq_base", "float32", rope_theta(config)),
         ("attention.layer_norm_rms_epsilon", "float32", config["rms_norm_eps"]),
     ]
-    if config.get("head_dim"):
-        rows += [
-            ("attention.key_length", "uint32", config["head_dim"]),
-            ("attention.value_length", "uint32", config["head_dim"]),
-        ]
     rows += [
+        ("attention.key_length", "uint32", head_size(config)),
+        ("attention.value_length", "uint32", head_size(config)),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("rope.dimension_count", "uint32", head_size(config)),
     ]
@@ -196,6 +186,6 @@ LLAMA = Architecture(
     layer_tensors=LAYER_TENSORS,
     to_config=to_config,
     to_metadata=to_metadata,
-    layout=LAYOUT,
+    row_order=ROW_ORDER,
     extra_tensors=extra_tensors,
 )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+RowOrder = npt.NDArray[np.int64]
 Config = Mapping[str, Any]
 ValueType = Literal["uint32", "float32", "string", "bool"]
 
@@ -30,10 +31,13 @@ class Architecture:
 
     `tensors` and `layer_tensors` map GGUF names to Hugging Face names, both without '.weight';
     the latter belong to a block: 'blk.7.' + name on one side, 'model.layers.7.' + name on the
-    other. `optional` GGUF names may be absent.
+    other. Those in `optional` may be absent; checkpoint tensors whose name ends in one of `ignored`
+    are left out.
     `to_config(metadata)` builds config.json from GGUF metadata, `to_metadata(config)` the
     reverse, as (key without the architecture's prefix, value type, value).
-    `layout[name]` = (to GGUF, from GGUF) rearranges a tensor whose rows differ on the two sides.
+    `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
+    where the two sides differ.
+    `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     """
 
     gguf_name: str
@@ -42,10 +46,18 @@ class Architecture:
     layer_tensors: Mapping[str, str]
     to_config: Callable[[Metadata], dict[str, Any]]
     to_metadata: Callable[[Config], list[tuple[str, ValueType, Any]]]
-    layout: Mapping[str, tuple[Callable[[Floats, Config], Floats], ...]] = field(
-        default_factory=dict
-    )
+    row_order: Mapping[str, Callable[[Config, int], RowOrder]] = field(default_factory=dict)
     extra_tensors: Callable[[Config], Iterator[tuple[str, Floats]]] = lambda _: iter(())
+    optional: frozenset[str] = frozenset({"output"})
+    ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
+
+    @property
+    def required_tensors(self) -> list[str]:
+        return [name for name in self.tensors if name not in self.optional]
+
+    @property
+    def required_layer_tensors(self) -> list[str]:
+        return [name for name in self.layer_tensors if name not in self.optional]
 
     def hf_name(self, gguf_name: str) -> str | None:
         """Hugging Face name of a GGUF tensor; None if this architecture has no such tensor."""
@@ -69,15 +81,11 @@ class Architecture:
                 return f"{gguf_name}{suffix}"
         return None
 
-    def rearranged(
-        self, gguf_name: str, values: Floats, config: Config, *, to_gguf: bool
-    ) -> Floats:
-        """`values` in the row order of the other side."""
-        stem = _split_suffix(gguf_name)[0].rpartition(".")[2]
-        if stem not in self.layout:
-            return values
-        forward, backward = self.layout[stem]
-        return (forward if to_gguf else backward)(values, config)
+    def gguf_row_order(self, gguf_name: str, config: Config, rows: int) -> RowOrder | None:
+        """GGUF row i of this tensor is Hugging Face row `order[i]`; None: the same rows."""
+        inner = _split_suffix(gguf_name)[0].rpartition(".")[2]
+        order = self.row_order.get(inner)
+        return None if order is None else order(config, rows)
 
 
 def _split_suffix(name: str) -> tuple[str, str]:

@@ -1,0 +1,40 @@
+"""Contract: the server renders a conversation as training did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convert.gate.checks import Check
+from convert.gate.texts import Conversation
+from convert.gate.trainer import TrainerTokenizer
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaModel
+from tuneserve.prompt import template_of
+
+
+def check_template(
+    trainer: TrainerTokenizer, model: LlamaModel, conversations: Sequence[Conversation]
+) -> Check:
+    """transformers' renderer with the trainer's template against ours with the GGUF's."""
+    try:
+        template = template_of(model)
+        for conversation in conversations:
+            theirs = trainer.render(list(conversation.prompt))
+            ours = template.render(conversation.prompt, add_generation_prompt=True)
+            if ours != theirs:
+                place = next(
+                    (i for i, pair in enumerate(zip(ours, theirs, strict=False))
+                     if pair[0] != pair[1]),
+                    min(len(ours), len(theirs)),
+                )  # fmt: skip
+                return Check(
+                    "chat template", False,
+                    f"a prompt is rendered differently: training has "
+                    f"{theirs[place : place + 40]!r}, the GGUF {ours[place : place + 40]!r}",
+                )  # fmt: skip
+    except TuneserveError as error:
+        return Check("chat template", False, str(error))
+    return Check(
+        "chat template", True, f"equal on {len(conversations)} prompts",
+        {"prompts": len(conversations)},
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""The trainer's own tokenizer and chat template, read from what training saved."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import TuneserveError
+from tuneserve.prompt import with_bos
+from tuneserve.template import Message
+
+SHOWN_SPECIALS = 32
+
+
+class TrainerTokenizer:
+    """transformers' tokenizer of the adapter directory."""
+
+    def __init__(self, directory: Path) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        if not self._tokenizer.chat_template:
+            raise TuneserveError(
+                "the trainer's tokenizer has no chat template", where=str(directory)
+            )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text with special tokens parsed and none added."""
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of rendered text as training feeds them: one BOS if the tokenizer adds it."""
+        return with_bos(self.encode(text), self.bos if self.adds_bos else None)
+
+    def render(self, messages: list[Message]) -> str:
+        """The prompt: conversation rendered up to where the assistant speaks."""
+        text: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    @property
+    def bos(self) -> int | None:
+        number: int | None = self._tokenizer.bos_token_id
+        return number
+
+    @property
+    def eos(self) -> int | None:
+        number: int | None = self._tokenizer.eos_token_id
+        return number
+
+    @property
+    def adds_bos(self) -> bool:
+        """Does it put BOS in front of plain text?"""
+        ids: list[int] = self._tokenizer("a")["input_ids"]
+        return self.bos is not None and ids[:1] == [self.bos]
+
+    @property
+    def special_tokens(self) -> list[str]:
+        added = self._tokenizer.added_tokens_decoder.values()
+        return [token.content for token in added][:SHOWN_SPECIALS]

@@ -1,0 +1,128 @@
+"""Reading a checkpoint's tensors by rows, straight from the files.
+
+The safetensors library maps whole files, whose pages then count as this process's memory, and its
+NumPy side has no bfloat16. Here only the rows asked for are read. Format: 8 bytes little-endian
+header length, a JSON header, the tensors (https://huggingface.co/docs/safetensors).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.errors import UsageError
+
+Floats = npt.NDArray[np.float32]
+HEADER_LIMIT = 256 * 1024 * 1024
+STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "F64": "<f8"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies: file, byte offset, element type, row-major shape."""
+
+    path: Path
+    offset: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_items(self) -> int:
+        count = 1
+        for n in self.shape[1:]:
+            count *= n
+        return count
+
+    def raw(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
+        """Rows [start, stop) as stored (bfloat16 as uint16). Safe to call from several threads."""
+        rows = self.shape[0] if self.shape else 1
+        stop = rows if stop is None else stop
+        item = np.dtype(STORAGE[self.dtype])
+        values = np.empty((stop - start) * self.row_items, dtype=item)
+        position = self.offset + start * self.row_items * item.itemsize
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(position)
+            left = values.view(np.uint8).data
+            while left:
+                count = file.readinto(left)
+                if not count:
+                    raise UsageError("this safetensors file is truncated", where=str(self.path))
+                left = left[count:]
+        return values.reshape(stop - start, *self.shape[1:]) if self.shape else values.reshape(())
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Floats:
+        """Rows [start, stop) as float32."""
+        return as_float32(self.raw(start, stop), self.dtype)
+
+
+def as_float32(values: npt.NDArray[np.generic], dtype: str) -> Floats:
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "U8":
+        raise UsageError("a tensor of packed bytes (quantized) where float values are needed")
+    return values.astype(np.float32, copy=False)
+
+
+class SafetensorsFiles:
+    """All tensors of one or several .safetensors files, by name."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Read the headers. Raises UsageError for a file that is damaged."""
+        self.tensors: dict[str, StoredTensor] = {}
+        for path in paths:
+            self.tensors.update(_read_header(path))
+
+    @classmethod
+    def of_directory(cls, directory: Path) -> SafetensorsFiles:
+        """A checkpoint directory's weights, in shards or not."""
+        index = directory / "model.safetensors.index.json"
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            paths = [directory / name for name in sorted(names)]
+        else:
+            paths = sorted(directory.glob("*.safetensors"))
+        if not paths:
+            raise UsageError("no .safetensors files", where=str(directory))
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            raise UsageError("shards are missing", where=str(directory), problems=missing)
+        return cls(paths)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+
+def _read_header(path: Path) -> dict[str, StoredTensor]:
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(HEADER_LIMIT, size - 8):
+                raise ValueError("header length")
+            header = json.loads(file.read(length))
+        start = 8 + length
+        tensors = {}
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            first, last = entry["data_offsets"]
+            if not 0 <= first <= last <= size - start:
+                raise ValueError(f"'{name}' lies outside the file")
+            shape = tuple(int(n) for n in entry["shape"])
+            tensors[name] = StoredTensor(path, start + first, entry["dtype"], shape)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"this safetensors file is truncated or damaged ({error})", where=str(path)
+        ) from error
+    return tensors

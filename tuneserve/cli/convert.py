@@ -1,0 +1,60 @@
+"""`tuneserve convert`: adapter to verified GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tuneserve.cli.common import later_stage_settings, select_run, stage_options
+from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.options import settings_options
+
+
+@click.command()
+@stage_options
+@settings_options("convert")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: Path | None,
+    run_name: str | None,
+    force: bool,
+    skip_done: bool,
+    as_json: bool,
+    **_: Any,
+) -> None:
+    """Merge the adapter into its base, quantize both, and verify the result.
+
+    \b
+    tuneserve convert --run sentiment
+    tuneserve convert --run sentiment --quantization Q8_0
+    """
+    run = select_run(run_name, config).require()
+    recipe = later_stage_settings(context, run, config, "convert")
+    from convert.stage import convert
+
+    result = convert(run, recipe.convert, force=force, skip_done=skip_done)
+    run.save_settings(recipe)
+    if as_json:
+        print_json(result)
+    else:
+        show(result)
+
+
+def show(result: dict[str, Any]) -> None:
+    """The result as tables on the terminal."""
+    rows = [
+        [name, entry["path"], entry["quantization"], human_bytes(entry["size_bytes"])]
+        for name, entry in (("tuned", result["tuned"]), ("base", result["base"]))
+    ]
+    table("GGUFs", ["model", "file", "quantization", "size"], rows)
+    types = [[name, str(count)] for name, count in sorted(result["tensor_types"].items())]
+    table("Tensors by type", ["type", "tensors"], types)
+    for change, count in result["fallbacks"].items():
+        say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
+    checks = [[check["contract"], "ok", check["detail"]] for check in result["verification"]]
+    table("Verified", ["contract", "", "found"], checks)
+    say(f"sample answer: {result['sample']!r}")
