@@ -42,6 +42,9 @@ class ModelSettings(Section):
     max_seq_length: int = Field(
         2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
     )
+    chat_template: Path | None = Field(
+        None, description="Jinja file that replaces the base's chat template, in the GGUF too."
+    )
 
 
 class DataSettings(Section):
@@ -54,6 +57,9 @@ class DataSettings(Section):
     )
     system: str = Field(
         "", description="System prompt put before every example that has none of its own."
+    )
+    train_on: Literal["all", "last"] = Field(
+        "all", description="Answers of a conversation the loss counts: all of them, or the last."
     )
     eval_fraction: Fraction = Field(
         0.05, description="Share of examples that steer training (early stopping)."
@@ -99,7 +105,15 @@ class TrainSettings(Section):
     early_stopping_patience: int = Field(
         3, ge=0, description="Stop after this many evaluations without improvement; 0 = never."
     )
-    keep_checkpoints: int = Field(2, ge=1, le=100, description="Checkpoints kept on disk.")
+    keep_checkpoints: int = Field(
+        2, ge=2, le=100, description="Checkpoints kept on disk: the best and the latest ones."
+    )
+    checkpoint_minutes: float = Field(
+        10.0, gt=0.0, description="Longest time between checkpoints, in minutes."
+    )
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
+        "auto", description="What training computes in; auto = bf16 where the hardware has it."
+    )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
 
@@ -150,6 +164,12 @@ class ServeSettings(Section):
     )
     max_queue: int = Field(
         256, ge=1, le=100_000, description="Requests waiting for a slot before 429 is returned."
+    )
+    max_body: int = Field(
+        16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
+    )
+    drain_seconds: int = Field(
+        30, ge=0, le=86_400, description="Time that running answers get to end when stopped."
     )
     api_key_file: Path | None = Field(
         None, description="File with one API key per line; without it no key is asked for."

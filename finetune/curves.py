@@ -1,0 +1,53 @@
+"""The loss curves of a run, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from finetune.trainer import EVAL_LOSS
+from tuneserve.files import atomic_path
+
+Points = list[tuple[int, float]]
+
+
+def points(history: Sequence[Mapping[str, float]], key: str) -> Points:
+    """(step, value) of a quantity in the trainer's log; a step logged twice keeps the last."""
+    found = {int(entry["step"]): float(entry[key]) for entry in history if key in entry}
+    return sorted(found.items())
+
+
+def smoothed(curve: Points, window: int) -> Points:
+    """Mean of each value with up to `window - 1` before it: a step's loss alone is noisy."""
+    values = [value for _, value in curve]
+    return [
+        (step, sum(part := values[max(0, i + 1 - window) : i + 1]) / len(part))
+        for i, (step, _) in enumerate(curve)
+    ]
+
+
+def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Write train and eval loss over steps to a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    train = points(history, "loss")
+    evaluation = points(history, EVAL_LOSS)
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    if train:
+        axes.plot(*zip(*train, strict=True), color="#c9d6e8", linewidth=1, label="train, each step")
+        window = max(1, len(train) // 20)
+        axes.plot(
+            *zip(*smoothed(train, window), strict=True), color="#1f5fa8",
+            label=f"train, mean of {window} steps",
+        )  # fmt: skip
+    if evaluation:
+        axes.plot(*zip(*evaluation, strict=True), "o-", color="#c8501e", label="eval")
+    axes.set(title=title, xlabel="optimizer step", ylabel="loss per answer token (nats)", ylim=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        figure.savefig(file, format="png", dpi=150)
+    plt.close(figure)

@@ -1,0 +1,156 @@
+"""From a conversation to token ids and labels: the loss counts the answers and their end, only.
+
+The rule, the same as at inference (tuneserve.prompt): the model's own chat template renders the
+text; the prompt is tokenized as a whole with special tokens parsed and none added, one BOS in
+front where the vocabulary wants it and the template did not write it; the final answer is
+tokenized by itself, as it will be when the model writes it after that prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from finetune.examples import Example, Message
+from tuneserve.errors import TuneserveError
+from tuneserve.prompt import with_bos
+from tuneserve.template import ChatTemplate
+
+IGNORED = -100
+"""The label of a token that the loss does not count (torch's ignore_index)."""
+
+
+class MaskError(TuneserveError):
+    """An example can't be turned into tokens to train on."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example, [length], and labels, [length]: the id itself, or IGNORED.
+
+    `length_before_cut` is the length in tokens before it was cut to the longest allowed, and
+    `lost` how many trained tokens that cost.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    length_before_cut: int
+    lost: int
+
+    @property
+    def trained(self) -> int:
+        """Tokens that the loss counts."""
+        return sum(label != IGNORED for label in self.labels)
+
+    @property
+    def truncated(self) -> bool:
+        return self.length_before_cut > len(self.input_ids)
+
+
+class Encoder:
+    """Encodes conversations with a tokenizer and its chat template.
+
+    `tokenizer` is a fast tokenizer of transformers. `max_length` is in tokens; longer examples
+    lose their end. `train_on` 'all' trains every answer of a conversation, 'last' the last one.
+    """
+
+    def __init__(self, tokenizer: Any, *, max_length: int, train_on: str = "all") -> None:
+        if not tokenizer.chat_template:
+            raise TuneserveError(
+                "this base model has no chat template",
+                where=str(tokenizer.name_or_path),
+                hint="Choose an instruct model, or name a Jinja file in [model] chat_template.",
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.train_on = train_on
+        self.template = ChatTemplate(
+            tokenizer.chat_template,
+            bos_token=tokenizer.bos_token or "",
+            eos_token=tokenizer.eos_token or "",
+        )
+
+    def encode(self, example: Example) -> Encoded:
+        """Ids and labels of one example, cut to `max_length`.
+
+        Raises MaskError naming the example's place if nothing would be trained, and TemplateError
+        if the template refuses the conversation.
+        """
+        messages = example.messages
+        prompt = self.template.render(messages[:-1], add_generation_prompt=True)
+        full = self.template.render(messages)
+        if not full.startswith(prompt):
+            raise MaskError(
+                "the chat template renders the conversation unlike its prompt, so the answer "
+                "can't be told from it",
+                where=example.where,
+            )
+        prompt_ids, prompt_labels = self._encode_prompt(prompt, messages)
+        answer_ids = self._encode_answer(full[len(prompt) :])
+        encoded = self._cut(prompt_ids + answer_ids, prompt_labels + answer_ids)
+        if not encoded.trained:
+            raise MaskError(
+                f"no token to train on: the prompt alone has {len(prompt_ids)} tokens and "
+                f"max_seq_length is {self.max_length}",
+                where=example.where,
+            )
+        return encoded
+
+    def _encode_prompt(
+        self, prompt: str, messages: Sequence[Message]
+    ) -> tuple[list[int], list[int]]:
+        coded = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+        spans = self._earlier_answers(prompt, messages) if self.train_on == "all" else []
+        labels = [
+            token if any(start <= first < last <= end for start, end in spans) else IGNORED
+            for token, (first, last) in zip(
+                coded["input_ids"], coded["offset_mapping"], strict=True
+            )
+        ]
+        ids = with_bos(coded["input_ids"], self.bos)
+        return ids, [IGNORED] * (len(ids) - len(labels)) + labels
+
+    def _earlier_answers(self, prompt: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """Character spans of the assistant's earlier turns in the prompt, end token included.
+
+        A turn that the template renders otherwise once the conversation goes on (thoughts
+        removed, say) is context only: the model is not taught to write what it never wrote.
+        """
+        spans = []
+        for number, message in enumerate(messages[:-1]):
+            if message["role"] != "assistant":
+                continue
+            before = self.template.render(messages[:number], add_generation_prompt=True)
+            after = self.template.render(messages[: number + 1]).rstrip()
+            if after.startswith(before) and prompt.startswith(after):
+                spans.append((len(before), len(after)))
+        return spans
+
+    def _encode_answer(self, tail: str) -> list[int]:
+        """The answer's ids, ending with its end-of-turn token and nothing after it."""
+        # Templates write a line break behind the end token; the model stops before it.
+        ids: list[int] = self.tokenizer(tail.rstrip(), add_special_tokens=False)["input_ids"]
+        if ids and ids[-1] in self.special_ids:
+            return ids
+        if self.tokenizer.eos_token_id is None:
+            raise MaskError("the template ends no turn and the tokenizer has no end token")
+        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        return [*ids, self.tokenizer.eos_token_id]
+
+    def _cut(self, ids: list[int], labels: list[int]) -> Encoded:
+        lost = sum(label != IGNORED for label in labels[self.max_length :])
+        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), lost)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(number for number, token in added.items() if token.special)
+
+    @cached_property
+    def bos(self) -> int | None:
+        """BOS if this vocabulary wants one in front of every text."""
+        ids = self.tokenizer("a")["input_ids"]
+        bos: int | None = self.tokenizer.bos_token_id
+        return bos if bos is not None and ids[:1] == [bos] else None

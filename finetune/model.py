@@ -1,0 +1,76 @@
+"""The base model and its LoRA adapter, through Unsloth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetune.runtime import Runtime, quiet
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.settings import ModelSettings, TrainSettings
+
+CHECKPOINTING: dict[str, bool | str] = {"unsloth": "unsloth", "true": True, "false": False}
+
+
+def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
+    """The base's fast tokenizer, with the recipe's chat template where it names one."""
+    from transformers import AutoTokenizer
+
+    with quiet(errors_too=True):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise TuneserveError("its tokenizer has no fast version (tokenizer.json)", where=str(path))
+    if settings.chat_template is not None:
+        try:
+            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"can't be read: {error}", where=str(settings.chat_template)
+            ) from error
+    return tokenizer
+
+
+def load_base(
+    runtime: Runtime, path: Path, settings: ModelSettings, checkpointing: str
+) -> tuple[Any, Any]:
+    """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train."""
+    with quiet(errors_too=True):
+        model, tokenizer = runtime.fast_model.from_pretrained(
+            model_name=str(path),
+            max_seq_length=settings.max_seq_length,
+            dtype=runtime.dtype,
+            load_in_4bit=settings.load_in_4bit,
+            use_gradient_checkpointing=CHECKPOINTING[checkpointing],
+            trust_remote_code=False,
+        )
+    return model, tokenizer
+
+
+def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
+    """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train.
+
+    Raises UsageError if the model has none of the target modules.
+    """
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    unknown = [name for name in settings.target_modules if name not in names]
+    if unknown:
+        raise UsageError(
+            f"this base model has no module {', '.join(map(repr, unknown))}",
+            where="train.target_modules",
+        )
+    with quiet(errors_too=True):
+        return runtime.fast_model.get_peft_model(
+            model,
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.target_modules),
+            bias=settings.bias,
+            use_rslora=settings.use_rslora,
+            use_gradient_checkpointing=CHECKPOINTING[settings.gradient_checkpointing],
+            random_state=settings.seed,
+        )
+
+
+def trainable_parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -1,0 +1,186 @@
+"""TRL's SFTTrainer under Unsloth, with the loss measured per answer token.
+
+The trainer of the libraries averages the mean losses of evaluation batches, which weighs a token
+of a short answer more than one of a long answer. Here every trained token counts the same, so
+exp(loss) is the perplexity of the answers.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.encode import to_dataset
+from finetune.mask import IGNORED, Encoded
+from finetune.runtime import Runtime, quiet
+from finetune.sampling import LengthGroupedOrder
+from finetune.schedule import Schedule
+from tuneserve.settings import TrainSettings
+
+EVAL_LOSS = "eval_loss"
+
+
+def build_trainer(
+    runtime: Runtime,
+    model: Any,
+    tokenizer: Any,
+    settings: TrainSettings,
+    schedule: Schedule,
+    train: Sequence[Encoded],
+    evaluation: Sequence[Encoded],
+    *,
+    checkpoints: Path,
+    fresh: bool,
+    callbacks: Sequence[Any],
+) -> Any:
+    """A trainer over encoded examples; `fresh` is False when it goes on from a checkpoint."""
+    with quiet(errors_too=True):
+        arguments = _arguments(
+            runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
+        )
+        trainer = _trainer_class()(
+            model=model,
+            args=arguments,
+            train_dataset=to_dataset(train),
+            eval_dataset=to_dataset(evaluation) if evaluation else None,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+    _remove_library_output(trainer)
+    return trainer
+
+
+def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
+    """Mean loss per answer token over a set, its exponential, and the number of tokens."""
+    loss, tokens = token_weighted_loss(trainer, to_dataset(encoded))
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+
+
+def token_weighted_loss(trainer: Any, dataset: Any) -> tuple[float, int]:
+    """(sum of the loss of all trained tokens / their number, their number), on every device."""
+    import torch
+
+    model = trainer.model
+    was_training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    for batch in trainer.get_eval_dataloader(dataset):
+        inputs = trainer._prepare_inputs(batch)
+        # The first token is predicted from nothing, so its label counts in no loss.
+        count = (inputs["labels"][..., 1:] != IGNORED).sum()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, inputs)
+        total += torch.stack([loss.double() * count, count.double()]).to(total.device)
+    model.train(was_training)
+    total = trainer.accelerator.reduce(total, reduction="sum")
+    return (total[0] / total[1]).item(), int(total[1].item())
+
+
+def _arguments(
+    runtime: Runtime,
+    settings: TrainSettings,
+    schedule: Schedule,
+    checkpoints: Path,
+    evaluates: bool,
+    *,
+    fresh: bool,
+) -> Any:
+    from trl import SFTConfig
+
+    every = schedule.evaluate_every if evaluates else 0
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=schedule.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=_optimizer(settings, runtime),
+        bf16=runtime.precision == "bf16",
+        fp16=runtime.precision == "fp16",
+        gradient_checkpointing=settings.gradient_checkpointing != "false",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=1,
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        eval_on_start=bool(every) and fresh,
+        metric_for_best_model=EVAL_LOSS if every else None,
+        greater_is_better=False if every else None,
+        save_strategy="steps",
+        save_steps=every or schedule.steps,
+        save_total_limit=settings.keep_checkpoints,
+        # Examples arrive tokenized, masked and cut: nothing is left for TRL to prepare.
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=runtime.device == "cuda",
+    )
+
+
+def _optimizer(settings: TrainSettings, runtime: Runtime) -> str:
+    if settings.optimizer == "auto":
+        return "adamw_8bit" if runtime.device == "cuda" else "adamw_torch_fused"
+    return "adamw_torch_fused" if settings.optimizer == "adamw_torch" else settings.optimizer
+
+
+def _remove_library_output(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def _trainer_class() -> Any:
+    from trl import SFTTrainer
+
+    class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
+        """SFTTrainer that counts tokens, groups by length and weighs evaluation by tokens."""
+
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            # On the device, so that counting does not wait for the GPU at every batch.
+            self.tokens_seen: Any = 0
+            self.evaluation_seconds = 0.0
+            self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
+
+        def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            mask = inputs.get("attention_mask")
+            self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
+            return super().training_step(model, inputs, *args, **kwargs)
+
+        def evaluate(
+            self,
+            eval_dataset: Any = None,
+            ignore_keys: Any = None,
+            metric_key_prefix: str = "eval",
+        ) -> dict[str, float]:
+            started = time.monotonic()
+            dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+            loss, _ = token_weighted_loss(self, dataset)
+            self.evaluation_seconds += time.monotonic() - started
+            metrics = {f"{metric_key_prefix}_loss": loss}
+            self.log(metrics)
+            self.control: Any = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            return metrics
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return LengthGroupedOrder(
+                self._lengths, self.args.per_device_train_batch_size, self.args.data_seed
+            )
+
+        def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+            """No README beside every checkpoint: it would describe a hub model."""
+
+    return AnswerTrainer

@@ -1,0 +1,44 @@
+"""`tuneserve train`: fine-tune the base model on your examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tuneserve.cli.common import select_run, stage_options
+from tuneserve.console import print_json, say
+from tuneserve.options import resolve_settings, settings_options
+
+
+@click.command("train")
+@stage_options
+@settings_options("model", "data", "train")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: Path | None,
+    run_name: str | None,
+    force: bool,
+    skip_done: bool,
+    as_json: bool,
+    **_: object,
+) -> None:
+    """Fine-tune the base model on your examples (LoRA, Unsloth).
+
+    The adapter lands in runs/NAME/adapter, with the split, the curves and the figures beside it.
+    A training that was stopped goes on where it was when the same command is given again.
+
+    \b
+    tuneserve train --config examples/sentiment.toml
+    tuneserve train --run mine --base ./my-model --file mine.jsonl --epochs 2
+    """
+    recipe = resolve_settings(context, recipe=config)
+    run = select_run(run_name, config)
+    from finetune.train import train
+
+    result = train(recipe, run, force=force, skip_done=skip_done)
+    say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")
+    if as_json:
+        print_json(result)
