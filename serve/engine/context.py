@@ -141,7 +141,7 @@ class SequenceContext:
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         assert address is not None
         buffer = (ctypes.c_float * (count * self._n_vocab)).from_address(address)
-        return np.frombuffer(buffer, np.float32).reshape(count, self._n_vocab)
+        return np.ctypeslib.as_array(buffer).reshape(count, self._n_vocab)
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Let `target` share the first `length` tokens of `source`; no memory is copied."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tuneserve.errors import TuneserveError
@@ -65,6 +65,9 @@ class Sampling:
             or self.frequency_penalty != 0.0
             or self.repeat_penalty != 1.0
         )
+
+    def with_seed(self, seed: int) -> Sampling:
+        return replace(self, seed=seed)
 
 
 GREEDY = Sampling(temperature=0.0)

@@ -1,0 +1,257 @@
+"""From the engine's completions and deltas to OpenAI's JSON, chat and text, whole and streamed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from pydantic import BaseModel
+
+from serve.engine import Completion, Delta, TokenLogprob
+from serve.schema import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatTokenLogprob,
+    PromptTokensDetails,
+    TextChoice,
+    TextCompletion,
+    TextLogprobs,
+    TopLogprob,
+    Usage,
+)
+from tuneserve.llama import LlamaModel
+
+DONE = b"data: [DONE]\n\n"
+
+
+class Writer(Protocol):
+    """Writes the answers to one request."""
+
+    def whole(self, completions: Sequence[Completion]) -> bytes:
+        """The answer in one piece."""
+
+    def first(self, index: int) -> bytes:
+        """Events that open the stream of a choice."""
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        """The event of what one step added; b'' if there is nothing to show."""
+
+    def last(self, index: int, completion: Completion) -> bytes:
+        """The event that ends a choice."""
+
+    def usage(self, completions: Sequence[Completion]) -> bytes:
+        """The event with the token counts of all choices."""
+
+
+class ChatWriter:
+    """chat.completion and chat.completion.chunk."""
+
+    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+        self._choices = choices
+        self._id = f"chatcmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._name = model_name
+        self._model = model
+
+    def whole(self, completions: Sequence[Completion]) -> bytes:
+        choices = [
+            ChatChoice(
+                index=index,
+                message=AnswerMessage(role="assistant", content=one.text, refusal=None),
+                logprobs=self._logprobs(one.logprobs),
+                finish_reason=one.finish_reason,
+            )
+            for index, one in enumerate(completions)
+        ]
+        return to_json(
+            ChatCompletion(
+                id=self._id,
+                object="chat.completion",
+                created=self._created,
+                model=self._name,
+                choices=choices,
+                usage=usage_of(completions, self._choices),
+            )
+        )
+
+    def first(self, index: int) -> bytes:
+        return self._event(index, ChatDelta(role="assistant", content=""))
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        if not delta.text and not delta.logprobs:
+            return b""
+        return self._event(index, ChatDelta(content=delta.text), logprobs=delta.logprobs)
+
+    def last(self, index: int, completion: Completion) -> bytes:
+        return self._event(index, ChatDelta(), finish_reason=completion.finish_reason)
+
+    def usage(self, completions: Sequence[Completion]) -> bytes:
+        return event(self._chunk([], usage=usage_of(completions, self._choices)))
+
+    def _event(
+        self,
+        index: int,
+        delta: ChatDelta,
+        *,
+        logprobs: Sequence[TokenLogprob] = (),
+        finish_reason: str | None = None,
+    ) -> bytes:
+        choice = ChatChunkChoice(
+            index=index,
+            delta=delta,
+            logprobs=self._logprobs(logprobs),
+            finish_reason=finish_reason,
+        )
+        return event(self._chunk([choice]))
+
+    def _chunk(self, choices: list[ChatChunkChoice], **usage: Usage) -> ChatChunk:
+        return ChatChunk(
+            id=self._id,
+            object="chat.completion.chunk",
+            created=self._created,
+            model=self._name,
+            choices=choices,
+            **usage,
+        )
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+        if not tokens:
+            return None
+        return ChatLogprobs(
+            content=[
+                ChatTokenLogprob(
+                    token=self._text(one.token),
+                    logprob=one.logprob,
+                    bytes=list(self._model.token_bytes(one.token)),
+                    top_logprobs=[
+                        TopLogprob(
+                            token=self._text(token),
+                            logprob=logprob,
+                            bytes=list(self._model.token_bytes(token)),
+                        )
+                        for token, logprob in one.top
+                    ],
+                )
+                for one in tokens
+            ]
+        )
+
+    def _text(self, token: int) -> str:
+        return token_text(self._model, token)
+
+
+class TextWriter:
+    """text_completion, whole and as the events of a stream."""
+
+    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+        self._choices = choices
+        self._id = f"cmpl-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._name = model_name
+        self._model = model
+        self._offsets: dict[int, int] = {}
+
+    def whole(self, completions: Sequence[Completion]) -> bytes:
+        choices = [
+            TextChoice(
+                index=index,
+                text=one.text,
+                logprobs=self._logprobs(index, one.logprobs),
+                finish_reason=one.finish_reason,
+            )
+            for index, one in enumerate(completions)
+        ]
+        return to_json(self._completion(choices, usage=usage_of(completions, self._choices)))
+
+    def first(self, index: int) -> bytes:
+        return b""
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        if not delta.text and not delta.logprobs:
+            return b""
+        return self._event(index, delta.text, logprobs=delta.logprobs)
+
+    def last(self, index: int, completion: Completion) -> bytes:
+        return self._event(index, "", finish_reason=completion.finish_reason)
+
+    def usage(self, completions: Sequence[Completion]) -> bytes:
+        return event(self._completion([], usage=usage_of(completions, self._choices)))
+
+    def _event(
+        self,
+        index: int,
+        text: str,
+        *,
+        logprobs: Sequence[TokenLogprob] = (),
+        finish_reason: str | None = None,
+    ) -> bytes:
+        choice = TextChoice(
+            index=index,
+            text=text,
+            logprobs=self._logprobs(index, logprobs),
+            finish_reason=finish_reason,
+        )
+        return event(self._completion([choice]))
+
+    def _completion(self, choices: list[TextChoice], **usage: Usage) -> TextCompletion:
+        return TextCompletion(
+            id=self._id,
+            object="text_completion",
+            created=self._created,
+            model=self._name,
+            choices=choices,
+            **usage,
+        )
+
+    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> TextLogprobs | None:
+        if not tokens:
+            return None
+        texts = [token_text(self._model, one.token) for one in tokens]
+        offset = self._offsets.get(index, 0)
+        offsets = []
+        for text in texts:
+            offsets.append(offset)
+            offset += len(text)
+        self._offsets[index] = offset
+        return TextLogprobs(
+            tokens=texts,
+            token_logprobs=[one.logprob for one in tokens],
+            top_logprobs=[
+                {token_text(self._model, token): logprob for token, logprob in one.top}
+                for one in tokens
+            ],
+            text_offset=offsets,
+        )
+
+
+def usage_of(completions: Sequence[Completion], choices: int) -> Usage:
+    """Token counts of a request; a prompt counts once, however many `choices` it has."""
+    prompt = sum(one.prompt_tokens for one in completions[::choices])
+    answer = sum(len(one.tokens) for one in completions)
+    cached = sum(one.cached_tokens for one in completions[::choices])
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        total_tokens=prompt + answer,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
+    )
+
+
+def token_text(model: LlamaModel, token: int) -> str:
+    return model.token_bytes(token).decode("utf-8", "replace")
+
+
+def to_json(value: BaseModel) -> bytes:
+    return value.model_dump_json(exclude_unset=True).encode()
+
+
+def event(value: BaseModel) -> bytes:
+    """A server-sent event."""
+    return b"data: " + to_json(value) + b"\n\n"

@@ -1,0 +1,152 @@
+"""A chat in the terminal with any OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError, UsageError
+
+Message = dict[str, str]
+
+
+class Client:
+    """A server and how it is asked. Raises TuneserveError with what the server says."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None,
+        api_key: str | None,
+        temperature: float,
+        seed: int | None,
+        max_tokens: int | None,
+    ) -> None:
+        import openai
+
+        if not url.startswith(("http://", "https://")):
+            raise UsageError("not an address (http://…)", where=f"--url {url}")
+        self.url = url
+        # The client insists on a key; a server that asks for none ignores it.
+        self._openai = openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=0)
+        self._options: dict[str, Any] = {"temperature": temperature}
+        if seed is not None:
+            self._options["seed"] = seed
+        if max_tokens is not None:
+            self._options["max_tokens"] = max_tokens
+        self.model = model or self._first_model()
+
+    def chat(self, messages: list[Message]) -> Iterator[str]:
+        """The next turn, piece by piece."""
+        with self._explained():
+            completions: Any = self._openai.chat.completions
+            stream = completions.create(
+                model=self.model, messages=messages, stream=True, **self._options
+            )
+            with stream:
+                for chunk in stream:
+                    if chunk.choices and chunk.choices[0].delta.content:
+                        yield chunk.choices[0].delta.content
+
+    def complete(self, prompt: str) -> Iterator[str]:
+        """The continuation of a text, piece by piece."""
+        with self._explained():
+            completions: Any = self._openai.completions
+            stream = completions.create(
+                model=self.model, prompt=prompt, stream=True, **self._options
+            )
+            with stream:
+                for chunk in stream:
+                    if chunk.choices and chunk.choices[0].text:
+                        yield chunk.choices[0].text
+
+    def _first_model(self) -> str:
+        with self._explained():
+            models = self._openai.models.list().data
+        if not models:
+            raise TuneserveError("this server serves no model", where=self.url)
+        return models[0].id
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+        import openai
+
+        try:
+            yield
+        except openai.APIStatusError as error:
+            body = error.body if isinstance(error.body, dict) else {}
+            reason = body.get("message") or f"HTTP status {error.status_code}"
+            raise TuneserveError(str(reason), where=self.url) from error
+        except (openai.APIConnectionError, httpx.TransportError) as error:
+            raise TuneserveError(
+                "no server answers here",
+                where=self.url,
+                hint="Start one: tuneserve serve --run NAME (or give its address: --url).",
+            ) from error
+        except openai.APIError as error:
+            raise TuneserveError(error.message, where=self.url) from error
+
+
+def ask(client: Client, prompt: str, *, system: str, raw: bool) -> str:
+    """Ask once; the answer goes to stdout as it comes, and is returned."""
+    pieces = client.complete(prompt) if raw else client.chat(_conversation(system, prompt))
+    return _print_pieces(pieces)
+
+
+def converse(client: Client, *, system: str) -> None:
+    """Take turns until /quit or the end of input. Ctrl-C stops an answer; at the prompt it ends."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() line editing and history
+
+    say(f"{client.model} at {client.url}. /reset starts anew, /quit ends.")
+    messages = _conversation(system)
+    while True:
+        try:
+            text = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            say("")
+            return
+        if text in ("/quit", "/exit"):
+            return
+        if text == "/reset":
+            messages = _conversation(system)
+            say("(started anew)")
+        elif text.startswith("/"):
+            say("commands: /reset, /quit")
+        elif text:
+            _take_turn(client, messages, text)
+
+
+def _take_turn(client: Client, messages: list[Message], text: str) -> None:
+    """One question and its answer; a failed one leaves the conversation as it was."""
+    question = {"role": "user", "content": text}
+    pieces: list[str] = []
+    try:
+        _print_pieces(client.chat([*messages, question]), into=pieces)
+    except KeyboardInterrupt:
+        say("\n(stopped)")
+    except TuneserveError as error:
+        say(f"error: {error.render()}")
+    if pieces:
+        messages += [question, {"role": "assistant", "content": "".join(pieces)}]
+
+
+def _conversation(system: str, *turns: str) -> list[Message]:
+    start = [{"role": "system", "content": system}] if system else []
+    return start + [{"role": "user", "content": turn} for turn in turns]
+
+
+def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> str:
+    shown = [] if into is None else into
+    for piece in pieces:
+        shown.append(piece)
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    return "".join(shown)

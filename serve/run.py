@@ -1,0 +1,134 @@
+"""Run the server: the port first, then the model, then requests until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from serve.app import create_app
+from serve.guard import read_keys
+from serve.service import Service
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.llama import check_is_gguf
+from tuneserve.settings import ServeSettings
+
+
+def serve(model_path: Path, name: str, settings: ServeSettings) -> None:
+    """Serve a GGUF under `name` until SIGTERM or Ctrl-C.
+
+    Raises UsageError before the model is loaded if the file, the key file or the address is
+    wrong; TuneserveError if llama.cpp can't load the model.
+    """
+    check_is_gguf(model_path)
+    keys = read_keys(settings.api_key_file)
+    listener = bind(settings.host, settings.port)
+    with contextlib.closing(listener):
+        host, port = listener.getsockname()[:2]
+        if not keys and not _is_loopback(host):
+            say(
+                f"warning: {host} can be reached from other machines and no API key is asked for; "
+                "use --api-key-file, or --host 127.0.0.1"
+            )
+        say(f"loading {model_path}")
+        service = Service(model_path, name, settings)
+        try:
+            _run_until_signal(service, listener, url=_url(host, port))
+        finally:
+            service.close()
+    if service.engine.failure is not None:
+        raise TuneserveError(f"the engine failed: {service.engine.failure.message}")
+    say("stopped")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError if the address can't be had."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"not an address to listen on: {error.strerror}", where=where) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port whose last connections are still winding down is free; one listened on is not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                "this port is in use", where=where, hint="Choose another: --port N (0: any free)."
+            ) from None
+        raise UsageError(f"can't listen: {error.strerror}", where=where) from error
+    return listener
+
+
+class Server(uvicorn.Server):
+    """Ends after the running answers at the first signal, at once at the second."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals, and put the former handlers back. uvicorn's own raises the signal
+        again at the end, which would end the process before the model is freed."""
+        handled = (signal.SIGINT, signal.SIGTERM)
+        former = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        say("stopping: no new requests; running answers get to end (again: stop at once)")
+        self.should_exit = True
+
+
+def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> None:
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=service.settings.drain_seconds,
+    )
+    say(f"listening on {url} (model '{service.name}', Ctrl-C to stop). Try:")
+    say(_example(service, url))
+    Server(config).run(sockets=[listener])
+
+
+def _example(service: Service, url: str) -> str:
+    key = ' -H "Authorization: Bearer $KEY"' if service.settings.api_key_file else ""
+    if service.template is None:
+        path, field = "completions", '"prompt": "1 + 1 ="'
+    else:
+        path, field = (
+            "chat/completions",
+            ('"messages": [{"role": "user", "content": "What is 1+1?"}]'),
+        )
+    return (
+        f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{service.name}", {field}}}\''
+    )
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared only
+    return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -1,0 +1,93 @@
+"""What is served: the engine, its model under its name, and prompts made the model's way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from serve.bridge import Answers, Bridge
+from serve.engine import Engine, Sampling
+from serve.errors import ApiError
+from serve.schema import ChatMessage
+from tuneserve.errors import TuneserveError
+from tuneserve.prompt import encode_messages, encode_text, template_of
+from tuneserve.recipe import nearest
+from tuneserve.settings import ServeSettings
+from tuneserve.template import ChatTemplate
+
+
+class Service:
+    """A loaded model, ready for requests. Close it."""
+
+    def __init__(self, model_path: Path, name: str, settings: ServeSettings) -> None:
+        self.name = name
+        self.settings = settings
+        self.created = int(time.time())
+        self.bridge = Bridge()
+        self.engine = Engine(model_path, settings, after_step=self.bridge.flush)
+        try:
+            self.template, self.no_template = self._load_template()
+        except BaseException:
+            self.engine.close()
+            raise
+
+    def _load_template(self) -> tuple[ChatTemplate | None, str]:
+        """The chat template, or None and the reason: text completions work without one."""
+        try:
+            return template_of(self.engine.model), ""
+        except TuneserveError as error:
+            return None, error.message
+
+    def close(self, *, drain_seconds: float = 0.0) -> None:
+        self.engine.close(drain_seconds=drain_seconds)
+
+    def resolve_model(self, asked: str | None) -> str:
+        """The served name a request means; without one, the only there is. Raises ApiError."""
+        if asked is None or asked == self.name:
+            return self.name
+        raise ApiError(
+            404,
+            f"There is no model '{asked}' here ({nearest(asked, [self.name])}).",
+            code="model_not_found",
+            param="model",
+        )
+
+    def chat_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """Token ids of a conversation; raises ApiError or TemplateError."""
+        if self.template is None:
+            raise ApiError(400, f"{self.no_template}; use /v1/completions.", code="no_template")
+        turns = [message.as_template_sees_it() for message in messages]
+        return encode_messages(self.engine.model, self.template, turns)
+
+    def text_prompt(self, prompt: str | list[int]) -> list[int]:
+        """Token ids of a text completion's prompt; raises ApiError for ids the model lacks."""
+        model = self.engine.model
+        if isinstance(prompt, str):
+            ids = encode_text(model, prompt)
+            if ids:
+                return ids
+            raise ApiError(400, "The prompt is empty.", code="invalid_value", param="prompt")
+        unknown = next((token for token in prompt if token >= model.n_vocab), None)
+        if unknown is not None:
+            raise ApiError(
+                400,
+                f"Token id {unknown} is not in the vocabulary of {model.n_vocab}.",
+                code="invalid_value",
+                param="prompt",
+            )
+        return prompt
+
+    def answer(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, choices: int, stream: bool
+    ) -> Answers:
+        """Start `choices` answers to each prompt. With a seed, each choice has its own."""
+        answers = Answers(self.engine, self.bridge)
+        each_prompt = [prompt for prompt in prompts for _ in range(choices)]
+        samplings = [
+            sampling if sampling.seed is None else sampling.with_seed(sampling.seed + choice)
+            for _ in prompts
+            for choice in range(choices)
+        ]
+        answers.start(each_prompt, samplings, stream=stream)
+        return answers

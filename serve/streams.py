@@ -1,0 +1,99 @@
+"""Answers over HTTP that notice when the client has gone: whole, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from serve.answers import DONE, Writer, event
+from serve.bridge import Answers
+from serve.engine import Completion, EngineError
+from serve.errors import as_api_error
+from serve.schema import ErrorBody
+
+
+@asynccontextmanager
+async def cancelled_when_gone(
+    receive: Callable[[], Awaitable[object]], answers: Answers
+) -> AsyncIterator[None]:
+    """While the block runs, watch the connection; cancel the answers if the client leaves.
+
+    They are cancelled as well if the block itself is left early. The request's body has been
+    read, so the next thing to be received is the client's leaving.
+    """
+
+    async def watch() -> None:
+        await receive()
+        answers.cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    except BaseException:
+        answers.cancel()
+        raise
+    finally:
+        watcher.cancel()
+
+
+class EventStream(Response):
+    """Server-sent events of some answers, written as the engine delivers them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, answers: Answers, writer: Writer, *, choices: int, include_usage: bool
+    ) -> None:
+        super().__init__(
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+        # Its length is not known, so it is sent in chunks.
+        del self.headers["content-length"]
+        self._answers = answers
+        self._writer = writer
+        self._choices = choices
+        self._include_usage = include_usage
+        self.completions: dict[int, Completion] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with cancelled_when_gone(receive, self._answers):
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            try:
+                await self._send_events(send)
+            except EngineError as error:
+                body = ErrorBody.model_validate(as_api_error(error).body)
+                await _send(send, event(body))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_events(self, send: Send) -> None:
+        writer = self._writer
+        await _send(send, b"".join(writer.first(index) for index in range(self._choices)))
+        async for batch in self._answers.events():
+            parts = []
+            for index, one in batch:
+                if isinstance(one, Completion):
+                    self.completions[index] = one
+                    parts.append(writer.last(index, one))
+                else:
+                    parts.append(writer.delta(index, one))
+            await _send(send, b"".join(parts))
+        tail = DONE
+        if self._include_usage:
+            done = [self.completions[index] for index in range(self._choices)]
+            tail = writer.usage(done) + tail
+        await _send(send, tail)
+
+
+async def _send(send: Send, body: bytes) -> None:
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,67 @@
+"""`tuneserve chat`: talk to a served model in the terminal."""
+
+from __future__ import annotations
+
+import click
+
+from tuneserve.errors import UsageError
+
+
+@click.command()
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8080/v1",
+    show_default=True,
+    help="Address of an OpenAI-compatible API.",
+)
+@click.option("--model", help="Name of the model (default: the first one served).")
+@click.option(
+    "--api-key",
+    envvar=["TUNESERVE_API_KEY", "OPENAI_API_KEY"],
+    help="API key; better given as TUNESERVE_API_KEY or OPENAI_API_KEY.",
+)
+@click.option("--system", default="", help="System prompt.")
+@click.option("--prompt", help="Ask this once, print the answer and end.")
+@click.option(
+    "--raw", is_flag=True, help="With --prompt: send the text as it is, without the chat template."
+)
+@click.option(
+    "--temperature", type=click.FloatRange(0.0, 2.0), default=0.7, show_default=True,
+    help="0 takes the most probable token.",
+)  # fmt: skip
+@click.option("--seed", type=int, help="Same seed, same answer.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.")
+def command(
+    url: str,
+    model: str | None,
+    api_key: str | None,
+    system: str,
+    prompt: str | None,
+    raw: bool,
+    temperature: float,
+    seed: int | None,
+    max_tokens: int | None,
+) -> None:
+    """Talk to a served model. /reset starts anew, /quit (or Ctrl-D) ends.
+
+    \b
+    tuneserve chat
+    tuneserve chat --prompt "What is 1+1?"
+    tuneserve chat --prompt "1 + 1 =" --raw --max-tokens 8
+    """
+    if raw and prompt is None:
+        raise UsageError("--raw needs --prompt")
+    from serve.chat import Client, ask, converse
+
+    client = Client(
+        url,
+        model=model,
+        api_key=api_key,
+        temperature=temperature,
+        seed=seed,
+        max_tokens=max_tokens,
+    )
+    if prompt is None:
+        converse(client, system=system)
+    else:
+        ask(client, prompt, system=system, raw=raw)

@@ -1,0 +1,68 @@
+"""`tuneserve serve`: an OpenAI-compatible server for a run's model or any GGUF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tuneserve.cli.common import later_stage_settings, select_run
+from tuneserve.errors import UsageError
+from tuneserve.options import resolve_settings, settings_options
+from tuneserve.settings import ServeSettings
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option("-r", "--run", "run_name", help="Serve the tuned model of this run.")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Recipe (TOML) with settings; without --run its file name is the run's.",
+)
+@click.option("--base", is_flag=True, help="Serve the run's base model instead of the tuned one.")
+@click.option("--name", help="Name of the model in the API (default: the run's or the file's).")
+@settings_options("serve")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    model: Path | None,
+    run_name: str | None,
+    config: Path | None,
+    base: bool,
+    name: str | None,
+    **_: Any,
+) -> None:
+    """Serve a run's tuned model, or any GGUF, behind an OpenAI-compatible API.
+
+    \b
+    tuneserve serve --run sentiment
+    tuneserve serve model.gguf --gpu-layers 20 --threads 16
+    """
+    if model is not None and (run_name is not None or base):
+        raise UsageError("give a GGUF file or a run, not both")
+    if model is not None:
+        path, found_name = model, model.stem
+        settings = resolve_settings(context, recipe=config).serve
+    else:
+        path, found_name, settings = _of_run(context, run_name, config, base=base)
+    from serve.run import serve
+
+    serve(path, name or found_name, settings)
+
+
+def _of_run(
+    context: click.Context, run_name: str | None, config: Path | None, *, base: bool
+) -> tuple[Path, str, ServeSettings]:
+    """(GGUF, model name, settings) of a converted run."""
+    if run_name is None and config is None:
+        raise UsageError("say what to serve: a GGUF file, --run NAME or --config RECIPE")
+    run = select_run(run_name, config)
+    converted = run.require_stage("convert")
+    settings = later_stage_settings(context, run, config, "serve").serve
+    if base:
+        return run.base_gguf(converted["base"]["quantization"]), f"{run.name}-base", settings
+    return run.tuned_gguf(converted["tuned"]["quantization"]), run.name, settings
