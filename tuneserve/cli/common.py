@@ -16,11 +16,27 @@ from tuneserve.settings import Recipe
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that are installed with the package, by name."""
+    folder = Path(__file__).resolve().parent.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def _shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
+    if given is None or given.exists():
+        return given
+    return shipped_recipes().get(str(given), given)
+
+
 def stage_options(command: Command) -> Command:
     """--config, --run, --force, --skip-done and --json, as every stage takes them."""
     decorators = [
         click.option(
-            "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) with settings."
+            "-c",
+            "--config",
+            type=click.Path(path_type=Path),
+            callback=_shipped_recipe,
+            help=f"Recipe: a TOML file, or one that comes along ({', '.join(shipped_recipes())}).",
         ),
         click.option(
             "-r", "--run", "run_name", help="Name of the run (default: the recipe's file name)."
