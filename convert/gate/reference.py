@@ -25,12 +25,15 @@ class ReferenceModel:
 
     def __init__(self, base: Path, adapter: Path) -> None:
         import torch
+
+        # Notes of these libraries to their own developers.
+        for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         from peft import PeftModel
         from transformers import AutoModelForCausalLM
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         model = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, local_files_only=True
         )

@@ -14,6 +14,7 @@ from convert.gate.divergence import divergence
 from convert.gate.generation import check_ending
 from convert.gate.reference import ReferenceModel
 from convert.gate.template import check_template
+from convert.gate.tensors import check_changed_tensors
 from convert.gate.texts import Conversation, held_out
 from convert.gate.tokens import check_special_tokens, check_token_ids
 from convert.gate.trainer import TrainerTokenizer
@@ -70,6 +71,9 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> Verdict:
                 check_special_tokens(trainer, vocabulary),
                 check_template(trainer, vocabulary, conversations),
             ]
+        verdict.checks.append(
+            check_changed_tensors(candidate.tuned, candidate.base, candidate.merged)
+        )
         _check_logits(candidate, settings, trainer, conversations, verdict)
     except TuneserveError as error:
         verdict.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
@@ -109,7 +113,7 @@ def _check_logits(
         )  # fmt: skip
         ending, verdict.sample = check_ending(trainer, context, chosen, adapted)
     verdict.checks += [
-        _check_is_tuned(plain, adapted, tuned),
+        _check_is_tuned(plain, adapted, f16),
         _check_base(plain, file_logits(candidate.base, sequences), settings),
         ending,
     ]
@@ -156,10 +160,11 @@ def _context(model: LlamaModel) -> LlamaContext:
 
 
 def _check_is_tuned(
-    plain: Sequence[Floats], adapted: Sequence[Floats], tuned: Sequence[Floats]
+    plain: Sequence[Floats], adapted: Sequence[Floats], f16: Sequence[Floats]
 ) -> Check:
-    """Is the file nearer to what was trained than to the base?"""
-    to_base, to_trained = divergence(plain, tuned), divergence(adapted, tuned)
+    """Is the file nearer to what was trained than to the base? Told by the F16 file: what
+    quantization loses can be more than a short training changes."""
+    to_base, to_trained = divergence(plain, f16), divergence(adapted, f16)
     effect = divergence(plain, adapted)
     figures = {"kld_from_base": to_base.mean, "kld_from_trained": to_trained.mean,
                "effect_of_training": effect.mean}  # fmt: skip
