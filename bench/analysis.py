@@ -1,0 +1,145 @@
+"""From the pairs of answers to estimates, tests and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench import statistics
+from bench.results import (
+    AccuracyComparison,
+    AnswerCounts,
+    GroupComparison,
+    Outcome,
+    Pair,
+    PerplexityComparison,
+    Verdict,
+)
+from tuneserve.settings import BenchSettings
+
+
+def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
+    """Accuracy of both models on `pairs`, and the paired difference with interval and test."""
+    tuned = np.array([pair.tuned.correct for pair in pairs], dtype=np.float64)
+    base = np.array([pair.base.correct for pair in pairs], dtype=np.float64)
+    clusters = _clusters(pairs)
+    won, lost = sum(pair.won for pair in pairs), sum(pair.lost for pair in pairs)
+    size = statistics.effective_size(tuned - base, clusters, settings.confidence)
+    net_wins = np.bincount(clusters, weights=tuned - base)
+    return AccuracyComparison(
+        prompts=len(pairs),
+        clusters=int(clusters.max()) + 1,
+        base=statistics.accuracy(base, clusters, settings.confidence),
+        tuned=statistics.accuracy(tuned, clusters, settings.confidence),
+        difference=statistics.paired_difference(
+            tuned,
+            base,
+            clusters,
+            confidence=settings.confidence,
+            resamples=settings.bootstrap,
+            seed=settings.seed,
+        ),
+        won=won,
+        lost=lost,
+        mcnemar_p=statistics.mcnemar_exact(won, lost),
+        p=statistics.paired_p([round(net) for net in net_wins]),
+        smallest_detectable=statistics.smallest_detectable(
+            (won + lost) / len(pairs), size, settings.confidence
+        ),
+    )
+
+
+def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:
+    """Perplexity of the reference answers under both models, and their paired ratio."""
+    tuned = [pair.tuned.reference_nll for pair in pairs]
+    base = [pair.base.reference_nll for pair in pairs]
+    tokens = [pair.base.reference_tokens for pair in pairs]
+    clusters = _clusters(pairs)
+    confidence, resamples, seed = settings.confidence, settings.bootstrap, settings.seed
+    return PerplexityComparison(
+        tokens=sum(tokens),
+        base=statistics.perplexity(
+            base, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
+        ),
+        tuned=statistics.perplexity(
+            tuned, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
+        ),
+        ratio=statistics.perplexity_ratio(
+            tuned, base, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
+        ),
+    )
+
+
+def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[GroupComparison]:
+    """The comparison within each group, by name; empty where examples have no groups."""
+    members: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.example.group is not None:
+            members.setdefault(pair.example.group, []).append(pair)
+    names = sorted(members)
+    compared = [compare_accuracy(members[name], settings) for name in names]
+    adjusted = statistics.holm([accuracy.p for accuracy in compared])
+    return [
+        GroupComparison(name, accuracy, compare_perplexity(members[name], settings), p)
+        for name, accuracy, p in zip(names, compared, adjusted, strict=True)
+    ]
+
+
+def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:
+    """How `model`'s ('base' or 'tuned') generations ended."""
+    answers = [pair.tuned if model == "tuned" else pair.base for pair in pairs]
+    return AnswerCounts(
+        cut_off_thoughts=sum(answer.cut_off for answer in answers),
+        length_limited=sum(answer.finish_reason == "length" for answer in answers),
+        empty=sum(not answer.text.strip() for answer in answers),
+        mean_tokens=float(np.mean([answer.generated_tokens for answer in answers])),
+    )
+
+
+def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
+    """The verdict: a difference counts when the interval excludes zero and the test agrees."""
+    outcome = decide(accuracy, confidence)
+    p = format_p(accuracy.p)
+    tuned, base = _percent(accuracy.tuned.value), _percent(accuracy.base.value)
+    counts = f"{tuned} of {accuracy.prompts:,} held-out prompts right, the base {base}"
+    difference = accuracy.difference.scaled(100)
+    evidence = (
+        f"difference {difference.value:+.1f} points, {_percent(confidence, 0)} interval "
+        f"{difference.low:+.1f} to {difference.high:+.1f}, exact p {p if p[0] == '<' else '= ' + p}"
+    )
+    if outcome == "no difference shown":
+        reach = 100 * accuracy.smallest_detectable
+        sentence = (
+            f"No difference shown: the tuned model gets {counts} ({evidence}); a true difference "
+            f"below about {reach:.1f} points would often go unseen with this many prompts."
+        )
+    else:
+        sentence = f"The tuned model is {outcome}: it gets {counts} ({evidence})."
+    return Verdict(outcome, sentence)
+
+
+def decide(accuracy: AccuracyComparison, confidence: float) -> Outcome:
+    """Better or worse only if both the interval and the exact test say so."""
+    if accuracy.p >= 1 - confidence:
+        return "no difference shown"
+    if accuracy.difference.low > 0:
+        return "better"
+    if accuracy.difference.high < 0:
+        return "worse"
+    return "no difference shown"
+
+
+def format_p(p: float) -> str:
+    """'0.032' or '< 0.0001'."""
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
+
+
+def _percent(share: float, decimals: int = 1) -> str:
+    return f"{100 * share:.{decimals}f} %"
+
+
+def _clusters(pairs: Sequence[Pair]) -> statistics.IntArray:
+    return statistics.cluster_numbers([pair.example.source for pair in pairs])

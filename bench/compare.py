@@ -1,0 +1,263 @@
+"""The benchmark of a run: tuned against base on the held-out prompts, then the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench import analysis, conditions
+from bench.examples import read_examples
+from bench.journal import Journal
+from bench.measure import ANSWER, LIKELIHOOD, SPEED, measure
+from bench.pages import as_json, write_report
+from bench.prompts import EncodedExample
+from bench.results import Answer, Contender, Pair, Report
+from bench.scoring import SCORERS, split_thought
+from bench.speed import Rate, Speed
+from tuneserve.console import say
+from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory, versions
+from tuneserve.settings import BenchSettings, Recipe
+
+
+def run_bench(
+    run: RunDirectory, recipe: Recipe, *, force: bool = False, skip_done: bool = False
+) -> dict[str, Any]:
+    """Measure both GGUFs of a run and write runs/NAME/bench/; returns what report.json holds.
+
+    Goes on where an earlier, killed benchmark with the same settings stopped. Raises UsageError
+    for a run that is not converted or a report that exists (without `force`), TuneserveError
+    where base and tuned can't be compared.
+    """
+    converted = run.require_stage("convert")
+    if skip_done and (done := _finished_report(run, recipe, converted)):
+        return done
+    if run.bench.exists() and not force:
+        raise OutputExistsError(run.bench)
+    job = _prepare(run, recipe, converted)
+    with run.stage("bench") as record:
+        report = _measure(job)
+        record.result = {**summary(report), **_inputs(recipe, converted)}
+    job.journal_path.unlink()
+    return as_json(report)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is measured, checked and ready before anything slow starts."""
+
+    run: RunDirectory
+    recipe: Recipe
+    quantization: str
+    paths: dict[str, Path]
+    hashes: dict[str, str]
+    encoded: list[EncodedExample]
+    conditions: dict[str, str]
+
+    @property
+    def journal_path(self) -> Path:
+        return self.run.root / "bench-journal.jsonl"
+
+
+def _prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> _Job:
+    quantization = str(converted["tuned"]["quantization"])
+    paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
+    hashes = {name: _verified_hash(path, converted[name]) for name, path in paths.items()}
+    examples = read_examples(run.split("test"), recipe.bench.limit)
+    types = conditions.require_same_types(paths["base"], paths["tuned"])
+    encoded, template = conditions.encode_for_both(paths["base"], paths["tuned"], examples)
+    conditions.require_room(encoded, recipe.bench)
+    shared = conditions.describe_conditions(
+        quantization, types, template, recipe.serve, recipe.bench
+    )
+    return _Job(run, recipe, quantization, paths, hashes, encoded, shared)
+
+
+def _measure(job: _Job) -> Report:
+    settings = job.recipe.bench
+    with Journal(job.journal_path, _fingerprint(job)) as journal:
+        if len(journal):
+            say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
+        for name, path in job.paths.items():
+            measure(name, path, job.encoded, job.recipe.serve, settings, journal)
+        pairs = [_pair(item, journal, settings) for item in job.encoded]
+        contenders = {name: _contender(name, job, journal, pairs) for name in job.paths}
+    provenance = _provenance(job.run, job.recipe)
+    report = make_report(job.run.name, settings, pairs, contenders, job.conditions, provenance)
+    write_report(report, job.run.bench)
+    return report
+
+
+def _finished_report(
+    run: RunDirectory, recipe: Recipe, converted: dict[str, Any]
+) -> dict[str, Any] | None:
+    """report.json, if it was made of these very models with these settings."""
+    path = run.bench / "report.json"
+    result = run.read()["stages"].get("bench", {}).get("result")
+    if not result or not path.is_file():
+        return None
+    inputs = _inputs(recipe, converted)
+    if {name: result.get(name) for name in inputs} != inputs:
+        return None
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return report
+
+
+def _inputs(recipe: Recipe, converted: dict[str, Any]) -> dict[str, Any]:
+    """What a finished benchmark is known by in run.json."""
+    return {
+        "settings": recipe.model_dump(mode="json", include={"bench", "serve"}),
+        "sha256": {name: converted[name]["sha256"] for name in ("base", "tuned")},
+    }
+
+
+def make_report(
+    run_name: str,
+    settings: BenchSettings,
+    pairs: Sequence[Pair],
+    contenders: dict[str, Contender],
+    shared: dict[str, str],
+    provenance: dict[str, Any],
+) -> Report:
+    """The figures and the verdict drawn from the pairs of answers."""
+    accuracy = analysis.compare_accuracy(pairs, settings)
+    return Report(
+        run=run_name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=settings.task,
+        confidence=settings.confidence,
+        verdict=analysis.judge(accuracy, settings.confidence),
+        accuracy=accuracy,
+        perplexity=analysis.compare_perplexity(pairs, settings),
+        groups=analysis.compare_groups(pairs, settings),
+        base=contenders["base"],
+        tuned=contenders["tuned"],
+        conditions=shared,
+        provenance=provenance,
+        pairs=list(pairs),
+    )
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """What run.json keeps of a report."""
+    return {
+        "outcome": report.verdict.outcome,
+        "verdict": report.verdict.sentence,
+        "prompts": report.accuracy.prompts,
+        "accuracy": {
+            "base": report.accuracy.base.value,
+            "tuned": report.accuracy.tuned.value,
+            "p": report.accuracy.p,
+        },
+        "perplexity": {
+            "base": report.perplexity.base.value,
+            "tuned": report.perplexity.tuned.value,
+        },
+    }
+
+
+def _verified_hash(path: Path, recorded: dict[str, Any]) -> str:
+    """The file's SHA-256, which must be the one that the conversion recorded."""
+    if not path.is_file():
+        raise UsageError(
+            "no such GGUF", where=str(path), hint="Make it again: tuneserve convert --force"
+        )
+    digest = sha256_file(path)
+    if digest != recorded["sha256"]:
+        raise UsageError(
+            "is not the file that the conversion made (its SHA-256 differs)",
+            where=str(path),
+            hint="Make it again: tuneserve convert --force",
+        )
+    return digest
+
+
+def _fingerprint(job: _Job) -> str:
+    """Names everything that a measurement depends on; not what only the analysis uses."""
+    measured = {
+        "models": job.hashes,
+        "prompts": [[item.example.id, item.prompt, item.answer] for item in job.encoded],
+        "serve": job.recipe.serve.model_dump(mode="json"),
+        "bench": job.recipe.bench.model_dump(
+            mode="json", include={"max_tokens", "ctx", "parallel"}
+        ),
+        "versions": {
+            name: version
+            for name, version in versions().items()
+            if name in ("tuneserve", "llama-cpp-python")
+        },
+    }
+    return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def _pair(item: EncodedExample, journal: Journal, settings: BenchSettings) -> Pair:
+    return Pair(
+        item.example,
+        base=_answer("base", item, journal, settings),
+        tuned=_answer("tuned", item, journal, settings),
+    )
+
+
+def _answer(name: str, item: EncodedExample, journal: Journal, settings: BenchSettings) -> Answer:
+    generated = journal.get(ANSWER, name, item.example.id)
+    likelihood = journal.get(LIKELIHOOD, name, item.example.id)
+    split = split_thought(generated["text"], opened=item.opens_thought)
+    reference = split_thought(item.example.reference).answer
+    return Answer(
+        text=split.answer,
+        thought=split.thought,
+        cut_off=split.cut_off,
+        correct=SCORERS[settings.task](split.answer, reference),
+        finish_reason=generated["finish_reason"],
+        generated_tokens=generated["tokens"],
+        reference_nll=likelihood["nll"],
+        reference_tokens=likelihood["tokens"],
+    )
+
+
+def _contender(name: str, job: _Job, journal: Journal, pairs: Sequence[Pair]) -> Contender:
+    path = job.paths[name]
+    timed = journal.get(SPEED, name)
+    return Contender(
+        name=name,
+        file=path.name,
+        size_bytes=path.stat().st_size,
+        sha256=job.hashes[name],
+        quantization=job.quantization,
+        speed=Speed(Rate(**timed["prompt"]), Rate(**timed["generation"])),
+        load_seconds=timed["load_seconds"],
+        counts=analysis.count_answers(pairs, name),
+    )
+
+
+def _provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """What it takes to repeat this: models, data, settings, versions, machine, command."""
+    record = run.read()
+    trained = record.get("stages", {}).get("train", {}).get("result", {})
+    return {
+        "command": f"tuneserve bench --run {shlex.quote(run.name)} --force",
+        "base_model": trained.get("base", {}).get("spec", recipe.model.base),
+        "test_sha256": sha256_file(run.split("test")),
+        "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def _processor() -> str:
+    """The CPU's name as the kernel gives it, or the machine type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()

@@ -1,0 +1,99 @@
+"""Is it a fair comparison? Everything but the weights must be equal for base and tuned."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.examples import Example
+from bench.prompts import EncodedExample, encode_examples
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.llama import LlamaModel
+from tuneserve.settings import BenchSettings, ServeSettings
+
+REMAKE = "Make both GGUFs again with the same settings: tuneserve convert --force"
+
+
+def encode_for_both(
+    base: Path, tuned: Path, examples: Sequence[Example]
+) -> tuple[list[EncodedExample], str]:
+    """The prompts as token ids, proved equal under both GGUFs, and the chat template.
+
+    Raises TuneserveError if templates or token ids differ: the figures would not compare.
+    """
+    with (
+        LlamaModel(base, vocab_only=True) as base_model,
+        LlamaModel(tuned, vocab_only=True) as tuned_model,
+    ):
+        key = "tokenizer.chat_template"
+        template = tuned_model.metadata(key) or ""
+        if base_model.metadata(key) != template:
+            raise TuneserveError(
+                "base and tuned GGUF carry different chat templates", where=str(base), hint=REMAKE
+            )
+        encoded = encode_examples(tuned_model, list(examples))
+        for ours, theirs in zip(encoded, encode_examples(base_model, list(examples)), strict=True):
+            if ours != theirs:
+                raise TuneserveError(
+                    f"base and tuned GGUF tokenize prompt '{ours.example.id}' differently",
+                    where=str(base),
+                    hint=REMAKE,
+                )
+    return encoded, template
+
+
+def tensor_types(path: Path) -> dict[str, str]:
+    """Quantization type of every tensor of a GGUF."""
+    from gguf import GGUFReader
+
+    return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+
+
+def require_same_types(base: Path, tuned: Path) -> str:
+    """The tensors' types with their counts, as text, proved equal tensor by tensor."""
+    ours, theirs = tensor_types(tuned), tensor_types(base)
+    differing = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
+    if differing:
+        first = differing[0]
+        raise TuneserveError(
+            f"base and tuned are not quantized alike: {len(differing)} tensors differ, first "
+            f"{first} ({theirs.get(first, 'absent')} in the base, {ours.get(first, 'absent')})",
+            where=str(base),
+            hint=REMAKE,
+        )
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(ours.values()).most_common())
+
+
+def require_room(encoded: Sequence[EncodedExample], settings: BenchSettings) -> None:
+    """Raise UsageError if a prompt with its reference, or with one token, exceeds the context."""
+    problems = [
+        f"{item.example.id}: {len(item.prompt) + len(item.answer)} tokens"
+        for item in encoded
+        if len(item.prompt) + len(item.answer) > settings.ctx
+    ]
+    if problems:
+        raise UsageError(
+            f"{len(problems)} prompts with their reference answers don't fit {settings.ctx} tokens",
+            where="bench.ctx",
+            hint="Raise --bench-ctx, or shorten the examples.",
+            problems=problems,
+        )
+
+
+def describe_conditions(
+    quantization: str, types: str, template: str, serve: ServeSettings, bench: BenchSettings
+) -> dict[str, str]:
+    """What both models shared, for the report."""
+    digest = hashlib.sha256(template.encode()).hexdigest()[:12]
+    return {
+        "Quantization": f"{quantization} ({types}), checked tensor by tensor",
+        "Chat template": f"the same in both GGUFs (sha256 {digest}…)",
+        "Prompts": "the same token ids under both tokenizers, checked for every prompt",
+        "Sampling": f"greedy, at most {bench.max_tokens:,} tokens an answer",
+        "Context": f"{bench.ctx:,} tokens a prompt, {bench.parallel} prompts at a time",
+        "KV cache": f"{serve.cache_type_k} keys, {serve.cache_type_v} values, flash attention "
+        + ("on" if serve.flash_attention else "off"),
+        "Offload": "all layers" if serve.gpu_layers < 0 else f"{serve.gpu_layers} GPU layers",
+    }

@@ -1,0 +1,81 @@
+"""The held-out prompts of a run, with their reference answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out prompt: the conversation up to the answer, and the reference answer."""
+
+    id: str
+    group: str | None
+    source: str | None
+    prompt: tuple[dict[str, str], ...]
+    reference: str
+
+
+def read_examples(path: Path, limit: int = 0) -> list[Example]:
+    """The examples of a split file, at most `limit` (0: all) of them.
+
+    Where fewer are asked for, they are spread evenly over the file, so that a file sorted by
+    group still gives all groups. Raises UsageError naming every bad line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UsageError("no held-out examples", where=str(path)) from None
+    examples: list[Example] = []
+    problems: list[str] = []
+    seen: set[str] = set()
+    for place, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            example = _parse(json.loads(line))
+            if example.id in seen:
+                raise ValueError(f"id '{example.id}' is there twice")
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"{path}:{place}: {error}")
+            continue
+        seen.add(example.id)
+        examples.append(example)
+    if problems:
+        raise UsageError(f"{len(problems)} bad lines", where=str(path), problems=problems)
+    if not examples:
+        raise UsageError(
+            "no held-out examples",
+            where=str(path),
+            hint="Raise test_fraction in [data] and train again.",
+        )
+    if 0 < limit < len(examples):
+        return [examples[place * len(examples) // limit] for place in range(limit)]
+    return examples
+
+
+def _parse(row: Any) -> Example:
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    messages = row.get("messages")
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise ValueError("'messages' must hold a prompt and its answer")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise ValueError("every message needs a 'role' and a text as 'content'")
+    if messages[-1].get("role") != "assistant" or not messages[-1]["content"].strip():
+        raise ValueError("the last message must be the assistant's answer, not empty")
+    if not isinstance(row.get("id"), str):
+        raise ValueError("'id' is missing")
+    return Example(
+        id=row["id"],
+        group=row.get("group"),
+        source=row.get("source"),
+        prompt=tuple(messages[:-1]),
+        reference=messages[-1]["content"],
+    )

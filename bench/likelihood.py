@@ -1,0 +1,87 @@
+"""Negative log-likelihood of the reference answers, given their prompts.
+
+Many short sequences are packed into one decode call; only the answer's positions give logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.decode import TokenBatch, clear
+from bench.prompts import EncodedExample
+from tuneserve.llama import LlamaContext
+
+PACKED_SEQUENCES = 64  # sequences in one context at most; llama.cpp allows 256
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Summed negative log-likelihood (nats) of an answer's tokens, and their number."""
+
+    nll: float
+    tokens: int
+
+
+def answer_likelihoods(
+    context: LlamaContext, encoded: Sequence[EncodedExample]
+) -> Iterator[Likelihood]:
+    """One Likelihood per example, in order. The context needs PACKED_SEQUENCES sequences.
+
+    A sequence longer than the batch is decoded alone, piece by piece.
+    """
+    with TokenBatch(context) as batch:
+        for pack in _packs(encoded, context.n_batch):
+            clear(context)
+            yield from _score(batch, pack)
+
+
+def token_nll(logits: npt.NDArray[np.float32], token: int) -> float:
+    """-log softmax(logits)[token] in nats; the sum is taken in float64."""
+    shifted = logits - logits.max()
+    return float(np.log(np.exp(shifted).sum(dtype=np.float64)) - np.float64(shifted[token]))
+
+
+def _packs(encoded: Sequence[EncodedExample], room: int) -> Iterator[list[EncodedExample]]:
+    pack: list[EncodedExample] = []
+    used = 0
+    for item in encoded:
+        size = _fed(item)
+        if pack and (used + size > room or len(pack) == PACKED_SEQUENCES):
+            yield pack
+            pack, used = [], 0
+        pack.append(item)
+        used += size
+    if pack:
+        yield pack
+
+
+def _fed(item: EncodedExample) -> int:
+    """Tokens that go in: the last one of the answer is only predicted."""
+    return len(item.prompt) + len(item.answer) - 1
+
+
+def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
+    losses = [0.0] * len(pack)
+    waiting: list[tuple[int, int, int]] = []  # (place in the batch, sequence, token to predict)
+
+    def flush() -> None:
+        batch.decode()
+        for place, sequence, target in waiting:
+            losses[sequence] += token_nll(batch.logits(place), target)
+        waiting.clear()
+
+    for sequence, item in enumerate(pack):
+        tokens = item.prompt + item.answer
+        for position in range(_fed(item)):
+            if not batch.room:
+                flush()
+            scored = position >= len(item.prompt) - 1
+            place = batch.add(tokens[position], position, sequence, wants_logits=scored)
+            if scored:
+                waiting.append((place, sequence, tokens[position + 1]))
+    flush()
+    return [Likelihood(loss, len(item.answer)) for loss, item in zip(losses, pack, strict=True)]

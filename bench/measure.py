@@ -1,0 +1,128 @@
+"""Run one model over the held-out prompts and write down what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+
+from bench.journal import Journal
+from bench.likelihood import PACKED_SEQUENCES, answer_likelihoods
+from bench.prompts import EncodedExample
+from bench.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.console import progress
+from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.settings import BenchSettings, ServeSettings
+
+LIKELIHOOD, ANSWER, SPEED = "likelihood", "answer", "speed"
+LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
+
+
+def measure(
+    name: str,
+    path: Path,
+    encoded: Sequence[EncodedExample],
+    serve: ServeSettings,
+    bench: BenchSettings,
+    journal: Journal,
+) -> None:
+    """Everything of one model (`name` is 'base' or 'tuned') that the journal does not hold yet."""
+    _measure_likelihoods(name, path, encoded, serve, bench, journal)
+    _generate_answers(name, path, encoded, serve, bench, journal)
+    if not journal.has(SPEED, name):
+        _measure_speed(name, path, encoded, serve, journal)
+
+
+def _missing(
+    kind: str, name: str, encoded: Sequence[EncodedExample], journal: Journal
+) -> list[EncodedExample]:
+    return [item for item in encoded if not journal.has(kind, name, item.example.id)]
+
+
+def _measure_likelihoods(
+    name: str,
+    path: Path,
+    encoded: Sequence[EncodedExample],
+    serve: ServeSettings,
+    bench: BenchSettings,
+    journal: Journal,
+) -> None:
+    todo = _missing(LIKELIHOOD, name, encoded, journal)
+    if not todo:
+        return
+    with (
+        LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model,
+        _context(model, serve, n_ctx=max(bench.ctx, LIKELIHOOD_BATCH)) as context,
+        progress(f"{name}: perplexity", len(todo), unit="prompts") as advance,
+    ):
+        for item, likelihood in zip(todo, answer_likelihoods(context, todo), strict=True):
+            journal.add(LIKELIHOOD, name, item.example.id, asdict(likelihood))
+            advance(1)
+
+
+def _generate_answers(
+    name: str,
+    path: Path,
+    encoded: Sequence[EncodedExample],
+    serve: ServeSettings,
+    bench: BenchSettings,
+    journal: Journal,
+) -> None:
+    from serve.engine import Completion, Engine, Sampling
+
+    todo = _missing(ANSWER, name, encoded, journal)
+    if not todo:
+        return
+    settings = serve.model_copy(update={"ctx": bench.ctx * bench.parallel, "slots": bench.parallel})
+    samplings = [
+        Sampling(temperature=0.0, max_tokens=min(bench.max_tokens, bench.ctx - len(item.prompt)))
+        for item in todo
+    ]
+    with (
+        Engine(path, settings) as engine,
+        progress(f"{name}: answers", len(todo), unit="prompts") as advance,
+    ):
+
+        def keep(index: int, completion: Completion) -> None:
+            value = {
+                "text": completion.text,
+                "finish_reason": completion.finish_reason,
+                "tokens": len(completion.tokens),
+            }
+            journal.add(ANSWER, name, todo[index].example.id, value)
+            advance(1)
+
+        engine.generate([item.prompt for item in todo], samplings, on_done=keep)
+
+
+def _measure_speed(
+    name: str,
+    path: Path,
+    encoded: Sequence[EncodedExample],
+    serve: ServeSettings,
+    journal: Journal,
+) -> None:
+    text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
+    started = time.perf_counter()
+    with LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model:
+        loaded = time.perf_counter() - started
+        with _context(model, serve, n_ctx=PROMPT_TOKENS + GENERATED_TOKENS) as context:
+            speed = measure_speed(context, text)
+    journal.add(SPEED, name, "", {"load_seconds": loaded, **asdict(speed)})
+
+
+def _context(model: LlamaModel, serve: ServeSettings, *, n_ctx: int) -> LlamaContext:
+    """A context with the KV cache and threads that the served model has."""
+    return LlamaContext(
+        model,
+        n_ctx=n_ctx,
+        n_batch=LIKELIHOOD_BATCH,
+        n_ubatch=min(serve.micro_batch, LIKELIHOOD_BATCH),
+        n_seq_max=PACKED_SEQUENCES,
+        cache_type_k=serve.cache_type_k,
+        cache_type_v=serve.cache_type_v,
+        flash_attention=serve.flash_attention,
+        threads=serve.threads,
+    )

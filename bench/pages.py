@@ -1,0 +1,186 @@
+"""The report as files: report.json for programs, report.md and report.html for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import plot
+from bench.analysis import format_p
+from bench.results import AccuracyComparison, Pair, PerplexityComparison, Report
+from bench.statistics import Estimate
+from tuneserve.console import human_bytes, human_seconds
+from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
+
+SCHEMA = 1
+SHOWN_FLIPS = 200  # of each kind on the page; answers.jsonl holds all
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write report.json, report.md, report.html and answers.jsonl, all or none."""
+    with atomic_path(directory) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "report.json", as_json(report))
+        write_text(temporary / "report.md", render(report, "report.md.jinja"))
+        write_text(temporary / "report.html", render(report, "report.html.jinja"))
+        write_jsonl(temporary / "answers.jsonl", [pair.as_row() for pair in report.pairs])
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report without the answers, which have their own file; first its schema's number."""
+    fields = {name: value for name, value in vars(report).items() if name != "pairs"}
+    plain = {
+        name: asdict(value) if hasattr(value, "__dataclass_fields__") else value
+        for name, value in fields.items()
+    }
+    plain["groups"] = [asdict(group) for group in report.groups]
+    return {"schema": SCHEMA, **plain}
+
+
+def render(report: Report, template: str) -> str:
+    """The report through one of bench/templates/; only the HTML one escapes."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bench"),
+        autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        percent=percent,
+        points=points,
+        interval=interval,
+        number=number,
+        p_value=format_p,
+        bytes=human_bytes,
+        seconds=human_seconds,
+        cell=markdown_cell,
+    )
+    flips = _flips(report)
+    return environment.get_template(template).render(
+        report=report,
+        rows=_rows(report),
+        accuracy_plot=_accuracy_plot(report),
+        difference_plot=_difference_plot(report),
+        ratio_plot=_ratio_plot(report),
+        won=[pair for pair in flips if pair.won],
+        lost=[pair for pair in flips if pair.lost],
+        shown_flips=SHOWN_FLIPS,
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """All prompts, or one group: a line of the tables and plots."""
+
+    name: str
+    accuracy: AccuracyComparison
+    perplexity: PerplexityComparison
+    p: float
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Rows of (name, SVG, values as text) over one axis of (percent from the left, label)."""
+
+    rows: Sequence[tuple[str, str, str]]
+    ticks: list[tuple[float, str]]
+
+
+def _rows(report: Report) -> list[Row]:
+    everything = Row("All prompts", report.accuracy, report.perplexity, report.accuracy.p)
+    groups = [
+        Row(group.name, group.accuracy, group.perplexity, group.adjusted_p)
+        for group in report.groups
+    ]
+    return [everything, *groups]
+
+
+def _accuracy_plot(report: Report) -> Plot:
+    scale = plot.Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
+    rows = []
+    for row in _rows(report):
+        base, tuned = row.accuracy.base, row.accuracy.tuned
+        text = f"{percent(base.value)} → {percent(tuned.value)}"
+        label = f"{row.name}: base {interval(base)}, tuned {interval(tuned)}"
+        marks = [plot.Mark(base, "base"), plot.Mark(tuned, "tuned")]
+        rows.append((row.name, plot.strip(scale, marks, label), text))
+    return Plot(rows, [(scale.percent(tick), percent(tick, 0)) for tick in scale.ticks])
+
+
+def _difference_plot(report: Report) -> Plot:
+    shown = [(row.name, row.accuracy.difference) for row in _rows(report)]
+    scale = plot.scale_over(
+        [0.0, *(end for _, difference in shown for end in (difference.low, difference.high))]
+    )
+    rows = [
+        (
+            name,
+            plot.strip(
+                scale, [plot.Mark(estimate, "tuned")], f"{name}: {points(estimate)}", zero=0.0
+            ),
+            points(estimate),
+        )
+        for name, estimate in shown
+    ]
+    ticks = [(scale.percent(tick), f"{100 * tick:+.4g}") for tick in scale.ticks]
+    return Plot(rows, ticks)
+
+
+def _ratio_plot(report: Report) -> Plot:
+    shown = [(row.name, row.perplexity) for row in _rows(report)]
+    scale = plot.scale_over(
+        [1.0, *(end for _, compared in shown for end in (compared.ratio.low, compared.ratio.high))]
+    )
+    rows = [
+        (
+            name,
+            plot.strip(scale, [plot.Mark(compared.ratio, "tuned")], name, zero=1.0),
+            f"{number(compared.base.value)} → {number(compared.tuned.value)}",
+        )
+        for name, compared in shown
+    ]
+    return Plot(rows, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
+
+
+def _flips(report: Report) -> list[Pair]:
+    won = [pair for pair in report.pairs if pair.won]
+    lost = [pair for pair in report.pairs if pair.lost]
+    return [*won[:SHOWN_FLIPS], *lost[:SHOWN_FLIPS]]
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    return f"{100 * share:.{decimals}f} %"
+
+
+def interval(estimate: Estimate) -> str:
+    """A share as '79.4 % (75.2 to 83.0)'."""
+    return f"{percent(estimate.value)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def points(estimate: Estimate) -> str:
+    """A difference of shares as '+4.2 (−0.3 to +8.7)', in percentage points."""
+    value, low, high = (
+        f"{100 * end:+.1f}".replace("-", "−")
+        for end in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def number(value: float) -> str:
+    """Four significant digits, with thousands separated."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def markdown_cell(text: str, longest: int = 160) -> str:
+    """Text for a cell of a Markdown table: one line, cut, nothing that would break the table."""
+    line = " ".join(text.split())
+    line = line if len(line) <= longest else line[: longest - 1] + "…"
+    for character in "\\`*_{}[]<>|":
+        line = line.replace(character, "\\" + character)
+    return line

@@ -1,0 +1,85 @@
+"""Interval plots as inline SVG: one strip per row, the labels beside it in HTML.
+
+A strip is stretched to the width there is; strokes don't scale with it, so that lines and dots
+keep their shape at any width, on paper too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from bench.statistics import Estimate
+
+LINE_HEIGHT = 14
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear axis with round ticks."""
+
+    low: float
+    high: float
+    ticks: list[float]
+
+    def percent(self, value: float) -> float:
+        """Place of `value` from the left, in percent of the width; held within the axis."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(100 * min(1.0, max(0.0, share)), 3)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """An estimate drawn as a dot with whiskers; `style` is its CSS class."""
+
+    estimate: Estimate
+    style: str
+
+
+def scale_over(values: Iterable[float], *, ticks: int = 5) -> Scale:
+    """An axis that holds all values and ends at round ticks."""
+    known = list(values)
+    low, high = min(known), max(known)
+    if low == high:
+        low, high = low - 1, high + 1
+    step = _round_step((high - low) / ticks)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    places = [round(step * count, 10) for count in range(first, last + 1)]
+    return Scale(places[0], places[-1], places)
+
+
+def strip(scale: Scale, marks: Sequence[Mark], label: str, *, zero: float | None = None) -> Markup:
+    """One row's SVG: grid, an emphasised line at `zero`, and the marks one below the other."""
+    height = LINE_HEIGHT * len(marks) + 6
+    parts = [_line("grid", scale.percent(tick), 0, height) for tick in scale.ticks]
+    if zero is not None:
+        parts.append(_line("zero", scale.percent(zero), 0, height))
+    for place, mark in enumerate(marks):
+        parts += _mark(scale, mark, LINE_HEIGHT * place + LINE_HEIGHT / 2 + 3)
+    opening = Markup(
+        '<svg viewBox="0 0 100 {height}" height="{height}" preserveAspectRatio="none" role="img" '
+        'aria-label="{label}">'
+    ).format(height=height, label=label)
+    return opening + Markup("").join(parts) + Markup("</svg>")
+
+
+def _mark(scale: Scale, mark: Mark, y: float) -> list[Markup]:
+    low, high = scale.percent(mark.estimate.low), scale.percent(mark.estimate.high)
+    value = scale.percent(mark.estimate.value)
+    whisker = Markup('<path class="whisker {}" d="M{} {}H{}"/>').format(mark.style, low, y, high)
+    # A line of no length with round or square ends is a dot that stretching can't distort.
+    dot = Markup('<path class="dot {}" d="M{} {}h0"/>').format(mark.style, value, y)
+    caps = [_line(f"cap {mark.style}", end, y - 3, y + 3) for end in (low, high)]
+    return [whisker, *caps, dot]
+
+
+def _line(style: str, x: float, top: float, bottom: float) -> Markup:
+    return Markup('<path class="{}" d="M{} {}V{}"/>').format(style, x, top, bottom)
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)

@@ -1,0 +1,147 @@
+"""What the benchmark found, as data: one row per prompt, then the comparison drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.examples import Example
+from bench.speed import Speed
+from bench.statistics import Estimate
+
+Outcome = Literal["better", "worse", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One model's answer to one prompt, and how likely it found the reference answer."""
+
+    text: str
+    thought: str
+    cut_off: bool
+    correct: bool
+    finish_reason: str
+    generated_tokens: int
+    reference_nll: float
+    reference_tokens: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models' answers to the same prompt."""
+
+    example: Example
+    base: Answer
+    tuned: Answer
+
+    @property
+    def won(self) -> bool:
+        return self.tuned.correct and not self.base.correct
+
+    @property
+    def lost(self) -> bool:
+        return self.base.correct and not self.tuned.correct
+
+    def as_row(self) -> dict[str, Any]:
+        """The prompt's line in answers.jsonl."""
+        return {
+            "id": self.example.id,
+            "group": self.example.group,
+            "source": self.example.source,
+            "prompt": list(self.example.prompt),
+            "reference": self.example.reference,
+            "base": vars(self.base),
+            "tuned": vars(self.tuned),
+        }
+
+
+@dataclass(frozen=True)
+class AccuracyComparison:
+    """Accuracy of both and the paired difference, in shares (0.05 = 5 points).
+
+    `p` is the exact two-sided p of the paired difference: McNemar's, or where prompts share
+    sources the sign-flip test over sources. `smallest_detectable` is the difference that would
+    be shown 4 times in 5.
+    """
+
+    prompts: int
+    clusters: int
+    base: Estimate
+    tuned: Estimate
+    difference: Estimate
+    won: int
+    lost: int
+    mcnemar_p: float
+    p: float
+    smallest_detectable: float
+
+
+@dataclass(frozen=True)
+class PerplexityComparison:
+    """Perplexity of the reference answers; `ratio` is tuned over base (below 1: less surprised)."""
+
+    tokens: int
+    base: Estimate
+    tuned: Estimate
+    ratio: Estimate
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """One group's figures; `adjusted_p` is Holm's over all groups."""
+
+    name: str
+    accuracy: AccuracyComparison
+    perplexity: PerplexityComparison
+    adjusted_p: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said, in one word and in one sentence."""
+
+    outcome: Outcome
+    sentence: str
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """How generation ended, over all prompts of one model."""
+
+    cut_off_thoughts: int
+    length_limited: int
+    empty: int
+    mean_tokens: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models."""
+
+    name: str
+    file: str
+    size_bytes: int
+    sha256: str
+    quantization: str
+    speed: Speed
+    load_seconds: float
+    counts: AnswerCounts
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything in report.json, and all that the pages are made of."""
+
+    run: str
+    created: str
+    task: str
+    confidence: float
+    verdict: Verdict
+    accuracy: AccuracyComparison
+    perplexity: PerplexityComparison
+    groups: list[GroupComparison]
+    base: Contender
+    tuned: Contender
+    conditions: dict[str, str]
+    provenance: dict[str, Any]
+    pairs: list[Pair] = field(default_factory=list, repr=False)

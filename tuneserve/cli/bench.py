@@ -1,0 +1,86 @@
+"""`tuneserve bench`: does the tuned model beat the base?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tuneserve.cli.common import later_stage_settings, select_run, stage_options
+from tuneserve.console import print_json, say, table
+from tuneserve.options import settings_options
+
+EXIT_WORSE = 3
+SPEEDS = ("prompt", "generation")
+
+
+@click.command()
+@stage_options
+@settings_options("bench")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: Path | None,
+    run_name: str | None,
+    force: bool,
+    skip_done: bool,
+    as_json: bool,
+    **_: Any,
+) -> int:
+    """Compare the tuned model with its base on the held-out prompts, with error bars.
+
+    Both run as the same quantization with the same template, context and sampling. The report
+    lands in runs/NAME/bench; a benchmark that was killed goes on where it stopped. Exit code 3
+    with --fail-if-worse if the tuned model is shown to be worse.
+
+    \b
+    tuneserve bench --run sentiment
+    tuneserve bench --run sentiment --limit 100 --fail-if-worse
+    """
+    run = select_run(run_name, config).require()
+    recipe = later_stage_settings(context, run, config, "bench", "serve")
+    from bench.compare import run_bench
+
+    report = run_bench(run, recipe, force=force, skip_done=skip_done)
+    if as_json:
+        print_json(report)
+    else:
+        show(report)
+        say(f"report: {run.bench / 'report.html'}")
+    worse = report["verdict"]["outcome"] == "worse"
+    return EXIT_WORSE if worse and recipe.bench.fail_if_worse else 0
+
+
+def show(report: dict[str, Any]) -> None:
+    """The figures as a table, then the verdict."""
+    groups = [(group["name"], group["accuracy"], group["perplexity"]) for group in report["groups"]]
+    everything = ("All prompts", report["accuracy"], report["perplexity"])
+    rows = [
+        [
+            name,
+            str(accuracy["prompts"]),
+            f"{100 * accuracy['base']['value']:.1f} %",
+            f"{100 * accuracy['tuned']['value']:.1f} %",
+            f"{100 * accuracy['difference']['value']:+.1f}",
+            _interval(accuracy["difference"]),
+            f"{perplexity['base']['value']:.4g}",
+            f"{perplexity['tuned']['value']:.4g}",
+        ]
+        for name, accuracy, perplexity in [everything, *groups]
+    ]
+    columns = ["", "prompts", "base", "tuned", "points", "interval", "PPL base", "tuned"]
+    table("Accuracy and perplexity on held-out prompts", columns, rows)
+    for name in ("base", "tuned"):
+        prompt, generation = (_rate(report[name]["speed"][kind]) for kind in SPEEDS)
+        say(f"{name}: prompt {prompt}, generation {generation} tok/s")
+    say(report["verdict"]["sentence"])
+
+
+def _interval(difference: dict[str, float]) -> str:
+    return f"{100 * difference['low']:+.1f} {100 * difference['high']:+.1f}"
+
+
+def _rate(rate: dict[str, float]) -> str:
+    return f"{rate['mean']:.1f} ± {rate['deviation']:.1f}"
