@@ -107,6 +107,7 @@ class Engine:
         self._queued = 0
         self._accepting = True
         self._failure: EngineError | None = None
+        self.put_back_count = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -322,6 +323,7 @@ class Engine:
         self._store.drop(task.sequence)
         task.put_back()
         self._waiting.appendleft(task)
+        self.put_back_count += 1
 
     def _decode(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, int]]:
         """Compute the plan; returns (task, batch index) of those whose next token can be drawn."""

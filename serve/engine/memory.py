@@ -36,8 +36,9 @@ class CellLedger:
         """`count` more tokens of a sequence; there must be room."""
         if count > len(self._free):
             raise ValueError(f"{count} cells asked for, {len(self._free)} free")
-        cells = self._free[-count:]
-        del self._free[-count:]
+        first = len(self._free) - count
+        cells = self._free[first:]
+        del self._free[first:]
         self._references[cells] = 1
         self._held.setdefault(sequence, []).extend(cells)
 

@@ -1,0 +1,97 @@
+"""A running server on the demo model, shared by the tests that talk to one."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class RunningServer:
+    """A `tuneserve serve` process that is listening."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def stop(self, *, signal_number: int = signal.SIGTERM, timeout: float = 30) -> int:
+        self.process.send_signal(signal_number)
+        return self.process.wait(timeout)
+
+
+StartServer = Callable[..., Any]
+
+
+@contextmanager
+def running_server(log: Path, *arguments: str, wait: float = 60) -> Iterator[RunningServer]:
+    """Start `tuneserve serve …` on a free port; it is ended when the block is left."""
+    command = [sys.executable, "-m", "tuneserve", "serve", *arguments]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--threads", "1"],
+            cwd=ROOT,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    try:
+        yield RunningServer(process, _listening_url(process, log, wait), log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _listening_url(process: subprocess.Popen[str], log: Path, wait: float) -> str:
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline:
+        if found := re.search(r"listening on (http\S+)", log.read_text()):
+            return found.group(1)
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def server(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """The demo model as 'demo', eight slots."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running_server(
+        log, str(demo_gguf), "--name", "demo", "--ctx", "4096", "--max-body", "100000"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: RunningServer) -> Any:
+    """The openai client, pointed at the server."""
+    import openai
+
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def start_server() -> Callable[..., Any]:
+    """`with start_server(log, *arguments) as running:` for tests that need their own."""
+    return running_server

@@ -1,0 +1,197 @@
+"""The engine on the real model: batching, ends, sampling, cancelling, a full cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve.engine import (
+    GREEDY,
+    Completion,
+    Delta,
+    Engine,
+    EngineError,
+    Event,
+    PromptTooLongError,
+    QueueFullError,
+    Sampling,
+)
+from tuneserve.prompt import encode_messages, template_of
+from tuneserve.settings import ServeSettings
+
+QUESTIONS = [
+    "What is 1+1?", "Name three colours.", "Who was Newton?", "List five animals.",
+    "What is the capital of France?", "Say hello.", "What do bees make?", "Is water wet?",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def engine(demo_gguf: Path) -> Iterator[Engine]:
+    with Engine(demo_gguf, ServeSettings(ctx=2048, slots=8, threads=1)) as engine:
+        yield engine
+
+
+def prompt(engine: Engine, question: str) -> list[int]:
+    return encode_messages(
+        engine.model, template_of(engine.model), [{"role": "user", "content": question}]
+    )
+
+
+def greedy(max_tokens: int, **options: object) -> Sampling:
+    return Sampling(temperature=0.0, max_tokens=max_tokens, **options)  # type: ignore[arg-type]
+
+
+def test_many_at_once_get_the_answers_they_get_alone(engine: Engine) -> None:
+    prompts = [prompt(engine, question) for question in QUESTIONS]
+    alone = [engine.generate([one], greedy(12))[0] for one in prompts]
+    together = engine.generate(prompts, greedy(12))
+    # Rounding differs with the shape of a batch, and may turn a near tie; most answers are equal,
+    # all begin alike, and all are whole.
+    assert sum(a.tokens == b.tokens for a, b in zip(alone, together, strict=True)) >= 6
+    assert all(a.tokens[0] == b.tokens[0] for a, b in zip(alone, together, strict=True))
+    assert all(one.finish_reason in ("stop", "length") for one in together)
+    assert all(one.tokens for one in together)
+    assert together[0].prompt_tokens == len(prompts[0])
+
+
+def test_the_models_end_token_ends_an_answer(engine: Engine) -> None:
+    (done,) = engine.generate([prompt(engine, "What is 1+1?")], greedy(100))
+    assert done.finish_reason == "stop"
+    assert engine.model.is_end(done.tokens[-1])
+    assert "2" in done.text
+    assert "<|im_end|>" not in done.text
+
+
+def test_max_tokens_and_stop_strings(engine: Engine) -> None:
+    ids = prompt(engine, "Count from one to twenty, separated by commas.")
+    (short,) = engine.generate([ids], greedy(5))
+    assert (len(short.tokens), short.finish_reason) == (5, "length")
+    (whole,) = engine.generate([ids], greedy(40))
+    stop = whole.text[10:14]
+    (cut,) = engine.generate([ids], greedy(40, stop=(stop,)))
+    assert cut.finish_reason == "stop"
+    assert cut.text == whole.text[: whole.text.index(stop)]
+
+
+def test_a_seed_repeats_an_answer_and_another_changes_it(engine: Engine) -> None:
+    ids = prompt(engine, "Write a line about the sea.")
+    hot = [Sampling(temperature=1.5, seed=seed, max_tokens=16) for seed in (1, 1, 2)]
+    one, same, other = (engine.generate([ids], sampling)[0].tokens for sampling in hot)
+    assert one == same
+    assert one != other
+
+
+def test_a_grammar_bounds_the_answer(engine: Engine) -> None:
+    ids = prompt(engine, "Is the sky blue?")
+    grammar = 'root ::= "maybe " [0-9] [0-9] "!"'
+    (done,) = engine.generate([ids], Sampling(temperature=1.0, seed=3, grammar=grammar))
+    assert done.text.startswith("maybe ")
+    assert len(done.text) == 9
+    assert done.finish_reason == "stop"
+
+
+def test_a_bad_grammar_is_an_error_of_its_request_alone(engine: Engine) -> None:
+    ids = prompt(engine, "Hi")
+    with pytest.raises(EngineError, match="grammar"):
+        engine.submit(ids, Sampling(grammar="root ::= nonsense")).result(60)
+    assert engine.generate([ids], greedy(1))[0].tokens
+
+
+def test_logit_bias_and_logprobs(engine: Engine) -> None:
+    ids = prompt(engine, "What is 1+1?")
+    (free,) = engine.generate([ids], greedy(1, logprobs=3))
+    first = free.logprobs[0]
+    assert first.token == free.tokens[0] == first.top[0][0]
+    assert first.logprob == pytest.approx(first.top[0][1])
+    assert 0 > first.top[0][1] > first.top[1][1] > first.top[2][1]
+    (banned,) = engine.generate([ids], greedy(1, logit_bias={free.tokens[0]: -100.0}))
+    assert banned.tokens[0] == first.top[1][0]
+
+
+def test_deltas_add_up_to_the_completion(engine: Engine) -> None:
+    events: list[Event] = []
+    ended = threading.Event()
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if not isinstance(event, Delta):
+            ended.set()
+
+    engine.submit(prompt(engine, "Say hello."), greedy(20), on_event=listen, stream=True)
+    assert ended.wait(60)
+    *deltas, completion = events
+    assert isinstance(completion, Completion)
+    assert all(isinstance(delta, Delta) for delta in deltas)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == completion.text
+
+
+def test_cancelling_ends_within_a_step_and_frees_the_slot(engine: Engine) -> None:
+    long = engine.submit(prompt(engine, "Write a long story."), greedy(1500))
+    waiting = [engine.submit(prompt(engine, "Hi"), greedy(1500)) for _ in range(9)]
+    for generation in [long, *waiting]:
+        generation.cancel()
+    for generation in [long, *waiting]:
+        assert generation.result(30).finish_reason == "cancelled"
+    assert engine.load[0] == 0
+
+
+def test_a_beginning_in_common_is_computed_once(engine: Engine) -> None:
+    system = "You are a careful assistant. " * 20
+    ids = [
+        encode_messages(
+            engine.model,
+            template_of(engine.model),
+            [{"role": "system", "content": system}, {"role": "user", "content": question}],
+        )
+        for question in ("What is 1+1?", "Who was Newton?")
+    ]
+    first = engine.generate([ids[0]], greedy(8))[0]
+    second = engine.generate([ids[1]], greedy(8))[0]
+    again = engine.generate([ids[0]], greedy(8))[0]
+    assert second.cached_tokens > 100
+    assert again.cached_tokens == len(ids[0]) - 1
+    assert again.tokens == first.tokens
+
+
+def test_what_can_never_fit_is_refused(engine: Engine) -> None:
+    with pytest.raises(PromptTooLongError) as caught:
+        engine.submit([5] * 3000, GREEDY)
+    assert (caught.value.prompt_tokens, caught.value.limit) == (3000, 2048)
+
+
+def test_a_full_cache_puts_back_the_youngest_and_loses_nothing(demo_gguf: Path) -> None:
+    settings = ServeSettings(ctx=256, slots=4, threads=1)
+    with Engine(demo_gguf, settings) as engine:
+        prompts = [prompt(engine, question) for question in QUESTIONS[:4]]
+        # Without their end tokens the four answers take 320 cells, of 256.
+        endless = greedy(80, logit_bias={engine.model.eos: -100.0})
+        alone = [engine.generate([one], endless)[0] for one in prompts]
+        together = engine.generate(prompts, endless)
+        assert engine.put_back_count > 0
+        assert [len(one.tokens) for one in together] == [80] * 4
+        assert [one.text[:8] for one in together] == [one.text[:8] for one in alone]
+
+
+def test_an_answer_ends_where_the_context_does(demo_gguf: Path) -> None:
+    with Engine(demo_gguf, ServeSettings(ctx=256, slots=1, threads=1)) as engine:
+        ids = prompt(engine, "Tell me a very long story.")
+        (done,) = engine.generate([ids], Sampling(temperature=0.0, logit_bias={2: -100.0}))
+        assert done.finish_reason == "length"
+        assert done.prompt_tokens + len(done.tokens) == 256
+
+
+def test_the_queue_has_an_end_and_close_ends_what_waits(demo_gguf: Path) -> None:
+    engine = Engine(demo_gguf, ServeSettings(ctx=512, slots=1, max_queue=2, threads=1))
+    ids = prompt(engine, "Write a long story.")
+    accepted = [engine.submit(ids, greedy(400)) for _ in range(3)]
+    with pytest.raises(QueueFullError):
+        engine.submit(ids, greedy(400))
+    engine.close()
+    for generation in accepted:
+        with pytest.raises(EngineError, match="shutting down"):
+            generation.result(5)
+    with pytest.raises(EngineError, match="shutting down"):
+        engine.submit(ids, GREEDY)

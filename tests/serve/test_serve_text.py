@@ -1,0 +1,65 @@
+"""Stop strings and UTF-8 across pieces, whatever the pieces are."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.engine.text import StopMatcher, TextStream
+
+SHORT = st.text(alphabet="ab✓é", min_size=1, max_size=4)
+
+
+@given(st.text(alphabet="abc✓é😀\n", max_size=40), st.data())
+def test_bytes_in_any_pieces_give_the_text_back(text: str, data: st.DataObject) -> None:
+    raw = text.encode()
+    stream = TextStream(())
+    shown = ""
+    while raw:
+        size = data.draw(st.integers(1, len(raw)))
+        piece, raw = raw[:size], raw[size:]
+        new, stopped = stream.feed(piece)
+        assert not stopped
+        assert "\ufffd" not in new
+        shown += new
+    shown += stream.finish()
+    assert shown == stream.text == text
+
+
+def test_broken_utf8_ends_as_a_replacement_character() -> None:
+    stream = TextStream(())
+    assert stream.feed("é".encode()[:1]) == ("", False)
+    assert stream.finish() == "\ufffd"
+
+
+@given(st.text(alphabet="ab✓é", max_size=30), st.lists(SHORT, min_size=1, max_size=3), st.data())
+def test_a_stop_string_ends_the_text_however_it_is_cut(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
+    matcher = StopMatcher(stops)
+    shown, rest, stopped = "", text, False
+    while rest and not stopped:
+        size = data.draw(st.integers(1, len(rest)))
+        piece, rest = rest[:size], rest[size:]
+        new, stopped = matcher.feed(piece)
+        shown += new
+    if not stopped:
+        shown += matcher.flush()
+    found = [text.find(stop) for stop in stops if stop in text]
+    assert stopped == bool(found)
+    if not found:
+        assert shown == text
+    else:
+        # Nothing of a stop string is shown, and nothing before the first is lost. A longer stop
+        # string that begins earlier may be complete only after a shorter one was met.
+        assert not any(stop in shown for stop in stops)
+        assert text.startswith(shown)
+        assert len(shown) >= min(found)
+
+
+def test_what_may_begin_a_stop_string_is_held_back() -> None:
+    matcher = StopMatcher(["END"])
+    assert matcher.feed("some E") == ("some ", False)
+    assert matcher.feed("N") == ("", False)
+    assert matcher.feed("X") == ("ENX", False)
+    assert matcher.feed("END") == ("", True)
