@@ -14,7 +14,7 @@ from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext
 
 Floats = npt.NDArray[np.float32]
-EXTRA_TOKENS = 32
+EXTRA_TOKENS = 16
 
 
 def greedy(context: LlamaContext, prompt: Sequence[int], max_tokens: int) -> tuple[list[int], bool]:

@@ -26,9 +26,9 @@ from tuneserve.settings import ConvertSettings
 
 Floats = npt.NDArray[np.float32]
 TOKEN_CONVERSATIONS = 400
-LOGIT_CONVERSATIONS = 12
+LOGIT_CONVERSATIONS = 8
 LONGEST = 256
-POSITIONS = 768
+POSITIONS = 512
 # Two float32 computations of the same weights: only the order of the sums differs.
 MERGE_LIMIT = 1e-6
 

@@ -35,7 +35,7 @@ def resolve_base(spec: str) -> ResolvedBase:
     not in Hugging Face's local cache. Raises UsageError where there is no such model.
     """
     if spec == DEMO:
-        return _imported(_demo_gguf(), spec)
+        return _imported(demo_gguf(), spec)
     path = Path(spec).expanduser()
     if spec.endswith(".gguf"):
         return _imported(path, spec)
@@ -69,7 +69,8 @@ def short_name(path: Path) -> str:
     return _QUANTIZATION_SUFFIX.sub("", path.stem)
 
 
-def _demo_gguf() -> Path:
+def demo_gguf() -> Path:
+    """The GGUF in the demo package. Raises UsageError if it is not installed."""
     found = importlib.util.find_spec(DEMO_PACKAGE)
     locations = list(found.submodule_search_locations or []) if found else []
     for location in locations:

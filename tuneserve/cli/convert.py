@@ -55,6 +55,7 @@ def show(result: dict[str, Any]) -> None:
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result["fallbacks"].items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
-    checks = [[check["contract"], "ok", check["detail"]] for check in result["verification"]]
-    table("Verified", ["contract", "", "found"], checks)
-    say(f"sample answer: {result['sample']!r}")
+    say("Verified")
+    for check in result["verification"]:
+        say(f"  {check['contract']}: {check['detail']}")
+    say(f"  sample answer: {result['sample']!r}")

@@ -1,0 +1,48 @@
+"""What `model.base` may name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tuneserve.base import resolve_base
+from tuneserve.base.resolve import check_checkpoint, short_name
+from tuneserve.errors import UsageError
+
+
+def test_demo_is_imported_once(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path))
+    first = resolve_base("demo")
+    assert (first.name, first.spec) == ("SmolLM2-135M-Instruct", "demo")
+    check_checkpoint(first.path)
+    stamp = (first.path / "model.safetensors").stat().st_mtime_ns
+    second = resolve_base(str(gguf))
+    assert second.path == first.path
+    assert (second.path / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_directory_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError) as caught:
+        resolve_base(str(tmp_path))
+    assert [p.split()[1] for p in caught.value.problems] == ["tokenizer.json", "*.safetensors"]
+
+
+@pytest.mark.parametrize("spec", ["no such thing", "/not/here", "./nowhere"])
+def test_nonsense_is_refused(spec: str) -> None:
+    with pytest.raises(UsageError, match="no such base model"):
+        resolve_base(spec)
+
+
+def test_missing_gguf_is_refused() -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        resolve_base("absent.gguf")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("a/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M"), ("m-Q4_K_M.gguf", "m"), ("plain.gguf", "plain")],
+)
+def test_short_name_has_no_quantization(file: str, name: str) -> None:
+    assert short_name(Path(file)) == name
