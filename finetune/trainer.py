@@ -121,6 +121,8 @@ def _arguments(
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        # oneDNN compiles and keeps kernels and buffers for every shape it meets.
+        pad_to_multiple_of=16 if runtime.device == "cpu" else None,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=runtime.device == "cuda",

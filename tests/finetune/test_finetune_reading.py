@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune.examples import Example
+from finetune.reading import read_examples
+from tuneserve.errors import UsageError
+
+
+def test_reads_instruction_input_output(write_lines: Any) -> None:
+    path = write_lines(
+        {"instruction": "Add.", "input": "1+1", "output": "2", "group": "maths", "id": 7},
+        {"instruction": "Say hi.", "input": "", "output": "hi"},
+    )
+    first, second = read_examples(path)
+    assert [m["content"] for m in first.messages] == ["Add.\n\n1+1", "2"]
+    assert [m["role"] for m in first.messages] == ["user", "assistant"]
+    assert (first.id, first.group, first.where) == ("7", "maths", f"{path}:1")
+    assert second.messages[0]["content"] == "Say hi."
+    assert len(second.id) == 16
+
+
+def test_reads_messages_and_system_prompts(write_lines: Any) -> None:
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    own = [{"role": "system", "content": "mine"}, *chat]
+    path = write_lines({"messages": chat}, {"messages": own}, {"messages": chat, "system": "row"})
+    systems = [e.messages[0]["content"] for e in read_examples(path, system="default")]
+    assert systems == ["default", "mine", "row"]
+
+
+def test_id_depends_on_content_only(write_lines: Any) -> None:
+    one = {"instruction": "a", "output": "b"}
+    other = {"instruction": "c", "output": "d"}
+    before = read_examples(write_lines(one, name="x.jsonl"))[0].id
+    after = read_examples(write_lines(other, one, name="y.jsonl"))[1].id
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "expected an object, got a list"),
+        ('{"a": 1}', "needs 'instruction'"),
+        ('{"instruction": "x"}', "key 'output' is missing"),
+        ('{"instruction": "x", "output": "  "}', "'output' is empty"),
+        ('{"instruction": " ", "output": "x"}', "'instruction' is empty"),
+        ('{"instruction": 3, "output": "x"}', "'instruction' must be text, got a number"),
+        ('{"instruction": "\\ud800", "output": "x"}', "surrogate"),
+        ('{"messages": []}', "must be a list of messages, got an empty list"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', "last message must be the assist"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', "'role' must be one of"),
+        ('{"messages": [{"role": "user"}]}', "key 'content' is missing"),
+        ("[" * 100_000, "not usable JSON"),
+        ("9" * 10_000, "not usable JSON"),
+    ],
+)
+def test_says_what_is_wrong_and_where(write_lines: Any, line: str, reason: str) -> None:
+    path = write_lines({"instruction": "x", "output": "y"}, line)
+    with pytest.raises(UsageError) as caught:
+        read_examples(path)
+    assert caught.value.where == f"{path}:2"
+    assert reason in caught.value.message
+
+
+def test_all_problems_are_told_at_once_but_twenty_are_shown(write_lines: Any) -> None:
+    path = write_lines(*["{"] * 25, {"instruction": "x", "output": "y"})
+    with pytest.raises(UsageError) as caught:
+        read_examples(path)
+    assert "25 of 26 examples" in caught.value.message
+    assert len(caught.value.problems) == 25
+    assert caught.value.render().count("examples.jsonl:") == 21
+    assert "and 5 more" in caught.value.render()
+
+
+def test_an_id_given_twice_is_a_problem(write_lines: Any) -> None:
+    path = write_lines(
+        {"id": "a", "instruction": "x", "output": "y"},
+        {"id": "a", "instruction": "z", "output": "y"},
+    )
+    with pytest.raises(UsageError, match="id 'a' is taken by line 1"):
+        read_examples(path)
+
+
+def test_missing_and_empty_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such data file"):
+        read_examples(tmp_path / "none.jsonl")
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(UsageError, match="holds no examples"):
+        read_examples(tmp_path / "empty.jsonl")
+
+
+def test_byte_order_mark_and_carriage_returns_are_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"instruction": "x", "output": "y"}\r\n\r\n')
+    assert len(read_examples(path)) == 1
+
+
+def test_rows_of_the_run_directory_come_back_as_they_were(write_lines: Any) -> None:
+    path = write_lines({"instruction": "x", "output": "y", "source": "doc", "group": "g"})
+    example = read_examples(path)[0]
+    row = json.loads(json.dumps(example.to_row()))
+    assert Example.from_row(row, example.where) == example
+
+
+keys = st.sampled_from(
+    ["messages", "role", "content", "instruction", "input", "output", "system", "id", "group"]
+) | st.text(max_size=3)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=5),
+    max_leaves=12,
+)
+lines = st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode())
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(lines, max_size=4).map(b"\n".join))
+def test_whatever_the_file_holds_it_is_examples_or_a_usage_error(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "fuzz.jsonl"
+    path.write_bytes(content)
+    try:
+        examples = read_examples(path)
+    except UsageError as error:
+        assert str(path) in error.render()
+        return
+    for example in examples:
+        assert example.messages[-1]["role"] == "assistant"
+        assert example.messages[-1]["content"].strip()
