@@ -5,7 +5,7 @@ Many short sequences are packed into one decode call; only the answer's position
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,16 +27,20 @@ class Likelihood:
 
 
 def answer_likelihoods(
-    context: LlamaContext, encoded: Sequence[EncodedExample]
-) -> Iterator[Likelihood]:
-    """One Likelihood per example, in order. The context needs PACKED_SEQUENCES sequences.
+    context: LlamaContext, encoded: Sequence[EncodedExample], *, known: Container[str] = ()
+) -> Iterator[tuple[EncodedExample, Likelihood]]:
+    """Each example with its likelihood. The context needs PACKED_SEQUENCES sequences.
 
-    A sequence longer than the batch is decoded alone, piece by piece.
+    Which sequences share a decode call touches the last digits, so packs are always made of all
+    examples and those whose ids are all `known` are left out: a benchmark that goes on after a
+    kill gives the same figures. A sequence longer than the batch is decoded piece by piece.
     """
     with TokenBatch(context) as batch:
         for pack in _packs(encoded, context.n_batch):
+            if all(item.example.id in known for item in pack):
+                continue
             clear(context)
-            yield from _score(batch, pack)
+            yield from zip(pack, _score(batch, pack), strict=True)
 
 
 def token_nll(logits: npt.NDArray[np.float32], token: int) -> float:

@@ -35,12 +35,6 @@ def measure(
         _measure_speed(name, path, encoded, serve, journal)
 
 
-def _missing(
-    kind: str, name: str, encoded: Sequence[EncodedExample], journal: Journal
-) -> list[EncodedExample]:
-    return [item for item in encoded if not journal.has(kind, name, item.example.id)]
-
-
 def _measure_likelihoods(
     name: str,
     path: Path,
@@ -49,15 +43,15 @@ def _measure_likelihoods(
     bench: BenchSettings,
     journal: Journal,
 ) -> None:
-    todo = _missing(LIKELIHOOD, name, encoded, journal)
-    if not todo:
+    known = {item.example.id for item in encoded if journal.has(LIKELIHOOD, name, item.example.id)}
+    if len(known) == len(encoded):
         return
     with (
         LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model,
         _context(model, serve, n_ctx=max(bench.ctx, LIKELIHOOD_BATCH)) as context,
-        progress(f"{name}: perplexity", len(todo), unit="prompts") as advance,
+        progress(f"{name}: perplexity", len(encoded) - len(known), unit="prompts") as advance,
     ):
-        for item, likelihood in zip(todo, answer_likelihoods(context, todo), strict=True):
+        for item, likelihood in answer_likelihoods(context, encoded, known=known):
             journal.add(LIKELIHOOD, name, item.example.id, asdict(likelihood))
             advance(1)
 
@@ -72,7 +66,7 @@ def _generate_answers(
 ) -> None:
     from serve.engine import Completion, Engine, Sampling
 
-    todo = _missing(ANSWER, name, encoded, journal)
+    todo = [item for item in encoded if not journal.has(ANSWER, name, item.example.id)]
     if not todo:
         return
     settings = serve.model_copy(update={"ctx": bench.ctx * bench.parallel, "slots": bench.parallel})

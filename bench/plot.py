@@ -43,11 +43,12 @@ def scale_over(values: Iterable[float], *, ticks: int = 5) -> Scale:
     """An axis that holds all values and ends at round ticks."""
     known = list(values)
     low, high = min(known), max(known)
-    if low == high:
-        low, high = low - 1, high + 1
+    smallest = 1e-6 * max(1.0, abs(low), abs(high))
+    if high - low < smallest:
+        low, high = low - smallest, high + smallest
     step = _round_step((high - low) / ticks)
     first, last = math.floor(low / step), math.ceil(high / step)
-    places = [round(step * count, 10) for count in range(first, last + 1)]
+    places = [step * count for count in range(first, last + 1)]
     return Scale(places[0], places[-1], places)
 
 

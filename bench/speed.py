@@ -36,23 +36,34 @@ class Speed:
     generation: Rate
 
 
-def measure_speed(context: LlamaContext, text: Sequence[int]) -> Speed:
+def measure_speed(
+    context: LlamaContext,
+    text: Sequence[int],
+    *,
+    generated: int = GENERATED_TOKENS,
+    repetitions: int = REPETITIONS,
+) -> Speed:
     """Time `context` on the token ids `text` (real text: the benchmark's own prompts).
 
-    Uses up to PROMPT_TOKENS of them, repeated if there are fewer, as far as the context goes.
+    Uses up to PROMPT_TOKENS of them, repeated if there are fewer, as far as one batch and the
+    context go. Raises ValueError for fewer than two repetitions, which have no deviation.
     """
-    length = min(PROMPT_TOKENS, context.n_ctx - GENERATED_TOKENS, context.n_batch)
+    if repetitions < 2:
+        raise ValueError("a deviation needs two repetitions")
+    length = min(PROMPT_TOKENS, context.n_ctx - generated, context.n_batch)
     prompt = [text[place % len(text)] for place in range(length)]
-    _one_repetition(context, prompt)
-    timings = [_one_repetition(context, prompt) for _ in range(REPETITIONS)]
+    _one_repetition(context, prompt, generated)
+    timings = [_one_repetition(context, prompt, generated) for _ in range(repetitions)]
     return Speed(
         prompt=_rate(length, [reading for reading, _ in timings]),
-        generation=_rate(GENERATED_TOKENS, [writing for _, writing in timings]),
+        generation=_rate(generated, [writing for _, writing in timings]),
     )
 
 
-def _one_repetition(context: LlamaContext, prompt: list[int]) -> tuple[float, float]:
-    """Seconds to read the prompt, and to generate GENERATED_TOKENS after it, greedily."""
+def _one_repetition(
+    context: LlamaContext, prompt: list[int], generated: int
+) -> tuple[float, float]:
+    """Seconds to read the prompt, and to generate so many tokens after it, greedily."""
     clear(context)
     synchronize(context)
     with TokenBatch(context) as batch:
@@ -62,7 +73,7 @@ def _one_repetition(context: LlamaContext, prompt: list[int]) -> tuple[float, fl
         batch.decode()
         token = int(batch.logits(place).argmax())
         read = time.perf_counter()
-        for step in range(GENERATED_TOKENS):
+        for step in range(generated):
             # An end token is generated through, so that every repetition does the same work.
             place = batch.add(token, len(prompt) + step, 0, wants_logits=True)
             batch.decode()

@@ -1,0 +1,95 @@
+"""The verdict follows from interval and test, whatever the point estimate says."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.analysis import compare_accuracy, compare_groups, compare_perplexity, decide, judge
+from bench.examples import Example
+from bench.results import Answer, Pair
+from tuneserve.settings import BenchSettings
+
+SETTINGS = BenchSettings(bootstrap=2000)
+
+
+def answer(correct: bool, nll: float = 1.0) -> Answer:
+    return Answer("a", "", False, correct, "stop", 2, nll, 2)
+
+
+def pairs(
+    won: int, lost: int, both: int, neither: int, *, group: str | None = None, per_source: int = 1
+) -> list[Pair]:
+    outcomes = (
+        [(False, True)] * won
+        + [(True, False)] * lost
+        + [(True, True)] * both
+        + [(False, False)] * neither
+    )
+    return [
+        Pair(
+            Example(
+                f"{group}{place}",
+                group,
+                None if per_source == 1 else f"{group}{place // per_source}",
+                ({"role": "user", "content": "x"},),
+                "a",
+            ),
+            base=answer(base, 2.0),
+            tuned=answer(tuned, 1.0),
+        )
+        for place, (base, tuned) in enumerate(outcomes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "outcome"),
+    [
+        (40, 10, "better"),
+        (10, 40, "worse"),
+        (30, 25, "no difference shown"),
+        (25, 30, "no difference shown"),
+        (0, 0, "no difference shown"),
+        (4, 0, "no difference shown"),  # the exact test needs 6 of 6
+        (6, 0, "better"),
+    ],
+)
+def test_verdict(won: int, lost: int, outcome: str) -> None:
+    accuracy = compare_accuracy(pairs(won, lost, 100, 50), SETTINGS)
+    verdict = judge(accuracy, SETTINGS.confidence)
+    assert verdict.outcome == outcome
+    if outcome == "no difference shown":
+        assert verdict.sentence.startswith("No difference shown")
+    else:
+        assert verdict.sentence.startswith(f"The tuned model is {outcome}")
+
+
+def test_prompts_of_one_source_are_one_witness() -> None:
+    alone = compare_accuracy(pairs(8, 0, 40, 40), SETTINGS)
+    together = compare_accuracy(pairs(8, 0, 40, 40, per_source=8), SETTINGS)
+    assert decide(alone, 0.95) == "better"
+    assert decide(together, 0.95) == "no difference shown"
+    assert (together.p, together.mcnemar_p) == (1.0, alone.mcnemar_p)
+    assert together.clusters == 11
+
+
+def test_sentence_holds_the_figures() -> None:
+    accuracy = compare_accuracy(pairs(40, 10, 100, 50), SETTINGS)
+    sentence = judge(accuracy, 0.95).sentence
+    assert "70.0 % of 200 held-out prompts right, the base 55.0 %" in sentence
+    assert "+15.0 points, 95 % interval" in sentence
+
+
+def test_groups_are_compared_apart_and_adjusted() -> None:
+    both = pairs(20, 0, 20, 20, group="a") + pairs(6, 0, 20, 20, group="b")
+    first, second = compare_groups(both, SETTINGS)
+    assert (first.name, second.name) == ("a", "b")
+    assert (first.accuracy.won, second.accuracy.won) == (20, 6)
+    assert second.adjusted_p == pytest.approx(second.accuracy.p)  # the largest is not enlarged
+    assert first.adjusted_p == pytest.approx(2 * first.accuracy.p)
+    assert compare_groups(pairs(1, 1, 1, 1), SETTINGS) == []
+
+
+def test_perplexity_ratio_is_of_the_same_tokens() -> None:
+    compared = compare_perplexity(pairs(3, 3, 3, 3), SETTINGS)
+    assert compared.tokens == 24
+    assert compared.ratio.value == pytest.approx(compared.tuned.value / compared.base.value)

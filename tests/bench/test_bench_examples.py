@@ -1,0 +1,52 @@
+"""Held-out files: read, thinned, refused line by line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.examples import read_examples
+from tuneserve.errors import UsageError
+
+
+def row(number: int, **changes: object) -> str:
+    messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+    return json.dumps({"id": f"r{number}", "group": None, "messages": messages, **changes})
+
+
+def test_reads_prompt_reference_group_and_source(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(row(1, group="sums", source="book") + "\n\n" + row(2) + "\n")
+    first, second = read_examples(path)
+    assert first.prompt == ({"role": "user", "content": "2+2?"},)
+    assert (first.reference, first.group, first.source) == ("4", "sums", "book")
+    assert (second.group, second.source) == (None, None)
+
+
+def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(row(number) + "\n" for number in range(10)))
+    assert [example.id for example in read_examples(path, 5)] == ["r0", "r2", "r4", "r6", "r8"]
+    assert len(read_examples(path, 99)) == 10
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    empty_answer = [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]
+    lines = [row(1), "{", row(1), row(3, messages=[]), row(4, messages=empty_answer), "[]"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError) as caught:
+        read_examples(path)
+    places = [problem.split(": ")[0] for problem in caught.value.problems]
+    assert places == [f"{path}:{line}" for line in (2, 3, 4, 5, 6)]
+
+
+@pytest.mark.parametrize("content", [None, "", "\n\n"])
+def test_no_examples_is_an_error(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "test.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match="no held-out examples"):
+        read_examples(path)

@@ -1,0 +1,132 @@
+"""Packed likelihoods against one sequence at a time, and against PyTorch's cross entropy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.examples import Example
+from bench.likelihood import PACKED_SEQUENCES, answer_likelihoods, token_nll
+from bench.prompts import EncodedExample, encode_examples
+from bench.speed import measure_speed
+from tuneserve.llama import LlamaContext, LlamaModel, backend
+
+
+@pytest.fixture(scope="module")
+def model(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+    """The demo model in F32: quantized activations would turn last digits into whole percents."""
+    api = backend()
+    params = api.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = 0, True  # LLAMA_FTYPE_ALL_F32
+    path = tmp_path_factory.mktemp("f32") / "demo-f32.gguf"
+    assert api.llama_model_quantize(os.fsencode(demo_gguf), os.fsencode(path), params) == 0
+    with LlamaModel(path) as loaded:
+        yield loaded
+    path.unlink()
+
+
+def context(model: LlamaModel, n_batch: int) -> LlamaContext:
+    return LlamaContext(
+        model,
+        n_ctx=512,
+        n_batch=n_batch,
+        n_seq_max=PACKED_SEQUENCES,
+        cache_type_k="f32",
+        cache_type_v="f32",
+        flash_attention=False,
+        threads=1,
+    )
+
+
+def examples() -> list[Example]:
+    asked = [
+        ("What is the capital of France?", "The capital of France is Paris."),
+        ("Say hello.", "Hello!"),
+        ("Name three colours, please, and nothing else.", "Red, green and blue."),
+    ]
+    return [
+        Example(str(place), None, None, ({"role": "user", "content": question},), answer)
+        for place, (question, answer) in enumerate(asked)
+    ]
+
+
+def test_answers_end_with_the_end_token(model: LlamaModel) -> None:
+    for item in encode_examples(model, examples()):
+        assert [model.is_end(token) for token in item.answer].index(True) == len(item.answer) - 1
+        text = b"".join(model.token_bytes(token) for token in item.answer).decode()
+        assert text == f"{item.example.reference}<|im_end|>"
+        assert not item.opens_thought
+
+
+@pytest.mark.parametrize("n_batch", [64, 512])
+def test_packed_is_one_by_one(model: LlamaModel, n_batch: int) -> None:
+    encoded = encode_examples(model, examples())
+    with context(model, n_batch) as packed:
+        found = [likelihood for _, likelihood in answer_likelihoods(packed, encoded)]
+    with context(model, 512) as single:
+        for item, likelihood in zip(encoded, found, strict=True):
+            tokens = (item.prompt + item.answer)[:-1]
+            logits = single.logits(tokens, start=len(item.prompt) - 1)
+            expected = sum(map(token_nll, logits, item.answer))
+            assert likelihood.nll == pytest.approx(expected, rel=1e-4)
+            assert likelihood.tokens == len(item.answer)
+
+
+def test_known_packs_are_skipped_and_the_rest_is_unchanged(model: LlamaModel) -> None:
+    encoded = encode_examples(model, examples())
+
+    def run(known: set[str]) -> dict[str, float]:
+        with context(model, 64) as packed:
+            scored = answer_likelihoods(packed, encoded, known=known)
+            return {item.example.id: likelihood.nll for item, likelihood in scored}
+
+    everything = run(set())
+    rest = run({"0"})
+    assert "0" not in rest
+    assert rest == {name: everything[name] for name in rest}
+
+
+def test_token_nll_is_cross_entropy() -> None:
+    import torch
+
+    logits = np.random.default_rng(0).normal(scale=8, size=1000).astype(np.float32)
+    expected = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).double()[None], torch.tensor([17])
+    )
+    assert token_nll(logits, 17) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_speed_counts_what_it_timed(model: LlamaModel) -> None:
+    text = encode_examples(model, examples())[0].prompt
+    with LlamaContext(model, n_ctx=128, n_batch=64, threads=1) as small:
+        started = time.perf_counter()
+        speed = measure_speed(small, text, generated=4, repetitions=2)
+        elapsed = time.perf_counter() - started
+    assert (speed.prompt.tokens, speed.generation.tokens) == (64, 4)
+    assert speed.prompt.repetitions == speed.generation.repetitions == 2
+    # The warm-up is a third repetition that is not counted.
+    assert 2 * (64 / speed.prompt.mean + 4 / speed.generation.mean) < elapsed
+
+
+def test_a_template_that_rewrites_answers_falls_back_to_the_reference(model: LlamaModel) -> None:
+    from bench.prompts import _completion
+    from tuneserve.template import ChatTemplate
+
+    template = ChatTemplate(
+        "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
+    )
+    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
+    prompt = template.render(example.prompt, add_generation_prompt=True)
+    assert _completion(template, prompt, example) == "y"
+
+
+def test_encoded_examples_compare_by_value(model: LlamaModel) -> None:
+    first, second = (encode_examples(model, examples()[:1]) for _ in range(2))
+    assert isinstance(first[0], EncodedExample)
+    assert first == second

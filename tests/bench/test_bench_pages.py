@@ -1,0 +1,152 @@
+"""The pages: well-formed, self-contained, nothing from a model gets out of its place."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import plot
+from bench.compare import make_report
+from bench.examples import Example
+from bench.pages import as_json, interval, markdown_cell, points, render, write_report
+from bench.results import Answer, AnswerCounts, Contender, Pair, Report
+from bench.speed import Rate, Speed
+from bench.statistics import Estimate
+from tuneserve.settings import BenchSettings
+
+VOID = {"meta", "input", "br"}
+HOSTILE = '</article><script>alert(1)</script> & | "quoted" {{ 1 }} `x`'
+
+
+def contender(name: str) -> Contender:
+    rate = Rate(100.0, 2.0, 64, 5)
+    counts = AnswerCounts(0, 1, 2, 3.5)
+    return Contender(
+        name, f"{name}.gguf", 123_456_789, "0" * 64, "Q4_K_M", Speed(rate, rate), 0.5, counts
+    )
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    pairs = [
+        Pair(
+            Example(f"p{n}", f"group {n % 3}", None, ({"role": "user", "content": HOSTILE},), "a"),
+            base=Answer(HOSTILE, "", False, n % 4 == 0, "stop", 3, 2.0 + n % 5, 3),
+            tuned=Answer("a", "", False, n % 4 != 1, "stop", 3, 1.0 + n % 3, 3),
+        )
+        for n in range(60)
+    ]
+    provenance = {
+        "command": "tuneserve bench --run x",
+        "base_model": "demo",
+        "test_sha256": "1" * 64,
+        "settings": {"bench": {"task": "exact"}},
+        "versions": {"python": "3.11"},
+        "platform": "Linux",
+        "processor": "CPU",
+    }
+    models = {name: contender(name) for name in ("base", "tuned")}
+    settings = BenchSettings(bootstrap=1000)
+    return make_report("x", settings, pairs, models, {"Sampling": "greedy"}, provenance)
+
+
+class Balance(HTMLParser):
+    """Collects open tags, attribute values that could load something, and texts of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.scripts = 0
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.scripts += tag == "script"
+        self.references += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
+    page = render(report, "report.html.jinja")
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.scripts == 1  # our own; the hostile answers' are text
+    assert parser.references == []
+    assert not re.search(r"url\(|@import|https?://", page)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count('<article class="flip won"') == report.accuracy.won
+    assert page.count('<article class="flip lost"') == report.accuracy.lost
+    assert html.escape(report.verdict.sentence) in page
+
+
+def test_markdown_tables_keep_their_columns(report: Report) -> None:
+    page = render(report, "report.md.jinja")
+    columns = None
+    for line in page.splitlines():
+        if not line.startswith("|"):
+            columns = None
+            continue
+        count = len(re.findall(r"(?<!\\)\|", line))
+        columns = columns or count
+        assert count == columns, line
+    assert report.verdict.sentence in page
+    assert "<script>" not in page
+
+
+def test_written_files_agree(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "bench")
+    assert sorted(path.name for path in (tmp_path / "bench").iterdir()) == [
+        "answers.jsonl",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    data = json.loads((tmp_path / "bench" / "report.json").read_text())
+    assert data == json.loads(json.dumps(as_json(report)))
+    assert data["verdict"]["outcome"] == report.verdict.outcome
+    rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
+    right = sum(row["tuned"]["correct"] for row in rows)
+    assert right / len(rows) == pytest.approx(data["accuracy"]["tuned"]["value"])
+
+
+@given(st.text())
+def test_a_markdown_cell_is_one_cell(text: str) -> None:
+    cell = markdown_cell(text)
+    assert "\n" not in cell
+    assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
+def test_a_scale_holds_its_values(values: list[float]) -> None:
+    scale = plot.scale_over(values)
+    slack = 1e-9 * max(1.0, *map(abs, values))
+    assert scale.low - slack <= min(values) <= max(values) <= scale.high + slack
+    assert 2 <= len(scale.ticks) <= 9
+    assert [scale.percent(end) for end in (scale.low, scale.high)] == [0.0, 100.0]
+
+
+def test_a_strip_places_its_marks() -> None:
+    scale = plot.Scale(0.0, 1.0, [0.0, 1.0])
+    svg = plot.strip(scale, [plot.Mark(Estimate(0.5, 0.25, 0.75), "tuned")], "a < b")
+    assert 'd="M25.0 10.0H75.0"' in svg
+    assert 'd="M50.0 10.0h0"' in svg
+    assert "a &lt; b" in svg
+
+
+def test_figures_as_text() -> None:
+    assert interval(Estimate(0.794, 0.752, 0.83)) == "79.4 % (75.2 to 83.0)"
+    assert points(Estimate(0.042, -0.003, 0.087)) == "+4.2 (−0.3 to +8.7)"

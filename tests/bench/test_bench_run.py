@@ -1,0 +1,169 @@
+"""The whole benchmark on real models: figures, refusals, resuming after a kill, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.compare import run_bench
+from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def answers(run: RunDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.bench / "answers.jsonl").open()]
+
+
+def test_a_benchmark_from_end_to_end(converted_run: RunDirectory, recipe: Recipe) -> None:
+    report = run_bench(converted_run, recipe)
+    rows = answers(converted_run)
+    assert len(rows) == report["accuracy"]["prompts"] == 10
+    for name in ("base", "tuned"):
+        right = sum(row[name]["correct"] for row in rows)
+        assert report["accuracy"][name]["value"] == pytest.approx(right / 10)
+        assert report[name]["speed"]["generation"]["mean"] > 0
+    # The disturbed model is another model: it finds the references more or less likely.
+    assert report["perplexity"]["ratio"]["value"] != pytest.approx(1.0, abs=1e-3)
+    assert report["accuracy"]["clusters"] == 6
+    assert [group["name"] for group in report["groups"]] == ["film", "shop"]
+    assert converted_run.require_stage("bench")["outcome"] == report["verdict"]["outcome"]
+    assert not list(converted_run.root.glob("*journal*"))
+
+    with pytest.raises(OutputExistsError):
+        run_bench(converted_run, recipe)
+    assert run_bench(converted_run, recipe, skip_done=True) == json.loads(json.dumps(report))
+
+
+def test_a_killed_benchmark_goes_on(converted_run: RunDirectory, recipe: Recipe) -> None:
+    command = [sys.executable, "-m", "tuneserve", "bench", "--run", converted_run.name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    journal = converted_run.root / "bench-journal.jsonl"
+    work = converted_run.root.parent.parent
+    process = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE)
+    # Base: 10 likelihoods, 10 answers, 1 speed; killed once the tuned model has begun.
+    deadline = time.monotonic() + 240
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 22):
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not converted_run.bench.exists()
+    kept = journal.read_bytes()
+    before = [json.loads(line) for line in kept.splitlines() if kept.endswith(b"\n")]
+
+    resumed = run_bench(converted_run, recipe)
+    rows = {row["id"]: row for row in answers(converted_run)}
+    for entry in before[1:]:
+        if entry["kind"] == "answer":
+            row = rows[entry["id"]][entry["model"]]
+            assert row["generated_tokens"] == entry["value"]["tokens"]
+    whole = run_bench(converted_run, recipe, force=True)
+    assert resumed["perplexity"] == whole["perplexity"]
+
+
+def test_the_command_prints_json_and_fails_if_worse(
+    converted_run: RunDirectory, tuneserve: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    work = converted_run.root.parent.parent
+    # Four prompts can't show that a model is worse; that it can be is test_bench_analysis.
+    done = tuneserve(
+        "bench", "--run", "small", "--limit", "4", "--json", "--fail-if-worse", cwd=work
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["accuracy"]["prompts"] == 4
+    assert report["verdict"]["outcome"] == "no difference shown"
+    again = tuneserve("bench", "--run", "small", cwd=work)
+    assert again.returncode == 2
+    assert "already exists" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_exit_code_of_a_worse_model(
+    monkeypatch: pytest.MonkeyPatch, converted_run: RunDirectory
+) -> None:
+    """A finished report that says 'worse' is enough to see the exit code."""
+    import bench.compare
+    from tuneserve.cli import main
+
+    reported = {"verdict": {"outcome": "worse"}}
+    monkeypatch.setattr(bench.compare, "run_bench", lambda *_, **__: reported)
+    monkeypatch.chdir(converted_run.root.parent.parent)
+    for options, code in ((["--fail-if-worse"], 3), ([], 0)):
+        with pytest.raises(SystemExit) as stopped:
+            main(["bench", "--run", "small", "--json", *options])
+        assert stopped.value.code == code
+
+
+def test_unequal_quantization_is_refused(converted_run: RunDirectory, recipe: Recipe) -> None:
+    from tuneserve.llama import backend
+
+    api = backend()
+    params = api.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize = 7, True  # LLAMA_FTYPE_MOSTLY_Q8_0
+    tuned = converted_run.tuned_gguf("Q4_0")
+    source = tuned.resolve()
+    tuned.unlink()
+    assert api.llama_model_quantize(os.fsencode(source), os.fsencode(tuned), params) == 0
+    _record_hash(converted_run, tuned)
+    with pytest.raises(TuneserveError, match="not quantized alike"):
+        run_bench(converted_run, recipe)
+    assert not converted_run.bench.exists()
+
+
+def test_unequal_templates_are_refused(converted_run: RunDirectory, recipe: Recipe) -> None:
+    tuned = converted_run.tuned_gguf("Q4_0")
+    source = tuned.resolve()
+    tuned.unlink()
+    shutil.copy(source, tuned)
+    content = tuned.read_bytes()
+    marker = b"You are a helpful AI assistant named SmolLM"
+    assert content.count(marker) == 1
+    tuned.chmod(0o644)
+    tuned.write_bytes(content.replace(marker, marker.replace(b"helpful", b"hateful")))
+    _record_hash(converted_run, tuned)
+    with pytest.raises(TuneserveError, match="different chat templates"):
+        run_bench(converted_run, recipe)
+
+
+def test_bad_input_is_refused_before_measuring(converted_run: RunDirectory, recipe: Recipe) -> None:
+    short = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"ctx": 64})})
+    with pytest.raises(UsageError, match="don't fit 64 tokens") as caught:
+        run_bench(converted_run, short)
+    assert len(caught.value.problems) > 0
+
+    changed = converted_run.read()["stages"]
+    changed["convert"]["result"]["base"]["sha256"] = "0" * 64
+    converted_run.update(stages=changed)
+    with pytest.raises(UsageError, match="not the file that the conversion made"):
+        run_bench(converted_run, recipe)
+
+    converted_run.base_gguf("Q4_0").unlink()
+    with pytest.raises(UsageError, match="no such GGUF"):
+        run_bench(converted_run, recipe)
+
+    converted_run.update(stages={})
+    with pytest.raises(UsageError, match="no finished 'convert' stage"):
+        run_bench(converted_run, recipe)
+
+
+def _record_hash(run: RunDirectory, tuned: Path) -> None:
+    from tuneserve.files import sha256_file
+
+    stages = run.read()["stages"]
+    stages["convert"]["result"]["tuned"]["sha256"] = sha256_file(tuned)
+    run.update(stages=stages)
