@@ -32,7 +32,7 @@ def measure(
     _measure_likelihoods(name, path, encoded, serve, bench, journal)
     _generate_answers(name, path, encoded, serve, bench, journal)
     if not journal.has(SPEED, name):
-        _measure_speed(name, path, encoded, serve, journal)
+        _measure_speed(name, path, encoded, serve, bench, journal)
 
 
 def _measure_likelihoods(
@@ -96,14 +96,16 @@ def _measure_speed(
     path: Path,
     encoded: Sequence[EncodedExample],
     serve: ServeSettings,
+    bench: BenchSettings,
     journal: Journal,
 ) -> None:
+    n_ctx = min(bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
     text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
     started = time.perf_counter()
     with LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model:
         loaded = time.perf_counter() - started
-        with _context(model, serve, n_ctx=PROMPT_TOKENS + GENERATED_TOKENS) as context:
-            speed = measure_speed(context, text)
+        with _context(model, serve, n_ctx=n_ctx) as context:
+            speed = measure_speed(context, text, repetitions=bench.speed_repetitions)
     journal.add(SPEED, name, "", {"load_seconds": loaded, **asdict(speed)})
 
 

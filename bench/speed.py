@@ -15,7 +15,6 @@ from tuneserve.llama import LlamaContext
 
 PROMPT_TOKENS = 512
 GENERATED_TOKENS = 64
-REPETITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ def measure_speed(
     context: LlamaContext,
     text: Sequence[int],
     *,
+    repetitions: int,
     generated: int = GENERATED_TOKENS,
-    repetitions: int = REPETITIONS,
 ) -> Speed:
     """Time `context` on the token ids `text` (real text: the benchmark's own prompts).
 

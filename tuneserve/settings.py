@@ -165,6 +165,11 @@ class ServeSettings(Section):
     max_queue: int = Field(
         256, ge=1, le=100_000, description="Requests waiting for a slot before 429 is returned."
     )
+    prefix_share: Fraction = Field(
+        0.5,
+        description="Share of the KV cache that finished requests may keep, so that one that begins "
+        "alike need not compute its beginning again; 0 = keep none.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
@@ -195,6 +200,9 @@ class BenchSettings(Section):
         10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
+    speed_repetitions: int = Field(
+        5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
+    )
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."
     )
