@@ -215,7 +215,9 @@ class LlamaContext:
         cache_type_v: str = "f16",
         flash_attention: bool = True,
         threads: int = 0,
+        kv_unified: bool = True,
     ) -> None:
+        """`kv_unified`: the sequences share the cells of `n_ctx`; else each has its equal part."""
         self.model = model
         self._api = backend()
         params = self._api.llama_context_default_params()
@@ -223,7 +225,7 @@ class LlamaContext:
         params.n_batch = min(n_batch, n_ctx)
         params.n_ubatch = min(n_ubatch, params.n_batch)
         params.n_seq_max = n_seq_max
-        params.kv_unified = True
+        params.kv_unified = kv_unified
         params.type_k = cache_type(cache_type_k)
         params.type_v = cache_type(cache_type_v)
         params.flash_attn_type = 1 if flash_attention else 0
