@@ -94,7 +94,10 @@ class Engine:
             raise
         self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
         self._store = SequenceStore(
-            self._context, sequences=sequences, can_share=_can_share_prefixes(self.model)
+            self._context,
+            sequences=sequences,
+            keep_cells=int(settings.prefix_share * self._context.n_ctx),
+            can_share=_can_share_prefixes(self.model),
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._pace = PromptPace(self._context.n_batch, settings.micro_batch)

@@ -79,6 +79,11 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all kept prefixes together (more than their cells, where they share some)."""
+        return sum(len(kept.tokens) for kept in self._kept.values())
+
     def keep(self, sequence: int, adapter: str | None, tokens: Sequence[int]) -> list[int]:
         """Remember a sequence; returns the ids of kept ones that it makes superfluous."""
         new = np.asarray(tokens, np.int32)

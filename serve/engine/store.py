@@ -32,7 +32,10 @@ class Source:
 class SequenceStore:
     """The sequences of one context. Ids are handed out here and nowhere else."""
 
-    def __init__(self, context: SequenceContext, *, sequences: int, can_share: bool = True) -> None:
+    def __init__(
+        self, context: SequenceContext, *, sequences: int, keep_cells: int, can_share: bool = True
+    ) -> None:
+        self._keep_cells = keep_cells
         self._context = context
         self._ledger = CellLedger(context.n_ctx)
         self._cache = PrefixCache()
@@ -99,6 +102,9 @@ class SequenceStore:
             return
         for other in self._cache.keep(sequence, adapter, tokens):
             self.drop(other)
+        # Cells that nobody needs at the moment still cost attention time in every step.
+        while self._cache.tokens > self._keep_cells and self._evict(spare=None):
+            pass
 
     def drop(self, sequence: int) -> None:
         """Close a sequence and free its cells."""
