@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,60 @@ def _library() -> Any:
     library.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    _declare_gguf(library)
     return library
+
+
+class _InitParams(ctypes.Structure):
+    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
+
+
+def _declare_gguf(library: Any) -> None:
+    library.gguf_init_from_file.restype = ctypes.c_void_p
+    library.gguf_init_from_file.argtypes = [ctypes.c_char_p, _InitParams]
+    library.gguf_free.argtypes = [ctypes.c_void_p]
+    library.gguf_get_n_tensors.restype = ctypes.c_int64
+    library.gguf_get_n_tensors.argtypes = [ctypes.c_void_p]
+    library.gguf_get_data_offset.restype = ctypes.c_size_t
+    library.gguf_get_data_offset.argtypes = [ctypes.c_void_p]
+    for name, kind in (("name", ctypes.c_char_p), ("type", ctypes.c_int),
+                       ("offset", ctypes.c_size_t), ("size", ctypes.c_size_t)):  # fmt: skip
+        function = getattr(library, f"gguf_get_tensor_{name}")
+        function.restype = kind
+        function.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """Where a tensor's bytes lie in a GGUF, and its ggml type number."""
+
+    type: int
+    offset: int
+    size: int
+
+
+def tensor_places(path: Path) -> dict[str, TensorPlace]:
+    """All tensors of a GGUF, without reading them. Raises TuneserveError for a damaged file."""
+    library = _library()
+    context = library.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
+    if not context:
+        raise TuneserveError("this GGUF is truncated or damaged", where=str(path))
+    try:
+        start = library.gguf_get_data_offset(context)
+        places = {
+            library.gguf_get_tensor_name(context, i).decode(): TensorPlace(
+                library.gguf_get_tensor_type(context, i),
+                start + library.gguf_get_tensor_offset(context, i),
+                library.gguf_get_tensor_size(context, i),
+            )
+            for i in range(library.gguf_get_n_tensors(context))
+        }
+    finally:
+        library.gguf_free(context)
+    size = path.stat().st_size
+    if any(place.offset + place.size > size for place in places.values()):
+        raise TuneserveError("this GGUF is truncated or damaged", where=str(path))
+    return places
 
 
 @cache

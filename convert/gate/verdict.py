@@ -29,6 +29,7 @@ TOKEN_CONVERSATIONS = 400
 LOGIT_CONVERSATIONS = 8
 LONGEST = 256
 POSITIONS = 512
+SMALL_BYTES = 64 * 1024 * 1024
 # Two float32 computations of the same weights: only the order of the sums differs.
 MERGE_LIMIT = 1e-6
 
@@ -65,12 +66,7 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> Verdict:
     conversations = held_out(candidate.held_out, TOKEN_CONVERSATIONS)
     try:
         say("verify: token ids, chat template")
-        with LlamaModel(candidate.tuned, vocab_only=True) as vocabulary:
-            verdict.checks += [
-                check_token_ids(trainer, vocabulary, conversations),
-                check_special_tokens(trainer, vocabulary),
-                check_template(trainer, vocabulary, conversations),
-            ]
+        verdict.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
         verdict.checks.append(
             check_changed_tensors(candidate.tuned, candidate.base, candidate.merged)
         )
@@ -78,6 +74,18 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> Verdict:
     except TuneserveError as error:
         verdict.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
     return verdict
+
+
+def vocabulary_checks(
+    path: Path, trainer: TrainerTokenizer, conversations: Sequence[Conversation]
+) -> list[Check]:
+    """What needs no weights: token ids, special tokens, chat template."""
+    with LlamaModel(path, vocab_only=True) as vocabulary:
+        return [
+            check_token_ids(trainer, vocabulary, conversations),
+            check_special_tokens(trainer, vocabulary),
+            check_template(trainer, vocabulary, conversations),
+        ]
 
 
 def _check_logits(
@@ -153,9 +161,11 @@ def file_logits(path: Path, sequences: Sequence[Sequence[int]]) -> list[Floats]:
 
 
 def _context(model: LlamaModel) -> LlamaContext:
+    # The layers of a small model are done sooner than threads are woken.
+    threads = 1 if model.path.stat().st_size < SMALL_BYTES else 0
     return LlamaContext(
         model, n_ctx=4 * LONGEST, n_batch=LONGEST, cache_type_k="f32", cache_type_v="f32",
-        flash_attention=False,
+        flash_attention=False, threads=threads,
     )  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""Makers of small real models for the tests of convert."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.adapter import Adapter
+from convert.merge import MergedCheckpoint
+from convert.model import GGUFModel
+
+# Weights wide enough that a fault shows in the logits.
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "vocab_size": 49152, "max_position_embeddings": 512,
+    "initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    "rope_theta": 10000.0,
+}  # fmt: skip
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def make_base(directory: Path, tokenizer: Path, **changes: Any) -> Path:
+    """A random Llama checkpoint; `changes` go into its config."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    dtype = changes.pop("dtype", torch.float32)
+    torch.manual_seed(1)
+    config = LlamaConfig(**{**SHAPE, "tie_word_embeddings": True, **changes})
+    LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
+    return directory
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        if path.name.startswith(("tokenizer", "chat_template")):
+            shutil.copy(path, target / path.name)
+
+
+def make_adapter(directory: Path, base: Path, tokenizer: Path, **lora: Any) -> Path:
+    """A PEFT adapter with random, non-zero weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(2)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, **lora}
+    peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, weight in peft.named_parameters():
+        if "lora_" in name and "magnitude" not in name:
+            torch.nn.init.normal_(weight, std=0.1)
+        elif "modules_to_save" in name:
+            weight.data += 0.05 * torch.randn_like(weight)
+    peft.save_pretrained(directory)
+    copy_tokenizer(tokenizer, directory)
+    return directory
+
+
+def write_held_out(path: Path, count: int = 4) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "id": str(n), "group": None, "source": None,
+            "messages": [
+                {"role": "user", "content": f"What is {n} plus {n}?"},
+                {"role": "assistant", "content": str(2 * n)},
+            ],
+        }
+        for n in range(count)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves: base and adapter directories, held-out examples."""
+
+    base: Path
+    adapter: Path
+    held_out: Path
+
+    def merged(self) -> MergedCheckpoint:
+        return MergedCheckpoint(self.base, Adapter(self.adapter))
+
+    def model(self) -> GGUFModel:
+        return GGUFModel(self.merged(), self.adapter, name="tuned")
+
+    def base_model(self) -> GGUFModel:
+        return GGUFModel(MergedCheckpoint(self.base), self.adapter, name="base")

@@ -1,0 +1,166 @@
+"""The gate opens for a right conversion and names the contract that each planted fault breaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from convert_support import Trained, make_adapter, make_base, write_held_out
+
+from convert.adapter import Adapter
+from convert.gate import Candidate, Check, verify
+from convert.gate.texts import held_out
+from convert.gate.trainer import TrainerTokenizer
+from convert.gate.verdict import vocabulary_checks
+from convert.gguf_output import write_gguf
+from convert.merge import MergedCheckpoint
+from convert.model import CheckpointTensor, GGUFModel
+from tuneserve.settings import ConvertSettings
+
+SETTINGS = ConvertSettings(quantization="Q8_0")
+Metadata = dict[str, tuple[str, Any]]
+
+
+def write(
+    model: GGUFModel,
+    path: Path,
+    quantization: str,
+    change: Callable[[Metadata], None] = lambda _: None,
+    sources: Mapping[str, Any] | None = None,
+) -> Path:
+    metadata = model.metadata(quantization)
+    change(metadata)
+    sources = sources or model.sources
+    choices = [choice for choice in model.choices(quantization) if choice.name in sources]
+    write_gguf(path, metadata, sources, choices, threads=2)
+    return path
+
+
+def candidate(
+    trained: Trained,
+    directory: Path,
+    *,
+    model: GGUFModel | None = None,
+    change: Callable[[Metadata], None] = lambda _: None,
+    sources: Mapping[str, Any] | None = None,
+) -> Candidate:
+    """The three files as `convert` makes them, with a fault in the tuned ones."""
+    model = model or trained.model()
+    return Candidate(
+        tuned=write(model, directory / "tuned.gguf", "Q8_0", change, sources),
+        tuned_f16=write(model, directory / "f16.gguf", "F16", change, sources),
+        base=write(trained.base_model(), directory / "base.gguf", "Q8_0"),
+        base_checkpoint=trained.base,
+        adapter=trained.adapter,
+        merged=model.checkpoint,
+        held_out=trained.held_out,
+    )
+
+
+def failures(made: Candidate) -> dict[str, Check]:
+    return {check.contract: check for check in verify(made, SETTINGS).checks if not check.passed}
+
+
+def vocabulary_failures(
+    trained: Trained, directory: Path, change: Callable[[Metadata], None]
+) -> dict[str, Check]:
+    path = write(trained.model(), directory / "x.gguf", "Q8_0", change)
+    checks = vocabulary_checks(
+        path, TrainerTokenizer(trained.adapter), held_out(trained.held_out, 100)
+    )
+    return {check.contract: check for check in checks if not check.passed}
+
+
+def test_a_right_conversion_passes(trained: Trained, tmp_path: Path) -> None:
+    verdict = verify(candidate(trained, tmp_path), SETTINGS)
+    assert [check for check in verdict.checks if not check.passed] == []
+    figures = {check.contract: check.figures for check in verdict.checks}
+    assert figures["merged = adapter on base"]["mean_kld"] < 1e-8
+    assert figures["F16 = merged"]["mean_kld"] < 1e-4
+    assert figures["tuned differs from base"]["kld_from_base"] > 1e-2
+
+
+def test_wrong_end_token(trained: Trained, tmp_path: Path) -> None:
+    def change(metadata: Metadata) -> None:
+        metadata["tokenizer.ggml.eos_token_id"] = ("uint32", 0)
+
+    found = vocabulary_failures(trained, tmp_path, change)
+    assert "the end token is 2 in training, 0 in the GGUF" in found["special tokens"].detail
+
+
+def test_swapped_template(trained: Trained, tmp_path: Path) -> None:
+    def change(metadata: Metadata) -> None:
+        metadata["tokenizer.chat_template"] = (
+            "string", "{% for m in messages %}[INST]{{ m['content'] }}[/INST]{% endfor %}"
+        )  # fmt: skip
+
+    assert "chat template" in vocabulary_failures(trained, tmp_path, change)
+
+
+def test_tokenizer_off_by_one(trained: Trained, tmp_path: Path) -> None:
+    def change(metadata: Metadata) -> None:
+        kind, tokens = metadata["tokenizer.ggml.tokens"]
+        metadata["tokenizer.ggml.tokens"] = (kind, [*tokens[:300], *tokens[301:], tokens[300]])
+
+    assert "token ids" in vocabulary_failures(trained, tmp_path, change)
+
+
+def test_wrong_rope_base(trained: Trained, tmp_path: Path) -> None:
+    def change(metadata: Metadata) -> None:
+        metadata["llama.rope.freq_base"] = ("float32", 500000.0)
+
+    assert "F16 = merged" in failures(candidate(trained, tmp_path, change=change))
+
+
+def test_query_and_key_rows_not_interleaved(trained: Trained, tmp_path: Path) -> None:
+    model = trained.model()
+    sources = {
+        name: dataclasses.replace(source, order=None)
+        if isinstance(source, CheckpointTensor)
+        else source
+        for name, source in model.sources.items()
+    }
+    assert "F16 = merged" in failures(candidate(trained, tmp_path, model=model, sources=sources))
+
+
+def test_dropped_lora_layer(trained: Trained, tmp_path: Path) -> None:
+    adapter = Adapter(trained.adapter)
+    adapter.changes = {k: v for k, v in adapter.changes.items() if ".layers.1." not in k}
+    model = GGUFModel(MergedCheckpoint(trained.base, adapter), trained.adapter, name="x")
+    assert "merged = adapter on base" in failures(candidate(trained, tmp_path, model=model))
+
+
+def test_doubled_scale(trained: Trained, tmp_path: Path) -> None:
+    adapter = Adapter(trained.adapter)
+    adapter.changes = {
+        name: dataclasses.replace(change, scale=2 * change.scale)
+        for name, change in adapter.changes.items()
+    }
+    model = GGUFModel(MergedCheckpoint(trained.base, adapter), trained.adapter, name="x")
+    assert "merged = adapter on base" in failures(candidate(trained, tmp_path, model=model))
+
+
+def test_base_merged_instead_of_tuned(trained: Trained, tmp_path: Path) -> None:
+    found = failures(candidate(trained, tmp_path, model=trained.base_model()))
+    assert "tuned differs from base" in found
+    assert "changed tensors" in found
+
+
+def test_untied_head_lost(tokenizer_directory: Path, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", tokenizer_directory, tie_word_embeddings=False)
+    adapter = make_adapter(tmp_path / "adapter", base, tokenizer_directory)
+    untied = Trained(base, adapter, write_held_out(tmp_path / "test.jsonl"))
+    model = untied.model()
+    assert "output.weight" in model.sources
+    sources = {name: source for name, source in model.sources.items() if name != "output.weight"}
+    assert "F16 = merged" in failures(candidate(untied, tmp_path, model=model, sources=sources))
+
+
+def test_truncated_file(trained: Trained, tmp_path: Path) -> None:
+    made = candidate(trained, tmp_path)
+    data = made.tuned.read_bytes()
+    made.tuned.write_bytes(data[: len(data) - 100_000])
+    found = failures(made)
+    assert "llama.cpp can't load it" in found["the file loads"].detail
