@@ -107,7 +107,7 @@ def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
     evidence = (
         f"difference {difference.value:+.1f} points, {_percent(confidence, 0)} interval "
         f"{difference.low:+.1f} to {difference.high:+.1f}, exact p {p if p[0] == '<' else '= ' + p}"
-    )
+    ).replace("-", "−")
     if outcome == "no difference shown":
         reach = 100 * accuracy.smallest_detectable
         sentence = (

@@ -35,12 +35,12 @@ def answer_likelihoods(
     examples and those whose ids are all `known` are left out: a benchmark that goes on after a
     kill gives the same figures. A sequence longer than the batch is decoded piece by piece.
     """
-    with TokenBatch(context) as batch:
-        for pack in _packs(encoded, context.n_batch):
-            if all(item.example.id in known for item in pack):
-                continue
-            clear(context)
-            yield from zip(pack, _score(batch, pack), strict=True)
+    batch = TokenBatch(context)
+    for pack in _packs(encoded, context.n_batch):
+        if all(item.example.id in known for item in pack):
+            continue
+        clear(context)
+        yield from zip(pack, _score(batch, pack), strict=True)
 
 
 def token_nll(logits: npt.NDArray[np.float32], token: int) -> float:
@@ -80,12 +80,16 @@ def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
 
     for sequence, item in enumerate(pack):
         tokens = item.prompt + item.answer
-        for position in range(_fed(item)):
+        asked = len(item.prompt) - 1  # from here on each token's successor is scored
+        position = 0
+        while position < _fed(item):
             if not batch.room:
                 flush()
-            scored = position >= len(item.prompt) - 1
-            place = batch.add(tokens[position], position, sequence, wants_logits=scored)
-            if scored:
-                waiting.append((place, sequence, tokens[position + 1]))
+            piece = tokens[position : min(position + batch.room, _fed(item))]
+            last = batch.extend(piece, position, sequence, wanted=asked - position)
+            for scored in range(max(asked, position), position + len(piece)):
+                place = last - (position + len(piece) - 1 - scored)
+                waiting.append((place, sequence, tokens[scored + 1]))
+            position += len(piece)
     flush()
     return [Likelihood(loss, len(item.answer)) for loss, item in zip(losses, pack, strict=True)]

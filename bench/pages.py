@@ -10,6 +10,7 @@ from typing import Any
 from bench import plot
 from bench.analysis import format_p
 from bench.results import AccuracyComparison, Pair, PerplexityComparison, Report
+from bench.speed import Rate
 from bench.statistics import Estimate
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
@@ -53,9 +54,11 @@ def render(report: Report, template: str) -> str:
     )
     environment.filters.update(
         percent=percent,
-        points=points,
         interval=interval,
+        points=points,
         number=number,
+        rate=rate,
+        points_interval=points_interval,
         p_value=format_p,
         bytes=human_bytes,
         seconds=human_seconds,
@@ -70,6 +73,7 @@ def render(report: Report, template: str) -> str:
         ratio_plot=_ratio_plot(report),
         won=[pair for pair in flips if pair.won],
         lost=[pair for pair in flips if pair.lost],
+        headline=headline(report.verdict.sentence),
         shown_flips=SHOWN_FLIPS,
     )
 
@@ -107,7 +111,10 @@ def _accuracy_plot(report: Report) -> Plot:
     for row in _rows(report):
         base, tuned = row.accuracy.base, row.accuracy.tuned
         text = f"{percent(base.value)} → {percent(tuned.value)}"
-        label = f"{row.name}: base {interval(base)}, tuned {interval(tuned)}"
+        label = (
+            f"{row.name}: base {percent(base.value)} ({interval(base)}), "
+            f"tuned {percent(tuned.value)} ({interval(tuned)})"
+        )
         marks = [plot.Mark(base, "base"), plot.Mark(tuned, "tuned")]
         rows.append((row.name, plot.strip(scale, marks, label), text))
     return Plot(rows, [(scale.percent(tick), percent(tick, 0)) for tick in scale.ticks])
@@ -118,17 +125,12 @@ def _difference_plot(report: Report) -> Plot:
     scale = plot.scale_over(
         [0.0, *(end for _, difference in shown for end in (difference.low, difference.high))]
     )
-    rows = [
-        (
-            name,
-            plot.strip(
-                scale, [plot.Mark(estimate, "tuned")], f"{name}: {points(estimate)}", zero=0.0
-            ),
-            points(estimate),
-        )
-        for name, estimate in shown
-    ]
-    ticks = [(scale.percent(tick), f"{100 * tick:+.4g}") for tick in scale.ticks]
+    rows = []
+    for name, estimate in shown:
+        text = f"{points(estimate.value)} ({points_interval(estimate)})"
+        mark = plot.Mark(estimate, "tuned")
+        rows.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=0.0), text))
+    ticks = [(scale.percent(tick), f"{100 * tick:+.4g}".replace("-", "−")) for tick in scale.ticks]
     return Plot(rows, ticks)
 
 
@@ -159,22 +161,34 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """A share as '79.4 % (75.2 to 83.0)'."""
-    return f"{percent(estimate.value)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    """A share's interval as '75.2 to 83.0', in percent."""
+    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
 
 
-def points(estimate: Estimate) -> str:
-    """A difference of shares as '+4.2 (−0.3 to +8.7)', in percentage points."""
-    value, low, high = (
-        f"{100 * end:+.1f}".replace("-", "−")
-        for end in (estimate.value, estimate.low, estimate.high)
-    )
-    return f"{value} ({low} to {high})"
+def points(share: float) -> str:
+    """A difference of shares in percentage points: '+4.2'."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def points_interval(estimate: Estimate) -> str:
+    return f"{points(estimate.low)} to {points(estimate.high)}"
 
 
 def number(value: float) -> str:
     """Four significant digits, with thousands separated."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
+
+
+def rate(measured: Rate) -> str:
+    """Tokens per second as '78.4 ± 1.8'."""
+    decimals = 0 if measured.mean >= 1000 else 1
+    return f"{measured.mean:,.{decimals}f} ± {measured.deviation:,.{decimals}f}"
+
+
+def headline(sentence: str) -> tuple[str, str]:
+    """A verdict's claim, before the first colon, and its evidence."""
+    claim, _, evidence = sentence.partition(": ")
+    return claim, evidence[:1].upper() + evidence[1:]
 
 
 def markdown_cell(text: str, longest: int = 160) -> str:

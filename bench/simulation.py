@@ -54,7 +54,7 @@ def simulate(
         (generator.random(prompts) < _logistic(2 * (skill - difficulty))).astype(np.float64)
         for skill in (BASE_SKILL, tuned_skill)
     ]
-    tokens = 1.0 + generator.poisson(3.0, size=prompts)
+    tokens = 1.0 + generator.poisson(3.0, size=prompts).astype(np.float64)
     losses = [
         generator.gamma(tokens, np.exp(0.5 * (difficulty - skill)))
         for skill in (BASE_SKILL, tuned_skill)

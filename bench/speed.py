@@ -65,19 +65,18 @@ def _one_repetition(
     """Seconds to read the prompt, and to generate so many tokens after it, greedily."""
     clear(context)
     synchronize(context)
-    with TokenBatch(context) as batch:
-        started = time.perf_counter()
-        for position, token in enumerate(prompt):
-            place = batch.add(token, position, 0, wants_logits=position == len(prompt) - 1)
+    batch = TokenBatch(context)
+    started = time.perf_counter()
+    place = batch.extend(prompt, 0, 0, wanted=len(prompt) - 1)
+    batch.decode()
+    token = int(batch.logits(place).argmax())
+    read = time.perf_counter()
+    for step in range(generated):
+        # An end token is generated through, so that every repetition does the same work.
+        place = batch.extend([token], len(prompt) + step, 0, wanted=0)
         batch.decode()
         token = int(batch.logits(place).argmax())
-        read = time.perf_counter()
-        for step in range(generated):
-            # An end token is generated through, so that every repetition does the same work.
-            place = batch.add(token, len(prompt) + step, 0, wants_logits=True)
-            batch.decode()
-            token = int(batch.logits(place).argmax())
-        written = time.perf_counter()
+    written = time.perf_counter()
     return read - started, written - read
 
 

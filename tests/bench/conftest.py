@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.compare import run_bench
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
@@ -69,14 +70,13 @@ def ggufs(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def recipe() -> Recipe:
     return Recipe(
         serve=ServeSettings(threads=1),
-        bench=BenchSettings(max_tokens=6, ctx=256, parallel=4, bootstrap=1000),
+        bench=BenchSettings(max_tokens=6, ctx=256, parallel=4, bootstrap=1000, speed_repetitions=2),
     )
 
 
-@pytest.fixture
-def converted_run(tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe) -> RunDirectory:
-    """A run as the convert stage leaves it, fresh for every test."""
-    run = RunDirectory(tmp_path / "runs" / "small")
+def make_run(root: Path, ggufs: dict[str, Path], recipe: Recipe) -> RunDirectory:
+    """A run as the convert stage leaves it."""
+    run = RunDirectory(root / "runs" / "small")
     run.gguf.mkdir(parents=True)
     run.data.mkdir()
     paths = {"base": run.base_gguf(QUANTIZATION), "tuned": run.tuned_gguf(QUANTIZATION)}
@@ -89,4 +89,19 @@ def converted_run(tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe) -> Run
         for name, path in paths.items()
     }
     run.update(stages={"convert": {"result": entries}})
+    return run
+
+
+@pytest.fixture
+def converted_run(tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe) -> RunDirectory:
+    return make_run(tmp_path, ggufs, recipe)
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    tmp_path_factory: pytest.TempPathFactory, ggufs: dict[str, Path], recipe: Recipe
+) -> RunDirectory:
+    """A run with its benchmark done; only to be read."""
+    run = make_run(tmp_path_factory.mktemp("finished"), ggufs, recipe)
+    run_bench(run, recipe)
     return run

@@ -105,7 +105,7 @@ def test_speed_counts_what_it_timed(model: LlamaModel) -> None:
     text = encode_examples(model, examples())[0].prompt
     with LlamaContext(model, n_ctx=128, n_batch=64, threads=1) as small:
         started = time.perf_counter()
-        speed = measure_speed(small, text, generated=4, repetitions=2)
+        speed = measure_speed(small, text, repetitions=2, generated=4)
         elapsed = time.perf_counter() - started
     assert (speed.prompt.tokens, speed.generation.tokens) == (64, 4)
     assert speed.prompt.repetitions == speed.generation.repetitions == 2

@@ -27,9 +27,14 @@ def answers(run: RunDirectory) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.bench / "answers.jsonl").open()]
 
 
-def test_a_benchmark_from_end_to_end(converted_run: RunDirectory, recipe: Recipe) -> None:
-    report = run_bench(converted_run, recipe)
-    rows = answers(converted_run)
+def report_of(run: RunDirectory) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((run.bench / "report.json").read_text())
+    return report
+
+
+def test_a_benchmark_from_end_to_end(finished_run: RunDirectory, recipe: Recipe) -> None:
+    report = report_of(finished_run)
+    rows = answers(finished_run)
     assert len(rows) == report["accuracy"]["prompts"] == 10
     for name in ("base", "tuned"):
         right = sum(row[name]["correct"] for row in rows)
@@ -39,40 +44,50 @@ def test_a_benchmark_from_end_to_end(converted_run: RunDirectory, recipe: Recipe
     assert report["perplexity"]["ratio"]["value"] != pytest.approx(1.0, abs=1e-3)
     assert report["accuracy"]["clusters"] == 6
     assert [group["name"] for group in report["groups"]] == ["film", "shop"]
-    assert converted_run.require_stage("bench")["outcome"] == report["verdict"]["outcome"]
-    assert not list(converted_run.root.glob("*journal*"))
+    assert finished_run.require_stage("bench")["outcome"] == report["verdict"]["outcome"]
+    assert not list(finished_run.root.glob("*journal*"))
 
+
+def test_a_finished_benchmark_is_not_overwritten(
+    finished_run: RunDirectory, recipe: Recipe
+) -> None:
     with pytest.raises(OutputExistsError):
-        run_bench(converted_run, recipe)
-    assert run_bench(converted_run, recipe, skip_done=True) == json.loads(json.dumps(report))
+        run_bench(finished_run, recipe)
+    assert run_bench(finished_run, recipe, skip_done=True) == report_of(finished_run)
+    other = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"limit": 3})})
+    with pytest.raises(OutputExistsError):
+        run_bench(finished_run, other, skip_done=True)
 
 
-def test_a_killed_benchmark_goes_on(converted_run: RunDirectory, recipe: Recipe) -> None:
+def test_a_killed_benchmark_goes_on(
+    converted_run: RunDirectory, finished_run: RunDirectory, recipe: Recipe
+) -> None:
     command = [sys.executable, "-m", "tuneserve", "bench", "--run", converted_run.name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     journal = converted_run.root / "bench-journal.jsonl"
     work = converted_run.root.parent.parent
     process = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE)
-    # Base: 10 likelihoods, 10 answers, 1 speed; killed once the tuned model has begun.
+    # The base's 10 likelihoods and its first answers; then it is killed.
     deadline = time.monotonic() + 240
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 22):
+    while not (journal.exists() and journal.read_bytes().count(b"\n") > 13):
         assert process.poll() is None, process.communicate()[1].decode()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not converted_run.bench.exists()
-    kept = journal.read_bytes()
-    before = [json.loads(line) for line in kept.splitlines() if kept.endswith(b"\n")]
+    kept = [json.loads(line) for line in journal.read_bytes().split(b"\n")[1:-1]]
 
-    resumed = run_bench(converted_run, recipe)
+    run_bench(converted_run, recipe)
     rows = {row["id"]: row for row in answers(converted_run)}
-    for entry in before[1:]:
+    assert {entry["kind"] for entry in kept} == {"likelihood", "answer"}
+    for entry in kept:
+        row, value = rows[entry["id"]][entry["model"]], entry["value"]
         if entry["kind"] == "answer":
-            row = rows[entry["id"]][entry["model"]]
-            assert row["generated_tokens"] == entry["value"]["tokens"]
-    whole = run_bench(converted_run, recipe, force=True)
-    assert resumed["perplexity"] == whole["perplexity"]
+            assert row["generated_tokens"] == value["tokens"]
+        else:
+            assert row["reference_nll"] == value["nll"]
+    assert report_of(converted_run)["perplexity"] == report_of(finished_run)["perplexity"]
 
 
 def test_the_command_prints_json_and_fails_if_worse(
