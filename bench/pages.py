@@ -9,13 +9,14 @@ from typing import Any
 
 from bench import plot
 from bench.analysis import format_p
-from bench.results import AccuracyComparison, Pair, PerplexityComparison, Report
+from bench.results import AccuracyComparison, Contender, Pair, PerplexityComparison, Report
 from bench.speed import Rate
 from bench.statistics import Estimate
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
 
 SCHEMA = 1
+UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
 SHOWN_FLIPS = 200  # of each kind on the page; answers.jsonl holds all
 
 
@@ -74,6 +75,7 @@ def render(report: Report, template: str) -> str:
         won=[pair for pair in flips if pair.won],
         lost=[pair for pair in flips if pair.lost],
         headline=headline(report.verdict.sentence),
+        busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
         shown_flips=SHOWN_FLIPS,
     )
 
@@ -148,6 +150,11 @@ def _ratio_plot(report: Report) -> Plot:
         for name, compared in shown
     ]
     return Plot(rows, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
+
+
+def _is_unsteady(model: Contender) -> bool:
+    rates = (model.speed.prompt, model.speed.generation)
+    return any(measured.deviation > UNSTEADY * measured.mean for measured in rates)
 
 
 def _flips(report: Report) -> list[Pair]:

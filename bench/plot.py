@@ -71,8 +71,8 @@ def _mark(scale: Scale, mark: Mark, y: float) -> list[Markup]:
     low, high = scale.percent(mark.estimate.low), scale.percent(mark.estimate.high)
     value = scale.percent(mark.estimate.value)
     whisker = Markup('<path class="whisker {}" d="M{} {}H{}"/>').format(mark.style, low, y, high)
-    # A line of no length with round or square ends is a dot that stretching can't distort.
-    dot = Markup('<path class="dot {}" d="M{} {}h0"/>').format(mark.style, value, y)
+    # A line of next to no length with round or square ends is a dot that stretching can't distort.
+    dot = Markup('<path class="dot {}" d="M{} {}h.01"/>').format(mark.style, value, y)
     caps = [_line(f"cap {mark.style}", end, y - 3, y + 3) for end in (low, high)]
     return [whisker, *caps, dot]
 

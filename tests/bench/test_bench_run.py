@@ -156,10 +156,13 @@ def test_unequal_templates_are_refused(converted_run: RunDirectory, recipe: Reci
 
 
 def test_bad_input_is_refused_before_measuring(converted_run: RunDirectory, recipe: Recipe) -> None:
-    short = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"ctx": 64})})
-    with pytest.raises(UsageError, match="don't fit 64 tokens") as caught:
-        run_bench(converted_run, short)
-    assert len(caught.value.problems) > 0
+    test_file = converted_run.split("test")
+    rows = [json.loads(line) for line in test_file.open()]
+    rows[3]["messages"][0]["content"] += " very" * 300
+    test_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError, match="don't fit 256 tokens") as caught:
+        run_bench(converted_run, recipe)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["s3"]
 
     changed = converted_run.read()["stages"]
     changed["convert"]["result"]["base"]["sha256"] = "0" * 64
