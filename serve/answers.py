@@ -5,12 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from serve.conversation import Turn
 from serve.engine import Completion, Delta, TokenLogprob
+from serve.parts import Content, Part, PartReader, Reasoning
 from serve.schema import (
+    AnswerCall,
     AnswerMessage,
     ChatChoice,
     ChatChunk,
@@ -19,6 +23,7 @@ from serve.schema import (
     ChatDelta,
     ChatLogprobs,
     ChatTokenLogprob,
+    FunctionCall,
     PromptTokensDetails,
     TextChoice,
     TextCompletion,
@@ -26,6 +31,7 @@ from serve.schema import (
     TopLogprob,
     Usage,
 )
+from serve.tools import ToolCall
 from tuneserve.llama import LlamaModel
 
 DONE = b"data: [DONE]\n\n"
@@ -53,23 +59,17 @@ class Writer(Protocol):
 class ChatWriter:
     """chat.completion and chat.completion.chunk."""
 
-    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+    def __init__(self, model_name: str, model: LlamaModel, turn: Turn, *, choices: int) -> None:
         self._choices = choices
         self._id = f"chatcmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._name = model_name
         self._model = model
+        self._turn = turn
+        self._streams = [_ChoiceStream(turn.reader()) for _ in range(choices)]
 
     def whole(self, completions: Sequence[Completion]) -> bytes:
-        choices = [
-            ChatChoice(
-                index=index,
-                message=AnswerMessage(role="assistant", content=one.text, refusal=None),
-                logprobs=self._logprobs(one.logprobs),
-                finish_reason=one.finish_reason,
-            )
-            for index, one in enumerate(completions)
-        ]
+        choices = [self._choice(index, one) for index, one in enumerate(completions)]
         return to_json(
             ChatCompletion(
                 id=self._id,
@@ -81,16 +81,69 @@ class ChatWriter:
             )
         )
 
+    def _choice(self, index: int, completion: Completion) -> ChatChoice:
+        reader = self._turn.reader()
+        parts = [*reader.feed(completion.text), *reader.finish()]
+        content = "".join(part.text for part in parts if isinstance(part, Content))
+        thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
+        calls = [part for part in parts if isinstance(part, ToolCall)]
+        fields: dict[str, Any] = {}
+        if thoughts:
+            fields["reasoning_content"] = thoughts
+        if calls:
+            fields["tool_calls"] = [_answer_call(call) for call in calls]
+            content = content.strip()
+        return ChatChoice(
+            index=index,
+            message=AnswerMessage(
+                role="assistant",
+                content=content or (None if calls else ""),
+                refusal=None,
+                **fields,
+            ),
+            logprobs=self._logprobs(completion.logprobs),
+            finish_reason=finish_reason(completion, called=bool(calls)),
+        )
+
     def first(self, index: int) -> bytes:
         return self._event(index, ChatDelta(role="assistant", content=""))
 
     def delta(self, index: int, delta: Delta) -> bytes:
-        if not delta.text and not delta.logprobs:
-            return b""
-        return self._event(index, ChatDelta(content=delta.text), logprobs=delta.logprobs)
+        stream = self._streams[index]
+        if stream.reader.plain:
+            parts: Sequence[Part] = [Content(delta.text)] if delta.text else []
+        else:
+            parts = stream.reader.feed(delta.text)
+        stream.logprobs += delta.logprobs
+        return self._parts(index, parts)
 
     def last(self, index: int, completion: Completion) -> bytes:
-        return self._event(index, ChatDelta(), finish_reason=completion.finish_reason)
+        stream = self._streams[index]
+        rest = self._parts(index, stream.reader.finish())
+        reason = finish_reason(completion, called=stream.calls > 0)
+        return rest + self._event(index, ChatDelta(), finish_reason=reason)
+
+    def _parts(self, index: int, parts: Sequence[Part]) -> bytes:
+        """An event for each part; the log probabilities so far go with the first."""
+        stream = self._streams[index]
+        deltas = [self._delta(part, stream) for part in parts]
+        if not deltas and stream.logprobs:
+            deltas = [ChatDelta(content="")]
+        events = []
+        for delta in deltas:
+            events.append(self._event(index, delta, logprobs=stream.logprobs))
+            stream.logprobs = ()
+        return b"".join(events)
+
+    def _delta(self, part: Part, stream: _ChoiceStream) -> ChatDelta:
+        match part:
+            case Content(text):
+                return ChatDelta(content=text)
+            case Reasoning(text):
+                return ChatDelta(reasoning_content=text)
+            case ToolCall():
+                stream.calls += 1
+                return ChatDelta(tool_calls=[_answer_call(part, index=stream.calls - 1)])
 
     def usage(self, completions: Sequence[Completion]) -> bytes:
         return event(self._chunk([], usage=usage_of(completions, self._choices)))
@@ -145,6 +198,29 @@ class ChatWriter:
 
     def _text(self, token: int) -> str:
         return token_text(self._model, token)
+
+
+@dataclass
+class _ChoiceStream:
+    """How far a streamed choice is."""
+
+    reader: PartReader
+    calls: int = 0
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def _answer_call(call: ToolCall, **index: int) -> AnswerCall:
+    function = FunctionCall(name=call.name, arguments=call.arguments)
+    return AnswerCall(id=call.id, type="function", function=function, **index)
+
+
+def finish_reason(completion: Completion, *, called: bool) -> str:
+    """OpenAI says 'tool_calls' where the model ended by calling tools."""
+    return (
+        "tool_calls"
+        if called and completion.finish_reason == "stop"
+        else (completion.finish_reason)
+    )
 
 
 class TextWriter:

@@ -101,10 +101,12 @@ def _add_generation_paths(app: FastAPI, service: Service) -> None:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
-        prompt = service.chat_prompt(body.messages)
-        sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
-        answers = service.answer([prompt], sampling, choices=body.choices, stream=bool(body.stream))
-        writer = ChatWriter(name, service.engine.model, choices=body.choices)
+        _check_biased_tokens(body, service)
+        turn = service.chat_turn(body)
+        writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
+        answers = service.answer(
+            [turn.prompt], turn.sampling, choices=body.choices, stream=bool(body.stream)
+        )
         return await _respond(request, body, answers, writer, choices=body.choices)
 
     @app.post("/v1/completions", response_model=TextCompletion, responses={**ERRORS, **STREAMED})

@@ -6,6 +6,7 @@ ignored. Answers are written with `exclude_unset`, so a field appears if it was 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -136,24 +137,144 @@ class TextPart(RequestModel):
     text: str
 
 
-class ChatMessage(RequestModel):
-    """One turn of the conversation."""
+class CalledFunction(RequestModel):
+    """A function the assistant called, with its arguments as JSON text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    name: str
+    arguments: str
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_json_object(cls, arguments: str) -> str:
+        try:
+            value = json.loads(arguments)
+        except ValueError:
+            raise ValueError("must be JSON text") from None
+        if not isinstance(value, dict):
+            raise ValueError("must be a JSON object")
+        return arguments
+
+
+class CallMade(RequestModel):
+    """A tool call of an earlier turn."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(RequestModel):
+    """One turn of the conversation. A last turn of the assistant's is continued."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[CallMade] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = Field(
+        None, description="Thoughts of an earlier turn, for templates that want them."
+    )
+    refusal: None = None
+
+    @model_validator(mode="after")
+    def _fields_suit_the_role(self) -> ChatMessage:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError("content is required")
+        if self.tool_calls is not None and self.role != "assistant":
+            raise ValueError("only the assistant has tool_calls")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a message of role tool, and no other, has a tool_call_id")
+        return self
 
     @property
     def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
 
     def as_template_sees_it(self) -> dict[str, Any]:
-        """Chat templates know 'system', not OpenAI's newer name for it, and plain text."""
+        """Chat templates know 'system', not OpenAI's newer name for it; plain text; and call
+        arguments as an object."""
         role = "system" if self.role == "developer" else self.role
-        message = {"role": role, "content": self.text}
-        return message if self.name is None else {**message, "name": self.name}
+        message: dict[str, Any] = {"role": role, "content": self.text}
+        for key in ("name", "tool_call_id", "reasoning_content"):
+            if (value := getattr(self, key)) is not None:
+                message[key] = value
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": "function",
+                    "function": {
+                        "name": call.function.name,
+                        "arguments": json.loads(call.function.arguments),
+                    },
+                }
+                for call in self.tool_calls
+            ]
+        return message
+
+
+class TextFormat(RequestModel):
+    """Free text, the default."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(RequestModel):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class NamedSchema(RequestModel):
+    """A JSON Schema; it is always enforced, whatever `strict` says."""
+
+    name: str
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class JsonSchemaFormat(RequestModel):
+    """JSON that satisfies a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
+class Function(RequestModel):
+    """A function the model may call; `parameters` is a JSON Schema and always enforced."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(RequestModel):
+    """A tool; only functions exist."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(RequestModel):
+    """The name of one of the functions."""
+
+    name: str
+
+
+class NamedTool(RequestModel):
+    """The one function that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
 
 
 class ChatRequest(GenerationRequest):
@@ -167,6 +288,24 @@ class ChatRequest(GenerationRequest):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
         None, description="Alternatives reported for each token; needs logprobs."
     )
+    response_format: ResponseFormat | None = Field(
+        None, description="Bound the answer to JSON, or to JSON of a schema, by a grammar."
+    )
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = Field(
+        None, description="Functions the model may call."
+    )
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        None, description="Whether a function must be called, and which. Default auto."
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="May one answer call several functions? Default true."
+    )
+    reasoning_budget: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Most tokens of thoughts, for models that think. Default: no limit."
+    )
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
+        None, description="Variables for the chat template, such as enable_thinking."
+    )
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
@@ -174,7 +313,37 @@ class ChatRequest(GenerationRequest):
             raise ValueError("give max_tokens or max_completion_tokens, not both")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs to be true")
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            raise ValueError("tool_choice needs tools")
+        if self.must_call and not isinstance(self.response_format, TextFormat | None):
+            raise ValueError("a required tool call and a response_format exclude each other")
+        self._check_names()
         return self
+
+    def _check_names(self) -> None:
+        names = [tool.function.name for tool in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise ValueError(f"tool_choice names no tool: '{self.tool_choice.function.name}'")
+        reserved = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+        if taken := reserved & set(self.chat_template_kwargs or ()):
+            raise ValueError(f"chat_template_kwargs can't set {', '.join(sorted(taken))}")
+
+    @property
+    def must_call(self) -> bool:
+        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def callable_tools(self) -> list[dict[str, Any]]:
+        """The tools that this answer may call, as templates and grammars take them."""
+        chosen = self.tools or []
+        if self.tool_choice == "none":
+            return []
+        if isinstance(self.tool_choice, NamedTool):
+            name = self.tool_choice.function.name
+            chosen = [tool for tool in chosen if tool.function.name == name]
+        return [tool.model_dump(exclude_none=True) for tool in chosen]
 
     def sampling(self, *, default_max_tokens: int) -> Sampling:
         return self._sampling(
@@ -253,12 +422,30 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
+class FunctionCall(BaseModel):
+    """A function and its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(BaseModel):
+    """A tool call the model makes; `index` counts them in a stream."""
+
+    index: int | None = None
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
 class AnswerMessage(BaseModel):
     """The assistant's turn."""
 
     role: Literal["assistant"]
     content: str | None
     refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -286,6 +473,8 @@ class ChatDelta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChunkChoice(BaseModel):

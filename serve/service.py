@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serve.bridge import Answers, Bridge
+from serve.conversation import Turn, prepare_turn
 from serve.engine import Engine, Sampling
 from serve.errors import ApiError
-from serve.schema import ChatMessage
+from serve.schema import ChatRequest
 from tuneserve.errors import TuneserveError
-from tuneserve.prompt import encode_messages, encode_text, template_of
+from tuneserve.prompt import encode_text, template_of
 from tuneserve.recipe import nearest
 from tuneserve.settings import ServeSettings
 from tuneserve.template import ChatTemplate
@@ -53,12 +54,16 @@ class Service:
             param="model",
         )
 
-    def chat_prompt(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Token ids of a conversation; raises ApiError or TemplateError."""
+    def chat_turn(self, request: ChatRequest) -> Turn:
+        """A conversation's next turn; raises ApiError or TemplateError."""
         if self.template is None:
             raise ApiError(400, f"{self.no_template}; use /v1/completions.", code="no_template")
-        turns = [message.as_template_sees_it() for message in messages]
-        return encode_messages(self.engine.model, self.template, turns)
+        return prepare_turn(
+            self.engine.model,
+            self.template,
+            request,
+            default_max_tokens=self.settings.max_tokens,
+        )
 
     def text_prompt(self, prompt: str | list[int]) -> list[int]:
         """Token ids of a text completion's prompt; raises ApiError for ids the model lacks."""

@@ -39,6 +39,7 @@ from serve.engine.types import (
     PromptTooLongError,
     QueueFullError,
     Sampling,
+    ThinkingBudget,
     Timings,
     TokenLogprob,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "PromptTooLongError",
     "QueueFullError",
     "Sampling",
+    "ThinkingBudget",
     "Timings",
     "TokenLogprob",
 ]

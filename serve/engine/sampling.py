@@ -36,8 +36,16 @@ class TokenSampler:
     def __init__(self, model: LlamaModel, sampling: Sampling) -> None:
         self._api = backend()
         self._n_vocab = model.n_vocab
+        self._model = model
         self._sampling = sampling
-        self._grammar = self._make_grammar(model, sampling.grammar)
+        self._mark = Mark(sampling.grammar_after) if sampling.grammar_after else None
+        self._grammar = None
+        if sampling.grammar is not None and self._mark is None:
+            self._grammar = self._make_grammar(sampling.grammar)
+        self._budget = sampling.thinking
+        self._thought = Mark(self._budget.end) if self._budget else None
+        self._forced: list[int] = []
+        self._count = 0
         plain = not (sampling.logit_bias or sampling.penalizes or sampling.grammar)
         self._chain = None
         self._random = None
@@ -54,13 +62,37 @@ class TokenSampler:
 
     def sample(self, context: SequenceContext, index: int, row: Row) -> int:
         """The token after the batch's `index`-th, whose logits are `row`."""
-        if self._random is not None:
-            return draw(row, self._sampling, self._random)
-        if self._chain is None:
-            return int(row.argmax())
-        if self._grammar is None:
-            return int(self._api.llama_sampler_sample(self._chain, context.handle, index))
-        return self._sample_by_grammar(row)
+        if self._forced:
+            token = self._forced.pop(0)
+        elif self._random is not None:
+            token = draw(row, self._sampling, self._random)
+        elif self._chain is None:
+            token = int(row.argmax())
+        elif self._grammar is None:
+            token = int(self._api.llama_sampler_sample(self._chain, context.handle, index))
+        else:
+            token = self._sample_by_grammar(row)
+        if self._mark is not None or self._thought is not None:
+            self._watch(token)
+        return token
+
+    def _watch(self, token: int) -> None:
+        """Start the grammar after its mark; close thoughts that have used up their budget."""
+        piece = self._model.token_bytes(token)
+        if self._mark is not None and (rest := self._mark.passed(piece)) is not None:
+            self._mark = None
+            # A token that reaches beyond the mark has already said what the grammar begins with:
+            # then the answer goes on unbounded, and is read as text if it is no call.
+            if not rest.strip() and self._sampling.grammar is not None:
+                self._grammar = self._make_grammar(self._sampling.grammar)
+        if self._thought is None or self._budget is None:
+            return
+        self._count += 1
+        if self._thought.passed(piece) is not None:
+            self._thought = None
+        elif self._count >= self._budget.tokens and not self._forced:
+            self._forced = list(self._budget.closing)
+            self._budget = None
 
     def _sample_by_grammar(self, row: Row) -> int:
         candidates = Candidates(row)
@@ -71,16 +103,17 @@ class TokenSampler:
         if lone.first_logit == -np.inf:
             candidates = Candidates(row)
             self._api.llama_sampler_apply(self._grammar, candidates.pointer)
+            if not candidates.any_left:
+                # No token can go on (one that could was never in the vocabulary).
+                return self._model.eos
             self._api.llama_sampler_apply(self._chain, candidates.pointer)
             token = candidates.selected
         self._api.llama_sampler_accept(self._grammar, token)
         self._api.llama_sampler_accept(self._chain, token)
         return token
 
-    def _make_grammar(self, model: LlamaModel, grammar: str | None) -> Any:
-        if grammar is None:
-            return None
-        made = self._api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
+    def _make_grammar(self, grammar: str) -> Any:
+        made = self._api.llama_sampler_init_grammar(self._model.vocab, grammar.encode(), b"root")
         if not made:
             raise UsageError("llama.cpp can't read this grammar")
         return made
@@ -126,6 +159,21 @@ class TokenSampler:
         for pair, (token, value) in zip(pairs, bias.items(), strict=True):
             pair.token, pair.bias = token, value
         return self._api.llama_sampler_init_logit_bias(self._n_vocab, len(bias), pairs)
+
+
+class Mark:
+    """Looks for a text in the tokens' bytes as they come."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = mark.encode()
+        self._tail = b""
+
+    def passed(self, piece: bytes) -> bytes | None:
+        """What follows the mark in this piece; None while it has not come."""
+        seen = self._tail + piece
+        _, found, rest = seen.partition(self._mark)
+        self._tail = seen[-len(self._mark) :]
+        return rest if found else None
 
 
 def draw(row: Row, sampling: Sampling, random: np.random.Generator) -> int:
@@ -197,6 +245,10 @@ class Candidates:
     @property
     def selected(self) -> int:
         return int(self._array.data[self._array.selected].id)
+
+    @property
+    def any_left(self) -> bool:
+        return bool((self._data["logit"] > -np.inf).any())
 
     @property
     def first_logit(self) -> float:

@@ -32,6 +32,16 @@ class QueueFullError(TuneserveError):
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """The answer opens with thoughts that `end` closes; after `tokens` tokens without it, the
+    tokens `closing` are put in its place."""
+
+    tokens: int
+    end: str
+    closing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen and when an answer ends.
 
@@ -41,6 +51,9 @@ class Sampling:
     number of alternatives reported for each token; None reports nothing. The penalties are
     OpenAI's (subtracted from a token's logit: presence once, frequency per occurrence) and
     llama.cpp's `repeat_penalty` (a divisor; 1 is off), over the last `penalty_window` tokens.
+
+    `grammar` (GBNF, rule `root`) bounds the answer; with `grammar_after` only what follows the
+    first such mark in it. `thinking` bounds an answer's thoughts.
     """
 
     temperature: float = 1.0
@@ -57,6 +70,8 @@ class Sampling:
     repeat_penalty: float = 1.0
     penalty_window: int = 1024
     grammar: str | None = None
+    grammar_after: str | None = None
+    thinking: ThinkingBudget | None = None
 
     @property
     def penalizes(self) -> bool:

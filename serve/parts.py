@@ -1,0 +1,134 @@
+"""An answer's parts: what the model thinks, what it says, which tools it calls.
+
+Read from the text as it streams: marks may be cut anywhere, and nothing of them is ever shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from serve.engine.text import overlap
+from serve.tools import CLOSE, OPEN, ToolCall, parse_call
+
+THINK, END_THINK = "<think>", "</think>"
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Text the model thinks to itself."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Text of the answer."""
+
+    text: str
+
+
+Part = Reasoning | Content | ToolCall
+
+
+class _State(Enum):
+    START = "before anything but white space"
+    REASONING = "between <think> and </think>"
+    CONTENT = "in the answer"
+    CALL = "between <tool_call> and </tool_call>"
+
+
+class PartReader:
+    """Splits growing text. `thinks`: the model may open with <think>; `thinking`: the prompt
+    has opened it already; `calls`: tools were offered."""
+
+    def __init__(self, *, thinks: bool = False, thinking: bool = False, calls: bool = False):
+        self._calls = calls
+        self._held = ""
+        self._state = _State.CONTENT
+        if thinks:
+            self._state = _State.REASONING if thinking else _State.START
+        self._trim = thinking
+
+    @property
+    def plain(self) -> bool:
+        """Is all of the text simply content?"""
+        return self._state is _State.CONTENT and not self._calls and not self._trim
+
+    def feed(self, text: str) -> list[Part]:
+        """The parts that `text` completes or continues."""
+        self._held += text
+        parts: list[Part] = []
+        while self._step(parts):
+            pass
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What is held when the answer ends; an unfinished call is content."""
+        rest, self._held = self._held, ""
+        if self._state is _State.REASONING:
+            return [Reasoning(rest)] if rest else []
+        if self._state is _State.CALL:
+            return [_call_or_content(rest, closed=False)]
+        return [Content(rest)] if rest else []
+
+    def _step(self, parts: list[Part]) -> bool:
+        """Take one thing from what is held; False if more text is needed."""
+        if self._state is _State.START:
+            return self._start()
+        if self._trim:
+            # The white space after a mark belongs to neither part.
+            self._held = self._held.lstrip()
+            self._trim = not self._held
+        if not self._held:
+            return False
+        if self._state is _State.REASONING:
+            return self._until(END_THINK, parts, _State.CONTENT)
+        if self._state is _State.CALL:
+            return self._call(parts)
+        if not self._calls:
+            parts.append(Content(self._held))
+            self._held = ""
+            return False
+        return self._until(OPEN, parts, _State.CALL)
+
+    def _start(self) -> bool:
+        begun = self._held.lstrip()
+        if begun.startswith(THINK):
+            self._held = begun[len(THINK) :]
+            self._state, self._trim = _State.REASONING, True
+            return True
+        if THINK.startswith(begun):
+            return False
+        self._state = _State.CONTENT
+        return True
+
+    def _until(self, mark: str, parts: list[Part], then: _State) -> bool:
+        kind = Reasoning if self._state is _State.REASONING else Content
+        before, found, after = self._held.partition(mark)
+        if found:
+            if before := before.rstrip() if kind is Reasoning else before:
+                parts.append(kind(before))
+            self._held, self._state, self._trim = after, then, True
+            return True
+        keep = overlap(self._held, mark)
+        shown, self._held = (
+            self._held[: len(self._held) - keep],
+            self._held[len(self._held) - keep :],
+        )
+        if shown:
+            parts.append(kind(shown))
+        return False
+
+    def _call(self, parts: list[Part]) -> bool:
+        inside, found, after = self._held.partition(CLOSE)
+        if not found:
+            return False
+        parts.append(_call_or_content(inside, closed=True))
+        self._held, self._state, self._trim = after, _State.CONTENT, True
+        return True
+
+
+def _call_or_content(inside: str, *, closed: bool) -> Part:
+    call = parse_call(inside)
+    return call or Content(f"{OPEN}{inside}{CLOSE if closed else ''}")

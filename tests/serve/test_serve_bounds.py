@@ -1,0 +1,181 @@
+"""JSON, schemas, tools, prefill and thoughts over the API, on a model that knows none of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from serve.conversation import prepare_turn, render
+from serve.engine import Engine, ThinkingBudget
+from serve.schema import ChatRequest
+from tuneserve.settings import ServeSettings
+from tuneserve.template import ChatTemplate
+
+QUESTION = [{"role": "user", "content": "Give the weather in Paris as JSON."}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Paris", "Rome"]}, "days": {"type": "integer"}},
+            "required": ["city", "days"],
+        },
+    },
+}
+ADD = {"type": "function", "function": {"name": "add"}}
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {
+        "model": "demo",
+        "messages": QUESTION,
+        "temperature": 0.8,
+        "seed": 11,
+        "max_tokens": 120,
+        **fields,
+    }
+
+
+def test_json_schema_is_kept_whole_and_streamed(client: Any) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 12},
+            "sky": {"enum": ["clear", "grey"]},
+            "degrees": {"type": "array", "items": {"enum": [1, 2, 3]}, "maxItems": 3},
+        },
+        "required": ["city", "sky", "degrees"],
+        "additionalProperties": False,
+    }
+    wanted = {"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}}
+    for n in (1, 2):
+        whole = client.chat.completions.create(**body(response_format=wanted, n=n))
+        for choice in whole.choices:
+            value = json.loads(choice.message.content)
+            assert list(value) == ["city", "sky", "degrees"]
+            assert value["sky"] in ("clear", "grey")
+    stream = client.chat.completions.create(**body(response_format=wanted, stream=True))
+    json.loads("".join(chunk.choices[0].delta.content or "" for chunk in stream))
+
+
+def test_json_object(client: Any) -> None:
+    answer = client.chat.completions.create(
+        **body(response_format={"type": "json_object"}, temperature=0, max_tokens=400)
+    )
+    assert answer.choices[0].message.content.lstrip().startswith("{")
+    if answer.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads(answer.choices[0].message.content), dict)
+
+
+def test_a_required_call_is_made_with_valid_arguments(client: Any) -> None:
+    request = body(tools=[WEATHER, ADD], tool_choice="required", parallel_tool_calls=False)
+    choice = client.chat.completions.create(**request).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls
+    assert call.function.name in ("get_weather", "add")
+    assert isinstance(json.loads(call.function.arguments), dict)
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    pieces = list(
+        client.chat.completions.create(
+            **{**request, "tool_choice": named, "stream": True, "temperature": 0}
+        )
+    )
+    calls = [call for piece in pieces for call in piece.choices[0].delta.tool_calls or []]
+    assert [call.function.name for call in calls] == ["get_weather"]
+    arguments = json.loads(calls[0].function.arguments)
+    assert arguments["city"] in ("Paris", "Rome")
+    assert isinstance(arguments["days"], int)
+    assert pieces[-1].choices[0].finish_reason == "tool_calls"
+    assert "tool_call" not in "".join(piece.choices[0].delta.content or "" for piece in pieces)
+
+
+def test_calls_and_results_of_earlier_turns_are_accepted(client: Any) -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "Paris", "days": 1}'}
+    messages = [
+        *QUESTION,
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_1", "type": "function", "function": function}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "sunny"},
+    ]
+    answer = client.chat.completions.create(
+        **body(messages=messages, tools=[WEATHER], tool_choice="auto", max_tokens=8)
+    )
+    assert answer.usage.prompt_tokens > 60
+
+
+def test_a_last_turn_of_the_assistants_is_continued(client: Any) -> None:
+    messages = [
+        {"role": "user", "content": "What is the capital of France?"},
+        {"role": "assistant", "content": "The capital of France is the city of"},
+    ]
+    answer = client.chat.completions.create(**body(messages=messages, temperature=0, max_tokens=4))
+    assert answer.choices[0].message.content.startswith(" Paris")
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"tools": [WEATHER, WEATHER]}, "same name"),
+        ({"tool_choice": "required"}, "needs tools"),
+        (
+            {
+                "tools": [WEATHER],
+                "tool_choice": {"type": "function", "function": {"name": "nope"}},
+            },
+            "names no tool",
+        ),
+        ({"reasoning_budget": 5}, "does not think"),
+        ({"response_format": {"type": "xml"}}, "json_schema"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
+        ({"messages": [{"role": "user", "content": None}]}, "content is required"),
+        ({"chat_template_kwargs": {"messages": "x"}}, "can't set"),
+        ({"functions": []}, "not supported"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(client: Any, fields: dict[str, Any], word: str) -> None:
+    with pytest.raises(openai.BadRequestError, match=word):
+        client.chat.completions.create(**body(), extra_body=fields)
+
+
+THINKING_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_thoughts_have_a_budget_and_what_follows_has_the_grammar(demo_gguf: Any) -> None:
+    """The model itself never closes its thoughts, so the budget must; then comes the JSON."""
+    request = ChatRequest.model_validate(
+        {
+            "messages": QUESTION,
+            "reasoning_budget": 12,
+            "max_tokens": 80,
+            "temperature": 0,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"enum": [{"ok": True}, {"ok": False}]}},
+            },
+        }
+    )
+    template = ChatTemplate(THINKING_TEMPLATE)
+    assert render(template, request).endswith("<think>\n")
+    with Engine(demo_gguf, ServeSettings(ctx=512, slots=1, threads=1)) as engine:
+        turn = prepare_turn(engine.model, template, request, default_max_tokens=80)
+        assert turn.thinking
+        assert isinstance(turn.sampling.thinking, ThinkingBudget)
+        (done,) = engine.generate([turn.prompt], turn.sampling)
+    thoughts, closed, answer = done.text.partition("</think>")
+    assert closed
+    assert thoughts.strip()
+    assert json.loads(answer) in ({"ok": True}, {"ok": False})
+    reader = turn.reader()
+    kinds = [type(part).__name__ for part in [*reader.feed(done.text), *reader.finish()]]
+    assert kinds == ["Reasoning", "Content"]

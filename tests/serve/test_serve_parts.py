@@ -1,0 +1,117 @@
+"""Thoughts, content and tool calls read from text in any pieces; grammars from schemas."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve.errors import ApiError
+from serve.grammar import schema_grammar
+from serve.parts import Content, Part, PartReader, Reasoning
+from serve.tools import ToolCall, described, parse_call
+
+WORDS = st.text(alphabet="ab <>/", max_size=12)
+
+
+def read(reader: PartReader, pieces: list[str]) -> list[Part]:
+    parts = [part for piece in pieces for part in reader.feed(piece)]
+    return parts + reader.finish()
+
+
+def joined(parts: list[Part], kind: type[Content] | type[Reasoning]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, kind))
+
+
+def cut(text: str, data: st.DataObject) -> list[str]:
+    pieces = []
+    while text:
+        size = data.draw(st.integers(1, len(text)))
+        pieces.append(text[:size])
+        text = text[size:]
+    return pieces
+
+
+@given(WORDS, WORDS, st.booleans(), st.data())
+def test_thoughts_and_content_come_apart(
+    thought: str, answer: str, opened: bool, data: st.DataObject
+) -> None:
+    text = f"{'' if opened else '<think>'}{thought}</think>\n\n{answer}"
+    parts = read(PartReader(thinks=True, thinking=opened), cut(text, data))
+    assert joined(parts, Reasoning).strip() == thought.strip()
+    assert joined(parts, Content) == answer.lstrip()
+
+
+@given(WORDS, WORDS, st.data())
+def test_calls_are_found_between_content(before: str, value: str, data: st.DataObject) -> None:
+    call = json.dumps({"name": "f", "arguments": {"x": value}})
+    text = f"{before}<tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call>"
+    parts = read(PartReader(calls=True), cut(text, data))
+    calls = [part for part in parts if isinstance(part, ToolCall)]
+    assert [json.loads(one.arguments) for one in calls] == [{"x": value}] * 2
+    assert joined(parts, Content) == before
+    assert calls[0].id != calls[1].id
+
+
+@given(WORDS, st.data())
+def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> None:
+    for options in ({}, {"thinks": True}, {"calls": True}):
+        parts = read(PartReader(**options), cut(text, data))
+        assert joined(parts, Content) == text
+        assert PartReader().plain
+
+
+def test_what_is_no_call_stays_text() -> None:
+    text = "<tool_call>not json</tool_call>"
+    assert joined(read(PartReader(calls=True), [text]), Content) == text
+    assert joined(read(PartReader(calls=True), ["a<tool_call>{"]), Content) == "a<tool_call>{"
+    assert parse_call('{"name": 1}') is None
+    assert parse_call('{"name": "f", "arguments": []}') is None
+
+
+def test_templates_without_tools_get_them_described() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "1+1?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"function": {"name": "add", "arguments": {"a": 1}}}],
+        },
+        {"role": "tool", "content": "2", "tool_call_id": "x"},
+    ]
+    turns = described(messages, [tool])
+    assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
+    assert '{"name": "add"}' in turns[0]["content"]
+    assert turns[2]["content"].startswith('<tool_call>{"name": "add"')
+    assert "2" in turns[3]["content"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "word"),
+    [
+        ({"type": "integer", "minimum": 3}, "'minimum' is not supported"),
+        ({"type": "frob"}, "can't be converted"),
+        ({"type": "object", "properties": []}, "must be an object"),
+        ({"type": "string", "maxLength": 100_000}, "from 0 to 1000"),
+        ({"type": "string", "pattern": "abc"}, "can't be converted"),
+        ({"type": "string", "format": "email"}, "'email' is not supported"),
+        ({"$ref": "#/nowhere"}, "can't be converted"),
+        ({"$ref": "https://example.com/schema"}, "can't be converted"),
+        ({"anyOf": []}, "not empty"),
+    ],
+)
+def test_schemas_that_could_not_be_enforced_are_refused(schema: Any, word: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        schema_grammar(schema, param="response_format")
+    assert caught.value.status_code == 400
+    assert word in str(caught.value.detail)
+
+
+def test_property_names_are_not_taken_for_keywords() -> None:
+    schema = {"type": "object", "properties": {"minimum": {"type": "integer"}}}
+    assert '\\"minimum\\"' in schema_grammar(schema, param="tools")
