@@ -18,6 +18,11 @@ QuantizationType = Literal[
     "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "F16", "BF16"
 ]
 
+BenchTask = Literal[
+    "exact", "contains", "number", "regex", "choice", "json", "rouge_l", "chrf", "python",
+    "likelihood", "likelihood_per_token",
+]  # fmt: skip
+
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -60,6 +65,11 @@ class DataSettings(Section):
     )
     train_on: Literal["all", "last"] = Field(
         "all", description="Answers of a conversation the loss counts: all of them, or the last."
+    )
+    thoughts: Literal["train", "mask", "drop"] = Field(
+        "train",
+        description="What becomes of thoughts (<think>…</think> or reasoning_content): train on "
+        "them, keep them but mask them, or drop them.",
     )
     eval_fraction: Fraction = Field(
         0.05, description="Share of examples that steer training (early stopping)."
@@ -179,6 +189,24 @@ class ServeSettings(Section):
     api_key_file: Path | None = Field(
         None, description="File with one API key per line; without it no key is asked for."
     )
+    queue_seconds: int = Field(
+        120, ge=1, le=86_400, description="Longest wait for a slot; after it a request gets 503."
+    )
+    answer_seconds: int = Field(
+        0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
+    )
+    embeddings: bool = Field(
+        False, description="Serve /v1/embeddings too (takes a second, small context)."
+    )
+    tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
+    tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Web origins whose pages may call the API; none by default."
+    )
+    log: Literal["line", "json", "off"] = Field(
+        "line", description="What is logged of each request: a line, a JSON object, or nothing."
+    )
+    log_prompts: bool = Field(False, description="Put prompts and answers into the JSON log.")
     mmap: bool = Field(True, description="Map the model file instead of reading it.")
     mlock: bool = Field(False, description="Keep the model in RAM.")
 
@@ -186,9 +214,21 @@ class ServeSettings(Section):
 class BenchSettings(Section):
     """The comparison of tuned against base."""
 
-    task: Literal["exact", "contains", "number"] = Field(
-        "exact", description="How an answer is scored against the reference."
+    task: BenchTask = Field(
+        "exact",
+        description="How an answer is scored against the reference: the same text, the reference "
+        "in it, a number, what a pattern captures, the first choice named, JSON fields, ROUGE-L, "
+        "chrF, a Python function; or not generated, but the likeliest choice (in all, or per "
+        "token).",
     )
+    choices: tuple[str, ...] = Field(
+        (), description="Answers to choose from (choice, likelihood); empty = all references."
+    )
+    pattern: str = Field("", description="Regular expression that captures the answer (regex).")
+    tolerance: float = Field(
+        1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
+    )
+    scorer: str = Field("", description="'file.py:function' that scores an answer (python).")
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
     ctx: int = Field(2048, ge=64, description="Context of one prompt with its answer, in tokens.")
