@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
 
 import tuneserve
 from serve import errors
+from serve.access import AccessLog, note, note_completions
 from serve.answers import ChatWriter, TextWriter, Writer
 from serve.bridge import Answers
+from serve.engine import Completion
 from serve.errors import ApiError
-from serve.guard import Guard, read_keys
+from serve.guard import Guard, KeyRing
 from serve.schema import (
     ChatCompletion,
     ChatRequest,
@@ -28,6 +32,7 @@ from serve.schema import (
 )
 from serve.service import Service
 from serve.streams import EventStream, cancelled_when_gone
+from serve.texts import text_router
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
@@ -35,7 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "No such model or path."},
     413: {"model": ErrorBody, "description": "The request body is too large."},
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
-    503: {"model": ErrorBody, "description": "The server is shutting down or has failed."},
+    503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
 }
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -46,13 +51,17 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application around a loaded model. It does not close the service."""
+    """The application around a loaded model. It does not close the service.
+
+    Raises UsageError if the key file can't be used.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.bridge.attach(asyncio.get_running_loop())
         yield
 
+    settings = service.settings
     app = FastAPI(
         title="tuneserve",
         version=tuneserve.__version__,
@@ -60,66 +69,102 @@ def create_app(service: Service) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    app.add_middleware(
-        Guard,
-        keys=read_keys(service.settings.api_key_file),
-        max_body=service.settings.max_body,
-    )
-    _add_status_paths(app, service)
-    _add_generation_paths(app, service)
+    app.include_router(_status_router(service))
+    app.include_router(_generation_router(service), responses=ERRORS)
+    app.include_router(text_router(service), responses=ERRORS)
+    # The last one added is the outermost.
+    app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
+        )
+    app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
     return app
 
 
-def _add_status_paths(app: FastAPI, service: Service) -> None:
-    @app.get("/health", responses={503: ERRORS[503]})
+def _status_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/health", responses={503: ERRORS[503]})
     async def health() -> Health:
         """Is the server working?"""
         if service.engine.failure is not None:
             raise service.engine.failure
         return Health(status="ok")
 
-    @app.get("/v1/models", responses={401: ERRORS[401]})
-    async def models() -> ModelList:
-        """The models served here."""
-        return ModelList(object="list", data=[_card(service)])
+    @router.get("/ready", responses={503: ERRORS[503]})
+    async def ready() -> Health:
+        """Does the server take requests?"""
+        if not service.engine.is_open:
+            raise ApiError(503, "No requests are taken.", code="unavailable")
+        return Health(status="ok")
 
-    @app.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, 401: ERRORS[401]},
+    )
+    async def metrics() -> Response:
+        """Counters and gauges for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @router.get("/v1/models", responses={401: ERRORS[401]})
+    async def models() -> ModelList:
+        """The models served here: the base and its adapters."""
+        return ModelList(object="list", data=[_card(service, name) for name in service.names])
+
+    @router.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
     async def model(name: str) -> ModelCard:
         """One of the models served here."""
-        service.resolve_model(name)
-        return _card(service)
+        return _card(service, service.resolve_model(name))
+
+    return router
 
 
-def _card(service: Service) -> ModelCard:
-    return ModelCard(id=service.name, object="model", created=service.created, owned_by="tuneserve")
-
-
-def _add_generation_paths(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/chat/completions", response_model=ChatCompletion, responses={**ERRORS, **STREAMED}
+def _card(service: Service, name: str) -> ModelCard:
+    root = None if name == service.name else service.name
+    return ModelCard(
+        id=name, object="model", created=service.created, owned_by="tuneserve", root=root
     )
+
+
+def _generation_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
         _check_biased_tokens(body, service)
         turn = service.chat_turn(body)
+        if service.settings.log_prompts:
+            note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(
-            [turn.prompt], turn.sampling, choices=body.choices, stream=bool(body.stream)
+            name, [turn.prompt], turn.sampling, choices=body.choices, stream=bool(body.stream)
         )
-        return await _respond(request, body, answers, writer, choices=body.choices)
+        return await _respond(service, request, body, answers, writer, choices=body.choices)
 
-    @app.post("/v1/completions", response_model=TextCompletion, responses={**ERRORS, **STREAMED})
+    @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model)
-        prompts = [service.text_prompt(prompt) for prompt in body.prompts()]
         _check_biased_tokens(body, service)
+        prompts = [service.text_prompt(prompt) for prompt in body.prompts()]
+        if service.settings.log_prompts:
+            note(request.scope, prompts=body.prompts())
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
-        answers = service.answer(prompts, sampling, choices=body.choices, stream=bool(body.stream))
+        answers = service.answer(
+            name, prompts, sampling, choices=body.choices, stream=bool(body.stream)
+        )
         writer = TextWriter(name, service.engine.model, choices=body.choices)
         total = len(prompts) * body.choices
-        return await _respond(request, body, answers, writer, choices=total)
+        return await _respond(service, request, body, answers, writer, choices=total)
+
+    return router
 
 
 def _check_biased_tokens(body: GenerationRequest, service: Service) -> None:
@@ -135,6 +180,7 @@ def _check_biased_tokens(body: GenerationRequest, service: Service) -> None:
 
 
 async def _respond(
+    service: Service,
     request: Request,
     body: GenerationRequest,
     answers: Answers,
@@ -142,8 +188,20 @@ async def _respond(
     *,
     choices: int,
 ) -> Response:
+    on_end = partial(_ended, service, request)
     if body.stream:
-        return EventStream(answers, writer, choices=choices, include_usage=body.wants_usage)
+        return EventStream(
+            answers, writer, choices=choices, include_usage=body.wants_usage, on_end=on_end
+        )
     async with cancelled_when_gone(request.receive, answers):
         completions = await answers.completions()
+    on_end(completions)
     return Response(writer.whole(completions), media_type="application/json")
+
+
+def _ended(service: Service, request: Request, completions: Sequence[Completion]) -> None:
+    for completion in completions:
+        service.metrics.answered(completion)
+    note_completions(request.scope, completions)
+    if service.settings.log_prompts:
+        note(request.scope, answers=[completion.text for completion in completions])

@@ -63,7 +63,8 @@ def _spread(events: list[tuple[Mailbox, int, Event]]) -> None:
 class Answers:
     """The answers to one HTTP request: one generation for every prompt and choice."""
 
-    def __init__(self, engine: Engine, bridge: Bridge) -> None:
+    def __init__(self, engine: Engine, bridge: Bridge, *, adapter: str | None = None) -> None:
+        self._adapter = adapter
         self._engine = engine
         self._bridge = bridge
         self._mailbox = Mailbox()
@@ -86,7 +87,9 @@ class Answers:
         def listen(event: Event) -> None:
             self._bridge.post(self._mailbox, index, event)
 
-        return self._engine.submit(prompt, sampling, on_event=listen, stream=stream)
+        return self._engine.submit(
+            prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
+        )
 
     def cancel(self) -> None:
         for generation in self._generations:

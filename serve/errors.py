@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from serve.engine import EngineError, PromptTooLongError, QueueFullError
+from serve.engine import EngineError, PromptTooLongError, QueueFullError, UnavailableError
 from tuneserve.template import TemplateError
 
 logger = logging.getLogger("tuneserve.serve")
@@ -80,8 +80,10 @@ def as_api_error(error: Exception) -> ApiError:
         case QueueFullError():
             headers = {"Retry-After": "1"}
             return ApiError(429, error.message, code="queue_full", headers=headers)
+        case UnavailableError():
+            return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case EngineError():
-            return ApiError(503, error.message, headers={"Retry-After": "1"})
+            return ApiError(503, error.message, code="engine_failed")
         case TemplateError():
             return ApiError(400, error.message, code="invalid_messages", param="messages")
         case RequestValidationError():

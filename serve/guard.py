@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.errors import ApiError
+from tuneserve.console import say
 from tuneserve.errors import UsageError
 
-OPEN_PATHS = frozenset({"/health"})
-"""Answered without a key: liveness is asked by machinery that has none."""
+OPEN_PATHS = frozenset({"/", "/health", "/ready"})
+"""Answered without a key: liveness is asked by machinery that has none, and the page asks for
+the key itself."""
 
 
 def read_keys(path: Path | None) -> tuple[bytes, ...]:
@@ -34,12 +35,56 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
     return tuple(key.encode() for key in keys)
 
 
+class KeyRing:
+    """The keys of a file, read again when it changes; None: no key is asked for.
+
+    A changed file that can't be read, or holds no key, leaves the former keys in force.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._keys = read_keys(path)
+        self._stamp = self._current_stamp()
+
+    @property
+    def needed(self) -> bool:
+        return self._path is not None
+
+    def accepts(self, given: bytes) -> bool:
+        """Is it one of the keys? Every key is compared in constant time, so that the time taken
+        tells nothing."""
+        self._reload_if_changed()
+        known = [hmac.compare_digest(given, key) for key in self._keys]
+        return any(known)
+
+    def _reload_if_changed(self) -> None:
+        stamp = self._current_stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = read_keys(self._path)
+        except UsageError as error:
+            say(f"warning: the API keys stay as they were: {error.render()}")
+        else:
+            say(f"{len(self._keys)} API keys read again from {self._path}")
+
+    def _current_stamp(self) -> tuple[int, int, int] | None:
+        if self._path is None:
+            return None
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
 class Guard:
     """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body."""
 
-    def __init__(self, app: ASGIApp, *, keys: Sequence[bytes], max_body: int) -> None:
+    def __init__(self, app: ASGIApp, *, keys: KeyRing, max_body: int) -> None:
         self._app = app
-        self._keys = tuple(keys)
+        self._keys = keys
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +93,8 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
-            if scope["path"] not in OPEN_PATHS:
+            # A browser asks with OPTIONS, and without the key, whether it may send the key.
+            if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                 self._check_key(headers.get(b"authorization", b""))
             self._check_length(headers.get(b"content-length", b"0"))
         except ApiError as error:
@@ -57,12 +103,10 @@ class Guard:
         await self._app(scope, self._counted(receive), send)
 
     def _check_key(self, authorization: bytes) -> None:
-        if not self._keys:
+        if not self._keys.needed:
             return
         scheme, _, given = authorization.partition(b" ")
-        # Every key is compared, and in constant time, so that timing tells nothing.
-        known = [hmac.compare_digest(given.strip(), key) for key in self._keys]
-        if scheme.lower() != b"bearer" or not any(known):
+        if scheme.lower() != b"bearer" or not self._keys.accepts(given.strip()):
             raise ApiError(
                 401,
                 "A valid API key is needed: Authorization: Bearer KEY.",

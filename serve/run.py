@@ -7,13 +7,15 @@ import errno
 import ipaddress
 import signal
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
 from serve.app import create_app
+from serve.engine import Engine
 from serve.guard import read_keys
 from serve.service import Service
 from tuneserve.console import say
@@ -22,13 +24,21 @@ from tuneserve.llama import check_is_gguf
 from tuneserve.settings import ServeSettings
 
 
-def serve(model_path: Path, name: str, settings: ServeSettings) -> None:
-    """Serve a GGUF under `name` until SIGTERM or Ctrl-C.
+def serve(
+    model_path: Path,
+    name: str,
+    settings: ServeSettings,
+    *,
+    adapters: Mapping[str, Path] | None = None,
+) -> None:
+    """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
 
     Raises UsageError before the model is loaded if the file, the key file or the address is
     wrong; TuneserveError if llama.cpp can't load the model.
     """
-    check_is_gguf(model_path)
+    for path in (model_path, *(adapters or {}).values()):
+        check_is_gguf(path)
+    _check_tls(settings)
     keys = read_keys(settings.api_key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -39,9 +49,9 @@ def serve(model_path: Path, name: str, settings: ServeSettings) -> None:
                 "use --api-key-file, or --host 127.0.0.1"
             )
         say(f"loading {model_path}")
-        service = Service(model_path, name, settings)
+        service = Service(model_path, name, settings, adapters=adapters)
         try:
-            _run_until_signal(service, listener, url=_url(host, port))
+            _run_until_signal(service, listener, url=_url(host, port, tls=bool(settings.tls_cert)))
         finally:
             service.close()
     if service.engine.failure is not None:
@@ -74,8 +84,33 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _check_tls(settings: ServeSettings) -> None:
+    """Raise UsageError unless certificate and key are both absent or both usable."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise UsageError("a TLS certificate and its key belong together", where="tls_cert, tls_key")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert, settings.tls_key
+        )
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or error
+        raise UsageError(
+            f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
+        ) from error
+
+
 class Server(uvicorn.Server):
-    """Ends after the running answers at the first signal, at once at the second."""
+    """Ends after the running answers at the first signal, at once at the second; and when the
+    engine has failed, since nothing can be answered then."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._engine.failure is not None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,6 +128,7 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
             return
+        self._engine.refuse_new()
         say("stopping: no new requests; running answers get to end (again: stop at once)")
         self.should_exit = True
 
@@ -104,10 +140,12 @@ def _run_until_signal(service: Service, listener: socket.socket, *, url: str) ->
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=service.settings.drain_seconds,
+        ssl_certfile=service.settings.tls_cert,
+        ssl_keyfile=service.settings.tls_key,
     )
-    say(f"listening on {url} (model '{service.name}', Ctrl-C to stop). Try:")
+    say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
     say(_example(service, url))
-    Server(config).run(sockets=[listener])
+    Server(config, service.engine).run(sockets=[listener])
 
 
 def _example(service: Service, url: str) -> str:
@@ -125,9 +163,10 @@ def _example(service: Service, url: str) -> str:
     )
 
 
-def _url(host: str, port: int) -> str:
+def _url(host: str, port: int, *, tls: bool) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared only
-    return f"http://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -378,6 +378,94 @@ class CompletionRequest(GenerationRequest):
         )
 
 
+class TokenizeRequest(RequestModel):
+    """Body of POST /tokenize: a text, or a conversation as the chat template renders it."""
+
+    model: str | None = None
+    content: str | None = Field(None, description="A text; special tokens in it are parsed.")
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = Field(
+        None, description="A conversation, rendered by the chat template."
+    )
+    add_special: bool = Field(
+        False, description="Put BOS before the text if the model wants it (messages have it)."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TokenizeRequest:
+        if (self.content is None) == (self.messages is None):
+            raise ValueError("give content or messages")
+        return self
+
+
+class TokenList(BaseModel):
+    """Answer of POST /tokenize: the ids, their number, and the longest a prompt may be."""
+
+    tokens: list[int]
+    count: int
+    max_model_len: int
+
+
+class DetokenizeRequest(RequestModel):
+    """Body of POST /detokenize."""
+
+    model: str | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+
+
+class DetokenizedText(BaseModel):
+    """Answer of POST /detokenize."""
+
+    content: str
+
+
+class EmbeddingRequest(RequestModel):
+    """Body of POST /v1/embeddings."""
+
+    model: str | None = None
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=512)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[
+            list[Annotated[list[TokenId], Field(min_length=1)]],
+            Field(min_length=1, max_length=512),
+        ]
+    )
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+    def inputs(self) -> list[str | list[int]]:
+        if isinstance(self.input, str):
+            return [self.input]
+        if isinstance(self.input[0], int):
+            return [list(self.input)]
+        return list(self.input)
+
+
+class Embedding(BaseModel):
+    """The vector of one input, of length 1; base64 is of little-endian float32."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(BaseModel):
+    """Token counts of an embedding request."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(BaseModel):
+    """Answer of POST /v1/embeddings."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: EmbeddingUsage
+
+
 class PromptTokensDetails(BaseModel):
     """How many of the prompt's tokens the prefix cache had."""
 
@@ -524,6 +612,7 @@ class ModelCard(BaseModel):
     object: Literal["model"]
     created: int
     owned_by: Literal["tuneserve"]
+    root: str | None = None
 
 
 class ModelList(BaseModel):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from serve.bridge import Answers, Bridge
 from serve.conversation import Turn, prepare_turn
 from serve.engine import Engine, Sampling
 from serve.errors import ApiError
+from serve.metrics import Metrics
 from serve.schema import ChatRequest
 from tuneserve.errors import TuneserveError
 from tuneserve.prompt import encode_text, template_of
@@ -21,12 +22,21 @@ from tuneserve.template import ChatTemplate
 class Service:
     """A loaded model, ready for requests. Close it."""
 
-    def __init__(self, model_path: Path, name: str, settings: ServeSettings) -> None:
+    def __init__(
+        self,
+        model_path: Path,
+        name: str,
+        settings: ServeSettings,
+        *,
+        adapters: Mapping[str, Path] | None = None,
+    ) -> None:
         self.name = name
+        self.adapters = tuple(adapters or ())
         self.settings = settings
         self.created = int(time.time())
         self.bridge = Bridge()
-        self.engine = Engine(model_path, settings, after_step=self.bridge.flush)
+        self.engine = Engine(model_path, settings, adapters=adapters, after_step=self.bridge.flush)
+        self.metrics = Metrics(self.engine)
         try:
             self.template, self.no_template = self._load_template()
         except BaseException:
@@ -43,13 +53,20 @@ class Service:
     def close(self, *, drain_seconds: float = 0.0) -> None:
         self.engine.close(drain_seconds=drain_seconds)
 
+    @property
+    def names(self) -> list[str]:
+        """The served models: the base under its name, then its adapters."""
+        return [self.name, *self.adapters]
+
     def resolve_model(self, asked: str | None) -> str:
-        """The served name a request means; without one, the only there is. Raises ApiError."""
-        if asked is None or asked == self.name:
+        """The served name a request means; without one, the base. Raises ApiError."""
+        if asked is None:
             return self.name
+        if asked in self.names:
+            return asked
         raise ApiError(
             404,
-            f"There is no model '{asked}' here ({nearest(asked, [self.name])}).",
+            f"There is no model '{asked}' here ({nearest(asked, self.names)}).",
             code="model_not_found",
             param="model",
         )
@@ -65,29 +82,37 @@ class Service:
             default_max_tokens=self.settings.max_tokens,
         )
 
-    def text_prompt(self, prompt: str | list[int]) -> list[int]:
+    def text_prompt(self, prompt: str | list[int], *, param: str = "prompt") -> list[int]:
         """Token ids of a text completion's prompt; raises ApiError for ids the model lacks."""
         model = self.engine.model
         if isinstance(prompt, str):
             ids = encode_text(model, prompt)
             if ids:
                 return ids
-            raise ApiError(400, "The prompt is empty.", code="invalid_value", param="prompt")
+            raise ApiError(400, "The prompt is empty.", code="invalid_value", param=param)
         unknown = next((token for token in prompt if token >= model.n_vocab), None)
         if unknown is not None:
             raise ApiError(
                 400,
                 f"Token id {unknown} is not in the vocabulary of {model.n_vocab}.",
                 code="invalid_value",
-                param="prompt",
+                param=param,
             )
         return prompt
 
     def answer(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, choices: int, stream: bool
+        self,
+        model: str,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        choices: int,
+        stream: bool,
     ) -> Answers:
-        """Start `choices` answers to each prompt. With a seed, each choice has its own."""
-        answers = Answers(self.engine, self.bridge)
+        """Start `choices` answers of a served model to each prompt. With a seed, each choice has
+        its own."""
+        adapter = model if model in self.adapters else None
+        answers = Answers(self.engine, self.bridge, adapter=adapter)
         each_prompt = [prompt for prompt in prompts for _ in range(choices)]
         samplings = [
             sampling if sampling.seed is None else sampling.with_seed(sampling.seed + choice)

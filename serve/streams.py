@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import Response
@@ -46,7 +46,13 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, answers: Answers, writer: Writer, *, choices: int, include_usage: bool
+        self,
+        answers: Answers,
+        writer: Writer,
+        *,
+        choices: int,
+        include_usage: bool,
+        on_end: Callable[[Sequence[Completion]], None],
     ) -> None:
         super().__init__(
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
@@ -57,6 +63,7 @@ class EventStream(Response):
         self._writer = writer
         self._choices = choices
         self._include_usage = include_usage
+        self._on_end = on_end
         self.completions: dict[int, Completion] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,6 +80,8 @@ class EventStream(Response):
             except EngineError as error:
                 body = ErrorBody.model_validate(as_api_error(error).body)
                 await _send(send, event(body))
+            finally:
+                self._on_end([*self.completions.values()])
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_events(self, send: Send) -> None:

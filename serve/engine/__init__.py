@@ -36,12 +36,14 @@ from serve.engine.types import (
     Delta,
     EngineError,
     Event,
+    Figures,
     PromptTooLongError,
     QueueFullError,
     Sampling,
     ThinkingBudget,
     Timings,
     TokenLogprob,
+    UnavailableError,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Engine",
     "EngineError",
     "Event",
+    "Figures",
     "Generation",
     "PromptTooLongError",
     "QueueFullError",
@@ -58,4 +61,5 @@ __all__ = [
     "ThinkingBudget",
     "Timings",
     "TokenLogprob",
+    "UnavailableError",
 ]

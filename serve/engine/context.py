@@ -74,6 +74,10 @@ class TokenBatch:
         self.count = end
         return end - 1
 
+    def want_all(self) -> None:
+        """Ask for the outputs of all tokens."""
+        self._wanted[: self.count] = 1
+
     def as_struct(self) -> Any:
         self._struct.n_tokens = self.count
         return self._struct
@@ -131,6 +135,15 @@ class SequenceContext:
         if status == 1:
             return False
         raise EngineError(f"llama_decode failed with status {status}: {last_error()}")
+
+    def use_adapter(self, adapter: Any | None) -> None:
+        """Compute with this LoRA adapter from now on, or with the base alone."""
+        count = 0 if adapter is None else 1
+        handles = (self._api.llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (ctypes.c_float * 1)(1.0)
+        status = self._api.llama_set_adapters_lora(self.handle, handles, count, scales)
+        if status != 0:
+            raise EngineError(f"llama_set_adapters_lora failed with status {status}")
 
     def logits(self, count: int) -> npt.NDArray[np.float32]:
         """Logits of the last batch's `count` wanted tokens, in batch order: [count, n_vocab].

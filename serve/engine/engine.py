@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import logging
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from serve.engine.adapters import load_adapters
 from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
+from serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from serve.engine.sampling import TokenSampler, token_logprob
 from serve.engine.schedule import PromptPace, plan_batch
 from serve.engine.store import SequenceStore
@@ -22,10 +25,12 @@ from serve.engine.types import (
     Completion,
     EngineError,
     Event,
+    Figures,
     FinishReason,
     PromptTooLongError,
     QueueFullError,
     Sampling,
+    UnavailableError,
 )
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, backend
@@ -68,6 +73,7 @@ class Generation:
 class Engine:
     """A model and a context that answers many requests at once. See the package's docstring.
 
+    `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`.
     `after_step` is called in the engine's thread after each step that delivered events, so that
     a listener can pass them on together.
     """
@@ -77,6 +83,7 @@ class Engine:
         model_path: Path,
         settings: ServeSettings,
         *,
+        adapters: Mapping[str, Path] | None = None,
         after_step: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -88,10 +95,15 @@ class Engine:
         )
         sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
         try:
+            self._adapters = load_adapters(self.model, adapters or {})
             self._context = SequenceContext(self.model, settings, sequences=sequences)
         except TuneserveError:
             self.model.close()
             raise
+        self._adapter_in_use: str | None = None
+        self._served: dict[str | None, int] = {}
+        self._steps = 0
+        self._embedder: Embedder | None = None
         self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
         self._store = SequenceStore(
             self._context,
@@ -103,7 +115,7 @@ class Engine:
         self._pace = PromptPace(self._context.n_batch, settings.micro_batch)
         self._pieces: dict[int, bytes | None] = {}
         self._after_step = after_step
-        self._inbox: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Task | EmbeddingJob | None] = queue.SimpleQueue()
         self._waiting: deque[Task] = deque()
         self._running: list[Task] = []
         self._lock = threading.Lock()
@@ -133,6 +145,7 @@ class Engine:
         prompt: Sequence[int],
         sampling: Sampling,
         *,
+        adapter: str | None = None,
         on_event: Callable[[Event], None] | None = None,
         stream: bool = False,
     ) -> Generation:
@@ -148,13 +161,14 @@ class Engine:
                     f"{self.settings.max_queue} requests are waiting already",
                     hint="Try again in a moment.",
                 )
-        return self._enqueue(prompt, sampling, on_event=on_event, stream=stream)
+        return self._enqueue(prompt, sampling, adapter=adapter, on_event=on_event, stream=stream)
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling | Sequence[Sampling],
         *,
+        adapter: str | None = None,
         on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Answer all prompts; results in their order. `on_done` is called in the engine's
@@ -172,7 +186,7 @@ class Engine:
             return tell
 
         generations = [
-            self._enqueue(prompt, one, on_event=listener(index), stream=False)
+            self._enqueue(prompt, one, adapter=adapter, on_event=listener(index), stream=False)
             for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
         ]
         try:
@@ -187,10 +201,44 @@ class Engine:
         """Why the engine stopped working, if it did."""
         return self._failure
 
+    def embed(self, tokens: Sequence[int]) -> concurrent.futures.Future[list[float]]:
+        """The mean of the last hidden states of a text, of length 1. Raises PromptTooLongError."""
+        self._check_open()
+        limit = min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
+        if len(tokens) > limit:
+            raise PromptTooLongError(len(tokens), limit)
+        job: EmbeddingJob = EmbeddingJob(list(tokens))
+        self._inbox.put(job)
+        return job.future
+
     @property
-    def load(self) -> tuple[int, int]:
-        """(requests running or waiting, slots)."""
-        return self._queued, self.settings.slots
+    def is_open(self) -> bool:
+        """Are requests taken?"""
+        return self._accepting and self._failure is None
+
+    def refuse_new(self) -> None:
+        """Take no more requests; those accepted go on."""
+        self._accepting = False
+
+    def figures(self) -> Figures:
+        """What the engine is doing at this moment."""
+        running = len(self._running)
+        return Figures(
+            running=running,
+            waiting=max(0, self._queued - running),
+            slots=self.settings.slots,
+            cells_used=self._store.used_cells,
+            cells=self._context.n_ctx,
+            kept_prefixes=self._store.kept_prefixes,
+            put_back=self.put_back_count,
+            steps=self._steps,
+        )
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._accepting:
+            raise UnavailableError("the server is shutting down")
 
     def close(self, *, drain_seconds: float = 0.0) -> None:
         """Take no more requests; let those accepted end for that long, cancel the rest, free
@@ -202,6 +250,8 @@ class Engine:
         self._stopping = True
         self._inbox.put(None)
         self._thread.join()
+        if self._embedder is not None:
+            self._embedder.close()
         self._context.close()
         self.model.close()
 
@@ -210,13 +260,13 @@ class Engine:
         prompt: Sequence[int],
         sampling: Sampling,
         *,
+        adapter: str | None,
         on_event: Callable[[Event], None] | None,
         stream: bool,
     ) -> Generation:
-        if self._failure is not None:
-            raise self._failure
-        if not self._accepting:
-            raise EngineError("the server is shutting down")
+        self._check_open()
+        if adapter is not None and adapter not in self._adapters:
+            raise EngineError(f"there is no adapter '{adapter}'")
         if not prompt:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
@@ -225,7 +275,7 @@ class Engine:
         task = Task(
             prompt,
             sampling,
-            adapter=None,
+            adapter=adapter,
             limit=self.limit,
             deliver=generation._deliver,
             stream=stream,
@@ -244,7 +294,7 @@ class Engine:
                 self._step()
                 if self._after_step is not None:
                     self._after_step()
-            self._end_all(EngineError("the server is shutting down"))
+            self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
             failure = error if isinstance(error, EngineError) else EngineError(str(error))
@@ -258,16 +308,24 @@ class Engine:
         idle = not self._running and not self._waiting
         with contextlib.suppress(queue.Empty):
             while True:
-                task = self._inbox.get(block=idle)
-                if task is not None:
-                    self._waiting.append(task)
+                arrived = self._inbox.get(block=idle)
+                if isinstance(arrived, Task):
+                    self._waiting.append(arrived)
+                elif isinstance(arrived, EmbeddingJob):
+                    self._run_embedding(arrived)
                 idle = False
                 if self._stopping:
                     return False
         return not self._stopping
 
+    def _run_embedding(self, job: EmbeddingJob) -> None:
+        if self._embedder is None:
+            self._embedder = Embedder(self.model, self.settings)
+        job.run(self._embedder)
+
     def _step(self) -> None:
         self._drop_cancelled()
+        self._steps += 1
         self._admit()
         plan = self._plan()
         if not plan:
@@ -282,9 +340,17 @@ class Engine:
     def _drop_cancelled(self) -> None:
         for task in [task for task in self._running if task.cancelled]:
             self._end(task, "cancelled")
+        longest = self.settings.answer_seconds
+        if longest:
+            for task in [task for task in self._running if task.age > longest]:
+                self._end(task, "length")
         for task in [task for task in self._waiting if task.cancelled]:
             self._waiting.remove(task)
             self._end(task, "cancelled")
+        patience = self.settings.queue_seconds
+        for task in [task for task in self._waiting if task.waited > patience]:
+            self._waiting.remove(task)
+            self._end(task, UnavailableError(f"no slot became free within {patience} s"))
 
     def _admit(self) -> None:
         """Give waiting tasks a sequence, in order, as long as slots and cells last."""
@@ -312,7 +378,7 @@ class Engine:
         while self._running:
             beside_streams = any(task.generated for task in self._running)
             plan = plan_batch(
-                self._running,
+                self._same_adapter(),
                 room=self._context.n_batch,
                 chunk=self._pace.chunk(beside_streams=beside_streams),
             )
@@ -320,6 +386,20 @@ class Engine:
                 return plan
             self._put_back(self._running[-1])
         return []
+
+    def _same_adapter(self) -> list[Task]:
+        """The running tasks of one adapter, for a batch can't mix them: of the one that was
+        served longest ago. llama.cpp is switched to it."""
+        present = {task.adapter for task in self._running}
+        if len(present) > 1 or self._adapter_in_use not in present:
+            adapter = min(present, key=lambda name: self._served.get(name, 0))
+            if adapter != self._adapter_in_use:
+                self._context.use_adapter(None if adapter is None else self._adapters[adapter])
+                self._adapter_in_use = adapter
+        self._served[self._adapter_in_use] = self._steps
+        if len(present) == 1:
+            return self._running
+        return [task for task in self._running if task.adapter == self._adapter_in_use]
 
     def _put_back(self, task: Task) -> None:
         self._running.remove(task)
@@ -384,9 +464,11 @@ class Engine:
     def _end_all(self, why: EngineError) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                task = self._inbox.get_nowait()
-                if task is not None:
-                    self._waiting.append(task)
+                arrived = self._inbox.get_nowait()
+                if isinstance(arrived, Task):
+                    self._waiting.append(arrived)
+                elif isinstance(arrived, EmbeddingJob):
+                    arrived.future.set_exception(why)
         for task in [*self._running, *self._waiting]:
             self._end(task, why)
         self._waiting.clear()

@@ -64,6 +64,16 @@ class Task:
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
 
+    @property
+    def waited(self) -> float:
+        """Seconds in the queue; 0 once it has been admitted."""
+        return 0.0 if self._admitted else time.monotonic() - self._submitted
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was submitted."""
+        return time.monotonic() - self._submitted
+
     def admitted(self, sequence: int, reused: int) -> None:
         """The task got a sequence whose first `reused` tokens are there already."""
         self.sequence = sequence

@@ -31,6 +31,10 @@ class QueueFullError(TuneserveError):
     """More requests are waiting than the settings allow."""
 
 
+class UnavailableError(EngineError):
+    """The engine takes no request now: it is shutting down, or too busy for too long."""
+
+
 @dataclass(frozen=True, slots=True)
 class ThinkingBudget:
     """The answer opens with thoughts that `end` closes; after `tokens` tokens without it, the
@@ -131,6 +135,20 @@ class Completion:
     cached_tokens: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What an engine is doing: requests, the KV cache's cells, how often one was put back."""
+
+    running: int
+    waiting: int
+    slots: int
+    cells_used: int
+    cells: int
+    kept_prefixes: int
+    put_back: int
+    steps: int
 
 
 Event = Delta | Completion | EngineError

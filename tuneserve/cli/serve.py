@@ -23,6 +23,13 @@ from tuneserve.settings import ServeSettings
     help="Recipe (TOML) with settings; without --run its file name is the run's.",
 )
 @click.option("--base", is_flag=True, help="Serve the run's base model instead of the tuned one.")
+@click.option(
+    "--lora",
+    "loras",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="Serve this LoRA adapter (GGUF) of the model under NAME too; may be repeated.",
+)
 @click.option("--name", help="Name of the model in the API (default: the run's or the file's).")
 @settings_options("serve")
 @click.pass_context
@@ -33,6 +40,7 @@ def command(
     run_name: str | None,
     config: Path | None,
     base: bool,
+    loras: tuple[str, ...],
     name: str | None,
     **_: Any,
 ) -> None:
@@ -41,6 +49,7 @@ def command(
     \b
     tuneserve serve --run sentiment
     tuneserve serve model.gguf --gpu-layers 20 --threads 16
+    tuneserve serve base.gguf --lora polite=polite-lora.gguf --lora terse=terse-lora.gguf
     """
     if model is not None and (run_name is not None or base):
         raise UsageError("give a GGUF file or a run, not both")
@@ -49,9 +58,24 @@ def command(
         settings = resolve_settings(context, recipe=config).serve
     else:
         path, found_name, settings = _of_run(context, run_name, config, base=base)
+    served_name = name or found_name
+    adapters = _adapters(loras, served_name)
     from serve.run import serve
 
-    serve(path, name or found_name, settings)
+    serve(path, served_name, settings, adapters=adapters)
+
+
+def _adapters(loras: tuple[str, ...], base_name: str) -> dict[str, Path]:
+    """The adapters by name; names must differ, the base's included."""
+    adapters: dict[str, Path] = {}
+    for lora in loras:
+        name, separator, path = lora.partition("=")
+        if not separator or not name or not path:
+            raise UsageError("expected NAME=PATH", where=f"--lora {lora}")
+        if name in adapters or name == base_name:
+            raise UsageError(f"the name '{name}' is taken", where=f"--lora {lora}")
+        adapters[name] = Path(path)
+    return adapters
 
 
 def _of_run(

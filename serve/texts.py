@@ -1,0 +1,88 @@
+"""Paths about texts rather than answers: token ids, counts, embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from array import array
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Response
+
+from serve.answers import to_json
+from serve.conversation import render
+from serve.errors import ApiError
+from serve.schema import (
+    ChatRequest,
+    DetokenizedText,
+    DetokenizeRequest,
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+    TokenizeRequest,
+    TokenList,
+)
+from serve.service import Service
+from tuneserve.prompt import encode_text
+
+
+def text_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> TokenList:
+        """The token ids of a text or a conversation, and how many they are."""
+        service.resolve_model(body.model)
+        tokens = _tokens(service, body)
+        return TokenList(tokens=tokens, count=len(tokens), max_model_len=service.engine.limit)
+
+    @router.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> DetokenizedText:
+        """The text of token ids."""
+        service.resolve_model(body.model)
+        tokens = service.text_prompt(body.tokens, param="tokens") if body.tokens else []
+        model = service.engine.model
+        data = b"".join(model.token_bytes(token) for token in tokens)
+        return DetokenizedText(content=data.decode("utf-8", "replace"))
+
+    @router.post("/v1/embeddings", response_model=EmbeddingList)
+    async def embeddings(body: EmbeddingRequest) -> Response:
+        """Vectors of texts: the mean of the model's last hidden states, of length 1."""
+        name = service.resolve_model(body.model)
+        if not service.settings.embeddings:
+            raise ApiError(
+                400, "Embeddings are off; start the server with --embeddings.", code="disabled"
+            )
+        prompts = [service.text_prompt(one, param="input") for one in body.inputs()]
+        jobs = [asyncio.wrap_future(service.engine.embed(prompt)) for prompt in prompts]
+        vectors = await asyncio.gather(*jobs)
+        count = sum(len(prompt) for prompt in prompts)
+        data = [
+            Embedding(object="embedding", index=index, embedding=_encoded(body, vector))
+            for index, vector in enumerate(vectors)
+        ]
+        usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
+        answer = EmbeddingList(object="list", data=data, model=name, usage=usage)
+        return Response(to_json(answer), media_type="application/json")
+
+    return router
+
+
+def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
+    model = service.engine.model
+    if body.content is not None:
+        if body.add_special:
+            return encode_text(model, body.content)
+        return model.tokenize(body.content)
+    if service.template is None:
+        raise ApiError(400, service.no_template, code="no_template", param="messages")
+    assert body.messages is not None
+    return encode_text(model, render(service.template, ChatRequest(messages=body.messages)))
+
+
+def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:
+    if body.encoding_format == "float":
+        return list(vector)
+    # The array is in the machine's byte order; all that llama.cpp runs on here is little-endian.
+    return base64.b64encode(array("f", vector).tobytes()).decode()
