@@ -8,26 +8,29 @@ from typing import Any
 
 from finetune.examples import Example
 from finetune.mask import Encoded, Encoder
-from tuneserve.errors import TuneserveError, UsageError
+from finetune.reading import raise_problems
+from tuneserve.errors import TuneserveError
 
 
-def encode_all(encoder: Encoder, examples: Sequence[Example]) -> list[Encoded]:
-    """Encode every example. Raises UsageError listing each that can't be trained on."""
+def encode_all(
+    encoder: Encoder, examples: Sequence[Example], *, skip_bad: bool = False
+) -> tuple[list[Example], list[Encoded]]:
+    """The examples and their tokens.
+
+    Raises UsageError listing each that can't be trained on; with `skip_bad` they are left out.
+    """
+    kept: list[Example] = []
     encoded: list[Encoded] = []
     problems: list[str] = []
     for example in examples:
         try:
             encoded.append(encoder.encode(example))
+            kept.append(example)
         except TuneserveError as error:
             problems.append(f"{example.where}: {error.message}")
-    if len(problems) == 1:
-        where, _, message = problems[0].partition(": ")
-        raise UsageError(message, where=where)
-    if problems:
-        raise UsageError(
-            f"{len(problems)} of {len(examples)} examples can't be trained on", problems=problems
-        )
-    return encoded
+    if not skip_bad or not kept:
+        raise_problems(problems, len(examples), what="trained on")
+    return kept, encoded
 
 
 def token_counts(encoded: Sequence[Encoded]) -> dict[str, Any]:

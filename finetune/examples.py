@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Message = dict[str, Any]
@@ -16,7 +16,8 @@ class Example:
     """One conversation; its last message is the assistant's, the reference answer.
 
     `group` is what results are reported by (a domain, a language), `source` the document the
-    example was taken from, `where` its place in the file it came from ('file:line').
+    example was taken from, `where` its place in the file it came from ('file:line'). `weight` is
+    how often it counts in training.
     """
 
     id: str
@@ -24,6 +25,12 @@ class Example:
     group: str | None = None
     source: str | None = None
     where: str = ""
+    tools: tuple[dict[str, Any], ...] | None = None
+    weight: float = 1.0
+
+    def named(self, name: str) -> Example:
+        """The same example under another id."""
+        return replace(self, id=name)
 
     @property
     def prompt_key(self) -> str:
@@ -39,12 +46,13 @@ class Example:
 
     def to_row(self) -> dict[str, Any]:
         """The example as a line of runs/NAME/data/*.jsonl."""
-        return {
+        row = {
             "id": self.id,
             "group": self.group,
             "source": self.source,
             "messages": [dict(message) for message in self.messages],
         }
+        return {**row, "tools": list(self.tools)} if self.tools else row
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], where: str = "") -> Example:
@@ -55,6 +63,7 @@ class Example:
             group=row["group"],
             source=row["source"],
             where=where,
+            tools=tuple(row["tools"]) if row.get("tools") else None,
         )
 
 
@@ -69,6 +78,6 @@ def digest(text: str) -> str:
 
 
 def _text(message: Message) -> str:
-    # Tool calls carry no content of their own: what they call tells them apart.
-    calls = message.get("tool_calls")
-    return f"{message.get('content') or ''}{calls or ''}"
+    # A call of a tool may have no content: what it calls tells it apart.
+    parts = (message.get("content"), message.get("reasoning_content"), message.get("tool_calls"))
+    return "".join(str(part) for part in parts if part)

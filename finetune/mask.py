@@ -8,12 +8,13 @@ tokenized by itself, as it will be when the model writes it after that prompt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from finetune.examples import Example, Message
+from finetune.thoughts import KEY, Completion, complete, without_thoughts
 from tuneserve.errors import TuneserveError
 from tuneserve.prompt import with_bos
 from tuneserve.template import ChatTemplate
@@ -54,9 +55,13 @@ class Encoder:
 
     `tokenizer` is a fast tokenizer of transformers. `max_length` is in tokens; longer examples
     lose their end. `train_on` 'all' trains every answer of a conversation, 'last' the last one.
+    `thoughts` says what becomes of an answer's thoughts: 'train' on them, 'mask' them (the model
+    reads them but is not taught them) or 'drop' them.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int, train_on: str = "all") -> None:
+    def __init__(
+        self, tokenizer: Any, *, max_length: int, train_on: str = "all", thoughts: str = "train"
+    ) -> None:
         if not tokenizer.chat_template:
             raise TuneserveError(
                 "this base model has no chat template",
@@ -66,6 +71,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.train_on = train_on
+        self.thoughts = thoughts
         self.template = ChatTemplate(
             tokenizer.chat_template,
             bos_token=tokenizer.bos_token or "",
@@ -79,17 +85,27 @@ class Encoder:
         if the template refuses the conversation.
         """
         messages = example.messages
-        prompt = self.template.render(messages[:-1], add_generation_prompt=True)
-        full = self.template.render(messages)
-        if not full.startswith(prompt):
+        if self.thoughts == "drop":
+            messages = tuple(without_thoughts(messages))
+        if len(messages) == 1:
+            return self._encode_plain(messages[0]["content"])
+        answer = messages[-1]
+        variables: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
+        if answer.get(KEY):
+            # Some templates close the thoughts in the prompt unless told that there will be any.
+            variables["enable_thinking"] = True
+        prompt = self.template.render(messages[:-1], add_generation_prompt=True, **variables)
+        full = self.template.render(messages, **variables)
+        completion = complete(prompt, full, answer["content"] or "", answer.get(KEY))
+        if completion is None:
             raise MaskError(
-                "the chat template renders the conversation unlike its prompt, so the answer "
-                "can't be told from it",
+                "the chat template does not render the answer as it is, so it can't be told "
+                "from the rest",
                 where=example.where,
             )
-        prompt_ids, prompt_labels = self._encode_prompt(prompt, messages)
-        answer_ids = self._encode_answer(full[len(prompt) :])
-        encoded = self._cut(prompt_ids + answer_ids, prompt_labels + answer_ids)
+        prompt_ids, prompt_labels = self._encode_prompt(prompt, messages, variables)
+        answer_ids, answer_labels = self._encode_answer(completion)
+        encoded = self._cut(prompt_ids + answer_ids, prompt_labels + answer_labels)
         if not encoded.trained:
             raise MaskError(
                 f"no token to train on: the prompt alone has {len(prompt_ids)} tokens and "
@@ -99,10 +115,11 @@ class Encoder:
         return encoded
 
     def _encode_prompt(
-        self, prompt: str, messages: Sequence[Message]
+        self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
     ) -> tuple[list[int], list[int]]:
         coded = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        spans = self._earlier_answers(prompt, messages) if self.train_on == "all" else []
+        every = self.train_on == "all"
+        spans = self._earlier_answers(prompt, messages, variables) if every else []
         labels = [
             token if any(start <= first < last <= end for start, end in spans) else IGNORED
             for token, (first, last) in zip(
@@ -112,7 +129,9 @@ class Encoder:
         ids = with_bos(coded["input_ids"], self.bos)
         return ids, [IGNORED] * (len(ids) - len(labels)) + labels
 
-    def _earlier_answers(self, prompt: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
+    def _earlier_answers(
+        self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
+    ) -> list[tuple[int, int]]:
         """Character spans of the assistant's earlier turns in the prompt, end token included.
 
         A turn that the template renders otherwise once the conversation goes on (thoughts
@@ -122,22 +141,44 @@ class Encoder:
         for number, message in enumerate(messages[:-1]):
             if message["role"] != "assistant":
                 continue
-            before = self.template.render(messages[:number], add_generation_prompt=True)
-            after = self.template.render(messages[: number + 1]).rstrip()
+            before = self.template.render(
+                messages[:number], add_generation_prompt=True, **variables
+            )
+            after = self.template.render(messages[: number + 1], **variables).rstrip()
             if after.startswith(before) and prompt.startswith(after):
                 spans.append((len(before), len(after)))
         return spans
 
-    def _encode_answer(self, tail: str) -> list[int]:
-        """The answer's ids, ending with its end-of-turn token and nothing after it."""
+    def _encode_plain(self, text: str) -> Encoded:
+        """Text without a prompt: no template, all of it learned, and its end."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        whole = with_bos([*ids, *end], self.bos)
+        return self._cut(whole, [*whole])
+
+    def _encode_answer(self, completion: Completion) -> tuple[list[int], list[int]]:
+        """The answer's ids and labels, ending with its end-of-turn token and nothing after it."""
         # Templates write a line break behind the end token; the model stops before it.
-        ids: list[int] = self.tokenizer(tail.rstrip(), add_special_tokens=False)["input_ids"]
+        ids, labels = self._label(completion.text.rstrip(), completion.thoughts_end)
         if ids and ids[-1] in self.special_ids:
-            return ids
+            return ids, labels
         if self.tokenizer.eos_token_id is None:
             raise MaskError("the template ends no turn and the tokenizer has no end token")
-        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-        return [*ids, self.tokenizer.eos_token_id]
+        ids, labels = self._label(completion.text, completion.thoughts_end)
+        end = self.tokenizer.eos_token_id
+        return [*ids, end], [*labels, end]
+
+    def _label(self, text: str, thoughts_end: int) -> tuple[list[int], list[int]]:
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = coded["input_ids"]
+        if self.thoughts != "mask":
+            return ids, list(ids)
+        # A token that reaches into the answer belongs to it.
+        labels = [
+            token if last > thoughts_end else IGNORED
+            for token, (_, last) in zip(ids, coded["offset_mapping"], strict=True)
+        ]
+        return ids, labels
 
     def _cut(self, ids: list[int], labels: list[int]) -> Encoded:
         lost = sum(label != IGNORED for label in labels[self.max_length :])

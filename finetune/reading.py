@@ -1,92 +1,100 @@
-"""Reading example files: every problem of a file is found, and reported at once."""
+"""Reading examples: every problem of the files is found, and reported at once."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.examples import Example, digest
-from finetune.formats import BadRecord, label_of, messages_of
+from finetune.formats import BadRecord, label_of, parse_record
+from finetune.records import read_records
 from tuneserve.errors import UsageError
 
 ID_LENGTH = 16
 
 
-def read_examples(path: Path, *, system: str = "") -> list[Example]:
-    """All examples of a JSONL file; blank lines are skipped.
+@dataclass
+class Read:
+    """Examples of a file, what shapes they had, and the records that can't be used."""
 
-    Raises UsageError naming `file:line` for every line that can't be used, all in one error.
+    examples: list[Example] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_examples(
+    path: Path, *, system: str = "", fields: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> Read:
+    """All examples of a file or folder; `fields` maps our names to the file's.
+
+    Raises UsageError naming the place of every record that can't be used, all in one error;
+    with `skip_bad` they are only counted. Raises UsageError if no example is left.
     """
-    examples: list[Example] = []
-    problems: list[str] = []
-    lines_of_ids: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
+    read = Read()
+    places: dict[str, str] = {}
+    for place, record in read_records(path):
         try:
-            record = _parse(line)
-            example = _example(record, system, where)
-            if label_of(record, "id") and example.id in lines_of_ids:
-                raise BadRecord(f"id {example.id!r} is taken by line {lines_of_ids[example.id]}")
+            if isinstance(record, BadRecord):
+                raise record
+            shape, example = _example(_renamed(record, fields or {}), system, place)
+            if example.id in places and label_of(record, "id"):
+                raise BadRecord(f"id {example.id!r} is taken by {_short(places[example.id])}")
         except BadRecord as problem:
-            problems.append(f"{where}: {problem}")
+            read.problems.append(f"{place}: {problem}")
             continue
-        lines_of_ids.setdefault(example.id, number)
-        examples.append(example)
-    _raise_problems(path, problems, len(problems) + len(examples))
-    if not examples:
-        raise UsageError("holds no examples", where=str(path))
-    return examples
+        places.setdefault(example.id, place)
+        read.shapes[shape] += 1
+        read.examples.append(example)
+    if not skip_bad:
+        raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
+    if not read.examples:
+        raise UsageError("holds no usable example", where=str(path), problems=read.problems)
+    return read
 
 
-def _raise_problems(path: Path, problems: list[str], total: int) -> None:
+def raise_problems(
+    problems: Sequence[str], total: int, *, where: str = "", what: str = "used"
+) -> None:
+    """Raise one UsageError for all `problems` ('place: reason'); nothing if there are none."""
     if not problems:
         return
     if len(problems) == 1:
-        where, _, message = problems[0].partition(": ")
-        raise UsageError(message, where=where)
+        place, _, message = problems[0].partition(": ")
+        raise UsageError(message, where=place)
     raise UsageError(
-        f"{len(problems)} of {total} examples can't be used", where=str(path), problems=problems
+        f"{len(problems)} of {total} examples can't be {what}",
+        where=where,
+        problems=problems,
+        hint="Mend them, or pass --skip-bad to leave them out.",
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(
-            "no such data file",
-            where=str(path),
-            hint="Set [data] file or --file; `tuneserve data sentiment` makes a demo file.",
-        ) from None
-    except OSError as error:
-        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
+    if not isinstance(record, dict) or not fields:
+        return record
+    return {
+        **record,
+        **{ours: record[theirs] for ours, theirs in fields.items() if theirs in record},
+    }
 
 
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise BadRecord(f"not UTF-8 (byte {error.start + 1} of the line)") from None
-    except json.JSONDecodeError as error:
-        raise BadRecord(f"not JSON: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError) as error:
-        # Numbers of thousands of digits, thousands of nested lists.
-        raise BadRecord(f"not usable JSON: {str(error)[:80]}") from None
-
-
-def _example(record: Any, system: str, where: str) -> Example:
-    messages = messages_of(record, system=system)
+def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
+    parsed = parse_record(record, system=system)
     example = Example(
-        id="",
-        messages=messages,
+        id=label_of(record, "id") or "",
+        messages=parsed.messages,
         group=label_of(record, "group"),
         source=label_of(record, "source"),
-        where=where,
+        where=place,
+        tools=parsed.tools,
     )
-    own = label_of(record, "id") or digest(example.content_key)[:ID_LENGTH]
-    return Example(own, messages, example.group, example.source, where)
+    return parsed.shape, example if example.id else example.named(
+        digest(example.content_key)[:ID_LENGTH]
+    )
+
+
+def _short(place: str) -> str:
+    return f"line {place.rpartition(':')[2]}"

@@ -70,6 +70,16 @@ def split_examples(
     return split
 
 
+def repeated(examples: Sequence[Example]) -> list[Example]:
+    """Each example as often as its weight says; of a fraction, a share chosen by hash."""
+    found = []
+    for example in examples:
+        times = int(example.weight)
+        part = int(digest(f"weight\x1d{example.content_key}")[:16], 16) / 2**64
+        found += [example] * (times + (part < example.weight - times))
+    return found
+
+
 def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str:
     """'train', 'eval' or 'test', from the example alone."""
     unit = (

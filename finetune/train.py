@@ -14,15 +14,22 @@ from finetune.curves import draw_curves, points
 from finetune.encode import encode_all, token_counts
 from finetune.mask import Encoded, Encoder
 from finetune.model import add_adapter, load_base, load_tokenizer, trainable_parameters
-from finetune.prepare import describe, load_split, write_split
+from finetune.prepare import (
+    Prepared,
+    data_files,
+    data_hash,
+    describe,
+    prepare_examples,
+    write_split,
+)
 from finetune.runtime import Runtime, load_runtime, peak_memory, quiet
 from finetune.schedule import Schedule, plan_steps
-from finetune.split import SPLITS, Split
+from finetune.split import SPLITS
 from finetune.trainer import EVAL_LOSS, build_trainer, held_out_loss
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.console import human_seconds, progress, say
 from tuneserve.errors import OutputExistsError, TuneserveError
-from tuneserve.files import atomic_path, remove, sha256_file
+from tuneserve.files import atomic_path, remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -42,7 +49,7 @@ class _Job:
     base: ResolvedBase
     runtime: Runtime
     tokenizer: Any
-    split: Split
+    prepared: Prepared
     encoded: dict[str, list[Encoded]]
     schedule: Schedule
 
@@ -65,10 +72,10 @@ def train(
     if force:
         for path in (run.adapter, run.checkpoints):
             remove(path)
-    identity = fingerprint(recipe, base=str(job.base.path), data=sha256_file(recipe.data.file))
+    identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
     resume = claim(run.checkpoints, identity)
     run.save_settings(recipe)
-    write_split(job.split, run)
+    write_split(job.prepared.split, run)
     with run.stage("train") as record:
         record.result = _train(job, resume)
     return record.result
@@ -83,26 +90,38 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
     wanted = recipe.model_dump(mode="json")
     same = all(record["settings"].get(name) == wanted[name] for name in ("model", "data", "train"))
     result: dict[str, Any] = entry["result"]
-    data = recipe.data.file
-    if not same or not data.is_file() or sha256_file(data) != result["data"]["sha256"]:
+    files_there = all(path.exists() for path, _ in data_files(recipe.data))
+    if not same or not files_there or data_hash(recipe.data) != result["data"]["sha256"]:
         return None
     return result
 
 
 def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
-    split = load_split(recipe.data)
-    _tell_split(split)
+    prepared = prepare_examples(recipe.data)
+    _tell_split(prepared)
     base = resolve_base(recipe.model.base)
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
     tokenizer = load_tokenizer(base.path, recipe.model)
     encoder = Encoder(
-        tokenizer, max_length=recipe.model.max_seq_length, train_on=recipe.data.train_on
+        tokenizer,
+        max_length=recipe.model.max_seq_length,
+        train_on=recipe.data.train_on,
+        thoughts=recipe.data.thoughts,
     )
-    encoded = {name: encode_all(encoder, split.part(name)) for name in SPLITS}
+    encoded = {name: _encode_part(encoder, prepared, name, recipe) for name in SPLITS}
     _tell_tokens(encoded)
     schedule = plan_steps(recipe.train, len(encoded["train"]))
-    return _Job(recipe, run, base, runtime, tokenizer, split, encoded, schedule)
+    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, schedule)
+
+
+def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe) -> list[Encoded]:
+    """Tokens of a split; what can't be trained on is an error, or leaves the split."""
+    part = prepared.split.part(name)
+    kept, encoded = encode_all(encoder, part, skip_bad=recipe.data.skip_bad)
+    prepared.skipped += len(part) - len(kept)
+    part[:] = kept
+    return encoded
 
 
 def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
@@ -200,8 +219,8 @@ def _result(
     train_seconds = max(seconds - trainer.evaluation_seconds, 1e-9)
     return {
         "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
-        "examples": job.split.counts(),
-        "data": describe(job.split, job.recipe.data.file),
+        "examples": job.prepared.split.counts(),
+        "data": describe(job.prepared, job.recipe.data),
         "tokens": {name: token_counts(job.encoded[name]) for name in SPLITS},
         "device": job.runtime.device,
         "precision": job.runtime.precision,
@@ -221,10 +240,15 @@ def _result(
     }
 
 
-def _tell_split(split: Split) -> None:
+def _tell_split(prepared: Prepared) -> None:
+    split = prepared.split
     parts = ", ".join(f"{count:,} {name}" for name, count in split.counts().items())
     removed = split.duplicates + split.straddling
-    say(f"examples: {parts}" + (f"; {removed:,} duplicates removed" if removed else ""))
+    say(
+        f"examples ({', '.join(prepared.shapes)}): {parts}"
+        + (f"; {removed:,} duplicates removed" if removed else "")
+        + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
+    )
 
 
 def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:

@@ -57,8 +57,20 @@ class DataSettings(Section):
 
     file: Path = Field(
         Path("data/sentiment.jsonl"),
-        description="JSONL file of examples: instruction (and input) with output, or messages. "
-        "Optional keys: system, group, source, id.",
+        description="Examples: a JSONL, JSON, CSV, TSV, Parquet or text file, or a folder of them. "
+        "Records with instruction and output, prompt and completion, messages, conversations or "
+        "text; optional keys: system, group, source, id.",
+    )
+    more: tuple[str, ...] = Field(
+        (),
+        description="Further files of examples; 'path*2' trains on each of its examples twice, "
+        "'path*0.5' on half of them.",
+    )
+    fields: tuple[str, ...] = Field(
+        (), description="Other names of the keys in the files, as ours=theirs: output=answer."
+    )
+    skip_bad: bool = Field(
+        False, description="Leave out records that can't be used instead of stopping."
     )
     system: str = Field(
         "", description="System prompt put before every example that has none of its own."
@@ -162,7 +174,12 @@ class ServeSettings(Section):
     )
     flash_attention: bool = Field(True, description="Use flash attention.")
     gpu_layers: int = Field(
-        -1, ge=-1, le=10_000, description="Layers offloaded to the GPU; -1 = all."
+        -1,
+        ge=-1,
+        le=10_000,
+        json_schema_extra={"words": {"auto": -1, "all": 10_000}},
+        description="Layers offloaded to the GPU: a number, all, or auto (-1) = as many as fit the "
+        "free GPU memory.",
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = physical cores.")
     batch: int = Field(2048, ge=32, le=65536, description="Tokens decoded in one call at most.")
@@ -209,6 +226,11 @@ class ServeSettings(Section):
     log_prompts: bool = Field(False, description="Put prompts and answers into the JSON log.")
     mmap: bool = Field(True, description="Map the model file instead of reading it.")
     mlock: bool = Field(False, description="Keep the model in RAM.")
+
+    @field_validator("gpu_layers", mode="before")
+    @classmethod
+    def _layers_in_words(cls, value: object) -> object:
+        return {"auto": -1, "all": 10_000}.get(value, value) if isinstance(value, str) else value
 
 
 class BenchSettings(Section):

@@ -18,7 +18,7 @@ def test_reads_instruction_input_output(write_lines: Any) -> None:
         {"instruction": "Add.", "input": "1+1", "output": "2", "group": "maths", "id": 7},
         {"instruction": "Say hi.", "input": "", "output": "hi"},
     )
-    first, second = read_examples(path)
+    first, second = read_examples(path).examples
     assert [m["content"] for m in first.messages] == ["Add.\n\n1+1", "2"]
     assert [m["role"] for m in first.messages] == ["user", "assistant"]
     assert (first.id, first.group, first.where) == ("7", "maths", f"{path}:1")
@@ -30,15 +30,15 @@ def test_reads_messages_and_system_prompts(write_lines: Any) -> None:
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     own = [{"role": "system", "content": "mine"}, *chat]
     path = write_lines({"messages": chat}, {"messages": own}, {"messages": chat, "system": "row"})
-    systems = [e.messages[0]["content"] for e in read_examples(path, system="default")]
+    systems = [e.messages[0]["content"] for e in read_examples(path, system="default").examples]
     assert systems == ["default", "mine", "row"]
 
 
 def test_id_depends_on_content_only(write_lines: Any) -> None:
     one = {"instruction": "a", "output": "b"}
     other = {"instruction": "c", "output": "d"}
-    before = read_examples(write_lines(one, name="x.jsonl"))[0].id
-    after = read_examples(write_lines(other, one, name="y.jsonl"))[1].id
+    before = read_examples(write_lines(one, name="x.jsonl")).examples[0].id
+    after = read_examples(write_lines(other, one, name="y.jsonl")).examples[1].id
     assert before == after
 
 
@@ -47,7 +47,7 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
     [
         ("{", "not JSON"),
         ("[1]", "expected an object, got a list"),
-        ('{"a": 1}', "needs 'instruction'"),
+        ('{"a": 1}', "needs instruction + output"),
         ('{"instruction": "x"}', "key 'output' is missing"),
         ('{"instruction": "x", "output": "  "}', "'output' is empty"),
         ('{"instruction": " ", "output": "x"}', "'instruction' is empty"),
@@ -92,19 +92,19 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such data file"):
         read_examples(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(UsageError, match="holds no examples"):
+    with pytest.raises(UsageError, match="holds no usable example"):
         read_examples(tmp_path / "empty.jsonl")
 
 
 def test_byte_order_mark_and_carriage_returns_are_no_problem(tmp_path: Path) -> None:
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"instruction": "x", "output": "y"}\r\n\r\n')
-    assert len(read_examples(path)) == 1
+    assert len(read_examples(path).examples) == 1
 
 
 def test_rows_of_the_run_directory_come_back_as_they_were(write_lines: Any) -> None:
     path = write_lines({"instruction": "x", "output": "y", "source": "doc", "group": "g"})
-    example = read_examples(path)[0]
+    example = read_examples(path).examples[0]
     row = json.loads(json.dumps(example.to_row()))
     assert Example.from_row(row, example.where) == example
 
@@ -120,18 +120,40 @@ json_values = st.recursive(
 lines = st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode())
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(lines, max_size=4).map(b"\n".join))
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(lines, max_size=4).map(b"\n".join),
+    st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]),
+    st.booleans(),
+)
 def test_whatever_the_file_holds_it_is_examples_or_a_usage_error(
-    tmp_path: Path, content: bytes
+    tmp_path: Path, content: bytes, suffix: str, skip_bad: bool
 ) -> None:
-    path = tmp_path / "fuzz.jsonl"
+    path = tmp_path / f"fuzz{suffix}"
     path.write_bytes(content)
     try:
-        examples = read_examples(path)
+        read = read_examples(path, skip_bad=skip_bad)
     except UsageError as error:
         assert str(path) in error.render()
         return
-    for example in examples:
-        assert example.messages[-1]["role"] == "assistant"
-        assert example.messages[-1]["content"].strip()
+    for example in read.examples:
+        last = example.messages[-1]
+        assert last["role"] == "assistant"
+        assert (last["content"] or "").strip() or last["tool_calls"]
+
+
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(json_values, min_size=1, max_size=4))
+def test_whatever_a_json_list_holds_it_is_examples_or_a_usage_error(
+    tmp_path: Path, values: list[object]
+) -> None:
+    path = tmp_path / "fuzz.json"
+    path.write_text(json.dumps(values))
+    try:
+        assert read_examples(path).examples
+    except UsageError as error:
+        assert str(path) in error.render()
