@@ -21,32 +21,28 @@ from tuneserve.settings import BenchSettings
 
 def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
     """Accuracy of both models on `pairs`, and the paired difference with interval and test."""
-    tuned = np.array([pair.tuned.correct for pair in pairs], dtype=np.float64)
-    base = np.array([pair.base.correct for pair in pairs], dtype=np.float64)
+    tuned = np.array([pair.tuned.score for pair in pairs], dtype=np.float64)
+    base = np.array([pair.base.score for pair in pairs], dtype=np.float64)
     clusters = _clusters(pairs)
     won, lost = sum(pair.won for pair in pairs), sum(pair.lost for pair in pairs)
     size = statistics.effective_size(tuned - base, clusters, settings.confidence)
-    net_wins = np.bincount(clusters, weights=tuned - base)
+    drawing = {"resamples": settings.bootstrap, "seed": settings.seed}
     return AccuracyComparison(
         prompts=len(pairs),
         clusters=int(clusters.max()) + 1,
-        base=statistics.accuracy(base, clusters, settings.confidence),
-        tuned=statistics.accuracy(tuned, clusters, settings.confidence),
+        base=statistics.accuracy(base, clusters, settings.confidence, **drawing),
+        tuned=statistics.accuracy(tuned, clusters, settings.confidence, **drawing),
         difference=statistics.paired_difference(
-            tuned,
-            base,
-            clusters,
-            confidence=settings.confidence,
-            resamples=settings.bootstrap,
-            seed=settings.seed,
+            tuned, base, clusters, confidence=settings.confidence, **drawing
         ),
         won=won,
         lost=lost,
         mcnemar_p=statistics.mcnemar_exact(won, lost),
-        p=statistics.paired_p([round(net) for net in net_wins]),
+        p=statistics.paired_p(np.bincount(clusters, weights=tuned - base), seed=settings.seed),
         smallest_detectable=statistics.smallest_detectable(
-            (won + lost) / len(pairs), size, settings.confidence
+            float(((tuned - base) ** 2).mean()), size, settings.confidence
         ),
+        graded=not statistics.is_binary(np.concatenate([tuned, base])),
     )
 
 
@@ -102,20 +98,25 @@ def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
     outcome = decide(accuracy, confidence)
     p = format_p(accuracy.p)
     tuned, base = _percent(accuracy.tuned.value), _percent(accuracy.base.value)
-    counts = f"{tuned} of {accuracy.prompts:,} held-out prompts right, the base {base}"
+    prompts = f"{accuracy.prompts:,} held-out prompts"
+    scored = (
+        f"scores {tuned} on {prompts}, the base {base}"
+        if accuracy.graded
+        else f"gets {tuned} of {prompts} right, the base {base}"
+    )
     difference = accuracy.difference.scaled(100)
     evidence = (
         f"difference {difference.value:+.1f} points, {_percent(confidence, 0)} interval "
-        f"{difference.low:+.1f} to {difference.high:+.1f}, exact p {p if p[0] == '<' else '= ' + p}"
+        f"{difference.low:+.1f} to {difference.high:+.1f}, p {p if p[0] == '<' else '= ' + p}"
     ).replace("-", "−")
     if outcome == "no difference shown":
         reach = 100 * accuracy.smallest_detectable
         sentence = (
-            f"No difference shown: the tuned model gets {counts} ({evidence}); a true difference "
+            f"No difference shown: the tuned model {scored} ({evidence}); a true difference "
             f"below about {reach:.1f} points would often go unseen with this many prompts."
         )
     else:
-        sentence = f"The tuned model is {outcome}: it gets {counts} ({evidence})."
+        sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
     return Verdict(outcome, sentence)
 
 

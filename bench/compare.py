@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import analysis, conditions
+from bench.answers import LIKELIHOOD_TASKS, read_pairs, reference_of, with_choices
 from bench.examples import read_examples
 from bench.journal import Journal
-from bench.measure import ANSWER, LIKELIHOOD, SPEED, measure
+from bench.measure import SPEED, Work, measure
 from bench.pages import as_json, write_report
-from bench.prompts import EncodedExample
-from bench.results import Answer, Contender, Pair, Report
-from bench.scoring import SCORERS, split_thought
+from bench.results import Contender, Pair, Report
+from bench.scoring import Scorer, list_choices, make_scorer
 from bench.speed import Rate, Speed
 from tuneserve.console import say
 from tuneserve.errors import OutputExistsError, UsageError
@@ -59,7 +59,9 @@ class _Job:
     quantization: str
     paths: dict[str, Path]
     hashes: dict[str, str]
-    encoded: list[EncodedExample]
+    work: Work
+    choices: list[str]
+    scorer: Scorer
     conditions: dict[str, str]
 
     @property
@@ -72,13 +74,19 @@ def _prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> _J
     paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
     hashes = {name: _verified_hash(path, converted[name]) for name, path in paths.items()}
     examples = read_examples(run.split("test"), recipe.bench.limit)
+    references = [reference_of(example) for example in examples]
+    scorer = make_scorer(recipe.bench, references)
+    choosing = recipe.bench.task in LIKELIHOOD_TASKS
+    choices = list_choices(recipe.bench, references) if choosing else []
     types = conditions.require_same_types(paths["base"], paths["tuned"])
-    encoded, template = conditions.encode_for_both(paths["base"], paths["tuned"], examples)
+    everything = [*examples, *with_choices(examples, choices)]
+    encoded, template = conditions.encode_for_both(paths["base"], paths["tuned"], everything)
     conditions.require_room(encoded, recipe.bench)
+    work = Work(encoded[: len(examples)], encoded[len(examples) :])
     shared = conditions.describe_conditions(
         quantization, types, template, recipe.serve, recipe.bench
     )
-    return _Job(run, recipe, quantization, paths, hashes, encoded, shared)
+    return _Job(run, recipe, quantization, paths, hashes, work, choices, scorer, shared)
 
 
 def _measure(job: _Job) -> Report:
@@ -87,8 +95,8 @@ def _measure(job: _Job) -> Report:
         if len(journal):
             say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
         for name, path in job.paths.items():
-            measure(name, path, job.encoded, job.recipe.serve, settings, journal)
-        pairs = [_pair(item, journal, settings) for item in job.encoded]
+            measure(name, path, job.work, job.recipe.serve, settings, journal)
+        pairs = read_pairs(journal, job.work.encoded, job.choices, settings, job.scorer)
         contenders = {name: _contender(name, job, journal, pairs) for name in job.paths}
     provenance = _provenance(job.run, job.recipe)
     report = make_report(job.run.name, settings, pairs, contenders, job.conditions, provenance)
@@ -184,7 +192,10 @@ def _fingerprint(job: _Job) -> str:
     """Names everything that a measurement depends on; not what only the analysis uses."""
     measured = {
         "models": job.hashes,
-        "prompts": [[item.example.id, item.prompt, item.answer] for item in job.encoded],
+        "prompts": [
+            [item.example.id, item.prompt, item.answer]
+            for item in (*job.work.encoded, *job.work.choices)
+        ],
         "serve": job.recipe.serve.model_dump(mode="json"),
         "bench": job.recipe.bench.model_dump(
             mode="json", include={"max_tokens", "ctx", "parallel"}
@@ -196,31 +207,6 @@ def _fingerprint(job: _Job) -> str:
         },
     }
     return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
-
-
-def _pair(item: EncodedExample, journal: Journal, settings: BenchSettings) -> Pair:
-    return Pair(
-        item.example,
-        base=_answer("base", item, journal, settings),
-        tuned=_answer("tuned", item, journal, settings),
-    )
-
-
-def _answer(name: str, item: EncodedExample, journal: Journal, settings: BenchSettings) -> Answer:
-    generated = journal.get(ANSWER, name, item.example.id)
-    likelihood = journal.get(LIKELIHOOD, name, item.example.id)
-    split = split_thought(generated["text"], opened=item.opens_thought)
-    reference = split_thought(item.example.reference).answer
-    return Answer(
-        text=split.answer,
-        thought=split.thought,
-        cut_off=split.cut_off,
-        correct=SCORERS[settings.task](split.answer, reference),
-        finish_reason=generated["finish_reason"],
-        generated_tokens=generated["tokens"],
-        reference_nll=likelihood["nll"],
-        reference_tokens=likelihood["tokens"],
-    )
 
 
 def _contender(name: str, job: _Job, journal: Journal, pairs: Sequence[Pair]) -> Contender:

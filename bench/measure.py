@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -16,26 +16,34 @@ from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
 
-LIKELIHOOD, ANSWER, SPEED = "likelihood", "answer", "speed"
+LIKELIHOOD, CHOICE, ANSWER, SPEED = "likelihood", "choice", "answer", "speed"
+LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
 
 
+@dataclass(frozen=True)
+class Work:
+    """What each model is measured on: the prompts with their references, and where answers are
+    chosen rather than generated, every prompt with every choice (id: see `choice_id`)."""
+
+    encoded: list[EncodedExample]
+    choices: list[EncodedExample]
+
+
 def measure(
-    name: str,
-    path: Path,
-    encoded: Sequence[EncodedExample],
-    serve: ServeSettings,
-    bench: BenchSettings,
-    journal: Journal,
+    name: str, path: Path, work: Work, serve: ServeSettings, bench: BenchSettings, journal: Journal
 ) -> None:
     """Everything of one model (`name` is 'base' or 'tuned') that the journal does not hold yet."""
-    _measure_likelihoods(name, path, encoded, serve, bench, journal)
-    _generate_answers(name, path, encoded, serve, bench, journal)
+    for kind, encoded in ((LIKELIHOOD, work.encoded), (CHOICE, work.choices)):
+        _measure_likelihoods(kind, name, path, encoded, serve, bench, journal)
+    if not work.choices:
+        _generate_answers(name, path, work.encoded, serve, bench, journal)
     if not journal.has(SPEED, name):
-        _measure_speed(name, path, encoded, serve, bench, journal)
+        _measure_speed(name, path, work.encoded, serve, bench, journal)
 
 
 def _measure_likelihoods(
+    kind: str,
     name: str,
     path: Path,
     encoded: Sequence[EncodedExample],
@@ -43,17 +51,18 @@ def _measure_likelihoods(
     bench: BenchSettings,
     journal: Journal,
 ) -> None:
-    known = {item.example.id for item in encoded if journal.has(LIKELIHOOD, name, item.example.id)}
+    known = {item.example.id for item in encoded if journal.has(kind, name, item.example.id)}
     if len(known) == len(encoded):
         return
+    label = f"{name}: {LABELS[kind]}"
     with (
         LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model,
         _context(model, serve, n_ctx=max(bench.ctx, LIKELIHOOD_BATCH)) as context,
-        progress(f"{name}: perplexity", len(encoded) - len(known), unit="prompts") as advance,
+        progress(label, len(encoded) - len(known), unit="answers") as advance,
     ):
         for item, likelihood in answer_likelihoods(context, encoded, known=known):
-            journal.add(LIKELIHOOD, name, item.example.id, asdict(likelihood))
-            advance(1)
+            journal.add(kind, name, item.example.id, asdict(likelihood))
+            advance(0 if item.example.id in known else 1)
 
 
 def _generate_answers(

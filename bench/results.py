@@ -19,11 +19,16 @@ class Answer:
     text: str
     thought: str
     cut_off: bool
-    correct: bool
+    score: float
     finish_reason: str
     generated_tokens: int
     reference_nll: float
     reference_tokens: int
+
+    @property
+    def correct(self) -> bool:
+        """A full score."""
+        return self.score == 1.0
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,11 @@ class Pair:
 
     @property
     def won(self) -> bool:
-        return self.tuned.correct and not self.base.correct
+        return self.tuned.score > self.base.score
 
     @property
     def lost(self) -> bool:
-        return self.base.correct and not self.tuned.correct
+        return self.tuned.score < self.base.score
 
     def as_row(self) -> dict[str, Any]:
         """The prompt's line in answers.jsonl."""
@@ -59,9 +64,11 @@ class Pair:
 class AccuracyComparison:
     """Accuracy of both and the paired difference, in shares (0.05 = 5 points).
 
-    `p` is the exact two-sided p of the paired difference: McNemar's, or where prompts share
-    sources the sign-flip test over sources. `smallest_detectable` is the difference that would
-    be shown 4 times in 5.
+    Where a task gives part of a point (`graded`), accuracy is the mean score, and won and lost
+    are the prompts with a higher and a lower one; `mcnemar_p` then is their sign test. `p` is the
+    two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
+    share sources the sign-flip test over sources. `smallest_detectable` is the difference that
+    would be shown 4 times in 5.
     """
 
     prompts: int
@@ -74,6 +81,7 @@ class AccuracyComparison:
     mcnemar_p: float
     p: float
     smallest_detectable: float
+    graded: bool
 
 
 @dataclass(frozen=True)

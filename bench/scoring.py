@@ -1,11 +1,19 @@
-"""Score a generated answer against its reference; thoughts are split off first."""
+"""Score a generated answer against its reference; thoughts are split off first.
+
+A scorer gives 1.0 for a right answer and 0.0 for a wrong one; the graded ones (json, rouge_l,
+chrf, python) anything between.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from bench.graded import chrf_scorer, json_fields, python_scorer, rouge_l_scorer
+from tuneserve.errors import UsageError
+from tuneserve.settings import BenchSettings
 
 THOUGHT_START, THOUGHT_END = "<think>", "</think>"
 _NUMBER = re.compile(
@@ -13,7 +21,8 @@ _NUMBER = re.compile(
 )
 _EDGE = " \t\n.,;:!?\"'`*_()[]{}“”‘’«»"
 
-Scorer = Callable[[str, str], bool]
+Scorer = Callable[[str, str], float]
+"""(answer, reference) -> score in [0, 1]"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +45,49 @@ def split_thought(text: str, *, opened: bool = False) -> SplitAnswer:
     if body.startswith(THOUGHT_START):
         body, inside = body[len(THOUGHT_START) :], True
     thought, end, answer = body.partition(THOUGHT_END)
-    if end:
+    if end and (inside or THOUGHT_START not in thought):
         return SplitAnswer(thought.strip(), answer.strip())
     if inside:
         return SplitAnswer(body.strip(), "", cut_off=True)
     return SplitAnswer("", text.strip())
+
+
+def make_scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
+    """The scorer of `settings.task`. Raises UsageError where it lacks what it needs.
+
+    `references` are all reference answers: the choices, where the settings name none.
+    """
+    match settings.task:
+        case "exact" | "likelihood" | "likelihood_per_token":
+            return exact
+        case "contains":
+            return contains
+        case "number":
+            return number_scorer(settings.tolerance)
+        case "regex":
+            return pattern_scorer(settings.pattern)
+        case "choice":
+            return choice_scorer(list_choices(settings, references))
+        case "json":
+            return json_fields
+        case "rouge_l":
+            return rouge_l_scorer()
+        case "chrf":
+            return chrf_scorer()
+        case "python":
+            return python_scorer(settings.scorer)
+
+
+def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str]:
+    """The answers to choose from: those of the settings, or all different references."""
+    choices = list(settings.choices) or sorted(set(references))
+    if len(choices) < 2:
+        raise UsageError(
+            f"task '{settings.task}' needs at least two choices",
+            where="bench.choices",
+            hint="Name them, or leave the setting empty to use all reference answers.",
+        )
+    return choices
 
 
 def normalise(text: str) -> str:
@@ -49,25 +96,29 @@ def normalise(text: str) -> str:
     return " ".join(folded.split()).strip(_EDGE)
 
 
-def exact(answer: str, reference: str) -> bool:
+def exact(answer: str, reference: str) -> float:
     """The same text once both are normalised."""
-    return normalise(answer) == normalise(reference)
+    return float(normalise(answer) == normalise(reference))
 
 
-def contains(answer: str, reference: str) -> bool:
+def contains(answer: str, reference: str) -> float:
     """The reference stands in the answer as whole words, both normalised."""
     wanted = normalise(reference)
     if not wanted:
-        return not normalise(answer)
-    return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", normalise(answer)) is not None
+        return float(not normalise(answer))
+    return float(_find_words(wanted, normalise(answer)) is not None)
 
 
-def number(answer: str, reference: str) -> bool:
-    """The last number in the answer equals the reference's, to 6 significant digits."""
-    wanted, given = last_number(reference), last_number(answer)
-    if wanted is None or given is None:
-        return False
-    return abs(given - wanted) <= 1e-6 * max(abs(wanted), abs(given))
+def number_scorer(tolerance: float) -> Scorer:
+    """The last number in the answer equals the reference's, within a relative tolerance."""
+
+    def number(answer: str, reference: str) -> float:
+        wanted, given = last_number(reference), last_number(answer)
+        if wanted is None or given is None:
+            return 0.0
+        return float(abs(given - wanted) <= tolerance * max(abs(wanted), abs(given)))
+
+    return number
 
 
 def last_number(text: str) -> float | None:
@@ -76,4 +127,51 @@ def last_number(text: str) -> float | None:
     return float(found[-1].replace(",", "")) if found else None
 
 
-SCORERS: dict[str, Scorer] = {"exact": exact, "contains": contains, "number": number}
+def pattern_scorer(pattern: str) -> Scorer:
+    """What the pattern captures last (its first group, or the whole match) is the same in answer
+    and reference, normalised. A reference without a match counts as what was captured."""
+    if not pattern:
+        raise UsageError(
+            "task 'regex' needs a pattern",
+            where="bench.pattern",
+            hint=r"For example: pattern = 'Answer: *(\w+)'",
+        )
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"not a regular expression: {error}", where="bench.pattern") from error
+
+    def captured(text: str) -> str | None:
+        matches = list(compiled.finditer(text))
+        return matches[-1].group(1 if compiled.groups else 0) if matches else None
+
+    def same_capture(answer: str, reference: str) -> float:
+        given, wanted = captured(answer), captured(reference)
+        if given is None:
+            return 0.0
+        return exact(given, reference if wanted is None else wanted)
+
+    return same_capture
+
+
+def choice_scorer(choices: list[str]) -> Scorer:
+    """The first of the choices that the answer names is the reference."""
+
+    def first_named(answer: str, reference: str) -> float:
+        named = first_choice(answer, choices)
+        return float(named is not None and normalise(named) == normalise(reference))
+
+    return first_named
+
+
+def first_choice(answer: str, choices: list[str]) -> str | None:
+    """The choice named first, as whole words; the longest of those that begin together."""
+    text = normalise(answer)
+    places = [(_find_words(normalise(choice), text), choice) for choice in choices]
+    named = [(place, -len(choice), choice) for place, choice in places if place is not None]
+    return min(named)[2] if named else None
+
+
+def _find_words(wanted: str, text: str) -> int | None:
+    found = re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text)
+    return found.start() if found else None

@@ -61,19 +61,26 @@ def wilson(successes: float, trials: float, confidence: float = 0.95) -> Estimat
 
 
 def accuracy(
-    correct: npt.ArrayLike, clusters: IntArray | None = None, confidence: float = 0.95
+    scores: npt.ArrayLike,
+    clusters: IntArray,
+    confidence: float = 0.95,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Estimate:
-    """Share of correct prompts with Wilson's interval.
+    """Mean score with its interval: Wilson's for right or wrong, else the clustered bootstrap's.
 
-    With clusters the number of trials is the effective one (Korn & Graubard 1998, Survey
+    With clusters Wilson's number of trials is the effective one (Korn & Graubard 1998, Survey
     Methodology 24:193): prompts that succeed and fail together count for fewer.
     """
-    right = np.asarray(correct, dtype=np.float64)
-    trials = float(len(right))
-    if clusters is not None:
-        trials = effective_size(right, clusters, confidence)
-    share = float(right.mean())
-    return wilson(share * trials, trials, confidence)
+    values = np.asarray(scores, dtype=np.float64)
+    mean = float(values.mean())
+    if is_binary(values):
+        trials = effective_size(values, clusters, confidence)
+        return wilson(mean * trials, trials, confidence)
+    columns = np.column_stack([values, np.ones_like(values)])
+    sums = resampled_sums(columns, clusters, resamples, seed)
+    return Estimate(mean, *percentile_interval(sums[:, 0] / sums[:, 1], confidence))
 
 
 def effective_size(values: FloatArray, clusters: IntArray, confidence: float = 0.95) -> float:
@@ -138,7 +145,7 @@ def paired_difference(
     columns = np.column_stack([differences, np.ones_like(differences)])
     sums = resampled_sums(columns, clusters, resamples, seed)
     low, high = percentile_interval(sums[:, 0] / sums[:, 1], confidence)
-    if _is_binary(tuned_array) and _is_binary(base_array):
+    if is_binary(tuned_array) and is_binary(base_array):
         size = effective_size(differences, clusters, confidence)
         won = float((differences > 0).mean()) * size
         lost = float((differences < 0).mean()) * size
@@ -224,22 +231,36 @@ def mcnemar_exact(won: int, lost: int) -> float:
     return min(1.0, 2 * tail / (1 << discordant))
 
 
-def paired_p(won_minus_lost: Sequence[int]) -> float:
-    """Two-sided exact p that clusters' net wins are symmetric about zero (sign-flip test).
+def paired_p(net_wins: npt.ArrayLike, *, seed: int = 0, flips: int = 20_000) -> float:
+    """Two-sided p that clusters' net wins are symmetric about zero (sign-flip test).
 
-    One entry per cluster. Where every cluster is one prompt this is the exact McNemar p. The
-    sum's distribution over all sign assignments is built by convolution, not by sampling.
+    One entry per cluster: its sum of tuned - base. Whole numbers (right or wrong answers) get the
+    exact p, which is McNemar's where every cluster is one prompt; other scores get it from
+    `flips` random sign assignments, the observed one counted among them.
     """
-    sizes = [abs(value) for value in won_minus_lost if value]
+    net = np.asarray(net_wins, dtype=np.float64)
+    if np.allclose(net, np.round(net), atol=1e-9):
+        return _exact_flip_p(np.round(net).astype(np.int64))
+    generator = np.random.default_rng(seed)
+    observed = abs(float(net.sum())) * (1 - 1e-12)
+    extreme = 0
+    for first in range(0, flips, 1000):
+        signs = generator.choice((-1.0, 1.0), size=(min(1000, flips - first), len(net)))
+        extreme += int((np.abs(signs @ net) >= observed).sum())
+    return (extreme + 1) / (flips + 1)
+
+
+def _exact_flip_p(net: IntArray) -> float:
+    """The distribution of the sum over all sign assignments, by convolution."""
+    sizes = [abs(int(value)) for value in net if value]
     total = sum(sizes)
-    # ways[s] = probability that the flipped sum is s - total; exact in float64 up to rounding.
+    # ways[s] = probability that the flipped sum is s - total.
     ways = np.zeros(2 * total + 1)
     ways[total] = 1.0
     for size in sizes:
         ways = 0.5 * (np.roll(ways, size) + np.roll(ways, -size))
-    observed = abs(sum(won_minus_lost))
     sums = np.abs(np.arange(-total, total + 1))
-    return min(1.0, float(ways[sums >= observed].sum()))
+    return min(1.0, float(ways[sums >= abs(int(net.sum()))].sum()))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -300,7 +321,8 @@ def _falling_root(function: Callable[[float], float], low: float, high: float) -
     return (low + high) / 2
 
 
-def _is_binary(values: FloatArray) -> bool:
+def is_binary(values: FloatArray) -> bool:
+    """Are all values 0 or 1?"""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 

@@ -13,7 +13,7 @@ SETTINGS = BenchSettings(bootstrap=2000)
 
 
 def answer(correct: bool, nll: float = 1.0) -> Answer:
-    return Answer("a", "", False, correct, "stop", 2, nll, 2)
+    return Answer("a", "", False, float(correct), "stop", 2, nll, 2)
 
 
 def pairs(

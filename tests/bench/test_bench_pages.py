@@ -47,8 +47,8 @@ def report() -> Report:
     pairs = [
         Pair(
             Example(f"p{n}", f"group {n % 3}", None, ({"role": "user", "content": HOSTILE},), "a"),
-            base=Answer(HOSTILE, "", False, n % 4 == 0, "stop", 3, 2.0 + n % 5, 3),
-            tuned=Answer("a", "", False, n % 4 != 1, "stop", 3, 1.0 + n % 3, 3),
+            base=Answer(HOSTILE, "", False, float(n % 4 == 0), "stop", 3, 2.0 + n % 5, 3),
+            tuned=Answer("a", "", False, float(n % 4 != 1), "stop", 3, 1.0 + n % 3, 3),
         )
         for n in range(60)
     ]
@@ -129,7 +129,7 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
     assert data == json.loads(json.dumps(as_json(report)))
     assert data["verdict"]["outcome"] == report.verdict.outcome
     rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
-    right = sum(row["tuned"]["correct"] for row in rows)
+    right = sum(row["tuned"]["score"] for row in rows)
     assert right / len(rows) == pytest.approx(data["accuracy"]["tuned"]["value"])
 
 

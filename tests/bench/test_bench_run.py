@@ -37,7 +37,7 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory, recipe: Recipe)
     rows = answers(finished_run)
     assert len(rows) == report["accuracy"]["prompts"] == 10
     for name in ("base", "tuned"):
-        right = sum(row[name]["correct"] for row in rows)
+        right = sum(row[name]["score"] for row in rows)
         assert report["accuracy"][name]["value"] == pytest.approx(right / 10)
         assert report[name]["speed"]["generation"]["mean"] > 0
     # The disturbed model is another model: it finds the references more or less likely.

@@ -51,6 +51,27 @@ def test_paired_p_counts_all_sign_flips(net: list[int]) -> None:
     assert statistics.paired_p(net) == pytest.approx(extreme / len(flips))
 
 
+def test_paired_p_of_scores_is_scipys_permutation_test() -> None:
+    generator = np.random.default_rng(8)
+    net = generator.normal(0.25, 1.0, size=60)
+    ours = statistics.paired_p(net, seed=1)
+    theirs = stats.permutation_test(
+        (net,), np.mean, permutation_type="samples", n_resamples=20_000, rng=2
+    ).pvalue
+    assert 0.005 < theirs < 0.5
+    assert ours == pytest.approx(theirs, abs=0.012)
+    assert statistics.paired_p(np.zeros(5)) == 1.0
+
+
+def test_graded_scores_get_a_bootstrap_interval() -> None:
+    scores = np.random.default_rng(9).random(400)
+    found = statistics.accuracy(scores, np.arange(400))
+    half = stats.norm.ppf(0.975) * scores.std(ddof=1) / 20
+    assert (found.low, found.high) == pytest.approx(
+        (scores.mean() - half, scores.mean() + half), abs=0.003
+    )
+
+
 def _tango_by_optimisation(won: int, lost: int, pairs: int, confidence: float) -> list[float]:
     """Tango's limits with the nuisance parameter maximised numerically, not in closed form."""
     z = stats.norm.ppf((1 + confidence) / 2)
