@@ -18,10 +18,11 @@ STAGE := --config $(CONFIG) --run $(RUN)
 # package indexes offer, hence it goes on top without its requirements.
 UNSLOTH := unsloth==2026.10.9 unsloth_zoo==2026.10.9 json5
 
-# llama.cpp is compiled while llama-cpp-python installs. With a CUDA compiler there, for the GPU.
+# llama.cpp is compiled while llama-cpp-python installs; for the GPU where there is an NVIDIA GPU
+# and a CUDA compiler.
 # AMX kernels of this release crash (ggml-org/llama.cpp issue 20824), so they stay out.
 AMX := $(shell grep -qs amx_int8 /proc/cpuinfo && echo -mno-amx-int8)
-CUDA := $(shell command -v nvcc >/dev/null 2>&1 && echo -DGGML_CUDA=on)
+CUDA := $(shell test -e /proc/driver/nvidia/version && command -v nvcc >/dev/null && echo -DGGML_CUDA=on)
 export CMAKE_ARGS ?= $(strip $(CUDA) $(if $(AMX),-DCMAKE_C_FLAGS=$(AMX) -DCMAKE_CXX_FLAGS=$(AMX)))
 
 .DEFAULT_GOAL := help
