@@ -106,7 +106,9 @@ class Adapter:
             elif ".lora_" in name:
                 problems.append(f"{key}: unknown kind of adapter tensor")
             else:
-                self.replaced[name.replace(".modules_to_save", "")] = self._files[key]
+                # A trained whole tensor, or the (resized) base of an adapted embedding.
+                plain = name.replace(".modules_to_save", "").replace(".base_layer", "")
+                self.replaced[plain] = self._files[key]
         for module, sides in factors.items():
             if sides.keys() != {"A", "B"}:
                 problems.append(f"{module}: only one of lora_A and lora_B is there")

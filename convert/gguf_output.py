@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convert import ggml
-from convert.quantization import UNQUANTIZED, Choice
+from convert.quantization import Choice
 
 Floats = npt.NDArray[np.float32]
 SLAB_VALUES = 2 * 1024 * 1024
@@ -42,22 +42,24 @@ class Slab:
     stop: int
     importance: Floats | None
 
-    def encoded(self, round_to_f16: bool) -> ggml.Bytes:
-        """The rows as the bytes that go into the file."""
+    def encoded(self) -> ggml.Bytes:
+        """The rows as the bytes that go into the file. Raises TuneserveError for values that are
+        not finite, or too large for float16."""
         values = self.source.rows(self.start, self.stop)
         if self.type == "F32":
             return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
+        if self.type == "BF16":
+            return ggml.quantize(values, self.type, self.importance).reshape(-1)
+        halves = as_float16(values)
+        # Quantization may hide a value that is not finite; here it shows.
+        ggml.check_values(halves.view(np.uint8), "F16")
         if self.type == "F16":
-            data = as_float16(values).view(np.uint8).reshape(-1)
-            ggml.check_values(data, "F16")
-            return data
-        if round_to_f16:
-            values = as_float16(values).astype(np.float32)
-        return ggml.quantize(values, self.type, self.importance).reshape(-1)
+            return halves.view(np.uint8).reshape(-1)
+        return ggml.quantize(halves.astype(np.float32), self.type, self.importance).reshape(-1)
 
 
 def as_float16(values: Floats) -> npt.NDArray[np.float16]:
-    # A value beyond float16 becomes infinite here and is refused when the rows are validated.
+    # A value beyond float16 becomes infinite here, and is refused by the caller.
     with np.errstate(over="ignore"):
         return values.astype("<f2")
 
@@ -138,8 +140,7 @@ def _write_tensors(
         if following is None:
             return False
         choice, slab = following
-        rounded = choice.type not in UNQUANTIZED
-        waiting.append((choice, slab, pool.submit(slab.encoded, rounded)))
+        waiting.append((choice, slab, pool.submit(slab.encoded)))
         return True
 
     for _ in range(2 * threads):

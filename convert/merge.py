@@ -53,9 +53,7 @@ class MergedCheckpoint:
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Rows [start, stop) of the merged tensor, float32. Safe to call from several threads."""
-        if name in self._replaced:
-            return self._replaced[name].rows(start, stop)
-        stored = self._base[self._stored_name(name)]
+        stored = self._replaced.get(name) or self._base[self._stored_name(name)]
         values = stored.rows(start, stop)
         change = self._changes.get(name)
         if change is None:

@@ -28,10 +28,12 @@ class CheckpointTensor:
     name: str
     shape: tuple[int, ...]
     order: RowOrder | None
+    shift: float = 0.0
 
     def rows(self, start: int, stop: int) -> Floats:
         if self.order is None:
-            return self.checkpoint.rows(self.name, start, stop)
+            values = self.checkpoint.rows(self.name, start, stop)
+            return values + np.float32(self.shift) if self.shift else values
         wanted = self.order[start:stop]
         first = int(wanted.min())
         values = self.checkpoint.rows(self.name, first, int(wanted.max()) + 1)
@@ -119,7 +121,8 @@ class GGUFModel:
                 continue
             shape = self.checkpoint.shape(name)
             order = self.architecture.gguf_row_order(gguf_name, self.config, shape[0])
-            sources[gguf_name] = CheckpointTensor(self.checkpoint, name, shape, order)
+            shift = self.architecture.norm_shift if name.endswith("norm.weight") else 0.0
+            sources[gguf_name] = CheckpointTensor(self.checkpoint, name, shape, order, shift)
         if unknown:
             raise UsageError(
                 f"{len(unknown)} tensors don't belong to {self.checkpoint.architecture}",

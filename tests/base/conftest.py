@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from tuneserve.base import import_gguf
 from tuneserve.base.resolve import demo_gguf
-from tuneserve.files import cache_directory
 from tuneserve.llama import LlamaModel, backend
 
 
@@ -40,22 +36,3 @@ def f32_gguf(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def vocabulary(gguf: Path) -> LlamaModel:
     return LlamaModel(gguf, vocab_only=True)
-
-
-@pytest.fixture(scope="session")
-def llama_cpp_source() -> Path:
-    """llama.cpp's source, from llama-cpp-python's source package; fetched once into the cache."""
-    release = "llama_cpp_python-0.3.36"
-    folder = cache_directory() / "sources"
-    inside = folder / release / "vendor" / "llama.cpp"
-    if not inside.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary",
-                   ":all:", "--dest", str(folder), "llama-cpp-python==0.3.36"]  # fmt: skip
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
-            with tarfile.open(folder / f"{release}.tar.gz") as archive:
-                archive.extractall(folder, filter="data")
-        except (subprocess.SubprocessError, OSError, tarfile.TarError) as error:
-            pytest.skip(f"llama-cpp-python's source package can't be had: {error}")
-    return inside

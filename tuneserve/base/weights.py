@@ -50,6 +50,8 @@ def write_weights(
             order = architecture.gguf_row_order(name, config, len(values))
             if order is not None:
                 values = values[np.argsort(order)]
+            if hf_name.endswith("norm.weight"):
+                values = values - np.float32(architecture.norm_shift)
             writer.write(hf_name, encode(values, dtype, where=f"{gguf.path}: {name}"))
             on_tensor(spec.size_bytes)
 

@@ -6,11 +6,17 @@ checkpoint's config.json.
 
 from __future__ import annotations
 
-from tuneserve.base.architectures import llama
+from tuneserve.base.architectures import gemma, llama, phi, qwen
 from tuneserve.base.architectures.table import Architecture
 from tuneserve.errors import UsageError
 
-ARCHITECTURES: tuple[Architecture, ...] = (llama.LLAMA,)
+ARCHITECTURES: tuple[Architecture, ...] = (
+    llama.LLAMA,
+    qwen.QWEN2,
+    qwen.QWEN3,
+    gemma.GEMMA3,
+    phi.PHI3,
+)
 
 
 def by_gguf_name(name: str) -> Architecture:

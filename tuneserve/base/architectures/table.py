@@ -37,6 +37,7 @@ class Architecture:
     reverse, as (key without the architecture's prefix, value type, value).
     `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
     where the two sides differ.
+    `norm_shift` is added to every norm's weights on the way into a GGUF.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     """
 
@@ -48,6 +49,7 @@ class Architecture:
     to_metadata: Callable[[Config], list[tuple[str, ValueType, Any]]]
     row_order: Mapping[str, Callable[[Config, int], RowOrder]] = field(default_factory=dict)
     extra_tensors: Callable[[Config], Iterator[tuple[str, Floats]]] = lambda _: iter(())
+    norm_shift: float = 0.0
     optional: frozenset[str] = frozenset({"output"})
     ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
 

@@ -1,0 +1,151 @@
+"""Every architecture's F16 GGUF against llama.cpp's own converter: every tensor's bytes, every key.
+
+Tiny random checkpoints with real tokenizers. The keys that differ on purpose are in DIFFERENT.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_support import copy_tokenizer
+
+from convert.gguf_output import write_gguf
+from convert.merge import MergedCheckpoint
+from convert.model import GGUFModel
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.files import write_json
+
+# Only these may differ: they are labels that the converter guesses from the directory's name and
+# the model card, and nothing computes with them.
+DIFFERENT = {"general.name", "general.basename", "general.finetune", "general.size_label",
+             "general.version", "general.organization"}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+}  # fmt: skip
+LLAMA3_ROPE = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}  # fmt: skip
+LONGROPE = {
+    "rope_type": "longrope", "long_factor": [1.0 + i for i in range(8)],
+    "short_factor": [1.0 + i / 10 for i in range(8)], "original_max_position_embeddings": 1024,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+# name: (model class, vocabulary, config)
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama-tied": ("LlamaForCausalLM", "demo", {"tie_word_embeddings": True}),
+    "llama-3": ("LlamaForCausalLM", "llama-bpe",
+                {"rope_scaling": LLAMA3_ROPE, "rope_theta": 500000.0}),
+    "mistral": ("MistralForCausalLM", "demo", {"head_dim": 32, "sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", "qwen2", {"rope_theta": 1000000.0}),
+    "qwen2-yarn": ("Qwen2ForCausalLM", "qwen2", {"rope_scaling": YARN}),
+    "qwen3": ("Qwen3ForCausalLM", "qwen2", {"head_dim": 32, "tie_word_embeddings": True}),
+    "gemma3": ("Gemma3ForCausalLM", "demo", {"head_dim": 32, "sliding_window": 256}),
+    "phi3": ("Phi3ForCausalLM", "gpt-2", {"sliding_window": None,
+             "original_max_position_embeddings": 4096}),
+    "phi3-long": ("Phi3ForCausalLM", "gpt-2", {"rope_scaling": LONGROPE,
+                  "original_max_position_embeddings": 1024}),
+}  # fmt: skip
+DRIVER = """
+import runpy, sys
+folder = sys.argv[1]
+sys.path[:0] = [folder + "/gguf-py", folder]
+for pair in sys.argv[2:]:
+    source, target = pair.split("=")
+    sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", "f16"]
+    runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def vocabularies(
+    llama_cpp_source: Path, tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Directories with the tokenizers of llama.cpp's vocabulary files."""
+    found = {"demo": tokenizer_directory}
+    for name in ("llama-bpe", "qwen2", "gpt-2"):
+        gguf = llama_cpp_source / "models" / f"ggml-vocab-{name}.gguf"
+        found[name] = tmp_path_factory.mktemp(name)
+        write_tokenizer(GGUFFile(gguf), found[name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkpoints(
+    vocabularies: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    return {
+        case: make_checkpoint(tmp_path_factory.mktemp(case), CASES[case][0],
+                              vocabularies[CASES[case][1]], CASES[case][2])
+        for case in CASES
+    }  # fmt: skip
+
+
+def make_checkpoint(
+    directory: Path, model_class: str, tokenizer: Path, changes: dict[str, Any]
+) -> Path:
+    import torch
+    import transformers
+
+    vocabulary = json.loads((tokenizer / "tokenizer.json").read_text())
+    ids = [*vocabulary["model"]["vocab"].values(), *(t["id"] for t in vocabulary["added_tokens"])]
+    cls = getattr(transformers, model_class)
+    torch.manual_seed(3)
+    settings = {**SMALL, "vocab_size": max(ids) + 1, "tie_word_embeddings": False, **changes}
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    model = cls(cls.config_class(**{**special, **settings})).to(torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))  # norms and biases too
+    model.save_pretrained(directory, max_shard_size="6MB")
+    copy_tokenizer(tokenizer, directory)
+    if model_class.startswith("Phi3"):
+        # The converter tells byte-level BPE from sentencepiece by this name.
+        path = directory / "tokenizer_config.json"
+        write_json(path, {**json.loads(path.read_text()), "tokenizer_class": "GPT2Tokenizer"})
+    return directory
+
+
+@pytest.fixture(scope="module")
+def converted(
+    llama_cpp_source: Path, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """What llama.cpp's converter makes of every checkpoint."""
+    folder = tmp_path_factory.mktemp("theirs")
+    pairs = [f"{path}={folder}/{case}.gguf" for case, path in checkpoints.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(llama_cpp_source), *pairs],
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {case: folder / f"{case}.gguf" for case in checkpoints}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_equals_llama_cpps_converter(
+    checkpoints: dict[str, Path], converted: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    model = GGUFModel(MergedCheckpoint(checkpoints[case]), checkpoints[case], name=case)
+    ours_path = tmp_path / "ours.gguf"
+    write_gguf(ours_path, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
+    ours, theirs = GGUFFile(ours_path), GGUFFile(converted[case])
+
+    assert set(ours.tensors) == set(theirs.tensors)
+    for name, tensor in theirs.tensors.items():
+        assert ours.shape(name) == theirs.shape(name), name
+        assert ours.type_name(name) == theirs.type_name(name), name
+        assert np.array_equal(ours.tensors[name].data, tensor.data), name
+
+    found, expected = ours.metadata, theirs.metadata
+    assert {k: v for k, v in found.items() if k not in DIFFERENT} == {
+        k: v for k, v in expected.items() if k not in DIFFERENT
+    }

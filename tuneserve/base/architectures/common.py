@@ -1,0 +1,142 @@
+"""What the decoder-only architectures share: the usual tensors and the usual metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tuneserve.base.architectures.table import Config, Metadata, ValueType
+from tuneserve.errors import UsageError
+
+Entries = list[tuple[str, ValueType, Any]]
+
+TENSORS: Mapping[str, str] = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+LAYER_TENSORS: Mapping[str, str] = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def head_size(config: Config) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
+def key_value_heads(config: Config) -> int:
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def rope_theta(config: Config) -> float:
+    """RoPE base: `rope_parameters` (transformers 5) or the older top-level key."""
+    parameters = config.get("rope_parameters") or {}
+    parameters = parameters.get("full_attention") or parameters
+    return float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
+
+
+def rope_scaling(config: Config) -> dict[str, Any]:
+    """RoPE scaling of either generation of config.json; {} for none."""
+    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    scaling = dict(scaling.get("full_attention") or scaling)
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    return {} if kind == "default" else {**scaling, "rope_type": kind}
+
+
+def shape_metadata(config: Config) -> Entries:
+    """Sizes: blocks, context, embedding, feed-forward, heads."""
+    return [
+        ("block_count", "uint32", config["num_hidden_layers"]),
+        ("context_length", "uint32", config["max_position_embeddings"]),
+        ("embedding_length", "uint32", config["hidden_size"]),
+        ("feed_forward_length", "uint32", config["intermediate_size"]),
+        ("attention.head_count", "uint32", config["num_attention_heads"]),
+        ("attention.head_count_kv", "uint32", key_value_heads(config)),
+    ]
+
+
+def rope_and_norm_metadata(config: Config) -> Entries:
+    return [
+        ("rope.freq_base", "float32", rope_theta(config)),
+        ("attention.layer_norm_rms_epsilon", "float32", config["rms_norm_eps"]),
+    ]
+
+
+def head_size_metadata(config: Config) -> Entries:
+    return [
+        ("attention.key_length", "uint32", head_size(config)),
+        ("attention.value_length", "uint32", head_size(config)),
+    ]
+
+
+def scaling_metadata(config: Config, *, computed: tuple[str, ...] = ()) -> Entries:
+    """RoPE scaling; the kinds in `computed` are written as tensors instead.
+
+    Raises UsageError for a kind that llama.cpp does not know for dense models.
+    """
+    scaling = rope_scaling(config)
+    kind = scaling.get("rope_type")
+    if kind is None or kind in computed:
+        return []
+    if kind == "linear":
+        return [
+            ("rope.scaling.type", "string", "linear"),
+            ("rope.scaling.factor", "float32", scaling["factor"]),
+        ]
+    if kind == "yarn":
+        context = scaling.get("original_max_position_embeddings")
+        entries: Entries = [
+            ("rope.scaling.type", "string", "yarn"),
+            ("rope.scaling.factor", "float32", scaling["factor"]),
+            ("rope.scaling.original_context_length", "uint32",
+             context or config["max_position_embeddings"]),
+        ]  # fmt: skip
+        optional = {
+            "rope.scaling.yarn_ext_factor": scaling.get("extrapolation_factor"),
+            "rope.scaling.yarn_attn_factor": scaling.get(
+                "attention_factor", scaling.get("attn_factor")
+            ),
+            "rope.scaling.yarn_beta_fast": scaling.get("beta_fast"),
+            "rope.scaling.yarn_beta_slow": scaling.get("beta_slow"),
+        }
+        return entries + [
+            (key, "float32", value) for key, value in optional.items() if value is not None
+        ]
+    raise UsageError(
+        f"RoPE scaling '{kind}' is not supported for this architecture",
+        hint=f"Supported: {', '.join(('none', 'linear', 'yarn', *computed))}.",
+    )
+
+
+def shape_config(metadata: Metadata) -> dict[str, Any]:
+    """The part of config.json that every architecture has, from GGUF metadata."""
+    heads = int(metadata["attention.head_count"])
+    hidden = int(metadata["embedding_length"])
+    size = metadata.get("attention.key_length", None) or metadata.get("rope.dimension_count", None)
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": int(metadata["feed_forward_length"]),
+        "num_hidden_layers": int(metadata["block_count"]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(metadata.get("attention.head_count_kv", heads)),
+        "head_dim": int(size or hidden // heads),
+        "max_position_embeddings": int(metadata["context_length"]),
+        "rms_norm_eps": shortest(metadata["attention.layer_norm_rms_epsilon"]),
+        "rope_theta": shortest(metadata.get("rope.freq_base", 10000.0)),
+        "hidden_act": "silu",
+    }
+
+
+def shortest(value: float) -> float:
+    """The shortest decimal that is the same float32: 1e-05 rather than 9.999999747378752e-06."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,61 @@
+"""Gemma 3, text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuneserve.base.architectures import common
+from tuneserve.base.architectures.table import Architecture, Config, Metadata
+
+
+def local_rope_theta(config: Config) -> float:
+    """RoPE base of the layers that look at a sliding window only."""
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    return float(local.get("rope_theta") or config.get("rope_local_base_freq") or 10000.0)
+
+
+def to_config(metadata: Metadata) -> dict[str, Any]:
+    config = common.shape_config(metadata)
+    del config["hidden_act"]
+    return {
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        **config,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": config["head_dim"],
+        "sliding_window": int(metadata["attention.sliding_window"]),
+        "rope_local_base_freq": common.shortest(metadata.get("rope.freq_base_swa", 10000.0)),
+    }
+
+
+def to_metadata(config: Config) -> common.Entries:
+    entries = [
+        *common.shape_metadata(config),
+        *common.scaling_metadata(config),
+        *common.rope_and_norm_metadata(config),
+        ("rope.freq_base_swa", "float32", local_rope_theta(config)),
+        *common.head_size_metadata(config),
+    ]
+    if config.get("final_logit_softcapping"):
+        entries.append(("final_logit_softcapping", "float32", config["final_logit_softcapping"]))
+    entries.append(("attention.sliding_window", "uint32", config["sliding_window"]))
+    return entries
+
+
+GEMMA3 = Architecture(
+    gguf_name="gemma3",
+    hf_names=("Gemma3ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={
+        **common.LAYER_TENSORS,
+        "attn_q_norm": "self_attn.q_norm",
+        "attn_k_norm": "self_attn.k_norm",
+        "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+    to_config=to_config,
+    to_metadata=to_metadata,
+    # Gemma multiplies by (1 + weight); GGUF stores the sum.
+    norm_shift=1.0,
+)

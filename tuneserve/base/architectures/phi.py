@@ -1,0 +1,104 @@
+"""Phi-3 and Phi-4 (dense): query, key and value in one matrix, gate and up in one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tuneserve.base.architectures import common
+from tuneserve.base.architectures.table import Architecture, Config, Floats, Metadata
+from tuneserve.errors import UsageError
+
+
+def original_context(config: Config) -> int:
+    scaling = common.rope_scaling(config)
+    return int(
+        scaling.get("original_max_position_embeddings")
+        or config.get("original_max_position_embeddings")
+        or config["max_position_embeddings"]
+    )
+
+
+def rope_dimensions(config: Config) -> int:
+    parameters = config.get("rope_parameters") or {}
+    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    return int(share * config["hidden_size"]) // int(config["num_attention_heads"])
+
+
+def to_config(metadata: Metadata) -> dict[str, Any]:
+    config = common.shape_config(metadata)
+    del config["head_dim"]
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    return {
+        "architectures": ["Phi3ForCausalLM"],
+        "model_type": "phi3",
+        **config,
+        "partial_rotary_factor": int(metadata["rope.dimension_count"]) * heads / hidden,
+        "original_max_position_embeddings": int(metadata["rope.scaling.original_context_length"]),
+        "sliding_window": int(metadata.get("attention.sliding_window", 0)) or None,
+    }
+
+
+def to_metadata(config: Config) -> common.Entries:
+    entries: common.Entries = [
+        ("context_length", "uint32", config["max_position_embeddings"]),
+        ("rope.scaling.original_context_length", "uint32", original_context(config)),
+        ("embedding_length", "uint32", config["hidden_size"]),
+        ("feed_forward_length", "uint32", config["intermediate_size"]),
+        ("block_count", "uint32", config["num_hidden_layers"]),
+        ("attention.head_count", "uint32", config["num_attention_heads"]),
+        ("attention.head_count_kv", "uint32", common.key_value_heads(config)),
+        ("attention.layer_norm_rms_epsilon", "float32", config["rms_norm_eps"]),
+        ("rope.dimension_count", "uint32", rope_dimensions(config)),
+        ("rope.freq_base", "float32", common.rope_theta(config)),
+        ("attention.sliding_window", "uint32", config.get("sliding_window") or 0),
+    ]
+    if common.rope_scaling(config):
+        entries.append(("rope.scaling.attn_factor", "float32", attention_factor(config)))
+    return entries
+
+
+def attention_factor(config: Config) -> float:
+    """LongRoPE's factor on the attention logits, from how far the context was stretched."""
+    stretch = config["max_position_embeddings"] / original_context(config)
+    if stretch <= 1.0:
+        return 1.0
+    return math.sqrt(1 + math.log(stretch) / math.log(original_context(config)))
+
+
+def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
+    """LongRoPE's factors, float32 [RoPE dimensions / 2] each."""
+    scaling = common.rope_scaling(config)
+    if not scaling:
+        return
+    if scaling["rope_type"] not in ("longrope", "su"):
+        raise UsageError(
+            f"RoPE scaling '{scaling['rope_type']}' is not supported for Phi-3",
+            hint="Supported: none, longrope.",
+        )
+    for name in ("long", "short"):
+        factors = np.asarray(scaling[f"{name}_factor"], dtype=np.float32)
+        if len(factors) != rope_dimensions(config) // 2:
+            raise UsageError(f"{name}_factor has {len(factors)} numbers, not half the RoPE size")
+        yield f"rope_factors_{name}.weight", factors
+
+
+PHI3 = Architecture(
+    gguf_name="phi3",
+    hf_names=("Phi3ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={
+        "attn_norm": "input_layernorm",
+        "attn_qkv": "self_attn.qkv_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+    to_config=to_config,
+    to_metadata=to_metadata,
+    extra_tensors=extra_tensors,
+)
