@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,13 +12,23 @@ from bench import statistics
 from bench.results import (
     AccuracyComparison,
     AnswerCounts,
+    GapComparison,
     GroupComparison,
     Outcome,
     Pair,
     PerplexityComparison,
+    TextComparison,
     Verdict,
 )
 from tuneserve.settings import BenchSettings
+
+
+@dataclass(frozen=True)
+class TextLosses:
+    """A text's summed negative log-likelihood by chunk, and the scored tokens of each."""
+
+    nll: list[float]
+    tokens_per_chunk: int
 
 
 def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
@@ -80,6 +92,100 @@ def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[Group
         GroupComparison(name, accuracy, compare_perplexity(members[name], settings), p)
         for name, accuracy, p in zip(names, compared, adjusted, strict=True)
     ]
+
+
+def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison | None:
+    """How far apart the best and the worst group are, under both models; None without groups."""
+    labels = [pair.example.group for pair in pairs]
+    names = sorted({label for label in labels if label is not None})
+    if len(names) < 2:
+        return None
+    members = np.array([[label == name for name in names] for label in labels], dtype=np.float64)
+    tuned = np.array([[pair.tuned.score] for pair in pairs]) * members
+    base = np.array([[pair.base.score] for pair in pairs]) * members
+    columns = np.hstack([base, tuned, members])
+    sums = statistics.resampled_sums(columns, _clusters(pairs), settings.bootstrap, settings.seed)
+    drawn_base, drawn_tuned = _gaps(sums, len(names))
+    found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None], len(names)))
+    low, high = statistics.percentile_interval(drawn_tuned - drawn_base, settings.confidence)
+    sizes = members.sum(0)
+    return GapComparison(
+        base=found_base,
+        tuned=found_tuned,
+        change=statistics.Estimate(found_tuned - found_base, low, high),
+        worst_base=names[int((base.sum(0) / sizes).argmin())],
+        worst_tuned=names[int((tuned.sum(0) / sizes).argmin())],
+        widened=low > 0,
+    )
+
+
+def _gaps(
+    sums: statistics.FloatArray, groups: int
+) -> tuple[statistics.FloatArray, statistics.FloatArray]:
+    """Best minus worst group's accuracy under base and tuned, of rows [base, tuned, members]."""
+    base, tuned, members = (
+        sums[:, first : first + groups] for first in range(0, 3 * groups, groups)
+    )
+    # A group that a resample left out says nothing there.
+    sizes = np.where(members > 0, members, np.nan)
+    low_high = [(np.nanmin(part / sizes, 1), np.nanmax(part / sizes, 1)) for part in (base, tuned)]
+    return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
+
+
+def compare_texts(
+    measured: Mapping[str, Mapping[str, TextLosses]], settings: BenchSettings
+) -> list[TextComparison]:
+    """Perplexity of every text under both models; `measured[text][model]`.
+
+    Chunks are resampled, and the confidence of each interval is raised so that all hold together
+    (Bonferroni).
+    """
+    confidence = 1 - (1 - settings.confidence) / max(1, len(measured))
+    compared = []
+    for name, losses in measured.items():
+        base, tuned = losses["base"], losses["tuned"]
+        clusters = np.arange(len(base.nll))
+        tokens = [base.tokens_per_chunk] * len(base.nll)
+        perplexity, ratio = (
+            partial(
+                function,
+                tokens=tokens,
+                clusters=clusters,
+                confidence=confidence,
+                resamples=settings.bootstrap,
+                seed=settings.seed,
+            )
+            for function in (statistics.perplexity, statistics.perplexity_ratio)
+        )
+        compared.append(
+            TextComparison(
+                name=name,
+                chunks=len(base.nll),
+                base=perplexity(base.nll),
+                tuned=perplexity(tuned.nll),
+                ratio=ratio(tuned.nll, base.nll),
+            )
+        )
+    return compared
+
+
+def judge_forgetting(texts: Sequence[TextComparison]) -> str:
+    """One sentence on what the tune cost elsewhere; '' where no text was measured."""
+    if not texts:
+        return ""
+    lost = [text for text in texts if text.lost]
+    if not lost:
+        return "No forgetting shown: no text's perplexity is shown to have risen."
+    shares = ", ".join(
+        f"{text.name} {_rise(text.ratio.value)} ({_rise(text.ratio.low)} to "
+        f"{_rise(text.ratio.high)})"
+        for text in lost
+    )
+    return f"Something was forgotten: perplexity rose on {shares}."
+
+
+def _rise(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")
 
 
 def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:

@@ -6,17 +6,18 @@ import hashlib
 import json
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench import analysis, conditions
+from bench.analysis import TextLosses
 from bench.answers import LIKELIHOOD_TASKS, read_pairs, reference_of, with_choices
 from bench.examples import read_examples
 from bench.journal import Journal
-from bench.measure import SPEED, Work, measure
+from bench.measure import SPEED, TEXT, Work, measure
 from bench.pages import as_json, write_report
 from bench.results import Contender, Pair, Report
 from bench.scoring import Scorer, list_choices, make_scorer
@@ -82,7 +83,8 @@ def _prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> _J
     everything = [*examples, *with_choices(examples, choices)]
     encoded, template = conditions.encode_for_both(paths["base"], paths["tuned"], everything)
     conditions.require_room(encoded, recipe.bench)
-    work = Work(encoded[: len(examples)], encoded[len(examples) :])
+    texts = conditions.chunk_texts(paths["tuned"], recipe.bench.texts)
+    work = Work(encoded[: len(examples)], encoded[len(examples) :], texts)
     shared = conditions.describe_conditions(
         quantization, types, template, recipe.serve, recipe.bench
     )
@@ -97,9 +99,15 @@ def _measure(job: _Job) -> Report:
         for name, path in job.paths.items():
             measure(name, path, job.work, job.recipe.serve, settings, journal)
         pairs = read_pairs(journal, job.work.encoded, job.choices, settings, job.scorer)
+        texts = {
+            text: {name: TextLosses(**journal.get(TEXT, name, text)) for name in job.paths}
+            for text in job.work.texts
+        }
         contenders = {name: _contender(name, job, journal, pairs) for name in job.paths}
     provenance = _provenance(job.run, job.recipe)
-    report = make_report(job.run.name, settings, pairs, contenders, job.conditions, provenance)
+    report = make_report(
+        job.run.name, settings, pairs, texts, contenders, job.conditions, provenance
+    )
     write_report(report, job.run.bench)
     return report
 
@@ -131,12 +139,14 @@ def make_report(
     run_name: str,
     settings: BenchSettings,
     pairs: Sequence[Pair],
+    texts: Mapping[str, Mapping[str, TextLosses]],
     contenders: dict[str, Contender],
     shared: dict[str, str],
     provenance: dict[str, Any],
 ) -> Report:
     """The figures and the verdict drawn from the pairs of answers."""
     accuracy = analysis.compare_accuracy(pairs, settings)
+    compared_texts = analysis.compare_texts(texts, settings)
     return Report(
         run=run_name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -146,6 +156,9 @@ def make_report(
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
+        gap=analysis.compare_gap(pairs, settings),
+        texts=compared_texts,
+        forgetting=analysis.judge_forgetting(compared_texts),
         base=contenders["base"],
         tuned=contenders["tuned"],
         conditions=shared,
@@ -165,6 +178,7 @@ def summary(report: Report) -> dict[str, Any]:
             "tuned": report.accuracy.tuned.value,
             "p": report.accuracy.p,
         },
+        "forgetting": report.forgetting,
         "perplexity": {
             "base": report.perplexity.base.value,
             "tuned": report.perplexity.tuned.value,
@@ -196,6 +210,7 @@ def _fingerprint(job: _Job) -> str:
             [item.example.id, item.prompt, item.answer]
             for item in (*job.work.encoded, *job.work.choices)
         ],
+        "texts": {name: chunks.tolist() for name, chunks in job.work.texts.items()},
         "serve": job.recipe.serve.model_dump(mode="json"),
         "bench": job.recipe.bench.model_dump(
             mode="json", include={"max_tokens", "ctx", "parallel"}

@@ -7,7 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from bench.examples import Example
+from bench.perplexity import chunked, read_text
 from bench.prompts import EncodedExample, encode_examples
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import LlamaModel
@@ -42,6 +46,14 @@ def encode_for_both(
                     hint=REMAKE,
                 )
     return encoded, template
+
+
+def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+    """The text files as chunks of token ids, by name as given."""
+    if not texts:
+        return {}
+    with LlamaModel(model_path, vocab_only=True) as model:
+        return {name: chunked(model, read_text(Path(name))) for name in texts}
 
 
 def tensor_types(path: Path) -> dict[str, str]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from bench.journal import Journal
 from bench.likelihood import PACKED_SEQUENCES, answer_likelihoods
+from bench.perplexity import perplexity_context, text_nll
 from bench.prompts import EncodedExample
 from bench.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
 from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
 
-LIKELIHOOD, CHOICE, ANSWER, SPEED = "likelihood", "choice", "answer", "speed"
+LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
+TEXT, SPEED = "text", "speed"
 LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
 
@@ -24,10 +29,12 @@ LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells o
 @dataclass(frozen=True)
 class Work:
     """What each model is measured on: the prompts with their references, and where answers are
-    chosen rather than generated, every prompt with every choice (id: see `choice_id`)."""
+    chosen rather than generated, every prompt with every choice (id: see `choice_id`); and texts
+    by name, as token ids [chunks, n_ctx]."""
 
     encoded: list[EncodedExample]
     choices: list[EncodedExample]
+    texts: dict[str, npt.NDArray[np.int64]]
 
 
 def measure(
@@ -38,6 +45,7 @@ def measure(
         _measure_likelihoods(kind, name, path, encoded, serve, bench, journal)
     if not work.choices:
         _generate_answers(name, path, work.encoded, serve, bench, journal)
+    _measure_texts(name, path, work.texts, serve, journal)
     if not journal.has(SPEED, name):
         _measure_speed(name, path, work.encoded, serve, bench, journal)
 
@@ -98,6 +106,28 @@ def _generate_answers(
             advance(1)
 
         engine.generate([item.prompt for item in todo], samplings, on_done=keep)
+
+
+def _measure_texts(
+    name: str,
+    path: Path,
+    texts: Mapping[str, npt.NDArray[np.int64]],
+    serve: ServeSettings,
+    journal: Journal,
+) -> None:
+    todo = {text: chunks for text, chunks in texts.items() if not journal.has(TEXT, name, text)}
+    if not todo:
+        return
+    total = sum(len(chunks) for chunks in todo.values())
+    with (
+        LlamaModel(path, gpu_layers=serve.gpu_layers, mmap=serve.mmap) as model,
+        perplexity_context(model, serve) as context,
+        progress(f"{name}: texts", total, unit="chunks") as advance,
+    ):
+        for text, chunks in todo.items():
+            losses = text_nll(context, chunks, advance)
+            value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
+            journal.add(TEXT, name, text, value)
 
 
 def _measure_speed(

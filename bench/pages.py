@@ -9,7 +9,14 @@ from typing import Any
 
 from bench import plot
 from bench.analysis import format_p
-from bench.results import AccuracyComparison, Contender, Pair, PerplexityComparison, Report
+from bench.results import (
+    AccuracyComparison,
+    Contender,
+    Pair,
+    PerplexityComparison,
+    Report,
+    TextComparison,
+)
 from bench.speed import Rate
 from bench.statistics import Estimate
 from tuneserve.console import human_bytes, human_seconds
@@ -38,6 +45,7 @@ def as_json(report: Report) -> dict[str, Any]:
         for name, value in fields.items()
     }
     plain["groups"] = [asdict(group) for group in report.groups]
+    plain["texts"] = [asdict(text) for text in report.texts]
     return {"schema": SCHEMA, **plain}
 
 
@@ -71,13 +79,19 @@ def render(report: Report, template: str) -> str:
         rows=_rows(report),
         accuracy_plot=_accuracy_plot(report),
         difference_plot=_difference_plot(report),
-        ratio_plot=_ratio_plot(report),
+        ratio_plot=_ratio_plot([(row.name, row.perplexity) for row in _rows(report)]),
+        text_plot=_ratio_plot([(text.name, text) for text in report.texts])
+        if report.texts
+        else None,
         won=[pair for pair in flips if pair.won],
         lost=[pair for pair in flips if pair.lost],
         headline=headline(report.verdict.sentence),
         busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
         shown_flips=SHOWN_FLIPS,
     )
+
+
+Ratios = PerplexityComparison | TextComparison
 
 
 @dataclass(frozen=True)
@@ -136,19 +150,15 @@ def _difference_plot(report: Report) -> Plot:
     return Plot(rows, ticks)
 
 
-def _ratio_plot(report: Report) -> Plot:
-    shown = [(row.name, row.perplexity) for row in _rows(report)]
-    scale = plot.scale_over(
-        [1.0, *(end for _, compared in shown for end in (compared.ratio.low, compared.ratio.high))]
-    )
-    rows = [
-        (
-            name,
-            plot.strip(scale, [plot.Mark(compared.ratio, "tuned")], name, zero=1.0),
-            f"{number(compared.base.value)} → {number(compared.tuned.value)}",
-        )
-        for name, compared in shown
-    ]
+def _ratio_plot(shown: Sequence[tuple[str, Ratios]]) -> Plot:
+    """Tuned over base perplexity, around 1."""
+    ends = [end for _, compared in shown for end in (compared.ratio.low, compared.ratio.high)]
+    scale = plot.scale_over([1.0, *ends])
+    rows = []
+    for name, compared in shown:
+        text = f"{number(compared.base.value)} → {number(compared.tuned.value)}"
+        strip = plot.strip(scale, [plot.Mark(compared.ratio, "tuned")], f"{name}: {text}", zero=1.0)
+        rows.append((name, strip, text))
     return Plot(rows, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
 
 

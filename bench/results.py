@@ -105,6 +105,37 @@ class GroupComparison:
 
 
 @dataclass(frozen=True)
+class GapComparison:
+    """The widest gap in accuracy between groups, before and after; `widened` if the change's
+    interval is above zero. `worst_base` and `worst_tuned` name the groups answered worst."""
+
+    base: float
+    tuned: float
+    change: Estimate
+    worst_base: str
+    worst_tuned: str
+    widened: bool
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """Perplexity of one text under both models, in chunks as llama-perplexity cuts it.
+
+    The intervals are wide enough to hold for all texts together.
+    """
+
+    name: str
+    chunks: int
+    base: Estimate
+    tuned: Estimate
+    ratio: Estimate
+
+    @property
+    def lost(self) -> bool:
+        return self.ratio.low > 1.0
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What may be said, in one word and in one sentence."""
 
@@ -148,6 +179,9 @@ class Report:
     accuracy: AccuracyComparison
     perplexity: PerplexityComparison
     groups: list[GroupComparison]
+    gap: GapComparison | None
+    texts: list[TextComparison]
+    forgetting: str
     base: Contender
     tuned: Contender
     conditions: dict[str, str]

@@ -251,6 +251,10 @@ class BenchSettings(Section):
         1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
     )
     scorer: str = Field("", description="'file.py:function' that scores an answer (python).")
+    texts: tuple[str, ...] = Field(
+        (),
+        description="Text files whose perplexity under both models shows what was forgotten.",
+    )
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
     ctx: int = Field(2048, ge=64, description="Context of one prompt with its answer, in tokens.")

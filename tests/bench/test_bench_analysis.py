@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from bench.analysis import compare_accuracy, compare_groups, compare_perplexity, decide, judge
+from bench.analysis import (
+    TextLosses,
+    compare_accuracy,
+    compare_gap,
+    compare_groups,
+    compare_perplexity,
+    compare_texts,
+    decide,
+    judge,
+    judge_forgetting,
+)
 from bench.examples import Example
 from bench.results import Answer, Pair
 from tuneserve.settings import BenchSettings
@@ -93,3 +103,39 @@ def test_perplexity_ratio_is_of_the_same_tokens() -> None:
     compared = compare_perplexity(pairs(3, 3, 3, 3), SETTINGS)
     assert compared.tokens == 24
     assert compared.ratio.value == pytest.approx(compared.tuned.value / compared.base.value)
+
+
+def test_the_gap_between_groups() -> None:
+    # Group a goes from 40 to 100 %, group b stays at 50 %: the gap grows from 10 to 50 points.
+    apart = pairs(60, 0, 40, 0, group="a") + pairs(0, 0, 50, 50, group="b")
+    gap = compare_gap(apart, SETTINGS)
+    assert gap is not None
+    assert (gap.base, gap.tuned) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert (gap.worst_base, gap.worst_tuned) == ("a", "b")
+    assert gap.widened
+    assert gap.change.low <= gap.change.value <= gap.change.high
+
+    alike = pairs(5, 5, 45, 45, group="a") + pairs(5, 5, 45, 45, group="b")
+    even = compare_gap(alike, SETTINGS)
+    assert even is not None
+    assert not even.widened
+    assert compare_gap(pairs(1, 1, 1, 1), SETTINGS) is None
+
+
+def test_forgetting_is_judged_by_intervals() -> None:
+    steady = TextLosses([500.0, 520.0, 480.0, 510.0, 505.0], 255)
+    worse = TextLosses([540.0, 560.0, 515.0, 550.0, 541.0], 255)
+    mixed = TextLosses([480.0, 560.0, 450.0, 550.0, 480.0], 255)
+    measured = {
+        "lost.txt": {"base": steady, "tuned": worse},
+        "same.txt": {"base": steady, "tuned": mixed},
+    }
+    lost, same = compare_texts(measured, SETTINGS)
+    assert lost.lost
+    assert not same.lost
+    assert lost.ratio.value == pytest.approx(lost.tuned.value / lost.base.value)
+    sentence = judge_forgetting([lost, same])
+    assert sentence.startswith("Something was forgotten: perplexity rose on lost.txt +16")
+    assert "same.txt" not in sentence
+    assert judge_forgetting([same]).startswith("No forgetting shown")
+    assert judge_forgetting([]) == ""
