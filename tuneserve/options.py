@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,8 +31,10 @@ def section_model(section: str) -> type[BaseModel]:
     return annotation
 
 
-def settings_options(*sections: str) -> Callable[[Command], Command]:
-    """Add an option for every field of the given recipe sections.
+def settings_options(
+    *sections: str, only: Collection[str] | None = None
+) -> Callable[[Command], Command]:
+    """Add an option for every field of the given recipe sections, or for those in `only`.
 
     Options are named after the field (`--gpu-layers`); where two of the sections share a field
     name, the later section's option carries the section as prefix (`--bench-ctx`).
@@ -43,6 +45,8 @@ def settings_options(*sections: str) -> Callable[[Command], Command]:
         decorators = []
         for section in sections:
             for name, field in section_model(section).model_fields.items():
+                if only is not None and name not in only:
+                    continue
                 option = name if name not in seen else f"{section}_{name}"
                 seen.add(name)
                 decorators.append(_option(section, name, option, field))

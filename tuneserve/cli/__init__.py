@@ -22,6 +22,8 @@ COMMANDS = {
     "serve": "Serve a GGUF behind an OpenAI-compatible API.",
     "chat": "Talk to a served model in the terminal.",
     "bench": "Does the tuned model beat the base? With error bars.",
+    "report": "Compare the benchmarks of several runs.",
+    "perplexity": "Perplexity of a GGUF on a text, or its divergence from another.",
     "data": "Build or inspect example files.",
     "import": "Make a Hugging Face checkpoint of a GGUF.",
     "doctor": "Show what was found, what is missing and what to do.",

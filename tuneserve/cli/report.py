@@ -1,0 +1,63 @@
+"""`tuneserve report`: several runs' benchmarks in one table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.run import RunDirectory
+
+if TYPE_CHECKING:
+    from bench.runs import RunRow
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout.")
+def command(runs: tuple[str, ...], as_json: bool) -> None:
+    """Compare the benchmarks of several runs.
+
+    Each run's tuned model stands beside its base and, where both answered the same prompts,
+    against the first run's: a paired difference with its interval and a Holm-adjusted p.
+
+    \b
+    tuneserve report first second third
+    """
+    from bench.runs import compare_runs
+
+    rows = compare_runs([RunDirectory.named(name).require() for name in runs])
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        show(rows)
+
+
+def show(rows: list[RunRow]) -> None:
+    """The table, then each run's verdict."""
+    columns = ["run", "base", "tuned", "PPL", "tok/s", "size", "against the first", "p"]
+    cells = []
+    for row in rows:
+        report = row.report
+        against = row.why_not or "-"
+        if row.difference is not None:
+            ends = (row.difference.value, row.difference.low, row.difference.high)
+            value, low, high = (100 * end for end in ends)
+            against = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+        cells.append(
+            [
+                report["run"],
+                f"{100 * report['accuracy']['base']['value']:.1f} %",
+                f"{100 * report['accuracy']['tuned']['value']:.1f} %",
+                f"{report['perplexity']['tuned']['value']:.3f}",
+                f"{report['tuned']['speed']['generation']['mean']:.1f}",
+                human_bytes(report["tuned"]["size_bytes"]),
+                against,
+                "-" if row.p is None else f"{row.p:.3f}",
+            ]
+        )
+    table("Runs", columns, cells)
+    for row in rows:
+        say(f"{row.report['run']}: {row.report['verdict']['sentence']}")
