@@ -14,6 +14,7 @@ from bench.results import (
     AnswerCounts,
     GapComparison,
     GroupComparison,
+    OtherComparison,
     Outcome,
     Pair,
     PerplexityComparison,
@@ -35,18 +36,34 @@ def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> Accuracy
     """Accuracy of both models on `pairs`, and the paired difference with interval and test."""
     tuned = np.array([pair.tuned.score for pair in pairs], dtype=np.float64)
     base = np.array([pair.base.score for pair in pairs], dtype=np.float64)
-    clusters = _clusters(pairs)
-    won, lost = sum(pair.won for pair in pairs), sum(pair.lost for pair in pairs)
+    return compare_scores(tuned, base, _clusters(pairs), settings)
+
+
+def compare_scores(
+    tuned: statistics.FloatArray,
+    base: statistics.FloatArray,
+    clusters: statistics.IntArray,
+    settings: BenchSettings,
+) -> AccuracyComparison:
+    """Two contenders' scores on the same prompts, [prompts] each."""
+    won, lost = int((tuned > base).sum()), int((tuned < base).sum())
     size = statistics.effective_size(tuned - base, clusters, settings.confidence)
-    drawing = {"resamples": settings.bootstrap, "seed": settings.seed}
+    accuracy, difference = (
+        partial(
+            function,
+            clusters=clusters,
+            confidence=settings.confidence,
+            resamples=settings.bootstrap,
+            seed=settings.seed,
+        )
+        for function in (statistics.accuracy, statistics.paired_difference)
+    )
     return AccuracyComparison(
-        prompts=len(pairs),
+        prompts=len(tuned),
         clusters=int(clusters.max()) + 1,
-        base=statistics.accuracy(base, clusters, settings.confidence, **drawing),
-        tuned=statistics.accuracy(tuned, clusters, settings.confidence, **drawing),
-        difference=statistics.paired_difference(
-            tuned, base, clusters, confidence=settings.confidence, **drawing
-        ),
+        base=accuracy(base),
+        tuned=accuracy(tuned),
+        difference=difference(tuned, base),
         won=won,
         lost=lost,
         mcnemar_p=statistics.mcnemar_exact(won, lost),
@@ -56,6 +73,18 @@ def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> Accuracy
         ),
         graded=not statistics.is_binary(np.concatenate([tuned, base])),
     )
+
+
+def compare_other(
+    pairs: Sequence[Pair], name: str, against: str, settings: BenchSettings
+) -> OtherComparison:
+    """Another contender's scores against those of 'base' or 'tuned'."""
+    theirs = np.array([pair.others[name].score for pair in pairs], dtype=np.float64)
+    ours = np.array(
+        [(pair.tuned if against == "tuned" else pair.base).score for pair in pairs],
+        dtype=np.float64,
+    )
+    return OtherComparison(name, against, compare_scores(theirs, ours, _clusters(pairs), settings))
 
 
 def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:

@@ -9,7 +9,7 @@ from bench.examples import Example
 from bench.journal import Journal
 from bench.measure import ANSWER, CHOICE, LIKELIHOOD
 from bench.prompts import EncodedExample
-from bench.results import Answer, Pair
+from bench.results import Answer, Pair, Response
 from bench.scoring import Scorer, split_thought
 from tuneserve.settings import BenchSettings
 
@@ -36,31 +36,46 @@ def read_pairs(
     choices: Sequence[str],
     settings: BenchSettings,
     scorer: Scorer,
+    others: Sequence[str] = (),
 ) -> list[Pair]:
-    """Both models' answers to every prompt, scored. `choices` is empty where answers were
-    generated."""
+    """Both models' answers to every prompt, scored, and those of the `others`. `choices` is empty
+    where answers were generated."""
 
     def answer(name: str, item: EncodedExample) -> Answer:
         if choices:
             return _chosen(journal, name, item, choices, settings, scorer)
-        return _generated(journal, name, item, scorer)
+        return _with_likelihood(_generated(journal, name, item, scorer), journal, name, item)
 
-    return [Pair(item.example, answer("base", item), answer("tuned", item)) for item in encoded]
+    return [
+        Pair(
+            item.example,
+            answer("base", item),
+            answer("tuned", item),
+            {name: _generated(journal, name, item, scorer) for name in others},
+        )
+        for item in encoded
+    ]
 
 
-def _generated(journal: Journal, name: str, item: EncodedExample, scorer: Scorer) -> Answer:
+def _generated(journal: Journal, name: str, item: EncodedExample, scorer: Scorer) -> Response:
     generated = journal.get(ANSWER, name, item.example.id)
-    likelihood = journal.get(LIKELIHOOD, name, item.example.id)
     split = split_thought(generated["text"], opened=item.opens_thought)
-    return Answer(
+    return Response(
         text=split.answer,
         thought=split.thought,
         cut_off=split.cut_off,
         score=scorer(split.answer, reference_of(item.example)),
         finish_reason=generated["finish_reason"],
         generated_tokens=generated["tokens"],
-        reference_nll=likelihood["nll"],
-        reference_tokens=likelihood["tokens"],
+    )
+
+
+def _with_likelihood(
+    response: Response, journal: Journal, name: str, item: EncodedExample
+) -> Answer:
+    measured = journal.get(LIKELIHOOD, name, item.example.id)
+    return Answer(
+        **vars(response), reference_nll=measured["nll"], reference_tokens=measured["tokens"]
     )
 
 
@@ -80,17 +95,15 @@ def _chosen(
         return float(measured["nll"]) / (measured["tokens"] if per_token else 1)
 
     best = choices[min(range(len(choices)), key=surprise)]
-    likelihood = journal.get(LIKELIHOOD, name, item.example.id)
-    return Answer(
+    response = Response(
         text=best,
         thought="",
         cut_off=False,
         score=scorer(best, reference_of(item.example)),
         finish_reason="chosen",
         generated_tokens=0,
-        reference_nll=likelihood["nll"],
-        reference_tokens=likelihood["tokens"],
     )
+    return _with_likelihood(response, journal, name, item)
 
 
 def reference_of(example: Example) -> str:

@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,21 @@ from typing import Any
 from bench import analysis, conditions
 from bench.analysis import TextLosses
 from bench.answers import LIKELIHOOD_TASKS, read_pairs, reference_of, with_choices
+from bench.contamination import check_contamination
 from bench.examples import read_examples
 from bench.journal import Journal
-from bench.measure import SPEED, TEXT, Work, measure
+from bench.measure import (
+    AGAIN,
+    ENDPOINT,
+    SPEED,
+    TEXT,
+    Work,
+    measure,
+    measure_again,
+    measure_endpoint,
+)
 from bench.pages import as_json, write_report
-from bench.results import Contender, Pair, Report
+from bench.results import Contamination, Contender, Pair, Report
 from bench.scoring import Scorer, list_choices, make_scorer
 from bench.speed import Rate, Speed
 from tuneserve.console import say
@@ -98,7 +108,10 @@ def _measure(job: _Job) -> Report:
             say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
         for name, path in job.paths.items():
             measure(name, path, job.work, job.recipe.serve, settings, journal)
-        pairs = read_pairs(journal, job.work.encoded, job.choices, settings, job.scorer)
+        others = _measure_others(job, journal)
+        pairs = read_pairs(
+            journal, job.work.encoded, job.choices, settings, job.scorer, list(others)
+        )
         texts = {
             text: {name: TextLosses(**journal.get(TEXT, name, text)) for name in job.paths}
             for text in job.work.texts
@@ -108,8 +121,37 @@ def _measure(job: _Job) -> Report:
     report = make_report(
         job.run.name, settings, pairs, texts, contenders, job.conditions, provenance
     )
+    report = replace(
+        report,
+        others=[
+            analysis.compare_other(pairs, name, against, settings)
+            for name, against in others.items()
+        ],
+        contamination=_contamination(job.run, pairs, settings),
+    )
     write_report(report, job.run.bench)
     return report
+
+
+def _measure_others(job: _Job, journal: Journal) -> dict[str, str]:
+    """Measure who else is asked for: their names, and which model each is compared with."""
+    settings = job.recipe.bench
+    others = {}
+    if settings.noise_floor and not job.choices:
+        measure_again(job.paths["base"], job.work.encoded, job.recipe.serve, settings, journal)
+        others[AGAIN] = "base"
+    if settings.endpoint:
+        measure_endpoint(job.work.encoded, settings, journal)
+        others[ENDPOINT] = "tuned"
+    return others
+
+
+def _contamination(
+    run: RunDirectory, pairs: Sequence[Pair], settings: BenchSettings
+) -> Contamination | None:
+    """The overlap with the training examples; None where the run has kept none."""
+    train = run.split("train")
+    return check_contamination(pairs, read_examples(train), settings) if train.is_file() else None
 
 
 def _finished_report(
@@ -157,6 +199,8 @@ def make_report(
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
         gap=analysis.compare_gap(pairs, settings),
+        others=[],
+        contamination=None,
         texts=compared_texts,
         forgetting=analysis.judge_forgetting(compared_texts),
         base=contenders["base"],
@@ -213,7 +257,8 @@ def _fingerprint(job: _Job) -> str:
         "texts": {name: chunks.tolist() for name, chunks in job.work.texts.items()},
         "serve": job.recipe.serve.model_dump(mode="json"),
         "bench": job.recipe.bench.model_dump(
-            mode="json", include={"max_tokens", "ctx", "parallel"}
+            mode="json",
+            include={"max_tokens", "ctx", "parallel", "endpoint", "endpoint_model"},
         ),
         "versions": {
             name: version

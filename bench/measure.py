@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.endpoint import ask_endpoint
+from bench.examples import Example
 from bench.journal import Journal
 from bench.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from bench.perplexity import perplexity_context, text_nll
@@ -22,6 +25,7 @@ from tuneserve.settings import BenchSettings, ServeSettings
 
 LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
 TEXT, SPEED = "text", "speed"
+AGAIN, ENDPOINT = "base again", "endpoint"
 LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
 
@@ -106,6 +110,33 @@ def _generate_answers(
             advance(1)
 
         engine.generate([item.prompt for item in todo], samplings, on_done=keep)
+
+
+def measure_again(
+    path: Path,
+    encoded: Sequence[EncodedExample],
+    serve: ServeSettings,
+    bench: BenchSettings,
+    journal: Journal,
+) -> None:
+    """The base's answers once more: what differs is chance."""
+    _generate_answers(AGAIN, path, encoded, serve, bench, journal)
+
+
+def measure_endpoint(
+    encoded: Sequence[EncodedExample], bench: BenchSettings, journal: Journal
+) -> None:
+    """The answers of the model behind the endpoint that the journal does not hold yet."""
+    todo = [item.example for item in encoded if not journal.has(ANSWER, ENDPOINT, item.example.id)]
+    if not todo:
+        return
+    with progress("endpoint: answers", len(todo), unit="prompts") as advance:
+
+        def keep(example: Example, answer: dict[str, Any]) -> None:
+            journal.add(ANSWER, ENDPOINT, example.id, answer)
+            advance(1)
+
+        ask_endpoint(todo, bench, keep)
 
 
 def _measure_texts(

@@ -45,6 +45,7 @@ def as_json(report: Report) -> dict[str, Any]:
         for name, value in fields.items()
     }
     plain["groups"] = [asdict(group) for group in report.groups]
+    plain["others"] = [asdict(other) for other in report.others]
     plain["texts"] = [asdict(text) for text in report.texts]
     return {"schema": SCHEMA, **plain}
 

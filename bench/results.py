@@ -13,8 +13,8 @@ Outcome = Literal["better", "worse", "no difference shown"]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One model's answer to one prompt, and how likely it found the reference answer."""
+class Response:
+    """One model's answer to one prompt."""
 
     text: str
     thought: str
@@ -22,13 +22,19 @@ class Answer:
     score: float
     finish_reason: str
     generated_tokens: int
-    reference_nll: float
-    reference_tokens: int
 
     @property
     def correct(self) -> bool:
         """A full score."""
         return self.score == 1.0
+
+
+@dataclass(frozen=True)
+class Answer(Response):
+    """An answer, and how likely the model found the reference answer."""
+
+    reference_nll: float
+    reference_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Pair:
     example: Example
     base: Answer
     tuned: Answer
+    others: dict[str, Response] = field(default_factory=dict)
 
     @property
     def won(self) -> bool:
@@ -57,6 +64,7 @@ class Pair:
             "reference": self.example.reference,
             "base": vars(self.base),
             "tuned": vars(self.tuned),
+            "others": {name: vars(response) for name, response in self.others.items()},
         }
 
 
@@ -115,6 +123,26 @@ class GapComparison:
     worst_base: str
     worst_tuned: str
     widened: bool
+
+
+@dataclass(frozen=True)
+class OtherComparison:
+    """Another contender's answers against `against` ('base' or 'tuned'), which stands in the
+    place of the base in `accuracy`."""
+
+    name: str
+    against: str
+    accuracy: AccuracyComparison
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """Held-out prompts that share a run of `words` words with a training example (`ids`), and the
+    difference between tuned and base on the others; None where none or all are left."""
+
+    words: int
+    ids: list[str]
+    without: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -180,6 +208,8 @@ class Report:
     perplexity: PerplexityComparison
     groups: list[GroupComparison]
     gap: GapComparison | None
+    others: list[OtherComparison]
+    contamination: Contamination | None
     texts: list[TextComparison]
     forgetting: str
     base: Contender

@@ -255,6 +255,17 @@ class BenchSettings(Section):
         (),
         description="Text files whose perplexity under both models shows what was forgotten.",
     )
+    noise_floor: bool = Field(
+        False,
+        description="Let the base answer all prompts twice, to see what chance alone changes.",
+    )
+    endpoint: str = Field(
+        "",
+        description="OpenAI-compatible base URL (http://…/v1) whose model answers the prompts too.",
+    )
+    endpoint_model: str = Field(
+        "", description="Model name at the endpoint; empty = the first that it lists."
+    )
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
     ctx: int = Field(2048, ge=64, description="Context of one prompt with its answer, in tokens.")

@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from bench.compare import run_bench
+from bench.endpoint import ask_endpoint
+from bench.examples import Example
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.run import RunDirectory
-from tuneserve.settings import Recipe
+from tuneserve.settings import BenchSettings, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +34,7 @@ def report_of(run: RunDirectory) -> dict[str, Any]:
     return report
 
 
-def test_a_benchmark_from_end_to_end(finished_run: RunDirectory, recipe: Recipe) -> None:
+def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
     report = report_of(finished_run)
     rows = answers(finished_run)
     assert len(rows) == report["accuracy"]["prompts"] == 10
@@ -48,9 +50,28 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory, recipe: Recipe)
     assert not list(finished_run.root.glob("*journal*"))
 
 
+def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory) -> None:
+    report = report_of(finished_run)
+    (text,) = report["texts"]
+    assert text["chunks"] == 2
+    assert text["ratio"]["value"] == pytest.approx(text["tuned"]["value"] / text["base"]["value"])
+    assert report["forgetting"]
+    again, endpoint = report["others"]
+    assert (again["name"], again["against"]) == ("base again", "base")
+    assert (endpoint["name"], endpoint["against"]) == ("endpoint", "tuned")
+    rows = answers(finished_run)
+    right = sum(row["others"]["endpoint"]["score"] for row in rows)
+    assert endpoint["accuracy"]["tuned"]["value"] == pytest.approx(right / 10)
+    # The endpoint serves the tuned model: up to chance it writes what the tuned model wrote.
+    same = sum(row["others"]["endpoint"]["text"] == row["tuned"]["text"] for row in rows)
+    assert same >= 7
+    assert report["contamination"]["ids"] == ["s1"]
+
+
 def test_a_finished_benchmark_is_not_overwritten(
-    finished_run: RunDirectory, recipe: Recipe
+    finished_run: RunDirectory, full_recipe: Recipe
 ) -> None:
+    recipe = full_recipe
     with pytest.raises(OutputExistsError):
         run_bench(finished_run, recipe)
     assert run_bench(finished_run, recipe, skip_done=True) == report_of(finished_run)
@@ -185,3 +206,11 @@ def _record_hash(run: RunDirectory, tuned: Path) -> None:
     stages = run.read()["stages"]
     stages["convert"]["result"]["tuned"]["sha256"] = sha256_file(tuned)
     run.update(stages=stages)
+
+
+def test_an_endpoint_that_is_not_there_is_one_clear_error() -> None:
+    settings = BenchSettings(endpoint="http://127.0.0.1:9/v1")
+    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
+    with pytest.raises(TuneserveError, match="the endpoint failed") as caught:
+        ask_endpoint([example], settings, lambda *_: None)
+    assert caught.value.where == "http://127.0.0.1:9/v1"
