@@ -108,8 +108,6 @@ def _set_environment() -> None:
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait for each other take the cores from whoever shares them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # The base is on this machine by now (tuneserve.base): nothing is looked up any more.
     os.environ["HF_HUB_OFFLINE"] = "1"
 
