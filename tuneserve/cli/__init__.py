@@ -17,6 +17,7 @@ import tuneserve
 from tuneserve.errors import TuneserveError
 
 COMMANDS = {
+    "preview": "Show the examples as the model will see them, and what is trained.",
     "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",
     "convert": "Merge, quantize and verify: adapter to GGUF.",
     "serve": "Serve a GGUF behind an OpenAI-compatible API.",

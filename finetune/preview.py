@@ -1,0 +1,116 @@
+"""What the model will see, before any model is loaded: examples, trained tokens, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.encode import token_counts
+from finetune.examples import Example
+from finetune.mask import IGNORED, Encoded, Encoder
+from finetune.model import load_tokenizer
+from finetune.prepare import Prepared, prepare_examples
+from finetune.split import SPLITS
+from tuneserve.base import resolve_base
+from tuneserve.errors import TuneserveError
+from tuneserve.settings import Recipe
+
+HISTOGRAM_ROWS = 12
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of tokens of one kind: 'context', 'trained' or 'special' (a special token; `trained`
+    says which of the two it is as well)."""
+
+    text: str
+    kind: str
+    trained: bool
+
+
+@dataclass
+class Preview:
+    """The data of a recipe as training will see it; `problems` would stop the training."""
+
+    prepared: Prepared
+    counts: dict[str, dict[str, Any]]
+    histogram: list[tuple[int, int, int]]
+    shown: list[tuple[Example, list[Piece]]]
+    problems: list[str]
+
+
+def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
+    """Read, split and encode the recipe's data; render its first `examples` training examples.
+
+    Loads the tokenizer and no model. Raises UsageError for data that can't be read; examples
+    that can't be trained on are collected in `problems`.
+    """
+    prepared = prepare_examples(recipe.data)
+    tokenizer = load_tokenizer(resolve_base(recipe.model.base).path, recipe.model)
+    encoder = Encoder(
+        tokenizer,
+        max_length=recipe.model.max_seq_length,
+        train_on=recipe.data.train_on,
+        thoughts=recipe.data.thoughts,
+    )
+    problems: list[str] = []
+    encoded = {name: _encode(encoder, prepared.split.part(name), problems) for name in SPLITS}
+    return Preview(
+        prepared=prepared,
+        counts={name: token_counts([item for _, item in encoded[name]]) for name in SPLITS},
+        histogram=length_histogram([item.length_before_cut for _, item in encoded["train"]]),
+        shown=[
+            (example, pieces(tokenizer, encoder.special_ids, item))
+            for example, item in encoded["train"][:examples]
+        ],
+        problems=problems,
+    )
+
+
+def _encode(
+    encoder: Encoder, examples: Sequence[Example], problems: list[str]
+) -> list[tuple[Example, Encoded]]:
+    encoded = []
+    for example in examples:
+        try:
+            encoded.append((example, encoder.encode(example)))
+        except TuneserveError as error:
+            problems.append(f"{example.where}: {error.message}")
+    return encoded
+
+
+def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:
+    """The tokens' text, neighbours of one kind together, special tokens each for themselves."""
+    found: list[Piece] = []
+    run: list[int] = []
+    state = (False, False)
+    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
+        now = (token in special, label != IGNORED)
+        if run and (now != state or now[0]):
+            found.append(_piece(tokenizer, run, *state))
+            run = []
+        state = now
+        run.append(token)
+    if run:
+        found.append(_piece(tokenizer, run, *state))
+    return found
+
+
+def _piece(tokenizer: Any, ids: list[int], special: bool, trained: bool) -> Piece:
+    kind = "special" if special else "trained" if trained else "context"
+    return Piece(tokenizer.decode(ids), kind, trained)
+
+
+def length_histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:
+    """(from, to, examples) in steps of equal width, a power of two; `to` is not included."""
+    if not lengths:
+        return []
+    width = 1
+    while max(lengths) // width >= HISTOGRAM_ROWS:
+        width *= 2
+    first, last = min(lengths) // width, max(lengths) // width
+    counts = dict.fromkeys(range(first, last + 1), 0)
+    for length in lengths:
+        counts[length // width] += 1
+    return [(step * width, (step + 1) * width, count) for step, count in counts.items()]
