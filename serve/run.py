@@ -16,6 +16,7 @@ import uvicorn
 
 from serve.app import create_app
 from serve.engine import Engine
+from serve.fit import fit_layers, free_gpu_memory, read_sizes
 from serve.guard import read_keys
 from serve.service import Service
 from tuneserve.console import say
@@ -48,6 +49,7 @@ def serve(
                 f"warning: {host} can be reached from other machines and no API key is asked for; "
                 "use --api-key-file, or --host 127.0.0.1"
             )
+        settings = with_fitted_layers(model_path, settings)
         say(f"loading {model_path}")
         service = Service(model_path, name, settings, adapters=adapters)
         try:
@@ -57,6 +59,19 @@ def serve(
     if service.engine.failure is not None:
         raise TuneserveError(f"the engine failed: {service.engine.failure.message}")
     say("stopped")
+
+
+def with_fitted_layers(model_path: Path, settings: ServeSettings) -> ServeSettings:
+    """Settings with 'auto' GPU layers replaced by as many as fit; says what was chosen."""
+    if settings.gpu_layers >= 0:
+        return settings
+    free_bytes = free_gpu_memory()
+    if free_bytes is None:
+        say("GPU layers: 0 (no GPU that the installed llama-cpp-python can use)")
+        return settings.model_copy(update={"gpu_layers": 0})
+    fit = fit_layers(read_sizes(model_path), settings, free_bytes=free_bytes)
+    say(f"GPU layers: {fit.layers} ({fit.reason})")
+    return settings.model_copy(update={"gpu_layers": fit.layers})
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -100,10 +100,31 @@ def _click_type(field: FieldInfo) -> tuple[Any, bool, bool]:
     if annotation is Path:
         return click.Path(path_type=Path), False, False
     if annotation is int:
-        return _range(int, field), False, False
+        extra = field.json_schema_extra
+        words = extra.get("words") if isinstance(extra, dict) else None
+        number = _range(int, field)
+        return (WordOrNumber(words, number) if words else number), False, False
     if annotation is float:
         return _range(float, field), False, False
     return str, False, False
+
+
+class WordOrNumber(click.ParamType[int]):
+    """An integer in a range, or one of a few words that stand for one."""
+
+    def __init__(self, words: Any, number: click.IntRange) -> None:
+        self._words: dict[str, int] = dict(words)
+        self._number = number
+        self.name = "|".join([*self._words, "INTEGER"])
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if value in self._words:
+            return self._words[value]
+        try:
+            return int(self._number.convert(value, param, ctx))
+        except click.BadParameter as error:
+            words = ", ".join(f"'{word}'" for word in self._words)
+            self.fail(f"{error.message} Or: {words}.", param, ctx)
 
 
 def _range(kind: type[int] | type[float], field: FieldInfo) -> Any:

@@ -102,8 +102,13 @@ class TrainSettings(Section):
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (rank-stabilised LoRA).")
-    gradient_checkpointing: Literal["unsloth", "true", "false"] = Field(
-        "unsloth", description="Recompute activations to save memory: Unsloth's, plain, or off."
+    gradient_checkpointing: Literal["auto", "unsloth", "true", "false"] = Field(
+        "auto",
+        description="Recompute activations to save memory: Unsloth's (offloaded), plain, or off; "
+        "auto = the fastest of these that fits the memory at hand.",
+    )
+    vram: float = Field(
+        0.0, ge=0.0, description="GPU memory in GiB to plan for; 0 = what is free on the GPU."
     )
     epochs: float = Field(1.0, gt=0.0, le=1000.0, description="Passes over the training examples.")
     max_steps: int = Field(

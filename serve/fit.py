@@ -1,0 +1,148 @@
+"""Which layers go to the GPU: all that fit beside the KV cache and the buffers.
+
+llama.cpp's own fitting is C++ and not part of its library, so the sizes are worked out here: the
+weights from the GGUF's tensor list, the KV cache from the model's shape, and the buffers from
+what llama.cpp's graphs hold at most. A margin is left for what can't be known (the driver, other
+programs, fragmentation).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneserve.console import human_bytes
+from tuneserve.errors import UsageError
+from tuneserve.llama import backend
+from tuneserve.settings import ServeSettings
+
+MARGIN_BYTES = 512 << 20
+"""Left free beside the CUDA context (some 300 MiB) and what the estimate misses."""
+
+BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
+
+_GPU_TYPES = (1, 2)  # ggml_backend_dev_type: GPU, integrated GPU
+
+# (elements, bytes) of a block of each KV cache type (ggml.h).
+CACHE_BLOCKS = {
+    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q5_1": (32, 24),
+    "q5_0": (32, 22), "q4_1": (32, 20), "q4_0": (32, 18),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """Bytes of a GGUF's tensors, and the shape that its KV cache has."""
+
+    layers: tuple[int, ...]
+    output: int
+    kv_width: int
+    n_embd: int
+    n_ff: int
+    n_vocab: int
+
+    def kv_bytes_per_layer(self, settings: ServeSettings) -> int:
+        """K and V of one layer for settings.ctx tokens."""
+        total = 0
+        for name in (settings.cache_type_k, settings.cache_type_v):
+            elements, size = CACHE_BLOCKS[name]
+            total += settings.ctx * self.kv_width * size // elements
+        return total
+
+    def buffer_bytes(self, settings: ServeSettings) -> int:
+        """Largest intermediate results of a micro-batch: activations, feed-forward, logits,
+        and the attention mask."""
+        tokens = min(settings.micro_batch, settings.ctx)
+        rows = min(2 * settings.slots + 8, 256)
+        floats = tokens * (8 * self.n_embd + 3 * self.n_ff) + rows * self.n_vocab
+        return 4 * floats + 2 * tokens * settings.ctx
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many layers go to the GPU, and why. `layers` counts the output layer as one."""
+
+    layers: int
+    total: int
+    reason: str
+
+
+def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> Fit:
+    """The most layers that fit `free_bytes` of GPU memory."""
+    total = len(sizes.layers) + 1
+    budget = free_bytes - MARGIN_BYTES - sizes.buffer_bytes(settings)
+    per_layer_cache = sizes.kv_bytes_per_layer(settings)
+    count = 0
+    # llama.cpp offloads the last layers first, and the output layer before them.
+    for size in [sizes.output, *(one + per_layer_cache for one in reversed(sizes.layers))]:
+        if budget < size:
+            break
+        budget -= size
+        count += 1
+    reason = (
+        f"{count} of {total} layers fit {human_bytes(free_bytes)} of free GPU memory "
+        f"({human_bytes(sum(sizes.layers) + sizes.output)} of weights, "
+        f"{human_bytes(per_layer_cache * len(sizes.layers))} of KV cache, "
+        f"{human_bytes(sizes.buffer_bytes(settings))} of buffers, "
+        f"{human_bytes(MARGIN_BYTES)} left free)"
+    )
+    return Fit(count, total, reason)
+
+
+def free_gpu_memory() -> int | None:
+    """Free bytes of all GPUs that the installed llama.cpp can use; None if there are none."""
+    if not backend().llama_supports_gpu_offload():
+        return None
+    # The device functions are ggml's; llama-cpp-python loads the library but does not bind them.
+    from llama_cpp._ggml import libggml
+
+    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
+    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
+    libggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    size_pointer = ctypes.POINTER(ctypes.c_size_t)
+    libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size_pointer, size_pointer]
+    libggml.ggml_backend_dev_memory.restype = None
+    sizes = []
+    for index in range(libggml.ggml_backend_dev_count()):
+        device = libggml.ggml_backend_dev_get(index)
+        if libggml.ggml_backend_dev_type(device) in _GPU_TYPES:
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            sizes.append(free.value)
+    return sum(sizes) if sizes else None
+
+
+def read_sizes(path: Path) -> ModelSizes:
+    """Tensor sizes and shape from a GGUF's header. Raises UsageError if it can't be read."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+        architecture = str(reader.fields["general.architecture"].contents())
+        layers = [0] * int(reader.fields[f"{architecture}.block_count"].contents())
+        output = 0
+        for tensor in reader.tensors:
+            if block := BLOCK_TENSOR.match(tensor.name):
+                layers[int(block.group(1))] += int(tensor.n_bytes)
+            elif tensor.name.startswith("output"):
+                output += int(tensor.n_bytes)
+            elif tensor.name == "token_embd.weight":
+                embedding = tensor
+        if not any(tensor.name == "output.weight" for tensor in reader.tensors):
+            # Tied to the input embedding, of which the GPU then gets a copy.
+            output += int(embedding.n_bytes)
+        shape = [int(reader.fields[f"{architecture}.{key}"].contents()) for key in (
+            "embedding_length", "feed_forward_length", "attention.head_count"
+        )]  # fmt: skip
+        kv_heads = reader.fields.get(f"{architecture}.attention.head_count_kv")
+        n_vocab = int(embedding.shape[1])
+    except (KeyError, ValueError, IndexError, OSError, UnboundLocalError) as error:
+        raise UsageError(f"its sizes can't be read: {error}", where=str(path)) from error
+    n_embd, n_ff, heads = shape
+    key_length = reader.fields.get(f"{architecture}.attention.key_length")
+    head_size = int(key_length.contents()) if key_length else n_embd // heads
+    kv_width = (int(kv_heads.contents()) if kv_heads else heads) * head_size
+    return ModelSizes(tuple(layers), output, kv_width, n_embd, n_ff, n_vocab)

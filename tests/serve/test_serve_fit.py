@@ -1,0 +1,74 @@
+"""How many layers fit a GPU, from the demo model's own sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve.fit import MARGIN_BYTES, ModelSizes, fit_layers, free_gpu_memory, read_sizes
+from serve.run import with_fitted_layers
+from tuneserve.errors import UsageError
+from tuneserve.settings import ServeSettings
+
+SETTINGS = ServeSettings(ctx=8192)
+
+
+@pytest.fixture(scope="module")
+def sizes(demo_gguf: Path) -> ModelSizes:
+    return read_sizes(demo_gguf)
+
+
+def test_sizes_are_the_files(demo_gguf: Path, sizes: ModelSizes) -> None:
+    assert len(sizes.layers) == 30
+    assert (sizes.kv_width, sizes.n_embd, sizes.n_vocab) == (192, 576, 49152)
+    # Everything but the header, and the input embedding that is the output layer too.
+    assert sum(sizes.layers) + sizes.output == pytest.approx(demo_gguf.stat().st_size, rel=0.03)
+    # llama.cpp reports 95.62 MiB for 30 layers of 8,192 tokens in q8_0.
+    assert 30 * sizes.kv_bytes_per_layer(SETTINGS) == pytest.approx(95.62 * 2**20, rel=0.001)
+    f16 = SETTINGS.model_copy(update={"cache_type_k": "f16", "cache_type_v": "f16"})
+    assert sizes.kv_bytes_per_layer(f16) * 34 == sizes.kv_bytes_per_layer(SETTINGS) * 64
+
+
+def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: ModelSizes) -> None:
+    fixed = MARGIN_BYTES + sizes.buffer_bytes(SETTINGS)
+    counts = []
+    for free in range(0, 1 << 30, 16 << 20):
+        fit = fit_layers(sizes, SETTINGS, free_bytes=free)
+        counts.append(fit.layers)
+        on_gpu = sizes.layers[len(sizes.layers) - max(fit.layers - 1, 0) :]
+        used = sum(on_gpu) + len(on_gpu) * sizes.kv_bytes_per_layer(SETTINGS)
+        assert fit.layers == 0 or fixed + sizes.output + used <= free
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (0, 31)
+    assert len(set(counts)) > 5
+
+
+def test_without_a_gpu_nothing_is_offloaded(
+    demo_gguf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if free_gpu_memory() is not None:
+        pytest.skip("there is a GPU")
+    chosen = with_fitted_layers(demo_gguf, SETTINGS)
+    assert chosen.gpu_layers == 0
+    assert "GPU layers: 0 (no GPU" in capsys.readouterr().err
+    given = SETTINGS.model_copy(update={"gpu_layers": 7})
+    assert with_fitted_layers(demo_gguf, given) is given
+
+
+def test_words_stand_for_numbers_in_recipes_and_options(tuneserve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert ServeSettings(gpu_layers="auto").gpu_layers == -1  # type: ignore[arg-type]
+    assert ServeSettings(gpu_layers="all").gpu_layers > 1000  # type: ignore[arg-type]
+    done = tuneserve("serve", "x.gguf", "--gpu-layers", "many", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "'auto', 'all'" in done.stderr
+    for word in ("auto", "all", "3"):
+        done = tuneserve("serve", "x.gguf", "--gpu-layers", word, cwd=tmp_path)
+        assert "no such file" in done.stderr
+
+
+def test_a_file_without_tensors_is_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + b"\0" * 20)
+    with pytest.raises(UsageError, match=r"bad\.gguf"):
+        read_sizes(bad)
