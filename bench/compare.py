@@ -28,6 +28,7 @@ from bench.measure import (
     measure_again,
     measure_endpoint,
 )
+from bench.offload import engine_settings, fitted
 from bench.pages import as_json, write_report
 from bench.results import Contamination, Contender, Pair, Report
 from bench.scoring import Scorer, list_choices, make_scorer
@@ -36,7 +37,7 @@ from tuneserve.console import say
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory, versions
-from tuneserve.settings import BenchSettings, Recipe
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 
 def run_bench(
@@ -74,6 +75,7 @@ class _Job:
     choices: list[str]
     scorer: Scorer
     conditions: dict[str, str]
+    serve: ServeSettings
 
     @property
     def journal_path(self) -> Path:
@@ -95,10 +97,10 @@ def _prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> _J
     conditions.require_room(encoded, recipe.bench)
     texts = conditions.chunk_texts(paths["tuned"], recipe.bench.texts)
     work = Work(encoded[: len(examples)], encoded[len(examples) :], texts)
-    shared = conditions.describe_conditions(
-        quantization, types, template, recipe.serve, recipe.bench
-    )
-    return _Job(run, recipe, quantization, paths, hashes, work, choices, scorer, shared)
+    layers = fitted(paths["tuned"], engine_settings(recipe.serve, recipe.bench)).gpu_layers
+    serve = recipe.serve.model_copy(update={"gpu_layers": layers})
+    shared = conditions.describe_conditions(quantization, types, template, serve, recipe.bench)
+    return _Job(run, recipe, quantization, paths, hashes, work, choices, scorer, shared, serve)
 
 
 def _measure(job: _Job) -> Report:
@@ -107,7 +109,7 @@ def _measure(job: _Job) -> Report:
         if len(journal):
             say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
         for name, path in job.paths.items():
-            measure(name, path, job.work, job.recipe.serve, settings, journal)
+            measure(name, path, job.work, job.serve, settings, journal)
         others = _measure_others(job, journal)
         pairs = read_pairs(
             journal, job.work.encoded, job.choices, settings, job.scorer, list(others)
@@ -138,7 +140,7 @@ def _measure_others(job: _Job, journal: Journal) -> dict[str, str]:
     settings = job.recipe.bench
     others = {}
     if settings.noise_floor and not job.choices:
-        measure_again(job.paths["base"], job.work.encoded, job.recipe.serve, settings, journal)
+        measure_again(job.paths["base"], job.work.encoded, job.serve, settings, journal)
         others[AGAIN] = "base"
     if settings.endpoint:
         measure_endpoint(job.work.encoded, settings, journal)

@@ -107,5 +107,5 @@ def describe_conditions(
         "Context": f"{bench.ctx:,} tokens a prompt, {bench.parallel} prompts at a time",
         "KV cache": f"{serve.cache_type_k} keys, {serve.cache_type_v} values, flash attention "
         + ("on" if serve.flash_attention else "off"),
-        "Offload": "all layers" if serve.gpu_layers < 0 else f"{serve.gpu_layers} GPU layers",
+        "Offload": f"{serve.gpu_layers} layers on the GPU" if serve.gpu_layers else "none (CPU)",
     }

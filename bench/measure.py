@@ -16,6 +16,7 @@ from bench.endpoint import ask_endpoint
 from bench.examples import Example
 from bench.journal import Journal
 from bench.likelihood import PACKED_SEQUENCES, answer_likelihoods
+from bench.offload import engine_settings
 from bench.perplexity import perplexity_context, text_nll
 from bench.prompts import EncodedExample
 from bench.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
@@ -90,13 +91,12 @@ def _generate_answers(
     todo = [item for item in encoded if not journal.has(ANSWER, name, item.example.id)]
     if not todo:
         return
-    settings = serve.model_copy(update={"ctx": bench.ctx * bench.parallel, "slots": bench.parallel})
     samplings = [
         Sampling(temperature=0.0, max_tokens=min(bench.max_tokens, bench.ctx - len(item.prompt)))
         for item in todo
     ]
     with (
-        Engine(path, settings) as engine,
+        Engine(path, engine_settings(serve, bench)) as engine,
         progress(f"{name}: answers", len(todo), unit="prompts") as advance,
     ):
 

@@ -70,9 +70,10 @@ def command(
 
 def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) -> TextPerplexity:
     from bench import perplexity
+    from bench.offload import fitted
     from tuneserve.llama import LlamaModel
 
-    with LlamaModel(model, gpu_layers=settings.gpu_layers) as loaded:
+    with LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as loaded:
         chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk)
         with (
             perplexity.perplexity_context(loaded, settings, chunk) as context,
@@ -85,12 +86,13 @@ def _divergence(
     model: Path, base: Path, text: Path, chunk: int, settings: ServeSettings
 ) -> TextDivergence:
     from bench import perplexity
+    from bench.offload import fitted
     from tuneserve.errors import UsageError
     from tuneserve.llama import LlamaModel
 
     with (
-        LlamaModel(base, gpu_layers=settings.gpu_layers) as base_model,
-        LlamaModel(model, gpu_layers=settings.gpu_layers) as other_model,
+        LlamaModel(base, gpu_layers=fitted(base, settings).gpu_layers) as base_model,
+        LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as other_model,
     ):
         content = perplexity.read_text(text)
         chunks = perplexity.chunked(other_model, content, chunk)

@@ -1,0 +1,23 @@
+"""GPU layers: a number as given; auto as many as fit, the same for base and tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuneserve.settings import BenchSettings, ServeSettings
+
+
+def fitted(path: Path, serve: ServeSettings) -> ServeSettings:
+    """Settings with 'auto' GPU layers replaced by as many as fit beside what is loaded now."""
+    if serve.gpu_layers >= 0:
+        return serve
+    from serve.fit import fit_layers, free_gpu_memory, read_sizes
+
+    free = free_gpu_memory()
+    layers = 0 if free is None else fit_layers(read_sizes(path), serve, free_bytes=free).layers
+    return serve.model_copy(update={"gpu_layers": layers})
+
+
+def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
+    """The engine's settings for a benchmark: a context for every prompt answered at a time."""
+    return serve.model_copy(update={"ctx": bench.ctx * bench.parallel, "slots": bench.parallel})
