@@ -291,7 +291,7 @@ def _provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     record = run.read()
     trained = record.get("stages", {}).get("train", {}).get("result", {})
     return {
-        "command": f"tuneserve bench --run {shlex.quote(run.name)} --force",
+        "command": reproducing_command(run.name, recipe.bench),
         "base_model": trained.get("base", {}).get("spec", recipe.model.base),
         "test_sha256": sha256_file(run.split("test")),
         "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
@@ -299,6 +299,23 @@ def _provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
     }
+
+
+def reproducing_command(run_name: str, settings: BenchSettings) -> str:
+    """The command line that repeats a benchmark: every setting that is not the default."""
+    words = ["tuneserve", "bench", "--run", run_name, "--force"]
+    default = BenchSettings()
+    for name in BenchSettings.model_fields:
+        value = getattr(settings, name)
+        if value == getattr(default, name):
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            words += [f"--{flag}", text]
+    return shlex.join(words)
 
 
 def _processor() -> str:

@@ -214,3 +214,27 @@ def test_an_endpoint_that_is_not_there_is_one_clear_error() -> None:
     with pytest.raises(TuneserveError, match="the endpoint failed") as caught:
         ask_endpoint([example], settings, lambda *_: None)
     assert caught.value.where == "http://127.0.0.1:9/v1"
+
+
+def test_the_reproducing_command_is_understood() -> None:
+    """The command's options, parsed again, give the same settings."""
+    import shlex
+
+    import click
+
+    from bench.compare import reproducing_command
+    from tuneserve.options import resolve_settings, settings_options
+
+    settings = BenchSettings(
+        task="choice", choices=("a b", "c"), limit=7, noise_floor=True, confidence=0.9
+    )
+    words = shlex.split(reproducing_command("my-run", settings))
+    assert words[:5] == ["tuneserve", "bench", "--run", "my-run", "--force"]
+
+    @click.command()
+    @settings_options("bench")
+    @click.pass_context
+    def parse(context: click.Context, /, **_: object) -> BenchSettings:
+        return resolve_settings(context).bench
+
+    assert parse.main(words[5:], standalone_mode=False) == settings
