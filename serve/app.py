@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse
 
 import tuneserve
 from serve import errors
@@ -42,6 +44,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
     503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
 }
+PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'none'"
+)
+"""The page loads nothing from elsewhere and talks to this server alone."""
+
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream` its chunks as server-sent events.",
@@ -87,6 +95,12 @@ def create_app(service: Service) -> FastAPI:
 
 def _status_router(service: Service) -> APIRouter:
     router = APIRouter()
+    page = (Path(__file__).parent / "page.html").read_bytes()
+
+    @router.get("/", response_class=HTMLResponse)
+    async def index() -> HTMLResponse:
+        """A page to try the models, side by side if there are several."""
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     @router.get("/health", responses={503: ERRORS[503]})
     async def health() -> Health:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,3 +96,25 @@ def client(server: RunningServer) -> Any:
 def start_server() -> Callable[..., Any]:
     """`with start_server(log, *arguments) as running:` for tests that need their own."""
     return running_server
+
+
+@pytest.fixture(scope="session")
+def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of rank 4 with large random weights: it visibly changes what the model says."""
+    import gguf
+
+    path = tmp_path_factory.mktemp("lora") / "loud.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 64.0)
+    random = np.random.default_rng(0)
+    for block in range(30):
+        name = f"blk.{block}.ffn_down.weight"
+        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, 1536)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (576, 4)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

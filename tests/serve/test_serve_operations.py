@@ -29,28 +29,6 @@ CHAT = {
 
 
 @pytest.fixture(scope="module")
-def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of rank 4 with large random weights: it visibly changes what the model says."""
-    import gguf
-
-    path = tmp_path_factory.mktemp("lora") / "loud.gguf"
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 64.0)
-    random = np.random.default_rng(0)
-    for block in range(30):
-        name = f"blk.{block}.ffn_down.weight"
-        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, 1536)).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (576, 4)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-@pytest.fixture(scope="module")
 def equipped(
     start_server: Any, demo_gguf: Path, lora_gguf: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
