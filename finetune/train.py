@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.budget import Budget, plan_budget
 from finetune.callbacks import StopSwitch, build_callbacks
 from finetune.checkpoints import checkpoint_at, claim, fingerprint
 from finetune.curves import draw_curves, points
@@ -52,6 +53,7 @@ class _Job:
     prepared: Prepared
     encoded: dict[str, list[Encoded]]
     schedule: Schedule
+    budget: Budget
 
 
 def train(
@@ -112,7 +114,9 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
     encoded = {name: _encode_part(encoder, prepared, name, recipe) for name in SPLITS}
     _tell_tokens(encoded)
     schedule = plan_steps(recipe.train, len(encoded["train"]))
-    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, schedule)
+    budget = plan_budget(recipe, runtime, base.path, encoded["train"])
+    say(budget.describe())
+    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, schedule, budget)
 
 
 def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe) -> list[Encoded]:
@@ -125,7 +129,7 @@ def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe
 
 
 def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
-    settings = job.recipe.train
+    settings = job.budget.settings
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing
     )
@@ -153,7 +157,7 @@ def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
 
 def _run_steps(job: _Job, model: Any, padder: Any, resume: Path | None) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
-    settings = job.recipe.train
+    settings = job.budget.settings
     done = int(resume.name.rpartition("-")[2]) if resume else 0
     counts = token_counts(job.encoded["train"])
     per_step = counts["tokens"] / counts["examples"] * settings.batch_size
@@ -216,6 +220,7 @@ def _result(
     resume: Path | None,
 ) -> dict[str, Any]:
     history = trainer.state.log_history
+    peak = peak_memory()
     train_seconds = max(seconds - trainer.evaluation_seconds, 1e-9)
     return {
         "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
@@ -236,7 +241,12 @@ def _result(
         "training_seconds": round(train_seconds, 1),
         "evaluation_seconds": round(trainer.evaluation_seconds, 1),
         "tokens_per_second": round(int(trainer.tokens_seen) / train_seconds, 1),
-        "peak_memory": peak_memory(),
+        "peak_memory": peak,
+        "memory_plan": {
+            "gradient_checkpointing": job.budget.settings.gradient_checkpointing,
+            "predicted_bytes": job.budget.predicted,
+            "measured_bytes": peak.get("gpu_bytes", peak["resident_bytes"]),
+        },
     }
 
 
@@ -274,6 +284,10 @@ def _tell_result(result: Mapping[str, Any]) -> None:
         f"peak memory {peak['resident_bytes'] / 2**30:.2f} GiB"
         + (f", GPU {peak['gpu_bytes'] / 2**30:.2f} GiB" if "gpu_bytes" in peak else "")
     )
+    planned = result["memory_plan"]
+    if planned["predicted_bytes"]:
+        error = planned["measured_bytes"] / planned["predicted_bytes"] - 1
+        say(f"memory: {error:+.0%} against the plan")
     for name, figures in result["held_out"].items():
         say(
             f"{name}: loss {figures['loss']:.4f} per answer token, "

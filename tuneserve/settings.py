@@ -156,6 +156,13 @@ class ConvertSettings(Section):
         description="Refuse the result if the mean KL divergence of the F16 GGUF's next-token "
         "distribution from the merged checkpoint's is above this.",
     )
+    imatrix: bool = Field(
+        False,
+        description="Quantize with an importance matrix measured on the training examples.",
+    )
+    imatrix_tokens: int = Field(
+        16_384, ge=512, description="Tokens of training examples the importance matrix is made of."
+    )
     max_quantized_kld: float = Field(
         0.5,
         gt=0.0,

@@ -1,0 +1,219 @@
+"""Memory of training, merging and serving, from a model's config.json alone.
+
+Training on a GPU is weights + adapter (with gradients and optimizer) + activations. What a layer
+keeps for the backward pass, per token, follows from its shapes; how much more is alive while one
+layer is computed backwards, and what PEFT's unfused path keeps on a CPU, are measured factors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.settings import ServeSettings, TrainSettings
+
+GIB = 2**30
+# NF4: half a byte, and per 64 weights a scale of one byte (itself scaled per 256).
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Bytes an adapter's parameter takes: fp32 weight and gradient, and two AdamW moments.
+_ADAPTER_BYTES = {"adamw_8bit": 4 + 4 + 2, "adamw_torch": 4 + 4 + 8}
+# Measured on the Llama-8B shape: alive while one layer is computed backwards, in units of what
+# the layer keeps for it.
+_BACKWARD_FACTOR = 2.3
+# Measured on the 135M model: PEFT's layers keep several copies that Unsloth's GPU kernels don't.
+_CPU_ACTIVATION_FACTOR = 3.0
+# Resident memory of the process before any model: Python, torch, transformers, TRL, Unsloth.
+_CPU_LIBRARIES = int(1.0 * GIB)
+_LARGEST_BATCH = 4096  # what the setting allows
+_BITS_PER_WEIGHT = {
+    "Q4_K_M": 4.85, "Q4_K_S": 4.58, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q6_K": 6.56, "Q8_0": 8.5,
+    "Q4_0": 4.55, "IQ4_XS": 4.3, "F16": 16.0, "BF16": 16.0,
+}  # fmt: skip
+_CACHE_BYTES = {
+    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
+    "q4_1": 20 / 32, "q4_0": 18 / 32,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama-like decoder."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    query: int
+    key_value: int
+    vocabulary: int
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], where: str = "config.json") -> Shape:
+        """From config.json's content. Raises UsageError naming a size that is missing."""
+        try:
+            heads = config["num_attention_heads"]
+            head = config.get("head_dim") or config["hidden_size"] // heads
+            return cls(
+                hidden=config["hidden_size"],
+                intermediate=config["intermediate_size"],
+                layers=config["num_hidden_layers"],
+                query=heads * head,
+                key_value=(config.get("num_key_value_heads") or heads) * head,
+                vocabulary=config["vocab_size"],
+                tied=bool(config.get("tie_word_embeddings", False)),
+            )
+        except (KeyError, TypeError) as error:
+            raise UsageError(
+                f"{error} is not in it: this model can't be planned", where=where
+            ) from error
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Shape:
+        path = checkpoint / "config.json"
+        return cls.of(json.loads(path.read_text(encoding="utf-8")), str(path))
+
+    @property
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of a layer's projections."""
+        h, f = self.hidden, self.intermediate
+        return {
+            "q_proj": (h, self.query), "k_proj": (h, self.key_value),
+            "v_proj": (h, self.key_value), "o_proj": (self.query, h),
+            "gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h),
+        }  # fmt: skip
+
+    @property
+    def projection_parameters(self) -> int:
+        return self.layers * sum(a * b for a, b in self.projections.values())
+
+    @property
+    def embedding_parameters(self) -> int:
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.projection_parameters + self.embedding_parameters + norms
+
+    def adapter_parameters(self, r: int, targets: tuple[str, ...]) -> int:
+        sizes = [self.projections[name] for name in targets if name in self.projections]
+        return self.layers * r * sum(a + b for a, b in sizes)
+
+    @property
+    def kept_per_token(self) -> int:
+        """Values that one layer keeps per token for its backward pass."""
+        return 3 * self.intermediate + 2 * self.query + 2 * self.key_value + 2 * self.hidden
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Bytes of a training step at its peak, by what they are for."""
+
+    weights: int
+    adapter: int
+    activations: int
+    libraries: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.adapter + self.activations + self.libraries
+
+
+def training_memory(
+    shape: Shape,
+    settings: TrainSettings,
+    *,
+    length: int,
+    four_bit: bool,
+    device: str,
+    value_bytes: int = 2,
+    checkpointing: str | None = None,
+    batch: int | None = None,
+) -> TrainingMemory:
+    """Peak of one step with `batch` examples of `length` tokens each.
+
+    `value_bytes` is the size of a computed value (2: bf16, 4: fp32). `checkpointing` and `batch`
+    default to the settings'. On a GPU the figure is torch's own, without the CUDA context.
+    """
+    cuda = device == "cuda"
+    linear = _NF4_BYTES if four_bit else value_bytes
+    weights = shape.projection_parameters * linear + shape.embedding_parameters * value_bytes
+    optimizer = settings.optimizer
+    if optimizer == "auto":
+        optimizer = "adamw_8bit" if cuda else "adamw_torch"
+    adapter = shape.adapter_parameters(settings.r, settings.target_modules)
+    tokens = (batch or settings.batch_size) * length
+    kept = shape.kept_per_token * value_bytes * (1.0 if cuda else _CPU_ACTIVATION_FACTOR)
+    layers = _layers_kept(
+        shape, kept, checkpointing or settings.gradient_checkpointing, value_bytes
+    )
+    activations = tokens * (layers + _BACKWARD_FACTOR * kept)
+    return TrainingMemory(
+        weights=int(weights),
+        adapter=adapter * _ADAPTER_BYTES[optimizer],
+        activations=int(activations),
+        libraries=0 if cuda else _CPU_LIBRARIES,
+    )
+
+
+def _layers_kept(shape: Shape, kept: float, checkpointing: str, value_bytes: int) -> float:
+    """Bytes per token that all layers together keep for the backward pass."""
+    if checkpointing == "unsloth":
+        return 0.0  # their inputs wait in main memory
+    if checkpointing == "true":
+        return float(shape.layers * shape.hidden * value_bytes)
+    return shape.layers * kept
+
+
+def fastest_checkpointing(
+    shape: Shape, settings: TrainSettings, *, available: float, length: int, four_bit: bool,
+    device: str, value_bytes: int,
+) -> str:  # fmt: skip
+    """The fastest way to keep activations that fits: none recomputed, plain, then offloaded."""
+    for choice in ("false", "true"):
+        memory = training_memory(
+            shape, settings, length=length, four_bit=four_bit, device=device,
+            value_bytes=value_bytes, checkpointing=choice,
+        )  # fmt: skip
+        if memory.total <= available:
+            return choice
+    return "unsloth" if device == "cuda" else "true"
+
+
+def largest_batch(available: float, memory_of_batch: Any) -> int:
+    """The largest batch (0: not even one) whose memory, `memory_of_batch(batch)`, fits."""
+    if memory_of_batch(1) > available:
+        return 0
+    batch = 1
+    while batch < _LARGEST_BATCH and memory_of_batch(2 * batch) <= available:
+        batch *= 2
+    step = batch // 2
+    while step:
+        if memory_of_batch(batch + step) <= available:
+            batch += step
+        step //= 2
+    return min(batch, _LARGEST_BATCH)
+
+
+def merge_memory(shape: Shape) -> int:
+    """Peak of the merge, which holds one tensor at a time, in fp32 with its update."""
+    largest = max(shape.vocabulary * shape.hidden, shape.intermediate * shape.hidden)
+    return _CPU_LIBRARIES // 2 + largest * 4 * 3
+
+
+def serving_memory(shape: Shape, settings: ServeSettings, quantization: str) -> dict[str, int]:
+    """Bytes of the served model: weights, KV cache for the whole context, compute buffers."""
+    cache = sum(
+        _CACHE_BYTES[kind] * settings.ctx * shape.layers * shape.key_value
+        for kind in (settings.cache_type_k, settings.cache_type_v)
+    )
+    widest = max(shape.vocabulary, 2 * shape.intermediate)
+    return {
+        "weights": int(shape.parameters * _BITS_PER_WEIGHT[quantization] / 8),
+        "kv_cache": int(cache),
+        "compute": 4 * settings.micro_batch * (widest + 4 * shape.hidden),
+    }

@@ -1,0 +1,105 @@
+"""The memory plan against measured peaks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.plan import (
+    GIB,
+    Shape,
+    fastest_checkpointing,
+    largest_batch,
+    serving_memory,
+    training_memory,
+)
+from tuneserve.errors import UsageError
+from tuneserve.settings import ALL_PROJECTIONS, ServeSettings, TrainSettings
+
+LLAMA_8B = Shape(4096, 14336, 32, 4096, 1024, 128_256, tied=False)
+QV = ("q_proj", "v_proj")
+
+
+def gpu_gib(batch: int, targets: tuple[str, ...], four_bit: bool, checkpointing: str) -> float:
+    settings = TrainSettings(batch_size=batch, target_modules=targets)
+    memory = training_memory(
+        LLAMA_8B, settings, length=2048, four_bit=four_bit, device="cuda",
+        checkpointing=checkpointing,
+    )  # fmt: skip
+    return memory.total / GIB
+
+
+@pytest.mark.parametrize(
+    ("batch", "targets", "four_bit", "checkpointing", "measured"),
+    [
+        (2, ALL_PROJECTIONS, True, "unsloth", 6.8),
+        (2, ALL_PROJECTIONS, True, "true", 7.7),
+        (2, ALL_PROJECTIONS, True, "false", 20.9),
+        (2, ALL_PROJECTIONS, False, "false", 30.6),
+        (8, ALL_PROJECTIONS, True, "unsloth", 10.0),
+        (2, QV, True, "unsloth", 6.3),
+    ],
+)
+def test_the_plan_is_within_a_tenth_of_what_was_measured_on_a_gpu(
+    batch: int, targets: tuple[str, ...], four_bit: bool, checkpointing: str, measured: float
+) -> None:
+    """Peaks of Unsloth on one H100, Llama-8B shape, length 2,048, r 16."""
+    assert gpu_gib(batch, targets, four_bit, checkpointing) == pytest.approx(measured, rel=0.1)
+
+
+def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
+    assert LLAMA_8B.parameters == 8_030_261_248
+    assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040
+    demo = Shape.read(demo_base)
+    assert demo.parameters == 134_515_008
+    assert demo.adapter_parameters(16, ALL_PROJECTIONS) == 4_884_480
+
+
+def test_the_cache_is_counted_by_type_and_context() -> None:
+    def cache(kind: str, ctx: int) -> int:
+        settings = ServeSettings(ctx=ctx, cache_type_k=kind, cache_type_v=kind)
+        return serving_memory(LLAMA_8B, settings, "Q4_K_M")["kv_cache"]
+
+    assert cache("f16", 8192) == GIB
+    assert cache("q8_0", 8192) == GIB * 17 // 32
+    assert cache("f16", 16384) == 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("gib", "expected"), [(80, "false"), (23, "false"), (12, "true"), (7.5, "unsloth")]
+)
+def test_memory_in_hand_is_spent_on_speed(gib: float, expected: str) -> None:
+    settings = TrainSettings(batch_size=2)
+    chosen = fastest_checkpointing(
+        LLAMA_8B, settings, available=gib * GIB, length=2048, four_bit=True, device="cuda",
+        value_bytes=2,
+    )  # fmt: skip
+    assert chosen == expected
+
+
+@given(st.integers(1, 4000), st.integers(0, 100), st.integers(0, 100_000))
+def test_the_largest_batch_fits_and_one_more_does_not(each: int, base: int, room: int) -> None:
+    batch = largest_batch(room, lambda b: base + each * b)
+    assert batch == 0 or base + each * batch <= room
+    assert batch == 4096 or base + each * (batch + 1) > room
+
+
+def test_a_config_without_the_sizes_is_named() -> None:
+    with pytest.raises(UsageError, match="num_attention_heads"):
+        Shape.of({"hidden_size": 8}, "x/config.json")
+
+
+def test_the_command_plans_without_loading_weights(tuneserve: Callable[..., Any]) -> None:
+    done = tuneserve("plan", "--base", "demo", "--vram", "12", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["parameters"] == 134_515_008
+    assert found["gradient_checkpointing"] == "false"
+    assert found["largest_batch"]["unsloth"] > found["largest_batch"]["false"] > 0
+    assert "fits into" in done.stderr

@@ -1,0 +1,47 @@
+"""`tuneserve plan`: how much memory a recipe will take, before any weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.options import resolve_settings, settings_options
+
+
+@click.command("plan")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) with settings."
+)
+@click.option("--cpu", is_flag=True, help="Plan for training on a CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
+@settings_options("model", "train", "convert", "serve")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    config: Path | None,
+    cpu: bool,
+    as_json: bool,
+    **_: object,
+) -> None:
+    """Tell the memory of training, merging and serving from config.json alone.
+
+    With --vram also the fastest way of keeping activations, the largest batch and the longest
+    context that fit. GPU figures are torch's own; the CUDA context takes about half a GiB more.
+
+    \b
+    tuneserve plan --config examples/deepseek-r1-distill-llama-8b.toml --base ./my-8b --vram 12
+    """
+    recipe = resolve_settings(context, recipe=config)
+    from finetune.planning import plan
+
+    found = plan(recipe, device="cpu" if cpu else "cuda")
+    for title, parts in found["peaks"].items():
+        rows = [[name, human_bytes(size)] for name, size in parts.items()]
+        table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
+    for line in found["advice"]:
+        say(line)
+    if as_json:
+        print_json(found)
