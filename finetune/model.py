@@ -30,6 +30,22 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
     return tokenizer
 
 
+def check_targets(path: Path, settings: TrainSettings) -> None:
+    """Raise UsageError if the checkpoint has no module of a target's name; loads no weights."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for shard in path.glob("*.safetensors"):
+        with safe_open(shard, framework="np") as tensors:
+            names.update(part for key in tensors.keys() for part in key.split("."))  # noqa: SIM118
+    unknown = [name for name in settings.target_modules if name not in names]
+    if unknown:
+        raise UsageError(
+            f"this base model has no module {', '.join(map(repr, unknown))}",
+            where="train.target_modules",
+        )
+
+
 def load_base(
     runtime: Runtime, path: Path, settings: ModelSettings, checkpointing: str
 ) -> tuple[Any, Any]:
@@ -46,18 +62,12 @@ def load_base(
     return model, tokenizer
 
 
-def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
-    """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train.
+def is_four_bit(model: Any) -> bool:
+    return bool(getattr(model, "is_loaded_in_4bit", False))
 
-    Raises UsageError if the model has none of the target modules.
-    """
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    unknown = [name for name in settings.target_modules if name not in names]
-    if unknown:
-        raise UsageError(
-            f"this base model has no module {', '.join(map(repr, unknown))}",
-            where="train.target_modules",
-        )
+
+def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
+    """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train."""
     with quiet(errors_too=True):
         return runtime.fast_model.get_peft_model(
             model,

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
+from tuneserve.settings import TrainSettings
 
 _CHATTY_LOGGERS = (
     "transformers",
@@ -87,6 +88,20 @@ def load_runtime(precision: str = "auto") -> Runtime:
     fast_model, torch = _import_unsloth()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Runtime(fast_model, torch, device, _choose_precision(precision, device))
+
+
+def check_hardware(runtime: Runtime, settings: TrainSettings) -> None:
+    """Raise UsageError for settings that this hardware can't honour: Unsloth would quietly take
+    others instead."""
+    import unsloth
+
+    on_cpu = runtime.device == "cpu"
+    if settings.precision == "bf16" and not unsloth.is_bfloat16_supported():
+        raise UsageError("this hardware does not compute in bf16", where="train.precision")
+    if settings.precision == "fp16" and on_cpu:
+        raise UsageError("fp16 needs a GPU; a CPU takes bf16 or fp32", where="train.precision")
+    if settings.optimizer == "adamw_8bit" and on_cpu:
+        raise UsageError("the 8-bit optimizer needs a GPU", where="train.optimizer")
 
 
 def peak_memory() -> dict[str, int]:

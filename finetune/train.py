@@ -10,11 +10,18 @@ from typing import Any
 
 from finetune.budget import Budget, plan_budget
 from finetune.callbacks import StopSwitch, build_callbacks
-from finetune.checkpoints import checkpoint_at, claim, fingerprint
+from finetune.checkpoints import checkpoint_at, claim, fingerprint, last_checkpoint
 from finetune.curves import draw_curves, points
 from finetune.encode import encode_all, token_counts
 from finetune.mask import Encoded, Encoder
-from finetune.model import add_adapter, load_base, load_tokenizer, trainable_parameters
+from finetune.model import (
+    add_adapter,
+    check_targets,
+    is_four_bit,
+    load_base,
+    load_tokenizer,
+    trainable_parameters,
+)
 from finetune.prepare import (
     Prepared,
     data_files,
@@ -23,7 +30,7 @@ from finetune.prepare import (
     prepare_examples,
     write_split,
 )
-from finetune.runtime import Runtime, load_runtime, peak_memory, quiet
+from finetune.runtime import Runtime, check_hardware, load_runtime, peak_memory, quiet
 from finetune.schedule import Schedule, plan_steps
 from finetune.split import SPLITS
 from finetune.trainer import EVAL_LOSS, build_trainer, held_out_loss
@@ -68,7 +75,7 @@ def train(
     if skip_done and (done := finished_result(recipe, run)):
         say(f"{run.adapter}: done already")
         return done
-    if run.adapter.exists() and not force:
+    if run.adapter.exists() and not force and not _was_cut_off(run):
         raise OutputExistsError(run.adapter)
     job = _prepare(recipe, run)
     if force:
@@ -98,12 +105,20 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
     return result
 
 
+def _was_cut_off(run: RunDirectory) -> bool:
+    """Was the process killed after it wrote the adapter and before run.json says so?"""
+    recorded = "train" in run.read().get("stages", {})
+    return not recorded and last_checkpoint(run.checkpoints) is not None
+
+
 def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
+    check_targets(base.path, recipe.train)
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
+    check_hardware(runtime, recipe.train)
     tokenizer = load_tokenizer(base.path, recipe.model)
     encoder = Encoder(
         tokenizer,
@@ -133,6 +148,8 @@ def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing
     )
+    if job.recipe.model.load_in_4bit and not is_four_bit(model):
+        say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")
     model = add_adapter(job.runtime, model, settings)
     say(
         f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "

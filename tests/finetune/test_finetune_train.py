@@ -169,6 +169,7 @@ def test_stopped_and_killed_a_training_goes_on_to_the_same_losses(
         (("--base", "./nowhere"), "no such base model"),
         (("--target-modules", "q_proj,q_prol"), "no module 'q_prol'"),
         (("--max-seq-length", "16"), "no token to train on"),
+        (("--optimizer", "adamw_8bit"), "the 8-bit optimizer needs a GPU"),
     ],
 )
 def test_bad_input_is_one_clear_error(
