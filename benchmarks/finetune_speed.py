@@ -57,6 +57,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--attention-only", action="store_true", help="adapters on q and v alone")
     parser.add_argument("--four-bit", action="store_true")
     parser.add_argument("--checkpointing", choices=("unsloth", "true", "false"), default="unsloth")
+    parser.add_argument("--precision", default="auto", help="of ours: auto, bf16 or fp32")
     parser.add_argument("--make-base", type=Path, metavar="DIR")
     parser.add_argument("--vocabulary", type=int, default=128_256)
     parser.add_argument("--tokenizer", type=Path, help="checkpoint whose tokenizer to copy")
@@ -181,7 +182,7 @@ def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], 
         evaluations=0,
     )
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
-    runtime = load_runtime()
+    runtime = load_runtime(options.precision)
     model, tokenizer = load_base(runtime, options.base, model_settings, options.checkpointing)
     model = add_adapter(runtime, model, settings)
     clock = timer()
