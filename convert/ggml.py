@@ -41,8 +41,33 @@ def _library() -> Any:
     library.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
     library.ggml_row_size.restype = ctypes.c_size_t
     library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    library.ggml_op_name.restype = ctypes.c_char_p
+    library.ggml_op_name.argtypes = [ctypes.c_int]
+    library.ggml_nbytes.restype = ctypes.c_size_t
+    library.ggml_nbytes.argtypes = [ctypes.c_void_p]
+    library.ggml_backend_tensor_get.restype = None
+    library.ggml_backend_tensor_get.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
+    ]  # fmt: skip
     _declare_gguf(library)
     return library
+
+
+@cache
+def operation_number(name: str) -> int:
+    """ggml's number of an operation ('MUL_MAT') in this release."""
+    for number in range(256):
+        if _library().ggml_op_name(number) == name.encode():
+            return number
+    raise TuneserveError(f"this ggml has no operation '{name}'")
+
+
+def tensor_bytes(address: int) -> Bytes:
+    """A copy of the bytes of the ggml_tensor at `address`, from whatever device holds them."""
+    library = _library()
+    data = np.empty(library.ggml_nbytes(address), dtype=np.uint8)
+    library.ggml_backend_tensor_get(address, data.ctypes.data, 0, data.nbytes)
+    return data
 
 
 class _InitParams(ctypes.Structure):

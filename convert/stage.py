@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,19 @@ from typing import Any
 
 from convert.adapter import Adapter
 from convert.gate import Candidate, GateError, verify
+from convert.gate.texts import held_out
 from convert.gguf_output import tensor_bytes, write_gguf
+from convert.handover import write_handover
+from convert.imatrix import collect, training_chunks
 from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
 from convert.quantization import Choice
+from convert.safetensors_reader import Floats
 from tuneserve.base import check_checkpoint
 from tuneserve.console import human_bytes, progress, say
 from tuneserve.errors import OutputExistsError, TuneserveError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
-from tuneserve.llama import physical_cores
+from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -47,6 +51,10 @@ class Plan:
     @property
     def f16(self) -> Path:
         return self.run.tuned_gguf("F16")
+
+    @property
+    def imatrix(self) -> Path:
+        return self.run.gguf / f"{self.run.name}.imatrix.gguf"
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on, for telling whether it is still up to date."""
@@ -85,7 +93,27 @@ def convert(
     _check_disk(plan, models)
     with run.stage("convert") as record:
         record.result = _make(plan, *models)
+        record.result["handover"] = _hand_over(plan, record.result)
     return record.result
+
+
+def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
+    run = plan.run
+    train = run.saved_settings().get("train", {})
+    keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
+    card = {
+        "name": run.name,
+        "base": plan.base_name,
+        "spec": run.require_stage("train")["base"]["spec"],
+        "data": {
+            name: sha256_file(run.split(name))
+            for name in ("train", "eval", "test")
+            if run.split(name).is_file()
+        },
+        "train": {key: train[key] for key in keys if key in train},
+    }
+    prompts = [conversation.prompt for conversation in held_out(run.split("test"), 50)]
+    return write_handover(run.gguf, result, card, prompts)
 
 
 def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
@@ -102,8 +130,10 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
             made_f16 = files.enter_context(_scratch(plan.f16))
         if made_f16 is not made_tuned:
             _write(tuned, made_f16, "F16", plan)
-        choices = _write(tuned, made_tuned, quantization, plan)
-        _write(base, made_base, quantization, plan)
+        # One matrix for both, so that the weights that training left alone stay equal in both.
+        importance = _importance(plan, made_f16, files) if plan.settings.imatrix else None
+        choices = _write(tuned, made_tuned, quantization, plan, importance)
+        _write(base, made_base, quantization, plan, importance)
         verdict = verify(
             Candidate(made_tuned, made_f16, made_base, plan.base_checkpoint, plan.run.adapter,
                       tuned.checkpoint, plan.run.split("test")),
@@ -123,8 +153,26 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         }
 
 
-def _write(model: GGUFModel, path: Path, quantization: str, plan: Plan) -> list[Choice]:
-    choices = model.choices(quantization)
+def _importance(plan: Plan, f16: Path, files: ExitStack) -> Mapping[str, Floats]:
+    """The importance matrix of the training examples, which is kept beside the GGUFs."""
+    made = files.enter_context(atomic_path(plan.imatrix))
+    with LlamaModel(f16) as model:
+        chunks = training_chunks(model, plan.run.split("train"), plan.settings.imatrix_tokens)
+        total = sum(len(chunk) for chunk in chunks)
+        with progress("importance matrix", total, unit="tokens") as advance:
+            matrix = collect(model, chunks, threads=plan.settings.threads, advance=advance)
+    matrix.write(made)
+    return matrix.means()
+
+
+def _write(
+    model: GGUFModel,
+    path: Path,
+    quantization: str,
+    plan: Plan,
+    importance: Mapping[str, Floats] | None = None,
+) -> list[Choice]:
+    choices = model.choices(quantization, has_imatrix=importance is not None)
     scale = 2.0  # rates are told in bytes of 16-bit weights
     label = f"write {path.name.removesuffix('.partial')}"
     with progress(
@@ -132,7 +180,7 @@ def _write(model: GGUFModel, path: Path, quantization: str, plan: Plan) -> list[
     ) as advance:
         write_gguf(
             path, model.metadata(quantization), model.sources, choices,
-            threads=plan.settings.threads or physical_cores(),
+            threads=plan.settings.threads or physical_cores(), importance=importance,
             advance=lambda values: advance(values * scale),
         )  # fmt: skip
     return choices

@@ -123,7 +123,7 @@ def converted(
     pairs = [f"{path}={folder}/{case}.gguf" for case, path in checkpoints.items()]
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(llama_cpp_source), *pairs],
-        capture_output=True, text=True, timeout=600, check=False,
+        capture_output=True, text=True, timeout=3000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return {case: folder / f"{case}.gguf" for case in checkpoints}

@@ -1,0 +1,170 @@
+"""What goes along with the GGUFs: an Ollama Modelfile, a model card, SHA-256 sums.
+
+Ollama has its own template language, so the chat template is probed with marked messages and
+written down as the texts around them. Where the probe does not reproduce the chat template, no
+Modelfile is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.console import human_bytes
+from tuneserve.files import write_text
+from tuneserve.llama import LlamaModel
+from tuneserve.prompt import template_of
+from tuneserve.template import ChatTemplate, Message, TemplateError
+
+_MARKS = {"system": "\u2402sys\u2403", "user": "\u2402usr\u2403", "assistant": "\u2402ast\u2403"}
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A chat template as the texts around what is said. `default` stands where no system prompt
+    is given; `opening` is where the assistant begins to speak."""
+
+    system: tuple[str, str]
+    default: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    opening: str
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The prompt, as the Modelfile's template would render it."""
+        first = messages[0]
+        text = self.default
+        if first["role"] == "system":
+            text, messages = first["content"].join(self.system), messages[1:]
+        for message in messages:
+            around = self.user if message["role"] == "user" else self.assistant
+            text += str(message["content"]).join(around)
+        return text + self.opening
+
+    def to_ollama(self) -> str:
+        """As an Ollama (Go) template."""
+        system = "{{ .System }}".join(map(_literal, self.system))
+        user = "{{ .Content }}".join(map(_literal, self.user))
+        assistant = "{{ .Content }}".join(map(_literal, self.assistant))
+        return (
+            f"{{{{ if .System }}}}{system}{{{{ else }}}}{_literal(self.default)}{{{{ end }}}}"
+            f'{{{{ range .Messages }}}}{{{{ if eq .Role "user" }}}}{user}'
+            f'{{{{ else if eq .Role "assistant" }}}}{assistant}{{{{ end }}}}{{{{ end }}}}'
+            f"{_literal(self.opening)}"
+        )
+
+
+def probe(template: ChatTemplate) -> Turns | None:
+    """The template as Turns; None if it is not made of such turns."""
+    system, user, assistant = _MARKS["system"], _MARKS["user"], _MARKS["assistant"]
+
+    def said(*roles: str, opening: bool = False) -> str:
+        messages = [{"role": role, "content": _MARKS[role]} for role in roles]
+        return template.render(messages, add_generation_prompt=opening)
+
+    try:
+        asked, answered = said("user"), said("user", "assistant")
+        again, with_system = said("user", "assistant", "user"), said("system", "user")
+        opening = said("user", opening=True)
+    except TemplateError:
+        return None
+    second = again.removeprefix(answered)
+    if not again.startswith(answered) or not answered.startswith(asked) or user not in second:
+        return None
+    around_user = tuple(second.split(user, 1))
+    turn = user.join(around_user)
+    reply = answered.removeprefix(asked)
+    before = with_system.removesuffix(turn)
+    if not asked.endswith(turn) or reply.count(assistant) != 1 or before.count(system) != 1:
+        return None
+    pre_system, post_system = before.split(system)
+    pre_assistant, post_assistant = reply.split(assistant)
+    return Turns(
+        (pre_system, post_system), asked.removesuffix(turn), (around_user[0], around_user[1]),
+        (pre_assistant, post_assistant), opening.removeprefix(asked),
+    )  # fmt: skip
+
+
+def modelfile(
+    gguf: Path, template: ChatTemplate, prompts: Sequence[Sequence[Message]]
+) -> str | None:
+    """An Ollama Modelfile beside `gguf`; None where it would not render `prompts` the same."""
+    turns = probe(template)
+    if turns is None or any(
+        turns.render(prompt) != template.render(prompt, add_generation_prompt=True)
+        for prompt in prompts
+    ):
+        return None
+    end = template.eos_token
+    return (
+        f"FROM ./{gguf.name}\n"
+        f'TEMPLATE """{turns.to_ollama()}"""\n'
+        f'PARAMETER stop "{end}"\n'
+        "PARAMETER temperature 0\n"
+    )
+
+
+def write_handover(
+    folder: Path,
+    result: Mapping[str, Any],
+    card: Mapping[str, Any],
+    prompts: Sequence[Sequence[Message]],
+) -> list[str]:
+    """Write Modelfile, README.md and SHA256SUMS into `folder`; returns the names written."""
+    tuned = Path(result["tuned"]["path"])
+    with LlamaModel(folder / tuned.name, vocab_only=True) as model:
+        template = template_of(model)
+    written = ["README.md", "SHA256SUMS"]
+    text = modelfile(tuned, template, prompts)
+    if text is not None:
+        write_text(folder / "Modelfile", text)
+        written.append("Modelfile")
+    write_text(folder / "README.md", model_card(result, card, has_modelfile=text is not None))
+    entries = (result["tuned"], result["base"])
+    sums = [f"{entry['sha256']}  {Path(entry['path']).name}\n" for entry in entries]
+    write_text(folder / "SHA256SUMS", "".join(sums))
+    return written
+
+
+def model_card(result: Mapping[str, Any], card: Mapping[str, Any], *, has_modelfile: bool) -> str:
+    """The README of the GGUFs: what they are made of, what was checked, how to run them."""
+    tuned = result["tuned"]
+    name = Path(tuned["path"]).name
+    rows = "\n".join(
+        f"| {entry['quantization']} | `{Path(entry['path']).name}` | "
+        f"{human_bytes(entry['size_bytes'])} | {what} |"
+        for entry, what in ((tuned, "fine-tuned"), (result["base"], "base, for comparison"))
+    )
+    checks = "\n".join(f"- {c['contract']}: {c['detail']}" for c in result["verification"])
+    data = "\n".join(f"- {file}: SHA-256 `{digest}`" for file, digest in card["data"].items())
+    settings = ", ".join(f"{key} {value}" for key, value in card["train"].items())
+    ollama = f"ollama create {card['name']} -f Modelfile\n" if has_modelfile else ""
+    return f"""# {card["name"]}
+
+{card["base"]}, fine-tuned with LoRA and merged.
+
+| quantization | file | size | model |
+|---|---|---|---|
+{rows}
+
+## Made of
+- Base: {card["base"]} (`{card["spec"]}`); its licence applies to these files too.
+{data}
+- Training: {settings}
+
+## Verified
+{checks}
+
+## Run
+```
+tuneserve serve {name}
+llama-server -m {name}
+{ollama}```
+"""
+
+
+def _literal(text: str) -> str:
+    # Braces would be read as template code.
+    return text.replace("{{", '{{ "{{" }}')

@@ -1,0 +1,43 @@
+"""Modelfile: the probed template renders as the chat template does, or there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from convert.handover import modelfile, probe
+from tuneserve.template import ChatTemplate
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"
+    "Be kind.<|im_end|>\n{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+UPPER = "{% for m in messages %}[{{ m['content'] | upper }}]{% endfor %}"
+TALKS = [
+    [{"role": "user", "content": "Hi {{ x }}"}],
+    [{"role": "system", "content": "Rules"}, {"role": "user", "content": "Hi"}],
+    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
+     {"role": "user", "content": "c"}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("talk", TALKS)
+def test_probed_turns_render_the_same(talk: list[dict[str, str]]) -> None:
+    template = ChatTemplate(CHATML, eos_token="<|im_end|>")
+    turns = probe(template)
+    assert turns is not None
+    assert turns.render(talk) == template.render(talk, add_generation_prompt=True)
+
+
+def test_modelfile_has_template_and_stop() -> None:
+    text = modelfile(Path("a/x.gguf"), ChatTemplate(CHATML, eos_token="<|im_end|>"), TALKS)
+    assert text is not None
+    assert text.startswith("FROM ./x.gguf\n")
+    assert 'PARAMETER stop "<|im_end|>"' in text
+    assert "{{ else }}<|im_start|>system\nBe kind.<|im_end|>\n{{ end }}" in text
+
+
+def test_a_template_that_is_no_sequence_of_turns_gives_none() -> None:
+    assert modelfile(Path("x.gguf"), ChatTemplate(UPPER), TALKS) is None
