@@ -1,0 +1,74 @@
+"""docs/openai-parameters.md against the installed client and the server's own schema."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from serve.schema import ChatRequest
+
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "openai-parameters.md"
+TRANSPORT = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+TOOL = {"type": "function", "function": {"name": "f"}}
+MESSAGES = [{"role": "user", "content": "Hi"}]
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "messages": {},
+    "model": {"model": "demo"},
+    "audio": {"audio": {"format": "wav", "voice": "alloy"}},
+    "frequency_penalty": {"frequency_penalty": 0.5},
+    "function_call": {"function_call": "auto"},
+    "functions": {"functions": [{"name": "f"}]},
+    "logit_bias": {"logit_bias": {"5": -100}},
+    "logprobs": {"logprobs": True},
+    "max_completion_tokens": {"max_completion_tokens": 5},
+    "max_tokens": {"max_tokens": 5},
+    "n": {"n": 2},
+    "parallel_tool_calls": {"tools": [TOOL], "parallel_tool_calls": False},
+    "presence_penalty": {"presence_penalty": 0.5},
+    "response_format": {"response_format": {"type": "json_object"}},
+    "seed": {"seed": 1},
+    "stop": {"stop": ["a", "b"]},
+    "stream": {"stream": True},
+    "stream_options": {"stream": True, "stream_options": {"include_usage": True}},
+    "temperature": {"temperature": 0.5},
+    "tool_choice": {"tools": [TOOL], "tool_choice": TOOL},
+    "tools": {"tools": [TOOL]},
+    "top_logprobs": {"logprobs": True, "top_logprobs": 3},
+    "top_p": {"top_p": 0.9},
+    "user": {"user": "someone"},
+}
+OTHER = "x"
+"""Value of parameters that are refused whatever their value."""
+
+
+def table() -> dict[str, str]:
+    rows = re.findall(r"(?m)^\| `(\w+)` \| (accepted|refused) \|", TABLE.read_text())
+    return dict(rows)
+
+
+def test_the_table_has_every_parameter_of_the_client() -> None:
+    from openai.resources.chat.completions import Completions
+
+    assert set(table()) == set(inspect.signature(Completions.create).parameters) - TRANSPORT
+
+
+@pytest.mark.parametrize(("name", "said"), table().items())
+def test_the_table_says_what_the_server_does(name: str, said: str) -> None:
+    request = {"messages": MESSAGES, **EXAMPLES.get(name, {name: OTHER})}
+    if said == "accepted":
+        ChatRequest.model_validate(request)
+        return
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate(request)
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
+def test_images_and_audio_in_messages_are_refused() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+    with pytest.raises(ValidationError):
+        ChatRequest.model_validate({"messages": [{"role": "user", "content": [image]}]})
