@@ -147,7 +147,10 @@ def _difference_plot(report: Report) -> Plot:
         text = f"{points(estimate.value)} ({points_interval(estimate)})"
         mark = plot.Mark(estimate, "tuned")
         rows.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=0.0), text))
-    ticks = [(scale.percent(tick), f"{100 * tick:+.4g}".replace("-", "−")) for tick in scale.ticks]
+    ticks = [
+        (scale.percent(tick), f"{100 * tick:+.4g}".replace("-", "−") if tick else "0")
+        for tick in scale.ticks
+    ]
     return Plot(rows, ticks)
 
 

@@ -18,7 +18,8 @@ def words(start: int, count: int) -> str:
 
 
 def test_a_run_of_words_is_found() -> None:
-    training = [example("t", f"before that {words(0, WORDS)} and after it")]
+    others = [example(f"o{n}", words(1000 * (n + 1), 12)) for n in range(60)]
+    training = [example("t", f"before that {words(0, WORDS)} and after it"), *others]
     held_out = [
         example("shared", f"another beginning {words(0, WORDS)} another end here"),
         example("nearly", f"another beginning {words(0, WORDS - 1)} another end here"),
