@@ -105,7 +105,7 @@ class GGUFModel:
         }
         for key, kind, value in self.architecture.to_metadata(config):
             entries[f"{prefix}.{key}"] = (kind, value)
-        entries |= self.vocabulary.metadata()
+        entries |= self.vocabulary.metadata(space_prefix=prefix == "llama")
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
         entries["general.file_type"] = ("uint32", MIXTURES[quantization].file_type)
         return entries

@@ -42,12 +42,17 @@ class Vocabulary:
         self._check_normalizer()
         self.tokens = self._all_tokens(rows)
 
-    def metadata(self) -> dict[str, Value]:
-        """`tokenizer.*` keys in llama.cpp's order, as key → (GGUF value type, value)."""
+    def metadata(self, *, space_prefix: bool = False) -> dict[str, Value]:
+        """`tokenizer.*` keys in llama.cpp's order, as key → (GGUF value type, value).
+
+        `space_prefix`: write the tokenizer's `add_prefix_space`, as Llama's files have it.
+        """
         from gguf import GGUFWriter, SpecialVocab
 
         special = SpecialVocab(self.directory, load_merges=True, n_vocab=len(self.tokens))
         adds_bos = special.add_special_token.setdefault("bos", self._writes_bos())
+        if any(step.get("type") == "ByteLevel" for step in self._post_processing()):
+            special.add_special_token.setdefault("eos", False)
         pre = recognise(
             self.json.get("pre_tokenizer"),
             ignore_merges=bool(self.json["model"].get("ignore_merges")),
@@ -55,6 +60,9 @@ class Vocabulary:
             vocabulary={token for token, _ in self.tokens},
         )
         writer = GGUFWriter(None, "")
+        prefix = self._config().get("add_prefix_space") if space_prefix else None
+        if prefix is not None:
+            writer.add_add_space_prefix(bool(prefix))
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre.name)
         writer.add_token_list([token for token, _ in self.tokens])
@@ -65,6 +73,13 @@ class Vocabulary:
             for key, value in writer.kv_data[0].items()
             if key.startswith("tokenizer.")
         }
+
+    def _config(self) -> dict[str, Any]:
+        path = self.directory / "tokenizer_config.json"
+        if not path.is_file():
+            return {}
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return config
 
     def _all_tokens(self, rows: int) -> list[tuple[str, TokenType]]:
         by_id: dict[int, tuple[str, TokenType]] = {
@@ -96,9 +111,13 @@ class Vocabulary:
             )
 
     def _writes_bos(self) -> bool:
-        processor = self.json.get("post_processor") or {}
-        steps = processor.get("processors", [processor])
+        steps = self._post_processing()
         return any("SpecialToken" in (step.get("single") or [{}])[0] for step in steps)
+
+    def _post_processing(self) -> list[dict[str, Any]]:
+        processor = self.json.get("post_processor") or {}
+        steps: list[dict[str, Any]] = processor.get("processors", [processor])
+        return steps
 
 
 def looks_special(token: str) -> bool:
