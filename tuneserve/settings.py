@@ -206,8 +206,8 @@ class ServeSettings(Section):
     )
     prefix_share: Fraction = Field(
         0.5,
-        description="Share of the KV cache that finished requests may keep, so that one that begins "
-        "alike need not compute its beginning again; 0 = keep none.",
+        description="Share of the KV cache that finished requests may keep, so that one that "
+        "begins alike need not compute its beginning again; 0 = keep none.",
     )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
