@@ -161,11 +161,10 @@ def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
     seconds = time.monotonic() - started
     best = _load_best(job, trainer)
     draw_curves(trainer.state.log_history, job.run.root / "curves.png", job.run.name)
-    held_out = {
-        name: held_out_loss(trainer, job.encoded[name])
-        for name in ("eval", "test")
-        if job.encoded[name]
-    }
+    # The test split is the benchmark's: training never looks at it.
+    held_out = (
+        {"eval": held_out_loss(trainer, job.encoded["eval"])} if job.encoded["eval"] else {}
+    )
     _save_adapter(job, trainer.model)
     result = _result(job, trainer, seconds, best, held_out, resume)
     _tell_result(result)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import ROOT, Runner
 
 # Nothing in the tests may depend on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-ROOT = Path(__file__).resolve().parent.parent
-
-Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import Runner
+from support import Runner
 
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe

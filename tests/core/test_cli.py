@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Runner
+from support import ROOT, Runner
 
 from tuneserve import reference
 from tuneserve.cli import COMMANDS
