@@ -84,23 +84,25 @@ def _toml(value: Any) -> str:
 def commands_page() -> str:
     """Markdown: the --help of every command."""
     lines = ["# Commands", "", "What `--help` prints, by `make docs`."]
-    for path, command in _walk(cli, ("tuneserve",)):
-        context = click.Context(command, info_name=" ".join(path), terminal_width=92)
-        help_text = command.get_help(context)
-        lines += ["", f"## {' '.join(path)}", "", "```", help_text.rstrip(), "```"]
+    for context in _walk(cli, "tuneserve", None):
+        help_text = context.get_help()
+        lines += ["", f"## {context.command_path}", "", "```", help_text.rstrip(), "```"]
     return "\n".join(lines) + "\n"
 
 
 def _walk(
-    command: click.Command, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    yield path, command
+    command: click.Command, name: str, parent: click.Context | None
+) -> Iterator[click.Context]:
+    """Contexts of a command and all below it, as they are when a user calls them."""
+    context = click.Context(
+        command, info_name=name, parent=parent, terminal_width=92, **command.context_settings
+    )
+    yield context
     if isinstance(command, click.Group):
-        context = click.Context(command, info_name=path[-1])
-        for name in command.list_commands(context):
-            child = command.get_command(context, name)
+        for child_name in command.list_commands(context):
+            child = command.get_command(context, child_name)
             assert child is not None
-            yield from _walk(child, (*path, name))
+            yield from _walk(child, child_name, context)
 
 
 def write_pages(folder: Path) -> None:

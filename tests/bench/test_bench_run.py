@@ -53,7 +53,8 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
 def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory) -> None:
     report = report_of(finished_run)
     (text,) = report["texts"]
-    assert text["chunks"] == 2
+    # 1,540 tokens in chunks of 512, the rest dropped.
+    assert text["chunks"] == 3
     assert text["ratio"]["value"] == pytest.approx(text["tuned"]["value"] / text["base"]["value"])
     assert report["forgetting"]
     again, endpoint = report["others"]

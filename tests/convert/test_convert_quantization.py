@@ -36,7 +36,8 @@ def shaped(
     return Trained(base, adapter, write_held_out(root / "test.jsonl"))
 
 
-@pytest.mark.parametrize("quantization", MIXTURES)
+# BF16 is made from the checkpoint's own values, llama_model_quantize's from the F16 file's.
+@pytest.mark.parametrize("quantization", [name for name in MIXTURES if name != "BF16"])
 def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantization: str) -> None:
     model = shaped.model()
     f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))
@@ -44,8 +45,6 @@ def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantizati
     params = backend().llama_model_quantize_default_params()
     params.ftype = MIXTURES[quantization].file_type
     assert backend().llama_model_quantize(bytes(f16), bytes(theirs), params) == 0
-    if quantization == "BF16":  # ours is made from the checkpoint's values, not from F16's
-        return
     write_gguf(
         ours, model.metadata(quantization), model.sources, model.choices(quantization), threads=2
     )

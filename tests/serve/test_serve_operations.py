@@ -161,7 +161,7 @@ def test_the_log_has_ids_and_figures_but_no_prompts(http: httpx.Client, equipped
     assert (entry["finish"], entry["tokens"]) == ("stop", 11)
     assert entry["seconds"] >= entry["first_token_seconds"] > 0
     assert "What is" not in json.dumps(log_entries(equipped))
-    http.get("/a\nb{}")
+    http.get("/a%0Ab{}")
     assert log_entries(equipped)[-1]["status"] == 404
 
 
