@@ -32,7 +32,10 @@ FILES = {
     "tweets": "tweets_GroundTruth.txt",
 }
 LABELS = ("positive", "negative", "neutral")
-INSTRUCTION = "Is this positive, negative or neutral? Answer with one word.\n\n{text}"
+INSTRUCTION = (
+    "Classify the sentiment of the text. Answer with one word: positive, negative or neutral."
+    "\n\nText: {text}"
+)
 # Between these a sentence has no clear majority and is left out.
 CLEAR_RATING = 0.8
 NEUTRAL_RATING = 0.3
