@@ -162,9 +162,7 @@ def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
     best = _load_best(job, trainer)
     draw_curves(trainer.state.log_history, job.run.root / "curves.png", job.run.name)
     # The test split is the benchmark's: training never looks at it.
-    held_out = (
-        {"eval": held_out_loss(trainer, job.encoded["eval"])} if job.encoded["eval"] else {}
-    )
+    held_out = {"eval": held_out_loss(trainer, job.encoded["eval"])} if job.encoded["eval"] else {}
     _save_adapter(job, trainer.model)
     result = _result(job, trainer, seconds, best, held_out, resume)
     _tell_result(result)
