@@ -11,11 +11,9 @@ def fitted(path: Path, serve: ServeSettings) -> ServeSettings:
     """Settings with 'auto' GPU layers replaced by as many as fit beside what is loaded now."""
     if serve.gpu_layers >= 0:
         return serve
-    from serve.fit import fit_layers, free_gpu_memory, read_sizes
+    from serve.fit import fit_now
 
-    free = free_gpu_memory()
-    layers = 0 if free is None else fit_layers(read_sizes(path), serve, free_bytes=free).layers
-    return serve.model_copy(update={"gpu_layers": layers})
+    return serve.model_copy(update={"gpu_layers": fit_now(path, serve).layers})
 
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:

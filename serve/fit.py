@@ -91,6 +91,14 @@ def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -
     return Fit(count, total, reason)
 
 
+def fit_now(path: Path, settings: ServeSettings) -> Fit:
+    """How many layers of this GGUF fit into the GPU memory that is free now; 0 without a GPU."""
+    free_bytes = free_gpu_memory()
+    if free_bytes is None:
+        return Fit(0, 0, "no GPU that the installed llama-cpp-python can use")
+    return fit_layers(read_sizes(path), settings, free_bytes=free_bytes)
+
+
 def free_gpu_memory() -> int | None:
     """Free bytes of all GPUs that the installed llama.cpp can use; None if there are none."""
     if not backend().llama_supports_gpu_offload():

@@ -16,7 +16,7 @@ import uvicorn
 
 from serve.app import create_app
 from serve.engine import Engine
-from serve.fit import fit_layers, free_gpu_memory, read_sizes
+from serve.fit import fit_now
 from serve.guard import read_keys
 from serve.service import Service
 from tuneserve.console import say
@@ -65,11 +65,7 @@ def with_fitted_layers(model_path: Path, settings: ServeSettings) -> ServeSettin
     """Settings with 'auto' GPU layers replaced by as many as fit; says what was chosen."""
     if settings.gpu_layers >= 0:
         return settings
-    free_bytes = free_gpu_memory()
-    if free_bytes is None:
-        say("GPU layers: 0 (no GPU that the installed llama-cpp-python can use)")
-        return settings.model_copy(update={"gpu_layers": 0})
-    fit = fit_layers(read_sizes(model_path), settings, free_bytes=free_bytes)
+    fit = fit_now(model_path, settings)
     say(f"GPU layers: {fit.layers} ({fit.reason})")
     return settings.model_copy(update={"gpu_layers": fit.layers})
 

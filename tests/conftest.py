@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from support import ROOT, Runner
+
+from tuneserve.files import cache_directory
 
 # Nothing in the tests may depend on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -40,3 +43,22 @@ def tuneserve() -> Runner:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_source() -> Path:
+    """llama.cpp's source, from llama-cpp-python's source package; fetched once into the cache."""
+    release = "llama_cpp_python-0.3.36"
+    folder = cache_directory() / "sources"
+    inside = folder / release / "vendor" / "llama.cpp"
+    if not inside.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary",
+                   ":all:", "--dest", str(folder), "llama-cpp-python==0.3.36"]  # fmt: skip
+        try:
+            subprocess.run(command, check=True, capture_output=True, timeout=300)
+            with tarfile.open(folder / f"{release}.tar.gz") as archive:
+                archive.extractall(folder, filter="data")
+        except (subprocess.SubprocessError, OSError, tarfile.TarError) as error:
+            pytest.skip(f"llama-cpp-python's source package can't be had: {error}")
+    return inside

@@ -6,7 +6,6 @@ by the server's engine. `ctypes` objects that llama.cpp keeps a pointer to are k
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 from collections import deque
@@ -312,9 +311,3 @@ def check_is_gguf(path: Path) -> None:
         raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
     if magic != GGUF_MAGIC:
         raise UsageError("not a GGUF file", where=str(path))
-
-
-def shutdown() -> None:
-    """Free llama.cpp's backends; call once at the end of a long-lived process."""
-    with contextlib.suppress(AttributeError):
-        backend().llama_backend_free()

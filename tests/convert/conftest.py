@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ from convert_support import Trained, make_adapter, make_base, write_held_out
 
 from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
-from tuneserve.files import cache_directory
 from tuneserve.run import RunDirectory
 
 
@@ -45,22 +41,3 @@ def run(trained: Trained, tmp_path: Path) -> RunDirectory:
             "examples": {"train": 1, "eval": 0, "test": 12},
         }
     return run
-
-
-@pytest.fixture(scope="session")
-def llama_cpp_source() -> Path:
-    """llama.cpp's source, from llama-cpp-python's source package; fetched once into the cache."""
-    release = "llama_cpp_python-0.3.36"
-    folder = cache_directory() / "sources"
-    inside = folder / release / "vendor" / "llama.cpp"
-    if not inside.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary",
-                   ":all:", "--dest", str(folder), "llama-cpp-python==0.3.36"]  # fmt: skip
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
-            with tarfile.open(folder / f"{release}.tar.gz") as archive:
-                archive.extractall(folder, filter="data")
-        except (subprocess.SubprocessError, OSError, tarfile.TarError) as error:
-            pytest.skip(f"llama-cpp-python's source package can't be had: {error}")
-    return inside
