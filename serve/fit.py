@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from tuneserve.llama import backend
 from tuneserve.settings import ServeSettings
 
 MARGIN_BYTES = 512 << 20
-"""Left free beside the CUDA context (some 300 MiB) and what the estimate misses."""
+"""Left free for what the estimate misses."""
+
+CONTEXT_BYTES = 600 << 20
+"""What the driver and its libraries take on each GPU before any model is loaded. Memory that is
+free is measured after that; a limit the user sets is for all of it."""
 
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 
@@ -82,7 +87,7 @@ def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -
         budget -= size
         count += 1
     reason = (
-        f"{count} of {total} layers fit {human_bytes(free_bytes)} of free GPU memory "
+        f"{count} of {total} layers fit {human_bytes(free_bytes)} of usable GPU memory "
         f"({human_bytes(sum(sizes.layers) + sizes.output)} of weights, "
         f"{human_bytes(per_layer_cache * len(sizes.layers))} of KV cache, "
         f"{human_bytes(sizes.buffer_bytes(settings))} of buffers, "
@@ -92,17 +97,39 @@ def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -
 
 
 def fit_now(path: Path, settings: ServeSettings) -> Fit:
-    """How many layers of this GGUF fit into the GPU memory that is free now; 0 without a GPU."""
-    free_bytes = free_gpu_memory()
-    if free_bytes is None:
+    """How many layers of this GGUF fit into the GPU memory that is free now, and into
+    settings.vram; 0 without a GPU."""
+    free = free_gpu_memory()
+    if not free:
         return Fit(0, 0, "no GPU that the installed llama-cpp-python can use")
-    return fit_layers(read_sizes(path), settings, free_bytes=free_bytes)
+    return fit_layers(read_sizes(path), settings, free_bytes=usable_bytes(free, settings))
 
 
-def free_gpu_memory() -> int | None:
-    """Free bytes of all GPUs that the installed llama.cpp can use; None if there are none."""
+def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
+    """Bytes a model can have in all, of the `free` bytes of each GPU: the GPU that is full
+    first ends it where the shares are given, and settings.vram where that is less."""
+    used = dict.fromkeys(range(len(free)), 1.0)
+    usable = sum(free)
+    if settings.split_mode == "none":
+        used = {min(settings.main_gpu, len(free) - 1): 1.0}
+        usable = free[next(iter(used))]
+    elif settings.tensor_split:
+        used = {
+            index: share / sum(settings.tensor_split)
+            for index, share in enumerate(settings.tensor_split[: len(free)])
+            if share > 0.0
+        }
+        usable = int(min((free[index] / share for index, share in used.items()), default=0))
+    if settings.vram:
+        limit = int(settings.vram * (1 << 30)) - CONTEXT_BYTES * len(used)
+        usable = min(usable, max(0, limit))
+    return usable
+
+
+def free_gpu_memory() -> list[int]:
+    """Free bytes of each GPU that the installed llama.cpp can use."""
     if not backend().llama_supports_gpu_offload():
-        return None
+        return []
     # The device functions are ggml's; llama-cpp-python loads the library but does not bind them.
     from llama_cpp._ggml import libggml
 
@@ -120,7 +147,7 @@ def free_gpu_memory() -> int | None:
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
             sizes.append(free.value)
-    return sum(sizes) if sizes else None
+    return sizes
 
 
 def read_sizes(path: Path) -> ModelSizes:

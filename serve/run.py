@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import re
 import signal
 import socket
 import ssl
@@ -52,6 +53,11 @@ def serve(
         settings = with_fitted_layers(model_path, settings)
         say(f"loading {model_path}")
         service = Service(model_path, name, settings, adapters=adapters)
+        if settings.mlock and not locked_bytes():
+            say(
+                "warning: the model could not be locked in RAM; raise the limit of locked memory "
+                "(ulimit -l)"
+            )
         try:
             _run_until_signal(service, listener, url=_url(host, port, tls=bool(settings.tls_cert)))
         finally:
@@ -59,6 +65,12 @@ def serve(
     if service.engine.failure is not None:
         raise TuneserveError(f"the engine failed: {service.engine.failure.message}")
     say("stopped")
+
+
+def locked_bytes() -> int:
+    """Memory of this process that may not be swapped out. llama.cpp goes on if locking fails."""
+    found = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
 
 
 def with_fitted_layers(model_path: Path, settings: ServeSettings) -> ServeSettings:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tuneserve.errors import TuneserveError, UsageError
 
 GGUF_MAGIC = b"GGUF"
+SplitMode = Literal["layer", "row", "none"]
 _LOG_ERROR = 4  # ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continuation
 
 _recent_errors: deque[str] = deque(maxlen=8)
@@ -60,6 +61,13 @@ def cache_type(name: str) -> int:
     return number
 
 
+def _load_mode(*, mmap: bool, mlock: bool) -> int:
+    """llama_load_mode: how the file's bytes come into memory, and whether they may leave it."""
+    name = "_".join(word for word, wanted in (("MMAP", mmap), ("MLOCK", mlock)) if wanted) or "NONE"
+    mode: int = getattr(backend(), f"LLAMA_LOAD_MODE_{name}")
+    return mode
+
+
 @cache
 def built_with_amx() -> bool:
     """Was the installed llama.cpp compiled with Intel AMX kernels?
@@ -93,18 +101,28 @@ class LlamaModel:
         path: Path,
         *,
         gpu_layers: int = 0,
+        tensor_split: Sequence[float] = (),
+        split_mode: SplitMode = "layer",
+        main_gpu: int = 0,
         mmap: bool = True,
         mlock: bool = False,
         vocab_only: bool = False,
     ) -> None:
-        """Load `path`; `gpu_layers` = -1 offloads all. Raises TuneserveError if it can't be."""
+        """Load `path`; `gpu_layers` = -1 offloads all; the rest is as ServeSettings says.
+
+        Raises UsageError for a split that this machine's GPUs can't have, TuneserveError if the
+        file can't be loaded.
+        """
         check_is_gguf(path)
         self.path = path
         self._api = backend()
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1 << 20
-        params.use_mmap = mmap
-        params.use_mlock = mlock
+        params.split_mode = getattr(self._api, f"LLAMA_SPLIT_MODE_{split_mode.upper()}")
+        params.main_gpu = main_gpu
+        shares = self._tensor_split(tensor_split)
+        params.tensor_split = shares
+        params.load_mode = _load_mode(mmap=mmap, mlock=mlock)
         params.vocab_only = vocab_only
         params.use_extra_bufts = not built_with_amx()
         forget_errors()
@@ -119,6 +137,17 @@ class LlamaModel:
         self.n_vocab = int(self._api.llama_vocab_n_tokens(self.vocab))
         self.n_ctx_train = int(self._api.llama_model_n_ctx_train(self.handle))
         self.n_layer = int(self._api.llama_model_n_layer(self.handle))
+
+    def _tensor_split(self, shares: Sequence[float]) -> Any:
+        """A float for every device llama.cpp could have; None leaves the split to it."""
+        if not shares:
+            return None
+        most = int(self._api.llama_max_devices())
+        if len(shares) > most:
+            raise UsageError(
+                f"{len(shares)} shares for at most {most} devices", where="tensor_split"
+            )
+        return (ctypes.c_float * most)(*shares)
 
     def close(self) -> None:
         if self.handle:

@@ -41,8 +41,10 @@ class ModelSettings(Section):
         description="Base model: a Hugging Face checkpoint directory, a .gguf file, a hub id, or "
         "'demo' (SmolLM2-135M-Instruct from the extra 'demo').",
     )
-    load_in_4bit: bool = Field(
-        False, description="Load the base in bitsandbytes 4-bit to train in less GPU memory."
+    load_in_4bit: bool | None = Field(
+        None,
+        description="Load the base in bitsandbytes 4-bit to train in less GPU memory; not set = "
+        "4-bit where 16-bit would not fit or be slower (16-bit on a CPU).",
     )
     max_seq_length: int = Field(
         2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
@@ -102,24 +104,67 @@ class TrainSettings(Section):
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (rank-stabilised LoRA).")
+    use_dora: bool = Field(
+        False,
+        description="Learn the weights' magnitudes too (DoRA); slower, without fused kernels.",
+    )
+    modules_to_save: tuple[str, ...] = Field(
+        (),
+        description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms.",
+    )
+    speed: Literal["auto", "as_given"] = Field(
+        "auto",
+        description="auto = the precision of the base, what is recomputed and how many examples "
+        "are computed at a time follow from the memory at hand; examples per step stay the same.",
+    )
     gradient_checkpointing: Literal["auto", "unsloth", "true", "false"] = Field(
         "auto",
         description="Recompute activations to save memory: Unsloth's (offloaded), plain, or off; "
         "auto = the fastest of these that fits the memory at hand.",
     )
+    kept_layers: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="Layers that keep their activations although gradient checkpointing is on "
+        "(GPU); auto checkpointing decides it.",
+    )
     vram: float = Field(
-        0.0, ge=0.0, description="GPU memory in GiB to plan for; 0 = what is free on the GPU."
+        0.0,
+        ge=0.0,
+        description="GPU memory in GiB that training may take; 0 = what is free on the GPU.",
+    )
+    packing: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="Lay a batch's examples end to end in one row, each seeing only itself, "
+        "instead of padding them; auto = on a GPU.",
     )
     epochs: float = Field(1.0, gt=0.0, le=1000.0, description="Passes over the training examples.")
     max_steps: int = Field(
         0, ge=0, description="Stop after this many optimizer steps; 0 = by epochs."
     )
-    batch_size: int = Field(8, ge=1, le=4096, description="Examples per step and device.")
+    batch_size: int = Field(
+        8, ge=1, le=4096, description="Examples computed at a time on a device (see speed)."
+    )
     gradient_accumulation: int = Field(1, ge=1, le=4096, description="Batches per optimizer step.")
     learning_rate: float = Field(2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
-    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="Learning-rate schedule after the warm-up."
+    loraplus_ratio: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description="LoRA+: the B matrices learn at this many times the learning rate (16 is the "
+        "paper's); 0 = all at the same rate.",
     )
+    neftune_alpha: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description="NEFTune: noise on the embeddings while training (5 is the paper's); 0 = none.",
+    )
+    scheduler: Literal[
+        "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant",
+        "constant_with_warmup",
+    ] = Field("cosine", description="Learning-rate schedule after the warm-up.")  # fmt: skip
     warmup_fraction: Fraction = Field(0.05, description="Share of steps that warm up.")
     weight_decay: float = Field(0.01, ge=0.0, le=1.0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, ge=0.0, description="Gradient norm clip; 0 = no clipping.")
@@ -193,6 +238,25 @@ class ServeSettings(Section):
         description="Layers offloaded to the GPU: a number, all, or auto (-1) = as many as fit the "
         "free GPU memory.",
     )
+    vram: float = Field(
+        0.0,
+        ge=0.0,
+        description="GPU memory in GiB that auto layers may use at most; 0 = what is free.",
+    )
+    tensor_split: tuple[float, ...] = Field(
+        (), description="Share of the layers for each GPU, as 3,1; empty = by their free memory."
+    )
+    split_mode: Literal["layer", "row", "none"] = Field(
+        "layer",
+        description="How several GPUs share the model: by layers, by rows of each matrix, or not "
+        "at all (main_gpu has it whole).",
+    )
+    main_gpu: int = Field(
+        0,
+        ge=0,
+        le=1023,
+        description="GPU for the whole model (split_mode none) or for what is not split (row).",
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = physical cores.")
     batch: int = Field(2048, ge=32, le=65536, description="Tokens decoded in one call at most.")
     micro_batch: int = Field(512, ge=32, le=65536, description="Tokens computed at a time.")
@@ -243,6 +307,13 @@ class ServeSettings(Section):
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
         return {"auto": -1, "all": 10_000}.get(value, value) if isinstance(value, str) else value
+
+    @field_validator("tensor_split")
+    @classmethod
+    def _shares_of_something(cls, shares: tuple[float, ...]) -> tuple[float, ...]:
+        if shares and (min(shares) < 0.0 or not 0.0 < sum(shares) < float("inf")):
+            raise ValueError("shares can't be negative, and one must be above 0")
+        return shares
 
 
 class BenchSettings(Section):

@@ -90,6 +90,9 @@ class Engine:
         self.model = LlamaModel(
             model_path,
             gpu_layers=settings.gpu_layers,
+            tensor_split=settings.tensor_split,
+            split_mode=settings.split_mode,
+            main_gpu=settings.main_gpu,
             mmap=settings.mmap,
             mlock=settings.mlock,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +103,35 @@ def test_bad_files_are_one_clear_error(tmp_path: Path, demo_gguf: Path) -> None:
     with pytest.raises(TuneserveError, match=r"cut\.gguf: llama\.cpp can't load it: ") as caught:
         LlamaModel(cut)
     assert "no reason given" not in caught.value.render()
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_the_file_is_mapped_only_if_wanted(demo_gguf: Path, mmap: bool) -> None:
+    def mappings() -> int:
+        return Path("/proc/self/maps").read_text().count(str(demo_gguf.resolve()))
+
+    before = mappings()
+    with LlamaModel(demo_gguf, mmap=mmap):
+        assert (mappings() > before) is mmap
+
+
+def test_locked_memory_stays(demo_gguf: Path) -> None:
+    def locked() -> int:
+        found = re.search(r"VmLck:\s+(\d+)", Path("/proc/self/status").read_text())
+        assert found
+        return int(found[1])
+
+    before = locked()
+    allowed = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    with LlamaModel(demo_gguf, mlock=True):
+        if locked() == before and 0 <= allowed < demo_gguf.stat().st_size:
+            pytest.skip("this user may not lock so much memory")
+        assert locked() - before > 50_000
+    assert locked() == before
+
+
+def test_a_split_for_more_devices_than_llama_cpp_knows_is_refused(demo_gguf: Path) -> None:
+    with pytest.raises(UsageError, match="at most"):
+        LlamaModel(demo_gguf, tensor_split=[1.0] * 1000)
+    with LlamaModel(demo_gguf, tensor_split=[1.0], split_mode="row") as loaded:
+        assert loaded.n_layer == 30

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from serve.fit import MARGIN_BYTES, ModelSizes, fit_layers, free_gpu_memory, read_sizes
+from serve.fit import (
+    CONTEXT_BYTES,
+    MARGIN_BYTES,
+    ModelSizes,
+    fit_layers,
+    free_gpu_memory,
+    read_sizes,
+    usable_bytes,
+)
 from serve.run import with_fitted_layers
 from tuneserve.errors import UsageError
 from tuneserve.settings import ServeSettings
@@ -44,10 +52,37 @@ def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: Model
     assert len(set(counts)) > 5
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 30 << 30),
+        ({"tensor_split": (1, 1)}, 20 << 30),
+        ({"tensor_split": (1, 3)}, int((20 << 30) / 0.75)),
+        ({"tensor_split": (1, 0)}, 10 << 30),
+        ({"split_mode": "none", "main_gpu": 1}, 20 << 30),
+        ({"vram": 4.0}, (4 << 30) - 2 * CONTEXT_BYTES),
+        ({"vram": 4.0, "tensor_split": (0, 1)}, (4 << 30) - CONTEXT_BYTES),
+        ({"vram": 100.0}, 30 << 30),
+        ({"vram": 0.1}, 0),
+    ],
+)
+def test_what_several_gpus_can_hold(options: dict[str, object], expected: int) -> None:
+    settings = ServeSettings(**options)  # type: ignore[arg-type]
+    assert usable_bytes([10 << 30, 20 << 30], settings) == expected
+
+
+def test_shares_of_gpus_must_be_shares_of_something(tuneserve) -> None:  # type: ignore[no-untyped-def]
+    for shares in ("0,0", "1,-1", "x"):
+        done = tuneserve("serve", "x.gguf", "--tensor-split", shares)
+        assert done.returncode == 2
+        assert "tensor_split" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_without_a_gpu_nothing_is_offloaded(
     demo_gguf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if free_gpu_memory() is not None:
+    if free_gpu_memory():
         pytest.skip("there is a GPU")
     chosen = with_fitted_layers(demo_gguf, SETTINGS)
     assert chosen.gpu_layers == 0
