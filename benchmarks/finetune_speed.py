@@ -161,6 +161,7 @@ def timer() -> Any:
 
 def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], list[float]]:
     from finetune.callbacks import StopSwitch, build_callbacks
+    from finetune.draw import once_each
     from finetune.mask import Encoded
     from finetune.model import add_adapter, load_base
     from finetune.runtime import load_runtime, quiet
@@ -191,7 +192,8 @@ def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], 
         callbacks = build_callbacks(advance, StopSwitch(), patience=3, checkpoint_seconds=600)
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, len(examples)),
-            examples, [], checkpoints=Path(directory), fresh=True, callbacks=[*callbacks, clock],
+            examples, once_each(len(examples), settings.seed), [],
+            checkpoints=Path(directory), fresh=True, callbacks=[*callbacks, clock],
         )  # fmt: skip
         callbacks[0].trainer = trainer
         with quiet():

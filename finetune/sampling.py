@@ -5,27 +5,32 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from finetune.draw import EpochDraw
+
 # Examples of a batch come from this many batches' worth of neighbours in the shuffled order:
 # enough to find some of like length, and small beside an epoch.
 _WINDOW_BATCHES = 50
 
 
 class LengthGroupedOrder:
-    """A sampler: shuffled anew each epoch, with batches of examples of like length.
+    """A sampler: an epoch's examples, shuffled, in batches of examples of like length.
+
+    `lengths` are those of the training set, in tokens; which of it an epoch visits, `draw` says.
 
     Padding a batch to its longest example is wasted work. The order depends on seed and epoch
     only, so that a resumed run sees the examples it would have seen. The batch with the longest
     example comes first: if memory does not suffice, that shows in the first step.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], draw: EpochDraw, batch_size: int, seed: int) -> None:
         self.lengths = lengths
+        self.draw = draw
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.draw)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader at the start of each epoch."""
@@ -33,7 +38,7 @@ class LengthGroupedOrder:
 
     def __iter__(self) -> Iterator[int]:
         shuffle = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not for secrets
-        order = list(range(len(self.lengths)))
+        order = self.draw.places(self.epoch)
         shuffle.shuffle(order)
         batches: list[list[int]] = []
         window = self.batch_size * _WINDOW_BATCHES

@@ -12,6 +12,7 @@ from finetune.budget import Budget, plan_budget
 from finetune.callbacks import StopSwitch, build_callbacks
 from finetune.checkpoints import checkpoint_at, claim, fingerprint, last_checkpoint
 from finetune.curves import draw_curves, points
+from finetune.draw import EpochDraw, once_each
 from finetune.encode import encode_all, token_counts
 from finetune.mask import Encoded, Encoder
 from finetune.model import (
@@ -59,6 +60,7 @@ class _Job:
     tokenizer: Any
     prepared: Prepared
     encoded: dict[str, list[Encoded]]
+    draw: EpochDraw
     schedule: Schedule
     budget: Budget
 
@@ -128,10 +130,11 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
     )
     encoded = {name: _encode_part(encoder, prepared, name, recipe) for name in SPLITS}
     _tell_tokens(encoded)
-    schedule = plan_steps(recipe.train, len(encoded["train"]))
+    draw = once_each(len(encoded["train"]), recipe.train.seed)
+    schedule = plan_steps(recipe.train, len(draw))
     budget = plan_budget(recipe, runtime, base.path, encoded["train"])
     say(budget.describe())
-    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, schedule, budget)
+    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, draw, schedule, budget)
 
 
 def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe) -> list[Encoded]:
@@ -186,7 +189,7 @@ def _run_steps(job: _Job, model: Any, padder: Any, resume: Path | None) -> Any:
         )
         trainer = build_trainer(
             job.runtime, model, padder, settings, job.schedule,
-            job.encoded["train"], job.encoded["eval"],
+            job.encoded["train"], job.draw, job.encoded["eval"],
             checkpoints=job.run.checkpoints, fresh=resume is None, callbacks=callbacks,
         )  # fmt: skip
         callbacks[0].trainer = trainer

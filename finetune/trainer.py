@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.draw import EpochDraw
 from finetune.encode import to_dataset
 from finetune.mask import IGNORED, Encoded
 from finetune.runtime import Runtime, quiet
@@ -30,13 +31,15 @@ def build_trainer(
     settings: TrainSettings,
     schedule: Schedule,
     train: Sequence[Encoded],
+    draw: EpochDraw,
     evaluation: Sequence[Encoded],
     *,
     checkpoints: Path,
     fresh: bool,
     callbacks: Sequence[Any],
 ) -> Any:
-    """A trainer over encoded examples; `fresh` is False when it goes on from a checkpoint."""
+    """A trainer over encoded examples, of which `draw` says what an epoch visits; `fresh` is
+    False when it goes on from a checkpoint."""
     with quiet(errors_too=True):
         arguments = _arguments(
             runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
@@ -48,6 +51,7 @@ def build_trainer(
             eval_dataset=to_dataset(evaluation) if evaluation else None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            draw=draw,
         )
     _remove_library_output(trainer)
     return trainer
@@ -148,11 +152,12 @@ def _trainer_class() -> Any:
     class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         """SFTTrainer that counts tokens, groups by length and weighs evaluation by tokens."""
 
-        def __init__(self, **arguments: Any) -> None:
+        def __init__(self, draw: EpochDraw, **arguments: Any) -> None:
             super().__init__(**arguments)
             # On the device, so that counting does not wait for the GPU at every batch.
             self.tokens_seen: Any = 0
             self.evaluation_seconds = 0.0
+            self._draw = draw
             self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -179,8 +184,9 @@ def _trainer_class() -> Any:
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return LengthGroupedOrder(
-                self._lengths, self.args.per_device_train_batch_size, self.args.data_seed
-            )
+                self._lengths, self._draw, self.args.per_device_train_batch_size,
+                self.args.data_seed,
+            )  # fmt: skip
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """No README beside every checkpoint: it would describe a hub model."""
