@@ -60,6 +60,8 @@ def nearest(name: str, known: list[str]) -> str:
 
 def _describe(detail: ErrorDetails, where: str, text: str) -> tuple[str, str]:
     location = [str(part) for part in detail["loc"]]
+    if not location:  # a rule between tables, which names its keys itself
+        return where, detail["msg"].removeprefix("Value error, ")
     key = ".".join(location)
     line = _line_of(location, text)
     place = f"{where}:{line}" if line else where

@@ -8,9 +8,9 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -59,9 +59,10 @@ class DataSettings(Section):
 
     file: Path = Field(
         Path("data/sentiment.jsonl"),
-        description="Examples: a JSONL, JSON, CSV, TSV, Parquet or text file, or a folder of them. "
-        "Records with instruction and output, prompt and completion, messages, conversations or "
-        "text; optional keys: system, group, source, id.",
+        description="Examples: a JSONL, JSON, CSV, TSV, Parquet or text file, a folder of them, or "
+        "a data set of the hub (hub:owner/name, hub:owner/name:config@split). Records with "
+        "instruction and output, prompt and completion, messages, conversations or text; optional "
+        "keys: system, group, source, id.",
     )
     more: tuple[str, ...] = Field(
         (),
@@ -90,6 +91,39 @@ class DataSettings(Section):
     )
     test_fraction: Fraction = Field(
         0.2, description="Share of examples held out for the benchmark; never trained on."
+    )
+    near_duplicates: float = Field(
+        0.8,
+        gt=0.0,
+        le=1.0,
+        description="Likeness of prompts from which an example is removed because a held-out one "
+        "says nearly the same (1 = the very same).",
+    )
+    balance: Literal["off", "group", "answer"] = Field(
+        "off",
+        description="Draw every group, or every answer, equally often in training, however many "
+        "examples it has; an epoch stays as long as it is.",
+    )
+    wordings: Path | None = Field(
+        None,
+        description="Text file of wordings of an instruction, one a line (an empty line begins "
+        "another instruction's): where a prompt holds one of them, training draws one of them for "
+        "each epoch.",
+    )
+    general: Path | None = Field(
+        None,
+        description="General examples, of what the model must not forget: a file, folder or hub "
+        "data set as above (`tuneserve data general` makes one). The loss on a held-out part of "
+        "them is measured beside the task's.",
+    )
+    replay: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the general examples in what is trained on; 0 = only measure them.",
+    )
+    general_fraction: Fraction = Field(
+        0.2, description="Share of the general examples that is held out to measure the loss."
     )
 
 
@@ -176,6 +210,12 @@ class TrainSettings(Section):
     )
     early_stopping_patience: int = Field(
         3, ge=0, description="Stop after this many evaluations without improvement; 0 = never."
+    )
+    max_general_rise: float = Field(
+        0.0,
+        ge=0.0,
+        description="Stop if the loss on general examples has risen by more than this (nats per "
+        "answer token), and keep the best adapter from before; 0 = no limit.",
     )
     keep_checkpoints: int = Field(
         2, ge=2, le=100, description="Checkpoints kept on disk: the best and the latest ones."
@@ -383,4 +423,18 @@ class Recipe(Section):
     def _something_left_to_train_on(cls, data: DataSettings) -> DataSettings:
         if data.eval_fraction + data.test_fraction >= 1.0:
             raise ValueError("eval_fraction + test_fraction must leave examples to train on")
+        if data.replay and not data.general:
+            raise ValueError("replay needs general examples: set general, or replay = 0")
+        if data.general and not 0.0 < data.general_fraction < 1.0:
+            raise ValueError("general_fraction must hold some general examples out, and not all")
         return data
+
+    @model_validator(mode="after")
+    def _general_loss_is_measured_where_it_is_limited(self) -> Self:
+        watched = self.data.general and self.data.eval_fraction and self.train.evaluations
+        if self.train.max_general_rise and not watched:
+            raise ValueError(
+                "train.max_general_rise needs data.general, data.eval_fraction and "
+                "train.evaluations"
+            )
+        return self

@@ -65,6 +65,23 @@ def test_nothing_left_to_train_on_is_refused(tmp_path: Path) -> None:
         load_recipe(write(tmp_path, "[data]\neval_fraction = 0.5\ntest_fraction = 0.5\n"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[data]\nreplay = 0.1\n", r"recipe\.toml:1: data: replay needs general examples"),
+        ("[data]\ngeneral = 'x'\ngeneral_fraction = 0\n", "must hold some general examples out"),
+        ("[train]\nmax_general_rise = 0.1\n", r"recipe\.toml: train\.max_general_rise needs data"),
+        (
+            "[data]\ngeneral = 'x'\neval_fraction = 0\n[train]\nmax_general_rise = 0.1\n",
+            "max_general_rise needs data",
+        ),
+    ],
+)
+def test_settings_that_need_one_another(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_recipe(write(tmp_path, text))
+
+
 def test_dotted_keys_are_found_on_their_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"recipe\.toml:2: train\.r"):
         load_recipe(write(tmp_path, "\ntrain.r = 0\n"))
