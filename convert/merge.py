@@ -7,8 +7,11 @@ and hands them on. Without an adapter it is the base itself.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from convert.adapter import Adapter
 from convert.safetensors_reader import Floats, SafetensorsFiles
@@ -16,6 +19,7 @@ from tuneserve.errors import UsageError
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+STEP_VALUES = 2 * 1024 * 1024
 
 
 class MergedCheckpoint:
@@ -60,6 +64,18 @@ class MergedCheckpoint:
             return values
         return change.apply(values, start, stored.shape[0] if stop is None else stop)
 
+    def replaced_names(self) -> list[str]:
+        """Tensors that the adapter brings whole and that are not the base's own, bit for bit: PEFT
+        saves an adapted embedding's base too."""
+        return [name for name in self._replaced if not self._is_the_bases(name)]
+
+    def _is_the_bases(self, name: str) -> bool:
+        ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
+        return all(
+            np.array_equal(ours.rows(at, at + step), theirs.rows(at, at + step))
+            for at, step in row_steps(ours.shape)
+        )
+
     def _tensor_names(self) -> list[str]:
         names = [name for name in self._base if not (self.tied and name == HEAD)]
         # Embedding and output share one matrix until an adapter changes only one of them.
@@ -69,6 +85,14 @@ class MergedCheckpoint:
 
     def _stored_name(self, name: str) -> str:
         return EMBEDDING if name == HEAD and name not in self._base else name
+
+
+def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of a tensor's slabs of about `values` values."""
+    width = int(np.prod(shape[1:], dtype=np.int64))
+    step = max(1, values // width)
+    for start in range(0, shape[0], step):
+        yield start, min(step, shape[0] - start)
 
 
 def checkpoint_config(merged: MergedCheckpoint) -> dict[str, Any]:
