@@ -43,6 +43,8 @@ def _library() -> Any:
     library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
     library.ggml_op_name.restype = ctypes.c_char_p
     library.ggml_op_name.argtypes = [ctypes.c_int]
+    library.ggml_get_name.restype = ctypes.c_void_p
+    library.ggml_get_name.argtypes = [ctypes.c_void_p]
     library.ggml_nbytes.restype = ctypes.c_size_t
     library.ggml_nbytes.argtypes = [ctypes.c_void_p]
     library.ggml_backend_tensor_get.restype = None
@@ -60,6 +62,11 @@ def operation_number(name: str) -> int:
         if _library().ggml_op_name(number) == name.encode():
             return number
     raise TuneserveError(f"this ggml has no operation '{name}'")
+
+
+def name_address(address: int) -> int:
+    """Where the ggml_tensor at `address` keeps its name."""
+    return int(_library().ggml_get_name(address))
 
 
 def tensor_bytes(address: int) -> Bytes:

@@ -15,11 +15,10 @@ from convert.gate import Candidate, GateError, verify
 from convert.gate.texts import held_out
 from convert.gguf_output import tensor_bytes, write_gguf
 from convert.handover import write_handover
-from convert.imatrix import collect, training_chunks
+from convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_importance
 from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
 from convert.quantization import Choice
-from convert.safetensors_reader import Floats
 from tuneserve.base import check_checkpoint
 from tuneserve.console import human_bytes, progress, say
 from tuneserve.errors import OutputExistsError, TuneserveError
@@ -131,9 +130,10 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         if made_f16 is not made_tuned:
             _write(tuned, made_f16, "F16", plan)
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        importance = _importance(plan, made_f16, files) if plan.settings.imatrix else None
-        choices = _write(tuned, made_tuned, quantization, plan, importance)
-        _write(base, made_base, quantization, plan, importance)
+        wanted = plan.settings.imatrix and uses_importance(quantization)
+        matrix = _importance_matrix(plan, made_f16, files) if wanted else None
+        choices = _write(tuned, made_tuned, quantization, plan, matrix)
+        _write(base, made_base, quantization, plan, matrix)
         verdict = verify(
             Candidate(made_tuned, made_f16, made_base, plan.base_checkpoint, plan.run.adapter,
                       tuned.checkpoint, plan.run.split("test")),
@@ -153,7 +153,7 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         }
 
 
-def _importance(plan: Plan, f16: Path, files: ExitStack) -> Mapping[str, Floats]:
+def _importance_matrix(plan: Plan, f16: Path, files: ExitStack) -> ImportanceMatrix:
     """The importance matrix of the training examples, which is kept beside the GGUFs."""
     made = files.enter_context(atomic_path(plan.imatrix))
     with LlamaModel(f16) as model:
@@ -162,7 +162,7 @@ def _importance(plan: Plan, f16: Path, files: ExitStack) -> Mapping[str, Floats]
         with progress("importance matrix", total, unit="tokens") as advance:
             matrix = collect(model, chunks, threads=plan.settings.threads, advance=advance)
     matrix.write(made)
-    return matrix.means()
+    return matrix
 
 
 def _write(
@@ -170,17 +170,21 @@ def _write(
     path: Path,
     quantization: str,
     plan: Plan,
-    importance: Mapping[str, Floats] | None = None,
+    matrix: ImportanceMatrix | None = None,
 ) -> list[Choice]:
-    choices = model.choices(quantization, has_imatrix=importance is not None)
+    choices = model.choices(quantization, has_imatrix=matrix is not None)
+    metadata = model.metadata(quantization)
+    if matrix is not None:
+        metadata |= matrix.provenance(plan.imatrix.name)
     scale = 2.0  # rates are told in bytes of 16-bit weights
     label = f"write {path.name.removesuffix('.partial')}"
     with progress(
         label, model.parameters * scale, rate=lambda value: f"{human_bytes(value)}/s"
     ) as advance:
         write_gguf(
-            path, model.metadata(quantization), model.sources, choices,
-            threads=plan.settings.threads or physical_cores(), importance=importance,
+            path, metadata, model.sources, choices,
+            threads=plan.settings.threads or physical_cores(),
+            importance=matrix.means() if matrix else None,
             advance=lambda values: advance(values * scale),
         )  # fmt: skip
     return choices
