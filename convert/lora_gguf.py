@@ -1,8 +1,8 @@
 """The adapter itself as a GGUF, so that one base file serves many adapters.
 
 llama.cpp adds `alpha / r * b a` to each weight while it computes. Layout: `NAME.lora_a`
-[r, columns] and `NAME.lora_b` [rows, r]; rows are in GGUF's order, an embedding's `lora_a` is
-transposed.
+[r, columns] and `NAME.lora_b` [rows, r], rows in GGUF's order; of an embedding `lora_a` [tokens, r]
+and `lora_b` [columns, r].
 """
 
 from __future__ import annotations
@@ -56,14 +56,18 @@ def lora_gguf(model: GGUFModel, name: str) -> LoraGGUF:
             raise UsageError(
                 "this tensor has no place in a GGUF", where=f"{adapter.directory}: {hf_name}"
             )
-        order = model.architecture.gguf_row_order(gguf_name, model.config, len(change.b))
-        b = change.b if order is None else change.b[order]
-        a = change.a.T if gguf_name == "token_embd.weight" else change.a
+        a, b = change.a, change.b
+        if gguf_name == "token_embd.weight":
+            a, b = b, a.T  # llama.cpp looks rows of lora_a up by token
+        elif (
+            order := model.architecture.gguf_row_order(gguf_name, model.config, len(b))
+        ) is not None:
+            b = b[order]
         ratio = change.scale * change.rank / alpha
         if not math.isclose(ratio, 1.0, rel_tol=1e-6):
             b = b * np.float32(ratio)
         tensors[f"{gguf_name}.lora_a"] = ComputedTensor(np.ascontiguousarray(a))
-        tensors[f"{gguf_name}.lora_b"] = ComputedTensor(b)
+        tensors[f"{gguf_name}.lora_b"] = ComputedTensor(np.ascontiguousarray(b))
     metadata: dict[str, Value] = {
         "general.architecture": ("string", model.architecture.gguf_name),
         "general.type": ("string", "adapter"),
