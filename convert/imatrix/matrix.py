@@ -88,20 +88,18 @@ class ImportanceMatrix:
         for name in sorted({_weight_name(tensor) for tensor in gguf.tensors}):
             try:
                 weights[name] = _importance(gguf, name)
-            except (KeyError, ValueError) as error:
+            except ValueError as error:
                 problems.append(f"{name}: {error}")
         if problems or not weights:
             raise UsageError(
                 "this importance matrix is damaged", where=str(path),
                 problems=problems or ["it has no entries"],
             )  # fmt: skip
+        chunks, size = (gguf.require(f"imatrix.chunk_{key}") for key in ("count", "size"))
         datasets = gguf.get("imatrix.datasets", [])
-        return cls(
-            weights,
-            int(gguf.require("imatrix.chunk_count")),
-            int(gguf.require("imatrix.chunk_size")),
-            tuple(str(name) for name in datasets),
-        )
+        if not (isinstance(chunks, int) and isinstance(size, int) and isinstance(datasets, list)):
+            raise UsageError("this importance matrix is damaged", where=str(path))
+        return cls(weights, chunks, size, tuple(map(str, datasets)))
 
 
 def _weight_name(tensor: str) -> str:
@@ -109,10 +107,10 @@ def _weight_name(tensor: str) -> str:
 
 
 def _importance(gguf: GGUFFile, name: str) -> Importance:
-    """One entry. Raises KeyError or ValueError saying what is wrong with it."""
+    """One entry. Raises ValueError saying what is wrong with it."""
     for part in (name + SUMS, name + COUNTS):
         if part not in gguf.tensors:
-            raise KeyError(f"'{part}' is missing")
+            raise ValueError(f"'{part}' is missing")
         if gguf.type_name(part) != "F32":
             raise ValueError(f"'{part}' is {gguf.type_name(part)}, not F32")
     sums = gguf.dequantized(name + SUMS).reshape(-1)

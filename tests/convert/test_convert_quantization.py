@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
 import numpy as np
@@ -47,35 +46,6 @@ def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantizati
     assert backend().llama_model_quantize(bytes(f16), bytes(theirs), params) == 0
     write_gguf(
         ours, model.metadata(quantization), model.sources, model.choices(quantization), threads=2
-    )
-    assert ours.read_bytes() == theirs.read_bytes()
-
-
-def test_equals_llama_model_quantize_with_an_importance_matrix(
-    shaped: Trained, tmp_path: Path
-) -> None:
-    import llama_cpp
-
-    model = shaped.model()
-    random = np.random.default_rng(4)
-    importance = {
-        name: random.uniform(0.1, 4, source.shape[-1]).astype(np.float32)
-        for name, source in model.sources.items()
-        if len(source.shape) == 2 and name.startswith("blk.")
-    }
-    f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))
-    write_gguf(f16, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
-    entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
-    for entry, (name, values) in zip(entries, importance.items(), strict=False):
-        entry.name, entry.size = name.encode(), len(values)
-        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    params = backend().llama_model_quantize_default_params()
-    params.ftype = MIXTURES["Q4_K_M"].file_type
-    params.imatrix = ctypes.cast(entries, type(params.imatrix)) if params.imatrix else entries
-    assert backend().llama_model_quantize(bytes(f16), bytes(theirs), params) == 0
-    choices = model.choices("Q4_K_M", has_imatrix=True)
-    write_gguf(
-        ours, model.metadata("Q4_K_M"), model.sources, choices, threads=2, importance=importance
     )
     assert ours.read_bytes() == theirs.read_bytes()
 

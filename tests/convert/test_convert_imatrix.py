@@ -1,0 +1,257 @@
+"""The importance matrix: its sums, its file, and what quantization makes of it.
+
+That the file equals llama-imatrix's byte for byte is measured by benchmarks/convert_imatrix.py,
+which needs llama.cpp's tools.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_support import Trained, make_adapter, make_base, write_held_out
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convert.gguf_output import write_gguf
+from convert.imatrix import (
+    Importance,
+    ImportanceMatrix,
+    chunks_of,
+    collect,
+    training_chunks,
+)
+from convert.model import GGUFModel
+from convert.quantization import MIXTURES
+from convert.stage import convert
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.errors import UsageError
+from tuneserve.llama import LlamaModel, backend
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
+
+WORDS = "The capital of France is Paris, and 2 + 2 is 4. "
+TORCH_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wide(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Rows of 256 values, so that Q4_K needs no fallback."""
+    root = tmp_path_factory.mktemp("wide")
+    base = make_base(root / "base", tokenizer_directory, hidden_size=256, intermediate_size=512,
+                     num_hidden_layers=2, initializer_range=0.05)  # fmt: skip
+    adapter = make_adapter(root / "adapter", base, tokenizer_directory)
+    return Trained(base, adapter, write_held_out(root / "train.jsonl", count=200))
+
+
+@pytest.fixture(scope="module")
+def f16(wide: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(wide.model(), tmp_path_factory.mktemp("f16") / "f16.gguf", "F16")
+
+
+@pytest.fixture(scope="module")
+def matrix(f16: Path) -> ImportanceMatrix:
+    with LlamaModel(f16) as model:
+        return collect(model, chunks_of(model.tokenize(WORDS * 60), 128), threads=2)
+
+
+def write(
+    model: GGUFModel, path: Path, quantization: str, matrix: ImportanceMatrix | None = None
+) -> Path:
+    metadata = model.metadata(quantization)
+    if matrix is not None:
+        metadata |= matrix.provenance("some/where.gguf")
+    write_gguf(
+        path, metadata, model.sources, model.choices(quantization, has_imatrix=matrix is not None),
+        threads=2, importance=matrix.means() if matrix else None,
+    )  # fmt: skip
+    return path
+
+
+def test_sums_are_those_of_the_activations(
+    wide: Trained, f16: Path, matrix: ImportanceMatrix
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(wide.base, dtype=torch.float32)
+    network = PeftModel.from_pretrained(base, wide.adapter).merge_and_unload()
+    sums: dict[str, Any] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: Any, inputs: tuple[Any, ...]) -> None:
+            added = inputs[0].reshape(-1, inputs[0].shape[-1]).double().square().sum(0)
+            sums[name] = sums.get(name, 0) + added.numpy()
+
+        return hook
+
+    for layer in range(2):
+        for theirs, ours in TORCH_NAMES.items():
+            part = network.get_submodule(f"model.layers.{layer}.{theirs}")
+            part.register_forward_pre_hook(watch(f"blk.{layer}.{ours}.weight"))
+    with LlamaModel(f16) as model:
+        chunks = chunks_of(model.tokenize(WORDS * 60), 128)
+    with torch.no_grad():
+        for chunk in chunks:
+            network(torch.tensor([chunk]))
+
+    assert set(matrix.weights) == set(sums)
+    for name, expected in sums.items():
+        assert matrix.weights[name].tokens == sum(map(len, chunks))
+        # llama.cpp multiplies in float16, which the attention's small sums show most.
+        error = np.abs(matrix.weights[name].sums - expected).sum() / expected.sum()
+        assert error < 2e-3, name
+
+
+def test_written_is_read(matrix: ImportanceMatrix, tmp_path: Path) -> None:
+    matrix.write(tmp_path / "m.gguf")
+    read = ImportanceMatrix.read(tmp_path / "m.gguf")
+    assert (read.chunks, read.chunk_size, read.datasets) == (
+        matrix.chunks, 128, ("training examples",)
+    )  # fmt: skip
+    assert set(read.weights) == set(matrix.weights)
+    for name, entry in read.weights.items():
+        assert entry.tokens == matrix.weights[name].tokens
+        assert np.array_equal(entry.sums, matrix.weights[name].sums)
+
+
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "IQ4_XS", "Q4_0"])
+def test_equals_what_llama_cpp_quantizes_with_it(
+    wide: Trained, f16: Path, matrix: ImportanceMatrix, tmp_path: Path, quantization: str
+) -> None:
+    import llama_cpp
+
+    means = matrix.means()
+    entries = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
+    for entry, (name, values) in zip(entries, means.items(), strict=False):
+        entry.name, entry.size = name.encode(), len(values)
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    provenance = matrix.provenance("some/where.gguf")
+    overrides = (llama_cpp.llama_model_kv_override * (len(provenance) + 1))()
+    for override, (key, (kind, value)) in zip(overrides, provenance.items(), strict=False):
+        override.key = key.encode()
+        if kind == "string":
+            override.tag, override.value.val_str = 3, value.encode()
+        else:
+            override.tag, override.value.val_i64 = 0, value
+    params = backend().llama_model_quantize_default_params()
+    params.ftype = MIXTURES[quantization].file_type
+    params.imatrix, params.kv_overrides = entries, overrides
+    theirs = tmp_path / "theirs"
+    assert backend().llama_model_quantize(bytes(f16), bytes(theirs), params) == 0
+
+    ours = write(wide.model(), tmp_path / "ours", quantization, matrix)
+    assert ours.read_bytes() == theirs.read_bytes()
+    plain = write(wide.model(), tmp_path / "plain", quantization)
+    ours_down, plain_down = (
+        GGUFFile(path).tensors["blk.1.ffn_down.weight"].data for path in (ours, plain)
+    )
+    assert ours_down.shape != plain_down.shape or not np.array_equal(ours_down, plain_down)
+
+
+def test_a_conversion_keeps_its_matrix_and_says_so(run: RunDirectory) -> None:
+    write_held_out(run.split("train"), count=40)
+    convert(run, ConvertSettings(quantization="Q4_0", imatrix=True, max_quantized_kld=10))
+    kept = ImportanceMatrix.read(run.gguf / "small.imatrix.gguf")
+    for path in (run.tuned_gguf("Q4_0"), run.base_gguf("Q4_0")):
+        gguf = GGUFFile(path)
+        assert gguf.get("quantize.imatrix.file") == "small.imatrix.gguf"
+        assert gguf.get("quantize.imatrix.entries_count") == len(kept.weights) == 3 * 7
+
+
+def test_types_without_a_choice_need_no_matrix(run: RunDirectory) -> None:
+    convert(run, ConvertSettings(quantization="F16", imatrix=True))  # there is no train split
+    assert not (run.gguf / "small.imatrix.gguf").exists()
+
+
+def test_examples_come_from_the_whole_file(wide: Trained, f16: Path, tmp_path: Path) -> None:
+    with LlamaModel(f16) as model:
+        chunks = training_chunks(model, wide.held_out, 600)
+        assert chunks == training_chunks(model, wide.held_out, 600)
+        text = b"".join(model.token_bytes(token) for token in chain(*chunks)).decode()
+        numbers = {n for n in range(200) if f"What is {n} plus {n}?" in text}
+        assert [len(chunk) for chunk in chunks] == [512, 88]
+        assert min(numbers) < 100 < max(numbers)
+        empty = tmp_path / "empty.jsonl"
+        empty.write_text("")
+        with pytest.raises(UsageError, match="too few training examples"):
+            training_chunks(model, empty, 600)
+
+
+@given(
+    ids=st.lists(st.integers(2, 9), max_size=80), size=st.integers(16, 40),
+    bos=st.none() | st.just(1),
+)  # fmt: skip
+def test_chunks_hold_the_stream(ids: list[int], size: int, bos: int | None) -> None:
+    chunks = chunks_of(ids, size, bos=bos)
+    joined = list(chain(*chunks))
+    assert len(ids) - len(joined) < 16
+    assert all(16 <= len(chunk) <= size for chunk in chunks)
+    for at, (ours, given_id) in enumerate(zip(joined, ids, strict=False)):
+        assert ours == (bos if bos is not None and at % size == 0 else given_id)
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    sums = np.arange(1, 5, dtype=np.float32)
+    path = tmp_path_factory.mktemp("small") / "m.gguf"
+    ImportanceMatrix({"a": Importance(sums, 3), "b": Importance(sums, 4)}, 1).write(path)
+    return path.read_bytes()
+
+
+@given(at=st.integers(0, 700), value=st.integers(0, 255), length=st.integers(0, 1000))
+def test_a_damaged_file_is_refused_or_read(
+    small_file: bytes, tmp_path_factory: pytest.TempPathFactory, at: int, value: int, length: int
+) -> None:
+    data = bytearray(small_file)
+    data[at % len(data)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.gguf"
+    path.write_bytes(data[:length])
+    try:
+        read = ImportanceMatrix.read(path)
+    except UsageError:
+        return
+    for mean in read.means().values():
+        assert np.isfinite(mean).all()
+
+
+def test_another_gguf_is_no_importance_matrix(f16: Path) -> None:
+    with pytest.raises(UsageError, match="not an importance matrix"):
+        ImportanceMatrix.read(f16)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "problem"),
+    [
+        ({"a.in_sum2": [1, 2]}, "'a.counts' is missing"),
+        ({"a.in_sum2": [1, 2], "a.counts": [0]}, "a count of 0"),
+        ({"a.in_sum2": [1, 2], "a.counts": [1, 1]}, "2 counts"),
+        ({"a.in_sum2": [1, -2], "a.counts": [1]}, "negative or not finite"),
+        ({}, "no entries"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    tmp_path: Path, tensors: dict[str, list[float]], problem: str
+) -> None:
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(tmp_path / "m.gguf", "x")
+    writer.add_type("imatrix")
+    for name, values in tensors.items():
+        writer.add_tensor(name, np.asarray(values, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UsageError, match="importance matrix is damaged") as caught:
+        ImportanceMatrix.read(tmp_path / "m.gguf")
+    assert problem in str(caught.value.problems)
