@@ -75,7 +75,7 @@ def main() -> int:
 
 def compare(case: Case, shape: Shape, device: str, base: Path, steps: int) -> dict[str, Any]:
     planned = training_memory(
-        shape, TrainSettings(batch_size=case.batch), length=case.length, four_bit=case.four_bit,
+        shape, TrainSettings(), tokens=case.batch * case.length, four_bit=case.four_bit,
         device=device, value_bytes=4 if case.precision == "fp32" else 2,
         checkpointing=case.checkpointing,
     ).total  # fmt: skip

@@ -160,14 +160,15 @@ def timer() -> Any:
 
 
 def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], list[float]]:
+    from finetune.board import Board
     from finetune.callbacks import StopSwitch, build_callbacks
     from finetune.draw import once_each
     from finetune.mask import Encoded
     from finetune.model import add_adapter, load_base
+    from finetune.panel import watching
     from finetune.runtime import load_runtime, quiet
     from finetune.schedule import plan_steps
     from finetune.trainer import build_trainer
-    from tuneserve.console import progress
     from tuneserve.settings import ModelSettings, TrainSettings
 
     model_settings = ModelSettings(
@@ -184,12 +185,14 @@ def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], 
     )
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
     runtime = load_runtime(options.precision)
-    model, tokenizer = load_base(runtime, options.base, model_settings, options.checkpointing)
+    model, tokenizer = load_base(
+        runtime, options.base, model_settings, options.checkpointing, four_bit=options.four_bit
+    )
     model = add_adapter(runtime, model, settings)
     clock = timer()
-    total = options.steps * options.batch * options.accumulation * options.length
-    with progress("training", total, unit="tokens") as advance:
-        callbacks = build_callbacks(advance, StopSwitch(), patience=3, checkpoint_seconds=600)
+    board = Board(Path(directory) / "tensorboard", None)
+    with watching(options.steps, "benchmark") as watch, board:
+        callbacks = build_callbacks(watch, board, StopSwitch(), patience=3, checkpoint_seconds=600)
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, len(examples)),
             examples, once_each(len(examples), settings.seed), [],

@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune.mask import Encoded
-from finetune.plan import GIB, Shape, fastest_checkpointing, training_memory
+from finetune.plan import GIB, Shape, is_quantized
 from finetune.planning import RESERVED_GIB
 from finetune.runtime import Runtime
+from finetune.speed import Way, choose
 from tuneserve.errors import UsageError
 from tuneserve.settings import Recipe, TrainSettings
 
 # Of the main memory that is free, the share that training may take.
 _MAIN_MEMORY_SHARE = 0.8
+# When memory ran out after all, the next try may take this share of what was planned.
+_STEP_DOWN = 0.75
+# oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
+CPU_PADDING = 16
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Predicted peak of training and what is there, in bytes (None: this model can't be planned),
-    and the settings with every 'auto' of memory decided."""
+    """The settings with everything decided that was open, and the memory that follows: predicted
+    peak (None: this model can't be planned) and what is there, in bytes."""
 
     settings: TrainSettings
+    four_bit: bool
     predicted: int | None
     available: int
+    chosen: str
+    choose_within: Callable[[float], Way] | None = None
 
     def describe(self) -> str:
         """What was chosen and why, in a sentence."""
-        way = {"false": "off", "true": "plain", "unsloth": "offloaded"}
-        chosen = f"gradient checkpointing {way[self.settings.gradient_checkpointing]}"
         if self.predicted is None:
-            return f"memory can't be planned for this architecture; {chosen}"
-        room = f"{self.predicted / GIB:.1f} GiB planned of {self.available / GIB:.1f}"
+            return f"memory can't be planned for this architecture; {self.chosen}"
+        room = f"{self.predicted / GIB:.1f} GiB planned of {self.available / GIB:.1f} that are free"
         if self.predicted > self.available:
             return (
-                f"WARNING: memory may not suffice: {room}, {chosen}; a smaller batch_size with "
-                "more gradient_accumulation takes less"
+                f"WARNING: memory may not suffice: {room}, with {self.chosen}; shorter examples "
+                "(max_seq_length) or fewer at a time (batch_size) take less"
             )
-        return f"memory: {room}, {chosen}"
+        return f"{self.chosen}: {room}"
+
+    def smaller(self, original: TrainSettings) -> Budget | None:
+        """The budget for what takes markedly less memory; None if nothing that is open does."""
+        if self.choose_within is None or self.predicted is None:
+            return None
+        way = self.choose_within(self.predicted * _STEP_DOWN)
+        if way.memory.total >= self.predicted:
+            return None
+        return replace(
+            self, settings=way.applied(original), four_bit=way.four_bit,
+            predicted=way.memory.total, chosen=way.describe(),
+        )  # fmt: skip
 
 
 def plan_budget(
@@ -48,21 +67,49 @@ def plan_budget(
     """Plan training on the examples as they are; the longest ones decide the peak."""
     settings = recipe.train
     available = available_bytes(runtime, settings.vram)
-    longest = max(len(item.input_ids) for item in train)
-    figures: dict[str, Any] = {
-        "length": longest if runtime.device == "cuda" else -(-longest // 16) * 16,
-        "four_bit": recipe.model.load_in_4bit,
-        "device": runtime.device,
-        "value_bytes": 4 if runtime.precision == "fp32" else 2,
-    }
+    recipe = with_precision_of_base(recipe, checkpoint)
     try:
         shape = Shape.read(checkpoint)
     except UsageError:
-        return Budget(_decided(settings, "unsloth"), None, available)
-    chosen = fastest_checkpointing(shape, settings, available=available, **figures)
-    settings = _decided(settings, chosen)
-    predicted = training_memory(shape, settings, **figures).total
-    return Budget(settings, predicted, available)
+        return _unplanned(recipe, available)
+    unit = CPU_PADDING if runtime.device == "cpu" else 1
+    choose_within = partial(
+        _choose, shape, recipe, [-(-len(item.input_ids) // unit) * unit for item in train],
+        device=runtime.device, padded=not packs(settings, runtime.device),
+        value_bytes=4 if runtime.precision == "fp32" else 2,
+    )  # fmt: skip
+    way = choose_within(available)
+    return Budget(
+        way.applied(settings), way.four_bit, way.memory.total, available, way.describe(),
+        choose_within,
+    )  # fmt: skip
+
+
+def _choose(
+    shape: Shape, recipe: Recipe, lengths: Sequence[int], available: float, **rest: Any
+) -> Way:
+    return choose(shape, recipe, lengths, available=available, **rest)
+
+
+def _unplanned(recipe: Recipe, available: int) -> Budget:
+    settings = recipe.train
+    if settings.gradient_checkpointing == "auto":
+        settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
+    four_bit = bool(recipe.model.load_in_4bit)
+    return Budget(settings, four_bit, None, available, "activations recomputed")
+
+
+def with_precision_of_base(recipe: Recipe, checkpoint: Path) -> Recipe:
+    """The recipe, with 4-bit settled if the checkpoint itself is in 4 bits."""
+    if recipe.model.load_in_4bit is not None or not is_quantized(checkpoint):
+        return recipe
+    model = recipe.model.model_copy(update={"load_in_4bit": True})
+    return recipe.model_copy(update={"model": model})
+
+
+def packs(settings: TrainSettings, device: str) -> bool:
+    """Are a batch's examples laid end to end?"""
+    return settings.packing == "true" or (settings.packing == "auto" and device == "cuda")
 
 
 def available_bytes(runtime: Runtime, vram: float) -> int:
@@ -75,9 +122,3 @@ def available_bytes(runtime: Runtime, vram: float) -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
     return int(int(kilobytes) * 1024 * _MAIN_MEMORY_SHARE)
-
-
-def _decided(settings: TrainSettings, chosen: str) -> TrainSettings:
-    if settings.gradient_checkpointing != "auto":
-        return settings
-    return settings.model_copy(update={"gradient_checkpointing": chosen})

@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finetune.board import Board
+from finetune.panel import Watch
+from finetune.runtime import memory_in_use
 from finetune.trainer import EVAL_LOSS
-from tuneserve.console import Advance, say
+from tuneserve.console import say
 
 
 class StopSwitch:
@@ -46,38 +49,81 @@ def evaluations_without_gain(history: Sequence[Mapping[str, float]]) -> int:
     return len(losses) - 1 - losses.index(min(losses))
 
 
+def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The losses among an evaluation's metrics, by what was evaluated."""
+    return {
+        name.removesuffix("_loss"): value
+        for name, value in metrics.items()
+        if name.endswith("_loss")
+    }
+
+
 def build_callbacks(
-    advance: Advance, switch: StopSwitch, *, patience: int, checkpoint_seconds: float
+    watch: Watch,
+    board: Board | None,
+    switch: StopSwitch,
+    *,
+    patience: int,
+    checkpoint_seconds: float,
 ) -> list[Any]:
-    """The callbacks of a training run. Imported late: they derive from transformers' class."""
+    """The callbacks of a training run. Imported late: they derive from transformers' class.
+
+    The first one's `trainer` is to be set before training starts.
+    """
     from transformers import TrainerCallback
 
-    class Progress(TrainerCallback):  # type: ignore[misc]
-        """Feeds the progress display with tokens, and tells each evaluation in a line."""
+    class Telling(TrainerCallback):  # type: ignore[misc]
+        """Shows each step and evaluation, and logs them for TensorBoard."""
 
         def __init__(self) -> None:
             self.trainer: Any = None
             self.counted = 0
+            self.started = time.monotonic()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started = time.monotonic()
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
         ) -> None:
             if not state.is_world_process_zero or "loss" not in (logs or {}):
                 return
+            # The loss has been read, so the device is done with the step.
+            seconds = time.monotonic() - self.started
             seen = int(self.trainer.tokens_seen)
-            note = f"step {state.global_step}/{state.max_steps}, loss {logs['loss']:.4f}"
-            advance(seen - self.counted, note)
+            progress = watch.progress
+            progress.stepped(state.global_step, seconds, seen - self.counted)
+            progress.loss, progress.learning_rate = logs["loss"], logs["learning_rate"]
+            progress.memory = memory_in_use()
             self.counted = seen
+            watch.show()
+            if board is not None:
+                board.write(
+                    state.global_step,
+                    {
+                        "loss/train": logs["loss"],
+                        "learning rate": logs["learning_rate"],
+                        "gradient norm": logs["grad_norm"],
+                        "tokens per second": progress.tokens_per_second,
+                        "memory, GiB": progress.memory / 2**30,
+                    },
+                )
 
         def on_evaluate(
             self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
         ) -> None:
-            if state.is_world_process_zero:
-                loss = metrics[EVAL_LOSS]
-                say(
-                    f"step {state.global_step}: eval loss {loss:.4f}, "
-                    f"perplexity {math.exp(min(loss, 700.0)):.3f}"
-                )
+            if not state.is_world_process_zero:
+                return
+            losses = losses_of(metrics)
+            watch.progress.losses |= losses
+            watch.show()
+            told = ", ".join(
+                f"{name} loss {loss:.4f} (perplexity {math.exp(min(loss, 700.0)):.3f})"
+                for name, loss in losses.items()
+            )
+            say(f"step {state.global_step}: {told}")
+            if board is not None:
+                board.write(state.global_step, {f"loss/{k}": v for k, v in losses.items()})
 
     class Steering(TrainerCallback):  # type: ignore[misc]
         """Decides after each step whether to save or to stop."""
@@ -101,4 +147,4 @@ def build_callbacks(
                 say(f"stopping early: {patience} evaluations without a lower eval loss")
                 control.should_training_stop = True
 
-    return [Progress(), Steering()]
+    return [Telling(), Steering()]

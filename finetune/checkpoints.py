@@ -28,7 +28,7 @@ def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
 def last_checkpoint(directory: Path) -> Path | None:
     """The newest whole checkpoint, or None. One that was cut off while it was written is not."""
     whole = [path for path in directory.glob("checkpoint-*") if _is_whole(path)]
-    return max(whole, key=_step, default=None)
+    return max(whole, key=step_of, default=None)
 
 
 def checkpoint_at(directory: Path, step: int) -> Path | None:
@@ -72,8 +72,9 @@ def _hash(value: Any) -> str:
     return digest(json.dumps(value, sort_keys=True))
 
 
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_whole(path: Path) -> bool:

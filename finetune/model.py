@@ -47,7 +47,7 @@ def check_targets(path: Path, settings: TrainSettings) -> None:
 
 
 def load_base(
-    runtime: Runtime, path: Path, settings: ModelSettings, checkpointing: str
+    runtime: Runtime, path: Path, settings: ModelSettings, checkpointing: str, *, four_bit: bool
 ) -> tuple[Any, Any]:
     """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train."""
     with quiet(errors_too=True):
@@ -55,7 +55,7 @@ def load_base(
             model_name=str(path),
             max_seq_length=settings.max_seq_length,
             dtype=runtime.dtype,
-            load_in_4bit=settings.load_in_4bit,
+            load_in_4bit=four_bit,
             use_gradient_checkpointing=CHECKPOINTING[checkpointing],
             trust_remote_code=False,
         )
@@ -68,6 +68,9 @@ def is_four_bit(model: Any) -> bool:
 
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
     """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train."""
+    extra: dict[str, Any] = {}
+    if runtime.device == "cuda":
+        extra["checkpoint_skip_layers"] = settings.kept_layers
     with quiet(errors_too=True):
         return runtime.fast_model.get_peft_model(
             model,
@@ -77,8 +80,11 @@ def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
             target_modules=list(settings.target_modules),
             bias=settings.bias,
             use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+            modules_to_save=list(settings.modules_to_save) or None,
             use_gradient_checkpointing=CHECKPOINTING[settings.gradient_checkpointing],
             random_state=settings.seed,
+            **extra,
         )
 
 

@@ -19,8 +19,8 @@ from tuneserve.settings import ServeSettings, TrainSettings
 GIB = 2**30
 # NF4: half a byte, and per 64 weights a scale of one byte (itself scaled per 256).
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# Bytes an adapter's parameter takes: fp32 weight and gradient, and two AdamW moments.
-_ADAPTER_BYTES = {"adamw_8bit": 4 + 4 + 2, "adamw_torch": 4 + 4 + 8}
+# Bytes a trained parameter takes: fp32 weight and gradient, and two AdamW moments.
+_TRAINED_BYTES = {"adamw_8bit": 4 + 4 + 2, "adamw_torch": 4 + 4 + 8}
 # Measured on the Llama-8B shape: alive while one layer is computed backwards, in units of what
 # the layer keeps for it.
 _BACKWARD_FACTOR = 2.3
@@ -103,10 +103,21 @@ class Shape:
         sizes = [self.projections[name] for name in targets if name in self.projections]
         return self.layers * r * sum(a + b for a, b in sizes)
 
+    def copied_parameters(self, modules: tuple[str, ...]) -> int:
+        """Parameters of the modules that are trained whole, as copies."""
+        wide = sum(name in ("embed_tokens", "lm_head") for name in modules)
+        return wide * self.vocabulary * self.hidden
+
     @property
     def kept_per_token(self) -> int:
         """Values that one layer keeps per token for its backward pass."""
         return 3 * self.intermediate + 2 * self.query + 2 * self.key_value + 2 * self.hidden
+
+
+def is_quantized(checkpoint: Path) -> bool:
+    """Are the checkpoint's weights quantized already?"""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    return "quantization_config" in config
 
 
 @dataclass(frozen=True)
@@ -127,17 +138,18 @@ def training_memory(
     shape: Shape,
     settings: TrainSettings,
     *,
-    length: int,
+    tokens: int,
     four_bit: bool,
     device: str,
     value_bytes: int = 2,
     checkpointing: str | None = None,
-    batch: int | None = None,
+    kept_layers: int | None = None,
 ) -> TrainingMemory:
-    """Peak of one step with `batch` examples of `length` tokens each.
+    """Peak of one step that computes `tokens` tokens at a time (examples x their length).
 
-    `value_bytes` is the size of a computed value (2: bf16, 4: fp32). `checkpointing` and `batch`
-    default to the settings'. On a GPU the figure is torch's own, without the CUDA context.
+    `value_bytes` is the size of a computed value (2: bf16, 4: fp32). `checkpointing` and
+    `kept_layers`, the layers that keep their activations all the same, default to the settings'.
+    On a GPU the figure is torch's own, without the CUDA context.
     """
     cuda = device == "cuda"
     linear = _NF4_BYTES if four_bit else value_bytes
@@ -145,43 +157,35 @@ def training_memory(
     optimizer = settings.optimizer
     if optimizer == "auto":
         optimizer = "adamw_8bit" if cuda else "adamw_torch"
-    adapter = shape.adapter_parameters(settings.r, settings.target_modules)
-    tokens = (batch or settings.batch_size) * length
+    trained = shape.adapter_parameters(settings.r, settings.target_modules)
+    trained += shape.copied_parameters(settings.modules_to_save)
     kept = shape.kept_per_token * value_bytes * (1.0 if cuda else _CPU_ACTIVATION_FACTOR)
     layers = _layers_kept(
-        shape, kept, checkpointing or settings.gradient_checkpointing, value_bytes
+        shape,
+        kept,
+        checkpointing or settings.gradient_checkpointing,
+        settings.kept_layers if kept_layers is None else kept_layers,
+        value_bytes,
     )
     activations = tokens * (layers + _BACKWARD_FACTOR * kept)
     return TrainingMemory(
         weights=int(weights),
-        adapter=adapter * _ADAPTER_BYTES[optimizer],
+        adapter=trained * _TRAINED_BYTES[optimizer],
         activations=int(activations),
         libraries=0 if cuda else _CPU_LIBRARIES,
     )
 
 
-def _layers_kept(shape: Shape, kept: float, checkpointing: str, value_bytes: int) -> float:
+def _layers_kept(
+    shape: Shape, kept: float, checkpointing: str, kept_layers: int, value_bytes: int
+) -> float:
     """Bytes per token that all layers together keep for the backward pass."""
-    if checkpointing == "unsloth":
-        return 0.0  # their inputs wait in main memory
-    if checkpointing == "true":
-        return float(shape.layers * shape.hidden * value_bytes)
-    return shape.layers * kept
-
-
-def fastest_checkpointing(
-    shape: Shape, settings: TrainSettings, *, available: float, length: int, four_bit: bool,
-    device: str, value_bytes: int,
-) -> str:  # fmt: skip
-    """The fastest way to keep activations that fits: none recomputed, plain, then offloaded."""
-    for choice in ("false", "true"):
-        memory = training_memory(
-            shape, settings, length=length, four_bit=four_bit, device=device,
-            value_bytes=value_bytes, checkpointing=choice,
-        )  # fmt: skip
-        if memory.total <= available:
-            return choice
-    return "unsloth" if device == "cuda" else "true"
+    if checkpointing == "false":
+        return shape.layers * kept
+    whole = min(kept_layers, shape.layers)
+    # Offloaded, the inputs of the other layers wait in main memory.
+    inputs = 0 if checkpointing == "unsloth" else (shape.layers - whole) * shape.hidden
+    return whole * kept + inputs * value_bytes
 
 
 def largest_batch(available: float, memory_of_batch: Any) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 from finetune.plan import (
     GIB,
     Shape,
-    fastest_checkpointing,
     largest_batch,
     merge_memory,
     serving_memory,
     training_memory,
 )
+from finetune.speed import Way, choose
 from tuneserve.base import resolve_base
 from tuneserve.settings import Recipe
 
@@ -24,33 +24,34 @@ RESERVED_GIB = 0.75
 def plan(recipe: Recipe, *, device: str) -> dict[str, Any]:
     """Peaks in bytes by stage and part, and advice in sentences where `train.vram` is given.
 
-    Reads the base's config.json; loads no weights.
+    Reads the base's config.json; loads no weights. Every example counts as one of
+    `max_seq_length` tokens.
     """
     shape = Shape.read(resolve_base(recipe.model.base).path)
-    length, four_bit = recipe.model.max_seq_length, recipe.model.load_in_4bit
-    value_bytes = 4 if recipe.train.precision == "fp32" else 2
     vram = recipe.train.vram
     available = (vram - RESERVED_GIB) * GIB if vram else None
-    checkpointing: str = recipe.train.gradient_checkpointing
-    if checkpointing == "auto":
-        checkpointing = fastest_checkpointing(
-            shape, recipe.train, available=available or 0.0, length=length, four_bit=four_bit,
-            device=device, value_bytes=value_bytes,
-        )  # fmt: skip
-
-    def training(batch: int, way: str) -> Any:
-        return training_memory(
-            shape, recipe.train, length=length, four_bit=four_bit, device=device,
-            value_bytes=value_bytes, checkpointing=way, batch=batch,
-        )  # fmt: skip
-
-    batch = recipe.train.batch_size
-    title = f"training: batch {batch} x {length}, gradient checkpointing {checkpointing}"
+    length = recipe.model.max_seq_length
+    value_bytes = 4 if recipe.train.precision == "fp32" else 2
+    examples = recipe.train.batch_size * recipe.train.gradient_accumulation
+    if available is None:
+        # Nothing to choose by: the batch as it is given, and what takes the least memory.
+        as_given = recipe.train.model_copy(update={"speed": "as_given"})
+        recipe = recipe.model_copy(update={"train": as_given})
+    way = choose(
+        shape, recipe, [length] * examples, available=available or 0.0, device=device,
+        value_bytes=value_bytes,
+    )  # fmt: skip
     found: dict[str, Any] = {
         "parameters": shape.parameters,
-        "gradient_checkpointing": checkpointing,
+        "chosen": {
+            "load_in_4bit": way.four_bit,
+            "gradient_checkpointing": way.checkpointing,
+            "kept_layers": way.kept_layers,
+            "batch_size": way.micro_batch,
+            "gradient_accumulation": way.accumulation,
+        },
         "peaks": {
-            title: asdict(training(batch, checkpointing)),
+            f"training: {way.describe()}": asdict(way.memory),
             "merge": {"tensors and libraries": merge_memory(shape)},
             f"serving: {recipe.convert.quantization}, context {recipe.serve.ctx}": serving_memory(
                 shape, recipe.serve, recipe.convert.quantization
@@ -60,27 +61,36 @@ def plan(recipe: Recipe, *, device: str) -> dict[str, Any]:
     }
     if available is None:
         return found
+
+    def training(batch: int, checkpointing: str) -> int:
+        return training_memory(
+            shape, recipe.train, tokens=batch * length, four_bit=way.four_bit, device=device,
+            value_bytes=value_bytes, checkpointing=checkpointing,
+        ).total  # fmt: skip
+
     found["largest_batch"] = {
-        way: largest_batch(available, lambda b, way=way: training(b, way).total)
-        for way in ("false", "true", "unsloth")
+        kind: largest_batch(available, lambda batch, kind=kind: training(batch, kind))
+        for kind in ("false", "true", "unsloth")
     }
-    found["advice"] = _advice(found, training(batch, checkpointing).total, available)
     found["longest_context"] = _longest_context(recipe, shape, available)
-    found["advice"].append(
-        f"served, all layers on the GPU, a context of {found['longest_context']:,} tokens fits"
-    )
+    found["advice"] = _advice(found, way, available)
     return found
 
 
-def _advice(found: dict[str, Any], total: int, available: float) -> list[str]:
+def _advice(found: dict[str, Any], way: Way, available: float) -> list[str]:
     room = f"{available / GIB:.1f} GiB that training can use"
-    verdict = "fits into" if total <= available else "does NOT fit into"
-    lines = [f"training takes {total / GIB:.1f} GiB and {verdict} the {room}"]
+    verdict = "fits into" if way.memory.total <= available else "does NOT fit into"
     names = {"false": "off", "true": "plain", "unsloth": "offloaded"}
     batches = ", ".join(
-        f"{batch} with checkpointing {names[way]}" for way, batch in found["largest_batch"].items()
+        f"{batch} with checkpointing {names[kind]}"
+        for kind, batch in found["largest_batch"].items()
     )
-    return [*lines, f"largest batch that fits: {batches}"]
+    context = found["longest_context"]
+    return [
+        f"training takes {way.memory.total / GIB:.1f} GiB and {verdict} the {room}",
+        f"largest batch computed at a time: {batches}",
+        f"served, all layers on the GPU, a context of {context:,} tokens fits",
+    ]
 
 
 def _longest_context(recipe: Recipe, shape: Shape, available: float) -> int:

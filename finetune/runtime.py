@@ -7,6 +7,7 @@ writes the modules it compiles into the working directory unless told where else
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -113,6 +114,30 @@ def peak_memory() -> dict[str, int]:
     if torch is not None and torch.cuda.is_available():
         peak["gpu_bytes"] = int(torch.cuda.max_memory_reserved())
     return peak
+
+
+def memory_in_use() -> int:
+    """Bytes on the GPU that torch holds, or resident memory where it trains on a CPU."""
+    torch = sys.modules["torch"]
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_reserved())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def limit_memory(runtime: Runtime, vram: float) -> None:
+    """Let torch take no more than `vram` GiB of the GPU (0: all of it)."""
+    if runtime.device == "cuda" and vram:
+        total = runtime.torch.cuda.get_device_properties(0).total_memory
+        runtime.torch.cuda.set_per_process_memory_fraction(min(1.0, vram * 2**30 / total))
+
+
+def free_memory(runtime: Runtime) -> None:
+    """Give back what is no longer used, and forget the peak so far."""
+    gc.collect()
+    if runtime.device == "cuda":
+        runtime.torch.cuda.empty_cache()
+        runtime.torch.cuda.reset_peak_memory_stats()
 
 
 def _set_environment() -> None:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.budget import Budget, plan_budget
-from finetune.callbacks import StopSwitch, build_callbacks
-from finetune.checkpoints import checkpoint_at, claim, fingerprint, last_checkpoint
+from finetune.budget import plan_budget
+from finetune.checkpoints import claim, fingerprint, last_checkpoint, step_of
 from finetune.curves import draw_curves, points
-from finetune.draw import EpochDraw, once_each
+from finetune.draw import once_each
 from finetune.encode import encode_all, token_counts
+from finetune.job import Job
 from finetune.mask import Encoded, Encoder
-from finetune.model import (
-    add_adapter,
-    check_targets,
-    is_four_bit,
-    load_base,
-    load_tokenizer,
-    trainable_parameters,
-)
+from finetune.model import check_targets, load_tokenizer, trainable_parameters
 from finetune.prepare import (
     Prepared,
     data_files,
@@ -31,38 +22,17 @@ from finetune.prepare import (
     prepare_examples,
     write_split,
 )
-from finetune.runtime import Runtime, check_hardware, load_runtime, peak_memory, quiet
-from finetune.schedule import Schedule, plan_steps
+from finetune.runtime import check_hardware, load_runtime, peak_memory, quiet
+from finetune.schedule import plan_steps
 from finetune.split import SPLITS
-from finetune.trainer import EVAL_LOSS, build_trainer, held_out_loss
-from tuneserve.base import ResolvedBase, resolve_base
-from tuneserve.console import human_seconds, progress, say
-from tuneserve.errors import OutputExistsError, TuneserveError
+from finetune.steps import Trained, run_training
+from finetune.trainer import EVAL_LOSS
+from tuneserve.base import resolve_base
+from tuneserve.console import human_seconds, say
+from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
-
-
-class TrainingStoppedError(TuneserveError):
-    """Training was stopped by Ctrl-C or SIGTERM; what was done is saved."""
-
-    exit_code = 130
-
-
-@dataclass
-class _Job:
-    """What training needs, checked and ready before anything slow or lasting happens."""
-
-    recipe: Recipe
-    run: RunDirectory
-    base: ResolvedBase
-    runtime: Runtime
-    tokenizer: Any
-    prepared: Prepared
-    encoded: dict[str, list[Encoded]]
-    draw: EpochDraw
-    schedule: Schedule
-    budget: Budget
 
 
 def train(
@@ -113,7 +83,7 @@ def _was_cut_off(run: RunDirectory) -> bool:
     return not recorded and last_checkpoint(run.checkpoints) is not None
 
 
-def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
+def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
@@ -134,7 +104,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> _Job:
     schedule = plan_steps(recipe.train, len(draw))
     budget = plan_budget(recipe, runtime, base.path, encoded["train"])
     say(budget.describe())
-    return _Job(recipe, run, base, runtime, tokenizer, prepared, encoded, draw, schedule, budget)
+    return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, draw, schedule, budget)
 
 
 def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe) -> list[Encoded]:
@@ -146,81 +116,17 @@ def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe
     return encoded
 
 
-def _train(job: _Job, resume: Path | None) -> dict[str, Any]:
-    settings = job.budget.settings
-    model, padder = load_base(
-        job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing
-    )
-    if job.recipe.model.load_in_4bit and not is_four_bit(model):
-        say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")
-    model = add_adapter(job.runtime, model, settings)
-    say(
-        f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
-        f"{job.runtime.precision}, {job.schedule.steps} steps"
-        + (f", going on from {resume.name}" if resume else "")
-    )
-    started = time.monotonic()
-    trainer = _run_steps(job, model, padder, resume)
-    seconds = time.monotonic() - started
-    best = _load_best(job, trainer)
-    draw_curves(trainer.state.log_history, job.run.root / "curves.png", job.run.name)
-    # The test split is the benchmark's: training never looks at it.
-    held_out = {"eval": held_out_loss(trainer, job.encoded["eval"])} if job.encoded["eval"] else {}
-    _save_adapter(job, trainer.model)
-    result = _result(job, trainer, seconds, best, held_out, resume)
+def _train(job: Job, resume: Path | None) -> dict[str, Any]:
+    trained = run_training(job, resume)
+    history = trained.trainer.state.log_history
+    draw_curves(history, job.run.root / "curves.png", job.run.name)
+    _save_adapter(job, trained.trainer.model)
+    result = _result(job, trained, resume)
     _tell_result(result)
     return result
 
 
-def _run_steps(job: _Job, model: Any, padder: Any, resume: Path | None) -> Any:
-    """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
-    settings = job.budget.settings
-    done = int(resume.name.rpartition("-")[2]) if resume else 0
-    counts = token_counts(job.encoded["train"])
-    per_step = counts["tokens"] / counts["examples"] * settings.batch_size
-    left = (job.schedule.steps - done) * per_step * settings.gradient_accumulation
-    switch = StopSwitch()
-    with progress("training", max(left, 1.0), unit="tokens") as advance, switch.armed():
-        callbacks = build_callbacks(
-            advance,
-            switch,
-            patience=settings.early_stopping_patience,
-            checkpoint_seconds=60 * settings.checkpoint_minutes,
-        )
-        trainer = build_trainer(
-            job.runtime, model, padder, settings, job.schedule,
-            job.encoded["train"], job.draw, job.encoded["eval"],
-            checkpoints=job.run.checkpoints, fresh=resume is None, callbacks=callbacks,
-        )  # fmt: skip
-        callbacks[0].trainer = trainer
-        with quiet():
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if switch.pressed and trainer.state.global_step < job.schedule.steps:
-        raise TrainingStoppedError(
-            f"stopped after step {trainer.state.global_step} of {job.schedule.steps}; it is saved",
-            where=str(job.run.root),
-            hint="Run the same command again to go on from there.",
-        )
-    return trainer
-
-
-def _load_best(job: _Job, trainer: Any) -> int:
-    """Put the adapter with the lowest eval loss back into the model; returns its step."""
-    from peft import set_peft_model_state_dict
-    from safetensors.torch import load_file
-
-    last: int = trainer.state.global_step
-    best: int = trainer.state.best_global_step or last
-    if best == last:
-        return last
-    checkpoint = checkpoint_at(job.run.checkpoints, best)
-    if checkpoint is None:
-        raise TuneserveError(f"the best checkpoint (step {best}) is gone", where=str(job.run.root))
-    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
-    return best
-
-
-def _save_adapter(job: _Job, model: Any) -> None:
+def _save_adapter(job: Job, model: Any) -> None:
     with atomic_path(job.run.adapter) as directory, quiet(errors_too=True):
         model.save_pretrained(directory)
         job.tokenizer.save_pretrained(directory)
@@ -228,17 +134,11 @@ def _save_adapter(job: _Job, model: Any) -> None:
         (directory / "README.md").unlink(missing_ok=True)
 
 
-def _result(
-    job: _Job,
-    trainer: Any,
-    seconds: float,
-    best: int,
-    held_out: Mapping[str, Mapping[str, float]],
-    resume: Path | None,
-) -> dict[str, Any]:
+def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
+    trainer = trained.trainer
     history = trainer.state.log_history
     peak = peak_memory()
-    train_seconds = max(seconds - trainer.evaluation_seconds, 1e-9)
+    train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
     return {
         "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
         "examples": job.prepared.split.counts(),
@@ -250,17 +150,22 @@ def _result(
         "steps": {
             "planned": job.schedule.steps,
             "done": trainer.state.global_step,
-            "best": best,
-            "resumed_from": int(resume.name.rpartition("-")[2]) if resume else None,
+            "best": trained.best,
+            "resumed_from": step_of(resume) if resume else None,
         },
         "losses": {"train": points(history, "loss"), "eval": points(history, EVAL_LOSS)},
-        "held_out": dict(held_out),
+        "held_out": trained.held_out,
         "training_seconds": round(train_seconds, 1),
         "evaluation_seconds": round(trainer.evaluation_seconds, 1),
         "tokens_per_second": round(int(trainer.tokens_seen) / train_seconds, 1),
         "peak_memory": peak,
         "memory_plan": {
+            "chosen": job.budget.chosen,
+            "load_in_4bit": job.budget.four_bit,
             "gradient_checkpointing": job.budget.settings.gradient_checkpointing,
+            "kept_layers": job.budget.settings.kept_layers,
+            "batch_size": job.budget.settings.batch_size,
+            "gradient_accumulation": job.budget.settings.gradient_accumulation,
             "predicted_bytes": job.budget.predicted,
             "measured_bytes": peak.get("gpu_bytes", peak["resident_bytes"]),
         },

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.budget import CPU_PADDING
 from finetune.draw import EpochDraw
 from finetune.encode import to_dataset
 from finetune.mask import IGNORED, Encoded
@@ -52,6 +53,8 @@ def build_trainer(
             processing_class=tokenizer,
             callbacks=list(callbacks),
             draw=draw,
+            loraplus_ratio=settings.loraplus_ratio,
+            data_collator=collator(runtime, settings, tokenizer),
         )
     _remove_library_output(trainer)
     return trainer
@@ -59,7 +62,11 @@ def build_trainer(
 
 def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
     """Mean loss per answer token over a set, its exponential, and the number of tokens."""
-    loss, tokens = token_weighted_loss(trainer, to_dataset(encoded))
+    return figures(*token_weighted_loss(trainer, to_dataset(encoded)))
+
+
+def figures(loss: float, tokens: int) -> dict[str, float]:
+    """Loss, its exponential, and the number of tokens they are the mean of."""
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
 
 
@@ -103,6 +110,7 @@ def _arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
+        neftune_noise_alpha=settings.neftune_alpha or None,
         warmup_steps=schedule.warmup,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
@@ -124,9 +132,11 @@ def _arguments(
         # Examples arrive tokenized, masked and cut: nothing is left for TRL to prepare.
         max_length=None,
         packing=False,
+        # None leaves it to Unsloth, which knows where it can keep the examples of a row apart.
+        padding_free={"auto": None, "true": True, "false": False}[settings.packing],
         dataset_kwargs={"skip_prepare_dataset": True},
         # oneDNN compiles and keeps kernels and buffers for every shape it meets.
-        pad_to_multiple_of=16 if runtime.device == "cpu" else None,
+        pad_to_multiple_of=CPU_PADDING if runtime.device == "cpu" else None,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=runtime.device == "cuda",
@@ -137,6 +147,32 @@ def _optimizer(settings: TrainSettings, runtime: Runtime) -> str:
     if settings.optimizer == "auto":
         return "adamw_8bit" if runtime.device == "cuda" else "adamw_torch_fused"
     return "adamw_torch_fused" if settings.optimizer == "adamw_torch" else settings.optimizer
+
+
+def collator(runtime: Runtime, settings: TrainSettings, tokenizer: Any) -> Any:
+    """What lays a batch's examples end to end on a CPU; None leaves it to the libraries.
+
+    Unsloth refuses to do it there, for fear that examples see one another; transformers keeps
+    them apart by their positions, and `finetune.packing` proves that before training starts.
+    """
+    if runtime.device == "cuda" or settings.packing != "true":
+        return None
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id, padding_free=True, pad_to_multiple_of=CPU_PADDING
+    )
+
+
+def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
+    """LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    return create_loraplus_optimizer(
+        trainer.model, kind, loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=trainer.args.weight_decay, **arguments,
+    )  # fmt: skip
 
 
 def _remove_library_output(trainer: Any) -> None:
@@ -152,11 +188,16 @@ def _trainer_class() -> Any:
     class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         """SFTTrainer that counts tokens, groups by length and weighs evaluation by tokens."""
 
-        def __init__(self, draw: EpochDraw, **arguments: Any) -> None:
+        optimizer: Any
+
+        def __init__(self, draw: EpochDraw, loraplus_ratio: float = 0.0, **arguments: Any) -> None:
             super().__init__(**arguments)
+            self._loraplus_ratio = loraplus_ratio
             # On the device, so that counting does not wait for the GPU at every batch.
             self.tokens_seen: Any = 0
             self.evaluation_seconds = 0.0
+            # Figures by step, so that the last evaluation need not be repeated.
+            self.evaluated: dict[int, dict[str, float]] = {}
             self._draw = draw
             self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
@@ -173,7 +214,8 @@ def _trainer_class() -> Any:
         ) -> dict[str, float]:
             started = time.monotonic()
             dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-            loss, _ = token_weighted_loss(self, dataset)
+            loss, tokens = token_weighted_loss(self, dataset)
+            self.evaluated[self.state.global_step] = figures(loss, tokens)
             self.evaluation_seconds += time.monotonic() - started
             metrics = {f"{metric_key_prefix}_loss": loss}
             self.log(metrics)
@@ -184,9 +226,18 @@ def _trainer_class() -> Any:
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return LengthGroupedOrder(
-                self._lengths, self._draw, self.args.per_device_train_batch_size,
+                self._lengths, self._draw,
+                # A step has the same examples however few of them are computed at a time.
+                self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
                 self.args.data_seed,
             )  # fmt: skip
+
+        def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+            if not self._loraplus_ratio:
+                return super().create_optimizer(*args, **kwargs)
+            if self.optimizer is None:
+                self.optimizer = _loraplus_optimizer(self, self._loraplus_ratio)
+            return self.optimizer
 
         def create_model_card(self, *args: Any, **kwargs: Any) -> None:
             """No README beside every checkpoint: it would describe a hub model."""

@@ -62,7 +62,7 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is tuple:
         return "list of text"
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false"}
-    return names.get(shown, "path" if "Path" in shown else shown)
+    return names.get(shown.removesuffix(" | None"), "path" if "Path" in shown else shown)
 
 
 def _toml(value: Any) -> str:

@@ -14,13 +14,19 @@ from hypothesis import strategies as st
 from finetune.plan import (
     GIB,
     Shape,
-    fastest_checkpointing,
     largest_batch,
     serving_memory,
     training_memory,
 )
+from finetune.speed import choose
 from tuneserve.errors import UsageError
-from tuneserve.settings import ALL_PROJECTIONS, ServeSettings, TrainSettings
+from tuneserve.settings import (
+    ALL_PROJECTIONS,
+    ModelSettings,
+    Recipe,
+    ServeSettings,
+    TrainSettings,
+)
 
 LLAMA_8B = Shape(4096, 14336, 32, 4096, 1024, 128_256, tied=False)
 QV = ("q_proj", "v_proj")
@@ -29,7 +35,7 @@ QV = ("q_proj", "v_proj")
 def gpu_gib(batch: int, targets: tuple[str, ...], four_bit: bool, checkpointing: str) -> float:
     settings = TrainSettings(batch_size=batch, target_modules=targets)
     memory = training_memory(
-        LLAMA_8B, settings, length=2048, four_bit=four_bit, device="cuda",
+        LLAMA_8B, settings, tokens=batch * 2048, four_bit=four_bit, device="cuda",
         checkpointing=checkpointing,
     )  # fmt: skip
     return memory.total / GIB
@@ -71,16 +77,48 @@ def test_the_cache_is_counted_by_type_and_context() -> None:
     assert cache("f16", 16384) == 2 * GIB
 
 
-@pytest.mark.parametrize(
-    ("gib", "expected"), [(80, "false"), (23, "false"), (12, "true"), (7.5, "unsloth")]
-)
-def test_memory_in_hand_is_spent_on_speed(gib: float, expected: str) -> None:
-    settings = TrainSettings(batch_size=2)
-    chosen = fastest_checkpointing(
-        LLAMA_8B, settings, available=gib * GIB, length=2048, four_bit=True, device="cuda",
-        value_bytes=2,
-    )  # fmt: skip
-    assert chosen == expected
+def chosen(gib: float, *, batch: int = 2, accumulation: int = 4, **model: Any) -> Any:
+    train = TrainSettings(batch_size=batch, gradient_accumulation=accumulation)
+    recipe = Recipe(train=train, model=ModelSettings(**model))
+    return choose(LLAMA_8B, recipe, [2048] * 100, available=gib * GIB, device="cuda")
+
+
+def test_memory_in_hand_is_spent_on_speed() -> None:
+    costs = []
+    for gib in (7.25, 11.25, 15.25, 23.25, 47, 79):
+        way = chosen(gib)
+        assert way.memory.total <= gib * GIB
+        assert way.micro_batch * way.accumulation == 8
+        costs.append(way.cost)
+    assert costs == sorted(costs, reverse=True)
+    assert chosen(7.25).four_bit
+    assert not chosen(79).four_bit
+    assert chosen(79).checkpointing == "false"
+
+
+def test_what_the_recipe_settles_stays() -> None:
+    assert chosen(79, load_in_4bit=True).four_bit
+    assert not chosen(7.25, load_in_4bit=False).four_bit
+    settings = TrainSettings(
+        batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true"
+    )
+    way = choose(LLAMA_8B, Recipe(train=settings), [2048] * 9, available=79 * GIB, device="cuda")
+    assert way.applied(settings) == settings
+
+
+def test_where_nothing_fits_the_smallest_way_is_taken() -> None:
+    way = chosen(1)
+    assert (way.four_bit, way.checkpointing, way.kept_layers) == (True, "unsloth", 0)
+    assert way.micro_batch == 1
+    assert way.memory.total > GIB
+
+
+@given(st.lists(st.integers(16, 4096), min_size=1, max_size=40), st.floats(4, 90))
+def test_a_choice_never_changes_the_examples_of_a_step(lengths: list[int], gib: float) -> None:
+    recipe = Recipe(train=TrainSettings(batch_size=3, gradient_accumulation=4))
+    way = choose(LLAMA_8B, recipe, lengths, available=gib * GIB, device="cuda")
+    assert way.micro_batch * way.accumulation == 12
+    assert 0 <= way.kept_layers <= LLAMA_8B.layers
 
 
 @given(st.integers(1, 4000), st.integers(0, 100), st.integers(0, 100_000))
@@ -100,6 +138,6 @@ def test_the_command_plans_without_loading_weights(tuneserve: Callable[..., Any]
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["parameters"] == 134_515_008
-    assert found["gradient_checkpointing"] == "false"
+    assert found["chosen"]["gradient_checkpointing"] == "false"
     assert found["largest_batch"]["unsloth"] > found["largest_batch"]["false"] > 0
     assert "fits into" in done.stderr

@@ -1,0 +1,32 @@
+"""What training needs, checked and ready before anything slow or lasting happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.budget import Budget
+from finetune.draw import EpochDraw
+from finetune.mask import Encoded
+from finetune.prepare import Prepared
+from finetune.runtime import Runtime
+from finetune.schedule import Schedule
+from tuneserve.base import ResolvedBase
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
+
+
+@dataclass
+class Job:
+    """A training: the examples as tokens by split, and how they are trained on."""
+
+    recipe: Recipe
+    run: RunDirectory
+    base: ResolvedBase
+    runtime: Runtime
+    tokenizer: Any
+    prepared: Prepared
+    encoded: dict[str, list[Encoded]]
+    draw: EpochDraw
+    schedule: Schedule
+    budget: Budget

@@ -1,0 +1,146 @@
+"""What a person sees while training runs: one live panel, or plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tuneserve.console import PLAIN_LINE_SECONDS, human_bytes, human_seconds, say, stderr_console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+# The rate is of the last steps: an evaluation or a save is no slow step.
+_RATE_STEPS = 20
+
+
+@dataclass
+class Progress:
+    """How far training is. Losses are per answer token in nats, None before the first one."""
+
+    steps: int
+    step: int = 0
+    loss: float | None = None
+    learning_rate: float | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+    """Of the last evaluation, by what was evaluated."""
+    memory: int = 0
+    """In use, in bytes; of the GPU where there is one."""
+    _recent: list[tuple[float, int]] = field(default_factory=list)
+    """(seconds, tokens) of the last steps."""
+
+    def stepped(self, step: int, seconds: float, tokens: int) -> None:
+        """A step is done that took `seconds` and computed `tokens`."""
+        self.step = step
+        self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+
+    @property
+    def tokens_per_second(self) -> float:
+        seconds = sum(s for s, _ in self._recent)
+        return sum(t for _, t in self._recent) / seconds if seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        if not self._recent:
+            return None
+        each = sum(s for s, _ in self._recent) / len(self._recent)
+        return (self.steps - self.step) * each
+
+    def figures(self) -> dict[str, str]:
+        """What is shown, by name."""
+        shown = {"step": f"{self.step:,} of {self.steps:,}"}
+        if self.loss is not None:
+            shown["loss"] = f"{self.loss:.4f}"
+        shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
+        if self.learning_rate is not None:
+            shown["learning rate"] = f"{self.learning_rate:.2e}"
+        if self.seconds_left is not None:
+            shown["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
+            shown["memory"] = human_bytes(self.memory)
+            shown["left"] = human_seconds(self.seconds_left)
+        return shown
+
+
+class Watch:
+    """Shows a Progress whenever it has changed."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def show(self) -> None:
+        raise NotImplementedError
+
+
+@contextmanager
+def watching(steps: int, title: str) -> Iterator[Watch]:
+    """Show training of `steps` steps: live on a terminal, else a line every few seconds."""
+    progress = Progress(steps)
+    if not sys.stderr.isatty():
+        yield _Lines(progress)
+        return
+    from rich.live import Live
+
+    # Nothing refreshes by itself: a step takes the time it takes.
+    with Live(console=stderr_console(), auto_refresh=False, redirect_stdout=False) as live:
+        watch = _Panel(progress, live, title)
+        watch.show()
+        yield watch
+
+
+class _Lines(Watch):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
+        self._told = time.monotonic()
+
+    def show(self) -> None:
+        now = time.monotonic()
+        if now - self._told < PLAIN_LINE_SECONDS and self.progress.step < self.progress.steps:
+            return
+        self._told = now
+        figures = self.progress.figures()
+        step = figures.pop("step").replace(" of ", "/")
+        rest = ", ".join(
+            value if name == "speed" else f"{value} left" if name == "left" else f"{name} {value}"
+            for name, value in figures.items()
+        )
+        say(f"training: step {step}, {rest}")
+
+
+class _Panel(Watch):
+    def __init__(self, progress: Progress, live: Live, title: str) -> None:
+        super().__init__(progress)
+        self._live = live
+        self._title = title
+
+    def show(self) -> None:
+        self._live.update(self._render(), refresh=True)
+
+    def _render(self) -> RenderableType:
+        from rich import box
+        from rich.console import Group
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        grid = Table.grid(padding=(0, 3), expand=True)
+        figures = list(self.progress.figures().items())
+        for _ in range(_COLUMNS):
+            grid.add_column(justify="right", style="dim", no_wrap=True)
+            grid.add_column(no_wrap=True)
+        for start in range(0, len(figures), _COLUMNS):
+            row = figures[start : start + _COLUMNS]
+            grid.add_row(*(cell for pair in row for cell in pair))
+        bar = ProgressBar(total=self.progress.steps, completed=self.progress.step)
+        return Panel(
+            Group(bar, grid), title=self._title, title_align="left", box=box.ROUNDED,
+            width=min(self._live.console.width, _WIDTH),
+        )  # fmt: skip
+
+
+_COLUMNS = 3
+_WIDTH = 100

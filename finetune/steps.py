@@ -1,0 +1,170 @@
+"""The steps of a training: from a loaded base to the best adapter, whatever comes between."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.board import Board
+from finetune.callbacks import StopSwitch, build_callbacks
+from finetune.checkpoints import checkpoint_at, step_of
+from finetune.job import Job
+from finetune.model import add_adapter, is_four_bit, load_base, trainable_parameters
+from finetune.packing import check_apart, check_honoured
+from finetune.panel import watching
+from finetune.runtime import free_memory, limit_memory, quiet
+from finetune.trainer import build_trainer, held_out_loss
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError
+
+
+class TrainingStoppedError(TuneserveError):
+    """Training was stopped by Ctrl-C or SIGTERM; what was done is saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is over: its trainer with the best adapter in the model, and the figures.
+
+    `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
+    best adapter on the eval split (empty without one).
+    """
+
+    trainer: Any
+    best: int
+    seconds: float
+    held_out: dict[str, dict[str, float]]
+
+
+def run_training(job: Job, resume: Path | None) -> Trained:
+    """Train all steps. If memory runs out in the first one, once more in a way that takes less.
+
+    Raises TrainingStoppedError if it was stopped before the last step, TuneserveError if memory
+    does not suffice.
+    """
+    limit_memory(job.runtime, job.recipe.train.vram)
+    try:
+        return _attempt(job, resume)
+    except job.runtime.torch.OutOfMemoryError as error:
+        # Kept without its traceback, whose frames hold the model.
+        shortage = str(error).splitlines()[0]
+    smaller = job.budget.smaller(job.recipe.train)
+    if smaller is None:
+        raise _out_of_memory(shortage)
+    free_memory(job.runtime)
+    job.budget = smaller
+    say(f"memory ran out in the first step; once more with {smaller.describe()}")
+    try:
+        return _attempt(job, resume)
+    except job.runtime.torch.OutOfMemoryError as error:
+        shortage = str(error).splitlines()[0]
+    raise _out_of_memory(shortage)
+
+
+def _attempt(job: Job, resume: Path | None) -> Trained:
+    model, padder = _load(job)
+    say(
+        f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
+        f"{job.runtime.precision}, {job.schedule.steps} steps"
+        + (f", going on from {resume.name}" if resume else "")
+    )
+    started = time.monotonic()
+    trainer = _run_steps(job, model, padder, resume)
+    seconds = time.monotonic() - started
+    best = _load_best(job, trainer)
+    return Trained(trainer, best, seconds, _held_out(job, trainer, best))
+
+
+def _load(job: Job) -> tuple[Any, Any]:
+    """The base with a fresh adapter, and the tokenizer that pads."""
+    settings = job.budget.settings
+    model, padder = load_base(
+        job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
+        four_bit=job.budget.four_bit,
+    )  # fmt: skip
+    if job.budget.four_bit and not is_four_bit(model):
+        say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")
+    model = add_adapter(job.runtime, model, settings)
+    if settings.packing == "true" and job.runtime.device == "cpu":
+        check_apart(job.runtime, model)
+    return model, padder
+
+
+def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
+    """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
+    settings = job.budget.settings
+    switch = StopSwitch()
+    board = Board(job.run.root / "tensorboard", step_of(resume) if resume else None)
+    with watching(job.schedule.steps, job.run.name) as watch, board, switch.armed():
+        callbacks = build_callbacks(
+            watch,
+            board,
+            switch,
+            patience=settings.early_stopping_patience,
+            checkpoint_seconds=60 * settings.checkpoint_minutes,
+        )
+        trainer = build_trainer(
+            job.runtime, model, padder, settings, job.schedule,
+            job.encoded["train"], job.draw, job.encoded["eval"],
+            checkpoints=job.run.checkpoints, fresh=resume is None, callbacks=callbacks,
+        )  # fmt: skip
+        if settings.packing == "true" and job.runtime.device == "cuda":
+            check_honoured(trainer)
+        callbacks[0].trainer = trainer
+        _step_through(trainer, job, resume)
+    if switch.pressed and trainer.state.global_step < job.schedule.steps:
+        raise TrainingStoppedError(
+            f"stopped after step {trainer.state.global_step} of {job.schedule.steps}; it is saved",
+            where=str(job.run.root),
+            hint="Run the same command again to go on from there.",
+        )
+    return trainer
+
+
+def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:
+    """Train. Memory that runs out in the first step is passed on as it is: nothing is lost yet."""
+    first = step_of(resume) if resume else 0
+    try:
+        with quiet():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except job.runtime.torch.OutOfMemoryError as error:
+        if trainer.state.global_step <= first:
+            raise
+        raise _out_of_memory(str(error).splitlines()[0]) from error
+
+
+def _load_best(job: Job, trainer: Any) -> int:
+    """Put the adapter with the lowest eval loss back into the model; returns its step."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    last: int = trainer.state.global_step
+    best: int = trainer.state.best_global_step or last
+    if best == last:
+        return last
+    checkpoint = checkpoint_at(job.run.checkpoints, best)
+    if checkpoint is None:
+        raise TuneserveError(f"the best checkpoint (step {best}) is gone", where=str(job.run.root))
+    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    return best
+
+
+def _held_out(job: Job, trainer: Any, best: int) -> dict[str, dict[str, float]]:
+    """The best adapter's figures on the eval split; measured already unless that was in another
+    process. The test split is the benchmark's: training never looks at it."""
+    if not job.encoded["eval"]:
+        return {}
+    known = trainer.evaluated.get(best)
+    return {"eval": known or held_out_loss(trainer, job.encoded["eval"])}
+
+
+def _out_of_memory(shortage: str) -> TuneserveError:
+    return TuneserveError(
+        f"memory ran out: {shortage}",
+        hint="Train with a smaller batch_size and more gradient_accumulation, shorter examples "
+        "(max_seq_length), load_in_4bit or fewer target_modules.",
+    )
