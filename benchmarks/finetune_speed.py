@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def main() -> None:
         compare(options)
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `arguments`."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--base", type=Path)
     parser.add_argument("--kind", choices=KINDS, help="measure one, here in this process")
@@ -58,10 +60,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--four-bit", action="store_true")
     parser.add_argument("--checkpointing", choices=("unsloth", "true", "false"), default="unsloth")
     parser.add_argument("--precision", default="auto", help="of ours: auto, bf16 or fp32")
+    parser.add_argument("--packing", choices=("auto", "true", "false"), default="auto")
     parser.add_argument("--make-base", type=Path, metavar="DIR")
     parser.add_argument("--vocabulary", type=int, default=128_256)
     parser.add_argument("--tokenizer", type=Path, help="checkpoint whose tokenizer to copy")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def compare(options: argparse.Namespace) -> None:
@@ -111,6 +114,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     run = {"ours": run_ours, "unsloth": run_unsloth, "peft": run_peft}[options.kind]
     with tempfile.TemporaryDirectory() as directory:
         ends, losses = run(options, directory)
+    return figures(options, ends, losses)
+
+
+def figures(options: argparse.Namespace, ends: list[float], losses: list[float]) -> dict[str, Any]:
+    """The median step after the warm-up, and the process's peak memory."""
     steps = [after - before for before, after in itertools.pairwise(ends)]
     step = statistics.median(steps[options.warmup - 1 :])
     tokens = options.batch * options.accumulation * options.length
@@ -160,21 +168,24 @@ def timer() -> Any:
 
 
 def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], list[float]]:
-    from finetune.board import Board
-    from finetune.callbacks import StopSwitch, build_callbacks
-    from finetune.draw import once_each
-    from finetune.mask import Encoded
     from finetune.model import add_adapter, load_base
-    from finetune.panel import watching
-    from finetune.runtime import load_runtime, quiet
-    from finetune.schedule import plan_steps
-    from finetune.trainer import build_trainer
-    from tuneserve.settings import ModelSettings, TrainSettings
+    from finetune.runtime import load_runtime
+    from tuneserve.settings import ModelSettings
 
-    model_settings = ModelSettings(
-        base=str(options.base), load_in_4bit=options.four_bit, max_seq_length=options.length
+    model_settings = ModelSettings(base=str(options.base), max_seq_length=options.length)
+    settings = our_settings(options)
+    runtime = load_runtime(options.precision)
+    model, tokenizer = load_base(
+        runtime, options.base, model_settings, options.checkpointing, four_bit=options.four_bit
     )
-    settings = TrainSettings(
+    model = add_adapter(runtime, model, settings)
+    return our_steps(runtime, model, tokenizer, options, directory)
+
+
+def our_settings(options: argparse.Namespace) -> Any:
+    from tuneserve.settings import TrainSettings
+
+    return TrainSettings(
         r=options.rank,
         target_modules=targets(options),
         gradient_checkpointing=options.checkpointing,
@@ -182,13 +193,25 @@ def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], 
         gradient_accumulation=options.accumulation,
         max_steps=options.steps,
         evaluations=0,
+        packing=options.packing,
     )
+
+
+def our_steps(
+    runtime: Any, model: Any, tokenizer: Any, options: argparse.Namespace, directory: str
+) -> tuple[list[float], list[float]]:
+    """Our loop as `tuneserve train` runs it, with panel and TensorBoard log, on a loaded model."""
+    from finetune.board import Board
+    from finetune.callbacks import StopSwitch, build_callbacks
+    from finetune.draw import once_each
+    from finetune.mask import Encoded
+    from finetune.panel import watching
+    from finetune.runtime import quiet
+    from finetune.schedule import plan_steps
+    from finetune.trainer import build_trainer
+
+    settings = our_settings(options)
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
-    runtime = load_runtime(options.precision)
-    model, tokenizer = load_base(
-        runtime, options.base, model_settings, options.checkpointing, four_bit=options.four_bit
-    )
-    model = add_adapter(runtime, model, settings)
     clock = timer()
     board = Board(Path(directory) / "tensorboard", None)
     with watching(options.steps, "benchmark") as watch, board:
@@ -206,11 +229,7 @@ def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], 
 
 def run_unsloth(options: argparse.Namespace, directory: str) -> tuple[list[float], list[float]]:
     """What Unsloth's own notebooks do, on the same tokens."""
-    from unsloth import FastLanguageModel, is_bfloat16_supported
-
-    import torch  # isort: skip
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from unsloth import FastLanguageModel
 
     checkpointing: Any = {"unsloth": "unsloth", "true": True, "false": False}
     checkpointing = checkpointing[options.checkpointing]
@@ -222,6 +241,18 @@ def run_unsloth(options: argparse.Namespace, directory: str) -> tuple[list[float
         model, r=options.rank, lora_alpha=16, lora_dropout=0, bias="none",
         target_modules=list(targets(options)), use_gradient_checkpointing=checkpointing,
     )  # fmt: skip
+    return unsloth_steps(model, tokenizer, options, directory)
+
+
+def unsloth_steps(
+    model: Any, tokenizer: Any, options: argparse.Namespace, directory: str
+) -> tuple[list[float], list[float]]:
+    """The loop of Unsloth's notebooks on a loaded model."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+    from unsloth import is_bfloat16_supported
+
     rows = random_examples(options)
     cuda = torch.cuda.is_available()
     clock = timer()
