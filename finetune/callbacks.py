@@ -12,7 +12,7 @@ from typing import Any
 from finetune.board import Board
 from finetune.panel import Watch
 from finetune.runtime import memory_in_use
-from finetune.trainer import EVAL_LOSS
+from finetune.trainer import EVAL_LOSS, general_rise
 from tuneserve.console import say
 
 
@@ -64,6 +64,7 @@ def build_callbacks(
     switch: StopSwitch,
     *,
     patience: int,
+    max_general_rise: float = 0.0,
     checkpoint_seconds: float,
 ) -> list[Any]:
     """The callbacks of a training run. Imported late: they derive from transformers' class.
@@ -145,6 +146,13 @@ def build_callbacks(
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if patience and evaluations_without_gain(state.log_history) >= patience:
                 say(f"stopping early: {patience} evaluations without a lower eval loss")
+                control.should_training_stop = True
+            rise = general_rise(state.log_history)
+            if 0 < max_general_rise < rise:
+                say(
+                    f"stopping: the loss on general examples has risen by {rise:.3f}, more than "
+                    f"{max_general_rise:g}"
+                )
                 control.should_training_stop = True
 
     return [Telling(), Steering()]

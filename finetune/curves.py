@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetune.trainer import EVAL_LOSS
+from finetune.trainer import EVAL_LOSS, GENERAL_LOSS
 from tuneserve.files import atomic_path
 
 Points = list[tuple[int, float]]
@@ -27,7 +27,7 @@ def smoothed(curve: Points, window: int) -> Points:
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Write train and eval loss over steps to a PNG."""
+    """Write train, eval and general loss over steps to a PNG."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -35,6 +35,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) 
 
     train = points(history, "loss")
     evaluation = points(history, EVAL_LOSS)
+    general = points(history, GENERAL_LOSS)
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     if train:
         axes.plot(*zip(*train, strict=True), color="#c9d6e8", linewidth=1, label="train, each step")
@@ -45,6 +46,8 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) 
         )  # fmt: skip
     if evaluation:
         axes.plot(*zip(*evaluation, strict=True), "o-", color="#c8501e", label="eval")
+    if general:
+        axes.plot(*zip(*general, strict=True), "s--", color="#5a7d2a", label="general")
     axes.set(title=title, xlabel="optimizer step", ylabel="loss per answer token (nats)", ylim=0)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -34,9 +34,11 @@ class Example:
 
     @property
     def prompt_key(self) -> str:
-        """Normalised text of everything before the reference answer."""
+        """Normalised text of everything before the reference answer; of a text without a prompt,
+        the text."""
+        before = self.messages[:-1] or self.messages
         return "\x1e".join(
-            f"{message['role']}\x1f{normalised(_text(message))}" for message in self.messages[:-1]
+            f"{message['role']}\x1f{normalised(_text(message))}" for message in before
         )
 
     @property

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.budget import Budget
-from finetune.draw import EpochDraw
 from finetune.mask import Encoded
+from finetune.pool import Pool
 from finetune.prepare import Prepared
 from finetune.runtime import Runtime
 from finetune.schedule import Schedule
@@ -18,7 +18,8 @@ from tuneserve.settings import Recipe
 
 @dataclass
 class Job:
-    """A training: the examples as tokens by split, and how they are trained on."""
+    """A training: the examples as tokens by split ('general': held-out general examples, 'replay':
+    those that may be replayed), what an epoch draws of them, and how they are trained on."""
 
     recipe: Recipe
     run: RunDirectory
@@ -27,6 +28,6 @@ class Job:
     tokenizer: Any
     prepared: Prepared
     encoded: dict[str, list[Encoded]]
-    draw: EpochDraw
+    pool: Pool
     schedule: Schedule
     budget: Budget

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.examples import Example
+from finetune.hub import local_path
 from finetune.reading import Read, read_examples
-from finetune.split import SPLITS, Split, repeated, split_examples
+from finetune.split import SPLITS, Split, remove_near, split_examples
+from finetune.wordings import Wordings, read_wordings
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.run import RunDirectory
@@ -20,32 +22,84 @@ from tuneserve.settings import DataSettings
 
 @dataclass
 class Prepared:
-    """The split examples, and what was found in the files they came from."""
+    """The split examples, and what was found in the files they came from.
+
+    `general` holds general examples: those that may be replayed as its train, those that are held
+    out as its eval part. `skipped` counts the records that can't be used.
+    """
 
     split: Split
     shapes: Counter[str]
     skipped: int
+    general: Split | None = None
+    wordings: Wordings | None = None
+
+    def parts(self) -> dict[str, list[Example]]:
+        """The examples by what they are for: train, eval and test, and with general examples
+        'replay' (what may be replayed) and 'general' (what is held out of them)."""
+        found = {name: self.split.part(name) for name in SPLITS}
+        if self.general is not None:
+            found |= {"replay": self.general.train, "general": self.general.eval}
+        return found
 
 
 def prepare_examples(settings: DataSettings) -> Prepared:
     """Read all files and split their examples. Raises UsageError for what can't be used, and if
     a split that is wanted comes out empty."""
-    fields = _field_names(settings)
-    reads: list[Read] = []
-    for path, weight in data_files(settings):
-        read = read_examples(
-            path, system=settings.system, fields=fields, skip_bad=settings.skip_bad
-        )
-        read.examples = [replace(example, weight=weight) for example in read.examples]
-        reads.append(read)
+    reads = [_read(path, weight, settings) for path, weight in data_files(settings)]
     examples = [example for read in reads for example in read.examples]
     split = split_examples(
-        examples, eval_fraction=settings.eval_fraction, test_fraction=settings.test_fraction
+        examples,
+        eval_fraction=settings.eval_fraction,
+        test_fraction=settings.test_fraction,
+        near_duplicates=settings.near_duplicates,
     )
-    split.train = repeated(split.train)
-    _check_none_is_empty(split, settings, examples)
-    shapes: Counter[str] = sum((read.shapes for read in reads), Counter())
-    return Prepared(split, shapes, sum(len(read.problems) for read in reads))
+    _check_none_is_empty(split, settings, len(examples))
+    prepared = Prepared(
+        split,
+        shapes=sum((read.shapes for read in reads), Counter()),
+        skipped=sum(len(read.problems) for read in reads),
+    )
+    if settings.general is not None:
+        _add_general(prepared, settings.general, settings)
+    if settings.wordings is not None:
+        prepared.wordings = read_wordings(settings.wordings)
+        prepared.wordings.check_used(split.train)
+    return prepared
+
+
+def _read(path: Path, weight: float, settings: DataSettings) -> Read:
+    read = read_examples(
+        local_path(path),
+        system=settings.system,
+        fields=_field_names(settings),
+        skip_bad=settings.skip_bad,
+    )
+    read.examples = [replace(example, weight=weight) for example in read.examples]
+    return read
+
+
+def _add_general(prepared: Prepared, path: Path, settings: DataSettings) -> None:
+    """Split the general examples. None of the task's held-out prompts is among those replayed."""
+    read = _read(path, 1.0, settings)
+    general = split_examples(
+        read.examples,
+        eval_fraction=settings.general_fraction,
+        test_fraction=0.0,
+        near_duplicates=settings.near_duplicates,
+    )
+    held = [*prepared.split.test, *prepared.split.eval]
+    general.near += remove_near(general.train, held, settings.near_duplicates)
+    empty = not general.eval or (settings.replay > 0 and not general.train)
+    if empty:
+        raise UsageError(
+            f"{len(read.examples)} general examples leave none to "
+            + ("replay" if general.eval else "hold out"),
+            where=str(path),
+            hint="Add examples, or change [data] general_fraction.",
+        )
+    prepared.general = general
+    prepared.skipped += len(read.problems)
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
@@ -63,27 +117,33 @@ def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
 
 
 def data_hash(settings: DataSettings) -> str:
-    """SHA-256 over the content of all data files, in hex."""
+    """SHA-256 over the content of all files that the examples come from, in hex."""
     whole = hashlib.sha256()
-    for path, _ in data_files(settings):
+    paths = [local_path(path) for path, _ in data_files(settings)]
+    if settings.general is not None:
+        paths.append(local_path(settings.general))
+    if settings.wordings is not None:
+        paths.append(settings.wordings)
+    for path in paths:
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         for file in files:
             whole.update(bytes.fromhex(sha256_file(file)))
     return whole.hexdigest()
 
 
-def write_split(split: Split, run: RunDirectory) -> None:
-    """Write runs/NAME/data/{train,eval,test}.jsonl, all three or none."""
+def write_split(prepared: Prepared, run: RunDirectory) -> None:
+    """Write the parts as runs/NAME/data/PART.jsonl, all or none."""
     with atomic_path(run.data) as directory:
         directory.mkdir()
-        for name in SPLITS:
-            rows = [example.to_row() for example in split.part(name)]
+        for name, examples in prepared.parts().items():
+            rows = [example.to_row() for example in examples]
             write_jsonl(directory / f"{name}.jsonl", rows)
 
 
 def describe(prepared: Prepared, settings: DataSettings) -> dict[str, Any]:
     """What run.json remembers of the data: counts, shapes, groups, and the files' hash."""
     split = prepared.split
+    general = prepared.general
     return {
         "files": [str(path) for path, _ in data_files(settings)],
         "sha256": data_hash(settings),
@@ -91,7 +151,16 @@ def describe(prepared: Prepared, settings: DataSettings) -> dict[str, Any]:
         "skipped": prepared.skipped,
         "duplicates_removed": split.duplicates,
         "straddling_removed": split.straddling,
+        "near_duplicates_removed": len(split.near),
         "groups": split.groups(),
+        "general": None
+        if general is None
+        else {
+            "file": str(settings.general),
+            "replayable": len(general.train),
+            "held_out": len(general.eval),
+            "removed": general.removed,
+        },
     }
 
 
@@ -103,12 +172,12 @@ def _field_names(settings: DataSettings) -> Mapping[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: list[Example]) -> None:
+def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
         raise UsageError(
-            f"{len(examples)} examples leave none for '{empty[0]}'",
+            f"{examples} examples leave none for '{empty[0]}'",
             where=str(settings.file),
             hint="Add examples, or change [data] eval_fraction and test_fraction.",
         )

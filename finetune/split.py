@@ -12,10 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from finetune.examples import Example, digest
+from finetune.likeness import find_alike
 
 SPLITS = ("train", "eval", "test")
 # Held out wins: an example's twin in a later split is dropped from the earlier one.
 _PRECEDENCE = {"test": 2, "eval": 1, "train": 0}
+
+
+@dataclass(frozen=True)
+class NearDuplicate:
+    """A removed example, the held-out one that says nearly the same, and how alike they are."""
+
+    example: Example
+    held: Example
+    likeness: float
 
 
 @dataclass
@@ -27,6 +37,12 @@ class Split:
     test: list[Example] = field(default_factory=list)
     duplicates: int = 0
     straddling: int = 0
+    near: list[NearDuplicate] = field(default_factory=list)
+
+    @property
+    def removed(self) -> int:
+        """Examples that were removed as duplicates of any kind."""
+        return self.duplicates + self.straddling + len(self.near)
 
     def part(self, name: str) -> list[Example]:
         """The examples of 'train', 'eval' or 'test'."""
@@ -46,13 +62,18 @@ class Split:
 
 
 def split_examples(
-    examples: Sequence[Example], *, eval_fraction: float, test_fraction: float
+    examples: Sequence[Example],
+    *,
+    eval_fraction: float,
+    test_fraction: float,
+    near_duplicates: float = 1.0,
 ) -> Split:
     """Remove duplicates and split the rest.
 
     An example with a source goes where its group and source go, so that pieces of one document
     stay together; one without goes by its normalised prompt. A prompt that would still occur on
-    two sides (the same sentence in two documents) is kept on the held-out side only.
+    two sides (the same sentence in two documents) is kept on the held-out side only, and so is one
+    whose likeness to a held-out prompt is `near_duplicates` or more (see finetune.likeness).
     """
     unique = _without_duplicates(examples)
     sides = [side_of(example, eval_fraction, test_fraction) for example in unique]
@@ -67,16 +88,21 @@ def split_examples(
             split.part(side).append(example)
         else:
             split.straddling += 1
+    split.near += remove_near(split.eval, split.test, near_duplicates)
+    split.near += remove_near(split.train, [*split.test, *split.eval], near_duplicates)
     return split
 
 
-def repeated(examples: Sequence[Example]) -> list[Example]:
-    """Each example as often as its weight says; of a fraction, a share chosen by hash."""
-    found = []
-    for example in examples:
-        times = int(example.weight)
-        part = int(digest(f"weight\x1d{example.content_key}")[:16], 16) / 2**64
-        found += [example] * (times + (part < example.weight - times))
+def remove_near(
+    examples: list[Example], held: Sequence[Example], least: float
+) -> list[NearDuplicate]:
+    """Take out of `examples` those whose prompts are like one of `held`; returns them."""
+    alike = find_alike(
+        [example.prompt_key for example in examples], [other.prompt_key for other in held], least
+    )
+    found = [NearDuplicate(examples[one.text], held[one.held], one.likeness) for one in alike]
+    places = {one.text for one in alike}
+    examples[:] = [example for place, example in enumerate(examples) if place not in places]
     return found
 
 

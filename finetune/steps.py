@@ -15,7 +15,7 @@ from finetune.model import add_adapter, is_four_bit, load_base, trainable_parame
 from finetune.packing import check_apart, check_honoured
 from finetune.panel import watching
 from finetune.runtime import free_memory, limit_memory, quiet
-from finetune.trainer import build_trainer, held_out_loss
+from finetune.trainer import build_trainer, general_rise, held_out_loss
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 
@@ -105,12 +105,14 @@ def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
             board,
             switch,
             patience=settings.early_stopping_patience,
+            max_general_rise=settings.max_general_rise,
             checkpoint_seconds=60 * settings.checkpoint_minutes,
         )
         trainer = build_trainer(
             job.runtime, model, padder, settings, job.schedule,
-            job.encoded["train"], job.draw, job.encoded["eval"],
-            checkpoints=job.run.checkpoints, fresh=resume is None, callbacks=callbacks,
+            job.pool.encoded, job.pool.draw, job.encoded["eval"],
+            general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
+            fresh=resume is None, callbacks=callbacks,
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)
@@ -138,11 +140,17 @@ def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:
 
 
 def _load_best(job: Job, trainer: Any) -> int:
-    """Put the adapter with the lowest eval loss back into the model; returns its step."""
+    """Put the adapter with the lowest eval loss back into the model; returns its step.
+
+    Raises TuneserveError if the general loss was above its limit at the first evaluation.
+    """
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     last: int = trainer.state.global_step
+    rise = general_rise(trainer.state.log_history)
+    if trainer.state.best_global_step is None and 0 < job.recipe.train.max_general_rise < rise:
+        raise _forgot_at_once(rise)
     best: int = trainer.state.best_global_step or last
     if best == last:
         return last
@@ -154,12 +162,27 @@ def _load_best(job: Job, trainer: Any) -> int:
 
 
 def _held_out(job: Job, trainer: Any, best: int) -> dict[str, dict[str, float]]:
-    """The best adapter's figures on the eval split; measured already unless that was in another
-    process. The test split is the benchmark's: training never looks at it."""
-    if not job.encoded["eval"]:
-        return {}
-    known = trainer.evaluated.get(best)
-    return {"eval": known or held_out_loss(trainer, job.encoded["eval"])}
+    """The best adapter's figures on the eval split and on general examples; measured already
+    unless that was in another process. The test split is the benchmark's: training never looks at
+    it."""
+    if known := trainer.evaluated.get(best):
+        figures: dict[str, dict[str, float]] = known
+        return figures
+    return {
+        name: held_out_loss(trainer, job.encoded[name])
+        for name in ("eval", "general")
+        if job.encoded.get(name)
+    }
+
+
+def _forgot_at_once(rise: float) -> TuneserveError:
+    return TuneserveError(
+        f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
+        "over: there is no adapter from before it to keep",
+        where="train.max_general_rise",
+        hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more often; "
+        "then train with --force.",
+    )
 
 
 def _out_of_memory(shortage: str) -> TuneserveError:

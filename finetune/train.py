@@ -9,11 +9,12 @@ from typing import Any
 from finetune.budget import plan_budget
 from finetune.checkpoints import claim, fingerprint, last_checkpoint, step_of
 from finetune.curves import draw_curves, points
-from finetune.draw import once_each
 from finetune.encode import encode_all, token_counts
+from finetune.examples import Example
 from finetune.job import Job
 from finetune.mask import Encoded, Encoder
 from finetune.model import check_targets, load_tokenizer, trainable_parameters
+from finetune.pool import build_pool
 from finetune.prepare import (
     Prepared,
     data_files,
@@ -24,9 +25,8 @@ from finetune.prepare import (
 )
 from finetune.runtime import check_hardware, load_runtime, peak_memory, quiet
 from finetune.schedule import plan_steps
-from finetune.split import SPLITS
 from finetune.steps import Trained, run_training
-from finetune.trainer import EVAL_LOSS
+from finetune.trainer import EVAL_LOSS, GENERAL_LOSS
 from tuneserve.base import resolve_base
 from tuneserve.console import human_seconds, say
 from tuneserve.errors import OutputExistsError
@@ -56,7 +56,7 @@ def train(
     identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
     resume = claim(run.checkpoints, identity)
     run.save_settings(recipe)
-    write_split(job.prepared.split, run)
+    write_split(job.prepared, run)
     with run.stage("train") as record:
         record.result = _train(job, resume)
     return record.result
@@ -98,18 +98,26 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
         train_on=recipe.data.train_on,
         thoughts=recipe.data.thoughts,
     )
-    encoded = {name: _encode_part(encoder, prepared, name, recipe) for name in SPLITS}
+    encoded = {
+        name: _encode_part(encoder, prepared, part, recipe)
+        for name, part in prepared.parts().items()
+    }
     _tell_tokens(encoded)
-    draw = once_each(len(encoded["train"]), recipe.train.seed)
-    schedule = plan_steps(recipe.train, len(draw))
-    budget = plan_budget(recipe, runtime, base.path, encoded["train"])
+    pool = build_pool(
+        prepared, encoded["train"], encoded.get("replay", ()),
+        lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
+    )  # fmt: skip
+    say(pool.describe())
+    schedule = plan_steps(recipe.train, len(pool.draw))
+    budget = plan_budget(recipe, runtime, base.path, pool.encoded)
     say(budget.describe())
-    return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, draw, schedule, budget)
+    return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget)
 
 
-def _encode_part(encoder: Encoder, prepared: Prepared, name: str, recipe: Recipe) -> list[Encoded]:
+def _encode_part(
+    encoder: Encoder, prepared: Prepared, part: list[Example], recipe: Recipe
+) -> list[Encoded]:
     """Tokens of a split; what can't be trained on is an error, or leaves the split."""
-    part = prepared.split.part(name)
     kept, encoded = encode_all(encoder, part, skip_bad=recipe.data.skip_bad)
     prepared.skipped += len(part) - len(kept)
     part[:] = kept
@@ -143,7 +151,8 @@ def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
         "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
         "examples": job.prepared.split.counts(),
         "data": describe(job.prepared, job.recipe.data),
-        "tokens": {name: token_counts(job.encoded[name]) for name in SPLITS},
+        "tokens": {name: token_counts(part) for name, part in job.encoded.items()},
+        "epoch": {"examples": len(job.pool.draw), "general": job.pool.replayed},
         "device": job.runtime.device,
         "precision": job.runtime.precision,
         "trainable_parameters": trainable_parameters(trainer.model),
@@ -153,7 +162,11 @@ def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
             "best": trained.best,
             "resumed_from": step_of(resume) if resume else None,
         },
-        "losses": {"train": points(history, "loss"), "eval": points(history, EVAL_LOSS)},
+        "losses": {
+            "train": points(history, "loss"),
+            "eval": points(history, EVAL_LOSS),
+            "general": points(history, GENERAL_LOSS),
+        },
         "held_out": trained.held_out,
         "training_seconds": round(train_seconds, 1),
         "evaluation_seconds": round(trainer.evaluation_seconds, 1),
@@ -175,12 +188,18 @@ def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
 def _tell_split(prepared: Prepared) -> None:
     split = prepared.split
     parts = ", ".join(f"{count:,} {name}" for name, count in split.counts().items())
-    removed = split.duplicates + split.straddling
+    general = prepared.general
     say(
         f"examples ({', '.join(prepared.shapes)}): {parts}"
-        + (f"; {removed:,} duplicates removed" if removed else "")
+        + (f"; {split.removed:,} duplicates removed" if split.removed else "")
+        + (f" ({len(split.near):,} of them near ones)" if split.near else "")
         + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
     )
+    if general is not None:
+        say(
+            f"general examples: {len(general.train):,} to replay, {len(general.eval):,} held out"
+            + (f"; {general.removed:,} duplicates removed" if general.removed else "")
+        )
 
 
 def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:

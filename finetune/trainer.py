@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from finetune.schedule import Schedule
 from tuneserve.settings import TrainSettings
 
 EVAL_LOSS = "eval_loss"
+GENERAL_LOSS = "general_loss"
+# What the best checkpoint has least of: the eval loss where the general loss is within its limit.
+_CHOICE = "eval_choice"
 
 
 def build_trainer(
@@ -35,12 +38,16 @@ def build_trainer(
     draw: EpochDraw,
     evaluation: Sequence[Encoded],
     *,
+    general: Sequence[Encoded] = (),
     checkpoints: Path,
     fresh: bool,
     callbacks: Sequence[Any],
 ) -> Any:
-    """A trainer over encoded examples, of which `draw` says what an epoch visits; `fresh` is
-    False when it goes on from a checkpoint."""
+    """A trainer over encoded examples, of which `draw` says what an epoch visits.
+
+    The loss on `general` examples is measured with that on the `evaluation` examples. `fresh` is
+    False when it goes on from a checkpoint.
+    """
     with quiet(errors_too=True):
         arguments = _arguments(
             runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
@@ -53,11 +60,19 @@ def build_trainer(
             processing_class=tokenizer,
             callbacks=list(callbacks),
             draw=draw,
+            general=general,
+            max_general_rise=settings.max_general_rise,
             loraplus_ratio=settings.loraplus_ratio,
             data_collator=collator(runtime, settings, tokenizer),
         )
     _remove_library_output(trainer)
     return trainer
+
+
+def general_rise(history: Sequence[Mapping[str, float]]) -> float:
+    """How far the loss on general examples is above what it was at the first evaluation."""
+    losses = [entry[GENERAL_LOSS] for entry in history if GENERAL_LOSS in entry]
+    return losses[-1] - losses[0] if losses else 0.0
 
 
 def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
@@ -124,7 +139,7 @@ def _arguments(
         eval_strategy="steps" if every else "no",
         eval_steps=every or None,
         eval_on_start=bool(every) and fresh,
-        metric_for_best_model=EVAL_LOSS if every else None,
+        metric_for_best_model=_CHOICE if every else None,
         greater_is_better=False if every else None,
         save_strategy="steps",
         save_steps=every or schedule.steps,
@@ -190,14 +205,23 @@ def _trainer_class() -> Any:
 
         optimizer: Any
 
-        def __init__(self, draw: EpochDraw, loraplus_ratio: float = 0.0, **arguments: Any) -> None:
+        def __init__(
+            self,
+            draw: EpochDraw,
+            general: Sequence[Encoded] = (),
+            max_general_rise: float = 0.0,
+            loraplus_ratio: float = 0.0,
+            **arguments: Any,
+        ) -> None:
             super().__init__(**arguments)
+            self._general = to_dataset(general) if general else None
+            self._max_general_rise = max_general_rise
             self._loraplus_ratio = loraplus_ratio
             # On the device, so that counting does not wait for the GPU at every batch.
             self.tokens_seen: Any = 0
             self.evaluation_seconds = 0.0
-            # Figures by step, so that the last evaluation need not be repeated.
-            self.evaluated: dict[int, dict[str, float]] = {}
+            # Figures by step and by what was evaluated: the best ones need not be measured again.
+            self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
             self._draw = draw
             self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
@@ -214,11 +238,16 @@ def _trainer_class() -> Any:
         ) -> dict[str, float]:
             started = time.monotonic()
             dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-            loss, tokens = token_weighted_loss(self, dataset)
-            self.evaluated[self.state.global_step] = figures(loss, tokens)
+            found = {"eval": figures(*token_weighted_loss(self, dataset))}
+            if self._general is not None:
+                found["general"] = figures(*token_weighted_loss(self, self._general))
+            self.evaluated[self.state.global_step] = found
             self.evaluation_seconds += time.monotonic() - started
-            metrics = {f"{metric_key_prefix}_loss": loss}
-            self.log(metrics)
+            metrics = {f"{name}_loss": measured["loss"] for name, measured in found.items()}
+            self.log(dict(metrics))
+            metrics[_CHOICE] = metrics[EVAL_LOSS]
+            if 0 < self._max_general_rise < general_rise(self.state.log_history):
+                metrics[_CHOICE] = math.inf
             self.control: Any = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics
             )

@@ -93,7 +93,7 @@ class DataSettings(Section):
         0.2, description="Share of examples held out for the benchmark; never trained on."
     )
     near_duplicates: float = Field(
-        0.8,
+        0.7,
         gt=0.0,
         le=1.0,
         description="Likeness of prompts from which an example is removed because a held-out one "
