@@ -5,9 +5,9 @@ machine's owner pays for), and the time from sending a request to its first text
 waits for), as median and 99th percentile; and the server's processor time per token, which other
 work on the machine disturbs least. Every client asks one question after another over
 streaming HTTP, as a chat front end does; the questions differ, so that no answer comes from a
-cache, and ask for long texts, so that few answers end early. Servers run one at a time, with the
-same KV cache type, context, slots and threads; each is warmed up first, and rounds are repeated
-in turn (a b c a b c), so that a machine that changes its pace does so for all.
+cache, and ask for long texts, so that few answers end early. All servers are loaded, with the same
+KV cache type, context, slots and threads, and are asked one at a time, in short rounds that take
+turns (a b c, c b a), so that a machine that changes its pace does so for all.
 
     python benchmarks/serve_throughput.py model.gguf --llama-server PATH/llama-server --stock
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -45,13 +46,14 @@ SUBJECTS = (
 
 @dataclass
 class Peer:
-    """A server to measure: how it is started, and what its answers count."""
+    """A server to measure: how it is started, what its answers count, the GPU memory it took."""
 
     name: str
     command: list[str]
     port: int
     health: str = "/health"
     reports_usage: bool = True
+    memory: int = 0
 
 
 @dataclass
@@ -131,11 +133,18 @@ def free_port() -> int:
 @contextmanager
 def running(peer: Peer, log: Path) -> Iterator[int]:
     """The process id of the server, ready to answer; it is ended when the block is left."""
+    with started(peer, log) as process:
+        wait_until_ready(peer, process, log)
+        yield process.pid
+
+
+@contextmanager
+def started(peer: Peer, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The server, starting; it is ended when the block is left."""
     with log.open("wb") as output:
         process = subprocess.Popen(peer.command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        wait_until_ready(peer, process, log)
-        yield process.pid
+        yield process
     finally:
         process.terminate()
         try:
@@ -162,13 +171,11 @@ def cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def ask(peer: Peer, subject: str, number: int, max_tokens: int) -> Sample:
+async def ask(peer: Peer, question: str, max_tokens: int) -> Sample:
     """One streamed request over a raw connection: the load generator must cost little."""
     body: dict[str, Any] = {
         "model": "model",
-        "messages": [
-            {"role": "user", "content": f"Write long story no. {number} about {subject}."}
-        ],
+        "messages": [{"role": "user", "content": question}],
         "max_tokens": max_tokens,
         "temperature": 0.0,
         "stream": True,
@@ -206,15 +213,20 @@ def completion_tokens(tail: bytes) -> int:
     return int(digits[: next((i for i, c in enumerate(digits) if not 48 <= c <= 57), 8)] or 0)
 
 
-async def round_of(peer: Peer, clients: int, requests: int, max_tokens: int, result: Result) -> int:
-    """`clients` at once, `requests` each; returns the tokens generated."""
+async def round_of(
+    peer: Peer, clients: int, requests: int, max_tokens: int, result: Result, *, filler: str = ""
+) -> int:
+    """`clients` at once, `requests` each; returns the tokens generated. `filler` makes the
+    prompts longer."""
 
     async def client(which: int) -> int:
         tokens = 0
         for request in range(requests):
             subject = SUBJECTS[(which + request * 7) % len(SUBJECTS)]
+            number = which * 100 + request
+            question = f"Write long story no. {number} about {subject}. {filler}"
             try:
-                sample = await ask(peer, subject, which * 100 + request, max_tokens)
+                sample = await ask(peer, question, max_tokens)
             except (OSError, ValueError) as error:
                 result.failures += 1
                 print(f"  {error}", file=sys.stderr)
@@ -234,26 +246,36 @@ def measure(arguments: argparse.Namespace) -> dict[str, dict[str, dict[str, floa
     results = {peer.name: {clients: Result() for clients in arguments.clients} for peer in servers}
     log_directory = Path(arguments.logs)
     log_directory.mkdir(parents=True, exist_ok=True)
-    for repeat in range(arguments.repeats):
+    with contextlib.ExitStack() as stack:
+        processes = {}
         for peer in servers:
-            with running(peer, log_directory / f"{peer.name}.log") as process:
-                asyncio.run(round_of(peer, 2, 1, 16, Result()))
-                for clients in arguments.clients:
-                    result = results[peer.name][clients]
-                    used = cpu_seconds(process)
-                    tokens = asyncio.run(
-                        round_of(peer, clients, arguments.requests, arguments.max_tokens, result)
-                    )
-                    result.cpu.append(1000 * (cpu_seconds(process) - used) / max(tokens, 1))
-                    print(
-                        f"round {repeat + 1}  {peer.name:13} {clients:3} clients "
-                        f"{result.rates[-1]:8.1f} tok/s {result.cpu[-1]:7.2f} CPU ms a token",
-                        file=sys.stderr,
+            log = log_directory / f"{peer.name}.log"
+            processes[peer.name] = stack.enter_context(running(peer, log))
+            asyncio.run(round_of(peer, 2, 1, 16, Result()))
+        for clients in arguments.clients:
+            for repeat in range(arguments.repeats):
+                # a b c, c b a: none is always the first.
+                for peer in servers if repeat % 2 == 0 else reversed(servers):
+                    measure_round(
+                        peer, processes[peer.name], clients, results[peer.name][clients], arguments
                     )
     return {
         name: {str(clients): result.figures() for clients, result in by_clients.items()}
         for name, by_clients in results.items()
     }
+
+
+def measure_round(
+    peer: Peer, process: int, clients: int, result: Result, arguments: argparse.Namespace
+) -> None:
+    used = cpu_seconds(process)
+    tokens = asyncio.run(round_of(peer, clients, arguments.requests, arguments.max_tokens, result))
+    result.cpu.append(1000 * (cpu_seconds(process) - used) / max(tokens, 1))
+    print(
+        f"{peer.name:13} {clients:3} clients {result.rates[-1]:8.1f} tok/s "
+        f"{result.cpu[-1]:7.2f} CPU ms a token",
+        file=sys.stderr,
+    )
 
 
 def show(results: dict[str, dict[str, dict[str, float]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -67,6 +68,14 @@ class ChatWriter:
         self._model = model
         self._turn = turn
         self._streams = [_ChoiceStream(turn.reader()) for _ in range(choices)]
+        self._frames = [self._frame(index) for index in range(choices)]
+
+    def _frame(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and after the text in an event that has nothing else: making each
+        anew would be most of what streaming costs."""
+        mark = "\0"
+        before, _, after = self._event(index, ChatDelta(content=mark)).partition(to_json_text(mark))
+        return before, after
 
     def whole(self, completions: Sequence[Completion]) -> bytes:
         choices = [self._choice(index, one) for index, one in enumerate(completions)]
@@ -110,12 +119,15 @@ class ChatWriter:
 
     def delta(self, index: int, delta: Delta) -> bytes:
         stream = self._streams[index]
-        if stream.reader.plain:
-            parts: Sequence[Part] = [Content(delta.text)] if delta.text else []
-        else:
-            parts = stream.reader.feed(delta.text)
         stream.logprobs += delta.logprobs
-        return self._parts(index, parts)
+        if not stream.reader.plain:
+            return self._parts(index, stream.reader.feed(delta.text))
+        if stream.logprobs:
+            return self._parts(index, [Content(delta.text)] if delta.text else [])
+        if not delta.text:
+            return b""
+        before, after = self._frames[index]
+        return before + to_json_text(delta.text) + after
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
@@ -326,6 +338,11 @@ def token_text(model: LlamaModel, token: int) -> str:
 
 def to_json(value: BaseModel) -> bytes:
     return value.model_dump_json(exclude_unset=True).encode()
+
+
+def to_json_text(text: str) -> bytes:
+    """A JSON string as pydantic writes it."""
+    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def event(value: BaseModel) -> bytes:

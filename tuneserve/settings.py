@@ -313,6 +313,12 @@ class ServeSettings(Section):
         description="Share of the KV cache that finished requests may keep, so that one that "
         "begins alike need not compute its beginning again; 0 = keep none.",
     )
+    prefix_ram: float = Field(
+        1.0,
+        ge=0.0,
+        description="RAM in GiB for beginnings of finished requests that the KV cache has no room "
+        "for; not used where layers are on a GPU.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )

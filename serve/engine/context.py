@@ -165,6 +165,20 @@ class SequenceContext:
         can't (recurrent state)."""
         return bool(self._api.llama_memory_seq_rm(self._memory, sequence, length, -1))
 
+    def save(self, sequence: int) -> npt.NDArray[np.uint8]:
+        """A sequence's part of the KV cache, as bytes."""
+        size = int(self._api.llama_state_seq_get_size(self.handle, sequence))
+        data = np.empty(size, np.uint8)
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        written = int(self._api.llama_state_seq_get_data(self.handle, pointer, size, sequence))
+        return data[:written]
+
+    def restore(self, sequence: int, data: npt.NDArray[np.uint8]) -> bool:
+        """Fill an empty sequence from saved bytes; False if llama.cpp finds no room for it."""
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        api = self._api
+        return bool(api.llama_state_seq_set_data(self.handle, pointer, len(data), sequence))
+
     def forget(self, sequence: int) -> None:
         """Free all of a sequence's cells."""
         self._api.llama_memory_seq_rm(self._memory, sequence, -1, -1)

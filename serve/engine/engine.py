@@ -19,7 +19,7 @@ from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
 from serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from serve.engine.sampling import TokenSampler, token_logprob
 from serve.engine.schedule import PromptPace, plan_batch
-from serve.engine.store import SequenceStore
+from serve.engine.store import Keeping, SequenceStore
 from serve.engine.task import Task
 from serve.engine.types import (
     Completion,
@@ -37,6 +37,13 @@ from tuneserve.llama import LlamaModel, backend
 from tuneserve.settings import ServeSettings
 
 logger = logging.getLogger("tuneserve.engine")
+
+SHARE_BESIDE_RUNNING = 0.25
+"""Cells of kept prefixes beside those of running requests: what they may cost at most."""
+
+TOGETHER_SECONDS = 0.02
+"""Tokens that follow each other faster than this are handed out together: waking the listener for
+each of them would cost more than anybody could see."""
 
 
 class Generation:
@@ -74,8 +81,9 @@ class Engine:
     """A model and a context that answers many requests at once. See the package's docstring.
 
     `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`.
-    `after_step` is called in the engine's thread after each step that delivered events, so that
-    a listener can pass them on together.
+    `after_step` is called in the engine's thread when the events delivered since the last call
+    are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
+    unless a step takes longer.
     """
 
     def __init__(
@@ -111,13 +119,15 @@ class Engine:
         self._store = SequenceStore(
             self._context,
             sequences=sequences,
-            keep_cells=int(settings.prefix_share * self._context.n_ctx),
+            keeping=_keeping(settings, self._context.n_ctx),
             can_share=_can_share_prefixes(self.model),
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._pace = PromptPace(self._context.n_batch, settings.micro_batch)
         self._pieces: dict[int, bytes | None] = {}
         self._after_step = after_step
+        self._told = 0.0
+        self._urgent = False
         self._inbox: queue.SimpleQueue[Task | EmbeddingJob | None] = queue.SimpleQueue()
         self._waiting: deque[Task] = deque()
         self._running: list[Task] = []
@@ -295,16 +305,23 @@ class Engine:
         try:
             while self._take_in():
                 self._step()
-                if self._after_step is not None:
-                    self._after_step()
+                self._tell()
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
             failure = error if isinstance(error, EngineError) else EngineError(str(error))
             self._failure = failure
             self._end_all(failure)
-        if self._after_step is not None:
-            self._after_step()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the listener pass on what was delivered, if it is time."""
+        now = time.monotonic()
+        if self._urgent or now - self._told >= TOGETHER_SECONDS:
+            self._told = now
+            self._urgent = False
+            if self._after_step is not None:
+                self._after_step()
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
@@ -330,14 +347,19 @@ class Engine:
         self._drop_cancelled()
         self._steps += 1
         self._admit()
+        self._store.tidy()
         plan = self._plan()
         if not plan:
             return
+        prompt_tokens = sum(count for _, count in plan if count > 1)
+        if prompt_tokens:
+            # A step that takes long begins: what was held back would wait for its end.
+            self._urgent = True
+            self._tell()
         started = time.monotonic()
         rows = self._decode(plan)
         if rows:
             self._sample(rows)
-        prompt_tokens = sum(count for _, count in plan if count > 1)
         self._pace.observe(prompt_tokens, time.monotonic() - started)
 
     def _drop_cancelled(self) -> None:
@@ -362,7 +384,8 @@ class Engine:
             source = self._store.find_source(task.adapter, task.tokens, self._running)
             # A little room beyond the prompts, or the newcomer would be put back at once.
             reserve = 8 * len(self._running) + 1
-            needed = len(task.tokens) - source.length + (reserve if self._running else 0)
+            needed = len(task.tokens) - source.shared + (reserve if self._running else 0)
+            needed = max(needed, source.saved_tokens)
             if not self._store.make_room(needed, spare=source.sequence):
                 return
             self._waiting.popleft()
@@ -372,7 +395,7 @@ class Engine:
                 except TuneserveError as error:
                     self._end(task, EngineError(error.render()))
                     continue
-            task.admitted(self._store.open(source), source.length)
+            task.admitted(*self._store.open(source))
             self._running.append(task)
 
     def _plan(self) -> list[tuple[Task, int]]:
@@ -439,6 +462,7 @@ class Engine:
             token = task.sampler.sample(self._context, index, row)
             wanted = task.sampling.logprobs
             logprob = None if wanted is None else token_logprob(row, token, wanted)
+            self._urgent |= not task.generated
             reason = task.advance(token, self._piece(token), logprob)
             if reason is not None:
                 self._end(task, reason)
@@ -462,6 +486,7 @@ class Engine:
             task.sampler.close()
         with self._lock:
             self._queued -= 1
+        self._urgent = True
         task.deliver(why if isinstance(why, EngineError) else task.finish(why))
 
     def _end_all(self, why: EngineError) -> None:
@@ -475,6 +500,17 @@ class Engine:
         for task in [*self._running, *self._waiting]:
             self._end(task, why)
         self._waiting.clear()
+
+
+def _keeping(settings: ServeSettings, n_ctx: int) -> Keeping:
+    """On a GPU, attention over cells of others costs next to nothing, and copying them out a
+    lot; on a CPU it is the other way round."""
+    on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
+    return Keeping(
+        idle_cells=int(settings.prefix_share * n_ctx),
+        share_beside_running=None if on_gpu else SHARE_BESIDE_RUNNING,
+        saved_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
+    )
 
 
 def _can_share_prefixes(model: LlamaModel) -> bool:

@@ -7,7 +7,7 @@ a batch fits; llama.cpp itself can't be asked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,11 @@ class CellLedger:
 
     def length(self, sequence: int) -> int:
         return len(self._held.get(sequence, ()))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences together; more than their cells, where they share some."""
+        return sum(map(len, self._held.values()))
 
     def append(self, sequence: int, count: int) -> None:
         """`count` more tokens of a sequence; there must be room."""
@@ -84,7 +89,7 @@ class PrefixCache:
         """Tokens of all kept prefixes together (more than their cells, where they share some)."""
         return sum(len(kept.tokens) for kept in self._kept.values())
 
-    def keep(self, sequence: int, adapter: str | None, tokens: Sequence[int]) -> list[int]:
+    def keep(self, sequence: int, adapter: str | None, tokens: Sequence[int] | Tokens) -> list[int]:
         """Remember a sequence; returns the ids of kept ones that it makes superfluous."""
         new = np.asarray(tokens, np.int32)
         superfluous = [
@@ -115,14 +120,19 @@ class PrefixCache:
             self._kept[best].last_used = self._clock
         return best, best_length
 
-    def evict_oldest(self, *, spare: int | None = None) -> int | None:
-        """Drop the prefix unused for longest, not `spare`; returns its sequence id, if any."""
-        choices = [sequence for sequence in self._kept if sequence != spare]
-        if not choices:
-            return None
-        oldest = min(choices, key=lambda sequence: self._kept[sequence].last_used)
-        del self._kept[oldest]
-        return oldest
+    @property
+    def sequences(self) -> Iterable[int]:
+        return self._kept
+
+    def get(self, sequence: int) -> KeptPrefix | None:
+        return self._kept.get(sequence)
+
+    def remove(self, sequence: int) -> KeptPrefix:
+        return self._kept.pop(sequence)
+
+    def oldest(self, choices: Iterable[int] | None = None) -> int:
+        """The prefix unused for longest, of `choices` or of all; there must be one."""
+        return min(choices or self._kept, key=lambda sequence: self._kept[sequence].last_used)
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -174,6 +174,34 @@ def test_a_beginning_in_common_is_computed_once(engine: Engine) -> None:
     assert again.tokens == first.tokens
 
 
+def test_a_beginning_that_left_the_kv_cache_comes_back_from_ram(demo_gguf: Path) -> None:
+    with Engine(demo_gguf, ServeSettings(ctx=512, slots=2, threads=1)) as engine:
+        ids = engine.model.tokenize("The sea is wide, and the ships are small. " * 12)
+        first = engine.generate([ids], greedy(8))[0]
+        # Two that need nearly all cells drive it out.
+        others = [engine.model.tokenize(f"{n} dogs bark at {n} cats. " * 20) for n in (3, 7)]
+        engine.generate(others, greedy(30))
+        assert engine._store.used_cells < 512
+        again = engine.generate([ids], greedy(8))[0]
+        assert again.cached_tokens == len(ids) - 1
+        assert again.tokens == first.tokens
+        longer = engine.generate([[*ids, *others[0][:9]]], greedy(2))[0]
+        assert longer.cached_tokens == len(ids)
+        # All the other way round: kept prefixes may take no more beside running requests.
+        assert engine.figures().kept_prefixes >= 3
+
+
+def test_ram_for_beginnings_has_a_limit(demo_gguf: Path) -> None:
+    megabyte = 2.0**-10
+    settings = ServeSettings(ctx=512, slots=1, threads=1, prefix_share=0.0, prefix_ram=megabyte)
+    with Engine(demo_gguf, settings) as engine:
+        for number in range(5):
+            engine.generate([engine.model.tokenize(f"{number} apples and pears. " * 8)], greedy(2))
+        saved = engine._store._saved
+        assert 0 < saved.size <= 1 << 20
+        assert 0 < len(saved) < 4
+
+
 def test_what_can_never_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(PromptTooLongError) as caught:
         engine.submit([5] * 3000, GREEDY)

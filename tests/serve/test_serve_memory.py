@@ -69,8 +69,10 @@ def test_the_longest_prefix_of_the_same_adapter_is_found_and_the_oldest_evicted(
     assert cache.longest(None, np.array([1, 2, 4, 5, 6], np.int32)) == (1, 4)
     assert cache.longest("lora", np.array([1, 2, 3], np.int32)) == (2, 2)
     assert cache.longest(None, np.array([9], np.int32)) == (None, 0)
-    assert cache.evict_oldest(spare=0) == 1
-    assert cache.evict_oldest() == 0
+    assert cache.oldest() == 0
+    assert cache.oldest([1, 2]) == 1
+    assert list(cache.remove(1).tokens) == [1, 2, 4, 5]
+    assert cache.remove(0).adapter is None
     # A kept sequence that a new one continues is superfluous.
     assert cache.keep(3, "lora", [1, 2, 4, 5, 6, 7]) == [2]
     assert len(cache) == 1
