@@ -18,6 +18,17 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 
 
+class _TypeTraits(ctypes.Structure):
+    """`struct ggml_type_traits` of this release."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p), ("block", ctypes.c_int64), ("interleaved", ctypes.c_int64),
+        ("block_bytes", ctypes.c_size_t), ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float", ctypes.c_void_p),
+    )  # fmt: skip
+
+
 @cache
 def _library() -> Any:
     import llama_cpp
@@ -51,6 +62,8 @@ def _library() -> Any:
     library.ggml_backend_tensor_get.argtypes = [
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
     ]  # fmt: skip
+    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
+    library.ggml_get_type_traits.argtypes = [ctypes.c_int]
     _declare_gguf(library)
     return library
 
@@ -163,6 +176,17 @@ def quantize(values: Floats, type_name: str, importance: Floats | None = None) -
         number, values.ctypes.data_as(pointer), result.ctypes.data, 0, rows, columns, weights
     )
     check_values(result, type_name)
+    return result
+
+
+def dequantize(data: Bytes, type_name: str, columns: int) -> Floats:
+    """Rows of bytes [rows, row_bytes] of a ggml type as float32 [rows, columns]."""
+    data = np.ascontiguousarray(data)
+    if type_name == "F32":
+        return data.view(np.float32).reshape(-1, columns)
+    result = np.empty((data.size // row_bytes(type_name, columns), columns), dtype=np.float32)
+    traits = _library().ggml_get_type_traits(type_number(type_name)).contents
+    traits.to_float(data.ctypes.data, result.ctypes.data, result.size)
     return result
 
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 from convert import ggml
 from convert.quantization import Choice
+from convert.tensor_file import TensorFile
+from convert.threads import one_blas_thread
 
 Floats = npt.NDArray[np.float32]
 SLAB_VALUES = 2 * 1024 * 1024
@@ -35,7 +37,24 @@ class RowSource(Protocol):
 
 
 @dataclass(frozen=True)
+class CopiedTensor:
+    """A tensor that another GGUF has already, in the type it is to have."""
+
+    file: TensorFile
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.file.shape(self.name)
+
+    def rows(self, start: int, stop: int) -> Floats:
+        return self.file.rows_at(self.name, np.arange(start, stop))
+
+
+@dataclass(frozen=True)
 class Slab:
+    """Rows [start, stop) of a tensor, to be encoded as `type`."""
+
     source: RowSource
     type: str
     start: int
@@ -45,6 +64,8 @@ class Slab:
     def encoded(self) -> ggml.Bytes:
         """The rows as the bytes that go into the file. Raises TuneserveError for values that are
         not finite, or too large for float16."""
+        if isinstance(self.source, CopiedTensor):
+            return self.source.file.encoded(self.source.name, self.start, self.stop)
         values = self.source.rows(self.start, self.stop)
         if self.type == "F32":
             return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
@@ -81,7 +102,7 @@ def write_gguf(
     """
     writer = _open(path, metadata, sources, choices)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
             _write_tensors(writer, pool, sources, choices, importance or {}, threads, advance)
     finally:
         writer.close()

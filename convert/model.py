@@ -77,6 +77,17 @@ class GGUFModel:
     def parameters(self) -> int:
         return sum(int(np.prod(s.shape, dtype=np.int64)) for s in self.sources.values())
 
+    @property
+    def changed(self) -> set[str]:
+        """GGUF names of the tensors that the adapter changes."""
+        names = filter(self.checkpoint.is_changed, self.checkpoint.names)
+        return {str(self.architecture.gguf_tensor_name(name)) for name in names}
+
+    def row_order(self, gguf_name: str) -> RowOrder | None:
+        """GGUF row i of this tensor is the checkpoint's row `order[i]`; None: the same rows."""
+        source = self.sources[gguf_name]
+        return source.order if isinstance(source, CheckpointTensor) else None
+
     def choices(self, quantization: str, *, has_imatrix: bool = False) -> list[Choice]:
         """The type of each tensor in a GGUF of this quantization."""
         layers = int(self.config["num_hidden_layers"])

@@ -63,7 +63,8 @@ class StoredTensor:
 def as_float32(values: npt.NDArray[np.generic], dtype: str) -> Floats:
     if dtype == "BF16":
         # With the type given, the shift is one vectorized pass.
-        return np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+        shifted: Floats = np.left_shift(values, 16, dtype=np.uint32).view(np.float32)
+        return shifted
     if dtype == "U8":
         raise UsageError("a tensor of packed bytes (quantized) where float values are needed")
     return values.astype(np.float32, copy=False)

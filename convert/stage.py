@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,22 +13,25 @@ from typing import Any
 
 from convert.adapter import Adapter
 from convert.gate import Candidate, GateError, verify
+from convert.gate.logits import open_model
 from convert.gate.texts import held_out
-from convert.gguf_output import tensor_bytes, write_gguf
+from convert.gguf_output import CopiedTensor, tensor_bytes, write_gguf
 from convert.handover import write_handover
 from convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_importance
 from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
 from convert.quantization import Choice
+from convert.tensor_file import TensorFile
 from tuneserve.base import check_checkpoint
 from tuneserve.console import human_bytes, progress, say
 from tuneserve.errors import OutputExistsError, TuneserveError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
-from tuneserve.llama import LlamaModel, physical_cores
+from tuneserve.llama import physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
 SPARE_BYTES = 256 * 1024 * 1024
+LARGE_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ class Plan:
     def imatrix(self) -> Path:
         return self.run.gguf / f"{self.run.name}.imatrix.gguf"
 
+    @property
+    def uses_imatrix(self) -> bool:
+        return self.settings.imatrix and uses_importance(self.settings.quantization)
+
     def inputs(self) -> dict[str, Any]:
         """What the result depends on, for telling whether it is still up to date."""
         names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json",
@@ -64,6 +72,20 @@ class Plan:
             "base": str(self.base_checkpoint),
             "adapter": {path.name: sha256_file(path) for path in files if path.is_file()},
         }
+
+
+class Clock:
+    """Seconds of each part of the work, by name."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """What was done since the last lap was this."""
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 1)
+        self._last = now
 
 
 def convert(
@@ -116,53 +138,74 @@ def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
 
 
 def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
-    quantization = plan.settings.quantization
+    settings = plan.settings
+    clock = Clock()
     with ExitStack() as files:
         # The files get their names when this block ends well, after the verdict.
         made_tuned = files.enter_context(atomic_path(plan.tuned))
         made_base = files.enter_context(atomic_path(plan.base))
-        if quantization == "F16":
-            made_f16 = made_tuned
-        elif plan.settings.keep_f16:
-            made_f16 = files.enter_context(atomic_path(plan.f16))
-        else:
-            made_f16 = files.enter_context(_scratch(plan.f16))
-        if made_f16 is not made_tuned:
-            _write(tuned, made_f16, "F16", plan)
+        if settings.keep_f16 and settings.quantization != "F16":
+            _write(tuned, files.enter_context(atomic_path(plan.f16)), "F16", plan)
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        wanted = plan.settings.imatrix and uses_importance(quantization)
-        matrix = _importance_matrix(plan, made_f16, files) if wanted else None
-        choices = _write(tuned, made_tuned, quantization, plan, matrix)
-        _write(base, made_base, quantization, plan, matrix)
+        matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
+        clock.lap("before the GGUF")
+        choices = _write(tuned, made_tuned, settings.quantization, plan, matrix)
+        clock.lap("merge and quantize")
+        copied = copied_tensors(
+            TensorFile(made_tuned),
+            tuned.changed,
+            base.choices(settings.quantization, has_imatrix=matrix is not None),
+        )
+        _write(base, made_base, settings.quantization, plan, matrix, copied)
+        clock.lap("quantize the base")
         verdict = verify(
-            Candidate(made_tuned, made_f16, made_base, plan.base_checkpoint, plan.run.adapter,
-                      tuned.checkpoint, plan.run.split("test")),
-            plan.settings,
+            Candidate(
+                made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
+                matrix.means() if matrix else None,
+            ),
+            settings,
         )  # fmt: skip
+        clock.lap("verify")
         if not verdict.passed:
             raise GateError(verdict.checks, str(plan.tuned))
         return {
-            "tuned": _described(made_tuned, plan.tuned, quantization),
-            "base": _described(made_base, plan.base, quantization),
+            "tuned": _described(made_tuned, plan.tuned, settings.quantization),
+            "base": _described(made_base, plan.base, settings.quantization),
             "tensor_types": dict(Counter(choice.type for choice in choices)),
             "fallbacks": fallbacks(choices),
             "verification": [check.to_json() for check in verdict.checks],
             "sample": verdict.sample,
-            "settings": plan.settings.model_dump(mode="json"),
+            "seconds": clock.laps,
+            "settings": settings.model_dump(mode="json"),
             "inputs": plan.inputs(),
         }
 
 
-def _importance_matrix(plan: Plan, f16: Path, files: ExitStack) -> ImportanceMatrix:
-    """The importance matrix of the training examples, which is kept beside the GGUFs."""
+def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> ImportanceMatrix:
+    """The importance matrix of the training examples, which is kept beside the GGUFs.
+
+    Measured on a temporary file: F16, or Q8_0 where that would be large.
+    """
     made = files.enter_context(atomic_path(plan.imatrix))
-    with LlamaModel(f16) as model:
+    kind = measured_quantization(tuned)
+    with _scratch(plan.run.tuned_gguf(f"{kind}-for-imatrix")) as path:
+        _write(tuned, path, kind, plan)
+        matrix = _measured(plan, path)
+    matrix.write(made)
+    return matrix
+
+
+def measured_quantization(tuned: GGUFModel) -> str:
+    """The quantization of the temporary file on which the importance matrix is measured."""
+    return "F16" if planned_bytes(tuned, "F16") <= LARGE_BYTES else "Q8_0"
+
+
+def _measured(plan: Plan, path: Path) -> ImportanceMatrix:
+    with open_model(path) as model:
         chunks = training_chunks(model, plan.run.split("train"), plan.settings.imatrix_tokens)
         total = sum(len(chunk) for chunk in chunks)
         with progress("importance matrix", total, unit="tokens") as advance:
-            matrix = collect(model, chunks, threads=plan.settings.threads, advance=advance)
-    matrix.write(made)
-    return matrix
+            return collect(model, chunks, threads=plan.settings.threads, advance=advance)
 
 
 def _write(
@@ -171,7 +214,9 @@ def _write(
     quantization: str,
     plan: Plan,
     matrix: ImportanceMatrix | None = None,
+    copied: Mapping[str, CopiedTensor] | None = None,
 ) -> list[Choice]:
+    """Write a GGUF; tensors in `copied` are taken from there instead of being made."""
     choices = model.choices(quantization, has_imatrix=matrix is not None)
     metadata = model.metadata(quantization)
     if matrix is not None:
@@ -182,12 +227,25 @@ def _write(
         label, model.parameters * scale, rate=lambda value: f"{human_bytes(value)}/s"
     ) as advance:
         write_gguf(
-            path, metadata, model.sources, choices,
+            path, metadata, {**model.sources, **(copied or {})}, choices,
             threads=plan.settings.threads or physical_cores(),
             importance=matrix.means() if matrix else None,
             advance=lambda values: advance(values * scale),
         )  # fmt: skip
     return choices
+
+
+def copied_tensors(
+    tuned: TensorFile, changed: set[str], choices: Sequence[Choice]
+) -> dict[str, CopiedTensor]:
+    """Of the base's `choices`, what the tuned file holds already: the same type, no adapter."""
+    return {
+        choice.name: CopiedTensor(tuned, choice.name)
+        for choice in choices
+        if choice.name in tuned
+        and choice.name not in changed
+        and tuned.type(choice.name) == choice.type
+    }
 
 
 def fallbacks(choices: Sequence[Choice]) -> dict[str, int]:
@@ -210,11 +268,13 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> dict[str, Any] | None:
 
 
 def _check_disk(plan: Plan, models: Sequence[GGUFModel]) -> None:
-    needed = SPARE_BYTES
-    for model in models:
-        needed += planned_bytes(model, plan.settings.quantization)
-    if plan.settings.quantization != "F16":
+    """Raise TuneserveError if what is written does not fit, the most at any moment."""
+    settings = plan.settings
+    needed = SPARE_BYTES + sum(planned_bytes(model, settings.quantization) for model in models)
+    if settings.keep_f16 and settings.quantization != "F16":
         needed += planned_bytes(models[0], "F16")
+    if plan.uses_imatrix:
+        needed += planned_bytes(models[0], measured_quantization(models[0]))
     plan.run.gguf.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(plan.run.gguf).free
     if free < needed:

@@ -107,8 +107,10 @@ class LlamaModel:
         mmap: bool = True,
         mlock: bool = False,
         vocab_only: bool = False,
+        repack: bool = True,
     ) -> None:
-        """Load `path`; `gpu_layers` = -1 offloads all; the rest is as ServeSettings says.
+        """Load `path`; `gpu_layers` = -1 offloads all; `repack`: copy weights into the layout that
+        is fastest on this CPU; the rest is as ServeSettings says.
 
         Raises UsageError for a split that this machine's GPUs can't have, TuneserveError if the
         file can't be loaded.
@@ -124,7 +126,7 @@ class LlamaModel:
         params.tensor_split = shares
         params.load_mode = _load_mode(mmap=mmap, mlock=mlock)
         params.vocab_only = vocab_only
-        params.use_extra_bufts = not built_with_amx()
+        params.use_extra_bufts = repack and not built_with_amx()
         forget_errors()
         self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
         if not self.handle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,39 +12,44 @@ import numpy.typing as npt
 from convert.gate.checks import Check
 from convert.gate.divergence import divergence
 from convert.gate.generation import check_ending
-from convert.gate.reference import ReferenceModel
+from convert.gate.logits import file_logits, make_context, open_model
 from convert.gate.template import check_template
 from convert.gate.tensors import check_changed_tensors
 from convert.gate.texts import Conversation, held_out
 from convert.gate.tokens import check_special_tokens, check_token_ids
 from convert.gate.trainer import TrainerTokenizer
-from convert.merge import MergedCheckpoint
+from convert.gate.written import check_written
+from convert.model import GGUFModel
+from convert.quantization import UNQUANTIZED
+from convert.tensor_file import TensorFile
+from convert.threads import one_blas_thread
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.settings import ConvertSettings
 
 Floats = npt.NDArray[np.float32]
 TOKEN_CONVERSATIONS = 400
 LOGIT_CONVERSATIONS = 8
 LONGEST = 256
-POSITIONS = 512
-SMALL_BYTES = 64 * 1024 * 1024
+# What the logits that are compared may take: of three reference models and two files.
+LOGIT_BYTES = 512 * 1024 * 1024
+POSITIONS = (128, 768)
 # Two float32 computations of the same weights: only the order of the sums differs.
 MERGE_LIMIT = 1e-6
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be verified: the files, and what they were made from."""
+    """What is to be verified: the files, and what they should hold."""
 
     tuned: Path
-    tuned_f16: Path
-    base: Path
-    base_checkpoint: Path
+    model: GGUFModel
     adapter: Path
-    merged: MergedCheckpoint
     held_out: Path
+    base: Path | None = None
+    base_model: GGUFModel | None = None
+    importance: Mapping[str, Floats] | None = None
 
 
 @dataclass
@@ -62,15 +67,15 @@ class Verdict:
 def verify(candidate: Candidate, settings: ConvertSettings) -> Verdict:
     """Run every check; a failed one does not stop those that can still say something."""
     verdict = Verdict()
+    threads = settings.threads or physical_cores()
     trainer = TrainerTokenizer(candidate.adapter)
     conversations = held_out(candidate.held_out, TOKEN_CONVERSATIONS)
     try:
-        say("verify: token ids, chat template")
-        verdict.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
-        verdict.checks.append(
-            check_changed_tensors(candidate.tuned, candidate.base, candidate.merged)
-        )
-        _check_logits(candidate, settings, trainer, conversations, verdict)
+        with one_blas_thread():
+            say("verify: token ids, chat template, tensors")
+            verdict.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
+            verdict.checks += _tensor_checks(candidate, settings, threads)
+            _check_logits(candidate, settings, trainer, conversations, verdict, threads)
     except TuneserveError as error:
         verdict.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
     return verdict
@@ -88,49 +93,86 @@ def vocabulary_checks(
         ]
 
 
+def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int) -> list[Check]:
+    with_importance = candidate.importance is not None
+    checks = []
+    for path, model in (
+        (candidate.tuned, candidate.model), (candidate.base, candidate.base_model)
+    ):  # fmt: skip
+        if path is not None and model is not None:
+            choices = model.choices(settings.quantization, has_imatrix=with_importance)
+            checks.append(
+                check_written(
+                    TensorFile(path), model, choices, candidate.importance, threads=threads
+                )
+            )
+    if candidate.base is not None:
+        checks.append(
+            check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed)
+        )
+    return checks
+
+
 def _check_logits(
     candidate: Candidate,
     settings: ConvertSettings,
     trainer: TrainerTokenizer,
     conversations: Sequence[Conversation],
     verdict: Verdict,
+    threads: int,
 ) -> None:
-    chosen, sequences = choose_sequences(trainer, conversations)
-    say("verify: the trainer's logits (adapter on base, base, merged)")
-    reference = ReferenceModel(candidate.base_checkpoint, candidate.adapter)
-    adapted = reference.adapted(sequences)
-    plain = reference.base(sequences)
-    merged = reference.merged(sequences, candidate.merged)
-    reference.close()
-    merge = divergence(adapted, merged)
-    verdict.checks.append(
-        Check("merged = adapter on base", merge.mean <= MERGE_LIMIT, str(merge), merge.figures())
-    )
-    say("verify: the GGUFs' logits")
-    f16 = file_logits(candidate.tuned_f16, sequences)
-    exact = divergence(merged, f16)
-    verdict.checks.append(
-        Check("F16 = merged", exact.mean <= settings.max_kld, str(exact), exact.figures())
-    )
-    with LlamaModel(candidate.tuned) as model, _context(model) as context:
-        tuned = [context.logits(ids) for ids in sequences]
-        lost = divergence(f16, tuned)
-        verdict.checks.append(
-            Check(f"{settings.quantization} ≈ F16", lost.mean <= settings.max_quantized_kld,
-                  str(lost), lost.figures())
-        )  # fmt: skip
-        ending, verdict.sample = check_ending(trainer, context, chosen, adapted)
+    # PyTorch and transformers take seconds to import.
+    from convert.gate.probe import check_probe
+    from convert.gate.reference import reference_logits
+
+    quantization = settings.quantization
+    vocabulary = candidate.model.sources["token_embd.weight"].shape[0]
+    chosen, sequences = choose_sequences(trainer, conversations, positions(vocabulary))
+    say("verify: the trainer's logits (base, adapter on base, merged)")
+    reference = reference_logits(candidate.model, candidate.adapter, sequences, threads=threads)
+    merge = divergence(reference.adapted, reference.merged)
     verdict.checks += [
-        _check_is_tuned(plain, adapted, f16),
-        _check_base(plain, file_logits(candidate.base, sequences), settings),
-        ending,
+        Check("merged = adapter on base", merge.mean <= MERGE_LIMIT, str(merge), merge.figures()),
+        _check_is_tuned(reference.base, reference.adapted, reference.merged),
     ]
+    say("verify: the files' logits")
+    verdict.checks.append(
+        check_probe(
+            candidate.tuned, candidate.model, sequences, folder=candidate.tuned.parent,
+            limit=settings.max_kld, threads=threads,
+        )
+    )  # fmt: skip
+    limit = settings.max_kld if quantization in UNQUANTIZED else settings.max_quantized_kld
+    longest = max(len(ids) for ids in sequences)
+    with open_model(candidate.tuned) as model:
+        with make_context(model, longest, threads=threads) as context:
+            tuned = [context.logits(ids) for ids in sequences]
+        verdict.checks.append(
+            _check_near(f"{quantization} ≈ merged", reference.merged, tuned, limit)
+        )
+        ending, verdict.sample = check_ending(
+            trainer, model, chosen, reference.adapted, longest=LONGEST, threads=threads
+        )
+        del tuned
+    if candidate.base is not None:
+        base = file_logits(candidate.base, sequences, threads=threads)
+        verdict.checks.append(
+            _check_near(f"base {quantization} ≈ base", reference.base, base, limit)
+        )
+    verdict.checks.append(ending)
+
+
+def positions(vocabulary: int) -> int:
+    """How many tokens' logits are compared: what LOGIT_BYTES hold, within POSITIONS."""
+    least, most = POSITIONS
+    return min(most, max(least, LOGIT_BYTES // (5 * 4 * vocabulary)))
 
 
 def choose_sequences(
-    trainer: TrainerTokenizer, conversations: Sequence[Conversation]
+    trainer: TrainerTokenizer, conversations: Sequence[Conversation], room: int
 ) -> tuple[list[Conversation], list[list[int]]]:
-    """Held-out prompts with their answers as ids: short ones first, within POSITIONS in all."""
+    """Held-out prompts with their answers as ids: short ones first, within `room` tokens when
+    all are filled up to the longest."""
     encoded = [
         (
             conversation,
@@ -142,40 +184,31 @@ def choose_sequences(
     encoded.sort(key=lambda pair: len(pair[1]))
     chosen: list[Conversation] = []
     sequences: list[list[int]] = []
-    used = 0
     for conversation, ids in encoded[:LOGIT_CONVERSATIONS]:
-        if sequences and used + min(len(ids), LONGEST) > POSITIONS:
+        kept = ids[-min(LONGEST, room) :]
+        if sequences and (len(sequences) + 1) * len(kept) > room:
             break
         chosen.append(conversation)
-        sequences.append(ids[-LONGEST:])
-        used += len(sequences[-1])
+        sequences.append(kept)
     if not sequences:
         raise TuneserveError("no held-out example to verify with")
     return chosen, sequences
 
 
-def file_logits(path: Path, sequences: Sequence[Sequence[int]]) -> list[Floats]:
-    """Logits of each sequence from a GGUF, with an exact (float32) KV cache."""
-    with LlamaModel(path) as model, _context(model) as context:
-        return [context.logits(ids) for ids in sequences]
-
-
-def _context(model: LlamaModel) -> LlamaContext:
-    # The layers of a small model are done sooner than threads are woken.
-    threads = 1 if model.path.stat().st_size < SMALL_BYTES else 0
-    return LlamaContext(
-        model, n_ctx=4 * LONGEST, n_batch=LONGEST, cache_type_k="f32", cache_type_v="f32",
-        flash_attention=False, threads=threads,
-    )  # fmt: skip
+def _check_near(
+    contract: str, reference: Sequence[Floats], found: Sequence[Floats], limit: float
+) -> Check:
+    lost = divergence(reference, found)
+    return Check(contract, lost.mean <= limit, str(lost), lost.figures())
 
 
 def _check_is_tuned(
-    plain: Sequence[Floats], adapted: Sequence[Floats], f16: Sequence[Floats]
+    base: Sequence[Floats], adapted: Sequence[Floats], merged: Sequence[Floats]
 ) -> Check:
-    """Is the file nearer to what was trained than to the base? Told by the F16 file: what
-    quantization loses can be more than a short training changes."""
-    to_base, to_trained = divergence(plain, f16), divergence(adapted, f16)
-    effect = divergence(plain, adapted)
+    """Are the merged weights nearer to what was trained than to the base? Told by exact logits:
+    what quantization loses can be more than a short training changes."""
+    effect, to_base = divergence(base, adapted), divergence(base, merged)
+    to_trained = divergence(adapted, merged)
     figures = {"kld_from_base": to_base.mean, "kld_from_trained": to_trained.mean,
                "effect_of_training": effect.mean}  # fmt: skip
     if effect.mean == 0.0:
@@ -187,13 +220,3 @@ def _check_is_tuned(
         f"{to_base.mean:.2e}",
         figures,
     )
-
-
-def _check_base(
-    plain: Sequence[Floats], base: Sequence[Floats], settings: ConvertSettings
-) -> Check:
-    lost = divergence(plain, base)
-    return Check(
-        f"base {settings.quantization} ≈ base", lost.mean <= settings.max_quantized_kld,
-        str(lost), lost.figures(),
-    )  # fmt: skip

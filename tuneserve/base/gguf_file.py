@@ -47,7 +47,8 @@ class GGUFTensor:
 
 
 class GGUFFile:
-    """An open GGUF: `metadata` as Python values, `tensors` by name."""
+    """An open GGUF: `metadata` as Python values, their `value_types` as the format numbers them,
+    `tensors` by name."""
 
     def __init__(self, path: Path) -> None:
         """Map the file. Raises UsageError if it is missing, no GGUF, or cut short."""
@@ -56,6 +57,7 @@ class GGUFFile:
         try:
             reader = _Reader(np.memmap(path, mode="r"))
             self.metadata, self.tensors = reader.metadata(), reader.tensors()
+            self.value_types = reader.value_types
         except (ValueError, KeyError, struct.error, OverflowError, MemoryError) as error:
             raise UsageError(
                 "this GGUF is truncated or damaged",
@@ -112,11 +114,13 @@ class _Reader:
             raise ValueError(f"version {version}")
         self._at = struct.calcsize("<IIQQ")
         self._values: dict[str, Any] = {}
+        self.value_types: dict[str, int] = {}
 
     def metadata(self) -> dict[str, Any]:
         for _ in range(self._n_values):
             key = self._string()
-            self._values[key] = self._value(self._next("I"))
+            kind = self.value_types[key] = self._next("I")
+            self._values[key] = self._value(kind)
         return self._values
 
     def tensors(self) -> dict[str, GGUFTensor]:
