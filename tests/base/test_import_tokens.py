@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ LETTERS = [c for c in map(chr, range(0x20, 0x3100)) if assigned(c)]
 SYMBOLS = [c for c in map(chr, range(0x1F300, 0x1FA00)) if assigned(c)]
 
 
-def sample_text(choose: random.Random) -> str:
+def sample_text(choose: random.Random, special: Sequence[str] = SPECIAL) -> str:
     kind, length = choose.randrange(6), choose.randrange(1, 60)
     if kind == 0:
         return "".join(choose.choice(LETTERS + SYMBOLS) for _ in range(length))
@@ -41,7 +42,7 @@ def sample_text(choose: random.Random) -> str:
     if kind == 3:
         return "".join(choose.choice(CODE + WORDS) for _ in range(length // 3 + 1))
     if kind == 4:
-        return "".join(choose.choice(SPECIAL + WORDS + [" ", "\n"]) for _ in range(length // 3 + 1))
+        return "".join(choose.choice([*special, *WORDS, " ", "\n"]) for _ in range(length // 3 + 1))
     return " ".join(choose.choice(WORDS) for _ in range(length // 4 + 1))
 
 

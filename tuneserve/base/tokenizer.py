@@ -1,9 +1,9 @@
 """A GGUF's tokenizer as tokenizer.json and its companions, from the file's own tables.
 
-Byte-level BPE only (`tokenizer.ggml.model` = gpt2). Token ids are those of llama.cpp by
-construction: same tokens, same merges, the pre-tokenizer that `pre` names, special tokens cut out
-first. No Unicode normalization is written, because llama.cpp does none: training must see the
-same ids as serving.
+Byte-level BPE (`tokenizer.ggml.model` = gpt2) and sentencepiece (llama). Token ids are those of
+llama.cpp by construction: same tokens, same merges, the pre-tokenizer that `pre` names, special
+tokens cut out first. No Unicode normalization is written, because llama.cpp does none: training
+must see the same ids as serving.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.base.sentencepiece_bpe import merges_by_score, sentencepiece_steps
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json, write_text
 from tuneserve.pretokenizers import by_name
@@ -23,6 +24,12 @@ SPECIAL_IDS = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
+
+
+# llama.cpp takes the whitespace behind special tokens away in a model whose general.name holds one
+# of these, but for three tokens (llama-vocab.cpp: a GGUF itself can't say so).
+STRIPPING_NAMES = ("phi-3", "phi3")
+NEVER_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}
 
 
 class TokenType(IntEnum):
@@ -38,13 +45,6 @@ class TokenType(IntEnum):
 
 def write_tokenizer(gguf: GGUFFile, target: Path) -> None:
     """Write tokenizer.json, tokenizer_config.json and, if there is one, chat_template.jinja."""
-    model = gguf.require("tokenizer.ggml.model")
-    if model != "gpt2":
-        raise UsageError(
-            f"tokenizer model '{model}' can't be imported",
-            where=str(gguf.path),
-            hint="Supported: gpt2 (byte-level BPE).",
-        )
     write_json(target / "tokenizer.json", tokenizer_json(gguf))
     write_json(target / "tokenizer_config.json", tokenizer_config(gguf))
     if template := gguf.get("tokenizer.chat_template"):
@@ -53,19 +53,21 @@ def write_tokenizer(gguf: GGUFFile, target: Path) -> None:
 
 def tokenizer_json(gguf: GGUFFile) -> dict[str, Any]:
     """The fast tokenizer, in the format of the `tokenizers` library."""
-    pre = by_name(gguf.require("tokenizer.ggml.pre"))
-    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    _check_tables(gguf)
+    kind = gguf.require("tokenizer.ggml.model")
+    if kind not in ("gpt2", "llama"):
+        raise UsageError(
+            f"tokenizer model '{kind}' can't be imported",
+            where=str(gguf.path),
+            hint="Supported: gpt2 (byte-level BPE), llama (sentencepiece).",
+        )
+    steps, model = (byte_level if kind == "gpt2" else sentencepiece)(gguf)
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added_tokens(gguf),
-        "normalizer": None,
-        "pre_tokenizer": pre.to_json(),
-        "post_processor": post_processor(gguf),
-        "decoder": {
-            "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True
-        },
+        **steps,
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -74,11 +76,72 @@ def tokenizer_json(gguf: GGUFFile) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre.ignore_merges,
-            "vocab": {token: number for number, token in enumerate(tokens)},
-            "merges": [split_merge(merge) for merge in gguf.require("tokenizer.ggml.merges")],
+            "ignore_merges": False,
+            "vocab": {
+                token: number for number, token in enumerate(gguf.require("tokenizer.ggml.tokens"))
+            },
+            **model,
+        },
+    }
+
+
+def byte_level(gguf: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Steps around the model, and the model's own settings."""
+    pre = by_name(gguf.require("tokenizer.ggml.pre"))
+    steps = {
+        "normalizer": None,
+        "pre_tokenizer": pre.to_json(),
+        "post_processor": post_processor(gguf) or {
+            "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True
+        },
+        "decoder": {
+            "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True
         },
     }  # fmt: skip
+    merges = [split_merge(merge) for merge in gguf.require("tokenizer.ggml.merges")]
+    return steps, {"ignore_merges": pre.ignore_merges, "merges": merges}
+
+
+def sentencepiece(gguf: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Steps around the model, and the model's own settings."""
+    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    cut_out = {entry["content"] for entry in added_tokens(gguf)}
+    steps = {
+        **sentencepiece_steps(space_prefix=gguf.get("tokenizer.ggml.add_space_prefix", True)),
+        "post_processor": post_processor(gguf),
+    }
+    unknown = int(gguf.get("tokenizer.ggml.unknown_token_id", 0))
+    return steps, {
+        "unk_token": tokens[unknown],
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "merges": merges_by_score(tokens, gguf.require("tokenizer.ggml.scores"), cut_out),
+    }
+
+
+def _check_tables(gguf: GGUFFile) -> None:
+    """Raise UsageError where the vocabulary contradicts itself."""
+    tokens = gguf.require("tokenizer.ggml.tokens")
+    problems = []
+    for key in ("token_type", "scores"):
+        column = gguf.get(f"tokenizer.ggml.{key}")
+        if column is not None and len(column) != len(tokens):
+            problems.append(f"{len(tokens)} tokens, but {len(column)} in tokenizer.ggml.{key}")
+    problems += [
+        f"tokenizer.ggml.{key} is {gguf.get(f'tokenizer.ggml.{key}')} of {len(tokens)} tokens"
+        for key in SPECIAL_IDS.values()
+        if not 0 <= int(gguf.get(f"tokenizer.ggml.{key}", 0)) < len(tokens)
+    ]
+    problems += [
+        f"{merge!r} is no merge" for merge in gguf.get("tokenizer.ggml.merges", ())
+        if " " not in merge[1:]
+    ]  # fmt: skip
+    if len(set(tokens)) != len(tokens):
+        problems.append("a token stands there twice")
+    if problems:
+        raise UsageError(
+            "this GGUF's vocabulary is damaged", where=str(gguf.path), problems=problems[:20]
+        )
 
 
 def split_merge(merge: str) -> list[str]:
@@ -93,13 +156,14 @@ def added_tokens(gguf: GGUFFile) -> list[dict[str, Any]]:
     tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
     types: list[int] = gguf.require("tokenizer.ggml.token_type")
     cut_out = {TokenType.UNKNOWN, TokenType.CONTROL, TokenType.USER_DEFINED}
+    strips = strips_right(gguf.get("general.name", ""))
     return [
         {
             "id": number,
             "content": token,
             "single_word": False,
             "lstrip": False,
-            "rstrip": False,
+            "rstrip": strips and token not in NEVER_STRIPPING,
             "normalized": False,
             "special": kind != TokenType.USER_DEFINED,
         }
@@ -108,20 +172,25 @@ def added_tokens(gguf: GGUFFile) -> list[dict[str, Any]]:
     ]
 
 
+def strips_right(name: str) -> bool:
+    """Does llama.cpp take away what stands behind special tokens in a model of this name?"""
+    return any(part in name.lower() for part in STRIPPING_NAMES)
+
+
 def adds_bos(gguf: GGUFFile) -> bool:
     """Does the model want BOS in front? Where the file doesn't say, its pre-tokenizer does."""
     named = gguf.get("tokenizer.ggml.add_bos_token")
+    if named is not None:
+        return bool(named)
     # llama.cpp's own defaults for files without the key.
-    return gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "tekken") if named is None else named
+    sentencepiece = gguf.get("tokenizer.ggml.model") == "llama"
+    return sentencepiece or gguf.get("tokenizer.ggml.pre") in ("llama-bpe", "tekken")
 
 
-def post_processor(gguf: GGUFFile) -> dict[str, Any]:
-    """Puts BOS in front where the file says so; otherwise it changes nothing."""
-    byte_level = {
-        "type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True
-    }  # fmt: skip
+def post_processor(gguf: GGUFFile) -> dict[str, Any] | None:
+    """Puts BOS in front where the file says so; None: nothing to do."""
     if not adds_bos(gguf):
-        return byte_level
+        return None
     number = int(gguf.require("tokenizer.ggml.bos_token_id"))
     bos = gguf.require("tokenizer.ggml.tokens")[number]
     special = {"SpecialToken": {"id": bos, "type_id": 0}}
