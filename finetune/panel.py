@@ -96,19 +96,21 @@ class _Lines(Watch):
     def __init__(self, progress: Progress) -> None:
         super().__init__(progress)
         self._told = time.monotonic()
+        self._told_step = 0
 
     def show(self) -> None:
-        now = time.monotonic()
-        if now - self._told < PLAIN_LINE_SECONDS and self.progress.step < self.progress.steps:
+        now, step = time.monotonic(), self.progress.step
+        early = now - self._told < PLAIN_LINE_SECONDS and step < self.progress.steps
+        if early or step == self._told_step:
             return
-        self._told = now
+        self._told, self._told_step = now, step
         figures = self.progress.figures()
-        step = figures.pop("step").replace(" of ", "/")
+        done = figures.pop("step").replace(" of ", "/")
         rest = ", ".join(
             value if name == "speed" else f"{value} left" if name == "left" else f"{name} {value}"
             for name, value in figures.items()
         )
-        say(f"training: step {step}, {rest}")
+        say(f"training: step {done}, {rest}")
 
 
 class _Panel(Watch):
@@ -123,6 +125,7 @@ class _Panel(Watch):
     def _render(self) -> RenderableType:
         from rich import box
         from rich.console import Group
+        from rich.padding import Padding
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -137,7 +140,7 @@ class _Panel(Watch):
             grid.add_row(*(cell for pair in row for cell in pair))
         bar = ProgressBar(total=self.progress.steps, completed=self.progress.step)
         return Panel(
-            Group(bar, grid), title=self._title, title_align="left", box=box.ROUNDED,
+            Group(Padding(bar), grid), title=self._title, title_align="left", box=box.ROUNDED,
             width=min(self._live.console.width, _WIDTH),
         )  # fmt: skip
 

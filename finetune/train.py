@@ -9,6 +9,7 @@ from typing import Any
 from finetune.budget import plan_budget
 from finetune.checkpoints import claim, fingerprint, last_checkpoint, step_of
 from finetune.curves import draw_curves, points
+from finetune.curves_page import write_curves_page
 from finetune.encode import encode_all, token_counts
 from finetune.examples import Example
 from finetune.job import Job
@@ -128,6 +129,7 @@ def _train(job: Job, resume: Path | None) -> dict[str, Any]:
     trained = run_training(job, resume)
     history = trained.trainer.state.log_history
     draw_curves(history, job.run.root / "curves.png", job.run.name)
+    write_curves_page(history, job.run.root / "curves.html", job.run.name)
     _save_adapter(job, trained.trainer.model)
     result = _result(job, trained, resume)
     _tell_result(result)
