@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+import tuneserve
 from serve.conversation import Turn
 from serve.engine import Completion, Delta, TokenLogprob
 from serve.parts import Content, Part, PartReader, Reasoning
@@ -36,6 +37,8 @@ from serve.tools import ToolCall
 from tuneserve.llama import LlamaModel
 
 DONE = b"data: [DONE]\n\n"
+FINGERPRINT = f"build-{tuneserve.__version__}"
+"""Answers of one seed can be compared while this stays the same."""
 
 
 class Writer(Protocol):
@@ -85,6 +88,7 @@ class ChatWriter:
                 object="chat.completion",
                 created=self._created,
                 model=self._name,
+                system_fingerprint=FINGERPRINT,
                 choices=choices,
                 usage=usage_of(completions, self._choices),
             )
@@ -182,6 +186,7 @@ class ChatWriter:
             object="chat.completion.chunk",
             created=self._created,
             model=self._name,
+            system_fingerprint=FINGERPRINT,
             choices=choices,
             **usage,
         )
@@ -294,6 +299,7 @@ class TextWriter:
             object="text_completion",
             created=self._created,
             model=self._name,
+            system_fingerprint=FINGERPRINT,
             choices=choices,
             **usage,
         )

@@ -20,6 +20,7 @@ from serve.answers import ChatWriter, TextWriter, Writer
 from serve.bridge import Answers
 from serve.engine import Completion
 from serve.errors import ApiError
+from serve.grammar import check_grammar
 from serve.guard import Guard, KeyRing
 from serve.schema import (
     ChatCompletion,
@@ -125,6 +126,7 @@ def _status_router(service: Service) -> APIRouter:
         """Counters and gauges for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
+    @router.get("/models", include_in_schema=False)
     @router.get("/v1/models", responses={401: ERRORS[401]})
     async def models() -> ModelList:
         """The models served here: the base and its adapters."""
@@ -148,6 +150,7 @@ def _card(service: Service, name: str) -> ModelCard:
 def _generation_router(service: Service) -> APIRouter:
     router = APIRouter()
 
+    @router.post("/chat/completions", include_in_schema=False)
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
@@ -162,6 +165,7 @@ def _generation_router(service: Service) -> APIRouter:
         )
         return await _respond(service, request, body, answers, writer, choices=body.choices)
 
+    @router.post("/completions", include_in_schema=False)
     @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
@@ -171,6 +175,8 @@ def _generation_router(service: Service) -> APIRouter:
         if service.settings.log_prompts:
             note(request.scope, prompts=body.prompts())
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
+        if body.grammar is not None:
+            check_grammar(service.engine.model, body.grammar, param="grammar")
         answers = service.answer(
             name, prompts, sampling, choices=body.choices, stream=bool(body.stream)
         )

@@ -77,6 +77,9 @@ def _bounded(
     model: LlamaModel, sampling: Sampling, request: ChatRequest, *, thinks: bool
 ) -> Sampling:
     """`sampling` with the grammar that response_format or tools ask for."""
+    if request.grammar is not None:
+        check_grammar(model, request.grammar, param="grammar")
+        return replace(sampling, grammar_after=END_THINK if thinks else None)
     grammar, after = _grammar(request, thinks=thinks)
     if grammar is None:
         return sampling

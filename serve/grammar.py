@@ -53,7 +53,7 @@ def check_grammar(model: LlamaModel, grammar: str, *, param: str) -> None:
     api = backend()
     sampler = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not sampler:
-        raise _refused("llama.cpp can't read the grammar this makes", param)
+        raise _refused("llama.cpp can't read this grammar", param)
     api.llama_sampler_free(sampler)
 
 

@@ -76,6 +76,9 @@ class GenerationRequest(RequestModel):
     logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = Field(
         None, description="Token id (as a string) to what is added to its logit."
     )
+    grammar: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
+        None, description="A grammar (GBNF, rule `root`) that the answer must follow."
+    )
     user: str | None = Field(None, description="Accepted; has no effect on the answer.")
 
     @field_validator("stop")
@@ -127,6 +130,7 @@ class GenerationRequest(RequestModel):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             repeat_penalty=_or(self.repeat_penalty, 1.0),
+            grammar=self.grammar,
         )
 
 
@@ -317,6 +321,10 @@ class ChatRequest(GenerationRequest):
             raise ValueError("tool_choice needs tools")
         if self.must_call and not isinstance(self.response_format, TextFormat | None):
             raise ValueError("a required tool call and a response_format exclude each other")
+        if self.grammar and (
+            self.must_call or not isinstance(self.response_format, TextFormat | None)
+        ):
+            raise ValueError("grammar excludes response_format and a required tool call")
         self._check_names()
         return self
 
@@ -552,6 +560,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
 
@@ -581,6 +590,7 @@ class ChatChunk(BaseModel):
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
 
@@ -601,6 +611,7 @@ class TextCompletion(BaseModel):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage | None = None
 

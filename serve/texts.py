@@ -46,6 +46,7 @@ def text_router(service: Service) -> APIRouter:
         data = b"".join(model.token_bytes(token) for token in tokens)
         return DetokenizedText(content=data.decode("utf-8", "replace"))
 
+    @router.post("/embeddings", include_in_schema=False)
     @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest) -> Response:
         """Vectors of texts: the mean of the model's last hidden states, of length 1."""

@@ -72,6 +72,16 @@ def test_json_object(client: Any) -> None:
         assert isinstance(json.loads(answer.choices[0].message.content), dict)
 
 
+def test_a_grammar_of_the_clients_own(client: Any) -> None:
+    grammar = {"grammar": 'root ::= "yes" | "no"'}
+    answer = client.chat.completions.create(**body(), extra_body=grammar)
+    assert answer.choices[0].message.content in ("yes", "no")
+    text = client.completions.create(model="demo", prompt="Is it?", extra_body=grammar)
+    assert text.choices[0].text in ("yes", "no")
+    with pytest.raises(openai.BadRequestError, match="can't read this grammar"):
+        client.completions.create(model="demo", prompt="x", extra_body={"grammar": "root ::= ("})
+
+
 def test_a_required_call_is_made_with_valid_arguments(client: Any) -> None:
     request = body(tools=[WEATHER, ADD], tool_choice="required", parallel_tool_calls=False)
     choice = client.chat.completions.create(**request).choices[0]

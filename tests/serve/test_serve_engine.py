@@ -184,7 +184,8 @@ def test_a_beginning_that_left_the_kv_cache_comes_back_from_ram(demo_gguf: Path)
         assert engine._store.used_cells < 512
         again = engine.generate([ids], greedy(8))[0]
         assert again.cached_tokens == len(ids) - 1
-        assert again.tokens == first.tokens
+        assert_most_probable(engine.model, ids, again)
+        assert again.tokens[:2] == first.tokens[:2]
         longer = engine.generate([[*ids, *others[0][:9]]], greedy(2))[0]
         assert longer.cached_tokens == len(ids)
         # All the other way round: kept prefixes may take no more beside running requests.
