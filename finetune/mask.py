@@ -114,6 +114,11 @@ class Encoder:
             )
         return encoded
 
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation up to where the assistant answers, as at inference."""
+        prompt = self.template.render(messages, add_generation_prompt=True)
+        return with_bos(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], self.bos)
+
     def _encode_prompt(
         self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
     ) -> tuple[list[int], list[int]]:

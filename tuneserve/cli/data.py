@@ -10,6 +10,7 @@ import click
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import sha256_file, write_jsonl
+from tuneserve.options import resolve_settings, settings_options
 
 
 @click.group()
@@ -74,3 +75,92 @@ def sentiment(
             {"file": str(output), "examples": len(examples), "groups": groups,
              "sha256": sha256_file(output)}
         )  # fmt: skip
+
+
+@command.command("general")
+@click.option(
+    "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) that names the base."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("data/general.jsonl"),
+    show_default=True,
+    help="File to write.",
+)
+@click.option(
+    "--questions",
+    type=click.Path(path_type=Path),
+    help="Your own questions, one a line; '# kind' names the kind of those below.  [218 of ours]",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Answers to each question.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=8),
+    default=256,
+    show_default=True,
+    help="Longest answer; longer ones are dropped.",
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0.0, 2.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="1 = the model's own distribution.",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=3407, show_default=True)
+@click.option("--force", is_flag=True, help="Replace the output file.")
+@click.option("--skip-done", is_flag=True, help="Do nothing if the output file exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@settings_options("model", only=("base", "load_in_4bit", "chat_template"))
+@click.pass_context
+def general(
+    context: click.Context,
+    /,
+    config: Path | None,
+    output: Path,
+    questions: Path | None,
+    samples: int,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    force: bool,
+    skip_done: bool,
+    as_json: bool,
+    **_: object,
+) -> None:
+    """General questions answered by the base model itself, to replay against forgetting.
+
+    The answers are what the base says today, right or wrong: replayed in training ([data] general
+    and replay) they keep it saying so, and on those held out the loss shows what was forgotten.
+
+    \b
+    tuneserve data general --config mine.toml
+    tuneserve train --config mine.toml --general data/general.jsonl --replay 0.2
+    """
+    recipe = resolve_settings(context, recipe=config)
+    if output.exists() and skip_done:
+        say(f"{output} is there already")
+        return
+    if output.exists() and not force:
+        raise OutputExistsError(output)
+    from finetune.distil import make_general
+    from finetune.general import QUESTIONS, Sampling, read_questions
+
+    sampling = Sampling(samples, max_tokens, temperature, seed=seed)
+    asked = read_questions(questions or QUESTIONS)
+    examples = make_general(recipe.model, asked, sampling)
+    write_jsonl(output, examples)
+    total = len(asked) * samples
+    left_out = total - len(examples)
+    say(f"{output}: {len(examples)} examples; {left_out} answers without an end left out")
+    if as_json:
+        print_json({"file": str(output), "examples": len(examples), "asked": total,
+                    "sha256": sha256_file(output)})  # fmt: skip
