@@ -194,7 +194,8 @@ async def ask(peer: Peer, question: str, max_tokens: int) -> Sample:
     chunks = 0
     received = b""
     while block := await reader.read(65536):
-        chunks += block.count(b'"content":"') - block.count(b'"content":""')
+        compact = block.replace(b'": "', b'":"')
+        chunks += compact.count(b'"content":"') - compact.count(b'"content":""')
         if not first and chunks:
             first = time.perf_counter() - started
         received = (received + block)[-2000:]

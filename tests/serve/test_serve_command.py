@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import stat
@@ -126,6 +127,56 @@ def test_the_first_signal_lets_answers_end_and_the_second_does_not(
         assert time.monotonic() - started < 3
         client.join()
     assert statuses[1] in ("cut off", (500, 0))
+
+
+def test_a_signal_under_load_loses_no_request_that_was_taken(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    """24 clients ask without pause; what the server took is answered whole, and what comes after
+    the signal is refused or finds nobody listening."""
+    answered: list[int] = []
+    refused: list[int] = []
+    strange: list[object] = []
+
+    def ask_on_and_on(url: str, number: int) -> None:
+        body = {"prompt": f"Count: {number},", "max_tokens": 12, "stream": number % 2 == 0}
+        while True:
+            try:
+                answer = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+            except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
+                # A connection the server never took up has no answer, not half of one.
+                if isinstance(error, httpx.RemoteProtocolError) and "incomplete" in str(error):
+                    strange.append(error)
+                return
+            whole = "data: [DONE]" in answer.text or '"finish_reason"' in answer.text
+            if answer.status_code == 200 and whole:
+                answered.append(number)
+            elif answer.status_code == 503:
+                refused.append(number)
+                return
+            else:
+                strange.append((answer.status_code, answer.text))
+                return
+
+    log = tmp_path / "log"
+    with start_server(log, str(demo_gguf), "--slots", "4", "--log", "json") as running:
+        clients = [
+            threading.Thread(target=ask_on_and_on, args=(running.url, number))
+            for number in range(24)
+        ]
+        for client in clients:
+            client.start()
+        while len(answered) < 30 and not strange:
+            time.sleep(0.05)
+        assert running.stop(timeout=60) == 0
+        for client in clients:
+            client.join()
+    entries = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert not strange
+    assert {entry["status"] for entry in entries} <= {200, 503}
+    assert len(answered) == sum(entry["status"] == 200 for entry in entries) > 30
+    assert all(entry["finish"] in ("stop", "length") for entry in entries if "finish" in entry)
+    assert "Traceback" not in log.read_text()
 
 
 def test_bound_wide_without_keys_is_warned_of(
