@@ -71,7 +71,9 @@ class GGUFModel:
         self.config: Mapping[str, Any] = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
         rows = self.sources["token_embd.weight"].shape[0]
-        self.vocabulary = Vocabulary(tokenizer, rows=rows)
+        self.vocabulary = Vocabulary(
+            tokenizer, rows=rows, architecture=self.architecture.gguf_name, config=self.config
+        )
 
     @property
     def parameters(self) -> int:
@@ -111,12 +113,12 @@ class GGUFModel:
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),
-            "general.name": ("string", self.name),
+            "general.name": ("string", self.vocabulary.model_name(self.name)),
             "general.size_label": ("string", size_label(self.parameters, 0, 0, 0)),
         }
         for key, kind, value in self.architecture.to_metadata(config):
             entries[f"{prefix}.{key}"] = (kind, value)
-        entries |= self.vocabulary.metadata(space_prefix=prefix == "llama")
+        entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
         entries["general.file_type"] = ("uint32", MIXTURES[quantization].file_type)
         return entries

@@ -11,6 +11,7 @@ from typing import Any
 from convert.adapter import Adapter
 from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
+from tuneserve.base.gguf_file import GGUFFile
 
 # Weights wide enough that a fault shows in the logits.
 SHAPE: dict[str, Any] = {
@@ -18,6 +19,14 @@ SHAPE: dict[str, Any] = {
     "num_key_value_heads": 2, "vocab_size": 49152, "max_position_embeddings": 512,
     "initializer_range": 0.15, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
     "rope_theta": 10000.0,
+}  # fmt: skip
+KINDS_OF_FOUR_BIT: dict[str, dict[str, Any]] = {
+    "nf4": {"bnb_4bit_quant_type": "nf4"},
+    "nf4-nested": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+    "fp4-nested-half": {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": True,
+                        "dtype": "float16"},
+    "skipping": {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True,
+                 "llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp", "q_proj"]},
 }  # fmt: skip
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -33,6 +42,22 @@ def make_base(directory: Path, tokenizer: Path, **changes: Any) -> Path:
     LlamaForCausalLM(config).to(dtype).save_pretrained(directory)
     copy_tokenizer(tokenizer, directory)
     return directory
+
+
+def quantized(source: Path, target: Path, tokenizer: Path, settings: dict[str, Any]) -> Any:
+    """A checkpoint as transformers and bitsandbytes save it; the model is returned too."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    settings = dict(settings)
+    dtype = getattr(torch, settings.pop("dtype", "bfloat16"))
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=dtype, **settings)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=config, dtype=dtype, device_map="cpu"
+    )
+    model.save_pretrained(target)
+    copy_tokenizer(tokenizer, target)
+    return model
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -74,6 +99,22 @@ def write_held_out(path: Path, count: int = 4) -> Path:
         for n in range(count)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_sentencepiece_model(gguf: GGUFFile, path: Path, pieces: int = 32000) -> Path:
+    """The first `pieces` tokens of a sentencepiece GGUF as a tokenizer.model."""
+    from sentencepiece import sentencepiece_model_pb2 as format
+
+    model = format.ModelProto()
+    columns = ("tokens", "scores", "token_type")
+    rows = zip(*(gguf.get(f"tokenizer.ggml.{column}")[:pieces] for column in columns), strict=True)
+    for number, (text, score, kind) in enumerate(rows):
+        # The first three are unknown, begin and end in every such model.
+        model.pieces.add(piece=text, score=score, type=(2, 3, 3)[number] if number < 3 else kind)
+    model.trainer_spec.model_type = format.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    path.write_bytes(model.SerializeToString())
     return path
 
 

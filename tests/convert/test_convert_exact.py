@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import copy_tokenizer
+from convert_support import copy_tokenizer, write_sentencepiece_model
 
 from convert.gguf_output import write_gguf
 from convert.merge import MergedCheckpoint
@@ -51,6 +51,11 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma3": ("Gemma3ForCausalLM", "demo", {"head_dim": 32, "sliding_window": 256}),
     "phi3": ("Phi3ForCausalLM", "gpt-2", {"sliding_window": None,
              "original_max_position_embeddings": 4096}),
+    "mistral-spm": ("MistralForCausalLM", "llama-spm", {"sliding_window": None}),
+    "llama-2-padded": ("LlamaForCausalLM", "llama-spm", {"vocab_size": 32016 + 8}),
+    "gemma3-spm": ("Gemma3ForCausalLM", "llama-spm-bare", {"head_dim": 32, "sliding_window": 256}),
+    "phi3-spm": ("Phi3ForCausalLM", "phi-3", {"sliding_window": None,
+                 "original_max_position_embeddings": 4096}),
     "phi3-long": ("Phi3ForCausalLM", "gpt-2", {"rope_scaling": LONGROPE,
                   "original_max_position_embeddings": 1024}),
 }  # fmt: skip
@@ -71,10 +76,15 @@ def vocabularies(
 ) -> dict[str, Path]:
     """Directories with the tokenizers of llama.cpp's vocabulary files."""
     found = {"demo": tokenizer_directory}
-    for name in ("llama-bpe", "qwen2", "gpt-2"):
-        gguf = llama_cpp_source / "models" / f"ggml-vocab-{name}.gguf"
+    for name in ("llama-bpe", "qwen2", "gpt-2", "llama-spm", "llama-spm-bare", "phi-3"):
+        path = llama_cpp_source / "models" / f"ggml-vocab-{name.removesuffix('-bare')}.gguf"
         found[name] = tmp_path_factory.mktemp(name)
-        write_tokenizer(GGUFFile(gguf), found[name])
+        gguf = GGUFFile(path)
+        if name.endswith("-bare"):  # as Gemma has it: no space is put in front
+            gguf.metadata["tokenizer.ggml.add_space_prefix"] = False
+        write_tokenizer(gguf, found[name])
+        if gguf.get("tokenizer.ggml.model") == "llama":
+            write_sentencepiece_model(gguf, found[name] / "tokenizer.model")
     return found
 
 
@@ -107,7 +117,7 @@ def make_checkpoint(
             parameter.add_(0.02 * torch.randn_like(parameter))  # norms and biases too
     model.save_pretrained(directory, max_shard_size="6MB")
     copy_tokenizer(tokenizer, directory)
-    if model_class.startswith("Phi3"):
+    if model_class.startswith("Phi3") and not (tokenizer / "tokenizer.model").exists():
         # The converter tells byte-level BPE from sentencepiece by this name.
         path = directory / "tokenizer_config.json"
         write_json(path, {**json.loads(path.read_text()), "tokenizer_class": "GPT2Tokenizer"})
