@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from convert.four_bit import Tensor
 from convert.safetensors_reader import Floats, SafetensorsFiles, StoredTensor
 from tuneserve.errors import UsageError
 
@@ -63,7 +64,7 @@ class Adapter:
         self.replaced: dict[str, StoredTensor] = {}
         self._sort_tensors()
 
-    def check_belongs_to(self, base: SafetensorsFiles, *, tied: bool) -> None:
+    def check_belongs_to(self, base: Mapping[str, Tensor], *, tied: bool) -> None:
         """Raise UsageError listing every tensor that does not fit the base."""
         problems = []
         for name, change in self.changes.items():
@@ -171,7 +172,7 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return default
 
 
-def _base_shape(base: SafetensorsFiles, name: str, *, tied: bool) -> tuple[int, ...] | None:
+def _base_shape(base: Mapping[str, Tensor], name: str, *, tied: bool) -> tuple[int, ...] | None:
     if tied and name == "lm_head.weight" and name not in base:
         name = "model.embed_tokens.weight"
     return base[name].shape if name in base else None

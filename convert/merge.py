@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from convert.adapter import Adapter
+from convert.four_bit import kind_of_weights, readable_tensors
 from convert.safetensors_reader import Floats, SafetensorsFiles
 from tuneserve.errors import UsageError
 
@@ -29,7 +30,7 @@ class MergedCheckpoint:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
         self.config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
-        self._base = SafetensorsFiles.of_directory(base)
+        self._base = readable_tensors(SafetensorsFiles.of_directory(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
         self._changes = adapter.changes if adapter else {}
@@ -47,6 +48,15 @@ class MergedCheckpoint:
                 "config.json names no architecture", where=str(self.directory / "config.json")
             )
         return str(names[0])
+
+    @property
+    def kind(self) -> str:
+        """What the base's weights are stored as, in words."""
+        return kind_of_weights(self._base)
+
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that the merged tensor is stored in ('BF16')."""
+        return self._base[self._stored_name(name)].dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._base[self._stored_name(name)].shape
@@ -96,5 +106,7 @@ def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tup
 
 
 def checkpoint_config(merged: MergedCheckpoint) -> dict[str, Any]:
-    """config.json of the merged checkpoint: untied where the adapter made them differ."""
-    return {**merged.config, "tie_word_embeddings": merged.tied and HEAD not in merged.names}
+    """config.json of the merged checkpoint: not quantized, and untied where the adapter made
+    embedding and output differ."""
+    config = {key: value for key, value in merged.config.items() if key != "quantization_config"}
+    return {**config, "tie_word_embeddings": merged.tied and HEAD not in merged.names}

@@ -98,10 +98,15 @@ def _from_model(path: Path) -> dict[int, Token]:
 
 def _from_json(model: Mapping[str, Any], added: set[str], directory: Path) -> dict[int, Token]:
     bytes_ = {token for token in model["vocab"] if BYTE_TOKEN.fullmatch(token)}
-    ids = {token: n for token, n in model["vocab"].items() if token not in added | bytes_}
+    ids = {token: n for token, n in model["vocab"].items() if token not in bytes_}
     merges = [_pair(merge) for merge in model["merges"]]
     unknown = [pair for pair in merges if not {*pair, "".join(pair)} <= ids.keys()]
-    missing = unknown or missing_pairs(ids, merges)
+    # Added tokens are cut out before anything is merged.
+    missing = unknown or [
+        (left, right)
+        for left, right in missing_pairs(ids, merges)
+        if not added & {left, right, left + right}
+    ]
     if missing:
         raise UsageError(
             "the merges are not those of a sentencepiece model, which llama.cpp would take it for",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from convert.adapter import Adapter
+from convert.checkpoint_output import checkpoint_bytes, write_checkpoint
 from convert.gate import Candidate, GateError, verify
+from convert.gate.checks import PROBE_BYTES
 from convert.gate.logits import open_model
 from convert.gate.texts import held_out
 from convert.gguf_output import CopiedTensor, tensor_bytes, write_gguf
@@ -21,16 +22,16 @@ from convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_imp
 from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
 from convert.quantization import Choice
+from convert.resources import check_disk, check_memory
 from convert.tensor_file import TensorFile
-from tuneserve.base import check_checkpoint
+from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.console import human_bytes, progress, say
-from tuneserve.errors import OutputExistsError, TuneserveError
+from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.llama import physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
-SPARE_BYTES = 256 * 1024 * 1024
 LARGE_BYTES = 4 * 1024**3
 
 
@@ -60,8 +61,22 @@ class Plan:
         return self.run.gguf / f"{self.run.name}.imatrix.gguf"
 
     @property
+    def merged(self) -> Path:
+        """The merged Hugging Face checkpoint, if it is asked for."""
+        return self.run.root / "merged"
+
+    @property
+    def threads(self) -> int:
+        return self.settings.threads or physical_cores()
+
+    @property
     def uses_imatrix(self) -> bool:
         return self.settings.imatrix and uses_importance(self.settings.quantization)
+
+    def outputs(self) -> list[Path]:
+        """What must not be there already."""
+        merged = [self.merged] if self.settings.merged_checkpoint else []
+        return [self.tuned, self.base, *merged]
 
     def inputs(self) -> dict[str, Any]:
         """What the result depends on, for telling whether it is still up to date."""
@@ -97,8 +112,7 @@ def convert(
     `skip_done` and it was made from the same inputs with the same settings), GateError if the
     result fails verification: then nothing is left under the final names.
     """
-    trained = run.require_stage("train")["base"]
-    plan = Plan(run, settings, Path(trained["path"]), trained["name"])
+    plan = _plan(run, settings)
     if not force:
         done = _existing_result(plan, skip_done=skip_done)
         if done is not None:
@@ -111,11 +125,19 @@ def convert(
         GGUFModel(tuned, run.adapter, name=run.name),
         GGUFModel(base, run.adapter, name=plan.base_name),
     )
-    _check_disk(plan, models)
+    _check_resources(plan, models)
     with run.stage("convert") as record:
         record.result = _make(plan, *models)
         record.result["handover"] = _hand_over(plan, record.result)
     return record.result
+
+
+def _plan(run: RunDirectory, settings: ConvertSettings) -> Plan:
+    trained = run.require_stage("train")["base"]
+    if settings.merge_base:
+        base = resolve_base(settings.merge_base)
+        return Plan(run, settings, base.path, base.name)
+    return Plan(run, settings, Path(trained["path"]), trained["name"])
 
 
 def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
@@ -148,6 +170,8 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
             _write(tuned, files.enter_context(atomic_path(plan.f16)), "F16", plan)
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
+        if settings.merged_checkpoint:
+            _write_checkpoint(plan, tuned.checkpoint, files.enter_context(atomic_path(plan.merged)))
         clock.lap("before the GGUF")
         choices = _write(tuned, made_tuned, settings.quantization, plan, matrix)
         clock.lap("merge and quantize")
@@ -168,7 +192,7 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         clock.lap("verify")
         if not verdict.passed:
             raise GateError(verdict.checks, str(plan.tuned))
-        return {
+        result = {
             "tuned": _described(made_tuned, plan.tuned, settings.quantization),
             "base": _described(made_base, plan.base, settings.quantization),
             "tensor_types": dict(Counter(choice.type for choice in choices)),
@@ -178,7 +202,21 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
             "seconds": clock.laps,
             "settings": settings.model_dump(mode="json"),
             "inputs": plan.inputs(),
+            "merged_into": {"path": str(plan.base_checkpoint), "weights": tuned.checkpoint.kind},
         }
+        if settings.merged_checkpoint:
+            result["merged_checkpoint"] = str(plan.merged)
+        return result
+
+
+def _write_checkpoint(plan: Plan, merged: MergedCheckpoint, target: Path) -> None:
+    total = checkpoint_bytes(merged)
+    with progress("write the merged checkpoint", total, rate=_per_second) as advance:
+        write_checkpoint(target, merged, plan.run.adapter, threads=plan.threads, advance=advance)
+
+
+def _per_second(value: float) -> str:
+    return f"{human_bytes(value)}/s"
 
 
 def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> ImportanceMatrix:
@@ -205,7 +243,7 @@ def _measured(plan: Plan, path: Path) -> ImportanceMatrix:
         chunks = training_chunks(model, plan.run.split("train"), plan.settings.imatrix_tokens)
         total = sum(len(chunk) for chunk in chunks)
         with progress("importance matrix", total, unit="tokens") as advance:
-            return collect(model, chunks, threads=plan.settings.threads, advance=advance)
+            return collect(model, chunks, threads=plan.threads, advance=advance)
 
 
 def _write(
@@ -223,12 +261,10 @@ def _write(
         metadata |= matrix.provenance(plan.imatrix.name)
     scale = 2.0  # rates are told in bytes of 16-bit weights
     label = f"write {path.name.removesuffix('.partial')}"
-    with progress(
-        label, model.parameters * scale, rate=lambda value: f"{human_bytes(value)}/s"
-    ) as advance:
+    with progress(label, model.parameters * scale, rate=_per_second) as advance:
         write_gguf(
             path, metadata, {**model.sources, **(copied or {})}, choices,
-            threads=plan.settings.threads or physical_cores(),
+            threads=plan.threads,
             importance=matrix.means() if matrix else None,
             advance=lambda values: advance(values * scale),
         )  # fmt: skip
@@ -255,33 +291,30 @@ def fallbacks(choices: Sequence[Choice]) -> dict[str, int]:
 
 def _existing_result(plan: Plan, *, skip_done: bool) -> dict[str, Any] | None:
     """The finished result if it may stand; None if there is nothing in the way."""
-    existing = [path for path in (plan.tuned, plan.base) if path.exists()]
+    existing = [path for path in plan.outputs() if path.exists()]
     if not existing:
         return None
     stage = plan.run.read().get("stages", {}).get("convert")
     result: dict[str, Any] | None = stage and stage["result"]
-    if skip_done and result and len(existing) == 2:
+    if skip_done and result and len(existing) == len(plan.outputs()):
         same = result["settings"] == plan.settings.model_dump(mode="json")
         if same and result["inputs"] == plan.inputs():
             return result
     raise OutputExistsError(existing[0])
 
 
-def _check_disk(plan: Plan, models: Sequence[GGUFModel]) -> None:
-    """Raise TuneserveError if what is written does not fit, the most at any moment."""
+def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
+    """Raise TuneserveError if memory, or the most that is on disk at any moment, does not fit."""
     settings = plan.settings
-    needed = SPARE_BYTES + sum(planned_bytes(model, settings.quantization) for model in models)
+    check_memory(plan.threads)
+    needed = sum(planned_bytes(model, settings.quantization) for model in models)
     if settings.keep_f16 and settings.quantization != "F16":
         needed += planned_bytes(models[0], "F16")
     if plan.uses_imatrix:
         needed += planned_bytes(models[0], measured_quantization(models[0]))
-    plan.run.gguf.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(plan.run.gguf).free
-    if free < needed:
-        raise TuneserveError(
-            f"{human_bytes(needed)} of disk are needed, {human_bytes(free)} are free",
-            where=str(plan.run.gguf),
-        )
+    if settings.merged_checkpoint:
+        needed += checkpoint_bytes(models[0].checkpoint)
+    check_disk(plan.run.gguf, needed + PROBE_BYTES)
 
 
 def planned_bytes(model: GGUFModel, quantization: str) -> int:

@@ -233,6 +233,14 @@ class ConvertSettings(Section):
     """Merge, GGUF and quantization."""
 
     quantization: QuantizationType = Field("Q4_K_M", description="Quantization type of the GGUF.")
+    merge_base: str = Field(
+        "",
+        description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "
+        "which training used a 4-bit copy (a directory, a .gguf file or a hub id).",
+    )
+    merged_checkpoint: bool = Field(
+        False, description="Write the merged model as a Hugging Face checkpoint too."
+    )
     threads: int = Field(0, ge=0, le=1024, description="Quantization threads; 0 = all cores.")
     keep_f16: bool = Field(False, description="Keep the merged F16 GGUF beside the quantized one.")
     max_kld: float = Field(

@@ -8,6 +8,8 @@ from typing import Any
 
 from tuneserve.errors import TuneserveError
 
+PROBE_BYTES = 1024**3  # the probe, a temporary file, holds this much of the model's layers
+
 
 @dataclass(frozen=True)
 class Check:

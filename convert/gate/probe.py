@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.gate.checks import Check
+from convert.gate.checks import PROBE_BYTES, Check
 from convert.gate.divergence import divergence
 from convert.gate.logits import file_logits
 from convert.gate.streamed import StreamedModel, Variant
@@ -32,7 +32,6 @@ from convert.vocabulary import Value
 from tuneserve.errors import TuneserveError
 
 CONTRACT = "llama.cpp = transformers"
-PROBE_BYTES = 1024**3
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
@@ -147,9 +146,7 @@ def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
 
 
 def transformers_config(model: GGUFModel) -> Any:
-    """The configuration of the merged checkpoint, weights unquantized."""
+    """The configuration of the merged checkpoint."""
     from transformers import AutoConfig
 
-    values = checkpoint_config(model.checkpoint)
-    values.pop("quantization_config", None)
-    return AutoConfig.for_model(**values)
+    return AutoConfig.for_model(**checkpoint_config(model.checkpoint))

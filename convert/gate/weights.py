@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from convert.four_bit import STATE
 from convert.gguf_output import as_float16
 from convert.merge import EMBEDDING, HEAD, MergedCheckpoint
 from convert.model import GGUFModel
@@ -55,24 +57,54 @@ class TrainerWeights:
     def __init__(self, directory: Path, *, tied: bool) -> None:
         places = SafetensorsFiles.of_directory(directory)
         self._paths: Mapping[str, Path] = {name: places[name].path for name in places}
+        self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
+        self._lock = threading.Lock()
+        self._last: tuple[str, Floats] | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
-        from safetensors import safe_open
-
         name = self._name(name)
-        with safe_open(self._paths[name], framework="pt") as file:
+        if name in self._four_bit:
+            return self._dequantized(name).shape
+        with self._open(name) as file:
             return tuple(file.get_slice(name).get_shape())
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        from safetensors import safe_open
-
         name = self._name(name)
-        with safe_open(self._paths[name], framework="pt") as file:
+        if name in self._four_bit:
+            return self._dequantized(name)[start:stop]
+        with self._open(name) as file:
             # A copy: what the slice gives may be the mapping itself.
             values = file.get_slice(name)[start:stop].float().clone()
         found: Floats = values.numpy()
         return found
+
+    def _dequantized(self, name: str) -> Floats:
+        """The whole matrix; the last one is kept, since its slabs are asked for together."""
+        with self._lock:
+            if self._last is None or self._last[0] != name:
+                self._last = None
+                self._last = name, self._by_bitsandbytes(name)
+            return self._last[1]
+
+    def _by_bitsandbytes(self, name: str) -> Floats:
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        parts: dict[str, Any] = {}
+        for key in self._paths:
+            if key.startswith(f"{name}."):
+                with self._open(key) as file:
+                    parts[key] = file.get_tensor(key)
+        with self._open(name) as file:
+            packed = file.get_tensor(name)
+        values = dequantize_4bit(packed, QuantState.from_dict(parts, device="cpu"))
+        found: Floats = values.float().numpy()
+        return found
+
+    def _open(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        return safe_open(self._paths[name], framework="pt")
 
     def _name(self, name: str) -> str:
         if name == HEAD and (self._tied or HEAD not in self._paths):

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from convert_support import Trained
+from convert_support import KINDS_OF_FOUR_BIT as KINDS
+from convert_support import Trained, quantized
 
 from convert.gate import GateError
+from convert.resources import available_memory, check_disk
 from convert.stage import convert
-from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.llama import LlamaModel
 from tuneserve.run import RunDirectory
@@ -57,7 +59,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
 def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:
     with pytest.raises(GateError, match="failed verification") as caught:
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}))
-    assert [line.split(":")[0] for line in caught.value.problems] == ["F16 = merged"]
+    assert [line.split(":")[0] for line in caught.value.problems] == ["llama.cpp = transformers"]
     assert gguf_files(run) == []
     with pytest.raises(UsageError, match="no finished 'convert' stage"):
         run.require_stage("convert")
@@ -70,7 +72,48 @@ def test_without_training_there_is_nothing_to_convert(tmp_path: Path) -> None:
         convert(run, SETTINGS)
 
 
-def test_killed_while_writing_leaves_no_half_file(run: RunDirectory, trained: Trained) -> None:
+def test_merges_into_another_base_and_writes_the_checkpoint(
+    run: RunDirectory, trained: Trained, tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    """Trained on a 4-bit copy; merged into it, then into the 16-bit base that is named."""
+    copy = tmp_path / "copy-bnb-4bit"
+    quantized(trained.base, copy, tokenizer_directory, KINDS["nf4-nested"])
+    with run.stage("train") as record:
+        record.result = {"base": {"spec": str(copy), "path": str(copy), "name": "copy"}}
+    result = convert(run, SETTINGS)
+    assert result["merged_into"]["weights"] == "bitsandbytes 4-bit, dequantized"
+
+    settings = SETTINGS.model_copy(
+        update={"merge_base": str(trained.base), "merged_checkpoint": True}
+    )
+    result = convert(run, settings, force=True)
+    assert result["merged_into"] == {"path": str(trained.base), "weights": "F32"}
+    config = json.loads((run.root / "merged" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (run.root / "merged" / "model.safetensors").is_file()
+    with pytest.raises(OutputExistsError):
+        convert(run, settings)
+
+
+def test_too_little_memory_or_disk_is_refused_first(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convert.resources.available_memory", lambda: 1024**3)
+    with pytest.raises(TuneserveError, match=r"of memory are needed, 1\.0 GiB are free"):
+        convert(run, SETTINGS)
+    monkeypatch.undo()
+    assert available_memory() > 1024**2
+    with pytest.raises(TuneserveError, match="of disk are needed"):
+        check_disk(run.gguf, 1 << 60)
+    assert gguf_files(run) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("moment", ["small-Q8_0.gguf.partial", "base-Q8_0.gguf.partial", "*.probe"])
+def test_stopped_at_any_moment_leaves_no_half_file(
+    run: RunDirectory, sent: signal.Signals, moment: str
+) -> None:
+    """While the tuned file, the base's, or the probe of the gate is being written."""
     code = (
         "from pathlib import Path\n"
         "from convert.stage import convert\n"
@@ -81,12 +124,24 @@ def test_killed_while_writing_leaves_no_half_file(run: RunDirectory, trained: Tr
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.DEVNULL, env=os.environ
     )
-    deadline = time.monotonic() + 120
-    while not list(run.root.glob("gguf/*.partial")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 300
+    while not list(run.gguf.glob(moment)) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(sent)
     process.wait()
-    assert [name for name in gguf_files(run) if not name.endswith(".partial")] == []
+    left = gguf_files(run)
+    if sent is signal.SIGINT:
+        assert left == []
+    assert [name for name in left if not name.endswith((".partial", ".probe"))] == []
     assert "convert" not in json.loads(run.record_path.read_text())["stages"]
+
+
+def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
+    run.gguf.mkdir()
+    leftovers = ["small-Q8_0.gguf.partial", "base-Q8_0.gguf.partial",
+                 "small-Q8_0.gguf.partial.probe"]  # fmt: skip
+    for name in leftovers:
+        (run.gguf / name).write_bytes(b"half")
     convert(run, SETTINGS)
-    assert not any(name.endswith(".partial") for name in gguf_files(run))
+    assert not [name for name in gguf_files(run) if "partial" in name]

@@ -7,7 +7,7 @@ Format: 8 bytes little-endian header length, a JSON header, then the tensors' by
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,11 +52,19 @@ class SafetensorsWriter:
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """The next tensor's bytes."""
+        self.write_pieces(name, [data])
+
+    def write_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """The next tensor's bytes, in pieces one after the other."""
         spec = self._waiting.pop()
-        size = memoryview(data).nbytes
-        if spec.name != name or spec.size_bytes != size:
-            raise ValueError(f"expected {spec.name} ({spec.size_bytes} B), got {name} ({size} B)")
-        self._file.write(data)
+        if spec.name != name:
+            raise ValueError(f"expected {spec.name}, got {name}")
+        size = 0
+        for data in pieces:
+            size += memoryview(data).nbytes
+            self._file.write(data)
+        if spec.size_bytes != size:
+            raise ValueError(f"expected {spec.size_bytes} B of {name}, got {size} B")
 
     def __enter__(self) -> Self:
         return self

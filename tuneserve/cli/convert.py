@@ -51,6 +51,8 @@ def show(result: dict[str, Any]) -> None:
         for name, entry in (("tuned", result["tuned"]), ("base", result["base"]))
     ]
     table("GGUFs", ["model", "file", "quantization", "size"], rows)
+    merged = result["merged_into"]
+    say(f"  merged into {merged['path']} ({merged['weights']})")
     types = [[name, str(count)] for name, count in sorted(result["tensor_types"].items())]
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result["fallbacks"].items():

@@ -1,0 +1,75 @@
+"""bitsandbytes 4-bit bases: read as bitsandbytes reads them, and merged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from convert_support import KINDS_OF_FOUR_BIT as KINDS
+from convert_support import Trained, quantized
+
+from convert.adapter import Adapter
+from convert.four_bit import FourBitTensor, readable_tensors
+from convert.gate.probe import transformers_config
+from convert.gate.streamed import StreamedModel, Variant
+from convert.gate.weights import MergedWeights, TrainerWeights
+from convert.merge import MergedCheckpoint
+from convert.model import GGUFModel
+from convert.safetensors_reader import SafetensorsFiles
+from tuneserve.errors import UsageError
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_reads_what_bitsandbytes_reads(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path, kind: str
+) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    model = quantized(trained.base, tmp_path / "base", tokenizer_directory, KINDS[kind])
+    tensors = readable_tensors(SafetensorsFiles.of_directory(tmp_path / "base"))
+    parameters = dict(model.named_parameters())
+    assert set(parameters) == set(tensors)
+    packed = 0
+    for name, parameter in parameters.items():
+        state = getattr(parameter, "quant_state", None)
+        values = parameter if state is None else dequantize_4bit(parameter.data, state)
+        expected = values.detach().float().numpy()
+        tensor = tensors[name]
+        packed += isinstance(tensor, FourBitTensor)
+        assert tensor.shape == expected.shape, name
+        np.testing.assert_array_equal(tensor.rows(), expected, err_msg=name)
+        np.testing.assert_array_equal(tensor.rows(5, 23), expected[5:23], err_msg=name)
+    assert packed == {"skipping": 3 * 7 - 3 - 3}.get(kind, 21)
+
+
+def test_merges_into_a_four_bit_base(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    """The adapter on what bitsandbytes dequantizes, against our merge."""
+    quantized(trained.base, tmp_path / "base", tokenizer_directory, KINDS["nf4-nested"])
+    merged = MergedCheckpoint(tmp_path / "base", Adapter(trained.adapter))
+    assert merged.kind == "bitsandbytes 4-bit, dequantized"
+    model = GGUFModel(merged, trained.adapter, name="x")
+    trainer = TrainerWeights(tmp_path / "base", tied=merged.tied)
+    streamed = StreamedModel(
+        transformers_config(model),
+        [Variant(trainer, adapted=True), Variant(MergedWeights(merged))],
+        adapter=trained.adapter, threads=2,
+    )  # fmt: skip
+    adapted, found = streamed.logits([[5, 17, 300, 4, 99]])
+    np.testing.assert_allclose(found[0], adapted[0], atol=1e-4, rtol=1e-4)
+
+
+def test_other_quantizations_are_refused(trained: Trained, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    save_file(
+        {"model.layers.0.self_attn.q_proj.weight": np.ones((4, 4), dtype=np.int8)},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(UsageError, match="quantized in a way") as caught:
+        MergedCheckpoint(tmp_path)
+    assert caught.value.problems == ["model.layers.0.self_attn.q_proj.weight: I8"]
