@@ -1,0 +1,195 @@
+"""The trainer's tokenizer as GGUF keys: sentencepiece without a tokenizer.model, special ids,
+sizes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from convert_support import copy_tokenizer, make_base, write_sentencepiece_model
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from convert.gguf_output import write_gguf
+from convert.vocabulary import Vocabulary
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.errors import UsageError
+from tuneserve.llama import LlamaModel
+
+Edit = Callable[[dict[str, Any]], None]
+TEXTS = [
+    "Hello, world!",
+    "  two  spaces",
+    "<s>[INST] a\n b [/INST]</s>",
+    "日本語 🚀 Größe",
+    "\t\n x",
+]
+
+
+@pytest.fixture(scope="module")
+def llama_2(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("llama-2")
+    gguf = GGUFFile(llama_cpp_source / "models" / "ggml-vocab-llama-spm.gguf")
+    write_tokenizer(gguf, directory)
+    return directory
+
+
+@pytest.fixture
+def editable(llama_2: Path, tmp_path: Path) -> Path:
+    copy_tokenizer(llama_2, tmp_path)
+    return tmp_path
+
+
+def read(directory: Path, *, rows: int = 32000, architecture: str = "llama",
+         **config: Any) -> Vocabulary:  # fmt: skip
+    return Vocabulary(directory, rows=rows, architecture=architecture, config=config)
+
+
+def edit(directory: Path, change: Edit, name: str = "tokenizer.json") -> Path:
+    content = json.loads((directory / name).read_text())
+    change(content)
+    (directory / name).write_text(json.dumps(content))
+    return directory
+
+
+def as_gguf(vocabulary: Vocabulary, path: Path, name: str = "x") -> Path:
+    """A GGUF of the vocabulary alone."""
+    metadata = {"general.architecture": ("string", "llama"), "general.name": ("string", name)}
+    write_gguf(path, metadata | vocabulary.metadata(), {}, [], threads=1)
+    return path
+
+
+def test_scores_made_of_merges_give_the_trainers_ids(llama_2: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(llama_2 / "tokenizer.json"))
+    choose = random.Random(3)
+    texts = [*TEXTS, *(" " * n + "x" + " " * (40 - n) for n in range(40))]
+    texts += ["".join(choose.choices("aeht .,1\n▁é", k=30)) for _ in range(200)]
+    with LlamaModel(as_gguf(read(llama_2), tmp_path / "v.gguf"), vocab_only=True) as model:
+        for text in texts:
+            assert tokenizer.encode(text, add_special_tokens=False).ids == model.tokenize(text)
+        assert (model.bos, model.eos, model.adds_bos) == (1, 2, True)
+
+
+def test_ids_only_config_json_names_are_written(editable: Path) -> None:
+    edit(editable, lambda content: content.pop("eos_token"), "tokenizer_config.json")
+    keys = read(editable, eos_token_id=7, pad_token_id=2, bos_token_id=9).metadata()
+    assert keys["tokenizer.ggml.eos_token_id"] == ("UINT32", 7)
+    assert keys["tokenizer.ggml.padding_token_id"] == ("UINT32", 2)
+    assert keys["tokenizer.ggml.bos_token_id"] == ("UINT32", 1)  # the tokenizer's own comes first
+
+
+def test_added_tokens_and_missing_ones(editable: Path) -> None:
+    new = {"id": 32001, "content": "▁note", "special": False}
+
+    def change(content: dict[str, Any]) -> None:
+        content["added_tokens"] += [new, {"id": 32002, "content": "<|x|>", "special": False}]
+
+    tokens = read(edit(editable, change), rows=32004).tokens
+    assert [(t.text, t.type.name, t.score) for t in tokens[32000:]] == [
+        ("[PAD32000]", "UNUSED", -10000.0), (" note", "USER_DEFINED", -1000.0),
+        ("<|x|>", "CONTROL", -1000.0), ("[PAD32003]", "UNUSED", -10000.0),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="ids up to 32002, the embedding only 32002 rows"):
+        read(editable, rows=32002)
+
+
+def test_a_tokenizer_model_of_another_tokenizer_is_refused(
+    llama_cpp_source: Path, editable: Path
+) -> None:
+    other = GGUFFile(llama_cpp_source / "models" / "ggml-vocab-baichuan.gguf")
+    write_sentencepiece_model(other, editable / "tokenizer.model", pieces=1000)
+    with pytest.raises(UsageError, match="of different tokenizers"):
+        read(editable)
+    (editable / "tokenizer.model").write_bytes(b"no protobuf")
+    with pytest.raises(UsageError, match="no sentencepiece model"):
+        read(editable)
+
+
+def lose_a_merge(content: dict[str, Any]) -> None:
+    del content["model"]["merges"][40]
+
+
+def metaspace(scheme: str) -> Edit:
+    def change(content: dict[str, Any]) -> None:
+        content["normalizer"] = None
+        content["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "split": False,
+                                    "prepend_scheme": scheme}  # fmt: skip
+
+    return change
+
+
+@pytest.mark.parametrize(("scheme", "written"), [("always", True), ("first", False)])
+def test_metaspace_is_known(editable: Path, scheme: str, written: bool) -> None:
+    keys = read(edit(editable, metaspace(scheme))).metadata()
+    # llama.cpp's default is True.
+    assert keys.get("tokenizer.ggml.add_space_prefix", ("BOOL", True)) == ("BOOL", written)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lose_a_merge, "merges are not those of a sentencepiece model"),
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "unknown to llama.cpp's sentence"),
+        (lambda c: c.update(normalizer=None), "unknown to llama.cpp's sentence"),
+        (lambda c: c["added_tokens"][1].update(rstrip=True), "swallow the whitespace"),
+        (lambda c: c["model"].update(type="Unigram"), "of type Unigram can't be converted"),
+        (lambda c: c.pop("model"), "no tokenizer of the tokenizers library"),
+        (lambda c: c["added_tokens"].append(5), "no tokenizer of the tokenizers library"),
+    ],
+)
+def test_what_llama_cpp_would_do_otherwise_is_refused(
+    editable: Path, change: Edit, problem: str
+) -> None:
+    with pytest.raises(UsageError, match=problem):
+        read(edit(editable, change)).metadata()
+
+
+def test_only_a_phi_3_is_named_so(llama_cpp_source: Path, llama_2: Path, tmp_path: Path) -> None:
+    write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-phi-3.gguf"), tmp_path)
+    phi = read(tmp_path, rows=32064, architecture="phi3")
+    assert phi.model_name("mine") == "mine (Phi-3)"
+    assert phi.model_name("phi-3-mine") == "phi-3-mine"
+    assert read(llama_2).model_name("not-Phi3") == "not-Phi_3"
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    text = "<|user|>\nHi<|end|>\n<|assistant|>\n"
+    made = as_gguf(phi, tmp_path / "v.gguf", phi.model_name("mine"))
+    with LlamaModel(made, vocab_only=True) as model:
+        assert tokenizer.encode(text, add_special_tokens=False).ids == model.tokenize(text)
+
+
+@given(
+    broken=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(
+                st.sampled_from(["model", "added_tokens", "vocab"]), inner, max_size=3
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_any_json_is_refused_or_read(
+    tmp_path_factory: pytest.TempPathFactory, broken: object
+) -> None:
+    directory = tmp_path_factory.getbasetemp()
+    (directory / "tokenizer.json").write_text(json.dumps(broken))
+    with pytest.raises(UsageError):
+        read(directory)
+
+
+def test_a_checkpoint_keeps_its_vocabulary_size(tokenizer_directory: Path, tmp_path: Path) -> None:
+    """More rows than tokens, as models padded to a multiple of 64 have."""
+    from convert.merge import MergedCheckpoint
+    from convert.model import GGUFModel
+
+    base = make_base(tmp_path / "base", tokenizer_directory, vocab_size=49152 + 64)
+    model = GGUFModel(MergedCheckpoint(base), base, name="padded")
+    assert len(model.vocabulary.tokens) == 49152 + 64
+    assert model.vocabulary.tokens[-1].text == "[PAD49215]"
