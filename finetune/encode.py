@@ -33,6 +33,26 @@ def encode_all(
     return kept, encoded
 
 
+def problems_with_ends(
+    encoder: Encoder, examples: Sequence[Example], encoded: Sequence[Encoded]
+) -> list[str]:
+    """What is wrong with the ends of answers: one that is not cut must end with an end token, and
+    not all may be cut, or the model never learns to stop. Texts without a prompt may be."""
+    ends = {*encoder.special_ids, encoder.tokenizer.eos_token_id}
+    found = [
+        f"{example.where}: the answer has no end token"
+        for example, item in zip(examples, encoded, strict=True)
+        if not item.truncated and item.labels[-1] not in ends
+    ]
+    answers = [item for e, item in zip(examples, encoded, strict=True) if len(e.messages) > 1]
+    if answers and all(item.truncated for item in answers):
+        found.append(
+            f"{examples[0].where}: this and every other training example is cut to "
+            f"max_seq_length ({encoder.max_length}): no answer keeps its end"
+        )
+    return found
+
+
 def token_counts(encoded: Sequence[Encoded]) -> dict[str, Any]:
     """Tokens and trained tokens of a set, and what cutting to the longest length cost."""
     if not encoded:

@@ -84,7 +84,12 @@ def answer_questions(
     order = sorted(range(len(asked)), key=lambda place: len(prompts[place]))
     for start in range(0, len(order), sampling.batch_size):
         places = order[start : start + sampling.batch_size]
-        answers = _generate(model, encoder, [prompts[place] for place in places], sampling)
+        # The model's own distribution: no top-k, no top-p, no penalty, whatever its files say.
+        answers = generate(
+            model, encoder, [prompts[place] for place in places],
+            do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
+            repetition_penalty=1.0, max_new_tokens=sampling.max_tokens,
+        )  # fmt: skip
         for place, ids in zip(places, answers, strict=True):
             text = _usable(encoder, prompts[place], ids)
             if text is not None:
@@ -98,10 +103,11 @@ def _prompt(encoder: Encoder, question: Question) -> list[int]:
     return encoder.prompt_ids(messages)
 
 
-def _generate(
-    model: Any, encoder: Encoder, prompts: Sequence[list[int]], sampling: Sampling
+def generate(
+    model: Any, encoder: Encoder, prompts: Sequence[list[int]], **how: Any
 ) -> list[list[int]]:
-    """Sampled ids after each prompt, the end token included if there is one in time."""
+    """The ids that a model of transformers writes after each prompt, the end token included if it
+    comes in time; `how` are the arguments of its `generate`."""
     import torch
 
     ends = _end_tokens(encoder)
@@ -109,14 +115,11 @@ def _generate(
     padding = ends[0]
     ids = [[padding] * (width - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    # The model's own distribution: no top-k, no top-p, no penalty, whatever its files say.
     with torch.no_grad():
         whole = model.generate(
             input_ids=torch.tensor(ids, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
-            do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
-            repetition_penalty=1.0, max_new_tokens=sampling.max_tokens,
-            eos_token_id=ends, pad_token_id=padding,
+            eos_token_id=ends, pad_token_id=padding, **how,
         )  # fmt: skip
     answers = []
     for row in whole[:, width:].tolist():

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.encode import token_counts
+from finetune.encode import encode_all, problems_with_ends, token_counts
 from finetune.examples import Example
 from finetune.mask import IGNORED, Encoded, Encoder
 from finetune.model import load_tokenizer
+from finetune.pool import build_pool
 from finetune.prepare import Prepared, prepare_examples
-from finetune.split import SPLITS
 from tuneserve.base import resolve_base
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import Recipe
@@ -38,6 +38,8 @@ class Preview:
     histogram: list[tuple[int, int, int]]
     shown: list[tuple[Example, list[Piece]]]
     problems: list[str]
+    epoch: str
+    """What an epoch draws, in a sentence; empty where there are problems."""
 
 
 def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
@@ -55,10 +57,13 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
         thoughts=recipe.data.thoughts,
     )
     problems: list[str] = []
-    encoded = {name: _encode(encoder, prepared.split.part(name), problems) for name in SPLITS}
+    encoded = {name: _encode(encoder, part, problems) for name, part in prepared.parts().items()}
+    kept = encoded["train"]
+    problems += problems_with_ends(encoder, [e for e, _ in kept], [item for _, item in kept])
     return Preview(
         prepared=prepared,
-        counts={name: token_counts([item for _, item in encoded[name]]) for name in SPLITS},
+        counts={name: token_counts([e for _, e in part]) for name, part in encoded.items()},
+        epoch="" if problems else _epoch(prepared, encoded, encoder, recipe),
         histogram=length_histogram([item.length_before_cut for _, item in encoded["train"]]),
         shown=[
             (example, pieces(tokenizer, encoder.special_ids, item))
@@ -78,6 +83,20 @@ def _encode(
         except TuneserveError as error:
             problems.append(f"{example.where}: {error.message}")
     return encoded
+
+
+def _epoch(
+    prepared: Prepared,
+    encoded: Mapping[str, Sequence[tuple[Example, Encoded]]],
+    encoder: Encoder,
+    recipe: Recipe,
+) -> str:
+    tokens = {name: [item for _, item in part] for name, part in encoded.items()}
+    pool = build_pool(
+        prepared, tokens["train"], tokens.get("replay", ()),
+        lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
+    )  # fmt: skip
+    return pool.describe()
 
 
 def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:

@@ -10,7 +10,7 @@ from finetune.budget import plan_budget
 from finetune.checkpoints import claim, fingerprint, last_checkpoint, step_of
 from finetune.curves import draw_curves, points
 from finetune.curves_page import write_curves_page
-from finetune.encode import encode_all, token_counts
+from finetune.encode import encode_all, problems_with_ends, token_counts
 from finetune.examples import Example
 from finetune.job import Job
 from finetune.mask import Encoded, Encoder
@@ -24,6 +24,7 @@ from finetune.prepare import (
     prepare_examples,
     write_split,
 )
+from finetune.reading import raise_problems
 from finetune.runtime import check_hardware, load_runtime, peak_memory, quiet
 from finetune.schedule import plan_steps
 from finetune.steps import Trained, run_training
@@ -103,6 +104,8 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
         name: _encode_part(encoder, prepared, part, recipe)
         for name, part in prepared.parts().items()
     }
+    problems = problems_with_ends(encoder, prepared.split.train, encoded["train"])
+    raise_problems(problems, len(encoded["train"]), where=str(recipe.data.file), what="trained on")
     _tell_tokens(encoded)
     pool = build_pool(
         prepared, encoded["train"], encoded.get("replay", ()),

@@ -22,7 +22,8 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def _shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
+def shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
+    """The recipe file that an option names: a file, or one that comes along."""
     if given is None or given.exists():
         return given
     return shipped_recipes().get(str(given), given)
@@ -35,7 +36,7 @@ def stage_options(command: Command) -> Command:
             "-c",
             "--config",
             type=click.Path(path_type=Path),
-            callback=_shipped_recipe,
+            callback=shipped_recipe,
             help=f"Recipe: a TOML file, or one that comes along ({', '.join(shipped_recipes())}).",
         ),
         click.option(

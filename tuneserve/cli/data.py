@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from tuneserve.cli.common import shipped_recipe
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import sha256_file, write_jsonl
@@ -79,7 +80,11 @@ def sentiment(
 
 @command.command("general")
 @click.option(
-    "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) that names the base."
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    callback=shipped_recipe,
+    help="Recipe (TOML) that names the base.",
 )
 @click.option(
     "-o",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tuneserve.cli.common import shipped_recipe
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings, settings_options
@@ -15,13 +16,18 @@ if TYPE_CHECKING:
     from finetune.preview import Piece, Preview
 
 BAR = 40
+NEAR_SHOWN = 5
 # Bold as well as coloured: the difference must show without colours too.
 STYLES = {"context": "dim", "trained": "bold green", "special": "cyan"}
 
 
 @click.command("preview")
 @click.option(
-    "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) with settings."
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    callback=shipped_recipe,
+    help="Recipe (TOML) with settings.",
 )
 @click.option(
     "-n", "--examples", type=click.IntRange(min=0), default=3, help="Examples to show.  [3]"
@@ -53,7 +59,16 @@ def command(
         _show_example(f"{example.where} (id {example.id})", shown)
     _show_counts(found)
     if as_json:
-        print_json({"counts": found.counts, "problems": found.problems})
+        split = found.prepared.split
+        print_json(
+            {
+                "counts": found.counts,
+                "problems": found.problems,
+                "duplicates": split.duplicates + split.straddling,
+                "near_duplicates": len(split.near),
+                "unusable": found.prepared.skipped,
+            }
+        )
     if found.problems:
         raise UsageError(
             f"{len(found.problems)} examples can't be trained on",
@@ -105,8 +120,13 @@ def _show_counts(found: Preview) -> None:
     for low, high, count in found.histogram:
         say(f"{low:>8,} to {high - 1:<8,} {'█' * round(BAR * count / most):<{BAR}} {count:,}")
     prepared = found.prepared
+    split = prepared.split
     say(
         f"shapes: {', '.join(f'{name} {count:,}' for name, count in prepared.shapes.items())}; "
-        f"duplicates removed: {prepared.split.duplicates + prepared.split.straddling:,}; "
-        f"unusable left out: {prepared.skipped:,}"
+        f"duplicates removed: {split.duplicates + split.straddling:,}, "
+        f"near ones: {len(split.near):,}; unusable left out: {prepared.skipped:,}"
     )
+    for near in split.near[:NEAR_SHOWN]:
+        say(f"  {near.example.where}: {near.likeness:.0%} like the held-out {near.held.where}")
+    if found.epoch:
+        say(found.epoch)
