@@ -50,8 +50,7 @@ def sentencepiece_tokens(
 def has_space_prefix(content: Mapping[str, Any], directory: Path) -> bool:
     """Does a '▁' go in front of each piece of text between special tokens?
 
-    A prefix at the very beginning of the text only (Metaspace's "first") is written as none:
-    prompts begin with a special token. Raises UsageError for steps that llama.cpp does not take.
+    Raises UsageError for steps that llama.cpp does not take.
     """
     normalizer = content.get("normalizer")
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
@@ -66,6 +65,14 @@ def has_space_prefix(content: Mapping[str, Any], directory: Path) -> bool:
         return False
     if not steps and pre and pre.get("type") == "Metaspace":
         scheme = pre.get("prepend_scheme", "always")
+        if scheme == "first":
+            raise UsageError(
+                "the tokenizer puts a space in front of a text's beginning only; llama.cpp does so "
+                "behind every special token, or nowhere",
+                where=str(directory / "tokenizer.json"),
+                hint='Set "legacy": true in the base\'s tokenizer_config.json and train again: '
+                "then training sees what llama.cpp does.",
+            )
         if pre.get("replacement") == SPACE and pre.get("split") is False:
             return bool(scheme == "always")
     raise UsageError(

@@ -124,7 +124,7 @@ def metaspace(scheme: str) -> Edit:
     return change
 
 
-@pytest.mark.parametrize(("scheme", "written"), [("always", True), ("first", False)])
+@pytest.mark.parametrize(("scheme", "written"), [("always", True), ("never", False)])
 def test_metaspace_is_known(editable: Path, scheme: str, written: bool) -> None:
     keys = read(edit(editable, metaspace(scheme))).metadata()
     # llama.cpp's default is True.
@@ -134,6 +134,7 @@ def test_metaspace_is_known(editable: Path, scheme: str, written: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
+        (metaspace("first"), "space in front of a text's beginning only"),
         (lose_a_merge, "merges are not those of a sentencepiece model"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), "unknown to llama.cpp's sentence"),
         (lambda c: c.update(normalizer=None), "unknown to llama.cpp's sentence"),
