@@ -112,32 +112,41 @@ def convert(
     `skip_done` and it was made from the same inputs with the same settings), GateError if the
     result fails verification: then nothing is left under the final names.
     """
-    plan = _plan(run, settings)
+    plan = plan_of(run, settings)
     if not force:
         done = _existing_result(plan, skip_done=skip_done)
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
-    check_checkpoint(plan.base_checkpoint)
-    base = MergedCheckpoint(plan.base_checkpoint)
-    tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(run.adapter))
-    models = (
-        GGUFModel(tuned, run.adapter, name=run.name),
-        GGUFModel(base, run.adapter, name=plan.base_name),
-    )
-    _check_resources(plan, models)
+    models = checked_models(plan)
     with run.stage("convert") as record:
         record.result = _make(plan, *models)
         record.result["handover"] = _hand_over(plan, record.result)
     return record.result
 
 
-def _plan(run: RunDirectory, settings: ConvertSettings) -> Plan:
+def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
+    """What a conversion of this trained run will read and write."""
     trained = run.require_stage("train")["base"]
     if settings.merge_base:
         base = resolve_base(settings.merge_base)
         return Plan(run, settings, base.path, base.name)
     return Plan(run, settings, Path(trained["path"]), trained["name"])
+
+
+def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
+    """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
+    before slow work starts: base, adapter, tokenizer, memory, disk."""
+    check_checkpoint(plan.base_checkpoint)
+    adapter = plan.run.adapter
+    base = MergedCheckpoint(plan.base_checkpoint)
+    tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
+    models = (
+        GGUFModel(tuned, adapter, name=plan.run.name),
+        GGUFModel(base, adapter, name=plan.base_name),
+    )
+    _check_resources(plan, models)
+    return models
 
 
 def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
@@ -167,20 +176,20 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         made_tuned = files.enter_context(atomic_path(plan.tuned))
         made_base = files.enter_context(atomic_path(plan.base))
         if settings.keep_f16 and settings.quantization != "F16":
-            _write(tuned, files.enter_context(atomic_path(plan.f16)), "F16", plan)
+            write_quantized(tuned, files.enter_context(atomic_path(plan.f16)), "F16", plan)
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
         if settings.merged_checkpoint:
             _write_checkpoint(plan, tuned.checkpoint, files.enter_context(atomic_path(plan.merged)))
         clock.lap("before the GGUF")
-        choices = _write(tuned, made_tuned, settings.quantization, plan, matrix)
+        choices = write_quantized(tuned, made_tuned, settings.quantization, plan, matrix)
         clock.lap("merge and quantize")
         copied = copied_tensors(
             TensorFile(made_tuned),
             tuned.changed,
             base.choices(settings.quantization, has_imatrix=matrix is not None),
         )
-        _write(base, made_base, settings.quantization, plan, matrix, copied)
+        write_quantized(base, made_base, settings.quantization, plan, matrix, copied)
         clock.lap("quantize the base")
         verdict = verify(
             Candidate(
@@ -227,7 +236,7 @@ def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> Import
     made = files.enter_context(atomic_path(plan.imatrix))
     kind = measured_quantization(tuned)
     with _scratch(plan.run.tuned_gguf(f"{kind}-for-imatrix")) as path:
-        _write(tuned, path, kind, plan)
+        write_quantized(tuned, path, kind, plan)
         matrix = _measured(plan, path)
     matrix.write(made)
     return matrix
@@ -246,7 +255,7 @@ def _measured(plan: Plan, path: Path) -> ImportanceMatrix:
             return collect(model, chunks, threads=plan.threads, advance=advance)
 
 
-def _write(
+def write_quantized(
     model: GGUFModel,
     path: Path,
     quantization: str,

@@ -88,6 +88,11 @@ class RunDirectory:
     def base_gguf(self, quantization: str) -> Path:
         return self.gguf / f"base-{quantization}.gguf"
 
+    @property
+    def lora_gguf(self) -> Path:
+        """The adapter as a GGUF of its own."""
+        return self.gguf / f"{self.name}-lora-F16.gguf"
+
     def split(self, name: str) -> Path:
         """Path of the 'train', 'eval' or 'test' examples as used."""
         return self.data / f"{name}.jsonl"

@@ -18,9 +18,13 @@ class TrainerTokenizer:
 
     def __init__(self, directory: Path) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from transformers import AutoTokenizer
+        from transformers import PreTrainedTokenizerFast
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        # By tokenizer.json as training left it: a class of its own (LlamaTokenizer) would build
+        # another pre-tokenizer than the one that was saved.
+        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
+            directory, local_files_only=True
+        )
         if not self._tokenizer.chat_template:
             raise TuneserveError(
                 "the trainer's tokenizer has no chat template", where=str(directory)

@@ -58,6 +58,13 @@ def test_equals_the_adapted_model(
         found = plain(ids).logits.numpy()
     np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-4)
 
+    if tied and kind in ("embedding", "head"):
+        return  # PEFT's merge changes embedding and output at once there, which was not trained
+    weights = adapted.merge_and_unload().state_dict()
+    for name in merged.names:
+        theirs = weights[name if name in weights else EMBEDDING].numpy()
+        np.testing.assert_allclose(merged.rows(name), theirs, atol=1e-5, rtol=1e-5, err_msg=name)
+
 
 def test_rows_are_rows_of_the_whole(trained: Trained) -> None:
     merged = trained.merged()

@@ -14,6 +14,7 @@ import pytest
 from convert_support import KINDS_OF_FOUR_BIT as KINDS
 from convert_support import Trained, quantized
 
+from convert.adapter_only import convert_adapter
 from convert.gate import GateError
 from convert.resources import available_memory, check_disk
 from convert.stage import convert
@@ -145,3 +146,18 @@ def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
         (run.gguf / name).write_bytes(b"half")
     convert(run, SETTINGS)
     assert not [name for name in gguf_files(run) if "partial" in name]
+
+
+def test_adapter_only(run: RunDirectory) -> None:
+    result = convert_adapter(run, SETTINGS)
+    assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]
+    assert all(check["passed"] for check in result["verification"])
+    assert run.read()["lora"] == result
+    with pytest.raises(OutputExistsError):
+        convert_adapter(run, SETTINGS)
+    # The base that is there already is used again.
+    stamp = run.base_gguf("Q8_0").stat().st_mtime_ns
+    with pytest.raises(GateError, match="failed verification"):
+        convert_adapter(run, SETTINGS.model_copy(update={"max_quantized_kld": 1e-9}), force=True)
+    assert run.base_gguf("Q8_0").stat().st_mtime_ns == stamp
+    assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]

@@ -14,6 +14,11 @@ from tuneserve.options import settings_options
 
 @click.command()
 @stage_options
+@click.option(
+    "--adapter-only",
+    is_flag=True,
+    help="Write the adapter as a GGUF of its own, for a server whose base serves many adapters.",
+)
 @settings_options("convert")
 @click.pass_context
 def command(
@@ -24,6 +29,7 @@ def command(
     force: bool,
     skip_done: bool,
     as_json: bool,
+    adapter_only: bool,
     **_: Any,
 ) -> None:
     """Merge the adapter into its base, quantize both, and verify the result.
@@ -31,9 +37,16 @@ def command(
     \b
     tuneserve convert --run sentiment
     tuneserve convert --run sentiment --quantization Q8_0
+    tuneserve convert --run sentiment --adapter-only
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert")
+    if adapter_only:
+        from convert.adapter_only import convert_adapter
+
+        made = convert_adapter(run, recipe.convert, force=force)
+        print_json(made) if as_json else show_adapter(made)
+        return
     from convert.stage import convert
 
     result = convert(run, recipe.convert, force=force, skip_done=skip_done)
@@ -57,7 +70,18 @@ def show(result: dict[str, Any]) -> None:
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result["fallbacks"].items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
+    show_checks(result)
+    say(f"  sample answer: {result['sample']!r}")
+
+
+def show_adapter(result: dict[str, Any]) -> None:
+    """The LoRA GGUF, how to serve it, and what was verified."""
+    say(f"{result['path']}: {human_bytes(result['size_bytes'])}")
+    say(f"  tuneserve serve {result['base']} --lora NAME={result['path']}")
+    show_checks(result)
+
+
+def show_checks(result: dict[str, Any]) -> None:
     say("Verified")
     for check in result["verification"]:
         say(f"  {check['contract']}: {check['detail']}")
-    say(f"  sample answer: {result['sample']!r}")

@@ -1,0 +1,121 @@
+"""`tuneserve convert --adapter-only`: the adapter as a GGUF beside the base's, both verified."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convert.gate.checks import Check, GateError
+from convert.gate.divergence import divergence
+from convert.gate.logits import file_logits, make_context, open_model
+from convert.gate.texts import held_out
+from convert.gate.trainer import TrainerTokenizer
+from convert.gate.verdict import (
+    TOKEN_CONVERSATIONS,
+    choose_sequences,
+    positions,
+    vocabulary_checks,
+)
+from convert.lora_gguf import lora_gguf
+from convert.model import GGUFModel
+from convert.stage import Plan, checked_models, plan_of, write_quantized
+from convert.threads import one_blas_thread
+from tuneserve.console import say
+from tuneserve.errors import OutputExistsError, TuneserveError
+from tuneserve.files import atomic_path, sha256_file
+from tuneserve.llama import LlamaModel, backend, last_error
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
+
+Floats = npt.NDArray[np.float32]
+
+
+def convert_adapter(
+    run: RunDirectory, settings: ConvertSettings, *, force: bool = False
+) -> dict[str, Any]:
+    """Write the LoRA GGUF, and the base's if it is not there yet; kept in run.json as "lora".
+
+    Raises OutputExistsError if there is one already (unless `force`), UsageError for an adapter
+    that llama.cpp can't apply, GateError if the two files don't do what training did: then nothing
+    new is left under the final names.
+    """
+    plan = plan_of(run, settings)
+    target = run.lora_gguf
+    if target.exists() and not force:
+        raise OutputExistsError(target)
+    tuned, base = checked_models(plan)
+    lora = lora_gguf(tuned, run.name)
+    with ExitStack() as files:
+        made = files.enter_context(atomic_path(target))
+        lora.write(made)
+        made_base = plan.base
+        if not made_base.exists():
+            made_base = files.enter_context(atomic_path(plan.base))
+            write_quantized(base, made_base, settings.quantization, plan)
+        checks = _checks(plan, tuned, made, made_base)
+        if not all(check.passed for check in checks):
+            raise GateError(checks, str(target))
+        result = {
+            "path": str(target), "size_bytes": made.stat().st_size, "sha256": sha256_file(made),
+            "base": str(plan.base), "verification": [check.to_json() for check in checks],
+        }  # fmt: skip
+    run.update(lora=result)
+    return result
+
+
+def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:
+    from convert.gate.reference import reference_logits
+
+    trainer = TrainerTokenizer(plan.run.adapter)
+    conversations = held_out(plan.run.split("test"), TOKEN_CONVERSATIONS)
+    vocabulary = tuned.sources["token_embd.weight"].shape[0]
+    _, sequences = choose_sequences(trainer, conversations, positions(vocabulary))
+    with one_blas_thread():
+        say("verify: token ids, chat template")
+        checks = vocabulary_checks(base, trainer, conversations)
+        say("verify: the trainer's logits (adapter on base)")
+        reference = reference_logits(tuned, plan.run.adapter, sequences, threads=plan.threads)
+        say("verify: the logits of base and LoRA GGUF")
+        plain = file_logits(base, sequences, threads=plan.threads)
+        adapted = _logits_with_lora(base, lora, sequences, threads=plan.threads)
+    limit = plan.settings.max_quantized_kld
+    lost = divergence(reference.adapted, adapted)
+    without = divergence(reference.adapted, plain)
+    figures = {"kld_with": lost.mean, "kld_without": without.mean}
+    return [
+        *checks,
+        Check("base + LoRA ≈ adapter on base", lost.mean <= limit, str(lost), lost.figures()),
+        Check(
+            "the LoRA acts", lost.mean < without.mean,
+            f"KL divergence from the trained model {lost.mean:.2e} with it, {without.mean:.2e} "
+            "without", figures,
+        ),
+    ]  # fmt: skip
+
+
+def _logits_with_lora(
+    base: Path, lora: Path, sequences: Sequence[Sequence[int]], *, threads: int
+) -> list[Floats]:
+    longest = max(len(ids) for ids in sequences)
+    with open_model(base) as model, make_context(model, longest, threads=threads) as context:
+        adapter = _loaded(model, lora)
+        adapters = (backend().llama_adapter_lora_p_ctypes * 1)(adapter)
+        scales = (ctypes.c_float * 1)(1.0)
+        if backend().llama_set_adapters_lora(context.handle, adapters, 1, scales) != 0:
+            raise TuneserveError("llama.cpp can't apply the LoRA GGUF", where=str(lora))
+        return [context.logits(ids) for ids in sequences]
+
+
+def _loaded(model: LlamaModel, lora: Path) -> Any:
+    """The adapter; llama.cpp frees it with the model."""
+    adapter = backend().llama_adapter_lora_init(model.handle, os.fsencode(lora))
+    if not adapter:
+        raise TuneserveError(f"llama.cpp can't load it: {last_error()}", where=str(lora))
+    return adapter
