@@ -65,16 +65,16 @@ def has_space_prefix(content: Mapping[str, Any], directory: Path) -> bool:
         return False
     if not steps and pre and pre.get("type") == "Metaspace":
         scheme = pre.get("prepend_scheme", "always")
-        if scheme == "first":
+        if scheme != "never":
             raise UsageError(
-                "the tokenizer puts a space in front of a text's beginning only; llama.cpp does so "
-                "behind every special token, or nowhere",
+                f"the tokenizer (Metaspace, '{scheme}') puts a space in front of text only where "
+                "none stands already, or only at the beginning; llama.cpp does so always or never",
                 where=str(directory / "tokenizer.json"),
-                hint='Set "legacy": true in the base\'s tokenizer_config.json and train again: '
-                "then training sees what llama.cpp does.",
+                hint="Train on a GGUF of the base: its import gives the tokenizer that llama.cpp "
+                "has.",
             )
         if pre.get("replacement") == SPACE and pre.get("split") is False:
-            return bool(scheme == "always")
+            return False
     raise UsageError(
         f"normalizer {normalizer} with pre-tokenizer {pre} is unknown to llama.cpp's sentencepiece",
         where=str(directory / "tokenizer.json"),

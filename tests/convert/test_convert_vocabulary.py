@@ -124,17 +124,16 @@ def metaspace(scheme: str) -> Edit:
     return change
 
 
-@pytest.mark.parametrize(("scheme", "written"), [("always", True), ("never", False)])
-def test_metaspace_is_known(editable: Path, scheme: str, written: bool) -> None:
-    keys = read(edit(editable, metaspace(scheme))).metadata()
-    # llama.cpp's default is True.
-    assert keys.get("tokenizer.ggml.add_space_prefix", ("BOOL", True)) == ("BOOL", written)
+def test_metaspace_without_a_prefix_is_known(editable: Path) -> None:
+    keys = read(edit(editable, metaspace("never"))).metadata()
+    assert keys["tokenizer.ggml.add_space_prefix"] == ("BOOL", False)
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (metaspace("first"), "space in front of a text's beginning only"),
+        (metaspace("first"), "puts a space in front of text only where"),
+        (metaspace("always"), "puts a space in front of text only where"),
         (lose_a_merge, "merges are not those of a sentencepiece model"),
         (lambda c: c.update(normalizer={"type": "Lowercase"}), "unknown to llama.cpp's sentence"),
         (lambda c: c.update(normalizer=None), "unknown to llama.cpp's sentence"),
@@ -194,3 +193,25 @@ def test_a_checkpoint_keeps_its_vocabulary_size(tokenizer_directory: Path, tmp_p
     model = GGUFModel(MergedCheckpoint(base), base, name="padded")
     assert len(model.vocabulary.tokens) == 49152 + 64
     assert model.vocabulary.tokens[-1].text == "[PAD49215]"
+
+
+def test_the_gate_reads_the_tokenizer_that_training_saved(llama_2: Path, tmp_path: Path) -> None:
+    """transformers forgets "legacy" when it saves, and would load another pre-tokenizer."""
+    from transformers import AutoTokenizer
+
+    from convert.gate.trainer import TrainerTokenizer
+
+    base = tmp_path / "base"
+    base.mkdir()
+    copy_tokenizer(llama_2, base)
+    edit(base, lambda c: c.update(tokenizer_class="LlamaTokenizer", legacy=True),
+         "tokenizer_config.json")  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    trainer = TrainerTokenizer(tmp_path / "adapter")
+    for text in TEXTS:
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == trainer.encode(text)
+    assert (trainer.bos, trainer.eos, trainer.adds_bos) == (1, 2, True)
+    with pytest.raises(UsageError, match="only where none stands already"):
+        read(tmp_path / "adapter").metadata()
