@@ -86,8 +86,8 @@ def check_probe(
     )  # fmt: skip
 
 
-def probe_layers(model: GGUFModel) -> int:
-    """The first layers that fit PROBE_BYTES, and at least one of every kind there is."""
+def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
+    """The first layers that fit `room` bytes, and at least one of every kind there is."""
     size = sum(
         tensor_bytes(source.shape, "F16")
         for name, source in model.sources.items()
@@ -95,7 +95,7 @@ def probe_layers(model: GGUFModel) -> int:
     )
     kinds = list(model.config.get("layer_types") or [])
     needed = max((kinds.index(kind) + 1 for kind in set(kinds)), default=1)
-    return min(int(model.config["num_hidden_layers"]), max(needed, PROBE_BYTES // size))
+    return min(int(model.config["num_hidden_layers"]), max(needed, room // size))
 
 
 def write_probe(

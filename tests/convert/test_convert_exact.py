@@ -38,6 +38,7 @@ LONGROPE = {
     "rope_type": "longrope", "long_factor": [1.0 + i for i in range(8)],
     "short_factor": [1.0 + i / 10 for i in range(8)], "original_max_position_embeddings": 1024,
 }  # fmt: skip
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 256}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
 # name: (model class, vocabulary, config)
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -48,12 +49,12 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2": ("Qwen2ForCausalLM", "qwen2", {"rope_theta": 1000000.0}),
     "qwen2-yarn": ("Qwen2ForCausalLM", "qwen2", {"rope_scaling": YARN}),
     "qwen3": ("Qwen3ForCausalLM", "qwen2", {"head_dim": 32, "tie_word_embeddings": True}),
-    "gemma3": ("Gemma3ForCausalLM", "demo", {"head_dim": 32, "sliding_window": 256}),
+    "gemma3": ("Gemma3ForCausalLM", "demo", GEMMA),
     "phi3": ("Phi3ForCausalLM", "gpt-2", {"sliding_window": None,
              "original_max_position_embeddings": 4096}),
     "mistral-spm": ("MistralForCausalLM", "llama-spm", {"sliding_window": None}),
     "llama-2-padded": ("LlamaForCausalLM", "llama-spm", {"vocab_size": 32016 + 8}),
-    "gemma3-spm": ("Gemma3ForCausalLM", "llama-spm-bare", {"head_dim": 32, "sliding_window": 256}),
+    "gemma3-spm": ("Gemma3ForCausalLM", "llama-spm-bare", GEMMA),
     "phi3-spm": ("Phi3ForCausalLM", "phi-3", {"sliding_window": None,
                  "original_max_position_embeddings": 4096}),
     "phi3-long": ("Phi3ForCausalLM", "gpt-2", {"rope_scaling": LONGROPE,

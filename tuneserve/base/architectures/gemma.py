@@ -6,6 +6,7 @@ from typing import Any
 
 from tuneserve.base.architectures import common
 from tuneserve.base.architectures.table import Architecture, Config, Metadata
+from tuneserve.errors import UsageError
 
 
 def local_rope_theta(config: Config) -> float:
@@ -28,7 +29,25 @@ def to_config(metadata: Metadata) -> dict[str, Any]:
     }
 
 
+LAYERS_OF_27B = 62
+
+
+def check_attention_scale(config: Config) -> None:
+    """Raise UsageError if attention is scaled otherwise than llama.cpp does: it takes the head
+    size, and for 27B, which it knows by its number of layers, the embedding's share of a head."""
+    size = common.head_size(config)
+    if config["num_hidden_layers"] == LAYERS_OF_27B:
+        size = config["hidden_size"] // config["num_attention_heads"]
+    scalar = config.get("query_pre_attn_scalar", 256)
+    if scalar != size:
+        raise UsageError(
+            f"llama.cpp computes with {size} where this model has {scalar}",
+            where="config.json: query_pre_attn_scalar",
+        )
+
+
 def to_metadata(config: Config) -> common.Entries:
+    check_attention_scale(config)
     entries = [
         *common.shape_metadata(config),
         *common.scaling_metadata(config),

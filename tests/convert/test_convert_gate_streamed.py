@@ -1,0 +1,118 @@
+"""The gate's streamed model computes what transformers and PEFT compute, for every architecture.
+
+And llama.cpp agrees with transformers on the weights of a file of it (the probe).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from convert_support import make_adapter
+from test_convert_exact import CASES, make_checkpoint
+from test_convert_merge import KINDS
+
+from convert.adapter import Adapter
+from convert.gate.probe import check_probe, probe_layers, transformers_config
+from convert.gate.streamed import StreamedModel, Variant
+from convert.gate.weights import MergedWeights, TrainerWeights
+from convert.gguf_output import write_gguf
+from convert.merge import MergedCheckpoint
+from convert.model import GGUFModel
+from tuneserve.errors import UsageError
+
+SEQUENCES = [[5, 17, 300, 4, 99, 230, 1], [7, 8, 9]]
+
+
+ARCHITECTURES = [
+    case for case in CASES if CASES[case][1] in ("demo", "qwen2", "gpt-2", "llama-bpe")
+]
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_every_architecture(tokenizer_directory: Path, tmp_path: Path, case: str) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model_class, _, changes = CASES[case]
+    base = make_checkpoint(tmp_path / "base", model_class, tokenizer_directory, changes)
+    lora: dict[str, Any] = (
+        {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}
+        if case.startswith("phi3")
+        else {}
+    )
+    adapter = make_adapter(tmp_path / "adapter", base, tokenizer_directory, **lora)
+    checkpoint = MergedCheckpoint(base, Adapter(adapter))
+    model = GGUFModel(checkpoint, adapter, name="x")
+    trainer = TrainerWeights(base, tied=checkpoint.tied)
+    variants = [
+        Variant(trainer), Variant(trainer, adapted=True), Variant(MergedWeights(checkpoint))
+    ]  # fmt: skip
+    streamed = StreamedModel(transformers_config(model), variants, adapter=adapter, threads=2)
+    plain, adapted, merged = streamed.logits(SEQUENCES)
+
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        expected = [loaded(torch.tensor([ids])).logits[0].numpy() for ids in SEQUENCES]
+        peft = PeftModel.from_pretrained(loaded, adapter).eval()
+        with_adapter = [peft(torch.tensor([ids])).logits[0].numpy() for ids in SEQUENCES]
+    assert np.abs(expected[0] - with_adapter[0]).max() > 1e-3
+    for n in range(len(SEQUENCES)):
+        np.testing.assert_allclose(plain[n], expected[n], atol=1e-4)
+        np.testing.assert_allclose(adapted[n], with_adapter[n], atol=1e-4)
+        np.testing.assert_allclose(merged[n], with_adapter[n], atol=1e-4)
+
+    right = tmp_path / "right.gguf"
+    write_gguf(right, model.metadata("Q8_0"), model.sources, model.choices("Q8_0"), threads=2)
+    check = check_probe(right, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+    assert check.passed, check.detail
+    assert check.figures["mean_kld"] < 1e-4
+    assert not list(tmp_path.glob("*.probe"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_kind_of_adapter(
+    tokenizer_directory: Path, tmp_path: Path, kind: str, tied: bool
+) -> None:
+    import torch
+    from convert_support import make_base
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base = make_base(
+        tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512
+    )
+    adapter = make_adapter(tmp_path / "adapter", base, tokenizer_directory, **KINDS[kind])
+    variants = [Variant(TrainerWeights(base, tied=tied), adapted=True)]
+    streamed = StreamedModel(AutoConfig.from_pretrained(base), variants, adapter=adapter, threads=2)
+    (found,) = streamed.logits(SEQUENCES)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    peft = PeftModel.from_pretrained(loaded, adapter).eval()
+    with torch.no_grad():
+        for n, ids in enumerate(SEQUENCES):
+            expected = peft(torch.tensor([ids])).logits[0].numpy()
+            np.testing.assert_allclose(found[n], expected, atol=1e-4)
+
+
+def test_an_attention_scale_that_llama_cpp_does_not_have(
+    tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    changes = {**CASES["gemma3"][2], "query_pre_attn_scalar": 64}
+    base = make_checkpoint(tmp_path / "b", "Gemma3ForCausalLM", tokenizer_directory, changes)
+    with pytest.raises(UsageError, match="computes with 32 where this model has 64"):
+        GGUFModel(MergedCheckpoint(base), base, name="x").metadata("F16")
+
+
+def test_a_probe_has_every_kind_of_layer(tokenizer_directory: Path, tmp_path: Path) -> None:
+    kinds = ["sliding_attention"] * 2 + ["full_attention"]
+    changes = {**CASES["gemma3"][2], "num_hidden_layers": 3, "layer_types": kinds}
+    base = make_checkpoint(tmp_path / "b", "Gemma3ForCausalLM", tokenizer_directory, changes)
+    model = GGUFModel(MergedCheckpoint(base), base, name="x")
+    assert probe_layers(model) == 3
+    assert probe_layers(model, room=1) == 3
+    model.config = {**model.config, "layer_types": None}
+    assert probe_layers(model, room=1) == 1
