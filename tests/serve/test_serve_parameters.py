@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from pydantic import ValidationError
 
@@ -66,6 +67,30 @@ def test_the_table_says_what_the_server_does(name: str, said: str) -> None:
     with pytest.raises(ValidationError) as caught:
         ChatRequest.model_validate(request)
     assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
+@pytest.mark.parametrize(("name", "said"), table().items())
+def test_the_client_sees_what_the_table_says(client: Any, name: str, said: str) -> None:
+    request = {
+        "model": "demo", "messages": MESSAGES, "max_tokens": 4,
+        **EXAMPLES.get(name, {name: OTHER}),
+    }  # fmt: skip
+    if "max_completion_tokens" in request:
+        del request["max_tokens"]
+    if said == "refused":
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(**request)
+        assert caught.value.param == name
+        return
+    answer = client.chat.completions.create(**request)
+    if request.get("stream"):
+        chunks = list(answer)
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert (chunks[-1].usage is not None) is ("stream_options" in request)
+    else:
+        assert len(answer.choices) == request.get("n", 1)
+        assert 1 <= answer.usage.completion_tokens <= 5 * request.get("n", 1)
+        assert (answer.choices[0].logprobs is not None) is ("logprobs" in request)
 
 
 def test_images_and_audio_in_messages_are_refused() -> None:
