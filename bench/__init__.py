@@ -4,11 +4,17 @@ from bench.compare import run_bench
 report = run_bench(run, recipe)        # what report.json holds; writes runs/NAME/bench/
 
 compare        the benchmark of a run, from its GGUFs to the report
-measure        one model over the prompts; journal: what is measured survives a kill
+job            what will be measured, checked before anything slow starts
+tasks, general, examples                                   what the models are asked
+measure        one model over prompts and texts; journal: what is measured survives a kill
 prompts, likelihood, perplexity, logits, decode, speed     what llama.cpp is asked
+clients        the real server under 1 to N clients
+ladder         the tuned model at every quantization; ladder_files makes its GGUFs
 scoring, graded, answers                                   from texts to scores
-statistics, analysis, contamination, simulation            from scores to what may be said
-results, pages, plot, templates/                           the report
+bootstrap, intervals, significance                         from scores to what may be said
+analysis, forgetting, contamination                        the comparisons and the verdicts
+simulation     do intervals and tests keep what they promise?
+assemble, results, provenance, pages, charts, plot, figures, templates/      the report
 endpoint       another contender, behind an OpenAI-compatible API
 runs           several runs side by side
 """

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
-from bench import statistics
+from bench import intervals, significance
+from bench.bootstrap import Bootstrap, Estimate, FloatArray, IntArray, cluster_numbers
+from bench.examples import Example
 from bench.results import (
     AccuracyComparison,
     AnswerCounts,
@@ -18,18 +18,9 @@ from bench.results import (
     Outcome,
     Pair,
     PerplexityComparison,
-    TextComparison,
     Verdict,
 )
 from tuneserve.settings import BenchSettings
-
-
-@dataclass(frozen=True)
-class TextLosses:
-    """A text's summed negative log-likelihood by chunk, and the scored tokens of each."""
-
-    nll: list[float]
-    tokens_per_chunk: int
 
 
 def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
@@ -40,39 +31,32 @@ def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> Accuracy
 
 
 def compare_scores(
-    tuned: statistics.FloatArray,
-    base: statistics.FloatArray,
-    clusters: statistics.IntArray,
-    settings: BenchSettings,
+    tuned: FloatArray, base: FloatArray, clusters: IntArray, settings: BenchSettings
 ) -> AccuracyComparison:
     """Two contenders' scores on the same prompts, [prompts] each."""
+    bootstrap = bootstrap_of(clusters, settings)
     won, lost = int((tuned > base).sum()), int((tuned < base).sum())
-    size = statistics.effective_size(tuned - base, clusters, settings.confidence)
-    accuracy, difference = (
-        partial(
-            function,
-            clusters=clusters,
-            confidence=settings.confidence,
-            resamples=settings.bootstrap,
-            seed=settings.seed,
-        )
-        for function in (statistics.accuracy, statistics.paired_difference)
-    )
+    size = intervals.effective_size(tuned - base, bootstrap)
     return AccuracyComparison(
         prompts=len(tuned),
-        clusters=int(clusters.max()) + 1,
-        base=accuracy(base),
-        tuned=accuracy(tuned),
-        difference=difference(tuned, base),
+        clusters=bootstrap.count,
+        base=intervals.accuracy(base, bootstrap),
+        tuned=intervals.accuracy(tuned, bootstrap),
+        difference=intervals.paired_difference(tuned, base, bootstrap),
         won=won,
         lost=lost,
-        mcnemar_p=statistics.mcnemar_exact(won, lost),
-        p=statistics.paired_p(np.bincount(clusters, weights=tuned - base), seed=settings.seed),
-        smallest_detectable=statistics.smallest_detectable(
+        mcnemar_p=significance.mcnemar_exact(won, lost),
+        p=significance.paired_p(np.bincount(clusters, weights=tuned - base), seed=settings.seed),
+        smallest_detectable=significance.smallest_detectable(
             float(((tuned - base) ** 2).mean()), size, settings.confidence
         ),
-        graded=not statistics.is_binary(np.concatenate([tuned, base])),
+        graded=not intervals.is_binary(np.concatenate([tuned, base])),
     )
+
+
+def bootstrap_of(clusters: IntArray, settings: BenchSettings) -> Bootstrap:
+    """How the settings want intervals made."""
+    return Bootstrap(clusters, settings.confidence, settings.bootstrap, settings.seed)
 
 
 def compare_other(
@@ -92,19 +76,12 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
     tuned = [pair.tuned.reference_nll for pair in pairs]
     base = [pair.base.reference_nll for pair in pairs]
     tokens = [pair.base.reference_tokens for pair in pairs]
-    clusters = _clusters(pairs)
-    confidence, resamples, seed = settings.confidence, settings.bootstrap, settings.seed
+    bootstrap = bootstrap_of(_clusters(pairs), settings)
     return PerplexityComparison(
         tokens=sum(tokens),
-        base=statistics.perplexity(
-            base, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
-        ),
-        tuned=statistics.perplexity(
-            tuned, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
-        ),
-        ratio=statistics.perplexity_ratio(
-            tuned, base, tokens, clusters, confidence=confidence, resamples=resamples, seed=seed
-        ),
+        base=intervals.perplexity(base, tokens, bootstrap),
+        tuned=intervals.perplexity(tuned, tokens, bootstrap),
+        ratio=intervals.perplexity_ratio(tuned, base, tokens, bootstrap),
     )
 
 
@@ -116,7 +93,7 @@ def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[Group
             members.setdefault(pair.example.group, []).append(pair)
     names = sorted(members)
     compared = [compare_accuracy(members[name], settings) for name in names]
-    adjusted = statistics.holm([accuracy.p for accuracy in compared])
+    adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
         GroupComparison(name, accuracy, compare_perplexity(members[name], settings), p)
         for name, accuracy, p in zip(names, compared, adjusted, strict=True)
@@ -133,24 +110,22 @@ def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison
     tuned = np.array([[pair.tuned.score] for pair in pairs]) * members
     base = np.array([[pair.base.score] for pair in pairs]) * members
     columns = np.hstack([base, tuned, members])
-    sums = statistics.resampled_sums(columns, _clusters(pairs), settings.bootstrap, settings.seed)
-    drawn_base, drawn_tuned = _gaps(sums, len(names))
+    bootstrap = bootstrap_of(_clusters(pairs), settings)
+    drawn_base, drawn_tuned = _gaps(bootstrap.sums(columns), len(names))
     found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None], len(names)))
-    low, high = statistics.percentile_interval(drawn_tuned - drawn_base, settings.confidence)
+    low, high = bootstrap.interval(drawn_tuned - drawn_base)
     sizes = members.sum(0)
     return GapComparison(
         base=found_base,
         tuned=found_tuned,
-        change=statistics.Estimate(found_tuned - found_base, low, high),
+        change=Estimate(found_tuned - found_base, low, high),
         worst_base=names[int((base.sum(0) / sizes).argmin())],
         worst_tuned=names[int((tuned.sum(0) / sizes).argmin())],
         widened=low > 0,
     )
 
 
-def _gaps(
-    sums: statistics.FloatArray, groups: int
-) -> tuple[statistics.FloatArray, statistics.FloatArray]:
+def _gaps(sums: FloatArray, groups: int) -> tuple[FloatArray, FloatArray]:
     """Best minus worst group's accuracy under base and tuned, of rows [base, tuned, members]."""
     base, tuned, members = (
         sums[:, first : first + groups] for first in range(0, 3 * groups, groups)
@@ -159,62 +134,6 @@ def _gaps(
     sizes = np.where(members > 0, members, np.nan)
     low_high = [(np.nanmin(part / sizes, 1), np.nanmax(part / sizes, 1)) for part in (base, tuned)]
     return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
-
-
-def compare_texts(
-    measured: Mapping[str, Mapping[str, TextLosses]], settings: BenchSettings
-) -> list[TextComparison]:
-    """Perplexity of every text under both models; `measured[text][model]`.
-
-    Chunks are resampled, and the confidence of each interval is raised so that all hold together
-    (Bonferroni).
-    """
-    confidence = 1 - (1 - settings.confidence) / max(1, len(measured))
-    compared = []
-    for name, losses in measured.items():
-        base, tuned = losses["base"], losses["tuned"]
-        clusters = np.arange(len(base.nll))
-        tokens = [base.tokens_per_chunk] * len(base.nll)
-        perplexity, ratio = (
-            partial(
-                function,
-                tokens=tokens,
-                clusters=clusters,
-                confidence=confidence,
-                resamples=settings.bootstrap,
-                seed=settings.seed,
-            )
-            for function in (statistics.perplexity, statistics.perplexity_ratio)
-        )
-        compared.append(
-            TextComparison(
-                name=name,
-                chunks=len(base.nll),
-                base=perplexity(base.nll),
-                tuned=perplexity(tuned.nll),
-                ratio=ratio(tuned.nll, base.nll),
-            )
-        )
-    return compared
-
-
-def judge_forgetting(texts: Sequence[TextComparison]) -> str:
-    """One sentence on what the tune cost elsewhere; '' where no text was measured."""
-    if not texts:
-        return ""
-    lost = [text for text in texts if text.lost]
-    if not lost:
-        return "No forgetting shown: no text's perplexity is shown to have risen."
-    shares = ", ".join(
-        f"{text.name} {_rise(text.ratio.value)} ({_rise(text.ratio.low)} to "
-        f"{_rise(text.ratio.high)})"
-        for text in lost
-    )
-    return f"Something was forgotten: perplexity rose on {shares}."
-
-
-def _rise(ratio: float) -> str:
-    return f"{100 * (ratio - 1):+.1f} %".replace("-", "−")
 
 
 def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:
@@ -230,7 +149,7 @@ def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:
 
 def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
     """The verdict: a difference counts when the interval excludes zero and the test agrees."""
-    outcome = decide(accuracy, confidence)
+    outcome = decide(accuracy.difference, accuracy.p, confidence)
     p = format_p(accuracy.p)
     tuned, base = _percent(accuracy.tuned.value), _percent(accuracy.base.value)
     prompts = f"{accuracy.prompts:,} held-out prompts"
@@ -255,13 +174,13 @@ def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
     return Verdict(outcome, sentence)
 
 
-def decide(accuracy: AccuracyComparison, confidence: float) -> Outcome:
-    """Better or worse only if both the interval and the exact test say so."""
-    if accuracy.p >= 1 - confidence:
+def decide(gain: Estimate, p: float, confidence: float) -> Outcome:
+    """Better or worse only if both the interval and the test say so."""
+    if p >= 1 - confidence:
         return "no difference shown"
-    if accuracy.difference.low > 0:
+    if gain.low > 0:
         return "better"
-    if accuracy.difference.high < 0:
+    if gain.high < 0:
         return "worse"
     return "no difference shown"
 
@@ -277,5 +196,10 @@ def _percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
 
 
-def _clusters(pairs: Sequence[Pair]) -> statistics.IntArray:
-    return statistics.cluster_numbers([pair.example.source for pair in pairs])
+def clusters_of(examples: Sequence[Example]) -> IntArray:
+    """Cluster numbers by source, [prompts]."""
+    return cluster_numbers([example.source for example in examples])
+
+
+def _clusters(pairs: Sequence[Pair]) -> IntArray:
+    return clusters_of([pair.example for pair in pairs])

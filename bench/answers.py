@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench.examples import Example
 from bench.journal import Journal
@@ -11,9 +11,18 @@ from bench.measure import ANSWER, CHOICE, LIKELIHOOD
 from bench.prompts import EncodedExample
 from bench.results import Answer, Pair, Response
 from bench.scoring import Scorer, split_thought
-from tuneserve.settings import BenchSettings
+from bench.tasks import Task, reference_of
 
-LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
+
+@dataclass(frozen=True)
+class Asked:
+    """A task and its prompts as token ids. Where answers are chosen rather than generated,
+    `choices` are what there is to choose from, the likeliest in all or `per_token`."""
+
+    task: Task
+    encoded: list[EncodedExample]
+    choices: Sequence[str] = ()
+    per_token: bool = False
 
 
 def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Example]:
@@ -30,34 +39,43 @@ def choice_id(example: Example, number: int) -> str:
     return f"{example.id} {number}"
 
 
-def read_pairs(
-    journal: Journal,
-    encoded: Sequence[EncodedExample],
-    choices: Sequence[str],
-    settings: BenchSettings,
-    scorer: Scorer,
-    others: Sequence[str] = (),
-) -> list[Pair]:
-    """Both models' answers to every prompt, scored, and those of the `others`. `choices` is empty
-    where answers were generated."""
-
-    def answer(name: str, item: EncodedExample) -> Answer:
-        if choices:
-            return _chosen(journal, name, item, choices, settings, scorer)
-        return _with_likelihood(_generated(journal, name, item, scorer), journal, name, item)
-
+def read_responses(journal: Journal, name: str, asked: Asked) -> list[Response]:
+    """A contender's answers to the task's prompts, scored."""
+    respond = _chosen if asked.choices else _generated
     return [
-        Pair(
-            item.example,
-            answer("base", item),
-            answer("tuned", item),
-            {name: _generated(journal, name, item, scorer) for name in others},
-        )
-        for item in encoded
+        respond(journal, name, asked, item, scorer)
+        for item, scorer in zip(asked.encoded, asked.task.scorers, strict=True)
     ]
 
 
-def _generated(journal: Journal, name: str, item: EncodedExample, scorer: Scorer) -> Response:
+def read_pairs(journal: Journal, asked: Asked, others: Sequence[str] = ()) -> list[Pair]:
+    """Both models' answers to the task's prompts, and those of the `others`."""
+    base, tuned = (_read_answers(journal, name, asked) for name in ("base", "tuned"))
+    more = {name: read_responses(journal, name, asked) for name in others}
+    return [
+        Pair(
+            item.example,
+            base[place],
+            tuned[place],
+            {name: responses[place] for name, responses in more.items()},
+        )
+        for place, item in enumerate(asked.encoded)
+    ]
+
+
+def _read_answers(journal: Journal, name: str, asked: Asked) -> list[Answer]:
+    """The answers, with how likely the references were."""
+    answers = []
+    for item, response in zip(asked.encoded, read_responses(journal, name, asked), strict=True):
+        measured = journal.get(LIKELIHOOD, name, item.example.id)
+        nll, tokens = measured["nll"], measured["tokens"]
+        answers.append(Answer(**vars(response), reference_nll=nll, reference_tokens=tokens))
+    return answers
+
+
+def _generated(
+    journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
+) -> Response:
     generated = journal.get(ANSWER, name, item.example.id)
     split = split_thought(generated["text"], opened=item.opens_thought)
     return Response(
@@ -70,32 +88,17 @@ def _generated(journal: Journal, name: str, item: EncodedExample, scorer: Scorer
     )
 
 
-def _with_likelihood(
-    response: Response, journal: Journal, name: str, item: EncodedExample
-) -> Answer:
-    measured = journal.get(LIKELIHOOD, name, item.example.id)
-    return Answer(
-        **vars(response), reference_nll=measured["nll"], reference_tokens=measured["tokens"]
-    )
-
-
 def _chosen(
-    journal: Journal,
-    name: str,
-    item: EncodedExample,
-    choices: Sequence[str],
-    settings: BenchSettings,
-    scorer: Scorer,
-) -> Answer:
-    """The choice that the model finds likeliest, as a whole or per token."""
+    journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
+) -> Response:
+    """The choice that the model finds likeliest."""
 
     def surprise(number: int) -> float:
         measured = journal.get(CHOICE, name, choice_id(item.example, number))
-        per_token = settings.task == "likelihood_per_token"
-        return float(measured["nll"]) / (measured["tokens"] if per_token else 1)
+        return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
 
-    best = choices[min(range(len(choices)), key=surprise)]
-    response = Response(
+    best = asked.choices[min(range(len(asked.choices)), key=surprise)]
+    return Response(
         text=best,
         thought="",
         cut_off=False,
@@ -103,9 +106,3 @@ def _chosen(
         finish_reason="chosen",
         generated_tokens=0,
     )
-    return _with_likelihood(response, journal, name, item)
-
-
-def reference_of(example: Example) -> str:
-    """The reference answer without its thought."""
-    return split_thought(example.reference).answer

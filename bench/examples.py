@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tuneserve.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,13 @@ def read_examples(path: Path, limit: int = 0) -> list[Example]:
             where=str(path),
             hint="Raise test_fraction in [data] and train again.",
         )
-    if 0 < limit < len(examples):
-        return [examples[place * len(examples) // limit] for place in range(limit)]
-    return examples
+    return evenly(examples, limit) if limit else examples
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, spread evenly over them."""
+    count = min(most, len(items))
+    return [items[place * len(items) // count] for place in range(count)]
 
 
 def _parse(row: Any) -> Example:

@@ -17,5 +17,16 @@ def fitted(path: Path, serve: ServeSettings) -> ServeSettings:
 
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
-    """The engine's settings for a benchmark: a context for every prompt answered at a time."""
-    return serve.model_copy(update={"ctx": bench.ctx * bench.parallel, "slots": bench.parallel})
+    """The engine's settings for a benchmark: a context for every prompt answered at a time, no
+    limit of time, and no beginnings kept of prompts that are done (a later one would be computed
+    from another place, in other last digits, after a kill)."""
+    return serve.model_copy(
+        update={
+            "ctx": bench.ctx * bench.parallel,
+            "slots": bench.parallel,
+            "queue_seconds": 86_400,
+            "answer_seconds": 0,
+            "prefix_share": 0.0,
+            "prefix_ram": 0.0,
+        }
+    )

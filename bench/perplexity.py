@@ -8,7 +8,7 @@ vocabulary adds one; the second half of each chunk is scored, so that every toke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +80,11 @@ def read_text(path: Path) -> str:
 
 def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK) -> Ids:
     """The text's token ids as [chunks, n_ctx]. Raises UsageError for fewer than two chunks."""
-    tokens = model.tokenize(text, add_special=True, parse_special=False)
+    return cut(model.tokenize(text, add_special=True, parse_special=False), n_ctx)
+
+
+def cut(tokens: Sequence[int], n_ctx: int) -> Ids:
+    """Token ids as [chunks, n_ctx], the rest dropped. UsageError for fewer than two chunks."""
     count = len(tokens) // n_ctx
     if count < 2:
         raise UsageError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.statistics import Estimate
+from bench.bootstrap import Estimate
 
 LINE_HEIGHT = 14
 
@@ -65,6 +65,41 @@ def strip(scale: Scale, marks: Sequence[Mark], label: str, *, zero: float | None
         'aria-label="{label}">'
     ).format(height=height, label=label)
     return opening + Markup("").join(parts) + Markup("</svg>")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through (x, y) points, with dots or without; `style` is its CSS class."""
+
+    points: Sequence[tuple[float, float]]
+    style: str
+    dots: bool = False
+
+
+def lines(
+    x: Scale, y: Scale, drawn: Sequence[Line], label: str, *, best: float | None = None
+) -> Markup:
+    """Lines over a grid; `best` marks a place on the x axis. Values beyond the axes are held."""
+    parts = [_line("grid", x.percent(tick), 0, 100) for tick in x.ticks]
+    parts += [_level(100 - y.percent(tick)) for tick in y.ticks]
+    if best is not None:
+        parts.append(_line("best", x.percent(best), 0, 100))
+    for line in drawn:
+        places = [(x.percent(a), round(100 - y.percent(b), 3)) for a, b in line.points]
+        if places:
+            path = "L".join(f"{a} {b}" for a, b in places)
+            parts.append(Markup('<path class="line {}" d="M{}"/>').format(line.style, path))
+        if line.dots:
+            dot = Markup('<path class="dot {}" d="M{} {}h.01"/>')
+            parts += [dot.format(line.style, a, b) for a, b in places]
+    opening = Markup(
+        '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">'
+    ).format(label)
+    return opening + Markup("").join(parts) + Markup("</svg>")
+
+
+def _level(height: float) -> Markup:
+    return Markup('<path class="grid" d="M0 {}H100"/>').format(round(height, 3))
 
 
 def _mark(scale: Scale, mark: Mark, y: float) -> list[Markup]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bench.bootstrap import Estimate
+from bench.clients import Load, ServerStart
 from bench.examples import Example
+from bench.perplexity import MeanError
 from bench.speed import Speed
-from bench.statistics import Estimate
 
 Outcome = Literal["better", "worse", "no difference shown"]
+Retention = Literal["forgotten", "no forgetting shown", "not measured"]
+
+HELD_OUT = "Held-out prompts"
+"""Name of the task that the tune is for."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,10 @@ class Pair:
     def lost(self) -> bool:
         return self.tuned.score < self.base.score
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self, task: str) -> dict[str, Any]:
         """The prompt's line in answers.jsonl."""
         return {
+            "task": task,
             "id": self.example.id,
             "group": self.example.group,
             "source": self.example.source,
@@ -146,21 +153,50 @@ class Contamination:
 
 
 @dataclass(frozen=True)
-class TextComparison:
-    """Perplexity of one text under both models, in chunks as llama-perplexity cuts it.
+class TaskComparison:
+    """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
 
-    The intervals are wide enough to hold for all texts together.
+    `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
+    kinds' is Holm's over the kinds.
     """
 
     name: str
-    chunks: int
+    about: str
+    accuracy: AccuracyComparison
+    adjusted_p: float
+    outcome: Outcome
+    kinds: list[GroupComparison]
+    pairs: list[Pair] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """Perplexity of one text (or of a set of reference answers) under both models.
+
+    `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
+    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts.
+    """
+
+    name: str
+    pieces: int
+    unit: str
     base: Estimate
     tuned: Estimate
     ratio: Estimate
+    adjusted_p: float
+    outcome: Outcome
 
     @property
     def lost(self) -> bool:
-        return self.ratio.low > 1.0
+        return self.outcome == "worse"
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What may be said of what the tune cost elsewhere, in one word and in one sentence."""
+
+    outcome: Retention
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -196,6 +232,36 @@ class Contender:
 
 
 @dataclass(frozen=True)
+class Rung:
+    """The tuned model at one quantization with one KV cache type.
+
+    `kld` (nats) and `same_top` are against the top rung, F16 with an f16 cache, for which they
+    are None; so are `difference` (in accuracy, paired) and its Holm-adjusted p.
+    """
+
+    name: str
+    cache: str
+    size_bytes: int
+    bits_per_weight: float
+    perplexity: MeanError
+    kld: MeanError | None
+    same_top: MeanError | None
+    accuracy: Estimate
+    difference: Estimate | None
+    adjusted_p: float | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How training went: (optimizer step, loss per answer token in nats) of the training batches
+    and of the eval split, and the step whose weights were kept."""
+
+    train: list[tuple[int, float]]
+    eval: list[tuple[int, float]]
+    best_step: int | None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything in report.json, and all that the pages are made of."""
 
@@ -210,8 +276,13 @@ class Report:
     gap: GapComparison | None
     others: list[OtherComparison]
     contamination: Contamination | None
+    forgetting: Forgetting
+    tasks: list[TaskComparison]
     texts: list[TextComparison]
-    forgetting: str
+    curves: Curves | None
+    load: list[Load]
+    server: ServerStart | None
+    ladder: list[Rung]
     base: Contender
     tuned: Contender
     conditions: dict[str, str]

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import statistics
-from bench.statistics import Estimate
+from bench import intervals, significance
+from bench.bootstrap import Bootstrap, Estimate, cluster_numbers
+from bench.results import HELD_OUT
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 
@@ -42,7 +43,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
         _difference(answers[0], other, report) if place and not reason else None
         for place, (other, report, reason) in enumerate(zip(answers, reports, reasons, strict=True))
     ]
-    adjusted = iter(statistics.holm([pair[1] for pair in found if pair]))
+    adjusted = iter(significance.holm([pair[1] for pair in found if pair]))
     return [
         RunRow(report, pair[0] if pair else None, next(adjusted) if pair else None, reason)
         for report, pair, reason in zip(reports, found, reasons, strict=True)
@@ -65,8 +66,9 @@ def _read_report(run: RunDirectory) -> dict[str, Any]:
 
 
 def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
+    """The answers to the run's own held-out prompts, by id."""
     with path.open(encoding="utf-8") as file:
-        return {row["id"]: row for row in map(json.loads, file)}
+        return {row["id"]: row for row in map(json.loads, file) if row["task"] == HELD_OUT}
 
 
 def _why_not(first: dict[str, Any], other: dict[str, Any]) -> str:
@@ -87,6 +89,8 @@ def _difference(
     ids = list(first)
     ours = np.array([other[name]["tuned"]["score"] for name in ids], dtype=np.float64)
     theirs = np.array([first[name]["tuned"]["score"] for name in ids], dtype=np.float64)
-    clusters = statistics.cluster_numbers([first[name]["source"] for name in ids])
-    estimate = statistics.paired_difference(ours, theirs, clusters, confidence=report["confidence"])
-    return estimate, statistics.paired_p(np.bincount(clusters, weights=ours - theirs))
+    clusters = cluster_numbers([first[name]["source"] for name in ids])
+    estimate = intervals.paired_difference(
+        ours, theirs, Bootstrap(clusters, confidence=report["confidence"])
+    )
+    return estimate, significance.paired_p(np.bincount(clusters, weights=ours - theirs))

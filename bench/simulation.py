@@ -7,12 +7,13 @@ is. The truth is the mean over very many prompts drawn the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from bench import statistics
+from bench import intervals, significance
+from bench.bootstrap import Bootstrap, Estimate
 
 Floats = npt.NDArray[np.float64]
 BASE_SKILL, TUNED_SKILL = -0.5, 0.2
@@ -33,23 +34,41 @@ class Simulated:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Share of simulated benchmarks whose interval held the truth, by quantity, and the share
-    of A/A benchmarks in which a difference was called."""
+    """Share of simulated benchmarks whose interval held the truth, by quantity; the same had the
+    prompts been taken for independent (empty where they are); and the share of A/A benchmarks in
+    which a difference was called."""
 
     intervals: dict[str, float]
+    ignoring_sources: dict[str, float]
     false_alarms: float
 
 
+@dataclass(frozen=True)
+class Design:
+    """How many prompts a simulated benchmark has, and how many share a source: `per_source` each,
+    or where `uneven` anything from one to twice that."""
+
+    prompts: int
+    per_source: int = 1
+    uneven: bool = False
+
+    def clusters(self, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Cluster numbers, [prompts]."""
+        if not self.uneven:
+            return np.arange(self.prompts) // self.per_source
+        sizes = generator.integers(1, 2 * self.per_source + 1, size=self.prompts)
+        return np.repeat(np.arange(self.prompts), sizes)[: self.prompts]
+
+
 def simulate(
-    generator: np.random.Generator, prompts: int, per_source: int, *, same_model: bool = False
+    generator: np.random.Generator, design: Design, tuned_skill: float = TUNED_SKILL
 ) -> Simulated:
-    """Draw a benchmark; `per_source` prompts share a source. `same_model`: base against itself."""
-    clusters = np.arange(prompts) // per_source
+    """Draw a benchmark. With `tuned_skill` = BASE_SKILL it is the base against itself."""
+    prompts, clusters = design.prompts, design.clusters(generator)
     shared = generator.normal(size=clusters[-1] + 1)[clusters]
     own = generator.normal(size=prompts)
     # A source explains half of the difficulty's variance; alone, a prompt is its own source.
-    difficulty = (shared + own) / np.sqrt(2) if per_source > 1 else own
-    tuned_skill = BASE_SKILL if same_model else TUNED_SKILL
+    difficulty = (shared + own) / np.sqrt(2) if design.per_source > 1 else own
     right = [
         (generator.random(prompts) < _logistic(2 * (skill - difficulty))).astype(np.float64)
         for skill in (BASE_SKILL, tuned_skill)
@@ -62,22 +81,52 @@ def simulate(
     return Simulated(right[0], right[1], losses[0], losses[1], tokens, clusters)
 
 
-def covered(
-    *, benchmarks: int, prompts: int, per_source: int, resamples: int, seed: int
-) -> Coverage:
+def covered(design: Design, *, benchmarks: int, resamples: int, seed: int) -> Coverage:
     """How often 95 % intervals hold the truth, and how often A/A shows a difference at 5 %."""
     generator = np.random.default_rng(seed)
-    truth = _truth(simulate(generator, _TRUTH_PROMPTS, 1))
-    held = dict.fromkeys(truth, 0)
+    truth = _truth(simulate(generator, Design(_TRUTH_PROMPTS)))
+    held, naive = dict.fromkeys(truth, 0), dict.fromkeys(truth, 0)
     alarms = 0
     for number in range(benchmarks):
-        drawn = simulate(generator, prompts, per_source)
-        for name, estimate in _estimates(drawn, resamples, seed + number).items():
+        drawn = simulate(generator, design)
+        bootstrap = Bootstrap(drawn.clusters, resamples=resamples, seed=seed + number)
+        for name, estimate in _estimates(drawn, bootstrap).items():
             held[name] += estimate.low <= truth[name] <= estimate.high
-        same = simulate(generator, prompts, per_source, same_model=True)
-        alarms += _shows_difference(same, resamples, seed + number)
-    shares = {name: count / benchmarks for name, count in held.items()}
-    return Coverage(shares, alarms / benchmarks)
+        if design.per_source > 1:
+            alone = replace(bootstrap, clusters=np.arange(design.prompts))
+            for name, estimate in _estimates(drawn, alone).items():
+                naive[name] += estimate.low <= truth[name] <= estimate.high
+        same = simulate(generator, design, BASE_SKILL)
+        alarms += _shows_difference(same, replace(bootstrap, clusters=same.clusters))
+    return Coverage(
+        {name: count / benchmarks for name, count in held.items()},
+        {name: count / benchmarks for name, count in naive.items() if design.per_source > 1},
+        alarms / benchmarks,
+    )
+
+
+def power_at_smallest(design: Design, *, benchmarks: int, resamples: int, seed: int) -> float:
+    """How often a true difference as large as the smallest detectable one is shown.
+
+    Benchmarks are drawn at several true differences; the share that shows one is read off where
+    the true difference is the mean of what the benchmarks call the smallest detectable.
+    """
+    generator = np.random.default_rng(seed)
+    surplus, shown = [], []
+    for skill in BASE_SKILL + np.linspace(0.1, 0.9, 7):
+        truth = _truth(simulate(generator, Design(_TRUTH_PROMPTS), float(skill)))["difference"]
+        smallest, count = 0.0, 0
+        for number in range(benchmarks):
+            drawn = simulate(generator, design, float(skill))
+            bootstrap = Bootstrap(drawn.clusters, resamples=resamples, seed=seed + number)
+            differences = drawn.tuned - drawn.base
+            smallest += significance.smallest_detectable(
+                float((differences**2).mean()), intervals.effective_size(differences, bootstrap)
+            )
+            count += _shows_difference(drawn, bootstrap)
+        surplus.append(truth - smallest / benchmarks)
+        shown.append(count / benchmarks)
+    return float(np.interp(0.0, surplus, shown))
 
 
 def _truth(many: Simulated) -> dict[str, float]:
@@ -91,34 +140,22 @@ def _truth(many: Simulated) -> dict[str, float]:
     }
 
 
-def _estimates(drawn: Simulated, resamples: int, seed: int) -> dict[str, statistics.Estimate]:
+def _estimates(drawn: Simulated, bootstrap: Bootstrap) -> dict[str, Estimate]:
     return {
-        "accuracy": statistics.accuracy(drawn.tuned, drawn.clusters),
-        "difference": statistics.paired_difference(
-            drawn.tuned, drawn.base, drawn.clusters, resamples=resamples, seed=seed
-        ),
-        "perplexity": statistics.perplexity(
-            drawn.tuned_nll, drawn.tokens, drawn.clusters, resamples=resamples, seed=seed
-        ),
-        "perplexity ratio": statistics.perplexity_ratio(
-            drawn.tuned_nll,
-            drawn.base_nll,
-            drawn.tokens,
-            drawn.clusters,
-            resamples=resamples,
-            seed=seed,
+        "accuracy": intervals.accuracy(drawn.tuned, bootstrap),
+        "difference": intervals.paired_difference(drawn.tuned, drawn.base, bootstrap),
+        "perplexity": intervals.perplexity(drawn.tuned_nll, drawn.tokens, bootstrap),
+        "perplexity ratio": intervals.perplexity_ratio(
+            drawn.tuned_nll, drawn.base_nll, drawn.tokens, bootstrap
         ),
     }
 
 
-def _shows_difference(drawn: Simulated, resamples: int, seed: int) -> bool:
+def _shows_difference(drawn: Simulated, bootstrap: Bootstrap) -> bool:
     """The verdict's rule: the interval excludes zero and the exact test agrees."""
-    difference = statistics.paired_difference(
-        drawn.tuned, drawn.base, drawn.clusters, resamples=resamples, seed=seed
-    )
+    difference = intervals.paired_difference(drawn.tuned, drawn.base, bootstrap)
     net = np.bincount(drawn.clusters, weights=drawn.tuned - drawn.base)
-    p = statistics.paired_p([round(value) for value in net])
-    return p < 0.05 and not difference.low <= 0.0 <= difference.high
+    return significance.paired_p(net) < 0.05 and not difference.low <= 0.0 <= difference.high
 
 
 def _logistic(values: Floats) -> Floats:

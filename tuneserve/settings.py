@@ -388,6 +388,17 @@ class BenchSettings(Section):
         1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
     )
     scorer: str = Field("", description="'file.py:function' that scores an answer (python).")
+    general: int = Field(
+        300,
+        ge=0,
+        description="Ask both models this many of the benchmark's own general questions too (it "
+        "has 266, of all kinds), to see what was forgotten; 0 = none.",
+    )
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="Further held-out files that must not suffer, as file.jsonl=score, where score "
+        "is one of the tasks above.",
+    )
     texts: tuple[str, ...] = Field(
         (),
         description="Text files whose perplexity under both models shows what was forgotten.",
@@ -416,6 +427,16 @@ class BenchSettings(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
     speed_repetitions: int = Field(
         5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
+    )
+    clients: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+        (1, 4, 8),
+        description="Numbers of clients at a time that the served model's speed is measured with; "
+        "empty = not measured.",
+    )
+    ladder: bool = Field(
+        False,
+        description="Measure the tuned model as F16, Q8_0, Q4_K_M and Q4_K_M with an importance "
+        "matrix too, each with an f16 and a q8_0 KV cache.",
     )
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."

@@ -84,6 +84,8 @@ class Engine:
     `after_step` is called in the engine's thread when the events delivered since the last call
     are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
     unless a step takes longer.
+    `steady`: `generate` gives the same answers to the same prompts each time: they are read in
+    pieces that don't depend on the clock, and nothing is kept of earlier ones.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Engine:
         *,
         adapters: Mapping[str, Path] | None = None,
         after_step: Callable[[], None] | None = None,
+        steady: bool = False,
     ) -> None:
         self.settings = settings
         self.model = LlamaModel(
@@ -123,7 +126,9 @@ class Engine:
             can_share=_can_share_prefixes(self.model),
         )
         self._batch = TokenBatch(self._context.n_batch)
-        self._pace = PromptPace(self._context.n_batch, settings.micro_batch)
+        self._steady = steady
+        first = self._context.n_batch if steady else settings.micro_batch
+        self._pace = PromptPace(self._context.n_batch, first, adapts=not steady)
         self._pieces: dict[int, bytes | None] = {}
         self._after_step = after_step
         self._told = 0.0
@@ -132,6 +137,7 @@ class Engine:
         self._waiting: deque[Task] = deque()
         self._running: list[Task] = []
         self._lock = threading.Lock()
+        self._arriving = threading.Lock()
         self._queued = 0
         self._accepting = True
         self._failure: EngineError | None = None
@@ -198,10 +204,11 @@ class Engine:
 
             return tell
 
-        generations = [
-            self._enqueue(prompt, one, adapter=adapter, on_event=listener(index), stream=False)
-            for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
-        ]
+        with self._arriving:
+            generations = [
+                self._enqueue(prompt, one, adapter=adapter, on_event=listener(index), stream=False)
+                for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
+            ]
         try:
             return [generation.result() for generation in generations]
         except BaseException:
@@ -325,18 +332,21 @@ class Engine:
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
-        idle = not self._running and not self._waiting
-        with contextlib.suppress(queue.Empty):
-            while True:
-                arrived = self._inbox.get(block=idle)
-                if isinstance(arrived, Task):
-                    self._waiting.append(arrived)
-                elif isinstance(arrived, EmbeddingJob):
-                    self._run_embedding(arrived)
-                idle = False
-                if self._stopping:
-                    return False
+        if not self._running and not self._waiting:
+            if self._steady:
+                self._store.drop_kept()
+            self._accept(self._inbox.get())
+        # Prompts that `generate` puts in together are taken in together.
+        with self._arriving, contextlib.suppress(queue.Empty):
+            while not self._stopping:
+                self._accept(self._inbox.get_nowait())
         return not self._stopping
+
+    def _accept(self, arrived: Task | EmbeddingJob | None) -> None:
+        if isinstance(arrived, Task):
+            self._waiting.append(arrived)
+        elif isinstance(arrived, EmbeddingJob):
+            self._run_embedding(arrived)
 
     def _run_embedding(self, job: EmbeddingJob) -> None:
         if self._embedder is None:

@@ -17,11 +17,13 @@ STEP_SECONDS_ALONE = 0.5
 
 
 class PromptPace:
-    """How many prompt tokens fit a step, from how fast the last ones were computed."""
+    """How many prompt tokens fit a step: `first` to begin with, then from how fast the last ones
+    were computed, if it `adapts`."""
 
-    def __init__(self, largest: int, first: int) -> None:
+    def __init__(self, largest: int, first: int, *, adapts: bool = True) -> None:
         self._largest = largest
         self._first = first
+        self._adapts = adapts
         self._rate = 0.0
 
     def chunk(self, *, beside_streams: bool) -> int:
@@ -32,7 +34,7 @@ class PromptPace:
 
     def observe(self, tokens: int, seconds: float) -> None:
         """A step with `tokens` of prompt took that long."""
-        if tokens < SMALLEST_CHUNK:
+        if tokens < SMALLEST_CHUNK or not self._adapts:
             return
         rate = tokens / seconds
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate

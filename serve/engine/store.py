@@ -153,6 +153,12 @@ class SequenceStore:
         if kept > limit:
             self._evict(spare=None)
 
+    def drop_kept(self) -> None:
+        """Forget every beginning that the KV cache keeps."""
+        for sequence in list(self._cache.sequences):
+            self._cache.remove(sequence)
+            self.drop(sequence)
+
     def drop(self, sequence: int) -> None:
         """Close a sequence and free its cells."""
         self._context.forget(sequence)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import pytest
 
 from bench.analysis import (
-    TextLosses,
     compare_accuracy,
     compare_gap,
     compare_groups,
     compare_perplexity,
-    compare_texts,
     decide,
     judge,
-    judge_forgetting,
 )
 from bench.examples import Example
+from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
 from bench.results import Answer, Pair
 from tuneserve.settings import BenchSettings
 
@@ -76,8 +74,8 @@ def test_verdict(won: int, lost: int, outcome: str) -> None:
 def test_prompts_of_one_source_are_one_witness() -> None:
     alone = compare_accuracy(pairs(8, 0, 40, 40), SETTINGS)
     together = compare_accuracy(pairs(8, 0, 40, 40, per_source=8), SETTINGS)
-    assert decide(alone, 0.95) == "better"
-    assert decide(together, 0.95) == "no difference shown"
+    assert decide(alone.difference, alone.p, 0.95) == "better"
+    assert decide(together.difference, together.p, 0.95) == "no difference shown"
     assert (together.p, together.mcnemar_p) == (1.0, alone.mcnemar_p)
     assert together.clusters == 11
 
@@ -122,20 +120,38 @@ def test_the_gap_between_groups() -> None:
     assert compare_gap(pairs(1, 1, 1, 1), SETTINGS) is None
 
 
-def test_forgetting_is_judged_by_intervals() -> None:
-    steady = TextLosses([500.0, 520.0, 480.0, 510.0, 505.0], 255)
-    worse = TextLosses([540.0, 560.0, 515.0, 550.0, 541.0], 255)
-    mixed = TextLosses([480.0, 560.0, 450.0, 550.0, 480.0], 255)
-    measured = {
-        "lost.txt": {"base": steady, "tuned": worse},
-        "same.txt": {"base": steady, "tuned": mixed},
-    }
-    lost, same = compare_texts(measured, SETTINGS)
-    assert lost.lost
-    assert not same.lost
+STEADY = [500.0 + 3 * (n % 5) for n in range(12)]
+
+
+def text_losses(name: str, tuned: list[float]) -> TextLosses:
+    return TextLosses(name, "chunks", STEADY, tuned, [255] * 12, [None] * 12)
+
+
+def test_forgetting_is_judged_by_interval_and_adjusted_test() -> None:
+    worse = text_losses("lost.txt", [loss + 40 - n for n, loss in enumerate(STEADY)])
+    mixed = text_losses("same.txt", [loss + (-1) ** n * 20 for n, loss in enumerate(STEADY)])
+    tasks, (lost, same) = compare_elsewhere([], [worse, mixed], SETTINGS)
+    assert tasks == []
+    assert (lost.outcome, same.outcome) == ("worse", "no difference shown")
     assert lost.ratio.value == pytest.approx(lost.tuned.value / lost.base.value)
-    sentence = judge_forgetting([lost, same])
-    assert sentence.startswith("Something was forgotten: perplexity rose on lost.txt +16")
-    assert "same.txt" not in sentence
-    assert judge_forgetting([same]).startswith("No forgetting shown")
-    assert judge_forgetting([]) == ""
+    found = judge_forgetting(tasks, [lost, same])
+    assert found.outcome == "forgotten"
+    assert found.sentence.startswith("Something was forgotten: perplexity of lost.txt rose by +14")
+    assert "same.txt" not in found.sentence
+    assert judge_forgetting([], [same]).outcome == "no forgetting shown"
+    assert judge_forgetting([], []).outcome == "not measured"
+
+
+def test_tasks_and_texts_are_adjusted_together() -> None:
+    """Six of six lost prompts are p = 0.031: a loss alone, none beside another comparison."""
+    task = AnsweredTask("trivia", "trivia.jsonl", pairs(0, 6, 30, 30))
+    (alone,), _ = compare_elsewhere([task], [], SETTINGS)
+    assert alone.adjusted_p == pytest.approx(2 * 0.5**6)
+    assert alone.outcome == "worse"
+    assert "trivia fell from 54.5 to 45.5 % right" in judge_forgetting([alone], []).sentence
+    even = text_losses("same.txt", [loss + (-1) ** n * 20 for n, loss in enumerate(STEADY)])
+    (beside,), _ = compare_elsewhere([task], [even], SETTINGS)
+    assert beside.adjusted_p == pytest.approx(4 * 0.5**6)
+    assert beside.outcome == "no difference shown"
+    reach = judge_forgetting([beside], []).sentence
+    assert "would often go unseen" in reach

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
-from bench import plot
-from bench.analysis import TextLosses
-from bench.compare import make_report
+from bench import analysis, plot
+from bench.bootstrap import Estimate
+from bench.clients import Load, ServerStart
 from bench.examples import Example
-from bench.pages import (
-    as_json,
-    headline,
-    interval,
-    markdown_cell,
-    points,
-    points_interval,
-    render,
-    write_report,
+from bench.figures import headline, interval, markdown_cell, points, points_interval
+from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
+from bench.pages import as_json, render, write_report
+from bench.perplexity import MeanError
+from bench.results import (
+    HELD_OUT,
+    Answer,
+    AnswerCounts,
+    Contamination,
+    Contender,
+    Curves,
+    Pair,
+    Report,
+    Rung,
 )
-from bench.results import Answer, AnswerCounts, Contender, Pair, Report
 from bench.speed import Rate, Speed
-from bench.statistics import Estimate
 from tuneserve.settings import BenchSettings
 
 VOID = {"meta", "input", "br"}
@@ -43,34 +47,77 @@ def contender(name: str) -> Contender:
     )
 
 
-@pytest.fixture(scope="module")
-def report() -> Report:
-    pairs = [
+def some_pairs(prefix: str) -> list[Pair]:
+    return [
         Pair(
-            Example(f"p{n}", f"group {n % 3}", None, ({"role": "user", "content": HOSTILE},), "a"),
+            Example(
+                f"{prefix}{n}", f"group {n % 3}", None, ({"role": "user", "content": HOSTILE},), "a"
+            ),
             base=Answer(HOSTILE, "", False, float(n % 4 == 0), "stop", 3, 2.0 + n % 5, 3),
             tuned=Answer("a", "", False, float(n % 4 != 1), "stop", 3, 1.0 + n % 3, 3),
         )
         for n in range(60)
     ]
-    provenance = {
-        "command": "tuneserve bench --run x",
-        "base_model": "demo",
-        "test_sha256": "1" * 64,
-        "settings": {"bench": {"task": "exact"}},
-        "versions": {"python": "3.11"},
-        "platform": "Linux",
-        "processor": "CPU",
-    }
-    models = {name: contender(name) for name in ("base", "tuned")}
+
+
+def some_rungs() -> list[Rung]:
+    top = Rung(
+        "F16", "f16", 270_000_000, 16.0, MeanError(12.3, 0.2), None, None,
+        Estimate(0.7, 0.6, 0.8), None, None,
+    )  # fmt: skip
+    lower = replace(
+        top, name="Q4_K_M", bits_per_weight=4.8, kld=MeanError(0.09, 0.004),
+        same_top=MeanError(0.9, 0.01), difference=Estimate(-0.01, -0.04, 0.02), adjusted_p=0.4,
+    )  # fmt: skip
+    return [top, lower]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    """A report with every section."""
     settings = BenchSettings(bootstrap=1000)
-    texts = {
-        f"{HOSTILE}.txt": {
-            "base": TextLosses([500.0, 520.0, 480.0, 510.0], 255),
-            "tuned": TextLosses([600.0, 630.0, 570.0, 610.0], 255),
-        }
-    }
-    return make_report("x", settings, pairs, texts, models, {"Sampling": "greedy"}, provenance)
+    pairs = some_pairs("p")
+    losses = TextLosses(
+        f"{HOSTILE}.txt", "chunks", [500.0 + n for n in range(8)], [600.0 - n for n in range(8)],
+        [255] * 8, [None] * 8,
+    )  # fmt: skip
+    general = AnsweredTask("General questions", "60 questions", some_pairs("general/"))
+    tasks, texts = compare_elsewhere([general], [losses], settings)
+    accuracy = analysis.compare_accuracy(pairs, settings)
+    rate = Rate(120.0, 3.0, 96, 3)
+    return Report(
+        run="x",
+        created="2026-01-02T03:04:05+00:00",
+        task="exact",
+        confidence=0.95,
+        verdict=analysis.judge(accuracy, 0.95),
+        accuracy=accuracy,
+        perplexity=analysis.compare_perplexity(pairs, settings),
+        groups=analysis.compare_groups(pairs, settings),
+        gap=analysis.compare_gap(pairs, settings),
+        others=[],
+        contamination=Contamination(8, ["p1"], Estimate(0.1, 0.0, 0.2)),
+        forgetting=judge_forgetting(tasks, texts),
+        tasks=tasks,
+        texts=texts,
+        curves=Curves([(n, 3.0 / n) for n in range(1, 50)], [(25, 0.4), (49, 0.3)], 49),
+        load=[Load(clients, rate, 0.2, 0.5, 6) for clients in (1, 4)],
+        server=ServerStart(2.5, 400_000_000, 0),
+        ladder=some_rungs(),
+        base=contender("base"),
+        tuned=contender("tuned"),
+        conditions={"Sampling": "greedy"},
+        provenance={
+            "command": "tuneserve bench --run x",
+            "base_model": "demo",
+            "test_sha256": "1" * 64,
+            "settings": {"bench": {"task": "exact", "clients": [1, 4], "texts": []}},
+            "versions": {"python": "3.11"},
+            "platform": "Linux",
+            "processor": "CPU",
+        },
+        pairs=pairs,
+    )
 
 
 class Balance(HTMLParser):
@@ -101,13 +148,15 @@ def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
     parser.feed(page)
     assert parser.open == []
     assert parser.scripts == 1  # our own; the hostile answers' are text
-    assert parser.references == []
+    assert all(place.startswith("#") for place in parser.references)
     assert not re.search(r"url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert page.count('<article class="flip won"') == report.accuracy.won
-    assert page.count('<article class="flip lost"') == report.accuracy.lost
-    for part in headline(report.verdict.sentence):
-        assert html.escape(part) in page
+    general = report.tasks[0].accuracy
+    assert page.count('<article class="flip won"') == report.accuracy.won + general.won
+    assert page.count('<article class="flip lost"') == report.accuracy.lost + general.lost
+    for sentence in (report.verdict.sentence, report.forgetting.sentence):
+        for part in headline(sentence):
+            assert str(escape(part)) in page
 
 
 def test_markdown_tables_keep_their_columns(report: Report) -> None:
@@ -136,8 +185,10 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
     assert data == json.loads(json.dumps(as_json(report)))
     assert data["verdict"]["outcome"] == report.verdict.outcome
     rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
-    right = sum(row["tuned"]["score"] for row in rows)
-    assert right / len(rows) == pytest.approx(data["accuracy"]["tuned"]["value"])
+    own = [row for row in rows if row["task"] == HELD_OUT]
+    assert len(rows) == 2 * len(own)
+    right = sum(row["tuned"]["score"] for row in own)
+    assert right / len(own) == pytest.approx(data["accuracy"]["tuned"]["value"])
 
 
 @given(st.text())

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bench_support import QUANTIZATION, disturb, make_run
 
 from bench.compare import run_bench
 from bench.endpoint import ask_endpoint
 from bench.examples import Example
+from bench.results import HELD_OUT
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe
@@ -36,7 +38,7 @@ def report_of(run: RunDirectory) -> dict[str, Any]:
 
 def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
     report = report_of(finished_run)
-    rows = answers(finished_run)
+    rows = [row for row in answers(finished_run) if row["task"] == HELD_OUT]
     assert len(rows) == report["accuracy"]["prompts"] == 10
     for name in ("base", "tuned"):
         right = sum(row[name]["score"] for row in rows)
@@ -52,15 +54,17 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
 
 def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory) -> None:
     report = report_of(finished_run)
-    (text,) = report["texts"]
+    text, general = report["texts"]
     # 1,540 tokens in chunks of 512, the rest dropped.
-    assert text["chunks"] == 3
+    assert (text["pieces"], text["unit"]) == (3, "chunks")
+    assert (general["pieces"], general["unit"]) == (2, "answers")
     assert text["ratio"]["value"] == pytest.approx(text["tuned"]["value"] / text["base"]["value"])
-    assert report["forgetting"]
+    assert [task["name"] for task in report["tasks"]] == ["trivia", "General questions"]
+    assert report["forgetting"]["outcome"] == "no forgetting shown"
     again, endpoint = report["others"]
     assert (again["name"], again["against"]) == ("base again", "base")
     assert (endpoint["name"], endpoint["against"]) == ("endpoint", "tuned")
-    rows = answers(finished_run)
+    rows = [row for row in answers(finished_run) if row["task"] == HELD_OUT]
     right = sum(row["others"]["endpoint"]["score"] for row in rows)
     assert endpoint["accuracy"]["tuned"]["value"] == pytest.approx(right / 10)
     # The endpoint serves the tuned model: up to chance it writes what the tuned model wrote.
@@ -81,35 +85,45 @@ def test_a_finished_benchmark_is_not_overwritten(
         run_bench(finished_run, other, skip_done=True)
 
 
-def test_a_killed_benchmark_goes_on(
-    converted_run: RunDirectory, finished_run: RunDirectory, recipe: Recipe
+def test_a_killed_benchmark_goes_on_to_the_same_report(
+    tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe
 ) -> None:
-    command = [sys.executable, "-m", "tuneserve", "bench", "--run", converted_run.name]
+    """Killed amid the answers of one model, then of the other; all but the clock's figures are
+    those of a benchmark that was left in peace."""
+    settings = recipe.bench.model_copy(update={"parallel": 2, "general": 18})
+    recipe = recipe.model_copy(update={"bench": settings})
+    peaceful, killed = (make_run(tmp_path / name, ggufs, recipe) for name in ("a", "b"))
+    run_bench(peaceful, recipe)
+    command = [sys.executable, "-m", "tuneserve", "bench", "--run", killed.name]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    journal = converted_run.root / "bench-journal.jsonl"
-    work = converted_run.root.parent.parent
-    process = subprocess.Popen(command, cwd=work, env=environment, stderr=subprocess.PIPE)
-    # The base's 10 likelihoods and its first answers; then it is killed.
-    deadline = time.monotonic() + 240
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 13):
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert not converted_run.bench.exists()
-    kept = [json.loads(line) for line in journal.read_bytes().split(b"\n")[1:-1]]
+    journal = killed.root / "bench-journal.jsonl"
+    for answered in (b'"model": "base"', b'"model": "tuned"'):
+        process = subprocess.Popen(
+            command, cwd=killed.root.parent.parent, env=environment, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 240
+        # In blocks of 16, so that the third answer is amid one.
+        while not (journal.exists() and _count(journal, b'"answer"', answered) >= 3):
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not killed.bench.exists()
+    run_bench(killed, recipe)
+    assert answers(killed) == answers(peaceful)
+    assert _without_clock(report_of(killed)) == _without_clock(report_of(peaceful))
 
-    run_bench(converted_run, recipe)
-    rows = {row["id"]: row for row in answers(converted_run)}
-    assert {entry["kind"] for entry in kept} == {"likelihood", "answer"}
-    for entry in kept:
-        row, value = rows[entry["id"]][entry["model"]], entry["value"]
-        if entry["kind"] == "answer":
-            assert row["generated_tokens"] == value["tokens"]
-        else:
-            assert row["reference_nll"] == value["nll"]
-    assert report_of(converted_run)["perplexity"] == report_of(finished_run)["perplexity"]
+
+def _count(path: Path, *parts: bytes) -> int:
+    return sum(all(part in line for part in parts) for line in path.read_bytes().split(b"\n"))
+
+
+def _without_clock(report: dict[str, Any]) -> dict[str, Any]:
+    for name in ("base", "tuned"):
+        del report[name]["speed"], report[name]["load_seconds"]
+    del report["created"]
+    return report
 
 
 def test_the_command_prints_json_and_fails_if_worse(
@@ -131,19 +145,34 @@ def test_the_command_prints_json_and_fails_if_worse(
 
 
 def test_exit_code_of_a_worse_model(
-    monkeypatch: pytest.MonkeyPatch, converted_run: RunDirectory
+    converted_run: RunDirectory,
+    demo_gguf: Path,
+    tuneserve: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
-    """A finished report that says 'worse' is enough to see the exit code."""
-    import bench.compare
-    from tuneserve.cli import main
-
-    reported = {"verdict": {"outcome": "worse"}}
-    monkeypatch.setattr(bench.compare, "run_bench", lambda *_, **__: reported)
-    monkeypatch.chdir(converted_run.root.parent.parent)
-    for options, code in ((["--fail-if-worse"], 3), ([], 0)):
-        with pytest.raises(SystemExit) as stopped:
-            main(["bench", "--run", "small", "--json", *options])
-        assert stopped.value.code == code
+    """A 'tuned' model so disturbed that it writes noise, on prompts that the base can do."""
+    tuned = converted_run.tuned_gguf(QUANTIZATION)
+    tuned.unlink()
+    disturb(demo_gguf, tuned, 1.0)
+    _record_hash(converted_run, tuned)
+    words = ["apple", "river", "window", "garden", "letter", "silver", "mountain", "candle"]
+    rows = [
+        {
+            "id": word,
+            "messages": [
+                {"role": "user", "content": f"Repeat this word: {word}"},
+                {"role": "assistant", "content": word},
+            ],
+        }
+        for word in words
+    ]
+    converted_run.split("test").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["bench", "--run", "small", "--task", "contains", "--json"]
+    work = converted_run.root.parent.parent
+    failed = tuneserve(*options, "--fail-if-worse", cwd=work)
+    assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
+    assert failed.returncode == 3
+    assert tuneserve(*options, "--skip-done", cwd=work).returncode == 2  # other settings
+    assert tuneserve(*options, "--force", cwd=work).returncode == 0
 
 
 def test_unequal_quantization_is_refused(converted_run: RunDirectory, recipe: Recipe) -> None:
@@ -223,11 +252,16 @@ def test_the_reproducing_command_is_understood() -> None:
 
     import click
 
-    from bench.compare import reproducing_command
+    from bench.provenance import reproducing_command
     from tuneserve.options import resolve_settings, settings_options
 
     settings = BenchSettings(
-        task="choice", choices=("a b", "c"), limit=7, noise_floor=True, confidence=0.9
+        task="choice",
+        choices=("a b", "c"),
+        limit=7,
+        noise_floor=True,
+        clients=(2, 3),
+        confidence=0.9,
     )
     words = shlex.split(reproducing_command("my-run", settings))
     assert words[:5] == ["tuneserve", "bench", "--run", "my-run", "--force"]
@@ -239,3 +273,28 @@ def test_the_reproducing_command_is_understood() -> None:
         return resolve_settings(context).bench
 
     assert parse.main(words[5:], standalone_mode=False) == settings
+
+
+def test_clients_are_served(finished_run: RunDirectory) -> None:
+    report = report_of(finished_run)
+    one, two = report["load"]
+    assert (one["clients"], two["clients"]) == (1, 2)
+    # End tokens are forbidden: every answer has its 48 tokens.
+    assert (one["throughput"]["tokens"], two["throughput"]["tokens"]) == (96, 192)
+    for level in (one, two):
+        assert 0 < level["first_token_median"] <= level["first_token_worst"]
+    assert report["server"]["memory"] > 90e6  # the model's file alone
+
+
+def test_curves_come_from_the_training_record(finished_run: RunDirectory) -> None:
+    curves = report_of(finished_run)["curves"]
+    assert curves == {"train": [[1, 2.0], [2, 1.0]], "eval": [[2, 1.5]], "best_step": 2}
+
+
+@pytest.mark.parametrize("entry", ["trivia.jsonl", "trivia.jsonl=likelihood", "=exact"])
+def test_a_further_task_needs_a_score(
+    converted_run: RunDirectory, recipe: Recipe, entry: str
+) -> None:
+    settings = recipe.bench.model_copy(update={"tasks": (entry,)})
+    with pytest.raises(UsageError, match=r"expected file\.jsonl=score"):
+        run_bench(converted_run, recipe.model_copy(update={"bench": settings}))

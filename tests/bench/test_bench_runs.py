@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.results import HELD_OUT
 from bench.runs import compare_runs
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
@@ -39,8 +40,16 @@ def written_run(root: Path, name: str, wrong: set[int], **report: object) -> Run
     }
     (run.bench / "report.json").write_text(json.dumps(content))
     rows = [
-        {"id": str(n), "source": None, "tuned": {"score": float(n not in wrong)}} for n in range(60)
+        {
+            "task": HELD_OUT,
+            "id": str(n),
+            "source": None,
+            "tuned": {"score": float(n not in wrong)},
+        }
+        for n in range(60)
     ]
+    # Answers to another task are no part of the comparison.
+    rows.append({"task": "General", "id": "0", "source": None, "tuned": {"score": 0.0}})
     (run.bench / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return run
 

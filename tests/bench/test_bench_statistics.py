@@ -11,33 +11,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from bench import statistics
-from bench.simulation import covered
+from bench import intervals, significance
+from bench.bootstrap import Bootstrap, cluster_numbers
+from bench.simulation import Design, covered
 
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_wilson_is_scipys(trials: int, share: float, confidence: float) -> None:
     successes = round(share * trials)
-    ours = statistics.wilson(successes, trials, confidence)
+    ours = intervals.wilson(successes, trials, confidence)
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_wilson_needs_a_trial() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
-        statistics.wilson(0, 0)
+        intervals.wilson(0, 0)
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
 def test_mcnemar_is_the_binomial_test(won: int, lost: int) -> None:
     expected = stats.binomtest(won, won + lost).pvalue if won + lost else 1.0
-    assert statistics.mcnemar_exact(won, lost) == pytest.approx(expected, rel=1e-9)
+    assert significance.mcnemar_exact(won, lost) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30))
 def test_paired_p_without_clusters_is_mcnemar(won: int, lost: int, tied: int) -> None:
     net = [1] * won + [-1] * lost + [0] * tied
-    assert statistics.paired_p(net) == pytest.approx(statistics.mcnemar_exact(won, lost))
+    assert significance.paired_p(net) == pytest.approx(significance.mcnemar_exact(won, lost))
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=9))
@@ -48,24 +49,24 @@ def test_paired_p_counts_all_sign_flips(net: list[int]) -> None:
         abs(sum(sign * value for sign, value in zip(flip, net, strict=True))) >= observed
         for flip in flips
     )
-    assert statistics.paired_p(net) == pytest.approx(extreme / len(flips))
+    assert significance.paired_p(net) == pytest.approx(extreme / len(flips))
 
 
 def test_paired_p_of_scores_is_scipys_permutation_test() -> None:
     generator = np.random.default_rng(8)
     net = generator.normal(0.25, 1.0, size=60)
-    ours = statistics.paired_p(net, seed=1)
+    ours = significance.paired_p(net, seed=1)
     theirs = stats.permutation_test(
         (net,), np.mean, permutation_type="samples", n_resamples=20_000, rng=2
     ).pvalue
     assert 0.005 < theirs < 0.5
     assert ours == pytest.approx(theirs, abs=0.012)
-    assert statistics.paired_p(np.zeros(5)) == 1.0
+    assert significance.paired_p(np.zeros(5)) == 1.0
 
 
 def test_graded_scores_get_a_bootstrap_interval() -> None:
     scores = np.random.default_rng(9).random(400)
-    found = statistics.accuracy(scores, np.arange(400))
+    found = intervals.accuracy(scores, Bootstrap(np.arange(400)))
     half = stats.norm.ppf(0.975) * scores.std(ddof=1) / 20
     assert (found.low, found.high) == pytest.approx(
         (scores.mean() - half, scores.mean() + half), abs=0.003
@@ -104,53 +105,52 @@ def _tango_by_optimisation(won: int, lost: int, pairs: int, confidence: float) -
 )
 def test_tango_solves_the_score_equation(won: int, lost: int, pairs: int) -> None:
     expected = _tango_by_optimisation(won, lost, pairs, 0.95)
-    assert statistics.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
+    assert intervals.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
 
 
 def test_tango_has_width_where_nothing_differs() -> None:
     # With no discordant pair the limits are +-z^2 / (n + z^2).
     limit = stats.norm.ppf(0.975) ** 2
     expected = limit / (100 + limit)
-    assert statistics.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
+    assert intervals.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
 
 
 def test_holm_is_the_published_example() -> None:
     # Holm's procedure by hand: 4*0.005, 3*0.01, 2*0.03, then no smaller than the one before.
-    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert statistics.holm([]) == []
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([]) == []
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))
 def test_holm_keeps_order_and_bounds(p_values: list[float]) -> None:
-    adjusted = statistics.holm(p_values)
+    adjusted = significance.holm(p_values)
     assert all(p <= after <= 1 for p, after in zip(p_values, adjusted, strict=True))
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     assert [adjusted[place] for place in order] == sorted(adjusted)
 
 
 def test_clusters_are_numbered_by_source() -> None:
-    assert statistics.cluster_numbers(["a", None, "a", None, "b"]).tolist() == [0, 1, 0, 2, 3]
+    assert cluster_numbers(["a", None, "a", None, "b"]).tolist() == [0, 1, 0, 2, 3]
 
 
 def test_identical_twins_count_once() -> None:
     values = np.array([1.0, 0, 1, 1, 0, 0, 1, 0] * 25)
-    clusters = np.arange(len(values))
+    alone = Bootstrap(np.arange(len(values)))
     twins = np.repeat(values, 2)
-    twin_clusters = np.repeat(clusters, 2)
-    assert statistics.effective_size(values, clusters) == len(values)
-    size = statistics.effective_size(twins, twin_clusters)
+    paired = Bootstrap(np.repeat(alone.clusters, 2))
+    assert intervals.effective_size(values, alone) == len(values)
+    size = intervals.effective_size(twins, paired)
     assert size == pytest.approx(len(values), rel=0.02)
-    single = statistics.accuracy(values, clusters)
-    double = statistics.accuracy(twins, twin_clusters)
+    single = intervals.accuracy(values, alone)
+    double = intervals.accuracy(twins, paired)
     assert (double.low, double.high) == pytest.approx((single.low, single.high), abs=0.003)
 
 
 def test_bootstrap_spread_is_the_standard_error() -> None:
     generator = np.random.default_rng(1)
     values = generator.exponential(size=500)
-    sums = statistics.resampled_sums(
-        np.column_stack([values, np.ones(500)]), np.arange(500), 4000, seed=2
-    )
+    bootstrap = Bootstrap(np.arange(500), resamples=4000, seed=2)
+    sums = bootstrap.sums(np.column_stack([values, np.ones(500)]))
     means = sums[:, 0] / sums[:, 1]
     assert means.mean() == pytest.approx(values.mean(), rel=0.01)
     assert means.std() == pytest.approx(values.std(ddof=1) / math.sqrt(500), rel=0.05)
@@ -159,7 +159,8 @@ def test_bootstrap_spread_is_the_standard_error() -> None:
 def test_bootstrap_is_scipys() -> None:
     generator = np.random.default_rng(3)
     tuned, base = generator.random(300) < 0.7, generator.random(300) < 0.5
-    ours = statistics.paired_difference(tuned, base, np.arange(300), resamples=20_000, seed=4)
+    bootstrap = Bootstrap(np.arange(300), resamples=20_000, seed=4)
+    ours = intervals.paired_difference(tuned, base, bootstrap)
     theirs = stats.bootstrap(
         (tuned.astype(float) - base,), np.mean, n_resamples=20_000, method="percentile", rng=5
     ).confidence_interval
@@ -168,27 +169,47 @@ def test_bootstrap_is_scipys() -> None:
 
 def test_perplexity_is_exp_of_mean_loss_per_token() -> None:
     nll, tokens = [2.0, 3.0, 7.0], [2, 1, 3]
-    found = statistics.perplexity(nll, tokens, np.arange(3), resamples=1000)
+    found = intervals.perplexity(nll, tokens, Bootstrap(np.arange(3), resamples=1000))
     assert found.value == pytest.approx(math.exp(12 / 6))
     assert math.exp(2 / 2) <= found.low < found.value < found.high <= math.exp(3.0)
 
 
 def test_ratio_of_a_model_to_itself_is_one_without_doubt() -> None:
     nll = np.random.default_rng(0).exponential(size=50)
-    found = statistics.perplexity_ratio(nll, nll, np.ones(50), np.arange(50), resamples=1000)
+    found = intervals.perplexity_ratio(
+        nll, nll, np.ones(50), Bootstrap(np.arange(50), resamples=1000)
+    )
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
-def test_smallest_detectable_difference_has_its_power() -> None:
-    pairs, discordant = 400, 0.3
-    difference = statistics.smallest_detectable(discordant, pairs)
+@pytest.mark.parametrize(("pairs", "discordant"), [(60, 0.3), (400, 0.3), (400, 0.05)])
+def test_smallest_detectable_difference_has_its_power(pairs: int, discordant: float) -> None:
+    difference = significance.smallest_detectable(discordant, pairs)
     generator = np.random.default_rng(6)
-    won_share, lost_share = (discordant + difference) / 2, (discordant - difference) / 2
-    draws = generator.multinomial(
-        pairs, [won_share, lost_share, 1 - won_share - lost_share], size=1000
-    )
-    shown = np.mean([statistics.mcnemar_exact(int(w), int(x)) < 0.05 for w, x, _ in draws])
-    assert 0.75 <= shown <= 0.85
+    share = max(discordant, difference)
+    won_share, lost_share = (share + difference) / 2, (share - difference) / 2
+    draws = generator.multinomial(pairs, [won_share, lost_share, 1 - share], size=2000)
+    shown = np.mean([significance.mcnemar_exact(int(w), int(x)) < 0.05 for w, x, _ in draws])
+    # 80 % within four binomial standard errors.
+    assert 0.764 <= shown <= 0.836
+
+
+def test_nothing_is_detectable_with_few_pairs() -> None:
+    # Five of five still leave p = 0.0625.
+    assert significance.smallest_detectable(0.5, 5) == 1.0
+    assert significance.smallest_detectable(0.5, 0) == 1.0
+
+
+def test_a_clustered_bootstrap_of_means_is_that_of_the_cluster_means() -> None:
+    """With equal clusters, resampling clusters of prompts is resampling their means."""
+    generator = np.random.default_rng(11)
+    values = generator.normal(size=(80, 5)) + generator.normal(size=(80, 1))
+    clustered = Bootstrap(np.repeat(np.arange(80), 5), resamples=4000, seed=1)
+    means = Bootstrap(np.arange(80), resamples=4000, seed=1)
+    ours, theirs = clustered.mean(values.ravel()), means.mean(values.mean(axis=1))
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    naive = Bootstrap(np.arange(400), resamples=4000).mean(values.ravel())
+    assert (ours.high - ours.low) > 1.5 * (naive.high - naive.low)
 
 
 @settings(deadline=None, max_examples=20)
@@ -198,17 +219,18 @@ def test_intervals_hold_their_estimate(prompts: int, seed: int) -> None:
     tuned, base = generator.random(prompts) < 0.8, generator.random(prompts) < 0.4
     clusters = generator.integers(0, 3, prompts)
     clusters = np.unique(clusters, return_inverse=True)[1]
+    bootstrap = Bootstrap(clusters, resamples=1000)
     for estimate in (
-        statistics.accuracy(tuned, clusters),
-        statistics.paired_difference(tuned, base, clusters, resamples=1000),
+        intervals.accuracy(tuned, bootstrap),
+        intervals.paired_difference(tuned, base, bootstrap),
     ):
         assert estimate.low <= estimate.value <= estimate.high
 
 
-@pytest.mark.parametrize("per_source", [1, 4])
-def test_intervals_cover_the_truth(per_source: int) -> None:
+@pytest.mark.parametrize("design", [Design(300), Design(300, 4, uneven=True)])
+def test_intervals_cover_the_truth(design: Design) -> None:
     """A quick look (200 benchmarks); benchmarks/bench_coverage.py does 2,000."""
-    shares = covered(benchmarks=200, prompts=300, per_source=per_source, resamples=1000, seed=7)
+    shares = covered(design, benchmarks=200, resamples=1000, seed=7)
     # 95 % +- 4 binomial standard errors of 200 draws.
     assert all(0.89 <= share <= 1.0 for share in shares.intervals.values()), shares
     assert shares.false_alarms <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
-from tuneserve.console import print_json, say, table
+from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.options import settings_options
 
 EXIT_WORSE = 3
@@ -38,6 +38,7 @@ def command(
     \b
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
+    tuneserve bench --run sentiment --ladder --noise-floor --force
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
@@ -75,7 +76,32 @@ def show(report: dict[str, Any]) -> None:
     for name in ("base", "tuned"):
         prompt, generation = (_rate(report[name]["speed"][kind]) for kind in SPEEDS)
         say(f"{name}: prompt {prompt}, generation {generation} tok/s")
+    for level in report["load"]:
+        say(
+            f"tuned, {level['clients']} clients: {_rate(level['throughput'])} tok/s, "
+            f"first token after {level['first_token_median']:.2f} s"
+        )
+    if report["ladder"]:
+        _show_ladder(report["ladder"])
     say(report["verdict"]["sentence"])
+    say(report["forgetting"]["sentence"])
+
+
+def _show_ladder(rungs: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            rung["name"],
+            rung["cache"],
+            human_bytes(rung["size_bytes"]),
+            f"{rung['bits_per_weight']:.2f}",
+            f"{rung['perplexity']['value']:.4g}",
+            f"{rung['kld']['value']:.4f}" if rung["kld"] else "-",
+            f"{100 * rung['accuracy']['value']:.1f} %",
+        ]
+        for rung in rungs
+    ]
+    columns = ["", "KV cache", "size", "bits a weight", "PPL", "KLD", "accuracy"]
+    table("Quantization ladder", columns, rows)
 
 
 def _interval(difference: dict[str, float]) -> str:

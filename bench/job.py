@@ -1,0 +1,193 @@
+"""What a benchmark will measure, checked and ready before anything slow starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+from bench import conditions
+from bench.answers import Asked, with_choices
+from bench.examples import Example, read_examples
+from bench.general import general_task
+from bench.journal import Journal
+from bench.ladder import Place, places
+from bench.ladder_files import make_files
+from bench.measure import Question, Subject, Work
+from bench.offload import engine_settings, fitted
+from bench.prompts import EncodedExample
+from bench.results import HELD_OUT
+from bench.scoring import list_choices
+from bench.tasks import (
+    Task,
+    further_tasks,
+    held_out_task,
+    reference_of,
+    require_different_ids,
+)
+from tuneserve.errors import UsageError
+from tuneserve.files import remove, sha256_file
+from tuneserve.run import RunDirectory, versions
+from tuneserve.settings import BenchSettings, Recipe
+
+LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
+REPLAY_SPLIT = "general"  # general examples that training held out
+
+
+@dataclass(frozen=True)
+class Job:
+    """`asked` is the run's own task, `elsewhere` what else may have changed; `replay` are general
+    examples whose references' likelihood is taken; `work` is all of it, `own_work` the run's own
+    task alone."""
+
+    run: RunDirectory
+    recipe: Recipe
+    quantization: str
+    hashes: dict[str, str]
+    subjects: dict[str, Subject]
+    asked: Asked
+    elsewhere: list[Asked]
+    replay: list[EncodedExample]
+    work: Work
+    own_work: Work
+    conditions: dict[str, str]
+
+    @property
+    def settings(self) -> BenchSettings:
+        return self.recipe.bench
+
+    @property
+    def journal_path(self) -> Path:
+        return self.run.root / "bench-journal.jsonl"
+
+    @property
+    def ladder_folder(self) -> Path:
+        return self.run.root / "bench-ladder"
+
+    def ladder(self, journal: Journal) -> list[Place]:
+        """The ladder's rungs; their files are made unless the benchmark at hand made them."""
+        if not journal.has("ladder files", "tuned"):
+            remove(self.ladder_folder)
+            journal.add("ladder files", "tuned", "", {})
+        paths = make_files(self.run, self.recipe.convert, self.ladder_folder)
+        return places(paths, self.subjects["tuned"].serve, self.settings)
+
+    def fingerprint(self) -> str:
+        """Names everything that a measurement depends on; not what only the analysis uses."""
+        prompts = (*self.work.expected, *self.work.choices)
+        measured = {
+            "models": self.hashes,
+            "prompts": [[item.example.id, item.prompt, item.answer] for item in prompts],
+            "questions": [[question.id, question.max_tokens] for question in self.work.questions],
+            "texts": {name: chunks.tolist() for name, chunks in self.work.texts.items()},
+            "serve": self.recipe.serve.model_dump(mode="json"),
+            "bench": self.settings.model_dump(
+                mode="json", include={"ctx", "parallel", "endpoint", "endpoint_model", "seed"}
+            ),
+            "versions": {
+                name: version
+                for name, version in versions().items()
+                if name in ("tuneserve", "llama-cpp-python")
+            },
+        }
+        return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
+def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job:
+    """Read, check and tokenize everything. Raises UsageError for what can't be measured,
+    TuneserveError where base and tuned can't be compared."""
+    settings = recipe.bench
+    quantization = str(converted["tuned"]["quantization"])
+    paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
+    hashes = {name: _verified_hash(path, converted[name]) for name, path in paths.items()}
+    tasks = [held_out_task(HELD_OUT, run.split("test"), settings), *further_tasks(settings)]
+    if settings.general:
+        tasks.append(general_task(settings.general, settings.max_tokens))
+    replay = _replay_examples(run)
+    choices = _choices(tasks[0], settings)
+    parts = [*(task.examples for task in tasks), replay, with_choices(tasks[0].examples, choices)]
+    require_different_ids(chain.from_iterable(parts))
+    types = conditions.require_same_types(paths["base"], paths["tuned"])
+    encoded, template = conditions.encode_for_both(
+        paths["base"], paths["tuned"], list(chain.from_iterable(parts))
+    )
+    conditions.require_room(encoded, settings)
+    *asked, replay_encoded, choices_encoded = _split(encoded, [len(part) for part in parts])
+    own, *elsewhere = [
+        Asked(task, part, choices if task is tasks[0] else (), settings.task == LIKELIHOOD_TASKS[1])
+        for task, part in zip(tasks, asked, strict=True)
+    ]
+    own_work = Work([] if choices else _questions(own, settings), own.encoded, choices_encoded, {})
+    work = replace(
+        own_work,
+        questions=[*own_work.questions, *_all_questions(elsewhere, settings)],
+        expected=[*chain.from_iterable(asked), *replay_encoded],
+        texts=conditions.chunk_texts(paths["tuned"], settings.texts),
+    )
+    layers = fitted(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers
+    serve = recipe.serve.model_copy(update={"gpu_layers": layers})
+    return Job(
+        run=run,
+        recipe=recipe,
+        quantization=quantization,
+        hashes=hashes,
+        subjects={name: Subject(name, path, serve, settings) for name, path in paths.items()},
+        asked=own,
+        elsewhere=elsewhere,
+        replay=replay_encoded,
+        work=work,
+        own_work=own_work,
+        conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
+    )
+
+
+def _choices(own: Task, settings: BenchSettings) -> list[str]:
+    """What there is to choose from; empty where answers are generated."""
+    if settings.task not in LIKELIHOOD_TASKS:
+        return []
+    return list_choices(settings, map(reference_of, own.examples))
+
+
+def _replay_examples(run: RunDirectory) -> list[Example]:
+    """The general examples that training has held out, if there are any."""
+    path = run.split(REPLAY_SPLIT)
+    if not path.is_file():
+        return []
+    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in read_examples(path)]
+
+
+def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list[EncodedExample]]:
+    ends = list(accumulate(sizes))
+    return [list(encoded[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _all_questions(asked: Sequence[Asked], settings: BenchSettings) -> list[Question]:
+    return [question for one in asked for question in _questions(one, settings)]
+
+
+def _questions(asked: Asked, settings: BenchSettings) -> list[Question]:
+    """The task's prompts with the room that the context leaves for their answers."""
+    return [
+        Question(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
+        for item in asked.encoded
+    ]
+
+
+def _verified_hash(path: Path, recorded: dict[str, Any]) -> str:
+    """The file's SHA-256, which must be the one that the conversion recorded."""
+    if not path.is_file():
+        raise UsageError(
+            "no such GGUF", where=str(path), hint="Make it again: tuneserve convert --force"
+        )
+    digest = sha256_file(path)
+    if digest != recorded["sha256"]:
+        raise UsageError(
+            "is not the file that the conversion made (its SHA-256 differs)",
+            where=str(path),
+            hint="Make it again: tuneserve convert --force",
+        )
+    return digest

@@ -1,0 +1,43 @@
+"""What it takes to repeat a benchmark: models, data, settings, versions, machine, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+from bench.options import as_options
+from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory, versions
+from tuneserve.settings import BenchSettings, Recipe
+
+
+def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Where a report comes from, for report.json and the pages."""
+    trained = run.read().get("stages", {}).get("train", {}).get("result", {})
+    return {
+        "command": reproducing_command(run.name, recipe.bench),
+        "base_model": trained.get("base", {}).get("spec", recipe.model.base),
+        "test_sha256": sha256_file(run.split("test")),
+        "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def reproducing_command(run_name: str, settings: BenchSettings) -> str:
+    """The command line that repeats a benchmark: every setting that is not the default."""
+    words = ["tuneserve", "bench", "--run", run_name, "--force", *as_options(settings)]
+    return shlex.join(words)
+
+
+def _processor() -> str:
+    """The CPU's name as the kernel gives it, or the machine type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()

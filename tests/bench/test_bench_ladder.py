@@ -1,0 +1,75 @@
+"""The quantization ladder of a small real checkpoint with its adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from convert_support import Trained, make_adapter, make_base, write_held_out
+
+from bench.compare import run_bench
+from convert.gguf_output import write_gguf
+from convert.model import GGUFModel
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings
+
+
+def write_f16(model: GGUFModel, path: Path) -> dict[str, str]:
+    path.parent.mkdir(exist_ok=True)
+    write_gguf(path, model.metadata("F16"), model.sources, model.choices("F16"), threads=1)
+    return {"path": str(path), "sha256": sha256_file(path), "quantization": "F16"}
+
+
+@pytest.fixture(scope="module")
+def run(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    root = tmp_path_factory.mktemp("ladder")
+    tokenizer = root / "tokenizer"
+    tokenizer.mkdir()
+    write_tokenizer(GGUFFile(demo_gguf), tokenizer)
+    base = make_base(root / "base", tokenizer, hidden_size=128)
+    trained = Trained(base, make_adapter(root / "adapter", base, tokenizer), root / "none")
+    run = RunDirectory(root / "runs" / "small")
+    run.root.mkdir(parents=True)
+    shutil.copytree(trained.adapter, run.adapter)
+    write_held_out(run.split("test"), 12)
+    write_held_out(run.split("train"), 40)
+    converted = {
+        "base": write_f16(trained.base_model(), run.base_gguf("F16")),
+        "tuned": write_f16(trained.model(), run.tuned_gguf("F16")),
+    }
+    base_entry = {"spec": "tiny", "path": str(base), "name": "tiny"}
+    run.update(stages={"train": {"result": {"base": base_entry}}, "convert": {"result": converted}})
+    return run
+
+
+def test_every_rung_is_measured(run: RunDirectory) -> None:
+    bench = BenchSettings(
+        max_tokens=4, ctx=128, parallel=4, bootstrap=1000, speed_repetitions=2, general=0,
+        clients=(), ladder=True,
+    )  # fmt: skip
+    report = run_bench(run, Recipe(serve=ServeSettings(threads=1), bench=bench))
+    ladder = report["ladder"]
+    names = [(rung["name"], rung["cache"]) for rung in ladder]
+    steps = ("F16", "Q8_0", "Q4_K_M", "Q4_K_M + imatrix")
+    assert names == [(step, cache) for step in steps for cache in ("f16", "q8_0")]
+    top = ladder[0]
+    assert (top["kld"], top["same_top"], top["difference"]) == (None, None, None)
+    f16, q8_0, q4, q4_imatrix = ladder[::2]
+    assert f16["size_bytes"] > q8_0["size_bytes"] > q4["size_bytes"]
+    assert 16 > q8_0["bits_per_weight"] > q4["bits_per_weight"] > 4
+    # Rounding costs: the coarser the more, whichever the cache.
+    assert 0 < q8_0["kld"]["value"] < q4["kld"]["value"]
+    assert 0 < ladder[1]["kld"]["value"] < q4["kld"]["value"]
+    assert q4_imatrix["kld"]["value"] != q4["kld"]["value"]
+    assert all(rung["perplexity"]["value"] > 1 for rung in ladder)
+    # The top rung is the tuned model itself: F16 GGUFs were compared.
+    assert top["accuracy"]["value"] == report["accuracy"]["tuned"]["value"]
+    assert not list(run.root.glob("bench-*"))
+    page = (run.bench / "report.html").read_text()
+    assert "Quantization ladder" in page
+    assert json.loads((run.bench / "report.json").read_text())["ladder"] == ladder
