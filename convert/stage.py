@@ -175,12 +175,16 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         # The files get their names when this block ends well, after the verdict.
         made_tuned = files.enter_context(atomic_path(plan.tuned))
         made_base = files.enter_context(atomic_path(plan.base))
+        made_f16 = None
         if settings.keep_f16 and settings.quantization != "F16":
-            write_quantized(tuned, files.enter_context(atomic_path(plan.f16)), "F16", plan)
+            made_f16 = files.enter_context(atomic_path(plan.f16))
+            write_quantized(tuned, made_f16, "F16", plan)
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
+        checkpoint = None
         if settings.merged_checkpoint:
-            _write_checkpoint(plan, tuned.checkpoint, files.enter_context(atomic_path(plan.merged)))
+            checkpoint = files.enter_context(atomic_path(plan.merged))
+            _write_checkpoint(plan, tuned.checkpoint, checkpoint)
         clock.lap("before the GGUF")
         choices = write_quantized(tuned, made_tuned, settings.quantization, plan, matrix)
         clock.lap("merge and quantize")
@@ -194,7 +198,7 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         verdict = verify(
             Candidate(
                 made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
-                matrix.means() if matrix else None,
+                matrix.means() if matrix else None, checkpoint, made_f16,
             ),
             settings,
         )  # fmt: skip

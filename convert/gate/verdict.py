@@ -18,7 +18,7 @@ from convert.gate.tensors import check_changed_tensors
 from convert.gate.texts import Conversation, held_out
 from convert.gate.tokens import check_special_tokens, check_token_ids
 from convert.gate.trainer import TrainerTokenizer
-from convert.gate.written import check_written
+from convert.gate.written import check_checkpoint, check_written
 from convert.model import GGUFModel
 from convert.quantization import UNQUANTIZED
 from convert.tensor_file import TensorFile
@@ -50,6 +50,8 @@ class Candidate:
     base: Path | None = None
     base_model: GGUFModel | None = None
     importance: Mapping[str, Floats] | None = None
+    checkpoint: Path | None = None
+    f16: Path | None = None
 
 
 @dataclass
@@ -94,22 +96,25 @@ def vocabulary_checks(
 
 
 def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int) -> list[Check]:
-    with_importance = candidate.importance is not None
-    checks = []
-    for path, model in (
-        (candidate.tuned, candidate.model), (candidate.base, candidate.base_model)
-    ):  # fmt: skip
-        if path is not None and model is not None:
-            choices = model.choices(settings.quantization, has_imatrix=with_importance)
-            checks.append(
-                check_written(
-                    TensorFile(path), model, choices, candidate.importance, threads=threads
-                )
-            )
-    if candidate.base is not None:
-        checks.append(
-            check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed)
+    quantization, importance = settings.quantization, candidate.importance
+
+    def written(path: Path, model: GGUFModel, kind: str, contract: str) -> Check:
+        weights = None if kind in UNQUANTIZED else importance
+        choices = model.choices(kind, has_imatrix=weights is not None)
+        return check_written(
+            TensorFile(path), model, choices, weights, threads=threads, contract=contract
         )
+
+    checks = [written(candidate.tuned, candidate.model, quantization, "written as merged")]
+    if candidate.f16 is not None:
+        checks.append(written(candidate.f16, candidate.model, "F16", "F16 written as merged"))
+    if candidate.base is not None and candidate.base_model is not None:
+        checks += [
+            written(candidate.base, candidate.base_model, quantization, "base written as it is"),
+            check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
+        ]
+    if candidate.checkpoint is not None:
+        checks.append(check_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
     return checks
 
 

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from convert.gate.checks import Check
 from convert.gguf_output import Slab
+from convert.merge import MergedCheckpoint
 from convert.model import GGUFModel
 from convert.quantization import Choice
+from convert.safetensors_reader import SafetensorsFiles, StoredTensor
 from convert.tensor_file import TensorFile
+from tuneserve.base.weights import encode
 
 CONTRACT = "written as merged"
 ROWS = 8
@@ -29,6 +33,7 @@ def check_written(
     importance: Mapping[str, Floats] | None,
     *,
     threads: int,
+    contract: str = CONTRACT,
 ) -> Check:
     """Names, shapes, types, and ROWS rows of each tensor spread from the first to the last."""
     problems = [f"{name} is missing" for name in model.sources if name not in file]
@@ -43,7 +48,33 @@ def check_written(
     detail = f"{ROWS} rows of each of {len(choices)} tensors, byte for byte"
     if problems:
         detail = "; ".join(problems[:5]) + (f" … ({len(problems)})" if len(problems) > 5 else "")
-    return Check(CONTRACT, not problems, detail, {"tensors": len(choices), "wrong": len(problems)})
+    return Check(contract, not problems, detail, {"tensors": len(choices), "wrong": len(problems)})
+
+
+def check_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
+    """The same of the merged Hugging Face checkpoint: every tensor is there, ROWS rows of each."""
+    files = SafetensorsFiles.of_directory(directory)
+    problems = [f"{name} is missing" for name in merged.names if name not in files]
+    rows = {
+        name: _differing_row(files[name], merged, name) for name in merged.names if name in files
+    }
+    problems += [f"{name} differs in row {row}" for name, row in rows.items() if row is not None]
+    detail = "; ".join(problems[:5]) or f"{ROWS} rows of each of {len(merged.names)} tensors"
+    figures = {"tensors": len(merged.names), "wrong": len(problems)}
+    return Check("checkpoint as merged", not problems, detail, figures)
+
+
+def _differing_row(stored: StoredTensor, merged: MergedCheckpoint, name: str) -> int | None:
+    for row in sampled_rows(stored.shape[0]):
+        expected = encode(merged.rows(name, row, row + 1), stored.dtype, where=name)
+        if stored.raw(row, row + 1).tobytes() != expected:
+            return row
+    return None
+
+
+def sampled_rows(count: int) -> list[int]:
+    """ROWS row numbers spread from the first to the last."""
+    return [int(row) for row in np.unique(np.linspace(0, count - 1, ROWS, dtype=int))]
 
 
 def _difference(
@@ -56,8 +87,7 @@ def _difference(
     if len(source.shape) == 1:
         spans = [(0, count)]
     else:
-        numbers = np.unique(np.linspace(0, count - 1, ROWS, dtype=int))
-        spans = [(int(row), int(row) + 1) for row in numbers]
+        spans = [(row, row + 1) for row in sampled_rows(count)]
     for start, stop in spans:
         expected = Slab(source, choice.type, start, stop, importance).encoded()
         if not np.array_equal(file.encoded(choice.name, start, stop), expected):

@@ -12,6 +12,7 @@ from convert_support import Trained, make_adapter, make_base
 
 from convert.adapter import Adapter
 from convert.checkpoint_output import checkpoint_bytes, write_checkpoint
+from convert.gate.written import check_checkpoint
 from convert.merge import MergedCheckpoint
 
 
@@ -52,3 +53,14 @@ def test_loads_with_equal_logits(
 def test_one_file_where_it_fits(trained: Trained, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "m", trained.merged(), trained.adapter, threads=1)
     assert [path.name for path in (tmp_path / "m").glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_a_damaged_checkpoint_is_told(trained: Trained, tmp_path: Path) -> None:
+    merged = trained.merged()
+    write_checkpoint(tmp_path / "m", merged, trained.adapter, threads=1)
+    assert check_checkpoint(tmp_path / "m", merged).passed
+    base = MergedCheckpoint(trained.base)
+    write_checkpoint(tmp_path / "base", base, trained.adapter, threads=1)
+    check = check_checkpoint(tmp_path / "base", merged)
+    assert not check.passed
+    assert check.figures["wrong"] == 21

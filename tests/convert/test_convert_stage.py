@@ -85,10 +85,12 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
     assert result["merged_into"]["weights"] == "bitsandbytes 4-bit, dequantized"
 
     settings = SETTINGS.model_copy(
-        update={"merge_base": str(trained.base), "merged_checkpoint": True}
+        update={"merge_base": str(trained.base), "merged_checkpoint": True, "keep_f16": True}
     )
     result = convert(run, settings, force=True)
     assert result["merged_into"] == {"path": str(trained.base), "weights": "F32"}
+    contracts = {check["contract"] for check in result["verification"]}
+    assert {"checkpoint as merged", "F16 written as merged"} <= contracts
     config = json.loads((run.root / "merged" / "config.json").read_text())
     assert "quantization_config" not in config
     assert (run.root / "merged" / "model.safetensors").is_file()
