@@ -48,6 +48,15 @@ class Budget:
             )
         return f"{self.chosen}: {room}"
 
+    def way(self) -> dict[str, Any]:
+        """What was decided, by setting."""
+        decided = self.settings.model_dump(
+            include={
+                "gradient_checkpointing", "kept_layers", "batch_size", "gradient_accumulation"
+            }
+        )  # fmt: skip
+        return {"load_in_4bit": self.four_bit, **decided}
+
     def smaller(self, original: TrainSettings) -> Budget | None:
         """The budget for what takes markedly less memory; None if nothing that is open does."""
         if self.choose_within is None or self.predicted is None:
@@ -83,6 +92,18 @@ def plan_budget(
         way.applied(settings), way.four_bit, way.memory.total, available, way.describe(),
         choose_within,
     )  # fmt: skip
+
+
+def as_before(recipe: Recipe, way: dict[str, Any]) -> Recipe:
+    """The recipe with what an earlier part of the same training was decided to do."""
+    four_bit, decided = way["load_in_4bit"], {**way, "speed": "as_given"}
+    del decided["load_in_4bit"]
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"load_in_4bit": four_bit}),
+            "train": recipe.train.model_copy(update=decided),
+        }
+    )
 
 
 def _choose(

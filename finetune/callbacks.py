@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune.board import Board
 from finetune.panel import Watch
+from finetune.processes import any_process
 from finetune.runtime import memory_in_use
 from finetune.trainer import EVAL_LOSS, general_rise
 from tuneserve.console import say
@@ -133,6 +134,7 @@ def build_callbacks(
             self.saved_at = time.monotonic()
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            switch.pressed = any_process(switch.pressed)
             if switch.pressed:
                 control.should_save = control.should_training_stop = True
                 # The checkpoint matters now; the evaluation comes again when training goes on.

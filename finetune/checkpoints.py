@@ -12,6 +12,7 @@ from tuneserve.files import write_json
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
+_WAY = "way.json"
 # The trainer writes the state last, so a checkpoint that has it is whole.
 _STATE = "trainer_state.json"
 _PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
@@ -56,6 +57,18 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
     return None
+
+
+def remember_way(directory: Path, way: dict[str, Any]) -> None:
+    """Write down how training was fitted into the memory, for when it goes on."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / _WAY, way)
+
+
+def remembered_way(directory: Path) -> dict[str, Any] | None:
+    """How the training that left these checkpoints was fitted into the memory, if it is known."""
+    path = directory / _WAY
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:

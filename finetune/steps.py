@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 from finetune.board import Board
 from finetune.callbacks import StopSwitch, build_callbacks
-from finetune.checkpoints import checkpoint_at, step_of
+from finetune.checkpoints import checkpoint_at, remember_way, step_of
 from finetune.job import Job
 from finetune.model import add_adapter, is_four_bit, load_base, trainable_parameters
 from finetune.packing import check_apart, check_honoured
 from finetune.panel import watching
+from finetune.processes import is_first_process
 from finetune.runtime import free_memory, limit_memory, quiet
 from finetune.trainer import build_trainer, general_rise, held_out_loss
 from tuneserve.console import say
@@ -66,6 +68,8 @@ def run_training(job: Job, resume: Path | None) -> Trained:
 
 
 def _attempt(job: Job, resume: Path | None) -> Trained:
+    if is_first_process():
+        remember_way(job.run.checkpoints, job.budget.way())
     model, padder = _load(job)
     say(
         f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
@@ -98,8 +102,10 @@ def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
     settings = job.budget.settings
     switch = StopSwitch()
-    board = Board(job.run.root / "tensorboard", step_of(resume) if resume else None)
-    with watching(job.schedule.steps, job.run.name) as watch, board, switch.armed():
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(watching(job.schedule.steps, job.run.name))
+        board = stack.enter_context(_board(job, resume)) if is_first_process() else None
+        stack.enter_context(switch.armed())
         callbacks = build_callbacks(
             watch,
             board,
@@ -125,6 +131,10 @@ def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
             hint="Run the same command again to go on from there.",
         )
     return trainer
+
+
+def _board(job: Job, resume: Path | None) -> Board:
+    return Board(job.run.root / "tensorboard", step_of(resume) if resume else None)
 
 
 def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:

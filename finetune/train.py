@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune.budget import plan_budget
-from finetune.checkpoints import claim, fingerprint, last_checkpoint, step_of
+from finetune.budget import as_before, plan_budget
+from finetune.checkpoints import (
+    claim,
+    fingerprint,
+    last_checkpoint,
+    remembered_way,
+    step_of,
+)
 from finetune.curves import draw_curves, points
 from finetune.curves_page import write_curves_page
 from finetune.encode import encode_all, problems_with_ends, token_counts
@@ -23,6 +29,12 @@ from finetune.prepare import (
     describe,
     prepare_examples,
     write_split,
+)
+from finetune.processes import (
+    is_first_process,
+    only_first_talks,
+    process_count,
+    wait_for_all,
 )
 from finetune.reading import raise_problems
 from finetune.runtime import check_hardware, load_runtime, peak_memory, quiet
@@ -51,17 +63,38 @@ def train(
         return done
     if run.adapter.exists() and not force and not _was_cut_off(run):
         raise OutputExistsError(run.adapter)
-    job = _prepare(recipe, run)
-    if force:
-        for path in (run.adapter, run.checkpoints):
-            remove(path)
-    identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
-    resume = claim(run.checkpoints, identity)
-    run.save_settings(recipe)
-    write_split(job.prepared, run)
-    with run.stage("train") as record:
-        record.result = _train(job, resume)
+    with only_first_talks():
+        job = _prepare(recipe, run)
+        if not is_first_process():
+            return _compute_beside(job)
+        if force:
+            for path in (run.adapter, run.checkpoints):
+                remove(path)
+        identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
+        resume = claim(run.checkpoints, identity)
+        run.save_settings(recipe)
+        write_split(job.prepared, run)
+        wait_for_all()
+        with run.stage("train") as record:
+            record.result = _train(job, resume)
     return record.result
+
+
+def _compute_beside(job: Job) -> dict[str, Any]:
+    """What a process other than the first does: it takes part in the steps and writes nothing."""
+    wait_for_all()
+    resume = last_checkpoint(job.run.checkpoints)
+    _settle(job, resume)
+    run_training(job, resume)
+    return {}
+
+
+def _settle(job: Job, resume: Path | None) -> None:
+    """Plan again as the training that goes on was planned: memory may be another now."""
+    way = remembered_way(job.run.checkpoints) if resume else None
+    if way is not None:
+        recipe = as_before(job.recipe, way)
+        job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded)
 
 
 def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
@@ -112,9 +145,8 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
         lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
     )  # fmt: skip
     say(pool.describe())
-    schedule = plan_steps(recipe.train, len(pool.draw))
+    schedule = plan_steps(recipe.train, len(pool.draw), devices=process_count())
     budget = plan_budget(recipe, runtime, base.path, pool.encoded)
-    say(budget.describe())
     return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget)
 
 
@@ -129,6 +161,8 @@ def _encode_part(
 
 
 def _train(job: Job, resume: Path | None) -> dict[str, Any]:
+    _settle(job, resume)
+    say(job.budget.describe())
     trained = run_training(job, resume)
     history = trained.trainer.state.log_history
     draw_curves(history, job.run.root / "curves.png", job.run.name)

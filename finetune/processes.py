@@ -1,0 +1,50 @@
+"""Training in several processes at a time, one for each GPU, as `accelerate launch` starts them.
+
+The first process reads and writes the run directory and talks; the others compute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def process_count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def only_first_talks() -> Iterator[None]:
+    """Keep the other processes off the terminal while the block runs; errors still get out."""
+    with contextlib.ExitStack() as stack:
+        if not is_first_process():
+            stack.enter_context(
+                contextlib.redirect_stderr(stack.enter_context(Path(os.devnull).open("w")))
+            )
+        yield
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here. Call it after Unsloth is imported."""
+    if process_count() > 1:
+        import torch
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+
+
+def any_process(flag: bool) -> bool:
+    """Is the flag set in any of the processes? All of them have to ask."""
+    if process_count() == 1:
+        return flag
+    import torch
+    from accelerate.utils import reduce
+
+    device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
+    return bool(reduce(torch.tensor(float(flag), device=device)).item())

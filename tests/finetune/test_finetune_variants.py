@@ -1,0 +1,82 @@
+"""Ways to train that must come to the same losses, and ways that must not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import ROOT
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "again": {},
+    "other seed": {"seed": 1},
+    "accumulated": {"batch_size": 1, "gradient_accumulation": 4},
+    "two at a time": {"batch_size": 2, "gradient_accumulation": 2},
+    "packed": {"packing": "true"},
+    "checkpointed": {"gradient_checkpointing": "true"},
+    "rslora": {"use_rslora": True},
+    "dora": {"use_dora": True},
+    "loraplus": {"loraplus_ratio": 16.0},
+    "neftune": {"neftune_alpha": 5.0},
+    "whole": {"modules_to_save": ["embed_tokens"]},
+    "decay": {"weight_decay": 1.0, "learning_rate": 1e-2},
+    "no decay": {"weight_decay": 0.0, "learning_rate": 1e-2},
+    "polynomial": {"scheduler": "polynomial"},
+    "inverse_sqrt": {"scheduler": "inverse_sqrt"},
+    "restarts": {"scheduler": "cosine_with_restarts"},
+}
+
+
+@pytest.fixture(scope="module")
+def found(demo_base: Path) -> dict[str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("variants.py")), str(demo_base),
+         json.dumps(VARIANTS)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result: dict[str, dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def same(found: dict[str, dict[str, Any]], one: str, other: str) -> bool:
+    return found[one]["losses"] == pytest.approx(found[other]["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["again", "accumulated", "two at a time", "packed", "checkpointed"])
+def test_ways_to_compute_the_same_steps_have_the_same_losses(
+    found: dict[str, dict[str, Any]], way: str
+) -> None:
+    assert len(found["plain"]["losses"]) == 3
+    assert same(found, way, "plain")
+
+
+@pytest.mark.parametrize("way", ["other seed", "rslora", "loraplus", "neftune"])
+def test_settings_that_change_training_change_the_losses(
+    found: dict[str, dict[str, Any]], way: str
+) -> None:
+    assert not same(found, way, "plain")
+
+
+def test_every_schedule_steps_at_a_rate_of_its_own(found: dict[str, dict[str, Any]]) -> None:
+    for schedule in ("polynomial", "inverse_sqrt", "restarts"):
+        assert len(found[schedule]["losses"]) == 3
+    assert not same(found, "polynomial", "inverse_sqrt")
+
+
+def test_weight_decay_reaches_the_optimizer(found: dict[str, dict[str, Any]]) -> None:
+    assert not same(found, "decay", "no decay")
+
+
+def test_what_trains_is_what_was_asked_for(found: dict[str, dict[str, Any]]) -> None:
+    assert found["plain"]["kinds"] == ["lora_A", "lora_B"]
+    assert found["dora"]["kinds"] == ["lora_A", "lora_B", "magnitude"]
+    assert found["whole"]["kinds"] == ["lora_A", "lora_B", "modules_to_save"]
+    assert found["loraplus"]["rates"] == pytest.approx([5e-3, 80e-3])

@@ -1,0 +1,106 @@
+"""Train a few steps in several ways, in a process of its own; print each way's losses as JSON.
+
+    python variants.py BASE '{"plain": {}, "packed": {"packing": "true"}}'
+
+Unsloth changes torch, transformers and PEFT when it is imported, so this can't be done in the
+process that runs the tests. Everything is computed in fp32: ways that do the same have the same
+losses to five digits.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = 12
+COMMON = {
+    "r": 4, "batch_size": 4, "max_steps": 3, "evaluations": 0, "learning_rate": 5e-3,
+    "gradient_checkpointing": "false", "warmup_fraction": 0.0,
+}  # fmt: skip
+
+
+def main(base: Path, variants: dict[str, dict[str, Any]]) -> None:
+    from finetune.runtime import load_runtime
+
+    runtime = load_runtime("fp32")
+    with tempfile.TemporaryDirectory() as directory:
+        small = make_small(base, Path(directory))
+        found = {name: losses(runtime, small, given) for name, given in variants.items()}
+    print(json.dumps(found))
+
+
+def make_small(base: Path, directory: Path) -> Path:
+    """A Llama of four narrow layers with the base's tokenizer: its steps take no time."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Loss of each step, what trained, and the learning rates of the optimizer's groups."""
+    from finetune.callbacks import StopSwitch, build_callbacks
+    from finetune.draw import once_each
+    from finetune.model import add_adapter, load_base
+    from finetune.packing import check_apart
+    from finetune.panel import watching
+    from finetune.runtime import quiet
+    from finetune.schedule import plan_steps
+    from finetune.trainer import build_trainer
+    from tuneserve.settings import ModelSettings, TrainSettings
+
+    settings = TrainSettings.model_validate({**COMMON, **given})
+    model, padder = load_base(runtime, base, ModelSettings(), "false", four_bit=False)
+    model = add_adapter(runtime, model, settings)
+    if settings.packing == "true":
+        check_apart(runtime, model)
+    examples = encoded()
+    with tempfile.TemporaryDirectory() as directory, watching(3, "variants") as watch:
+        callbacks = build_callbacks(watch, None, StopSwitch(), patience=0, checkpoint_seconds=1e9)
+        trainer = build_trainer(
+            runtime, model, padder, settings, plan_steps(settings, EXAMPLES), examples,
+            once_each(EXAMPLES, settings.seed), [], checkpoints=Path(directory), fresh=True,
+            callbacks=callbacks,
+        )  # fmt: skip
+        callbacks[0].trainer = trainer
+        with quiet():
+            trainer.train()
+    history = trainer.state.log_history
+    rates = [group["initial_lr"] for group in trainer.optimizer.param_groups if group["params"]]
+    trained = [name for name, value in model.named_parameters() if value.requires_grad]
+    return {
+        "losses": [entry["loss"] for entry in history if "loss" in entry],
+        "rates": rates,
+        "kinds": sorted({kind for kind in ("lora_A", "lora_B", "magnitude", "modules_to_save")
+                         if any(kind in name for name in trained)}),
+    }  # fmt: skip
+
+
+def encoded() -> list[Any]:
+    """Random tokens of quite different lengths; the second half of each is the answer."""
+    from finetune.mask import IGNORED, Encoded
+
+    source = random.Random(1)
+    made = []
+    for number in range(EXAMPLES):
+        length = 6 + 4 * (number % 5)
+        ids = [source.randrange(10, 10_000) for _ in range(length)]
+        answer = ids[length // 2 :]
+        made.append(Encoded(ids, [IGNORED] * (length // 2) + answer, length, 0))
+    return made
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
