@@ -234,7 +234,7 @@ class JsonObjectFormat(RequestModel):
 class NamedSchema(RequestModel):
     """A JSON Schema; it is always enforced, whatever `strict` says."""
 
-    name: str
+    name: str | None = None
     description: str | None = None
     strict: bool | None = None
     schema_: dict[str, Any] = Field(alias="schema")

@@ -11,9 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from serve.answers import DONE, Writer, event
 from serve.bridge import Answers
-from serve.engine import Completion, EngineError
+from serve.engine import Completion, Delta, EngineError
 from serve.errors import as_api_error
 from serve.schema import ErrorBody
+
+Batch = list[tuple[int, Delta | Completion]]
+"""(choice, event) pairs that came together."""
 
 
 @asynccontextmanager
@@ -67,7 +70,15 @@ class EventStream(Response):
         self.completions: dict[int, Completion] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        batches = self._answers.events()
         async with cancelled_when_gone(receive, self._answers):
+            # Nothing is sent before something has come: a request that fails in the queue still
+            # gets its status.
+            try:
+                first = await anext(batches)
+            except EngineError as error:
+                await as_api_error(error).response()(scope, receive, send)
+                return
             await send(
                 {
                     "type": "http.response.start",
@@ -76,7 +87,7 @@ class EventStream(Response):
                 }
             )
             try:
-                await self._send_events(send)
+                await self._send_events(send, first, batches)
             except EngineError as error:
                 body = ErrorBody.model_validate(as_api_error(error).body)
                 await _send(send, event(body))
@@ -84,23 +95,27 @@ class EventStream(Response):
                 self._on_end([*self.completions.values()])
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _send_events(self, send: Send) -> None:
+    async def _send_events(self, send: Send, first: Batch, batches: AsyncIterator[Batch]) -> None:
         writer = self._writer
-        await _send(send, b"".join(writer.first(index) for index in range(self._choices)))
-        async for batch in self._answers.events():
-            parts = []
-            for index, one in batch:
-                if isinstance(one, Completion):
-                    self.completions[index] = one
-                    parts.append(writer.last(index, one))
-                else:
-                    parts.append(writer.delta(index, one))
-            await _send(send, b"".join(parts))
+        opening = b"".join(writer.first(index) for index in range(self._choices))
+        await _send(send, opening + self._written(first))
+        async for batch in batches:
+            await _send(send, self._written(batch))
         tail = DONE
         if self._include_usage:
             done = [self.completions[index] for index in range(self._choices)]
             tail = writer.usage(done) + tail
         await _send(send, tail)
+
+    def _written(self, batch: Batch) -> bytes:
+        parts = []
+        for index, one in batch:
+            if isinstance(one, Completion):
+                self.completions[index] = one
+                parts.append(self._writer.last(index, one))
+            else:
+                parts.append(self._writer.delta(index, one))
+        return b"".join(parts)
 
 
 async def _send(send: Send, body: bytes) -> None:

@@ -51,6 +51,17 @@ def log_entries(equipped: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in equipped.output().splitlines() if line.startswith("{")]
 
 
+def entry_of(equipped: Any, answer: httpx.Response) -> dict[str, Any]:
+    """The log entry of an answer; it is written after the answer was sent."""
+    deadline = time.monotonic() + 20
+    while True:
+        for entry in log_entries(equipped):
+            if entry["request_id"] == answer.headers["x-request-id"]:
+                return entry
+        assert time.monotonic() < deadline, "no log entry"
+        time.sleep(0.05)
+
+
 def test_base_and_adapter_are_models_that_answer_side_by_side(http: httpx.Client) -> None:
     cards = http.get("/v1/models").json()["data"]
     assert [(card["id"], card["root"]) for card in cards] == [("base", None), ("loud", "base")]
@@ -155,14 +166,12 @@ def test_metrics_count_requests_and_tokens(http: httpx.Client) -> None:
 
 def test_the_log_has_ids_and_figures_but_no_prompts(http: httpx.Client, equipped: Any) -> None:
     answer = http.post("/v1/chat/completions", json={**CHAT, "stream": True})
-    entry = log_entries(equipped)[-1]
-    assert entry["request_id"] == answer.headers["x-request-id"]
+    entry = entry_of(equipped, answer)
     assert (entry["path"], entry["status"]) == ("/v1/chat/completions", 200)
     assert (entry["finish"], entry["tokens"]) == ("stop", 11)
     assert entry["seconds"] >= entry["first_token_seconds"] > 0
     assert "What is" not in json.dumps(log_entries(equipped))
-    http.get("/a%0Ab{}")
-    assert log_entries(equipped)[-1]["status"] == 404
+    assert entry_of(equipped, http.get("/a%0Ab{}"))["status"] == 404
 
 
 def test_only_named_origins_get_cors(http: httpx.Client) -> None:
@@ -222,3 +231,22 @@ def test_waiting_and_answering_have_limits(demo_gguf: Path) -> None:
         done = long.result(30)
         assert done.finish_reason == "length"
         assert 3 <= time.monotonic() - started < 20
+
+
+def test_a_stream_that_waited_in_vain_gets_a_status(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    body = {
+        "prompt": "Once", "stream": True, "max_tokens": 900, "temperature": 0,
+        "logit_bias": {"2": -100, "0": -100},
+    }  # fmt: skip
+    options = ["--slots", "1", "--ctx", "1024", "--queue-seconds", "1"]
+    with start_server(tmp_path / "log", str(demo_gguf), *options) as running:
+        url = f"{running.url}/v1/completions"
+        with httpx.stream("POST", url, json=body, timeout=60) as long:
+            lines = long.iter_lines()
+            assert next(lines)
+            waited = httpx.post(url, json=body, timeout=60)
+        assert waited.status_code == 503
+        assert waited.headers["retry-after"]
+        assert waited.json()["error"]["code"] == "unavailable"
