@@ -54,7 +54,8 @@ def train(
 ) -> dict[str, Any]:
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
-    Goes on from the last checkpoint of an unfinished training with the same settings and data.
+    In a process that is not the first of several the result is empty. Goes on from the last
+    checkpoint of an unfinished training with the same settings and data.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """

@@ -28,7 +28,8 @@ def command(
     """Fine-tune the base model on your examples (LoRA, Unsloth).
 
     The adapter lands in runs/NAME/adapter, with the split, the curves and the figures beside it.
-    A training that was stopped goes on where it was when the same command is given again.
+    A training that was stopped goes on where it was when the same command is given again. For
+    several GPUs: accelerate launch --no_python tuneserve train ...
 
     \b
     tuneserve train --config examples/sentiment.toml
@@ -39,6 +40,8 @@ def command(
     from finetune.train import train
 
     result = train(recipe, run, force=force, skip_done=skip_done)
+    if not result:  # of several processes only the first has one
+        return
     say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")
     if as_json:
         print_json(result)
