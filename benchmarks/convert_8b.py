@@ -24,8 +24,11 @@ from typing import Any
 SHAPES: dict[str, dict[str, int]] = {
     "8b": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256},
-    "8b, 1 layer": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 1,
-                     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256},
+    "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+           "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256},
+    "wide vocabulary": {"hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 2,
+                        "num_attention_heads": 8, "num_key_value_heads": 2,
+                        "vocab_size": 128_256},
     "small": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 4,
               "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 49_152},
 }  # fmt: skip
