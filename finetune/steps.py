@@ -11,6 +11,13 @@ from typing import Any
 from finetune.board import Board
 from finetune.callbacks import StopSwitch, build_callbacks
 from finetune.checkpoints import checkpoint_at, remember_way, step_of
+from finetune.cpu import (
+    compile_layers,
+    compiles,
+    is_compiled,
+    plain_attention,
+    tokens_to_train,
+)
 from finetune.job import Job
 from finetune.model import add_adapter, is_four_bit, load_base, trainable_parameters
 from finetune.packing import check_apart, check_honoured
@@ -71,21 +78,25 @@ def _attempt(job: Job, resume: Path | None) -> Trained:
     if is_first_process():
         remember_way(job.run.checkpoints, job.budget.way())
     model, padder = _load(job)
+    compiled = ", layers compiled" if is_compiled(model) else ""
     say(
         f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
-        f"{job.runtime.precision}, {job.schedule.steps} steps"
+        f"{job.runtime.precision}, {job.schedule.steps} steps{compiled}"
         + (f", going on from {resume.name}" if resume else "")
     )
     started = time.monotonic()
-    trainer = _run_steps(job, model, padder, resume)
-    seconds = time.monotonic() - started
-    best = _load_best(job, trainer)
-    return Trained(trainer, best, seconds, _held_out(job, trainer, best))
+    with plain_attention(job.runtime, job.pool.encoded):
+        trainer = _run_steps(job, model, padder, resume)
+        seconds = time.monotonic() - started
+        best = _load_best(job, trainer)
+        return Trained(trainer, best, seconds, _held_out(job, trainer, best))
 
 
 def _load(job: Job) -> tuple[Any, Any]:
     """The base with a fresh adapter, and the tokenizer that pads."""
     settings = job.budget.settings
+    tokens = tokens_to_train(job.pool.encoded, job.schedule, settings)
+    compile_layers(compiles(settings, job.runtime, tokens))
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit,

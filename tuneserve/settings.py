@@ -151,6 +151,11 @@ class TrainSettings(Section):
         description="auto = the precision of the base, what is recomputed and how many examples "
         "are computed at a time follow from the memory at hand; examples per step stay the same.",
     )
+    compile: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="Compile the layers for training on a CPU (needs a C++ compiler; takes about "
+        "a minute the first time); auto = where the tokens to train on make up for that.",
+    )
     gradient_checkpointing: Literal["auto", "unsloth", "true", "false"] = Field(
         "auto",
         description="Recompute activations to save memory: Unsloth's (offloaded), plain, or off; "

@@ -1,0 +1,67 @@
+"""What makes training on a CPU fast: compiled layers, and attention that is plain matrix products.
+
+Measured on two cores with a model of 135M parameters in bf16, batches of 8 x 64 to 128 tokens:
+550 tokens/s as it comes, 630 with plain attention, 1,007 with compiled layers too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from finetune.mask import Encoded
+from finetune.runtime import Runtime
+from finetune.schedule import Schedule
+from tuneserve.files import cache_directory
+from tuneserve.settings import TrainSettings
+
+# Tokens to train on from which the minute that compiling takes is won back.
+_WORTH_COMPILING = 60_000
+# Plain attention keeps a score for every pair of tokens: up to this length it costs no memory.
+_LONGEST_PLAIN = 512
+
+
+def tokens_to_train(train: Sequence[Encoded], schedule: Schedule, settings: TrainSettings) -> int:
+    """Tokens of all steps together."""
+    mean = sum(len(item.input_ids) for item in train) / len(train)
+    examples = schedule.steps * settings.batch_size * settings.gradient_accumulation
+    return int(mean * examples)
+
+
+def compiles(settings: TrainSettings, runtime: Runtime, tokens: int) -> bool:
+    """Are the layers compiled for training on so many tokens on this device?"""
+    if runtime.device != "cpu" or settings.compile == "false":
+        return False
+    # Plain checkpointing computes a layer again outside of what was compiled.
+    recomputes = settings.gradient_checkpointing != "false"
+    worth = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    return settings.compile == "true" or worth
+
+
+def compile_layers(wanted: bool) -> None:
+    """Have Unsloth compile the layers of the next model it puts an adapter on, or not."""
+    os.environ["UNSLOTH_CPU_COMPILE"] = "1" if wanted else "0"
+    # What was compiled once is found again, by this run's next start and by the next run.
+    kernels = cache_directory() / "compiled_kernels"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kernels))
+
+
+def is_compiled(model: Any) -> bool:
+    """Unsloth trains without compiling where no C++ compiler is at hand."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return bool(getattr(inner, "_unsloth_cpu_compiled", False))
+
+
+@contextlib.contextmanager
+def plain_attention(runtime: Runtime, train: Sequence[Encoded]) -> Iterator[None]:
+    """PyTorch's fused attention takes a fifth of a CPU step to go backward through short texts;
+    plain matrix products do it in a tenth of that."""
+    if runtime.device != "cpu" or max(len(item.input_ids) for item in train) > _LONGEST_PLAIN:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel([SDPBackend.MATH]):
+        yield
