@@ -85,6 +85,10 @@ def test_a_finished_benchmark_is_not_overwritten(
         run_bench(finished_run, other, skip_done=True)
 
 
+# General questions and clients enough to go through their code.
+BRIEF = ("--general", "9", "--clients", "1")
+
+
 def test_a_killed_benchmark_goes_on_to_the_same_report(
     tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe
 ) -> None:
@@ -132,7 +136,7 @@ def test_the_command_prints_json_and_fails_if_worse(
     work = converted_run.root.parent.parent
     # Four prompts can't show that a model is worse; that it can be is test_bench_analysis.
     done = tuneserve(
-        "bench", "--run", "small", "--limit", "4", "--json", "--fail-if-worse", cwd=work
+        "bench", "--run", "small", "--limit", "4", *BRIEF, "--json", "--fail-if-worse", cwd=work
     )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -166,7 +170,7 @@ def test_exit_code_of_a_worse_model(
         for word in words
     ]
     converted_run.split("test").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options = ["bench", "--run", "small", "--task", "contains", "--json"]
+    options = ["bench", "--run", "small", "--task", "contains", *BRIEF, "--json"]
     work = converted_run.root.parent.parent
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
