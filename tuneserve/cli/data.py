@@ -31,7 +31,7 @@ def command() -> None:
 @click.option(
     "--per-cell",
     type=click.IntRange(min=1),
-    default=150,
+    default=185,
     show_default=True,
     help="Examples for each of 4 domains x 3 labels.",
 )
