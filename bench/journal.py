@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from tuneserve.closing import Closing
 
 Key = tuple[str, str, str]
 """(kind of measurement, model, example id)"""
 
 
-class Journal:
+class Journal(Closing):
     """Measurements by kind, model and example; each `add` is on disk when it returns."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -31,15 +32,7 @@ class Journal:
         if not whole_bytes:
             self._append({"fingerprint": fingerprint})
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def __len__(self) -> int:

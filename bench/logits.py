@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.closing import Closing
 from tuneserve.llama import physical_cores
 
 Floats = npt.NDArray[np.float32]
@@ -44,21 +44,13 @@ class Divergence:
         return Divergence(self.kld[mask], self.base_nll[mask], self.nll[mask], self.same_top[mask])
 
 
-class RowWorkers:
+class RowWorkers(Closing):
     """Threads that work through blocks of rows; numpy lets go of the GIL meanwhile."""
 
     def __init__(self, threads: int = 0) -> None:
         self._pool = ThreadPoolExecutor(threads or physical_cores())
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._pool.shutdown()
 
     def nll(self, logits: Floats, targets: Ids) -> Doubles:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ from bench.offload import engine_settings
 from bench.perplexity import perplexity_context, text_nll
 from bench.prompts import EncodedExample
 from bench.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.closing import Closing
 from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
@@ -88,7 +88,7 @@ def measure_answers(subject: Subject, work: Work, journal: Journal) -> None:
     generate_answers(subject, work.questions, journal)
 
 
-class _LoadedWhenNeeded:
+class _LoadedWhenNeeded(Closing):
     """The subject's model, loaded at the first call."""
 
     def __init__(self, subject: Subject) -> None:
@@ -105,15 +105,7 @@ class _LoadedWhenNeeded:
             self.load_seconds = time.perf_counter() - started
         return self._model
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         if self._model is not None:
             self._model.close()
 

@@ -9,6 +9,7 @@ from convert.gate.verdict import LOGIT_BYTES
 from convert.gguf_output import SLAB_VALUES
 from tuneserve.console import human_bytes
 from tuneserve.errors import TuneserveError
+from tuneserve.memory import free_main_memory
 
 SPARE_DISK = 256 * 1024 * 1024
 # Python with PyTorch, transformers, PEFT and llama.cpp, and llama.cpp's caches and buffers.
@@ -46,9 +47,7 @@ def check_disk(folder: Path, needed: int) -> None:
 
 def available_memory() -> int:
     """Bytes that may still be taken: of the machine, or of this process's control group."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
-    return min(int(kilobytes) * 1024, _left_in_group())
+    return min(free_main_memory(), _left_in_group())
 
 
 def _left_in_group(root: Path = Path("/sys/fs/cgroup")) -> int:

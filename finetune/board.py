@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from tuneserve.closing import Closing
 
-class Board:
+
+class Board(Closing):
     """Writes scalars by step. A training that goes on drops what was logged past its step."""
 
     def __init__(self, directory: Path, resumed_at: int | None) -> None:
@@ -19,8 +21,5 @@ class Board:
         for name, value in figures.items():
             self._writer.add_scalar(name, value, step)
 
-    def __enter__(self) -> Board:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._writer.close()

@@ -14,6 +14,7 @@ from finetune.planning import RESERVED_GIB
 from finetune.runtime import Runtime
 from finetune.speed import Way, choose
 from tuneserve.errors import UsageError
+from tuneserve.memory import free_main_memory
 from tuneserve.settings import Recipe, TrainSettings
 
 # Of the main memory that is free, the share that training may take.
@@ -140,6 +141,4 @@ def available_bytes(runtime: Runtime, vram: float) -> int:
         if vram:
             free = min(free, int(vram * GIB))
         return free - int(RESERVED_GIB * GIB)
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable"))
-    return int(int(kilobytes) * 1024 * _MAIN_MEMORY_SHARE)
+    return int(free_main_memory() * _MAIN_MEMORY_SHARE)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from finetune.encode import token_counts
 from finetune.mask import Encoded
 from finetune.runtime import Runtime
 from finetune.schedule import Schedule
@@ -23,21 +24,19 @@ _WORTH_COMPILING = 60_000
 _LONGEST_PLAIN = 512
 
 
-def tokens_to_train(train: Sequence[Encoded], schedule: Schedule, settings: TrainSettings) -> int:
-    """Tokens of all steps together."""
-    mean = sum(len(item.input_ids) for item in train) / len(train)
-    examples = schedule.steps * settings.batch_size * settings.gradient_accumulation
-    return int(mean * examples)
-
-
-def compiles(settings: TrainSettings, runtime: Runtime, tokens: int) -> bool:
-    """Are the layers compiled for training on so many tokens on this device?"""
+def compiles(
+    settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
+) -> bool:
+    """Are the layers compiled for training on these examples on this device?"""
     if runtime.device != "cpu" or settings.compile == "false":
         return False
+    if settings.compile == "true":
+        return True
+    counts = token_counts(train)
+    tokens = schedule.steps * settings.examples_per_step * counts["tokens"] / counts["examples"]
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing != "false"
-    worth = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
-    return settings.compile == "true" or worth
+    return tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
 
 
 def compile_layers(wanted: bool) -> None:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from finetune.examples import Example, Message
 from finetune.thoughts import KEY, Completion, complete, without_thoughts
 from tuneserve.errors import TuneserveError
 from tuneserve.prompt import with_bos
+from tuneserve.settings import Recipe
 from tuneserve.template import ChatTemplate
 
 IGNORED = -100
@@ -76,6 +77,16 @@ class Encoder:
             tokenizer.chat_template,
             bos_token=tokenizer.bos_token or "",
             eos_token=tokenizer.eos_token or "",
+        )
+
+    @classmethod
+    def of(cls, recipe: Recipe, tokenizer: Any) -> Self:
+        """The encoder that a recipe asks for."""
+        return cls(
+            tokenizer,
+            max_length=recipe.model.max_seq_length,
+            train_on=recipe.data.train_on,
+            thoughts=recipe.data.thoughts,
         )
 
     def encode(self, example: Example) -> Encoded:

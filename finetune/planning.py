@@ -32,7 +32,7 @@ def plan(recipe: Recipe, *, device: str) -> dict[str, Any]:
     available = (vram - RESERVED_GIB) * GIB if vram else None
     length = recipe.model.max_seq_length
     value_bytes = 4 if recipe.train.precision == "fp32" else 2
-    examples = recipe.train.batch_size * recipe.train.gradient_accumulation
+    examples = recipe.train.examples_per_step
     if available is None:
         # Nothing to choose by: the batch as it is given, and what takes the least memory.
         as_given = recipe.train.model_copy(update={"speed": "as_given"})

@@ -50,12 +50,7 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     """
     prepared = prepare_examples(recipe.data)
     tokenizer = load_tokenizer(resolve_base(recipe.model.base).path, recipe.model)
-    encoder = Encoder(
-        tokenizer,
-        max_length=recipe.model.max_seq_length,
-        train_on=recipe.data.train_on,
-        thoughts=recipe.data.thoughts,
-    )
+    encoder = Encoder.of(recipe, tokenizer)
     problems: list[str] = []
     encoded = {name: _encode(encoder, part, problems) for name, part in prepared.parts().items()}
     kept = encoded["train"]

@@ -95,7 +95,7 @@ def choose(
             ways.append(
                 Way(
                     four_bit, checkpointing, kept_layers, micro_batch,
-                    _per_step(recipe.train) // micro_batch, shape.layers, memory,
+                    recipe.train.examples_per_step // micro_batch, shape.layers, memory,
                     _cost(recomputed, tokens, four_bit=four_bit),
                 )
             )  # fmt: skip
@@ -107,18 +107,14 @@ def choose(
     return min(near, key=lambda way: (way.memory.total, way.cost))
 
 
-def _per_step(settings: TrainSettings) -> int:
-    """Examples per optimizer step and device: what training is made of, so it never changes."""
-    return settings.batch_size * settings.gradient_accumulation
-
-
 def _open_choices(recipe: Recipe, device: str) -> Iterator[tuple[bool, int]]:
     """(4-bit base?, examples computed at a time), as far as the recipe leaves them open."""
     settings = recipe.train
     automatic = settings.speed == "auto"
     wanted = recipe.model.load_in_4bit
     bits = (False, True) if wanted is None and automatic and device == "cuda" else (bool(wanted),)
-    whole = _per_step(settings)
+    # What training is made of: it never changes.
+    whole = settings.examples_per_step
     # A CPU gains nothing from computing more at a time than it was told to.
     most = whole if device == "cuda" else settings.batch_size
     sizes = [size for size in range(1, most + 1) if whole % size == 0]

@@ -11,13 +11,7 @@ from typing import Any
 from finetune.board import Board
 from finetune.callbacks import StopSwitch, build_callbacks
 from finetune.checkpoints import checkpoint_at, remember_way, step_of
-from finetune.cpu import (
-    compile_layers,
-    compiles,
-    is_compiled,
-    plain_attention,
-    tokens_to_train,
-)
+from finetune.cpu import compile_layers, compiles, is_compiled, plain_attention
 from finetune.job import Job
 from finetune.model import add_adapter, is_four_bit, load_base, trainable_parameters
 from finetune.packing import check_apart, check_honoured
@@ -95,8 +89,7 @@ def _attempt(job: Job, resume: Path | None) -> Trained:
 def _load(job: Job) -> tuple[Any, Any]:
     """The base with a fresh adapter, and the tokenizer that pads."""
     settings = job.budget.settings
-    tokens = tokens_to_train(job.pool.encoded, job.schedule, settings)
-    compile_layers(compiles(settings, job.runtime, tokens))
+    compile_layers(compiles(settings, job.runtime, job.pool.encoded, job.schedule))
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit,

@@ -128,12 +128,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
     tokenizer = load_tokenizer(base.path, recipe.model)
-    encoder = Encoder(
-        tokenizer,
-        max_length=recipe.model.max_seq_length,
-        train_on=recipe.data.train_on,
-        thoughts=recipe.data.thoughts,
-    )
+    encoder = Encoder.of(recipe, tokenizer)
     encoded = {
         name: _encode_part(encoder, prepared, part, recipe)
         for name, part in prepared.parts().items()

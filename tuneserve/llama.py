@@ -12,12 +12,12 @@ from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.closing import Closing
 from tuneserve.errors import TuneserveError, UsageError
 
 GGUF_MAGIC = b"GGUF"
@@ -93,7 +93,7 @@ def physical_cores() -> int:
     return len(siblings)
 
 
-class LlamaModel:
+class LlamaModel(Closing):
     """A loaded GGUF. Close it, or use it as a context manager."""
 
     def __init__(
@@ -155,17 +155,6 @@ class LlamaModel:
         if self.handle:
             self._api.llama_model_free(self.handle)
             self.handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = True
@@ -230,7 +219,7 @@ class LlamaModel:
             room = count + 1
 
 
-class LlamaContext:
+class LlamaContext(Closing):
     """A KV cache and compute buffers over a model, for whole sequences of logits."""
 
     def __init__(
@@ -277,17 +266,6 @@ class LlamaContext:
         if self.handle:
             self._api.llama_free(self.handle)
             self.handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def logits(self, tokens: Sequence[int], *, start: int = 0) -> npt.NDArray[np.float32]:
         """Next-token logits of one sequence from an empty cache.

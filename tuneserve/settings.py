@@ -233,6 +233,11 @@ class TrainSettings(Section):
     )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
+    @property
+    def examples_per_step(self) -> int:
+        """Examples of an optimizer step on one device, however they are divided."""
+        return self.batch_size * self.gradient_accumulation
+
 
 class ConvertSettings(Section):
     """Merge, GGUF and quantization."""

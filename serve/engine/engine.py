@@ -11,8 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from serve.engine.adapters import load_adapters
 from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
@@ -32,6 +30,7 @@ from serve.engine.types import (
     Sampling,
     UnavailableError,
 )
+from tuneserve.closing import Closing
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.settings import ServeSettings
@@ -77,7 +76,7 @@ class Generation:
             self._on_event(event)
 
 
-class Engine:
+class Engine(Closing):
     """A model and a context that answers many requests at once. See the package's docstring.
 
     `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`.
@@ -145,17 +144,6 @@ class Engine:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- called from any thread ---------------------------------------------------------------
 

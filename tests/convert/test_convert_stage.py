@@ -118,7 +118,10 @@ def test_stopped_at_any_moment_leaves_no_half_file(
 ) -> None:
     """While the tuned file, the base's, or the probe of the gate is being written."""
     code = (
+        "import signal\n"
         "from pathlib import Path\n"
+        # A process started in the background is born deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from convert.stage import convert\n"
         "from tuneserve.run import RunDirectory\n"
         "from tuneserve.settings import ConvertSettings\n"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +15,41 @@ from tuneserve.errors import OutputExistsError
 from tuneserve.files import sha256_file, write_jsonl
 from tuneserve.options import resolve_settings, settings_options
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_option(default: str) -> Callable[[F], F]:
+    """-o FILE, the file that is written."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        default=Path(default),
+        show_default=True,
+        help="File to write.",
+    )
+
+
+def ending_options(function: F) -> F:
+    """What a command does about a file that is there already, and how it tells the result."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+        click.option("--skip-done", is_flag=True, help="Do nothing if the output file exists."),
+        click.option("--force", is_flag=True, help="Replace the output file."),
+    ):
+        function = option(function)
+    return function
+
+
+def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
+    """Is there nothing to do? Raises OutputExistsError if `output` must not be replaced."""
+    if output.exists() and skip_done:
+        say(f"{output} is there already")
+        return True
+    if output.exists() and not force:
+        raise OutputExistsError(output)
+    return False
+
 
 @click.group()
 def command() -> None:
@@ -20,14 +57,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("data/sentiment.jsonl"),
-    show_default=True,
-    help="File to write.",
-)
+@output_option("data/sentiment.jsonl")
 @click.option(
     "--per-cell",
     type=click.IntRange(min=1),
@@ -41,9 +71,7 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="The vaderSentiment source package, if it is on disk already.",
 )
-@click.option("--force", is_flag=True, help="Replace the output file.")
-@click.option("--skip-done", is_flag=True, help="Do nothing if the output file exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@ending_options
 def sentiment(
     output: Path,
     per_cell: int,
@@ -59,11 +87,8 @@ def sentiment(
     """
     from tuneserve.sentiment import obtain_archive, sentiment_examples
 
-    if output.exists() and skip_done:
-        say(f"{output} is there already")
+    if is_done(output, force=force, skip_done=skip_done):
         return
-    if output.exists() and not force:
-        raise OutputExistsError(output)
     examples = sentiment_examples(obtain_archive(package_file), per_cell=per_cell)
     write_jsonl(output, examples)
     groups = dict(sorted(Counter(example["group"] for example in examples).items()))
@@ -86,14 +111,7 @@ def sentiment(
     callback=shipped_recipe,
     help="Recipe (TOML) that names the base.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("data/general.jsonl"),
-    show_default=True,
-    help="File to write.",
-)
+@output_option("data/general.jsonl")
 @click.option(
     "--questions",
     type=click.Path(path_type=Path),
@@ -121,9 +139,7 @@ def sentiment(
     help="1 = the model's own distribution.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=3407, show_default=True)
-@click.option("--force", is_flag=True, help="Replace the output file.")
-@click.option("--skip-done", is_flag=True, help="Do nothing if the output file exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@ending_options
 @settings_options("model", only=("base", "load_in_4bit", "chat_template"))
 @click.pass_context
 def general(
@@ -151,11 +167,8 @@ def general(
     tuneserve train --config mine.toml --general data/general.jsonl --replay 0.2
     """
     recipe = resolve_settings(context, recipe=config)
-    if output.exists() and skip_done:
-        say(f"{output} is there already")
+    if is_done(output, force=force, skip_done=skip_done):
         return
-    if output.exists() and not force:
-        raise OutputExistsError(output)
     from finetune.distil import make_general
     from finetune.general import QUESTIONS, Sampling, read_questions
 
