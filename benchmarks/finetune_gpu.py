@@ -8,7 +8,6 @@ own; a part that loads one base trains it several times, ours and bare Unsloth i
                8 to 24 GiB beside bare Unsloth's defaults (2 x 4 accumulated), and the memory plan
     sixteen    the same where the plan takes a 16-bit base
     peft       transformers + PEFT + bitsandbytes at 2 x 2,048
-    recipe     examples/deepseek-r1-distill-llama-8b.toml through `tuneserve train`
     step_down  memory that runs out in the first step
     compiled   padded batches, which Unsloth compiles layer by layer, and where the time goes
 
@@ -35,16 +34,16 @@ from pathlib import Path
 from typing import Any
 
 import finetune_speed as speed
+from recipe_8b import write_instructions
 
 # Parts in the order in which they are run, with the least time in seconds that each is given.
 PARTS = {
-    "four_bit": 150, "sixteen": 60, "peft": 50, "recipe": 60, "step_down": 60, "compiled": 100,
+    "four_bit": 150, "sixteen": 60, "peft": 50, "step_down": 60, "compiled": 100,
 }  # fmt: skip
 CAPS = (8, 12, 16, 24, 80)
 # Bare Unsloth's notebooks: two examples at a time, four times per step.
 EFFECTIVE = {"batch": 2, "accumulation": 4}
 LENGTH = 2048
-RECIPE = Path(__file__).parents[1] / "examples" / "deepseek-r1-distill-llama-8b.toml"
 
 
 def main() -> int:
@@ -292,36 +291,6 @@ def free_everything() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def part_recipe(options: Namespace) -> None:
-    """The 8B recipe as a user runs it, for a few steps on generated instructions."""
-    with tempfile.TemporaryDirectory() as directory:
-        write_instructions(Path(directory) / "data" / "train.jsonl")
-        command = [
-            sys.executable, "-m", "tuneserve", "train", "--config", str(RECIPE), "--run", "recipe",
-            "--base", str(options.base), "--max-steps", "6", "--evaluations", "2", "--json",
-        ]  # fmt: skip
-        path = os.pathsep.join([str(RECIPE.parents[1]), os.environ.get("PYTHONPATH", "")])
-        done = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, check=False,
-            env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-        if done.returncode:
-            sys.exit(done.stderr[-3000:])
-        result = json.loads(done.stdout)
-    told = ("tokens_per_second", "peak_memory", "memory_plan", "losses", "training_seconds")
-    tell("recipe", log=done.stderr.splitlines()[-14:], **{name: result[name] for name in told})
-
-
-def write_instructions(path: Path) -> None:
-    """60 instructions with answers of about 1,500 tokens."""
-    path.parent.mkdir(parents=True)
-    rows = [
-        {"instruction": f"Count upwards from {i}.", "output": " ".join(map(str, range(i, i + 700)))}
-        for i in range(60)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def part_step_down(options: Namespace) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneserve.errors import TuneserveError
+from tuneserve.llama import llama_module
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -31,9 +32,7 @@ class _TypeTraits(ctypes.Structure):
 
 @cache
 def _library() -> Any:
-    import llama_cpp
-
-    folder = Path(llama_cpp.__file__).parent / "lib"
+    folder = Path(llama_module().__file__).parent / "lib"
     found = sorted(folder.glob("*ggml-base.*"))
     if not found:
         raise TuneserveError(

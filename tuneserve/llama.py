@@ -6,6 +6,7 @@ by the server's engine. `ctypes` objects that llama.cpp keeps a pointer to are k
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from collections import deque
@@ -28,9 +29,25 @@ _recent_errors: deque[str] = deque(maxlen=8)
 
 
 @cache
+def llama_module() -> Any:
+    """The llama_cpp module, imported so that one C++ runtime serves the whole process.
+
+    A build linked with -static-libstdc++ carries copies of it that mix with the one that NumPy or
+    torch have loaded: the process dies in `std::regex` or in `free()`. Symbols of the shared one,
+    once it is in the global scope, go before all copies.
+    """
+    # Without the shared runtime (other systems, musl) there is nothing to mix with.
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
+    import llama_cpp
+
+    return llama_cpp
+
+
+@cache
 def backend() -> Any:
     """The llama_cpp module, initialised once, its log silenced but its last errors kept."""
-    import llama_cpp
+    llama_cpp = llama_module()
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def keep_errors(level: int, text: bytes, _: ctypes.c_void_p) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from convert import ggml
 from convert.imatrix.matrix import Importance, ImportanceMatrix
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaModel, backend, physical_cores
+from tuneserve.llama import LlamaModel, backend, llama_module, physical_cores
 
 SMALLEST_BATCH = 16  # llama.cpp leaves smaller ones out: prompts are what counts, not single tokens
 F32 = 0
@@ -103,13 +103,11 @@ class _Collector:
     """
 
     def __init__(self) -> None:
-        import llama_cpp
-
         self.weights: dict[str, Importance] = {}
         self.error: Exception | None = None
         self._multiplication = ggml.operation_number("MUL_MAT")
         # Kept here because llama.cpp holds only a pointer to it.
-        self.callback = llama_cpp.llama_cpp.ggml_backend_sched_eval_callback(self._called)
+        self.callback = llama_module().llama_cpp.ggml_backend_sched_eval_callback(self._called)
 
     def _called(self, address: int, asked: bool, _: Any) -> bool:
         """llama.cpp asks first whether a tensor is wanted, then shows it computed."""

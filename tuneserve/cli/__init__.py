@@ -7,7 +7,6 @@ Each command lives in a module of its own and is imported when it is called, so 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from typing import Any
@@ -32,8 +31,6 @@ COMMANDS = {
     "doctor": "Show what was found, what is missing and what to do.",
 }
 MODULES = {"import": "import_"}
-# These load llama.cpp's libraries.
-_USING_LLAMA = ("convert", "serve", "bench", "perplexity")
 
 
 class LazyGroup(click.Group):
@@ -85,7 +82,6 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given or bool(os.environ.get("TUNESERVE_DEBUG"))
     # --debug is accepted anywhere on the line, not only before the command.
     given = [argument for argument in given if argument != "--debug"]
-    _load_llama_first(given)
     try:
         result: Any = cli.main(args=given, prog_name="tuneserve", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -102,11 +98,3 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"error: {error.render()}", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
-
-
-def _load_llama_first(given: list[str]) -> None:
-    """A CUDA build of llama.cpp (Python 3.12, NumPy 2.5) crashed while it loaded a model in every
-    process that had imported NumPy before it, and in none that imported it first."""
-    wanted = bool(given) and given[0] in _USING_LLAMA and not {"-h", "--help"} & set(given)
-    if wanted and importlib.util.find_spec("llama_cpp") is not None:
-        importlib.import_module("llama_cpp")
