@@ -64,9 +64,9 @@ DRIVER = """
 import runpy, sys
 folder = sys.argv[1]
 sys.path[:0] = [folder + "/gguf-py", folder]
-for pair in sys.argv[2:]:
-    source, target = pair.split("=")
-    sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", "f16"]
+for wanted in sys.argv[2:]:
+    source, target, kind = wanted.split("=")
+    sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", kind]
     runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
 """
 
@@ -125,30 +125,40 @@ def make_checkpoint(
     return directory
 
 
+# All as F16, and these as BF16 too.
+AS_BF16 = ("llama-tied", "gemma3")
+WANTED = [(case, "F16") for case in CASES] + [(case, "BF16") for case in AS_BF16]
+
+
 @pytest.fixture(scope="module")
 def converted(
     llama_cpp_source: Path, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """What llama.cpp's converter makes of every checkpoint."""
+) -> dict[tuple[str, str], Path]:
+    """What llama.cpp's converter makes of every checkpoint, by case and type."""
     folder = tmp_path_factory.mktemp("theirs")
-    pairs = [f"{path}={folder}/{case}.gguf" for case, path in checkpoints.items()]
+    made = {(case, kind): folder / f"{case}-{kind}.gguf" for case, kind in WANTED}
+    wanted = [f"{checkpoints[case]}={path}={kind.lower()}" for (case, kind), path in made.items()]
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(llama_cpp_source), *pairs],
+        [sys.executable, "-c", DRIVER, str(llama_cpp_source), *wanted],
         capture_output=True, text=True, timeout=3000, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    return {case: folder / f"{case}.gguf" for case in checkpoints}
+    return made
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "kind"), WANTED)
 def test_equals_llama_cpps_converter(
-    checkpoints: dict[str, Path], converted: dict[str, Path], tmp_path: Path, case: str
+    checkpoints: dict[str, Path],
+    converted: dict[tuple[str, str], Path],
+    tmp_path: Path,
+    case: str,
+    kind: str,
 ) -> None:
     model = GGUFModel(MergedCheckpoint(checkpoints[case]), checkpoints[case], name=case)
     ours_path = tmp_path / "ours.gguf"
-    write_gguf(ours_path, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
-    ours, theirs = GGUFFile(ours_path), GGUFFile(converted[case])
+    write_gguf(ours_path, model.metadata(kind), model.sources, model.choices(kind), threads=2)
+    ours, theirs = GGUFFile(ours_path), GGUFFile(converted[case, kind])
 
     assert set(ours.tensors) == set(theirs.tensors)
     for name, tensor in theirs.tensors.items():
