@@ -21,7 +21,7 @@ REMAKE = "Make both GGUFs again with the same settings: tuneserve convert --forc
 
 
 def encode_for_both(
-    base: Path, tuned: Path, examples: Sequence[Example]
+    base: Path, tuned: Path, examples: Sequence[Example], thoughts: str
 ) -> tuple[list[EncodedExample], str]:
     """The prompts as token ids, proved equal under both GGUFs, and the chat template.
 
@@ -37,8 +37,11 @@ def encode_for_both(
             raise TuneserveError(
                 "base and tuned GGUF carry different chat templates", where=str(base), hint=REMAKE
             )
-        encoded = encode_examples(tuned_model, list(examples))
-        for ours, theirs in zip(encoded, encode_examples(base_model, list(examples)), strict=True):
+        encoded, other = (
+            encode_examples(model, list(examples), thoughts=thoughts)
+            for model in (tuned_model, base_model)
+        )
+        for ours, theirs in zip(encoded, other, strict=True):
             if ours != theirs:
                 raise TuneserveError(
                     f"base and tuned GGUF tokenize prompt '{ours.example.id}' differently",

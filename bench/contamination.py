@@ -54,7 +54,7 @@ def _words(example: Example) -> list[str]:
         word
         for message in example.prompt
         if message["role"] != "system"
-        for word in normalise(message["content"]).split()
+        for word in normalise(message.get("content") or "").split()
     ]
 
 

@@ -49,9 +49,12 @@ def ask_endpoint(examples: Sequence[Example], settings: BenchSettings, on_answer
 
 
 def _ask(client: OpenAI, model: str, example: Example, settings: BenchSettings) -> dict[str, Any]:
+    import openai
+
     messages: Any = list(example.prompt)
+    tools: Any = list(example.tools) or openai.omit
     reply = client.chat.completions.create(
-        model=model, messages=messages, temperature=0.0, max_tokens=settings.max_tokens
+        model=model, messages=messages, temperature=0.0, max_tokens=settings.max_tokens, tools=tools
     )
     choice = reply.choices[0]
     return {

@@ -9,26 +9,31 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tuneserve.errors import UsageError
+from tuneserve.thoughts import KEY
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out prompt: the conversation up to the answer, and the reference answer."""
+    """One held-out prompt: the conversation up to the answer, and the reference answer with the
+    thoughts that lead to it; `tools` are those the prompt offers."""
 
     id: str
     group: str | None
     source: str | None
-    prompt: tuple[dict[str, str], ...]
+    prompt: tuple[dict[str, Any], ...]
     reference: str
+    thoughts: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
 
 
 def read_examples(path: Path, limit: int = 0) -> list[Example]:
-    """The examples of a split file, at most `limit` (0: all) of them.
+    """The examples of a split file that can be asked, at most `limit` (0: all) of them.
 
-    Where fewer are asked for, they are spread evenly over the file, so that a file sorted by
-    group still gives all groups. Raises UsageError naming every bad line.
+    A text without a prompt and an answer that only calls a tool are left out. Where fewer are
+    asked for, they are spread evenly over the file, so that a file sorted by group still gives all
+    groups. Raises UsageError naming every bad line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -42,6 +47,8 @@ def read_examples(path: Path, limit: int = 0) -> list[Example]:
             continue
         try:
             example = _parse(json.loads(line))
+            if example is None:
+                continue
             if example.id in seen:
                 raise ValueError(f"id '{example.id}' is there twice")
         except (ValueError, KeyError, TypeError) as error:
@@ -53,9 +60,10 @@ def read_examples(path: Path, limit: int = 0) -> list[Example]:
         raise UsageError(f"{len(problems)} bad lines", where=str(path), problems=problems)
     if not examples:
         raise UsageError(
-            "no held-out examples",
+            "no held-out examples with a prompt and a text as its answer",
             where=str(path),
-            hint="Raise test_fraction in [data] and train again.",
+            hint="Raise test_fraction in [data] and train again. Of plain texts there is only the "
+            "perplexity to measure: tuneserve perplexity",
         )
     return evenly(examples, limit) if limit else examples
 
@@ -66,23 +74,32 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _parse(row: Any) -> Example:
+def _parse(row: Any) -> Example | None:
+    """None for what asks nothing or is answered by no text."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     messages = row.get("messages")
-    if not isinstance(messages, list) or len(messages) < 2:
+    if not isinstance(messages, list) or not messages:
         raise ValueError("'messages' must hold a prompt and its answer")
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str | None):
             raise ValueError("every message needs a 'role' and a text as 'content'")
-    if messages[-1].get("role") != "assistant" or not messages[-1]["content"].strip():
-        raise ValueError("the last message must be the assistant's answer, not empty")
+    *prompt, answer = messages
+    if answer.get("role") != "assistant":
+        raise ValueError("the last message must be the assistant's answer")
     if not isinstance(row.get("id"), str):
         raise ValueError("'id' is missing")
+    written = bool((answer.get("content") or "").strip())
+    if not written and not answer.get("tool_calls"):
+        raise ValueError("the answer is empty")
+    if not prompt or not written:
+        return None
     return Example(
         id=row["id"],
         group=row.get("group"),
         source=row.get("source"),
-        prompt=tuple(messages[:-1]),
-        reference=messages[-1]["content"],
+        prompt=tuple(prompt),
+        reference=answer["content"],
+        thoughts=answer.get(KEY) or None,
+        tools=tuple(row.get("tools") or ()),
     )

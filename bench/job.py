@@ -81,7 +81,9 @@ class Job:
         prompts = (*self.work.expected, *self.work.choices)
         measured = {
             "models": self.hashes,
-            "prompts": [[item.example.id, item.prompt, item.answer] for item in prompts],
+            "prompts": [
+                [item.example.id, item.prompt, item.answer, item.unscored] for item in prompts
+            ],
             "questions": [[question.id, question.max_tokens] for question in self.work.questions],
             "texts": {name: chunks.tolist() for name, chunks in self.work.texts.items()},
             "serve": self.recipe.serve.model_dump(mode="json"),
@@ -113,7 +115,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job
     require_different_ids(chain.from_iterable(parts))
     types = conditions.require_same_types(paths["base"], paths["tuned"])
     encoded, template = conditions.encode_for_both(
-        paths["base"], paths["tuned"], list(chain.from_iterable(parts))
+        paths["base"], paths["tuned"], list(chain.from_iterable(parts)), recipe.data.thoughts
     )
     conditions.require_room(encoded, settings)
     *asked, replay_encoded, choices_encoded = _split(encoded, [len(part) for part in parts])

@@ -26,6 +26,7 @@ from tuneserve.console import progress
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import encode_text, template_of
 from tuneserve.settings import BenchSettings, KVCacheType, ServeSettings
+from tuneserve.thoughts import KEY
 
 FIDELITY = "fidelity"
 CACHES: tuple[KVCacheType, ...] = ("f16", "q8_0")
@@ -112,8 +113,9 @@ def _chunks(model: LlamaModel, examples: Sequence[Example]) -> perplexity.Ids:
     template = template_of(model)
     tokens: list[int] = []
     for item in examples:
-        messages = [*item.prompt, {"role": "assistant", "content": item.reference}]
-        tokens += encode_text(model, template.render(messages))
+        answer = {"role": "assistant", "content": item.reference, KEY: item.thoughts}
+        tools = list(item.tools) or None
+        tokens += encode_text(model, template.render([*item.prompt, answer], tools=tools))
     n_ctx = min(CHUNK, len(tokens) // 2)
     return perplexity.cut(tokens, n_ctx)[:MOST_CHUNKS]
 

@@ -80,7 +80,8 @@ def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
 
     for sequence, item in enumerate(pack):
         tokens = item.prompt + item.answer
-        asked = len(item.prompt) - 1  # from here on each token's successor is scored
+        # From here on each token's successor is scored.
+        asked = len(item.prompt) + item.unscored - 1
         position = 0
         while position < _fed(item):
             if not batch.room:
@@ -92,4 +93,7 @@ def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
                 waiting.append((place, sequence, tokens[scored + 1]))
             position += len(piece)
     flush()
-    return [Likelihood(loss, len(item.answer)) for loss, item in zip(losses, pack, strict=True)]
+    return [
+        Likelihood(loss, len(item.answer) - item.unscored)
+        for loss, item in zip(losses, pack, strict=True)
+    ]

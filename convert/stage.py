@@ -164,7 +164,8 @@ def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
         },
         "train": {key: train[key] for key in keys if key in train},
     }
-    prompts = [conversation.prompt for conversation in held_out(run.split("test"), 50)]
+    held = held_out(run.split("test"), 50)
+    prompts = [one.prompt for one in held if one.prompt and not one.tools]
     return write_handover(run.gguf, result, card, prompts)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.examples import Message
-from finetune.thoughts import KEY, split_thoughts
+from tuneserve.thoughts import KEY, split_thoughts
 
 ROLES = ("system", "user", "assistant", "tool")
 SHAREGPT_ROLES = {

@@ -15,8 +15,8 @@ from typing import Any
 
 from finetune.examples import Example
 from finetune.mask import Encoder
-from finetune.thoughts import CLOSE, OPEN
 from tuneserve.errors import UsageError
+from tuneserve.thoughts import CLOSE, OPEN
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
 

@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import Any, Self
 
 from finetune.examples import Example, Message
-from finetune.thoughts import KEY, Completion, complete, without_thoughts
 from tuneserve.errors import TuneserveError
 from tuneserve.prompt import with_bos
 from tuneserve.settings import Recipe
 from tuneserve.template import ChatTemplate
+from tuneserve.thoughts import KEY, Completion, complete, without_thoughts
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's ignore_index)."""

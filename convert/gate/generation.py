@@ -97,17 +97,14 @@ def check_ending(
 ) -> tuple[Check, str]:
     """Greedy answers to held-out prompts end by themselves, if the trainer's model does so.
 
-    `reference`: the trainer's logits of each prompt with its answer; their last row says what it
-    would put after the answer. `longest`: tokens of a prompt that are kept. Returns the check and
-    the first answer as a sample.
+    Where a reference has thoughts, the answer is written after these. `reference`: the trainer's
+    logits of each prompt with its answer; their last row says what it would put after the answer.
+    `longest`: tokens of a prompt that are kept. Returns the check and the first answer as a sample.
     """
     expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
     answers = [
-        Answer(
-            trainer.encode_prompt(trainer.render(list(conversation.prompt)))[-longest:],
-            min(LONGEST_ANSWER, 2 * len(trainer.encode(conversation.answer)) + EXTRA_TOKENS),
-        )
-        for conversation in conversations
+        Answer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
+        for start, length in (_start(trainer, conversation) for conversation in conversations)
     ]
     room = max(len(answer.prompt) + answer.limit for answer in answers)
     with make_context(model, room, sequences=len(answers), threads=threads) as context:
@@ -121,3 +118,12 @@ def check_ending(
     figures = {"ended": ended, "prompts": len(answers), "reference_ended": sum(expected)}
     passed = ended > 0 or 2 * sum(expected) < len(expected)
     return Check("end token", passed, detail, figures), sample.decode("utf-8", "replace")
+
+
+def _start(trainer: TrainerTokenizer, conversation: Conversation) -> tuple[list[int], int]:
+    """Ids to continue and the length of the reference's continuation: of a text the second half."""
+    answer = trainer.encode(conversation.answer)
+    if conversation.prompt:
+        return trainer.encode_prompt(trainer.render_to_answer(conversation)), len(answer)
+    given = -(-len(answer) // 2)
+    return trainer.encode_prompt("") + answer[:given], len(answer) - given

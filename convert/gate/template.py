@@ -18,9 +18,12 @@ def check_template(
     """transformers' renderer with the trainer's template against ours with the GGUF's."""
     try:
         template = template_of(model)
-        for conversation in conversations:
-            theirs = trainer.render(list(conversation.prompt))
-            ours = template.render(conversation.prompt, add_generation_prompt=True)
+        asked = [conversation for conversation in conversations if conversation.prompt]
+        for conversation in asked:
+            theirs = trainer.render(conversation)
+            ours = template.render(
+                conversation.prompt, add_generation_prompt=True, tools=conversation.tools
+            )
             if ours != theirs:
                 place = next(
                     (i for i, pair in enumerate(zip(ours, theirs, strict=False))
@@ -35,6 +38,5 @@ def check_template(
     except TuneserveError as error:
         return Check("chat template", False, str(error))
     return Check(
-        "chat template", True, f"equal on {len(conversations)} prompts",
-        {"prompts": len(conversations)},
+        "chat template", True, f"equal on {len(asked)} prompts", {"prompts": len(asked)},
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.template import Message
+from tuneserve.thoughts import KEY
 
 HARD_STRINGS = (
     "", " ", "  ", "\n", "\n\n\n", "\t\t x", " leading", "trailing ", "a  b   c    d", "\r\n\r\n",
@@ -33,10 +34,15 @@ HARD_STRINGS = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """A held-out example: what is asked, and the answer it should get."""
+    """A held-out example: what is asked, and the answer it should get, thoughts apart.
+
+    A plain text is an answer to nothing.
+    """
 
     prompt: Sequence[Message]
     answer: str
+    thoughts: str | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
 
 
 def held_out(path: Path, limit: int) -> list[Conversation]:
@@ -46,7 +52,9 @@ def held_out(path: Path, limit: int) -> list[Conversation]:
         for line in lines:
             row: Mapping[str, Any] = json.loads(line)
             *prompt, answer = row["messages"]
-            conversations.append(Conversation(prompt, answer["content"]))
+            # An answer that calls a tool may have no text.
+            text = answer.get("content") or ""
+            conversations.append(Conversation(prompt, text, answer.get(KEY), row.get("tools")))
             if len(conversations) == limit:
                 break
     return conversations

@@ -19,7 +19,7 @@ def check_token_ids(
     texts += special_token_strings(trainer.special_tokens)
     for conversation in conversations:
         texts += [str(message["content"]) for message in conversation.prompt]
-        texts += [trainer.render(list(conversation.prompt)), conversation.answer]
+        texts += [trainer.render_to_answer(conversation), conversation.answer]
     for text in texts:
         ours, theirs = trainer.encode(text), model.tokenize(text)
         if ours != theirs:

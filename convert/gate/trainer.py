@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convert.gate.texts import Conversation
 from tuneserve.errors import TuneserveError
 from tuneserve.prompt import with_bos
 from tuneserve.template import Message
+from tuneserve.thoughts import KEY, complete
 
 SHOWN_SPECIALS = 32
 
@@ -39,10 +42,26 @@ class TrainerTokenizer:
         """Ids of rendered text as training feeds them: one BOS if the tokenizer adds it."""
         return with_bos(self.encode(text), self.bos if self.adds_bos else None)
 
-    def render(self, messages: list[Message]) -> str:
-        """The prompt: conversation rendered up to where the assistant speaks."""
+    def render(self, conversation: Conversation) -> str:
+        """The prompt: conversation rendered up to where the assistant speaks; '' for a text."""
+        if not conversation.prompt:
+            return ""
+        return self._render(conversation, conversation.prompt, add_generation_prompt=True)
+
+    def render_to_answer(self, conversation: Conversation) -> str:
+        """What the model has read when it begins with the answer: the prompt and the thoughts, as
+        it was trained to write them."""
+        prompt, thoughts = self.render(conversation), conversation.thoughts
+        if not prompt or not thoughts:
+            return prompt
+        turn = {"role": "assistant", "content": conversation.answer, KEY: thoughts}
+        full = self._render(conversation, [*conversation.prompt, turn])
+        completion = complete(prompt, full, conversation.answer, thoughts)
+        return prompt + (completion.text[: completion.thoughts_end] if completion else "")
+
+    def _render(self, conversation: Conversation, messages: Sequence[Message], **how: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            list(messages), tools=conversation.tools, tokenize=False, **how
         )
         return text
 

@@ -181,7 +181,7 @@ def choose_sequences(
     encoded = [
         (
             conversation,
-            trainer.encode_prompt(trainer.render(list(conversation.prompt)))
+            trainer.encode_prompt(trainer.render_to_answer(conversation))
             + trainer.encode(conversation.answer),
         )
         for conversation in conversations[: 4 * LOGIT_CONVERSATIONS]

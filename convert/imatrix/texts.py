@@ -11,7 +11,7 @@ from convert.imatrix.collector import SMALLEST_BATCH
 from convert.imatrix.matrix import CHUNK
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel
-from tuneserve.prompt import encode_messages, template_of
+from tuneserve.prompt import encode_messages, encode_text, template_of
 
 SEED = 0
 
@@ -22,7 +22,10 @@ def training_chunks(model: LlamaModel, examples: Path, tokens: int) -> list[list
     template = template_of(model)
     ids: list[int] = []
     for messages in _shuffled(examples):
-        ids += encode_messages(model, template, messages, add_generation_prompt=False)
+        if len(messages) == 1:  # a plain text
+            ids += encode_text(model, messages[0]["content"])
+        else:
+            ids += encode_messages(model, template, messages, add_generation_prompt=False)
         if len(ids) >= tokens:
             break
     chunks = chunks_of(ids[:tokens], bos=model.bos if model.adds_bos else None)

@@ -40,6 +40,8 @@ logger = logging.getLogger("tuneserve.engine")
 SHARE_BESIDE_RUNNING = 0.25
 """Cells of kept prefixes beside those of running requests: what they may cost at most."""
 
+CELLS_BESIDE_RUNNING_ON_GPU = 2048
+
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are handed out together: waking the listener for
 each of them would cost more than anybody could see."""
@@ -501,12 +503,14 @@ class Engine(Closing):
 
 
 def _keeping(settings: ServeSettings, n_ctx: int) -> Keeping:
-    """On a GPU, attention over cells of others costs next to nothing, and copying them out a
-    lot; on a CPU it is the other way round."""
+    """Cells of finished requests slow every step down: on a CPU eight answers by a third, on an
+    H100 8,192 of them one answer of an 8B model from 243 to 172 tokens/s. A CPU's are copied into
+    RAM; a GPU, which soon computes a beginning again, keeps a few and forgets the rest."""
     on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
     return Keeping(
         idle_cells=int(settings.prefix_share * n_ctx),
-        share_beside_running=None if on_gpu else SHARE_BESIDE_RUNNING,
+        share_beside_running=SHARE_BESIDE_RUNNING,
+        cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
         saved_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )
 

@@ -40,11 +40,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """How much of finished requests is kept: cells while nothing runs, what share of the running
-    requests' cells beside them, and bytes of RAM for the rest."""
+    """How much of finished requests is kept: cells while nothing runs; beside running requests the
+    larger of a share of their cells and a number; and bytes of RAM for the rest."""
 
     idle_cells: int
-    share_beside_running: float | None
+    share_beside_running: float
+    cells_beside_running: int
     saved_bytes: int
 
 
@@ -146,10 +147,11 @@ class SequenceStore:
         kept = self._cache.tokens
         if not kept:
             return
-        limit = float(self._keeping.idle_cells)
-        running = self._ledger.tokens - kept
-        if running and self._keeping.share_beside_running is not None:
-            limit = min(limit, running * self._keeping.share_beside_running)
+        keeping = self._keeping
+        limit = float(keeping.idle_cells)
+        if running := self._ledger.tokens - kept:
+            beside = max(keeping.cells_beside_running, running * keeping.share_beside_running)
+            limit = min(limit, beside)
         if kept > limit:
             self._evict(spare=None)
 

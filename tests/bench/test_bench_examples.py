@@ -25,6 +25,26 @@ def test_reads_prompt_reference_group_and_source(tmp_path: Path) -> None:
     assert (second.group, second.source) == (None, None)
 
 
+def test_what_asks_nothing_or_is_answered_by_a_call_is_left_out(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    asked = [{"role": "user", "content": "2+2?"},
+             {"role": "assistant", "content": None, "tool_calls": [call]}]  # fmt: skip
+    answered = [*asked, {"role": "tool", "content": "4"},
+                {"role": "assistant", "content": "4", "reasoning_content": "Easy."}]  # fmt: skip
+    text = [{"role": "assistant", "content": "Once upon a time."}]
+    path = tmp_path / "test.jsonl"
+    lines = [row(1, messages=text), row(2, messages=asked), row(3, messages=answered, tools=tools)]
+    path.write_text("\n".join(lines))
+    (only,) = read_examples(path)
+    assert (only.id, only.reference, only.thoughts) == ("r3", "4", "Easy.")
+    assert (only.tools, len(only.prompt)) == (tuple(tools), 3)
+    path.write_text(lines[0])
+    with pytest.raises(UsageError, match="with a prompt and a text") as caught:
+        read_examples(path)
+    assert "tuneserve perplexity" in (caught.value.hint or "")
+
+
 def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text("".join(row(number) + "\n" for number in range(10)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,33 @@ def test_answers_end_with_the_end_token(model: LlamaModel) -> None:
         assert not item.opens_thought
 
 
+def test_thoughts_are_scored_as_they_were_trained(model: LlamaModel) -> None:
+    example = replace(examples()[0], thoughts="An easy one.")
+
+    def text(ids: list[int]) -> str:
+        return b"".join(model.token_bytes(token) for token in ids).decode()
+
+    answer = f"{example.reference}<|im_end|>"
+    thoughts = "<think>\nAn easy one.\n</think>\n\n"
+    (trained,) = encode_examples(model, [example], thoughts="train")
+    assert (text(trained.answer), trained.unscored) == (thoughts + answer, 0)
+    (masked,) = encode_examples(model, [example], thoughts="mask")
+    assert masked.answer == trained.answer
+    assert text(masked.answer[masked.unscored :]) == answer
+    (dropped,) = encode_examples(model, [example], thoughts="drop")
+    assert (text(dropped.answer), dropped.unscored) == (answer, 0)
+    with context(model, 512) as one:
+        found = {
+            name: next(answer_likelihoods(one, [item]))[1]
+            for name, item in (("all", trained), ("answer", masked))
+        }
+        logits = one.logits((masked.prompt + masked.answer)[:-1], start=len(masked.prompt) - 1)
+    losses = list(map(token_nll, logits, masked.answer))
+    assert found["all"].nll == pytest.approx(sum(losses), abs=1e-3)
+    assert found["answer"].nll == pytest.approx(sum(losses[masked.unscored :]), abs=1e-3)
+    assert found["answer"].tokens == len(masked.answer) - masked.unscored
+
+
 @pytest.mark.parametrize("n_batch", [64, 512])
 def test_packed_is_one_by_one(model: LlamaModel, n_batch: int) -> None:
     encoded = encode_examples(model, examples())
@@ -111,19 +139,6 @@ def test_speed_counts_what_it_timed(model: LlamaModel) -> None:
     assert speed.prompt.repetitions == speed.generation.repetitions == 2
     # The warm-up is a third repetition that is not counted.
     assert 2 * (64 / speed.prompt.mean + 4 / speed.generation.mean) < elapsed
-
-
-def test_a_template_that_rewrites_answers_falls_back_to_the_reference(model: LlamaModel) -> None:
-    from bench.prompts import _completion
-    from tuneserve.template import ChatTemplate
-
-    template = ChatTemplate(
-        "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}"
-        "{% if add_generation_prompt %}[assistant]<think>{% endif %}"
-    )
-    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
-    prompt = template.render(example.prompt, add_generation_prompt=True)
-    assert _completion(template, prompt, example) == "y"
 
 
 def test_encoded_examples_compare_by_value(model: LlamaModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,27 @@ def test_a_right_conversion_passes(trained: Trained, tmp_path: Path) -> None:
     assert figures["llama.cpp = transformers"]["mean_kld"] < 1e-4
     assert figures["llama.cpp = transformers"]["layers"] == 3
     assert figures["tuned differs from base"]["kld_from_base"] > 1e-2
+
+
+def test_texts_calls_and_thoughts_among_what_is_held_out(trained: Trained, tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": "{}"}}
+    question = {"role": "user", "content": "What is 2 plus 2?"}
+    answers = (
+        [{"role": "assistant", "content": "A text that nobody has asked for."}],
+        [question, {"role": "assistant", "content": None, "tool_calls": [call]}],
+        [question, {"role": "assistant", "content": "4", "reasoning_content": "Easy."}],
+    )
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in answers))
+    text, called, thought = held_out(path, 3)
+    trainer = TrainerTokenizer(trained.adapter)
+    assert trainer.render_to_answer(text) == ""
+    assert trainer.render_to_answer(called) == trainer.render(called)
+    assert trainer.render_to_answer(thought) == (
+        trainer.render(thought) + "<think>\nEasy.\n</think>\n\n"
+    )
+    made = candidate(Trained(trained.base, trained.adapter, path), tmp_path)
+    assert failures(made) == {}
 
 
 def test_wrong_end_token(trained: Trained, tmp_path: Path) -> None:

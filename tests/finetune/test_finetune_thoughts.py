@@ -9,9 +9,9 @@ import pytest
 
 from finetune.examples import Example
 from finetune.mask import IGNORED, Encoder
-from finetune.thoughts import split_thoughts
 from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.thoughts import split_thoughts
 
 R1_MARKS = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
 LLAMA_R1 = ("ggml-vocab-llama-bpe.gguf", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja")
