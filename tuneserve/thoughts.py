@@ -59,10 +59,20 @@ def complete(prompt: str, full: str, answer: str, thoughts: str | None) -> Compl
     rendered = thoughts is not None and thoughts.strip() in tail and CLOSE in tail
     if not rendered and thoughts is not None:
         tail = ("" if opened else f"{OPEN}\n") + f"{thoughts}\n{CLOSE}\n\n" + tail.lstrip("\n")
-    elif opened and CLOSE not in tail:
+    elif opened and not thoughts_end(tail, answer):
         # The prompt has opened the thoughts: an answer without any has to close them first.
         tail = f"\n{CLOSE}\n\n{tail}"
-    return Completion(tail, _thoughts_end(tail, answer))
+    return Completion(tail, thoughts_end(tail, answer))
+
+
+def thoughts_end(text: str, answer: str) -> int:
+    """Where the answer begins in an assistant's rendered turn if thoughts stand before it: behind
+    their closing tag and its white space. 0 if there are none."""
+    end = text.find(CLOSE)
+    if end < 0 or end > text.rfind(answer.strip()):
+        return 0
+    end += len(CLOSE)
+    return end + len(text[end:]) - len(text[end:].lstrip())
 
 
 def _tail(prompt: str, full: str, answer: str) -> str | None:
@@ -70,16 +80,26 @@ def _tail(prompt: str, full: str, answer: str) -> str | None:
         return full[len(prompt) :]
     # The template renders a finished turn unlike the one it asks for (no <think> in it, say):
     # take the answer and what the template closes the turn with.
-    for text in (answer, answer.strip()):
-        start = full.rfind(text)
-        if start >= 0:
-            return full[start:]
-    return None
+    if not answer.strip():
+        return None
+    turn = _turn_start(prompt, full)
+    places = (full.find(text, turn) for text in (answer, answer.strip()))
+    start = next((place for place in places if place >= 0), None)
+    return None if start is None else full[start:]
 
 
-def _thoughts_end(tail: str, answer: str) -> int:
-    end = tail.find(CLOSE)
-    if end < 0 or end > tail.rfind(answer.strip()):
-        return 0
-    end += len(CLOSE)
-    return end + len(tail[end:]) - len(tail[end:].lstrip())
+def _turn_start(prompt: str, full: str) -> int:
+    """Where the final turn's text begins in `full`, which parts from `prompt` in or behind a tag.
+
+    What the template writes before and behind a turn may hold the answer's letters too.
+    """
+    pairs = enumerate(zip(prompt, full, strict=False))
+    parted = next((place for place, (a, b) in pairs if a != b), min(len(prompt), len(full)))
+    opening = prompt.rfind(OPEN)
+    if opening < 0 or not 0 <= parted - opening <= len(OPEN):
+        return parted
+    # The answer may begin like the tag that the prompt goes on with ('<b>'), or thoughts that the
+    # template itself wrote may stand before it.
+    written = full.startswith(OPEN, opening)
+    closing = full.find(CLOSE, opening) if written else -1
+    return opening if closing < 0 else closing + len(CLOSE)

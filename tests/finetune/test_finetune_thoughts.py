@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from finetune.examples import Example
-from finetune.mask import IGNORED, Encoder
+from finetune.mask import IGNORED, Encoder, MaskError
 from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
-from tuneserve.thoughts import split_thoughts
+from tuneserve.template import ChatTemplate
+from tuneserve.thoughts import complete, split_thoughts
 
 R1_MARKS = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
 LLAMA_R1 = ("ggml-vocab-llama-bpe.gguf", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja")
@@ -84,6 +85,65 @@ def test_r1_writes_the_opening_tag_into_the_prompt_and_it_is_not_trained(
     assert context.startswith(prompt)
     assert trained.endswith(f"It is 2.{EOS}")
     assert parts(tokenizer, example("It is 2."), "train") == (context, trained)
+
+
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+# What the answer of a turn may be taken for: letters of the marks around it, of the tag before it.
+ODD_ANSWERS = sorted(
+    {EOS[first:last] for first in range(len(EOS)) for last in range(first + 1, len(EOS) + 1)}
+    - {EOS[first : first + 1] for first in range(len(EOS)) if not EOS[first].strip()}
+    | {"t", "th", "Assistant", "<", "<b>2</b>", "<th>", "think", " 2 ", "\n"}
+)
+
+
+@pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
+@pytest.mark.parametrize("thoughts", [None, "One and one."])
+def test_r1_answers_of_any_letters_are_not_mistaken_for_its_marks(
+    llama_cpp_source: Path, files: tuple[str, str], thoughts: str | None
+) -> None:
+    source = (llama_cpp_source / "models" / "templates" / files[1]).read_text(encoding="utf-8")
+    template = ChatTemplate(source, bos_token=R1_MARKS[0], eos_token=EOS)
+    question = {"role": "user", "content": "Which letters?"}
+    variables = {"enable_thinking": True} if thoughts else {}
+    prompt = template.render([question], add_generation_prompt=True, **variables)
+    for answer in ODD_ANSWERS:
+        turn = {"role": "assistant", "content": answer}
+        completion = complete(prompt, template.render([question, turn]), answer, thoughts)
+        if not answer.strip():
+            assert completion is None
+            continue
+        assert completion is not None
+        closed = prompt.endswith("</think>")
+        before = "" if closed else "</think>\n\n"
+        assert completion.text.endswith(f"{before}{answer}{EOS}"), answer
+        written = completion.text.removesuffix(f"{before}{answer}{EOS}").strip()
+        assert written == (thoughts or ""), answer
+
+
+@pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
+def test_r1_has_no_answer_that_only_calls_a_tool(tokenizers: Any, files: tuple[str, str]) -> None:
+    turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    item = Example("x", ({"role": "user", "content": "1+1?"}, turn), where="x.jsonl:1")
+    with pytest.raises(MaskError, match="does not render the answer"):
+        Encoder(tokenizers(*files), max_length=4096).encode(item)
+
+
+def test_a_call_without_text_is_trained_where_the_template_renders_it(tokenizers: Any) -> None:
+    turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    item = Example("x", ({"role": "user", "content": "1+1?"}, turn))
+    _, trained = parts(tokenizers(*CHATML), item, "train")
+    assert trained == (
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+    )
+
+
+def test_an_answer_about_tags_does_not_count_as_thoughts() -> None:
+    answer = "Write <think>a</think> in HTML."
+    completion = complete("[user]1+1?[assistant]<think>\n", f"[user]1+1?[assistant]{answer}[end]",
+                          answer, None)  # fmt: skip
+    assert completion is not None
+    assert completion.text == f"\n</think>\n\n{answer}[end]"
+    assert completion.text[completion.thoughts_end :] == f"{answer}[end]"
 
 
 @pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
