@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.examples import Message
+from tuneserve.template import normal_message
 from tuneserve.thoughts import KEY, split_thoughts
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "model": "assistant",
     "assistant": "assistant", "chatgpt": "assistant", "tool": "tool", "observation": "tool",
@@ -75,7 +76,7 @@ def _alpaca(record: Mapping[str, Any]) -> list[Message]:
 
 
 def _prompt_completion(record: Mapping[str, Any]) -> list[Message]:
-    prompt, completion = _decoded(record, "prompt"), _decoded(record, "completion")
+    prompt, completion = _decoded(record, "prompt", "role"), _decoded(record, "completion", "role")
     if isinstance(prompt, list) or isinstance(completion, list):
         before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
         after = (
@@ -91,11 +92,11 @@ def _prompt_completion(record: Mapping[str, Any]) -> list[Message]:
 
 
 def _messages(record: Mapping[str, Any]) -> list[Message]:
-    return _conversation(_decoded(record, "messages"), "messages")
+    return _conversation(_decoded(record, "messages", "role"), "messages")
 
 
 def _sharegpt(record: Mapping[str, Any]) -> list[Message]:
-    turns = _decoded(record, "conversations")
+    turns = _decoded(record, "conversations", "from", "role")
     if not isinstance(turns, list):
         raise BadRecord(f"'conversations' must be a list of messages, got {kind_of(turns)}")
     return _conversation([_sharegpt_turn(turn) for turn in turns], "conversations")
@@ -143,7 +144,7 @@ def _conversation(value: Any, name: str) -> list[Message]:
     last = messages[-1]
     if last["role"] != "assistant":
         raise BadRecord("the last message must be the assistant's: it is what is learned")
-    if not (last["content"] or "").strip() and not last.get("tool_calls"):
+    if not last["content"].strip() and not last.get("tool_calls"):
         raise BadRecord("the last message is empty: there is nothing to learn from it")
     if not any(message["role"] == "user" for message in messages):
         raise BadRecord(f"{name!r} has no message of the user's")
@@ -172,7 +173,10 @@ def _message(value: Any, place: str) -> Message:
     for key in _REASONING_KEYS:
         if text := _optional_text(value, key):
             message[KEY] = text
-    return message
+    try:
+        return normal_message(message)
+    except ValueError as error:
+        raise BadRecord(f"{place}.tool_calls: {error}") from None
 
 
 def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
@@ -188,7 +192,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
 
 
 def _tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
-    tools = _decoded(record, "tools")
+    tools = _decoded(record, "tools", "type", "function", "name")
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -208,15 +212,18 @@ def _with_thoughts_apart(message: Message) -> Message:
     return {**message, "content": answer, KEY: thoughts}
 
 
-def _decoded(record: Mapping[str, Any], key: str) -> Any:
-    """A value that tables (CSV, Parquet) may hold as JSON text."""
+def _decoded(record: Mapping[str, Any], key: str, *marks: str) -> Any:
+    """A value that tables (CSV, Parquet) may hold as JSON text: a list of objects that each have
+    one of the keys `marks`. Any other text is text, be it JSON or not."""
     value = record.get(key)
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    return value
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        decoded = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    meant = all(isinstance(item, dict) and any(m in item for m in marks) for item in decoded)
+    return decoded if decoded and meant else value
 
 
 def _required_text(record: Mapping[str, Any], key: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from serve.engine import Sampling
+from tuneserve.template import normal_message
 
 MOST_CHOICES = 16
 MOST_STOPS = 16
@@ -197,26 +198,14 @@ class ChatMessage(RequestModel):
         return self.content or ""
 
     def as_template_sees_it(self) -> dict[str, Any]:
-        """Chat templates know 'system', not OpenAI's newer name for it; plain text; and call
-        arguments as an object."""
-        role = "system" if self.role == "developer" else self.role
-        message: dict[str, Any] = {"role": role, "content": self.text}
+        """The message as training gave it to the template, its content as plain text."""
+        message: dict[str, Any] = {"role": self.role, "content": self.text}
         for key in ("name", "tool_call_id", "reasoning_content"):
             if (value := getattr(self, key)) is not None:
                 message[key] = value
         if self.tool_calls:
-            message["tool_calls"] = [
-                {
-                    "id": call.id,
-                    "type": "function",
-                    "function": {
-                        "name": call.function.name,
-                        "arguments": json.loads(call.function.arguments),
-                    },
-                }
-                for call in self.tool_calls
-            ]
-        return message
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        return normal_message(message)
 
 
 class TextFormat(RequestModel):

@@ -23,12 +23,42 @@ class TemplateError(TuneserveError):
     """A chat template can't be compiled, or refuses the conversation it was given."""
 
 
+def normal_message(message: Message) -> dict[str, Any]:
+    """A message of OpenAI's in the one form that templates are given, in training as in serving.
+
+    Templates know 'system', not the newer 'developer'; add content to text, which None is not;
+    and write a call's arguments as JSON, which would quote again what is JSON text already.
+    Raises ValueError if the arguments of a call are no JSON object.
+    """
+    normal = {**message, "content": message.get("content") or ""}
+    if normal["role"] == "developer":
+        normal["role"] = "system"
+    if calls := message.get("tool_calls"):
+        normal["tool_calls"] = [_normal_call(call) for call in calls]
+    return normal
+
+
+def _normal_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            raise ValueError("the arguments of a call must be JSON") from None
+    if not isinstance(arguments, dict):
+        raise ValueError("the arguments of a call must be a JSON object")
+    called = {"name": function["name"], "arguments": arguments}
+    given = {key: value for key, value in call.items() if value is not None}
+    return {**given, "type": "function", "function": called}
+
+
 class ChatTemplate:
     """A compiled chat template with the special tokens it refers to.
 
     `bos_token` and `eos_token` are the tokens' text. What `render` returns already holds every
-    special token: tokenize it with special tokens parsed and without adding BOS when the text
-    begins with it (see `begins_with_bos`).
+    special token: tokenize it with special tokens parsed, and add no BOS to one that is there
+    (tuneserve.prompt does so).
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
@@ -64,9 +94,6 @@ class ChatTemplate:
             # The template is foreign code: whatever it raises is its failure, not ours.
             raise TemplateError(f"chat template failed: {error}") from error
         return text
-
-    def begins_with_bos(self, text: str) -> bool:
-        return bool(self.bos_token) and text.startswith(self.bos_token)
 
     @cached_property
     def _compiled(self) -> Any:

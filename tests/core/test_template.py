@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from tuneserve.template import ChatTemplate, TemplateError
+from tuneserve.template import ChatTemplate, TemplateError, normal_message
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -46,7 +48,18 @@ def test_broken_template_is_one_clear_error() -> None:
         ChatTemplate("{% if %}").render([])
 
 
-def test_bos_is_recognised() -> None:
-    template = ChatTemplate("{{ bos_token }}hi", bos_token="<s>")
-    assert template.begins_with_bos(template.render([]))
-    assert not ChatTemplate("hi").begins_with_bos("hi")
+def test_messages_have_one_form() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    decoded = {**call, "function": {"name": "add", "arguments": {"a": 1}}}
+    asked = {"role": "assistant", "content": None, "tool_calls": [call]}
+    normal = {"role": "assistant", "content": "", "tool_calls": [decoded]}
+    assert normal_message(asked) == normal
+    assert normal_message(normal) == normal
+    assert normal_message({"role": "developer", "content": "x"})["role"] == "system"
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", [1], "[" * 100_000])
+def test_arguments_that_are_no_object_have_no_form(arguments: Any) -> None:
+    call = {"function": {"name": "add", "arguments": arguments}}
+    with pytest.raises(ValueError, match="arguments of a call must be"):
+        normal_message({"role": "assistant", "content": "", "tool_calls": [call]})

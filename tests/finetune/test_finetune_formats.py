@@ -11,10 +11,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from finetune.formats import parse_record
 from finetune.prepare import data_hash, prepare_examples
 from finetune.reading import read_examples
+from serve.schema import ChatMessage
 from tuneserve.errors import UsageError
 from tuneserve.settings import DataSettings
+from tuneserve.template import ChatTemplate
 
 TURN = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
 RECORDS: dict[str, dict[str, Any]] = {
@@ -90,10 +93,73 @@ def test_tools_tool_calls_and_thoughts_are_kept(write_lines: Any) -> None:
     )
     first, second = read_examples(path).examples
     assert first.tools == tuple(tools)
-    assert first.messages[1]["tool_calls"] == [call]
+    (called,) = first.messages[1]["tool_calls"]
+    assert called == {**call, "function": {"name": "add", "arguments": {}}}
+    assert first.messages[1]["content"] == ""
     assert first.messages[-1]["reasoning_content"] == "Easy."
     assert second.messages[-1] == first.messages[-1]
     assert first.to_row()["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    "template", ["meta-llama-Llama-3.1-8B-Instruct", "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B"]
+)
+def test_a_conversation_is_rendered_in_training_as_it_is_served(
+    llama_cpp_source: Path, template: str
+) -> None:
+    call = {"id": "c1", "type": "function",
+            "function": {"name": "add", "arguments": '{"a": 1, "b": "two"}'}}  # fmt: skip
+    messages: list[dict[str, Any]] = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "Two."},
+    ]
+    path = llama_cpp_source / "models" / "templates" / f"{template}.jinja"
+    renderer = ChatTemplate(path.read_text(encoding="utf-8"))
+    trained = renderer.render(parse_record({"messages": messages}).messages)
+    served = renderer.render([ChatMessage(**m).as_template_sees_it() for m in messages])
+    assert trained == served
+    assert '{"a": 1, "b": "two"}' in trained
+    assert "Be brief." in trained
+
+
+@pytest.mark.parametrize("arguments", ["{", "[1]", "3", "[" * 100_000])
+def test_arguments_of_a_call_that_are_no_json_object_are_told(
+    write_lines: Any, arguments: str
+) -> None:
+    call = {"function": {"name": "add", "arguments": arguments}}
+    path = write_lines(
+        RECORDS["alpaca"],
+        {"messages": [TURN[0], {"role": "assistant", "content": None, "tool_calls": [call]}]},
+    )
+    with pytest.raises(UsageError, match=r"messages\[1\].tool_calls: the arguments of a call must"):
+        read_examples(path)
+
+
+def test_an_answer_may_be_a_list_in_json(write_lines: Any) -> None:
+    answers = ['[{"name": "Ann"}]', "[]", '["role"]', "[1, 2]", "[not json", '[{"role": 1}, 2]']
+    path = write_lines(*({"prompt": f"List {a}", "completion": a} for a in answers))
+    read = read_examples(path)
+    assert read.shapes == {"prompt/completion": len(answers)}
+    assert [e.messages[-1]["content"] for e in read.examples] == answers
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_messages_in_a_table_may_be_laid_out_in_lines(tmp_path: Path, indent: int | None) -> None:
+    turns = RECORDS["sharegpt"]["conversations"]
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    for key, value in (("messages", TURN), ("conversations", turns)):
+        path = tmp_path / f"{key}.csv"
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, [key, "tools"])
+            table.writeheader()
+            table.writerow({key: f" {json.dumps(value, indent=indent)}\n",
+                            "tools": json.dumps(tools, indent=indent)})  # fmt: skip
+        (example,) = read_examples(path).examples
+        assert list(example.messages) == TURN
+        assert example.tools == tuple(tools)
 
 
 def test_keys_can_have_other_names(write_lines: Any) -> None:
