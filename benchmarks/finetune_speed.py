@@ -202,12 +202,13 @@ def our_steps(
 ) -> tuple[list[float], list[float]]:
     """Our loop as `tuneserve train` runs it, with panel and TensorBoard log, on a loaded model."""
     from finetune.board import Board
-    from finetune.callbacks import StopSwitch, build_callbacks
-    from finetune.draw import once_each
+    from finetune.callbacks import Steering, Telling
+    from finetune.draw import EpochDraw, Stream
     from finetune.mask import Encoded
     from finetune.panel import watching
     from finetune.runtime import quiet
     from finetune.schedule import plan_steps
+    from finetune.stop import StopSwitch
     from finetune.trainer import build_trainer
 
     settings = our_settings(options)
@@ -215,13 +216,15 @@ def our_steps(
     clock = timer()
     board = Board(Path(directory) / "tensorboard", None)
     with watching(options.steps, "benchmark") as watch, board:
-        callbacks = build_callbacks(watch, board, StopSwitch(), patience=3, checkpoint_seconds=600)
+        telling = Telling(watch, board)
+        steering = Steering(StopSwitch(), patience=3, max_general_rise=0.0, checkpoint_seconds=600)
+        once_each = Stream(tuple((place,) for place in range(len(examples))), len(examples))
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, len(examples)),
-            examples, once_each(len(examples), settings.seed), [],
-            checkpoints=Path(directory), fresh=True, callbacks=[*callbacks, clock],
+            examples, EpochDraw([once_each], settings.seed), [],
+            checkpoints=Path(directory), fresh=True, callbacks=[telling, steering, clock],
         )  # fmt: skip
-        callbacks[0].trainer = trainer
+        telling.trainer = trainer
         with quiet():
             trainer.train()
     return clock.ends, clock.losses

@@ -61,11 +61,6 @@ class EpochDraw:
                 yield _shuffled(item, self.seed, "wordings", item[0], again)[wording]
 
 
-def once_each(count: int, seed: int) -> EpochDraw:
-    """Every epoch visits each of `count` places once."""
-    return EpochDraw([Stream(tuple((place,) for place in range(count)), count)], seed)
-
-
 def _shuffled(values: Sequence[T], *key: object) -> Sequence[T]:
     if len(values) == 1:
         return values

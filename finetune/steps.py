@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.board import Board
-from finetune.callbacks import StopSwitch, build_callbacks
 from finetune.checkpoints import checkpoint_at, remember_way, step_of
 from finetune.cpu import compile_layers, compiles, is_compiled, plain_attention
 from finetune.job import Job
@@ -18,6 +17,7 @@ from finetune.packing import check_apart, check_honoured
 from finetune.panel import watching
 from finetune.processes import is_first_process
 from finetune.runtime import free_memory, limit_memory, quiet
+from finetune.stop import StopSwitch
 from finetune.trainer import build_trainer, general_rise, held_out_loss
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
@@ -104,15 +104,16 @@ def _load(job: Job) -> tuple[Any, Any]:
 
 def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
+    from finetune.callbacks import Steering, Telling
+
     settings = job.budget.settings
     switch = StopSwitch()
     with contextlib.ExitStack() as stack:
         watch = stack.enter_context(watching(job.schedule.steps, job.run.name))
         board = stack.enter_context(_board(job, resume)) if is_first_process() else None
         stack.enter_context(switch.armed())
-        callbacks = build_callbacks(
-            watch,
-            board,
+        telling = Telling(watch, board)
+        steering = Steering(
             switch,
             patience=settings.early_stopping_patience,
             max_general_rise=settings.max_general_rise,
@@ -122,11 +123,11 @@ def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
             job.runtime, model, padder, settings, job.schedule,
             job.pool.encoded, job.pool.draw, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
-            fresh=resume is None, callbacks=callbacks,
+            fresh=resume is None, callbacks=[telling, steering],
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)
-        callbacks[0].trainer = trainer
+        telling.trainer = trainer
         _step_through(trainer, job, resume)
     if switch.pressed and trainer.state.global_step < job.schedule.steps:
         raise TrainingStoppedError(

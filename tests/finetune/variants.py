@@ -51,8 +51,8 @@ def make_small(base: Path, directory: Path) -> Path:
 
 def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Loss of each step, what trained, and the learning rates of the optimizer's groups."""
-    from finetune.callbacks import StopSwitch, build_callbacks
-    from finetune.draw import once_each
+    from finetune.callbacks import Telling
+    from finetune.draw import EpochDraw, Stream
     from finetune.model import add_adapter, load_base
     from finetune.packing import check_apart
     from finetune.panel import watching
@@ -68,13 +68,14 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
         check_apart(runtime, model)
     examples = encoded()
     with tempfile.TemporaryDirectory() as directory, watching(3, "variants") as watch:
-        callbacks = build_callbacks(watch, None, StopSwitch(), patience=0, checkpoint_seconds=1e9)
+        telling = Telling(watch, None)
+        once_each = Stream(tuple((place,) for place in range(EXAMPLES)), EXAMPLES)
         trainer = build_trainer(
             runtime, model, padder, settings, plan_steps(settings, EXAMPLES), examples,
-            once_each(EXAMPLES, settings.seed), [], checkpoints=Path(directory), fresh=True,
-            callbacks=callbacks,
+            EpochDraw([once_each], settings.seed), [], checkpoints=Path(directory), fresh=True,
+            callbacks=[telling],
         )  # fmt: skip
-        callbacks[0].trainer = trainer
+        telling.trainer = trainer
         with quiet():
             trainer.train()
     history = trainer.state.log_history

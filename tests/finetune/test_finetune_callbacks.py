@@ -1,0 +1,85 @@
+"""What is decided between the steps of training."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+from support import ROOT
+from transformers import TrainerControl
+
+from finetune.callbacks import Steering, evaluations_without_gain
+from finetune.stop import StopSwitch
+
+# One process's clock says that a checkpoint is due, the other's that it is not.
+TWO_CLOCKS = """
+import json, os
+from accelerate import PartialState
+from transformers import TrainerControl
+from finetune.callbacks import Steering
+from finetune.stop import StopSwitch
+PartialState(cpu=True)
+seconds = 1e9 if os.environ["RANK"] == "0" else -1.0
+steering = Steering(StopSwitch(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds)
+control = TrainerControl()
+steering.on_step_end(None, None, control)
+print(json.dumps([control.should_save, control.should_training_stop]))
+"""
+
+
+def steering(switch: StopSwitch, **changed: Any) -> Steering:
+    usual = {"patience": 0, "max_general_rise": 0.0, "checkpoint_seconds": 1e9}
+    return Steering(switch, **{**usual, **changed})
+
+
+def test_an_evaluation_that_is_due_comes_before_the_stop() -> None:
+    switch = StopSwitch()
+    control = TrainerControl(should_evaluate=True)
+    steering(switch).on_step_end(None, None, control)
+    assert not control.should_save
+    switch.pressed = True
+    steering(switch).on_step_end(None, None, control)
+    assert control.should_evaluate
+    assert control.should_save
+    assert control.should_training_stop
+
+
+def test_a_checkpoint_is_due_by_the_clock() -> None:
+    control = TrainerControl()
+    steering(StopSwitch(), checkpoint_seconds=-1.0).on_step_end(None, None, control)
+    assert control.should_save
+    assert not control.should_training_stop
+
+
+def test_training_stops_when_the_eval_loss_has_not_fallen_for_a_while() -> None:
+    history = [{"eval_loss": loss} for loss in (3.0, 1.0, 2.0, 1.5)]
+    assert evaluations_without_gain(history) == 2
+    assert evaluations_without_gain([{"loss": 1.0}]) == 0
+    for patience, stops in ((2, True), (3, False), (0, False)):
+        control, state = TrainerControl(), SimpleNamespace(log_history=history)
+        steering(StopSwitch(), patience=patience).on_evaluate(None, state, control)
+        assert control.should_training_stop == stops
+
+
+def test_processes_save_together_though_their_clocks_differ() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "PYTHONPATH": str(ROOT), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_CLOCKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**shared, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    for process in processes:
+        told, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert json.loads(told.splitlines()[-1]) == [True, False]
