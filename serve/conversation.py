@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve.engine import Sampling, ThinkingBudget
+from serve.engine import Sampling
+from serve.engine.stages import Thoughts
 from serve.errors import ApiError
+from serve.gbnf import either
 from serve.grammar import ANY_OBJECT, check_grammar, schema_grammar
-from serve.parts import END_THINK, THINK, PartReader
+from serve.parts import PartReader
 from serve.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat
 from serve.tools import OPEN, calls_grammar, described, knows_tools
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import encode_text
 from tuneserve.template import ChatTemplate
+from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
+from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,36 +27,46 @@ class Turn:
 
     prompt: list[int]
     sampling: Sampling
-    thinks: bool
-    thinking: bool
     calls: bool
 
     def reader(self) -> PartReader:
-        return PartReader(thinks=self.thinks, thinking=self.thinking, calls=self.calls)
+        return PartReader(self.sampling.thoughts, calls=self.calls)
 
 
 def prepare_turn(
     model: LlamaModel, template: ChatTemplate, request: ChatRequest, *, default_max_tokens: int
 ) -> Turn:
     """Raises ApiError or TemplateError for a conversation or a bound that can't be had."""
-    text = render(template, request)
-    thinks = THINK in template.source or END_THINK in template.source
-    thinking = thinks and text.rstrip().endswith(THINK)
+    text, opening = render(template, request)
+    thoughts = thoughts_left(template, text, opening)
     sampling = request.sampling(default_max_tokens=default_max_tokens)
-    sampling = _bounded(model, sampling, request, thinks=thinks)
+    sampling = replace(_bounded(model, sampling, request), thoughts=thoughts)
     if request.reasoning_budget is not None:
-        sampling = replace(sampling, thinking=_budget(model, request.reasoning_budget, thinks))
+        _require_thoughts(template)
+        sampling = replace(sampling, thinking_budget=request.reasoning_budget)
     return Turn(
-        prompt=encode_text(model, text),
+        prompt=encode_text(model, text + opening),
         sampling=sampling,
-        thinks=thinks,
-        thinking=thinking,
         calls=bool(request.callable_tools),
     )
 
 
-def render(template: ChatTemplate, request: ChatRequest) -> str:
-    """The conversation as text; a last turn of the assistant's is left open, to be continued."""
+def thoughts_left(template: ChatTemplate, text: str, opening: str) -> Thoughts:
+    """What the rendered prompt, and the beginning of the answer that the client gave, leave of the
+    answer's thoughts."""
+    if opening:
+        _, opened, inside = opening.rpartition(OPEN_THOUGHTS)
+        return "open" if opened and CLOSE_THOUGHTS not in inside else "none"
+    if text.rstrip().endswith(OPEN_THOUGHTS):
+        return "open"
+    if text.rstrip().endswith(CLOSE_THOUGHTS) or not _thinks(template):
+        return "none"
+    return "may"
+
+
+def render(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
+    """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
+    left open, to be continued."""
     messages: Sequence[Mapping[str, Any]] = [
         message.as_template_sees_it() for message in request.messages
     ]
@@ -70,47 +84,53 @@ def render(template: ChatTemplate, request: ChatRequest) -> str:
         tools=tools or None,
         **(request.chat_template_kwargs or {}),
     )
-    return text + opening
+    return text, opening
 
 
-def _bounded(
-    model: LlamaModel, sampling: Sampling, request: ChatRequest, *, thinks: bool
-) -> Sampling:
+def _bounded(model: LlamaModel, sampling: Sampling, request: ChatRequest) -> Sampling:
     """`sampling` with the grammar that response_format or tools ask for."""
     if request.grammar is not None:
         check_grammar(model, request.grammar, param="grammar")
-        return replace(sampling, grammar_after=END_THINK if thinks else None)
-    grammar, after = _grammar(request, thinks=thinks)
+        return sampling
+    grammar, after = _grammar(request)
     if grammar is None:
         return sampling
     check_grammar(model, grammar, param="tools" if request.tools else "response_format")
     return replace(sampling, grammar=grammar, grammar_after=after)
 
 
-def _grammar(request: ChatRequest, *, thinks: bool) -> tuple[str | None, str | None]:
-    """(grammar, mark after which it begins); thoughts are never bounded."""
-    after = END_THINK if thinks else None
+def _grammar(request: ChatRequest) -> tuple[str | None, str | None]:
+    """(grammar, mark after which it begins)."""
     several = request.parallel_tool_calls is not False
     tools = request.callable_tools
     if request.must_call:
-        return calls_grammar(tools, several=several, opened=False), after
+        return calls_grammar(tools, several=several, opened=False), None
+    answer = _answer_grammar(request)
+    if not tools:
+        return answer, None
+    if answer is None:
+        return calls_grammar(tools, several=several, opened=True), OPEN
+    return either(answer, calls_grammar(tools, several=several, opened=False)), None
+
+
+def _answer_grammar(request: ChatRequest) -> str | None:
     match request.response_format:
         case JsonObjectFormat():
-            return schema_grammar(ANY_OBJECT, param="response_format"), after
+            return schema_grammar(ANY_OBJECT, param="response_format")
         case JsonSchemaFormat(json_schema=named):
-            return schema_grammar(named.schema_, param="response_format"), after
-    if tools:
-        return calls_grammar(tools, several=several, opened=True), OPEN
-    return None, None
+            return schema_grammar(named.schema_, param="response_format")
+    return None
 
 
-def _budget(model: LlamaModel, tokens: int, thinks: bool) -> ThinkingBudget:
-    if not thinks:
+def _thinks(template: ChatTemplate) -> bool:
+    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+
+
+def _require_thoughts(template: ChatTemplate) -> None:
+    if not _thinks(template):
         raise ApiError(
             400,
             "This model does not think: its chat template has no <think>.",
             code="unsupported_parameter",
             param="reasoning_budget",
         )
-    closing = model.tokenize(f"\n{END_THINK}\n\n", parse_special=True)
-    return ThinkingBudget(tokens, END_THINK, tuple(closing))

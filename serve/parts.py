@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from serve.engine.stages import Thoughts
 from serve.engine.text import overlap
 from serve.tools import CLOSE, OPEN, ToolCall, parse_call
-
-THINK, END_THINK = "<think>", "</think>"
+from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
+from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +40,15 @@ class _State(Enum):
 
 
 class PartReader:
-    """Splits growing text. `thinks`: the model may open with <think>; `thinking`: the prompt
-    has opened it already; `calls`: tools were offered."""
+    """Splits growing text. `thoughts`: what the prompt left of them; `calls`: tools were
+    offered."""
 
-    def __init__(self, *, thinks: bool = False, thinking: bool = False, calls: bool = False):
+    def __init__(self, thoughts: Thoughts = "none", *, calls: bool = False):
+        begin = {"none": _State.CONTENT, "may": _State.START, "open": _State.REASONING}
         self._calls = calls
         self._held = ""
-        self._state = _State.CONTENT
-        if thinks:
-            self._state = _State.REASONING if thinking else _State.START
-        self._trim = thinking
+        self._state = begin[thoughts]
+        self._trim = thoughts == "open"
 
     @property
     def plain(self) -> bool:
@@ -83,7 +83,7 @@ class PartReader:
         if not self._held:
             return False
         if self._state is _State.REASONING:
-            return self._until(END_THINK, parts, _State.CONTENT)
+            return self._until(CLOSE_THOUGHTS, parts, _State.CONTENT)
         if self._state is _State.CALL:
             return self._call(parts)
         if not self._calls:
@@ -94,11 +94,11 @@ class PartReader:
 
     def _start(self) -> bool:
         begun = self._held.lstrip()
-        if begun.startswith(THINK):
-            self._held = begun[len(THINK) :]
+        if begun.startswith(OPEN_THOUGHTS):
+            self._held = begun[len(OPEN_THOUGHTS) :]
             self._state, self._trim = _State.REASONING, True
             return True
-        if THINK.startswith(begun):
+        if OPEN_THOUGHTS.startswith(begun):
             return False
         self._state = _State.CONTENT
         return True

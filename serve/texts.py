@@ -79,7 +79,8 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
     if service.template is None:
         raise ApiError(400, service.no_template, code="no_template", param="messages")
     assert body.messages is not None
-    return encode_text(model, render(service.template, ChatRequest(messages=body.messages)))
+    text, opening = render(service.template, ChatRequest(messages=body.messages))
+    return encode_text(model, text + opening)
 
 
 def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:

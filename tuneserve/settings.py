@@ -282,7 +282,7 @@ class ServeSettings(Section):
     ctx: int = Field(
         8192, ge=64, le=16_777_216, description="KV cache size in tokens, shared by all slots."
     )
-    slots: int = Field(8, ge=1, le=256, description="Requests decoded at the same time.")
+    slots: int = Field(8, ge=1, le=255, description="Requests decoded at the same time.")
     cache_type_k: KVCacheType = Field("q8_0", description="KV cache type for keys.")
     cache_type_v: KVCacheType = Field(
         "q8_0", description="KV cache type for values; a quantized one needs flash attention."

@@ -17,7 +17,7 @@ from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
 from serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from serve.engine.sampling import TokenSampler, token_logprob
 from serve.engine.schedule import PromptPace, plan_batch
-from serve.engine.store import Keeping, SequenceStore
+from serve.engine.store import Keeping, SequenceStore, Source
 from serve.engine.task import Task
 from serve.engine.types import (
     Completion,
@@ -194,12 +194,14 @@ class Engine(Closing):
 
             return tell
 
-        with self._arriving:
-            generations = [
-                self._enqueue(prompt, one, adapter=adapter, on_event=listener(index), stream=False)
-                for index, (prompt, one) in enumerate(zip(prompts, each, strict=True))
-            ]
+        generations: list[Generation] = []
         try:
+            with self._arriving:
+                for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
+                    tell = listener(index)
+                    generations.append(
+                        self._enqueue(prompt, one, adapter=adapter, on_event=tell, stream=False)
+                    )
             return [generation.result() for generation in generations]
         except BaseException:
             for generation in generations:
@@ -367,7 +369,12 @@ class Engine(Closing):
             self._end(task, "cancelled")
         longest = self.settings.answer_seconds
         if longest:
-            for task in [task for task in self._running if task.age > longest]:
+            late = [task for task in self._running if task.age > longest]
+            # One that was put back waits in the middle of its answer.
+            begun = [task for task in self._waiting if task.generated and task.age > longest]
+            for task in begun:
+                self._waiting.remove(task)
+            for task in [*late, *begun]:
                 self._end(task, "length")
         for task in [task for task in self._waiting if task.cancelled]:
             self._waiting.remove(task)
@@ -381,12 +388,8 @@ class Engine(Closing):
         """Give waiting tasks a sequence, in order, as long as slots and cells last."""
         while self._waiting and len(self._running) < self.settings.slots:
             task = self._waiting[0]
-            source = self._store.find_source(task.adapter, task.tokens, self._running)
-            # A little room beyond the prompts, or the newcomer would be put back at once.
-            reserve = 8 * len(self._running) + 1
-            needed = len(task.tokens) - source.shared + (reserve if self._running else 0)
-            needed = max(needed, source.saved_tokens)
-            if not self._store.make_room(needed, spare=source.sequence):
+            source = self._make_room_for(task)
+            if source is None:
                 return
             self._waiting.popleft()
             if task.sampler is None:
@@ -397,6 +400,18 @@ class Engine(Closing):
                     continue
             task.admitted(*self._store.open(source))
             self._running.append(task)
+
+    def _make_room_for(self, task: Task) -> Source | None:
+        """Where the task begins, its cells being free; None while too few are."""
+        # A little room beyond the prompts, or the newcomer would be put back at once.
+        reserve = 8 * len(self._running) + 1 if self._running else 0
+        found = self._store.find_source(task.adapter, task.tokens, self._running)
+        # A long beginning that shares little with the prompt may be what takes its room.
+        for source in (found, Source()):
+            needed = max(len(task.tokens) - source.shared + reserve, source.saved_tokens)
+            if self._store.make_room(needed, spare=source.sequence):
+                return source
+        return None
 
     def _plan(self) -> list[tuple[Task, int]]:
         """The next batch, after making room for it: kept prefixes go first, then the youngest

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from serve.engine.context import SequenceContext
+from serve.engine.stages import Stages
 from serve.engine.types import Sampling, TokenLogprob
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
+from tuneserve.thoughts import CLOSE
 
 Row = npt.NDArray[np.float32]
 """Logits of one position: [n_vocab]."""
@@ -38,14 +41,13 @@ class TokenSampler:
         self._n_vocab = model.n_vocab
         self._model = model
         self._sampling = sampling
-        self._mark = Mark(sampling.grammar_after) if sampling.grammar_after else None
+        self._stages = Stages(
+            sampling.thoughts, mark=sampling.grammar_after, budget=sampling.thinking_budget
+        )
         self._grammar = None
-        if sampling.grammar is not None and self._mark is None:
+        if sampling.grammar is not None:
             self._grammar = self._make_grammar(sampling.grammar)
-        self._budget = sampling.thinking
-        self._thought = Mark(self._budget.end) if self._budget else None
-        self._forced: list[int] = []
-        self._count = 0
+        self._forced: deque[int] = deque()
         plain = not (sampling.logit_bias or sampling.penalizes or sampling.grammar)
         self._chain = None
         self._random = None
@@ -63,44 +65,63 @@ class TokenSampler:
     def sample(self, context: SequenceContext, index: int, row: Row) -> int:
         """The token after the batch's `index`-th, whose logits are `row`."""
         if self._forced:
-            token = self._forced.pop(0)
-        elif self._random is not None:
-            token = draw(row, self._sampling, self._random)
-        elif self._chain is None:
-            token = int(row.argmax())
+            token = self._forced.popleft()
         elif self._grammar is None:
-            token = int(self._api.llama_sampler_sample(self._chain, context.handle, index))
+            token = self._sample_freely(context, index, row)
+        elif self._stages.bounded:
+            return self._sample_by_grammar(row)
+        elif self._stages.bounded_unless_thought:
+            token = self._sample_first(row)
         else:
-            token = self._sample_by_grammar(row)
-        if self._mark is not None or self._thought is not None:
-            self._watch(token)
+            token = self._cut(self._sample_freely(context, index, row))
+        if not self._stages.bounded and self._stages.see(self._model.token_bytes(token)):
+            self._force(f"\n{CLOSE}\n\n")
         return token
 
-    def _watch(self, token: int) -> None:
-        """Start the grammar after its mark; close thoughts that have used up their budget."""
+    def _sample_freely(self, context: SequenceContext, index: int, row: Row) -> int:
+        if self._random is not None:
+            return draw(row, self._sampling, self._random)
+        if self._chain is None:
+            return int(row.argmax())
+        return int(self._api.llama_sampler_sample(self._chain, context.handle, index))
+
+    def _sample_first(self, row: Row) -> int:
+        """The first token of a bounded answer that may have thoughts in front: one that opens
+        them, or else one that the grammar allows."""
+        candidates = Candidates(row)
+        self._api.llama_sampler_apply(self._chain, candidates.pointer)
+        token = candidates.selected
+        rest = self._stages.begins_thought(self._model.token_bytes(token))
+        if rest is None or self._allowed(token):
+            self._stages.answer_begins()
+            return self._sample_by_grammar(row)
+        self._api.llama_sampler_accept(self._chain, token)
+        self._force(rest)
+        return token
+
+    def _cut(self, token: int) -> int:
+        """In place of a token that reaches beyond the mark, those that end with it."""
         piece = self._model.token_bytes(token)
-        if self._mark is not None and (rest := self._mark.passed(piece)) is not None:
-            self._mark = None
-            # A token that reaches beyond the mark has already said what the grammar begins with:
-            # then the answer goes on unbounded, and is read as text if it is no call.
-            if not rest.strip() and self._sampling.grammar is not None:
-                self._grammar = self._make_grammar(self._sampling.grammar)
-        if self._thought is None or self._budget is None:
-            return
-        self._count += 1
-        if self._thought.passed(piece) is not None:
-            self._thought = None
-        elif self._count >= self._budget.tokens and not self._forced:
-            self._forced = list(self._budget.closing)
-            self._budget = None
+        cut = self._stages.cut(piece)
+        if len(cut) == len(piece):
+            return token
+        self._force(cut.decode("utf-8", "ignore"))
+        return self._forced.popleft()
+
+    def _force(self, text: str) -> None:
+        if not self._forced:
+            self._forced.extend(self._model.tokenize(text, parse_special=True))
+
+    def _allowed(self, token: int) -> bool:
+        lone = Candidates.of_token(token)
+        self._api.llama_sampler_apply(self._grammar, lone.pointer)
+        return lone.first_logit != -np.inf
 
     def _sample_by_grammar(self, row: Row) -> int:
         candidates = Candidates(row)
         self._api.llama_sampler_apply(self._chain, candidates.pointer)
         token = candidates.selected
-        lone = Candidates.of_token(token)
-        self._api.llama_sampler_apply(self._grammar, lone.pointer)
-        if lone.first_logit == -np.inf:
+        if not self._allowed(token):
             candidates = Candidates(row)
             self._api.llama_sampler_apply(self._grammar, candidates.pointer)
             if not candidates.any_left:
@@ -159,21 +180,6 @@ class TokenSampler:
         for pair, (token, value) in zip(pairs, bias.items(), strict=True):
             pair.token, pair.bias = token, value
         return self._api.llama_sampler_init_logit_bias(self._n_vocab, len(bias), pairs)
-
-
-class Mark:
-    """Looks for a text in the tokens' bytes as they come."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark = mark.encode()
-        self._tail = b""
-
-    def passed(self, piece: bytes) -> bytes | None:
-        """What follows the mark in this piece; None while it has not come."""
-        seen = self._tail + piece
-        _, found, rest = seen.partition(self._mark)
-        self._tail = seen[-len(self._mark) :]
-        return rest if found else None
 
 
 def draw(row: Row, sampling: Sampling, random: np.random.Generator) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from serve.engine.stages import Thoughts
 from tuneserve.errors import TuneserveError
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -36,16 +37,6 @@ class UnavailableError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class ThinkingBudget:
-    """The answer opens with thoughts that `end` closes; after `tokens` tokens without it, the
-    tokens `closing` are put in its place."""
-
-    tokens: int
-    end: str
-    closing: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Sampling:
     """How the next token is chosen and when an answer ends.
 
@@ -56,8 +47,9 @@ class Sampling:
     OpenAI's (subtracted from a token's logit: presence once, frequency per occurrence) and
     llama.cpp's `repeat_penalty` (a divisor; 1 is off), over the last `penalty_window` tokens.
 
-    `grammar` (GBNF, rule `root`) bounds the answer; with `grammar_after` only what follows the
-    first such mark in it. `thinking` bounds an answer's thoughts.
+    `grammar` (GBNF, rule `root`) bounds the answer, but never its `thoughts`; with `grammar_after`
+    only what follows the first such mark in it. `thinking_budget` is the number of tokens after
+    which thoughts are closed.
     """
 
     temperature: float = 1.0
@@ -75,7 +67,8 @@ class Sampling:
     penalty_window: int = 1024
     grammar: str | None = None
     grammar_after: str | None = None
-    thinking: ThinkingBudget | None = None
+    thoughts: Thoughts = "none"
+    thinking_budget: int | None = None
 
     @property
     def penalizes(self) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
-from serve.conversation import prepare_turn, render
-from serve.engine import Engine, ThinkingBudget
+from serve.conversation import Turn, prepare_turn
+from serve.engine import Engine
+from serve.parts import Content, Reasoning
 from serve.schema import ChatRequest
+from serve.tools import ToolCall
 from tuneserve.settings import ServeSettings
 from tuneserve.template import ChatTemplate
 
@@ -155,37 +158,113 @@ def test_what_makes_no_sense_is_refused(client: Any, fields: dict[str, Any], wor
         client.chat.completions.create(**body(), extra_body=fields)
 
 
-THINKING_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
-)
-
-
-def test_thoughts_have_a_budget_and_what_follows_has_the_grammar(demo_gguf: Any) -> None:
-    """The model itself never closes its thoughts, so the budget must; then comes the JSON."""
-    request = ChatRequest.model_validate(
-        {
-            "messages": QUESTION,
-            "reasoning_budget": 12,
-            "max_tokens": 80,
-            "temperature": 0,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "x", "schema": {"enum": [{"ok": True}, {"ok": False}]}},
-            },
-        }
+def template(ending: str) -> ChatTemplate:
+    """ChatML of a model that thinks; every prompt ends with `ending`."""
+    return ChatTemplate(
+        "{# <think> #}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n" + ending + "{% endif %}"
     )
-    template = ChatTemplate(THINKING_TEMPLATE)
-    assert render(template, request).endswith("<think>\n")
-    with Engine(demo_gguf, ServeSettings(ctx=512, slots=1, threads=1)) as engine:
-        turn = prepare_turn(engine.model, template, request, default_max_tokens=80)
-        assert turn.thinking
-        assert isinstance(turn.sampling.thinking, ThinkingBudget)
-        (done,) = engine.generate([turn.prompt], turn.sampling)
-    thoughts, closed, answer = done.text.partition("</think>")
+
+
+ENDINGS = {"open": "<think>\n", "none": "<think>\n\n</think>\n\n", "may": ""}
+OK = {
+    "type": "json_schema",
+    "json_schema": {"name": "x", "schema": {"enum": [{"ok": True}, {"ok": False}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def engine(demo_gguf: Any) -> Iterator[Engine]:
+    with Engine(demo_gguf, ServeSettings(ctx=1024, slots=1, threads=1)) as running:
+        yield running
+
+
+def answered(engine: Engine, left: str, **fields: Any) -> tuple[Turn, str]:
+    request = ChatRequest.model_validate(
+        {"messages": QUESTION, "max_tokens": 80, "temperature": 0, **fields}
+    )
+    turn = prepare_turn(engine.model, template(ENDINGS[left]), request, default_max_tokens=80)
+    assert turn.sampling.thoughts == left
+    (done,) = engine.generate([turn.prompt], turn.sampling)
+    return turn, done.text
+
+
+def test_thoughts_have_a_budget_and_what_follows_has_the_grammar(engine: Engine) -> None:
+    """The model itself never closes its thoughts, so the budget must; then comes the JSON."""
+    turn, text = answered(engine, "open", reasoning_budget=12, response_format=OK)
+    thoughts, closed, answer = text.partition("</think>")
     assert closed
     assert thoughts.strip()
     assert json.loads(answer) in ({"ok": True}, {"ok": False})
     reader = turn.reader()
-    kinds = [type(part).__name__ for part in [*reader.feed(done.text), *reader.finish()]]
+    kinds = [type(part).__name__ for part in [*reader.feed(text), *reader.finish()]]
     assert kinds == ["Reasoning", "Content"]
+
+
+@pytest.mark.parametrize("left", ["none", "may"])
+def test_an_answer_without_thoughts_has_the_grammar_from_its_beginning(
+    engine: Engine, left: str
+) -> None:
+    turn, text = answered(engine, left, response_format=OK)
+    assert json.loads(text) in ({"ok": True}, {"ok": False})
+    assert joined(turn, text) == ("", text)
+
+
+@pytest.mark.parametrize("left", ["none", "may"])
+def test_a_budget_leaves_an_answer_without_thoughts_alone(engine: Engine, left: str) -> None:
+    _, free = answered(engine, left, max_tokens=20)
+    turn, text = answered(engine, left, max_tokens=20, reasoning_budget=4)
+    assert text == free
+    assert joined(turn, text) == ("", text)
+
+
+def test_thoughts_that_the_answer_opens_are_bounded_and_told_apart(engine: Engine) -> None:
+    """A bias makes the model open with <think>, which the grammar does not know."""
+    opening = engine.model.tokenize("<think>")
+    turn, text = answered(
+        engine, "may", response_format=OK, reasoning_budget=6,
+        logit_bias={str(opening[0]): 100},
+    )  # fmt: skip
+    assert text.startswith("<think>")
+    thoughts, answer = joined(turn, text)
+    assert "<think>" not in thoughts
+    assert json.loads(answer) in ({"ok": True}, {"ok": False})
+
+
+def test_an_answer_that_the_client_began_has_the_thoughts_that_it_left_open(engine: Engine) -> None:
+    for content, left in (("<think>\nLet me", "open"), ("<think>a</think>", "none"), ("I", "none")):
+        messages = [*QUESTION, {"role": "assistant", "content": content}]
+        request = ChatRequest.model_validate({"messages": messages})
+        turn = prepare_turn(engine.model, template(""), request, default_max_tokens=8)
+        assert turn.sampling.thoughts == left
+
+
+def test_tools_and_a_format_together_allow_both(engine: Engine) -> None:
+    """The model's own first choice is biased one way and the other."""
+    for wanted, other in (("<tool_call>", '{"'), ('{"', "<tool_call>")):
+        bias = {
+            str(engine.model.tokenize(wanted)[0]): 50,
+            str(engine.model.tokenize(other)[0]): -50,
+        }
+        turn, text = answered(
+            engine, "none", tools=[ADD], parallel_tool_calls=False, response_format=OK,
+            logit_bias=bias,
+        )  # fmt: skip
+        reader = turn.reader()
+        (part,) = [*reader.feed(text), *reader.finish()]
+        if wanted == "<tool_call>":
+            assert isinstance(part, ToolCall)
+            assert (part.name, part.arguments) == ("add", "{}")
+        else:
+            assert json.loads(text) in ({"ok": True}, {"ok": False})
+
+
+def joined(turn: Turn, text: str) -> tuple[str, str]:
+    """(thoughts, answer) as a client gets them."""
+    reader = turn.reader()
+    parts = [*reader.feed(text), *reader.finish()]
+    told = [
+        "".join(part.text for part in parts if isinstance(part, kind))
+        for kind in (Reasoning, Content)
+    ]
+    return told[0], told[1]

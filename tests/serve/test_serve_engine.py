@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,6 +202,36 @@ def test_ram_for_beginnings_has_a_limit(demo_gguf: Path) -> None:
         saved = engine._store._saved
         assert 0 < saved.size <= 1 << 20
         assert 0 < len(saved) < 4
+
+
+def test_a_beginning_does_not_stand_in_the_way_of_what_begins_like_it(demo_gguf: Path) -> None:
+    """The kept prompt fills more of the cache than the next leaves, and shares its first token."""
+    settings = ServeSettings(ctx=256, slots=2, threads=1, prefix_ram=0.0, queue_seconds=20)
+    with Engine(demo_gguf, settings) as engine:
+        first, *rest = engine.model.tokenize("the " * 240)
+        one = Sampling(temperature=0.0, max_tokens=2)
+        engine.generate([[first, *rest[:109]]], one)
+        (done,) = engine.generate([[first, *([rest[0] + 1] * 179)]], one)
+        assert len(done.tokens) == 2
+        assert done.timings.queue < 5
+
+
+def test_a_long_saved_beginning_does_not_make_a_short_prompt_wait(demo_gguf: Path) -> None:
+    """To copy it back takes more cells than a running answer leaves; the prompt fits beside it."""
+    settings = ServeSettings(ctx=512, slots=2, threads=1, prefix_share=0.0)
+    with Engine(demo_gguf, settings) as engine:
+        ids = engine.model.tokenize("word " * 300)
+        one = Sampling(temperature=0.0, max_tokens=1)
+        engine.generate([ids[:280]], one)
+        engine.generate([ids[5:6]], one)  # the beginning leaves the KV cache
+        end = {engine.model.eos: -100.0}
+        long = engine.submit(engine.model.tokenize("a b c " * 60), greedy(200, logit_bias=end))
+        while not engine.figures().running:
+            time.sleep(0.01)
+        (short,) = engine.generate([[*ids[:20], *reversed(ids[40:60])]], one)
+        assert engine.figures().running == 1
+        assert short.timings.queue < 2
+        long.cancel()
 
 
 def test_what_can_never_fit_is_refused(engine: Engine) -> None:

@@ -40,7 +40,7 @@ def test_thoughts_and_content_come_apart(
     thought: str, answer: str, opened: bool, data: st.DataObject
 ) -> None:
     text = f"{'' if opened else '<think>'}{thought}</think>\n\n{answer}"
-    parts = read(PartReader(thinks=True, thinking=opened), cut(text, data))
+    parts = read(PartReader("open" if opened else "may"), cut(text, data))
     assert joined(parts, Reasoning).strip() == thought.strip()
     assert joined(parts, Content) == answer.lstrip()
 
@@ -58,8 +58,8 @@ def test_calls_are_found_between_content(before: str, value: str, data: st.DataO
 
 @given(WORDS, st.data())
 def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> None:
-    for options in ({}, {"thinks": True}, {"calls": True}):
-        parts = read(PartReader(**options), cut(text, data))
+    for reader in (PartReader(), PartReader("may"), PartReader(calls=True)):
+        parts = read(reader, cut(text, data))
         assert joined(parts, Content) == text
         assert PartReader().plain
 
