@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune.mask import Encoded
 from finetune.plan import GIB, Shape, is_quantized
 from finetune.planning import RESERVED_GIB
+from finetune.processes import local_rank
 from finetune.runtime import Runtime
 from finetune.speed import Way, choose
 from tuneserve.errors import UsageError
@@ -83,11 +83,15 @@ def plan_budget(
     except UsageError:
         return _unplanned(recipe, available)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
-    choose_within = partial(
-        _choose, shape, recipe, [-(-len(item.input_ids) // unit) * unit for item in train],
-        device=runtime.device, padded=not packs(settings, runtime.device),
-        value_bytes=4 if runtime.precision == "fp32" else 2,
-    )  # fmt: skip
+    lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
+
+    def choose_within(room: float) -> Way:
+        return choose(
+            shape, recipe, lengths, available=room, device=runtime.device,
+            padded=not packs(settings, runtime.device),
+            value_bytes=4 if runtime.precision == "fp32" else 2,
+        )  # fmt: skip
+
     way = choose_within(available)
     return Budget(
         way.applied(settings), way.four_bit, way.memory.total, available, way.describe(),
@@ -105,12 +109,6 @@ def as_before(recipe: Recipe, way: dict[str, Any]) -> Recipe:
             "train": recipe.train.model_copy(update=decided),
         }
     )
-
-
-def _choose(
-    shape: Shape, recipe: Recipe, lengths: Sequence[int], available: float, **rest: Any
-) -> Way:
-    return choose(shape, recipe, lengths, available=available, **rest)
 
 
 def _unplanned(recipe: Recipe, available: int) -> Budget:
@@ -137,7 +135,7 @@ def packs(settings: TrainSettings, device: str) -> bool:
 def available_bytes(runtime: Runtime, vram: float) -> int:
     """Memory that training may take: of the GPU, or of the machine where it trains on the CPU."""
     if runtime.device == "cuda":
-        free: int = runtime.torch.cuda.mem_get_info()[0]
+        free: int = runtime.torch.cuda.mem_get_info(local_rank())[0]
         if vram:
             free = min(free, int(vram * GIB))
         return free - int(RESERVED_GIB * GIB)

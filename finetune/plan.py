@@ -29,6 +29,8 @@ _CPU_ACTIVATION_FACTOR = 3.0
 # Resident memory of the process before any model: Python, torch, transformers, TRL, Unsloth.
 _CPU_LIBRARIES = int(1.0 * GIB)
 _LARGEST_BATCH = 4096  # what the setting allows
+# What configs of different families call the number of experts in a layer.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 _BITS_PER_WEIGHT = {
     "Q4_K_M": 4.85, "Q4_K_S": 4.58, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q6_K": 6.56, "Q8_0": 8.5,
     "Q4_0": 4.55, "IQ4_XS": 4.3, "F16": 16.0, "BF16": 16.0,
@@ -53,7 +55,10 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str = "config.json") -> Shape:
-        """From config.json's content. Raises UsageError naming a size that is missing."""
+        """From config.json's content. Raises UsageError naming a size that is missing, and for a
+        mixture of experts, whose layers hold several times the sizes they compute with."""
+        if any(config.get(key) not in (None, 0, 1) for key in _EXPERTS):
+            raise UsageError("a mixture of experts can't be planned", where=where)
         try:
             heads = config["num_attention_heads"]
             head = config.get("head_dim") or config["hidden_size"] // heads

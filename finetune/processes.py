@@ -19,6 +19,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def local_rank() -> int:
+    """The number of this process on its machine, and of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 @contextlib.contextmanager
 def only_first_talks() -> Iterator[None]:
     """Keep the other processes off the terminal while the block runs; errors still get out."""
@@ -46,5 +51,5 @@ def any_process(flag: bool) -> bool:
     import torch
     from accelerate.utils import reduce
 
-    device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
     return bool(reduce(torch.tensor(float(flag), device=device)).item())

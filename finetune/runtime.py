@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune.processes import local_rank
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.settings import TrainSettings
@@ -126,10 +127,11 @@ def memory_in_use() -> int:
 
 
 def limit_memory(runtime: Runtime, vram: float) -> None:
-    """Let torch take no more than `vram` GiB of the GPU (0: all of it)."""
+    """Let torch take no more than `vram` GiB of this process's GPU (0: all of it)."""
     if runtime.device == "cuda" and vram:
-        total = runtime.torch.cuda.get_device_properties(0).total_memory
-        runtime.torch.cuda.set_per_process_memory_fraction(min(1.0, vram * 2**30 / total))
+        gpu = local_rank()
+        total = runtime.torch.cuda.get_device_properties(gpu).total_memory
+        runtime.torch.cuda.set_per_process_memory_fraction(min(1.0, vram * 2**30 / total), gpu)
 
 
 def free_memory(runtime: Runtime) -> None:

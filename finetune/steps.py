@@ -15,7 +15,7 @@ from finetune.job import Job
 from finetune.model import add_adapter, is_four_bit, load_base, trainable_parameters
 from finetune.packing import check_apart, check_honoured
 from finetune.panel import watching
-from finetune.processes import is_first_process
+from finetune.processes import is_first_process, process_count
 from finetune.runtime import free_memory, limit_memory, quiet
 from finetune.stop import StopSwitch
 from finetune.trainer import build_trainer, general_rise, held_out_loss
@@ -44,7 +44,8 @@ class Trained:
 
 
 def run_training(job: Job, resume: Path | None) -> Trained:
-    """Train all steps. If memory runs out in the first one, once more in a way that takes less.
+    """Train all steps. If memory runs out in the first one, a process that trains alone does it
+    once more in a way that takes less.
 
     Raises TrainingStoppedError if it was stopped before the last step, TuneserveError if memory
     does not suffice.
@@ -55,11 +56,13 @@ def run_training(job: Job, resume: Path | None) -> Trained:
     except job.runtime.torch.OutOfMemoryError as error:
         # Kept without its traceback, whose frames hold the model.
         shortage = str(error).splitlines()[0]
-    smaller = job.budget.smaller(job.recipe.train)
+    # The other processes wait for this one in the middle of their step: none can start again.
+    smaller = job.budget.smaller(job.recipe.train) if process_count() == 1 else None
     if smaller is None:
         raise _out_of_memory(shortage)
     free_memory(job.runtime)
     job.budget = smaller
+    remember_way(job.run.checkpoints, smaller.way())
     say(f"memory ran out in the first step; once more with {smaller.describe()}")
     try:
         return _attempt(job, resume)
@@ -69,8 +72,6 @@ def run_training(job: Job, resume: Path | None) -> Trained:
 
 
 def _attempt(job: Job, resume: Path | None) -> Trained:
-    if is_first_process():
-        remember_way(job.run.checkpoints, job.budget.way())
     model, padder = _load(job)
     compiled = ", layers compiled" if is_compiled(model) else ""
     say(

@@ -11,6 +11,7 @@ from finetune.checkpoints import (
     claim,
     fingerprint,
     last_checkpoint,
+    remember_way,
     remembered_way,
     step_of,
 )
@@ -75,6 +76,9 @@ def train(
         resume = claim(run.checkpoints, identity)
         run.save_settings(recipe)
         write_split(job.prepared, run)
+        if resume:
+            _plan_as_remembered(job)
+        remember_way(run.checkpoints, job.budget.way())
         wait_for_all()
         with run.stage("train") as record:
             record.result = _train(job, resume)
@@ -84,15 +88,15 @@ def train(
 def _compute_beside(job: Job) -> dict[str, Any]:
     """What a process other than the first does: it takes part in the steps and writes nothing."""
     wait_for_all()
-    resume = last_checkpoint(job.run.checkpoints)
-    _settle(job, resume)
-    run_training(job, resume)
+    # Its own GPU may have more or less memory free: all must do as the first one planned.
+    _plan_as_remembered(job)
+    run_training(job, last_checkpoint(job.run.checkpoints))
     return {}
 
 
-def _settle(job: Job, resume: Path | None) -> None:
-    """Plan again as the training that goes on was planned: memory may be another now."""
-    way = remembered_way(job.run.checkpoints) if resume else None
+def _plan_as_remembered(job: Job) -> None:
+    """Plan again as this training was planned before: what memory is free differs by now."""
+    way = remembered_way(job.run.checkpoints)
     if way is not None:
         recipe = as_before(job.recipe, way)
         job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded)
@@ -157,7 +161,6 @@ def _encode_part(
 
 
 def _train(job: Job, resume: Path | None) -> dict[str, Any]:
-    _settle(job, resume)
     say(job.budget.describe())
     trained = run_training(job, resume)
     history = trained.trainer.state.log_history

@@ -133,6 +133,14 @@ def test_a_config_without_the_sizes_is_named() -> None:
         Shape.of({"hidden_size": 8}, "x/config.json")
 
 
+@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
+def test_a_mixture_of_experts_is_not_planned_as_a_dense_model(demo_base: Path, key: str) -> None:
+    config = json.loads((demo_base / "config.json").read_text(encoding="utf-8"))
+    assert Shape.of({**config, key: 1}) == Shape.of({**config, key: None}) == Shape.of(config)
+    with pytest.raises(UsageError, match="a mixture of experts can't be planned"):
+        Shape.of({**config, key: 8}, "x/config.json")
+
+
 def test_the_command_plans_without_loading_weights(tuneserve: Callable[..., Any]) -> None:
     done = tuneserve("plan", "--base", "demo", "--vram", "12", "--json")
     assert done.returncode == 0, done.stderr

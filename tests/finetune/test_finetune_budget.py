@@ -1,0 +1,117 @@
+"""How several processes come to the same plan, and what happens when memory runs out after all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune import steps
+from finetune.budget import plan_budget
+from finetune.checkpoints import remember_way
+from finetune.mask import Encoded
+from finetune.plan import GIB
+from finetune.runtime import Runtime, limit_memory
+from finetune.train import _plan_as_remembered
+from tuneserve.errors import TuneserveError
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe, TrainSettings
+
+LLAMA_8B = {
+    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256,
+}  # fmt: skip
+EXAMPLES = [Encoded([1] * 2048, [1] * 2048, 2048, 0)] * 8
+
+
+class TwoCards:
+    """torch on a machine whose first GPU has 79 GiB free, its second one 11."""
+
+    class OutOfMemoryError(RuntimeError):
+        pass
+
+    def __init__(self) -> None:
+        self.cuda = self
+        self.limits: list[tuple[float, int]] = []
+
+    def mem_get_info(self, card: int) -> tuple[int, int]:
+        return (79 * GIB, 11 * GIB)[card], 80 * GIB
+
+    def get_device_properties(self, card: int) -> Any:
+        return SimpleNamespace(total_memory=(80 * GIB, 40 * GIB)[card])
+
+    def set_per_process_memory_fraction(self, fraction: float, card: int) -> None:
+        self.limits.append((fraction, card))
+
+    def empty_cache(self) -> None: ...
+
+    def reset_peak_memory_stats(self) -> None: ...
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Any:
+    """A training of the Llama-8B shape that is not planned yet."""
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
+    return SimpleNamespace(
+        recipe=Recipe(train=TrainSettings(batch_size=2, gradient_accumulation=4)),
+        run=RunDirectory(tmp_path / "run"),
+        base=SimpleNamespace(path=tmp_path),
+        runtime=Runtime(None, TwoCards(), "cuda", "bf16"),
+        pool=SimpleNamespace(encoded=EXAMPLES),
+        budget=None,
+    )
+
+
+def planned(job: Any) -> Any:
+    return plan_budget(job.recipe, job.runtime, job.base.path, job.pool.encoded)
+
+
+def test_a_process_plans_by_its_own_gpu_but_does_as_the_first_one_planned(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = planned(job)
+    remember_way(job.run.checkpoints, first.way())
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    job.budget = planned(job)
+    assert job.budget.available < first.available
+    assert job.budget.way() != first.way()
+    _plan_as_remembered(job)
+    assert job.budget.way() == first.way()
+
+
+def test_memory_is_limited_on_the_gpu_of_the_process(
+    job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    limit_memory(job.runtime, 10.0)
+    assert job.runtime.torch.limits == [(0.25, 1)]
+
+
+@pytest.mark.parametrize(("processes", "attempts"), [("1", 2), ("2", 1)])
+def test_only_a_process_alone_starts_again_when_memory_runs_out(
+    job: Any, monkeypatch: pytest.MonkeyPatch, processes: str, attempts: int
+) -> None:
+    tried = []
+
+    def attempt(job: Any, resume: Path | None) -> Any:
+        tried.append(job.budget.predicted)
+        raise TwoCards.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setattr(steps, "_attempt", attempt)
+    job.budget = planned(job)
+    with pytest.raises(TuneserveError, match="memory ran out"):
+        steps.run_training(job, None)
+    assert len(tried) == attempts
+    assert tried == sorted(tried, reverse=True)
+
+
+def test_a_mixture_of_experts_is_trained_without_a_plan(job: Any) -> None:
+    config = {**LLAMA_8B, "num_local_experts": 8}
+    (job.base.path / "config.json").write_text(json.dumps(config))
+    budget = planned(job)
+    assert budget.predicted is None
+    assert "can't be planned" in budget.describe()
