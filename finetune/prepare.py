@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
+
+# An epoch that repeats a file more often than this is a slip of the pen.
+_LARGEST_WEIGHT = 1000
 
 
 @dataclass
@@ -46,8 +50,9 @@ class Prepared:
 def prepare_examples(settings: DataSettings) -> Prepared:
     """Read all files and split their examples. Raises UsageError for what can't be used, and if
     a split that is wanted comes out empty."""
-    reads = [_read(path, weight, settings) for path, weight in data_files(settings)]
-    examples = [example for read in reads for example in read.examples]
+    files = data_files(settings)
+    reads = [_read(path, weight, settings) for path, weight in files]
+    examples = _joined([path for path, _ in files], reads)
     split = split_examples(
         examples,
         eval_fraction=settings.eval_fraction,
@@ -79,6 +84,18 @@ def _read(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
+def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
+    """The examples of all files. Files may number theirs alike: an id that another example has
+    already gets its file's name in front."""
+    first: dict[str, str] = {}
+    joined: list[Example] = []
+    for path, read in zip(files, reads, strict=True):
+        for example in read.examples:
+            taken = first.setdefault(example.id, example.content_key) != example.content_key
+            joined.append(example.named(f"{path}:{example.id}") if taken else example)
+    return joined
+
+
 def _add_general(prepared: Prepared, path: Path, settings: DataSettings) -> None:
     """Split the general examples. None of the task's held-out prompts is among those replayed."""
     read = _read(path, 1.0, settings)
@@ -103,17 +120,26 @@ def _add_general(prepared: Prepared, path: Path, settings: DataSettings) -> None
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
-    """The files (or folders) of examples with their weights."""
-    files = [(settings.file, 1.0)]
-    for entry in settings.more:
-        path, separator, weight = entry.rpartition("*")
-        try:
-            files.append((Path(path), float(weight)) if separator else (Path(entry), 1.0))
-        except ValueError:
-            raise UsageError(
-                f"{entry!r}: the weight after '*' must be a number", where="data.more"
-            ) from None
-    return files
+    """The files (or folders) of examples with their weights. Raises UsageError for a weight that
+    is none."""
+    return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
+
+
+def _weighted(entry: str) -> tuple[Path, float]:
+    path, separator, text = entry.rpartition("*")
+    if not separator:
+        return Path(entry), 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < _LARGEST_WEIGHT:
+        raise UsageError(
+            f"{entry!r}: the weight after '*' must be a number above 0 and below "
+            f"{_LARGEST_WEIGHT:,}",
+            where="data.more",
+        )
+    return Path(path), weight
 
 
 def data_hash(settings: DataSettings) -> str:

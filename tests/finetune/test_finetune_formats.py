@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.formats import parse_record
-from finetune.prepare import data_hash, prepare_examples
+from finetune.prepare import data_files, data_hash, prepare_examples
 from finetune.reading import read_examples
 from serve.schema import ChatMessage
 from tuneserve.errors import UsageError
@@ -194,6 +194,28 @@ def test_folders_and_weighted_files(tmp_path: Path) -> None:
     before = data_hash(settings)
     (tmp_path / "b" / "1.jsonl").write_text(json.dumps(RECORDS["alpaca"]) + "\n")
     assert data_hash(settings) != before
+
+
+def test_files_may_number_their_examples_alike(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        rows = [{"id": i, "instruction": f"{name if i else 'same'}{i}", "output": f"{i}"}
+                for i in range(200)]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    paths = [tmp_path / f"{name}.jsonl" for name in ("a", "b", "c")]
+    settings = DataSettings(file=paths[0], more=(str(paths[1]), f"{paths[2]}*2"))
+    split = prepare_examples(settings).split
+    ids = [example.id for part in (split.train, split.eval, split.test) for example in part]
+    assert len(ids) == len(set(ids)) == 598
+    assert ids.count("0") == 1
+    assert {"7", f"{paths[1]}:7", f"{paths[2]}:7"} <= set(ids)
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "inf", "nan", "1000", "x", ""])
+def test_a_weight_that_is_none_is_refused(tmp_path: Path, weight: str) -> None:
+    settings = DataSettings(file=tmp_path / "a.jsonl", more=(f"{tmp_path / 'b.jsonl'}*{weight}",))
+    with pytest.raises(UsageError, match="must be a number above 0") as caught:
+        data_files(settings)
+    assert caught.value.where == "data.more"
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
