@@ -38,21 +38,26 @@ Floats = npt.NDArray[np.float32]
 
 
 def convert_adapter(
-    run: RunDirectory, settings: ConvertSettings, *, force: bool = False
+    run: RunDirectory, settings: ConvertSettings, *, force: bool = False, skip_done: bool = False
 ) -> dict[str, Any]:
     """Write the LoRA GGUF, and the base's if it is not there yet; kept in run.json as "lora".
 
-    Raises OutputExistsError if there is one already (unless `force`), UsageError for an adapter
+    Raises OutputExistsError if there is one already (unless `force`, or `skip_done` and it was made
+    from the same inputs), UsageError for an adapter
     that llama.cpp can't apply, GateError if the two files don't do what training did: then nothing
     new is left under the final names.
     """
     plan = plan_of(run, settings)
     target = run.lora_gguf
     if target.exists() and not force:
+        done: dict[str, Any] = run.read().get("lora") or {}
+        if skip_done and plan.base.exists() and done.get("inputs") == plan.inputs():
+            say(f"convert: done already: {target}")
+            return done
         raise OutputExistsError(target)
     tuned, base = checked_models(plan)
     lora = lora_gguf(tuned, run.name)
-    with ExitStack() as files:
+    with run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
         lora.write(made)
         made_base = plan.base
@@ -65,6 +70,7 @@ def convert_adapter(
         result = {
             "path": str(target), "size_bytes": made.stat().st_size, "sha256": sha256_file(made),
             "base": str(plan.base), "verification": [check.to_json() for check in checks],
+            "inputs": plan.inputs(),
         }  # fmt: skip
     run.update(lora=result)
     return result

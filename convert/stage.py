@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +118,8 @@ def convert(
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
-    models = checked_models(plan)
-    with run.stage("convert") as record:
-        record.result = _make(plan, *models)
+    with run.alone(), run.stage("convert", keep=True) as record:
+        record.result = _make(plan, *checked_models(plan), record.withdraw)
         record.result["handover"] = _hand_over(plan, record.result)
     return record.result
 
@@ -169,7 +168,10 @@ def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
     return write_handover(run.gguf, result, card, prompts)
 
 
-def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
+def _make(
+    plan: Plan, tuned: GGUFModel, base: GGUFModel, withdraw: Callable[[], None]
+) -> dict[str, Any]:
+    """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings = plan.settings
     clock = Clock()
     with ExitStack() as files:
@@ -220,6 +222,7 @@ def _make(plan: Plan, tuned: GGUFModel, base: GGUFModel) -> dict[str, Any]:
         }
         if settings.merged_checkpoint:
             result["merged_checkpoint"] = str(plan.merged)
+        withdraw()
         return result
 
 
@@ -310,6 +313,8 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> dict[str, Any] | None:
         return None
     stage = plan.run.read().get("stages", {}).get("convert")
     result: dict[str, Any] | None = stage and stage["result"]
+    if skip_done and not result:
+        return None  # a conversion was killed between its files and its record
     if skip_done and result and len(existing) == len(plan.outputs()):
         same = result["settings"] == plan.settings.model_dump(mode="json")
         if same and result["inputs"] == plan.inputs():

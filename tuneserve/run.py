@@ -11,12 +11,13 @@ runs/NAME/
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import platform
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,8 +38,10 @@ RECORDED_PACKAGES = (
 
 @dataclass
 class StageRecord:
-    """What a running stage wants remembered; `result` is filled by the stage."""
+    """What a running stage wants remembered; `result` is filled by the stage. One that replaces its
+    files at its end calls `withdraw` just before: from then on the old record is wrong."""
 
+    withdraw: Callable[[], None]
     result: dict[str, Any] = field(default_factory=dict)
 
 
@@ -150,26 +153,45 @@ class RunDirectory:
         self.update(settings=recipe.model_dump(mode="json"))
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[StageRecord]:
+    def alone(self) -> Iterator[None]:
+        """Hold the run: raises TuneserveError if another process does. Ends with the process."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TuneserveError(
+                    "another tuneserve is working on this run",
+                    where=str(self.root),
+                    hint="Wait until it is done, end it, or name another run with --run.",
+                ) from None
+            yield
+
+    @contextmanager
+    def stage(self, name: str, *, keep: bool = False) -> Iterator[StageRecord]:
         """Time a stage; record its result, settings' versions and platform if it succeeds.
 
-        A stage that is run again takes its own and all later results out first: they no longer
-        describe what is in the directory.
+        A stage that is run again takes its own and all later results out, since they no longer
+        describe what is in the directory: at once, or with `keep` when it withdraws them.
         """
-        record = self.read()
-        stages = dict(record.get("stages", {}))
-        for later in STAGES[STAGES.index(name) :]:
-            stages.pop(later, None)
-        self.update(stages=stages)
+        entry = StageRecord(lambda: self._withdraw(name))
+        if not keep:
+            entry.withdraw()
         started = time.monotonic()
-        entry = StageRecord()
         yield entry
-        stages[name] = {
+        entry.withdraw()
+        finished = {
             "finished": _now(),
             "seconds": round(time.monotonic() - started, 1),
             "result": entry.result,
         }
+        stages = {**self.read().get("stages", {}), name: finished}
         self.update(stages=stages, versions=versions(), platform=platform.platform())
+
+    def _withdraw(self, name: str) -> None:
+        withdrawn = STAGES[STAGES.index(name) :]
+        stages = self.read().get("stages", {})
+        self.update(stages={key: stages[key] for key in stages if key not in withdrawn})
 
 
 def versions() -> dict[str, str]:

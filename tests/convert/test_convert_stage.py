@@ -51,6 +51,9 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     assert convert(run, SETTINGS, skip_done=True) == result
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-2}), skip_done=True)
+    with pytest.raises(GateError):
+        convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}), force=True)
+    assert run.require_stage("convert") == result  # the files that are there are still its
     (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS, skip_done=True)

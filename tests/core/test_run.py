@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,35 @@ def test_running_a_stage_again_withdraws_later_results(run: RunDirectory) -> Non
         assert set(run.read()["stages"]) == {"train"}
         record.result = {"of": "again"}
     assert set(run.read()["stages"]) == {"train", "convert"}
+
+
+def test_a_stage_that_replaces_its_files_at_its_end_keeps_its_record_until_then(
+    run: RunDirectory,
+) -> None:
+    for stage in ("train", "convert", "bench"):
+        with run.stage(stage) as record:
+            record.result = {"of": stage}
+    with pytest.raises(ValueError, match="boom"), run.stage("convert", keep=True):
+        raise ValueError("boom")
+    assert set(run.read()["stages"]) == {"train", "convert", "bench"}
+    with run.stage("convert", keep=True) as record:
+        record.withdraw()
+        assert set(run.read()["stages"]) == {"train"}
+    assert set(run.read()["stages"]) == {"train", "convert"}
+
+
+def test_two_processes_do_not_work_on_one_run(run: RunDirectory) -> None:
+    code = f"""
+from pathlib import Path
+from tuneserve.run import RunDirectory
+with RunDirectory(Path({str(run.root)!r})).alone():
+    pass
+"""
+    command = [sys.executable, "-c", code]
+    with run.alone():
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "another tuneserve is working on this run" in done.stderr
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_damaged_record_is_one_clear_error(run: RunDirectory) -> None:

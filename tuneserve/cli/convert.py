@@ -44,7 +44,7 @@ def command(
     if adapter_only:
         from convert.adapter_only import convert_adapter
 
-        made = convert_adapter(run, recipe.convert, force=force)
+        made = convert_adapter(run, recipe.convert, force=force, skip_done=skip_done)
         print_json(made) if as_json else show_adapter(made)
         return
     from convert.stage import convert
