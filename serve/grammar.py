@@ -1,29 +1,15 @@
-"""JSON Schema to llama.cpp's grammars (GBNF), refusing what the grammar would not enforce."""
+"""The grammars that bound an answer: made of JSON Schemas, checked before they are queued."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from serve.errors import ApiError
-from tuneserve.llama import LlamaModel, backend, llama_module
-
-ENFORCED = frozenset(
-    {
-        "type", "properties", "required", "additionalProperties", "items", "prefixItems",
-        "minItems", "maxItems", "enum", "const", "oneOf", "anyOf", "allOf", "$ref", "pattern",
-        "format", "minLength", "maxLength",
-    }
-)  # fmt: skip
-ANNOTATIONS = frozenset(
-    {"title", "description", "default", "examples", "$schema", "$id", "$comment", "deprecated"}
-)
-DEFINITIONS = ("$defs", "definitions", "properties")
-FORMATS = re.compile(r"uuid[1-5]?|date|time|date-time")
-LONGEST_REPETITION = 1000
-"""A repetition becomes as many nested groups, and llama.cpp's parser recurses into them."""
+from serve.grammar_check import GrammarError, check_text
+from serve.schema_rules import SchemaError, SchemaRules
+from tuneserve.llama import LlamaModel, backend
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -31,65 +17,34 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 def schema_grammar(schema: Mapping[str, Any], *, param: str) -> str:
     """GBNF whose rule `root` gives JSON that satisfies the schema.
 
-    Raises ApiError (400, naming `param`) for a keyword that could not be enforced, and for a
-    schema that can't be converted.
+    Raises ApiError (400, naming `param`) for a schema that can't be enforced, keyword by keyword.
     """
-    _check(schema, param, "schema")
-    llama_module()
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
+    rules = SchemaRules()
+    with refused_schemas(param):
+        root = rules.add_schema(schema)
+    return f"root ::= {root}\n{rules.text()}"
 
+
+@contextmanager
+def refused_schemas(param: str) -> Iterator[None]:
+    """Make a SchemaError what a client is told."""
     try:
-        grammar: str = json_schema_to_gbnf(json.dumps(schema))
-    except (
-        AssertionError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError,
-        re.error,
-    ) as error:  # fmt: skip
-        # The converter asserts where others raise.
-        raise _refused(f"the schema can't be converted: {error}", param) from error
-    return grammar
+        yield
+    except SchemaError as error:
+        raise _refused(str(error), param) from error
 
 
 def check_grammar(model: LlamaModel, grammar: str, *, param: str) -> None:
-    """Raise ApiError if llama.cpp can't read a grammar; before the request is queued."""
+    """Raise ApiError if a grammar can't be used; before the request is queued."""
+    try:
+        check_text(grammar, is_token=lambda text: len(model.tokenize(text)) == 1)
+    except GrammarError as error:
+        raise _refused(f"the grammar can't be used: {error}", param) from error
     api = backend()
     sampler = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
     if not sampler:
         raise _refused("llama.cpp can't read this grammar", param)
     api.llama_sampler_free(sampler)
-
-
-def _check(schema: Any, param: str, path: str) -> None:
-    if isinstance(schema, bool):
-        return
-    if not isinstance(schema, Mapping):
-        raise _refused(f"{path} must be an object", param)
-    for key, value in schema.items():
-        if key in DEFINITIONS:
-            if not isinstance(value, Mapping):
-                raise _refused(f"{path}.{key} must be an object", param)
-            for name, part in value.items():
-                _check(part, param, f"{path}.{key}.{name}")
-        elif key in ANNOTATIONS:
-            continue
-        elif key not in ENFORCED:
-            raise _refused(f"{path}: the keyword '{key}' is not supported", param)
-        else:
-            _check_keyword(key, value, param, path)
-
-
-def _check_keyword(key: str, value: Any, param: str, path: str) -> None:
-    if key in ("items", "additionalProperties") and not isinstance(value, list):
-        _check(value, param, f"{path}.{key}")
-    elif key in ("oneOf", "anyOf", "allOf", "prefixItems", "items"):
-        if not isinstance(value, list) or not value:
-            raise _refused(f"{path}.{key} must be a list that is not empty", param)
-        for number, part in enumerate(value):
-            _check(part, param, f"{path}.{key}.{number}")
-    elif key in ("minItems", "maxItems", "minLength", "maxLength"):
-        if not isinstance(value, int) or not 0 <= value <= LONGEST_REPETITION:
-            raise _refused(f"{path}.{key} must be from 0 to {LONGEST_REPETITION}", param)
-    elif key == "format" and not FORMATS.fullmatch(str(value)):
-        raise _refused(f"{path}: the format '{value}' is not supported", param)
 
 
 def _refused(message: str, param: str) -> ApiError:

@@ -8,13 +8,14 @@ are; for the others they are described in the system prompt.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve.grammar import schema_grammar
+from serve.gbnf import literal
+from serve.grammar import refused_schemas
+from serve.schema_rules import Property, SchemaError, SchemaRules, json_text
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
@@ -31,21 +32,25 @@ class ToolCall:
 def calls_grammar(tools: Sequence[Mapping[str, Any]], *, several: bool, opened: bool) -> str:
     """GBNF of one call (or `several`) of the given functions; `opened`: the first `<tool_call>`
     is there already. Raises ApiError for parameters that can't be enforced."""
-    schema = {"oneOf": [_call_schema(tool["function"]) for tool in tools]}
-    body = re.sub(r"(?m)^root ::=", "call ::=", schema_grammar(schema, param="tools"))
+    rules = SchemaRules()
+    with refused_schemas("tools"):
+        calls = rules.add(" | ".join(_call(rules, tool["function"]) for tool in tools))
     start = "" if opened else f'"{OPEN}" '
-    more = f'(blank "{OPEN}" blank call blank "{CLOSE}")*' if several else ""
-    root = f'root ::= {start}blank call blank "{CLOSE}" {more}'
-    return f"{root}\nblank ::= [ \\n]?\n{body}"
+    more = f'(blank "{OPEN}" blank {calls} blank "{CLOSE}")*' if several else ""
+    root = f'root ::= {start}blank {calls} blank "{CLOSE}" {more}'
+    return f"{root}\nblank ::= [ \\n]?\n{rules.text()}"
 
 
-def _call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
+def _call(rules: SchemaRules, function: Mapping[str, Any]) -> str:
+    """A call of one function. Its parameters are a schema of their own, with its own `#`."""
     parameters = function.get("parameters") or {"type": "object", "properties": {}}
-    return {
-        "type": "object",
-        "properties": {"name": {"const": function["name"]}, "arguments": parameters},
-        "required": ["name", "arguments"],
-    }
+    if parameters.get("type", "object") != "object":
+        raise SchemaError(f"the parameters of '{function['name']}' must be an object")
+    name = rules.add(literal(json_text(function["name"])))
+    arguments = rules.add_schema(parameters)
+    if arguments == "value":
+        arguments = "object"
+    return rules.add_object([Property("name", name, True), Property("arguments", arguments, True)])
 
 
 def parse_call(text: str) -> ToolCall | None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.errors import ApiError
-from serve.grammar import schema_grammar
 from serve.parts import Content, Part, PartReader, Reasoning
 from serve.tools import ToolCall, described, parse_call
 
@@ -89,29 +86,3 @@ def test_templates_without_tools_get_them_described() -> None:
     assert '{"name": "add"}' in turns[0]["content"]
     assert turns[2]["content"].startswith('<tool_call>{"name": "add"')
     assert "2" in turns[3]["content"]
-
-
-@pytest.mark.parametrize(
-    ("schema", "word"),
-    [
-        ({"type": "integer", "minimum": 3}, "'minimum' is not supported"),
-        ({"type": "frob"}, "can't be converted"),
-        ({"type": "object", "properties": []}, "must be an object"),
-        ({"type": "string", "maxLength": 100_000}, "from 0 to 1000"),
-        ({"type": "string", "pattern": "abc"}, "can't be converted"),
-        ({"type": "string", "format": "email"}, "'email' is not supported"),
-        ({"$ref": "#/nowhere"}, "can't be converted"),
-        ({"$ref": "https://example.com/schema"}, "can't be converted"),
-        ({"anyOf": []}, "not empty"),
-    ],
-)
-def test_schemas_that_could_not_be_enforced_are_refused(schema: Any, word: str) -> None:
-    with pytest.raises(ApiError) as caught:
-        schema_grammar(schema, param="response_format")
-    assert caught.value.status_code == 400
-    assert word in str(caught.value.detail)
-
-
-def test_property_names_are_not_taken_for_keywords() -> None:
-    schema = {"type": "object", "properties": {"minimum": {"type": "integer"}}}
-    assert '\\"minimum\\"' in schema_grammar(schema, param="tools")
