@@ -30,6 +30,7 @@ from tuneserve.console import progress
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
+from tuneserve.template import api_message
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -203,7 +204,7 @@ def _round(
 
 def _ask(client: OpenAI, prompt: Conversation, bias: dict[str, int]) -> tuple[float, int]:
     """Seconds to the first token of the answer, and its tokens."""
-    messages: Any = list(prompt)
+    messages: Any = [api_message(message) for message in prompt]
     started = time.perf_counter()
     stream = client.chat.completions.create(
         model=NAME,

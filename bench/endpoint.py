@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bench.examples import Example
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings
+from tuneserve.template import api_message
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -51,7 +52,7 @@ def ask_endpoint(examples: Sequence[Example], settings: BenchSettings, on_answer
 def _ask(client: OpenAI, model: str, example: Example, settings: BenchSettings) -> dict[str, Any]:
     import openai
 
-    messages: Any = list(example.prompt)
+    messages: Any = [api_message(message) for message in example.prompt]
     tools: Any = list(example.tools) or openai.omit
     reply = client.chat.completions.create(
         model=model, messages=messages, temperature=0.0, max_tokens=settings.max_tokens, tools=tools

@@ -38,6 +38,15 @@ def normal_message(message: Message) -> dict[str, Any]:
     return normal
 
 
+def api_message(message: Message) -> dict[str, Any]:
+    """A message in the normal form as OpenAI's API takes it: arguments of calls as JSON text, and
+    without the weight that only training reads."""
+    given = {key: value for key, value in message.items() if key != "weight"}
+    if calls := message.get("tool_calls"):
+        given["tool_calls"] = [_api_call(call) for call in calls]
+    return given
+
+
 def _normal_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
     arguments = function.get("arguments") or {}
@@ -51,6 +60,11 @@ def _normal_call(call: Mapping[str, Any]) -> dict[str, Any]:
     called = {"name": function["name"], "arguments": arguments}
     given = {key: value for key, value in call.items() if value is not None}
     return {**given, "type": "function", "function": called}
+
+
+def _api_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": _to_json(function["arguments"])}}
 
 
 class ChatTemplate:

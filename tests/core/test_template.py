@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tuneserve.template import ChatTemplate, TemplateError, normal_message
+from tuneserve.template import ChatTemplate, TemplateError, api_message, normal_message
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -55,6 +55,8 @@ def test_messages_have_one_form() -> None:
     normal = {"role": "assistant", "content": "", "tool_calls": [decoded]}
     assert normal_message(asked) == normal
     assert normal_message(normal) == normal
+    asked = {**asked, "content": ""}
+    assert api_message({**normal, "weight": 0}) == asked
     assert normal_message({"role": "developer", "content": "x"})["role"] == "system"
 
 
