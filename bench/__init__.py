@@ -11,9 +11,9 @@ prompts, likelihood, perplexity, logits, decode, speed     what llama.cpp is ask
 clients        the real server under 1 to N clients
 ladder         the tuned model at every quantization; ladder_files makes its GGUFs
 scoring, graded, answers                                   from texts to scores
-bootstrap, intervals, significance                         from scores to what may be said
+bootstrap, intervals, significance, gaps                   from scores to what may be said
 analysis, forgetting, contamination                        the comparisons and the verdicts
-simulation     do intervals and tests keep what they promise?
+simulation, gap_simulation     do intervals and tests keep what they promise?
 assemble, results, provenance, pages, charts, plot, figures, templates/      the report
 endpoint       another contender, behind an OpenAI-compatible API
 runs           several runs side by side

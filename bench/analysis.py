@@ -9,6 +9,7 @@ import numpy as np
 from bench import intervals, significance
 from bench.bootstrap import Bootstrap, Estimate, FloatArray, IntArray, cluster_numbers
 from bench.examples import Example
+from bench.gaps import GroupScores, compare_gaps
 from bench.results import (
     AccuracyComparison,
     AnswerCounts,
@@ -102,38 +103,19 @@ def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[Group
 
 def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison | None:
     """How far apart the best and the worst group are, under both models; None without groups."""
-    labels = [pair.example.group for pair in pairs]
-    names = sorted({label for label in labels if label is not None})
+    grouped = [pair for pair in pairs if pair.example.group is not None]
+    names, groups = np.unique([str(pair.example.group) for pair in grouped], return_inverse=True)
     if len(names) < 2:
         return None
-    members = np.array([[label == name for name in names] for label in labels], dtype=np.float64)
-    tuned = np.array([[pair.tuned.score] for pair in pairs]) * members
-    base = np.array([[pair.base.score] for pair in pairs]) * members
-    columns = np.hstack([base, tuned, members])
-    bootstrap = bootstrap_of(_clusters(pairs), settings)
-    drawn_base, drawn_tuned = _gaps(bootstrap.sums(columns), len(names))
-    found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None], len(names)))
-    low, high = bootstrap.interval(drawn_tuned - drawn_base)
-    sizes = members.sum(0)
-    return GapComparison(
-        base=found_base,
-        tuned=found_tuned,
-        change=Estimate(found_tuned - found_base, low, high),
-        worst_base=names[int((base.sum(0) / sizes).argmin())],
-        worst_tuned=names[int((tuned.sum(0) / sizes).argmin())],
-        widened=low > 0,
+    return compare_gaps(
+        GroupScores(
+            base=np.array([pair.base.score for pair in grouped], dtype=np.float64),
+            tuned=np.array([pair.tuned.score for pair in grouped], dtype=np.float64),
+            groups=groups,
+            names=names.tolist(),
+            bootstrap=bootstrap_of(_clusters(grouped), settings),
+        )
     )
-
-
-def _gaps(sums: FloatArray, groups: int) -> tuple[FloatArray, FloatArray]:
-    """Best minus worst group's accuracy under base and tuned, of rows [base, tuned, members]."""
-    base, tuned, members = (
-        sums[:, first : first + groups] for first in range(0, 3 * groups, groups)
-    )
-    # A group that a resample left out says nothing there.
-    sizes = np.where(members > 0, members, np.nan)
-    low_high = [(np.nanmin(part / sizes, 1), np.nanmax(part / sizes, 1)) for part in (base, tuned)]
-    return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
 
 
 def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:

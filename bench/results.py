@@ -121,12 +121,14 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class GapComparison:
-    """The widest gap in accuracy between groups, before and after; `widened` if the change's
-    interval is above zero. `worst_base` and `worst_tuned` name the groups answered worst."""
+    """The widest gap in accuracy between groups, before and after. `p`: how often groups dealt at
+    random would have it grow as much; `widened` if the change's interval is above zero and `p`
+    agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
 
     base: float
     tuned: float
     change: Estimate
+    p: float
     worst_base: str
     worst_tuned: str
     widened: bool
@@ -185,10 +187,6 @@ class TextComparison:
     ratio: Estimate
     adjusted_p: float
     outcome: Outcome
-
-    @property
-    def lost(self) -> bool:
-        return self.outcome == "worse"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from bench.analysis import (
@@ -12,8 +13,11 @@ from bench.analysis import (
     decide,
     judge,
 )
+from bench.bootstrap import Bootstrap
 from bench.examples import Example
 from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
+from bench.gap_simulation import GapDesign, share_widened
+from bench.gaps import GroupScores, compare_gaps
 from bench.results import Answer, Pair
 from tuneserve.settings import BenchSettings
 
@@ -118,6 +122,33 @@ def test_the_gap_between_groups() -> None:
     assert even is not None
     assert not even.widened
     assert compare_gap(pairs(1, 1, 1, 1), SETTINGS) is None
+
+
+@pytest.mark.parametrize("per_source", [1, 4])
+def test_a_gap_that_is_chance_is_not_called_widened(per_source: int) -> None:
+    """A base that gets nothing right has no gap; every tune that is not perfect has one."""
+    alike = GapDesign((0.0,) * 3, (0.8,) * 3, 52, per_source)
+    called, by_interval = share_widened(alike, benchmarks=200, resamples=200, seed=2)
+    assert called <= 0.05
+    assert by_interval > 0.9  # which is why the interval alone does not decide
+    apart = GapDesign((0.3,) * 3, (0.8, 0.8, 0.2), 52, per_source)
+    called, _ = share_widened(apart, benchmarks=40, resamples=200, seed=1)
+    assert called > 0.7
+
+
+def test_a_gap_within_sources_is_seen_there() -> None:
+    """One question in two groups each, where sources differ more than groups do."""
+    count = 40
+    base = np.repeat([1.0, 0.0], count)
+    tuned = base.copy()
+    tuned[1 : count // 2 : 2] = 0.0  # half of the easy questions are lost, in one group only
+    clusters = np.repeat(np.arange(count), 2)
+    groups = np.tile([0, 1], count)
+    scores = GroupScores(base, tuned, groups, ["a", "b"], Bootstrap(clusters))
+    found = compare_gaps(scores)
+    assert (found.base, found.tuned) == (0.0, pytest.approx(10 / count))
+    assert found.p == pytest.approx(0.5**9, abs=0.002)  # all ten the same way, either way
+    assert found.widened
 
 
 STEADY = [500.0 + 3 * (n % 5) for n in range(12)]
