@@ -1,7 +1,8 @@
 # tuneserve: make train convert serve
 #
 # CONFIG chooses the recipe, RUN the run's name (default: the recipe's file name),
-# ARGS passes anything else on, e.g. make train ARGS="--epochs 2".
+# ARGS passes anything else on, e.g. make train ARGS="--epochs 2"; it goes to every stage named,
+# so name one. serve stays in the foreground: where several are named, it comes last.
 
 CONFIG ?= examples/sentiment.toml
 RUN ?= $(basename $(notdir $(CONFIG)))

@@ -18,6 +18,7 @@ from bench.results import (
     TaskComparison,
     TextComparison,
 )
+from tuneserve.curve import smoothed
 
 SMOOTHED_SHARE = 20  # the training loss is averaged over a twentieth of the steps
 
@@ -118,7 +119,7 @@ def curves_chart(curves: Curves | None) -> Chart | None:
     if curves is None:
         return None
     window = max(1, len(curves.train) // SMOOTHED_SHARE)
-    smooth = _smoothed(curves.train, window)
+    smooth = smoothed(curves.train, window)
     losses = [loss for _, loss in (*smooth, *curves.eval)]
     x_scale = plot.scale_over([0.0, *(float(step) for step, _ in curves.train)])
     y_scale = plot.scale_over([0.0, *losses])
@@ -134,13 +135,6 @@ def curves_chart(curves: Curves | None) -> Chart | None:
         y_ticks=[(100 - y_scale.percent(tick), f"{tick:.3g}") for tick in y_scale.ticks],
         window=window,
     )
-
-
-def _smoothed(curve: Sequence[tuple[int, float]], window: int) -> list[tuple[int, float]]:
-    """Mean of each value with up to `window` - 1 before it: a step's loss alone is noisy."""
-    values = [value for _, value in curve]
-    parts = [values[max(0, end - window) : end] for end in range(1, len(values) + 1)]
-    return [(step, sum(part) / len(part)) for (step, _), part in zip(curve, parts, strict=True)]
 
 
 def _ends(estimates: Iterable[Estimate]) -> list[float]:

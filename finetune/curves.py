@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetune.trainer import EVAL_LOSS, GENERAL_LOSS
+from tuneserve.curve import smoothed
 from tuneserve.files import atomic_path
 
 Points = list[tuple[int, float]]
@@ -15,15 +16,6 @@ def points(history: Sequence[Mapping[str, float]], key: str) -> Points:
     """(step, value) of a quantity in the trainer's log; a step logged twice keeps the last."""
     found = {int(entry["step"]): float(entry[key]) for entry in history if key in entry}
     return sorted(found.items())
-
-
-def smoothed(curve: Points, window: int) -> Points:
-    """Mean of each value with up to `window - 1` before it: a step's loss alone is noisy."""
-    values = [value for _, value in curve]
-    return [
-        (step, sum(part := values[max(0, i + 1 - window) : i + 1]) / len(part))
-        for i, (step, _) in enumerate(curve)
-    ]
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.curves import Points, points, smoothed
+from finetune.curves import Points, points
 from finetune.trainer import EVAL_LOSS, GENERAL_LOSS
+from tuneserve.curve import smoothed
 from tuneserve.files import write_text
 
 _WIDTH, _HEIGHT = 900, 420

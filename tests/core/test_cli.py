@@ -4,11 +4,13 @@ import json
 import time
 from pathlib import Path
 
+import click
 import pytest
 from support import ROOT, Runner
 
 from tuneserve import reference
-from tuneserve.cli import COMMANDS
+from tuneserve.cli import COMMANDS, LazyGroup, cli
+from tuneserve.cli.common import shipped_recipes
 
 
 def test_help_is_immediate(tuneserve: Runner) -> None:
@@ -63,6 +65,14 @@ def test_error_is_one_line_and_debug_shows_more(tuneserve: Runner, tmp_path: Pat
         f"error: {recipe}:2: unknown key 'train.learnin_rate' (did you mean 'learning_rate'?)\n"
     )
     assert "Traceback" in tuneserve("train", "--config", str(recipe), "--debug").stderr
+
+
+@pytest.mark.parametrize("command", ["plan", "preview", "train", "convert", "serve", "bench"])
+def test_a_recipe_that_comes_along_is_found_by_its_name(command: str) -> None:
+    found = LazyGroup().get_command(click.Context(cli), command)
+    assert found is not None
+    with found.make_context(command, ["--config", "sentiment"]) as context:
+        assert context.params["config"] == shipped_recipes()["sentiment"]
 
 
 def test_reference_pages_are_what_the_code_says() -> None:

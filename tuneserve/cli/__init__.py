@@ -63,8 +63,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(tuneserve.__version__, prog_name="tuneserve")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(context: click.Context, debug: bool) -> None:
+def cli(debug: bool) -> None:
     """Fine-tune, quantize, serve and measure a language model on your own machine.
 
     \b
@@ -73,7 +72,6 @@ def cli(context: click.Context, debug: bool) -> None:
     tuneserve serve   --run sentiment
     tuneserve bench   --run sentiment
     """
-    context.obj = {"debug": debug}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -29,16 +29,19 @@ def shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) ->
     return shipped_recipes().get(str(given), given)
 
 
+config_option = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    callback=shipped_recipe,
+    help=f"Recipe: a TOML file, or one that comes along ({', '.join(shipped_recipes())}).",
+)
+
+
 def stage_options(command: Command) -> Command:
     """--config, --run, --force, --skip-done and --json, as every stage takes them."""
     decorators = [
-        click.option(
-            "-c",
-            "--config",
-            type=click.Path(path_type=Path),
-            callback=shipped_recipe,
-            help=f"Recipe: a TOML file, or one that comes along ({', '.join(shipped_recipes())}).",
-        ),
+        config_option,
         click.option(
             "-r", "--run", "run_name", help="Name of the run (default: the recipe's file name)."
         ),

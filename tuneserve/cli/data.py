@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tuneserve.cli.common import shipped_recipe
+from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import sha256_file, write_jsonl
@@ -104,13 +104,7 @@ def sentiment(
 
 
 @command.command("general")
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    callback=shipped_recipe,
-    help="Recipe (TOML) that names the base.",
-)
+@config_option
 @output_option("data/general.jsonl")
 @click.option(
     "--questions",

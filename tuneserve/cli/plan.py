@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
+from tuneserve.cli.common import config_option
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.options import resolve_settings, settings_options
 
 
 @click.command("plan")
-@click.option(
-    "-c", "--config", type=click.Path(path_type=Path), help="Recipe (TOML) with settings."
-)
+@config_option
 @click.option("--cpu", is_flag=True, help="Plan for training on a CPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 @settings_options("model", "train", "convert", "serve")

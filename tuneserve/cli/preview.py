@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import shipped_recipe
+from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings, settings_options
@@ -22,13 +22,7 @@ STYLES = {"context": "dim", "trained": "bold green", "special": "cyan"}
 
 
 @click.command("preview")
-@click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    callback=shipped_recipe,
-    help="Recipe (TOML) with settings.",
-)
+@config_option
 @click.option(
     "-n", "--examples", type=click.IntRange(min=0), default=3, help="Examples to show.  [3]"
 )

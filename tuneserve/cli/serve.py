@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tuneserve.cli.common import later_stage_settings, select_run
+from tuneserve.cli.common import config_option, later_stage_settings, select_run
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.settings import ServeSettings
@@ -15,13 +15,13 @@ from tuneserve.settings import ServeSettings
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("-r", "--run", "run_name", help="Serve the tuned model of this run.")
 @click.option(
-    "-c",
-    "--config",
-    type=click.Path(path_type=Path),
-    help="Recipe (TOML) with settings; without --run its file name is the run's.",
+    "-r",
+    "--run",
+    "run_name",
+    help="Serve the tuned model of this run (default: the recipe's file name).",
 )
+@config_option
 @click.option("--base", is_flag=True, help="Serve the run's base model instead of the tuned one.")
 @click.option(
     "--lora",
