@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.examples import Example
 from bench.journal import Journal
-from bench.measure import ANSWER, CHOICE, LIKELIHOOD
+from bench.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
 from bench.prompts import EncodedExample
 from bench.results import Answer, Pair, Response
 from bench.scoring import Scorer, split_thought
@@ -26,9 +26,10 @@ class Asked:
 
 
 def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Example]:
-    """Every prompt with every choice in the reference's place."""
+    """Every prompt with every choice in the reference's place: without the reference's thoughts,
+    which lead to it and to no other choice."""
     return [
-        replace(example, id=choice_id(example, number), reference=choice)
+        replace(example, id=choice_id(example, number), reference=choice, thoughts=None)
         for example in examples
         for number, choice in enumerate(choices)
     ]
@@ -77,7 +78,9 @@ def _generated(
     journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
 ) -> Response:
     generated = journal.get(ANSWER, name, item.example.id)
-    split = split_thought(generated["text"], opened=item.opens_thought)
+    # An endpoint hands thoughts out apart: its answers begin in none.
+    opened = item.opens_thought and name != ENDPOINT
+    split = split_thought(generated["text"], opened=opened)
     return Response(
         text=split.answer,
         thought=split.thought,

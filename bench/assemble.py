@@ -10,17 +10,15 @@ from bench import analysis
 from bench.answers import read_pairs
 from bench.clients import read_loads, read_start
 from bench.contamination import check_contamination
-from bench.examples import read_examples
 from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
 from bench.job import Job
 from bench.journal import Journal
 from bench.ladder import read_ladder
 from bench.measure import LIKELIHOOD, SPEED, TEXT
 from bench.provenance import provenance
-from bench.results import Contamination, Contender, Curves, Pair, Report
+from bench.results import Contender, Curves, Pair, Report
 from bench.speed import Rate, Speed
 from tuneserve.run import RunDirectory
-from tuneserve.settings import BenchSettings
 
 REPLAY = "general examples held out from training"
 
@@ -53,7 +51,9 @@ def make_report(job: Job, journal: Journal, others: Mapping[str, str]) -> Report
             analysis.compare_other(pairs, name, against, settings)
             for name, against in others.items()
         ],
-        contamination=_contamination(job.run, pairs, settings),
+        contamination=None
+        if job.training is None
+        else check_contamination(pairs, job.training, settings),
         forgetting=judge_forgetting(tasks, texts),
         tasks=tasks,
         texts=texts,
@@ -110,14 +110,6 @@ def _text(name: str, journal: Journal) -> TextLosses:
     pieces = len(base["nll"])
     tokens = [base["tokens_per_chunk"]] * pieces
     return TextLosses(name, "chunks", base["nll"], tuned["nll"], tokens, [None] * pieces)
-
-
-def _contamination(
-    run: RunDirectory, pairs: Sequence[Pair], settings: BenchSettings
-) -> Contamination | None:
-    """The overlap with the training examples; None where the run has kept none."""
-    train = run.split("train")
-    return check_contamination(pairs, read_examples(train), settings) if train.is_file() else None
 
 
 def read_curves(run: RunDirectory) -> Curves | None:

@@ -31,6 +31,7 @@ from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
 from tuneserve.template import api_message
+from tuneserve.thoughts import KEY
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -215,13 +216,23 @@ def _ask(client: OpenAI, prompt: Conversation, bias: dict[str, int]) -> tuple[fl
         stream=True,
         stream_options={"include_usage": True},
     )
-    first, tokens = 0.0, 0
+    first: float | None = None
+    tokens = 0
     for chunk in stream:
-        if not first and chunk.choices and chunk.choices[0].delta.content:
+        if first is None and chunk.choices and _text_of(chunk.choices[0].delta):
             first = time.perf_counter() - started
         if chunk.usage is not None:
             tokens = chunk.usage.completion_tokens
+    if first is None:
+        raise TuneserveError(
+            "the server answered a prompt with no text", where=str(client.base_url)
+        )
     return first, tokens
+
+
+def _text_of(delta: Any) -> str:
+    """What a piece of an answer adds to it, be it a thought."""
+    return getattr(delta, KEY, None) or delta.content or ""
 
 
 def _summed_up(clients: int, rounds: Sequence[_Round]) -> Load:

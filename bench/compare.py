@@ -40,7 +40,7 @@ def run_bench(
     if run.bench.exists() and not force:
         raise OutputExistsError(run.bench)
     job = prepare(run, recipe, converted)
-    with run.stage("bench") as record:
+    with run.alone(), run.stage("bench", keep=True) as record:
         with Journal(job.journal_path, job.fingerprint()) as journal:
             others = _measure(job, journal)
             report = make_report(job, journal, others)
@@ -59,7 +59,7 @@ def _measure(job: Job, journal: Journal) -> dict[str, str]:
     for subject in job.subjects.values():
         measure(subject, job.work, journal)
     others = {}
-    if job.settings.noise_floor and not job.asked.choices:
+    if job.settings.noise_floor:
         measure_again(job.subjects["base"], job.own_work.questions, journal)
         others[AGAIN] = "base"
     if job.settings.endpoint:

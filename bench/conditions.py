@@ -56,7 +56,7 @@ def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, npt.NDArray
     if not texts:
         return {}
     with LlamaModel(model_path, vocab_only=True) as model:
-        return {name: chunked(model, read_text(Path(name))) for name in texts}
+        return {name: chunked(model, read_text(Path(name)), where=name) for name in texts}
 
 
 def tensor_types(path: Path) -> dict[str, str]:
@@ -92,7 +92,7 @@ def require_room(encoded: Sequence[EncodedExample], settings: BenchSettings) -> 
         raise UsageError(
             f"{len(problems)} prompts with their reference answers don't fit {settings.ctx} tokens",
             where="bench.ctx",
-            hint="Raise --bench-ctx, or shorten the examples.",
+            hint="Raise --ctx ([bench] ctx), or shorten the examples.",
             problems=problems,
         )
 

@@ -31,22 +31,34 @@ class Example:
 def read_examples(path: Path, limit: int = 0) -> list[Example]:
     """The examples of a split file that can be asked, at most `limit` (0: all) of them.
 
-    A text without a prompt and an answer that only calls a tool are left out. Where fewer are
-    asked for, they are spread evenly over the file, so that a file sorted by group still gives all
-    groups. Raises UsageError naming every bad line.
+    Where fewer are asked for, they are spread evenly over the file, so that a file sorted by group
+    still gives all groups. Raises UsageError naming every bad line, or if there is no example.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError("no held-out examples", where=str(path)) from None
+    if not path.is_file():
+        raise UsageError("no held-out examples", where=str(path))
+    examples = read_rows(path)
+    if not examples:
+        raise UsageError(
+            "no held-out examples with a prompt and a text as its answer",
+            where=str(path),
+            hint="Raise test_fraction in [data] and train again. Of plain texts there is only the "
+            "perplexity to measure: tuneserve perplexity",
+        )
+    return evenly(examples, limit or len(examples))
+
+
+def read_rows(path: Path) -> list[Example]:
+    """The examples of a split file that can be asked, be it none: a text without a prompt and an
+    answer that only calls a tool are left out. Raises UsageError naming every bad line."""
     examples: list[Example] = []
     problems: list[str] = []
     seen: set[str] = set()
-    for place, line in enumerate(lines, start=1):
+    # A line ends with a line break alone: JSON strings may hold what str.splitlines breaks at.
+    for place, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            example = _parse(json.loads(line))
+            example = from_row(json.loads(line))
             if example is None:
                 continue
             if example.id in seen:
@@ -58,14 +70,7 @@ def read_examples(path: Path, limit: int = 0) -> list[Example]:
         examples.append(example)
     if problems:
         raise UsageError(f"{len(problems)} bad lines", where=str(path), problems=problems)
-    if not examples:
-        raise UsageError(
-            "no held-out examples with a prompt and a text as its answer",
-            where=str(path),
-            hint="Raise test_fraction in [data] and train again. Of plain texts there is only the "
-            "perplexity to measure: tuneserve perplexity",
-        )
-    return evenly(examples, limit) if limit else examples
+    return examples
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
@@ -74,7 +79,7 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _parse(row: Any) -> Example | None:
+def from_row(row: Any) -> Example | None:
     """None for what asks nothing or is answered by no text."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")

@@ -48,7 +48,8 @@ def read_questions() -> list[dict[str, Any]]:
     return [
         json.loads(line)
         for path in sorted(FOLDER.glob("*.jsonl"))
-        for line in path.read_text(encoding="utf-8").splitlines()
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
     ]
 
 

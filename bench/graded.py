@@ -99,17 +99,33 @@ def python_scorer(place: str) -> Callable[[str, str], float]:
     if not path.is_file() or spec is None or spec.loader is None:
         raise UsageError("no such Python file", where=f"bench.scorer: {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"can't be run: {_said(error)}", where=f"bench.scorer: {path}") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"has no function '{name}'", where=f"bench.scorer: {path}")
 
+    where = f"bench.scorer: {place}"
+
     def scored(answer: str, reference: str) -> float:
-        score = float(function(answer, reference))
-        if not 0.0 <= score <= 1.0:
+        try:
+            returned = function(answer, reference)
+        except Exception as error:
+            raise UsageError(f"failed: {_said(error)}", where=where) from error
+        try:
+            score = float(returned)
+        except (TypeError, ValueError):
             raise UsageError(
-                f"returned {score}, which is not between 0 and 1", where=f"bench.scorer: {place}"
-            )
+                f"returned {returned!r:.40}, which is no number", where=where
+            ) from None
+        if not 0.0 <= score <= 1.0:
+            raise UsageError(f"returned {score}, which is not between 0 and 1", where=where)
         return score
 
     return scored
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

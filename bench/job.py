@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import conditions
 from bench.answers import Asked, with_choices
-from bench.examples import Example, read_examples
+from bench.examples import Example, read_examples, read_rows
 from bench.general import general_task
 from bench.journal import Journal
 from bench.ladder import Place, places
@@ -41,8 +41,9 @@ REPLAY_SPLIT = "general"  # general examples that training held out
 @dataclass(frozen=True)
 class Job:
     """`asked` is the run's own task, `elsewhere` what else may have changed; `replay` are general
-    examples whose references' likelihood is taken; `work` is all of it, `own_work` the run's own
-    task alone."""
+    examples whose references' likelihood is taken; `training` is what the held-out prompts must
+    not repeat, None where the run has kept none; `work` is all of it, `own_work` the run's own task
+    alone."""
 
     run: RunDirectory
     recipe: Recipe
@@ -52,6 +53,7 @@ class Job:
     asked: Asked
     elsewhere: list[Asked]
     replay: list[EncodedExample]
+    training: list[Example] | None
     work: Work
     own_work: Work
     conditions: dict[str, str]
@@ -106,7 +108,8 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job
     quantization = str(converted["tuned"]["quantization"])
     paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
     hashes = {name: _verified_hash(path, converted[name]) for name, path in paths.items()}
-    tasks = [held_out_task(HELD_OUT, run.split("test"), settings), *further_tasks(settings)]
+    own_examples = read_examples(run.split("test"), settings.limit)
+    tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
         tasks.append(general_task(settings.general, settings.max_tokens))
     replay = _replay_examples(run)
@@ -141,6 +144,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job
         asked=own,
         elsewhere=elsewhere,
         replay=replay_encoded,
+        training=_training_examples(run),
         work=work,
         own_work=own_work,
         conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
@@ -151,6 +155,13 @@ def _choices(own: Task, settings: BenchSettings) -> list[str]:
     """What there is to choose from; empty where answers are generated."""
     if settings.task not in LIKELIHOOD_TASKS:
         return []
+    for name in ("noise_floor", "endpoint"):
+        if getattr(settings, name):
+            raise UsageError(
+                f"task '{settings.task}' generates no answers, which this needs",
+                where=f"bench.{name}",
+                hint="Take it away, or choose a task that generates answers.",
+            )
     return list_choices(settings, map(reference_of, own.examples))
 
 
@@ -159,7 +170,12 @@ def _replay_examples(run: RunDirectory) -> list[Example]:
     path = run.split(REPLAY_SPLIT)
     if not path.is_file():
         return []
-    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in read_examples(path)]
+    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in read_rows(path)]
+
+
+def _training_examples(run: RunDirectory) -> list[Example] | None:
+    path = run.split("train")
+    return read_rows(path) if path.is_file() else None
 
 
 def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list[EncodedExample]]:

@@ -78,18 +78,20 @@ def read_text(path: Path) -> str:
         raise UsageError(f"can't be read: {error}", where=str(path)) from error
 
 
-def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK) -> Ids:
+def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK, *, where: str = "") -> Ids:
     """The text's token ids as [chunks, n_ctx]. Raises UsageError for fewer than two chunks."""
-    return cut(model.tokenize(text, add_special=True, parse_special=False), n_ctx)
+    return cut(model.tokenize(text, add_special=True, parse_special=False), n_ctx, where=where)
 
 
-def cut(tokens: Sequence[int], n_ctx: int) -> Ids:
-    """Token ids as [chunks, n_ctx], the rest dropped. UsageError for fewer than two chunks."""
+def cut(tokens: Sequence[int], n_ctx: int, *, where: str = "") -> Ids:
+    """Token ids as [chunks, n_ctx], the rest dropped. UsageError for fewer than two chunks, saying
+    `where` they are from."""
     count = len(tokens) // n_ctx
     if count < 2:
         raise UsageError(
             f"perplexity over chunks of {n_ctx} tokens needs {2 * n_ctx}, the text has "
             f"{len(tokens)}",
+            where=where,
             hint="Take a longer text.",
         )
     return np.array(tokens[: count * n_ctx], dtype=np.int64).reshape(count, n_ctx)

@@ -7,17 +7,19 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from bench.options import as_options
+from bench.options import SERVED, as_options
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory, versions
-from tuneserve.settings import BenchSettings, Recipe
+from tuneserve.settings import Recipe
 
 
 def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     """Where a report comes from, for report.json and the pages."""
     trained = run.read().get("stages", {}).get("train", {}).get("result", {})
     return {
-        "command": reproducing_command(run.name, recipe.bench),
+        "command": reproducing_command(
+            run.name, recipe, Recipe.model_validate(run.saved_settings())
+        ),
         "base_model": trained.get("base", {}).get("spec", recipe.model.base),
         "test_sha256": sha256_file(run.split("test")),
         "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
@@ -27,10 +29,12 @@ def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def reproducing_command(run_name: str, settings: BenchSettings) -> str:
-    """The command line that repeats a benchmark: every setting that is not the default."""
-    words = ["tuneserve", "bench", "--run", run_name, "--force", *as_options(settings)]
-    return shlex.join(words)
+def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:
+    """The command line that repeats a benchmark, whatever other recipe its settings came from:
+    every setting that is not the default, or not the one `saved` with the run."""
+    options = as_options(recipe.bench, saved.bench)
+    options += as_options(recipe.serve, saved.serve, named=SERVED)
+    return shlex.join(["tuneserve", "bench", "--run", run_name, "--force", *options])
 
 
 def _processor() -> str:

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from bench.graded import chrf_scorer, json_fields, python_scorer, rouge_l_scorer
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
+from tuneserve.thoughts import CLOSE, OPEN
 
-THOUGHT_START, THOUGHT_END = "<think>", "</think>"
 _NUMBER = re.compile(
     r"(?:(?<!\w)[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 )
-_EDGE = " \t\n.,;:!?\"'`*_()[]{}“”‘’«»"
+_EDGE = " .,;:!?\"'`*_()[]{}“”‘’«»"
+# The point of a number (.5) is no punctuation.
+_START = re.compile(rf"\A(?:(?!\.\d)[{re.escape(_EDGE)}])+")
 
 Scorer = Callable[[str, str], float]
 """(answer, reference) -> score in [0, 1]"""
@@ -42,10 +44,10 @@ def split_thought(text: str, *, opened: bool = False) -> SplitAnswer:
     """
     body = text.lstrip()
     inside = opened
-    if body.startswith(THOUGHT_START):
-        body, inside = body[len(THOUGHT_START) :], True
-    thought, end, answer = body.partition(THOUGHT_END)
-    if end and (inside or THOUGHT_START not in thought):
+    if body.startswith(OPEN):
+        body, inside = body[len(OPEN) :], True
+    thought, end, answer = body.partition(CLOSE)
+    if end and (inside or OPEN not in thought):
         return SplitAnswer(thought.strip(), answer.strip())
     if inside:
         return SplitAnswer(body.strip(), "", cut_off=True)
@@ -91,9 +93,14 @@ def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str
 
 
 def normalise(text: str) -> str:
-    """Text without what should not decide: case, width, runs of space, punctuation at the ends."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.split()).strip(_EDGE)
+    """Text without what should not decide: case, width, runs of space, punctuation at the ends;
+    what is nothing but punctuation stays as it is."""
+    folded = _folded(text)
+    return _START.sub("", folded.rstrip(_EDGE)) or folded
+
+
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def exact(answer: str, reference: str) -> float:
@@ -106,7 +113,7 @@ def contains(answer: str, reference: str) -> float:
     wanted = normalise(reference)
     if not wanted:
         return float(not normalise(answer))
-    return float(_find_words(wanted, normalise(answer)) is not None)
+    return float(_find_words(wanted, _folded(answer)) is not None)
 
 
 def number_scorer(tolerance: float) -> Scorer:
@@ -166,7 +173,7 @@ def choice_scorer(choices: list[str]) -> Scorer:
 
 def first_choice(answer: str, choices: list[str]) -> str | None:
     """The choice named first, as whole words; the longest of those that begin together."""
-    text = normalise(answer)
+    text = _folded(answer)
     places = [(_find_words(normalise(choice), text), choice) for choice in choices]
     named = [(place, -len(choice), choice) for place, choice in places if place is not None]
     return min(named)[2] if named else None

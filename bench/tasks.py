@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from bench.examples import Example, read_examples
+from bench.examples import Example, evenly, from_row
 from bench.scoring import Scorer, make_scorer, split_thought
+from finetune import reading
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings, BenchTask
 
@@ -27,15 +28,21 @@ class Task:
     max_tokens: int
 
 
-def held_out_task(name: str, path: Path, settings: BenchSettings) -> Task:
-    """The run's own held-out prompts, scored as the settings say."""
-    examples = read_examples(path, settings.limit)
+def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -> Task:
+    """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails."""
     scorer = make_scorer(settings, map(reference_of, examples))
+    if settings.task == "python":
+        # The user's own code: what is wrong with it shall come out before anything is measured.
+        reference = reference_of(examples[0])
+        scorer(reference, reference)
     return Task(name, "", examples, [scorer] * len(examples), settings.max_tokens)
 
 
 def further_tasks(settings: BenchSettings) -> list[Task]:
-    """Those that the settings name as path=score; the other settings hold for them too."""
+    """Those that the settings name as path=score; the other settings hold for them too.
+
+    The files may have every shape that training reads.
+    """
     tasks = []
     for entry in settings.tasks:
         path, _, score = entry.rpartition("=")
@@ -45,9 +52,30 @@ def further_tasks(settings: BenchSettings) -> list[Task]:
                 where=f"bench.tasks: {entry}",
             )
         own = settings.model_copy(update={"task": score})
-        task = held_out_task(Path(path).stem, Path(path), own)
+        task = held_out_task(Path(path).stem, _read_any(Path(path), settings.limit), own)
         tasks.append(_prefixed(replace(task, about=f"{path}, scored by {score}"), path))
     return tasks
+
+
+def _read_any(path: Path, limit: int) -> list[Example]:
+    """The examples of a file in any shape that can be asked, what is there twice once."""
+    if not path.exists():
+        raise UsageError("no such file", where=f"bench.tasks: {path}")
+    read = reading.read_examples(path, skip_bad=True)
+    if read.problems:
+        total = len(read.problems) + len(read.examples)
+        raise UsageError(
+            f"{len(read.problems)} of {total} examples can't be used",
+            where=str(path),
+            problems=read.problems,
+        )
+    rows = [from_row(example.to_row()) for example in read.examples]
+    examples = list({row.id: row for row in rows if row is not None}.values())
+    if not examples:
+        raise UsageError(
+            "no examples with a prompt and a text as its answer", where=f"bench.tasks: {path}"
+        )
+    return evenly(examples, limit or len(examples))
 
 
 def reference_of(example: Example) -> str:

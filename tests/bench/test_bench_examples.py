@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.examples import read_examples
+from bench.examples import read_examples, read_rows
 from tuneserve.errors import UsageError
 
 
@@ -40,6 +40,7 @@ def test_what_asks_nothing_or_is_answered_by_a_call_is_left_out(tmp_path: Path) 
     assert (only.id, only.reference, only.thoughts) == ("r3", "4", "Easy.")
     assert (only.tools, len(only.prompt)) == (tuple(tools), 3)
     path.write_text(lines[0])
+    assert read_rows(path) == []
     with pytest.raises(UsageError, match="with a prompt and a text") as caught:
         read_examples(path)
     assert "tuneserve perplexity" in (caught.value.hint or "")
@@ -50,6 +51,19 @@ def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
     path.write_text("".join(row(number) + "\n" for number in range(10)))
     assert [example.id for example in read_examples(path, 5)] == ["r0", "r2", "r4", "r6", "r8"]
     assert len(read_examples(path, 99)) == 10
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x1e"])
+def test_a_line_is_not_cut_at_what_else_ends_lines(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "test.jsonl"
+    asked = [
+        {"role": "user", "content": f"Two{mark}lines?"},
+        {"role": "assistant", "content": f"So{mark}be it"},
+    ]
+    content = {"id": "r1", "group": None, "messages": asked}
+    path.write_text(json.dumps(content, ensure_ascii=False) + "\n" + row(2) + "\r\n")
+    first, second = read_examples(path)
+    assert (first.reference, second.id) == (f"So{mark}be it", "r2")
 
 
 def test_every_bad_line_is_named(tmp_path: Path) -> None:

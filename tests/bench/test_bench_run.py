@@ -19,10 +19,11 @@ from bench_support import QUANTIZATION, disturb, make_run
 from bench.compare import run_bench
 from bench.endpoint import ask_endpoint
 from bench.examples import Example
+from bench.job import prepare
 from bench.results import HELD_OUT
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.run import RunDirectory
-from tuneserve.settings import BenchSettings, Recipe
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -217,6 +218,7 @@ def test_bad_input_is_refused_before_measuring(converted_run: RunDirectory, reci
     test_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UsageError, match="don't fit 256 tokens") as caught:
         run_bench(converted_run, recipe)
+    assert "--ctx" in caught.value.hint
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["s3"]
 
     changed = converted_run.read()["stages"]
@@ -232,6 +234,36 @@ def test_bad_input_is_refused_before_measuring(converted_run: RunDirectory, reci
     converted_run.update(stages={})
     with pytest.raises(UsageError, match="no finished 'convert' stage"):
         run_bench(converted_run, recipe)
+
+
+def test_what_would_fail_at_the_end_fails_at_once(
+    converted_run: RunDirectory, recipe: Recipe, tmp_path: Path
+) -> None:
+    def refused(**changes: object) -> UsageError:
+        settings = recipe.bench.model_copy(update=changes)
+        with pytest.raises(UsageError) as caught:
+            run_bench(converted_run, recipe.model_copy(update={"bench": settings}))
+        return caught.value
+
+    for name, value in (("noise_floor", True), ("endpoint", "http://127.0.0.1:9/v1")):
+        error = refused(task="likelihood", **{name: value})
+        assert error.where == f"bench.{name}"
+    short = tmp_path / "short.txt"
+    short.write_text("Too short.")
+    assert refused(texts=(str(short),)).where == str(short)
+    train = converted_run.split("train")
+    train.write_text(train.read_text() + "{\n")
+    error = refused()
+    assert [problem.split(": ")[0] for problem in error.problems] == [f"{train}:3"]
+    assert not list(converted_run.root.glob("*journal*"))
+
+
+def test_training_texts_are_nothing_to_compare_prompts_with(
+    converted_run: RunDirectory, recipe: Recipe
+) -> None:
+    text = {"id": "t", "group": None, "messages": [{"role": "assistant", "content": "Once."}]}
+    converted_run.split("train").write_text(json.dumps(text))
+    assert prepare(converted_run, recipe, converted_run.require_stage("convert")).training == []
 
 
 def _record_hash(run: RunDirectory, tuned: Path) -> None:
@@ -251,32 +283,27 @@ def test_an_endpoint_that_is_not_there_is_one_clear_error() -> None:
 
 
 def test_the_reproducing_command_is_understood() -> None:
-    """The command's options, parsed again, give the same settings."""
+    """The command's options, parsed again over what the run has saved, give the same settings."""
     import shlex
 
-    import click
-
     from bench.provenance import reproducing_command
-    from tuneserve.options import resolve_settings, settings_options
+    from tuneserve.cli.bench import command
+    from tuneserve.options import resolve_settings
 
-    settings = BenchSettings(
-        task="choice",
-        choices=("a b", "c"),
-        limit=7,
-        noise_floor=True,
-        clients=(2, 3),
-        confidence=0.9,
+    saved = Recipe(
+        serve=ServeSettings(flash_attention=False, threads=3, port=9000),
+        bench=BenchSettings(limit=5, fail_if_worse=True, choices=("x", "y")),
     )
-    words = shlex.split(reproducing_command("my-run", settings))
+    recipe = Recipe(
+        serve=ServeSettings(ctx=4096, cache_type_k="f16", threads=0, port=9000),
+        bench=BenchSettings(noise_floor=True, clients=(2, 3), confidence=0.9, max_tokens=7),
+    )
+    words = shlex.split(reproducing_command("my-run", recipe, saved))
     assert words[:5] == ["tuneserve", "bench", "--run", "my-run", "--force"]
-
-    @click.command()
-    @settings_options("bench")
-    @click.pass_context
-    def parse(context: click.Context, /, **_: object) -> BenchSettings:
-        return resolve_settings(context).bench
-
-    assert parse.main(words[5:], standalone_mode=False) == settings
+    assert words[words.index("--serve-ctx") + 1] == "4096"
+    with command.make_context("bench", words[2:]) as context:
+        understood = resolve_settings(context, saved=saved.model_dump(mode="json"))
+    assert (understood.bench, understood.serve) == (recipe.bench, recipe.serve)
 
 
 def test_clients_are_served(finished_run: RunDirectory) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.examples import Example
 from bench.scoring import (
     contains,
     exact,
@@ -19,6 +20,7 @@ from bench.scoring import (
     normalise,
     split_thought,
 )
+from bench.tasks import held_out_task
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 
@@ -63,6 +65,12 @@ def test_normalising_twice_changes_nothing(text: str) -> None:
         ("not positive", "positive", False),
         ("", "positive", False),
         ("New   York", "new york", True),
+        ("", "[]", False),
+        ("...", "{}", False),
+        ("{ }", "{}", False),
+        ("[]", "[]", True),
+        (".5", "5", False),
+        ("(.5).", ".5", True),
     ],
 )
 def test_exact(answer: str, reference: str, right: bool) -> None:
@@ -76,6 +84,8 @@ def test_exact(answer: str, reference: str, right: bool) -> None:
         ("Parisian", "paris", False),
         ("C++ is it", "C++", True),
         ("anything", "", False),
+        ("...", "{}", False),
+        ("It is {}.", "{}", True),
     ],
 )
 def test_contains(answer: str, reference: str, right: bool) -> None:
@@ -227,3 +237,25 @@ def test_a_users_function_scores(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             make_scorer(BenchSettings(task="python", scorer=bad), [])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("def f(a, r): return None", "returned None, which is no number"),
+        ("def f(a, r): return 1 / 0", "failed: ZeroDivisionError: division by zero"),
+        ("def f(a): return 1.0", r"failed: TypeError: f\(\) takes 1"),
+        ("import no_such_module\ndef f(a, r): return 1.0", "can't be run: ModuleNotFoundError"),
+        ("def f(a, r) return 1.0", "can't be run: SyntaxError"),
+    ],
+)
+def test_a_users_function_that_fails_is_one_clear_error_before_anything_is_asked(
+    tmp_path: Path, function: str, message: str
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(function)
+    settings = BenchSettings(task="python", scorer=f"{path}:f")
+    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
+    with pytest.raises(UsageError, match=message) as caught:
+        held_out_task("mine", [example], settings)
+    assert caught.value.where.startswith(f"bench.scorer: {path}")

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
+from bench.options import SERVED
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.options import settings_options
+from tuneserve.settings import BenchSettings
 
 EXIT_WORSE = 3
 SPEEDS = ("prompt", "generation")
@@ -17,7 +19,7 @@ SPEEDS = ("prompt", "generation")
 
 @click.command()
 @stage_options
-@settings_options("bench")
+@settings_options("bench", "serve", only=[*BenchSettings.model_fields, *SERVED])
 @click.pass_context
 def command(
     context: click.Context,

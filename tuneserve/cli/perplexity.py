@@ -74,7 +74,7 @@ def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) ->
     from tuneserve.llama import LlamaModel
 
     with LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as loaded:
-        chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk)
+        chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk, where=str(text))
         with (
             perplexity.perplexity_context(loaded, settings, chunk) as context,
             progress("perplexity", len(chunks), unit="chunks") as advance,
@@ -95,7 +95,7 @@ def _divergence(
         LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as other_model,
     ):
         content = perplexity.read_text(text)
-        chunks = perplexity.chunked(other_model, content, chunk)
+        chunks = perplexity.chunked(other_model, content, chunk, where=str(text))
         if chunks.tolist() != perplexity.chunked(base_model, content, chunk).tolist():
             raise UsageError(
                 "the two models tokenize the text differently", where=f"--against {base}"

@@ -1,0 +1,90 @@
+"""From what was measured to scored answers, and the other files that are asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.answers import Asked, read_responses, with_choices
+from bench.examples import Example
+from bench.journal import Journal
+from bench.measure import ANSWER, ENDPOINT
+from bench.prompts import EncodedExample
+from bench.tasks import further_tasks, held_out_task
+from tuneserve.errors import UsageError
+from tuneserve.settings import BenchSettings
+
+EXAMPLE = Example("1", None, None, ({"role": "user", "content": "6 x 7?"},), "42", "Six sevens.")
+
+
+def test_only_a_model_whose_prompt_opens_a_thought_begins_in_one(tmp_path: Path) -> None:
+    task = held_out_task("sums", [EXAMPLE], BenchSettings())
+    asked = Asked(task, [EncodedExample(EXAMPLE, [1], [2], opens_thought=True)])
+    with Journal(tmp_path / "journal", "x") as journal:
+        for name, text in (("tuned", "Six sevens.</think>42"), (ENDPOINT, "42")):
+            value = {"text": text, "finish_reason": "stop", "tokens": 3}
+            journal.add(ANSWER, name, "1", value)
+        (tuned,) = read_responses(journal, "tuned", asked)
+        (endpoint,) = read_responses(journal, ENDPOINT, asked)
+    assert (tuned.thought, tuned.text, tuned.score) == ("Six sevens.", "42", 1.0)
+    assert (endpoint.text, endpoint.cut_off, endpoint.score) == ("42", False, 1.0)
+
+
+def test_choices_come_without_the_thoughts_of_the_reference() -> None:
+    first, second = with_choices([EXAMPLE], ["41", "42"])
+    assert (first.reference, second.reference) == ("41", "42")
+    assert first.thoughts is second.thoughts is None
+
+
+def _tasks(path: Path, limit: int = 0) -> list[Example]:
+    settings = BenchSettings(tasks=(f"{path}=contains",), limit=limit)
+    (task,) = further_tasks(settings)
+    return task.examples
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "2+2?", "output": "<think>Easy.</think>4"},
+        {"prompt": "2+2?", "completion": "<think>Easy.</think>4"},
+        {"messages": [{"role": "user", "content": "2+2?"},
+                      {"role": "assistant", "content": "4", "reasoning_content": "Easy."}]},
+        {"conversations": [{"from": "human", "value": "2+2?"},
+                           {"from": "gpt", "value": "<think>Easy.</think>4"}]},
+    ],
+)  # fmt: skip
+def test_further_tasks_may_have_every_shape(tmp_path: Path, row: dict[str, object]) -> None:
+    path = tmp_path / "sums.jsonl"
+    text = json.dumps({"text": "Nothing is asked here."})
+    path.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n{text}\n")
+    (only,) = _tasks(path)
+    assert only.id.startswith(f"{path}/")
+    assert only.prompt == ({"role": "user", "content": "2+2?"},)
+    assert (only.reference, only.thoughts) == ("4", "Easy.")
+
+
+def test_a_table_is_read_and_thinned(tmp_path: Path) -> None:
+    path = tmp_path / "sums.csv"
+    rows = [f"{n}+{n}?,{2 * n},g{n % 2}" for n in range(10)]
+    path.write_text("\n".join(["instruction,output,group", *rows]))
+    found = _tasks(path, limit=5)
+    assert [example.reference for example in found] == ["0", "4", "8", "12", "16"]
+    assert {example.group for example in found} == {"g0"}
+
+
+def test_bad_files_of_further_tasks_are_one_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "sums.jsonl"
+    with pytest.raises(UsageError, match="no such file"):
+        _tasks(path)
+    path.write_text('{"instruction": "2+2?", "output": "4"}\n{"question": "2+2?"}\n{\n')
+    with pytest.raises(UsageError, match="2 of 3 examples") as caught:
+        _tasks(path)
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [
+        f"{path}:2",
+        f"{path}:3",
+    ]
+    path.write_text('{"text": "Once upon a time."}\n')
+    with pytest.raises(UsageError, match="with a prompt and a text"):
+        _tasks(path)
