@@ -115,8 +115,20 @@ class ChatTemplate:
         import jinja2.ext
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+        class GenerationTag(jinja2.ext.Extension):
+            """`{% generation %}…{% endgeneration %}` marks the assistant's text for transformers'
+            masks and renders as what is in it."""
+
+            tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+            def parse(self, parser: Any) -> Any:
+                next(parser.stream)
+                return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[jinja2.ext.loopcontrols, GenerationTag],
         )
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
@@ -127,9 +139,22 @@ class ChatTemplate:
             raise TemplateError(f"chat template can't be compiled: {error}") from error
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    # Jinja's own tojson escapes HTML characters; prompts must not.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Jinja's own tojson escapes HTML characters; prompts must not. The parameters are those that
+    # transformers gives it, in its order.
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: str) -> None:

@@ -99,15 +99,11 @@ class Task:
         if piece is None:
             return "stop"
         text, stopped = self._text.feed(piece)
+        if self.stream:
+            self.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
         if stopped:
-            self._emit(text, token, logprob)
             return "stop"
-        if len(self.tokens) >= self._end:
-            # What the decoder still holds goes out with the end.
-            self._emit(text, token, logprob)
-            return "length"
-        self._emit(text, token, logprob)
-        return None
+        return "length" if len(self.tokens) >= self._end else None
 
     def finish(self, reason: FinishReason) -> Completion:
         """The whole answer; text held back until now goes out first."""
@@ -123,10 +119,6 @@ class Task:
             timings=self._timings(),
             logprobs=tuple(self._logprobs),
         )
-
-    def _emit(self, text: str, token: int, logprob: TokenLogprob | None) -> None:
-        if self.stream:
-            self.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
 
     def _timings(self) -> Timings:
         now = time.monotonic()

@@ -65,3 +65,18 @@ def test_arguments_that_are_no_object_have_no_form(arguments: Any) -> None:
     call = {"function": {"name": "add", "arguments": arguments}}
     with pytest.raises(ValueError, match="arguments of a call must be"):
         normal_message({"role": "assistant", "content": "", "tool_calls": [call]})
+
+
+def test_what_transformers_adds_to_jinja_is_rendered_as_it_does() -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}\n"
+        "  {{ m.content }}{% endgeneration %}{% else %}"
+        "{{ {'b': 'ü<', 'a': [1]} | tojson(sort_keys=true, separators=(',', ':')) }}"
+        "{{ {'a': 'ü'} | tojson(ensure_ascii=true, indent=1) }}{% endif %}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "yes"}]
+    tokenizer = PreTrainedTokenizerBase()
+    expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert ChatTemplate(source).render(messages) == expected
