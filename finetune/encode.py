@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -70,7 +70,19 @@ def token_counts(encoded: Sequence[Encoded]) -> dict[str, Any]:
         },
         "truncated": sum(item.truncated for item in encoded),
         "trained_tokens_lost": sum(item.lost for item in encoded),
+        "untrained_turns": sum(item.untrained_turns for item in encoded),
     }
+
+
+def about_turns(counts: Mapping[str, Any]) -> str:
+    """What to say of earlier answers that the template lets no one train; empty without any."""
+    number = counts.get("untrained_turns", 0)
+    if not number:
+        return ""
+    return (
+        f"; {number:,} earlier answers are not trained: this chat template changes them when the "
+        "conversation goes on"
+    )
 
 
 def to_dataset(encoded: Sequence[Encoded]) -> Any:

@@ -2,7 +2,8 @@
 
 alpaca             instruction, input (optional), output
 prompt/completion  prompt, completion: text, or lists of messages
-messages           messages with role and content (OpenAI), tools and reasoning_content included
+messages           messages with role and content (OpenAI), tools, reasoning_content and the weight
+                   of an answer included
 sharegpt           conversations with from and value
 text               text: no prompt, the whole text is learned
 """
@@ -110,7 +111,7 @@ def _sharegpt_turn(turn: Any) -> Any:
     if role is None:
         known = ", ".join(SHAREGPT_ROLES)
         raise BadRecord(f"'from' must be one of {known}, got {sender!r:.40}")
-    return {"role": role, "content": turn.get("value")}
+    return {"role": role, "content": turn.get("value"), "weight": turn.get("weight")}
 
 
 def _text_alone(record: Mapping[str, Any]) -> list[Message]:
@@ -146,6 +147,8 @@ def _conversation(value: Any, name: str) -> list[Message]:
         raise BadRecord("the last message must be the assistant's: it is what is learned")
     if not last["content"].strip() and not last.get("tool_calls"):
         raise BadRecord("the last message is empty: there is nothing to learn from it")
+    if last.get("weight") == 0:
+        raise BadRecord("the last message has weight 0: there is nothing to learn from it")
     if not any(message["role"] == "user" for message in messages):
         raise BadRecord(f"{name!r} has no message of the user's")
     return messages
@@ -167,6 +170,8 @@ def _message(value: Any, place: str) -> Message:
     }
     if calls:
         message["tool_calls"] = calls
+    if role == "assistant" and _weight(value, place) == 0:
+        message["weight"] = 0
     for key in ("name", "tool_call_id"):
         if text := _optional_text(value, key):
             message[key] = text
@@ -177,6 +182,14 @@ def _message(value: Any, place: str) -> Message:
         return normal_message(message)
     except ValueError as error:
         raise BadRecord(f"{place}.tool_calls: {error}") from None
+
+
+def _weight(message: Mapping[str, Any], place: str) -> int:
+    """OpenAI's way to say that an answer is context only (0) or learned (1)."""
+    weight = message.get("weight")
+    if weight not in (None, 0, 1):
+        raise BadRecord(f"{place}: 'weight' must be 0 or 1, got {weight!r:.40}")
+    return 1 if weight is None else int(weight)
 
 
 def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:

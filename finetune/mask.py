@@ -9,7 +9,7 @@ tokenized by itself, as it will be when the model writes it after that prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from tuneserve.errors import TuneserveError
 from tuneserve.prompt import with_bos
 from tuneserve.settings import Recipe
 from tuneserve.template import ChatTemplate
-from tuneserve.thoughts import KEY, Completion, complete, without_thoughts
+from tuneserve.thoughts import KEY, Completion, complete, thoughts_end, without_thoughts
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's ignore_index)."""
@@ -33,13 +33,15 @@ class Encoded:
     """Token ids of one example, [length], and labels, [length]: the id itself, or IGNORED.
 
     `length_before_cut` is the length in tokens before it was cut to the longest allowed, and
-    `lost` how many trained tokens that cost.
+    `lost` how many trained tokens that cost. `untrained_turns` of the conversation's earlier
+    answers can't be trained, for the template renders them otherwise once it goes on.
     """
 
     input_ids: list[int]
     labels: list[int]
     length_before_cut: int
     lost: int
+    untrained_turns: int = 0
 
     @property
     def trained(self) -> int:
@@ -49,6 +51,20 @@ class Encoded:
     @property
     def truncated(self) -> bool:
         return self.length_before_cut > len(self.input_ids)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """An earlier answer in the prompt: characters from `start` to `end`, its end token included,
+    of which those before `trained_from` are thoughts that are not taught."""
+
+    start: int
+    trained_from: int
+    end: int
+
+    def trains(self, first: int, last: int) -> bool:
+        """Is the token of these characters trained? One that reaches into the answer is."""
+        return self.start <= first < last <= self.end and last > self.trained_from
 
 
 class Encoder:
@@ -107,14 +123,15 @@ class Encoder:
             variables["enable_thinking"] = True
         prompt = self.template.render(messages[:-1], add_generation_prompt=True, **variables)
         full = self.template.render(messages, **variables)
-        completion = complete(prompt, full, answer["content"] or "", answer.get(KEY))
+        completion = complete(prompt, full, answer["content"], answer.get(KEY))
         if completion is None:
             raise MaskError(
                 "the chat template does not render the answer as it is, so it can't be told "
                 "from the rest",
                 where=example.where,
             )
-        prompt_ids, prompt_labels = self._encode_prompt(prompt, messages, variables)
+        turns = self._earlier_answers(prompt, messages, variables)
+        prompt_ids, prompt_labels = self._encode_prompt(prompt, [turn for turn in turns if turn])
         answer_ids, answer_labels = self._encode_answer(completion)
         encoded = self._cut(prompt_ids + answer_ids, prompt_labels + answer_labels)
         if not encoded.trained:
@@ -123,21 +140,17 @@ class Encoder:
                 f"max_seq_length is {self.max_length}",
                 where=example.where,
             )
-        return encoded
+        return replace(encoded, untrained_turns=turns.count(None))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to where the assistant answers, as at inference."""
         prompt = self.template.render(messages, add_generation_prompt=True)
         return with_bos(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], self.bos)
 
-    def _encode_prompt(
-        self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
-    ) -> tuple[list[int], list[int]]:
+    def _encode_prompt(self, prompt: str, turns: Sequence[_Turn]) -> tuple[list[int], list[int]]:
         coded = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        every = self.train_on == "all"
-        spans = self._earlier_answers(prompt, messages, variables) if every else []
         labels = [
-            token if any(start <= first < last <= end for start, end in spans) else IGNORED
+            token if any(turn.trains(first, last) for turn in turns) else IGNORED
             for token, (first, last) in zip(
                 coded["input_ids"], coded["offset_mapping"], strict=True
             )
@@ -147,23 +160,27 @@ class Encoder:
 
     def _earlier_answers(
         self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
-    ) -> list[tuple[int, int]]:
-        """Character spans of the assistant's earlier turns in the prompt, end token included.
+    ) -> list[_Turn | None]:
+        """The assistant's earlier turns that are to be trained, as they stand in the prompt.
 
-        A turn that the template renders otherwise once the conversation goes on (thoughts
-        removed, say) is context only: the model is not taught to write what it never wrote.
+        None for a turn that the template renders otherwise once the conversation goes on (thoughts
+        removed, say). It is context only: the model is not taught to write what it never wrote.
         """
-        spans = []
-        for number, message in enumerate(messages[:-1]):
-            if message["role"] != "assistant":
+        turns: list[_Turn | None] = []
+        for number, message in enumerate(messages[:-1] if self.train_on == "all" else ()):
+            if message["role"] != "assistant" or message.get("weight") == 0:
                 continue
             before = self.template.render(
                 messages[:number], add_generation_prompt=True, **variables
             )
             after = self.template.render(messages[: number + 1], **variables).rstrip()
-            if after.startswith(before) and prompt.startswith(after):
-                spans.append((len(before), len(after)))
-        return spans
+            if not after.startswith(before) or not prompt.startswith(after):
+                turns.append(None)
+                continue
+            masked = self.thoughts == "mask"
+            end = thoughts_end(after[len(before) :], message["content"]) if masked else 0
+            turns.append(_Turn(len(before), len(before) + end, len(after)))
+        return turns
 
     def _encode_plain(self, text: str) -> Encoded:
         """Text without a prompt: no template, all of it learned, and its end."""

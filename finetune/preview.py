@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.encode import encode_all, problems_with_ends, token_counts
+from finetune.encode import about_turns, encode_all, problems_with_ends, token_counts
 from finetune.examples import Example
 from finetune.mask import IGNORED, Encoded, Encoder
 from finetune.model import load_tokenizer
@@ -39,7 +39,7 @@ class Preview:
     shown: list[tuple[Example, list[Piece]]]
     problems: list[str]
     epoch: str
-    """What an epoch draws, in a sentence; empty where there are problems."""
+    """What an epoch draws and can't train, in a sentence; empty where there are problems."""
 
 
 def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
@@ -52,7 +52,10 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     tokenizer = load_tokenizer(resolve_base(recipe.model.base).path, recipe.model)
     encoder = Encoder.of(recipe, tokenizer)
     problems: list[str] = []
-    encoded = {name: _encode(encoder, part, problems) for name, part in prepared.parts().items()}
+    encoded = {
+        name: _encode(encoder, prepared, part, problems, skip_bad=recipe.data.skip_bad)
+        for name, part in prepared.parts().items()
+    }
     kept = encoded["train"]
     problems += problems_with_ends(encoder, [e for e, _ in kept], [item for _, item in kept])
     return Preview(
@@ -69,14 +72,27 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
 
 
 def _encode(
-    encoder: Encoder, examples: Sequence[Example], problems: list[str]
+    encoder: Encoder,
+    prepared: Prepared,
+    part: list[Example],
+    problems: list[str],
+    *,
+    skip_bad: bool,
 ) -> list[tuple[Example, Encoded]]:
-    encoded = []
-    for example in examples:
+    """A split with its tokens. What can't be trained on is a problem, or leaves the split as it
+    does in training."""
+    encoded: list[tuple[Example, Encoded]] = []
+    found: list[str] = []
+    for example in part:
         try:
             encoded.append((example, encoder.encode(example)))
         except TuneserveError as error:
-            problems.append(f"{example.where}: {error.message}")
+            found.append(f"{example.where}: {error.message}")
+    if skip_bad and encoded:
+        prepared.skipped += len(found)
+        part[:] = [example for example, _ in encoded]
+    else:
+        problems += found
     return encoded
 
 
@@ -91,7 +107,7 @@ def _epoch(
         prepared, tokens["train"], tokens.get("replay", ()),
         lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
     )  # fmt: skip
-    return pool.describe()
+    return pool.describe() + about_turns(token_counts(tokens["train"]))
 
 
 def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:

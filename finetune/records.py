@@ -52,14 +52,13 @@ def _known() -> str:
 
 
 def _jsonl(path: Path) -> Iterator[Record]:
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(_content(path).split(b"\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", _parse_json(line)
 
 
 def _json(path: Path) -> Iterator[Record]:
-    value = _parse_json(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    value = _parse_json(_content(path))
     if isinstance(value, BadRecord):
         yield f"{path}:1", value
         return
@@ -70,6 +69,11 @@ def _json(path: Path) -> Iterator[Record]:
         return
     for number, record in enumerate(value, start=1):
         yield f"{path}:record {number}", record
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes without the mark that Windows puts in front of UTF-8."""
+    return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
 
 
 def _parse_json(data: bytes) -> Any:
@@ -122,7 +126,7 @@ def _parquet(path: Path) -> Iterator[Record]:
 def _plain(path: Path) -> Iterator[Record]:
     """A paragraph (what blank lines set apart) is an example."""
     first, lines = 1, list[str]()
-    for number, line in enumerate([*path.read_bytes().split(b"\n"), b""], start=1):
+    for number, line in enumerate([*_content(path).split(b"\n"), b""], start=1):
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -17,7 +17,7 @@ from finetune.checkpoints import (
 )
 from finetune.curves import draw_curves, points
 from finetune.curves_page import write_curves_page
-from finetune.encode import encode_all, problems_with_ends, token_counts
+from finetune.encode import about_turns, encode_all, problems_with_ends, token_counts
 from finetune.examples import Example
 from finetune.job import Job
 from finetune.mask import Encoded, Encoder
@@ -69,19 +69,20 @@ def train(
         job = _prepare(recipe, run)
         if not is_first_process():
             return _compute_beside(job)
-        if force:
-            for path in (run.adapter, run.checkpoints):
-                remove(path)
-        identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
-        resume = claim(run.checkpoints, identity)
-        run.save_settings(recipe)
-        write_split(job.prepared, run)
-        if resume:
-            _plan_as_remembered(job)
-        remember_way(run.checkpoints, job.budget.way())
-        wait_for_all()
-        with run.stage("train") as record:
-            record.result = _train(job, resume)
+        with run.alone():
+            if force:
+                for path in (run.adapter, run.checkpoints):
+                    remove(path)
+            identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
+            resume = claim(run.checkpoints, identity)
+            run.save_settings(recipe)
+            write_split(job.prepared, run)
+            if resume:
+                _plan_as_remembered(job)
+            remember_way(run.checkpoints, job.budget.way())
+            wait_for_all()
+            with run.stage("train") as record:
+                record.result = _train(job, resume)
     return record.result
 
 
@@ -245,7 +246,7 @@ def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:
     per = counts["trained_per_example"]
     line = (
         f"training on {counts['trained_tokens']:,} answer tokens of {counts['tokens']:,} "
-        f"({per['min']} to {per['max']} an example)"
+        f"({per['min']} to {per['max']} an example){about_turns(counts)}"
     )
     if counts["truncated"]:
         line += (

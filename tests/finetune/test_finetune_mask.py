@@ -7,6 +7,7 @@ import pytest
 
 from finetune.encode import encode_all, token_counts
 from finetune.examples import Example
+from finetune.formats import parse_record
 from finetune.mask import IGNORED, Encoded, Encoder, MaskError
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import LlamaModel
@@ -83,6 +84,17 @@ def test_every_answer_of_a_conversation_is_trained_or_only_the_last(demo_tokeniz
     assert trained_text(demo_tokenizer, every) == "First.<|im_end|>Second.<|im_end|>"
     assert trained_text(demo_tokenizer, last) == "Second.<|im_end|>"
     assert every.input_ids == last.input_ids
+
+
+def test_an_answer_of_weight_0_is_context_only(encoder: Encoder, demo_tokenizer: Any) -> None:
+    record = {"messages": [dict(m) for m in chat("a?", "First.", "b?", "Second.").messages]}
+    record["messages"][1]["weight"] = 0
+    record["messages"][3]["weight"] = 1
+    messages = parse_record(record).messages
+    encoded = encoder.encode(Example("x", messages))
+    assert trained_text(demo_tokenizer, encoded) == "Second.<|im_end|>"
+    assert encoded.input_ids == encoder.encode(chat("a?", "First.", "b?", "Second.")).input_ids
+    assert encoded.untrained_turns == 0
 
 
 def test_a_long_answer_is_cut_and_the_loss_of_it_is_known(demo_tokenizer: Any) -> None:

@@ -55,3 +55,9 @@ def test_preview_shows_examples_and_figures_and_refuses_what_training_would(
     assert bad.returncode == 2
     assert f"{path}:31: no token to train on" in bad.stderr
     assert "Traceback" not in bad.stderr
+    skipping = tuneserve("preview", "--file", str(path), "--max-seq-length", "64", "--skip-bad",
+                         "-n", "0", "--json")  # fmt: skip
+    assert skipping.returncode == 0, skipping.stderr
+    told = json.loads(skipping.stdout)
+    assert (told["unusable"], told["problems"]) == (1, [])
+    assert sum(part["examples"] for part in told["counts"].values()) == 30

@@ -57,6 +57,15 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
         ('{"messages": [{"role": "user", "content": "x"}]}', "last message must be the assist"),
         ('{"messages": [{"role": "robot", "content": "x"}]}', "'role' must be one of"),
         ('{"messages": [{"role": "user"}]}', "key 'content' is missing"),
+        (
+            '{"messages": [{"role": "user", "content": "x"},'
+            ' {"role": "assistant", "content": "x", "weight": 0}]}',
+            "the last message has weight 0",
+        ),
+        (
+            '{"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}',
+            "'weight' must be 0 or 1, got 0.5",
+        ),
         ("[" * 100_000, "not usable JSON"),
         ("9" * 10_000, "not usable JSON"),
     ],
@@ -100,6 +109,9 @@ def test_byte_order_mark_and_carriage_returns_are_no_problem(tmp_path: Path) -> 
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"instruction": "x", "output": "y"}\r\n\r\n')
     assert len(read_examples(path).examples) == 1
+    path = tmp_path / "windows.txt"
+    path.write_bytes(b"\xef\xbb\xbfOnce.\r\n")
+    assert read_examples(path).examples[0].messages[0]["content"] == "Once."
 
 
 def test_rows_of_the_run_directory_come_back_as_they_were(write_lines: Any) -> None:

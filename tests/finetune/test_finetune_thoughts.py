@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from finetune.encode import about_turns, encode_all, token_counts
 from finetune.examples import Example
 from finetune.mask import IGNORED, Encoder, MaskError
 from tuneserve.base.gguf_file import GGUFFile
@@ -173,6 +174,41 @@ def test_qwen3_renders_thoughts_itself(tokenizers: Any) -> None:
     assert trained == "<think>\nHm.\n</think>\n\n2.<|im_end|>"
     assert parts(tokenizer, example("2.", "Hm."), "mask")[1].lstrip() == "2.<|im_end|>"
     assert "Hm." not in "".join(parts(tokenizer, example("2.", "Hm."), "drop"))
+
+
+def test_masked_thoughts_are_masked_in_earlier_turns_too(tokenizers: Any) -> None:
+    tokenizer = tokenizers(*QWEN3)
+    asked = {"role": "assistant", "content": "", "reasoning_content": "I add.",
+             "tool_calls": [CALL]}  # fmt: skip
+    item = Example("x", (
+        {"role": "user", "content": "1+1?"}, asked, {"role": "tool", "content": "2"},
+        {"role": "assistant", "content": "Two.", "reasoning_content": "It says 2."},
+    ))  # fmt: skip
+    call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+    context, trained = parts(tokenizer, item, "mask")
+    assert "I add." in context
+    assert trained == f"{call}Two.<|im_end|>"
+    _, trained = parts(tokenizer, item, "train")
+    assert trained == (
+        f"<think>\nI add.\n</think>\n\n{call}<think>\nIt says 2.\n</think>\n\nTwo.<|im_end|>"
+    )
+
+
+def test_earlier_answers_that_the_template_changes_are_counted_and_told(tokenizers: Any) -> None:
+    earlier = (
+        {"role": "user", "content": "0+1?"},
+        {"role": "assistant", "content": "1.", "reasoning_content": "Easy."},
+    )
+    items = [example("2.", "Hm.", *earlier), example("2.", "Hm.")]
+    for files, train_on, number in (
+        (LLAMA_R1, "all", 1),
+        (LLAMA_R1, "last", 0),
+        (CHATML, "all", 0),
+    ):
+        encoder = Encoder(tokenizers(*files), max_length=4096, train_on=train_on)
+        counts = token_counts(encode_all(encoder, items)[1])
+        assert counts["untrained_turns"] == number
+        assert ("1 earlier answers are not trained" in about_turns(counts)) == bool(number)
 
 
 def test_qwq_opens_thoughts_in_the_prompt_too(tokenizers: Any) -> None:
