@@ -427,7 +427,7 @@ class BenchSettings(Section):
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
     ctx: int = Field(2048, ge=64, description="Context of one prompt with its answer, in tokens.")
-    parallel: int = Field(8, ge=1, le=256, description="Prompts answered at the same time.")
+    parallel: int = Field(8, ge=1, le=255, description="Prompts answered at the same time.")
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
     )
@@ -438,7 +438,7 @@ class BenchSettings(Section):
     speed_repetitions: int = Field(
         5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
     )
-    clients: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(
+    clients: tuple[Annotated[int, Field(ge=1, le=255)], ...] = Field(
         (1, 4, 8),
         description="Numbers of clients at a time that the served model's speed is measured with; "
         "empty = not measured.",
