@@ -287,6 +287,7 @@ def test_the_reproducing_command_is_understood() -> None:
     import shlex
 
     from bench.provenance import reproducing_command
+    from tuneserve.cli import cli
     from tuneserve.cli.bench import command
     from tuneserve.options import resolve_settings
 
@@ -301,7 +302,8 @@ def test_the_reproducing_command_is_understood() -> None:
     words = shlex.split(reproducing_command("my-run", recipe, saved))
     assert words[:5] == ["tuneserve", "bench", "--run", "my-run", "--force"]
     assert words[words.index("--serve-ctx") + 1] == "4096"
-    with command.make_context("bench", words[2:]) as context:
+    parent = cli.make_context("tuneserve", ["bench"])
+    with command.make_context("bench", words[2:], parent=parent) as context:
         understood = resolve_settings(context, saved=saved.model_dump(mode="json"))
     assert (understood.bench, understood.serve) == (recipe.bench, recipe.serve)
 

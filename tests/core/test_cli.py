@@ -4,12 +4,11 @@ import json
 import time
 from pathlib import Path
 
-import click
 import pytest
 from support import ROOT, Runner
 
 from tuneserve import reference
-from tuneserve.cli import COMMANDS, LazyGroup, cli
+from tuneserve.cli import COMMANDS, cli
 from tuneserve.cli.common import shipped_recipes
 
 
@@ -69,9 +68,10 @@ def test_error_is_one_line_and_debug_shows_more(tuneserve: Runner, tmp_path: Pat
 
 @pytest.mark.parametrize("command", ["plan", "preview", "train", "convert", "serve", "bench"])
 def test_a_recipe_that_comes_along_is_found_by_its_name(command: str) -> None:
-    found = LazyGroup().get_command(click.Context(cli), command)
+    parent = cli.make_context("tuneserve", [command])
+    found = cli.get_command(parent, command)
     assert found is not None
-    with found.make_context(command, ["--config", "sentiment"]) as context:
+    with found.make_context(command, ["--config", "sentiment"], parent=parent) as context:
         assert context.params["config"] == shipped_recipes()["sentiment"]
 
 
