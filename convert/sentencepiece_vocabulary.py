@@ -1,5 +1,5 @@
 """A sentencepiece tokenizer (BPE that falls back on bytes) as llama.cpp keeps it: tokens, types and
-scores, and whether a space is put in front.
+scores.
 
 Scores and types come from tokenizer.model where there is one; else the scores are made of
 tokenizer.json's merges, in whose order llama.cpp then merges. Added tokens are treated as
@@ -45,41 +45,6 @@ def sentencepiece_tokens(
             text = text.replace(SPACE, " ")
         tokens[number] = Token(text, kind, ADDED_SCORE)
     return tokens
-
-
-def has_space_prefix(content: Mapping[str, Any], directory: Path) -> bool:
-    """Does a '▁' go in front of each piece of text between special tokens?
-
-    Raises UsageError for steps that llama.cpp does not take.
-    """
-    normalizer = content.get("normalizer")
-    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
-    pre = content.get("pre_tokenizer")
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    # Splits at spaces after they were replaced: nothing is left to split.
-    nothing = (None, {"type": "Split", "pattern": {"String": " "},
-                      "behavior": "MergedWithPrevious", "invert": False})  # fmt: skip
-    if pre in nothing and steps == [{"type": "Prepend", "prepend": SPACE}, replace]:
-        return True
-    if pre in nothing and steps == [replace]:
-        return False
-    if not steps and pre and pre.get("type") == "Metaspace":
-        scheme = pre.get("prepend_scheme", "always")
-        if scheme != "never":
-            raise UsageError(
-                f"the tokenizer (Metaspace, '{scheme}') puts a space in front of text only where "
-                "none stands already, or only at the beginning; llama.cpp does so always or never",
-                where=str(directory / "tokenizer.json"),
-                hint="Train on a GGUF of the base: its import gives the tokenizer that llama.cpp "
-                "has.",
-            )
-        if pre.get("replacement") == SPACE and pre.get("split") is False:
-            return False
-    raise UsageError(
-        f"normalizer {normalizer} with pre-tokenizer {pre} is unknown to llama.cpp's sentencepiece",
-        where=str(directory / "tokenizer.json"),
-        hint="Known: spaces become '▁' (with or without one in front), nothing else changes.",
-    )
 
 
 def _from_model(path: Path) -> dict[int, Token]:

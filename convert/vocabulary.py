@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from convert.sentencepiece_vocabulary import has_space_prefix, sentencepiece_tokens
+from convert.sentencepiece_vocabulary import sentencepiece_tokens
 from convert.tokens import Token, added_kind
-from tuneserve.base.sentencepiece_bpe import LOWEST_SCORE
+from tuneserve.base.sentencepiece_bpe import LOWEST_SCORE, has_space_prefix
 from tuneserve.base.tokenizer import NEVER_STRIPPING, TokenType, strips_right
 from tuneserve.errors import UsageError
 from tuneserve.pretokenizers import recognise
@@ -102,7 +102,7 @@ class Vocabulary:
         """The value of add_space_prefix; None where the key can be left out."""
         named = self.tokenizer_config.get("add_prefix_space")
         if self.is_sentencepiece:
-            prefix = has_space_prefix(self.json, self.directory)
+            prefix = has_space_prefix(self.json, str(self.directory / "tokenizer.json"))
             # llama.cpp's default is True.
             written = not prefix or (self.architecture == "llama" and named is not None)
             return prefix if written else None

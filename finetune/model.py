@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from finetune.runtime import Runtime, quiet
+from tuneserve.base.sentencepiece_bpe import has_space_prefix
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.settings import ModelSettings, TrainSettings
 
@@ -28,6 +30,14 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
                 f"can't be read: {error}", where=str(settings.chat_template)
             ) from error
     return tokenizer
+
+
+def check_convertible(tokenizer: Any, path: Path) -> None:
+    """Raise UsageError, as conversion would after training, if llama.cpp can't put spaces in front
+    of text where this tokenizer does: transformers may give a base other steps than its file's."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if content["model"].get("byte_fallback"):
+        has_space_prefix(content, str(path))
 
 
 def check_targets(path: Path, settings: TrainSettings) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from finetune.encode import about_turns, encode_all, problems_with_ends, token_counts
 from finetune.examples import Example
 from finetune.mask import IGNORED, Encoded, Encoder
-from finetune.model import load_tokenizer
+from finetune.model import check_convertible, load_tokenizer
 from finetune.pool import build_pool
 from finetune.prepare import Prepared, prepare_examples
 from tuneserve.base import resolve_base
@@ -49,7 +49,9 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     that can't be trained on are collected in `problems`.
     """
     prepared = prepare_examples(recipe.data)
-    tokenizer = load_tokenizer(resolve_base(recipe.model.base).path, recipe.model)
+    base = resolve_base(recipe.model.base)
+    tokenizer = load_tokenizer(base.path, recipe.model)
+    check_convertible(tokenizer, base.path)
     encoder = Encoder.of(recipe, tokenizer)
     problems: list[str] = []
     encoded = {

@@ -21,7 +21,7 @@ from finetune.encode import about_turns, encode_all, problems_with_ends, token_c
 from finetune.examples import Example
 from finetune.job import Job
 from finetune.mask import Encoded, Encoder
-from finetune.model import check_targets, load_tokenizer, trainable_parameters
+from finetune.model import check_convertible, check_targets, load_tokenizer, trainable_parameters
 from finetune.pool import build_pool
 from finetune.prepare import (
     Prepared,
@@ -133,6 +133,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
     tokenizer = load_tokenizer(base.path, recipe.model)
+    check_convertible(tokenizer, base.path)
     encoder = Encoder.of(recipe, tokenizer)
     encoded = {
         name: _encode_part(encoder, prepared, part, recipe)

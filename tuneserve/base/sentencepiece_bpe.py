@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from tuneserve.errors import UsageError
+
 SPACE = "▁"
 LOWEST_SCORE = -10000.0  # llama.cpp's score for ids without a token
 
@@ -81,3 +83,38 @@ def sentencepiece_steps(*, space_prefix: bool) -> dict[str, Any]:
 
 def sequence(decoders: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "Sequence", "decoders": decoders}
+
+
+def has_space_prefix(content: Mapping[str, Any], where: str) -> bool:
+    """Does a '▁' go in front of each piece of text between special tokens?
+
+    Raises UsageError for steps that llama.cpp does not take.
+    """
+    normalizer = content.get("normalizer")
+    steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+    pre = content.get("pre_tokenizer")
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    # Splits at spaces after they were replaced: nothing is left to split.
+    nothing = (None, {"type": "Split", "pattern": {"String": " "},
+                      "behavior": "MergedWithPrevious", "invert": False})  # fmt: skip
+    if pre in nothing and steps == [{"type": "Prepend", "prepend": SPACE}, replace]:
+        return True
+    if pre in nothing and steps == [replace]:
+        return False
+    if not steps and pre and pre.get("type") == "Metaspace":
+        scheme = pre.get("prepend_scheme", "always")
+        if scheme != "never":
+            raise UsageError(
+                f"the tokenizer (Metaspace, '{scheme}') puts a space in front of text only where "
+                "none stands already, or only at the beginning; llama.cpp does so always or never",
+                where=where,
+                hint="Train on a GGUF of the base: its import gives the tokenizer that llama.cpp "
+                "has.",
+            )
+        if pre.get("replacement") == SPACE and pre.get("split") is False:
+            return False
+    raise UsageError(
+        f"normalizer {normalizer} with pre-tokenizer {pre} is unknown to llama.cpp's sentencepiece",
+        where=where,
+        hint="Known: spaces become '▁' (with or without one in front), nothing else changes.",
+    )
