@@ -12,14 +12,14 @@ from typing import Any, Literal
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.engine import Completion
+from serve.errors import CLIENT_LEFT, as_api_error
 from serve.metrics import Metrics
 from tuneserve.console import say
 
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope under which the app leaves what it knows of a request."""
 
-CLIENT_LEFT = 499
-"""nginx's status for a client that was gone before the answer began."""
+DEFECT = 500
 
 
 def note(scope: Any, **facts: Any) -> None:
@@ -43,7 +43,8 @@ def note_completions(scope: Any, completions: Sequence[Completion]) -> None:
 
 
 class AccessLog:
-    """ASGI middleware, the outermost: X-Request-Id, the log and the request counter."""
+    """ASGI middleware, the outermost: X-Request-Id, the log and the request counter; and what a
+    client is told of a defect, since that is to be in the log as well."""
 
     def __init__(
         self, app: ASGIApp, *, style: Literal["line", "json", "off"], metrics: Metrics
@@ -58,12 +59,14 @@ class AccessLog:
             return
         request_id = f"req-{secrets.token_hex(8)}"
         status = CLIENT_LEFT
+        answering = False
         started = time.monotonic()
 
         async def with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answering
             if message["type"] == "http.response.start":
                 status = message["status"]
+                answering = True
                 message["headers"] = [
                     *message.get("headers", ()),
                     (b"x-request-id", request_id.encode()),
@@ -73,6 +76,11 @@ class AccessLog:
         scope.setdefault(FACTS, {})
         try:
             await self._app(scope, receive, with_id)
+        except Exception as error:
+            if answering:
+                status = DEFECT
+                raise
+            await as_api_error(error).response()(scope, receive, with_id)
         finally:
             self._write(scope, request_id, status, time.monotonic() - started)
 

@@ -19,7 +19,7 @@ from serve.access import AccessLog, note, note_completions
 from serve.answers import ChatWriter, TextWriter, Writer
 from serve.bridge import Answers
 from serve.engine import Completion
-from serve.errors import ApiError
+from serve.errors import ApiError, client_left
 from serve.grammar import check_grammar
 from serve.guard import Guard, KeyRing
 from serve.schema import (
@@ -88,7 +88,9 @@ def create_app(service: Service) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            # The openai client for browsers sends a dozen of its own.
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
         )
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
     return app
@@ -156,12 +158,17 @@ def _generation_router(service: Service) -> APIRouter:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
         _check_biased_tokens(body, service)
-        turn = service.chat_turn(body)
+        turn = await asyncio.to_thread(service.chat_turn, body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(
-            name, [turn.prompt], turn.sampling, choices=body.choices, stream=bool(body.stream)
+            name,
+            [turn.prompt],
+            turn.sampling,
+            choices=body.choices,
+            stream=bool(body.stream),
+            param="messages",
         )
         return await _respond(service, request, body, answers, writer, choices=body.choices)
 
@@ -171,14 +178,21 @@ def _generation_router(service: Service) -> APIRouter:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model)
         _check_biased_tokens(body, service)
-        prompts = [service.text_prompt(prompt) for prompt in body.prompts()]
+        prompts = await asyncio.to_thread(service.text_prompts, body.prompts(), param="prompt")
         if service.settings.log_prompts:
             note(request.scope, prompts=body.prompts())
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
         if body.grammar is not None:
-            check_grammar(service.engine.model, body.grammar, param="grammar")
+            await asyncio.to_thread(
+                check_grammar, service.engine.model, body.grammar, param="grammar"
+            )
         answers = service.answer(
-            name, prompts, sampling, choices=body.choices, stream=bool(body.stream)
+            name,
+            prompts,
+            sampling,
+            choices=body.choices,
+            stream=bool(body.stream),
+            param="prompt",
         )
         writer = TextWriter(name, service.engine.model, choices=body.choices)
         total = len(prompts) * body.choices
@@ -213,9 +227,11 @@ async def _respond(
         return EventStream(
             answers, writer, choices=choices, include_usage=body.wants_usage, on_end=on_end
         )
-    async with cancelled_when_gone(request.receive, answers):
+    async with cancelled_when_gone(request.receive, answers.cancel) as connection:
         completions = await answers.completions()
     on_end(completions)
+    if connection.gone:
+        raise client_left()
     return Response(writer.whole(completions), media_type="application/json")
 
 

@@ -15,12 +15,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from serve.engine import EngineError, PromptTooLongError, QueueFullError, UnavailableError
+from serve.engine import (
+    EngineError,
+    PromptTooLongError,
+    QueueFullError,
+    TextTooLongError,
+    UnavailableError,
+)
 from tuneserve.template import TemplateError
 
 logger = logging.getLogger("tuneserve.serve")
 
 SHOWN_PROBLEMS = 5
+
+CLIENT_LEFT = 499
+"""nginx's status for a client that was gone before the answer began."""
 
 
 class ApiError(HTTPException):
@@ -68,15 +77,6 @@ def as_api_error(error: Exception) -> ApiError:
     match error:
         case ApiError():
             return error
-        case PromptTooLongError():
-            return ApiError(
-                400,
-                f"{error.message[0].upper()}{error.message[1:]}.",
-                code="context_length_exceeded",
-                param="messages",
-                n_prompt_tokens=error.prompt_tokens,
-                n_ctx=error.limit,
-            )
         case QueueFullError():
             headers = {"Retry-After": "1"}
             return ApiError(429, error.message, code="queue_full", headers=headers)
@@ -93,6 +93,23 @@ def as_api_error(error: Exception) -> ApiError:
         case _:
             logger.error("defect while answering", exc_info=error)
             return ApiError(500, "The server failed on this request; its log has the reason.")
+
+
+def too_long(error: PromptTooLongError | TextTooLongError, *, param: str) -> ApiError:
+    """What a client is told of a text that is too long; `param` is the field that has it."""
+    return ApiError(
+        400,
+        f"{error.message[0].upper()}{error.message[1:]}.",
+        code="context_length_exceeded",
+        param=param,
+        n_prompt_tokens=error.tokens,
+        n_ctx=error.limit,
+    )
+
+
+def client_left() -> ApiError:
+    """Nobody reads it; the log has its status."""
+    return ApiError(CLIENT_LEFT, "The client left before the answer was there.")
 
 
 def _http_error(error: HTTPException) -> ApiError:
@@ -126,9 +143,9 @@ def install(app: FastAPI) -> None:
     async def answer(_: Request, error: Exception) -> JSONResponse:
         return as_api_error(error).response()
 
+    # Defects are not among them: what is wrong then is told where the request is logged.
     known = (
-        ApiError, RequestValidationError, HTTPException, TemplateError,
-        PromptTooLongError, QueueFullError, EngineError, Exception,
+        ApiError, RequestValidationError, HTTPException, TemplateError, QueueFullError, EngineError,
     )  # fmt: skip
     for kind in known:
         app.add_exception_handler(kind, answer)

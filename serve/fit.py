@@ -13,7 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from serve.engine.embedding import EMBEDDING_CONTEXT
 from tuneserve.console import human_bytes
 from tuneserve.errors import UsageError
 from tuneserve.llama import backend
@@ -49,8 +51,8 @@ class ModelSizes:
     n_vocab: int
 
     def kv_bytes_per_layer(self, settings: ServeSettings) -> int:
-        """K and V of one layer for settings.ctx tokens."""
-        total = 0
+        """K and V of one layer for settings.ctx tokens, and those of the context for embeddings."""
+        total = 2 * 2 * EMBEDDING_CONTEXT * self.kv_width if settings.embeddings else 0
         for name in (settings.cache_type_k, settings.cache_type_v):
             elements, size = CACHE_BLOCKS[name]
             total += settings.ctx * self.kv_width * size // elements
@@ -62,7 +64,12 @@ class ModelSizes:
         tokens = min(settings.micro_batch, settings.ctx)
         rows = min(2 * settings.slots + 8, 256)
         floats = tokens * (8 * self.n_embd + 3 * self.n_ff) + rows * self.n_vocab
-        return 4 * floats + 2 * tokens * settings.ctx
+        total = 4 * floats + 2 * tokens * settings.ctx
+        if settings.embeddings:
+            # Of a text of full length all activations, and logits though nobody asks for them.
+            row = 8 * self.n_embd + 3 * self.n_ff + self.n_vocab
+            total += EMBEDDING_CONTEXT * (4 * row + 2 * EMBEDDING_CONTEXT)
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +176,27 @@ def read_sizes(path: Path) -> ModelSizes:
         if not any(tensor.name == "output.weight" for tensor in reader.tensors):
             # Tied to the input embedding, of which the GPU then gets a copy.
             output += int(embedding.n_bytes)
-        shape = [int(reader.fields[f"{architecture}.{key}"].contents()) for key in (
-            "embedding_length", "feed_forward_length", "attention.head_count"
-        )]  # fmt: skip
-        kv_heads = reader.fields.get(f"{architecture}.attention.head_count_kv")
+        n_embd, n_ff, heads = (
+            _largest(reader, f"{architecture}.{key}")
+            for key in ("embedding_length", "feed_forward_length", "attention.head_count")
+        )
+        kv_heads = _largest(reader, f"{architecture}.attention.head_count_kv", default=heads)
+        head_size = _largest(
+            reader, f"{architecture}.attention.key_length", default=n_embd // heads
+        )
         n_vocab = int(embedding.shape[1])
-    except (KeyError, ValueError, IndexError, OSError, UnboundLocalError) as error:
+    except (
+        KeyError, ValueError, TypeError, IndexError, ZeroDivisionError, OSError, UnboundLocalError,
+    ) as error:  # fmt: skip
         raise UsageError(f"its sizes can't be read: {error}", where=str(path)) from error
-    n_embd, n_ff, heads = shape
-    key_length = reader.fields.get(f"{architecture}.attention.key_length")
-    head_size = int(key_length.contents()) if key_length else n_embd // heads
-    kv_width = (int(kv_heads.contents()) if kv_heads else heads) * head_size
-    return ModelSizes(tuple(layers), output, kv_width, n_embd, n_ff, n_vocab)
+    return ModelSizes(tuple(layers), output, kv_heads * head_size, n_embd, n_ff, n_vocab)
+
+
+def _largest(reader: Any, key: str, *, default: int | None = None) -> int:
+    """A number of the header; of one for each layer the largest, with which every layer fits.
+    Raises KeyError if it is not there."""
+    field = reader.fields.get(key)
+    if field is None and default is not None:
+        return default
+    value = reader.fields[key].contents()
+    return int(max(value) if isinstance(value, list) else value)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from serve.bridge import Answers, Bridge
 from serve.conversation import Turn, prepare_turn
-from serve.engine import Engine, Sampling
-from serve.errors import ApiError
+from serve.engine import Engine, PromptTooLongError, Sampling
+from serve.errors import ApiError, too_long
 from serve.metrics import Metrics
 from serve.schema import ChatRequest
 from tuneserve.errors import TuneserveError
@@ -50,8 +50,8 @@ class Service:
         except TuneserveError as error:
             return None, error.message
 
-    def close(self, *, drain_seconds: float = 0.0) -> None:
-        self.engine.close(drain_seconds=drain_seconds)
+    def close(self) -> None:
+        self.engine.close()
 
     @property
     def names(self) -> list[str]:
@@ -82,14 +82,18 @@ class Service:
             default_max_tokens=self.settings.max_tokens,
         )
 
-    def text_prompt(self, prompt: str | list[int], *, param: str = "prompt") -> list[int]:
-        """Token ids of a text completion's prompt; raises ApiError for ids the model lacks."""
+    def text_prompts(self, prompts: Sequence[str | list[int]], *, param: str) -> list[list[int]]:
+        """Token ids of texts; raises ApiError, naming `param`, as `text_prompt` does."""
+        return [self.text_prompt(prompt, param=param) for prompt in prompts]
+
+    def text_prompt(self, prompt: str | list[int], *, param: str) -> list[int]:
+        """Token ids of a text; raises ApiError if it is empty and for ids the model lacks."""
         model = self.engine.model
         if isinstance(prompt, str):
             ids = encode_text(model, prompt)
             if ids:
                 return ids
-            raise ApiError(400, "The prompt is empty.", code="invalid_value", param=param)
+            raise ApiError(400, "The text is empty.", code="invalid_value", param=param)
         unknown = next((token for token in prompt if token >= model.n_vocab), None)
         if unknown is not None:
             raise ApiError(
@@ -108,9 +112,10 @@ class Service:
         *,
         choices: int,
         stream: bool,
+        param: str,
     ) -> Answers:
         """Start `choices` answers of a served model to each prompt. With a seed, each choice has
-        its own."""
+        its own. Raises ApiError, naming `param`, for a prompt that is too long."""
         adapter = model if model in self.adapters else None
         answers = Answers(self.engine, self.bridge, adapter=adapter)
         each_prompt = [prompt for prompt in prompts for _ in range(choices)]
@@ -119,5 +124,8 @@ class Service:
             for _ in prompts
             for choice in range(choices)
         ]
-        answers.start(each_prompt, samplings, stream=stream)
+        try:
+            answers.start(each_prompt, samplings, stream=stream)
+        except PromptTooLongError as error:
+            raise too_long(error, param=param) from error
         return answers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -19,25 +20,34 @@ Batch = list[tuple[int, Delta | Completion]]
 """(choice, event) pairs that came together."""
 
 
+@dataclass
+class Connection:
+    """Has the client left?"""
+
+    gone: bool = False
+
+
 @asynccontextmanager
 async def cancelled_when_gone(
-    receive: Callable[[], Awaitable[object]], answers: Answers
-) -> AsyncIterator[None]:
-    """While the block runs, watch the connection; cancel the answers if the client leaves.
+    receive: Callable[[], Awaitable[object]], cancel: Callable[[], object]
+) -> AsyncIterator[Connection]:
+    """While the block runs, watch the connection; call `cancel` if the client leaves.
 
-    They are cancelled as well if the block itself is left early. The request's body has been
-    read, so the next thing to be received is the client's leaving.
+    It is called as well if the block itself is left early. The request's body has been read, so
+    the next thing to be received is the client's leaving.
     """
+    connection = Connection()
 
     async def watch() -> None:
         await receive()
-        answers.cancel()
+        connection.gone = True
+        cancel()
 
     watcher = asyncio.create_task(watch())
     try:
-        yield
+        yield connection
     except BaseException:
-        answers.cancel()
+        cancel()
         raise
     finally:
         watcher.cancel()
@@ -71,13 +81,15 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         batches = self._answers.events()
-        async with cancelled_when_gone(receive, self._answers):
+        async with cancelled_when_gone(receive, self._answers.cancel) as connection:
             # Nothing is sent before something has come: a request that fails in the queue still
             # gets its status.
             try:
                 first = await anext(batches)
             except EngineError as error:
                 await as_api_error(error).response()(scope, receive, send)
+                return
+            if connection.gone:
                 return
             await send(
                 {

@@ -7,11 +7,12 @@ import base64
 from array import array
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from serve.answers import to_json
 from serve.conversation import render
-from serve.errors import ApiError
+from serve.engine import TextTooLongError
+from serve.errors import ApiError, client_left, too_long
 from serve.schema import (
     ChatRequest,
     DetokenizedText,
@@ -24,6 +25,7 @@ from serve.schema import (
     TokenList,
 )
 from serve.service import Service
+from serve.streams import cancelled_when_gone
 from tuneserve.prompt import encode_text
 
 
@@ -34,30 +36,33 @@ def text_router(service: Service) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> TokenList:
         """The token ids of a text or a conversation, and how many they are."""
         service.resolve_model(body.model)
-        tokens = _tokens(service, body)
+        tokens = await asyncio.to_thread(_tokens, service, body)
         return TokenList(tokens=tokens, count=len(tokens), max_model_len=service.engine.limit)
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> DetokenizedText:
         """The text of token ids."""
         service.resolve_model(body.model)
-        tokens = service.text_prompt(body.tokens, param="tokens") if body.tokens else []
-        model = service.engine.model
-        data = b"".join(model.token_bytes(token) for token in tokens)
-        return DetokenizedText(content=data.decode("utf-8", "replace"))
+        return DetokenizedText(content=await asyncio.to_thread(_text, service, body.tokens))
 
     @router.post("/embeddings", include_in_schema=False)
     @router.post("/v1/embeddings", response_model=EmbeddingList)
-    async def embeddings(body: EmbeddingRequest) -> Response:
+    async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Vectors of texts: the mean of the model's last hidden states, of length 1."""
         name = service.resolve_model(body.model)
         if not service.settings.embeddings:
             raise ApiError(
                 400, "Embeddings are off; start the server with --embeddings.", code="disabled"
             )
-        prompts = [service.text_prompt(one, param="input") for one in body.inputs()]
-        jobs = [asyncio.wrap_future(service.engine.embed(prompt)) for prompt in prompts]
-        vectors = await asyncio.gather(*jobs)
+        if name in service.adapters:
+            raise ApiError(
+                400,
+                f"Embeddings are of the base model '{service.name}'; adapters don't change them.",
+                code="invalid_value",
+                param="model",
+            )
+        prompts = await asyncio.to_thread(service.text_prompts, body.inputs(), param="input")
+        vectors = await _embedded(service, request, prompts)
         count = sum(len(prompt) for prompt in prompts)
         data = [
             Embedding(object="embedding", index=index, embedding=_encoded(body, vector))
@@ -68,6 +73,28 @@ def text_router(service: Service) -> APIRouter:
         return Response(to_json(answer), media_type="application/json")
 
     return router
+
+
+async def _embedded(
+    service: Service, request: Request, prompts: list[list[int]]
+) -> list[list[float]]:
+    """The vectors of the texts, unless the client leaves meanwhile. Raises ApiError."""
+    try:
+        job = service.engine.embed(prompts)
+    except TextTooLongError as error:
+        raise too_long(error, param="input") from error
+    vectors = asyncio.wrap_future(job)
+    async with cancelled_when_gone(request.receive, job.cancel):
+        await asyncio.wait([vectors])
+    if vectors.cancelled():
+        raise client_left()
+    return vectors.result()
+
+
+def _text(service: Service, tokens: list[int]) -> str:
+    model = service.engine.model
+    known = service.text_prompt(tokens, param="tokens")
+    return b"".join(model.token_bytes(token) for token in known).decode("utf-8", "replace")
 
 
 def _tokens(service: Service, body: TokenizeRequest) -> list[int]:

@@ -21,12 +21,13 @@ In process, without HTTP:
 `generate(prompts, sampling, on_done=...)` takes any number of prompts (token-id sequences, BOS
 included where the model wants one: `tuneserve.prompt.encode_messages` makes them), one Sampling
 for all or one for each, keeps `slots` of them decoding and calls `on_done(index, completion)` as
-each ends. `settings` is a `tuneserve.settings.ServeSettings`; of it the engine reads ctx, slots,
-cache_type_k/v, flash_attention, gpu_layers, threads, batch, micro_batch, mmap, mlock, max_queue.
-`ctx` is the number of tokens that all sequences hold together.
+each ends. `settings` is a `tuneserve.settings.ServeSettings`; of it the engine reads what is about
+the model, the context, the prefix cache, the queue and its times, and `embeddings`; not what is
+about HTTP, and `gpu_layers` only as a number. `ctx` is the number of tokens that all sequences hold
+together.
 
-Errors: UsageError or TuneserveError while loading; PromptTooLongError and QueueFullError at
-submit; EngineError from `result`.
+Errors: UsageError or TuneserveError while loading; PromptTooLongError (TextTooLongError for an
+embedding) and QueueFullError at submit; EngineError from `result`.
 """
 
 from serve.engine.engine import Engine, Generation
@@ -40,6 +41,7 @@ from serve.engine.types import (
     PromptTooLongError,
     QueueFullError,
     Sampling,
+    TextTooLongError,
     Timings,
     TokenLogprob,
     UnavailableError,
@@ -57,6 +59,7 @@ __all__ = [
     "PromptTooLongError",
     "QueueFullError",
     "Sampling",
+    "TextTooLongError",
     "Timings",
     "TokenLogprob",
     "UnavailableError",

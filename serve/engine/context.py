@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from serve.engine.types import EngineError
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaModel, backend, cache_type, last_error, physical_cores
+from tuneserve.llama import (
+    LlamaModel,
+    backend,
+    cache_type,
+    forget_errors,
+    last_error,
+    physical_cores,
+)
 from tuneserve.settings import ServeSettings
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp
@@ -90,6 +97,7 @@ class SequenceContext:
         self._api = backend()
         self._n_vocab = model.n_vocab
         params = self._params(settings, sequences)
+        forget_errors()
         self.handle = self._api.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise TuneserveError(
@@ -129,6 +137,7 @@ class SequenceContext:
 
         Raises EngineError on any other failure.
         """
+        forget_errors()
         status = self._api.llama_decode(self.handle, batch.as_struct())
         if status == 0:
             return True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
 from serve.engine.context import TokenBatch
 from serve.engine.types import EngineError
-from tuneserve.llama import LlamaModel, backend, last_error, physical_cores
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaModel, backend, forget_errors, last_error, physical_cores
 from tuneserve.settings import ServeSettings
 
 EMBEDDING_CONTEXT = 2048
@@ -18,21 +20,32 @@ EMBEDDING_CONTEXT = 2048
 _POOLING_MEAN = 1  # llama_pooling_type
 
 
-@dataclass
 class EmbeddingJob:
-    """A text to embed, and where its vector goes."""
+    """Texts to embed one after the other, and where their vectors go."""
 
-    tokens: list[int]
-    future: concurrent.futures.Future[list[float]] = field(
-        default_factory=concurrent.futures.Future
-    )
+    def __init__(self, texts: Sequence[Sequence[int]]) -> None:
+        self.future: concurrent.futures.Future[list[list[float]]] = concurrent.futures.Future()
+        self._left = deque(texts)
+        self._vectors: list[list[float]] = []
 
-    def run(self, embedder: Embedder) -> None:
-        if not self.future.set_running_or_notify_cancel():
-            return
+    def advance(self, embedder: Embedder) -> bool:
+        """Embed the next text. True: the job has ended, be it because nobody waits for it."""
+        if self.future.cancelled():
+            return True
         try:
-            self.future.set_result(embedder.embed(self.tokens))
+            self._vectors.append(embedder.embed(self._left.popleft()))
         except EngineError as error:
+            self.fail(error)
+            return True
+        if self._left:
+            return False
+        # A future that runs can't be cancelled: it is told so only now, when it is about to end.
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_result(self._vectors)
+        return True
+
+    def fail(self, error: EngineError) -> None:
+        if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
 
@@ -49,9 +62,14 @@ class Embedder:
         params.pooling_type = _POOLING_MEAN
         params.flash_attn_type = 1 if settings.flash_attention else 0
         params.n_threads = params.n_threads_batch = settings.threads or physical_cores()
+        forget_errors()
         self._handle = self._api.llama_init_from_model(model.handle, params)
         if not self._handle:
-            raise EngineError(f"llama.cpp can't make a context for embeddings: {last_error()}")
+            raise TuneserveError(
+                f"llama.cpp can't make a context for embeddings: {last_error()}",
+                where=str(model.path),
+                hint="Try fewer --gpu-layers, or leave --embeddings out.",
+            )
         self._size = int(self._api.llama_model_n_embd(model.handle))
         self._batch = TokenBatch(size)
 
@@ -60,12 +78,13 @@ class Embedder:
             self._api.llama_free(self._handle)
             self._handle = None
 
-    def embed(self, tokens: list[int]) -> list[float]:
+    def embed(self, tokens: Sequence[int]) -> list[float]:
         """A vector of length 1. Raises EngineError if llama.cpp fails."""
         self._api.llama_memory_clear(self._api.llama_get_memory(self._handle), True)
         self._batch.clear()
-        self._batch.add(tokens, 0, 0, want_last=True)
+        self._batch.add(list(tokens), 0, 0, want_last=True)
         self._batch.want_all()
+        forget_errors()
         status = self._api.llama_decode(self._handle, self._batch.as_struct())
         pointer = self._api.llama_get_embeddings_seq(self._handle, 0) if status == 0 else None
         if not pointer:

@@ -28,6 +28,7 @@ from serve.engine.types import (
     PromptTooLongError,
     QueueFullError,
     Sampling,
+    TextTooLongError,
     UnavailableError,
 )
 from tuneserve.closing import Closing
@@ -109,16 +110,16 @@ class Engine(Closing):
             mlock=settings.mlock,
         )
         sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
-        try:
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.model.close)
             self._adapters = load_adapters(self.model, adapters or {})
             self._context = SequenceContext(self.model, settings, sequences=sequences)
-        except TuneserveError:
-            self.model.close()
-            raise
+            undone.callback(self._context.close)
+            self._embedder = Embedder(self.model, settings) if settings.embeddings else None
+            undone.pop_all()
         self._adapter_in_use: str | None = None
         self._served: dict[str | None, int] = {}
         self._steps = 0
-        self._embedder: Embedder | None = None
         self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
         self._store = SequenceStore(
             self._context,
@@ -137,6 +138,7 @@ class Engine(Closing):
         self._inbox: queue.SimpleQueue[Task | EmbeddingJob | None] = queue.SimpleQueue()
         self._waiting: deque[Task] = deque()
         self._running: list[Task] = []
+        self._embeddings: deque[EmbeddingJob] = deque()
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
@@ -164,12 +166,7 @@ class Engine(Closing):
         Raises PromptTooLongError, QueueFullError, EngineError; UsageError for a bad grammar
         comes as the EngineError of the result.
         """
-        with self._lock:
-            if self._queued >= self.settings.max_queue + self.settings.slots:
-                raise QueueFullError(
-                    f"{self.settings.max_queue} requests are waiting already",
-                    hint="Try again in a moment.",
-                )
+        self._check_queue()
         return self._enqueue(prompt, sampling, adapter=adapter, on_event=on_event, stream=stream)
 
     def generate(
@@ -213,13 +210,23 @@ class Engine(Closing):
         """Why the engine stopped working, if it did."""
         return self._failure
 
-    def embed(self, tokens: Sequence[int]) -> concurrent.futures.Future[list[float]]:
-        """The mean of the last hidden states of a text, of length 1. Raises PromptTooLongError."""
+    def embed(self, texts: Sequence[Sequence[int]]) -> concurrent.futures.Future[list[list[float]]]:
+        """The mean of the last hidden states of each text (token ids), of length 1. Cancelling the
+        future ends it after the text at hand.
+
+        Raises TextTooLongError, QueueFullError, EngineError; needs settings.embeddings.
+        """
         self._check_open()
+        if self._embedder is None:
+            raise EngineError("embeddings are off")
         limit = min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
-        if len(tokens) > limit:
-            raise PromptTooLongError(len(tokens), limit)
-        job: EmbeddingJob = EmbeddingJob(list(tokens))
+        longest = max(len(text) for text in texts)
+        if longest > limit:
+            raise TextTooLongError(longest, limit)
+        self._check_queue()
+        job = EmbeddingJob(texts)
+        with self._lock:
+            self._queued += 1
         self._inbox.put(job)
         return job.future
 
@@ -252,13 +259,18 @@ class Engine(Closing):
         if not self._accepting:
             raise UnavailableError("the server is shutting down")
 
-    def close(self, *, drain_seconds: float = 0.0) -> None:
-        """Take no more requests; let those accepted end for that long, cancel the rest, free
-        the model. Returns when the thread has ended."""
+    def _check_queue(self) -> None:
+        with self._lock:
+            if self._queued >= self.settings.max_queue + self.settings.slots:
+                raise QueueFullError(
+                    f"{self.settings.max_queue} requests are waiting already",
+                    hint="Try again in a moment.",
+                )
+
+    def close(self) -> None:
+        """Take no more requests, end those accepted, free the model. Returns when the thread has
+        ended."""
         self._accepting = False
-        deadline = time.monotonic() + drain_seconds
-        while self._queued and time.monotonic() < deadline and self._thread.is_alive():
-            time.sleep(0.02)
         self._stopping = True
         self._inbox.put(None)
         self._thread.join()
@@ -304,6 +316,7 @@ class Engine(Closing):
         try:
             while self._take_in():
                 self._step()
+                self._embed_next()
                 self._tell()
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
@@ -324,7 +337,7 @@ class Engine(Closing):
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
-        if not self._running and not self._waiting:
+        if not self._running and not self._waiting and not self._embeddings:
             if self._steady:
                 self._store.drop_kept()
             self._accept(self._inbox.get())
@@ -338,12 +351,21 @@ class Engine(Closing):
         if isinstance(arrived, Task):
             self._waiting.append(arrived)
         elif isinstance(arrived, EmbeddingJob):
-            self._run_embedding(arrived)
+            self._embeddings.append(arrived)
 
-    def _run_embedding(self, job: EmbeddingJob) -> None:
-        if self._embedder is None:
-            self._embedder = Embedder(self.model, self.settings)
-        job.run(self._embedder)
+    def _embed_next(self) -> None:
+        """One text a step, so that running answers wait for no more than that; the requests take
+        turns, so that one of many texts doesn't keep the others waiting."""
+        if self._embeddings and self._embedder is not None:
+            if self._embeddings[0].advance(self._embedder):
+                self._embeddings.popleft()
+                self._count_out()
+            else:
+                self._embeddings.rotate(-1)
+
+    def _count_out(self) -> None:
+        with self._lock:
+            self._queued -= 1
 
     def _step(self) -> None:
         self._drop_cancelled()
@@ -499,8 +521,7 @@ class Engine(Closing):
             self._store.keep(task.sequence, task.adapter, task.tokens[: task.computed])
         if task.sampler is not None:
             task.sampler.close()
-        with self._lock:
-            self._queued -= 1
+        self._count_out()
         self._urgent = True
         task.deliver(why if isinstance(why, EngineError) else task.finish(why))
 
@@ -511,10 +532,14 @@ class Engine(Closing):
                 if isinstance(arrived, Task):
                     self._waiting.append(arrived)
                 elif isinstance(arrived, EmbeddingJob):
-                    arrived.future.set_exception(why)
+                    self._embeddings.append(arrived)
         for task in [*self._running, *self._waiting]:
             self._end(task, why)
         self._waiting.clear()
+        for job in self._embeddings:
+            job.fail(why)
+            self._count_out()
+        self._embeddings.clear()
 
 
 def _keeping(settings: ServeSettings, n_ctx: int) -> Keeping:

@@ -24,7 +24,16 @@ class PromptTooLongError(TuneserveError):
             f"the prompt has {prompt_tokens} tokens, and the context of {limit} must hold "
             "it and at least one token of the answer"
         )
-        self.prompt_tokens = prompt_tokens
+        self.tokens = prompt_tokens
+        self.limit = limit
+
+
+class TextTooLongError(TuneserveError):
+    """A text is longer than an embedding takes; carries both figures, in tokens."""
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(f"a text has {tokens} tokens, and an embedding takes at most {limit}")
+        self.tokens = tokens
         self.limit = limit
 
 

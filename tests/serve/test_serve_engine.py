@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,8 @@ from serve.engine import (
     QueueFullError,
     Sampling,
 )
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaContext, LlamaModel, backend
 from tuneserve.prompt import encode_messages, template_of
 from tuneserve.settings import ServeSettings
 
@@ -234,10 +237,75 @@ def test_a_long_saved_beginning_does_not_make_a_short_prompt_wait(demo_gguf: Pat
         long.cancel()
 
 
+def test_embeddings_take_turns_with_answers_and_fail_alone(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ServeSettings(ctx=1024, slots=1, threads=1, embeddings=True, max_queue=2)
+    with Engine(demo_gguf, settings) as engine:
+        ids = engine.model.tokenize("The sea is wide.")
+        arrived = threading.Event()
+        order: list[str] = []
+
+        def listen(event: Event) -> None:
+            order.append("answer")
+            arrived.set()
+
+        long = engine.submit(
+            ids, greedy(600, logit_bias={2: -100.0, 0: -100.0}), on_event=listen, stream=True
+        )
+        assert arrived.wait(60)
+        many = engine.embed([ids] * 20)
+        many.add_done_callback(lambda _: order.append("vectors"))
+        assert len(many.result(60)) == 20
+        # A step of the running answer came between any two of them.
+        assert order.index("vectors") >= 15
+        waiting = [engine.embed([ids] * 500) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            engine.embed([ids])
+        assert waiting[0].cancel()
+        # Requests take turns: this one does not wait for the five hundred texts before it.
+        while engine.figures().waiting > 1:
+            time.sleep(0.01)
+        assert engine.embed([ids]).result(60)
+        assert not waiting[1].done()
+        assert waiting[1].cancel()
+        long.cancel()
+        long.result(60)
+        assert engine._embedder is not None
+
+        def fail(_: object) -> list[float]:
+            raise EngineError("no memory")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine._embedder, "embed", fail)
+            with pytest.raises(EngineError, match="no memory"):
+                engine.embed([ids]).result(60)
+        assert engine.failure is None
+        assert len(engine.embed([ids]).result(60)[0]) == 576
+        last = engine.embed([ids] * 500)
+    with pytest.raises(EngineError, match="shutting down"):
+        last.result(60)
+
+
+def test_without_room_for_embeddings_the_server_does_not_start(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = backend().llama_init_from_model
+
+    def refuse_embeddings(model: object, params: Any) -> Any:
+        return None if params.embeddings else make(model, params)
+
+    monkeypatch.setattr(backend(), "llama_init_from_model", refuse_embeddings)
+    settings = ServeSettings(ctx=256, slots=1, threads=1, embeddings=True)
+    with pytest.raises(TuneserveError, match="embeddings: no reason given") as caught:
+        Engine(demo_gguf, settings)
+    assert "--gpu-layers" in caught.value.render()
+
+
 def test_what_can_never_fit_is_refused(engine: Engine) -> None:
     with pytest.raises(PromptTooLongError) as caught:
         engine.submit([5] * 3000, GREEDY)
-    assert (caught.value.prompt_tokens, caught.value.limit) == (3000, 2048)
+    assert (caught.value.tokens, caught.value.limit) == (3000, 2048)
 
 
 def test_a_full_cache_puts_back_the_youngest_and_loses_nothing(demo_gguf: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 
 from serve.fit import (
@@ -36,6 +38,38 @@ def test_sizes_are_the_files(demo_gguf: Path, sizes: ModelSizes) -> None:
     assert 30 * sizes.kv_bytes_per_layer(SETTINGS) == pytest.approx(95.62 * 2**20, rel=0.001)
     f16 = SETTINGS.model_copy(update={"cache_type_k": "f16", "cache_type_v": "f16"})
     assert sizes.kv_bytes_per_layer(f16) * 34 == sizes.kv_bytes_per_layer(SETTINGS) * 64
+
+
+def test_embeddings_have_memory_of_their_own(sizes: ModelSizes) -> None:
+    with_them = SETTINGS.model_copy(update={"embeddings": True})
+    cache = 30 * (sizes.kv_bytes_per_layer(with_them) - sizes.kv_bytes_per_layer(SETTINGS))
+    buffers = sizes.buffer_bytes(with_them) - sizes.buffer_bytes(SETTINGS)
+    # llama.cpp reports 45 MiB and 401.06 MiB.
+    assert cache == 45 << 20
+    assert 401.06 * 2**20 <= buffers <= 520 * 2**20
+    free = 700 << 20
+    assert (
+        fit_layers(sizes, with_them, free_bytes=free).layers
+        < fit_layers(sizes, SETTINGS, free_bytes=free).layers
+    )
+
+
+def test_numbers_that_differ_by_layer(tmp_path: Path) -> None:
+    path = tmp_path / "uneven.gguf"
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_block_count(2)
+    writer.add_embedding_length(64)
+    writer.add_array("llama.feed_forward_length", [128, 256])
+    writer.add_array("llama.attention.head_count", [4, 8])
+    writer.add_array("llama.attention.head_count_kv", [0, 2])
+    writer.add_tensor("token_embd.weight", np.zeros((10, 64), np.float32))
+    writer.add_tensor("blk.1.ffn_down.weight", np.zeros((64, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    sizes = read_sizes(path)
+    assert (sizes.n_ff, sizes.kv_width, sizes.layers) == (256, 2 * 8, (0, 64 * 256 * 4))
 
 
 def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: ModelSizes) -> None:
