@@ -35,12 +35,13 @@ def serve(
 ) -> None:
     """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
 
-    Raises UsageError before the model is loaded if the file, the key file or the address is
-    wrong; TuneserveError if llama.cpp can't load the model.
+    Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
+    TuneserveError if llama.cpp can't load the model.
     """
     for path in (model_path, *(adapters or {}).values()):
         check_is_gguf(path)
     _check_tls(settings)
+    _check_log(settings)
     keys = read_keys(settings.api_key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -122,6 +123,16 @@ def _check_tls(settings: ServeSettings) -> None:
         raise UsageError(
             f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
         ) from error
+
+
+def _check_log(settings: ServeSettings) -> None:
+    """Raise UsageError if prompts are to be in a log that has no place for them."""
+    if settings.log_prompts and settings.log != "json":
+        raise UsageError(
+            f"prompts are written to the JSON log only, and the log is '{settings.log}'",
+            where="log_prompts",
+            hint="Add --log json.",
+        )
 
 
 class Server(uvicorn.Server):

@@ -17,6 +17,7 @@ from tuneserve.template import normal_message
 MOST_CHOICES = 16
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
+LONGEST_STOP = 256
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -45,7 +46,7 @@ class GenerationRequest(RequestModel):
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
         None, description="Choose among the most probable tokens that add up to this. Default 1."
     )
-    top_k: Annotated[int, Field(ge=0)] | None = Field(
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
         None, description="Choose among this many most probable tokens; 0 = all. Default 0."
     )
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
@@ -84,9 +85,10 @@ class GenerationRequest(RequestModel):
 
     @field_validator("stop")
     @classmethod
-    def _no_empty_stop(cls, stop: str | list[str] | None) -> str | list[str] | None:
-        if stop == "" or (isinstance(stop, list) and "" in stop):
-            raise ValueError("a stop string can't be empty")
+    def _stop_lengths(cls, stop: str | list[str] | None) -> str | list[str] | None:
+        for one in [stop] if isinstance(stop, str) else stop or ():
+            if not 0 < len(one) <= LONGEST_STOP:
+                raise ValueError(f"a stop string has from 1 to {LONGEST_STOP} characters")
         return stop
 
     @field_validator("logit_bias")
@@ -323,7 +325,7 @@ class ChatRequest(GenerationRequest):
             raise ValueError("two tools have the same name")
         if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
             raise ValueError(f"tool_choice names no tool: '{self.tool_choice.function.name}'")
-        reserved = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+        reserved = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
         if taken := reserved & set(self.chat_template_kwargs or ()):
             raise ValueError(f"chat_template_kwargs can't set {', '.join(sorted(taken))}")
 

@@ -177,10 +177,15 @@ def test_the_log_has_ids_and_figures_but_no_prompts(http: httpx.Client, equipped
 def test_only_named_origins_get_cors(http: httpx.Client) -> None:
     def allowed(origin: str) -> str | None:
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-        return http.options("/v1/models", headers=asked).headers.get("access-control-allow-origin")
+        asked["Access-Control-Request-Headers"] = "authorization, x-stainless-lang"
+        answer = http.options("/v1/models", headers=asked)
+        assert answer.is_success is (origin == "https://page.example")
+        return answer.headers.get("access-control-allow-origin")
 
     assert allowed("https://page.example") == "https://page.example"
     assert allowed("https://other.example") is None
+    answer = http.get("/v1/models", headers={"Origin": "https://page.example"})
+    assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
 
 
 def test_tls(start_server: Any, tuneserve: Any, demo_gguf: Path, tmp_path: Path) -> None:
@@ -200,6 +205,13 @@ def test_tls(start_server: Any, tuneserve: Any, demo_gguf: Path, tmp_path: Path)
     assert (half.returncode, "belong together" in half.stderr) == (2, True)
     swapped = tuneserve("serve", str(demo_gguf), "--tls-cert", str(key), "--tls-key", str(cert))
     assert (swapped.returncode, "not a usable TLS" in swapped.stderr) == (2, True)
+
+
+def test_prompts_are_not_asked_for_in_a_log_without_them(demo_gguf: Path, tuneserve: Any) -> None:
+    for log in ("line", "off"):
+        done = tuneserve("serve", str(demo_gguf), "--log-prompts", "--log", log)
+        assert done.returncode == 2
+        assert "--log json" in done.stderr
 
 
 def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
