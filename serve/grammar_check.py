@@ -40,6 +40,10 @@ _TOKEN = re.compile(
 _CHARACTER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
 
 
+LONGEST_SHOWN = 64
+"""Characters of a rule's name in a message."""
+
+
 class GrammarError(ValueError):
     """Why a grammar can't be used."""
 
@@ -53,9 +57,7 @@ def check_text(grammar: str, *, is_token: Callable[[str], bool]) -> None:
         grammar.encode()
     except UnicodeEncodeError:
         raise GrammarError("it is not valid Unicode") from None
-    rules = _Reader(grammar, is_token).read()
-    _check_names(rules)
-    _check_beginnings(rules)
+    _check_beginnings(_Reader(grammar, is_token).read())
 
 
 @dataclass(slots=True)
@@ -98,7 +100,15 @@ class _Reader:
             if kind != "name" or next(tokens, ("", ""))[0] != "define":
                 raise self._error("a rule 'name ::= …' is expected")
             self._read_rule(text, tokens)
+        self._check_names()
         return self._rules
+
+    def _check_names(self) -> None:
+        if "root" not in self._rules:
+            raise GrammarError("it has no rule 'root'")
+        # Names are looked at, not uses: llama.cpp wants a rule for `x` in `x{0}` too.
+        for name in self._names - set(self._rules):
+            raise GrammarError(f"it uses '{name[:LONGEST_SHOWN]}', which is no rule")
 
     def _read_rule(self, name: str, tokens: Iterator[tuple[str, str]]) -> None:
         self._open = [self._begin(name)]
@@ -248,16 +258,6 @@ def _number(digits: str) -> int:
     return int(digits.lstrip("0")[:9] or "0")
 
 
-def _check_names(rules: Mapping[str, _Rule]) -> None:
-    if "root" not in rules:
-        raise GrammarError("it has no rule 'root'")
-    for name, rule in rules.items():
-        for sequence in rule.sequences:
-            for symbol in sequence:
-                if symbol is not None and symbol not in rules:
-                    raise GrammarError(f"rule '{_written(name)}' uses '{symbol}', which is no rule")
-
-
 def _check_beginnings(rules: Mapping[str, _Rule]) -> None:
     """Refuse rules that can begin with themselves, and more ways from rule to rule than llama.cpp
     can follow."""
@@ -336,4 +336,4 @@ def _callees_first(calls: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 def _written(name: str) -> str:
     """The rule of the grammar that a rule made for a part of it belongs to."""
-    return name.partition("_")[0]
+    return name.partition("_")[0][:LONGEST_SHOWN]
