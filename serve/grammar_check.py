@@ -40,6 +40,10 @@ _TOKEN = re.compile(
 _CHARACTER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
 
 
+MOST_OPTIONS = 1000
+"""Rules that one place leaves open, skipping what may be left out: the time that llama.cpp takes
+for a token grows with its third power."""
+
 LONGEST_SHOWN = 64
 """Characters of a rule's name in a message."""
 
@@ -261,7 +265,8 @@ def _number(digits: str) -> int:
 def _check_beginnings(rules: Mapping[str, _Rule]) -> None:
     """Refuse rules that can begin with themselves, and more ways from rule to rule than llama.cpp
     can follow."""
-    beginnings = _beginnings(rules)
+    empty = _empty_rules(rules)
+    beginnings = _beginnings(rules, empty)
     visits: dict[str, int] = {}
     depths: dict[str, int] = {}
     total = 0
@@ -272,11 +277,23 @@ def _check_beginnings(rules: Mapping[str, _Rule]) -> None:
         total += visits[name]
         if total > MOST_VISITS or depths[name] > LONGEST_WAY:
             raise GrammarError(f"rule '{_written(name)}' can begin in too many ways")
+    for name, rule in rules.items():
+        if any(_options(sequence, visits, empty) > MOST_OPTIONS for sequence in rule.sequences):
+            raise GrammarError(f"rule '{_written(name)}' leaves too many ways to go on")
 
 
-def _beginnings(rules: Mapping[str, _Rule]) -> Mapping[str, list[str]]:
+def _options(sequence: Sequence[str | None], visits: Mapping[str, int], empty: set[str]) -> int:
+    """The most rules that llama.cpp follows from any place of a sequence."""
+    most = options = 0
+    for symbol in reversed(sequence):
+        following = options if symbol in empty else 0
+        options = 0 if symbol is None else visits[symbol] + following
+        most = max(most, options)
+    return most
+
+
+def _beginnings(rules: Mapping[str, _Rule], empty: set[str]) -> Mapping[str, list[str]]:
     """For each rule, the rules that can come first in it, as often as they do."""
-    empty = _empty_rules(rules)
     found: dict[str, list[str]] = {}
     for name, rule in rules.items():
         firsts = found[name] = []
