@@ -353,7 +353,7 @@ class ServeSettings(Section):
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
     )
     embeddings: bool = Field(
-        False, description="Serve /v1/embeddings too (takes a second, small context)."
+        False, description="Serve /v1/embeddings too (takes a second, context of its own)."
     )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
