@@ -134,7 +134,7 @@ def test_models_and_health(client: Any, http: Any) -> None:
         ("chat/completions", {}, 400, "messages", "required"),
         ("chat/completions", {"messages": QUESTION, "temperature": 9}, 400, "temperature", "2"),
         ("chat/completions", {"messages": QUESTION, "model": "demi"}, 404, "model", "'demo'"),
-        ("chat/completions", {"messages": QUESTION, "stop": ""}, 400, "stop", "empty"),
+        ("chat/completions", {"messages": QUESTION, "stop": ""}, 400, "stop", "from 1 to"),
         ("chat/completions", {"messages": QUESTION, "top_logprobs": 2}, 400, None, "logprobs"),
         ("chat/completions", {"messages": QUESTION, "stream_options": {}}, 400, None, "stream"),
         ("completions", {"prompt": ""}, 400, "prompt", "empty"),
