@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 import tuneserve
+from serve.calls import CallArguments, CallBegin
 from serve.conversation import Turn
 from serve.engine import Completion, Delta, TokenLogprob
-from serve.parts import Content, Part, PartReader, Reasoning
+from serve.parts import Content, Part, PartReader, Reasoning, calls_of
 from serve.schema import (
     AnswerCall,
     AnswerMessage,
@@ -26,6 +27,8 @@ from serve.schema import (
     ChatLogprobs,
     ChatTokenLogprob,
     FunctionCall,
+    MoreArguments,
+    MoreOfCall,
     PromptTokensDetails,
     TextChoice,
     TextCompletion,
@@ -99,7 +102,7 @@ class ChatWriter:
         parts = [*reader.feed(completion.text), *reader.finish()]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
-        calls = [part for part in parts if isinstance(part, ToolCall)]
+        calls = calls_of(parts)
         fields: dict[str, Any] = {}
         if thoughts:
             fields["reasoning_content"] = thoughts
@@ -157,9 +160,13 @@ class ChatWriter:
                 return ChatDelta(content=text)
             case Reasoning(text):
                 return ChatDelta(reasoning_content=text)
-            case ToolCall():
+            case CallBegin():
                 stream.calls += 1
-                return ChatDelta(tool_calls=[_answer_call(part, index=stream.calls - 1)])
+                call = ToolCall(part.id, part.name, "")
+                return ChatDelta(tool_calls=[_answer_call(call, index=stream.calls - 1)])
+            case CallArguments(text):
+                more = MoreOfCall(index=stream.calls - 1, function=MoreArguments(arguments=text))
+                return ChatDelta(tool_calls=[more])
 
     def usage(self, completions: Sequence[Completion]) -> bytes:
         return event(self._chunk([], usage=usage_of(completions, self._choices)))

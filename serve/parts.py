@@ -5,9 +5,11 @@ Read from the text as it streams: marks may be cut anywhere, and nothing of them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from serve.calls import CallArguments, CallBegin, ObjectEnd, begun, whole
 from serve.engine.stages import Thoughts
 from serve.engine.text import overlap
 from serve.tools import CLOSE, OPEN, ToolCall, parse_call
@@ -29,14 +31,27 @@ class Content:
     text: str
 
 
-Part = Reasoning | Content | ToolCall
+Part = Reasoning | Content | CallBegin | CallArguments
+
+
+def calls_of(parts: Sequence[Part]) -> list[ToolCall]:
+    """The calls among the parts of an answer."""
+    calls: list[ToolCall] = []
+    for part in parts:
+        if isinstance(part, CallBegin):
+            calls.append(ToolCall(part.id, part.name, ""))
+        elif isinstance(part, CallArguments):
+            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + part.text)
+    return calls
 
 
 class _State(Enum):
     START = "before anything but white space"
     REASONING = "between <think> and </think>"
     CONTENT = "in the answer"
-    CALL = "between <tool_call> and </tool_call>"
+    CALL = "behind <tool_call>, before the arguments"
+    ARGUMENTS = "in the arguments of a call"
+    CALLED = "behind the arguments, before </tool_call>"
 
 
 class PartReader:
@@ -49,6 +64,7 @@ class PartReader:
         self._held = ""
         self._state = begin[thoughts]
         self._trim = thoughts == "open"
+        self._end = ObjectEnd()
 
     @property
     def plain(self) -> bool:
@@ -64,12 +80,14 @@ class PartReader:
         return parts
 
     def finish(self) -> list[Part]:
-        """What is held when the answer ends; an unfinished call is content."""
+        """What is held when the answer ends; a call without a name is content."""
         rest, self._held = self._held, ""
         if self._state is _State.REASONING:
             return [Reasoning(rest)] if rest else []
         if self._state is _State.CALL:
-            return [_call_or_content(rest, closed=False)]
+            return _call_or_content(rest, closed=False)
+        if self._state is _State.CALLED:
+            return []
         return [Content(rest)] if rest else []
 
     def _step(self, parts: list[Part]) -> bool:
@@ -86,6 +104,10 @@ class PartReader:
             return self._until(CLOSE_THOUGHTS, parts, _State.CONTENT)
         if self._state is _State.CALL:
             return self._call(parts)
+        if self._state is _State.ARGUMENTS:
+            return self._arguments(parts)
+        if self._state is _State.CALLED:
+            return self._called()
         if not self._calls:
             parts.append(Content(self._held))
             self._held = ""
@@ -121,14 +143,35 @@ class PartReader:
         return False
 
     def _call(self, parts: list[Part]) -> bool:
-        inside, found, after = self._held.partition(CLOSE)
-        if not found:
+        if found := begun(self._held):
+            call, self._held = found
+            parts.append(call)
+            self._state, self._end = _State.ARGUMENTS, ObjectEnd()
+            return True
+        inside, closed, after = self._held.partition(CLOSE)
+        if not closed:
             return False
-        parts.append(_call_or_content(inside, closed=True))
+        parts += _call_or_content(inside, closed=True)
         self._held, self._state, self._trim = after, _State.CONTENT, True
         return True
 
+    def _arguments(self, parts: list[Part]) -> bool:
+        end = self._end.find(self._held)
+        parts.append(CallArguments(self._held[:end]))
+        self._held = "" if end is None else self._held[end:]
+        if end is not None:
+            self._state = _State.CALLED
+        return end is not None
 
-def _call_or_content(inside: str, *, closed: bool) -> Part:
+    def _called(self) -> bool:
+        _, closed, after = self._held.partition(CLOSE)
+        if closed:
+            self._held, self._state, self._trim = after, _State.CONTENT, True
+        return bool(closed)
+
+
+def _call_or_content(inside: str, *, closed: bool) -> list[Part]:
     call = parse_call(inside)
-    return call or Content(f"{OPEN}{inside}{CLOSE if closed else ''}")
+    if call is not None:
+        return list(whole(call))
+    return [Content(f"{OPEN}{inside}{CLOSE if closed else ''}")]

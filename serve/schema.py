@@ -525,6 +525,19 @@ class AnswerCall(BaseModel):
     function: FunctionCall
 
 
+class MoreArguments(BaseModel):
+    """A piece of a call's arguments."""
+
+    arguments: str
+
+
+class MoreOfCall(BaseModel):
+    """What a chunk adds to the call that an earlier one began."""
+
+    index: int
+    function: MoreArguments
+
+
 class AnswerMessage(BaseModel):
     """The assistant's turn."""
 
@@ -562,7 +575,7 @@ class ChatDelta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[AnswerCall] | None = None
+    tool_calls: list[AnswerCall | MoreOfCall] | None = None
 
 
 class ChatChunkChoice(BaseModel):

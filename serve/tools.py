@@ -53,6 +53,10 @@ def _call(rules: SchemaRules, function: Mapping[str, Any]) -> str:
     return rules.add_object([Property("name", name, True), Property("arguments", arguments, True)])
 
 
+def call_id() -> str:
+    return f"call_{secrets.token_hex(8)}"
+
+
 def parse_call(text: str) -> ToolCall | None:
     """The call written between the marks; None if it is none."""
     try:
@@ -62,7 +66,7 @@ def parse_call(text: str) -> ToolCall | None:
         return None
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
-    return ToolCall(f"call_{secrets.token_hex(8)}", name, json.dumps(arguments, ensure_ascii=False))
+    return ToolCall(call_id(), name, json.dumps(arguments, ensure_ascii=False))
 
 
 def knows_tools(template_source: str) -> bool:

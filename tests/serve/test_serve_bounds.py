@@ -11,9 +11,8 @@ import pytest
 
 from serve.conversation import Turn, prepare_turn
 from serve.engine import Engine
-from serve.parts import Content, Reasoning
+from serve.parts import Content, Reasoning, calls_of
 from serve.schema import ChatRequest
-from serve.tools import ToolCall
 from tuneserve.settings import ServeSettings
 from tuneserve.template import ChatTemplate
 
@@ -99,8 +98,11 @@ def test_a_required_call_is_made_with_valid_arguments(client: Any) -> None:
         )
     )
     calls = [call for piece in pieces for call in piece.choices[0].delta.tool_calls or []]
-    assert [call.function.name for call in calls] == ["get_weather"]
-    arguments = json.loads(calls[0].function.arguments)
+    assert {call.index for call in calls} == {0}
+    assert (calls[0].function.name, calls[0].function.arguments) == ("get_weather", "")
+    assert calls[0].id.startswith("call_")
+    assert all(call.id is call.function.name is None for call in calls[1:])
+    arguments = json.loads("".join(call.function.arguments for call in calls))
     assert arguments["city"] in ("Paris", "Rome")
     assert isinstance(arguments["days"], int)
     assert pieces[-1].choices[0].finish_reason == "tool_calls"
@@ -251,10 +253,11 @@ def test_tools_and_a_format_together_allow_both(engine: Engine) -> None:
             logit_bias=bias,
         )  # fmt: skip
         reader = turn.reader()
-        (part,) = [*reader.feed(text), *reader.finish()]
+        parts = [*reader.feed(text), *reader.finish()]
         if wanted == "<tool_call>":
-            assert isinstance(part, ToolCall)
-            assert (part.name, part.arguments) == ("add", "{}")
+            (call,) = calls_of(parts)
+            assert call.name == "add"
+            assert isinstance(json.loads(call.arguments), dict)
         else:
             assert json.loads(text) in ({"ok": True}, {"ok": False})
 

@@ -8,8 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.parts import Content, Part, PartReader, Reasoning
-from serve.tools import ToolCall, described, parse_call
+from serve.calls import CallArguments
+from serve.parts import Content, Part, PartReader, Reasoning, calls_of
+from serve.tools import described, parse_call
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
 
@@ -47,10 +48,33 @@ def test_calls_are_found_between_content(before: str, value: str, data: st.DataO
     call = json.dumps({"name": "f", "arguments": {"x": value}})
     text = f"{before}<tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call>"
     parts = read(PartReader(calls=True), cut(text, data))
-    calls = [part for part in parts if isinstance(part, ToolCall)]
+    calls = calls_of(parts)
     assert [json.loads(one.arguments) for one in calls] == [{"x": value}] * 2
     assert joined(parts, Content) == before
     assert calls[0].id != calls[1].id
+
+
+@given(st.recursive(st.text(max_size=8), lambda x: st.dictionaries(WORDS, x), max_leaves=5))
+def test_arguments_are_passed_on_as_they_come(value: object) -> None:
+    """Every character of them but those that a mark could hold back."""
+    arguments = json.dumps({"x": value}, ensure_ascii=False)
+    reader = PartReader(calls=True)
+    assert reader.feed("<tool_call>") == []
+    begin = reader.feed('{"name": "f", "arguments": ')
+    assert begin == []
+    told = ""
+    for character in arguments:
+        parts = reader.feed(character)
+        told += "".join(part.text for part in parts if isinstance(part, CallArguments))
+        assert arguments.startswith(told)
+    assert told == arguments
+    assert reader.feed("}\n</tool_call> after") == [Content("after")]
+
+
+def test_a_call_that_is_cut_off_keeps_what_it_said() -> None:
+    parts = read(PartReader(calls=True), ['<tool_call>{"name": "f", "arguments": {"x": "a'])
+    (call,) = calls_of(parts)
+    assert (call.name, call.arguments) == ("f", '{"x": "a')
 
 
 @given(WORDS, st.data())
