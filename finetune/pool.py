@@ -23,24 +23,39 @@ Encode = Callable[[Sequence[Example]], list[Encoded]]
 
 # With more answers than this per example there is nothing to balance.
 _FEWEST_EXAMPLES_AN_ANSWER = 2
+MOST_PASSES = 2
+"""How often an epoch may draw a general example. Measured: 51 of them, each 8 times an epoch, took
+the loss on those held out from 2.51 to 3.26; without replay it was 2.76."""
 
 
 @dataclass(frozen=True)
 class Pool:
     """All that may be drawn, and what an epoch draws of it; `replayed` of an epoch's examples are
-    general ones, and `reworded` of what may be drawn are other wordings."""
+    among the `general` ones, and `reworded` of what may be drawn are other wordings."""
 
     encoded: list[Encoded]
     draw: EpochDraw
+    general: int
     replayed: int
     reworded: int
 
     def describe(self) -> str:
-        """What an epoch is, in a sentence."""
+        """What an epoch is, in a sentence, and what is wrong with its replay in another."""
         return (
             f"an epoch draws {len(self.draw):,} examples"
             + (f", {self.replayed:,} of them general" if self.replayed else "")
             + (f"; {self.reworded:,} other wordings" if self.reworded else "")
+            + self._too_often()
+        )
+
+    def _too_often(self) -> str:
+        if self.replayed <= MOST_PASSES * self.general:
+            return ""
+        times = round(self.replayed / self.general)
+        return (
+            f". Each of the {self.general} general examples comes {times} times: they are learned "
+            "by heart, and more is forgotten than without them. Take more examples (tuneserve data "
+            f"general --samples {times}) or a smaller replay"
         )
 
 
@@ -73,7 +88,7 @@ def build_pool(
         first = len(encoded)
         encoded += general
         streams.append(Stream(tuple((p,) for p in range(first, len(encoded))), replayed))
-    return Pool(encoded, EpochDraw(streams, seed), replayed, reworded)
+    return Pool(encoded, EpochDraw(streams, seed), len(general), replayed, reworded)
 
 
 def _add_variants(

@@ -198,6 +198,9 @@ def test_replay_is_the_share_that_was_asked_for_and_never_a_held_out_prompt(
         )
         assert sorted(place for place in places if place < first) == list(range(first))
     assert set(prepared.parts()) == {"train", "eval", "test", "replay", "general"}
+    assert "learned by heart" not in found.describe()
+    often = settings.model_copy(update={"replay": 0.8})
+    assert "general --samples 6)" in pool(prepared, often).describe()
 
 
 def test_too_few_general_examples(write_lines: Any) -> None:
