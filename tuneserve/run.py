@@ -174,24 +174,24 @@ class RunDirectory:
         A stage that is run again takes its own and all later results out, since they no longer
         describe what is in the directory: at once, or with `keep` when it withdraws them.
         """
-        entry = StageRecord(lambda: self._withdraw(name))
+        entry = StageRecord(lambda: self.update(stages=self._stages_before(name)))
         if not keep:
             entry.withdraw()
         started = time.monotonic()
         yield entry
-        entry.withdraw()
         finished = {
             "finished": _now(),
             "seconds": round(time.monotonic() - started, 1),
             "result": entry.result,
         }
-        stages = {**self.read().get("stages", {}), name: finished}
+        stages = {**self._stages_before(name), name: finished}
         self.update(stages=stages, versions=versions(), platform=platform.platform())
 
-    def _withdraw(self, name: str) -> None:
-        withdrawn = STAGES[STAGES.index(name) :]
+    def _stages_before(self, name: str) -> dict[str, Any]:
+        """The records of the stages that this one builds on."""
         stages = self.read().get("stages", {})
-        self.update(stages={key: stages[key] for key in stages if key not in withdrawn})
+        before = STAGES[: STAGES.index(name)]
+        return {key: stages[key] for key in stages if key in before}
 
 
 def versions() -> dict[str, str]:
