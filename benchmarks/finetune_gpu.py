@@ -4,9 +4,10 @@ A checkpoint of the Llama-8B shape with random weights (speed and memory do not 
 are) is trained for a few steps in the ways that are to be compared. Every part is a process of its
 own; a part that loads one base trains it several times, ours and bare Unsloth in turn.
 
-    four_bit   bare Unsloth and ours at 2 x 2,048, three runs each; then `speed = "auto"` at caps of
-               8 to 24 GiB beside bare Unsloth's defaults (2 x 4 accumulated), and the memory plan
-    sixteen    the same where the plan takes a 16-bit base
+    caps       `speed = "auto"` on a card of 8 to 24 GiB (another process holds the rest), beside
+               bare Unsloth's defaults (2 x 4 accumulated), in turn on the smallest
+    four_bit   bare Unsloth and ours at 2 x 2,048, three runs each; and the memory plan
+    sixteen    `speed = "auto"` where the plan takes a 16-bit base
     peft       transformers + PEFT + bitsandbytes at 2 x 2,048
     step_down  memory that runs out in the first step
     compiled   padded batches, which Unsloth compiles layer by layer, and where the time goes
@@ -34,11 +35,12 @@ from pathlib import Path
 from typing import Any
 
 import finetune_speed as speed
+from ballast import Card
 from recipe_8b import write_instructions
 
 # Parts in the order in which they are run, with the least time in seconds that each is given.
 PARTS = {
-    "four_bit": 150, "sixteen": 60, "peft": 50, "step_down": 60, "compiled": 100,
+    "caps": 150, "four_bit": 150, "sixteen": 60, "peft": 50, "step_down": 60, "compiled": 100,
 }  # fmt: skip
 CAPS = (8, 12, 16, 24, 80)
 # Bare Unsloth's notebooks: two examples at a time, four times per step.
@@ -114,7 +116,9 @@ def case(options: Namespace, **changes: Any) -> Namespace:
 class Model:
     """A base with an adapter that is trained again and again, by our loop or bare Unsloth's."""
 
-    def __init__(self, options: Namespace, *, four_bit: bool, cap: float = 0.0) -> None:
+    def __init__(
+        self, options: Namespace, *, four_bit: bool, cap: float = 0.0, offloaded: bool = False
+    ) -> None:
         from finetune.model import add_adapter, load_base
         from finetune.runtime import load_runtime
         from tuneserve.settings import ModelSettings
@@ -125,8 +129,9 @@ class Model:
         first = case(options, four_bit=four_bit)
         settings = ModelSettings(base=str(options.base), max_seq_length=options.length)
         model, self.tokenizer = load_base(
-            self.runtime, options.base, settings, "unsloth", four_bit=four_bit
-        )
+            self.runtime, options.base, settings, "unsloth", four_bit=four_bit,
+            offloaded=offloaded,
+        )  # fmt: skip
         self.model = add_adapter(self.runtime, model, speed.our_settings(first))
         self.load_seconds = round(time.monotonic() - started, 1)
 
@@ -149,6 +154,18 @@ class Model:
         skip_checkpointing(self.model, layers)
         # Offloading counted the layers in its first step; it has to count again.
         offloading.FIRST_PASS, offloading.LAST_GC_INDEX = True, 0
+
+    def offload(self, wanted: bool) -> None:
+        """Let the token embeddings wait in main memory, or bring them back."""
+        if self.runtime.device != "cuda":
+            return
+        from unsloth.models.vision import offload_input_embedding, restore_input_embedding
+
+        offloaded = self.model.get_input_embeddings().weight.device.type == "cpu"
+        if wanted and not offloaded:
+            offload_input_embedding(self.model)
+        elif offloaded and not wanted:
+            restore_input_embedding(self.model)
 
     def train(self, kind: str, options: Namespace) -> dict[str, Any]:
         """Steps of `kind` ('ours' or 'unsloth'): time, tokens per second, peak."""
@@ -195,6 +212,7 @@ def at_cap(model: Model, options: Namespace, part: str, cap: float) -> None:
     way = planned(options, cap)
     model.limit(cap)
     model.keep(way.kept_layers)
+    model.offload(way.offloaded)
     chosen = case(
         options, batch=way.micro_batch, accumulation=way.accumulation, steps=4, warmup=1,
         four_bit=way.four_bit,
@@ -231,19 +249,43 @@ def against_plan(
 # Parts
 
 
-def part_four_bit(options: Namespace) -> None:
-    caps = [cap for cap in CAPS if planned(options, cap).four_bit]
-    model = Model(options, four_bit=True, cap=min(caps, default=0))
-    tell("four_bit", load_seconds=model.load_seconds, load_peak=speed.peak_bytes())
-    model.train("ours", case(options, steps=2, warmup=1))  # kernels are compiled
-    for cap in caps[:1]:
-        at_cap(model, options, "four_bit", cap)
+def part_caps(options: Namespace) -> None:
+    smallest, *larger = [cap for cap in CAPS if planned(options, cap).four_bit]
+    card = Card()
+    with card.of(smallest):
+        way = planned(options, smallest)
+        model = Model(options, four_bit=True, cap=smallest, offloaded=way.offloaded)
+        tell("caps", load_seconds=model.load_seconds, load_peak=speed.peak_bytes())
+        model.train("ours", case(options, batch=1, steps=2, warmup=1))  # kernels are compiled
+        for _ in range(options.repeats):
+            at_cap(model, options, "caps", smallest)
+            bare_steps(model, options, "caps", smallest)
+    bare_steps(model, options, "caps", 0)
+    for cap in larger:
+        with card.of(cap):
+            at_cap(model, options, "caps", cap)
+        free_everything()
+    for offloaded in (False, True, False, True):
+        model.keep(0)
+        model.offload(offloaded)
+        taken = model.train("ours", case(options, batch=2, steps=6))
+        tell("caps", measured="embeddings", offloaded=offloaded, **taken)
+
+
+def bare_steps(model: Model, options: Namespace, part: str, cap: float) -> None:
+    """Bare Unsloth's defaults at the same effective batch."""
+    model.limit(cap)
     model.keep(0)
-    loops(model, options)
+    model.offload(False)
     bare = case(options, **EFFECTIVE, steps=4, warmup=1)
-    tell("four_bit", measured="bare", **model.train("unsloth", bare))
-    for cap in caps[1:]:
-        at_cap(model, options, "four_bit", cap)
+    tell(part, measured="bare", cap=cap, **model.train("unsloth", bare))
+    model.limit(0)
+
+
+def part_four_bit(options: Namespace) -> None:
+    model = Model(options, four_bit=True)
+    model.train("ours", case(options, steps=2, warmup=1))  # kernels are compiled
+    loops(model, options)
     whole = options.length
     for batch, length, kept in ((8, whole, 0), (8, whole // 2, 0), (2, whole, 32), (1, whole, 16)):
         against_plan(

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune.cpu import compiles
 from finetune.mask import Encoded
 from finetune.plan import GIB, Shape, is_quantized
 from finetune.planning import RESERVED_GIB
 from finetune.processes import local_rank
 from finetune.runtime import Runtime
+from finetune.schedule import Schedule
 from finetune.speed import Way, choose
 from tuneserve.errors import UsageError
 from tuneserve.memory import free_main_memory
@@ -53,7 +55,8 @@ class Budget:
         """What was decided, by setting."""
         decided = self.settings.model_dump(
             include={
-                "gradient_checkpointing", "kept_layers", "batch_size", "gradient_accumulation"
+                "gradient_checkpointing", "kept_layers", "offload_embeddings", "batch_size",
+                "gradient_accumulation",
             }
         )  # fmt: skip
         return {"load_in_4bit": self.four_bit, **decided}
@@ -72,7 +75,11 @@ class Budget:
 
 
 def plan_budget(
-    recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded]
+    recipe: Recipe,
+    runtime: Runtime,
+    checkpoint: Path,
+    train: Sequence[Encoded],
+    schedule: Schedule,
 ) -> Budget:
     """Plan training on the examples as they are; the longest ones decide the peak."""
     settings = recipe.train
@@ -82,13 +89,15 @@ def plan_budget(
         shape = Shape.read(checkpoint)
     except UsageError:
         return _unplanned(recipe, available)
+    all_kept = settings.model_copy(update={"gradient_checkpointing": "false"})
+    compiled = compiles(all_kept, runtime, train, schedule)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
 
     def choose_within(room: float) -> Way:
         return choose(
             shape, recipe, lengths, available=room, device=runtime.device,
-            padded=not packs(settings, runtime.device),
+            padded=not packs(settings, runtime.device), compiled=compiled,
             value_bytes=4 if runtime.precision == "fp32" else 2,
         )  # fmt: skip
 

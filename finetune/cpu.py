@@ -8,35 +8,52 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from finetune.encode import token_counts
 from finetune.mask import Encoded
+from finetune.plan import LONGEST_PLAIN
 from finetune.runtime import Runtime
 from finetune.schedule import Schedule
+from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory
 from tuneserve.settings import TrainSettings
 
 # Tokens to train on from which the minute that compiling takes is won back.
 _WORTH_COMPILING = 60_000
-# Plain attention keeps a score for every pair of tokens: up to this length it costs no memory.
-_LONGEST_PLAIN = 512
 
 
 def compiles(
     settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
 ) -> bool:
-    """Are the layers compiled for training on these examples on this device?"""
+    """Are the layers compiled for training on these examples on this device?
+
+    Raises UsageError if they shall be and there is no compiler.
+    """
     if runtime.device != "cpu" or settings.compile == "false":
         return False
     if settings.compile == "true":
+        if not has_compiler():
+            raise UsageError("no C++ compiler is at hand", where="train.compile")
         return True
     counts = token_counts(train)
     tokens = schedule.steps * settings.examples_per_step * counts["tokens"] / counts["examples"]
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing != "false"
-    return tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    return worth_it and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Is the C++ compiler at hand that torch.compile calls?"""
+    if sys.platform == "win32":
+        return True  # Unsloth looks for Visual Studio itself, and trains uncompiled without it.
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return shutil.which(shlex.split(os.environ.get("CXX", usual))[0]) is not None
 
 
 def compile_layers(wanted: bool) -> None:
@@ -57,7 +74,7 @@ def is_compiled(model: Any) -> bool:
 def plain_attention(runtime: Runtime, train: Sequence[Encoded]) -> Iterator[None]:
     """PyTorch's fused attention takes a fifth of a CPU step to go backward through short texts;
     plain matrix products do it in a tenth of that."""
-    if runtime.device != "cpu" or max(len(item.input_ids) for item in train) > _LONGEST_PLAIN:
+    if runtime.device != "cpu" or max(len(item.input_ids) for item in train) > LONGEST_PLAIN:
         yield
         return
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -1,42 +1,46 @@
-"""The base model loaded to speak, and its answers to general questions collected."""
+"""The base model in torch, made to speak: for answers on a GPU that only torch can use."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.general import Question, Sampling, answer_questions
+from finetune.general import Asked, Sampling, end_tokens, generate
 from finetune.mask import Encoder
-from finetune.model import load_tokenizer
 from finetune.runtime import quiet
-from tuneserve.base import resolve_base
-from tuneserve.console import progress, say
-from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.errors import UsageError
 from tuneserve.settings import ModelSettings
 
+_BATCH = 24
 
-def make_general(
-    settings: ModelSettings, questions: Sequence[Question], sampling: Sampling
-) -> list[dict[str, str]]:
-    """Examples {group, instruction, output}: the base's own answers to the questions.
 
-    Raises UsageError if the base can't be had, TuneserveError if no answer came to its end.
-    """
-    base = resolve_base(settings.base)
-    encoder = Encoder(load_tokenizer(base.path, settings), max_length=1 << 30)
-    say(f"base model: {base.name}; {len(questions) * sampling.samples:,} answers")
-    model = load_speaker(base.path, settings)
-    total = len(questions) * sampling.samples
-    with progress("answering", total, unit="answers") as advance, quiet(errors_too=False):
-        examples = list(answer_questions(model, encoder, questions, sampling, advance))
-    if not examples:
-        raise TuneserveError(
-            f"none of {total} answers came to its end within {sampling.max_tokens} tokens",
-            where=base.name,
-            hint="Raise --max-tokens; reasoning models need thousands.",
-        )
-    return examples
+def answers_by_torch(
+    path: Path,
+    settings: ModelSettings,
+    encoder: Encoder,
+    asked: Sequence[Asked],
+    sampling: Sampling,
+    answered: Callable[[int], None],
+) -> list[list[int] | None]:
+    """The answers' ids without their end tokens, None for one that did not come to its end;
+    `answered` is told after each batch how many it had."""
+    import torch
+
+    model = load_speaker(path, settings)
+    torch.manual_seed(sampling.seed)
+    ends = end_tokens(encoder)
+    found: list[list[int] | None] = []
+    for start in range(0, len(asked), _BATCH):
+        # The model's own distribution: no top-k, no top-p, no penalty, whatever its files say.
+        answers = generate(
+            model, encoder, [one.prompt for one in asked[start : start + _BATCH]],
+            do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
+            repetition_penalty=1.0, max_new_tokens=sampling.max_tokens,
+        )  # fmt: skip
+        found += [ids[:-1] if ids and ids[-1] in ends else None for ids in answers]
+        answered(len(answers))
+    return found
 
 
 def load_speaker(path: Path, settings: ModelSettings) -> Any:

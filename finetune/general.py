@@ -1,4 +1,5 @@
 """General examples made by the base model itself: what it must not forget is what it says today.
+The answers come from serve.distil; here are the questions, and what makes an answer an example.
 
 Each question is answered by sampling from the base at temperature 1, unfiltered. Replaying such
 answers pulls the model towards the base and nothing else, and the rise of the loss on those that
@@ -8,7 +9,7 @@ are held out estimates the Kullback-Leibler divergence of the tuned model from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,15 @@ class Sampling:
     samples: int = 1
     max_tokens: int = 256
     temperature: float = 1.0
-    batch_size: int = 24
     seed: int = 3407
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and its prompt's token ids."""
+
+    question: Question
+    prompt: list[int]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -63,44 +71,26 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
-def answer_questions(
-    model: Any,
-    encoder: Encoder,
-    questions: Sequence[Question],
-    sampling: Sampling,
-    answered: Callable[[int], None],
-) -> Iterator[dict[str, str]]:
-    """Examples {group, instruction, output} with the model's own answers, batch by batch.
-
-    `model` is a causal language model of transformers, `encoder` has its tokenizer and template;
-    `answered` is told how many questions were answered, usable or not.
-    """
-    import torch
-
-    torch.manual_seed(sampling.seed)
-    prompts = [_prompt(encoder, question) for question in questions] * sampling.samples
-    asked = [*questions] * sampling.samples
-    # Prompts of like length together: short ones are padded little.
-    order = sorted(range(len(asked)), key=lambda place: len(prompts[place]))
-    for start in range(0, len(order), sampling.batch_size):
-        places = order[start : start + sampling.batch_size]
-        # The model's own distribution: no top-k, no top-p, no penalty, whatever its files say.
-        answers = generate(
-            model, encoder, [prompts[place] for place in places],
-            do_sample=True, temperature=sampling.temperature, top_k=0, top_p=1.0,
-            repetition_penalty=1.0, max_new_tokens=sampling.max_tokens,
-        )  # fmt: skip
-        for place, ids in zip(places, answers, strict=True):
-            text = _usable(encoder, prompts[place], ids)
-            if text is not None:
-                question = asked[place]
-                yield {"group": question.group, "instruction": question.text, "output": text}
-        answered(len(places))
+def prompts(encoder: Encoder, questions: Sequence[Question], samples: int) -> list[Asked]:
+    """Every question `samples` times, shortest prompts first."""
+    asked = [
+        Asked(question, encoder.prompt_ids([{"role": "user", "content": question.text}]))
+        for question in questions
+    ]
+    return sorted(asked * samples, key=lambda one: len(one.prompt))
 
 
-def _prompt(encoder: Encoder, question: Question) -> list[int]:
-    messages = [{"role": "user", "content": question.text}]
-    return encoder.prompt_ids(messages)
+def general_example(encoder: Encoder, asked: Asked, answer: list[int]) -> dict[str, str] | None:
+    """The example {group, instruction, output} of an answer's ids, without its end token; None
+    where nothing was said, or thoughts only."""
+    text: str = encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    opened = encoder.tokenizer.decode(asked.prompt).rstrip().endswith(OPEN)
+    if (opened or text.startswith(OPEN)) and not text.partition(CLOSE)[2].strip():
+        return None
+    if not text:
+        return None
+    question = asked.question
+    return {"group": question.group, "instruction": question.text, "output": text}
 
 
 def generate(
@@ -110,7 +100,7 @@ def generate(
     comes in time; `how` are the arguments of its `generate`."""
     import torch
 
-    ends = _end_tokens(encoder)
+    ends = end_tokens(encoder)
     width = max(map(len, prompts))
     padding = ends[0]
     ids = [[padding] * (width - len(prompt)) + prompt for prompt in prompts]
@@ -128,20 +118,9 @@ def generate(
     return answers
 
 
-def _end_tokens(encoder: Encoder) -> list[int]:
+def end_tokens(encoder: Encoder) -> list[int]:
     """What the trained model ends an answer with, and the tokenizer's end token."""
     turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
     last = encoder.encode(Example("x", turn)).labels[-1]
     eos = encoder.tokenizer.eos_token_id
     return [last] if eos is None or eos == last else [last, eos]
-
-
-def _usable(encoder: Encoder, prompt: list[int], ids: list[int]) -> str | None:
-    """The answer's text, or None if it is empty or has not come to its end."""
-    if not ids or ids[-1] not in _end_tokens(encoder):
-        return None
-    text: str = encoder.tokenizer.decode(ids[:-1], skip_special_tokens=True).strip()
-    thinks = encoder.tokenizer.decode(prompt).rstrip().endswith(OPEN) or text.startswith(OPEN)
-    if thinks and not text.partition(CLOSE)[2].strip():
-        return None
-    return text or None

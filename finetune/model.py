@@ -57,9 +57,18 @@ def check_targets(path: Path, settings: TrainSettings) -> None:
 
 
 def load_base(
-    runtime: Runtime, path: Path, settings: ModelSettings, checkpointing: str, *, four_bit: bool
+    runtime: Runtime,
+    path: Path,
+    settings: ModelSettings,
+    checkpointing: str,
+    *,
+    four_bit: bool,
+    offloaded: bool = False,
 ) -> tuple[Any, Any]:
-    """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train."""
+    """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train.
+
+    `offloaded`: the token embeddings stay in main memory.
+    """
     with quiet(errors_too=True):
         model, tokenizer = runtime.fast_model.from_pretrained(
             model_name=str(path),
@@ -67,6 +76,8 @@ def load_base(
             dtype=runtime.dtype,
             load_in_4bit=four_bit,
             use_gradient_checkpointing=CHECKPOINTING[checkpointing],
+            # Otherwise Unsloth decides by a reserve of its own.
+            offload_embedding=offloaded,
             trust_remote_code=False,
         )
     return model, tokenizer

@@ -1,8 +1,8 @@
 """Memory of training, merging and serving, from a model's config.json alone.
 
-Training on a GPU is weights + adapter (with gradients and optimizer) + activations. What a layer
-keeps for the backward pass, per token, follows from its shapes; how much more is alive while one
-layer is computed backwards, and what PEFT's unfused path keeps on a CPU, are measured factors.
+Training is weights + adapter (with gradients and optimizer) + activations. What a layer keeps for
+the backward pass, per token, follows from its shapes; how much more is alive while one layer is
+computed backwards, and what PEFT's unfused path keeps on a CPU, are measured factors.
 """
 
 from __future__ import annotations
@@ -24,10 +24,20 @@ _TRAINED_BYTES = {"adamw_8bit": 4 + 4 + 2, "adamw_torch": 4 + 4 + 8}
 # Measured on the Llama-8B shape: alive while one layer is computed backwards, in units of what
 # the layer keeps for it.
 _BACKWARD_FACTOR = 2.3
-# Measured on the 135M model: PEFT's layers keep several copies that Unsloth's GPU kernels don't.
-_CPU_ACTIVATION_FACTOR = 3.0
-# Resident memory of the process before any model: Python, torch, transformers, TRL, Unsloth.
+# Measured on the 135M model: on a CPU PEFT's layers keep several copies of what Unsloth's GPU
+# kernels keep once (by bytes of a value), hardly any of them where the layers are compiled.
+_CPU_COPIES = {2: 3.0, 4: 2.6}
+_COMPILED_COPIES = 1.25
+# There the logits of all tokens are alive at once: bytes per token and vocabulary entry.
+_LOGIT_BYTES = 8
+# Attention that is plain matrix products keeps a score for every pair of tokens, in bytes.
+_SCORE_BYTES = 3.2
+# The longest examples, in tokens, for which a CPU computes attention that way.
+LONGEST_PLAIN = 512
+# Resident memory of the process before any model: Python, torch, transformers, TRL, Unsloth; and
+# what compiling adds.
 _CPU_LIBRARIES = int(1.0 * GIB)
+_COMPILER = int(0.1 * GIB)
 _LARGEST_BATCH = 4096  # what the setting allows
 # What configs of different families call the number of experts in a layer.
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -51,6 +61,7 @@ class Shape:
     query: int
     key_value: int
     vocabulary: int
+    heads: int
     tied: bool
 
     @classmethod
@@ -69,6 +80,7 @@ class Shape:
                 query=heads * head,
                 key_value=(config.get("num_key_value_heads") or heads) * head,
                 vocabulary=config["vocab_size"],
+                heads=heads,
                 tied=bool(config.get("tie_word_embeddings", False)),
             )
         except (KeyError, TypeError) as error:
@@ -149,48 +161,57 @@ def training_memory(
     value_bytes: int = 2,
     checkpointing: str | None = None,
     kept_layers: int | None = None,
+    offloaded: bool = False,
+    length: int = 0,
+    compiled: bool = False,
 ) -> TrainingMemory:
     """Peak of one step that computes `tokens` tokens at a time (examples x their length).
 
     `value_bytes` is the size of a computed value (2: bf16, 4: fp32). `checkpointing` and
     `kept_layers`, the layers that keep their activations all the same, default to the settings'.
+    `offloaded`: the token embeddings wait in main memory. On a CPU it matters how many tokens the
+    longest example has (`length`), and whether the layers are `compiled`.
     On a GPU the figure is torch's own, without the CUDA context.
     """
     cuda = device == "cuda"
     linear = _NF4_BYTES if four_bit else value_bytes
-    weights = shape.projection_parameters * linear + shape.embedding_parameters * value_bytes
+    embeddings = shape.embedding_parameters
+    if offloaded:
+        embeddings -= shape.vocabulary * shape.hidden
+    weights = shape.projection_parameters * linear + embeddings * value_bytes
     optimizer = settings.optimizer
     if optimizer == "auto":
         optimizer = "adamw_8bit" if cuda else "adamw_torch"
     trained = shape.adapter_parameters(settings.r, settings.target_modules)
     trained += shape.copied_parameters(settings.modules_to_save)
-    kept = shape.kept_per_token * value_bytes * (1.0 if cuda else _CPU_ACTIVATION_FACTOR)
-    layers = _layers_kept(
-        shape,
-        kept,
-        checkpointing or settings.gradient_checkpointing,
-        settings.kept_layers if kept_layers is None else kept_layers,
-        value_bytes,
-    )
-    activations = tokens * (layers + _BACKWARD_FACTOR * kept)
+    checkpointing = checkpointing or settings.gradient_checkpointing
+    whole = settings.kept_layers if kept_layers is None else kept_layers
+    whole = shape.layers if checkpointing == "false" else min(whole, shape.layers)
+    # Offloaded, the inputs of the layers that are computed again wait in main memory.
+    inputs = 0 if checkpointing == "unsloth" and cuda else (shape.layers - whole) * shape.hidden
+    if cuda:
+        kept = float(shape.kept_per_token * value_bytes)
+        backward = _BACKWARD_FACTOR * kept
+    else:
+        kept, backward = _kept_on_cpu(shape, value_bytes, length, compiled=compiled)
     return TrainingMemory(
         weights=int(weights),
         adapter=trained * _TRAINED_BYTES[optimizer],
-        activations=int(activations),
-        libraries=0 if cuda else _CPU_LIBRARIES,
+        activations=int(tokens * (whole * kept + inputs * value_bytes + backward)),
+        libraries=0 if cuda else _CPU_LIBRARIES + (_COMPILER if compiled else 0),
     )
 
 
-def _layers_kept(
-    shape: Shape, kept: float, checkpointing: str, kept_layers: int, value_bytes: int
-) -> float:
-    """Bytes per token that all layers together keep for the backward pass."""
-    if checkpointing == "false":
-        return shape.layers * kept
-    whole = min(kept_layers, shape.layers)
-    # Offloaded, the inputs of the other layers wait in main memory.
-    inputs = 0 if checkpointing == "unsloth" else (shape.layers - whole) * shape.hidden
-    return whole * kept + inputs * value_bytes
+def _kept_on_cpu(
+    shape: Shape, value_bytes: int, length: int, *, compiled: bool
+) -> tuple[float, float]:
+    """Bytes per token that a layer keeps, and that are alive beside that at the most: the logits,
+    or what one layer computed backwards takes."""
+    copies = _COMPILED_COPIES if compiled else _CPU_COPIES[value_bytes]
+    kept = shape.kept_per_token * value_bytes * copies
+    if length <= LONGEST_PLAIN:
+        kept += _SCORE_BYTES * shape.heads * length
+    return kept, max(_LOGIT_BYTES * shape.vocabulary, _BACKWARD_FACTOR * kept)
 
 
 def largest_batch(available: float, memory_of_batch: Any) -> int:

@@ -47,6 +47,7 @@ def plan(recipe: Recipe, *, device: str) -> dict[str, Any]:
             "load_in_4bit": way.four_bit,
             "gradient_checkpointing": way.checkpointing,
             "kept_layers": way.kept_layers,
+            "offload_embeddings": way.offloaded,
             "batch_size": way.micro_batch,
             "gradient_accumulation": way.accumulation,
         },

@@ -93,7 +93,7 @@ def _load(job: Job) -> tuple[Any, Any]:
     compile_layers(compiles(settings, job.runtime, job.pool.encoded, job.schedule))
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
-        four_bit=job.budget.four_bit,
+        four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",
     )  # fmt: skip
     if job.budget.four_bit and not is_four_bit(model):
         say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")

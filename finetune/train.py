@@ -100,7 +100,7 @@ def _plan_as_remembered(job: Job) -> None:
     way = remembered_way(job.run.checkpoints)
     if way is not None:
         recipe = as_before(job.recipe, way)
-        job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded)
+        job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded, job.schedule)
 
 
 def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
@@ -148,7 +148,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
     )  # fmt: skip
     say(pool.describe())
     schedule = plan_steps(recipe.train, len(pool.draw), devices=process_count())
-    budget = plan_budget(recipe, runtime, base.path, pool.encoded)
+    budget = plan_budget(recipe, runtime, base.path, pool.encoded, schedule)
     return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget)
 
 
@@ -217,6 +217,7 @@ def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
             "load_in_4bit": job.budget.four_bit,
             "gradient_checkpointing": job.budget.settings.gradient_checkpointing,
             "kept_layers": job.budget.settings.kept_layers,
+            "offload_embeddings": job.budget.settings.offload_embeddings == "true",
             "batch_size": job.budget.settings.batch_size,
             "gradient_accumulation": job.budget.settings.gradient_accumulation,
             "predicted_bytes": job.budget.predicted,

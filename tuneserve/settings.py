@@ -168,6 +168,12 @@ class TrainSettings(Section):
         description="Layers that keep their activations although gradient checkpointing is on "
         "(GPU); auto checkpointing decides it.",
     )
+    offload_embeddings: Literal["auto", "true", "false"] = Field(
+        "auto",
+        description="Keep the token embeddings in main memory and look them up there (GPU; not "
+        "where the output layer shares them or they are trained); auto = where the room they leave "
+        "makes training faster.",
+    )
     vram: float = Field(
         0.0,
         ge=0.0,

@@ -15,6 +15,7 @@ from finetune.checkpoints import remember_way
 from finetune.mask import Encoded
 from finetune.plan import GIB
 from finetune.runtime import Runtime, limit_memory
+from finetune.schedule import Schedule
 from finetune.train import _plan_as_remembered
 from tuneserve.errors import TuneserveError
 from tuneserve.run import RunDirectory
@@ -61,12 +62,13 @@ def job(tmp_path: Path) -> Any:
         base=SimpleNamespace(path=tmp_path),
         runtime=Runtime(None, TwoCards(), "cuda", "bf16"),
         pool=SimpleNamespace(encoded=EXAMPLES),
+        schedule=Schedule(9, 0, 0),
         budget=None,
     )
 
 
 def planned(job: Any) -> Any:
-    return plan_budget(job.recipe, job.runtime, job.base.path, job.pool.encoded)
+    return plan_budget(job.recipe, job.runtime, job.base.path, job.pool.encoded, Schedule(9, 0, 0))
 
 
 def test_a_process_plans_by_its_own_gpu_but_does_as_the_first_one_planned(

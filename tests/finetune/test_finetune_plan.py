@@ -28,7 +28,7 @@ from tuneserve.settings import (
     TrainSettings,
 )
 
-LLAMA_8B = Shape(4096, 14336, 32, 4096, 1024, 128_256, tied=False)
+LLAMA_8B = Shape(4096, 14336, 32, 4096, 1024, 128_256, heads=32, tied=False)
 QV = ("q_proj", "v_proj")
 
 
@@ -100,8 +100,9 @@ def test_what_the_recipe_settles_stays() -> None:
     assert chosen(79, load_in_4bit=True).four_bit
     assert not chosen(7.25, load_in_4bit=False).four_bit
     settings = TrainSettings(
-        batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true"
-    )
+        batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true",
+        offload_embeddings="false",
+    )  # fmt: skip
     way = choose(LLAMA_8B, Recipe(train=settings), [2048] * 9, available=79 * GIB, device="cuda")
     assert way.applied(settings) == settings
 
