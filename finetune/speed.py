@@ -23,7 +23,7 @@ _RECOMPUTED = 0.35
 # main memory, for which the GPU waits.
 _PASS_TOKENS = 360
 _UNPACKED_TOKENS = 35
-_LOOKED_UP_TOKENS = 60
+_LOOKED_UP_TOKENS = 190
 # A pass never takes less time than starting its kernels, in tokens' worth of computing, and what is
 # computed again is started again. (H100, 8B, 4-bit: 0.20 s with nothing recomputed, 0.28 s with 12
 # of 32 layers, against 70 us a token; a slower GPU is never kept waiting as long.)
@@ -68,15 +68,13 @@ class Way:
 
     def describe(self) -> str:
         """The decisions in a clause."""
-        kept = {
-            "false": "all activations kept",
-            "true": "activations recomputed",
-            "unsloth": "activations recomputed, their inputs in main memory",
-        }[self.checkpointing]
+        kept = "all activations kept" if self.checkpointing == "false" else "activations recomputed"
         if self.checkpointing != "false" and self.kept_layers:
             kept += f" (kept in {self.kept_layers} of {self.layers} layers)"
-        if self.offloaded:
-            kept += ", token embeddings in main memory"
+        waiting = ["their inputs"] if self.checkpointing == "unsloth" else []
+        waiting += ["the token embeddings"] if self.offloaded else []
+        if waiting:
+            kept += f", {' and '.join(waiting)} in main memory"
         bits = "4-bit" if self.four_bit else "16-bit"
         return f"{bits} base, {self.micro_batch} x {self.accumulation} examples a step, {kept}"
 

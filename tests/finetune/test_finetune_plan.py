@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,41 @@ def test_the_plan_is_within_a_tenth_of_what_was_measured_on_a_gpu(
     assert gpu_gib(batch, targets, four_bit, checkpointing) == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("batch", "length", "precision", "checkpointing", "compiled", "measured"),
+    [
+        (8, 64, "bf16", "false", False, 2.18),
+        (8, 128, "bf16", "false", False, 3.12),
+        (8, 256, "bf16", "false", False, 5.00),
+        (4, 512, "bf16", "false", False, 5.42),
+        (8, 64, "bf16", "false", True, 1.90),
+        (8, 128, "bf16", "false", True, 2.53),
+        (8, 256, "bf16", "false", True, 3.60),
+        (4, 512, "bf16", "false", True, 4.05),
+        (8, 256, "bf16", "true", False, 2.07),
+        (4, 128, "fp32", "false", False, 2.99),
+        (8, 128, "fp32", "false", False, 4.38),
+        (4, 256, "fp32", "false", False, 4.22),
+    ],
+)
+def test_the_plan_is_within_a_tenth_of_what_was_measured_on_a_cpu(
+    batch: int,
+    length: int,
+    precision: str,
+    checkpointing: str,
+    compiled: bool,
+    measured: float,
+    demo_base: Path,
+) -> None:
+    """Peaks of `tuneserve train` with the 135M model on two cores (benchmarks/finetune_plan.py)."""
+    memory = training_memory(
+        Shape.read(demo_base), TrainSettings(), tokens=batch * length, four_bit=False,
+        device="cpu", value_bytes=4 if precision == "fp32" else 2, checkpointing=checkpointing,
+        length=length, compiled=compiled,
+    )  # fmt: skip
+    assert memory.total / GIB == pytest.approx(measured, rel=0.1)
+
+
 def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
     assert LLAMA_8B.parameters == 8_030_261_248
     assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040
@@ -112,6 +148,46 @@ def test_where_nothing_fits_the_smallest_way_is_taken() -> None:
     assert (way.four_bit, way.checkpointing, way.kept_layers) == (True, "unsloth", 0)
     assert way.micro_batch == 1
     assert way.memory.total > GIB
+
+
+def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
+    small, large = chosen(7.25), chosen(79)
+    assert small.offloaded
+    assert small.micro_batch == 4
+    assert not large.offloaded
+    settings = TrainSettings(offload_embeddings="false")
+    way = choose(LLAMA_8B, Recipe(train=settings), [2048] * 9, available=7.25 * GIB, device="cuda")
+    assert not way.offloaded
+    assert way.applied(settings).offload_embeddings == "false"
+    assert small.applied(settings).offload_embeddings == "true"
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "tied", "reason"),
+    [
+        ("cpu", {}, False, "no GPU"),
+        ("cuda", {}, True, "shares the token embeddings"),
+        ("cuda", {"modules_to_save": ("embed_tokens",)}, False, "are trained"),
+    ],
+)
+def test_embeddings_that_can_not_be_offloaded_say_why(
+    device: str, changes: dict[str, Any], tied: bool, reason: str
+) -> None:
+    def way(wanted: str) -> Any:
+        train = TrainSettings.model_validate({"offload_embeddings": wanted, **changes})
+        shape = replace(LLAMA_8B, tied=tied)
+        return choose(shape, Recipe(train=train), [64] * 9, available=79 * GIB, device=device)
+
+    assert not way("auto").offloaded
+    with pytest.raises(UsageError, match=reason):
+        way("true")
+
+
+def test_several_processes_keep_the_embeddings_with_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not chosen(7.25).offloaded
 
 
 @given(st.lists(st.integers(16, 4096), min_size=1, max_size=40), st.floats(4, 90))
