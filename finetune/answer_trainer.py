@@ -11,7 +11,6 @@ from trl import SFTTrainer
 
 from finetune.draw import EpochDraw
 from finetune.encode import to_dataset
-from finetune.heap import Heap
 from finetune.mask import Encoded
 from finetune.sampling import LengthGroupedOrder
 from finetune.trainer import CHOICE, EVAL_LOSS, figures, general_rise, token_weighted_loss
@@ -40,12 +39,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         # Figures by step and by what was evaluated: the best ones need not be measured again.
         self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
         self._draw = draw
-        self._heap = Heap() if self.args.device.type == "cpu" else None
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._heap is not None:
-            self._heap.before(inputs["input_ids"].numel())
         mask = inputs.get("attention_mask")
         self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
         return super().training_step(model, inputs, *args, **kwargs)

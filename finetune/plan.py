@@ -32,6 +32,12 @@ _COMPILED_COPIES = 1.25
 _LOGIT_BYTES = 8
 # Attention that is plain matrix products keeps a score for every pair of tokens, in bytes.
 _SCORE_BYTES = 3.2
+# Where most examples are much shorter than the longest, the heap is left in pieces in which a long
+# batch finds no place, so that it takes more beside them. Measured over an epoch, as a share of the
+# longest batch's activations: nothing with a mean of 0.6 of the longest length, 0.6 to 0.8 with a
+# mean of 0.27. (Mapping large blocks apart avoids some of it and costs 6 to 21 % of the speed.)
+_EVEN_LENGTHS = 0.6
+_PIECES = 2.0
 # The longest examples, in tokens, for which a CPU computes attention that way.
 LONGEST_PLAIN = 512
 # Resident memory of the process before any model: Python, torch, transformers, TRL, Unsloth; and
@@ -163,6 +169,7 @@ def training_memory(
     kept_layers: int | None = None,
     offloaded: bool = False,
     length: int = 0,
+    mean_length: float = 0.0,
     compiled: bool = False,
 ) -> TrainingMemory:
     """Peak of one step that computes `tokens` tokens at a time (examples x their length).
@@ -170,7 +177,8 @@ def training_memory(
     `value_bytes` is the size of a computed value (2: bf16, 4: fp32). `checkpointing` and
     `kept_layers`, the layers that keep their activations all the same, default to the settings'.
     `offloaded`: the token embeddings wait in main memory. On a CPU it matters how many tokens the
-    longest example has (`length`), and whether the layers are `compiled`.
+    longest example has (`length`) and the mean one (`mean_length`; 0: they are all as long), and
+    whether the layers are `compiled`.
     On a GPU the figure is torch's own, without the CUDA context.
     """
     cuda = device == "cuda"
@@ -194,10 +202,13 @@ def training_memory(
         backward = _BACKWARD_FACTOR * kept
     else:
         kept, backward = _kept_on_cpu(shape, value_bytes, length, compiled=compiled)
+    activations = tokens * (whole * kept + inputs * value_bytes + backward)
+    if not cuda and mean_length:
+        activations *= 1 + _PIECES * max(0.0, _EVEN_LENGTHS - mean_length / length)
     return TrainingMemory(
         weights=int(weights),
         adapter=trained * _TRAINED_BYTES[optimizer],
-        activations=int(tokens * (whole * kept + inputs * value_bytes + backward)),
+        activations=int(activations),
         libraries=0 if cuda else _CPU_LIBRARIES + (_COMPILER if compiled else 0),
     )
 

@@ -99,6 +99,7 @@ def choose(
     Raises UsageError for token embeddings that shall be offloaded and can't.
     """
     longest = sorted(lengths, reverse=True)
+    mean = sum(lengths) / len(lengths)
     ways = []
     for (four_bit, size), (kind, layers), offloaded in itertools.product(
         _open_choices(recipe, device),
@@ -109,7 +110,7 @@ def choose(
         memory = training_memory(
             shape, recipe.train, tokens=tokens, four_bit=four_bit, device=device,
             value_bytes=value_bytes, checkpointing=kind, kept_layers=layers, offloaded=offloaded,
-            length=longest[0], compiled=compiled and kind == "false",
+            length=longest[0], mean_length=mean, compiled=compiled and kind == "false",
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
         times = recipe.train.examples_per_step // size

@@ -95,6 +95,18 @@ def test_the_plan_is_within_a_tenth_of_what_was_measured_on_a_cpu(
     assert memory.total / GIB == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize(("longest", "mean", "measured"), [(128, 77, 2.38), (288, 77, 5.56)])
+def test_a_few_long_examples_among_short_ones_take_more_than_their_batch(
+    longest: int, mean: float, measured: float, demo_base: Path
+) -> None:
+    """Peaks over an epoch: the sentiment recipe, and the same with general examples replayed."""
+    memory = training_memory(
+        Shape.read(demo_base), TrainSettings(), tokens=8 * longest, four_bit=False, device="cpu",
+        checkpointing="false", length=longest, mean_length=mean, compiled=True,
+    )  # fmt: skip
+    assert memory.total / GIB == pytest.approx(measured, rel=0.1)
+
+
 def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
     assert LLAMA_8B.parameters == 8_030_261_248
     assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040
