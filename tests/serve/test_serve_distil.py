@@ -27,6 +27,11 @@ COLD = Sampling(max_tokens=12, temperature=0.001)
 
 
 @pytest.fixture(scope="module")
+def demo_base() -> Path:
+    return resolve_base("demo").path
+
+
+@pytest.fixture(scope="module")
 def encoder(demo_base: Path) -> Encoder:
     return Encoder(load_tokenizer(demo_base, ModelSettings()), max_length=1 << 30)
 
@@ -64,13 +69,13 @@ def test_the_command_writes_examples_that_training_reads(
 ) -> None:
     (tmp_path / "mine.txt").write_text("# sums\nWhat is two plus two?\nWhat is three plus four?\n")
     command = (
-        "data", "general", "--questions", "mine.txt", "--samples", "3", "--max-tokens", "48",
+        "data", "general", "--questions", "mine.txt", "--samples", "6", "--max-tokens", "160",
         "--json",
     )  # fmt: skip
     first = tuneserve(*command, cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
-    assert told["asked"] == 6
+    assert told["asked"] == 12
     rows = [json.loads(line) for line in Path(tmp_path / told["file"]).read_text().splitlines()]
     assert len(rows) == told["examples"] > 0
     assert all(set(row) == {"group", "instruction", "output"} for row in rows)
