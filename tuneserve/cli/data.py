@@ -114,7 +114,7 @@ def sentiment(
 @click.option(
     "--samples",
     type=click.IntRange(1, 1000),
-    default=1,
+    default=3,
     show_default=True,
     help="Answers to each question.",
 )
