@@ -18,7 +18,7 @@ from bench.journal import Journal
 from bench.ladder import Place, places
 from bench.ladder_files import make_files
 from bench.measure import Question, Subject, Work
-from bench.offload import engine_settings, fitted
+from bench.offload import engine_settings
 from bench.prompts import EncodedExample
 from bench.results import HELD_OUT
 from bench.scoring import list_choices
@@ -29,6 +29,7 @@ from bench.tasks import (
     reference_of,
     require_different_ids,
 )
+from serve.in_process import fitted
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions

@@ -103,7 +103,7 @@ def choose(
     ways = []
     for (four_bit, size), (kind, layers), offloaded in itertools.product(
         _open_choices(recipe, device),
-        list(_kept_choices(recipe.train, shape, device)),
+        _kept_choices(recipe.train, shape, device),
         _offload_choices(recipe.train, shape, device),
     ):
         tokens = size * longest[0] if padded else sum(longest[:size])
@@ -183,7 +183,7 @@ def _obstacle_to_offloading(settings: TrainSettings, shape: Shape, device: str) 
     return None
 
 
-def _cost(recomputed: float, tokens: int, *, four_bit: bool, offloaded: bool = False) -> float:
+def _cost(recomputed: float, tokens: int, *, four_bit: bool, offloaded: bool) -> float:
     """Time per token; `recomputed` is the share of layers whose activations are computed again."""
     unpacked = _UNPACKED_TOKENS * (2 + recomputed) if four_bit else 0.0
     looked_up = _LOOKED_UP_TOKENS if offloaded else 0.0

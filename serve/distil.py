@@ -24,7 +24,8 @@ from finetune.model import load_tokenizer
 from finetune.runtime import quiet
 from serve.engine import Engine
 from serve.engine import Sampling as EngineSampling
-from serve.fit import fit_now, free_gpu_memory
+from serve.fit import free_gpu_memory
+from serve.in_process import fitted, for_a_list
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.console import progress, say
 from tuneserve.errors import TuneserveError
@@ -119,8 +120,6 @@ def _settings(path: Path, asked: Sequence[Asked], sampling: Sampling) -> ServeSe
     """A cell in the KV cache for every token of the answers given at a time, without rounding."""
     longest = max(len(one.prompt) for one in asked) + sampling.max_tokens
     slots = max(1, min(_AT_A_TIME, len(asked), _MOST_TOKENS // longest))
-    settings = ServeSettings(
-        ctx=-(-slots * longest // 256) * 256, slots=slots, cache_type_k="f16", cache_type_v="f16",
-        queue_seconds=86_400, answer_seconds=0, prefix_share=0.0, prefix_ram=0.0,
-    )  # fmt: skip
-    return settings.model_copy(update={"gpu_layers": fit_now(path, settings).layers})
+    ctx = -(-slots * longest // 256) * 256
+    exact = ServeSettings(cache_type_k="f16", cache_type_v="f16")
+    return fitted(path, for_a_list(exact, ctx=ctx, slots=slots))

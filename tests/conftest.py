@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, Runner
 
+from tuneserve.base import resolve_base
 from tuneserve.base.resolve import demo_gguf as find_demo_gguf
 from tuneserve.files import cache_directory
 
@@ -22,6 +23,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def demo_gguf() -> Path:
     """SmolLM2-135M-Instruct, a real model of 135 M parameters (GGUF, Q4_1)."""
     return find_demo_gguf()
+
+
+@pytest.fixture(scope="session")
+def demo_base() -> Path:
+    """The demo model as a checkpoint."""
+    return resolve_base("demo").path
 
 
 @pytest.fixture(scope="session")

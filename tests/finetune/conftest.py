@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from tuneserve.base import resolve_base
-
 WriteLines = Callable[..., Path]
 
 
@@ -25,11 +23,6 @@ def write_lines(tmp_path: Path) -> WriteLines:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def demo_base() -> Path:
-    return resolve_base("demo").path
 
 
 @pytest.fixture(scope="session")

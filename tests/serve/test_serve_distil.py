@@ -27,11 +27,6 @@ COLD = Sampling(max_tokens=12, temperature=0.001)
 
 
 @pytest.fixture(scope="module")
-def demo_base() -> Path:
-    return resolve_base("demo").path
-
-
-@pytest.fixture(scope="module")
 def encoder(demo_base: Path) -> Encoder:
     return Encoder(load_tokenizer(demo_base, ModelSettings()), max_length=1 << 30)
 

@@ -70,7 +70,7 @@ def command(
 
 def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) -> TextPerplexity:
     from bench import perplexity
-    from bench.offload import fitted
+    from serve.in_process import fitted
     from tuneserve.llama import LlamaModel
 
     with LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as loaded:
@@ -86,7 +86,7 @@ def _divergence(
     model: Path, base: Path, text: Path, chunk: int, settings: ServeSettings
 ) -> TextDivergence:
     from bench import perplexity
-    from bench.offload import fitted
+    from serve.in_process import fitted
     from tuneserve.errors import UsageError
     from tuneserve.llama import LlamaModel
 
