@@ -84,7 +84,7 @@ format: $(STAMP) ## Format the code
 	$(BIN)/ruff format .
 
 docs: $(STAMP) ## Regenerate docs/settings.md and docs/commands.md from the code
-	$(BIN)/python -m tuneserve.reference docs
+	$(BIN)/python -m tuneserve.cli.reference docs
 
 wheel: $(STAMP) ## Build dist/tuneserve-*.whl
 	$(BIN)/python -m build --wheel --quiet

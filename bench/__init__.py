@@ -1,6 +1,6 @@
 """Tuned against base on held-out prompts: accuracy, perplexity, speed, with error bars.
 
-from bench.compare import run_bench
+from tuneserve.bench.stage import run_bench
 report = run_bench(run, recipe)        # what report.json holds; writes runs/NAME/bench/
 
 compare        the benchmark of a run, from its GGUFs to the report

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.examples import Example
-from bench.perplexity import chunked, read_text
-from bench.prompts import EncodedExample, encode_examples
+from tuneserve.bench.measure.perplexity import chunked, read_text
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.bench.tasks.prompts import EncodedExample, encode_examples
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings

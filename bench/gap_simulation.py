@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.bootstrap import Bootstrap
-from bench.gaps import GroupScores, compare_gaps
+from tuneserve.bench.stats.bootstrap import Bootstrap
+from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
 
 
 @dataclass(frozen=True)

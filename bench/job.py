@@ -10,29 +10,29 @@ from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
-from bench import conditions
-from bench.answers import Asked, with_choices
-from bench.examples import Example, read_examples, read_rows
-from bench.general import general_task
-from bench.journal import Journal
-from bench.ladder import Place, places
-from bench.ladder_files import make_files
-from bench.measure import Question, Subject, Work
-from bench.offload import engine_settings
-from bench.prompts import EncodedExample
-from bench.results import HELD_OUT
-from bench.scoring import list_choices
-from bench.tasks import (
+from tuneserve.bench import conditions
+from tuneserve.bench.compare.answers import Asked, with_choices
+from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.ladder import Place, places
+from tuneserve.bench.measure.ladder_files import make_files
+from tuneserve.bench.measure.measure import Question, Subject, Work
+from tuneserve.bench.measure.offload import engine_settings
+from tuneserve.bench.tasks.examples import Example, read_examples, read_rows
+from tuneserve.bench.tasks.general import general_task
+from tuneserve.bench.tasks.prompts import EncodedExample
+from tuneserve.bench.tasks.scorers import list_choices
+from tuneserve.bench.tasks.tasks import (
     Task,
     further_tasks,
     held_out_task,
     reference_of,
     require_different_ids,
 )
-from serve.in_process import fitted
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions
+from tuneserve.serve.in_process import fitted
 from tuneserve.settings import BenchSettings, Recipe
 
 LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")

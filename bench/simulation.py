@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from bench import intervals, significance
-from bench.bootstrap import Bootstrap, Estimate
+from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate
 
 Floats = npt.NDArray[np.float64]
 BASE_SKILL, TUNED_SKILL = -0.5, 0.2

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from bench.gap_simulation import GapDesign, share_widened
-from bench.simulation import Design, covered, power_at_smallest
+from tuneserve.bench.gap_simulation import GapDesign, share_widened
+from tuneserve.bench.simulation import Design, covered, power_at_smallest
 
 LOWEST, HIGHEST, MOST_ALARMS = 0.93, 0.97, 0.05
 LEAST_POWER, MOST_POWER = 0.75, 0.85

@@ -30,18 +30,19 @@ from typing import Any
 
 import numpy as np
 
-from bench import analysis, significance
-from bench.answers import read_responses
-from bench.clients import served
-from bench.job import Job, prepare
-from bench.journal import Journal
-from bench.measure import (
+from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.answers import read_responses
+from tuneserve.bench.job import Job, prepare
+from tuneserve.bench.measure.clients import served
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.measure import (
     AGAIN,
     ENDPOINT,
     generate_answers,
     measure_again,
     measure_endpoint,
 )
+from tuneserve.bench.stats import significance
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, ServeSettings
 

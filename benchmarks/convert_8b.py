@@ -51,7 +51,7 @@ import sys
 from pathlib import Path
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
-from convert.stage import convert
+from tuneserve.convert.stage import convert
 settings = ConvertSettings(threads=int(sys.argv[2]))
 result = convert(RunDirectory(Path(sys.argv[1])), settings, force=True)
 import json

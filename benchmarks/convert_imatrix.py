@@ -30,13 +30,13 @@ from typing import Any
 
 import numpy as np
 
-from convert.adapter import Adapter
-from convert.gate.divergence import log_softmax
-from convert.gate.texts import Conversation, held_out
-from convert.gguf_output import write_gguf
-from convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
-from convert.merge import MergedCheckpoint
-from convert.model import GGUFModel
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.verify.divergence import log_softmax
+from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.prompt import encode_messages, encode_text, template_of
 from tuneserve.run import RunDirectory

@@ -85,10 +85,10 @@ def show(options: argparse.Namespace, _: str) -> None:
 
 def measure(work: Path, name: str) -> dict[str, Any]:
     """Figures of a run's adapter on the base, or of the base alone."""
-    from finetune.distil import load_speaker
-    from finetune.mask import Encoder
-    from finetune.model import load_tokenizer
     from tuneserve.base import resolve_base
+    from tuneserve.finetune.distil import load_speaker
+    from tuneserve.finetune.runtime.model import load_tokenizer
+    from tuneserve.finetune.tokens.encoder import Encoder
     from tuneserve.settings import ModelSettings
 
     base = resolve_base("demo").path
@@ -112,7 +112,7 @@ def measure(work: Path, name: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> list[Any]:
-    from finetune.examples import Example
+    from tuneserve.finetune.examples import Example
 
     lines = path.read_text(encoding="utf-8").splitlines()
     return [Example.from_row(json.loads(line), str(path)) for line in lines]
@@ -127,7 +127,7 @@ def manual_pieces(encoder: Any) -> list[list[int]]:
 
 def accuracy(model: Any, encoder: Any, examples: list[Any]) -> float:
     """Share of prompts whose greedy answer is the reference."""
-    from finetune.general import generate
+    from tuneserve.finetune.self_distillation import generate
 
     right = 0
     order = sorted(

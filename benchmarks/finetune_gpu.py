@@ -119,8 +119,8 @@ class Model:
     def __init__(
         self, options: Namespace, *, four_bit: bool, cap: float = 0.0, offloaded: bool = False
     ) -> None:
-        from finetune.model import add_adapter, load_base
-        from finetune.runtime import load_runtime
+        from tuneserve.finetune.runtime.libraries import load_runtime
+        from tuneserve.finetune.runtime.model import add_adapter, load_base
         from tuneserve.settings import ModelSettings
 
         started = time.monotonic()
@@ -169,7 +169,7 @@ class Model:
 
     def train(self, kind: str, options: Namespace) -> dict[str, Any]:
         """Steps of `kind` ('ours' or 'unsloth'): time, tokens per second, peak."""
-        from finetune.runtime import free_memory, quiet
+        from tuneserve.finetune.runtime.libraries import free_memory, quiet
 
         free_memory(self.runtime)
         with tempfile.TemporaryDirectory() as directory, quiet():
@@ -193,9 +193,9 @@ class Model:
 
 def planned(options: Namespace, cap: float) -> Any:
     """What `speed = "auto"` chooses for a card of `cap` GiB."""
-    from finetune.plan import GIB, Shape
-    from finetune.planning import RESERVED_GIB
-    from finetune.speed import choose
+    from tuneserve.finetune.memory.model import GIB, Shape
+    from tuneserve.finetune.memory.planning import RESERVED_GIB
+    from tuneserve.finetune.memory.search import choose
     from tuneserve.settings import Recipe, TrainSettings
 
     train = TrainSettings(
@@ -229,7 +229,7 @@ def against_plan(
     kept: int,
 ) -> None:  # fmt: skip
     """Peak of a step beside what the plan says."""
-    from finetune.plan import Shape, training_memory
+    from tuneserve.finetune.memory.model import Shape, training_memory
     from tuneserve.settings import TrainSettings
 
     plan = training_memory(
@@ -337,9 +337,9 @@ def free_everything() -> None:
 
 def part_step_down(options: Namespace) -> None:
     """A plan that is too large on purpose: torch gets less than what training was promised."""
-    from finetune import steps
-    from finetune.runtime import peak_memory
-    from finetune.train import train
+    from tuneserve.finetune.runtime.libraries import peak_memory
+    from tuneserve.finetune.training import loop as steps
+    from tuneserve.finetune.training.stage import train
     from tuneserve.run import RunDirectory
     from tuneserve.settings import Recipe
 

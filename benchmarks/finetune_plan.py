@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.plan import GIB, Shape, training_memory
 from tuneserve.base import resolve_base
+from tuneserve.finetune.memory.model import GIB, Shape, training_memory
 from tuneserve.settings import TrainSettings
 
 TOLERANCE = 0.10

@@ -133,7 +133,7 @@ def figures(options: argparse.Namespace, ends: list[float], losses: list[float])
 
 def peak_bytes() -> int:
     """Peak on the GPU (reserved by torch's allocator), or resident memory on a CPU."""
-    from finetune.runtime import peak_memory
+    from tuneserve.finetune.runtime.libraries import peak_memory
 
     peak = peak_memory()
     return peak.get("gpu_bytes", peak["resident_bytes"])
@@ -168,8 +168,8 @@ def timer() -> Any:
 
 
 def run_ours(options: argparse.Namespace, directory: str) -> tuple[list[float], list[float]]:
-    from finetune.model import add_adapter, load_base
-    from finetune.runtime import load_runtime
+    from tuneserve.finetune.runtime.libraries import load_runtime
+    from tuneserve.finetune.runtime.model import add_adapter, load_base
     from tuneserve.settings import ModelSettings
 
     model_settings = ModelSettings(base=str(options.base), max_seq_length=options.length)
@@ -201,15 +201,15 @@ def our_steps(
     runtime: Any, model: Any, tokenizer: Any, options: argparse.Namespace, directory: str
 ) -> tuple[list[float], list[float]]:
     """Our loop as `tuneserve train` runs it, with panel and TensorBoard log, on a loaded model."""
-    from finetune.board import Board
-    from finetune.callbacks import Steering, Telling
-    from finetune.draw import EpochDraw, Stream
-    from finetune.mask import Encoded
-    from finetune.panel import watching
-    from finetune.runtime import quiet
-    from finetune.schedule import plan_steps
-    from finetune.stop import StopSwitch
-    from finetune.trainer import build_trainer
+    from tuneserve.finetune.memory.schedule import plan_steps
+    from tuneserve.finetune.runtime.libraries import quiet
+    from tuneserve.finetune.tokens.draw import EpochDraw, Stream
+    from tuneserve.finetune.tokens.encoder import Encoded
+    from tuneserve.finetune.training.board import Board
+    from tuneserve.finetune.training.callbacks import Steering, Telling
+    from tuneserve.finetune.training.progress import watching
+    from tuneserve.finetune.training.stop import StopSwitch
+    from tuneserve.finetune.training.trainer import build_trainer
 
     settings = our_settings(options)
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]

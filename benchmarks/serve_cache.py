@@ -32,7 +32,7 @@ CONTEXT = 8192
 
 def first_token_times(model: Path, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds to the first token, by how much of the prompt is there already."""
-    from serve.engine import Engine, Sampling
+    from tuneserve.serve.engine import Engine, Sampling
     from tuneserve.settings import ServeSettings
 
     draw = random.Random(0)
@@ -71,9 +71,9 @@ def cache_types(
     model: Path, text: Path, names: list[str], threads: int, chunks: int
 ) -> dict[str, Any]:
     """Memory and perplexity of each KV cache type, keys and values alike."""
-    from bench import perplexity
-    from serve.engine.context import SequenceContext
+    from tuneserve.bench.measure import perplexity
     from tuneserve.llama import LlamaModel
+    from tuneserve.serve.engine.context import SequenceContext
     from tuneserve.settings import ServeSettings
 
     found = {}

@@ -12,22 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convert.gate.checks import Check, GateError
-from convert.gate.divergence import divergence
-from convert.gate.logits import file_logits, make_context, open_model
-from convert.gate.texts import held_out
-from convert.gate.trainer import TrainerTokenizer
-from convert.gate.verdict import (
+from tuneserve.console import say
+from tuneserve.convert.gguf.lora import lora_gguf
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.stage import Plan, checked_models, plan_of, write_quantized
+from tuneserve.convert.threads import one_blas_thread
+from tuneserve.convert.verify.checks import Check, GateError
+from tuneserve.convert.verify.divergence import divergence
+from tuneserve.convert.verify.logits import file_logits, make_context, open_model
+from tuneserve.convert.verify.texts import held_out
+from tuneserve.convert.verify.trainer import TrainerTokenizer
+from tuneserve.convert.verify.verify import (
     TOKEN_CONVERSATIONS,
     choose_sequences,
     positions,
     vocabulary_checks,
 )
-from convert.lora_gguf import lora_gguf
-from convert.model import GGUFModel
-from convert.stage import Plan, checked_models, plan_of, write_quantized
-from convert.threads import one_blas_thread
-from tuneserve.console import say
 from tuneserve.errors import OutputExistsError, TuneserveError
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.llama import LlamaModel, backend, last_error
@@ -77,7 +77,7 @@ def convert_adapter(
 
 
 def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:
-    from convert.gate.reference import reference_logits
+    from tuneserve.convert.verify.trainer_logits import reference_logits
 
     trainer = TrainerTokenizer(plan.run.adapter)
     conversations = held_out(plan.run.split("test"), TOKEN_CONVERSATIONS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from convert.gate.verdict import LOGIT_BYTES
-from convert.gguf_output import SLAB_VALUES
 from tuneserve.console import human_bytes
+from tuneserve.convert.gguf.writer import SLAB_VALUES
+from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
 from tuneserve.memory import free_main_memory
 

@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert.adapter import Adapter
-from convert.checkpoint_output import checkpoint_bytes, write_checkpoint
-from convert.gate import Candidate, GateError, verify
-from convert.gate.checks import PROBE_BYTES
-from convert.gate.logits import open_model
-from convert.gate.texts import held_out
-from convert.gguf_output import CopiedTensor, tensor_bytes, write_gguf
-from convert.handover import write_handover
-from convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_importance
-from convert.merge import MergedCheckpoint
-from convert.model import GGUFModel
-from convert.quantization import Choice
-from convert.resources import check_disk, check_memory
-from convert.tensor_file import TensorFile
 from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.console import human_bytes, progress, say
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.writer import CopiedTensor, tensor_bytes, write_gguf
+from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_importance
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
+from tuneserve.convert.model_card import write_handover
+from tuneserve.convert.resources import check_disk, check_memory
+from tuneserve.convert.verify import Candidate, GateError, verify
+from tuneserve.convert.verify.checks import PROBE_BYTES
+from tuneserve.convert.verify.logits import open_model
+from tuneserve.convert.verify.texts import held_out
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.llama import physical_cores

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.general import Asked, Sampling, end_tokens, generate
-from finetune.mask import Encoder
-from finetune.runtime import quiet
 from tuneserve.errors import UsageError
+from tuneserve.finetune.runtime.libraries import quiet
+from tuneserve.finetune.self_distillation import Asked, Sampling, end_tokens, generate
+from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.settings import ModelSettings
 
 _BATCH = 24

@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.encode import about_turns, encode_all, problems_with_ends, token_counts
-from finetune.examples import Example
-from finetune.mask import IGNORED, Encoded, Encoder
-from finetune.model import check_convertible, load_tokenizer
-from finetune.pool import build_pool
-from finetune.prepare import Prepared, prepare_examples
 from tuneserve.base import resolve_base
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.data.prepare import Prepared, prepare_examples
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
+from tuneserve.finetune.tokens.encode import (
+    about_turns,
+    encode_all,
+    problems_with_ends,
+    token_counts,
+)
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, Encoder
+from tuneserve.finetune.tokens.epoch import build_pool
 from tuneserve.settings import Recipe
 
 HISTOGRAM_ROWS = 12

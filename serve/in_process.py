@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from serve.fit import fit_now
+from tuneserve.serve.offload import fit_now
 from tuneserve.settings import ServeSettings
 
 

@@ -8,9 +8,9 @@ column; quantization then spends its precision where the sums are large.
     texts       the user's training examples as the token chunks to measure on
 """
 
-from convert.imatrix.collector import collect
-from convert.imatrix.matrix import Importance, ImportanceMatrix, uses_importance
-from convert.imatrix.texts import chunks_of, training_chunks
+from tuneserve.convert.imatrix.collector import collect
+from tuneserve.convert.imatrix.matrix import Importance, ImportanceMatrix, uses_importance
+from tuneserve.convert.imatrix.texts import chunks_of, training_chunks
 
 __all__ = [
     "Importance", "ImportanceMatrix", "chunks_of", "collect", "training_chunks", "uses_importance",

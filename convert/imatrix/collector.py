@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from convert import ggml
-from convert.imatrix.matrix import Importance, ImportanceMatrix
+from tuneserve.convert import ggml
+from tuneserve.convert.imatrix.matrix import Importance, ImportanceMatrix
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, backend, llama_module, physical_cores
 

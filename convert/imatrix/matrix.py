@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from convert.gguf_output import write_gguf
-from convert.model import ComputedTensor
-from convert.quantization import MIXTURES, Choice
-from convert.vocabulary import Value
 from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.convert.gguf.model import ComputedTensor
+from tuneserve.convert.gguf.quantization import MIXTURES, Choice
+from tuneserve.convert.gguf.vocabulary import Value
+from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.errors import UsageError
 
 Floats = npt.NDArray[np.float32]

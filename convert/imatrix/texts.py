@@ -7,8 +7,8 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from convert.imatrix.collector import SMALLEST_BATCH
-from convert.imatrix.matrix import CHUNK
+from tuneserve.convert.imatrix.collector import SMALLEST_BATCH
+from tuneserve.convert.imatrix.matrix import CHUNK
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import encode_messages, encode_text, template_of

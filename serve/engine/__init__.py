@@ -5,7 +5,7 @@ one token of every running sequence together with a chunk of the prompts that ar
 
 In process, without HTTP:
 
-    from serve.engine import GREEDY, Engine, Sampling
+    from tuneserve.serve.engine import GREEDY, Engine, Sampling
 
     with Engine(Path("model.gguf"), ServeSettings(slots=16, ctx=8192)) as engine:
         ids = engine.model.tokenize("1 + 1 =")            # the loaded tuneserve.llama.LlamaModel
@@ -30,8 +30,8 @@ Errors: UsageError or TuneserveError while loading; PromptTooLongError (TextTooL
 embedding) and QueueFullError at submit; EngineError from `result`.
 """
 
-from serve.engine.engine import Engine, Generation
-from serve.engine.types import (
+from tuneserve.serve.engine.engine import Engine, Generation
+from tuneserve.serve.engine.types import (
     GREEDY,
     Completion,
     Delta,

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve.engine.types import EngineError
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import (
     LlamaModel,
@@ -22,6 +21,7 @@ from tuneserve.llama import (
     last_error,
     physical_cores,
 )
+from tuneserve.serve.engine.types import EngineError
 from tuneserve.settings import ServeSettings
 
 MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ of llama.cpp

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from serve.engine.context import TokenBatch
-from serve.engine.types import EngineError
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, backend, forget_errors, last_error, physical_cores
+from tuneserve.serve.engine.context import TokenBatch
+from tuneserve.serve.engine.types import EngineError
 from tuneserve.settings import ServeSettings
 
 EMBEDDING_CONTEXT = 2048

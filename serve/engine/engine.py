@@ -12,14 +12,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from serve.engine.adapters import load_adapters
-from serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
-from serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
-from serve.engine.sampling import TokenSampler, token_logprob
-from serve.engine.schedule import PromptPace, plan_batch
-from serve.engine.store import Keeping, SequenceStore, Source
-from serve.engine.task import Task
-from serve.engine.types import (
+from tuneserve.closing import Closing
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.engine.adapters import load_adapters
+from tuneserve.serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
+from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
+from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
+from tuneserve.serve.engine.schedule import PromptPace, plan_batch
+from tuneserve.serve.engine.store import Keeping, SequenceStore, Source
+from tuneserve.serve.engine.task import Task
+from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
     Event,
@@ -31,9 +34,6 @@ from serve.engine.types import (
     TextTooLongError,
     UnavailableError,
 )
-from tuneserve.closing import Closing
-from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaModel, backend
 from tuneserve.settings import ServeSettings
 
 logger = logging.getLogger("tuneserve.engine")

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from serve.engine.context import SequenceContext
-from serve.engine.stages import Stages
-from serve.engine.types import Sampling, TokenLogprob
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.engine.context import SequenceContext
+from tuneserve.serve.engine.stages import Stages
+from tuneserve.serve.engine.types import Sampling, TokenLogprob
 from tuneserve.thoughts import CLOSE
 
 Row = npt.NDArray[np.float32]

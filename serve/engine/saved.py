@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from serve.engine.context import SequenceContext
-from serve.engine.memory import KeptPrefix, PrefixCache, Tokens
+from tuneserve.serve.engine.context import SequenceContext
+from tuneserve.serve.engine.memory import KeptPrefix, PrefixCache, Tokens
 
 SHORTEST = 32
 """A sequence of fewer tokens is not saved: it is computed again as fast."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve.engine.task import Task
+from tuneserve.serve.engine.task import Task
 
 SMALLEST_CHUNK = 32
 """Prompt tokens a step always takes: fewer would not make it noticeably shorter."""

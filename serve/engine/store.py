@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from serve.engine.context import SequenceContext
-from serve.engine.memory import CellLedger, PrefixCache, common_prefix
-from serve.engine.saved import WORTH_COPYING, SavedPrefixes
+from tuneserve.serve.engine.context import SequenceContext
+from tuneserve.serve.engine.memory import CellLedger, PrefixCache, common_prefix
+from tuneserve.serve.engine.saved import WORTH_COPYING, SavedPrefixes
 
 
 class Running(Protocol):

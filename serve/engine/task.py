@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from serve.engine.sampling import TokenSampler
-from serve.engine.text import TextStream
-from serve.engine.types import (
+from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.text import TextStream
+from tuneserve.serve.engine.types import (
     Completion,
     Delta,
     Event,

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.gate.divergence import divergence
 from tuneserve.base import import_gguf
 from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
+from tuneserve.convert.verify.divergence import divergence
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.llama import LlamaContext, LlamaModel
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bench_support import disturb, make_run, rows
 
-from bench.compare import run_bench
+from tuneserve.bench.stage import run_bench
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.analysis import (
+from tuneserve.bench.compare.analysis import (
     compare_accuracy,
     compare_gap,
     compare_groups,
@@ -13,12 +13,17 @@ from bench.analysis import (
     decide,
     judge,
 )
-from bench.bootstrap import Bootstrap
-from bench.examples import Example
-from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
-from bench.gap_simulation import GapDesign, share_widened
-from bench.gaps import GroupScores, compare_gaps
-from bench.results import Answer, Pair
+from tuneserve.bench.compare.forgetting import (
+    AnsweredTask,
+    TextLosses,
+    compare_elsewhere,
+    judge_forgetting,
+)
+from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.gap_simulation import GapDesign, share_widened
+from tuneserve.bench.stats.bootstrap import Bootstrap
+from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
+from tuneserve.bench.tasks.examples import Example
 from tuneserve.settings import BenchSettings
 
 SETTINGS = BenchSettings(bootstrap=2000)

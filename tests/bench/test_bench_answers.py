@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.answers import Asked, read_responses, with_choices
-from bench.examples import Example
-from bench.journal import Journal
-from bench.measure import ANSWER, ENDPOINT
-from bench.prompts import EncodedExample
-from bench.tasks import further_tasks, held_out_task
+from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.measure import ANSWER, ENDPOINT
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.bench.tasks.prompts import EncodedExample
+from tuneserve.bench.tasks.tasks import further_tasks, held_out_task
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench.clients import _ask
+from tuneserve.bench.measure.clients import _ask
 from tuneserve.errors import TuneserveError
 
 PROMPT = [{"role": "user", "content": "6 x 7?"}]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bench.contamination import WORDS, overlapping
-from bench.examples import Example
+from tuneserve.bench.compare.contamination import WORDS, overlapping
+from tuneserve.bench.tasks.examples import Example
 
 INSTRUCTION = "Please read the following text with care and say what it is about in one word:"
 

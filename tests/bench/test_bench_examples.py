@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.examples import read_examples, read_rows
+from tuneserve.bench.tasks.examples import read_examples, read_rows
 from tuneserve.errors import UsageError
 
 

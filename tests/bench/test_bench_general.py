@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.general import general_task, kind_of, read_questions, scorer_of
+from tuneserve.bench.tasks.general import general_task, kind_of, read_questions, scorer_of
 
 QUESTIONS = read_questions()
 NAMES = [question["id"] for question in QUESTIONS]

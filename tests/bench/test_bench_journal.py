@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.journal import Journal
+from tuneserve.bench.measure.journal import Journal
 
 
 def fill(path: Path, values: list[str]) -> None:

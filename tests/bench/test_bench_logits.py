@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.logits import BLOCK_ROWS, RowWorkers
+from tuneserve.bench.measure.logits import BLOCK_ROWS, RowWorkers
 
 
 def rows(seed: int, count: int = 2 * BLOCK_ROWS + 3, vocabulary: int = 500) -> np.ndarray:

@@ -13,15 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from bench import analysis, plot
-from bench.bootstrap import Estimate
-from bench.clients import Load, ServerStart
-from bench.examples import Example
-from bench.figures import headline, interval, markdown_cell, points, points_interval
-from bench.forgetting import AnsweredTask, TextLosses, compare_elsewhere, judge_forgetting
-from bench.pages import as_json, render, write_report
-from bench.perplexity import MeanError
-from bench.results import (
+from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.forgetting import (
+    AnsweredTask,
+    TextLosses,
+    compare_elsewhere,
+    judge_forgetting,
+)
+from tuneserve.bench.compare.results import (
     HELD_OUT,
     Answer,
     AnswerCounts,
@@ -32,7 +31,20 @@ from bench.results import (
     Report,
     Rung,
 )
-from bench.speed import Rate, Speed
+from tuneserve.bench.measure.clients import Load, ServerStart
+from tuneserve.bench.measure.perplexity import MeanError
+from tuneserve.bench.measure.speed import Rate, Speed
+from tuneserve.bench.report import plot
+from tuneserve.bench.report.figures import (
+    headline,
+    interval,
+    markdown_cell,
+    points,
+    points_interval,
+)
+from tuneserve.bench.report.pages import as_json, render, write_report
+from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.tasks.examples import Example
 from tuneserve.settings import BenchSettings
 
 VOID = {"meta", "input", "br"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.likelihood import token_nll
-from bench.perplexity import (
+from tuneserve.bench.measure.likelihood import token_nll
+from tuneserve.bench.measure.perplexity import (
     chunked,
     perplexity_context,
     read_text,

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from bench_support import QUANTIZATION, disturb, make_run
 
-from bench.compare import run_bench
-from bench.endpoint import ask_endpoint
-from bench.examples import Example
-from bench.job import prepare
-from bench.results import HELD_OUT
+from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.job import prepare
+from tuneserve.bench.measure.endpoint import ask_endpoint
+from tuneserve.bench.stage import run_bench
+from tuneserve.bench.tasks.examples import Example
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
@@ -286,7 +286,7 @@ def test_the_reproducing_command_is_understood() -> None:
     """The command's options, parsed again over what the run has saved, give the same settings."""
     import shlex
 
-    from bench.provenance import reproducing_command
+    from tuneserve.bench.report.provenance import reproducing_command
     from tuneserve.cli import cli
     from tuneserve.cli.bench import command
     from tuneserve.options import resolve_settings

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.results import HELD_OUT
-from bench.runs import compare_runs
+from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.compare.runs import compare_runs
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
 

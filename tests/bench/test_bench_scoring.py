@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.examples import Example
-from bench.scoring import (
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.bench.tasks.scorers import (
     contains,
     exact,
     first_choice,
@@ -20,7 +20,7 @@ from bench.scoring import (
     normalise,
     split_thought,
 )
-from bench.tasks import held_out_task
+from tuneserve.bench.tasks.tasks import held_out_task
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from bench import intervals, significance
-from bench.bootstrap import Bootstrap, cluster_numbers
-from bench.simulation import Design, covered
+from tuneserve.bench.simulation import Design, covered
+from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats.bootstrap import Bootstrap, cluster_numbers
 
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))

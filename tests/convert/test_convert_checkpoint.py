@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from convert_support import Trained, make_adapter, make_base
 
-from convert.adapter import Adapter
-from convert.checkpoint_output import checkpoint_bytes, write_checkpoint
-from convert.gate.written import check_checkpoint
-from convert.merge import MergedCheckpoint
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
+from tuneserve.convert.verify.tensors import check_checkpoint
 
 
 @pytest.mark.parametrize(

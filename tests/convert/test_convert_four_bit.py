@@ -10,14 +10,14 @@ import pytest
 from convert_support import KINDS_OF_FOUR_BIT as KINDS
 from convert_support import Trained, quantized
 
-from convert.adapter import Adapter
-from convert.four_bit import FourBitTensor, readable_tensors
-from convert.gate.probe import transformers_config
-from convert.gate.streamed import StreamedModel, Variant
-from convert.gate.weights import MergedWeights, TrainerWeights
-from convert.merge import MergedCheckpoint
-from convert.model import GGUFModel
-from convert.safetensors_reader import SafetensorsFiles
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
+from tuneserve.convert.safetensors_reader import SafetensorsFiles
+from tuneserve.convert.verify.probe import transformers_config
+from tuneserve.convert.verify.reference import StreamedModel, Variant
+from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
 from tuneserve.errors import UsageError
 
 

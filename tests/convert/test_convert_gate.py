@@ -10,14 +10,14 @@ from typing import Any
 
 from convert_support import Trained, make_adapter, make_base, write_held_out
 
-from convert.adapter import Adapter
-from convert.gate import Candidate, Check, verify
-from convert.gate.texts import held_out
-from convert.gate.trainer import TrainerTokenizer
-from convert.gate.verdict import vocabulary_checks
-from convert.gguf_output import write_gguf
-from convert.merge import MergedCheckpoint
-from convert.model import CheckpointTensor, GGUFModel
+from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.verify import Candidate, Check, verify
+from tuneserve.convert.verify.texts import held_out
+from tuneserve.convert.verify.trainer import TrainerTokenizer
+from tuneserve.convert.verify.verify import vocabulary_checks
 from tuneserve.settings import ConvertSettings
 
 SETTINGS = ConvertSettings(quantization="Q8_0")

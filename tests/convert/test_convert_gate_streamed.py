@@ -14,13 +14,13 @@ from convert_support import make_adapter
 from test_convert_exact import CASES, make_checkpoint
 from test_convert_merge import KINDS
 
-from convert.adapter import Adapter
-from convert.gate.probe import check_probe, probe_layers, transformers_config
-from convert.gate.streamed import StreamedModel, Variant
-from convert.gate.weights import MergedWeights, TrainerWeights
-from convert.gguf_output import write_gguf
-from convert.merge import MergedCheckpoint
-from convert.model import GGUFModel
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.verify.probe import check_probe, probe_layers, transformers_config
+from tuneserve.convert.verify.reference import StreamedModel, Variant
+from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
 from tuneserve.errors import UsageError
 
 SEQUENCES = [[5, 17, 300, 4, 99, 230, 1], [7, 8, 9]]

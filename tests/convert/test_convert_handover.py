@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from convert.handover import modelfile, probe
+from tuneserve.convert.model_card import modelfile, probe
 from tuneserve.template import ChatTemplate
 
 CHATML = (

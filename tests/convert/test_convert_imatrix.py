@@ -17,18 +17,18 @@ from convert_support import Trained, make_adapter, make_base, write_held_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.gguf_output import write_gguf
-from convert.imatrix import (
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import MIXTURES
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.imatrix import (
     Importance,
     ImportanceMatrix,
     chunks_of,
     collect,
     training_chunks,
 )
-from convert.model import GGUFModel
-from convert.quantization import MIXTURES
-from convert.stage import convert
-from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.convert.stage import convert
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.run import RunDirectory

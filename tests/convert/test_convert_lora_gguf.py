@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from convert_support import Trained, make_adapter, make_base
 
-from convert.adapter import Adapter
-from convert.lora_gguf import lora_gguf
-from convert.merge import MergedCheckpoint
-from convert.model import GGUFModel
 from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.convert.gguf.lora import lora_gguf
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 
 # Labels that the converter guesses from the model card.

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from convert_support import Trained, make_adapter, make_base
 
-from convert.adapter import Adapter, scale_of
-from convert.merge import EMBEDDING, HEAD, MergedCheckpoint
-from convert.safetensors_reader import SafetensorsFiles
+from tuneserve.convert.merge.adapter import Adapter, scale_of
+from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import UsageError
 
 KINDS: dict[str, dict[str, Any]] = {

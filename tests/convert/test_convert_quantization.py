@@ -10,9 +10,9 @@ from convert_support import Trained, make_adapter, make_base, write_held_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.gguf_output import Slab, write_gguf
-from convert.model import ComputedTensor
-from convert.quantization import BLOCK, MIXTURES, fitting_type, loader_order
+from tuneserve.convert.gguf.model import ComputedTensor
+from tuneserve.convert.gguf.quantization import BLOCK, MIXTURES, fitting_type, loader_order
+from tuneserve.convert.gguf.writer import Slab, write_gguf
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import backend
 

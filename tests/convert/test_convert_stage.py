@@ -14,10 +14,10 @@ import pytest
 from convert_support import KINDS_OF_FOUR_BIT as KINDS
 from convert_support import Trained, quantized
 
-from convert.adapter_only import convert_adapter
-from convert.gate import GateError
-from convert.resources import available_memory, check_disk
-from convert.stage import convert
+from tuneserve.convert.adapter_only import convert_adapter
+from tuneserve.convert.resources import available_memory, check_disk
+from tuneserve.convert.stage import convert
+from tuneserve.convert.verify import GateError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.llama import LlamaModel
@@ -104,7 +104,7 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
 def test_too_little_memory_or_disk_is_refused_first(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("convert.resources.available_memory", lambda: 1024**3)
+    monkeypatch.setattr("tuneserve.convert.resources.available_memory", lambda: 1024**3)
     with pytest.raises(TuneserveError, match=r"of memory are needed, 1\.0 GiB are free"):
         convert(run, SETTINGS)
     monkeypatch.undo()
@@ -125,7 +125,7 @@ def test_stopped_at_any_moment_leaves_no_half_file(
         "from pathlib import Path\n"
         # A process started in the background is born deaf to it.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from convert.stage import convert\n"
+        "from tuneserve.convert.stage import convert\n"
         "from tuneserve.run import RunDirectory\n"
         "from tuneserve.settings import ConvertSettings\n"
         f"convert(RunDirectory(Path({str(run.root)!r})), ConvertSettings(quantization='Q8_0'))\n"

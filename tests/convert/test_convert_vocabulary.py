@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from convert.gguf_output import write_gguf
-from convert.vocabulary import Vocabulary
 from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.convert.gguf.vocabulary import Vocabulary
+from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel
 
@@ -186,8 +186,8 @@ def test_any_json_is_refused_or_read(
 
 def test_a_checkpoint_keeps_its_vocabulary_size(tokenizer_directory: Path, tmp_path: Path) -> None:
     """More rows than tokens, as models padded to a multiple of 64 have."""
-    from convert.merge import MergedCheckpoint
-    from convert.model import GGUFModel
+    from tuneserve.convert.gguf.model import GGUFModel
+    from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 
     base = make_base(tmp_path / "base", tokenizer_directory, vocab_size=49152 + 64)
     model = GGUFModel(MergedCheckpoint(base), base, name="padded")
@@ -199,7 +199,7 @@ def test_the_gate_reads_the_tokenizer_that_training_saved(llama_2: Path, tmp_pat
     """transformers forgets "legacy" when it saves, and would load another pre-tokenizer."""
     from transformers import AutoTokenizer
 
-    from convert.gate.trainer import TrainerTokenizer
+    from tuneserve.convert.verify.trainer import TrainerTokenizer
 
     base = tmp_path / "base"
     base.mkdir()

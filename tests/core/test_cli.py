@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from support import ROOT, Runner
 
-from tuneserve import reference
-from tuneserve.cli import COMMANDS, cli
+from tuneserve.cli import COMMANDS, cli, reference
 from tuneserve.cli.common import shipped_recipes
 
 

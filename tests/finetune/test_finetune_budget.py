@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from finetune import steps
-from finetune.budget import plan_budget
-from finetune.checkpoints import remember_way
-from finetune.mask import Encoded
-from finetune.plan import GIB
-from finetune.runtime import Runtime, limit_memory
-from finetune.schedule import Schedule
-from finetune.train import _plan_as_remembered
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.memory.budget import plan_budget
+from tuneserve.finetune.memory.model import GIB
+from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.runtime.libraries import Runtime, limit_memory
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.training import loop as steps
+from tuneserve.finetune.training.checkpoints import remember_way
+from tuneserve.finetune.training.stage import _plan_as_remembered
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, TrainSettings
 

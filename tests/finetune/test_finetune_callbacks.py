@@ -13,16 +13,16 @@ from typing import Any
 from support import ROOT
 from transformers import TrainerControl
 
-from finetune.callbacks import Steering, evaluations_without_gain
-from finetune.stop import StopSwitch
+from tuneserve.finetune.training.callbacks import Steering, evaluations_without_gain
+from tuneserve.finetune.training.stop import StopSwitch
 
 # One process's clock says that a checkpoint is due, the other's that it is not.
 TWO_CLOCKS = """
 import json, os
 from accelerate import PartialState
 from transformers import TrainerControl
-from finetune.callbacks import Steering
-from finetune.stop import StopSwitch
+from tuneserve.finetune.training.callbacks import Steering
+from tuneserve.finetune.training.stop import StopSwitch
 PartialState(cpu=True)
 seconds = 1e9 if os.environ["RANK"] == "0" else -1.0
 steering = Steering(StopSwitch(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds)

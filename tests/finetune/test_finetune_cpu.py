@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from finetune.cpu import compile_layers, compiles, is_compiled, plain_attention
-from finetune.mask import Encoded
-from finetune.runtime import Runtime
-from finetune.schedule import Schedule
+from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.training.cpu import compile_layers, compiles, is_compiled, plain_attention
 from tuneserve.settings import TrainSettings
 
 CPU = Runtime(None, torch, "cpu", "bf16")

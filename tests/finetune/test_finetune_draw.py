@@ -7,8 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.draw import EpochDraw, Stream
-from finetune.sampling import LengthGroupedOrder
+from tuneserve.finetune.tokens.draw import EpochDraw, Stream
+from tuneserve.finetune.tokens.sampling import LengthGroupedOrder
 
 
 def singles(first: int, count: int) -> tuple[tuple[int, ...], ...]:

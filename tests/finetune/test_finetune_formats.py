@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from finetune.formats import parse_record
-from finetune.prepare import data_files, data_hash, prepare_examples
-from finetune.reading import read_examples
-from serve.schema import ChatMessage
 from tuneserve.errors import UsageError
+from tuneserve.finetune.data.formats import parse_record
+from tuneserve.finetune.data.prepare import data_files, data_hash, prepare_examples
+from tuneserve.finetune.data.reading import read_examples
+from tuneserve.serve.api.protocol import ChatMessage
 from tuneserve.settings import DataSettings
 from tuneserve.template import ChatTemplate
 

@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from finetune.encode import encode_all, problems_with_ends
-from finetune.mask import Encoder
-from finetune.prepare import prepare_examples
 from tuneserve.errors import UsageError
+from tuneserve.finetune.data.prepare import prepare_examples
+from tuneserve.finetune.tokens.encode import encode_all, problems_with_ends
+from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.settings import DataSettings
 
 COUNT = 12

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from finetune.encode import encode_all, token_counts
-from finetune.examples import Example
-from finetune.formats import parse_record
-from finetune.mask import IGNORED, Encoded, Encoder, MaskError
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.data.formats import parse_record
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.tokens.encode import encode_all, token_counts
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, Encoder, MaskError
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import encode_messages, template_of
 

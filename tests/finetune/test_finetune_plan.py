@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.plan import (
+from tuneserve.errors import UsageError
+from tuneserve.finetune.memory.model import (
     GIB,
     Shape,
     largest_batch,
     serving_memory,
     training_memory,
 )
-from finetune.speed import choose
-from tuneserve.errors import UsageError
+from tuneserve.finetune.memory.search import choose
 from tuneserve.settings import (
     ALL_PROJECTIONS,
     ModelSettings,

@@ -10,18 +10,18 @@ from typing import Any
 import datasets
 import pytest
 
-from finetune.draw import EpochDraw
-from finetune.encode import encode_all, problems_with_ends
-from finetune.examples import Example
-from finetune.hub import HubData, fetch, local_path
-from finetune.likeness import find_alike
-from finetune.mask import Encoded, Encoder
-from finetune.pool import Pool, build_pool
-from finetune.prepare import Prepared, data_hash, prepare_examples
-from finetune.reading import read_examples
-from finetune.trainer import general_rise
-from finetune.wordings import read_wordings
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.data.hub import HubData, fetch, local_path
+from tuneserve.finetune.data.near_duplicates import find_alike
+from tuneserve.finetune.data.prepare import Prepared, data_hash, prepare_examples
+from tuneserve.finetune.data.reading import read_examples
+from tuneserve.finetune.data.wordings import read_wordings
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.tokens.draw import EpochDraw
+from tuneserve.finetune.tokens.encode import encode_all, problems_with_ends
+from tuneserve.finetune.tokens.encoder import Encoded, Encoder
+from tuneserve.finetune.tokens.epoch import Pool, build_pool
+from tuneserve.finetune.training.trainer import general_rise
 from tuneserve.settings import DataSettings
 
 TEXT = """

@@ -7,9 +7,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.examples import Example
-from finetune.mask import Encoder
-from finetune.preview import length_histogram, pieces
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.preview import length_histogram, pieces
+from tuneserve.finetune.tokens.encoder import Encoder
 
 
 def test_pieces_are_the_text_with_trained_and_special_tokens_apart(demo_tokenizer: Any) -> None:

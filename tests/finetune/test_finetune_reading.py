@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune.examples import Example
-from finetune.reading import read_examples
 from tuneserve.errors import UsageError
+from tuneserve.finetune.data.reading import read_examples
+from tuneserve.finetune.examples import Example
 
 
 def test_reads_instruction_input_output(write_lines: Any) -> None:

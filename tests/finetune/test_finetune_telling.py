@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.curves_page import ticks, write_curves_page
-from finetune.panel import Progress, watching
+from tuneserve.finetune.training.curves_page import ticks, write_curves_page
+from tuneserve.finetune.training.progress import Progress, watching
 
 
 def test_the_page_needs_nothing_else_and_has_every_evaluation(tmp_path: Path) -> None:

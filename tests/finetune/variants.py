@@ -24,7 +24,7 @@ COMMON = {
 
 
 def main(base: Path, variants: dict[str, dict[str, Any]]) -> None:
-    from finetune.runtime import load_runtime
+    from tuneserve.finetune.runtime.libraries import load_runtime
 
     runtime = load_runtime("fp32")
     with tempfile.TemporaryDirectory() as directory:
@@ -51,14 +51,14 @@ def make_small(base: Path, directory: Path) -> Path:
 
 def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     """Loss of each step, what trained, and the learning rates of the optimizer's groups."""
-    from finetune.callbacks import Telling
-    from finetune.draw import EpochDraw, Stream
-    from finetune.model import add_adapter, load_base
-    from finetune.packing import check_apart
-    from finetune.panel import watching
-    from finetune.runtime import quiet
-    from finetune.schedule import plan_steps
-    from finetune.trainer import build_trainer
+    from tuneserve.finetune.memory.schedule import plan_steps
+    from tuneserve.finetune.runtime.libraries import quiet
+    from tuneserve.finetune.runtime.model import add_adapter, load_base
+    from tuneserve.finetune.runtime.packing import check_apart
+    from tuneserve.finetune.tokens.draw import EpochDraw, Stream
+    from tuneserve.finetune.training.callbacks import Telling
+    from tuneserve.finetune.training.progress import watching
+    from tuneserve.finetune.training.trainer import build_trainer
     from tuneserve.settings import ModelSettings, TrainSettings
 
     settings = TrainSettings.model_validate({**COMMON, **given})
@@ -91,7 +91,7 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def encoded() -> list[Any]:
     """Random tokens of quite different lengths; the second half of each is the answer."""
-    from finetune.mask import IGNORED, Encoded
+    from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 
     source = random.Random(1)
     made = []

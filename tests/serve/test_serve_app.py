@@ -14,11 +14,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from serve.access import AccessLog
-from serve.app import create_app
-from serve.engine import Sampling
-from serve.metrics import Metrics
-from serve.service import Service
+from tuneserve.serve.api.app import create_app
+from tuneserve.serve.api.metrics import Metrics
+from tuneserve.serve.api.middleware import AccessLog
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.engine import Sampling
 from tuneserve.settings import ServeSettings
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}

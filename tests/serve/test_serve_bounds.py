@@ -9,10 +9,10 @@ from typing import Any
 import openai
 import pytest
 
-from serve.conversation import Turn, prepare_turn
-from serve.engine import Engine
-from serve.parts import Content, Reasoning, calls_of
-from serve.schema import ChatRequest
+from tuneserve.serve.api.prepare import Turn, prepare_turn
+from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.chat.answer_parser import Content, Reasoning, calls_of
+from tuneserve.serve.engine import Engine
 from tuneserve.settings import ServeSettings
 from tuneserve.template import ChatTemplate
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from finetune.distil import answers_by_torch
-from finetune.general import Question, Sampling, general_example, prompts
-from finetune.mask import Encoder
-from finetune.model import load_tokenizer
-from serve.distil import _write_base, answers_by_engine
 from tuneserve.base import resolve_base
+from tuneserve.finetune.distil import answers_by_torch
+from tuneserve.finetune.runtime.model import load_tokenizer
+from tuneserve.finetune.self_distillation import Question, Sampling, general_example, prompts
+from tuneserve.finetune.tokens.encoder import Encoder
+from tuneserve.serve.self_distillation import _write_base, answers_by_engine
 from tuneserve.settings import ModelSettings
 
 QUESTIONS = [

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.engine import (
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaContext, LlamaModel, backend
+from tuneserve.prompt import encode_messages, template_of
+from tuneserve.serve.engine import (
     GREEDY,
     Completion,
     Delta,
@@ -22,9 +25,6 @@ from serve.engine import (
     QueueFullError,
     Sampling,
 )
-from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaContext, LlamaModel, backend
-from tuneserve.prompt import encode_messages, template_of
 from tuneserve.settings import ServeSettings
 
 QUESTIONS = [

@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 import pytest
 
-from serve.fit import (
+from tuneserve.errors import UsageError
+from tuneserve.serve.offload import (
     CONTEXT_BYTES,
     MARGIN_BYTES,
     ModelSizes,
@@ -17,8 +18,7 @@ from serve.fit import (
     read_sizes,
     usable_bytes,
 )
-from serve.run import with_fitted_layers
-from tuneserve.errors import UsageError
+from tuneserve.serve.server import with_fitted_layers
 from tuneserve.settings import ServeSettings
 
 SETTINGS = ServeSettings(ctx=8192)

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.engine.sampling import Candidates
-from serve.errors import ApiError
-from serve.grammar import check_grammar, schema_grammar
-from serve.grammar_check import GrammarError, check_text
-from serve.tools import calls_grammar
 from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.chat.grammar import check_grammar, schema_grammar
+from tuneserve.serve.chat.grammar_check import GrammarError, check_text
+from tuneserve.serve.chat.tools import calls_grammar
+from tuneserve.serve.engine.sampling import Candidates
 
 Allows = Callable[[str, str], bool]
 

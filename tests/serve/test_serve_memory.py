@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.memory import CellLedger, PrefixCache, common_prefix
-from serve.engine.schedule import PromptPace, plan_batch
-from serve.engine.task import Task
-from serve.engine.types import GREEDY
+from tuneserve.serve.engine.memory import CellLedger, PrefixCache, common_prefix
+from tuneserve.serve.engine.schedule import PromptPace, plan_batch
+from tuneserve.serve.engine.task import Task
+from tuneserve.serve.engine.types import GREEDY
 
 STEPS = st.lists(
     st.tuples(

@@ -16,9 +16,9 @@ import numpy as np
 import openai
 import pytest
 
-from serve.engine import Engine, EngineError, Sampling, UnavailableError
-from serve.guard import KeyRing
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.serve.api.guard import KeyRing
+from tuneserve.serve.engine import Engine, EngineError, Sampling, UnavailableError
 from tuneserve.settings import ServeSettings
 
 CHAT = {

@@ -11,7 +11,7 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from serve.schema import ChatRequest
+from tuneserve.serve.api.protocol import ChatRequest
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "openai-parameters.md"
 TRANSPORT = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}

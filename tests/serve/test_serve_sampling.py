@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine import Sampling
-from serve.engine.context import SequenceContext, TokenBatch
-from serve.engine.sampling import TokenSampler, draw, nucleus
 from tuneserve.llama import LlamaModel
+from tuneserve.serve.engine import Sampling
+from tuneserve.serve.engine.context import SequenceContext, TokenBatch
+from tuneserve.serve.engine.sampling import TokenSampler, draw, nucleus
 from tuneserve.settings import ServeSettings
 
 LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60)

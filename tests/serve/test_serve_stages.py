@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.stages import Stage, Stages
+from tuneserve.serve.engine.stages import Stage, Stages
 
 WORDS = st.text(alphabet="ab <>/thinktool_c", max_size=30)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.text import StopMatcher, TextStream
+from tuneserve.serve.engine.text import StopMatcher, TextStream
 
 SHORT = st.text(alphabet="ab✓é", min_size=1, max_size=4)
 

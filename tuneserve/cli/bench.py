@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bench.options import SERVED
+from tuneserve.bench.options import SERVED
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.options import settings_options
@@ -44,7 +44,7 @@ def command(
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
-    from bench.compare import run_bench
+    from tuneserve.bench.stage import run_bench
 
     report = run_bench(run, recipe, force=force, skip_done=skip_done)
     if as_json:

@@ -51,7 +51,7 @@ def command(
     """
     if raw and prompt is None:
         raise UsageError("--raw needs --prompt")
-    from serve.chat import Client, ask, converse
+    from tuneserve.serve.terminal_chat import Client, ask, converse
 
     client = Client(
         url,

@@ -42,12 +42,12 @@ def command(
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert")
     if adapter_only:
-        from convert.adapter_only import convert_adapter
+        from tuneserve.convert.adapter_only import convert_adapter
 
         made = convert_adapter(run, recipe.convert, force=force, skip_done=skip_done)
         print_json(made) if as_json else show_adapter(made)
         return
-    from convert.stage import convert
+    from tuneserve.convert.stage import convert
 
     result = convert(run, recipe.convert, force=force, skip_done=skip_done)
     run.save_settings(recipe)

@@ -163,8 +163,8 @@ def general(
     recipe = resolve_settings(context, recipe=config)
     if is_done(output, force=force, skip_done=skip_done):
         return
-    from finetune.general import QUESTIONS, Sampling, read_questions
-    from serve.distil import make_general
+    from tuneserve.finetune.self_distillation import QUESTIONS, Sampling, read_questions
+    from tuneserve.serve.self_distillation import make_general
 
     sampling = Sampling(samples, max_tokens, temperature, seed=seed)
     asked = read_questions(questions or QUESTIONS)

@@ -14,7 +14,7 @@ def command(as_json: bool) -> int:
 
     Exit code 1 if something that every stage needs is missing.
     """
-    from tuneserve import doctor
+    from tuneserve.cli import diagnose as doctor
 
     findings = doctor.examine()
     report = doctor.as_json(findings)

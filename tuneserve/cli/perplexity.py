@@ -13,7 +13,7 @@ from tuneserve.options import resolve_settings, settings_options
 from tuneserve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from bench.perplexity import MeanError, TextDivergence, TextPerplexity
+    from tuneserve.bench.measure.perplexity import MeanError, TextDivergence, TextPerplexity
 
 OPTIONS = (
     "cache_type_k",
@@ -69,9 +69,9 @@ def command(
 
 
 def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) -> TextPerplexity:
-    from bench import perplexity
-    from serve.in_process import fitted
+    from tuneserve.bench.measure import perplexity
     from tuneserve.llama import LlamaModel
+    from tuneserve.serve.in_process import fitted
 
     with LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as loaded:
         chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk, where=str(text))
@@ -85,10 +85,10 @@ def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) ->
 def _divergence(
     model: Path, base: Path, text: Path, chunk: int, settings: ServeSettings
 ) -> TextDivergence:
-    from bench import perplexity
-    from serve.in_process import fitted
+    from tuneserve.bench.measure import perplexity
     from tuneserve.errors import UsageError
     from tuneserve.llama import LlamaModel
+    from tuneserve.serve.in_process import fitted
 
     with (
         LlamaModel(base, gpu_layers=fitted(base, settings).gpu_layers) as base_model,

@@ -34,7 +34,7 @@ def command(
     tuneserve plan --config examples/deepseek-r1-distill-llama-8b.toml --base ./my-8b --vram 12
     """
     recipe = resolve_settings(context, recipe=config)
-    from finetune.planning import plan
+    from tuneserve.finetune.memory.planning import plan
 
     found = plan(recipe, device="cpu" if cpu else "cuda")
     for title, parts in found["peaks"].items():

@@ -13,7 +13,7 @@ from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings, settings_options
 
 if TYPE_CHECKING:
-    from finetune.preview import Piece, Preview
+    from tuneserve.finetune.preview import Piece, Preview
 
 BAR = 40
 NEAR_SHOWN = 5
@@ -46,7 +46,7 @@ def command(
     tuneserve preview --config examples/sentiment.toml
     """
     recipe = resolve_settings(context, recipe=config)
-    from finetune.preview import preview
+    from tuneserve.finetune.preview import preview
 
     found = preview(recipe, examples=examples)
     for example, shown in found.shown:

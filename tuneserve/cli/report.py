@@ -11,7 +11,7 @@ from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.run import RunDirectory
 
 if TYPE_CHECKING:
-    from bench.runs import RunRow
+    from tuneserve.bench.compare.runs import RunRow
 
 
 @click.command()
@@ -26,7 +26,7 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
     \b
     tuneserve report first second third
     """
-    from bench.runs import compare_runs
+    from tuneserve.bench.compare.runs import compare_runs
 
     rows = compare_runs([RunDirectory.named(name).require() for name in runs])
     if as_json:

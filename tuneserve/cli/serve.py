@@ -60,7 +60,7 @@ def command(
         path, found_name, settings = _of_run(context, run_name, config, base=base)
     served_name = name or found_name
     adapters = _adapters(loras, served_name)
-    from serve.run import serve
+    from tuneserve.serve.server import serve
 
     serve(path, served_name, settings, adapters=adapters)
 

@@ -37,7 +37,7 @@ def command(
     """
     recipe = resolve_settings(context, recipe=config)
     run = select_run(run_name, config)
-    from finetune.train import train
+    from tuneserve.finetune.training.stage import train
 
     result = train(recipe, run, force=force, skip_done=skip_done)
     if not result:  # of several processes only the first has one

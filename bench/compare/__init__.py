@@ -1,0 +1,1 @@
+"""From scores to comparisons and verdicts: tuned against base, run against run."""

@@ -1,0 +1,111 @@
+"""From the journal's measurements to scored answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tuneserve.bench.compare.results import Answer, Pair, Response
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.bench.tasks.prompts import EncodedExample
+from tuneserve.bench.tasks.scorers import Scorer, split_thought
+from tuneserve.bench.tasks.tasks import Task, reference_of
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task and its prompts as token ids. Where answers are chosen rather than generated,
+    `choices` are what there is to choose from, the likeliest in all or `per_token`."""
+
+    task: Task
+    encoded: list[EncodedExample]
+    choices: Sequence[str] = ()
+    per_token: bool = False
+
+
+def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Example]:
+    """Every prompt with every choice in the reference's place: without the reference's thoughts,
+    which lead to it and to no other choice."""
+    return [
+        replace(example, id=choice_id(example, number), reference=choice, thoughts=None)
+        for example in examples
+        for number, choice in enumerate(choices)
+    ]
+
+
+def choice_id(example: Example, number: int) -> str:
+    """The id under which a prompt with its choice of that number is measured."""
+    return f"{example.id} {number}"
+
+
+def read_responses(journal: Journal, name: str, asked: Asked) -> list[Response]:
+    """A contender's answers to the task's prompts, scored."""
+    respond = _chosen if asked.choices else _generated
+    return [
+        respond(journal, name, asked, item, scorer)
+        for item, scorer in zip(asked.encoded, asked.task.scorers, strict=True)
+    ]
+
+
+def read_pairs(journal: Journal, asked: Asked, others: Sequence[str] = ()) -> list[Pair]:
+    """Both models' answers to the task's prompts, and those of the `others`."""
+    base, tuned = (_read_answers(journal, name, asked) for name in ("base", "tuned"))
+    more = {name: read_responses(journal, name, asked) for name in others}
+    return [
+        Pair(
+            item.example,
+            base[place],
+            tuned[place],
+            {name: responses[place] for name, responses in more.items()},
+        )
+        for place, item in enumerate(asked.encoded)
+    ]
+
+
+def _read_answers(journal: Journal, name: str, asked: Asked) -> list[Answer]:
+    """The answers, with how likely the references were."""
+    answers = []
+    for item, response in zip(asked.encoded, read_responses(journal, name, asked), strict=True):
+        measured = journal.get(LIKELIHOOD, name, item.example.id)
+        nll, tokens = measured["nll"], measured["tokens"]
+        answers.append(Answer(**vars(response), reference_nll=nll, reference_tokens=tokens))
+    return answers
+
+
+def _generated(
+    journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
+) -> Response:
+    generated = journal.get(ANSWER, name, item.example.id)
+    # An endpoint hands thoughts out apart: its answers begin in none.
+    opened = item.opens_thought and name != ENDPOINT
+    split = split_thought(generated["text"], opened=opened)
+    return Response(
+        text=split.answer,
+        thought=split.thought,
+        cut_off=split.cut_off,
+        score=scorer(split.answer, reference_of(item.example)),
+        finish_reason=generated["finish_reason"],
+        generated_tokens=generated["tokens"],
+    )
+
+
+def _chosen(
+    journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
+) -> Response:
+    """The choice that the model finds likeliest."""
+
+    def surprise(number: int) -> float:
+        measured = journal.get(CHOICE, name, choice_id(item.example, number))
+        return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
+
+    best = asked.choices[min(range(len(asked.choices)), key=surprise)]
+    return Response(
+        text=best,
+        thought="",
+        cut_off=False,
+        score=scorer(best, reference_of(item.example)),
+        finish_reason="chosen",
+        generated_tokens=0,
+    )

@@ -1,0 +1,288 @@
+"""What the benchmark found, as data: one row per prompt, then the comparison drawn from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tuneserve.bench.measure.clients import Load, ServerStart
+from tuneserve.bench.measure.perplexity import MeanError
+from tuneserve.bench.measure.speed import Speed
+from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.tasks.examples import Example
+
+Outcome = Literal["better", "worse", "no difference shown"]
+Retention = Literal["forgotten", "no forgetting shown", "not measured"]
+
+HELD_OUT = "Held-out prompts"
+"""Name of the task that the tune is for."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """One model's answer to one prompt."""
+
+    text: str
+    thought: str
+    cut_off: bool
+    score: float
+    finish_reason: str
+    generated_tokens: int
+
+    @property
+    def correct(self) -> bool:
+        """A full score."""
+        return self.score == 1.0
+
+
+@dataclass(frozen=True)
+class Answer(Response):
+    """An answer, and how likely the model found the reference answer."""
+
+    reference_nll: float
+    reference_tokens: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models' answers to the same prompt."""
+
+    example: Example
+    base: Answer
+    tuned: Answer
+    others: dict[str, Response] = field(default_factory=dict)
+
+    @property
+    def won(self) -> bool:
+        return self.tuned.score > self.base.score
+
+    @property
+    def lost(self) -> bool:
+        return self.tuned.score < self.base.score
+
+    def as_row(self, task: str) -> dict[str, Any]:
+        """The prompt's line in answers.jsonl."""
+        return {
+            "task": task,
+            "id": self.example.id,
+            "group": self.example.group,
+            "source": self.example.source,
+            "prompt": list(self.example.prompt),
+            "reference": self.example.reference,
+            "base": vars(self.base),
+            "tuned": vars(self.tuned),
+            "others": {name: vars(response) for name, response in self.others.items()},
+        }
+
+
+@dataclass(frozen=True)
+class AccuracyComparison:
+    """Accuracy of both and the paired difference, in shares (0.05 = 5 points).
+
+    Where a task gives part of a point (`graded`), accuracy is the mean score, and won and lost
+    are the prompts with a higher and a lower one; `mcnemar_p` then is their sign test. `p` is the
+    two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
+    share sources the sign-flip test over sources. `smallest_detectable` is the difference that
+    would be shown 4 times in 5.
+    """
+
+    prompts: int
+    clusters: int
+    base: Estimate
+    tuned: Estimate
+    difference: Estimate
+    won: int
+    lost: int
+    mcnemar_p: float
+    p: float
+    smallest_detectable: float
+    graded: bool
+
+
+@dataclass(frozen=True)
+class PerplexityComparison:
+    """Perplexity of the reference answers; `ratio` is tuned over base (below 1: less surprised)."""
+
+    tokens: int
+    base: Estimate
+    tuned: Estimate
+    ratio: Estimate
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """One group's figures; `adjusted_p` is Holm's over all groups."""
+
+    name: str
+    accuracy: AccuracyComparison
+    perplexity: PerplexityComparison
+    adjusted_p: float
+
+
+@dataclass(frozen=True)
+class GapComparison:
+    """The widest gap in accuracy between groups, before and after. `p`: how often groups dealt at
+    random would have it grow as much; `widened` if the change's interval is above zero and `p`
+    agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
+
+    base: float
+    tuned: float
+    change: Estimate
+    p: float
+    worst_base: str
+    worst_tuned: str
+    widened: bool
+
+
+@dataclass(frozen=True)
+class OtherComparison:
+    """Another contender's answers against `against` ('base' or 'tuned'), which stands in the
+    place of the base in `accuracy`."""
+
+    name: str
+    against: str
+    accuracy: AccuracyComparison
+
+
+@dataclass(frozen=True)
+class Contamination:
+    """Held-out prompts that share a run of `words` words with a training example (`ids`), and the
+    difference between tuned and base on the others; None where none or all are left."""
+
+    words: int
+    ids: list[str]
+    without: Estimate | None
+
+
+@dataclass(frozen=True)
+class TaskComparison:
+    """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
+
+    `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
+    kinds' is Holm's over the kinds.
+    """
+
+    name: str
+    about: str
+    accuracy: AccuracyComparison
+    adjusted_p: float
+    outcome: Outcome
+    kinds: list[GroupComparison]
+    pairs: list[Pair] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TextComparison:
+    """Perplexity of one text (or of a set of reference answers) under both models.
+
+    `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
+    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts.
+    """
+
+    name: str
+    pieces: int
+    unit: str
+    base: Estimate
+    tuned: Estimate
+    ratio: Estimate
+    adjusted_p: float
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Forgetting:
+    """What may be said of what the tune cost elsewhere, in one word and in one sentence."""
+
+    outcome: Retention
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said, in one word and in one sentence."""
+
+    outcome: Outcome
+    sentence: str
+
+
+@dataclass(frozen=True)
+class AnswerCounts:
+    """How generation ended, over all prompts of one model."""
+
+    cut_off_thoughts: int
+    length_limited: int
+    empty: int
+    mean_tokens: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models."""
+
+    name: str
+    file: str
+    size_bytes: int
+    sha256: str
+    quantization: str
+    speed: Speed
+    load_seconds: float
+    counts: AnswerCounts
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The tuned model at one quantization with one KV cache type.
+
+    `kld` (nats) and `same_top` are against the top rung, F16 with an f16 cache, for which they
+    are None; so are `difference` (in accuracy, paired) and its Holm-adjusted p.
+    """
+
+    name: str
+    cache: str
+    size_bytes: int
+    bits_per_weight: float
+    perplexity: MeanError
+    kld: MeanError | None
+    same_top: MeanError | None
+    accuracy: Estimate
+    difference: Estimate | None
+    adjusted_p: float | None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """How training went: (optimizer step, loss per answer token in nats) of the training batches
+    and of the eval split, and the step whose weights were kept."""
+
+    train: list[tuple[int, float]]
+    eval: list[tuple[int, float]]
+    best_step: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything in report.json, and all that the pages are made of."""
+
+    run: str
+    created: str
+    task: str
+    confidence: float
+    verdict: Verdict
+    accuracy: AccuracyComparison
+    perplexity: PerplexityComparison
+    groups: list[GroupComparison]
+    gap: GapComparison | None
+    others: list[OtherComparison]
+    contamination: Contamination | None
+    forgetting: Forgetting
+    tasks: list[TaskComparison]
+    texts: list[TextComparison]
+    curves: Curves | None
+    load: list[Load]
+    server: ServerStart | None
+    ladder: list[Rung]
+    base: Contender
+    tuned: Contender
+    conditions: dict[str, str]
+    provenance: dict[str, Any]
+    pairs: list[Pair] = field(default_factory=list, repr=False)

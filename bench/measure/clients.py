@@ -1,0 +1,254 @@
+"""What clients get from the served model: time to first token and throughput, 1 to N at a time.
+
+The server is the real one, started as its user would start it, and asked with the openai client
+over streaming HTTP. Every client sends one request after another; all together are a round, and
+rounds are repeated for the deviation. End tokens are forbidden, so that every answer has the same
+length.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import TYPE_CHECKING, Any
+
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.measure import Subject
+from tuneserve.bench.measure.speed import Rate
+from tuneserve.bench.options import as_options
+from tuneserve.console import progress
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaModel
+from tuneserve.settings import BenchSettings, ServeSettings
+from tuneserve.template import api_message
+from tuneserve.thoughts import KEY
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+LOAD, START = "load", "server start"
+NAME = "model"  # in the API
+ANSWER_TOKENS = 48
+REQUESTS = 2  # of each client in a round
+ROUNDS = 3
+START_SECONDS = 600.0
+
+Conversation = Sequence[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Load:
+    """`clients` at a time: generated tokens of all together per second (mean and deviation over
+    the rounds), and seconds to the first token."""
+
+    clients: int
+    throughput: Rate
+    first_token_median: float
+    first_token_worst: float
+    requests: int
+
+
+@dataclass(frozen=True)
+class ServerStart:
+    """Seconds from the command to the first request taken, and the memory (bytes) that the server
+    needed at most in RAM, and took on the GPUs."""
+
+    seconds: float
+    memory: int
+    gpu_memory: int
+
+
+def measure_clients(subject: Subject, prompts: Sequence[Conversation], journal: Journal) -> None:
+    """Serve the model and measure every number of clients that the journal does not hold yet."""
+    levels = subject.bench.clients
+    todo = [count for count in levels if not journal.has(LOAD, subject.name, str(count))]
+    if not todo:
+        return
+    bias = _no_end(subject.path)
+    rounds = (ROUNDS + 1) * len(todo)
+    with (
+        served(subject.path, _settings(subject.serve, subject.bench)) as server,
+        _client(server.url) as client,
+        progress(f"{subject.name}: clients", rounds, unit="rounds") as advance,
+    ):
+        for count in todo:
+            # The first round warms up: threads, connections, the server's prefix cache.
+            samples = []
+            for _ in range(ROUNDS + 1):
+                samples.append(_round(client, prompts, count, bias))
+                advance(1)
+            journal.add(LOAD, subject.name, str(count), asdict(_summed_up(count, samples[1:])))
+        start = ServerStart(server.seconds, _peak_memory(server.process), server.gpu_memory)
+        journal.add(START, subject.name, "", asdict(start))
+
+
+def read_loads(journal: Journal, name: str, levels: Sequence[int]) -> list[Load]:
+    """What was measured at each number of clients."""
+    found = [journal.get(LOAD, name, str(count)) for count in levels]
+    return [Load(**{**row, "throughput": Rate(**row["throughput"])}) for row in found]
+
+
+def read_start(journal: Journal, name: str) -> ServerStart:
+    return ServerStart(**journal.get(START, name))
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server; `seconds` is what it took to start, `gpu_memory` what it took in bytes."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    seconds: float
+    gpu_memory: int
+
+
+@contextmanager
+def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
+    """`tuneserve serve` on any free port, ready; stopped when the block is left."""
+    from tuneserve.serve.offload import free_gpu_memory
+
+    command = [sys.executable, "-m", "tuneserve", "serve", str(path), "--name", NAME]
+    command += as_options(settings)
+    free = sum(free_gpu_memory())
+    with tempfile.TemporaryFile() as log:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = _wait_until_ready(process, log)
+            seconds = time.perf_counter() - started
+            yield Served(process, url, seconds, max(0, free - sum(free_gpu_memory())))
+        finally:
+            process.terminate()
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Any) -> str:
+    """The URL that the server says it listens on."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        found = re.search(r"listening on (\S+)", _written(log))
+        if found:
+            return found.group(1)
+        time.sleep(0.05)
+    raise TuneserveError("the server did not start", problems=_written(log).splitlines()[-5:])
+
+
+def _written(log: Any) -> str:
+    return os.pread(log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
+
+def _settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
+    """As the user serves it, but here, open, and with a slot and room for every client."""
+    most = max(bench.clients)
+    return serve.model_copy(
+        update={
+            "host": "127.0.0.1",
+            "port": 0,
+            "slots": max(serve.slots, most),
+            "ctx": max(serve.ctx, most * bench.ctx),
+            "api_key_file": None,
+            "tls_cert": None,
+            "tls_key": None,
+            "log": "off",
+        }
+    )
+
+
+def _client(url: str) -> OpenAI:
+    import openai
+
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=START_SECONDS)
+
+
+def _no_end(path: Path) -> dict[str, int]:
+    """The logit bias that forbids every end token."""
+    with LlamaModel(path, vocab_only=True) as model:
+        return {str(token): -100 for token in range(model.n_vocab) if model.is_end(token)}
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One round: its tokens, its seconds, and each request's seconds to the first token."""
+
+    tokens: int
+    seconds: float
+    first: list[float]
+
+
+def _round(
+    client: OpenAI, prompts: Sequence[Conversation], clients: int, bias: dict[str, int]
+) -> _Round:
+    def ask_in_turn(which: int) -> list[tuple[float, int]]:
+        places = range(which * REQUESTS, (which + 1) * REQUESTS)
+        return [_ask(client, prompts[place % len(prompts)], bias) for place in places]
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = [answer for found in pool.map(ask_in_turn, range(clients)) for answer in found]
+    seconds = time.perf_counter() - started
+    return _Round(sum(count for _, count in answers), seconds, [first for first, _ in answers])
+
+
+def _ask(client: OpenAI, prompt: Conversation, bias: dict[str, int]) -> tuple[float, int]:
+    """Seconds to the first token of the answer, and its tokens."""
+    messages: Any = [api_message(message) for message in prompt]
+    started = time.perf_counter()
+    stream = client.chat.completions.create(
+        model=NAME,
+        messages=messages,
+        temperature=0.0,
+        max_tokens=ANSWER_TOKENS,
+        logit_bias=bias,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    first: float | None = None
+    tokens = 0
+    for chunk in stream:
+        if first is None and chunk.choices and _text_of(chunk.choices[0].delta):
+            first = time.perf_counter() - started
+        if chunk.usage is not None:
+            tokens = chunk.usage.completion_tokens
+    if first is None:
+        raise TuneserveError(
+            "the server answered a prompt with no text", where=str(client.base_url)
+        )
+    return first, tokens
+
+
+def _text_of(delta: Any) -> str:
+    """What a piece of an answer adds to it, be it a thought."""
+    return getattr(delta, KEY, None) or delta.content or ""
+
+
+def _summed_up(clients: int, rounds: Sequence[_Round]) -> Load:
+    rates = [found.tokens / found.seconds for found in rounds]
+    first = sorted(seconds for found in rounds for seconds in found.first)
+    return Load(
+        clients=clients,
+        throughput=Rate(fmean(rates), stdev(rates), rounds[0].tokens, len(rates)),
+        first_token_median=median(first),
+        first_token_worst=first[-1],
+        requests=len(first),
+    )
+
+
+def _peak_memory(process: subprocess.Popen[bytes]) -> int:
+    """Bytes of RAM that the process held at most."""
+    status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return 1024 * int(found.group(1)) if found else 0

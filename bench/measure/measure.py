@@ -1,0 +1,258 @@
+"""Run one model over the prompts and texts, and write down what it did."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.bench.measure.endpoint import ask_endpoint
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
+from tuneserve.bench.measure.offload import engine_settings
+from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
+from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.bench.tasks.prompts import EncodedExample
+from tuneserve.closing import Closing
+from tuneserve.console import progress
+from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.settings import BenchSettings, ServeSettings
+
+LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
+TEXT, SPEED = "text", "speed"
+AGAIN, ENDPOINT = "base again", "endpoint"
+LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
+LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
+BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt to be answered with at most `max_tokens` tokens."""
+
+    encoded: EncodedExample
+    max_tokens: int
+
+    @property
+    def id(self) -> str:
+        return self.encoded.example.id
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each model is measured on.
+
+    `questions` are answered; of `expected` the likelihood of the references is taken; `choices`
+    is every prompt with every choice (id: see `choice_id`) where answers are chosen rather than
+    generated; `texts` by name, as token ids [chunks, n_ctx].
+    """
+
+    questions: list[Question]
+    expected: list[EncodedExample]
+    choices: list[EncodedExample]
+    texts: dict[str, npt.NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure under a name ('base', 'tuned'), and how it is run."""
+
+    name: str
+    path: Path
+    serve: ServeSettings
+    bench: BenchSettings
+
+
+def measure(subject: Subject, work: Work, journal: Journal) -> None:
+    """Everything of one model that the journal does not hold yet."""
+    with _LoadedWhenNeeded(subject) as loaded:
+        _measure_likelihoods(LIKELIHOOD, subject, loaded, work.expected, journal)
+        _measure_likelihoods(CHOICE, subject, loaded, work.choices, journal)
+        _measure_texts(subject, loaded, work.texts, journal)
+        _measure_speed(subject, loaded, work.expected, journal)
+    generate_answers(subject, work.questions, journal)
+
+
+def measure_answers(subject: Subject, work: Work, journal: Journal) -> None:
+    """Only what the model answers, generated or chosen."""
+    with _LoadedWhenNeeded(subject) as loaded:
+        _measure_likelihoods(CHOICE, subject, loaded, work.choices, journal)
+    generate_answers(subject, work.questions, journal)
+
+
+class _LoadedWhenNeeded(Closing):
+    """The subject's model, loaded at the first call."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._model: LlamaModel | None = None
+        self.load_seconds = 0.0
+
+    def __call__(self) -> LlamaModel:
+        if self._model is None:
+            serve, started = self._subject.serve, time.perf_counter()
+            self._model = LlamaModel(
+                self._subject.path, gpu_layers=serve.gpu_layers, mmap=serve.mmap
+            )
+            self.load_seconds = time.perf_counter() - started
+        return self._model
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._model.close()
+
+
+def _measure_likelihoods(
+    kind: str,
+    subject: Subject,
+    loaded: _LoadedWhenNeeded,
+    encoded: Sequence[EncodedExample],
+    journal: Journal,
+) -> None:
+    ids = [item.example.id for item in encoded]
+    known = {name for name in ids if journal.has(kind, subject.name, name)}
+    if len(known) == len(ids):
+        return
+    label = f"{subject.name}: {LABELS[kind]}"
+    with (
+        _context(loaded(), subject.serve, max(subject.bench.ctx, LIKELIHOOD_BATCH)) as context,
+        progress(label, len(ids) - len(known), unit="answers") as advance,
+    ):
+        for item, likelihood in answer_likelihoods(context, encoded, known=known):
+            journal.add(kind, subject.name, item.example.id, asdict(likelihood))
+            advance(0 if item.example.id in known else 1)
+
+
+def _measure_texts(
+    subject: Subject,
+    loaded: _LoadedWhenNeeded,
+    texts: dict[str, npt.NDArray[np.int64]],
+    journal: Journal,
+) -> None:
+    todo = {name: ids for name, ids in texts.items() if not journal.has(TEXT, subject.name, name)}
+    if not todo:
+        return
+    total = sum(map(len, todo.values()))
+    with (
+        perplexity_context(loaded(), subject.serve) as context,
+        progress(f"{subject.name}: texts", total, unit="chunks") as advance,
+    ):
+        for name, chunks in todo.items():
+            losses = text_nll(context, chunks, advance)
+            value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
+            journal.add(TEXT, subject.name, name, value)
+
+
+def _measure_speed(
+    subject: Subject,
+    loaded: _LoadedWhenNeeded,
+    encoded: Sequence[EncodedExample],
+    journal: Journal,
+) -> None:
+    if journal.has(SPEED, subject.name):
+        return
+    n_ctx = min(subject.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
+    text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
+    with _context(loaded(), subject.serve, n_ctx) as context:
+        speed = measure_speed(context, text, repetitions=subject.bench.speed_repetitions)
+    value = {"load_seconds": loaded.load_seconds, **asdict(speed)}
+    journal.add(SPEED, subject.name, "", value)
+
+
+def generate_answers(subject: Subject, questions: Sequence[Question], journal: Journal) -> None:
+    """The model's greedy answers, prompts of a block batched together.
+
+    How prompts are batched touches the last digits, and a quantized model makes words of them. So
+    blocks are always made of all questions, a block is answered as a whole and from an empty KV
+    cache: a benchmark that goes on after a kill gives the same answers.
+    """
+    size = BLOCK_ROUNDS * subject.bench.parallel
+    blocks = [questions[first : first + size] for first in range(0, len(questions), size)]
+    todo = [
+        block
+        for block in blocks
+        if not all(journal.has(ANSWER, subject.name, question.id) for question in block)
+    ]
+    if not todo:
+        return
+    from tuneserve.serve.engine import Engine
+
+    with (
+        Engine(subject.path, engine_settings(subject.serve, subject.bench), steady=True) as engine,
+        progress(f"{subject.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
+    ):
+        for block in todo:
+            _answer_block(engine, block, _keeper(subject.name, journal, advance))
+
+
+Keep = Callable[[str, dict[str, Any]], None]
+"""Called with a question's id and its answer."""
+
+
+def _answer_block(engine: Any, block: Sequence[Question], keep: Keep) -> None:
+    from tuneserve.serve.engine import Completion, Sampling
+
+    def on_done(index: int, completion: Completion) -> None:
+        value = {
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "tokens": len(completion.tokens),
+        }
+        keep(block[index].id, value)
+
+    samplings = [Sampling(temperature=0.0, max_tokens=question.max_tokens) for question in block]
+    engine.generate([question.encoded.prompt for question in block], samplings, on_done=on_done)
+
+
+def _keeper(name: str, journal: Journal, advance: Callable[[float], None]) -> Keep:
+    def keep(example: str, value: dict[str, Any]) -> None:
+        journal.add(ANSWER, name, example, value)
+        advance(1)
+
+    return keep
+
+
+def measure_again(subject: Subject, questions: Sequence[Question], journal: Journal) -> None:
+    """The model's answers once more, batched in another order: what differs is chance."""
+    shuffled = list(questions)
+    random.Random(subject.bench.seed).shuffle(shuffled)  # noqa: S311 - no secret
+    generate_answers(replace(subject, name=AGAIN), shuffled, journal)
+
+
+def measure_endpoint(
+    encoded: Sequence[EncodedExample], bench: BenchSettings, journal: Journal
+) -> None:
+    """The answers of the model behind the endpoint that the journal does not hold yet."""
+    todo = [item.example for item in encoded if not journal.has(ANSWER, ENDPOINT, item.example.id)]
+    if not todo:
+        return
+    with progress("endpoint: answers", len(todo), unit="prompts") as advance:
+        keep = _keeper(ENDPOINT, journal, advance)
+
+        def on_answer(example: Example, answer: dict[str, Any]) -> None:
+            keep(example.id, answer)
+
+        ask_endpoint(todo, bench, on_answer)
+
+
+def _context(model: LlamaModel, serve: ServeSettings, n_ctx: int) -> LlamaContext:
+    """A context with the KV cache and threads that the served model has."""
+    return LlamaContext(
+        model,
+        n_ctx=n_ctx,
+        n_batch=LIKELIHOOD_BATCH,
+        n_ubatch=min(serve.micro_batch, LIKELIHOOD_BATCH),
+        n_seq_max=PACKED_SEQUENCES,
+        cache_type_k=serve.cache_type_k,
+        cache_type_v=serve.cache_type_v,
+        flash_attention=serve.flash_attention,
+        threads=serve.threads,
+    )

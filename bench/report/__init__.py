@@ -1,0 +1,1 @@
+"""The report: what report.json holds, and the pages and charts made of it."""

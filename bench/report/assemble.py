@@ -1,0 +1,145 @@
+"""From the journal's measurements to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.contamination import check_contamination
+from tuneserve.bench.compare.forgetting import (
+    AnsweredTask,
+    TextLosses,
+    compare_elsewhere,
+    judge_forgetting,
+)
+from tuneserve.bench.compare.results import Contender, Curves, Pair, Report
+from tuneserve.bench.job import Job
+from tuneserve.bench.measure.clients import read_loads, read_start
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.ladder import read_ladder
+from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
+from tuneserve.bench.measure.speed import Rate, Speed
+from tuneserve.bench.report.provenance import provenance
+from tuneserve.run import RunDirectory
+
+REPLAY = "general examples held out from training"
+
+
+def make_report(job: Job, journal: Journal, others: Mapping[str, str]) -> Report:
+    """The figures and verdicts drawn from what the journal holds; `others` are the further
+    contenders, each with the model it is compared with."""
+    settings = job.settings
+    pairs = read_pairs(journal, job.asked, list(others))
+    accuracy = analysis.compare_accuracy(pairs, settings)
+    tasks, texts = compare_elsewhere(
+        [
+            AnsweredTask(asked.task.name, asked.task.about, read_pairs(journal, asked))
+            for asked in job.elsewhere
+        ],
+        _texts(job, journal),
+        settings,
+    )
+    return Report(
+        run=job.run.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        task=settings.task,
+        confidence=settings.confidence,
+        verdict=analysis.judge(accuracy, settings.confidence),
+        accuracy=accuracy,
+        perplexity=analysis.compare_perplexity(pairs, settings),
+        groups=analysis.compare_groups(pairs, settings),
+        gap=analysis.compare_gap(pairs, settings),
+        others=[
+            analysis.compare_other(pairs, name, against, settings)
+            for name, against in others.items()
+        ],
+        contamination=None
+        if job.training is None
+        else check_contamination(pairs, job.training, settings),
+        forgetting=judge_forgetting(tasks, texts),
+        tasks=tasks,
+        texts=texts,
+        curves=read_curves(job.run),
+        load=read_loads(journal, "tuned", settings.clients),
+        server=read_start(journal, "tuned") if settings.clients else None,
+        ladder=read_ladder(job.ladder(journal), job.asked, journal, settings)
+        if settings.ladder
+        else [],
+        base=_contender("base", job, journal, pairs),
+        tuned=_contender("tuned", job, journal, pairs),
+        conditions=job.conditions,
+        provenance=provenance(job.run, job.recipe),
+        pairs=pairs,
+    )
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """What run.json keeps of a report."""
+    return {
+        "outcome": report.verdict.outcome,
+        "verdict": report.verdict.sentence,
+        "prompts": report.accuracy.prompts,
+        "accuracy": {
+            "base": report.accuracy.base.value,
+            "tuned": report.accuracy.tuned.value,
+            "p": report.accuracy.p,
+        },
+        "forgetting": report.forgetting.sentence,
+        "perplexity": {
+            "base": report.perplexity.base.value,
+            "tuned": report.perplexity.tuned.value,
+        },
+    }
+
+
+def _texts(job: Job, journal: Journal) -> list[TextLosses]:
+    """The texts, and the general examples that were held out from replay."""
+    found = [_text(name, journal) for name in job.work.texts]
+    if job.replay:
+        losses = {
+            model: [journal.get(LIKELIHOOD, model, item.example.id) for item in job.replay]
+            for model in ("base", "tuned")
+        }
+        nll = {model: [row["nll"] for row in rows] for model, rows in losses.items()}
+        tokens = [row["tokens"] for row in losses["base"]]
+        sources = [item.example.source for item in job.replay]
+        found.append(TextLosses(REPLAY, "answers", nll["base"], nll["tuned"], tokens, sources))
+    return found
+
+
+def _text(name: str, journal: Journal) -> TextLosses:
+    base, tuned = (journal.get(TEXT, model, name) for model in ("base", "tuned"))
+    pieces = len(base["nll"])
+    tokens = [base["tokens_per_chunk"]] * pieces
+    return TextLosses(name, "chunks", base["nll"], tuned["nll"], tokens, [None] * pieces)
+
+
+def read_curves(run: RunDirectory) -> Curves | None:
+    """The losses that training recorded; None where it recorded none."""
+    trained = run.read().get("stages", {}).get("train", {}).get("result", {})
+    losses = trained.get("losses", {})
+    if not losses.get("train"):
+        return None
+    train, evaluated = (
+        [(int(step), float(loss)) for step, loss in losses.get(name, [])]
+        for name in ("train", "eval")
+    )
+    return Curves(train, evaluated, trained.get("steps", {}).get("best"))
+
+
+def _contender(name: str, job: Job, journal: Journal, pairs: Sequence[Pair]) -> Contender:
+    path = job.subjects[name].path
+    timed = journal.get(SPEED, name)
+    return Contender(
+        name=name,
+        file=path.name,
+        size_bytes=path.stat().st_size,
+        sha256=job.hashes[name],
+        quantization=job.quantization,
+        speed=Speed(Rate(**timed["prompt"]), Rate(**timed["generation"])),
+        load_seconds=timed["load_seconds"],
+        counts=analysis.count_answers(pairs, name),
+    )

@@ -1,0 +1,141 @@
+"""The report's plots: which estimates are drawn, over which axis, with which words beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from tuneserve.bench.compare.results import (
+    AccuracyComparison,
+    Curves,
+    PerplexityComparison,
+    Report,
+    TaskComparison,
+    TextComparison,
+)
+from tuneserve.bench.report import plot
+from tuneserve.bench.report.figures import number, percent, points, points_interval
+from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.curve import smoothed
+
+SMOOTHED_SHARE = 20  # the training loss is averaged over a twentieth of the steps
+
+
+@dataclass(frozen=True)
+class Row:
+    """All prompts, or one group: a line of the tables and plots."""
+
+    name: str
+    accuracy: AccuracyComparison
+    p: float
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Rows of (name, SVG, values as text) over one axis of (percent from the left, label)."""
+
+    rows: Sequence[tuple[str, str, str]]
+    ticks: list[tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over steps: an SVG, and the labels of both axes with their places in percent."""
+
+    svg: Markup
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    window: int
+
+
+def rows_of(report: Report) -> list[Row]:
+    """All prompts, then each group."""
+    groups = [Row(group.name, group.accuracy, group.adjusted_p) for group in report.groups]
+    return [Row("All prompts", report.accuracy, report.accuracy.p), *groups]
+
+
+def rows_of_task(task: TaskComparison) -> list[Row]:
+    """All prompts of another task, then each kind of them."""
+    kinds = [Row(kind.name, kind.accuracy, kind.adjusted_p) for kind in task.kinds]
+    return [Row("All", task.accuracy, task.adjusted_p), *kinds]
+
+
+def perplexities(report: Report) -> list[tuple[str, PerplexityComparison]]:
+    """Of the reference answers: of all prompts, then of each group."""
+    return [
+        ("All prompts", report.perplexity),
+        *((group.name, group.perplexity) for group in report.groups),
+    ]
+
+
+def accuracy_plot(rows: Iterable[Row]) -> Plot:
+    scale = plot.Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
+    drawn = []
+    for row in rows:
+        base, tuned = row.accuracy.base, row.accuracy.tuned
+        text = f"{percent(base.value)} → {percent(tuned.value)}"
+        marks = [plot.Mark(base, "base"), plot.Mark(tuned, "tuned")]
+        drawn.append((row.name, plot.strip(scale, marks, f"{row.name}: {text}"), text))
+    return Plot(drawn, [(scale.percent(tick), percent(tick, 0)) for tick in scale.ticks])
+
+
+def difference_plot(rows: Iterable[Row]) -> Plot:
+    """Tuned minus base in points, around 0."""
+    shown = [(row.name, row.accuracy.difference) for row in rows]
+    scale = plot.scale_over([0.0, *_ends(estimate for _, estimate in shown)])
+    drawn = []
+    for name, estimate in shown:
+        text = f"{points(estimate.value)} ({points_interval(estimate)})"
+        mark = plot.Mark(estimate, "tuned")
+        drawn.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=0.0), text))
+    ticks = [
+        (scale.percent(tick), f"{100 * tick:+.4g}".replace("-", "−") if tick else "0")
+        for tick in scale.ticks
+    ]
+    return Plot(drawn, ticks)
+
+
+def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]]) -> Plot | None:
+    """Tuned over base perplexity, around 1; None where there is nothing to show."""
+    if not shown:
+        return None
+    scale = plot.scale_over([1.0, *_ends(compared.ratio for _, compared in shown)])
+    drawn = []
+    for name, compared in shown:
+        text = f"{number(compared.base.value)} → {number(compared.tuned.value)}"
+        mark = plot.Mark(compared.ratio, "tuned")
+        drawn.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=1.0), text))
+    return Plot(drawn, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
+
+
+def text_plot(report: Report) -> Plot | None:
+    return ratio_plot([(text.name, text) for text in report.texts])
+
+
+def curves_chart(curves: Curves | None) -> Chart | None:
+    """Training and eval loss over the optimizer steps, from 0 up."""
+    if curves is None:
+        return None
+    window = max(1, len(curves.train) // SMOOTHED_SHARE)
+    smooth = smoothed(curves.train, window)
+    losses = [loss for _, loss in (*smooth, *curves.eval)]
+    x_scale = plot.scale_over([0.0, *(float(step) for step, _ in curves.train)])
+    y_scale = plot.scale_over([0.0, *losses])
+    lines = [
+        plot.Line(curves.train, "step"),
+        plot.Line(smooth, "base"),
+        plot.Line(curves.eval, "tuned", dots=True),
+    ]
+    label = f"loss over {len(curves.train)} steps"
+    return Chart(
+        svg=plot.lines(x_scale, y_scale, lines, label, best=curves.best_step),
+        x_ticks=[(x_scale.percent(tick), f"{tick:,.0f}") for tick in x_scale.ticks],
+        y_ticks=[(100 - y_scale.percent(tick), f"{tick:.3g}") for tick in y_scale.ticks],
+        window=window,
+    )
+
+
+def _ends(estimates: Iterable[Estimate]) -> list[float]:
+    return [end for estimate in estimates for end in (estimate.low, estimate.high)]

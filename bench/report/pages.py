@@ -1,0 +1,107 @@
+"""The report as files: report.json for programs, report.md and report.html for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuneserve.bench.compare.analysis import format_p
+from tuneserve.bench.compare.results import HELD_OUT, Contender, Pair, Report
+from tuneserve.bench.report import charts, figures
+from tuneserve.console import human_bytes, human_seconds
+from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
+
+SCHEMA = 2
+UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
+SHOWN_FLIPS = 200  # of each kind and task on the page; answers.jsonl holds all
+
+
+def write_report(report: Report, directory: Path) -> None:
+    """Write report.json, report.md, report.html and answers.jsonl, all or none."""
+    with atomic_path(directory) as temporary:
+        temporary.mkdir()
+        write_json(temporary / "report.json", as_json(report))
+        write_text(temporary / "report.md", render(report, "report.md.jinja"))
+        write_text(temporary / "report.html", render(report, "report.html.jinja"))
+        rows = [pair.as_row(name) for name, pairs in _answered(report) for pair in pairs]
+        write_jsonl(temporary / "answers.jsonl", rows)
+
+
+def _answered(report: Report) -> list[tuple[str, list[Pair]]]:
+    """Every task with its answers, the run's own first."""
+    return [(HELD_OUT, report.pairs), *((task.name, task.pairs) for task in report.tasks)]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report without the answers, which have their own file; first its schema's number."""
+    tasks = [replace(task, pairs=[]) for task in report.tasks]
+    plain = asdict(replace(report, pairs=[], tasks=tasks))
+    del plain["pairs"]
+    for task in plain["tasks"]:
+        del task["pairs"]
+    return {"schema": SCHEMA, **plain}
+
+
+def render(report: Report, template: str) -> str:
+    """The report through one of bench/report/templates/; only the HTML one escapes."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tuneserve.bench.report"),
+        autoescape=jinja2.select_autoescape(["html.jinja"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        percent=figures.percent,
+        interval=figures.interval,
+        points=figures.points,
+        points_interval=figures.points_interval,
+        number=figures.number,
+        number_interval=figures.number_interval,
+        rate=figures.rate,
+        mean_error=figures.mean_error,
+        headline=figures.headline,
+        cell=figures.markdown_cell,
+        p_value=format_p,
+        bytes=human_bytes,
+        seconds=human_seconds,
+    )
+    return environment.get_template(template).render(
+        report=report,
+        charts=charts,
+        rows=charts.rows_of(report),
+        flips=_flips(report),
+        busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
+        shown_flips=SHOWN_FLIPS,
+    )
+
+
+@dataclass(frozen=True)
+class Flips:
+    """A task's prompts that one of the models answers better than the other; how many there are,
+    and the first of them."""
+
+    task: str
+    won: int
+    lost: int
+    shown_won: Sequence[Pair]
+    shown_lost: Sequence[Pair]
+
+
+def _flips(report: Report) -> list[Flips]:
+    found = []
+    for name, pairs in _answered(report):
+        won, lost = [pair for pair in pairs if pair.won], [pair for pair in pairs if pair.lost]
+        shown = won[:SHOWN_FLIPS], lost[:SHOWN_FLIPS]
+        found.append(Flips(name, len(won), len(lost), *shown))
+    return found
+
+
+def _is_unsteady(model: Contender) -> bool:
+    rates = (model.speed.prompt, model.speed.generation)
+    return any(measured.deviation > UNSTEADY * measured.mean for measured in rates)

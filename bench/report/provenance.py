@@ -1,0 +1,47 @@
+"""What it takes to repeat a benchmark: models, data, settings, versions, machine, command."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tuneserve.bench.options import SERVED, as_options
+from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory, versions
+from tuneserve.settings import Recipe
+
+
+def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+    """Where a report comes from, for report.json and the pages."""
+    trained = run.read().get("stages", {}).get("train", {}).get("result", {})
+    return {
+        "command": reproducing_command(
+            run.name, recipe, Recipe.model_validate(run.saved_settings())
+        ),
+        "base_model": trained.get("base", {}).get("spec", recipe.model.base),
+        "test_sha256": sha256_file(run.split("test")),
+        "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+    }
+
+
+def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:
+    """The command line that repeats a benchmark, whatever other recipe its settings came from:
+    every setting that is not the default, or not the one `saved` with the run."""
+    options = as_options(recipe.bench, saved.bench)
+    options += as_options(recipe.serve, saved.serve, named=SERVED)
+    return shlex.join(["tuneserve", "bench", "--run", run_name, "--force", *options])
+
+
+def _processor() -> str:
+    """The CPU's name as the kernel gives it, or the machine type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()

@@ -1,0 +1,1 @@
+"""What the models are asked, and how an answer becomes a score."""

@@ -1,0 +1,90 @@
+"""The general questions that come with the benchmark: what a tune should not have cost.
+
+bench/tasks/questions/ has a file for every kind of question; each line has a prompt, how the
+answer is scored and the right answer. They are short, and can be scored by rule.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from tuneserve.bench.tasks.examples import Example, evenly
+from tuneserve.bench.tasks.graded import json_fields
+from tuneserve.bench.tasks.scorers import Scorer, choice_scorer, contains, number_scorer
+from tuneserve.bench.tasks.tasks import Task
+
+NAME = "General questions"
+FOLDER = Path(__file__).resolve().parent / "questions"
+LEAST_TOKENS = 48  # room for an answer of a sentence or two, whatever the run's own task needs
+
+
+def general_task(most: int, max_tokens: int) -> Task:
+    """At most so many of the general questions, spread evenly over all; grouped by kind."""
+    rows = evenly(read_questions(), most)
+    kinds = ", ".join(sorted({kind_of(row) for row in rows}))
+    return Task(
+        name=NAME,
+        about=f"{len(rows)} short questions of the benchmark's own ({kinds})",
+        examples=[
+            Example(
+                id=f"general/{row['id']}",
+                group=kind_of(row),
+                source=None,
+                prompt=({"role": "user", "content": row["prompt"]},),
+                reference=row["answer"],
+            )
+            for row in rows
+        ],
+        scorers=[scorer_of(row) for row in rows],
+        max_tokens=max(max_tokens, LEAST_TOKENS),
+    )
+
+
+def read_questions() -> list[dict[str, Any]]:
+    """Every question, the kinds in alphabetical order."""
+    return [
+        json.loads(line)
+        for path in sorted(FOLDER.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").split("\n")
+        if line
+    ]
+
+
+def kind_of(row: dict[str, Any]) -> str:
+    """'arithmetic' of 'arithmetic-07'."""
+    return str(row["id"]).rpartition("-")[0]
+
+
+def scorer_of(row: dict[str, Any]) -> Scorer:
+    """How the question's answer is scored: right or wrong, also where other tasks give parts."""
+    match row["score"]:
+        case "number":
+            return number_scorer(1e-6)
+        case "contains":
+            return _any_of(row.get("also", []))
+        case "choice":
+            return choice_scorer(row["choices"])
+        case "json":
+            return lambda answer, reference: float(json_fields(answer, reference) == 1.0)
+        case "match":
+            return _whole_match(row["pattern"])
+        case other:
+            raise ValueError(f"unknown score '{other}' of question {row['id']}")
+
+
+def _any_of(others: list[str]) -> Scorer:
+    """The reference or one of `others` stands in the answer."""
+
+    def score(answer: str, reference: str) -> float:
+        return max(contains(answer, accepted) for accepted in (reference, *others))
+
+    return score
+
+
+def _whole_match(pattern: str) -> Scorer:
+    """The answer as a whole has the form asked for, whatever the reference says."""
+    compiled = re.compile(pattern)
+    return lambda answer, _: float(compiled.fullmatch(answer.strip()) is not None)

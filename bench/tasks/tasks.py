@@ -1,0 +1,99 @@
+"""What the models are asked: the run's own held-out prompts, and what else they may have lost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from tuneserve.bench.tasks.examples import Example, evenly, from_row
+from tuneserve.bench.tasks.scorers import Scorer, make_scorer, split_thought
+from tuneserve.errors import UsageError
+from tuneserve.finetune.data import reading
+from tuneserve.settings import BenchSettings, BenchTask
+
+GENERATED = [score for score in get_args(BenchTask) if not score.startswith("likelihood")]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Prompts with their reference answers and a scorer for each; answers have `max_tokens`."""
+
+    name: str
+    about: str
+    examples: list[Example]
+    scorers: list[Scorer]
+    max_tokens: int
+
+
+def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -> Task:
+    """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails."""
+    scorer = make_scorer(settings, map(reference_of, examples))
+    if settings.task == "python":
+        # The user's own code: what is wrong with it shall come out before anything is measured.
+        reference = reference_of(examples[0])
+        scorer(reference, reference)
+    return Task(name, "", examples, [scorer] * len(examples), settings.max_tokens)
+
+
+def further_tasks(settings: BenchSettings) -> list[Task]:
+    """Those that the settings name as path=score; the other settings hold for them too.
+
+    The files may have every shape that training reads.
+    """
+    tasks = []
+    for entry in settings.tasks:
+        path, _, score = entry.rpartition("=")
+        if not path or score not in GENERATED:
+            raise UsageError(
+                f"expected file.jsonl=score, where score is one of {', '.join(GENERATED)}",
+                where=f"bench.tasks: {entry}",
+            )
+        own = settings.model_copy(update={"task": score})
+        task = held_out_task(Path(path).stem, _read_any(Path(path), settings.limit), own)
+        tasks.append(_prefixed(replace(task, about=f"{path}, scored by {score}"), path))
+    return tasks
+
+
+def _read_any(path: Path, limit: int) -> list[Example]:
+    """The examples of a file in any shape that can be asked, what is there twice once."""
+    if not path.exists():
+        raise UsageError("no such file", where=f"bench.tasks: {path}")
+    read = reading.read_examples(path, skip_bad=True)
+    if read.problems:
+        total = len(read.problems) + len(read.examples)
+        raise UsageError(
+            f"{len(read.problems)} of {total} examples can't be used",
+            where=str(path),
+            problems=read.problems,
+        )
+    rows = [from_row(example.to_row()) for example in read.examples]
+    examples = list({row.id: row for row in rows if row is not None}.values())
+    if not examples:
+        raise UsageError(
+            "no examples with a prompt and a text as its answer", where=f"bench.tasks: {path}"
+        )
+    return evenly(examples, limit or len(examples))
+
+
+def reference_of(example: Example) -> str:
+    """The reference answer without its thought."""
+    return split_thought(example.reference).answer
+
+
+def require_different_ids(examples: Iterable[Example]) -> None:
+    """Raise UsageError if two prompts have the same id: their answers would be mixed up."""
+    twice = sorted(name for name, count in Counter(e.id for e in examples).items() if count > 1)
+    if twice:
+        raise UsageError(
+            f"{len(twice)} ids stand for more than one prompt, first '{twice[0]}'",
+            where="bench.tasks",
+        )
+
+
+def _prefixed(task: Task, prefix: str) -> Task:
+    """The task with ids that no other has."""
+    examples = [replace(item, id=f"{prefix}/{item.id}") for item in task.examples]
+    return replace(task, examples=examples)

@@ -1,0 +1,1 @@
+"""A checkpoint or an adapter as a GGUF: metadata, vocabulary, tensors, quantization."""

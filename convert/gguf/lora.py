@@ -1,0 +1,112 @@
+"""The adapter itself as a GGUF, so that one base file serves many adapters.
+
+llama.cpp adds `alpha / r * b a` to each weight while it computes. Layout: `NAME.lora_a`
+[r, columns] and `NAME.lora_b` [rows, r], rows in GGUF's order; of an embedding `lora_a` [tokens, r]
+and `lora_b` [columns, r].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tuneserve.convert.gguf.model import QUANTIZATION_VERSION, ComputedTensor, GGUFModel
+from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.vocabulary import Value
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.errors import UsageError
+
+FILE_TYPE = "F16"
+
+
+@dataclass(frozen=True)
+class LoraGGUF:
+    """Metadata and tensors of an adapter's GGUF."""
+
+    metadata: Mapping[str, Value]
+    tensors: Mapping[str, ComputedTensor]
+
+    def write(self, path: Path) -> None:
+        """Write the file. Raises TuneserveError for weights too large for float16."""
+        choices = [Choice(name, FILE_TYPE) for name in self.tensors]
+        write_gguf(path, self.metadata, self.tensors, choices, threads=1)
+
+
+def lora_gguf(model: GGUFModel, name: str) -> LoraGGUF:
+    """The GGUF of the adapter in `model.checkpoint`; `name` becomes general.name.
+
+    A GGUF has room for one alpha: a module whose alpha differs has the ratio in its `lora_b`.
+    Raises UsageError for adapters that llama.cpp can't apply at run time: DoRA, whole tensors
+    (`modules_to_save`), an embedding that is the output too.
+    """
+    adapter = model.checkpoint.adapter
+    assert adapter is not None
+    check_applicable(model.checkpoint)
+    alpha = written_alpha(adapter)
+    tensors: dict[str, ComputedTensor] = {}
+    for hf_name, change in adapter.changes.items():
+        gguf_name = model.architecture.gguf_tensor_name(hf_name)
+        if gguf_name is None:
+            raise UsageError(
+                "this tensor has no place in a GGUF", where=f"{adapter.directory}: {hf_name}"
+            )
+        a, b = change.a, change.b
+        if gguf_name == "token_embd.weight":
+            a, b = b, a.T  # llama.cpp looks rows of lora_a up by token
+        elif (
+            order := model.architecture.gguf_row_order(gguf_name, model.config, len(b))
+        ) is not None:
+            b = b[order]
+        ratio = change.scale * change.rank / alpha
+        if not math.isclose(ratio, 1.0, rel_tol=1e-6):
+            b = b * np.float32(ratio)
+        tensors[f"{gguf_name}.lora_a"] = ComputedTensor(np.ascontiguousarray(a))
+        tensors[f"{gguf_name}.lora_b"] = ComputedTensor(np.ascontiguousarray(b))
+    metadata: dict[str, Value] = {
+        "general.architecture": ("string", model.architecture.gguf_name),
+        "general.type": ("string", "adapter"),
+        "adapter.type": ("string", "lora"),
+        "general.name": ("string", name),
+        "adapter.lora.alpha": ("float32", alpha),
+        "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
+    }
+    return LoraGGUF(metadata, tensors)
+
+
+def written_alpha(adapter: Adapter) -> float:
+    """The alpha for which llama.cpp's alpha / r is the scale of the adapter's first module.
+
+    For rsLoRA that is alpha * sqrt(r).
+    """
+    change = next(iter(adapter.changes.values()))
+    return float(change.scale * change.rank)
+
+
+def check_applicable(checkpoint: MergedCheckpoint) -> None:
+    """Raise UsageError if llama.cpp can't apply this adapter while it computes."""
+    adapter = checkpoint.adapter
+    assert adapter is not None
+    problems = []
+    if not adapter.changes:
+        problems.append("it has no low-rank factors")
+    if adapter.config.get("use_dora"):
+        problems.append("it is a DoRA adapter, whose magnitudes llama.cpp does not know")
+    replaced = checkpoint.replaced_names()
+    if replaced:
+        problems.append(f"it holds whole tensors: {', '.join(sorted(replaced))}")
+    both_ends = [name for name in (EMBEDDING, HEAD) if name in adapter.changes]
+    if checkpoint.tied and both_ends:
+        problems.append(f"it changes {both_ends[0]}, which is embedding and output in one")
+    if problems:
+        raise UsageError(
+            "this adapter can't be a GGUF of its own",
+            where=str(adapter.directory),
+            problems=problems,
+            hint="Merge it: tuneserve convert without --adapter-only.",
+        )

@@ -1,0 +1,163 @@
+"""A checkpoint (merged or not) as what a GGUF of it holds: metadata and tensor sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuneserve.base.architectures import by_hf_name
+from tuneserve.base.architectures.table import Architecture, RowOrder
+from tuneserve.convert.gguf.quantization import MIXTURES, Choice, choose_types
+from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.safetensors_reader import Floats
+from tuneserve.errors import UsageError
+
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the generation of ggml's block formats
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """One tensor of the checkpoint in GGUF's row order."""
+
+    checkpoint: MergedCheckpoint
+    name: str
+    shape: tuple[int, ...]
+    order: RowOrder | None
+    shift: float = 0.0
+
+    def rows(self, start: int, stop: int) -> Floats:
+        if self.order is None:
+            values = self.checkpoint.rows(self.name, start, stop)
+            return values + np.float32(self.shift) if self.shift else values
+        wanted = self.order[start:stop]
+        first = int(wanted.min())
+        values = self.checkpoint.rows(self.name, first, int(wanted.max()) + 1)
+        return values[wanted - first]
+
+
+@dataclass(frozen=True)
+class ComputedTensor:
+    """A small tensor that is in no checkpoint (RoPE factors)."""
+
+    values: Floats
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in self.values.shape)
+
+    def rows(self, start: int, stop: int) -> Floats:
+        return self.values[start:stop]
+
+
+Source = CheckpointTensor | ComputedTensor
+
+
+class GGUFModel:
+    """What goes into a GGUF of this checkpoint, whatever its quantization."""
+
+    def __init__(self, checkpoint: MergedCheckpoint, tokenizer: Path, *, name: str) -> None:
+        """`tokenizer`: directory of the tokenizer to write; `name`: general.name.
+
+        Raises UsageError for an architecture, tensor or tokenizer that is not supported.
+        """
+        self.checkpoint = checkpoint
+        self.name = name
+        self.architecture: Architecture = by_hf_name(checkpoint.architecture)
+        self.config: Mapping[str, Any] = checkpoint.config
+        self.sources: dict[str, Source] = self._find_sources()
+        rows = self.sources["token_embd.weight"].shape[0]
+        self.vocabulary = Vocabulary(
+            tokenizer, rows=rows, architecture=self.architecture.gguf_name, config=self.config
+        )
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(s.shape, dtype=np.int64)) for s in self.sources.values())
+
+    @property
+    def changed(self) -> set[str]:
+        """GGUF names of the tensors that the adapter changes."""
+        names = filter(self.checkpoint.is_changed, self.checkpoint.names)
+        return {str(self.architecture.gguf_tensor_name(name)) for name in names}
+
+    def row_order(self, gguf_name: str) -> RowOrder | None:
+        """GGUF row i of this tensor is the checkpoint's row `order[i]`; None: the same rows."""
+        source = self.sources[gguf_name]
+        return source.order if isinstance(source, CheckpointTensor) else None
+
+    def choices(self, quantization: str, *, has_imatrix: bool = False) -> list[Choice]:
+        """The type of each tensor in a GGUF of this quantization."""
+        layers = int(self.config["num_hidden_layers"])
+        heads = int(self.config["num_attention_heads"])
+        grouping = heads // int(self.config.get("num_key_value_heads") or heads)
+        return choose_types(
+            {name: source.shape for name, source in self.sources.items()},
+            quantization,
+            layers=layers,
+            grouping=grouping,
+            has_imatrix=has_imatrix,
+            large=layers == 80 and grouping > 1,
+        )
+
+    def metadata(self, quantization: str) -> dict[str, Value]:
+        """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order."""
+        from gguf import size_label
+
+        prefix = self.architecture.gguf_name
+        config = {**self.config, "vocab_size": self.sources["token_embd.weight"].shape[0]}
+        entries: dict[str, Value] = {
+            "general.architecture": ("string", prefix),
+            "general.type": ("string", "model"),
+            "general.name": ("string", self.vocabulary.model_name(self.name)),
+            "general.size_label": ("string", size_label(self.parameters, 0, 0, 0)),
+        }
+        for key, kind, value in self.architecture.to_metadata(config):
+            entries[f"{prefix}.{key}"] = (kind, value)
+        entries |= self.vocabulary.metadata()
+        entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
+        entries["general.file_type"] = ("uint32", MIXTURES[quantization].file_type)
+        return entries
+
+    def _find_sources(self) -> dict[str, Source]:
+        sources: dict[str, Source] = {}
+        unknown = []
+        for name in self.checkpoint.names:
+            gguf_name = self.architecture.gguf_tensor_name(name)
+            if gguf_name is None:
+                if not name.endswith(self.architecture.ignored):
+                    unknown.append(name)
+                continue
+            shape = self.checkpoint.shape(name)
+            order = self.architecture.gguf_row_order(gguf_name, self.config, shape[0])
+            shift = self.architecture.norm_shift if name.endswith("norm.weight") else 0.0
+            sources[gguf_name] = CheckpointTensor(self.checkpoint, name, shape, order, shift)
+        if unknown:
+            raise UsageError(
+                f"{len(unknown)} tensors don't belong to {self.checkpoint.architecture}",
+                where=str(self.checkpoint.directory),
+                problems=unknown,
+            )
+        self._check_complete(sources)
+        for name, values in self.architecture.extra_tensors(self.config):
+            sources[name] = ComputedTensor(values)
+        return sources
+
+    def _check_complete(self, sources: Mapping[str, Source]) -> None:
+        """Raise UsageError naming the tensors that every layer should have and some lack."""
+        expected = {f"{name}.weight" for name in self.architecture.required_tensors}
+        for layer in range(int(self.config["num_hidden_layers"])):
+            expected |= {
+                f"blk.{layer}.{name}.weight" for name in self.architecture.required_layer_tensors
+            }
+        missing = sorted(expected - set(sources))
+        if missing:
+            raise UsageError(
+                f"{len(missing)} tensors are missing from the checkpoint",
+                where=str(self.checkpoint.directory),
+                problems=[str(self.architecture.hf_name(name)) for name in missing],
+            )

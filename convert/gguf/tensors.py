@@ -1,0 +1,68 @@
+"""A GGUF's tensors by rows, read from the file when asked for.
+
+A mapped file's pages count as this process's memory; here only the rows in hand do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.convert import ggml
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+class TensorFile:
+    """An open GGUF: which tensors, their `shape` and `type`, their rows as bytes or float32."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises TuneserveError if the file is damaged."""
+        self.path = path
+        self._places = ggml.tensor_places(path)
+        self._header = GGUFFile(path)
+
+    @property
+    def header(self) -> GGUFFile:
+        return self._header
+
+    @property
+    def names(self) -> list[str]:
+        """In the file's order."""
+        return list(self._places)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Row-major: [rows, columns]."""
+        return self._header.shape(name)
+
+    def type(self, name: str) -> str:
+        """'F16', 'Q4_K', …"""
+        return self._header.type_name(name)
+
+    def encoded(self, name: str, start: int, stop: int) -> ggml.Bytes:
+        """Rows [start, stop) as they are stored (of a vector: all of it)."""
+        shape, place = self.shape(name), self._places[name]
+        size = place.size // shape[0] if len(shape) > 1 else place.size
+        if len(shape) == 1:
+            start, stop = 0, 1
+        with self.path.open("rb") as file:
+            file.seek(place.offset + start * size)
+            return np.fromfile(file, dtype=np.uint8, count=(stop - start) * size)
+
+    def rows_at(self, name: str, wanted: Ids) -> Floats:
+        """The rows of these numbers, float32 [len(wanted), columns]; of a vector: its elements."""
+        shape, kind = self.shape(name), self.type(name)
+        if len(shape) == 1:
+            whole = ggml.dequantize(self.encoded(name, 0, 1), kind, shape[0])
+            return whole.reshape(-1)[wanted]
+        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
+        runs = np.split(wanted, breaks)
+        data = np.concatenate([self.encoded(name, int(r[0]), int(r[-1]) + 1) for r in runs])
+        return ggml.dequantize(data, kind, shape[-1])

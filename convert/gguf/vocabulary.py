@@ -1,0 +1,213 @@
+"""The trainer's tokenizer as GGUF metadata (`tokenizer.*`).
+
+Byte-level BPE and sentencepiece. Tokens, merges and types come from tokenizer.json, the
+pre-tokenizer's name from its structure, special ids and the chat template from the gguf package's
+own reader. Nothing is guessed: what is not understood is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base.sentencepiece_bpe import LOWEST_SCORE, has_space_prefix
+from tuneserve.base.tokenizer import NEVER_STRIPPING, TokenType, strips_right
+from tuneserve.convert.gguf.sentencepiece_vocabulary import sentencepiece_tokens
+from tuneserve.convert.tokens import Token, added_kind
+from tuneserve.errors import UsageError
+from tuneserve.pretokenizers import recognise
+
+Value = tuple[str, Any]
+
+
+class Vocabulary:
+    """A tokenizer directory: `tokens` by id, and `metadata`."""
+
+    def __init__(
+        self, directory: Path, *, rows: int, architecture: str, config: Mapping[str, Any]
+    ) -> None:
+        """Read it for an embedding of `rows` rows; `config`, the model's config.json, names the
+        special ids that the tokenizer doesn't.
+
+        Ids without a token are filled with unused placeholders. Raises UsageError if the
+        tokenizer is of another kind, or has more tokens than the embedding has rows.
+        """
+        self.directory, self.architecture, self.config = directory, architecture, config
+        self.json = _read_json(directory / "tokenizer.json", required=True)
+        self.tokenizer_config = _read_json(directory / "tokenizer_config.json", required=False)
+        self._check_structure()
+        model = self.json["model"]
+        if model.get("type") != "BPE":
+            raise UsageError(
+                f"a tokenizer of type {model.get('type')} can't be converted",
+                where=str(directory / "tokenizer.json"),
+                hint="Supported: byte-level BPE, sentencepiece's BPE.",
+            )
+        self.is_sentencepiece = bool(model.get("byte_fallback"))
+        self.strips_right = self._check_stripping()
+        if self.is_sentencepiece:
+            tokens = sentencepiece_tokens(directory, self.json, architecture=architecture)
+        else:
+            self._check_normalizer()
+            tokens = byte_level_tokens(self.json)
+        self.tokens = self._padded(tokens, rows)
+
+    def metadata(self) -> dict[str, Value]:
+        """`tokenizer.*` keys in llama.cpp's order, as key → (GGUF value type, value)."""
+        from gguf import GGUFWriter
+
+        writer = GGUFWriter(None, "")
+        prefix = self._space_prefix()
+        if prefix is not None and self.architecture != "gemma3":
+            writer.add_add_space_prefix(prefix)
+        special = self._special()
+        writer.add_tokenizer_model("llama" if self.is_sentencepiece else "gpt2")
+        writer.add_tokenizer_pre(self._pre(special.add_special_token["bos"]))
+        writer.add_token_list([token.text for token in self.tokens])
+        if self.is_sentencepiece:
+            writer.add_token_scores([token.score for token in self.tokens])
+        writer.add_token_types([token.type for token in self.tokens])
+        special.add_to_gguf(writer, quiet=True)
+        if prefix is not None and self.architecture == "gemma3":
+            writer.add_add_space_prefix(prefix)
+        return {
+            key: (value.type.name, value.value)
+            for key, value in writer.kv_data[0].items()
+            if key.startswith("tokenizer.")
+        }
+
+    def model_name(self, name: str) -> str:
+        """`name`, changed where llama.cpp would draw a wrong conclusion from it about whitespace
+        behind special tokens."""
+        if self.strips_right and not strips_right(name):
+            return f"{name} (Phi-3)"
+        if strips_right(name) and not self.strips_right:
+            return re.sub("(?i)(phi)-?3", r"\1_3", name)
+        return name
+
+    def _pre(self, adds_bos: bool) -> str:
+        if self.is_sentencepiece:
+            return "default"
+        return recognise(
+            self.json.get("pre_tokenizer"),
+            ignore_merges=bool(self.json["model"].get("ignore_merges")),
+            adds_bos=adds_bos,
+            vocabulary={token.text for token in self.tokens},
+        ).name
+
+    def _space_prefix(self) -> bool | None:
+        """The value of add_space_prefix; None where the key can be left out."""
+        named = self.tokenizer_config.get("add_prefix_space")
+        if self.is_sentencepiece:
+            prefix = has_space_prefix(self.json, str(self.directory / "tokenizer.json"))
+            # llama.cpp's default is True.
+            written = not prefix or (self.architecture == "llama" and named is not None)
+            return prefix if written else None
+        return bool(named) if self.architecture == "llama" and named is not None else None
+
+    def _special(self) -> Any:
+        """Special ids, what is added around a text, chat template (gguf.SpecialVocab)."""
+        from gguf import SpecialVocab
+
+        special = SpecialVocab(
+            self.directory, load_merges=not self.is_sentencepiece, n_vocab=len(self.tokens)
+        )
+        special.add_special_token.setdefault("bos", self._writes_bos())
+        if any(step.get("type") == "ByteLevel" for step in self._post_processing()):
+            special.add_special_token.setdefault("eos", False)
+        for kind in special.special_token_types:
+            number = self.config.get(f"{kind}_token_id")
+            if isinstance(number, int) and 0 <= number < len(self.tokens):
+                special.special_token_ids.setdefault(kind, number)
+        return special
+
+    def _padded(self, by_id: Mapping[int, Token], rows: int) -> list[Token]:
+        if by_id and max(by_id) >= rows:
+            raise UsageError(
+                f"the tokenizer has ids up to {max(by_id)}, the embedding only {rows} rows",
+                where=str(self.directory / "tokenizer.json"),
+                hint="Tokens were added without resizing the model; train with a resized "
+                "embedding, or use the base's own tokenizer.",
+            )
+        return [
+            by_id.get(number) or Token(f"[PAD{number}]", TokenType.UNUSED, LOWEST_SCORE)
+            for number in range(rows)
+        ]
+
+    def _check_structure(self) -> None:
+        """Raise UsageError for a tokenizer.json that lacks what every one has."""
+        model, added = self.json.get("model"), self.json.get("added_tokens")
+        whole = (
+            isinstance(model, dict)
+            and isinstance(model.get("vocab"), dict | list)
+            and isinstance(added, list)
+            and all(isinstance(e, dict) and {"id", "content", "special"} <= e.keys() for e in added)
+        )
+        if not whole:
+            raise UsageError(
+                "this is no tokenizer of the tokenizers library",
+                where=str(self.directory / "tokenizer.json"),
+            )
+
+    def _check_stripping(self) -> bool:
+        """Do special tokens take away the whitespace behind them? llama.cpp does that for Phi-3's
+        set of tokens alone; UsageError for others."""
+        added = self.json["added_tokens"]
+        stripping = {entry["content"] for entry in added if entry.get("rstrip")}
+        left = {entry["content"] for entry in added if entry.get("lstrip")}
+        cut_out = {entry["content"] for entry in added}
+        if not left and not stripping:
+            return False
+        if self.architecture == "phi3" and not left and stripping == cut_out - NEVER_STRIPPING:
+            return True
+        raise UsageError(
+            "special tokens that swallow the whitespace beside them are unknown to llama.cpp",
+            where=str(self.directory / "tokenizer.json"), problems=sorted(left | stripping),
+        )  # fmt: skip
+
+    def _check_normalizer(self) -> None:
+        # llama.cpp normalizes nothing. NFC is accepted because text is nearly always NFC already;
+        # anything else would give other ids for ordinary text.
+        normalizer = self.json.get("normalizer")
+        kind = normalizer and normalizer.get("type")
+        if kind not in (None, "NFC"):
+            raise UsageError(
+                f"the tokenizer's normalizer '{kind}' is unknown to llama.cpp",
+                where=str(self.directory / "tokenizer.json"),
+            )
+
+    def _writes_bos(self) -> bool:
+        steps = self._post_processing()
+        return any("SpecialToken" in (step.get("single") or [{}])[0] for step in steps)
+
+    def _post_processing(self) -> list[dict[str, Any]]:
+        processor = self.json.get("post_processor") or {}
+        steps: list[dict[str, Any]] = processor.get("processors", [processor])
+        return steps
+
+
+def byte_level_tokens(content: Mapping[str, Any]) -> dict[int, Token]:
+    """Tokens by id of a byte-level BPE tokenizer.json."""
+    tokens = {
+        number: Token(text, TokenType.NORMAL) for text, number in content["model"]["vocab"].items()
+    }
+    for entry in content["added_tokens"]:
+        tokens[entry["id"]] = Token(entry["content"], added_kind(entry))
+    return tokens
+
+
+def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise UsageError("no such file", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(f"not valid JSON: {error}", where=str(path)) from error
+    if not isinstance(content, dict):
+        raise UsageError("not a JSON object", where=str(path))
+    return content

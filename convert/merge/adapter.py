@@ -1,0 +1,213 @@
+"""A PEFT LoRA adapter as what it does to each weight of its base.
+
+LoRA: W' = W + scale * B A, scale = alpha / r (Hu et al. 2021), or alpha / sqrt(r) for rsLoRA
+(Kalajdzievski 2023). DoRA: W' = m * (W + scale * B A) / ||W + scale * B A|| by output row
+(Liu et al. 2024). All sums are float32.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuneserve.convert.merge.four_bit import Tensor
+from tuneserve.convert.safetensors_reader import Floats, SafetensorsFiles, StoredTensor
+from tuneserve.errors import UsageError
+
+PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+_MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The change of one weight: `b` [rows, r] times `a` [r, columns], times `scale`.
+
+    `magnitude` [rows] is DoRA's, if it is one.
+    """
+
+    a: Floats
+    b: Floats
+    scale: float
+    magnitude: Floats | None = None
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[0])
+
+    def apply(self, values: Floats, start: int, stop: int) -> Floats:
+        """Rows [start, stop) of the weight with the change in it."""
+        changed = values + np.float32(self.scale) * (self.b[start:stop] @ self.a)
+        if self.magnitude is None:
+            return changed
+        norms = np.linalg.norm(changed, axis=1, keepdims=True)
+        result: Floats = self.magnitude[start:stop, None] / norms * changed
+        return result
+
+
+class Adapter:
+    """An adapter directory: `changes` and `replaced`, by the base's tensor names."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read it. Raises UsageError for what is missing or of a kind that can't be merged."""
+        self.directory = directory
+        self.config = _read_config(directory)
+        self._files = SafetensorsFiles([_weights_path(directory)])
+        self.changes: dict[str, LowRank] = {}
+        self.replaced: dict[str, StoredTensor] = {}
+        self._sort_tensors()
+
+    def check_belongs_to(self, base: Mapping[str, Tensor], *, tied: bool) -> None:
+        """Raise UsageError listing every tensor that does not fit the base."""
+        problems = []
+        for name, change in self.changes.items():
+            shape = _base_shape(base, name, tied=tied)
+            found = (change.b.shape[0], change.a.shape[1])
+            if shape is None:
+                problems.append(f"{name}: the base has no such weight")
+            elif shape != found:
+                problems.append(f"{name}: the base has {list(shape)}, the adapter {list(found)}")
+        for name, tensor in self.replaced.items():
+            shape = _base_shape(base, name, tied=tied)
+            if shape is None:
+                problems.append(f"{name}: the base has no such tensor")
+            elif shape != tensor.shape:
+                problems.append(
+                    f"{name}: the base has {list(shape)}, the adapter {list(tensor.shape)}"
+                )
+        if problems:
+            raise UsageError(
+                f"this adapter does not belong to the base ({len(problems)} mismatches)",
+                where=str(self.directory),
+                problems=problems,
+                hint=f"It was trained on '{self.config.get('base_model_name_or_path')}'.",
+            )
+
+    def _sort_tensors(self) -> None:
+        factors: dict[str, dict[str, Floats]] = {}
+        magnitudes: dict[str, Floats] = {}
+        problems: list[str] = []
+        for key in self._files:
+            name = key.removeprefix(PREFIX)
+            if match := _FACTOR.fullmatch(name):
+                module, embedding, side = match.groups()
+                values = self._files[key].rows()
+                # An embedding's factors are stored the other way round: it looks rows up.
+                target = {"A": "B", "B": "A"}[side] if embedding else side
+                factors.setdefault(module, {})[target] = values.T if embedding else values
+            elif match := _MAGNITUDE.fullmatch(name):
+                magnitudes[match.group(1)] = self._files[key].rows().reshape(-1)
+            elif ".lora_" in name:
+                problems.append(f"{key}: unknown kind of adapter tensor")
+            else:
+                # A trained whole tensor, or the (resized) base of an adapted embedding.
+                plain = name.replace(".modules_to_save", "").replace(".base_layer", "")
+                self.replaced[plain] = self._files[key]
+        for module, sides in factors.items():
+            if sides.keys() != {"A", "B"}:
+                problems.append(f"{module}: only one of lora_A and lora_B is there")
+            elif sides["A"].shape[0] != sides["B"].shape[1]:
+                problems.append(f"{module}: lora_A has rank {sides['A'].shape[0]}, "
+                                f"lora_B {sides['B'].shape[1]}")  # fmt: skip
+            else:
+                self.changes[f"{module}.weight"] = self._low_rank(module, sides, magnitudes)
+        problems += self._expected_but_absent(set(factors))
+        if problems:
+            raise UsageError(
+                "this adapter is damaged", where=str(self.directory), problems=problems
+            )
+
+    def _low_rank(
+        self, module: str, sides: Mapping[str, Floats], magnitudes: Mapping[str, Floats]
+    ) -> LowRank:
+        return LowRank(
+            np.ascontiguousarray(sides["A"]),
+            np.ascontiguousarray(sides["B"]),
+            scale_of(self.config, module, rank=sides["A"].shape[0]),
+            magnitudes.get(module),
+        )
+
+    def _expected_but_absent(self, modules: set[str]) -> list[str]:
+        """Layers that lack a projection which other layers have: PEFT adapts all or none.
+
+        Only where the configuration doesn't choose layers itself.
+        """
+        if self.config.get("layers_to_transform") is not None:
+            return []
+        by_layer: dict[str, set[str]] = {}
+        for module in modules:
+            if match := re.fullmatch(r"(.*\.layers\.\d+)\.(.+)", module):
+                by_layer.setdefault(match.group(1), set()).add(match.group(2))
+        everywhere = set().union(*by_layer.values()) if by_layer else set()
+        return [
+            f"{layer}.{name}: no adapter, other layers have one"
+            for layer, names in sorted(by_layer.items())
+            for name in sorted(everywhere - names)
+        ]
+
+
+def scale_of(config: Mapping[str, Any], module: str, *, rank: int) -> float:
+    """The factor of B A for a module: alpha / r, with PEFT's rank and alpha patterns.
+
+    Raises UsageError if the configuration's rank is not the tensors'.
+    """
+    expected = _by_pattern(config.get("rank_pattern") or {}, module, config["r"])
+    if expected != rank:
+        raise UsageError(f"rank is {rank}, but the configuration says {expected}", where=module)
+    alpha = _by_pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _base_shape(base: Mapping[str, Tensor], name: str, *, tied: bool) -> tuple[int, ...] | None:
+    if tied and name == "lm_head.weight" and name not in base:
+        name = "model.embed_tokens.weight"
+    return base[name].shape if name in base else None
+
+
+def _weights_path(directory: Path) -> Path:
+    path = directory / "adapter_model.safetensors"
+    if not path.is_file():
+        raise UsageError(
+            "no such file",
+            where=str(path),
+            hint="An adapter is the directory that training wrote: adapter_config.json and "
+            "adapter_model.safetensors.",
+        )
+    return path
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / "adapter_config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path)) from None
+    except ValueError as error:
+        raise UsageError(f"not valid JSON: {error}", where=str(path)) from error
+    unsupported = [
+        name
+        for name in ("fan_in_fan_out", "lora_bias", "target_parameters", "megatron_config",
+                     "trainable_token_indices", "eva_config", "corda_config")
+        if config.get(name)
+    ]  # fmt: skip
+    if config.get("peft_type") != "LORA":
+        unsupported.insert(0, f"peft_type {config.get('peft_type')}")
+    if unsupported:
+        raise UsageError(
+            f"this kind of adapter can't be merged: {', '.join(unsupported)}", where=str(path)
+        )
+    return config

@@ -1,0 +1,112 @@
+"""Base and adapter as one checkpoint that is computed as it is read.
+
+Nothing is held but the adapter: `rows` reads the base's rows, adds the low-rank change in float32
+and hands them on. Without an adapter it is the base itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
+from tuneserve.convert.safetensors_reader import Floats, SafetensorsFiles
+from tuneserve.errors import UsageError
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+STEP_VALUES = 2 * 1024 * 1024
+
+
+class MergedCheckpoint:
+    """`config` (config.json), `names` of its tensors, their `shape`s and `rows`."""
+
+    def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
+        """Raises UsageError if the adapter does not fit the base."""
+        self.directory = base
+        self.config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        self._base = readable_tensors(SafetensorsFiles.of_directory(base))
+        self.adapter = adapter
+        self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
+        self._changes = adapter.changes if adapter else {}
+        self._replaced = adapter.replaced if adapter else {}
+        if adapter:
+            adapter.check_belongs_to(self._base, tied=self.tied)
+        self.names = self._tensor_names()
+
+    @property
+    def architecture(self) -> str:
+        """config.json's `architectures[0]`."""
+        names = self.config.get("architectures") or []
+        if not names:
+            raise UsageError(
+                "config.json names no architecture", where=str(self.directory / "config.json")
+            )
+        return str(names[0])
+
+    @property
+    def kind(self) -> str:
+        """What the base's weights are stored as, in words."""
+        return kind_of_weights(self._base)
+
+    def dtype(self, name: str) -> str:
+        """safetensors' name of the type that the merged tensor is stored in ('BF16')."""
+        return self._base[self._stored_name(name)].dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._base[self._stored_name(name)].shape
+
+    def is_changed(self, name: str) -> bool:
+        """Does the adapter change this tensor?"""
+        return name in self._changes or name in self._replaced
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """Rows [start, stop) of the merged tensor, float32. Safe to call from several threads."""
+        stored = self._replaced.get(name) or self._base[self._stored_name(name)]
+        values = stored.rows(start, stop)
+        change = self._changes.get(name)
+        if change is None:
+            return values
+        return change.apply(values, start, stored.shape[0] if stop is None else stop)
+
+    def replaced_names(self) -> list[str]:
+        """Tensors that the adapter brings whole and that are not the base's own, bit for bit: PEFT
+        saves an adapted embedding's base too."""
+        return [name for name in self._replaced if not self._is_the_bases(name)]
+
+    def _is_the_bases(self, name: str) -> bool:
+        ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
+        return all(
+            np.array_equal(ours.rows(at, at + step), theirs.rows(at, at + step))
+            for at, step in row_steps(ours.shape)
+        )
+
+    def _tensor_names(self) -> list[str]:
+        names = [name for name in self._base if not (self.tied and name == HEAD)]
+        # Embedding and output share one matrix until an adapter changes only one of them.
+        if self.tied and (self.is_changed(EMBEDDING) or self.is_changed(HEAD)):
+            names.append(HEAD)
+        return names
+
+    def _stored_name(self, name: str) -> str:
+        return EMBEDDING if name == HEAD and name not in self._base else name
+
+
+def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of a tensor's slabs of about `values` values."""
+    width = int(np.prod(shape[1:], dtype=np.int64))
+    step = max(1, values // width)
+    for start in range(0, shape[0], step):
+        yield start, min(step, shape[0] - start)
+
+
+def checkpoint_config(merged: MergedCheckpoint) -> dict[str, Any]:
+    """config.json of the merged checkpoint: not quantized, and untied where the adapter made
+    embedding and output differ."""
+    config = {key: value for key, value in merged.config.items() if key != "quantization_config"}
+    return {**config, "tie_word_embeddings": merged.tied and HEAD not in merged.names}

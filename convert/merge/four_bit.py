@@ -1,0 +1,152 @@
+"""bitsandbytes' 4-bit weights, dequantized as they are read, by rows and without a GPU.
+
+Two values share a byte, the first in the high half; each is an index into a table of 16 numbers
+(nf4 or fp4, stored along) and is multiplied by its block's largest absolute value. Those are
+quantized themselves in a nested ("double-quantized") checkpoint: 8 bits, by blocks, minus an
+offset (Dettmers et al. 2023, QLoRA). The result is rounded to the type that the trainer computed
+in, so that the weights are those it saw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tuneserve.convert.safetensors_reader import STORAGE, Floats, SafetensorsFiles, StoredTensor
+from tuneserve.errors import UsageError
+
+STATE = ".quant_state.bitsandbytes__"
+
+
+class Tensor(Protocol):
+    """A tensor of a checkpoint, read by rows."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str:
+        """safetensors' name of the element type ('BF16'); of a 4-bit tensor the one it gives."""
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Floats:
+        """Rows [start, stop) as float32. Safe to call from several threads."""
+
+
+@dataclass(frozen=True)
+class FourBitTensor:
+    """A packed weight with its scales. `nested`: those of the scales, if they are quantized."""
+
+    packed: StoredTensor
+    table: Floats
+    scales: StoredTensor
+    block: int
+    shape: tuple[int, ...]
+    dtype: str
+    nested: NestedScales | None = None
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Floats:
+        columns = self.shape[1]
+        stop = self.shape[0] if stop is None else min(stop, self.shape[0])
+        first, last = start * columns, stop * columns
+        # A row of an odd length begins in the middle of a byte.
+        bytes_ = self.packed.raw(first // 2, -(-last // 2)).reshape(-1).view(np.uint8)
+        indices = np.empty(2 * len(bytes_), dtype=np.uint8)
+        indices[0::2], indices[1::2] = bytes_ >> 4, bytes_ & 15
+        values = self.table[indices[first % 2 : first % 2 + last - first]]
+        values *= self._scales(first, last)
+        return rounded(values, self.dtype).reshape(stop - start, columns)
+
+    def _scales(self, first: int, last: int) -> Floats:
+        """The scale of every value in [first, last)."""
+        begin, end = first // self.block, -(-last // self.block)
+        stored = self.scales.raw(begin, end)
+        scales = stored.astype(np.float32) if self.nested is None else self.nested.of(stored, begin)
+        repeated = np.repeat(scales, self.block)
+        offset = first - begin * self.block
+        return repeated[offset : offset + last - first]
+
+
+@dataclass(frozen=True)
+class NestedScales:
+    """How 8-bit scales become float32: table[index] * scale of its block + offset."""
+
+    table: Floats
+    scales: Floats
+    block: int
+    offset: np.float32
+
+    def of(self, stored: Any, begin: int) -> Floats:
+        """`stored`: indices of the scales from number `begin` on."""
+        blocks = (begin + np.arange(len(stored))) // self.block
+        scales: Floats = self.table[stored] * self.scales[blocks] + self.offset
+        return scales
+
+
+def rounded(values: Floats, dtype: str) -> Floats:
+    """float32 values rounded to nearest even in `dtype`."""
+    if dtype == "F16":
+        return values.astype(np.float16).astype(np.float32)
+    if dtype == "BF16":
+        bits = values.view(np.uint32)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        bits &= 0xFFFF0000
+    return values
+
+
+def readable_tensors(files: SafetensorsFiles) -> dict[str, Tensor]:
+    """The checkpoint's tensors by name, 4-bit ones with their parts put together.
+
+    Raises UsageError for tensors quantized in another way.
+    """
+    weights = [name.partition(STATE)[0] for name in files if STATE in name]
+    parts = tuple(f"{name}." for name in weights)
+    found: dict[str, Tensor] = {name: _four_bit(files, name) for name in weights}
+    others = {name: files[name] for name in files if name not in found}
+    # A layer's own bias ends in '.bias', its weight's parts begin with '.weight.'.
+    plain = {name: t for name, t in others.items() if not (parts and name.startswith(parts))}
+    unreadable = [
+        f"{name}: {tensor.dtype}"
+        for name, tensor in plain.items()
+        if tensor.dtype not in STORAGE or tensor.dtype == "U8"
+    ]
+    if unreadable:
+        raise UsageError(
+            f"{len(unreadable)} tensors are quantized in a way that can't be read",
+            where=str(next(iter(plain.values())).path.parent),
+            problems=unreadable,
+            hint="Supported: F32, F16, BF16, and bitsandbytes 4-bit (nf4, fp4). Name a 16-bit "
+            "copy of the base: --merge-base.",
+        )
+    return {
+        name: found.get(name) or plain[name] for name in files if name in found or name in plain
+    }
+
+
+def kind_of_weights(tensors: Mapping[str, Tensor]) -> str:
+    """What a person calls these weights: 'bitsandbytes 4-bit, dequantized' or their type."""
+    if any(isinstance(tensor, FourBitTensor) for tensor in tensors.values()):
+        return "bitsandbytes 4-bit, dequantized"
+    types = sorted({tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1})
+    return ", ".join(types)
+
+
+def _four_bit(files: SafetensorsFiles, name: str) -> FourBitTensor:
+    key = next(key for key in files if key.startswith(name + STATE))
+    state = json.loads(bytes(files[key].raw().tolist()))
+    nested = None
+    if f"{name}.nested_absmax" in files:
+        nested = NestedScales(
+            files[f"{name}.nested_quant_map"].rows(),
+            files[f"{name}.nested_absmax"].rows(),
+            int(state["nested_blocksize"]),
+            np.float32(state["nested_offset"]),
+        )
+    types = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+    return FourBitTensor(
+        files[name], files[f"{name}.quant_map"].rows(), files[f"{name}.absmax"],
+        int(state["blocksize"]), tuple(state["shape"]), types[state["dtype"]], nested,
+    )  # fmt: skip

@@ -1,0 +1,88 @@
+"""The merged model as a Hugging Face checkpoint, written by rows: no layer has to fit in memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
+from tuneserve.base.weights import encode
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, checkpoint_config, row_steps
+from tuneserve.convert.threads import one_blas_thread
+from tuneserve.files import write_json
+
+SHARD_BYTES = 4 * 1000**3
+TOKENIZER_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "vocab.json",
+                   "merges.txt", "added_tokens.json")  # fmt: skip
+
+
+def write_checkpoint(
+    directory: Path,
+    merged: MergedCheckpoint,
+    tokenizer: Path,
+    *,
+    threads: int,
+    advance: Callable[[float], None] = lambda _: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Fill `directory` with weights (in the base's own types), config, tokenizer and template.
+
+    `tokenizer`: the directory of the trainer's; `advance` gets the bytes written. Raises UsageError
+    for a weight that its type can't hold.
+    """
+    directory.mkdir(parents=True)
+    shards = shards_of(merged, shard_bytes)
+    weight_map: dict[str, str] = {}
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        for number, specs in enumerate(shards, start=1):
+            name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            name = name if len(shards) > 1 else "model.safetensors"
+            weight_map |= {spec.name: name for spec in specs}
+            with SafetensorsWriter(directory / name, specs) as writer:
+                for spec in specs:
+                    writer.write_pieces(spec.name, _pieces(merged, spec, pool, threads))
+                    advance(spec.size_bytes)
+    if len(shards) > 1:
+        total = sum(spec.size_bytes for specs in shards for spec in specs)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(directory / "model.safetensors.index.json", index)
+    write_json(directory / "config.json", checkpoint_config(merged))
+    generation = merged.directory / "generation_config.json"
+    for path in (generation, *(p for glob in TOKENIZER_FILES for p in tokenizer.glob(glob))):
+        if path.is_file():
+            shutil.copy(path, directory / path.name)
+
+
+def checkpoint_bytes(merged: MergedCheckpoint) -> int:
+    """Size of the weights."""
+    return sum(spec.size_bytes for specs in shards_of(merged) for spec in specs)
+
+
+def shards_of(merged: MergedCheckpoint, limit: int = SHARD_BYTES) -> list[list[TensorSpec]]:
+    """The tensors in order, in files of at most `limit` bytes (or of one tensor)."""
+    shards: list[list[TensorSpec]] = [[]]
+    size = 0
+    for name in merged.names:
+        spec = TensorSpec(name, merged.dtype(name), merged.shape(name))
+        if shards[-1] and size + spec.size_bytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(spec)
+        size += spec.size_bytes
+    return shards
+
+
+def _pieces(
+    merged: MergedCheckpoint, spec: TensorSpec, pool: ThreadPoolExecutor, threads: int
+) -> Iterator[bytes]:
+    def encoded(slab: tuple[int, int]) -> bytes:
+        start, count = slab
+        values = merged.rows(spec.name, start, start + count)
+        return encode(values, spec.dtype, where=f"{merged.directory}: {spec.name}")
+
+    steps: Sequence[tuple[int, int]] = list(row_steps(spec.shape))
+    # As many at a time as there are threads: the whole of an embedding may be gigabytes.
+    for group in [steps[at : at + threads] for at in range(0, len(steps), threads)]:
+        yield from pool.map(encoded, group)

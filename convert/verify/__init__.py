@@ -1,0 +1,15 @@
+"""The gate: a conversion is not done until its result is shown to be the model that was trained.
+
+checks.py says what a check is; tokens.py, template.py, written.py, tensors.py, probe.py and
+generation.py each hold the checks of one contract; reference.py computes the trainer's own logits
+through streamed.py, with the weights of weights.py; verdict.py runs them all. Nothing here loads a
+whole model: weights are read when they are multiplied with, and what llama.cpp maps is dropped
+again (mapped.py).
+"""
+
+from __future__ import annotations
+
+from tuneserve.convert.verify.checks import Check, GateError
+from tuneserve.convert.verify.verify import Candidate, verify
+
+__all__ = ["Candidate", "Check", "GateError", "verify"]

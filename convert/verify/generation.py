@@ -1,0 +1,129 @@
+"""Contract: the served model stops where it was trained to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.convert.verify.checks import Check
+from tuneserve.convert.verify.logits import make_context
+from tuneserve.convert.verify.texts import Conversation
+from tuneserve.convert.verify.trainer import TrainerTokenizer
+from tuneserve.errors import TuneserveError
+from tuneserve.llama import LlamaContext, LlamaModel
+
+Floats = npt.NDArray[np.float32]
+EXTRA_TOKENS = 16
+LONGEST_ANSWER = 128
+
+
+@dataclass
+class Answer:
+    """A greedy answer in the making: `limit` is its longest length."""
+
+    prompt: Sequence[int]
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def running(self) -> bool:
+        return not self.ended and len(self.tokens) < self.limit
+
+    def add(self, token: int, *, is_end: bool) -> None:
+        if is_end:
+            self.ended = True
+        else:
+            self.tokens.append(token)
+
+
+def generate(context: LlamaContext, answers: Sequence[Answer]) -> None:
+    """The most likely continuation of every prompt, token by token, all side by side."""
+    api, model = context._api, context.model
+    batch = api.llama_batch_init(max(context.n_batch, len(answers)), 0, 1)
+    try:
+        api.llama_memory_clear(context.memory, True)
+        for number, answer in enumerate(answers):
+            _decode(context, batch, [(number, i, t) for i, t in enumerate(answer.prompt)])
+            _extend(answer, _row(api, context, len(answer.prompt) - 1), model)
+        while running := [n for n, answer in enumerate(answers) if answer.running]:
+            _decode(context, batch, [
+                (n, len(answers[n].prompt) + len(answers[n].tokens) - 1, answers[n].tokens[-1])
+                for n in running
+            ])  # fmt: skip
+            for place, n in enumerate(running):
+                _extend(answers[n], _row(api, context, place), model)
+    finally:
+        api.llama_batch_free(batch)
+
+
+def _decode(context: LlamaContext, batch: Any, entries: Sequence[tuple[int, int, int]]) -> None:
+    """`entries`: (sequence, position, token); every sequence's last one gets logits."""
+    last = {sequence: place for place, (sequence, _, _) in enumerate(entries)}
+    batch.n_tokens = len(entries)
+    for place, (sequence, position, token) in enumerate(entries):
+        batch.token[place], batch.pos[place] = token, position
+        batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
+        batch.logits[place] = last[sequence] == place
+    status = context._api.llama_decode(context.handle, batch)
+    if status != 0:
+        raise TuneserveError(
+            f"llama_decode failed with status {status}", where=str(context.model.path)
+        )
+
+
+def _row(api: Any, context: LlamaContext, place: int) -> Floats:
+    pointer = api.llama_get_logits_ith(context.handle, place)
+    return np.ctypeslib.as_array(pointer, (context.model.n_vocab,))
+
+
+def _extend(answer: Answer, row: Floats, model: LlamaModel) -> None:
+    token = int(row.argmax())
+    answer.add(token, is_end=model.is_end(token))
+
+
+def check_ending(
+    trainer: TrainerTokenizer,
+    model: LlamaModel,
+    conversations: Sequence[Conversation],
+    reference: Sequence[Floats],
+    *,
+    longest: int,
+    threads: int,
+) -> tuple[Check, str]:
+    """Greedy answers to held-out prompts end by themselves, if the trainer's model does so.
+
+    Where a reference has thoughts, the answer is written after these. `reference`: the trainer's
+    logits of each prompt with its answer; their last row says what it would put after the answer.
+    `longest`: tokens of a prompt that are kept. Returns the check and the first answer as a sample.
+    """
+    expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
+    answers = [
+        Answer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
+        for start, length in (_start(trainer, conversation) for conversation in conversations)
+    ]
+    room = max(len(answer.prompt) + answer.limit for answer in answers)
+    with make_context(model, room, sequences=len(answers), threads=threads) as context:
+        generate(context, answers)
+    ended = sum(answer.ended for answer in answers)
+    sample = b"".join(model.token_bytes(token) for token in answers[0].tokens)
+    detail = (
+        f"{ended} of {len(answers)} greedy answers end by themselves; the trainer's model ends "
+        f"{sum(expected)} of {len(expected)} reference answers"
+    )
+    figures = {"ended": ended, "prompts": len(answers), "reference_ended": sum(expected)}
+    passed = ended > 0 or 2 * sum(expected) < len(expected)
+    return Check("end token", passed, detail, figures), sample.decode("utf-8", "replace")
+
+
+def _start(trainer: TrainerTokenizer, conversation: Conversation) -> tuple[list[int], int]:
+    """Ids to continue and the length of the reference's continuation: of a text the second half."""
+    answer = trainer.encode(conversation.answer)
+    if conversation.prompt:
+        return trainer.encode_prompt(trainer.render_to_answer(conversation)), len(answer)
+    given = -(-len(answer) // 2)
+    return trainer.encode_prompt("") + answer[:given], len(answer) - given

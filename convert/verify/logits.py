@@ -1,0 +1,45 @@
+"""Logits that llama.cpp computes from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.convert.verify.mapped import small_resident_set
+from tuneserve.llama import LlamaContext, LlamaModel
+
+Floats = npt.NDArray[np.float32]
+SMALL_BYTES = 64 * 1024 * 1024
+
+
+@contextmanager
+def open_model(path: Path) -> Iterator[LlamaModel]:
+    """The model on the CPU; its weights stay in the file."""
+    with small_resident_set(path), LlamaModel(path, repack=False) as model:
+        yield model
+
+
+def file_logits(
+    path: Path, sequences: Sequence[Sequence[int]], *, threads: int = 0
+) -> list[Floats]:
+    """Logits [tokens, vocabulary] of each sequence, with an exact (float32) KV cache."""
+    longest = max(len(ids) for ids in sequences)
+    with open_model(path) as model, make_context(model, longest, threads=threads) as context:
+        return [context.logits(ids) for ids in sequences]
+
+
+def make_context(
+    model: LlamaModel, longest: int, *, sequences: int = 1, threads: int = 0
+) -> LlamaContext:
+    """A context for `sequences` of at most `longest` tokens each."""
+    # The layers of a small model are done sooner than threads are woken.
+    small = model.path.stat().st_size < SMALL_BYTES
+    return LlamaContext(
+        model, n_ctx=longest * sequences, n_batch=longest, n_seq_max=sequences,
+        cache_type_k="f32", cache_type_v="f32", flash_attention=False,
+        threads=1 if small else threads,
+    )  # fmt: skip

@@ -1,0 +1,152 @@
+"""Contract: what llama.cpp computes from the file is what transformers computes from its weights.
+
+A quantized model can't be compared closely: its rounding hides a wrong RoPE base. So a probe is
+made of the file itself: its own metadata, its own first layers, dequantized to float16, and of the
+embedding the tokens in use. llama.cpp and transformers then run the same numbers, and what is left
+between them is a matter of 1e-6. A small model's probe is all of it; a large one's is a few layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import Choice, is_quantizable
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.vocabulary import Value
+from tuneserve.convert.gguf.writer import tensor_bytes, write_gguf
+from tuneserve.convert.merge.checkpoint import checkpoint_config
+from tuneserve.convert.verify.checks import PROBE_BYTES, Check
+from tuneserve.convert.verify.divergence import divergence
+from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.reference import StreamedModel, Variant
+from tuneserve.convert.verify.weights import FileWeights
+from tuneserve.errors import TuneserveError
+
+CONTRACT = "llama.cpp = transformers"
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ProbeTensor:
+    """A tensor of the file, dequantized; of a matrix by token the rows in use."""
+
+    file: TensorFile
+    name: str
+    used: Ids | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, *rest = self.file.shape(self.name)
+        return (rows if self.used is None else len(self.used), *rest)
+
+    def rows(self, start: int, stop: int) -> Floats:
+        wanted = np.arange(start, stop) if self.used is None else self.used[start:stop]
+        return self.file.rows_at(self.name, wanted)
+
+
+def check_probe(
+    path: Path,
+    model: GGUFModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    folder: Path,
+    limit: float,
+    threads: int,
+) -> Check:
+    """Compare logits of the probe in both; it is written into `folder` and removed again."""
+    file = TensorFile(path)
+    used = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in sequences]))
+    numbered = [np.searchsorted(used, ids).tolist() for ids in sequences]
+    layers = probe_layers(model)
+    probe = folder / f"{path.name}.probe"
+    try:
+        write_probe(file, model, used, layers, probe, threads=threads)
+        ours = file_logits(probe, numbered, threads=threads)
+    finally:
+        probe.unlink(missing_ok=True)
+    config = probe_config(model, layers, len(used))
+    streamed = StreamedModel(config, [Variant(FileWeights(file, model, used))], threads=threads)
+    theirs = streamed.logits(numbered)[0]
+    streamed.close()
+    found = divergence(theirs, ours)
+    total = int(model.config["num_hidden_layers"])
+    return Check(
+        CONTRACT, found.mean <= limit, f"F16, {layers} of {total} layers: {found}",
+        {**found.figures(), "layers": layers},
+    )  # fmt: skip
+
+
+def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
+    """The first layers that fit `room` bytes, and at least one of every kind there is."""
+    size = sum(
+        tensor_bytes(source.shape, "F16")
+        for name, source in model.sources.items()
+        if name.startswith("blk.0.")
+    )
+    kinds = list(model.config.get("layer_types") or [])
+    needed = max((kinds.index(kind) + 1 for kind in set(kinds)), default=1)
+    return min(int(model.config["num_hidden_layers"]), max(needed, room // size))
+
+
+def write_probe(
+    file: TensorFile, model: GGUFModel, used: Ids, layers: int, path: Path, *, threads: int
+) -> None:
+    """A GGUF of the first `layers` layers, whose vocabulary is the ids `used`, without texts."""
+    prefix = model.architecture.gguf_name
+    tensors, choices = {}, []
+    for name in file.names:
+        block = re.match(r"blk\.(\d+)\.", name)
+        if block and int(block.group(1)) >= layers:
+            continue
+        by_token = name in ("token_embd.weight", "output.weight")
+        tensors[name] = ProbeTensor(file, name, used if by_token else None)
+        kind = "F16" if is_quantizable(name, file.shape(name)) else "F32"
+        choices.append(Choice(name, kind))
+    metadata: dict[str, Value] = {
+        **_model_metadata(file, prefix),
+        f"{prefix}.block_count": ("uint32", layers),
+        f"{prefix}.vocab_size": ("uint32", len(used)),
+        "tokenizer.ggml.model": ("string", "no_vocab"),
+    }
+    write_gguf(path, metadata, tensors, choices, threads=threads)
+
+
+def _model_metadata(file: TensorFile, prefix: str) -> Mapping[str, Value]:
+    from gguf import GGUFValueType
+
+    header = file.header
+    found: dict[str, Value] = {"general.architecture": ("string", header.architecture)}
+    for key, value in header.metadata.items():
+        if key.startswith(f"{prefix}."):
+            kind = GGUFValueType(header.value_types[key])
+            if kind is GGUFValueType.ARRAY:
+                raise TuneserveError(f"'{key}' is a list, which a probe can't take over")
+            found[key] = (kind.name, value)
+    return found
+
+
+def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
+    """transformers' configuration of the checkpoint, cut to the probe's size."""
+    config = copy.deepcopy(transformers_config(model))
+    config.num_hidden_layers, config.vocab_size = layers, tokens
+    config.pad_token_id = None
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    return config
+
+
+def transformers_config(model: GGUFModel) -> Any:
+    """The configuration of the merged checkpoint."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**checkpoint_config(model.checkpoint))

@@ -1,0 +1,266 @@
+"""transformers' own model with weights that are read when they are multiplied with.
+
+The model is built without weights. Each of its layers is then replaced by one that reads its rows
+slab by slab, multiplies and forgets them, so that an 8B model needs no more memory than a small
+one. Several variants (the base, the base with its adapter, the merged weights) go through the
+model side by side: the first dimension of every tensor is variant-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tuneserve.convert.merge.checkpoint import row_steps
+from tuneserve.convert.verify.weights import Weights
+from tuneserve.errors import TuneserveError
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Weights that go through the model; `adapted`: with PEFT's layers on them."""
+
+    weights: Weights
+    adapted: bool = False
+
+
+class StreamedLinear(nn.Linear):
+    """nn.Linear whose weight stays where it is stored."""
+
+    def __init__(
+        self, like: nn.Linear, weights: Weights, name: str, pool: ThreadPoolExecutor
+    ) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = like.in_features, like.out_features
+        self._weights, self._name, self._pool = weights, f"{name}.weight", pool
+        shape = weights.shape(self._name)
+        if shape[1] != like.in_features:
+            raise TuneserveError(f"'{self._name}' has shape {list(shape)}")
+        self.out_features = shape[0]
+        bias = _parameter(like.bias, weights, f"{name}.bias")
+        self.register_parameter("bias", bias)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """The whole matrix (DoRA's norms need it)."""
+        return torch.from_numpy(self._weights.rows(self._name))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(-1, self.in_features)
+        result = torch.empty((flat.shape[0], self.out_features), dtype=torch.float32)
+
+        def multiply(start: int, count: int) -> None:
+            # Gradients are switched off by thread.
+            with torch.inference_mode():
+                rows = torch.from_numpy(self._weights.rows(self._name, start, start + count))
+                result[:, start : start + count] = flat @ rows.T
+
+        slabs = row_steps((self.out_features, self.in_features))
+        list(self._pool.map(lambda slab: multiply(*slab), slabs))
+        if self.bias is not None:
+            result += self.bias
+        return result.reshape(*x.shape[:-1], self.out_features)
+
+
+class StreamedEmbedding(nn.Embedding):
+    """nn.Embedding that reads the rows of the tokens it is asked for."""
+
+    def __init__(self, like: nn.Embedding, weights: Weights, name: str) -> None:
+        nn.Module.__init__(self)
+        self.num_embeddings, self.embedding_dim = like.num_embeddings, like.embedding_dim
+        self.padding_idx = self.max_norm = None
+        self.norm_type, self.scale_grad_by_freq, self.sparse = 2.0, False, False
+        self._weights, self._name = weights, f"{name}.weight"
+        # Gemma multiplies what it looks up.
+        self._scale = getattr(like, "embed_scale", None)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return torch.from_numpy(self._weights.rows(self._name))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        unique, places = torch.unique(ids, return_inverse=True)
+        rows = [self._weights.rows(self._name, int(i), int(i) + 1) for i in unique]
+        found = torch.from_numpy(np.concatenate(rows))[places]
+        return found if self._scale is None else found * self._scale
+
+
+class SideBySide(nn.Module):
+    """One layer of each variant; each gets its part of the input."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
+        parts = x.chunk(len(self.layers))
+        return torch.cat([f(p, *rest, **more) for f, p in zip(self.layers, parts, strict=True)])
+
+
+class StreamedModel:
+    """A transformers causal language model over variants of its weights."""
+
+    def __init__(
+        self,
+        config: Any,
+        variants: Sequence[Variant],
+        *,
+        adapter: Path | None = None,
+        threads: int,
+    ) -> None:
+        """`config`: transformers' configuration; `adapter`: the directory that PEFT loads."""
+        self._variants = variants
+        self._pool = ThreadPoolExecutor(threads)
+        model = _empty_model(config)
+        if adapter is not None:
+            # PEFT's layers go into `model` itself.
+            _load_adapter(model, adapter)
+        self._install(model, "")
+        self._model = model.eval()
+
+    def logits(self, sequences: Sequence[Sequence[int]]) -> list[list[Floats]]:
+        """Of each variant, of each sequence: float32 [tokens, vocabulary].
+
+        All go through the model at once, filled up at the end: a causal model never looks ahead.
+        """
+        longest = max(len(ids) for ids in sequences)
+        padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
+        rows = torch.tensor(padded * len(self._variants))
+        with _one_thread_each(), torch.inference_mode():
+            found = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+        count = len(sequences)
+        return [
+            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
+            for v in range(len(self._variants))
+        ]
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._model = None
+
+    def _install(self, parent: nn.Module, path: str) -> None:
+        for child_name, child in list(parent.named_children()):
+            name = f"{path}{child_name}"
+            plain = _without_adapter(child)
+            if plain is None and not list(child.parameters(recurse=False)):
+                self._install(child, f"{name}.")
+                continue
+            layers = [
+                self._layer(child, plain, variant, name)
+                if variant.adapted
+                else self._streamed(plain or child, variant.weights, name)
+                for variant in self._variants
+            ]
+            setattr(parent, child_name, SideBySide(layers))
+
+    def _layer(
+        self, child: nn.Module, plain: nn.Module | None, variant: Variant, name: str
+    ) -> nn.Module:
+        """The layer of an adapted variant: PEFT's own, over weights that are streamed."""
+        if plain is None:
+            return self._streamed(child, variant.weights, name, keep_loaded=True)
+        streamed = self._streamed(plain, variant.weights, name, keep_loaded=True)
+        for inner in ("base_layer", "original_module"):
+            if inner in child._modules:
+                child._modules[inner] = streamed
+        return child
+
+    def _streamed(
+        self, module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool = False
+    ) -> nn.Module:
+        """`keep_loaded`: parameters that came with the adapter stay."""
+        if isinstance(module, nn.Linear) and (not keep_loaded or _is_hollow(module.weight)):
+            streamed = StreamedLinear(module, weights, name, self._pool)
+            if keep_loaded and module.bias is not None and not _is_hollow(module.bias):
+                streamed.bias = module.bias
+            return streamed
+        if isinstance(module, nn.Embedding) and (not keep_loaded or _is_hollow(module.weight)):
+            return StreamedEmbedding(module, weights, name)
+        if list(module.children()):
+            raise TuneserveError(f"'{name}' is no layer that can be verified")
+        return _filled(module, weights, name, keep_loaded=keep_loaded)
+
+
+def _filled(module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool) -> nn.Module:
+    """A copy of a small layer (a norm) with its parameters in it."""
+    import copy
+
+    result = copy.copy(module)
+    result._parameters = dict(module._parameters)
+    for key, parameter in module._parameters.items():
+        if parameter is not None and (not keep_loaded or _is_hollow(parameter)):
+            result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
+    return result
+
+
+def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
+    if like is None:
+        return None
+    return nn.Parameter(torch.from_numpy(np.array(weights.rows(name))), requires_grad=False)
+
+
+def _without_adapter(module: nn.Module) -> nn.Module | None:
+    """The layer that PEFT has wrapped; None if this is none of PEFT's."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(module, BaseTunerLayer):
+        base: nn.Module = module.get_base_layer()
+        return base
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        original: nn.Module = module.original_module
+        return original
+    return None
+
+
+def _empty_model(config: Any) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[key] = _hollow(parameter.shape)
+    return model
+
+
+def _hollow(shape: torch.Size) -> nn.Parameter:
+    """A parameter of this shape that takes no memory: all its elements are one.
+
+    PEFT puts its weights on the device of those they belong to: "meta" would lose them.
+    """
+    return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
+
+
+def _is_hollow(parameter: torch.Tensor) -> bool:
+    return not any(parameter.stride())
+
+
+def _load_adapter(model: nn.Module, adapter: Path) -> None:
+    from peft import PeftModel
+
+    PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """The slabs are spread over threads; each computes alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,157 @@
+"""Weights by rows, from wherever they lie: what the reference computations multiply with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import is_quantizable
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.writer import as_float16
+from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.four_bit import STATE
+from tuneserve.convert.safetensors_reader import SafetensorsFiles
+from tuneserve.errors import TuneserveError
+
+Floats = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
+
+
+class Weights(Protocol):
+    """Tensors by their Hugging Face names. Safe to call from several threads."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """Rows [start, stop) of a tensor, float32."""
+
+
+class MergedWeights:
+    """What the merge makes: base and adapter in one."""
+
+    def __init__(self, checkpoint: MergedCheckpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._checkpoint.shape(self._name(name))
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        return self._checkpoint.rows(self._name(name), start, stop)
+
+    def _name(self, name: str) -> str:
+        return EMBEDDING if name == HEAD and HEAD not in self._checkpoint.names else name
+
+
+class TrainerWeights:
+    """The base as the trainer's libraries read it: safetensors, and bitsandbytes for 4 bits.
+
+    A file is opened anew for every slab: what is mapped counts as this process's memory.
+    """
+
+    def __init__(self, directory: Path, *, tied: bool) -> None:
+        places = SafetensorsFiles.of_directory(directory)
+        self._paths: Mapping[str, Path] = {name: places[name].path for name in places}
+        self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
+        self._tied = tied
+        self._lock = threading.Lock()
+        self._last: tuple[str, Floats] | None = None
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        name = self._name(name)
+        if name in self._four_bit:
+            return self._dequantized(name).shape
+        with self._open(name) as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        name = self._name(name)
+        if name in self._four_bit:
+            return self._dequantized(name)[start:stop]
+        with self._open(name) as file:
+            # A copy: what the slice gives may be the mapping itself.
+            values = file.get_slice(name)[start:stop].float().clone()
+        found: Floats = values.numpy()
+        return found
+
+    def _dequantized(self, name: str) -> Floats:
+        """The whole matrix; the last one is kept, since its slabs are asked for together."""
+        with self._lock:
+            if self._last is None or self._last[0] != name:
+                self._last = None
+                self._last = name, self._by_bitsandbytes(name)
+            return self._last[1]
+
+    def _by_bitsandbytes(self, name: str) -> Floats:
+        from bitsandbytes.functional import QuantState, dequantize_4bit
+
+        parts: dict[str, Any] = {}
+        for key in self._paths:
+            if key.startswith(f"{name}."):
+                with self._open(key) as file:
+                    parts[key] = file.get_tensor(key)
+        with self._open(name) as file:
+            packed = file.get_tensor(name)
+        values = dequantize_4bit(packed, QuantState.from_dict(parts, device="cpu"))
+        found: Floats = values.float().numpy()
+        return found
+
+    def _open(self, name: str) -> Any:
+        from safetensors import safe_open
+
+        return safe_open(self._paths[name], framework="pt")
+
+    def _name(self, name: str) -> str:
+        if name == HEAD and (self._tied or HEAD not in self._paths):
+            return EMBEDDING
+        if name not in self._paths:
+            raise TuneserveError(f"the base has no tensor '{name}'")
+        return name
+
+
+class FileWeights:
+    """A GGUF's own weights, rounded to float16, under their Hugging Face names.
+
+    Embedding and output hold the rows of the tokens `used` alone.
+    """
+
+    def __init__(self, file: TensorFile, model: GGUFModel, used: Ids) -> None:
+        self._file = file
+        self._model = model
+        self._used = used
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        gguf_name = self._gguf_name(name)
+        rows, *rest = self._file.shape(gguf_name)
+        return (len(self._used) if self._is_by_token(gguf_name) else rows, *rest)
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        gguf_name = self._gguf_name(name)
+        stop = self.shape(name)[0] if stop is None else stop
+        if self._is_by_token(gguf_name):
+            wanted: Any = self._used[start:stop]
+        else:
+            order = self._model.row_order(gguf_name)
+            wanted = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
+        values = self._file.rows_at(gguf_name, wanted)
+        if is_quantizable(gguf_name, self._file.shape(gguf_name)):
+            return as_float16(values).astype(np.float32)
+        shift = self._model.architecture.norm_shift if name.endswith("norm.weight") else 0.0
+        return values - np.float32(shift)
+
+    @staticmethod
+    def _is_by_token(gguf_name: str) -> bool:
+        return gguf_name in ("token_embd.weight", "output.weight")
+
+    def _gguf_name(self, name: str) -> str:
+        found = self._model.architecture.gguf_tensor_name(name)
+        if found == "output.weight" and found not in self._file:
+            found = "token_embd.weight"
+        if found is None or found not in self._file:
+            raise TuneserveError(f"the file has no tensor for '{name}'")
+        return found

@@ -1,0 +1,1 @@
+"""From files to examples: formats, splits, near-duplicates, prompt variants."""

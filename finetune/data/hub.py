@@ -1,0 +1,72 @@
+"""Data sets of the hub: fetched once when named, kept as Parquet, then used offline."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import atomic_path, cache_directory
+from tuneserve.finetune.runtime.libraries import quiet
+
+PREFIX = "hub:"
+_SPEC = re.compile(
+    r"hub:(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.-]+))?"
+)
+
+
+@dataclass(frozen=True)
+class HubData:
+    """A split of a data set: 'owner/name', its configuration (None: the only one), its split."""
+
+    repository: str
+    config: str | None
+    split: str
+
+    @property
+    def cached(self) -> Path:
+        """Where it is kept on this machine."""
+        name = "--".join((*self.repository.split("/"), self.config or "default", self.split))
+        return cache_directory() / "data" / "hub" / f"{name}.parquet"
+
+
+def local_path(path: Path) -> Path:
+    """The file that a data path means: itself, or a hub data set's copy, fetched if need be.
+
+    Raises UsageError for a name that is none, TuneserveError if the data set can't be had.
+    """
+    spec = str(path)
+    if not spec.startswith(PREFIX):
+        return path
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise UsageError(
+            "not the name of a hub data set",
+            where=spec,
+            hint="Write hub:owner/name, hub:owner/name@split or hub:owner/name:config@split.",
+        )
+    data = HubData(found["repository"], found["config"], found["split"] or "train")
+    if not data.cached.is_file():
+        fetch(data, spec)
+    return data.cached
+
+
+def fetch(data: HubData, spec: str) -> None:
+    """Load a data set (by its name, or from a directory laid out like one) and keep its rows."""
+    with quiet(errors_too=True):
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(data.repository, data.config, split=data.split)
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            # No network, no such data set, configuration or split, one that needs code of its own.
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TuneserveError(
+                f"the hub data set can't be had: {reason[:200]}",
+                where=spec,
+                hint="Check the name and the network (and HF_TOKEN for a gated one), or name a "
+                "local file.",
+            ) from error
+    with atomic_path(data.cached) as temporary, quiet(errors_too=True):
+        rows.to_parquet(temporary)

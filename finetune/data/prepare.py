@@ -1,0 +1,209 @@
+"""The data step: read the examples, split them, write the run's own copy."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.files import atomic_path, sha256_file, write_jsonl
+from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.reading import Read, read_examples
+from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.wordings import Wordings, read_wordings
+from tuneserve.finetune.examples import Example
+from tuneserve.run import RunDirectory
+from tuneserve.settings import DataSettings
+
+# An epoch that repeats a file more often than this is a slip of the pen.
+_LARGEST_WEIGHT = 1000
+
+
+@dataclass
+class Prepared:
+    """The split examples, and what was found in the files they came from.
+
+    `general` holds general examples: those that may be replayed as its train, those that are held
+    out as its eval part. `skipped` counts the records that can't be used.
+    """
+
+    split: Split
+    shapes: Counter[str]
+    skipped: int
+    general: Split | None = None
+    wordings: Wordings | None = None
+
+    def parts(self) -> dict[str, list[Example]]:
+        """The examples by what they are for: train, eval and test, and with general examples
+        'replay' (what may be replayed) and 'general' (what is held out of them)."""
+        found = {name: self.split.part(name) for name in SPLITS}
+        if self.general is not None:
+            found |= {"replay": self.general.train, "general": self.general.eval}
+        return found
+
+
+def prepare_examples(settings: DataSettings) -> Prepared:
+    """Read all files and split their examples. Raises UsageError for what can't be used, and if
+    a split that is wanted comes out empty."""
+    files = data_files(settings)
+    reads = [_read(path, weight, settings) for path, weight in files]
+    examples = _joined([path for path, _ in files], reads)
+    split = split_examples(
+        examples,
+        eval_fraction=settings.eval_fraction,
+        test_fraction=settings.test_fraction,
+        near_duplicates=settings.near_duplicates,
+    )
+    _check_none_is_empty(split, settings, len(examples))
+    prepared = Prepared(
+        split,
+        shapes=sum((read.shapes for read in reads), Counter()),
+        skipped=sum(len(read.problems) for read in reads),
+    )
+    if settings.general is not None:
+        _add_general(prepared, settings.general, settings)
+    if settings.wordings is not None:
+        prepared.wordings = read_wordings(settings.wordings)
+        prepared.wordings.check_used(split.train)
+    return prepared
+
+
+def _read(path: Path, weight: float, settings: DataSettings) -> Read:
+    read = read_examples(
+        local_path(path),
+        system=settings.system,
+        fields=_field_names(settings),
+        skip_bad=settings.skip_bad,
+    )
+    read.examples = [replace(example, weight=weight) for example in read.examples]
+    return read
+
+
+def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
+    """The examples of all files. Files may number theirs alike: an id that another example has
+    already gets its file's name in front."""
+    first: dict[str, str] = {}
+    joined: list[Example] = []
+    for path, read in zip(files, reads, strict=True):
+        for example in read.examples:
+            taken = first.setdefault(example.id, example.content_key) != example.content_key
+            joined.append(example.named(f"{path}:{example.id}") if taken else example)
+    return joined
+
+
+def _add_general(prepared: Prepared, path: Path, settings: DataSettings) -> None:
+    """Split the general examples. None of the task's held-out prompts is among those replayed."""
+    read = _read(path, 1.0, settings)
+    general = split_examples(
+        read.examples,
+        eval_fraction=settings.general_fraction,
+        test_fraction=0.0,
+        near_duplicates=settings.near_duplicates,
+    )
+    held = [*prepared.split.test, *prepared.split.eval]
+    general.near += remove_near(general.train, held, settings.near_duplicates)
+    empty = not general.eval or (settings.replay > 0 and not general.train)
+    if empty:
+        raise UsageError(
+            f"{len(read.examples)} general examples leave none to "
+            + ("replay" if general.eval else "hold out"),
+            where=str(path),
+            hint="Add examples, or change [data] general_fraction.",
+        )
+    prepared.general = general
+    prepared.skipped += len(read.problems)
+
+
+def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
+    """The files (or folders) of examples with their weights. Raises UsageError for a weight that
+    is none."""
+    return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
+
+
+def _weighted(entry: str) -> tuple[Path, float]:
+    path, separator, text = entry.rpartition("*")
+    if not separator:
+        return Path(entry), 1.0
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 < weight < _LARGEST_WEIGHT:
+        raise UsageError(
+            f"{entry!r}: the weight after '*' must be a number above 0 and below "
+            f"{_LARGEST_WEIGHT:,}",
+            where="data.more",
+        )
+    return Path(path), weight
+
+
+def data_hash(settings: DataSettings) -> str:
+    """SHA-256 over the content of all files that the examples come from, in hex."""
+    whole = hashlib.sha256()
+    paths = [local_path(path) for path, _ in data_files(settings)]
+    if settings.general is not None:
+        paths.append(local_path(settings.general))
+    if settings.wordings is not None:
+        paths.append(settings.wordings)
+    for path in paths:
+        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            whole.update(bytes.fromhex(sha256_file(file)))
+    return whole.hexdigest()
+
+
+def write_split(prepared: Prepared, run: RunDirectory) -> None:
+    """Write the parts as runs/NAME/data/PART.jsonl, all or none."""
+    with atomic_path(run.data) as directory:
+        directory.mkdir()
+        for name, examples in prepared.parts().items():
+            rows = [example.to_row() for example in examples]
+            write_jsonl(directory / f"{name}.jsonl", rows)
+
+
+def describe(prepared: Prepared, settings: DataSettings) -> dict[str, Any]:
+    """What run.json remembers of the data: counts, shapes, groups, and the files' hash."""
+    split = prepared.split
+    general = prepared.general
+    return {
+        "files": [str(path) for path, _ in data_files(settings)],
+        "sha256": data_hash(settings),
+        "shapes": dict(prepared.shapes),
+        "skipped": prepared.skipped,
+        "duplicates_removed": split.duplicates,
+        "straddling_removed": split.straddling,
+        "near_duplicates_removed": len(split.near),
+        "groups": split.groups(),
+        "general": None
+        if general is None
+        else {
+            "file": str(settings.general),
+            "replayable": len(general.train),
+            "held_out": len(general.eval),
+            "removed": general.removed,
+        },
+    }
+
+
+def _field_names(settings: DataSettings) -> Mapping[str, str]:
+    pairs = [entry.partition("=") for entry in settings.fields]
+    for ours, _, theirs in pairs:
+        if not ours or not theirs:
+            raise UsageError("write each as ours=theirs, e.g. output=answer", where="data.fields")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
+    wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
+    empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
+    if empty:
+        raise UsageError(
+            f"{examples} examples leave none for '{empty[0]}'",
+            where=str(settings.file),
+            hint="Add examples, or change [data] eval_fraction and test_fraction.",
+        )

@@ -1,0 +1,100 @@
+"""Reading examples: every problem of the files is found, and reported at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.finetune.data.formats import BadRecord, label_of, parse_record
+from tuneserve.finetune.data.records import read_records
+from tuneserve.finetune.examples import Example, digest
+
+ID_LENGTH = 16
+
+
+@dataclass
+class Read:
+    """Examples of a file, what shapes they had, and the records that can't be used."""
+
+    examples: list[Example] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_examples(
+    path: Path, *, system: str = "", fields: Mapping[str, str] | None = None, skip_bad: bool = False
+) -> Read:
+    """All examples of a file or folder; `fields` maps our names to the file's.
+
+    Raises UsageError naming the place of every record that can't be used, all in one error;
+    with `skip_bad` they are only counted. Raises UsageError if no example is left.
+    """
+    read = Read()
+    places: dict[str, str] = {}
+    for place, record in read_records(path):
+        try:
+            if isinstance(record, BadRecord):
+                raise record
+            shape, example = _example(_renamed(record, fields or {}), system, place)
+            if example.id in places and label_of(record, "id"):
+                raise BadRecord(f"id {example.id!r} is taken by {_short(places[example.id])}")
+        except BadRecord as problem:
+            read.problems.append(f"{place}: {problem}")
+            continue
+        places.setdefault(example.id, place)
+        read.shapes[shape] += 1
+        read.examples.append(example)
+    if not skip_bad:
+        raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
+    if not read.examples:
+        raise UsageError("holds no usable example", where=str(path), problems=read.problems)
+    return read
+
+
+def raise_problems(
+    problems: Sequence[str], total: int, *, where: str = "", what: str = "used"
+) -> None:
+    """Raise one UsageError for all `problems` ('place: reason'); nothing if there are none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        place, _, message = problems[0].partition(": ")
+        raise UsageError(message, where=place)
+    raise UsageError(
+        f"{len(problems)} of {total} examples can't be {what}",
+        where=where,
+        problems=problems,
+        hint="Mend them, or pass --skip-bad to leave them out.",
+    )
+
+
+def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
+    if not isinstance(record, dict) or not fields:
+        return record
+    return {
+        **record,
+        **{ours: record[theirs] for ours, theirs in fields.items() if theirs in record},
+    }
+
+
+def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
+    parsed = parse_record(record, system=system)
+    example = Example(
+        id=label_of(record, "id") or "",
+        messages=parsed.messages,
+        group=label_of(record, "group"),
+        source=label_of(record, "source"),
+        where=place,
+        tools=parsed.tools,
+    )
+    return parsed.shape, example if example.id else example.named(
+        digest(example.content_key)[:ID_LENGTH]
+    )
+
+
+def _short(place: str) -> str:
+    return f"line {place.rpartition(':')[2]}"

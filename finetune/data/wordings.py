@@ -1,0 +1,95 @@
+"""Wordings: one instruction said in several ways, so that the task is learned, not the phrase.
+
+The file lists the wordings of an instruction one a line; an empty line begins another
+instruction's. Where a prompt holds one of them, the example has a variant for each of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tuneserve.errors import UsageError
+from tuneserve.finetune.examples import Example, Message
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """Instructions, each with its wordings, two or more, and the line that its wordings begin on
+    in the file."""
+
+    instructions: tuple[tuple[str, ...], ...]
+    lines: tuple[int, ...]
+    where: str
+
+    def variants(self, example: Example) -> list[Example]:
+        """The example in its own wording, then in each of the others that are known."""
+        found = [example]
+        for wordings in self.instructions:
+            own = _wording_in(example.messages[:-1], wordings)
+            if own is not None:
+                found += [_reworded(example, own, other) for other in wordings if other != own]
+                break
+        return found
+
+    def check_used(self, examples: Sequence[Example]) -> None:
+        """Raise UsageError if an instruction is in none of the examples' prompts."""
+        for wordings, line in zip(self.instructions, self.lines, strict=True):
+            if not any(_wording_in(e.messages[:-1], wordings) for e in examples):
+                raise UsageError(
+                    f"no prompt holds {wordings[0]!r:.60} or another of its wordings",
+                    where=f"{self.where}:{line}",
+                    hint="One of the wordings has to be in the prompts exactly as it stands.",
+                )
+
+
+def read_wordings(path: Path) -> Wordings:
+    """The wordings of a file. Raises UsageError if it can't be read or gives nothing to choose."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UsageError("no such file of wordings", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UsageError("not UTF-8", where=str(path)) from None
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
+    blocks: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if number == 1 or not lines[number - 2].strip():
+            blocks.append((number, []))
+        blocks[-1][1].append(line.strip())
+    for number, wordings in blocks:
+        if len(set(wordings)) < 2:
+            raise UsageError(
+                "an instruction needs two wordings or more, a line each", where=f"{path}:{number}"
+            )
+    if not blocks:
+        raise UsageError("holds no wordings", where=str(path))
+    return Wordings(
+        tuple(tuple(dict.fromkeys(wordings)) for _, wordings in blocks),
+        tuple(number for number, _ in blocks),
+        str(path),
+    )
+
+
+def _wording_in(messages: Sequence[Message], wordings: Sequence[str]) -> str | None:
+    """The longest of the wordings that is in one of the messages but the assistant's."""
+    texts = [m["content"] for m in messages if m["role"] != "assistant" and m["content"]]
+    return next(
+        (w for w in sorted(wordings, key=len, reverse=True) if any(w in text for text in texts)),
+        None,
+    )
+
+
+def _reworded(example: Example, own: str, other: str) -> Example:
+    *before, answer = example.messages
+    changed = [
+        {**message, "content": message["content"].replace(own, other)}
+        if message["role"] != "assistant" and message["content"]
+        else message
+        for message in before
+    ]
+    return replace(example, messages=(*changed, answer))

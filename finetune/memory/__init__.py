@@ -1,0 +1,1 @@
+"""How much memory a training takes, and the fastest way to train in what there is."""

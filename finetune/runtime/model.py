@@ -1,0 +1,113 @@
+"""The base model and its LoRA adapter, through Unsloth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base.sentencepiece_bpe import has_space_prefix
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.runtime.libraries import Runtime, quiet
+from tuneserve.settings import ModelSettings, TrainSettings
+
+CHECKPOINTING: dict[str, bool | str] = {"unsloth": "unsloth", "true": True, "false": False}
+
+
+def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
+    """The base's fast tokenizer, with the recipe's chat template where it names one."""
+    from transformers import AutoTokenizer
+
+    with quiet(errors_too=True):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    if not tokenizer.is_fast:
+        raise TuneserveError("its tokenizer has no fast version (tokenizer.json)", where=str(path))
+    if settings.chat_template is not None:
+        try:
+            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"can't be read: {error}", where=str(settings.chat_template)
+            ) from error
+    return tokenizer
+
+
+def check_convertible(tokenizer: Any, path: Path) -> None:
+    """Raise UsageError, as conversion would after training, if llama.cpp can't put spaces in front
+    of text where this tokenizer does: transformers may give a base other steps than its file's."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    if content["model"].get("byte_fallback"):
+        has_space_prefix(content, str(path))
+
+
+def check_targets(path: Path, settings: TrainSettings) -> None:
+    """Raise UsageError if the checkpoint has no module of a target's name; loads no weights."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for shard in path.glob("*.safetensors"):
+        with safe_open(shard, framework="np") as tensors:
+            names.update(part for key in tensors.keys() for part in key.split("."))  # noqa: SIM118
+    unknown = [name for name in settings.target_modules if name not in names]
+    if unknown:
+        raise UsageError(
+            f"this base model has no module {', '.join(map(repr, unknown))}",
+            where="train.target_modules",
+        )
+
+
+def load_base(
+    runtime: Runtime,
+    path: Path,
+    settings: ModelSettings,
+    checkpointing: str,
+    *,
+    four_bit: bool,
+    offloaded: bool = False,
+) -> tuple[Any, Any]:
+    """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train.
+
+    `offloaded`: the token embeddings stay in main memory.
+    """
+    with quiet(errors_too=True):
+        model, tokenizer = runtime.fast_model.from_pretrained(
+            model_name=str(path),
+            max_seq_length=settings.max_seq_length,
+            dtype=runtime.dtype,
+            load_in_4bit=four_bit,
+            use_gradient_checkpointing=CHECKPOINTING[checkpointing],
+            # Otherwise Unsloth decides by a reserve of its own.
+            offload_embedding=offloaded,
+            trust_remote_code=False,
+        )
+    return model, tokenizer
+
+
+def is_four_bit(model: Any) -> bool:
+    return bool(getattr(model, "is_loaded_in_4bit", False))
+
+
+def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
+    """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train."""
+    extra: dict[str, Any] = {}
+    if runtime.device == "cuda":
+        extra["checkpoint_skip_layers"] = settings.kept_layers
+    with quiet(errors_too=True):
+        return runtime.fast_model.get_peft_model(
+            model,
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.target_modules),
+            bias=settings.bias,
+            use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
+            modules_to_save=list(settings.modules_to_save) or None,
+            use_gradient_checkpointing=CHECKPOINTING[settings.gradient_checkpointing],
+            random_state=settings.seed,
+            **extra,
+        )
+
+
+def trainable_parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

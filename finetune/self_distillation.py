@@ -1,0 +1,127 @@
+"""General examples made by the base model itself: what it must not forget is what it says today.
+The answers come from tuneserve.serve.self_distillation; here are the questions, and what makes
+an answer an example.
+
+Each question is answered by sampling from the base at temperature 1, unfiltered. Replaying such
+answers pulls the model towards the base and nothing else, and the rise of the loss on those that
+are held out estimates the Kullback-Leibler divergence of the tuned model from the base, per token.
+(Self-distillation: the idea of Li and Hoiem, "Learning without Forgetting", 2016.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.tokens.encoder import Encoder
+from tuneserve.thoughts import CLOSE, OPEN
+
+QUESTIONS = Path(__file__).with_name("questions.txt")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to the base, and the kind of question that it is."""
+
+    group: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn: `samples` to each question, of `max_tokens` at most (a longer one is
+    dropped: its end would teach to stop midway)."""
+
+    samples: int = 1
+    max_tokens: int = 256
+    temperature: float = 1.0
+    seed: int = 3407
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and its prompt's token ids."""
+
+    question: Question
+    prompt: list[int]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions of a text file, one a line; a line '# kind' names the kind of those below it.
+
+    Raises UsageError if it can't be read or holds none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise UsageError("no such file of questions", where=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't be read: {error}", where=str(path)) from error
+    group, found = "general", []
+    for line in map(str.strip, lines):
+        if line.startswith("#"):
+            group = line.lstrip("# ") or group
+        elif line:
+            found.append(Question(group, line))
+    if not found:
+        raise UsageError("holds no question", where=str(path))
+    return found
+
+
+def prompts(encoder: Encoder, questions: Sequence[Question], samples: int) -> list[Asked]:
+    """Every question `samples` times, shortest prompts first."""
+    asked = [
+        Asked(question, encoder.prompt_ids([{"role": "user", "content": question.text}]))
+        for question in questions
+    ]
+    return sorted(asked * samples, key=lambda one: len(one.prompt))
+
+
+def general_example(encoder: Encoder, asked: Asked, answer: list[int]) -> dict[str, str] | None:
+    """The example {group, instruction, output} of an answer's ids, without its end token; None
+    where nothing was said, or thoughts only."""
+    text: str = encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
+    opened = encoder.tokenizer.decode(asked.prompt).rstrip().endswith(OPEN)
+    if (opened or text.startswith(OPEN)) and not text.partition(CLOSE)[2].strip():
+        return None
+    if not text:
+        return None
+    question = asked.question
+    return {"group": question.group, "instruction": question.text, "output": text}
+
+
+def generate(
+    model: Any, encoder: Encoder, prompts: Sequence[list[int]], **how: Any
+) -> list[list[int]]:
+    """The ids that a model of transformers writes after each prompt, the end token included if it
+    comes in time; `how` are the arguments of its `generate`."""
+    import torch
+
+    ends = end_tokens(encoder)
+    width = max(map(len, prompts))
+    padding = ends[0]
+    ids = [[padding] * (width - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    with torch.no_grad():
+        whole = model.generate(
+            input_ids=torch.tensor(ids, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            eos_token_id=ends, pad_token_id=padding, **how,
+        )  # fmt: skip
+    answers = []
+    for row in whole[:, width:].tolist():
+        end = next((place for place, token in enumerate(row) if token in ends), None)
+        answers.append(row if end is None else row[: end + 1])
+    return answers
+
+
+def end_tokens(encoder: Encoder) -> list[int]:
+    """What the trained model ends an answer with, and the tokenizer's end token."""
+    turn = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    last = encoder.encode(Example("x", turn)).labels[-1]
+    eos = encoder.tokenizer.eos_token_id
+    return [last] if eos is None or eos == last else [last, eos]

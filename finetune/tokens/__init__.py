@@ -1,0 +1,1 @@
+"""From examples to token ids, loss masks and the order of an epoch."""

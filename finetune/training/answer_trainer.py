@@ -1,0 +1,105 @@
+"""The trainer itself. Import it late, after Unsloth: the class derives from TRL's."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from trl import SFTTrainer
+
+from tuneserve.finetune.tokens.draw import EpochDraw
+from tuneserve.finetune.tokens.encode import to_dataset
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.sampling import LengthGroupedOrder
+from tuneserve.finetune.training.trainer import (
+    CHOICE,
+    EVAL_LOSS,
+    figures,
+    general_rise,
+    token_weighted_loss,
+)
+
+
+class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
+    """SFTTrainer that counts tokens, groups by length and weighs evaluation by tokens."""
+
+    optimizer: Any
+
+    def __init__(
+        self,
+        draw: EpochDraw,
+        general: Sequence[Encoded] = (),
+        max_general_rise: float = 0.0,
+        loraplus_ratio: float = 0.0,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(**arguments)
+        self._general = to_dataset(general) if general else None
+        self._max_general_rise = max_general_rise
+        self._loraplus_ratio = loraplus_ratio
+        # On the device, so that counting does not wait for the GPU at every batch.
+        self.tokens_seen: Any = 0
+        self.evaluation_seconds = 0.0
+        # Figures by step and by what was evaluated: the best ones need not be measured again.
+        self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
+        self._draw = draw
+        self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        mask = inputs.get("attention_mask")
+        self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        started = time.monotonic()
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = {"eval": figures(*token_weighted_loss(self, dataset))}
+        if self._general is not None:
+            found["general"] = figures(*token_weighted_loss(self, self._general))
+        self.evaluated[self.state.global_step] = found
+        self.evaluation_seconds += time.monotonic() - started
+        metrics = {f"{name}_loss": measured["loss"] for name, measured in found.items()}
+        self.log(dict(metrics))
+        metrics[CHOICE] = metrics[EVAL_LOSS]
+        if 0 < self._max_general_rise < general_rise(self.state.log_history):
+            metrics[CHOICE] = math.inf
+        self.control: Any = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return LengthGroupedOrder(
+            self._lengths, self._draw,
+            # A step has the same examples however few of them are computed at a time.
+            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
+            self.args.data_seed,
+        )  # fmt: skip
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._loraplus_ratio:
+            return super().create_optimizer(*args, **kwargs)
+        if self.optimizer is None:
+            self.optimizer = _loraplus_optimizer(self, self._loraplus_ratio)
+        return self.optimizer
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No README beside every checkpoint: it would describe a hub model."""
+
+
+def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
+    """LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    return create_loraplus_optimizer(
+        trainer.model, kind, loraplus_lr_ratio=ratio,
+        loraplus_weight_decay=trainer.args.weight_decay, **arguments,
+    )  # fmt: skip

@@ -1,0 +1,102 @@
+"""Checkpoints of a run: which is the last whole one, and whether it belongs to these settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.files import write_json
+from tuneserve.finetune.examples import digest
+from tuneserve.settings import Recipe
+
+FINGERPRINT = "fingerprint.json"
+_WAY = "way.json"
+# The trainer writes the state last, so a checkpoint that has it is whole.
+_STATE = "trainer_state.json"
+_PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
+
+
+def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
+    """What a checkpoint depends on: the settings that shape training, and the inputs' hashes."""
+    sections = {
+        name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "data", "train")
+    }
+    return {"settings": sections, **inputs}
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint, or None. One that was cut off while it was written is not."""
+    whole = [path for path in directory.glob("checkpoint-*") if _is_whole(path)]
+    return max(whole, key=step_of, default=None)
+
+
+def checkpoint_at(directory: Path, step: int) -> Path | None:
+    path = directory / f"checkpoint-{step}"
+    return path if _is_whole(path) else None
+
+
+def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
+    """The checkpoint to go on from, if these are the settings and data it was made with.
+
+    Writes the fingerprint of a fresh run. Raises UsageError if the directory holds checkpoints
+    of other settings.
+    """
+    record = directory / FINGERPRINT
+    last = last_checkpoint(directory)
+    if last is not None:
+        known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        if _hash(known) != _hash(identity):
+            raise UsageError(
+                f"an unfinished training with {_difference(known, identity)} is here",
+                where=str(directory),
+                hint="Pass --force to start afresh, or choose another run with --run NAME.",
+            )
+        return last
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(record, identity)
+    return None
+
+
+def remember_way(directory: Path, way: dict[str, Any]) -> None:
+    """Write down how training was fitted into the memory, for when it goes on."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / _WAY, way)
+
+
+def remembered_way(directory: Path) -> dict[str, Any] | None:
+    """How the training that left these checkpoints was fitted into the memory, if it is known."""
+    path = directory / _WAY
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:
+    """The first thing in which two fingerprints differ, in words."""
+    for section, values in identity["settings"].items():
+        before = known.get("settings", {}).get(section, {})
+        for key, value in values.items():
+            if before.get(key) != value:
+                return f"{section}.{key} = {before.get(key)!r} instead of {value!r}"
+    return "another base model or other data"
+
+
+def _hash(value: Any) -> str:
+    return digest(json.dumps(value, sort_keys=True))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.name.rpartition("-")[2].isdigit():
+        return False
+    if not all((path / name).is_file() for name in _PARTS):
+        return False
+    try:
+        json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,33 @@
+"""What training needs, checked and ready before anything slow or lasting happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tuneserve.base import ResolvedBase
+from tuneserve.finetune.data.prepare import Prepared
+from tuneserve.finetune.memory.budget import Budget
+from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.epoch import Pool
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
+
+
+@dataclass
+class Job:
+    """A training: the examples as tokens by split ('general': held-out general examples, 'replay':
+    those that may be replayed), what an epoch draws of them, and how they are trained on."""
+
+    recipe: Recipe
+    run: RunDirectory
+    base: ResolvedBase
+    runtime: Runtime
+    tokenizer: Any
+    prepared: Prepared
+    encoded: dict[str, list[Encoded]]
+    pool: Pool
+    schedule: Schedule
+    budget: Budget

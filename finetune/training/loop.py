@@ -1,0 +1,214 @@
+"""The steps of a training: from a loaded base to the best adapter, whatever comes between."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError
+from tuneserve.finetune.runtime.libraries import free_memory, limit_memory, quiet
+from tuneserve.finetune.runtime.model import (
+    add_adapter,
+    is_four_bit,
+    load_base,
+    trainable_parameters,
+)
+from tuneserve.finetune.runtime.packing import check_apart, check_honoured
+from tuneserve.finetune.runtime.processes import is_first_process, process_count
+from tuneserve.finetune.training.board import Board
+from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_way, step_of
+from tuneserve.finetune.training.cpu import compile_layers, compiles, is_compiled, plain_attention
+from tuneserve.finetune.training.job import Job
+from tuneserve.finetune.training.progress import watching
+from tuneserve.finetune.training.stop import StopSwitch
+from tuneserve.finetune.training.trainer import build_trainer, general_rise, held_out_loss
+
+
+class TrainingStoppedError(TuneserveError):
+    """Training was stopped by Ctrl-C or SIGTERM; what was done is saved."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is over: its trainer with the best adapter in the model, and the figures.
+
+    `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
+    best adapter on the eval split (empty without one).
+    """
+
+    trainer: Any
+    best: int
+    seconds: float
+    held_out: dict[str, dict[str, float]]
+
+
+def run_training(job: Job, resume: Path | None) -> Trained:
+    """Train all steps. If memory runs out in the first one, a process that trains alone does it
+    once more in a way that takes less.
+
+    Raises TrainingStoppedError if it was stopped before the last step, TuneserveError if memory
+    does not suffice.
+    """
+    limit_memory(job.runtime, job.recipe.train.vram)
+    try:
+        return _attempt(job, resume)
+    except job.runtime.torch.OutOfMemoryError as error:
+        # Kept without its traceback, whose frames hold the model.
+        shortage = str(error).splitlines()[0]
+    # The other processes wait for this one in the middle of their step: none can start again.
+    smaller = job.budget.smaller(job.recipe.train) if process_count() == 1 else None
+    if smaller is None:
+        raise _out_of_memory(shortage)
+    free_memory(job.runtime)
+    job.budget = smaller
+    remember_way(job.run.checkpoints, smaller.way())
+    say(f"memory ran out in the first step; once more with {smaller.describe()}")
+    try:
+        return _attempt(job, resume)
+    except job.runtime.torch.OutOfMemoryError as error:
+        shortage = str(error).splitlines()[0]
+    raise _out_of_memory(shortage)
+
+
+def _attempt(job: Job, resume: Path | None) -> Trained:
+    model, padder = _load(job)
+    compiled = ", layers compiled" if is_compiled(model) else ""
+    say(
+        f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
+        f"{job.runtime.precision}, {job.schedule.steps} steps{compiled}"
+        + (f", going on from {resume.name}" if resume else "")
+    )
+    started = time.monotonic()
+    with plain_attention(job.runtime, job.pool.encoded):
+        trainer = _run_steps(job, model, padder, resume)
+        seconds = time.monotonic() - started
+        best = _load_best(job, trainer)
+        return Trained(trainer, best, seconds, _held_out(job, trainer, best))
+
+
+def _load(job: Job) -> tuple[Any, Any]:
+    """The base with a fresh adapter, and the tokenizer that pads."""
+    settings = job.budget.settings
+    compile_layers(compiles(settings, job.runtime, job.pool.encoded, job.schedule))
+    model, padder = load_base(
+        job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
+        four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",
+    )  # fmt: skip
+    if job.budget.four_bit and not is_four_bit(model):
+        say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")
+    model = add_adapter(job.runtime, model, settings)
+    if settings.packing == "true" and job.runtime.device == "cpu":
+        check_apart(job.runtime, model)
+    return model, padder
+
+
+def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
+    """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
+    from tuneserve.finetune.training.callbacks import Steering, Telling
+
+    settings = job.budget.settings
+    switch = StopSwitch()
+    with contextlib.ExitStack() as stack:
+        watch = stack.enter_context(watching(job.schedule.steps, job.run.name))
+        board = stack.enter_context(_board(job, resume)) if is_first_process() else None
+        stack.enter_context(switch.armed())
+        telling = Telling(watch, board)
+        steering = Steering(
+            switch,
+            patience=settings.early_stopping_patience,
+            max_general_rise=settings.max_general_rise,
+            checkpoint_seconds=60 * settings.checkpoint_minutes,
+        )
+        trainer = build_trainer(
+            job.runtime, model, padder, settings, job.schedule,
+            job.pool.encoded, job.pool.draw, job.encoded["eval"],
+            general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
+            fresh=resume is None, callbacks=[telling, steering],
+        )  # fmt: skip
+        if settings.packing == "true" and job.runtime.device == "cuda":
+            check_honoured(trainer)
+        telling.trainer = trainer
+        _step_through(trainer, job, resume)
+    if switch.pressed and trainer.state.global_step < job.schedule.steps:
+        raise TrainingStoppedError(
+            f"stopped after step {trainer.state.global_step} of {job.schedule.steps}; it is saved",
+            where=str(job.run.root),
+            hint="Run the same command again to go on from there.",
+        )
+    return trainer
+
+
+def _board(job: Job, resume: Path | None) -> Board:
+    return Board(job.run.root / "tensorboard", step_of(resume) if resume else None)
+
+
+def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:
+    """Train. Memory that runs out in the first step is passed on as it is: nothing is lost yet."""
+    first = step_of(resume) if resume else 0
+    try:
+        with quiet():
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except job.runtime.torch.OutOfMemoryError as error:
+        if trainer.state.global_step <= first:
+            raise
+        raise _out_of_memory(str(error).splitlines()[0]) from error
+
+
+def _load_best(job: Job, trainer: Any) -> int:
+    """Put the adapter with the lowest eval loss back into the model; returns its step.
+
+    Raises TuneserveError if the general loss was above its limit at the first evaluation.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    last: int = trainer.state.global_step
+    rise = general_rise(trainer.state.log_history)
+    if trainer.state.best_global_step is None and 0 < job.recipe.train.max_general_rise < rise:
+        raise _forgot_at_once(rise)
+    best: int = trainer.state.best_global_step or last
+    if best == last:
+        return last
+    checkpoint = checkpoint_at(job.run.checkpoints, best)
+    if checkpoint is None:
+        raise TuneserveError(f"the best checkpoint (step {best}) is gone", where=str(job.run.root))
+    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    return best
+
+
+def _held_out(job: Job, trainer: Any, best: int) -> dict[str, dict[str, float]]:
+    """The best adapter's figures on the eval split and on general examples; measured already
+    unless that was in another process. The test split is the benchmark's: training never looks at
+    it."""
+    if known := trainer.evaluated.get(best):
+        figures: dict[str, dict[str, float]] = known
+        return figures
+    return {
+        name: held_out_loss(trainer, job.encoded[name])
+        for name in ("eval", "general")
+        if job.encoded.get(name)
+    }
+
+
+def _forgot_at_once(rise: float) -> TuneserveError:
+    return TuneserveError(
+        f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
+        "over: there is no adapter from before it to keep",
+        where="train.max_general_rise",
+        hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more often; "
+        "then train with --force.",
+    )
+
+
+def _out_of_memory(shortage: str) -> TuneserveError:
+    return TuneserveError(
+        f"memory ran out: {shortage}",
+        hint="Train with a smaller batch_size and more gradient_accumulation, shorter examples "
+        "(max_seq_length), load_in_4bit or fewer target_modules.",
+    )

@@ -1,0 +1,287 @@
+"""The training stage: examples and a base model in, a LoRA adapter in the run directory out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base import resolve_base
+from tuneserve.console import human_seconds, say
+from tuneserve.errors import OutputExistsError
+from tuneserve.files import atomic_path, remove
+from tuneserve.finetune.data.prepare import (
+    Prepared,
+    data_files,
+    data_hash,
+    describe,
+    prepare_examples,
+    write_split,
+)
+from tuneserve.finetune.data.reading import raise_problems
+from tuneserve.finetune.examples import Example
+from tuneserve.finetune.memory.budget import as_before, plan_budget
+from tuneserve.finetune.memory.schedule import plan_steps
+from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
+from tuneserve.finetune.runtime.model import (
+    check_convertible,
+    check_targets,
+    load_tokenizer,
+    trainable_parameters,
+)
+from tuneserve.finetune.runtime.processes import (
+    is_first_process,
+    only_first_talks,
+    process_count,
+    wait_for_all,
+)
+from tuneserve.finetune.tokens.encode import (
+    about_turns,
+    encode_all,
+    problems_with_ends,
+    token_counts,
+)
+from tuneserve.finetune.tokens.encoder import Encoded, Encoder
+from tuneserve.finetune.tokens.epoch import build_pool
+from tuneserve.finetune.training.checkpoints import (
+    claim,
+    fingerprint,
+    last_checkpoint,
+    remember_way,
+    remembered_way,
+    step_of,
+)
+from tuneserve.finetune.training.curves import draw_curves, points
+from tuneserve.finetune.training.curves_page import write_curves_page
+from tuneserve.finetune.training.job import Job
+from tuneserve.finetune.training.loop import Trained, run_training
+from tuneserve.finetune.training.trainer import EVAL_LOSS, GENERAL_LOSS
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
+
+
+def train(
+    recipe: Recipe, run: RunDirectory, *, force: bool = False, skip_done: bool = False
+) -> dict[str, Any]:
+    """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
+
+    In a process that is not the first of several the result is empty. Goes on from the last
+    checkpoint of an unfinished training with the same settings and data.
+    Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
+    bad data or settings, TrainingStoppedError after Ctrl-C.
+    """
+    if skip_done and (done := finished_result(recipe, run)):
+        say(f"{run.adapter}: done already")
+        return done
+    if run.adapter.exists() and not force and not _was_cut_off(run):
+        raise OutputExistsError(run.adapter)
+    with only_first_talks():
+        job = _prepare(recipe, run)
+        if not is_first_process():
+            return _compute_beside(job)
+        with run.alone():
+            if force:
+                for path in (run.adapter, run.checkpoints):
+                    remove(path)
+            identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
+            resume = claim(run.checkpoints, identity)
+            run.save_settings(recipe)
+            write_split(job.prepared, run)
+            if resume:
+                _plan_as_remembered(job)
+            remember_way(run.checkpoints, job.budget.way())
+            wait_for_all()
+            with run.stage("train") as record:
+                record.result = _train(job, resume)
+    return record.result
+
+
+def _compute_beside(job: Job) -> dict[str, Any]:
+    """What a process other than the first does: it takes part in the steps and writes nothing."""
+    wait_for_all()
+    # Its own GPU may have more or less memory free: all must do as the first one planned.
+    _plan_as_remembered(job)
+    run_training(job, last_checkpoint(job.run.checkpoints))
+    return {}
+
+
+def _plan_as_remembered(job: Job) -> None:
+    """Plan again as this training was planned before: what memory is free differs by now."""
+    way = remembered_way(job.run.checkpoints)
+    if way is not None:
+        recipe = as_before(job.recipe, way)
+        job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded, job.schedule)
+
+
+def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
+    """The result of a finished training with these very settings and data, if there is one."""
+    record = run.read()
+    entry = record.get("stages", {}).get("train")
+    if not entry or not run.adapter.is_dir():
+        return None
+    wanted = recipe.model_dump(mode="json")
+    same = all(record["settings"].get(name) == wanted[name] for name in ("model", "data", "train"))
+    result: dict[str, Any] = entry["result"]
+    files_there = all(path.exists() for path, _ in data_files(recipe.data))
+    if not same or not files_there or data_hash(recipe.data) != result["data"]["sha256"]:
+        return None
+    return result
+
+
+def _was_cut_off(run: RunDirectory) -> bool:
+    """Was the process killed after it wrote the adapter and before run.json says so?"""
+    recorded = "train" in run.read().get("stages", {})
+    return not recorded and last_checkpoint(run.checkpoints) is not None
+
+
+def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
+    prepared = prepare_examples(recipe.data)
+    _tell_split(prepared)
+    base = resolve_base(recipe.model.base)
+    check_targets(base.path, recipe.train)
+    say(f"base model: {base.name}; loading Unsloth")
+    runtime = load_runtime(recipe.train.precision)
+    check_hardware(runtime, recipe.train)
+    tokenizer = load_tokenizer(base.path, recipe.model)
+    check_convertible(tokenizer, base.path)
+    encoder = Encoder.of(recipe, tokenizer)
+    encoded = {
+        name: _encode_part(encoder, prepared, part, recipe)
+        for name, part in prepared.parts().items()
+    }
+    problems = problems_with_ends(encoder, prepared.split.train, encoded["train"])
+    raise_problems(problems, len(encoded["train"]), where=str(recipe.data.file), what="trained on")
+    _tell_tokens(encoded)
+    pool = build_pool(
+        prepared, encoded["train"], encoded.get("replay", ()),
+        lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
+    )  # fmt: skip
+    say(pool.describe())
+    schedule = plan_steps(recipe.train, len(pool.draw), devices=process_count())
+    budget = plan_budget(recipe, runtime, base.path, pool.encoded, schedule)
+    return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget)
+
+
+def _encode_part(
+    encoder: Encoder, prepared: Prepared, part: list[Example], recipe: Recipe
+) -> list[Encoded]:
+    """Tokens of a split; what can't be trained on is an error, or leaves the split."""
+    kept, encoded = encode_all(encoder, part, skip_bad=recipe.data.skip_bad)
+    prepared.skipped += len(part) - len(kept)
+    part[:] = kept
+    return encoded
+
+
+def _train(job: Job, resume: Path | None) -> dict[str, Any]:
+    say(job.budget.describe())
+    trained = run_training(job, resume)
+    history = trained.trainer.state.log_history
+    draw_curves(history, job.run.root / "curves.png", job.run.name)
+    write_curves_page(history, job.run.root / "curves.html", job.run.name)
+    _save_adapter(job, trained.trainer.model)
+    result = _result(job, trained, resume)
+    _tell_result(result)
+    return result
+
+
+def _save_adapter(job: Job, model: Any) -> None:
+    with atomic_path(job.run.adapter) as directory, quiet(errors_too=True):
+        model.save_pretrained(directory)
+        job.tokenizer.save_pretrained(directory)
+        # PEFT's model card is an empty form for the hub.
+        (directory / "README.md").unlink(missing_ok=True)
+
+
+def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
+    trainer = trained.trainer
+    history = trainer.state.log_history
+    peak = peak_memory()
+    train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
+    return {
+        "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
+        "examples": job.prepared.split.counts(),
+        "data": describe(job.prepared, job.recipe.data),
+        "tokens": {name: token_counts(part) for name, part in job.encoded.items()},
+        "epoch": {"examples": len(job.pool.draw), "general": job.pool.replayed},
+        "device": job.runtime.device,
+        "precision": job.runtime.precision,
+        "trainable_parameters": trainable_parameters(trainer.model),
+        "steps": {
+            "planned": job.schedule.steps,
+            "done": trainer.state.global_step,
+            "best": trained.best,
+            "resumed_from": step_of(resume) if resume else None,
+        },
+        "losses": {
+            "train": points(history, "loss"),
+            "eval": points(history, EVAL_LOSS),
+            "general": points(history, GENERAL_LOSS),
+        },
+        "held_out": trained.held_out,
+        "training_seconds": round(train_seconds, 1),
+        "evaluation_seconds": round(trainer.evaluation_seconds, 1),
+        "tokens_per_second": round(int(trainer.tokens_seen) / train_seconds, 1),
+        "peak_memory": peak,
+        "memory_plan": {
+            "chosen": job.budget.chosen,
+            "load_in_4bit": job.budget.four_bit,
+            "gradient_checkpointing": job.budget.settings.gradient_checkpointing,
+            "kept_layers": job.budget.settings.kept_layers,
+            "offload_embeddings": job.budget.settings.offload_embeddings == "true",
+            "batch_size": job.budget.settings.batch_size,
+            "gradient_accumulation": job.budget.settings.gradient_accumulation,
+            "predicted_bytes": job.budget.predicted,
+            "measured_bytes": peak.get("gpu_bytes", peak["resident_bytes"]),
+        },
+    }
+
+
+def _tell_split(prepared: Prepared) -> None:
+    split = prepared.split
+    parts = ", ".join(f"{count:,} {name}" for name, count in split.counts().items())
+    general = prepared.general
+    say(
+        f"examples ({', '.join(prepared.shapes)}): {parts}"
+        + (f"; {split.removed:,} duplicates removed" if split.removed else "")
+        + (f" ({len(split.near):,} of them near ones)" if split.near else "")
+        + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
+    )
+    if general is not None:
+        say(
+            f"general examples: {len(general.train):,} to replay, {len(general.eval):,} held out"
+            + (f"; {general.removed:,} duplicates removed" if general.removed else "")
+        )
+
+
+def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:
+    counts = token_counts(encoded["train"])
+    per = counts["trained_per_example"]
+    line = (
+        f"training on {counts['trained_tokens']:,} answer tokens of {counts['tokens']:,} "
+        f"({per['min']} to {per['max']} an example){about_turns(counts)}"
+    )
+    if counts["truncated"]:
+        line += (
+            f"; {counts['truncated']:,} examples are cut to max_seq_length and lose "
+            f"{counts['trained_tokens_lost']:,} answer tokens"
+        )
+    say(line)
+
+
+def _tell_result(result: Mapping[str, Any]) -> None:
+    peak = result["peak_memory"]
+    say(
+        f"trained {result['steps']['done']} steps in {human_seconds(result['training_seconds'])} "
+        f"({result['tokens_per_second']:,.0f} tokens/s), best at step {result['steps']['best']}; "
+        f"peak memory {peak['resident_bytes'] / 2**30:.2f} GiB"
+        + (f", GPU {peak['gpu_bytes'] / 2**30:.2f} GiB" if "gpu_bytes" in peak else "")
+    )
+    planned = result["memory_plan"]
+    if planned["predicted_bytes"]:
+        error = planned["measured_bytes"] / planned["predicted_bytes"] - 1
+        say(f"memory: {error:+.0%} against the plan")
+    for name, figures in result["held_out"].items():
+        say(
+            f"{name}: loss {figures['loss']:.4f} per answer token, "
+            f"perplexity {figures['perplexity']:.3f}"
+        )

@@ -1,0 +1,188 @@
+"""TRL's SFTTrainer under Unsloth, with the loss measured per answer token.
+
+The trainer of the libraries averages the mean losses of evaluation batches, which weighs a token
+of a short answer more than one of a long answer. Here every trained token counts the same, so
+exp(loss) is the perplexity of the answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tuneserve.finetune.memory.budget import CPU_PADDING
+from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.runtime.libraries import Runtime, quiet
+from tuneserve.finetune.tokens.draw import EpochDraw
+from tuneserve.finetune.tokens.encode import to_dataset
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
+from tuneserve.settings import TrainSettings
+
+EVAL_LOSS = "eval_loss"
+GENERAL_LOSS = "general_loss"
+# What the best checkpoint has least of: the eval loss where the general loss is within its limit.
+CHOICE = "eval_choice"
+
+
+def build_trainer(
+    runtime: Runtime,
+    model: Any,
+    tokenizer: Any,
+    settings: TrainSettings,
+    schedule: Schedule,
+    train: Sequence[Encoded],
+    draw: EpochDraw,
+    evaluation: Sequence[Encoded],
+    *,
+    general: Sequence[Encoded] = (),
+    checkpoints: Path,
+    fresh: bool,
+    callbacks: Sequence[Any],
+) -> Any:
+    """A trainer over encoded examples, of which `draw` says what an epoch visits.
+
+    The loss on `general` examples is measured with that on the `evaluation` examples. `fresh` is
+    False when it goes on from a checkpoint.
+    """
+    with quiet(errors_too=True):
+        # Imported late: it takes seconds, and has to come after Unsloth.
+        from tuneserve.finetune.training.answer_trainer import AnswerTrainer
+
+        arguments = _arguments(
+            runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
+        )
+        trainer = AnswerTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=to_dataset(train),
+            eval_dataset=to_dataset(evaluation) if evaluation else None,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            draw=draw,
+            general=general,
+            max_general_rise=settings.max_general_rise,
+            loraplus_ratio=settings.loraplus_ratio,
+            data_collator=collator(runtime, settings, tokenizer),
+        )
+    _remove_library_output(trainer)
+    return trainer
+
+
+def general_rise(history: Sequence[Mapping[str, float]]) -> float:
+    """How far the loss on general examples is above what it was at the first evaluation."""
+    losses = [entry[GENERAL_LOSS] for entry in history if GENERAL_LOSS in entry]
+    return losses[-1] - losses[0] if losses else 0.0
+
+
+def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
+    """Mean loss per answer token over a set, its exponential, and the number of tokens."""
+    return figures(*token_weighted_loss(trainer, to_dataset(encoded)))
+
+
+def figures(loss: float, tokens: int) -> dict[str, float]:
+    """Loss, its exponential, and the number of tokens they are the mean of."""
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
+
+
+def token_weighted_loss(trainer: Any, dataset: Any) -> tuple[float, int]:
+    """(sum of the loss of all trained tokens / their number, their number), on every device."""
+    import torch
+
+    model = trainer.model
+    was_training = model.training
+    model.eval()
+    total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    for batch in trainer.get_eval_dataloader(dataset):
+        inputs = trainer._prepare_inputs(batch)
+        # The first token is predicted from nothing, so its label counts in no loss.
+        count = (inputs["labels"][..., 1:] != IGNORED).sum()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, inputs)
+        total += torch.stack([loss.double() * count, count.double()]).to(total.device)
+    model.train(was_training)
+    total = trainer.accelerator.reduce(total, reduction="sum")
+    return (total[0] / total[1]).item(), int(total[1].item())
+
+
+def _arguments(
+    runtime: Runtime,
+    settings: TrainSettings,
+    schedule: Schedule,
+    checkpoints: Path,
+    evaluates: bool,
+    *,
+    fresh: bool,
+) -> Any:
+    from trl import SFTConfig
+
+    every = schedule.evaluate_every if evaluates else 0
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        neftune_noise_alpha=settings.neftune_alpha or None,
+        warmup_steps=schedule.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=_optimizer(settings, runtime),
+        bf16=runtime.precision == "bf16",
+        fp16=runtime.precision == "fp16",
+        gradient_checkpointing=settings.gradient_checkpointing != "false",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=1,
+        eval_strategy="steps" if every else "no",
+        eval_steps=every or None,
+        eval_on_start=bool(every) and fresh,
+        metric_for_best_model=CHOICE if every else None,
+        greater_is_better=False if every else None,
+        save_strategy="steps",
+        save_steps=every or schedule.steps,
+        save_total_limit=settings.keep_checkpoints,
+        # Examples arrive tokenized, masked and cut: nothing is left for TRL to prepare.
+        max_length=None,
+        packing=False,
+        # None leaves it to Unsloth, which knows where it can keep the examples of a row apart.
+        padding_free={"auto": None, "true": True, "false": False}[settings.packing],
+        dataset_kwargs={"skip_prepare_dataset": True},
+        # oneDNN compiles and keeps kernels and buffers for every shape it meets.
+        pad_to_multiple_of=CPU_PADDING if runtime.device == "cpu" else None,
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=runtime.device == "cuda",
+    )
+
+
+def _optimizer(settings: TrainSettings, runtime: Runtime) -> str:
+    if settings.optimizer == "auto":
+        return "adamw_8bit" if runtime.device == "cuda" else "adamw_torch_fused"
+    return "adamw_torch_fused" if settings.optimizer == "adamw_torch" else settings.optimizer
+
+
+def collator(runtime: Runtime, settings: TrainSettings, tokenizer: Any) -> Any:
+    """What lays a batch's examples end to end on a CPU; None leaves it to the libraries.
+
+    Unsloth refuses to do it there, for fear that examples see one another; transformers keeps
+    them apart by their positions, and `tuneserve.finetune.runtime.packing` proves that before
+    training starts.
+    """
+    if runtime.device == "cuda" or settings.packing != "true":
+        return None
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    return DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id, padding_free=True, pad_to_multiple_of=CPU_PADDING
+    )
+
+
+def _remove_library_output(trainer: Any) -> None:
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)

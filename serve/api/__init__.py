@@ -1,0 +1,1 @@
+"""HTTP: the routes, the OpenAI protocol, errors, authentication, metrics."""

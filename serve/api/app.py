@@ -1,0 +1,243 @@
+"""The HTTP application: paths, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import HTMLResponse
+
+import tuneserve
+from tuneserve.serve.api import errors
+from tuneserve.serve.api.bridge import Answers
+from tuneserve.serve.api.errors import ApiError, client_left
+from tuneserve.serve.api.guard import Guard, KeyRing
+from tuneserve.serve.api.middleware import AccessLog, note, note_completions
+from tuneserve.serve.api.protocol import (
+    ChatCompletion,
+    ChatRequest,
+    CompletionRequest,
+    ErrorBody,
+    GenerationRequest,
+    Health,
+    ModelCard,
+    ModelList,
+    TextCompletion,
+)
+from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.api.streaming import EventStream, cancelled_when_gone
+from tuneserve.serve.api.token_routes import text_router
+from tuneserve.serve.chat.grammar import check_grammar
+from tuneserve.serve.engine import Completion
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
+    401: {"model": ErrorBody, "description": "An API key is needed."},
+    404: {"model": ErrorBody, "description": "No such model or path."},
+    413: {"model": ErrorBody, "description": "The request body is too large."},
+    429: {"model": ErrorBody, "description": "Too many requests are waiting."},
+    503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
+}
+PAGE_POLICY = (
+    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'none'"
+)
+"""The page loads nothing from elsewhere and talks to this server alone."""
+
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream` its chunks as server-sent events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application around a loaded model. It does not close the service.
+
+    Raises UsageError if the key file can't be used.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.bridge.attach(asyncio.get_running_loop())
+        yield
+
+    settings = service.settings
+    app = FastAPI(
+        title="tuneserve",
+        version=tuneserve.__version__,
+        description="OpenAI-compatible API of a model served by tuneserve.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    app.include_router(_status_router(service))
+    app.include_router(_generation_router(service), responses=ERRORS)
+    app.include_router(text_router(service), responses=ERRORS)
+    # The last one added is the outermost.
+    app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            # The openai client for browsers sends a dozen of its own.
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id", "Retry-After"],
+        )
+    app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
+    return app
+
+
+def _status_router(service: Service) -> APIRouter:
+    router = APIRouter()
+    page = (Path(__file__).parent / "page.html").read_bytes()
+
+    @router.get("/", response_class=HTMLResponse)
+    async def index() -> HTMLResponse:
+        """A page to try the models, side by side if there are several."""
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
+    @router.get("/health", responses={503: ERRORS[503]})
+    async def health() -> Health:
+        """Is the server working?"""
+        if service.engine.failure is not None:
+            raise service.engine.failure
+        return Health(status="ok")
+
+    @router.get("/ready", responses={503: ERRORS[503]})
+    async def ready() -> Health:
+        """Does the server take requests?"""
+        if not service.engine.is_open:
+            raise ApiError(503, "No requests are taken.", code="unavailable")
+        return Health(status="ok")
+
+    @router.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, 401: ERRORS[401]},
+    )
+    async def metrics() -> Response:
+        """Counters and gauges for Prometheus."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @router.get("/models", include_in_schema=False)
+    @router.get("/v1/models", responses={401: ERRORS[401]})
+    async def models() -> ModelList:
+        """The models served here: the base and its adapters."""
+        return ModelList(object="list", data=[_card(service, name) for name in service.names])
+
+    @router.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
+    async def model(name: str) -> ModelCard:
+        """One of the models served here."""
+        return _card(service, service.resolve_model(name))
+
+    return router
+
+
+def _card(service: Service, name: str) -> ModelCard:
+    root = None if name == service.name else service.name
+    return ModelCard(
+        id=name, object="model", created=service.created, owned_by="tuneserve", root=root
+    )
+
+
+def _generation_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/chat/completions", include_in_schema=False)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """The next turn of a conversation."""
+        name = service.resolve_model(body.model)
+        _check_biased_tokens(body, service)
+        turn = await asyncio.to_thread(service.chat_turn, body)
+        if service.settings.log_prompts:
+            note(request.scope, messages=[message.text for message in body.messages])
+        writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
+        answers = service.answer(
+            name,
+            [turn.prompt],
+            turn.sampling,
+            choices=body.choices,
+            stream=bool(body.stream),
+            param="messages",
+        )
+        return await _respond(service, request, body, answers, writer, choices=body.choices)
+
+    @router.post("/completions", include_in_schema=False)
+    @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
+    async def complete(body: CompletionRequest, request: Request) -> Response:
+        """The continuation of a text, without a chat template."""
+        name = service.resolve_model(body.model)
+        _check_biased_tokens(body, service)
+        prompts = await asyncio.to_thread(service.text_prompts, body.prompts(), param="prompt")
+        if service.settings.log_prompts:
+            note(request.scope, prompts=body.prompts())
+        sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
+        if body.grammar is not None:
+            await asyncio.to_thread(
+                check_grammar, service.engine.model, body.grammar, param="grammar"
+            )
+        answers = service.answer(
+            name,
+            prompts,
+            sampling,
+            choices=body.choices,
+            stream=bool(body.stream),
+            param="prompt",
+        )
+        writer = TextWriter(name, service.engine.model, choices=body.choices)
+        total = len(prompts) * body.choices
+        return await _respond(service, request, body, answers, writer, choices=total)
+
+    return router
+
+
+def _check_biased_tokens(body: GenerationRequest, service: Service) -> None:
+    vocabulary = service.engine.model.n_vocab
+    unknown = [token for token in body.logit_bias or {} if int(token) >= vocabulary]
+    if unknown:
+        raise ApiError(
+            400,
+            f"Token id {unknown[0]} is not in the vocabulary of {vocabulary}.",
+            code="invalid_value",
+            param="logit_bias",
+        )
+
+
+async def _respond(
+    service: Service,
+    request: Request,
+    body: GenerationRequest,
+    answers: Answers,
+    writer: Writer,
+    *,
+    choices: int,
+) -> Response:
+    on_end = partial(_ended, service, request)
+    if body.stream:
+        return EventStream(
+            answers, writer, choices=choices, include_usage=body.wants_usage, on_end=on_end
+        )
+    async with cancelled_when_gone(request.receive, answers.cancel) as connection:
+        completions = await answers.completions()
+    on_end(completions)
+    if connection.gone:
+        raise client_left()
+    return Response(writer.whole(completions), media_type="application/json")
+
+
+def _ended(service: Service, request: Request, completions: Sequence[Completion]) -> None:
+    for completion in completions:
+        service.metrics.answered(completion)
+    note_completions(request.scope, completions)
+    if service.settings.log_prompts:
+        note(request.scope, answers=[completion.text for completion in completions])

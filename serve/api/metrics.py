@@ -1,0 +1,81 @@
+"""Prometheus metrics of one server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tuneserve.serve.engine import Completion, Engine
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Metrics:
+    """Counts what is answered; reads the engine's state when asked."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(EngineCollector(engine))
+        self._requests = Counter(
+            "tuneserve_requests", "HTTP requests", ("path", "status"), registry=self.registry
+        )
+        self._prompt = self._counter("tuneserve_prompt_tokens", "Prompt tokens of ended answers")
+        self._cached = self._counter(
+            "tuneserve_cached_tokens", "Prompt tokens that the prefix cache had"
+        )
+        self._generated = self._counter("tuneserve_generated_tokens", "Generated tokens")
+        self._first = self._histogram(
+            "tuneserve_first_token_seconds", "Time from a request to its first token"
+        )
+        self._whole = self._histogram("tuneserve_answer_seconds", "Time from a request to its end")
+
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(name, text, registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(name, text, buckets=SECONDS, registry=self.registry)
+
+    def answered(self, completion: Completion) -> None:
+        """An answer has ended."""
+        timings = completion.timings
+        first = timings.queue + timings.prompt
+        self._prompt.inc(completion.prompt_tokens)
+        self._cached.inc(completion.cached_tokens)
+        self._generated.inc(len(completion.tokens))
+        self._first.observe(first)
+        self._whole.observe(first + timings.generation)
+
+    def requested(self, path: str, status: int) -> None:
+        """An HTTP request has ended; `path` is a route, not what the client wrote."""
+        self._requests.labels(path, str(status)).inc()
+
+    def text(self) -> bytes:
+        """The exposition format, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+
+class EngineCollector(Collector):
+    """The engine's figures at the moment they are asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        figures = self._engine.figures()
+        gauges = {
+            "running": ("Requests in a slot", figures.running),
+            "waiting": ("Requests waiting for a slot", figures.waiting),
+            "slots": ("Requests that can run at the same time", figures.slots),
+            "kv_cells_used": ("KV cache cells in use", figures.cells_used),
+            "kv_cells": ("KV cache cells", figures.cells),
+            "kept_prefixes": ("Finished requests kept for their beginning", figures.kept_prefixes),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(f"tuneserve_{name}", text, value)
+        yield CounterMetricFamily(
+            "tuneserve_put_back", "Requests put back when the KV cache was full", figures.put_back
+        )
+        yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", figures.steps)

@@ -1,0 +1,135 @@
+"""Answers over HTTP that notice when the client has gone: whole, or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from tuneserve.serve.api.bridge import Answers
+from tuneserve.serve.api.errors import as_api_error
+from tuneserve.serve.api.protocol import ErrorBody
+from tuneserve.serve.api.responses import DONE, Writer, event
+from tuneserve.serve.engine import Completion, Delta, EngineError
+
+Batch = list[tuple[int, Delta | Completion]]
+"""(choice, event) pairs that came together."""
+
+
+@dataclass
+class Connection:
+    """Has the client left?"""
+
+    gone: bool = False
+
+
+@asynccontextmanager
+async def cancelled_when_gone(
+    receive: Callable[[], Awaitable[object]], cancel: Callable[[], object]
+) -> AsyncIterator[Connection]:
+    """While the block runs, watch the connection; call `cancel` if the client leaves.
+
+    It is called as well if the block itself is left early. The request's body has been read, so
+    the next thing to be received is the client's leaving.
+    """
+    connection = Connection()
+
+    async def watch() -> None:
+        await receive()
+        connection.gone = True
+        cancel()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield connection
+    except BaseException:
+        cancel()
+        raise
+    finally:
+        watcher.cancel()
+
+
+class EventStream(Response):
+    """Server-sent events of some answers, written as the engine delivers them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        answers: Answers,
+        writer: Writer,
+        *,
+        choices: int,
+        include_usage: bool,
+        on_end: Callable[[Sequence[Completion]], None],
+    ) -> None:
+        super().__init__(
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+        # Its length is not known, so it is sent in chunks.
+        del self.headers["content-length"]
+        self._answers = answers
+        self._writer = writer
+        self._choices = choices
+        self._include_usage = include_usage
+        self._on_end = on_end
+        self.completions: dict[int, Completion] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        batches = self._answers.events()
+        async with cancelled_when_gone(receive, self._answers.cancel) as connection:
+            # Nothing is sent before something has come: a request that fails in the queue still
+            # gets its status.
+            try:
+                first = await anext(batches)
+            except EngineError as error:
+                await as_api_error(error).response()(scope, receive, send)
+                return
+            if connection.gone:
+                return
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            try:
+                await self._send_events(send, first, batches)
+            except EngineError as error:
+                body = ErrorBody.model_validate(as_api_error(error).body)
+                await _send(send, event(body))
+            finally:
+                self._on_end([*self.completions.values()])
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_events(self, send: Send, first: Batch, batches: AsyncIterator[Batch]) -> None:
+        writer = self._writer
+        opening = b"".join(writer.first(index) for index in range(self._choices))
+        await _send(send, opening + self._written(first))
+        async for batch in batches:
+            await _send(send, self._written(batch))
+        tail = DONE
+        if self._include_usage:
+            done = [self.completions[index] for index in range(self._choices)]
+            tail = writer.usage(done) + tail
+        await _send(send, tail)
+
+    def _written(self, batch: Batch) -> bytes:
+        parts = []
+        for index, one in batch:
+            if isinstance(one, Completion):
+                self.completions[index] = one
+                parts.append(self._writer.last(index, one))
+            else:
+                parts.append(self._writer.delta(index, one))
+        return b"".join(parts)
+
+
+async def _send(send: Send, body: bytes) -> None:
+    if body:
+        await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,117 @@
+"""Paths about texts rather than answers: token ids, counts, embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from array import array
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Request, Response
+
+from tuneserve.prompt import encode_text
+from tuneserve.serve.api.errors import ApiError, client_left, too_long
+from tuneserve.serve.api.prepare import render
+from tuneserve.serve.api.protocol import (
+    ChatRequest,
+    DetokenizedText,
+    DetokenizeRequest,
+    Embedding,
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+    TokenizeRequest,
+    TokenList,
+)
+from tuneserve.serve.api.responses import to_json
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.api.streaming import cancelled_when_gone
+from tuneserve.serve.engine import TextTooLongError
+
+
+def text_router(service: Service) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> TokenList:
+        """The token ids of a text or a conversation, and how many they are."""
+        service.resolve_model(body.model)
+        tokens = await asyncio.to_thread(_tokens, service, body)
+        return TokenList(tokens=tokens, count=len(tokens), max_model_len=service.engine.limit)
+
+    @router.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> DetokenizedText:
+        """The text of token ids."""
+        service.resolve_model(body.model)
+        return DetokenizedText(content=await asyncio.to_thread(_text, service, body.tokens))
+
+    @router.post("/embeddings", include_in_schema=False)
+    @router.post("/v1/embeddings", response_model=EmbeddingList)
+    async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
+        """Vectors of texts: the mean of the model's last hidden states, of length 1."""
+        name = service.resolve_model(body.model)
+        if not service.settings.embeddings:
+            raise ApiError(
+                400, "Embeddings are off; start the server with --embeddings.", code="disabled"
+            )
+        if name in service.adapters:
+            raise ApiError(
+                400,
+                f"Embeddings are of the base model '{service.name}'; adapters don't change them.",
+                code="invalid_value",
+                param="model",
+            )
+        prompts = await asyncio.to_thread(service.text_prompts, body.inputs(), param="input")
+        vectors = await _embedded(service, request, prompts)
+        count = sum(len(prompt) for prompt in prompts)
+        data = [
+            Embedding(object="embedding", index=index, embedding=_encoded(body, vector))
+            for index, vector in enumerate(vectors)
+        ]
+        usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
+        answer = EmbeddingList(object="list", data=data, model=name, usage=usage)
+        return Response(to_json(answer), media_type="application/json")
+
+    return router
+
+
+async def _embedded(
+    service: Service, request: Request, prompts: list[list[int]]
+) -> list[list[float]]:
+    """The vectors of the texts, unless the client leaves meanwhile. Raises ApiError."""
+    try:
+        job = service.engine.embed(prompts)
+    except TextTooLongError as error:
+        raise too_long(error, param="input") from error
+    vectors = asyncio.wrap_future(job)
+    async with cancelled_when_gone(request.receive, job.cancel):
+        await asyncio.wait([vectors])
+    if vectors.cancelled():
+        raise client_left()
+    return vectors.result()
+
+
+def _text(service: Service, tokens: list[int]) -> str:
+    model = service.engine.model
+    known = service.text_prompt(tokens, param="tokens")
+    return b"".join(model.token_bytes(token) for token in known).decode("utf-8", "replace")
+
+
+def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
+    model = service.engine.model
+    if body.content is not None:
+        if body.add_special:
+            return encode_text(model, body.content)
+        return model.tokenize(body.content)
+    if service.template is None:
+        raise ApiError(400, service.no_template, code="no_template", param="messages")
+    assert body.messages is not None
+    text, opening = render(service.template, ChatRequest(messages=body.messages))
+    return encode_text(model, text + opening)
+
+
+def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:
+    if body.encoding_format == "float":
+        return list(vector)
+    # The array is in the machine's byte order; all that llama.cpp runs on here is little-endian.
+    return base64.b64encode(array("f", vector).tobytes()).decode()

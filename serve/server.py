@@ -1,0 +1,207 @@
+"""Run the server: the port first, then the model, then requests until a signal ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import re
+import signal
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.llama import check_is_gguf
+from tuneserve.serve.api.app import create_app
+from tuneserve.serve.api.guard import read_keys
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.engine import Engine
+from tuneserve.serve.offload import fit_now
+from tuneserve.settings import ServeSettings
+
+
+def serve(
+    model_path: Path,
+    name: str,
+    settings: ServeSettings,
+    *,
+    adapters: Mapping[str, Path] | None = None,
+) -> None:
+    """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
+
+    Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
+    TuneserveError if llama.cpp can't load the model.
+    """
+    for path in (model_path, *(adapters or {}).values()):
+        check_is_gguf(path)
+    _check_tls(settings)
+    _check_log(settings)
+    keys = read_keys(settings.api_key_file)
+    listener = bind(settings.host, settings.port)
+    with contextlib.closing(listener):
+        host, port = listener.getsockname()[:2]
+        if not keys and not _is_loopback(host):
+            say(
+                f"warning: {host} can be reached from other machines and no API key is asked for; "
+                "use --api-key-file, or --host 127.0.0.1"
+            )
+        settings = with_fitted_layers(model_path, settings)
+        say(f"loading {model_path}")
+        service = Service(model_path, name, settings, adapters=adapters)
+        if settings.mlock and not locked_bytes():
+            say(
+                "warning: the model could not be locked in RAM; raise the limit of locked memory "
+                "(ulimit -l)"
+            )
+        try:
+            _run_until_signal(service, listener, url=_url(host, port, tls=bool(settings.tls_cert)))
+        finally:
+            service.close()
+    if service.engine.failure is not None:
+        raise TuneserveError(f"the engine failed: {service.engine.failure.message}")
+    say("stopped")
+
+
+def locked_bytes() -> int:
+    """Memory of this process that may not be swapped out. llama.cpp goes on if locking fails."""
+    found = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def with_fitted_layers(model_path: Path, settings: ServeSettings) -> ServeSettings:
+    """Settings with 'auto' GPU layers replaced by as many as fit; says what was chosen."""
+    if settings.gpu_layers >= 0:
+        return settings
+    fit = fit_now(model_path, settings)
+    say(f"GPU layers: {fit.layers} ({fit.reason})")
+    return settings.model_copy(update={"gpu_layers": fit.layers})
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError if the address can't be had."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise UsageError(f"not an address to listen on: {error.strerror}", where=where) from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port whose last connections are still winding down is free; one listened on is not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                "this port is in use", where=where, hint="Choose another: --port N (0: any free)."
+            ) from None
+        raise UsageError(f"can't listen: {error.strerror}", where=where) from error
+    return listener
+
+
+def _check_tls(settings: ServeSettings) -> None:
+    """Raise UsageError unless certificate and key are both absent or both usable."""
+    if settings.tls_cert is None and settings.tls_key is None:
+        return
+    if settings.tls_cert is None or settings.tls_key is None:
+        raise UsageError("a TLS certificate and its key belong together", where="tls_cert, tls_key")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert, settings.tls_key
+        )
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or error
+        raise UsageError(
+            f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
+        ) from error
+
+
+def _check_log(settings: ServeSettings) -> None:
+    """Raise UsageError if prompts are to be in a log that has no place for them."""
+    if settings.log_prompts and settings.log != "json":
+        raise UsageError(
+            f"prompts are written to the JSON log only, and the log is '{settings.log}'",
+            where="log_prompts",
+            hint="Add --log json.",
+        )
+
+
+class Server(uvicorn.Server):
+    """Ends after the running answers at the first signal, at once at the second; and when the
+    engine has failed, since nothing can be answered then."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+        super().__init__(config)
+        self._engine = engine
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._engine.failure is not None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals, and put the former handlers back. uvicorn's own raises the signal
+        again at the end, which would end the process before the model is freed."""
+        handled = (signal.SIGINT, signal.SIGTERM)
+        former = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.force_exit = True
+            return
+        self._engine.refuse_new()
+        say("stopping: no new requests; running answers get to end (again: stop at once)")
+        self.should_exit = True
+
+
+def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> None:
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=service.settings.drain_seconds,
+        ssl_certfile=service.settings.tls_cert,
+        ssl_keyfile=service.settings.tls_key,
+    )
+    say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
+    say(_example(service, url))
+    Server(config, service.engine).run(sockets=[listener])
+
+
+def _example(service: Service, url: str) -> str:
+    key = ' -H "Authorization: Bearer $KEY"' if service.settings.api_key_file else ""
+    if service.template is None:
+        path, field = "completions", '"prompt": "1 + 1 ="'
+    else:
+        path, field = (
+            "chat/completions",
+            ('"messages": [{"role": "user", "content": "What is 1+1?"}]'),
+        )
+    return (
+        f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{service.name}", {field}}}\''
+    )
+
+
+def _url(host: str, port: int, *, tls: bool) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared only
+    scheme = "https" if tls else "http"
+    return f"{scheme}://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
