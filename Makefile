@@ -15,10 +15,6 @@ STAMP := $(VENV)/.ready
 TUNESERVE := $(BIN)/tuneserve
 STAGE := --config $(CONFIG) --run $(RUN)
 
-# The release of Unsloth that trains on a CPU too. Its certifi requirement is newer than some
-# package indexes offer, hence it goes on top without its requirements.
-UNSLOTH := unsloth==2026.10.9 unsloth_zoo==2026.10.9 json5
-
 # llama.cpp is compiled while llama-cpp-python installs; for the GPU where there is an NVIDIA GPU
 # and a CUDA compiler.
 # AMX kernels of this release crash (ggml-org/llama.cpp issue 20824), so they stay out.
@@ -37,14 +33,14 @@ help: ## Show this list
 
 setup: $(STAMP) ## Create .venv with everything in it
 
-$(STAMP): pyproject.toml Makefile
+$(STAMP): pyproject.toml Makefile finetune/runtime/unsloth.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"tuneserve needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	@for tool in cmake c++; do command -v $$tool >/dev/null || { echo "missing: $$tool (Debian: apt-get install cmake g++)"; exit 1; }; done
 	@echo "setting up $(VENV): some minutes, about 7 GB; llama.cpp is compiled once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $(UNSLOTH)
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement finetune/runtime/unsloth.txt
 	@touch $(STAMP)
 
 data: $(STAMP) ## Build data/sentiment.jsonl, the demo examples

@@ -24,6 +24,11 @@ from tuneserve.files import cache_directory
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.settings import TrainSettings
 
+FIRST_ON_CPU = (2026, 10, 8)
+"""The first release of Unsloth that trains without a GPU."""
+
+_PINNED = Path(__file__).with_name("unsloth.txt")
+
 _CHATTY_LOGGERS = (
     "transformers",
     "datasets",
@@ -33,6 +38,12 @@ _CHATTY_LOGGERS = (
     "unsloth",
     "bitsandbytes",
 )
+
+
+def unsloth_command() -> str:
+    """The command that puts the release of Unsloth this package is tested with on top."""
+    lines = _PINNED.read_text(encoding="utf-8").splitlines()
+    return " ".join(["pip install --no-deps", *(line for line in lines if line[:1] != "#")])
 
 
 class _LastLines(io.TextIOBase):
@@ -162,8 +173,8 @@ def _import_unsloth() -> tuple[Any, Any]:
         except (ImportError, NotImplementedError, RuntimeError) as error:
             raise TuneserveError(
                 f"Unsloth can't be used here: {error}",
-                hint="Without a GPU it takes unsloth 2026.10.8 or newer; `tuneserve doctor` says "
-                "what is installed.",
+                hint=f"Without a GPU it takes unsloth {'.'.join(map(str, FIRST_ON_CPU))} or newer; "
+                "`tuneserve doctor` says what is installed.",
             ) from error
         import datasets
         import transformers

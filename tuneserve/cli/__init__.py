@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import tuneserve
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 
 COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
@@ -95,4 +95,14 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: {error.render()}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        # Commands ask for their extra before they start; what they don't foresee ends here.
+        if debug or error.name is None or error.name.partition(".")[0] == "tuneserve":
+            raise
+        print(
+            f"error: this needs the module '{error.name}', which is not installed: "
+            "pip install 'tuneserve[all]'",
+            file=sys.stderr,
+        )
+        sys.exit(UsageError.exit_code)
     sys.exit(result if isinstance(result, int) else 0)

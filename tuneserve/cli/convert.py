@@ -9,6 +9,7 @@ import click
 
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.extras import require_extra
 from tuneserve.options import settings_options
 
 
@@ -39,6 +40,7 @@ def command(
     tuneserve convert --run sentiment --quantization Q8_0
     tuneserve convert --run sentiment --adapter-only
     """
+    require_extra("convert", "conversion")
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert")
     if adapter_only:

@@ -12,6 +12,7 @@ import click
 from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError
+from tuneserve.extras import require_extra
 from tuneserve.files import sha256_file, write_jsonl
 from tuneserve.options import resolve_settings, settings_options
 
@@ -163,6 +164,7 @@ def general(
     recipe = resolve_settings(context, recipe=config)
     if is_done(output, force=force, skip_done=skip_done):
         return
+    require_extra("train", "the base model's own answers")
     from tuneserve.finetune.self_distillation import QUESTIONS, Sampling, read_questions
     from tuneserve.serve.self_distillation import make_general
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuneserve.console import human_bytes
+from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
 
 Status = Literal["ok", "note", "missing"]
 
-# Older releases of Unsloth train on a GPU only.
-UNSLOTH_CPU_RELEASE = (2026, 10, 8)
 NEEDED = ("transformers", "trl", "peft", "datasets", "bitsandbytes", "gguf", "openai")
-UNSLOTH_CPU_COMMAND = "pip install --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9 json5"
 
 
 @dataclass(frozen=True)
@@ -97,15 +95,20 @@ def _torch_and_unsloth() -> list[Finding]:
 def _unsloth(*, has_gpu: bool) -> Finding:
     version = _version("unsloth")
     if version is None:
-        return Finding("Unsloth", "missing", "not installed", "pip install 'unsloth>=2026.10.6'")
+        return Finding(
+            "Unsloth",
+            "missing",
+            "not installed",
+            f"pip install 'tuneserve[train]', then {unsloth_command()}",
+        )
     if has_gpu:
         return Finding("Unsloth", "ok", f"{version}, CUDA backend")
-    if _release(version) < UNSLOTH_CPU_RELEASE:
+    if _release(version) < FIRST_ON_CPU:
         return Finding(
             "Unsloth",
             "missing",
             f"{version}, needs a GPU",
-            f"for its CPU backend: {UNSLOTH_CPU_COMMAND}",
+            f"for its CPU backend: {unsloth_command()}",
         )
     return Finding("Unsloth", "ok", f"{version}, CPU backend")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tuneserve.console import print_json, say
+from tuneserve.extras import require_extra
 
 
 @click.command()
@@ -22,6 +23,7 @@ def command(gguf: Path, directory: Path, force: bool, as_json: bool) -> None:
     \b
     tuneserve import model.gguf ./model
     """
+    require_extra("convert", "importing a GGUF")
     from tuneserve.base import import_gguf
 
     made = import_gguf(gguf, directory, force=force)

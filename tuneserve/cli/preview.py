@@ -10,6 +10,7 @@ import click
 from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
+from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def command(
     tuneserve preview --config examples/sentiment.toml
     """
     recipe = resolve_settings(context, recipe=config)
+    require_extra("train", "showing what is trained")
     from tuneserve.finetune.preview import preview
 
     found = preview(recipe, examples=examples)

@@ -8,6 +8,7 @@ import click
 
 from tuneserve.cli.common import select_run, stage_options
 from tuneserve.console import print_json, say
+from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
 
 
@@ -37,6 +38,7 @@ def command(
     """
     recipe = resolve_settings(context, recipe=config)
     run = select_run(run_name, config)
+    require_extra("train", "training")
     from tuneserve.finetune.training.stage import train
 
     result = train(recipe, run, force=force, skip_done=skip_done)
