@@ -73,7 +73,6 @@ class Client:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        import httpx
         import openai
 
         try:
@@ -82,7 +81,7 @@ class Client:
             body = error.body if isinstance(error.body, dict) else {}
             reason = body.get("message") or f"HTTP status {error.status_code}"
             raise TuneserveError(str(reason), where=self.url) from error
-        except (openai.APIConnectionError, httpx.TransportError) as error:
+        except (openai.APIConnectionError, _transport_error()) as error:
             raise TuneserveError(
                 "no server answers here",
                 where=self.url,
@@ -90,6 +89,19 @@ class Client:
             ) from error
         except openai.APIError as error:
             raise TuneserveError(error.message, where=self.url) from error
+
+
+def _transport_error() -> type[Exception]:
+    """What the HTTP library raises where a stream breaks off: the openai client passes it on.
+
+    Its newer releases speak through httpx2, the older ones through httpx.
+    """
+    try:
+        import httpx2 as http  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError:
+        import httpx as http  # type: ignore[no-redef, unused-ignore]
+    error: type[Exception] = http.TransportError
+    return error
 
 
 def ask(client: Client, prompt: str, *, system: str, raw: bool) -> str:
