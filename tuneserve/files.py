@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tuneserve.errors import UsageError
+
 PARTIAL_SUFFIX = ".partial"
+_ASIDE = ".replaced"
 
 
 @contextmanager
@@ -19,31 +26,80 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` if the block succeeds.
 
     Works for files and directories. On any exception the temporary is removed and `final` is left
-    as it was. A leftover of an earlier, killed process is cleared first.
+    as it was. The temporary is in a hidden folder made for this call, so that no file of the
+    user's is in its way; folders that a killed process left behind are cleared.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(final.name + PARTIAL_SUFFIX)
-    remove(temporary)
+    _clear_leftovers(final)
+    folder, lock = _locked_folder(final)
     try:
+        temporary = folder / final.name
         yield temporary
-        replace(temporary, final)
-    except BaseException:
-        remove(temporary)
-        raise
+        replace(temporary, final, aside=folder / _ASIDE)
+    finally:
+        remove(folder)
+        os.close(lock)
 
 
-def replace(source: Path, target: Path) -> None:
-    """Rename `source` to `target`, replacing what is there (a directory too)."""
-    if target.is_dir():
-        # A non-empty directory can't be renamed over; move the old one aside first so that
-        # a crash in between loses neither.
-        old = target.with_name(target.name + ".old")
-        remove(old)
-        target.rename(old)
-        source.rename(target)
-        remove(old)
-    else:
+def _locked_folder(final: Path) -> tuple[Path, int]:
+    """A new temporary folder and the descriptor that holds its lock while this process lives."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(final), dir=final.parent))
+        # Before it is locked, another process can take it for a leftover and remove it.
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _prefix(final: Path) -> str:
+    return f".{final.name}.tuneserve-"
+
+
+def _clear_leftovers(final: Path) -> None:
+    """Remove temporary folders of `final` whose process is gone: nobody holds their lock.
+
+    A process killed between the two renames of `replace` has left the old directory aside and
+    nothing in its place: it is put back.
+    """
+    for folder in final.parent.glob(glob.escape(_prefix(final)) + "*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:  # another process has cleared it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            if (folder / _ASIDE).exists() and not final.exists():
+                (folder / _ASIDE).rename(final)
+            remove(folder)
+        finally:
+            os.close(lock)
+
+
+def replace(source: Path, target: Path, *, aside: Path) -> None:
+    """Rename `source` to `target`, replacing what is there (a directory too).
+
+    A directory can't be renamed over a non-empty one: the old one is moved to `aside` first, so
+    that a crash in between loses neither, and deleted last.
+    Raises UsageError where a file would replace a directory.
+    """
+    if not target.is_dir():
         source.replace(target)
+        return
+    if not source.is_dir():
+        raise UsageError(
+            "is a directory, and a file is to be written",
+            where=str(target),
+            hint="Choose another name.",
+        )
+    target.rename(aside)
+    source.rename(target)
+    remove(aside)
 
 
 def remove(path: Path) -> None:

@@ -94,3 +94,19 @@ def test_output_that_exists(
     assert done.returncode == 2
     assert done.stderr.startswith("error: runs/x/adapter: already exists")
     assert json.loads(run.record_path.read_text())["name"] == "x"
+
+
+def test_force_replaces_no_folder_of_the_users(
+    tmp_path: Path, tuneserve: Runner, demo_gguf: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jsonl").touch()
+    for arguments in (
+        ("data", "sentiment", "-o", "data"),
+        ("data", "sentiment", "-o", "data", "--skip-done"),
+        ("import", str(demo_gguf), "data"),
+    ):
+        done = tuneserve(*arguments, "--force", cwd=tmp_path)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+        assert "data: is " in done.stderr
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.jsonl"]

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
+from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_json, write_jsonl
 
 
@@ -33,12 +38,86 @@ def test_directories_are_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_leftover_of_a_killed_process_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / "x.partial").mkdir()
-    (tmp_path / "x.partial" / "junk").touch()
-    with atomic_path(tmp_path / "x") as temporary:
-        temporary.write_text("new")
-    assert (tmp_path / "x").read_text() == "new"
+def killed(moment: str, target: Path) -> None:
+    """Replace the directory `target` in a process that is killed at a moment of it."""
+    code = f"""
+import os, signal, sys
+from pathlib import Path
+from tuneserve.files import atomic_path
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.mkdir()
+    (temporary / "new").touch()
+    if "{moment}" == "before":
+        kill()
+    renames = Path.rename
+    def rename(self, target):
+        if self == temporary:
+            kill()
+        return renames(self, target)
+    Path.rename = rename
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(target)], check=False, cwd=ROOT)
+    assert done.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["before", "between"])
+def test_a_killed_process_loses_nothing_and_its_leftover_is_cleared(
+    moment: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").touch()
+    killed(moment, target)
+    assert len(list(tmp_path.iterdir())) == (2 if moment == "before" else 1)
+
+    def interrupted() -> None:
+        with atomic_path(target):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_beside_the_target_are_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    for name in ("model.old", "model.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").touch()
+    with atomic_path(target) as temporary:
+        temporary.mkdir()
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "model", "model.old", "model.old/thesis.tex", "model.partial", "model.partial/thesis.tex",
+    ]  # fmt: skip
+
+
+def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.jsonl").touch()
+
+    def write() -> None:
+        with atomic_path(tmp_path / "data") as temporary:
+            temporary.touch()
+
+    with pytest.raises(UsageError, match="is a directory"):
+        write()
+    assert (tmp_path / "data" / "mine.jsonl").exists()
+
+
+def test_a_temporary_folder_in_use_is_no_leftover(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    with atomic_path(target) as outer:
+        outer.write_text("outer")
+        with atomic_path(target) as inner:
+            inner.write_text("inner")
+        assert target.read_text() == "inner"
+    assert target.read_text() == "outer"
 
 
 def test_json_and_hash(tmp_path: Path) -> None:

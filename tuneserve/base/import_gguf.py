@@ -12,7 +12,7 @@ from tuneserve.base.gguf_file import ArchitectureMetadata, GGUFFile
 from tuneserve.base.tokenizer import special_ids, write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
 from tuneserve.console import human_bytes, progress
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, write_json
 
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -22,10 +22,11 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     """Make a checkpoint directory of a GGUF: weights, config, tokenizer, chat template.
 
     `target` appears whole or not at all. Raises UsageError if the GGUF is damaged or of a kind
-    that isn't supported, OutputExistsError if `target` exists and `force` is not given.
+    that isn't supported, OutputExistsError if `target` exists and `force` is not given. With
+    `force` it replaces a checkpoint; anything else there is a UsageError.
     """
-    if target.exists() and not force:
-        raise OutputExistsError(target)
+    if target.exists():
+        _check_replaceable(target, force=force)
     gguf = GGUFFile(source)
     architecture = by_gguf_name(gguf.architecture)
     config = checkpoint_config(gguf, architecture)
@@ -43,6 +44,17 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
                 gguf, architecture, config, directory / "model.safetensors", on_tensor=advance
             )
     return target
+
+
+def _check_replaceable(target: Path, *, force: bool) -> None:
+    if not force:
+        raise OutputExistsError(target)
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").is_file()):
+        raise UsageError(
+            "is no checkpoint, and is not replaced by one",
+            where=str(target),
+            hint="Choose another name.",
+        )
 
 
 def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, Any]:

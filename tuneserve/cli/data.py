@@ -11,7 +11,7 @@ import click
 
 from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.extras import require_extra
 from tuneserve.files import sha256_file, write_jsonl
 from tuneserve.options import resolve_settings, settings_options
@@ -43,7 +43,10 @@ def ending_options(function: F) -> F:
 
 
 def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
-    """Is there nothing to do? Raises OutputExistsError if `output` must not be replaced."""
+    """Is there nothing to do? Raises OutputExistsError if `output` must not be replaced, UsageError
+    if it is a directory."""
+    if output.is_dir():
+        raise UsageError("is a directory, and a file is to be written", where=str(output))
     if output.exists() and skip_done:
         say(f"{output} is there already")
         return True
