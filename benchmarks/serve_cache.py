@@ -32,12 +32,12 @@ CONTEXT = 8192
 
 def first_token_times(model: Path, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds to the first token, by how much of the prompt is there already."""
-    from tuneserve.serve.engine import Engine, Sampling
+    from tuneserve.serve.engine import Engine, SamplingParams
     from tuneserve.settings import ServeSettings
 
     draw = random.Random(0)
     found: dict[str, list[float]] = {"first": [], "again": [], "from RAM": []}
-    one = Sampling(temperature=0.0, max_tokens=1)
+    one = SamplingParams(temperature=0.0, max_tokens=1)
     settings = ServeSettings(ctx=4096, slots=2, threads=threads, prefix_share=1.0)
     with Engine(model, settings) as engine:
 

@@ -27,8 +27,7 @@ from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.self_distillation import Asked, Question, Sampling, general_example, prompts
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.llama import physical_cores
-from tuneserve.serve.engine import Engine
-from tuneserve.serve.engine import Sampling as EngineSampling
+from tuneserve.serve.engine import Engine, SamplingParams
 from tuneserve.serve.in_process import fitted, for_a_list
 from tuneserve.serve.offload import free_gpu_memory
 from tuneserve.settings import ModelSettings, ServeSettings
@@ -103,7 +102,7 @@ def answers_by_engine(
     `answered` is told, in the engine's thread, how many there are now more.
     """
     each = [
-        EngineSampling(
+        SamplingParams(
             temperature=sampling.temperature, seed=sampling.seed + place,
             max_tokens=sampling.max_tokens,
         )

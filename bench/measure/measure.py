@@ -198,7 +198,7 @@ Keep = Callable[[str, dict[str, Any]], None]
 
 
 def _answer_block(engine: Any, block: Sequence[Question], keep: Keep) -> None:
-    from tuneserve.serve.engine import Completion, Sampling
+    from tuneserve.serve.engine import Completion, SamplingParams
 
     def on_done(index: int, completion: Completion) -> None:
         value = {
@@ -208,7 +208,9 @@ def _answer_block(engine: Any, block: Sequence[Question], keep: Keep) -> None:
         }
         keep(block[index].id, value)
 
-    samplings = [Sampling(temperature=0.0, max_tokens=question.max_tokens) for question in block]
+    samplings = [
+        SamplingParams(temperature=0.0, max_tokens=question.max_tokens) for question in block
+    ]
     engine.generate([question.encoded.prompt for question in block], samplings, on_done=on_done)
 
 

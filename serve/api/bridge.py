@@ -16,7 +16,7 @@ from tuneserve.serve.engine import (
     EngineError,
     Event,
     Generation,
-    Sampling,
+    SamplingParams,
 )
 
 
@@ -79,7 +79,7 @@ class Answers:
         self._generations: list[Generation] = []
 
     def start(
-        self, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], *, stream: bool
+        self, prompts: Sequence[Sequence[int]], samplings: Sequence[SamplingParams], *, stream: bool
     ) -> None:
         """Submit all; if one is refused, none goes on. Raises what Engine.submit raises."""
         try:
@@ -90,7 +90,7 @@ class Answers:
             raise
 
     def _submit(
-        self, index: int, prompt: Sequence[int], sampling: Sampling, stream: bool
+        self, index: int, prompt: Sequence[int], sampling: SamplingParams, stream: bool
     ) -> Generation:
         def listen(event: Event) -> None:
             self._bridge.post(self._mailbox, index, event)

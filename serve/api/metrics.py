@@ -58,24 +58,24 @@ class Metrics:
 
 
 class EngineCollector(Collector):
-    """The engine's figures at the moment they are asked for."""
+    """The engine's statistics at the moment they are asked for."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._engine.figures()
+        stats = self._engine.stats()
         gauges = {
-            "running": ("Requests in a slot", figures.running),
-            "waiting": ("Requests waiting for a slot", figures.waiting),
-            "slots": ("Requests that can run at the same time", figures.slots),
-            "kv_cells_used": ("KV cache cells in use", figures.cells_used),
-            "kv_cells": ("KV cache cells", figures.cells),
-            "kept_prefixes": ("Finished requests kept for their beginning", figures.kept_prefixes),
+            "running": ("Requests in a slot", stats.running),
+            "waiting": ("Requests waiting for a slot", stats.waiting),
+            "slots": ("Requests that can run at the same time", stats.slots),
+            "kv_cells_used": ("KV cache cells in use", stats.cells_used),
+            "kv_cells": ("KV cache cells", stats.cells),
+            "cached_prefixes": ("Finished requests whose prefix is kept", stats.cached_prefixes),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"tuneserve_{name}", text, value)
         yield CounterMetricFamily(
-            "tuneserve_put_back", "Requests put back when the KV cache was full", figures.put_back
+            "tuneserve_preemptions", "Requests preempted by a full KV cache", stats.preemptions
         )
-        yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", figures.steps)
+        yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", stats.steps)

@@ -14,8 +14,8 @@ from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.gbnf import either
 from tuneserve.serve.chat.grammar import ANY_OBJECT, check_grammar, schema_grammar
 from tuneserve.serve.chat.tools import OPEN, calls_grammar, described, knows_tools
-from tuneserve.serve.engine import Sampling
-from tuneserve.serve.engine.stages import Thoughts
+from tuneserve.serve.engine import SamplingParams
+from tuneserve.serve.engine.thinking import Thoughts
 from tuneserve.template import ChatTemplate
 from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
 from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
@@ -26,7 +26,7 @@ class Turn:
     """The next turn of a conversation, ready to be generated."""
 
     prompt: list[int]
-    sampling: Sampling
+    sampling: SamplingParams
     calls: bool
 
     def reader(self) -> PartReader:
@@ -87,7 +87,7 @@ def render(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
     return text, opening
 
 
-def _bounded(model: LlamaModel, sampling: Sampling, request: ChatRequest) -> Sampling:
+def _bounded(model: LlamaModel, sampling: SamplingParams, request: ChatRequest) -> SamplingParams:
     """`sampling` with the grammar that response_format or tools ask for."""
     if request.grammar is not None:
         check_grammar(model, request.grammar, param="grammar")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tuneserve.serve.engine import Sampling
+from tuneserve.serve.engine import SamplingParams
 from tuneserve.template import normal_message
 
 MOST_CHOICES = 16
@@ -119,8 +119,8 @@ class GenerationRequest(RequestModel):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def _sampling(self, *, max_tokens: int, logprobs: int | None) -> Sampling:
-        return Sampling(
+    def _sampling(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
+        return SamplingParams(
             temperature=_or(self.temperature, 1.0),
             top_p=_or(self.top_p, 1.0),
             top_k=self.top_k or 0,
@@ -344,7 +344,7 @@ class ChatRequest(GenerationRequest):
             chosen = [tool for tool in chosen if tool.function.name == name]
         return [tool.model_dump(exclude_none=True) for tool in chosen]
 
-    def sampling(self, *, default_max_tokens: int) -> Sampling:
+    def sampling(self, *, default_max_tokens: int) -> SamplingParams:
         return self._sampling(
             max_tokens=self.max_completion_tokens or self.max_tokens or default_max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -371,7 +371,7 @@ class CompletionRequest(GenerationRequest):
             return [list(self.prompt)]
         return list(self.prompt)
 
-    def sampling(self, *, default_max_tokens: int) -> Sampling:
+    def sampling(self, *, default_max_tokens: int) -> SamplingParams:
         return self._sampling(
             max_tokens=self.max_tokens or default_max_tokens, logprobs=self.logprobs
         )

@@ -14,7 +14,7 @@ from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
-from tuneserve.serve.engine import Engine, PromptTooLongError, Sampling
+from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
 from tuneserve.settings import ServeSettings
 from tuneserve.template import ChatTemplate
 
@@ -108,7 +108,7 @@ class Service:
         self,
         model: str,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
+        sampling: SamplingParams,
         *,
         choices: int,
         stream: bool,

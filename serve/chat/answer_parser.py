@@ -11,8 +11,8 @@ from enum import Enum
 
 from tuneserve.serve.chat.calls import CallArguments, CallBegin, ObjectEnd, begun, whole
 from tuneserve.serve.chat.tools import CLOSE, OPEN, ToolCall, parse_call
-from tuneserve.serve.engine.stages import Thoughts
-from tuneserve.serve.engine.text import overlap
+from tuneserve.serve.engine.detokenizer import overlap
+from tuneserve.serve.engine.thinking import Thoughts
 from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
 from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
 

@@ -1,4 +1,4 @@
-"""The engine's thread: takes requests in, steps the batch, hands tokens out."""
+"""The engine's thread: takes requests in, computes what the scheduler plans, hands tokens out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.engine.adapters import load_adapters
 from tuneserve.serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
+from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
+from tuneserve.serve.engine.request import Generation, Request
 from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
-from tuneserve.serve.engine.schedule import PromptPace, plan_batch
-from tuneserve.serve.engine.store import Keeping, SequenceStore, Source
-from tuneserve.serve.engine.task import Task
+from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
 from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
+    EngineStats,
     Event,
-    Figures,
     FinishReason,
     PromptTooLongError,
     QueueFullError,
-    Sampling,
+    SamplingParams,
     TextTooLongError,
     UnavailableError,
 )
@@ -39,7 +39,7 @@ from tuneserve.settings import ServeSettings
 logger = logging.getLogger("tuneserve.engine")
 
 SHARE_BESIDE_RUNNING = 0.25
-"""Cells of kept prefixes beside those of running requests: what they may cost at most."""
+"""Cells that cached prefixes may take while requests run, as a share of the running ones' cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
 
@@ -48,35 +48,23 @@ TOGETHER_SECONDS = 0.02
 each of them would cost more than anybody could see."""
 
 
-class Generation:
-    """A submitted request: wait for its result, or cancel it. Safe from any thread."""
+class Notifier:
+    """Calls the engine's `after_step`: at once if something `urgent` was delivered since the last
+    call (a first token, an end), else every TOGETHER_SECONDS at most."""
 
-    def __init__(self, on_event: Callable[[Event], None] | None) -> None:
-        self._on_event = on_event
-        self._done = threading.Event()
-        self._outcome: Completion | EngineError | None = None
-        self._task: Task | None = None
+    def __init__(self, after_step: Callable[[], None] | None) -> None:
+        self.urgent = False
+        self._after_step = after_step
+        self._last = 0.0
 
-    def cancel(self) -> None:
-        """End it within a step; its result has finish_reason 'cancelled'."""
-        if self._task is not None:
-            self._task.cancelled = True
-
-    def result(self, timeout: float | None = None) -> Completion:
-        """Wait for the answer. Raises EngineError if the engine failed, TimeoutError."""
-        if not self._done.wait(timeout):
-            raise TimeoutError(f"no answer within {timeout} s")
-        if isinstance(self._outcome, EngineError):
-            raise self._outcome
-        assert self._outcome is not None
-        return self._outcome
-
-    def _deliver(self, event: Event) -> None:
-        if isinstance(event, Completion | EngineError):
-            self._outcome = event
-            self._done.set()
-        if self._on_event is not None:
-            self._on_event(event)
+    def notify(self) -> None:
+        """Something may have been delivered."""
+        now = time.monotonic()
+        if self.urgent or now - self._last >= TOGETHER_SECONDS:
+            self._last = now
+            self.urgent = False
+            if self._after_step is not None:
+                self._after_step()
 
 
 class Engine(Closing):
@@ -118,33 +106,34 @@ class Engine(Closing):
             self._embedder = Embedder(self.model, settings) if settings.embeddings else None
             undone.pop_all()
         self._adapter_in_use: str | None = None
-        self._served: dict[str | None, int] = {}
-        self._steps = 0
         self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
-        self._store = SequenceStore(
+        self._cache = KVCacheManager(
             self._context,
+            cells=self._context.n_ctx,
             sequences=sequences,
-            keeping=_keeping(settings, self._context.n_ctx),
+            limits=_prefix_limits(settings, self._context.n_ctx),
             can_share=_can_share_prefixes(self.model),
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
-        self._pace = PromptPace(self._context.n_batch, first, adapts=not steady)
+        self._scheduler = Scheduler(
+            self._cache,
+            slots=settings.slots,
+            batch_tokens=self._context.n_batch,
+            prefill=PrefillBudget(self._context.n_batch, first, adapts=not steady),
+            queue_seconds=settings.queue_seconds,
+            answer_seconds=settings.answer_seconds,
+        )
         self._pieces: dict[int, bytes | None] = {}
-        self._after_step = after_step
-        self._told = 0.0
-        self._urgent = False
-        self._inbox: queue.SimpleQueue[Task | EmbeddingJob | None] = queue.SimpleQueue()
-        self._waiting: deque[Task] = deque()
-        self._running: list[Task] = []
+        self._notifier = Notifier(after_step)
+        self._inbox: queue.SimpleQueue[Request | EmbeddingJob | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
         self._accepting = True
         self._failure: EngineError | None = None
-        self.put_back_count = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -154,7 +143,7 @@ class Engine(Closing):
     def submit(
         self,
         prompt: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         *,
         adapter: str | None = None,
         on_event: Callable[[Event], None] | None = None,
@@ -172,14 +161,14 @@ class Engine(Closing):
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
-        sampling: Sampling | Sequence[Sampling],
+        sampling: SamplingParams | Sequence[SamplingParams],
         *,
         adapter: str | None = None,
         on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Answer all prompts; results in their order. `on_done` is called in the engine's
         thread. The queue limit does not apply."""
-        each = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+        each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
 
         def listener(index: int) -> Callable[[Event], None] | None:
             if on_done is None:
@@ -239,18 +228,18 @@ class Engine(Closing):
         """Take no more requests; those accepted go on."""
         self._accepting = False
 
-    def figures(self) -> Figures:
+    def stats(self) -> EngineStats:
         """What the engine is doing at this moment."""
-        running = len(self._running)
-        return Figures(
+        running = len(self._scheduler.running)
+        return EngineStats(
             running=running,
             waiting=max(0, self._queued - running),
             slots=self.settings.slots,
-            cells_used=self._store.used_cells,
+            cells_used=self._cache.used_cells,
             cells=self._context.n_ctx,
-            kept_prefixes=self._store.kept_prefixes,
-            put_back=self.put_back_count,
-            steps=self._steps,
+            cached_prefixes=self._cache.cached_prefixes,
+            preemptions=self._scheduler.preemptions,
+            steps=self._scheduler.steps,
         )
 
     def _check_open(self) -> None:
@@ -282,7 +271,7 @@ class Engine(Closing):
     def _enqueue(
         self,
         prompt: Sequence[int],
-        sampling: Sampling,
+        sampling: SamplingParams,
         *,
         adapter: str | None,
         on_event: Callable[[Event], None] | None,
@@ -296,18 +285,12 @@ class Engine(Closing):
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
         generation = Generation(on_event)
-        task = Task(
-            prompt,
-            sampling,
-            adapter=adapter,
-            limit=self.limit,
-            deliver=generation._deliver,
-            stream=stream,
+        request = Request(
+            prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
         )
-        generation._task = task
         with self._lock:
             self._queued += 1
-        self._inbox.put(task)
+        self._inbox.put(request)
         return generation
 
     # -- the engine's thread ------------------------------------------------------------------
@@ -317,29 +300,20 @@ class Engine(Closing):
             while self._take_in():
                 self._step()
                 self._embed_next()
-                self._tell()
+                self._notifier.notify()
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
             failure = error if isinstance(error, EngineError) else EngineError(str(error))
             self._failure = failure
             self._end_all(failure)
-        self._tell()
-
-    def _tell(self) -> None:
-        """Let the listener pass on what was delivered, if it is time."""
-        now = time.monotonic()
-        if self._urgent or now - self._told >= TOGETHER_SECONDS:
-            self._told = now
-            self._urgent = False
-            if self._after_step is not None:
-                self._after_step()
+        self._notifier.notify()
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
-        if not self._running and not self._waiting and not self._embeddings:
+        if self._scheduler.is_idle and not self._embeddings:
             if self._steady:
-                self._store.drop_kept()
+                self._cache.clear_cached()
             self._accept(self._inbox.get())
         # Prompts that `generate` puts in together are taken in together.
         with self._arriving, contextlib.suppress(queue.Empty):
@@ -347,9 +321,9 @@ class Engine(Closing):
                 self._accept(self._inbox.get_nowait())
         return not self._stopping
 
-    def _accept(self, arrived: Task | EmbeddingJob | None) -> None:
-        if isinstance(arrived, Task):
-            self._waiting.append(arrived)
+    def _accept(self, arrived: Request | EmbeddingJob | None) -> None:
+        if isinstance(arrived, Request):
+            self._scheduler.add(arrived)
         elif isinstance(arrived, EmbeddingJob):
             self._embeddings.append(arrived)
 
@@ -368,141 +342,66 @@ class Engine(Closing):
             self._queued -= 1
 
     def _step(self) -> None:
-        self._drop_cancelled()
-        self._steps += 1
-        self._admit()
-        self._store.tidy()
-        plan = self._plan()
-        if not plan:
+        for request, why in self._scheduler.expire():
+            self._end(request, why)
+        batch = self._scheduler.schedule()
+        if not batch.chunks:
             return
-        prompt_tokens = sum(count for _, count in plan if count > 1)
-        if prompt_tokens:
+        if prompt_tokens(batch.chunks):
             # A step that takes long begins: what was held back would wait for its end.
-            self._urgent = True
-            self._tell()
+            self._notifier.urgent = True
+            self._notifier.notify()
         started = time.monotonic()
-        rows = self._decode(plan)
-        if rows:
-            self._sample(rows)
-        self._pace.observe(prompt_tokens, time.monotonic() - started)
+        self._use_adapter(batch.adapter)
+        ready = self._decode(batch.chunks)
+        if ready:
+            self._sample(ready)
+        self._scheduler.observe(batch.chunks, time.monotonic() - started)
 
-    def _drop_cancelled(self) -> None:
-        for task in [task for task in self._running if task.cancelled]:
-            self._end(task, "cancelled")
-        longest = self.settings.answer_seconds
-        if longest:
-            late = [task for task in self._running if task.age > longest]
-            # One that was put back waits in the middle of its answer.
-            begun = [task for task in self._waiting if task.generated and task.age > longest]
-            for task in begun:
-                self._waiting.remove(task)
-            for task in [*late, *begun]:
-                self._end(task, "length")
-        for task in [task for task in self._waiting if task.cancelled]:
-            self._waiting.remove(task)
-            self._end(task, "cancelled")
-        patience = self.settings.queue_seconds
-        for task in [task for task in self._waiting if task.waited > patience]:
-            self._waiting.remove(task)
-            self._end(task, UnavailableError(f"no slot became free within {patience} s"))
+    def _use_adapter(self, adapter: str | None) -> None:
+        if adapter != self._adapter_in_use:
+            self._context.use_adapter(None if adapter is None else self._adapters[adapter])
+            self._adapter_in_use = adapter
 
-    def _admit(self) -> None:
-        """Give waiting tasks a sequence, in order, as long as slots and cells last."""
-        while self._waiting and len(self._running) < self.settings.slots:
-            task = self._waiting[0]
-            source = self._make_room_for(task)
-            if source is None:
-                return
-            self._waiting.popleft()
-            if task.sampler is None:
-                try:
-                    task.sampler = TokenSampler(self.model, task.sampling)
-                except TuneserveError as error:
-                    self._end(task, EngineError(error.render()))
-                    continue
-            task.admitted(*self._store.open(source))
-            self._running.append(task)
-
-    def _make_room_for(self, task: Task) -> Source | None:
-        """Where the task begins, its cells being free; None while too few are."""
-        # A little room beyond the prompts, or the newcomer would be put back at once.
-        reserve = 8 * len(self._running) + 1 if self._running else 0
-        found = self._store.find_source(task.adapter, task.tokens, self._running)
-        # A long beginning that shares little with the prompt may be what takes its room.
-        for source in (found, Source()):
-            needed = max(len(task.tokens) - source.shared + reserve, source.saved_tokens)
-            if self._store.make_room(needed, spare=source.sequence):
-                return source
-        return None
-
-    def _plan(self) -> list[tuple[Task, int]]:
-        """The next batch, after making room for it: kept prefixes go first, then the youngest
-        task gives its cells back and waits."""
-        while self._running:
-            beside_streams = any(task.generated for task in self._running)
-            plan = plan_batch(
-                self._same_adapter(),
-                room=self._context.n_batch,
-                chunk=self._pace.chunk(beside_streams=beside_streams),
-            )
-            if self._store.make_room(sum(count for _, count in plan)):
-                return plan
-            self._put_back(self._running[-1])
-        return []
-
-    def _same_adapter(self) -> list[Task]:
-        """The running tasks of one adapter, for a batch can't mix them: of the one that was
-        served longest ago. llama.cpp is switched to it."""
-        present = {task.adapter for task in self._running}
-        if len(present) > 1 or self._adapter_in_use not in present:
-            adapter = min(present, key=lambda name: self._served.get(name, 0))
-            if adapter != self._adapter_in_use:
-                self._context.use_adapter(None if adapter is None else self._adapters[adapter])
-                self._adapter_in_use = adapter
-        self._served[self._adapter_in_use] = self._steps
-        if len(present) == 1:
-            return self._running
-        return [task for task in self._running if task.adapter == self._adapter_in_use]
-
-    def _put_back(self, task: Task) -> None:
-        self._running.remove(task)
-        self._store.drop(task.sequence)
-        task.put_back()
-        self._waiting.appendleft(task)
-        self.put_back_count += 1
-
-    def _decode(self, plan: list[tuple[Task, int]]) -> list[tuple[Task, int]]:
-        """Compute the plan; returns (task, batch index) of those whose next token can be drawn."""
+    def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
+        """Compute the chunks; returns (request, batch index) where the next token can be drawn."""
         batch = self._batch
         batch.clear()
         ready = []
-        for task, count in plan:
-            tokens = task.tokens[task.computed : task.computed + count]
-            complete = count == task.pending
-            index = batch.add(tokens, task.computed, task.sequence, want_last=complete)
+        for request, count in chunks:
+            tokens = request.tokens[request.computed : request.computed + count]
+            complete = count == request.pending
+            index = batch.add(tokens, request.computed, request.sequence, want_last=complete)
             if complete:
-                ready.append((task, index))
+                ready.append((request, index))
         if not self._context.decode(batch):
             raise EngineError(
                 f"llama.cpp found no room for {batch.count} tokens, "
-                f"though {self._store.free_cells} cells are free"
+                f"though {self._cache.free_cells} cells are free"
             )
-        for task, count in plan:
-            task.computed += count
-            self._store.grew(task.sequence, count)
+        self._scheduler.computed(chunks)
         return ready
 
-    def _sample(self, ready: list[tuple[Task, int]]) -> None:
+    def _sample(self, ready: list[tuple[Request, int]]) -> None:
         logits = self._context.logits(len(ready))
-        for row, (task, index) in zip(logits, ready, strict=True):
-            assert task.sampler is not None
-            token = task.sampler.sample(self._context, index, row)
-            wanted = task.sampling.logprobs
+        for row, (request, index) in zip(logits, ready, strict=True):
+            try:
+                if request.sampler is None:
+                    request.sampler = TokenSampler(self.model, request.sampling)
+                token = request.sampler.sample(self._context, index, row)
+            except TuneserveError as error:
+                # The request's own grammar: the others go on.
+                self._scheduler.finish(request)
+                own = error if isinstance(error, EngineError) else EngineError(error.render())
+                self._end(request, own)
+                continue
+            wanted = request.sampling.logprobs
             logprob = None if wanted is None else token_logprob(row, token, wanted)
-            self._urgent |= not task.generated
-            reason = task.advance(token, self._piece(token), logprob)
+            self._notifier.urgent |= not request.generated
+            reason = request.advance(token, self._piece(token), logprob)
             if reason is not None:
-                self._end(task, reason)
+                self._scheduler.finish(request)
+                self._end(request, reason)
 
     def _piece(self, token: int) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
@@ -514,44 +413,37 @@ class Engine(Closing):
             self._pieces[token] = piece
             return piece
 
-    def _end(self, task: Task, why: FinishReason | EngineError) -> None:
-        """Free what a task holds and deliver its end."""
-        if task in self._running:
-            self._running.remove(task)
-            self._store.keep(task.sequence, task.adapter, task.tokens[: task.computed])
-        if task.sampler is not None:
-            task.sampler.close()
+    def _end(self, request: Request, why: FinishReason | EngineError) -> None:
+        """Deliver the end of a request that the scheduler has let go."""
+        if request.sampler is not None:
+            request.sampler.close()
         self._count_out()
-        self._urgent = True
-        task.deliver(why if isinstance(why, EngineError) else task.finish(why))
+        self._notifier.urgent = True
+        request.finish(why)
 
     def _end_all(self, why: EngineError) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                arrived = self._inbox.get_nowait()
-                if isinstance(arrived, Task):
-                    self._waiting.append(arrived)
-                elif isinstance(arrived, EmbeddingJob):
-                    self._embeddings.append(arrived)
-        for task in [*self._running, *self._waiting]:
-            self._end(task, why)
-        self._waiting.clear()
+                self._accept(self._inbox.get_nowait())
+        for request in [*self._scheduler.running, *self._scheduler.waiting]:
+            self._scheduler.finish(request)
+            self._end(request, why)
         for job in self._embeddings:
             job.fail(why)
             self._count_out()
         self._embeddings.clear()
 
 
-def _keeping(settings: ServeSettings, n_ctx: int) -> Keeping:
+def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
     """Cells of finished requests slow every step down: on a CPU eight answers by a third, on an
     H100 8,192 of them one answer of an 8B model from 243 to 172 tokens/s. A CPU's are copied into
     RAM; a GPU, which soon computes a beginning again, keeps a few and forgets the rest."""
     on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
-    return Keeping(
+    return PrefixLimits(
         idle_cells=int(settings.prefix_share * n_ctx),
         share_beside_running=SHARE_BESIDE_RUNNING,
         cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
-        saved_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
+        ram_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )
 
 

@@ -25,8 +25,8 @@ import numpy.typing as npt
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.engine.context import SequenceContext
-from tuneserve.serve.engine.stages import Stages
-from tuneserve.serve.engine.types import Sampling, TokenLogprob
+from tuneserve.serve.engine.thinking import ThinkingState
+from tuneserve.serve.engine.types import SamplingParams, TokenLogprob
 from tuneserve.thoughts import CLOSE
 
 Row = npt.NDArray[np.float32]
@@ -36,12 +36,12 @@ Row = npt.NDArray[np.float32]
 class TokenSampler:
     """Chooses the tokens of one answer. Close it: the chain is llama.cpp's memory."""
 
-    def __init__(self, model: LlamaModel, sampling: Sampling) -> None:
+    def __init__(self, model: LlamaModel, sampling: SamplingParams) -> None:
         self._api = backend()
         self._n_vocab = model.n_vocab
         self._model = model
         self._sampling = sampling
-        self._stages = Stages(
+        self._stages = ThinkingState(
             sampling.thoughts, mark=sampling.grammar_after, budget=sampling.thinking_budget
         )
         self._grammar = None
@@ -139,7 +139,7 @@ class TokenSampler:
             raise UsageError("llama.cpp can't read this grammar")
         return made
 
-    def _make_chain(self, sampling: Sampling) -> Any:
+    def _make_chain(self, sampling: SamplingParams) -> Any:
         api = self._api
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
@@ -148,7 +148,7 @@ class TokenSampler:
             api.llama_sampler_chain_add(chain, sampler)
         return chain
 
-    def _samplers(self, sampling: Sampling) -> list[Any]:
+    def _samplers(self, sampling: SamplingParams) -> list[Any]:
         api = self._api
         made = []
         if sampling.logit_bias:
@@ -182,7 +182,7 @@ class TokenSampler:
         return self._api.llama_sampler_init_logit_bias(self._n_vocab, len(bias), pairs)
 
 
-def draw(row: Row, sampling: Sampling, random: np.random.Generator) -> int:
+def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int:
     """A token drawn from the distribution that top-p, min-p and temperature leave of a row."""
     weights = row - row.max()
     np.exp(weights, out=weights)

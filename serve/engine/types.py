@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tuneserve.errors import TuneserveError
-from tuneserve.serve.engine.stages import Thoughts
+from tuneserve.serve.engine.thinking import Thoughts
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -46,7 +46,7 @@ class UnavailableError(EngineError):
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How the next token is chosen and when an answer ends.
 
     `temperature` 0 takes the most probable token. `top_k` 0, `top_p` 1 and `min_p` 0 switch
@@ -87,11 +87,11 @@ class Sampling:
             or self.repeat_penalty != 1.0
         )
 
-    def with_seed(self, seed: int) -> Sampling:
+    def with_seed(self, seed: int) -> SamplingParams:
         return replace(self, seed=seed)
 
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +140,17 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What an engine is doing: requests, the KV cache's cells, how often one was put back."""
+class EngineStats:
+    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
+    far."""
 
     running: int
     waiting: int
     slots: int
     cells_used: int
     cells: int
-    kept_prefixes: int
-    put_back: int
+    cached_prefixes: int
+    preemptions: int
     steps: int
 
 

@@ -18,7 +18,7 @@ from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.middleware import AccessLog
 from tuneserve.serve.api.service import Service
-from tuneserve.serve.engine import Sampling
+from tuneserve.serve.engine import SamplingParams
 from tuneserve.settings import ServeSettings
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
@@ -130,16 +130,16 @@ def test_clients_that_left_are_counted_as_gone_and_their_work_ends(
     assert post(app, service, path, short).status_code == 200
     # An answer is told a moment before it is counted as done.
     deadline = time.monotonic() + 10
-    while service.engine.figures().waiting and time.monotonic() < deadline:
+    while service.engine.stats().waiting and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert service.engine.figures().waiting == 0
+    assert service.engine.stats().waiting == 0
 
 
 def test_a_stream_whose_client_left_in_the_queue_is_not_begun(
     app: FastAPI, service: Service
 ) -> None:
     ids = service.engine.model.tokenize("Once upon a time")
-    endless = Sampling(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
+    endless = SamplingParams(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
     busy = [service.engine.submit(ids, endless) for _ in range(2)]
     try:
         assert ask_and_leave(app, service, "/v1/completions", {**TEXT, "stream": True}) == []

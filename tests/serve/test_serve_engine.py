@@ -23,8 +23,9 @@ from tuneserve.serve.engine import (
     Event,
     PromptTooLongError,
     QueueFullError,
-    Sampling,
+    SamplingParams,
 )
+from tuneserve.serve.engine.context import TokenBatch
 from tuneserve.settings import ServeSettings
 
 QUESTIONS = [
@@ -45,8 +46,8 @@ def prompt(engine: Engine, question: str) -> list[int]:
     )
 
 
-def greedy(max_tokens: int, **options: object) -> Sampling:
-    return Sampling(temperature=0.0, max_tokens=max_tokens, **options)  # type: ignore[arg-type]
+def greedy(max_tokens: int, **options: object) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **options)  # type: ignore[arg-type]
 
 
 def assert_most_probable(
@@ -99,7 +100,7 @@ def test_max_tokens_and_stop_strings(engine: Engine) -> None:
 
 def test_a_seed_repeats_an_answer_and_another_changes_it(engine: Engine) -> None:
     ids = prompt(engine, "Write a line about the sea.")
-    hot = [Sampling(temperature=1.5, seed=seed, max_tokens=16) for seed in (1, 1, 2)]
+    hot = [SamplingParams(temperature=1.5, seed=seed, max_tokens=16) for seed in (1, 1, 2)]
     one, same, other = (engine.generate([ids], sampling)[0].tokens for sampling in hot)
     assert one == same
     assert one != other
@@ -108,7 +109,7 @@ def test_a_seed_repeats_an_answer_and_another_changes_it(engine: Engine) -> None
 def test_a_grammar_bounds_the_answer(engine: Engine) -> None:
     ids = prompt(engine, "Is the sky blue?")
     grammar = 'root ::= "maybe " [0-9] [0-9] "!"'
-    (done,) = engine.generate([ids], Sampling(temperature=1.0, seed=3, grammar=grammar))
+    (done,) = engine.generate([ids], SamplingParams(temperature=1.0, seed=3, grammar=grammar))
     assert done.text.startswith("maybe ")
     assert len(done.text) == 9
     assert done.finish_reason == "stop"
@@ -117,7 +118,7 @@ def test_a_grammar_bounds_the_answer(engine: Engine) -> None:
 def test_a_bad_grammar_is_an_error_of_its_request_alone(engine: Engine) -> None:
     ids = prompt(engine, "Hi")
     with pytest.raises(EngineError, match="grammar"):
-        engine.submit(ids, Sampling(grammar="root ::= nonsense")).result(60)
+        engine.submit(ids, SamplingParams(grammar="root ::= nonsense")).result(60)
     assert engine.generate([ids], greedy(1))[0].tokens
 
 
@@ -156,7 +157,7 @@ def test_cancelling_ends_within_a_step_and_frees_the_slot(engine: Engine) -> Non
         generation.cancel()
     for generation in [long, *waiting]:
         assert generation.result(30).finish_reason == "cancelled"
-    assert engine.figures().running == engine.figures().waiting == 0
+    assert engine.stats().running == engine.stats().waiting == 0
 
 
 def test_a_beginning_in_common_is_computed_once(engine: Engine) -> None:
@@ -184,15 +185,15 @@ def test_a_beginning_that_left_the_kv_cache_comes_back_from_ram(demo_gguf: Path)
         # Two that need nearly all cells drive it out.
         others = [engine.model.tokenize(f"{n} dogs bark at {n} cats. " * 20) for n in (3, 7)]
         engine.generate(others, greedy(30))
-        assert engine._store.used_cells < 512
+        assert engine.stats().cells_used < 512
         again = engine.generate([ids], greedy(8))[0]
         assert again.cached_tokens == len(ids) - 1
         assert_most_probable(engine.model, ids, again)
         assert again.tokens[:2] == first.tokens[:2]
         longer = engine.generate([[*ids, *others[0][:9]]], greedy(2))[0]
         assert longer.cached_tokens == len(ids)
-        # All the other way round: kept prefixes may take no more beside running requests.
-        assert engine.figures().kept_prefixes >= 3
+        # All the other way round: cached prefixes may take no more beside running requests.
+        assert engine.stats().cached_prefixes >= 3
 
 
 def test_ram_for_beginnings_has_a_limit(demo_gguf: Path) -> None:
@@ -201,9 +202,8 @@ def test_ram_for_beginnings_has_a_limit(demo_gguf: Path) -> None:
     with Engine(demo_gguf, settings) as engine:
         for number in range(5):
             engine.generate([engine.model.tokenize(f"{number} apples and pears. " * 8)], greedy(2))
-        saved = engine._store._saved
-        assert 0 < saved.size <= 1 << 20
-        assert 0 < len(saved) < 4
+        assert 0 < engine._cache.offloaded_bytes <= 1 << 20
+        assert 0 < engine._cache.offloaded_prefixes < 4
 
 
 def test_a_beginning_does_not_stand_in_the_way_of_what_begins_like_it(demo_gguf: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_beginning_does_not_stand_in_the_way_of_what_begins_like_it(demo_gguf:
     settings = ServeSettings(ctx=256, slots=2, threads=1, prefix_ram=0.0, queue_seconds=20)
     with Engine(demo_gguf, settings) as engine:
         first, *rest = engine.model.tokenize("the " * 240)
-        one = Sampling(temperature=0.0, max_tokens=2)
+        one = SamplingParams(temperature=0.0, max_tokens=2)
         engine.generate([[first, *rest[:109]]], one)
         (done,) = engine.generate([[first, *([rest[0] + 1] * 179)]], one)
         assert len(done.tokens) == 2
@@ -223,15 +223,15 @@ def test_a_long_saved_beginning_does_not_make_a_short_prompt_wait(demo_gguf: Pat
     settings = ServeSettings(ctx=512, slots=2, threads=1, prefix_share=0.0)
     with Engine(demo_gguf, settings) as engine:
         ids = engine.model.tokenize("word " * 300)
-        one = Sampling(temperature=0.0, max_tokens=1)
+        one = SamplingParams(temperature=0.0, max_tokens=1)
         engine.generate([ids[:280]], one)
         engine.generate([ids[5:6]], one)  # the beginning leaves the KV cache
         end = {engine.model.eos: -100.0}
         long = engine.submit(engine.model.tokenize("a b c " * 60), greedy(200, logit_bias=end))
-        while not engine.figures().running:
+        while not engine.stats().running:
             time.sleep(0.01)
         (short,) = engine.generate([[*ids[:20], *reversed(ids[40:60])]], one)
-        assert engine.figures().running == 1
+        assert engine.stats().running == 1
         assert short.timings.queue < 2
         long.cancel()
 
@@ -263,7 +263,7 @@ def test_embeddings_take_turns_with_answers_and_fail_alone(
             engine.embed([ids])
         assert waiting[0].cancel()
         # Requests take turns: this one does not wait for the five hundred texts before it.
-        while engine.figures().waiting > 1:
+        while engine.stats().waiting > 1:
             time.sleep(0.01)
         assert engine.embed([ids]).result(60)
         assert not waiting[1].done()
@@ -307,14 +307,14 @@ def test_what_can_never_fit_is_refused(engine: Engine) -> None:
     assert (caught.value.tokens, caught.value.limit) == (3000, 2048)
 
 
-def test_a_full_cache_puts_back_the_youngest_and_loses_nothing(demo_gguf: Path) -> None:
+def test_a_full_cache_preempts_the_youngest_and_loses_nothing(demo_gguf: Path) -> None:
     settings = ServeSettings(ctx=256, slots=4, threads=1)
     with Engine(demo_gguf, settings) as engine:
         prompts = [prompt(engine, question) for question in QUESTIONS[:4]]
         # Without their end tokens the four answers take 320 cells, of 256.
         endless = greedy(80, logit_bias={engine.model.eos: -100.0})
         together = engine.generate(prompts, endless)
-        assert engine.put_back_count > 0
+        assert engine.stats().preemptions > 0
         assert [len(one.tokens) for one in together] == [80] * 4
         for one, done in zip(prompts, together, strict=True):
             assert_most_probable(engine.model, one, done, banned=engine.model.eos)
@@ -323,7 +323,7 @@ def test_a_full_cache_puts_back_the_youngest_and_loses_nothing(demo_gguf: Path) 
 def test_an_answer_ends_where_the_context_does(demo_gguf: Path) -> None:
     with Engine(demo_gguf, ServeSettings(ctx=256, slots=1, threads=1)) as engine:
         ids = prompt(engine, "Tell me a very long story.")
-        (done,) = engine.generate([ids], Sampling(temperature=0.0, logit_bias={2: -100.0}))
+        (done,) = engine.generate([ids], SamplingParams(temperature=0.0, logit_bias={2: -100.0}))
         assert done.finish_reason == "length"
         assert done.prompt_tokens + len(done.tokens) == 256
 
@@ -332,11 +332,33 @@ def test_the_queue_has_an_end_and_close_ends_what_waits(demo_gguf: Path) -> None
     engine = Engine(demo_gguf, ServeSettings(ctx=512, slots=1, max_queue=2, threads=1))
     ids = prompt(engine, "Write a long story.")
     accepted = [engine.submit(ids, greedy(400)) for _ in range(3)]
-    with pytest.raises(QueueFullError):
+    with pytest.raises(QueueFullError, match="2 requests are waiting already") as caught:
         engine.submit(ids, greedy(400))
+    assert "Try again in a moment" in caught.value.render()
+    accepted[1].cancel()
+    accepted[1].result(60)
+    accepted.append(engine.submit(ids, greedy(400)))
     engine.close()
+    del accepted[1]
     for generation in accepted:
         with pytest.raises(EngineError, match="shutting down"):
             generation.result(5)
     with pytest.raises(EngineError, match="shutting down"):
         engine.submit(ids, GREEDY)
+
+
+def test_cells_that_only_llama_cpp_knows_of_end_the_engine_with_an_error(demo_gguf: Path) -> None:
+    """The engine's own count of free cells is wrong then: it says so to everybody, and stops."""
+    with Engine(demo_gguf, ServeSettings(ctx=256, slots=2, threads=1)) as engine:
+        # The engine's thread sleeps: nothing else uses the context.
+        unknown = TokenBatch(200)
+        unknown.add([5] * 200, 0, 3, want_last=False)
+        assert engine._context.decode(unknown)
+        waiting = [engine.submit([7] * 100, greedy(4)), engine.submit([8] * 20, greedy(4))]
+        for generation in waiting:
+            with pytest.raises(EngineError, match=r"no room for 1\d\d tokens, though 256 cells"):
+                generation.result(60)
+        assert engine.failure is not None
+        assert not engine.is_open
+        with pytest.raises(EngineError, match="no room"):
+            engine.submit([7], GREEDY)

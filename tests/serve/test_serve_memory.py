@@ -1,16 +1,23 @@
-"""The ledger of cells and the prefix cache, against plain models of themselves."""
+"""Cells, cached and offloaded prefixes, against plain models of themselves."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plain_memory import PlainMemory
 
-from tuneserve.serve.engine.memory import CellLedger, PrefixCache, common_prefix
-from tuneserve.serve.engine.schedule import PromptPace, plan_batch
-from tuneserve.serve.engine.task import Task
-from tuneserve.serve.engine.types import GREEDY
+from tuneserve.serve.engine.kv_cache import (
+    CellAllocator,
+    KVCacheManager,
+    PrefixCache,
+    PrefixLimits,
+    PrefixMatch,
+    common_prefix,
+)
 
 STEPS = st.lists(
     st.tuples(
@@ -25,32 +32,32 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_a_cell_is_free_when_no_sequence_holds_it(steps: list[tuple[str, int, int, int]]) -> None:
-    ledger = CellLedger(30)
+    cells = CellAllocator(30)
     held: dict[int, list[object]] = {}
     for action, one, other, count in steps:
-        if action == "append" and count <= ledger.free:
-            ledger.append(one, count)
+        if action == "append" and count <= cells.free:
+            cells.append(one, count)
             held.setdefault(one, []).extend(object() for _ in range(count))
         elif action == "share" and one in held and other not in held:
             length = min(count, len(held[one]))
-            ledger.share(one, other, length)
+            cells.share(one, other, length)
             held[other] = held[one][:length]
         elif action == "truncate":
-            ledger.truncate(one, count)
+            cells.truncate(one, count)
             if one in held:
                 held[one] = held[one][:count]
         elif action == "forget":
-            ledger.forget(one)
+            cells.forget(one)
             held.pop(one, None)
-        used = {id(cell) for cells in held.values() for cell in cells}
-        assert ledger.free == 30 - len(used)
-        assert all(ledger.length(sequence) == len(cells) for sequence, cells in held.items())
+        used = {id(cell) for one_held in held.values() for cell in one_held}
+        assert cells.free == 30 - len(used)
+        assert all(cells.length(name) == len(one_held) for name, one_held in held.items())
 
 
 def test_more_cells_than_there_are_is_an_error() -> None:
-    ledger = CellLedger(4)
+    cells = CellAllocator(4)
     with pytest.raises(ValueError, match="5 cells asked for, 4 free"):
-        ledger.append(0, 5)
+        cells.append(0, 5)
 
 
 @given(st.lists(st.integers(0, 2), max_size=12), st.lists(st.integers(0, 2), max_size=12))
@@ -63,9 +70,9 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
 
 def test_the_longest_prefix_of_the_same_adapter_is_found_and_the_oldest_evicted() -> None:
     cache = PrefixCache()
-    assert cache.keep(0, None, [1, 2, 3]) == []
-    assert cache.keep(1, None, [1, 2, 4, 5]) == []
-    assert cache.keep(2, "lora", [1, 2, 4, 5, 6]) == []
+    assert cache.add(0, None, [1, 2, 3]) == []
+    assert cache.add(1, None, [1, 2, 4, 5]) == []
+    assert cache.add(2, "lora", [1, 2, 4, 5, 6]) == []
     assert cache.longest(None, np.array([1, 2, 4, 5, 6], np.int32)) == (1, 4)
     assert cache.longest("lora", np.array([1, 2, 3], np.int32)) == (2, 2)
     assert cache.longest(None, np.array([9], np.int32)) == (None, 0)
@@ -73,40 +80,161 @@ def test_the_longest_prefix_of_the_same_adapter_is_found_and_the_oldest_evicted(
     assert cache.oldest([1, 2]) == 1
     assert list(cache.remove(1).tokens) == [1, 2, 4, 5]
     assert cache.remove(0).adapter is None
-    # A kept sequence that a new one continues is superfluous.
-    assert cache.keep(3, "lora", [1, 2, 4, 5, 6, 7]) == [2]
+    # A cached sequence that a new one continues is superfluous.
+    assert cache.add(3, "lora", [1, 2, 4, 5, 6, 7]) == [2]
     assert len(cache) == 1
 
 
-def make_task(pending: int, *, computed: int = 0) -> Task:
-    task = Task(
-        range(computed + pending),
-        GREEDY,
-        adapter=None,
-        limit=1000,
-        deliver=lambda _: None,
-        stream=False,
+KEPT = PrefixLimits(
+    idle_cells=1000, share_beside_running=1.0, cells_beside_running=1000, ram_bytes=250
+)
+
+
+def manager(
+    cells: int = 100, *, limits: PrefixLimits = KEPT, cuttable: bool = True
+) -> tuple[KVCacheManager, PlainMemory]:
+    memory = PlainMemory(size=100, cuttable=cuttable)
+    cache = KVCacheManager(memory, cells=cells, sequences=6, limits=limits, can_share=cuttable)
+    return cache, memory
+
+
+def compute(cache: KVCacheManager, tokens: list[int], adapter: str | None = None) -> int:
+    """A sequence of these tokens, computed from what is there; returns how many were."""
+    sequence, there = cache.allocate(cache.match_prefix(adapter, tokens, []))
+    assert cache.make_room(len(tokens) - there)
+    cache.append(sequence, len(tokens) - there)
+    cache.release(sequence, adapter, tokens)
+    return there
+
+
+@dataclass
+class Running:
+    sequence: int
+    adapter: str | None
+    tokens: list[int]
+    computed: int
+
+
+def test_a_memory_that_cant_be_cut_shares_and_keeps_nothing() -> None:
+    cache, memory = manager(cuttable=False)
+    prompt = list(range(40))
+    assert compute(cache, prompt) == 0
+    assert (cache.cached_prefixes, cache.used_cells) == (0, 0)
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 40)
+    running = Running(sequence, None, prompt, 40)
+    assert cache.match_prefix(None, [*prompt, 99], [running]) == PrefixMatch()
+    assert compute(cache, [*prompt, 99]) == 0
+    assert not memory.copied
+    assert not memory.saved
+
+
+def test_the_longest_prefix_is_shared_whether_cached_or_running() -> None:
+    cache, memory = manager()
+    compute(cache, list(range(20)))
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 30)
+    running = Running(sequence, None, [*range(35)], 30)
+    found = cache.match_prefix(None, [*range(40)], [running])
+    assert (found.sequence, found.length, found.shared) == (sequence, 30, 30)
+    cached = cache.match_prefix(None, [*range(20), 99, 99], [])
+    assert cached.length == 20
+    assert cache.match_prefix("loud", [*range(40)], [running]) == PrefixMatch()
+    copy, there = cache.allocate(found)
+    assert (there, memory.copied) == (30, [(sequence, copy, 30)])
+    assert cache.used_cells == 50, "shared cells are counted once"
+    cache.free(sequence)
+    assert cache.used_cells == 50
+    cache.free(copy)
+    assert cache.used_cells == 20
+
+
+def test_the_last_token_of_a_prompt_is_always_computed() -> None:
+    cache, _ = manager()
+    compute(cache, list(range(20)))
+    assert cache.match_prefix(None, list(range(20)), []).length == 19
+
+
+def test_an_evicted_prefix_is_offloaded_and_comes_back() -> None:
+    cache, memory = manager(cells=100)
+    assert compute(cache, list(range(60))) == 0
+    assert cache.make_room(100)
+    assert (cache.used_cells, cache.cached_prefixes, cache.offloaded_bytes) == (0, 1, 100)
+    found = cache.match_prefix(None, [*range(50), 99], [])
+    assert (found.length, found.offloaded_tokens, found.shared) == (50, 60, 0)
+    sequence, there = cache.allocate(found)
+    assert (there, memory.restored) == (50, [sequence])
+    assert cache.used_cells == 50
+    short = cache.match_prefix(None, [*range(7), 99], [])
+    assert short == PrefixMatch(), "so few tokens are computed sooner than copied"
+
+
+def test_what_has_no_room_is_not_restored() -> None:
+    cache, memory = manager(cells=100)
+    compute(cache, list(range(60)))
+    assert cache.make_room(100)
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 50)
+    _, there = cache.allocate(cache.match_prefix(None, list(range(60)), []))
+    assert (there, memory.restored) == (0, [])
+
+
+def test_offloaded_prefixes_stay_within_their_bytes_the_newest_remain() -> None:
+    cache, _ = manager(cells=100)
+    for start in (0, 1000, 2000):
+        compute(cache, list(range(start, start + 40)))
+        cache.make_room(100)
+    assert (cache.offloaded_prefixes, cache.offloaded_bytes) == (2, 200)
+    assert cache.match_prefix(None, list(range(40)), []).length == 0
+    assert cache.match_prefix(None, list(range(2000, 2040)), []).length == 39
+
+
+def test_a_short_prefix_is_dropped_instead_of_offloaded() -> None:
+    cache, memory = manager()
+    compute(cache, list(range(31)))
+    assert cache.make_room(100)
+    assert not memory.saved
+    assert cache.cached_prefixes == 0
+
+
+def test_room_is_made_from_the_least_recently_used_and_not_from_the_spared() -> None:
+    cache, _ = manager(cells=100)
+    compute(cache, list(range(40)))
+    compute(cache, list(range(1000, 1040)))
+    old = cache.match_prefix(None, list(range(40)), [])  # used last now
+    assert cache.make_room(60, spare=old.sequence)
+    assert cache.match_prefix(None, list(range(40)), []).sequence == old.sequence
+    assert not cache.make_room(61, spare=old.sequence)
+    assert cache.make_room(61)
+
+
+def test_beside_running_requests_less_is_cached() -> None:
+    limits = PrefixLimits(
+        idle_cells=50, share_beside_running=0.5, cells_beside_running=0, ram_bytes=0
     )
-    task.computed = computed
-    return task
+    cache, _ = manager(cells=200, limits=limits)
+    for start in (0, 1000, 2000):
+        compute(cache, list(range(start, start + 20)))
+    cache.trim()
+    cache.trim()
+    assert cache.used_cells == 40, "two of them are within the limit of an idle cache"
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 40)
+    cache.trim()
+    assert cache.used_cells == 40 + 20, "half of the running one's cells"
+    cache.free(sequence)
+    cache.trim()
+    assert cache.used_cells == 20
+    cache.clear_cached()
+    assert cache.used_cells == 0
 
 
-def test_running_answers_come_before_prompts_and_prompts_in_order() -> None:
-    first, second = make_task(50), make_task(50)
-    answers = [make_task(1, computed=5) for _ in range(3)]
-    plan = plan_batch([first, *answers, second], room=100, chunk=70)
-    assert plan == [(answers[0], 1), (answers[1], 1), (answers[2], 1), (first, 50), (second, 20)]
-    assert plan_batch([first, *answers], room=2, chunk=70) == [(answers[0], 1), (answers[1], 1)]
-
-
-def test_prompts_beside_streams_get_what_fits_a_step() -> None:
-    pace = PromptPace(largest=2048, first=512)
-    assert pace.chunk(beside_streams=True) == 512
-    pace.observe(500, 0.5)
-    assert pace.chunk(beside_streams=True) == 250
-    assert pace.chunk(beside_streams=False) == 500
-    pace.observe(8, 100.0)
-    assert pace.chunk(beside_streams=True) == 250, "a handful of tokens says nothing"
-    for _ in range(40):
-        pace.observe(40, 40.0)
-    assert pace.chunk(beside_streams=True) == 32
+def test_a_new_sequence_takes_the_id_of_a_cached_prefix_when_all_are_used() -> None:
+    cache, _ = manager(cells=1000)
+    for start in range(6):
+        compute(cache, [start] * 5)
+    assert cache.cached_prefixes == 6
+    source = cache.match_prefix(None, [0] * 5, [])
+    assert cache.allocate(source)[1] == 4
+    assert cache.cached_prefixes == 5
+    assert cache.match_prefix(None, [0] * 5, []).sequence == source.sequence

@@ -18,7 +18,7 @@ import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.api.guard import KeyRing
-from tuneserve.serve.engine import Engine, EngineError, Sampling, UnavailableError
+from tuneserve.serve.engine import Engine, EngineError, SamplingParams, UnavailableError
 from tuneserve.settings import ServeSettings
 
 CHAT = {
@@ -96,7 +96,7 @@ def test_an_adapters_prefix_is_not_the_bases(demo_gguf: Path, lora_gguf: Path) -
     settings = ServeSettings(ctx=512, slots=2, threads=1)
     with Engine(demo_gguf, settings, adapters={"loud": lora_gguf}) as engine:
         ids = engine.model.tokenize("The capital of France is the city of")
-        one = Sampling(temperature=0.0, max_tokens=4)
+        one = SamplingParams(temperature=0.0, max_tokens=4)
         first = engine.generate([ids], one)[0]
         other = engine.generate([ids], one, adapter="loud")[0]
         again = engine.generate([ids], one, adapter="loud")[0]
@@ -234,7 +234,7 @@ def test_waiting_and_answering_have_limits(demo_gguf: Path) -> None:
     settings = ServeSettings(ctx=2048, slots=1, threads=1, queue_seconds=1, answer_seconds=3)
     with Engine(demo_gguf, settings) as engine:
         ids = engine.model.tokenize("Once upon a time")
-        endless = Sampling(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
+        endless = SamplingParams(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
         started = time.monotonic()
         long = engine.submit(ids, endless)
         waiting = engine.submit(ids, endless)

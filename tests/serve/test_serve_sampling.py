@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.llama import LlamaModel
-from tuneserve.serve.engine import Sampling
+from tuneserve.serve.engine import SamplingParams
 from tuneserve.serve.engine.context import SequenceContext, TokenBatch
 from tuneserve.serve.engine.sampling import TokenSampler, draw, nucleus
 from tuneserve.settings import ServeSettings
@@ -51,7 +51,7 @@ def test_draws_have_the_frequencies_of_the_definition(options: dict[str, float])
     expected = np.where(kept, p, 0) ** (1 / options.get("temperature", 1.0))
     expected /= expected.sum()
     random = np.random.default_rng(0)
-    sampling = Sampling(**options)  # type: ignore[arg-type]
+    sampling = SamplingParams(**options)  # type: ignore[arg-type]
     count = 20_000
     drawn = np.bincount([draw(row, sampling, random) for _ in range(count)], minlength=5)
     assert not drawn[~kept].any()
@@ -71,7 +71,7 @@ def test_the_chain_and_numpy_draw_from_the_same_distribution(demo_gguf: Path) ->
         row = context.logits(1)[0]
         drawn = []
         for top_k in (0, model.n_vocab):
-            sampler = TokenSampler(model, Sampling(seed=5, top_k=top_k, **options))  # type: ignore[arg-type]
+            sampler = TokenSampler(model, SamplingParams(seed=5, top_k=top_k, **options))  # type: ignore[arg-type]
             tokens = [sampler.sample(context, index, row) for _ in range(count)]
             drawn.append(np.bincount(tokens, minlength=model.n_vocab) / count)
             sampler.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.serve.engine.stages import Stage, Stages
+from tuneserve.serve.engine.thinking import Stage, ThinkingState
 
 WORDS = st.text(alphabet="ab <>/thinktool_c", max_size=30)
 
@@ -27,7 +27,7 @@ def test_a_grammar_holds_after_the_thoughts(
     text = f"{'' if opened else '<think>'}{thought}</think>"
     if "</think>" in text[: -len("</think>")]:
         return
-    stages = Stages("open" if opened else "may")
+    stages = ThinkingState("open" if opened else "may")
     *before, last = pieces(text, data)
     for piece in before:
         stages.see(piece)
@@ -38,7 +38,7 @@ def test_a_grammar_holds_after_the_thoughts(
 
 @given(st.text(alphabet="ab <tool_call", max_size=30), st.sampled_from(["none", "may"]), st.data())
 def test_a_grammar_behind_a_mark_waits_for_it(text: str, left: str, data: st.DataObject) -> None:
-    stages = Stages("may" if left == "may" else "none", mark="<tool_call>")
+    stages = ThinkingState("may" if left == "may" else "none", mark="<tool_call>")
     for piece in pieces(text, data):
         stages.see(piece)
     assert stages.bounded == ("<tool_call>" in text)
@@ -48,7 +48,7 @@ def test_a_grammar_behind_a_mark_waits_for_it(text: str, left: str, data: st.Dat
 
 
 def test_a_mark_in_the_thoughts_is_none() -> None:
-    stages = Stages("open", mark="<tool_call>")
+    stages = ThinkingState("open", mark="<tool_call>")
     stages.see(b"I might <tool_call> it")
     assert stages.stage is Stage.THOUGHTS
     stages.see(b"</think><tool_call>")
@@ -56,21 +56,21 @@ def test_a_mark_in_the_thoughts_is_none() -> None:
 
 
 def test_a_budget_counts_tokens_of_thoughts_alone() -> None:
-    plain = Stages("may", budget=2)
+    plain = ThinkingState("may", budget=2)
     assert [plain.see(piece) for piece in (b"The", b" answer", b" is", b" 4.")] == [False] * 4
-    opened = Stages("may", budget=2)
+    opened = ThinkingState("may", budget=2)
     assert [opened.see(piece) for piece in (b"<think>", b"a", b"b", b"c")] == [
         False, False, True, True,
     ]  # fmt: skip
 
 
 def test_what_reaches_beyond_a_mark_is_cut() -> None:
-    thoughts = Stages("open")
+    thoughts = ThinkingState("open")
     thoughts.see(b"so </th")
     assert thoughts.cut(b"ink>\n\n") == b"ink>\n\n"
     assert thoughts.cut(b'ink>{"') == b"ink>"
-    call = Stages("none", mark="<tool_call>")
+    call = ThinkingState("none", mark="<tool_call>")
     assert call.cut(b'<tool_call>{"') == b"<tool_call>"
-    assert Stages.begins_thought(b"<th") == "ink>"
-    assert Stages.begins_thought(b"<think>\n") == ""
-    assert Stages.begins_thought(b"The") is None
+    assert ThinkingState.begins_thought(b"<th") == "ink>"
+    assert ThinkingState.begins_thought(b"<think>\n") == ""
+    assert ThinkingState.begins_thought(b"The") is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.serve.engine.text import StopMatcher, TextStream
+from tuneserve.serve.engine.detokenizer import Detokenizer, StopMatcher
 
 SHORT = st.text(alphabet="ab✓é", min_size=1, max_size=4)
 
@@ -13,7 +13,7 @@ SHORT = st.text(alphabet="ab✓é", min_size=1, max_size=4)
 @given(st.text(alphabet="abc✓é😀\n", max_size=40), st.data())
 def test_bytes_in_any_pieces_give_the_text_back(text: str, data: st.DataObject) -> None:
     raw = text.encode()
-    stream = TextStream(())
+    stream = Detokenizer(())
     shown = ""
     while raw:
         size = data.draw(st.integers(1, len(raw)))
@@ -27,7 +27,7 @@ def test_bytes_in_any_pieces_give_the_text_back(text: str, data: st.DataObject) 
 
 
 def test_broken_utf8_ends_as_a_replacement_character() -> None:
-    stream = TextStream(())
+    stream = Detokenizer(())
     assert stream.feed("é".encode()[:1]) == ("", False)
     assert stream.finish() == "\ufffd"
 

@@ -24,7 +24,7 @@ class Stage(Enum):
     ANSWER = "the answer proper"
 
 
-class Stages:
+class ThinkingState:
     """Follows an answer's text. `mark`: text in the answer proper behind which the grammar
     begins; `budget`: tokens of thoughts at most."""
 

@@ -44,7 +44,7 @@ def overlap(text: str, stop: str) -> int:
     return 0
 
 
-class TextStream:
+class Detokenizer:
     """An answer's text as its tokens arrive: UTF-8 decoding and stop strings together."""
 
     def __init__(self, stops: Sequence[str]) -> None:

@@ -1,0 +1,431 @@
+"""The KV cache: which sequence holds which cells, and what is kept of finished requests.
+
+A request is a sequence; each of its computed tokens takes one cell of a cache of fixed size.
+Sequences that begin with the same tokens share the cells of that prefix. A finished request leaves
+its sequence behind as a cached prefix, so that a later one with the same beginning need not compute
+it again; what the KV cache has no room for is offloaded to RAM.
+
+`KVCacheManager` is what the scheduler and the engine use. It reaches llama.cpp through
+`SequenceMemory` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Tokens = npt.NDArray[np.int32]
+
+SHORTEST_OFFLOADED = 32
+"""A prefix of fewer tokens is not offloaded: computing it again is as fast."""
+
+WORTH_RESTORING = 8
+"""An offloaded prefix is used if it is longer by so many tokens than what the KV cache has."""
+
+
+class SequenceMemory(Protocol):
+    """What the manager needs of llama.cpp's context; sequences are named by small numbers."""
+
+    def copy_prefix(self, source: int, target: int, length: int) -> None:
+        """Let `target` (empty) share the first `length` tokens of `source`."""
+
+    def truncate(self, sequence: int, length: int) -> bool:
+        """Forget a sequence's tokens from position `length` on; False if that can't be done."""
+
+    def save(self, sequence: int) -> npt.NDArray[np.uint8]:
+        """A sequence's keys and values, as bytes."""
+
+    def restore(self, sequence: int, data: npt.NDArray[np.uint8]) -> bool:
+        """Fill an empty sequence from saved bytes; False if there is no room for it."""
+
+    def forget(self, sequence: int) -> None:
+        """Free all of a sequence's cells."""
+
+
+class ComputedTokens(Protocol):
+    """A running request, as far as its prefix can be shared."""
+
+    sequence: int
+    adapter: str | None
+    tokens: list[int]
+    computed: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixMatch:
+    """The longest known prefix of a prompt, `length` tokens of it.
+
+    It is either in the KV cache, as the beginning of `sequence`, or in RAM, as the beginning of the
+    offloaded prefix `offloaded`, which has `offloaded_tokens` tokens. Neither: nothing matches.
+    """
+
+    length: int = 0
+    sequence: int | None = None
+    offloaded: int | None = None
+    offloaded_tokens: int = 0
+
+    @property
+    def shared(self) -> int:
+        """Tokens whose cells the new sequence shares; restored ones take cells of their own."""
+        return self.length if self.offloaded is None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLimits:
+    """How much of finished requests is kept.
+
+    `idle_cells` of the KV cache while nothing runs; while requests run, the larger of
+    `share_beside_running` of their cells and `cells_beside_running`. `ram_bytes` for offloaded
+    prefixes, 0 for none.
+    """
+
+    idle_cells: int
+    share_beside_running: float
+    cells_beside_running: int
+    ram_bytes: int
+
+
+class KVCacheManager:
+    """The sequences of one KV cache of `cells`. Their ids are handed out here and nowhere else.
+
+    `sequences` is how many there can be; more than can run, so that some are left for cached
+    prefixes. `can_share` False: the model's memory can't be cut at a position (recurrent and hybrid
+    models), so nothing is shared and nothing is kept.
+    """
+
+    def __init__(
+        self,
+        memory: SequenceMemory,
+        *,
+        cells: int,
+        sequences: int,
+        limits: PrefixLimits,
+        can_share: bool = True,
+    ) -> None:
+        self._memory = memory
+        self._limits = limits
+        self._can_share = can_share
+        self._cells = CellAllocator(cells)
+        self._cached = PrefixCache()
+        self._offloaded = OffloadedPrefixes(memory, limits.ram_bytes)
+        self._ids = list(range(sequences - 1, -1, -1))
+
+    @property
+    def free_cells(self) -> int:
+        return self._cells.free
+
+    @property
+    def used_cells(self) -> int:
+        return self._cells.size - self._cells.free
+
+    @property
+    def cached_prefixes(self) -> int:
+        """Finished requests whose prefix is kept, in the KV cache or in RAM."""
+        return len(self._cached) + len(self._offloaded)
+
+    @property
+    def offloaded_prefixes(self) -> int:
+        return len(self._offloaded)
+
+    @property
+    def offloaded_bytes(self) -> int:
+        """RAM that offloaded prefixes take."""
+        return self._offloaded.size
+
+    def match_prefix(
+        self, adapter: str | None, tokens: list[int], running: Iterable[ComputedTokens]
+    ) -> PrefixMatch:
+        """The longest prefix of `tokens` that is cached, running or offloaded under this adapter.
+
+        The last token is never part of it: its logits are needed, so it must be computed.
+        """
+        if not self._can_share:
+            return PrefixMatch()
+        wanted = np.asarray(tokens[:-1], np.int32)
+        best, best_length = self._cached.longest(adapter, wanted)
+        for other in running:
+            if other.adapter != adapter or other.computed <= best_length:
+                continue
+            length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
+            if length > best_length:
+                best, best_length = other.sequence, length
+        key, length = self._offloaded.longest(adapter, wanted)
+        if key is not None and length >= best_length + WORTH_RESTORING:
+            return PrefixMatch(
+                length, offloaded=key, offloaded_tokens=self._offloaded.tokens_of(key)
+            )
+        return PrefixMatch(best_length, sequence=best)
+
+    def allocate(self, match: PrefixMatch) -> tuple[int, int]:
+        """A new sequence that begins with the match: (its id, tokens it has already).
+
+        There are more ids than requests that can run, so one is free or a cached prefix has it.
+        """
+        if not self._ids:
+            self._evict(spare=match.sequence)
+        sequence = self._ids.pop()
+        if match.offloaded is not None:
+            return sequence, self._restore(match, sequence)
+        if match.sequence is not None and match.length:
+            self._memory.copy_prefix(match.sequence, sequence, match.length)
+            self._cells.share(match.sequence, sequence, match.length)
+            return sequence, match.length
+        return sequence, 0
+
+    def _restore(self, match: PrefixMatch, sequence: int) -> int:
+        """Fill a sequence from RAM; returns how many tokens it has then."""
+        assert match.offloaded is not None
+        if match.offloaded_tokens > self._cells.free:
+            return 0
+        if not self._offloaded.restore(match.offloaded, sequence):
+            return 0
+        self._cells.append(sequence, match.offloaded_tokens)
+        self._memory.truncate(sequence, match.length)
+        self._cells.truncate(sequence, match.length)
+        return match.length
+
+    def make_room(self, count: int, *, spare: int | None = None) -> bool:
+        """Evict cached prefixes, the least recently used first, until `count` cells are free.
+        `spare` is not evicted. False: there are too few."""
+        while self._cells.free < count:
+            if not self._evict(spare=spare):
+                return False
+        return True
+
+    def append(self, sequence: int, count: int) -> None:
+        """`count` more tokens of a sequence were computed; there must be room."""
+        self._cells.append(sequence, count)
+
+    def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
+        """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
+        if not self._can_share or not tokens:
+            self.free(sequence)
+            return
+        for other in self._cached.add(sequence, adapter, tokens):
+            self.free(other)
+
+    def free(self, sequence: int) -> None:
+        """End a sequence and free its cells."""
+        self._memory.forget(sequence)
+        self._cells.forget(sequence)
+        self._ids.append(sequence)
+
+    def trim(self) -> None:
+        """Evict one cached prefix if they hold more of the KV cache than their limit. One at a
+        time, since copying it to RAM delays the step."""
+        cached = self._cached.tokens
+        if not cached:
+            return
+        limits = self._limits
+        most = float(limits.idle_cells)
+        if running := self._cells.tokens - cached:
+            beside = max(limits.cells_beside_running, running * limits.share_beside_running)
+            most = min(most, beside)
+        if cached > most:
+            self._evict(spare=None)
+
+    def clear_cached(self) -> None:
+        """Free every cached prefix in the KV cache, without offloading it."""
+        for sequence in list(self._cached.sequences):
+            self._cached.remove(sequence)
+            self.free(sequence)
+
+    def _evict(self, *, spare: int | None) -> bool:
+        """Offload the least recently used prefix, and free its cells."""
+        choices = [sequence for sequence in self._cached.sequences if sequence != spare]
+        if not choices:
+            return False
+        sequence = self._cached.oldest(choices)
+        self._offloaded.save(sequence, self._cached.remove(sequence))
+        self.free(sequence)
+        return True
+
+
+class CellAllocator:
+    """Reference counts of `size` cells; every sequence holds a list of them, by position.
+
+    A cell is free when no sequence holds it. This repeats llama.cpp's own accounting, which can't
+    be asked, so that it is known before decoding whether a batch fits.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._references = np.zeros(size, np.int32)
+        self._free = list(range(size))
+        self._held: dict[int, list[int]] = {}
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    def length(self, sequence: int) -> int:
+        return len(self._held.get(sequence, ()))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences together; more than their cells, where they share some."""
+        return sum(map(len, self._held.values()))
+
+    def append(self, sequence: int, count: int) -> None:
+        """`count` more tokens of a sequence; there must be room."""
+        if count > len(self._free):
+            raise ValueError(f"{count} cells asked for, {len(self._free)} free")
+        first = len(self._free) - count
+        cells = self._free[first:]
+        del self._free[first:]
+        self._references[cells] = 1
+        self._held.setdefault(sequence, []).extend(cells)
+
+    def share(self, source: int, target: int, length: int) -> None:
+        """`target` (empty) holds the first `length` cells of `source` too."""
+        cells = self._held[source][:length]
+        self._references[cells] += 1
+        self._held[target] = cells
+
+    def truncate(self, sequence: int, length: int) -> None:
+        cells = self._held.get(sequence, [])
+        dropped = cells[length:]
+        del cells[length:]
+        self._references[dropped] -= 1
+        self._free.extend(cell for cell in dropped if self._references[cell] == 0)
+
+    def forget(self, sequence: int) -> None:
+        self.truncate(sequence, 0)
+        self._held.pop(sequence, None)
+
+
+@dataclass(slots=True)
+class CachedPrefix:
+    """The computed tokens of a finished request."""
+
+    adapter: str | None
+    tokens: Tokens
+    last_used: int
+
+
+class PrefixCache:
+    """Finished sequences by id: found by longest common prefix, evicted by last use."""
+
+    def __init__(self) -> None:
+        self._prefixes: dict[int, CachedPrefix] = {}
+        self._clock = 0
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all prefixes together (more than their cells, where they share some)."""
+        return sum(len(prefix.tokens) for prefix in self._prefixes.values())
+
+    def add(self, sequence: int, adapter: str | None, tokens: Sequence[int] | Tokens) -> list[int]:
+        """Remember a sequence; returns the ids of those that it makes superfluous, removed here."""
+        new = np.asarray(tokens, np.int32)
+        superfluous = [
+            other
+            for other, prefix in self._prefixes.items()
+            if prefix.adapter == adapter
+            and len(prefix.tokens) <= len(new)
+            and common_prefix(prefix.tokens, new) == len(prefix.tokens)
+        ]
+        for other in superfluous:
+            del self._prefixes[other]
+        self._clock += 1
+        self._prefixes[sequence] = CachedPrefix(adapter, new, self._clock)
+        return superfluous
+
+    def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
+        """(sequence id, length) of the longest prefix of `tokens` that is cached."""
+        best: int | None = None
+        best_length = 0
+        for sequence, prefix in self._prefixes.items():
+            if prefix.adapter != adapter:
+                continue
+            length = common_prefix(prefix.tokens, tokens)
+            if length > best_length:
+                best, best_length = sequence, length
+        if best is not None:
+            self._clock += 1
+            self._prefixes[best].last_used = self._clock
+        return best, best_length
+
+    @property
+    def sequences(self) -> Iterable[int]:
+        return self._prefixes
+
+    def get(self, sequence: int) -> CachedPrefix | None:
+        return self._prefixes.get(sequence)
+
+    def remove(self, sequence: int) -> CachedPrefix:
+        return self._prefixes.pop(sequence)
+
+    def oldest(self, choices: Iterable[int] | None = None) -> int:
+        """The prefix unused for longest, of `choices` or of all; there must be one."""
+        return min(choices or self._prefixes, key=lambda key: self._prefixes[key].last_used)
+
+
+class OffloadedPrefixes:
+    """Copies of finished sequences in RAM, within `limit` bytes; the least recently used is dropped
+    first.
+
+    On a CPU attention visits every cell in use in every step, whichever sequence holds it: prefixes
+    left in the KV cache made eight running answers a third slower. In RAM they cost no time, and
+    copying one back takes a fraction of the time that computing it again would.
+    """
+
+    def __init__(self, memory: SequenceMemory, limit: int) -> None:
+        self._memory = memory
+        self._limit = limit
+        self._cache = PrefixCache()
+        self._data: dict[int, npt.NDArray[np.uint8]] = {}
+        self._next = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def save(self, sequence: int, prefix: CachedPrefix) -> None:
+        """Copy a sequence out of the KV cache, if it is worth it."""
+        if not self._limit or len(prefix.tokens) < SHORTEST_OFFLOADED:
+            return
+        data = self._memory.save(sequence)
+        if not 0 < len(data) <= self._limit:
+            return
+        key, self._next = self._next, self._next + 1
+        for other in self._cache.add(key, prefix.adapter, prefix.tokens):
+            self._drop(other)
+        self._data[key] = data
+        self.size += len(data)
+        while self.size > self._limit:
+            oldest = self._cache.oldest()
+            self._cache.remove(oldest)
+            self._drop(oldest)
+
+    def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
+        """(key, length) of the longest offloaded prefix of `tokens`."""
+        return self._cache.longest(adapter, tokens)
+
+    def tokens_of(self, key: int) -> int:
+        """How many cells restoring it takes; 0 if it has gone meanwhile."""
+        prefix = self._cache.get(key)
+        return 0 if prefix is None else len(prefix.tokens)
+
+    def restore(self, key: int, sequence: int) -> bool:
+        """Copy it into an empty sequence; False if the KV cache has no room for it."""
+        data = self._data.get(key)
+        return data is not None and self._memory.restore(sequence, data)
+
+    def _drop(self, key: int) -> None:
+        self.size -= len(self._data.pop(key))
+
+
+def common_prefix(a: Tokens, b: Tokens) -> int:
+    """Number of equal leading elements."""
+    shorter = min(len(a), len(b))
+    different = a[:shorter] != b[:shorter]
+    first = int(different.argmax()) if shorter else 0
+    return first if shorter and different[first] else shorter

@@ -1,0 +1,174 @@
+"""One request: the caller's handle on it, and its state in the engine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from tuneserve.serve.engine.detokenizer import Detokenizer
+from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.types import (
+    Completion,
+    Delta,
+    EngineError,
+    Event,
+    FinishReason,
+    SamplingParams,
+    Timings,
+    TokenLogprob,
+)
+
+TimeFunction = Callable[[], float]
+"""Seconds from any fixed moment on."""
+
+
+class Generation:
+    """A submitted request: wait for its result, or cancel it. Safe from any thread."""
+
+    def __init__(self, on_event: Callable[[Event], None] | None = None) -> None:
+        self._on_event = on_event
+        self._done = threading.Event()
+        self._outcome: Completion | EngineError | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End it within a step; its result has finish_reason 'cancelled'."""
+        self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Was it asked to end?"""
+        return self._cancelled
+
+    def result(self, timeout: float | None = None) -> Completion:
+        """Wait for the answer. Raises EngineError if the engine failed, TimeoutError."""
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"no answer within {timeout} s")
+        if isinstance(self._outcome, EngineError):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    def deliver(self, event: Event) -> None:
+        """Called in the engine's thread: a Delta, or last a Completion or an EngineError."""
+        if isinstance(event, Completion | EngineError):
+            self._outcome = event
+            self._done.set()
+        if self._on_event is not None:
+            self._on_event(event)
+
+
+class Request:
+    """State of one request. Belongs to the engine's thread.
+
+    `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
+    the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
+    everything again after a preemption. `limit` is the number of tokens that the context can hold
+    of it.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampling: SamplingParams,
+        generation: Generation,
+        *,
+        limit: int,
+        adapter: str | None = None,
+        stream: bool = False,
+        clock: TimeFunction = time.monotonic,
+    ) -> None:
+        self.tokens = list(prompt)
+        self.prompt_length = len(self.tokens)
+        self.sampling = sampling
+        self.adapter = adapter
+        self.sequence = -1
+        self.computed = 0
+        self.cached_tokens = 0
+        self.sampler: TokenSampler | None = None
+        self._generation = generation
+        self._stream = stream
+        self._end = limit
+        if sampling.max_tokens is not None:
+            self._end = min(limit, self.prompt_length + sampling.max_tokens)
+        self._detokenizer = Detokenizer(sampling.stop)
+        self._logprobs: list[TokenLogprob] = []
+        self._clock = clock
+        self.submitted = clock()
+        self._admitted: float | None = None
+        self._first_token: float | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        return self._generation.cancelled
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def was_admitted(self) -> bool:
+        """Has it ever had a sequence? If so and it waits, it was preempted."""
+        return self._admitted is not None
+
+    def admit(self, sequence: int, cached: int) -> None:
+        """The request gets a sequence whose first `cached` tokens are computed already."""
+        self.sequence = sequence
+        self.computed = cached
+        if self._admitted is None:
+            self._admitted = self._clock()
+            self.cached_tokens = cached
+
+    def preempt(self) -> None:
+        """The request loses its sequence; its tokens must be computed again."""
+        self.sequence = -1
+        self.computed = 0
+
+    def advance(
+        self, token: int, piece: bytes | None, logprob: TokenLogprob | None
+    ) -> FinishReason | None:
+        """Add a token (`piece` None: an end token); returns why the answer ends, if it does."""
+        if self._first_token is None:
+            self._first_token = self._clock()
+        self.tokens.append(token)
+        if logprob is not None:
+            self._logprobs.append(logprob)
+        if piece is None:
+            return "stop"
+        text, stopped = self._detokenizer.feed(piece)
+        if self._stream:
+            self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
+        if stopped:
+            return "stop"
+        return "length" if len(self.tokens) >= self._end else None
+
+    def finish(self, why: FinishReason | EngineError) -> None:
+        """Deliver the end: the whole answer, preceded by text that was held back, or an error."""
+        if isinstance(why, EngineError):
+            self._generation.deliver(why)
+            return
+        rest = "" if why == "cancelled" else self._detokenizer.finish()
+        if rest and self._stream:
+            self._generation.deliver(Delta(rest, ()))
+        self._generation.deliver(
+            Completion(
+                text=self._detokenizer.text,
+                tokens=tuple(self.tokens[self.prompt_length :]),
+                finish_reason=why,
+                prompt_tokens=self.prompt_length,
+                cached_tokens=self.cached_tokens,
+                timings=self._timings(),
+                logprobs=tuple(self._logprobs),
+            )
+        )
+
+    def _timings(self) -> Timings:
+        now = self._clock()
+        admitted = now if self._admitted is None else self._admitted
+        first = now if self._first_token is None else self._first_token
+        return Timings(admitted - self.submitted, first - admitted, now - first)

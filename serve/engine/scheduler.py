@@ -1,0 +1,231 @@
+"""Which requests run, and what each step of the engine computes. Knows no llama.cpp."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixMatch
+from tuneserve.serve.engine.request import Request, TimeFunction
+from tuneserve.serve.engine.types import FinishReason, UnavailableError
+
+SMALLEST_CHUNK = 32
+"""Prompt tokens a step always takes: fewer would not make it noticeably shorter."""
+
+STEP_SECONDS_BESIDE_DECODING = 0.25
+"""How long running answers may stand still for other requests' prompts."""
+
+STEP_SECONDS_ALONE = 0.5
+"""How long a step may take when nobody waits for a token: cancellation waits for its end."""
+
+CELLS_PER_RUNNING_ANSWER = 8
+"""Free cells beside a newcomer's prompt, for each running answer: with none it would be preempted
+in the next steps."""
+
+Chunk = tuple[Request, int]
+"""A request and how many of its pending tokens are computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """What a step computes: the chunks, under one adapter (None: the base alone)."""
+
+    chunks: list[Chunk] = field(default_factory=list)
+    adapter: str | None = None
+
+
+class Scheduler:
+    """The queue of waiting requests and the running ones. Belongs to the engine's thread.
+
+    The rules:
+    - Requests are admitted in the order of arrival, while fewer than `slots` run and the KV cache
+      has room for the prompt.
+    - A step computes one batch, of one LoRA adapter; adapters take turns, the one served longest
+      ago first.
+    - Every running answer of that adapter gets its next token; prompts are computed beside them in
+      chunks (chunked prefill), as many tokens as `prefill` allows, `batch_tokens` in all.
+    - When the KV cache is full, cached prefixes are evicted first; then the request admitted last
+      is preempted: its cells are freed, it goes to the head of the queue, and its tokens are
+      computed again later.
+    - A request that has never run leaves after `queue_seconds`; one that has, running or preempted,
+      ends `answer_seconds` after it was submitted (0: no limit).
+    """
+
+    def __init__(
+        self,
+        cache: KVCacheManager,
+        *,
+        slots: int,
+        batch_tokens: int,
+        prefill: PrefillBudget,
+        queue_seconds: float,
+        answer_seconds: float = 0.0,
+        clock: TimeFunction = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._slots = slots
+        self._batch_tokens = batch_tokens
+        self._prefill = prefill
+        self._queue_seconds = queue_seconds
+        self._answer_seconds = answer_seconds
+        self._clock = clock
+        self._served: dict[str | None, int] = {}
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.steps = 0
+        self.preemptions = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.running and not self.waiting
+
+    def add(self, request: Request) -> None:
+        """Queue a request."""
+        self.waiting.append(request)
+
+    def expire(self) -> list[tuple[Request, FinishReason | UnavailableError]]:
+        """Take out the requests that are cancelled or past their time: (request, how it ends)."""
+        now = self._clock()
+        expired = [
+            (request, why)
+            for request in (*self.running, *self.waiting)
+            if (why := self._expired(request, now)) is not None
+        ]
+        for request, _ in expired:
+            self.finish(request)
+        return expired
+
+    def _expired(self, request: Request, now: float) -> FinishReason | UnavailableError | None:
+        age = now - request.submitted
+        if request.cancelled:
+            return "cancelled"
+        if request.was_admitted:
+            return "length" if 0 < self._answer_seconds < age else None
+        if age > self._queue_seconds:
+            return UnavailableError(f"no slot became free within {self._queue_seconds} s")
+        return None
+
+    def schedule(self) -> ScheduledBatch:
+        """The next step. The cells that its chunks take are free."""
+        self.steps += 1
+        self._admit()
+        self._cache.trim()
+        while self.running:
+            adapter = self._next_adapter()
+            chunks = split_batch(
+                [request for request in self.running if request.adapter == adapter],
+                batch_tokens=self._batch_tokens,
+                prefill_tokens=self._prefill.tokens(beside_decoding=self._decoding),
+            )
+            if self._cache.make_room(sum(count for _, count in chunks)):
+                self._served[adapter] = self.steps
+                return ScheduledBatch(chunks, adapter)
+            self._preempt(self.running[-1])
+        return ScheduledBatch()
+
+    def computed(self, chunks: Sequence[Chunk]) -> None:
+        """A step's chunks are in the KV cache now."""
+        for request, count in chunks:
+            request.computed += count
+            self._cache.append(request.sequence, count)
+
+    def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """A step with these chunks took that long."""
+        self._prefill.observe(chunks, seconds)
+
+    def finish(self, request: Request) -> None:
+        """Take a request out; what it has computed is left to the prefix cache."""
+        if request in self.running:
+            self.running.remove(request)
+            self._cache.release(
+                request.sequence, request.adapter, request.tokens[: request.computed]
+            )
+        else:
+            self.waiting.remove(request)
+
+    @property
+    def _decoding(self) -> bool:
+        return any(request.generated for request in self.running)
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self._slots:
+            match = self._match_with_room(self.waiting[0])
+            if match is None:
+                return
+            request = self.waiting.popleft()
+            request.admit(*self._cache.allocate(match))
+            self.running.append(request)
+
+    def _match_with_room(self, request: Request) -> PrefixMatch | None:
+        """What the request begins with, its cells being free; None while too few are."""
+        reserve = CELLS_PER_RUNNING_ANSWER * len(self.running) + 1 if self.running else 0
+        found = self._cache.match_prefix(request.adapter, request.tokens, self.running)
+        # The matching prefix may be longer than what is shared, and hold the very cells that the
+        # rest of the prompt needs: then the request begins from nothing.
+        for match in (found, PrefixMatch()):
+            needed = max(len(request.tokens) - match.shared + reserve, match.offloaded_tokens)
+            if self._cache.make_room(needed, spare=match.sequence):
+                return match
+        return None
+
+    def _next_adapter(self) -> str | None:
+        """Of the adapters (None: the base alone) of running requests the one served longest ago."""
+        adapters = (request.adapter for request in self.running)
+        return min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self._cache.free(request.sequence)
+        request.preempt()
+        self.waiting.appendleft(request)
+        self.preemptions += 1
+
+
+class PrefillBudget:
+    """How many prompt tokens a step may compute: `first` to begin with, then, if it `adapts`, what
+    fits the time that a step may take, by how fast the last ones were; `largest` at most."""
+
+    def __init__(self, largest: int, first: int, *, adapts: bool = True) -> None:
+        self._largest = largest
+        self._first = first
+        self._adapts = adapts
+        self._rate = 0.0  # tokens per second
+
+    def tokens(self, *, beside_decoding: bool) -> int:
+        if not self._rate:
+            return min(self._first, self._largest)
+        seconds = STEP_SECONDS_BESIDE_DECODING if beside_decoding else STEP_SECONDS_ALONE
+        return max(SMALLEST_CHUNK, min(self._largest, int(self._rate * seconds)))
+
+    def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """A step with these chunks took that long."""
+        tokens = prompt_tokens(chunks)
+        if tokens < SMALLEST_CHUNK or not self._adapts:
+            return
+        rate = tokens / seconds
+        self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
+
+
+def split_batch(
+    running: Sequence[Request], *, batch_tokens: int, prefill_tokens: int
+) -> list[Chunk]:
+    """The chunks of a batch of at most `batch_tokens`, of them at most `prefill_tokens` of prompts.
+
+    Requests that need one token come first, so that no answer stands still; then prompts in the
+    order of admission.
+    """
+    chunks = [(request, 1) for request in running if request.pending == 1][:batch_tokens]
+    left = min(batch_tokens - len(chunks), prefill_tokens)
+    for request in running:
+        if request.pending > 1 and left > 0:
+            count = min(request.pending, left)
+            chunks.append((request, count))
+            left -= count
+    return chunks
+
+
+def prompt_tokens(chunks: Sequence[Chunk]) -> int:
+    """Tokens of prompts among them; a chunk of one token is an answer's."""
+    return sum(count for _, count in chunks if count > 1)
