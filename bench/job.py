@@ -16,8 +16,7 @@ from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.ladder import Place, places
 from tuneserve.bench.measure.ladder_files import make_files
-from tuneserve.bench.measure.measure import Question, Subject, Work
-from tuneserve.bench.measure.offload import engine_settings
+from tuneserve.bench.measure.measure import Question, Subject, Work, engine_settings
 from tuneserve.bench.tasks.examples import Example, read_examples, read_rows
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.prompts import EncodedExample
@@ -32,7 +31,7 @@ from tuneserve.bench.tasks.tasks import (
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions
-from tuneserve.serve.in_process import fitted
+from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
 
 LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
@@ -134,7 +133,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job
         expected=[*chain.from_iterable(asked), *replay_encoded],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
-    layers = fitted(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers
+    layers = with_gpu_layers(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers
     serve = recipe.serve.model_copy(update={"gpu_layers": layers})
     return Job(
         run=run,

@@ -193,32 +193,34 @@ class Model:
 
 def planned(options: Namespace, cap: float) -> Any:
     """What `speed = "auto"` chooses for a card of `cap` GiB."""
-    from tuneserve.finetune.memory.model import GIB, Shape
-    from tuneserve.finetune.memory.planning import RESERVED_GIB
-    from tuneserve.finetune.memory.search import choose
+    from tuneserve.finetune.memory.model import RESERVED_GIB
+    from tuneserve.finetune.memory.search import search_strategy
+    from tuneserve.memory import GIB
+    from tuneserve.model_shape import ModelShape
     from tuneserve.settings import Recipe, TrainSettings
 
     train = TrainSettings(
         batch_size=EFFECTIVE["batch"], gradient_accumulation=EFFECTIVE["accumulation"]
     )
-    return choose(
-        Shape.read(options.base), Recipe(train=train), [options.length] * 8,
+    return search_strategy(
+        ModelShape.read(options.base), Recipe(train=train), [options.length] * 8,
         available=(cap - RESERVED_GIB) * GIB, device="cuda",
     )  # fmt: skip
 
 
 def at_cap(model: Model, options: Namespace, part: str, cap: float) -> None:
     """Train as chosen for a card of `cap` GiB, with torch held to it."""
-    way = planned(options, cap)
+    strategy = planned(options, cap)
     model.limit(cap)
-    model.keep(way.kept_layers)
-    model.offload(way.offloaded)
+    model.keep(strategy.kept_layers)
+    model.offload(strategy.offloaded)
     chosen = case(
-        options, batch=way.micro_batch, accumulation=way.accumulation, steps=4, warmup=1,
-        four_bit=way.four_bit,
+        options, batch=strategy.micro_batch, accumulation=strategy.accumulation, steps=4, warmup=1,
+        four_bit=strategy.four_bit,
     )  # fmt: skip
     tell(
-        part, measured="cap", cap=cap, chosen=way.describe(), planned_bytes=way.memory.total,
+        part, measured="cap", cap=cap, chosen=strategy.describe(),
+        planned_bytes=strategy.memory.total,
         **model.train("ours", chosen),
     )  # fmt: skip
     model.limit(0)
@@ -229,11 +231,12 @@ def against_plan(
     kept: int,
 ) -> None:  # fmt: skip
     """Peak of a step beside what the plan says."""
-    from tuneserve.finetune.memory.model import Shape, training_memory
+    from tuneserve.finetune.memory.model import training_memory
+    from tuneserve.model_shape import ModelShape
     from tuneserve.settings import TrainSettings
 
     plan = training_memory(
-        Shape.read(options.base), TrainSettings(), tokens=batch * length, four_bit=four_bit,
+        ModelShape.read(options.base), TrainSettings(), tokens=batch * length, four_bit=four_bit,
         device="cuda", checkpointing="unsloth", kept_layers=kept,
     ).total  # fmt: skip
     model.keep(kept)
@@ -253,8 +256,8 @@ def part_caps(options: Namespace) -> None:
     smallest, *larger = [cap for cap in CAPS if planned(options, cap).four_bit]
     card = Card()
     with card.of(smallest):
-        way = planned(options, smallest)
-        model = Model(options, four_bit=True, cap=smallest, offloaded=way.offloaded)
+        strategy = planned(options, smallest)
+        model = Model(options, four_bit=True, cap=smallest, offloaded=strategy.offloaded)
         tell("caps", load_seconds=model.load_seconds, load_peak=speed.peak_bytes())
         model.train("ours", case(options, batch=1, steps=2, warmup=1))  # kernels are compiled
         for _ in range(options.repeats):

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base import resolve_base
-from tuneserve.finetune.memory.model import GIB, Shape, training_memory
+from tuneserve.finetune.memory.model import training_memory
+from tuneserve.memory import GIB
+from tuneserve.model_shape import ModelShape
 from tuneserve.settings import TrainSettings
 
 TOLERANCE = 0.10
@@ -65,7 +67,7 @@ def main() -> int:
     options = parser.parse_args()
     device = "cuda" if options.cases == "gpu" else "cpu"
     base_path = resolve_base(options.base).path
-    shape = Shape.read(base_path)
+    shape = ModelShape.read(base_path)
     rows = []
     heads = ("plan", "peak", "off")
     print(f"{'batch x length':>15} {'base':>6} {'checkpointing':>14}", *(f"{h:>7}" for h in heads))
@@ -83,7 +85,7 @@ def main() -> int:
     return 0 if good else 1
 
 
-def compare(case: Case, shape: Shape, device: str, base: Path, steps: int) -> dict[str, Any]:
+def compare(case: Case, shape: ModelShape, device: str, base: Path, steps: int) -> dict[str, Any]:
     planned = training_memory(
         shape, TrainSettings(), tokens=case.batch * case.length, four_bit=case.four_bit,
         device=device, value_bytes=4 if case.precision == "fp32" else 2,

@@ -1,15 +1,25 @@
-"""Is there disk and memory enough? Asked before any slow work starts."""
+"""What a conversion takes and makes, and whether there is disk and memory enough for it.
+
+Known before any slow work starts; the size of the GGUF already before there is a checkpoint.
+"""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+from tuneserve.base.architectures import ARCHITECTURES
+from tuneserve.base.architectures.llama import LLAMA
 from tuneserve.console import human_bytes
-from tuneserve.convert.gguf.writer import SLAB_VALUES
+from tuneserve.convert.gguf.quantization import choose_types
+from tuneserve.convert.gguf.writer import SLAB_VALUES, tensor_bytes
+from tuneserve.convert.imatrix import uses_importance
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
-from tuneserve.memory import free_main_memory
+from tuneserve.llama import physical_cores
+from tuneserve.memory import main_memory
+from tuneserve.model_shape import ModelShape
+from tuneserve.settings import ConvertSettings
 
 SPARE_DISK = 256 * 1024 * 1024
 # Python with PyTorch, transformers, PEFT and llama.cpp, and llama.cpp's caches and buffers.
@@ -18,6 +28,18 @@ LIBRARIES = 1300 * 1024 * 1024
 # quantized: 19 bytes a value) and what malloc keeps for the next one. So 1.9 GiB are asked for with
 # two threads, 2.8 with 16; measured were 1.33 (a model of 1.5 B) and 2.79 (8 B).
 BYTES_PER_VALUE = 32
+# Architectures whose query, key and value projections have biases.
+_BIASED = ("qwen2",)
+
+
+def worker_threads(settings: ConvertSettings) -> int:
+    """Threads that merge and quantize."""
+    return settings.threads or physical_cores()
+
+
+def uses_imatrix(settings: ConvertSettings) -> bool:
+    """Is an importance matrix measured and used?"""
+    return settings.imatrix and uses_importance(settings.quantization)
 
 
 def needed_memory(threads: int) -> int:
@@ -27,7 +49,7 @@ def needed_memory(threads: int) -> int:
 
 def check_memory(threads: int) -> None:
     """Raise TuneserveError if less memory is free than a conversion takes."""
-    needed, free = needed_memory(threads), available_memory()
+    needed, free = needed_memory(threads), main_memory().available
     if free < needed:
         raise TuneserveError(
             f"{human_bytes(needed)} of memory are needed, {human_bytes(free)} are free",
@@ -47,20 +69,38 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def available_memory() -> int:
-    """Bytes that may still be taken: of the machine, or of this process's control group."""
-    return min(free_main_memory(), _left_in_group())
+def gguf_tensor_bytes(shape: ModelShape, settings: ConvertSettings) -> dict[str, int]:
+    """Bytes of each tensor, by name, of the GGUF that a model of this shape becomes."""
+    shapes = _gguf_shapes(shape)
+    choices = choose_types(
+        shapes, settings.quantization, layers=shape.layers, grouping=shape.grouping,
+        has_imatrix=uses_imatrix(settings),
+    )  # fmt: skip
+    return {choice.name: tensor_bytes(shapes[choice.name], choice.type) for choice in choices}
 
 
-def _left_in_group(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """What the control group's limit leaves; its file cache can be given up."""
-    unlimited = 1 << 62
-    try:
-        limit = (root / "memory.max").read_text(encoding="ascii").strip()
-        used = int((root / "memory.current").read_text(encoding="ascii"))
-        fields = dict(
-            line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-    except (OSError, ValueError):
-        return unlimited  # no such control group here
-    return unlimited if limit == "max" else int(limit) - used + int(fields.get("file", 0))
+def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """The GGUF's tensors and their shapes; an architecture that can't be converted is taken for
+    Llama's."""
+    architecture = next(
+        (known for known in ARCHITECTURES if shape.architecture in known.hf_names), LLAMA
+    )
+    hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query, shape.key_value
+    fused = "ffn_gate" not in architecture.layer_tensors
+    matrices = {
+        "attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden),
+        "attn_qkv": (query + 2 * key, hidden), "attn_output": (hidden, query),
+        "attn_q_norm": (shape.head,), "attn_k_norm": (shape.head,),
+        "ffn_gate": (wide, hidden), "ffn_up": (2 * wide if fused else wide, hidden),
+        "ffn_down": (hidden, wide),
+    }  # fmt: skip
+    layer = {f"{name}.weight": matrices.get(name, (hidden,)) for name in architecture.layer_tensors}
+    if architecture.gguf_name in _BIASED:
+        layer |= {f"{name}.bias": matrices[name][:1] for name in ("attn_q", "attn_k", "attn_v")}
+    embedding = (shape.vocabulary, hidden)
+    return {
+        "token_embd.weight": embedding,
+        "output_norm.weight": (hidden,),
+        **({} if shape.tied else {"output.weight": embedding}),
+        **{f"blk.{n}.{name}": of for n in range(shape.layers) for name, of in layer.items()},
+    }

@@ -16,19 +16,18 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import CopiedTensor, tensor_bytes, write_gguf
-from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks, uses_importance
+from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
 from tuneserve.convert.model_card import write_handover
-from tuneserve.convert.resources import check_disk, check_memory
+from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.verify import Candidate, GateError, verify
 from tuneserve.convert.verify.checks import PROBE_BYTES
 from tuneserve.convert.verify.logits import open_model
 from tuneserve.convert.verify.texts import held_out
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
-from tuneserve.llama import physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -67,11 +66,11 @@ class Plan:
 
     @property
     def threads(self) -> int:
-        return self.settings.threads or physical_cores()
+        return worker_threads(self.settings)
 
     @property
     def uses_imatrix(self) -> bool:
-        return self.settings.imatrix and uses_importance(self.settings.quantization)
+        return uses_imatrix(self.settings)
 
     def outputs(self) -> list[Path]:
         """What must not be there already."""

@@ -1,25 +1,28 @@
-"""Which layers go to the GPU: all that fit beside the KV cache and the buffers.
+"""Layer offload: which layers go to the GPU, namely all that fit beside KV cache and buffers.
 
 llama.cpp's own fitting is C++ and not part of its library, so the sizes are worked out here: the
-weights from the GGUF's tensor list, the KV cache from the model's shape, and the buffers from
-what llama.cpp's graphs hold at most. A margin is left for what can't be known (the driver, other
-programs, fragmentation).
+weights from the tensors of the GGUF, or of the one that a model of this shape will become, the KV
+cache from the model's shape, and the buffers from what llama.cpp's graphs hold at most. A margin is
+left for what can't be known (the driver, other programs, fragmentation).
 """
 
 from __future__ import annotations
 
+import bisect
 import ctypes
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneserve.console import human_bytes
+from tuneserve.console import human_bytes, say
 from tuneserve.errors import UsageError
 from tuneserve.llama import backend
+from tuneserve.memory import GIB
+from tuneserve.model_shape import ModelShape
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT
-from tuneserve.settings import ServeSettings
+from tuneserve.settings import ConvertSettings, ServeSettings
 
 MARGIN_BYTES = 512 << 20
 """Left free for what the estimate misses."""
@@ -27,6 +30,11 @@ MARGIN_BYTES = 512 << 20
 CONTEXT_BYTES = 600 << 20
 """What the driver and its libraries take on each GPU before any model is loaded. Memory that is
 free is measured after that; a limit the user sets is for all of it."""
+
+CONTEXT_STEP = 256
+"""llama.cpp makes contexts in multiples of this many tokens."""
+
+_LONGEST_CONTEXT = 1 << 24  # what the setting allows
 
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 
@@ -41,14 +49,63 @@ CACHE_BLOCKS = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """Bytes of a GGUF's tensors, and the shape that its KV cache has."""
+    """Bytes of a GGUF's tensors, and the shape that its KV cache has.
+
+    `output` is what the GPU has beside the layers. `embedding` is the input embedding, which stays
+    in main memory; 0 where it is tied to the output layer, of which the GPU then has a copy.
+    """
 
     layers: tuple[int, ...]
     output: int
+    embedding: int
     kv_width: int
     n_embd: int
     n_ff: int
     n_vocab: int
+
+    @classmethod
+    def of_tensors(
+        cls,
+        tensors: Mapping[str, int],
+        *,
+        layers: int,
+        kv_width: int,
+        n_embd: int,
+        n_ff: int,
+        n_vocab: int,
+    ) -> ModelSizes:
+        """From the bytes of each tensor, by name. Raises KeyError without an input embedding."""
+        per_layer = [0] * layers
+        output = 0
+        for name, size in tensors.items():
+            if block := BLOCK_TENSOR.match(name):
+                per_layer[int(block.group(1))] += size
+            elif name.startswith("output"):
+                output += size
+        embedding = tensors["token_embd.weight"]
+        if "output.weight" not in tensors:
+            output, embedding = output + embedding, 0
+        return cls(tuple(per_layer), output, embedding, kv_width, n_embd, n_ff, n_vocab)
+
+    @classmethod
+    def of_shape(cls, shape: ModelShape, settings: ConvertSettings) -> ModelSizes:
+        """Of the GGUF that a model of this shape becomes."""
+        # Serving a GGUF that is there needs nothing of convert.
+        from tuneserve.convert.resources import gguf_tensor_bytes
+
+        return cls.of_tensors(
+            gguf_tensor_bytes(shape, settings), layers=shape.layers, kv_width=shape.key_value,
+            n_embd=shape.hidden, n_ff=shape.intermediate, n_vocab=shape.vocabulary,
+        )  # fmt: skip
+
+    @property
+    def offloadable(self) -> int:
+        """Bytes of weights on the GPU if all layers are."""
+        return sum(self.layers) + self.output
+
+    def kv_bytes(self, settings: ServeSettings) -> int:
+        """The KV cache of all layers."""
+        return self.kv_bytes_per_layer(settings) * len(self.layers)
 
     def kv_bytes_per_layer(self, settings: ServeSettings) -> int:
         """K and V of one layer for settings.ctx tokens, and those of the context for embeddings."""
@@ -73,7 +130,7 @@ class ModelSizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class Offload:
     """How many layers go to the GPU, and why. `layers` counts the output layer as one."""
 
     layers: int
@@ -81,8 +138,8 @@ class Fit:
     reason: str
 
 
-def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> Fit:
-    """The most layers that fit `free_bytes` of GPU memory."""
+def largest_offload(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> Offload:
+    """As many layers as fit into `free_bytes` of GPU memory."""
     total = len(sizes.layers) + 1
     budget = free_bytes - MARGIN_BYTES - sizes.buffer_bytes(settings)
     per_layer_cache = sizes.kv_bytes_per_layer(settings)
@@ -95,21 +152,61 @@ def fit_layers(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -
         count += 1
     reason = (
         f"{count} of {total} layers fit {human_bytes(free_bytes)} of usable GPU memory "
-        f"({human_bytes(sum(sizes.layers) + sizes.output)} of weights, "
-        f"{human_bytes(per_layer_cache * len(sizes.layers))} of KV cache, "
+        f"({human_bytes(sizes.offloadable)} of weights, "
+        f"{human_bytes(sizes.kv_bytes(settings))} of KV cache, "
         f"{human_bytes(sizes.buffer_bytes(settings))} of buffers, "
         f"{human_bytes(MARGIN_BYTES)} left free)"
     )
-    return Fit(count, total, reason)
+    return Offload(count, total, reason)
 
 
-def fit_now(path: Path, settings: ServeSettings) -> Fit:
-    """How many layers of this GGUF fit into the GPU memory that is free now, and into
+def longest_context(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> int:
+    """The largest settings.ctx, a multiple of CONTEXT_STEP, with which all layers fit into
+    `free_bytes` of GPU memory; 0 if they never do."""
+
+    def too_long(ctx: int) -> bool:
+        tried = settings.model_copy(update={"ctx": ctx})
+        offload = largest_offload(sizes, tried, free_bytes=free_bytes)
+        return offload.layers < offload.total
+
+    contexts = range(CONTEXT_STEP, _LONGEST_CONTEXT + 1, CONTEXT_STEP)
+    return bisect.bisect_left(contexts, True, key=too_long) * CONTEXT_STEP
+
+
+def offload_now(path: Path, settings: ServeSettings) -> Offload:
+    """As many layers of this GGUF as fit into the GPU memory that is free now, and into
     settings.vram; 0 without a GPU."""
     free = free_gpu_memory()
     if not free:
-        return Fit(0, 0, "no GPU that the installed llama-cpp-python can use")
-    return fit_layers(read_sizes(path), settings, free_bytes=usable_bytes(free, settings))
+        return Offload(0, 0, "no GPU that the installed llama-cpp-python can use")
+    return largest_offload(read_sizes(path), settings, free_bytes=usable_bytes(free, settings))
+
+
+def with_gpu_layers(path: Path, settings: ServeSettings, *, tell: bool = False) -> ServeSettings:
+    """Settings with 'auto' GPU layers replaced by as many as fit beside what is loaded now;
+    `tell`: say how many and why."""
+    if settings.gpu_layers >= 0:
+        return settings
+    offload = offload_now(path, settings)
+    if tell:
+        say(f"GPU layers: {offload.layers} ({offload.reason})")
+    return settings.model_copy(update={"gpu_layers": offload.layers})
+
+
+def offline_settings(serve: ServeSettings, *, ctx: int, slots: int) -> ServeSettings:
+    """Settings for an engine that works through a list of prompts without a server: a context for
+    every prompt answered at a time, no limit of time, and no prefixes kept of prompts that are done
+    (a later one would be computed from another place, in other last digits, after a kill)."""
+    return serve.model_copy(
+        update={
+            "ctx": ctx,
+            "slots": slots,
+            "queue_seconds": 86_400,
+            "answer_seconds": 0,
+            "prefix_share": 0.0,
+            "prefix_ram": 0.0,
+        }
+    )
 
 
 def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
@@ -128,7 +225,7 @@ def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
         }
         usable = int(min((free[index] / share for index, share in used.items()), default=0))
     if settings.vram:
-        limit = int(settings.vram * (1 << 30)) - CONTEXT_BYTES * len(used)
+        limit = int(settings.vram * GIB) - CONTEXT_BYTES * len(used)
         usable = min(usable, max(0, limit))
     return usable
 
@@ -164,18 +261,7 @@ def read_sizes(path: Path) -> ModelSizes:
     try:
         reader = gguf.GGUFReader(path)
         architecture = str(reader.fields["general.architecture"].contents())
-        layers = [0] * int(reader.fields[f"{architecture}.block_count"].contents())
-        output = 0
-        for tensor in reader.tensors:
-            if block := BLOCK_TENSOR.match(tensor.name):
-                layers[int(block.group(1))] += int(tensor.n_bytes)
-            elif tensor.name.startswith("output"):
-                output += int(tensor.n_bytes)
-            elif tensor.name == "token_embd.weight":
-                embedding = tensor
-        if not any(tensor.name == "output.weight" for tensor in reader.tensors):
-            # Tied to the input embedding, of which the GPU then gets a copy.
-            output += int(embedding.n_bytes)
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
         n_embd, n_ff, heads = (
             _largest(reader, f"{architecture}.{key}")
             for key in ("embedding_length", "feed_forward_length", "attention.head_count")
@@ -184,12 +270,16 @@ def read_sizes(path: Path) -> ModelSizes:
         head_size = _largest(
             reader, f"{architecture}.attention.key_length", default=n_embd // heads
         )
-        n_vocab = int(embedding.shape[1])
-    except (
-        KeyError, ValueError, TypeError, IndexError, ZeroDivisionError, OSError, UnboundLocalError,
-    ) as error:  # fmt: skip
+        return ModelSizes.of_tensors(
+            {name: int(tensor.n_bytes) for name, tensor in tensors.items()},
+            layers=int(reader.fields[f"{architecture}.block_count"].contents()),
+            kv_width=kv_heads * head_size,
+            n_embd=n_embd,
+            n_ff=n_ff,
+            n_vocab=int(tensors["token_embd.weight"].shape[1]),
+        )
+    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError, OSError) as error:
         raise UsageError(f"its sizes can't be read: {error}", where=str(path)) from error
-    return ModelSizes(tuple(layers), output, kv_heads * head_size, n_embd, n_ff, n_vocab)
 
 
 def _largest(reader: Any, key: str, *, default: int | None = None) -> int:

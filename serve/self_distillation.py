@@ -28,8 +28,7 @@ from tuneserve.finetune.self_distillation import Asked, Question, Sampling, gene
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.llama import physical_cores
 from tuneserve.serve.engine import Engine, SamplingParams
-from tuneserve.serve.in_process import fitted, for_a_list
-from tuneserve.serve.offload import free_gpu_memory
+from tuneserve.serve.offload import free_gpu_memory, offline_settings, with_gpu_layers
 from tuneserve.settings import ModelSettings, ServeSettings
 
 _AT_A_TIME = 24
@@ -121,4 +120,4 @@ def _settings(path: Path, asked: Sequence[Asked], sampling: Sampling) -> ServeSe
     slots = max(1, min(_AT_A_TIME, len(asked), _MOST_TOKENS // longest))
     ctx = -(-slots * longest // 256) * 256
     exact = ServeSettings(cache_type_k="f16", cache_type_v="f16")
-    return fitted(path, for_a_list(exact, ctx=ctx, slots=slots))
+    return with_gpu_layers(path, offline_settings(exact, ctx=ctx, slots=slots))

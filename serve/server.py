@@ -22,7 +22,7 @@ from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.guard import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
-from tuneserve.serve.offload import fit_now
+from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import ServeSettings
 
 
@@ -51,7 +51,7 @@ def serve(
                 f"warning: {host} can be reached from other machines and no API key is asked for; "
                 "use --api-key-file, or --host 127.0.0.1"
             )
-        settings = with_fitted_layers(model_path, settings)
+        settings = with_gpu_layers(model_path, settings, tell=True)
         say(f"loading {model_path}")
         service = Service(model_path, name, settings, adapters=adapters)
         if settings.mlock and not locked_bytes():
@@ -72,15 +72,6 @@ def locked_bytes() -> int:
     """Memory of this process that may not be swapped out. llama.cpp goes on if locking fails."""
     found = re.search(r"VmLck:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
-
-
-def with_fitted_layers(model_path: Path, settings: ServeSettings) -> ServeSettings:
-    """Settings with 'auto' GPU layers replaced by as many as fit; says what was chosen."""
-    if settings.gpu_layers >= 0:
-        return settings
-    fit = fit_now(model_path, settings)
-    say(f"GPU layers: {fit.layers} ({fit.reason})")
-    return settings.model_copy(update={"gpu_layers": fit.layers})
 
 
 def bind(host: str, port: int) -> socket.socket:

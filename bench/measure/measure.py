@@ -16,7 +16,6 @@ import numpy.typing as npt
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
-from tuneserve.bench.measure.offload import engine_settings
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
 from tuneserve.bench.tasks.examples import Example
@@ -24,6 +23,7 @@ from tuneserve.bench.tasks.prompts import EncodedExample
 from tuneserve.closing import Closing
 from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings
 
 LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
@@ -191,6 +191,12 @@ def generate_answers(subject: Subject, questions: Sequence[Question], journal: J
     ):
         for block in todo:
             _answer_block(engine, block, _keeper(subject.name, journal, advance))
+
+
+def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
+    """Serve settings with a context for every prompt that is answered at a time, the same for base
+    and tuned."""
+    return offline_settings(serve, ctx=bench.ctx * bench.parallel, slots=bench.parallel)
 
 
 Keep = Callable[[str, dict[str, Any]], None]

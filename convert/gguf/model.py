@@ -92,16 +92,13 @@ class GGUFModel:
 
     def choices(self, quantization: str, *, has_imatrix: bool = False) -> list[Choice]:
         """The type of each tensor in a GGUF of this quantization."""
-        layers = int(self.config["num_hidden_layers"])
         heads = int(self.config["num_attention_heads"])
-        grouping = heads // int(self.config.get("num_key_value_heads") or heads)
         return choose_types(
             {name: source.shape for name, source in self.sources.items()},
             quantization,
-            layers=layers,
-            grouping=grouping,
+            layers=int(self.config["num_hidden_layers"]),
+            grouping=heads // int(self.config.get("num_key_value_heads") or heads),
             has_imatrix=has_imatrix,
-            large=layers == 80 and grouping > 1,
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:

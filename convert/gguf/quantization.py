@@ -87,12 +87,10 @@ def choose_types(
     layers: int,
     grouping: int,
     has_imatrix: bool = False,
-    large: bool = False,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
-    `layers`: number of blocks; `grouping`: query heads per key-value head; `large`: 80 blocks with
-    grouped heads, which llama.cpp calls a 70B model.
+    `layers`: number of blocks; `grouping`: query heads per key-value head.
     """
     mixture = MIXTURES[quantization]
     names = sorted(shapes, key=loader_order)
@@ -100,7 +98,7 @@ def choose_types(
     downs = [n for n in names if Role.of(n) is Role.FFN_DOWN]
     chooser = _Chooser(
         quantization, mixture.plain, tied=Role.OUTPUT.value not in shapes, layers=layers,
-        grouping=grouping, has_imatrix=has_imatrix, large=large, value_tensors=len(values),
+        grouping=grouping, has_imatrix=has_imatrix, value_tensors=len(values),
     )  # fmt: skip
     choices = []
     for name in names:
@@ -140,7 +138,6 @@ class _Chooser:
     layers: int
     grouping: int
     has_imatrix: bool
-    large: bool
     value_tensors: int
 
     def wanted(self, role: Role, number: int, columns: int) -> str:
@@ -163,7 +160,9 @@ class _Chooser:
             chosen = "Q6_K"
         elif self.quantization == "Q4_K_S" and number < 4:
             chosen = "Q5_K"
-        return "Q5_K" if self.large and chosen == "Q4_K" else chosen
+        # Such a model is what llama.cpp takes for one of 70B.
+        large = self.layers == 80 and self.grouping > 1
+        return "Q5_K" if large and chosen == "Q4_K" else chosen
 
     def _ffn_down(self, number: int) -> str:
         first_layers = number < self.layers // 8

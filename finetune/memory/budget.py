@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.memory.model import GIB, Shape, is_quantized
-from tuneserve.finetune.memory.planning import RESERVED_GIB
+from tuneserve.finetune.memory.model import RESERVED_GIB, is_quantized
 from tuneserve.finetune.memory.schedule import Schedule
-from tuneserve.finetune.memory.search import Way, choose
+from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
+from tuneserve.finetune.tokens.encode import token_counts
 from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.finetune.training.cpu import compiles
-from tuneserve.memory import free_main_memory
+from tuneserve.memory import GIB, main_memory
+from tuneserve.model_shape import ModelShape
 from tuneserve.settings import Recipe, TrainSettings
 
 # Of the main memory that is free, the share that training may take.
@@ -25,19 +29,25 @@ _MAIN_MEMORY_SHARE = 0.8
 _STEP_DOWN = 0.75
 # oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
 CPU_PADDING = 16
+# Tokens to train on from which the minute that compiling takes is won back.
+_WORTH_COMPILING = 60_000
 
 
 @dataclass(frozen=True)
 class Budget:
     """The settings with everything decided that was open, and the memory that follows: predicted
-    peak (None: this model can't be planned) and what is there, in bytes."""
+    peak (None: this model can't be planned) and what is there, in bytes.
+
+    `compiled`: the layers are compiled (CPU). `search_within` finds the strategy for fewer bytes.
+    """
 
     settings: TrainSettings
     four_bit: bool
+    compiled: bool
     predicted: int | None
     available: int
     chosen: str
-    choose_within: Callable[[float], Way] | None = None
+    search_within: Callable[[float], MemoryStrategy] | None = None
 
     def describe(self) -> str:
         """What was chosen and why, in a sentence."""
@@ -51,7 +61,7 @@ class Budget:
             )
         return f"{self.chosen}: {room}"
 
-    def way(self) -> dict[str, Any]:
+    def decisions(self) -> dict[str, Any]:
         """What was decided, by setting."""
         decided = self.settings.model_dump(
             include={
@@ -63,14 +73,14 @@ class Budget:
 
     def smaller(self, original: TrainSettings) -> Budget | None:
         """The budget for what takes markedly less memory; None if nothing that is open does."""
-        if self.choose_within is None or self.predicted is None:
+        if self.search_within is None or self.predicted is None:
             return None
-        way = self.choose_within(self.predicted * _STEP_DOWN)
-        if way.memory.total >= self.predicted:
+        found = self.search_within(self.predicted * _STEP_DOWN)
+        if found.memory.total >= self.predicted:
             return None
         return replace(
-            self, settings=way.applied(original), four_bit=way.four_bit,
-            predicted=way.memory.total, chosen=way.describe(),
+            self, settings=found.applied(original), four_bit=found.four_bit,
+            compiled=found.compiled, predicted=found.memory.total, chosen=found.describe(),
         )  # fmt: skip
 
 
@@ -86,31 +96,30 @@ def plan_budget(
     available = available_bytes(runtime, settings.vram)
     recipe = with_precision_of_base(recipe, checkpoint)
     try:
-        shape = Shape.read(checkpoint)
+        shape = ModelShape.read(checkpoint)
     except UsageError:
-        return _unplanned(recipe, available)
-    all_kept = settings.model_copy(update={"gradient_checkpointing": "false"})
-    compiled = compiles(all_kept, runtime, train, schedule)
+        return _unplanned(recipe, runtime, train, schedule, available)
+    compiled = compiles(settings, runtime, train, schedule)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
 
-    def choose_within(room: float) -> Way:
-        return choose(
+    def search_within(room: float) -> MemoryStrategy:
+        return search_strategy(
             shape, recipe, lengths, available=room, device=runtime.device,
             padded=not packs(settings, runtime.device), compiled=compiled,
             value_bytes=4 if runtime.precision == "fp32" else 2,
         )  # fmt: skip
 
-    way = choose_within(available)
+    found = search_within(available)
     return Budget(
-        way.applied(settings), way.four_bit, way.memory.total, available, way.describe(),
-        choose_within,
+        found.applied(settings), found.four_bit, found.compiled, found.memory.total, available,
+        found.describe(), search_within,
     )  # fmt: skip
 
 
-def as_before(recipe: Recipe, way: dict[str, Any]) -> Recipe:
-    """The recipe with what an earlier part of the same training was decided to do."""
-    four_bit, decided = way["load_in_4bit"], {**way, "speed": "as_given"}
+def as_before(recipe: Recipe, decisions: dict[str, Any]) -> Recipe:
+    """The recipe with what was decided for an earlier part of the same training."""
+    four_bit, decided = decisions["load_in_4bit"], {**decisions, "speed": "as_given"}
     del decided["load_in_4bit"]
     return recipe.model_copy(
         update={
@@ -120,12 +129,49 @@ def as_before(recipe: Recipe, way: dict[str, Any]) -> Recipe:
     )
 
 
-def _unplanned(recipe: Recipe, available: int) -> Budget:
+def _unplanned(
+    recipe: Recipe,
+    runtime: Runtime,
+    train: Sequence[Encoded],
+    schedule: Schedule,
+    available: int,
+) -> Budget:
     settings = recipe.train
     if settings.gradient_checkpointing == "auto":
         settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
     four_bit = bool(recipe.model.load_in_4bit)
-    return Budget(settings, four_bit, None, available, "activations recomputed")
+    compiled = compiles(settings, runtime, train, schedule)
+    return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
+
+
+def compiles(
+    settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
+) -> bool:
+    """Are the layers to be compiled for training on these examples on this device, if their
+    activations are kept wherever the settings leave that open?
+
+    Raises UsageError if they shall be and there is no compiler.
+    """
+    if runtime.device != "cpu" or settings.compile == "false":
+        return False
+    if settings.compile == "true":
+        if not has_compiler():
+            raise UsageError("no C++ compiler is at hand", where="train.compile")
+        return True
+    counts = token_counts(train)
+    tokens = schedule.steps * settings.examples_per_step * counts["tokens"] / counts["examples"]
+    # Plain checkpointing computes a layer again outside of what was compiled.
+    recomputes = settings.gradient_checkpointing not in ("auto", "false")
+    worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    return worth_it and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Is the C++ compiler at hand that torch.compile calls?"""
+    if sys.platform == "win32":
+        return True  # Unsloth looks for Visual Studio itself, and trains uncompiled without it.
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return shutil.which(shlex.split(os.environ.get("CXX", usual))[0]) is not None
 
 
 def with_precision_of_base(recipe: Recipe, checkpoint: Path) -> Recipe:
@@ -148,4 +194,4 @@ def available_bytes(runtime: Runtime, vram: float) -> int:
         if vram:
             free = min(free, int(vram * GIB))
         return free - int(RESERVED_GIB * GIB)
-    return int(free_main_memory() * _MAIN_MEMORY_SHARE)
+    return int(main_memory().available * _MAIN_MEMORY_SHARE)

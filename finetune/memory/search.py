@@ -1,8 +1,9 @@
-"""As fast as the memory allows: what to keep, what to recompute, how much to compute at a time.
+"""The search for the memory strategy: the fastest way to train that fits into the memory.
 
-The cost of a way to train is estimated in units of what a token costs when nothing is recomputed
-and the base is in 16 bits. The figures are from steps of the Llama-8B shape on one H100; what they
-say (which of two ways is faster) hangs on their ratios, which a smaller card shares.
+A strategy says what is kept, what is recomputed and how many examples are computed at a time. Its
+cost is estimated in units of what one token costs when nothing is recomputed and the base is in 16
+bits. The constants are from steps of the Llama-8B shape on one H100. Which of two strategies is
+faster follows from their ratios, which a smaller card shares.
 """
 
 from __future__ import annotations
@@ -12,36 +13,40 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.memory.model import Shape, TrainingMemory, training_memory
+from tuneserve.finetune.memory.model import TrainingMemory, training_memory
 from tuneserve.finetune.runtime.processes import process_count
+from tuneserve.model_shape import ModelShape
 from tuneserve.settings import Recipe, TrainSettings
 
-# Computing a layer's activations again, as a share of the whole step.
-_RECOMPUTED = 0.35
-# What a pass costs however few tokens it computes, in tokens' worth of computing; on top of it for
-# 4-bit weights, unpacking them once (forward, recomputed or backward); and looking embeddings up in
-# main memory, for which the GPU waits.
-_PASS_TOKENS = 360
-_UNPACKED_TOKENS = 35
-_LOOKED_UP_TOKENS = 190
-# A pass never takes less time than starting its kernels, in tokens' worth of computing, and what is
-# computed again is started again. (H100, 8B, 4-bit: 0.20 s with nothing recomputed, 0.28 s with 12
-# of 32 layers, against 70 us a token; a slower GPU is never kept waiting as long.)
-_SHORTEST_PASS = 2900
-_STARTED_AGAIN = 1.15
-# A way that takes all of the memory has to be faster by this share than one that takes none, and
-# one with a 4-bit base by this than one that keeps the model's precision.
-_MEMORY_GAINS = 0.05
-_FOUR_BIT_GAINS = 0.02
+# A pass (forward and backward) over a batch costs one unit for each of its tokens, and by this
+# share more if the activations of all layers are computed again.
+_RECOMPUTING = 0.35
+# What a pass costs beside its tokens, however few they are, in units:
+# always;
+_PASS_COST = 360
+# with a 4-bit base, each time that all its weights are unpacked: in the forward pass, in the
+# backward pass, and once more where activations are computed again;
+_UNPACKING_COST = 35
+# with the token embeddings in main memory, where the GPU waits until they are looked up.
+_LOOK_UP_COST = 190
+# However few tokens it has, a pass takes as long as starting its kernels takes, and by this share
+# longer if all layers are computed again. (H100, 8B, 4-bit: 0.20 s, or 0.28 s with 12 of 32 layers
+# computed again, where a token takes 70 us. On a slower GPU, starting them counts for less.)
+_STARTING_COST = 2900
+_STARTING_AGAIN = 1.15
+# A strategy that takes all of the memory must be faster by this share than one that takes none,
+_MEMORY_GAIN = 0.05
+# and one with a 4-bit base by this share than one that keeps the model's precision.
+_FOUR_BIT_GAIN = 0.02
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to train: precision of the base, what is kept, and examples computed at a time.
+class MemoryStrategy:
+    """Precision of the base, what is kept in memory, and how many examples are computed at a time.
 
     `kept_layers` of the model's `layers` keep their activations; the others compute them again
-    from what `checkpointing` kept. `offloaded`: the token embeddings wait in main memory. `cost`
-    has no unit: less is faster.
+    from what `checkpointing` kept. `offloaded`: the token embeddings wait in main memory.
+    `compiled`: the layers are compiled (CPU). `cost` has no unit: less is faster.
     """
 
     four_bit: bool
@@ -51,11 +56,12 @@ class Way:
     micro_batch: int
     accumulation: int
     layers: int
+    compiled: bool
     memory: TrainingMemory
     cost: float
 
     def applied(self, settings: TrainSettings) -> TrainSettings:
-        """The settings with this way's decisions in place of what was open."""
+        """The settings with this strategy's decisions in place of what was open."""
         return settings.model_copy(
             update={
                 "gradient_checkpointing": self.checkpointing,
@@ -79,8 +85,8 @@ class Way:
         return f"{bits} base, {self.micro_batch} x {self.accumulation} examples a step, {kept}"
 
 
-def choose(
-    shape: Shape,
+def search_strategy(
+    shape: ModelShape,
     recipe: Recipe,
     lengths: Sequence[int],
     *,
@@ -89,18 +95,19 @@ def choose(
     value_bytes: int = 2,
     padded: bool = False,
     compiled: bool = False,
-) -> Way:
-    """The fastest way that fits into `available` bytes (of ways that are about as fast, one that
-    takes less memory or keeps the base in 16 bits); the smallest one if none fits.
+) -> MemoryStrategy:
+    """The fastest strategy that fits into `available` bytes (of some that are about as fast, one
+    that takes less memory or keeps the base in 16 bits); the smallest one if none fits.
 
     `lengths` are the examples' in tokens: the longest ones decide the peak. What the recipe
     settles stays as it is; the number of examples per optimizer step never changes. `compiled`:
-    layers are compiled where nothing is recomputed (CPU).
+    the layers are to be compiled (CPU); where they are computed again, only if the recipe says so.
     Raises UsageError for token embeddings that shall be offloaded and can't.
     """
     longest = sorted(lengths, reverse=True)
     mean = sum(lengths) / len(lengths)
-    ways = []
+    strategies = []
+    compiled_anyhow = compiled and recipe.train.compile == "true"
     for (four_bit, size), (kind, layers), offloaded in itertools.product(
         _open_choices(recipe, device),
         _kept_choices(recipe.train, shape, device),
@@ -114,14 +121,18 @@ def choose(
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
         times = recipe.train.examples_per_step // size
-        ways.append(Way(four_bit, kind, layers, offloaded, size, times, shape.layers, memory, cost))
-    fitting = [way for way in ways if way.memory.total <= available]
+        strategy = MemoryStrategy(
+            four_bit, kind, layers, offloaded, size, times, shape.layers,
+            compiled_anyhow or (compiled and kind == "false"), memory, cost,
+        )  # fmt: skip
+        strategies.append(strategy)
+    fitting = [strategy for strategy in strategies if strategy.memory.total <= available]
     if not fitting:
-        return min(ways, key=lambda way: way.memory.total)
+        return min(strategies, key=lambda strategy: strategy.memory.total)
 
-    def price(way: Way) -> float:
-        memory = _MEMORY_GAINS * way.memory.total / available
-        return way.cost * (1 + memory + (_FOUR_BIT_GAINS if way.four_bit else 0))
+    def price(strategy: MemoryStrategy) -> float:
+        memory = _MEMORY_GAIN * strategy.memory.total / available
+        return strategy.cost * (1 + memory + (_FOUR_BIT_GAIN if strategy.four_bit else 0))
 
     return min(fitting, key=price)
 
@@ -142,7 +153,9 @@ def _open_choices(recipe: Recipe, device: str) -> Iterator[tuple[bool, int]]:
             yield four_bit, size
 
 
-def _kept_choices(settings: TrainSettings, shape: Shape, device: str) -> Iterator[tuple[str, int]]:
+def _kept_choices(
+    settings: TrainSettings, shape: ModelShape, device: str
+) -> Iterator[tuple[str, int]]:
     """(gradient checkpointing, layers that keep their activations all the same)."""
     wanted = settings.gradient_checkpointing
     if wanted == "false":
@@ -160,7 +173,7 @@ def _kept_choices(settings: TrainSettings, shape: Shape, device: str) -> Iterato
         yield "unsloth", layers
 
 
-def _offload_choices(settings: TrainSettings, shape: Shape, device: str) -> tuple[bool, ...]:
+def _offload_choices(settings: TrainSettings, shape: ModelShape, device: str) -> tuple[bool, ...]:
     """Do the token embeddings wait in main memory? Raises UsageError if they shall and can't."""
     wanted = settings.offload_embeddings
     obstacle = _obstacle_to_offloading(settings, shape, device)
@@ -171,7 +184,7 @@ def _offload_choices(settings: TrainSettings, shape: Shape, device: str) -> tupl
     return (False,)
 
 
-def _obstacle_to_offloading(settings: TrainSettings, shape: Shape, device: str) -> str | None:
+def _obstacle_to_offloading(settings: TrainSettings, shape: ModelShape, device: str) -> str | None:
     if device != "cuda":
         return "there is no GPU whose memory this would save"
     if shape.tied:
@@ -184,8 +197,9 @@ def _obstacle_to_offloading(settings: TrainSettings, shape: Shape, device: str) 
 
 
 def _cost(recomputed: float, tokens: int, *, four_bit: bool, offloaded: bool) -> float:
-    """Time per token; `recomputed` is the share of layers whose activations are computed again."""
-    unpacked = _UNPACKED_TOKENS * (2 + recomputed) if four_bit else 0.0
-    looked_up = _LOOKED_UP_TOKENS if offloaded else 0.0
-    computing = 1 + _RECOMPUTED * recomputed + (_PASS_TOKENS + unpacked + looked_up) / tokens
-    return max(computing, _SHORTEST_PASS * (1 + _STARTED_AGAIN * recomputed) / tokens)
+    """Cost per token of a pass over `tokens` tokens; `recomputed` is the share of layers whose
+    activations are computed again."""
+    unpacking = _UNPACKING_COST * (2 + recomputed) if four_bit else 0.0
+    looking_up = _LOOK_UP_COST if offloaded else 0.0
+    computing = 1 + _RECOMPUTING * recomputed + (_PASS_COST + unpacking + looking_up) / tokens
+    return max(computing, _STARTING_COST * (1 + _STARTING_AGAIN * recomputed) / tokens)

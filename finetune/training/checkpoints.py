@@ -12,7 +12,7 @@ from tuneserve.finetune.examples import digest
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
-_WAY = "way.json"
+_STRATEGY = "memory_strategy.json"
 # The trainer writes the state last, so a checkpoint that has it is whole.
 _STATE = "trainer_state.json"
 _PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
@@ -59,15 +59,15 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     return None
 
 
-def remember_way(directory: Path, way: dict[str, Any]) -> None:
+def remember_strategy(directory: Path, decisions: dict[str, Any]) -> None:
     """Write down how training was fitted into the memory, for when it goes on."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / _WAY, way)
+    write_json(directory / _STRATEGY, decisions)
 
 
-def remembered_way(directory: Path) -> dict[str, Any] | None:
+def remembered_strategy(directory: Path) -> dict[str, Any] | None:
     """How the training that left these checkpoints was fitted into the memory, if it is known."""
-    path = directory / _WAY
+    path = directory / _STRATEGY
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 

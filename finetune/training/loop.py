@@ -20,8 +20,8 @@ from tuneserve.finetune.runtime.model import (
 from tuneserve.finetune.runtime.packing import check_apart, check_honoured
 from tuneserve.finetune.runtime.processes import is_first_process, process_count
 from tuneserve.finetune.training.board import Board
-from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_way, step_of
-from tuneserve.finetune.training.cpu import compile_layers, compiles, is_compiled, plain_attention
+from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
+from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.finetune.training.job import Job
 from tuneserve.finetune.training.progress import watching
 from tuneserve.finetune.training.stop import StopSwitch
@@ -67,7 +67,7 @@ def run_training(job: Job, resume: Path | None) -> Trained:
         raise _out_of_memory(shortage)
     free_memory(job.runtime)
     job.budget = smaller
-    remember_way(job.run.checkpoints, smaller.way())
+    remember_strategy(job.run.checkpoints, smaller.decisions())
     say(f"memory ran out in the first step; once more with {smaller.describe()}")
     try:
         return _attempt(job, resume)
@@ -95,7 +95,7 @@ def _attempt(job: Job, resume: Path | None) -> Trained:
 def _load(job: Job) -> tuple[Any, Any]:
     """The base with a fresh adapter, and the tokenizer that pads."""
     settings = job.budget.settings
-    compile_layers(compiles(settings, job.runtime, job.pool.encoded, job.schedule))
+    compile_layers(job.budget.compiled)
     model, padder = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",

@@ -47,8 +47,8 @@ from tuneserve.finetune.training.checkpoints import (
     claim,
     fingerprint,
     last_checkpoint,
-    remember_way,
-    remembered_way,
+    remember_strategy,
+    remembered_strategy,
     step_of,
 )
 from tuneserve.finetune.training.curves import draw_curves, points
@@ -89,7 +89,7 @@ def train(
             write_split(job.prepared, run)
             if resume:
                 _plan_as_remembered(job)
-            remember_way(run.checkpoints, job.budget.way())
+            remember_strategy(run.checkpoints, job.budget.decisions())
             wait_for_all()
             with run.stage("train") as record:
                 record.result = _train(job, resume)
@@ -107,9 +107,9 @@ def _compute_beside(job: Job) -> dict[str, Any]:
 
 def _plan_as_remembered(job: Job) -> None:
     """Plan again as this training was planned before: what memory is free differs by now."""
-    way = remembered_way(job.run.checkpoints)
-    if way is not None:
-        recipe = as_before(job.recipe, way)
+    decisions = remembered_strategy(job.run.checkpoints)
+    if decisions is not None:
+        recipe = as_before(job.recipe, decisions)
         job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded, job.schedule)
 
 

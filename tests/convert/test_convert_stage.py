@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ from convert_support import KINDS_OF_FOUR_BIT as KINDS
 from convert_support import Trained, quantized
 
 from tuneserve.convert.adapter_only import convert_adapter
-from tuneserve.convert.resources import available_memory, check_disk
+from tuneserve.convert.resources import check_disk
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import GateError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.llama import LlamaModel
+from tuneserve.memory import main_memory
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -104,11 +106,12 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
 def test_too_little_memory_or_disk_is_refused_first(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tuneserve.convert.resources.available_memory", lambda: 1024**3)
+    little = replace(main_memory(), available=1024**3)
+    monkeypatch.setattr("tuneserve.convert.resources.main_memory", lambda: little)
     with pytest.raises(TuneserveError, match=r"of memory are needed, 1\.0 GiB are free"):
         convert(run, SETTINGS)
     monkeypatch.undo()
-    assert available_memory() > 1024**2
+    assert main_memory().available > 1024**2
     with pytest.raises(TuneserveError, match="of disk are needed"):
         check_disk(run.gguf, 1 << 60)
     assert gguf_files(run) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 
 from tuneserve.errors import TuneserveError
 from tuneserve.finetune.memory.budget import plan_budget
-from tuneserve.finetune.memory.model import GIB
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime, limit_memory
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.finetune.training import loop as steps
-from tuneserve.finetune.training.checkpoints import remember_way
+from tuneserve.finetune.training.checkpoints import remember_strategy
 from tuneserve.finetune.training.stage import _plan_as_remembered
+from tuneserve.memory import GIB, MainMemory, main_memory
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, TrainSettings
 
@@ -75,13 +76,13 @@ def test_a_process_plans_by_its_own_gpu_but_does_as_the_first_one_planned(
     job: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = planned(job)
-    remember_way(job.run.checkpoints, first.way())
+    remember_strategy(job.run.checkpoints, first.decisions())
     monkeypatch.setenv("LOCAL_RANK", "1")
     job.budget = planned(job)
     assert job.budget.available < first.available
-    assert job.budget.way() != first.way()
+    assert job.budget.decisions() != first.decisions()
     _plan_as_remembered(job)
-    assert job.budget.way() == first.way()
+    assert job.budget.decisions() == first.decisions()
 
 
 def test_memory_is_limited_on_the_gpu_of_the_process(
@@ -117,3 +118,65 @@ def test_a_mixture_of_experts_is_trained_without_a_plan(job: Any) -> None:
     budget = planned(job)
     assert budget.predicted is None
     assert "can't be planned" in budget.describe()
+
+
+def test_a_container_trains_with_its_own_memory(
+    job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 GiB of a machine with 64: planned were once 80 % of the machine's."""
+    root = tmp_path / "root"
+    (root / "proc/self").mkdir(parents=True)
+    (root / "sys/fs/cgroup").mkdir(parents=True)
+    (root / "proc/meminfo").write_text(f"MemTotal: {64 << 20} kB\nMemAvailable: {60 << 20} kB\n")
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    (root / "sys/fs/cgroup/memory.max").write_text(str(8 * GIB))
+    (root / "sys/fs/cgroup/memory.current").write_text(str(GIB))
+    monkeypatch.setattr("tuneserve.finetune.memory.budget.main_memory", lambda: main_memory(root))
+    job.runtime = Runtime(None, None, "cpu", "bf16")
+    assert planned(job).available == int(0.8 * 7 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("gib", "checkpointing", "compile", "compiled"),
+    [
+        (900, "auto", "auto", True),
+        (20, "auto", "auto", False),
+        (20, "auto", "true", True),
+        (900, "true", "auto", False),
+        (900, "auto", "false", False),
+    ],
+)
+def test_whether_layers_are_compiled_is_decided_with_the_memory(
+    job: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    gib: int,
+    checkpointing: str,
+    compile: str,
+    compiled: bool,
+) -> None:
+    """Worth it from 60,000 tokens on, and only where activations are kept."""
+    memory = MainMemory(1000 * GIB, 1000 * GIB, gib * GIB)
+    monkeypatch.setattr("tuneserve.finetune.memory.budget.main_memory", lambda: memory)
+    monkeypatch.setenv("CXX", sys.executable)  # any program will do: it is only looked for
+    job.runtime = Runtime(None, None, "cpu", "bf16")
+    train = {"batch_size": 8, "gradient_checkpointing": checkpointing, "compile": compile}
+    job.recipe = Recipe(train=TrainSettings.model_validate(train))
+    job.budget = planned(job)
+    assert job.budget.compiled is compiled
+    kept = job.budget.settings.gradient_checkpointing == "false"
+    assert kept is (gib == 900 and checkpointing == "auto")
+
+
+def test_the_compiler_is_looked_for_once(job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was planned is what is loaded, even if the compiler is gone by then."""
+    wanted: list[bool] = []
+    monkeypatch.setattr(steps, "compile_layers", wanted.append)
+    monkeypatch.setattr(steps, "load_base", lambda *_, **__: (None, None))
+    monkeypatch.setattr(steps, "add_adapter", lambda *_: None)
+    monkeypatch.setenv("CXX", sys.executable)
+    job.runtime = Runtime(None, None, "cpu", "bf16")
+    job.recipe = Recipe(train=TrainSettings(compile="true"))
+    job.budget = planned(job)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    steps._load(job)
+    assert wanted == [True]

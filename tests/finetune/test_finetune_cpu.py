@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tuneserve.finetune.memory.budget import compiles
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.finetune.training.cpu import compile_layers, compiles, is_compiled, plain_attention
+from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.settings import TrainSettings
 
 CPU = Runtime(None, torch, "cpu", "bf16")

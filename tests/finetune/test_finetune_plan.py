@@ -1,9 +1,8 @@
-"""The memory plan against measured peaks."""
+"""The memory of training against measured peaks, and the search for a strategy that fits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.memory.model import (
-    GIB,
-    Shape,
-    largest_batch,
-    serving_memory,
-    training_memory,
-)
-from tuneserve.finetune.memory.search import choose
+from tuneserve.finetune.memory.model import largest_batch, training_memory
+from tuneserve.finetune.memory.search import search_strategy
+from tuneserve.memory import GIB
+from tuneserve.model_shape import ModelShape
 from tuneserve.settings import (
     ALL_PROJECTIONS,
     ModelSettings,
     Recipe,
-    ServeSettings,
     TrainSettings,
 )
 
-LLAMA_8B = Shape(4096, 14336, 32, 4096, 1024, 128_256, heads=32, tied=False)
+LLAMA_8B = ModelShape(4096, 14336, 32, 4096, 1024, 128_256, heads=32, tied=False)
 QV = ("q_proj", "v_proj")
 
 
@@ -88,7 +82,7 @@ def test_the_plan_is_within_a_tenth_of_what_was_measured_on_a_cpu(
 ) -> None:
     """Peaks of `tuneserve train` with the 135M model on two cores (benchmarks/finetune_plan.py)."""
     memory = training_memory(
-        Shape.read(demo_base), TrainSettings(), tokens=batch * length, four_bit=False,
+        ModelShape.read(demo_base), TrainSettings(), tokens=batch * length, four_bit=False,
         device="cpu", value_bytes=4 if precision == "fp32" else 2, checkpointing=checkpointing,
         length=length, compiled=compiled,
     )  # fmt: skip
@@ -101,8 +95,8 @@ def test_a_few_long_examples_among_short_ones_take_more_than_their_batch(
 ) -> None:
     """Peaks over an epoch: the sentiment recipe, and the same with general examples replayed."""
     memory = training_memory(
-        Shape.read(demo_base), TrainSettings(), tokens=8 * longest, four_bit=False, device="cpu",
-        checkpointing="false", length=longest, mean_length=mean, compiled=True,
+        ModelShape.read(demo_base), TrainSettings(), tokens=8 * longest, four_bit=False,
+        device="cpu", checkpointing="false", length=longest, mean_length=mean, compiled=True,
     )  # fmt: skip
     assert memory.total / GIB == pytest.approx(measured, rel=0.1)
 
@@ -110,34 +104,29 @@ def test_a_few_long_examples_among_short_ones_take_more_than_their_batch(
 def test_parameters_are_those_of_the_models(demo_base: Path) -> None:
     assert LLAMA_8B.parameters == 8_030_261_248
     assert LLAMA_8B.adapter_parameters(16, ALL_PROJECTIONS) == 41_943_040
-    demo = Shape.read(demo_base)
+    demo = ModelShape.read(demo_base)
     assert demo.parameters == 134_515_008
     assert demo.adapter_parameters(16, ALL_PROJECTIONS) == 4_884_480
-
-
-def test_the_cache_is_counted_by_type_and_context() -> None:
-    def cache(kind: str, ctx: int) -> int:
-        settings = ServeSettings(ctx=ctx, cache_type_k=kind, cache_type_v=kind)
-        return serving_memory(LLAMA_8B, settings, "Q4_K_M")["kv_cache"]
-
-    assert cache("f16", 8192) == GIB
-    assert cache("q8_0", 8192) == GIB * 17 // 32
-    assert cache("f16", 16384) == 2 * GIB
 
 
 def chosen(gib: float, *, batch: int = 2, accumulation: int = 4, **model: Any) -> Any:
     train = TrainSettings(batch_size=batch, gradient_accumulation=accumulation)
     recipe = Recipe(train=train, model=ModelSettings(**model))
-    return choose(LLAMA_8B, recipe, [2048] * 100, available=gib * GIB, device="cuda")
+    return search_strategy(LLAMA_8B, recipe, [2048] * 100, available=gib * GIB, device="cuda")
+
+
+def searched(gib: float, train: TrainSettings) -> Any:
+    recipe = Recipe(train=train)
+    return search_strategy(LLAMA_8B, recipe, [2048] * 9, available=gib * GIB, device="cuda")
 
 
 def test_memory_in_hand_is_spent_on_speed() -> None:
     costs = []
     for gib in (7.25, 11.25, 15.25, 23.25, 47, 79):
-        way = chosen(gib)
-        assert way.memory.total <= gib * GIB
-        assert way.micro_batch * way.accumulation == 8
-        costs.append(way.cost)
+        strategy = chosen(gib)
+        assert strategy.memory.total <= gib * GIB
+        assert strategy.micro_batch * strategy.accumulation == 8
+        costs.append(strategy.cost)
     assert costs == sorted(costs, reverse=True)
     assert chosen(7.25).four_bit
     assert not chosen(79).four_bit
@@ -151,15 +140,14 @@ def test_what_the_recipe_settles_stays() -> None:
         batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true",
         offload_embeddings="false",
     )  # fmt: skip
-    way = choose(LLAMA_8B, Recipe(train=settings), [2048] * 9, available=79 * GIB, device="cuda")
-    assert way.applied(settings) == settings
+    assert searched(79, settings).applied(settings) == settings
 
 
-def test_where_nothing_fits_the_smallest_way_is_taken() -> None:
-    way = chosen(1)
-    assert (way.four_bit, way.checkpointing, way.kept_layers) == (True, "unsloth", 0)
-    assert way.micro_batch == 1
-    assert way.memory.total > GIB
+def test_where_nothing_fits_the_smallest_strategy_is_taken() -> None:
+    strategy = chosen(1)
+    assert (strategy.four_bit, strategy.checkpointing, strategy.kept_layers) == (True, "unsloth", 0)
+    assert strategy.micro_batch == 1
+    assert strategy.memory.total > GIB
 
 
 def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
@@ -168,9 +156,9 @@ def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
     assert small.micro_batch == 4
     assert not large.offloaded
     settings = TrainSettings(offload_embeddings="false")
-    way = choose(LLAMA_8B, Recipe(train=settings), [2048] * 9, available=7.25 * GIB, device="cuda")
-    assert not way.offloaded
-    assert way.applied(settings).offload_embeddings == "false"
+    strategy = searched(7.25, settings)
+    assert not strategy.offloaded
+    assert strategy.applied(settings).offload_embeddings == "false"
     assert small.applied(settings).offload_embeddings == "true"
 
 
@@ -185,14 +173,15 @@ def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
 def test_embeddings_that_can_not_be_offloaded_say_why(
     device: str, changes: dict[str, Any], tied: bool, reason: str
 ) -> None:
-    def way(wanted: str) -> Any:
+    def strategy(wanted: str) -> Any:
         train = TrainSettings.model_validate({"offload_embeddings": wanted, **changes})
         shape = replace(LLAMA_8B, tied=tied)
-        return choose(shape, Recipe(train=train), [64] * 9, available=79 * GIB, device=device)
+        recipe = Recipe(train=train)
+        return search_strategy(shape, recipe, [64] * 9, available=79 * GIB, device=device)
 
-    assert not way("auto").offloaded
+    assert not strategy("auto").offloaded
     with pytest.raises(UsageError, match=reason):
-        way("true")
+        strategy("true")
 
 
 def test_several_processes_keep_the_embeddings_with_the_model(
@@ -205,9 +194,9 @@ def test_several_processes_keep_the_embeddings_with_the_model(
 @given(st.lists(st.integers(16, 4096), min_size=1, max_size=40), st.floats(4, 90))
 def test_a_choice_never_changes_the_examples_of_a_step(lengths: list[int], gib: float) -> None:
     recipe = Recipe(train=TrainSettings(batch_size=3, gradient_accumulation=4))
-    way = choose(LLAMA_8B, recipe, lengths, available=gib * GIB, device="cuda")
-    assert way.micro_batch * way.accumulation == 12
-    assert 0 <= way.kept_layers <= LLAMA_8B.layers
+    strategy = search_strategy(LLAMA_8B, recipe, lengths, available=gib * GIB, device="cuda")
+    assert strategy.micro_batch * strategy.accumulation == 12
+    assert 0 <= strategy.kept_layers <= LLAMA_8B.layers
 
 
 @given(st.integers(1, 4000), st.integers(0, 100), st.integers(0, 100_000))
@@ -219,22 +208,13 @@ def test_the_largest_batch_fits_and_one_more_does_not(each: int, base: int, room
 
 def test_a_config_without_the_sizes_is_named() -> None:
     with pytest.raises(UsageError, match="num_attention_heads"):
-        Shape.of({"hidden_size": 8}, "x/config.json")
+        ModelShape.of({"hidden_size": 8}, "x/config.json")
 
 
 @pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
 def test_a_mixture_of_experts_is_not_planned_as_a_dense_model(demo_base: Path, key: str) -> None:
     config = json.loads((demo_base / "config.json").read_text(encoding="utf-8"))
-    assert Shape.of({**config, key: 1}) == Shape.of({**config, key: None}) == Shape.of(config)
+    for none in (1, None):
+        assert ModelShape.of({**config, key: none}) == ModelShape.of(config)
     with pytest.raises(UsageError, match="a mixture of experts can't be planned"):
-        Shape.of({**config, key: 8}, "x/config.json")
-
-
-def test_the_command_plans_without_loading_weights(tuneserve: Callable[..., Any]) -> None:
-    done = tuneserve("plan", "--base", "demo", "--vram", "12", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["parameters"] == 134_515_008
-    assert found["chosen"]["gradient_checkpointing"] == "false"
-    assert found["largest_batch"]["unsloth"] > found["largest_batch"]["false"] > 0
-    assert "fits into" in done.stderr
+        ModelShape.of({**config, key: 8}, "x/config.json")

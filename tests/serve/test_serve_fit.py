@@ -8,18 +8,25 @@ import gguf
 import numpy as np
 import pytest
 
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
+from tuneserve.memory import GIB
+from tuneserve.model_shape import ModelShape
 from tuneserve.serve.offload import (
     CONTEXT_BYTES,
+    CONTEXT_STEP,
     MARGIN_BYTES,
     ModelSizes,
-    fit_layers,
     free_gpu_memory,
+    largest_offload,
+    longest_context,
     read_sizes,
     usable_bytes,
+    with_gpu_layers,
 )
-from tuneserve.serve.server import with_fitted_layers
-from tuneserve.settings import ServeSettings
+from tuneserve.settings import ConvertSettings, ServeSettings
 
 SETTINGS = ServeSettings(ctx=8192)
 
@@ -40,6 +47,39 @@ def test_sizes_are_the_files(demo_gguf: Path, sizes: ModelSizes) -> None:
     assert sizes.kv_bytes_per_layer(f16) * 34 == sizes.kv_bytes_per_layer(SETTINGS) * 64
 
 
+def test_the_cache_is_counted_by_type_and_context() -> None:
+    shape = ModelShape(4096, 14336, 32, 4096, 1024, 128_256, heads=32, tied=False)
+    sizes = ModelSizes.of_shape(shape, ConvertSettings())
+
+    def cache(kind: str, ctx: int) -> int:
+        return sizes.kv_bytes(ServeSettings(ctx=ctx, cache_type_k=kind, cache_type_v=kind))
+
+    assert cache("f16", 8192) == GIB
+    assert cache("q8_0", 8192) == GIB * 17 // 32
+    assert cache("f16", 16384) == 2 * GIB
+
+
+def test_a_shape_has_the_sizes_of_its_gguf(demo_base: Path, tmp_path: Path) -> None:
+    """To the byte: the tolerance is 0."""
+    path = tmp_path / "demo.gguf"
+    model = GGUFModel(MergedCheckpoint(demo_base), demo_base, name="demo")
+    write_gguf(path, model.metadata("Q4_K_M"), model.sources, model.choices("Q4_K_M"), threads=2)
+    settings = ConvertSettings(quantization="Q4_K_M")
+    assert ModelSizes.of_shape(ModelShape.read(demo_base), settings) == read_sizes(path)
+
+
+def test_the_longest_context_is_the_last_with_which_all_layers_fit(sizes: ModelSizes) -> None:
+    def all_fit(ctx: int) -> bool:
+        tried = SETTINGS.model_copy(update={"ctx": ctx})
+        return largest_offload(sizes, tried, free_bytes=free).layers == 31
+
+    for free in (650 << 20, 1 << 30, 12 << 30):
+        ctx = longest_context(sizes, SETTINGS, free_bytes=free)
+        assert ctx == 0 or all_fit(ctx)
+        assert not all_fit(ctx + CONTEXT_STEP)
+    assert longest_context(sizes, SETTINGS, free_bytes=MARGIN_BYTES) == 0
+
+
 def test_embeddings_have_memory_of_their_own(sizes: ModelSizes) -> None:
     with_them = SETTINGS.model_copy(update={"embeddings": True})
     cache = 30 * (sizes.kv_bytes_per_layer(with_them) - sizes.kv_bytes_per_layer(SETTINGS))
@@ -49,8 +89,8 @@ def test_embeddings_have_memory_of_their_own(sizes: ModelSizes) -> None:
     assert 401.06 * 2**20 <= buffers <= 520 * 2**20
     free = 700 << 20
     assert (
-        fit_layers(sizes, with_them, free_bytes=free).layers
-        < fit_layers(sizes, SETTINGS, free_bytes=free).layers
+        largest_offload(sizes, with_them, free_bytes=free).layers
+        < largest_offload(sizes, SETTINGS, free_bytes=free).layers
     )
 
 
@@ -76,7 +116,7 @@ def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: Model
     fixed = MARGIN_BYTES + sizes.buffer_bytes(SETTINGS)
     counts = []
     for free in range(0, 1 << 30, 16 << 20):
-        fit = fit_layers(sizes, SETTINGS, free_bytes=free)
+        fit = largest_offload(sizes, SETTINGS, free_bytes=free)
         counts.append(fit.layers)
         on_gpu = sizes.layers[len(sizes.layers) - max(fit.layers - 1, 0) :]
         used = sum(on_gpu) + len(on_gpu) * sizes.kv_bytes_per_layer(SETTINGS)
@@ -118,11 +158,11 @@ def test_without_a_gpu_nothing_is_offloaded(
 ) -> None:
     if free_gpu_memory():
         pytest.skip("there is a GPU")
-    chosen = with_fitted_layers(demo_gguf, SETTINGS)
+    chosen = with_gpu_layers(demo_gguf, SETTINGS, tell=True)
     assert chosen.gpu_layers == 0
     assert "GPU layers: 0 (no GPU" in capsys.readouterr().err
     given = SETTINGS.model_copy(update={"gpu_layers": 7})
-    assert with_fitted_layers(demo_gguf, given) is given
+    assert with_gpu_layers(demo_gguf, given) is given
 
 
 def test_words_stand_for_numbers_in_recipes_and_options(tuneserve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

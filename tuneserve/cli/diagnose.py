@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tuneserve.console import human_bytes
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
+from tuneserve.memory import main_memory
 
 Status = Literal["ok", "note", "missing"]
 
@@ -54,9 +55,11 @@ def _python() -> Finding:
 
 
 def _memory() -> Finding:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    cores = len(os.sched_getaffinity(0))
-    return Finding("CPU and RAM", "ok", f"{cores} cores, {human_bytes(total)}")
+    memory = main_memory()
+    found = f"{len(os.sched_getaffinity(0))} cores, {human_bytes(memory.total)}"
+    if memory.total < memory.machine:
+        found += f" (this process's limit; the machine has {human_bytes(memory.machine)})"
+    return Finding("CPU and RAM", "ok", f"{found}, {human_bytes(memory.available)} available")
 
 
 def _disk() -> Finding:

@@ -71,9 +71,9 @@ def command(
 def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) -> TextPerplexity:
     from tuneserve.bench.measure import perplexity
     from tuneserve.llama import LlamaModel
-    from tuneserve.serve.in_process import fitted
+    from tuneserve.serve.offload import with_gpu_layers
 
-    with LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as loaded:
+    with LlamaModel(model, gpu_layers=with_gpu_layers(model, settings).gpu_layers) as loaded:
         chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk, where=str(text))
         with (
             perplexity.perplexity_context(loaded, settings, chunk) as context,
@@ -88,11 +88,11 @@ def _divergence(
     from tuneserve.bench.measure import perplexity
     from tuneserve.errors import UsageError
     from tuneserve.llama import LlamaModel
-    from tuneserve.serve.in_process import fitted
+    from tuneserve.serve.offload import with_gpu_layers
 
     with (
-        LlamaModel(base, gpu_layers=fitted(base, settings).gpu_layers) as base_model,
-        LlamaModel(model, gpu_layers=fitted(model, settings).gpu_layers) as other_model,
+        LlamaModel(base, gpu_layers=with_gpu_layers(base, settings).gpu_layers) as base_model,
+        LlamaModel(model, gpu_layers=with_gpu_layers(model, settings).gpu_layers) as other_model,
     ):
         content = perplexity.read_text(text)
         chunks = perplexity.chunked(other_model, content, chunk, where=str(text))

@@ -34,9 +34,17 @@ def command(
     tuneserve plan --config examples/deepseek-r1-distill-llama-8b.toml --base ./my-8b --vram 12
     """
     recipe = resolve_settings(context, recipe=config)
-    from tuneserve.finetune.memory.planning import plan
+    from tuneserve.base import resolve_base
+    from tuneserve.cli.planning import plan
+    from tuneserve.finetune.memory.budget import with_precision_of_base
+    from tuneserve.model_shape import ModelShape
 
-    found = plan(recipe, device="cpu" if cpu else "cuda")
+    checkpoint = resolve_base(recipe.model.base).path
+    found = plan(
+        with_precision_of_base(recipe, checkpoint),
+        ModelShape.read(checkpoint),
+        device="cpu" if cpu else "cuda",
+    )
     for title, parts in found["peaks"].items():
         rows = [[name, human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])

@@ -1,0 +1,132 @@
+"""A recipe's memory plan: what each stage says it takes, and what fits into a given memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from tuneserve.convert.resources import needed_memory, worker_threads
+from tuneserve.finetune.memory.model import RESERVED_GIB, largest_batch, training_memory
+from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
+from tuneserve.memory import GIB
+from tuneserve.model_shape import ModelShape
+from tuneserve.serve.offload import ModelSizes, largest_offload, longest_context, usable_bytes
+from tuneserve.settings import Recipe
+
+
+def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> dict[str, Any]:
+    """Peaks in bytes by stage and part, and advice in sentences where `train.vram` is given.
+
+    Every example counts as one of `max_seq_length` tokens. Serving is planned for the GPU, or for
+    main memory where `device` is 'cpu'.
+    """
+    vram = recipe.train.vram
+    available = (vram - RESERVED_GIB) * GIB if vram else None
+    if available is None:
+        # Nothing to choose by: the batch as it is given, and what takes the least memory.
+        as_given = recipe.train.model_copy(update={"speed": "as_given"})
+        recipe = recipe.model_copy(update={"train": as_given})
+    strategy = search_strategy(
+        shape, recipe, [recipe.model.max_seq_length] * recipe.train.examples_per_step,
+        available=available or 0.0, device=device, value_bytes=_value_bytes(recipe),
+    )  # fmt: skip
+    sizes = _served_sizes(recipe, shape)
+    found: dict[str, Any] = {
+        "parameters": shape.parameters,
+        "chosen": {
+            "load_in_4bit": strategy.four_bit,
+            "gradient_checkpointing": strategy.checkpointing,
+            "kept_layers": strategy.kept_layers,
+            "offload_embeddings": strategy.offloaded,
+            "batch_size": strategy.micro_batch,
+            "gradient_accumulation": strategy.accumulation,
+        },
+        "peaks": _peaks(recipe, strategy, sizes, device),
+        "advice": [],
+    }
+    if available is None:
+        return found
+    found["largest_batch"] = {
+        kind: _largest_batch(recipe, shape, strategy, kind, available, device)
+        for kind in ("false", "true", "unsloth")
+    }
+    training = _training_advice(strategy, found["largest_batch"], available)
+    found["longest_context"], serving = _longest_context(recipe, sizes)
+    found["advice"] = [*training, serving]
+    return found
+
+
+def _peaks(
+    recipe: Recipe, strategy: MemoryStrategy, sizes: ModelSizes, device: str
+) -> dict[str, dict[str, int]]:
+    """Bytes by part, of each stage as that stage itself estimates them."""
+    serve = recipe.serve
+    return {
+        f"training: {strategy.describe()}": asdict(strategy.memory),
+        "merge": {"tensors and libraries": needed_memory(worker_threads(recipe.convert))},
+        f"serving: {recipe.convert.quantization}, context {serve.ctx}": {
+            "weights": sizes.offloadable + (sizes.embedding if device == "cpu" else 0),
+            "kv_cache": sizes.kv_bytes(serve),
+            "compute": sizes.buffer_bytes(serve),
+        },
+    }
+
+
+def _value_bytes(recipe: Recipe) -> int:
+    return 4 if recipe.train.precision == "fp32" else 2
+
+
+def _served_sizes(recipe: Recipe, shape: ModelShape) -> ModelSizes:
+    # One matrix until training changes the embedding or the output layer.
+    untied = {"embed_tokens", "lm_head"} & {
+        *recipe.train.modules_to_save, *recipe.train.target_modules
+    }  # fmt: skip
+    return ModelSizes.of_shape(replace(shape, tied=shape.tied and not untied), recipe.convert)
+
+
+def _largest_batch(
+    recipe: Recipe,
+    shape: ModelShape,
+    strategy: MemoryStrategy,
+    checkpointing: str,
+    available: float,
+    device: str,
+) -> int:
+    def taken(batch: int) -> int:
+        return training_memory(
+            shape, recipe.train, tokens=batch * recipe.model.max_seq_length,
+            four_bit=strategy.four_bit, device=device, value_bytes=_value_bytes(recipe),
+            checkpointing=checkpointing,
+        ).total  # fmt: skip
+
+    return largest_batch(available, taken)
+
+
+def _training_advice(
+    strategy: MemoryStrategy, largest: dict[str, int], available: float
+) -> list[str]:
+    room = f"{available / GIB:.1f} GiB that training can use"
+    verdict = "fits into" if strategy.memory.total <= available else "does NOT fit into"
+    names = {"false": "off", "true": "plain", "unsloth": "offloaded"}
+    batches = ", ".join(
+        f"{batch} with checkpointing {names[kind]}" for kind, batch in largest.items()
+    )
+    return [
+        f"training takes {strategy.memory.total / GIB:.1f} GiB and {verdict} the {room}",
+        f"largest batch computed at a time: {batches}",
+    ]
+
+
+def _longest_context(recipe: Recipe, sizes: ModelSizes) -> tuple[int, str]:
+    """The longest context with which the server puts all layers on the GPU (0: none), in tokens;
+    and a sentence about it."""
+    serve = recipe.serve
+    serve = serve.model_copy(update={"vram": serve.vram or recipe.train.vram})
+    free = usable_bytes([int(serve.vram * GIB)], serve)
+    if context := longest_context(sizes, serve, free_bytes=free):
+        return context, f"served, all layers on the GPU, a context of {context:,} tokens fits"
+    offload = largest_offload(sizes, serve, free_bytes=free)
+    return 0, (
+        f"served with a context of {serve.ctx:,} tokens, {offload.layers} of {offload.total} "
+        "layers fit the GPU; not all of them do, however short the context"
+    )
