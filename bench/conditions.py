@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Ids
 from tuneserve.bench.measure.perplexity import chunked, read_text
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.prompts import EncodedExample, encode_examples
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
 
@@ -51,7 +50,7 @@ def encode_for_both(
     return encoded, template
 
 
-def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, Ids]:
     """The text files as chunks of token ids, by name as given."""
     if not texts:
         return {}
@@ -61,9 +60,7 @@ def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, npt.NDArray
 
 def tensor_types(path: Path) -> dict[str, str]:
     """Quantization type of every tensor of a GGUF."""
-    from gguf import GGUFReader
-
-    return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+    return {name: tensor.type_name for name, tensor in GGUFFile(path).tensors.items()}
 
 
 def require_same_types(base: Path, tuned: Path) -> str:

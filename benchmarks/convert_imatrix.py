@@ -35,8 +35,8 @@ from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.verify.divergence import log_softmax
 from tuneserve.convert.verify.texts import Conversation, held_out
+from tuneserve.divergence import log_softmax
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.prompt import encode_messages, encode_text, template_of
 from tuneserve.run import RunDirectory

@@ -21,6 +21,8 @@ from typing import Any
 import gguf
 import numpy as np
 
+from tuneserve.gguf.reader import GGUFFile
+
 STANDARD_DEVIATION = 0.02
 SPECIAL_TOKENS = 17
 """How many ids at the beginning of SmolLM2's vocabulary are special."""
@@ -92,10 +94,10 @@ def gets_more_bits(layer: int, layers: int) -> bool:
 
 def write(vocabulary: Path, path: Path, shape: Shape, *, seed: int = 0) -> None:
     """Write the GGUF; `vocabulary` is any GGUF with SmolLM2's tokenizer."""
-    reader = gguf.GGUFReader(vocabulary)
+    given = GGUFFile(vocabulary)
     writer = gguf.GGUFWriter(str(path), "llama")
-    copy_tokenizer(reader, writer)
-    tokens = len(reader.fields["tokenizer.ggml.tokens"].data)
+    copy_tokenizer(given, writer)
+    tokens = len(given.require("tokenizer.ggml.tokens"))
     writer.add_name(f"random-{path.stem}")
     writer.add_block_count(shape.layers)
     writer.add_context_length(131072)
@@ -115,12 +117,10 @@ def write(vocabulary: Path, path: Path, shape: Shape, *, seed: int = 0) -> None:
     writer.close()
 
 
-def copy_tokenizer(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
-    for name, field in reader.fields.items():
-        if not name.startswith("tokenizer."):
-            continue
-        kind, *inner = field.types
-        writer.add_key_value(name, field.contents(), kind, inner[0] if inner else None)
+def copy_tokenizer(given: GGUFFile, writer: gguf.GGUFWriter) -> None:
+    for key, value in given.metadata.items():
+        if key.startswith("tokenizer."):
+            writer.add_key_value(key, value, gguf.GGUFValueType(given.value_types[key]))
 
 
 def add_tensors(writer: gguf.GGUFWriter, blocks: Blocks, shape: Shape, tokens: int) -> None:

@@ -72,8 +72,7 @@ def cache_types(
 ) -> dict[str, Any]:
     """Memory and perplexity of each KV cache type, keys and values alike."""
     from tuneserve.bench.measure import perplexity
-    from tuneserve.llama import LlamaModel
-    from tuneserve.serve.engine.context import SequenceContext
+    from tuneserve.llama import LlamaModel, served_context
     from tuneserve.settings import ServeSettings
 
     found = {}
@@ -85,7 +84,10 @@ def cache_types(
                 micro_batch=32,
             )  # fmt: skip
             before = resident_bytes()
-            context = SequenceContext(loaded, settings, sequences=2)
+            context = served_context(
+                loaded, settings, n_ctx=settings.ctx, n_batch=settings.batch, n_seq_max=2,
+                n_outputs_max=2,
+            )  # fmt: skip
             grown = resident_bytes() - before
             context.close()
             whole = settings.model_copy(update={"micro_batch": perplexity.CHUNK})

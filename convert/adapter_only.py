@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Floats
 from tuneserve.console import say
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.stage import Plan, checked_models, plan_of, write_quantized
 from tuneserve.convert.threads import one_blas_thread
 from tuneserve.convert.verify.checks import Check, GateError
-from tuneserve.convert.verify.divergence import divergence
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
 from tuneserve.convert.verify.texts import held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
@@ -28,13 +23,12 @@ from tuneserve.convert.verify.verify import (
     positions,
     vocabulary_checks,
 )
-from tuneserve.errors import OutputExistsError, TuneserveError
+from tuneserve.divergence import divergence
+from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, sha256_file
-from tuneserve.llama import LlamaModel, backend, last_error
+from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
-
-Floats = npt.NDArray[np.float32]
 
 
 def convert_adapter(
@@ -111,17 +105,5 @@ def _logits_with_lora(
 ) -> list[Floats]:
     longest = max(len(ids) for ids in sequences)
     with open_model(base) as model, make_context(model, longest, threads=threads) as context:
-        adapter = _loaded(model, lora)
-        adapters = (backend().llama_adapter_lora_p_ctypes * 1)(adapter)
-        scales = (ctypes.c_float * 1)(1.0)
-        if backend().llama_set_adapters_lora(context.handle, adapters, 1, scales) != 0:
-            raise TuneserveError("llama.cpp can't apply the LoRA GGUF", where=str(lora))
+        use_adapter(context, load_adapter(model, lora))
         return [context.logits(ids) for ids in sequences]
-
-
-def _loaded(model: LlamaModel, lora: Path) -> Any:
-    """The adapter; llama.cpp frees it with the model."""
-    adapter = backend().llama_adapter_lora_init(model.handle, os.fsencode(lora))
-    if not adapter:
-        raise TuneserveError(f"llama.cpp can't load it: {last_error()}", where=str(lora))
-    return adapter

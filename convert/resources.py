@@ -8,14 +8,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tuneserve.base.architectures import ARCHITECTURES
-from tuneserve.base.architectures.llama import LLAMA
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.quantization import choose_types
 from tuneserve.convert.gguf.writer import SLAB_VALUES, tensor_bytes
 from tuneserve.convert.imatrix import uses_importance
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.architectures import ARCHITECTURES
+from tuneserve.gguf.architectures.llama import LLAMA
 from tuneserve.llama import physical_cores
 from tuneserve.memory import main_memory
 from tuneserve.model_shape import ModelShape

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
 
-Floats = npt.NDArray[np.float32]
 HEADER_LIMIT = 256 * 1024 * 1024
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "F64": "<f8"}
 

@@ -9,16 +9,15 @@ left for what can't be known (the driver, other programs, fragmentation).
 from __future__ import annotations
 
 import bisect
-import ctypes
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuneserve.console import human_bytes, say
 from tuneserve.errors import UsageError
-from tuneserve.llama import backend
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.llama import free_gpu_memory
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT
@@ -37,8 +36,6 @@ CONTEXT_STEP = 256
 _LONGEST_CONTEXT = 1 << 24  # what the setting allows
 
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
-
-_GPU_TYPES = (1, 2)  # ggml_backend_dev_type: GPU, integrated GPU
 
 # (elements, bytes) of a block of each KV cache type (ggml.h).
 CACHE_BLOCKS = {
@@ -230,63 +227,35 @@ def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
     return usable
 
 
-def free_gpu_memory() -> list[int]:
-    """Free bytes of each GPU that the installed llama.cpp can use."""
-    if not backend().llama_supports_gpu_offload():
-        return []
-    # The device functions are ggml's; llama-cpp-python loads the library but does not bind them.
-    from llama_cpp._ggml import libggml
-
-    libggml.ggml_backend_dev_count.restype = ctypes.c_size_t
-    libggml.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    libggml.ggml_backend_dev_get.restype = ctypes.c_void_p
-    libggml.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    size_pointer = ctypes.POINTER(ctypes.c_size_t)
-    libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size_pointer, size_pointer]
-    libggml.ggml_backend_dev_memory.restype = None
-    sizes = []
-    for index in range(libggml.ggml_backend_dev_count()):
-        device = libggml.ggml_backend_dev_get(index)
-        if libggml.ggml_backend_dev_type(device) in _GPU_TYPES:
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            sizes.append(free.value)
-    return sizes
-
-
 def read_sizes(path: Path) -> ModelSizes:
     """Tensor sizes and shape from a GGUF's header. Raises UsageError if it can't be read."""
-    import gguf
-
+    header = GGUFFile(path)
+    embedding = header.tensor("token_embd.weight")
     try:
-        reader = gguf.GGUFReader(path)
-        architecture = str(reader.fields["general.architecture"].contents())
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        count = int(header.require(f"{header.architecture}.block_count"))
+        if count > len(header.tensors):
+            raise ValueError(f"{count} layers in {len(header.tensors)} tensors")
         n_embd, n_ff, heads = (
-            _largest(reader, f"{architecture}.{key}")
+            _largest(header, key)
             for key in ("embedding_length", "feed_forward_length", "attention.head_count")
         )
-        kv_heads = _largest(reader, f"{architecture}.attention.head_count_kv", default=heads)
-        head_size = _largest(
-            reader, f"{architecture}.attention.key_length", default=n_embd // heads
-        )
+        kv_heads = _largest(header, "attention.head_count_kv", default=heads)
+        head_size = _largest(header, "attention.key_length", default=n_embd // heads)
         return ModelSizes.of_tensors(
-            {name: int(tensor.n_bytes) for name, tensor in tensors.items()},
-            layers=int(reader.fields[f"{architecture}.block_count"].contents()),
+            {name: tensor.size for name, tensor in header.tensors.items()},
+            layers=count,
             kv_width=kv_heads * head_size,
             n_embd=n_embd,
             n_ff=n_ff,
-            n_vocab=int(tensors["token_embd.weight"].shape[1]),
+            n_vocab=embedding.shape[0],
         )
-    except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError, OSError) as error:
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise UsageError(f"its sizes can't be read: {error}", where=str(path)) from error
 
 
-def _largest(reader: Any, key: str, *, default: int | None = None) -> int:
-    """A number of the header; of one for each layer the largest, with which every layer fits.
-    Raises KeyError if it is not there."""
-    field = reader.fields.get(key)
-    if field is None and default is not None:
-        return default
-    value = reader.fields[key].contents()
+def _largest(header: GGUFFile, key: str, *, default: int | None = None) -> int:
+    """A number of the header, by its key without the architecture; of one for each layer the
+    largest, with which every layer fits. Raises UsageError if it is not there."""
+    name = f"{header.architecture}.{key}"
+    value = header.require(name) if default is None else header.get(name, default)
     return int(max(value) if isinstance(value, list) else value)

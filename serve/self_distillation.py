@@ -26,9 +26,9 @@ from tuneserve.finetune.runtime.libraries import quiet
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.self_distillation import Asked, Question, Sampling, general_example, prompts
 from tuneserve.finetune.tokens.encoder import Encoder
-from tuneserve.llama import physical_cores
+from tuneserve.llama import free_gpu_memory, physical_cores
 from tuneserve.serve.engine import Engine, SamplingParams
-from tuneserve.serve.offload import free_gpu_memory, offline_settings, with_gpu_layers
+from tuneserve.serve.offload import offline_settings, with_gpu_layers
 from tuneserve.settings import ModelSettings, ServeSettings
 
 _AT_A_TIME = 24

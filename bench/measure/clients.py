@@ -28,7 +28,7 @@ from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.options import as_options
 from tuneserve.console import progress
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaModel
+from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.settings import BenchSettings, ServeSettings
 from tuneserve.template import api_message
 from tuneserve.thoughts import KEY
@@ -115,8 +115,6 @@ class Served:
 @contextmanager
 def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
     """`tuneserve serve` on any free port, ready; stopped when the block is left."""
-    from tuneserve.serve.offload import free_gpu_memory
-
     command = [sys.executable, "-m", "tuneserve", "serve", str(path), "--name", NAME]
     command += as_options(settings)
     free = sum(free_gpu_memory())

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from tuneserve.closing import Closing
+from typing import Any, Self
 
 Key = tuple[str, str, str]
 """(kind of measurement, model, example id)"""
 
 
-class Journal(Closing):
+class Journal:
     """Measurements by kind, model and example; each `add` is on disk when it returns."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
@@ -31,6 +29,12 @@ class Journal(Closing):
         self._file.seek(whole_bytes)
         if not whole_bytes:
             self._append({"fingerprint": fingerprint})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._file.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.arrays import Ids
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import Asked, read_responses
 from tuneserve.bench.compare.results import Rung
@@ -25,6 +26,7 @@ from tuneserve.bench.measure.perplexity import CHUNK, MeanError
 from tuneserve.bench.stats import significance
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.console import progress
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import encode_text, template_of
 from tuneserve.settings import BenchSettings, KVCacheType, ServeSettings
@@ -74,11 +76,9 @@ def measure_ladder(
 
 def _size(path: Path) -> dict[str, Any]:
     """Bytes of the file, and bits of its tensors for every weight."""
-    from gguf import GGUFReader
-
-    tensors = GGUFReader(path).tensors
-    bits = 8 * sum(int(tensor.n_bytes) for tensor in tensors)
-    weights = sum(int(tensor.n_elements) for tensor in tensors)
+    tensors = GGUFFile(path).tensors.values()
+    bits = 8 * sum(tensor.size for tensor in tensors)
+    weights = sum(tensor.n_elements for tensor in tensors)
     return {"size_bytes": path.stat().st_size, "bits_per_weight": bits / weights}
 
 
@@ -109,7 +109,7 @@ def _fidelity(top: Place, rung: Place, examples: Sequence[Example]) -> dict[str,
     }
 
 
-def _chunks(model: LlamaModel, examples: Sequence[Example]) -> perplexity.Ids:
+def _chunks(model: LlamaModel, examples: Sequence[Example]) -> Ids:
     """The held-out conversations with their reference answers, one after the other, as token ids
     [chunks, n_ctx]; of few conversations the chunks are shorter."""
     template = template_of(model)

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from tuneserve.bench.measure.decode import TokenBatch, clear
 from tuneserve.bench.tasks.prompts import EncodedExample
-from tuneserve.llama import LlamaContext
+from tuneserve.divergence import token_nll
+from tuneserve.llama import LlamaContext, TokenBatch
 
 PACKED_SEQUENCES = 64  # sequences in one context at most; llama.cpp allows 256
 
@@ -35,18 +32,12 @@ def answer_likelihoods(
     examples and those whose ids are all `known` are left out: a benchmark that goes on after a
     kill gives the same figures. A sequence longer than the batch is decoded piece by piece.
     """
-    batch = TokenBatch(context)
+    batch = TokenBatch(context.n_batch)
     for pack in _packs(encoded, context.n_batch):
         if all(item.example.id in known for item in pack):
             continue
-        clear(context)
-        yield from zip(pack, _score(batch, pack), strict=True)
-
-
-def token_nll(logits: npt.NDArray[np.float32], token: int) -> float:
-    """-log softmax(logits)[token] in nats; the sum is taken in float64."""
-    shifted = logits - logits.max()
-    return float(np.log(np.exp(shifted).sum(dtype=np.float64)) - np.float64(shifted[token]))
+        context.clear()
+        yield from zip(pack, _score(context, batch, pack), strict=True)
 
 
 def _packs(encoded: Sequence[EncodedExample], room: int) -> Iterator[list[EncodedExample]]:
@@ -68,15 +59,18 @@ def _fed(item: EncodedExample) -> int:
     return len(item.prompt) + len(item.answer) - 1
 
 
-def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
+def _score(
+    context: LlamaContext, batch: TokenBatch, pack: list[EncodedExample]
+) -> list[Likelihood]:
     losses = [0.0] * len(pack)
-    waiting: list[tuple[int, int, int]] = []  # (place in the batch, sequence, token to predict)
+    waiting: list[tuple[int, int, int]] = []  # (index in the batch, sequence, token to predict)
 
     def flush() -> None:
-        batch.decode()
-        for place, sequence, target in waiting:
-            losses[sequence] += token_nll(batch.logits(place), target)
+        context.decode(batch)
+        for index, sequence, target in waiting:
+            losses[sequence] += token_nll(context.token_logits(index), target)
         waiting.clear()
+        batch.clear()
 
     for sequence, item in enumerate(pack):
         tokens = item.prompt + item.answer
@@ -87,11 +81,13 @@ def _score(batch: TokenBatch, pack: list[EncodedExample]) -> list[Likelihood]:
             if not batch.room:
                 flush()
             piece = tokens[position : min(position + batch.room, _fed(item))]
-            last = batch.extend(piece, position, sequence, wanted=asked - position)
-            for scored in range(max(asked, position), position + len(piece)):
-                place = last - (position + len(piece) - 1 - scored)
-                waiting.append((place, sequence, tokens[scored + 1]))
-            position += len(piece)
+            end = position + len(piece)
+            last = batch.add(piece, position, sequence, outputs=end - asked)
+            waiting += [
+                (last - (end - 1 - scored), sequence, tokens[scored + 1])
+                for scored in range(max(asked, position), end)
+            ]
+            position = end
     flush()
     return [
         Likelihood(loss, len(item.answer) - item.unscored)

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Ids
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
@@ -20,9 +18,8 @@ from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.prompts import EncodedExample
-from tuneserve.closing import Closing
 from tuneserve.console import progress
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.llama import LlamaContext, LlamaModel, served_context
 from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings
 
@@ -58,7 +55,7 @@ class Work:
     questions: list[Question]
     expected: list[EncodedExample]
     choices: list[EncodedExample]
-    texts: dict[str, npt.NDArray[np.int64]]
+    texts: dict[str, Ids]
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ def measure_answers(subject: Subject, work: Work, journal: Journal) -> None:
     generate_answers(subject, work.questions, journal)
 
 
-class _LoadedWhenNeeded(Closing):
+class _LoadedWhenNeeded:
     """The subject's model, loaded at the first call."""
 
     def __init__(self, subject: Subject) -> None:
@@ -105,7 +102,10 @@ class _LoadedWhenNeeded(Closing):
             self.load_seconds = time.perf_counter() - started
         return self._model
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._model is not None:
             self._model.close()
 
@@ -134,7 +134,7 @@ def _measure_likelihoods(
 def _measure_texts(
     subject: Subject,
     loaded: _LoadedWhenNeeded,
-    texts: dict[str, npt.NDArray[np.int64]],
+    texts: dict[str, Ids],
     journal: Journal,
 ) -> None:
     todo = {name: ids for name, ids in texts.items() if not journal.has(TEXT, subject.name, name)}
@@ -253,14 +253,6 @@ def measure_endpoint(
 
 def _context(model: LlamaModel, serve: ServeSettings, n_ctx: int) -> LlamaContext:
     """A context with the KV cache and threads that the served model has."""
-    return LlamaContext(
-        model,
-        n_ctx=n_ctx,
-        n_batch=LIKELIHOOD_BATCH,
-        n_ubatch=min(serve.micro_batch, LIKELIHOOD_BATCH),
-        n_seq_max=PACKED_SEQUENCES,
-        cache_type_k=serve.cache_type_k,
-        cache_type_v=serve.cache_type_v,
-        flash_attention=serve.flash_attention,
-        threads=serve.threads,
+    return served_context(
+        model, serve, n_ctx=n_ctx, n_batch=LIKELIHOOD_BATCH, n_seq_max=PACKED_SEQUENCES
     )

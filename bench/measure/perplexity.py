@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tuneserve.bench.measure.decode import TokenBatch, clear
-from tuneserve.bench.measure.logits import Divergence, RowWorkers, joined
+from tuneserve.arrays import Doubles, Floats, Ids
+from tuneserve.divergence import Divergence, RowWorkers, joined
 from tuneserve.errors import UsageError
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, served_context
 from tuneserve.settings import ServeSettings
 
-Ids = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 CHUNK = 512
 BATCH = 2048
 
@@ -102,16 +99,12 @@ def perplexity_context(
 ) -> LlamaContext:
     """A context that holds as many chunks side by side as a batch has room for."""
     sequences = max(1, batch // n_ctx)
-    return LlamaContext(
+    return served_context(
         model,
+        serve,
         n_ctx=sequences * n_ctx,
         n_batch=sequences * n_ctx if batch >= n_ctx else batch,
-        n_ubatch=serve.micro_batch,
         n_seq_max=sequences,
-        cache_type_k=serve.cache_type_k,
-        cache_type_v=serve.cache_type_v,
-        flash_attention=serve.flash_attention,
-        threads=serve.threads,
         kv_unified=False,
     )
 
@@ -174,7 +167,7 @@ def summarise_divergence(found: Divergence, chunks: int) -> TextDivergence:
     )
 
 
-def _forward(context: LlamaContext, chunks: Ids) -> Iterator[tuple[npt.NDArray[np.float32], Ids]]:
+def _forward(context: LlamaContext, chunks: Ids) -> Iterator[tuple[Floats, Ids]]:
     """For each batch of chunks the logits of their second halves, [chunks x half, n_vocab], valid
     until the next step, and the tokens that follow, [chunks, half]. The last position's successor
     is not in the chunk: 0 stands in its place, to be dropped."""
@@ -184,31 +177,33 @@ def _forward(context: LlamaContext, chunks: Ids) -> Iterator[tuple[npt.NDArray[n
     inputs = chunks.copy()
     if context.model.adds_bos:
         inputs[:, 0] = context.model.bos
-    batch = TokenBatch(context)
+    batch = TokenBatch(context.n_batch)
     for start in range(0, len(chunks), side_by_side):
-        clear(context)
+        context.clear()
         group = inputs[start : start + side_by_side]
         following = np.zeros((len(group), n_ctx - first), dtype=np.int64)
         following[:, :-1] = chunks[start : start + len(group), first + 1 :]
-        yield _decode(batch, group, first), following
+        yield _decode(context, batch, group, first), following
 
 
-def _decode(batch: TokenBatch, group: Ids, first: int) -> npt.NDArray[np.float32]:
+def _decode(context: LlamaContext, batch: TokenBatch, group: Ids, first: int) -> Floats:
     """Logits of the positions from `first` on, sequence after sequence."""
     n_ctx = group.shape[1]
-    if batch.room >= group.size:
+    if batch.size >= group.size:
+        batch.clear()
         for sequence, tokens in enumerate(group):
-            batch.extend(tokens.astype(np.int32), 0, sequence, wanted=first)
-        batch.decode()
-        return batch.all_logits(len(group) * (n_ctx - first))
+            batch.add(tokens, 0, sequence, outputs=n_ctx - first)
+        context.decode(batch)
+        return context.batch_logits(len(group) * (n_ctx - first))
     pieces = []
-    for start in range(0, n_ctx, batch.room):
-        tokens = group[0, start : start + batch.room].astype(np.int32)
-        batch.extend(tokens, start, 0, wanted=first - start)
-        wanted = min(len(tokens), start + len(tokens) - first)
-        batch.decode()
-        if wanted > 0:
-            pieces.append(batch.all_logits(wanted).copy())
+    for start in range(0, n_ctx, batch.size):
+        tokens = group[0, start : start + batch.size]
+        outputs = min(len(tokens), start + len(tokens) - first)
+        batch.clear()
+        batch.add(tokens, start, 0, outputs=outputs)
+        context.decode(batch)
+        if outputs > 0:
+            pieces.append(context.batch_logits(outputs).copy())
     return np.concatenate(pieces)
 
 

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from tuneserve.bench.measure.decode import TokenBatch, clear, synchronize
-from tuneserve.llama import LlamaContext
+from tuneserve.llama import LlamaContext, TokenBatch
 
 PROMPT_TOKENS = 512
 GENERATED_TOKENS = 64
@@ -63,19 +62,22 @@ def _one_repetition(
     context: LlamaContext, prompt: list[int], generated: int
 ) -> tuple[float, float]:
     """Seconds to read the prompt, and to generate so many tokens after it, greedily."""
-    clear(context)
-    synchronize(context)
-    batch = TokenBatch(context)
+    context.clear()
+    context.synchronize()
+    batch = TokenBatch(context.n_batch)
+
+    def following(tokens: list[int], position: int) -> int:
+        batch.clear()
+        last = batch.add(tokens, position, 0, outputs=1)
+        context.decode(batch)
+        return int(context.token_logits(last).argmax())
+
     started = time.perf_counter()
-    place = batch.extend(prompt, 0, 0, wanted=len(prompt) - 1)
-    batch.decode()
-    token = int(batch.logits(place).argmax())
+    token = following(prompt, 0)
     read = time.perf_counter()
     for step in range(generated):
         # An end token is generated through, so that every repetition does the same work.
-        place = batch.extend([token], len(prompt) + step, 0, wanted=0)
-        batch.decode()
-        token = int(batch.logits(place).argmax())
+        token = following([token], len(prompt) + step)
     written = time.perf_counter()
     return read - started, written - read
 

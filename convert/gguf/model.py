@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.base.architectures import by_hf_name
-from tuneserve.base.architectures.table import Architecture, RowOrder
+from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.quantization import MIXTURES, Choice, choose_types
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.safetensors_reader import Floats
 from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures import by_hf_name
+from tuneserve.gguf.architectures.table import Architecture, RowOrder
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the generation of ggml's block formats
 

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.sentencepiece_bpe import (
+from tuneserve.errors import UsageError
+from tuneserve.gguf.sentencepiece import (
     SPACE,
     missing_pairs,
     scores_by_merge,
 )
-from tuneserve.base.tokenizer import TokenType
-from tuneserve.convert.tokens import ADDED_SCORE, Token, added_kind
-from tuneserve.errors import UsageError
+from tuneserve.gguf.tokens import ADDED_SCORE, Token, TokenType, added_kind
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 

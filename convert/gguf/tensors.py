@@ -8,52 +8,44 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tuneserve.base.gguf_file import GGUFFile
-from tuneserve.convert import ggml
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
+from tuneserve.arrays import Bytes, Floats, Ids
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.llama import ggml
 
 
 class TensorFile:
     """An open GGUF: which tensors, their `shape` and `type`, their rows as bytes or float32."""
 
     def __init__(self, path: Path) -> None:
-        """Raises TuneserveError if the file is damaged."""
+        """Raises UsageError if the file is damaged."""
         self.path = path
-        self._places = ggml.tensor_places(path)
-        self._header = GGUFFile(path)
-
-    @property
-    def header(self) -> GGUFFile:
-        return self._header
+        self.header = GGUFFile(path)
 
     @property
     def names(self) -> list[str]:
         """In the file's order."""
-        return list(self._places)
+        return list(self.header.tensors)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._places
+        return name in self.header.tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Row-major: [rows, columns]."""
-        return self._header.shape(name)
+        return self.header.shape(name)
 
     def type(self, name: str) -> str:
         """'F16', 'Q4_K', …"""
-        return self._header.type_name(name)
+        return self.header.type_name(name)
 
-    def encoded(self, name: str, start: int, stop: int) -> ggml.Bytes:
+    def encoded(self, name: str, start: int, stop: int) -> Bytes:
         """Rows [start, stop) as they are stored (of a vector: all of it)."""
-        shape, place = self.shape(name), self._places[name]
-        size = place.size // shape[0] if len(shape) > 1 else place.size
-        if len(shape) == 1:
+        tensor = self.header.tensor(name)
+        size = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
+        if len(tensor.shape) == 1:
             start, stop = 0, 1
         with self.path.open("rb") as file:
-            file.seek(place.offset + start * size)
+            file.seek(tensor.offset + start * size)
             return np.fromfile(file, dtype=np.uint8, count=(stop - start) * size)
 
     def rows_at(self, name: str, wanted: Ids) -> Floats:

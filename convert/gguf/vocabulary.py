@@ -13,12 +13,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.sentencepiece_bpe import LOWEST_SCORE, has_space_prefix
-from tuneserve.base.tokenizer import NEVER_STRIPPING, TokenType, strips_right
 from tuneserve.convert.gguf.sentencepiece_vocabulary import sentencepiece_tokens
-from tuneserve.convert.tokens import Token, added_kind
 from tuneserve.errors import UsageError
-from tuneserve.pretokenizers import recognise
+from tuneserve.gguf.pretokenizers import recognise
+from tuneserve.gguf.sentencepiece import LOWEST_SCORE, has_space_prefix
+from tuneserve.gguf.tokens import (
+    NEVER_STRIPPING,
+    Token,
+    TokenType,
+    added_kind,
+    strips_right,
+)
 
 Value = tuple[str, Any]
 

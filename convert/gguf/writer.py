@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tuneserve.convert import ggml
+from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.threads import one_blas_thread
+from tuneserve.llama import ggml
 
-Floats = npt.NDArray[np.float32]
 SLAB_VALUES = 2 * 1024 * 1024
 
 
@@ -61,7 +61,7 @@ class Slab:
     stop: int
     importance: Floats | None
 
-    def encoded(self) -> ggml.Bytes:
+    def encoded(self) -> Bytes:
         """The rows as the bytes that go into the file. Raises TuneserveError for values that are
         not finite, or too large for float16."""
         if isinstance(self.source, CopiedTensor):
@@ -154,7 +154,7 @@ def _write_tensors(
         for choice in choices
         for slab in slabs_of(sources[choice.name], choice.type, importance.get(choice.name))
     )
-    waiting: deque[tuple[Choice, Slab, Future[ggml.Bytes]]] = deque()
+    waiting: deque[tuple[Choice, Slab, Future[Bytes]]] = deque()
 
     def submit() -> bool:
         following = next(slabs, None)

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from tuneserve.base.gguf_file import GGUFFile
+from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import ComputedTensor
 from tuneserve.convert.gguf.quantization import MIXTURES, Choice
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
 
-Floats = npt.NDArray[np.float32]
 CHUNK = 512
 DATASET = "training examples"
 SUMS, COUNTS = ".in_sum2", ".counts"

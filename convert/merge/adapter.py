@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.arrays import Floats
 from tuneserve.convert.merge.four_bit import Tensor
-from tuneserve.convert.safetensors_reader import Floats, SafetensorsFiles, StoredTensor
+from tuneserve.convert.safetensors_reader import SafetensorsFiles, StoredTensor
 from tuneserve.errors import UsageError
 
 PREFIX = "base_model.model."

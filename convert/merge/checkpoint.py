@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
-from tuneserve.convert.safetensors_reader import Floats, SafetensorsFiles
+from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import UsageError
 
 EMBEDDING = "model.embed_tokens.weight"

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tuneserve.convert.safetensors_reader import STORAGE, Floats, SafetensorsFiles, StoredTensor
+from tuneserve.arrays import Floats
+from tuneserve.convert.safetensors_reader import STORAGE, SafetensorsFiles, StoredTensor
 from tuneserve.errors import UsageError
 
 STATE = ".quant_state.bitsandbytes__"

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Floats
 from tuneserve.convert.verify.checks import Check
 from tuneserve.convert.verify.logits import make_context
 from tuneserve.convert.verify.texts import Conversation
 from tuneserve.convert.verify.trainer import TrainerTokenizer
-from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
 
-Floats = npt.NDArray[np.float32]
 EXTRA_TOKENS = 16
 LONGEST_ANSWER = 128
 
@@ -43,47 +38,27 @@ class Answer:
 
 def generate(context: LlamaContext, answers: Sequence[Answer]) -> None:
     """The most likely continuation of every prompt, token by token, all side by side."""
-    api, model = context._api, context.model
-    batch = api.llama_batch_init(max(context.n_batch, len(answers)), 0, 1)
-    try:
-        api.llama_memory_clear(context.memory, True)
-        for number, answer in enumerate(answers):
-            _decode(context, batch, [(number, i, t) for i, t in enumerate(answer.prompt)])
-            _extend(answer, _row(api, context, len(answer.prompt) - 1), model)
-        while running := [n for n, answer in enumerate(answers) if answer.running]:
-            _decode(context, batch, [
-                (n, len(answers[n].prompt) + len(answers[n].tokens) - 1, answers[n].tokens[-1])
-                for n in running
-            ])  # fmt: skip
-            for place, n in enumerate(running):
-                _extend(answers[n], _row(api, context, place), model)
-    finally:
-        api.llama_batch_free(batch)
+    batch = TokenBatch(context.n_batch)
+    context.clear()
+    for number, answer in enumerate(answers):
+        batch.clear()
+        batch.add(answer.prompt, 0, number, outputs=1)
+        _extend([answer], context, batch)
+    while running := [n for n, answer in enumerate(answers) if answer.running]:
+        batch.clear()
+        for n in running:
+            answer = answers[n]
+            last = len(answer.prompt) + len(answer.tokens) - 1
+            batch.add(answer.tokens[-1:], last, n, outputs=1)
+        _extend([answers[n] for n in running], context, batch)
 
 
-def _decode(context: LlamaContext, batch: Any, entries: Sequence[tuple[int, int, int]]) -> None:
-    """`entries`: (sequence, position, token); every sequence's last one gets logits."""
-    last = {sequence: place for place, (sequence, _, _) in enumerate(entries)}
-    batch.n_tokens = len(entries)
-    for place, (sequence, position, token) in enumerate(entries):
-        batch.token[place], batch.pos[place] = token, position
-        batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
-        batch.logits[place] = last[sequence] == place
-    status = context._api.llama_decode(context.handle, batch)
-    if status != 0:
-        raise TuneserveError(
-            f"llama_decode failed with status {status}", where=str(context.model.path)
-        )
-
-
-def _row(api: Any, context: LlamaContext, place: int) -> Floats:
-    pointer = api.llama_get_logits_ith(context.handle, place)
-    return np.ctypeslib.as_array(pointer, (context.model.n_vocab,))
-
-
-def _extend(answer: Answer, row: Floats, model: LlamaModel) -> None:
-    token = int(row.argmax())
-    answer.add(token, is_end=model.is_end(token))
+def _extend(answers: Sequence[Answer], context: LlamaContext, batch: TokenBatch) -> None:
+    """Add the most likely next token to each of `answers`, whose outputs the batch has in order."""
+    context.decode(batch)
+    for answer, row in zip(answers, context.batch_logits(len(answers)), strict=True):
+        token = int(row.argmax())
+        answer.add(token, is_end=context.model.is_end(token))
 
 
 def check_ending(

@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Floats
 from tuneserve.convert.verify.mapped import small_resident_set
 from tuneserve.llama import LlamaContext, LlamaModel
 
-Floats = npt.NDArray[np.float32]
 SMALL_BYTES = 64 * 1024 * 1024
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice, is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -25,15 +25,13 @@ from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import tensor_bytes, write_gguf
 from tuneserve.convert.merge.checkpoint import checkpoint_config
 from tuneserve.convert.verify.checks import PROBE_BYTES, Check
-from tuneserve.convert.verify.divergence import divergence
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.reference import StreamedModel, Variant
 from tuneserve.convert.verify.weights import FileWeights
+from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 
 CONTRACT = "llama.cpp = transformers"
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

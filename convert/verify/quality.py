@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO
 
-from tuneserve.convert.ggml import TensorPlace, tensor_places
 from tuneserve.convert.verify.checks import Check
+from tuneserve.gguf.reader import GGUFFile, GGUFTensor
 
 CONTRACT = "changed tensors"
 PIECE = 16 * 1024 * 1024
@@ -14,12 +14,12 @@ PIECE = 16 * 1024 * 1024
 
 def check_changed_tensors(tuned: Path, base: Path, names: set[str]) -> Check:
     """Compare the two files' tensors byte by byte; `names`: those the adapter changes."""
-    ours, theirs = tensor_places(tuned), tensor_places(base)
+    ours, theirs = GGUFFile(tuned).tensors, GGUFFile(base).tensors
     differing, wrong = 0, []
     with tuned.open("rb") as our_file, base.open("rb") as their_file:
-        for name, place in ours.items():
+        for name, tensor in ours.items():
             other = theirs.get(name)
-            same = other is not None and _same_bytes(our_file, place, their_file, other)
+            same = other is not None and _same_bytes(our_file, tensor, their_file, other)
             if name in names:
                 differing += not same
             elif not same and other is not None:
@@ -36,7 +36,7 @@ def check_changed_tensors(tuned: Path, base: Path, names: set[str]) -> Check:
 
 
 def _same_bytes(
-    our_file: BinaryIO, ours: TensorPlace, their_file: BinaryIO, theirs: TensorPlace
+    our_file: BinaryIO, ours: GGUFTensor, their_file: BinaryIO, theirs: GGUFTensor
 ) -> bool:
     if (ours.type, ours.size) != (theirs.type, theirs.size):
         return False

@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
+from tuneserve.arrays import Floats
 from tuneserve.convert.merge.checkpoint import row_steps
 from tuneserve.convert.verify.weights import Weights
 from tuneserve.errors import TuneserveError
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from tuneserve.arrays import Floats
 from tuneserve.base.weights import encode
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
@@ -23,7 +23,6 @@ from tuneserve.convert.verify.checks import Check
 
 CONTRACT = "written as merged"
 ROWS = 8
-Floats = npt.NDArray[np.float32]
 
 
 def check_written(

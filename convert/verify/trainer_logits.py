@@ -11,15 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.verify.probe import transformers_config
 from tuneserve.convert.verify.reference import StreamedModel, Variant
 from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

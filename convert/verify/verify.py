@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from tuneserve.arrays import Floats
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.threads import one_blas_thread
 from tuneserve.convert.verify.checks import Check
-from tuneserve.convert.verify.divergence import divergence
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
 from tuneserve.convert.verify.quality import check_changed_tensors
@@ -24,11 +21,11 @@ from tuneserve.convert.verify.tensors import check_checkpoint, check_written
 from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.vocabulary import check_special_tokens, check_token_ids
+from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.settings import ConvertSettings
 
-Floats = npt.NDArray[np.float32]
 TOKEN_CONVERSATIONS = 400
 LOGIT_CONVERSATIONS = 8
 LONGEST = 256

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -18,9 +18,6 @@ from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import TuneserveError
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 
 class Weights(Protocol):

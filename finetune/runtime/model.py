@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.sentencepiece_bpe import has_space_prefix
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
+from tuneserve.gguf.sentencepiece import has_space_prefix
 from tuneserve.settings import ModelSettings, TrainSettings
 
 CHECKPOINTING: dict[str, bool | str] = {"unsloth": "unsloth", "true": True, "false": False}

@@ -11,12 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
-from tuneserve.closing import Closing
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import LlamaModel, backend
-from tuneserve.serve.engine.adapters import load_adapters
-from tuneserve.serve.engine.context import MAX_SEQUENCES, SequenceContext, TokenBatch
+from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
+from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
+from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
@@ -67,7 +67,7 @@ class Notifier:
                 self._after_step()
 
 
-class Engine(Closing):
+class Engine:
     """A model and a context that answers many requests at once. See the package's docstring.
 
     `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`.
@@ -100,18 +100,29 @@ class Engine(Closing):
         sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
         with contextlib.ExitStack() as undone:
             undone.callback(self.model.close)
-            self._adapters = load_adapters(self.model, adapters or {})
-            self._context = SequenceContext(self.model, settings, sequences=sequences)
+            self._adapters = {
+                name: load_adapter(self.model, path) for name, path in (adapters or {}).items()
+            }
+            self._context = served_context(
+                self.model,
+                settings,
+                n_ctx=settings.ctx,
+                # Every running sequence has a token in a batch.
+                n_batch=max(settings.batch, settings.slots),
+                n_seq_max=sequences,
+                # One row of logits per sequence and call is all that sampling needs.
+                n_outputs_max=sequences,
+            )
             undone.callback(self._context.close)
             self._embedder = Embedder(self.model, settings) if settings.embeddings else None
             undone.pop_all()
         self._adapter_in_use: str | None = None
-        self.limit = min(self._context.n_ctx, self.model.n_ctx_train)
+        self.limit = min(self._context.cells, self.model.n_ctx_train)
         self._cache = KVCacheManager(
             self._context,
-            cells=self._context.n_ctx,
+            cells=self._context.cells,
             sequences=sequences,
-            limits=_prefix_limits(settings, self._context.n_ctx),
+            limits=_prefix_limits(settings, self._context.cells),
             can_share=_can_share_prefixes(self.model),
         )
         self._batch = TokenBatch(self._context.n_batch)
@@ -236,7 +247,7 @@ class Engine(Closing):
             waiting=max(0, self._queued - running),
             slots=self.settings.slots,
             cells_used=self._cache.used_cells,
-            cells=self._context.n_ctx,
+            cells=self._context.cells,
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
@@ -255,6 +266,12 @@ class Engine(Closing):
                     f"{self.settings.max_queue} requests are waiting already",
                     hint="Try again in a moment.",
                 )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take no more requests, end those accepted, free the model. Returns when the thread has
@@ -360,7 +377,7 @@ class Engine(Closing):
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
-            self._context.use_adapter(None if adapter is None else self._adapters[adapter])
+            use_adapter(self._context, None if adapter is None else self._adapters[adapter])
             self._adapter_in_use = adapter
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
@@ -371,19 +388,19 @@ class Engine(Closing):
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             complete = count == request.pending
-            index = batch.add(tokens, request.computed, request.sequence, want_last=complete)
+            index = batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
             if complete:
                 ready.append((request, index))
-        if not self._context.decode(batch):
-            raise EngineError(
-                f"llama.cpp found no room for {batch.count} tokens, "
-                f"though {self._cache.free_cells} cells are free"
-            )
+        try:
+            self._context.decode(batch)
+        except NoRoomError as error:
+            free = self._cache.free_cells
+            raise EngineError(f"{error.message}, though {free} cells are free") from error
         self._scheduler.computed(chunks)
         return ready
 
     def _sample(self, ready: list[tuple[Request, int]]) -> None:
-        logits = self._context.logits(len(ready))
+        logits = self._context.batch_logits(len(ready))
         for row, (request, index) in zip(logits, ready, strict=True):
             try:
                 if request.sampler is None:

@@ -23,8 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneserve.errors import UsageError
-from tuneserve.llama import LlamaModel, backend
-from tuneserve.serve.engine.context import SequenceContext
+from tuneserve.llama import LlamaContext, LlamaModel, backend
 from tuneserve.serve.engine.thinking import ThinkingState
 from tuneserve.serve.engine.types import SamplingParams, TokenLogprob
 from tuneserve.thoughts import CLOSE
@@ -62,7 +61,7 @@ class TokenSampler:
                 self._api.llama_sampler_free(sampler)
         self._chain = self._grammar = None
 
-    def sample(self, context: SequenceContext, index: int, row: Row) -> int:
+    def sample(self, context: LlamaContext, index: int, row: Row) -> int:
         """The token after the batch's `index`-th, whose logits are `row`."""
         if self._forced:
             token = self._forced.popleft()
@@ -78,7 +77,7 @@ class TokenSampler:
             self._force(f"\n{CLOSE}\n\n")
         return token
 
-    def _sample_freely(self, context: SequenceContext, index: int, row: Row) -> int:
+    def _sample_freely(self, context: LlamaContext, index: int, row: Row) -> int:
         if self._random is not None:
             return draw(row, self._sampling, self._random)
         if self._chain is None:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from test_import_tokens import sample_text
 from tokenizers import Tokenizer
 
-from tuneserve.base.gguf_file import GGUFFile
-from tuneserve.base.sentencepiece_bpe import merges_by_score, missing_pairs, scores_by_merge
 from tuneserve.base.tokenizer import tokenizer_json, write_tokenizer
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.sentencepiece import merges_by_score, missing_pairs, scores_by_merge
 from tuneserve.llama import LlamaModel
 
 SPECIAL = {

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuneserve.base import import_gguf
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
-from tuneserve.convert.verify.divergence import divergence
+from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaContext, LlamaModel
 
 TEXTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tuneserve.errors import UsageError
-from tuneserve.pretokenizers import PRE_TOKENIZERS, PreTokenizer, by_name, recognise
+from tuneserve.gguf.pretokenizers import PRE_TOKENIZERS, PreTokenizer, by_name, recognise
 
 
 @pytest.mark.parametrize("row", PRE_TOKENIZERS, ids=lambda row: row.name)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from convert_support import Trained, make_adapter, make_base, write_held_out
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.bench.stage import run_bench
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.files import sha256_file
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 

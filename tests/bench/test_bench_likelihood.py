@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods, token_nll
+from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.speed import measure_speed
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.prompts import EncodedExample, encode_examples
+from tuneserve.divergence import token_nll
 from tuneserve.llama import LlamaContext, LlamaModel, backend
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuneserve.bench.measure.likelihood import token_nll
 from tuneserve.bench.measure.perplexity import (
     chunked,
     perplexity_context,
@@ -19,6 +18,7 @@ from tuneserve.bench.measure.perplexity import (
     text_divergence,
     text_nll,
 )
+from tuneserve.divergence import token_nll
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.settings import ServeSettings

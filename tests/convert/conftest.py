@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from convert_support import Trained, make_adapter, make_base, write_held_out
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 
 

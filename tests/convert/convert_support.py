@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.gguf.reader import GGUFFile
 
 # Weights wide enough that a fault shows in the logits.
 SHAPE: dict[str, Any] = {

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from convert_support import copy_tokenizer, write_sentencepiece_model
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.files import write_json
+from tuneserve.gguf.reader import GGUFFile
 
 # Only these may differ: they are labels that the converter guesses from the directory's name and
 # the model card, and nothing computes with them.

@@ -17,7 +17,6 @@ from convert_support import Trained, make_adapter, make_base, write_held_out
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import MIXTURES
 from tuneserve.convert.gguf.writer import write_gguf
@@ -30,6 +29,7 @@ from tuneserve.convert.imatrix import (
 )
 from tuneserve.convert.stage import convert
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings

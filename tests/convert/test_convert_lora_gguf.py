@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from convert_support import Trained, make_adapter, make_base
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
 
 # Labels that the converter guesses from the model card.
 GUESSED = ("general.name", "general.base_model", "general.tags", "general.languages",

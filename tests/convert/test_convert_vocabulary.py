@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.vocabulary import Vocabulary
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 
 Edit = Callable[[dict[str, Any]], None]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import tokenizer_json
 from tuneserve.errors import UsageError
-from tuneserve.pretokenizers import recognise
+from tuneserve.gguf.pretokenizers import recognise
+from tuneserve.gguf.reader import GGUFFile
 
 SEPARATOR = "\n__ggml_vocab_test__\n"
 BYTE_LEVEL = ["gpt-2", "llama-bpe", "qwen2", "starcoder", "refact", "mpt", "command-r"]

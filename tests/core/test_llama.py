@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
+from tuneserve.llama.context import NoRoomError
 from tuneserve.prompt import encode_messages, template_of, with_bos
 
 QUESTION = [{"role": "user", "content": "What is 1+1?"}]
@@ -62,6 +65,54 @@ def test_logits_do_not_depend_on_how_the_prompt_is_cut(model: LlamaModel) -> Non
 def _logits(model: LlamaModel, ids: list[int], n_batch: int) -> np.ndarray:
     with LlamaContext(model, n_ctx=128, n_batch=n_batch) as context:
         return context.logits(ids)
+
+
+def test_outputs_are_those_asked_for_of_the_sequences_in_a_batch(model: LlamaModel) -> None:
+    texts = [model.tokenize(text) for text in ("The sea is", "One, two, three,", "Hi")]
+    following = [*texts[2], 7]
+    with LlamaContext(model, n_ctx=128, n_seq_max=3, threads=1) as context:
+        alone = [context.logits(ids) for ids in texts]
+        after = context.logits(following, start=len(texts[2]))[0]
+        context.clear()
+        batch = TokenBatch(16)
+        last = [
+            batch.add(ids, 0, number, outputs=outputs)
+            for number, (ids, outputs) in enumerate(zip(texts, (2, 99, -1), strict=True))
+        ]
+        assert len(batch) == sum(map(len, texts)) == 16 - batch.room
+        context.decode(batch)
+        found = context.batch_logits(2 + len(texts[1])).copy()
+        expected = np.concatenate([alone[0][-2:], alone[1]])
+        assert np.array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+        assert np.abs(found - expected).max() < 1.0
+        assert np.array_equal(context.token_logits(last[1]), found[-1])
+        # A single token takes a shorter way into the batch.
+        batch.clear()
+        index = batch.add(following[-1:], len(texts[2]), 2, outputs=1)
+        context.decode(batch)
+        assert context.token_logits(index).argmax() == after.argmax()
+
+
+def test_a_batch_without_room_changes_nothing(model: LlamaModel) -> None:
+    ids = model.tokenize("word " * 300)
+    with LlamaContext(model, n_ctx=256, threads=1) as context:
+        batch = TokenBatch(256)
+        used = context.cells - 1
+        batch.add(ids[:used], 0, 0, outputs=1)
+        context.decode(batch)
+        batch.clear()
+        batch.add(ids[:2], used, 0, outputs=1)
+        with pytest.raises(NoRoomError, match="no room for 2 tokens"):
+            context.decode(batch)
+        batch.clear()
+        batch.add(ids[:1], used, 0, outputs=1)
+        context.decode(batch)
+
+
+def test_importing_the_package_does_not_load_llama_cpp() -> None:
+    code = "import sys, tuneserve.llama, tuneserve.gguf.reader; print('llama_cpp' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_greedy_answer_with_a_quantized_cache(model: LlamaModel) -> None:

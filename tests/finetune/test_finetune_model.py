@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import ModelSettings
 
 

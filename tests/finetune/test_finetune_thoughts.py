@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tuneserve.base.gguf_file import GGUFFile
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.finetune.examples import Example
 from tuneserve.finetune.tokens.encode import about_turns, encode_all, token_counts
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoder, MaskError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.template import ChatTemplate
 from tuneserve.thoughts import complete, split_thoughts
 

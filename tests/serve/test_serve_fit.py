@@ -12,6 +12,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
+from tuneserve.llama import free_gpu_memory
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.serve.offload import (
@@ -19,7 +20,6 @@ from tuneserve.serve.offload import (
     CONTEXT_STEP,
     MARGIN_BYTES,
     ModelSizes,
-    free_gpu_memory,
     largest_offload,
     longest_context,
     read_sizes,

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.llama import LlamaModel
+from tuneserve.llama import LlamaModel, TokenBatch, served_context
 from tuneserve.serve.engine import SamplingParams
-from tuneserve.serve.engine.context import SequenceContext, TokenBatch
 from tuneserve.serve.engine.sampling import TokenSampler, draw, nucleus
 from tuneserve.settings import ServeSettings
 
@@ -64,11 +63,12 @@ def test_the_chain_and_numpy_draw_from_the_same_distribution(demo_gguf: Path) ->
     options = {"temperature": 0.8, "top_p": 0.7, "min_p": 0.02}
     count = 1500
     with LlamaModel(demo_gguf) as model:
-        context = SequenceContext(model, ServeSettings(ctx=256, threads=1), sequences=1)
+        settings = ServeSettings(ctx=256, threads=1)
+        context = served_context(model, settings, n_ctx=256, n_batch=256, n_seq_max=1)
         batch = TokenBatch(32)
-        index = batch.add(model.tokenize("The colour of the sky is"), 0, 0, want_last=True)
-        assert context.decode(batch)
-        row = context.logits(1)[0]
+        index = batch.add(model.tokenize("The colour of the sky is"), 0, 0, outputs=1)
+        context.decode(batch)
+        row = context.batch_logits(1)[0]
         drawn = []
         for top_k in (0, model.n_vocab):
             sampler = TokenSampler(model, SamplingParams(seed=5, top_k=top_k, **options))  # type: ignore[arg-type]

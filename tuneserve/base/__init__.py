@@ -3,8 +3,8 @@
 - `resolve_base(spec)`: the checkpoint directory for 'demo', a .gguf file, a directory or a hub id.
 - `import_gguf(source, target)`: a checkpoint made of a GGUF.
 
-gguf_file.py reads GGUF, architectures/ says what the tensors are called and how they are laid
-out, weights.py and tokenizer.py write the checkpoint's parts, import_gguf.py puts them together.
+weights.py and tokenizer.py write the checkpoint's parts, import_gguf.py puts them together.
+Reading a GGUF, and what its tensors are called and how they are laid out, is tuneserve.gguf's.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.architectures import by_gguf_name
-from tuneserve.base.architectures.llama import llama3_scaling
-from tuneserve.base.architectures.table import Architecture
-from tuneserve.base.gguf_file import ArchitectureMetadata, GGUFFile
 from tuneserve.base.tokenizer import special_ids, write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
 from tuneserve.console import human_bytes, progress
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, write_json
+from tuneserve.gguf.architectures import by_gguf_name
+from tuneserve.gguf.architectures.llama import llama3_scaling
+from tuneserve.gguf.architectures.table import Architecture
+from tuneserve.gguf.reader import ArchitectureMetadata, GGUFFile
 
 TORCH_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 

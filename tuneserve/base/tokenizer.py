@@ -8,15 +8,15 @@ must see the same ids as serving.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.gguf_file import GGUFFile
-from tuneserve.base.sentencepiece_bpe import merges_by_score, sentencepiece_steps
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json, write_text
-from tuneserve.pretokenizers import by_name
+from tuneserve.gguf.pretokenizers import by_name
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.sentencepiece import merges_by_score, sentencepiece_steps
+from tuneserve.gguf.tokens import NEVER_STRIPPING, TokenType, strips_right
 
 SPECIAL_IDS = {
     "bos_token": "bos_token_id",
@@ -24,23 +24,6 @@ SPECIAL_IDS = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
-
-
-# llama.cpp takes the whitespace behind special tokens away in a model whose general.name holds one
-# of these, but for three tokens (llama-vocab.cpp: a GGUF itself can't say so).
-STRIPPING_NAMES = ("phi-3", "phi3")
-NEVER_STRIPPING = {"<unk>", "<s>", "<|endoftext|>"}
-
-
-class TokenType(IntEnum):
-    """`tokenizer.ggml.token_type`."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
 
 
 def write_tokenizer(gguf: GGUFFile, target: Path) -> None:
@@ -170,11 +153,6 @@ def added_tokens(gguf: GGUFFile) -> list[dict[str, Any]]:
         for number, (token, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in cut_out
     ]
-
-
-def strips_right(name: str) -> bool:
-    """Does llama.cpp take away what stands behind special tokens in a model of this name?"""
-    return any(part in name.lower() for part in STRIPPING_NAMES)
 
 
 def adds_bos(gguf: GGUFFile) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuneserve.base.architectures import common
-from tuneserve.base.architectures.table import Architecture, Config, Metadata
+from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
 
 
 def qwen2_config(metadata: Metadata) -> dict[str, Any]:

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from tuneserve.arrays import Floats, Ids
 
-Floats = npt.NDArray[np.float32]
-RowOrder = npt.NDArray[np.int64]
+RowOrder = Ids
 Config = Mapping[str, Any]
 ValueType = Literal["uint32", "float32", "string", "bool"]
 

@@ -1,22 +1,17 @@
-"""ggml's own quantization kernels, from the library that llama-cpp-python installs."""
+"""ggml's quantization kernels and tensors, from the library that llama-cpp-python installs."""
 
 from __future__ import annotations
 
 import ctypes
-import os
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from tuneserve.arrays import Bytes, Floats
 from tuneserve.errors import TuneserveError
-from tuneserve.llama import llama_module
-
-Floats = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
+from tuneserve.llama.library import llama_module
 
 
 class _TypeTraits(ctypes.Structure):
@@ -63,7 +58,6 @@ def _library() -> Any:
     ]  # fmt: skip
     library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
     library.ggml_get_type_traits.argtypes = [ctypes.c_int]
-    _declare_gguf(library)
     return library
 
 
@@ -76,69 +70,35 @@ def operation_number(name: str) -> int:
     raise TuneserveError(f"this ggml has no operation '{name}'")
 
 
-def name_address(address: int) -> int:
-    """Where the ggml_tensor at `address` keeps its name."""
-    return int(_library().ggml_get_name(address))
+class Tensor(ctypes.Structure):
+    """The head of `struct ggml_tensor` (ggml.h), as far as it is read here."""
 
+    _fields_ = (
+        ("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4), ("op", ctypes.c_int), ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32), ("src", ctypes.c_void_p * 10), ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t), ("data", ctypes.c_void_p), ("name", ctypes.c_char * 64),
+    )  # fmt: skip
 
-def tensor_bytes(address: int) -> Bytes:
-    """A copy of the bytes of the ggml_tensor at `address`, from whatever device holds them."""
-    library = _library()
-    data = np.empty(library.ggml_nbytes(address), dtype=np.uint8)
-    library.ggml_backend_tensor_get(address, data.ctypes.data, 0, data.nbytes)
-    return data
-
-
-class _InitParams(ctypes.Structure):
-    _fields_ = (("no_alloc", ctypes.c_bool), ("context", ctypes.c_void_p))
-
-
-def _declare_gguf(library: Any) -> None:
-    library.gguf_init_from_file.restype = ctypes.c_void_p
-    library.gguf_init_from_file.argtypes = [ctypes.c_char_p, _InitParams]
-    library.gguf_free.argtypes = [ctypes.c_void_p]
-    library.gguf_get_n_tensors.restype = ctypes.c_int64
-    library.gguf_get_n_tensors.argtypes = [ctypes.c_void_p]
-    library.gguf_get_data_offset.restype = ctypes.c_size_t
-    library.gguf_get_data_offset.argtypes = [ctypes.c_void_p]
-    for name, kind in (("name", ctypes.c_char_p), ("type", ctypes.c_int),
-                       ("offset", ctypes.c_size_t), ("size", ctypes.c_size_t)):  # fmt: skip
-        function = getattr(library, f"gguf_get_tensor_{name}")
-        function.restype = kind
-        function.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-
-
-@dataclass(frozen=True)
-class TensorPlace:
-    """Where a tensor's bytes lie in a GGUF, and its ggml type number."""
-
-    type: int
-    offset: int
-    size: int
-
-
-def tensor_places(path: Path) -> dict[str, TensorPlace]:
-    """All tensors of a GGUF, without reading them. Raises TuneserveError for a damaged file."""
-    library = _library()
-    context = library.gguf_init_from_file(os.fsencode(path), _InitParams(True, None))
-    if not context:
-        raise TuneserveError("this GGUF is truncated or damaged", where=str(path))
-    try:
-        start = library.gguf_get_data_offset(context)
-        places = {
-            library.gguf_get_tensor_name(context, i).decode(): TensorPlace(
-                library.gguf_get_tensor_type(context, i),
-                start + library.gguf_get_tensor_offset(context, i),
-                library.gguf_get_tensor_size(context, i),
+    @classmethod
+    def at(cls, address: int) -> Tensor:
+        """The tensor at `address`. Raises TuneserveError if the installed ggml lays it out in
+        another way: its name, which comes last, would lie elsewhere."""
+        if int(_library().ggml_get_name(address)) != address + cls.name.offset:
+            raise TuneserveError(
+                "the installed llama.cpp keeps its tensors in a way this release does not know",
+                hint="Install the llama-cpp-python release that tuneserve asks for.",
             )
-            for i in range(library.gguf_get_n_tensors(context))
-        }
-    finally:
-        library.gguf_free(context)
-    size = path.stat().st_size
-    if any(place.offset + place.size > size for place in places.values()):
-        raise TuneserveError("this GGUF is truncated or damaged", where=str(path))
-    return places
+        return cls.from_address(address)
+
+    def values(self) -> Floats:
+        """A copy of a float32 tensor's values in C order [ne3, ne2, ne1, ne0], from whatever
+        device holds them."""
+        library, address = _library(), ctypes.addressof(self)
+        data = np.empty(library.ggml_nbytes(address), dtype=np.uint8)
+        library.ggml_backend_tensor_get(address, data.ctypes.data, 0, data.nbytes)
+        strides, shape = tuple(self.nb)[::-1], tuple(self.ne)[::-1]
+        return np.lib.stride_tricks.as_strided(data.view(np.float32), shape, strides)
 
 
 @cache

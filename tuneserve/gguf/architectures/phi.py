@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.base.architectures import common
-from tuneserve.base.architectures.table import Architecture, Config, Floats, Metadata
+from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
 
 
 def original_context(config: Config) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.base.architectures.table import Config, Metadata, ValueType
 from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures.table import Config, Metadata, ValueType
 
 Entries = list[tuple[str, ValueType, Any]]
 

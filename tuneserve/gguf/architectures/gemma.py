@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuneserve.base.architectures import common
-from tuneserve.base.architectures.table import Architecture, Config, Metadata
 from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
 
 
 def local_rope_theta(config: Config) -> float:

@@ -6,9 +6,9 @@ checkpoint's config.json.
 
 from __future__ import annotations
 
-from tuneserve.base.architectures import gemma, llama, phi, qwen
-from tuneserve.base.architectures.table import Architecture
 from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures import gemma, llama, phi, qwen
+from tuneserve.gguf.architectures.table import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     llama.LLAMA,

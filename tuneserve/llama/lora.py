@@ -1,0 +1,42 @@
+"""LoRA adapters (GGUF) on top of a loaded model's weights."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import TuneserveError
+from tuneserve.gguf.reader import check_is_gguf
+from tuneserve.llama.context import LlamaContext
+from tuneserve.llama.library import backend, forget_errors, last_error
+from tuneserve.llama.model import LlamaModel
+
+
+def load_adapter(model: LlamaModel, path: Path) -> Any:
+    """llama.cpp's handle of an adapter; it lives as long as the model.
+
+    Raises UsageError or TuneserveError naming the file that can't be loaded.
+    """
+    check_is_gguf(path)
+    forget_errors()
+    handle = backend().llama_adapter_lora_init(model.handle, os.fsencode(path))
+    if not handle:
+        raise TuneserveError(
+            f"llama.cpp can't load this adapter: {last_error()}",
+            where=str(path),
+            hint="It must be a LoRA GGUF made for this base model.",
+        )
+    return handle
+
+
+def use_adapter(context: LlamaContext, adapter: Any | None) -> None:
+    """Compute with this adapter (of `load_adapter`) from now on, or with the base alone."""
+    api = backend()
+    count = 0 if adapter is None else 1
+    handles = (api.llama_adapter_lora_p_ctypes * 1)(adapter)
+    scales = (ctypes.c_float * 1)(1.0)
+    status = api.llama_set_adapters_lora(context.handle, handles, count, scales)
+    if status != 0:
+        raise TuneserveError(f"llama_set_adapters_lora failed with status {status}")

@@ -1,0 +1,154 @@
+"""A loaded GGUF: its vocabulary and metadata, for contexts to compute with."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.reader import check_is_gguf
+from tuneserve.llama.library import (
+    backend,
+    built_with_amx,
+    forget_errors,
+    last_error,
+    load_mode,
+)
+
+SplitMode = Literal["layer", "row", "none"]
+
+
+class LlamaModel:
+    """A loaded GGUF. Close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = 0,
+        tensor_split: Sequence[float] = (),
+        split_mode: SplitMode = "layer",
+        main_gpu: int = 0,
+        mmap: bool = True,
+        mlock: bool = False,
+        vocab_only: bool = False,
+        repack: bool = True,
+    ) -> None:
+        """Load `path`; `gpu_layers` = -1 offloads all; `repack`: copy weights into the layout that
+        is fastest on this CPU; the rest is as ServeSettings says.
+
+        Raises UsageError for a split that this machine's GPUs can't have, TuneserveError if the
+        file can't be loaded.
+        """
+        check_is_gguf(path)
+        self.path = path
+        self._api = backend()
+        params = self._api.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1 << 20
+        params.split_mode = getattr(self._api, f"LLAMA_SPLIT_MODE_{split_mode.upper()}")
+        params.main_gpu = main_gpu
+        shares = self._tensor_split(tensor_split)
+        params.tensor_split = shares
+        params.load_mode = load_mode(mmap=mmap, mlock=mlock)
+        params.vocab_only = vocab_only
+        params.use_extra_bufts = repack and not built_with_amx()
+        forget_errors()
+        self.handle = self._api.llama_model_load_from_file(os.fsencode(path), params)
+        if not self.handle:
+            raise TuneserveError(
+                f"llama.cpp can't load it: {last_error()}",
+                where=str(path),
+                hint="The file may be truncated or made for another llama.cpp; make it again.",
+            )
+        self.vocab = self._api.llama_model_get_vocab(self.handle)
+        self.n_vocab = int(self._api.llama_vocab_n_tokens(self.vocab))
+        self.n_ctx_train = int(self._api.llama_model_n_ctx_train(self.handle))
+        self.n_layer = int(self._api.llama_model_n_layer(self.handle))
+        self.n_embd = int(self._api.llama_model_n_embd(self.handle))
+
+    def _tensor_split(self, shares: Sequence[float]) -> Any:
+        """A float for every device llama.cpp could have; None leaves the split to it."""
+        if not shares:
+            return None
+        most = int(self._api.llama_max_devices())
+        if len(shares) > most:
+            raise UsageError(
+                f"{len(shares)} shares for at most {most} devices", where="tensor_split"
+            )
+        return (ctypes.c_float * most)(*shares)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.handle:
+            self._api.llama_model_free(self.handle)
+            self.handle = None
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids; `add_special` adds BOS/EOS as the model says, `parse_special` reads
+        special tokens written out in the text."""
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 2
+        while True:
+            ids = (self._api.llama_token * room)()
+            count = self._api.llama_tokenize(
+                self.vocab, data, len(data), ids, room, add_special, parse_special
+            )
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+        """The bytes a token stands for (half a character, perhaps); b'' for a special token
+        unless `special`."""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = self._api.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def token_text(self, token: int) -> str:
+        """A token's text as stored in the vocabulary; '' for -1 (no such token)."""
+        if token < 0:
+            return ""
+        text: bytes = self._api.llama_vocab_get_text(self.vocab, token)
+        return text.decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Does this token end a generation (EOS, end of turn, …)?"""
+        return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+
+    @property
+    def bos(self) -> int:
+        return int(self._api.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> int:
+        return int(self._api.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(self._api.llama_vocab_get_add_bos(self.vocab))
+
+    def metadata(self, key: str) -> str | None:
+        """A metadata value as text, e.g. 'general.name'; None where the key is absent."""
+        room = 256
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = int(self._api.llama_model_meta_val_str(self.handle, key.encode(), buffer, room))
+            if count < 0:
+                return None
+            if count < room:
+                return buffer.value.decode("utf-8", "replace")
+            room = count + 1
