@@ -1,7 +1,7 @@
 """Tuned against base on held-out prompts: accuracy, perplexity, speed, with error bars.
 
 from tuneserve.bench.stage import run_bench
-report = run_bench(run, recipe)        # what report.json holds; writes runs/NAME/bench/
+report = run_bench(run, recipe)        # a results.Report; writes runs/NAME/bench/
 
 compare        the benchmark of a run, from its GGUFs to the report
 job            what will be measured, checked before anything slow starts
@@ -15,6 +15,7 @@ bootstrap, intervals, significance, gaps                   from scores to what m
 analysis, forgetting, contamination                        the comparisons and the verdicts
 simulation, gap_simulation     do intervals and tests keep what they promise?
 assemble, results, provenance, pages, charts, plot, figures, templates/      the report
+report_file    the report as report.json, and back; result: what run.json keeps of it
 endpoint       another contender, behind an OpenAI-compatible API
 runs           several runs side by side
 """

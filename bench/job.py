@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Any
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
@@ -28,6 +27,7 @@ from tuneserve.bench.tasks.tasks import (
     reference_of,
     require_different_ids,
 )
+from tuneserve.convert.result import ConvertOutput, GGUFRecord
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions
@@ -101,13 +101,14 @@ class Job:
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(run: RunDirectory, recipe: Recipe, converted: dict[str, Any]) -> Job:
+def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Job:
     """Read, check and tokenize everything. Raises UsageError for what can't be measured,
     TuneserveError where base and tuned can't be compared."""
     settings = recipe.bench
-    quantization = str(converted["tuned"]["quantization"])
+    quantization = converted.tuned.quantization
     paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
-    hashes = {name: _verified_hash(path, converted[name]) for name, path in paths.items()}
+    made = {"base": converted.base, "tuned": converted.tuned}
+    hashes = {name: _verified_hash(path, made[name]) for name, path in paths.items()}
     own_examples = read_examples(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
@@ -195,14 +196,14 @@ def _questions(asked: Asked, settings: BenchSettings) -> list[Question]:
     ]
 
 
-def _verified_hash(path: Path, recorded: dict[str, Any]) -> str:
+def _verified_hash(path: Path, recorded: GGUFRecord) -> str:
     """The file's SHA-256, which must be the one that the conversion recorded."""
     if not path.is_file():
         raise UsageError(
             "no such GGUF", where=str(path), hint="Make it again: tuneserve convert --force"
         )
     digest = sha256_file(path)
-    if digest != recorded["sha256"]:
+    if digest != recorded.sha256:
         raise UsageError(
             "is not the file that the conversion made (its SHA-256 differs)",
             where=str(path),

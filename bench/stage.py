@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from tuneserve.bench.compare.report_file import read_report
+from tuneserve.bench.compare.results import Report
 from tuneserve.bench.job import Job, prepare
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import Journal
@@ -17,8 +18,10 @@ from tuneserve.bench.measure.measure import (
     measure_endpoint,
 )
 from tuneserve.bench.report.assemble import make_report, summary
-from tuneserve.bench.report.pages import as_json, write_report
+from tuneserve.bench.report.pages import write_report
+from tuneserve.bench.result import BenchResult
 from tuneserve.console import say
+from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import remove
 from tuneserve.run import RunDirectory
@@ -27,28 +30,29 @@ from tuneserve.settings import Recipe
 
 def run_bench(
     run: RunDirectory, recipe: Recipe, *, force: bool = False, skip_done: bool = False
-) -> dict[str, Any]:
-    """Measure both GGUFs of a run and write runs/NAME/bench/; returns what report.json holds.
+) -> Report:
+    """Measure both GGUFs of a run and write runs/NAME/bench/; returns the report (without the
+    answers, where it was there already).
 
     Goes on where an earlier, killed benchmark with the same settings stopped. Raises UsageError
     for a run that is not converted or a report that exists (without `force`), TuneserveError
     where base and tuned can't be compared.
     """
-    converted = run.require_stage("convert")
+    converted = run.require_stage("convert", ConvertOutput)
     if skip_done and (done := _finished_report(run, recipe, converted)):
         return done
     if run.bench.exists() and not force:
         raise OutputExistsError(run.bench)
     job = prepare(run, recipe, converted)
-    with run.alone(), run.stage("bench", keep=True) as record:
+    with run.alone(), run.stage("bench", keep=True) as running:
         with Journal(job.journal_path, job.fingerprint()) as journal:
             others = _measure(job, journal)
             report = make_report(job, journal, others)
         write_report(report, run.bench)
-        record.result = {**summary(report), **_inputs(recipe, converted)}
+        running.result = summary(report, _settings(recipe), _hashes(converted))
     job.journal_path.unlink()
     remove(job.ladder_folder)
-    return as_json(report)
+    return report
 
 
 def _measure(job: Job, journal: Journal) -> dict[str, str]:
@@ -72,24 +76,20 @@ def _measure(job: Job, journal: Journal) -> dict[str, str]:
     return others
 
 
-def _finished_report(
-    run: RunDirectory, recipe: Recipe, converted: dict[str, Any]
-) -> dict[str, Any] | None:
-    """report.json, if it was made of these very models with these settings."""
-    path = run.bench / "report.json"
-    result = run.read()["stages"].get("bench", {}).get("result")
-    if not result or not path.is_file():
+def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Report | None:
+    """The report, if it was made of these very models with these settings."""
+    result = run.finished("bench", BenchResult)
+    if result is None or not (run.bench / "report.json").is_file():
         return None
-    inputs = _inputs(recipe, converted)
-    if {name: result.get(name) for name in inputs} != inputs:
+    if result.settings != _settings(recipe) or result.sha256 != _hashes(converted):
         return None
-    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return report
+    return read_report(run)
 
 
-def _inputs(recipe: Recipe, converted: dict[str, Any]) -> dict[str, Any]:
-    """What a finished benchmark is known by in run.json."""
-    return {
-        "settings": recipe.model_dump(mode="json", include={"bench", "serve"}),
-        "sha256": {name: converted[name]["sha256"] for name in ("base", "tuned")},
-    }
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a finished benchmark is known by in run.json."""
+    return recipe.model_dump(mode="json", include={"bench", "serve"})
+
+
+def _hashes(converted: ConvertOutput) -> dict[str, str]:
+    return {"base": converted.base.sha256, "tuned": converted.tuned.sha256}

@@ -43,6 +43,7 @@ from tuneserve.bench.measure.measure import (
     measure_endpoint,
 )
 from tuneserve.bench.stats import significance
+from tuneserve.convert.result import ConvertOutput
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, ServeSettings
 
@@ -132,7 +133,7 @@ def main() -> int:
     recipe = Recipe.model_validate(run.saved_settings())
     changes = {"limit": options.limit, "general": 0, "tasks": (), "texts": ()}
     recipe = recipe.model_copy(update={"bench": recipe.bench.model_copy(update=changes)})
-    job = prepare(run, recipe, run.require_stage("convert"))
+    job = prepare(run, recipe, run.require_stage("convert", ConvertOutput))
     with tempfile.TemporaryDirectory() as folder:
         rows = compare(job, all_scores(job, options.peer, Path(folder)))
     for row in rows:

@@ -55,9 +55,9 @@ from tuneserve.convert.stage import convert
 settings = ConvertSettings(threads=int(sys.argv[2]))
 result = convert(RunDirectory(Path(sys.argv[1])), settings, force=True)
 import json
-print(json.dumps(result["seconds"]))
-for check in result["verification"]:
-    print(check["contract"], "|", check["detail"], file=sys.stderr)
+print(json.dumps(result.seconds))
+for check in result.verification:
+    print(check.contract, "|", check.detail, file=sys.stderr)
 """
 
 

@@ -37,6 +37,7 @@ from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.divergence import log_softmax
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.prompt import encode_messages, encode_text, template_of
 from tuneserve.run import RunDirectory
@@ -206,7 +207,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
 
     run = RunDirectory(options.run)
-    base = Path(run.require_stage("train")["base"]["path"])
+    base = Path(run.require_stage("train", TrainOutput).base.path)
     model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
     f16 = write(model, options.work / "f16.gguf", "F16", options.threads)
     result: dict[str, Any] = {"quantization": options.quantization}

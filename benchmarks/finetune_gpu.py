@@ -362,7 +362,8 @@ def part_step_down(options: Namespace) -> None:
             }
         )
         result = train(recipe, RunDirectory.named("down"))
-    tell("step_down", plan=result["memory_plan"], peak=peak_memory())
+    assert result is not None
+    tell("step_down", plan=result.memory_plan.to_json(), peak=peak_memory())
 
 
 def part_compiled(options: Namespace) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from tuneserve.arrays import Floats
 from tuneserve.console import say
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.result import AdapterResult
 from tuneserve.convert.stage import Plan, checked_models, plan_of, write_quantized
 from tuneserve.convert.threads import one_blas_thread
 from tuneserve.convert.verify.checks import Check, GateError
@@ -27,13 +27,14 @@ from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
 
 def convert_adapter(
     run: RunDirectory, settings: ConvertSettings, *, force: bool = False, skip_done: bool = False
-) -> dict[str, Any]:
+) -> AdapterResult:
     """Write the LoRA GGUF, and the base's if it is not there yet; kept in run.json as "lora".
 
     Raises OutputExistsError if there is one already (unless `force`, or `skip_done` and it was made
@@ -44,8 +45,8 @@ def convert_adapter(
     plan = plan_of(run, settings)
     target = run.lora_gguf
     if target.exists() and not force:
-        done: dict[str, Any] = run.read().get("lora") or {}
-        if skip_done and plan.base.exists() and done.get("inputs") == plan.inputs():
+        done = _finished_result(run) if skip_done else None
+        if done is not None and plan.base.exists() and done.inputs == plan.inputs():
             say(f"convert: done already: {target}")
             return done
         raise OutputExistsError(target)
@@ -61,13 +62,24 @@ def convert_adapter(
         checks = _checks(plan, tuned, made, made_base)
         if not all(check.passed for check in checks):
             raise GateError(checks, str(target))
-        result = {
-            "path": str(target), "size_bytes": made.stat().st_size, "sha256": sha256_file(made),
-            "base": str(plan.base), "verification": [check.to_json() for check in checks],
-            "inputs": plan.inputs(),
-        }  # fmt: skip
-    run.update(lora=result)
+        result = AdapterResult(
+            path=str(target), size_bytes=made.stat().st_size, sha256=sha256_file(made),
+            base=str(plan.base), verification=checks, inputs=plan.inputs(),
+        )  # fmt: skip
+    run.update(lora=result.to_json())
     return result
+
+
+def _finished_result(run: RunDirectory) -> AdapterResult | None:
+    made = run.read().lora
+    if not made:
+        return None
+    return parse(
+        AdapterResult,
+        made,
+        where=f"{run.record_path}, 'lora'",
+        hint=f"Make it again: tuneserve convert --run {run.name} --adapter-only --force",
+    )
 
 
 def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:

@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.console import human_bytes
+from tuneserve.convert.result import ConvertResult
 from tuneserve.files import write_text
 from tuneserve.llama import LlamaModel
 from tuneserve.prompt import template_of
 from tuneserve.template import ChatTemplate, Message, TemplateError
 
 _MARKS = {"system": "\u2402sys\u2403", "user": "\u2402usr\u2403", "assistant": "\u2402ast\u2403"}
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a model card says of a model's making: the run's and the base's name, what was asked for
+    as the base, the splits' SHA-256, and some of the training's settings."""
+
+    name: str
+    base: str
+    spec: str
+    data: Mapping[str, str]
+    train: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -108,12 +121,12 @@ def modelfile(
 
 def write_handover(
     folder: Path,
-    result: Mapping[str, Any],
-    card: Mapping[str, Any],
+    result: ConvertResult,
+    origin: Origin,
     prompts: Sequence[Sequence[Message]],
 ) -> list[str]:
     """Write Modelfile, README.md and SHA256SUMS into `folder`; returns the names written."""
-    tuned = Path(result["tuned"]["path"])
+    tuned = Path(result.tuned.path)
     with LlamaModel(folder / tuned.name, vocab_only=True) as model:
         template = template_of(model)
     written = ["README.md", "SHA256SUMS"]
@@ -121,36 +134,34 @@ def write_handover(
     if text is not None:
         write_text(folder / "Modelfile", text)
         written.append("Modelfile")
-    write_text(folder / "README.md", model_card(result, card, has_modelfile=text is not None))
-    entries = (result["tuned"], result["base"])
-    sums = [f"{entry['sha256']}  {Path(entry['path']).name}\n" for entry in entries]
+    write_text(folder / "README.md", model_card(result, origin, has_modelfile=text is not None))
+    sums = [f"{made.sha256}  {Path(made.path).name}\n" for made in (result.tuned, result.base)]
     write_text(folder / "SHA256SUMS", "".join(sums))
     return written
 
 
-def model_card(result: Mapping[str, Any], card: Mapping[str, Any], *, has_modelfile: bool) -> str:
+def model_card(result: ConvertResult, origin: Origin, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
-    tuned = result["tuned"]
-    name = Path(tuned["path"]).name
+    name = Path(result.tuned.path).name
     rows = "\n".join(
-        f"| {entry['quantization']} | `{Path(entry['path']).name}` | "
-        f"{human_bytes(entry['size_bytes'])} | {what} |"
-        for entry, what in ((tuned, "fine-tuned"), (result["base"], "base, for comparison"))
+        f"| {made.quantization} | `{Path(made.path).name}` | "
+        f"{human_bytes(made.size_bytes)} | {what} |"
+        for made, what in ((result.tuned, "fine-tuned"), (result.base, "base, for comparison"))
     )
-    checks = "\n".join(f"- {c['contract']}: {c['detail']}" for c in result["verification"])
-    data = "\n".join(f"- {file}: SHA-256 `{digest}`" for file, digest in card["data"].items())
-    settings = ", ".join(f"{key} {value}" for key, value in card["train"].items())
-    ollama = f"ollama create {card['name']} -f Modelfile\n" if has_modelfile else ""
-    return f"""# {card["name"]}
+    checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
+    data = "\n".join(f"- {file}: SHA-256 `{digest}`" for file, digest in origin.data.items())
+    settings = ", ".join(f"{key} {value}" for key, value in origin.train.items())
+    ollama = f"ollama create {origin.name} -f Modelfile\n" if has_modelfile else ""
+    return f"""# {origin.name}
 
-{card["base"]}, fine-tuned with LoRA and merged.
+{origin.base}, fine-tuned with LoRA and merged.
 
 | quantization | file | size | model |
 |---|---|---|---|
 {rows}
 
 ## Made of
-- Base: {card["base"]} (`{card["spec"]}`); its licence applies to these files too.
+- Base: {origin.base} (`{origin.spec}`); its licence applies to these files too.
 {data}
 - Training: {settings}
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.console import human_bytes, progress, say
@@ -20,14 +19,16 @@ from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
-from tuneserve.convert.model_card import write_handover
+from tuneserve.convert.model_card import Origin, write_handover
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
+from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.convert.verify import Candidate, GateError, verify
 from tuneserve.convert.verify.checks import PROBE_BYTES
 from tuneserve.convert.verify.logits import open_model
 from tuneserve.convert.verify.texts import held_out
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -77,15 +78,15 @@ class Plan:
         merged = [self.merged] if self.settings.merged_checkpoint else []
         return [self.tuned, self.base, *merged]
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> ConvertInputs:
         """What the result depends on, for telling whether it is still up to date."""
         names = ("adapter_model.safetensors", "adapter_config.json", "tokenizer.json",
                  "tokenizer_config.json", "chat_template.jinja")  # fmt: skip
         files = [self.run.adapter / name for name in names]
-        return {
-            "base": str(self.base_checkpoint),
-            "adapter": {path.name: sha256_file(path) for path in files if path.is_file()},
-        }
+        return ConvertInputs(
+            base=str(self.base_checkpoint),
+            adapter={path.name: sha256_file(path) for path in files if path.is_file()},
+        )
 
 
 class Clock:
@@ -104,7 +105,7 @@ class Clock:
 
 def convert(
     run: RunDirectory, settings: ConvertSettings, *, force: bool = False, skip_done: bool = False
-) -> dict[str, Any]:
+) -> ConvertResult:
     """Merge, write, quantize and verify; returns the stage's result as kept in run.json.
 
     Raises OutputExistsError before any slow work if there is a result already (unless `force`, or
@@ -117,19 +118,20 @@ def convert(
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
-    with run.alone(), run.stage("convert", keep=True) as record:
-        record.result = _make(plan, *checked_models(plan), record.withdraw)
-        record.result["handover"] = _hand_over(plan, record.result)
-    return record.result
+    with run.alone(), run.stage("convert", keep=True) as running:
+        result = _make(plan, *checked_models(plan), running.withdraw)
+        result = result.model_copy(update={"handover": _hand_over(plan, result)})
+        running.result = result
+    return result
 
 
 def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
     """What a conversion of this trained run will read and write."""
-    trained = run.require_stage("train")["base"]
+    trained = run.require_stage("train", TrainOutput).base
     if settings.merge_base:
         base = resolve_base(settings.merge_base)
         return Plan(run, settings, base.path, base.name)
-    return Plan(run, settings, Path(trained["path"]), trained["name"])
+    return Plan(run, settings, Path(trained.path), trained.name)
 
 
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
@@ -147,29 +149,29 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     return models
 
 
-def _hand_over(plan: Plan, result: Mapping[str, Any]) -> list[str]:
+def _hand_over(plan: Plan, result: ConvertResult) -> list[str]:
     run = plan.run
     train = run.saved_settings().get("train", {})
     keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
-    card = {
-        "name": run.name,
-        "base": plan.base_name,
-        "spec": run.require_stage("train")["base"]["spec"],
-        "data": {
+    origin = Origin(
+        name=run.name,
+        base=plan.base_name,
+        spec=run.require_stage("train", TrainOutput).base.spec,
+        data={
             name: sha256_file(run.split(name))
             for name in ("train", "eval", "test")
             if run.split(name).is_file()
         },
-        "train": {key: train[key] for key in keys if key in train},
-    }
+        train={key: train[key] for key in keys if key in train},
+    )
     held = held_out(run.split("test"), 50)
     prompts = [one.prompt for one in held if one.prompt and not one.tools]
-    return write_handover(run.gguf, result, card, prompts)
+    return write_handover(run.gguf, result, origin, prompts)
 
 
 def _make(
     plan: Plan, tuned: GGUFModel, base: GGUFModel, withdraw: Callable[[], None]
-) -> dict[str, Any]:
+) -> ConvertResult:
     """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings = plan.settings
     clock = Clock()
@@ -207,20 +209,20 @@ def _make(
         clock.lap("verify")
         if not verdict.passed:
             raise GateError(verdict.checks, str(plan.tuned))
-        result = {
-            "tuned": _described(made_tuned, plan.tuned, settings.quantization),
-            "base": _described(made_base, plan.base, settings.quantization),
-            "tensor_types": dict(Counter(choice.type for choice in choices)),
-            "fallbacks": fallbacks(choices),
-            "verification": [check.to_json() for check in verdict.checks],
-            "sample": verdict.sample,
-            "seconds": clock.laps,
-            "settings": settings.model_dump(mode="json"),
-            "inputs": plan.inputs(),
-            "merged_into": {"path": str(plan.base_checkpoint), "weights": tuned.checkpoint.kind},
-        }
+        result = ConvertResult(
+            tuned=_described(made_tuned, plan.tuned, settings.quantization),
+            base=_described(made_base, plan.base, settings.quantization),
+            tensor_types=dict(Counter(choice.type for choice in choices)),
+            fallbacks=fallbacks(choices),
+            verification=verdict.checks,
+            sample=verdict.sample,
+            seconds=clock.laps,
+            settings=settings.model_dump(mode="json"),
+            inputs=plan.inputs(),
+            merged_into=MergedInto(path=str(plan.base_checkpoint), weights=tuned.checkpoint.kind),
+        )
         if settings.merged_checkpoint:
-            result["merged_checkpoint"] = str(plan.merged)
+            result = result.model_copy(update={"merged_checkpoint": str(plan.merged)})
         withdraw()
         return result
 
@@ -305,18 +307,17 @@ def fallbacks(choices: Sequence[Choice]) -> dict[str, int]:
     return dict(Counter(f"{c.wanted} → {c.type}" for c in choices if c.wanted))
 
 
-def _existing_result(plan: Plan, *, skip_done: bool) -> dict[str, Any] | None:
+def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
     """The finished result if it may stand; None if there is nothing in the way."""
     existing = [path for path in plan.outputs() if path.exists()]
     if not existing:
         return None
-    stage = plan.run.read().get("stages", {}).get("convert")
-    result: dict[str, Any] | None = stage and stage["result"]
-    if skip_done and not result:
+    result = plan.run.finished("convert", ConvertResult) if skip_done else None
+    if skip_done and result is None:
         return None  # a conversion was killed between its files and its record
-    if skip_done and result and len(existing) == len(plan.outputs()):
-        same = result["settings"] == plan.settings.model_dump(mode="json")
-        if same and result["inputs"] == plan.inputs():
+    if result is not None and len(existing) == len(plan.outputs()):
+        same = result.settings == plan.settings.model_dump(mode="json")
+        if same and result.inputs == plan.inputs():
             return result
     raise OutputExistsError(existing[0])
 
@@ -342,13 +343,13 @@ def planned_bytes(model: GGUFModel, quantization: str) -> int:
     )
 
 
-def _described(made: Path, final: Path, quantization: str) -> dict[str, Any]:
-    return {
-        "path": str(final),
-        "size_bytes": made.stat().st_size,
-        "sha256": sha256_file(made),
-        "quantization": quantization,
-    }
+def _described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+    return GGUFRecord(
+        path=str(final),
+        size_bytes=made.stat().st_size,
+        sha256=sha256_file(made),
+        quantization=quantization,
+    )
 
 
 @contextmanager

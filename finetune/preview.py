@@ -12,6 +12,7 @@ from tuneserve.finetune.data.prepare import Prepared, prepare_examples
 from tuneserve.finetune.examples import Example
 from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
 from tuneserve.finetune.tokens.encode import (
+    TokenCounts,
     about_turns,
     encode_all,
     problems_with_ends,
@@ -19,6 +20,7 @@ from tuneserve.finetune.tokens.encode import (
 )
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, Encoder
 from tuneserve.finetune.tokens.epoch import build_pool
+from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
 HISTOGRAM_ROWS = 12
@@ -34,17 +36,37 @@ class Piece:
     trained: bool
 
 
+class PreviewFigures(Record):
+    """The counts by part of the data, what would stop the training, and what was left out."""
+
+    counts: dict[str, TokenCounts]
+    problems: list[str]
+    duplicates: int
+    near_duplicates: int
+    unusable: int
+
+
 @dataclass
 class Preview:
     """The data of a recipe as training will see it; `problems` would stop the training."""
 
     prepared: Prepared
-    counts: dict[str, dict[str, Any]]
+    counts: dict[str, TokenCounts]
     histogram: list[tuple[int, int, int]]
     shown: list[tuple[Example, list[Piece]]]
     problems: list[str]
     epoch: str
     """What an epoch draws and can't train, in a sentence; empty where there are problems."""
+
+    def figures(self) -> PreviewFigures:
+        split = self.prepared.split
+        return PreviewFigures(
+            counts=self.counts,
+            problems=self.problems,
+            duplicates=split.duplicates + split.straddling,
+            near_duplicates=len(split.near),
+            unusable=self.prepared.skipped,
+        )
 
 
 def preview(recipe: Recipe, *, examples: int = 3) -> Preview:

@@ -5,4 +5,9 @@ terminal's look, the chat template and the command line. The stages are the pack
 `convert`, `serve` and `bench`; each takes what the one before it left in the run directory.
 """
 
-__version__ = "0.1.0"
+import importlib.metadata
+
+try:
+    __version__ = importlib.metadata.version("tuneserve")
+except importlib.metadata.PackageNotFoundError:  # a checkout that is run without being installed
+    __version__ = "0+unknown"

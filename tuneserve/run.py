@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
-import json
 import platform
 import re
 import time
@@ -22,27 +21,60 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import Field
+
+import tuneserve
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import write_json
+from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import Recipe
 
 RUNS = Path("runs")
+# The form of run.json. A new number for a change that older releases would misread or lose (a
+# key with another meaning, a further stage); none for a further key, which they keep.
+SCHEMA = 1
 STAGES = ("train", "convert", "bench")
 RECORDED_PACKAGES = (
-    "tuneserve", "unsloth", "unsloth_zoo", "torch", "transformers", "peft", "trl", "datasets",
-    "bitsandbytes", "llama-cpp-python", "gguf",
+    "unsloth", "unsloth_zoo", "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes",
+    "llama-cpp-python", "gguf",
 )  # fmt: skip
 
 
+Result = TypeVar("Result", bound=Record)
+
+
+class StageRecord(Record):
+    """A finished stage in run.json: when it was done (ISO 8601), its wall time in seconds, and its
+    result, whose type is the stage's own."""
+
+    finished: str = ""
+    seconds: float = 0.0
+    result: dict[str, Any]
+
+
+class RunRecord(Record):
+    """run.json. `settings` are a recipe's tables as saved, `versions` those of the packages that
+    the last stage ran with, `lora` what `convert --adapter-only` made."""
+
+    schema_version: int = Field(default=SCHEMA, alias="schema")
+    name: str = ""
+    created: str = ""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    stages: dict[str, StageRecord] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    platform: str = ""
+    lora: dict[str, Any] | None = None
+
+
 @dataclass
-class StageRecord:
+class RunningStage:
     """What a running stage wants remembered; `result` is filled by the stage. One that replaces its
     files at its end calls `withdraw` just before: from then on the old record is wrong."""
 
     withdraw: Callable[[], None]
-    result: dict[str, Any] = field(default_factory=dict)
+    result: Record = field(default_factory=Record)
 
 
 class RunDirectory:
@@ -101,7 +133,8 @@ class RunDirectory:
         return self.data / f"{name}.jsonl"
 
     def require(self) -> RunDirectory:
-        """This run, or UsageError naming those that exist."""
+        """This run, or UsageError naming those that exist, or saying that its record is of a newer
+        release."""
         if not self.record_path.is_file():
             known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
             raise UsageError(
@@ -109,52 +142,65 @@ class RunDirectory:
                 where=str(self.root),
                 hint=f"Runs here: {', '.join(known)}." if known else "Start one: tuneserve train",
             )
+        self.read()
         return self
 
-    def require_stage(self, stage: str) -> dict[str, Any]:
+    def require_stage(self, stage: str, kind: type[Result]) -> Result:
         """The finished stage's result, or UsageError saying which command makes it."""
-        self.require()
-        entry = self.read().get("stages", {}).get(stage)
-        if not entry:
+        result = self.require().finished(stage, kind)
+        if result is None:
             raise UsageError(
                 f"this run has no finished '{stage}' stage",
                 where=str(self.root),
                 hint=f"Run it first: tuneserve {stage} --run {self.name}",
             )
-        result: dict[str, Any] = entry["result"]
         return result
 
-    def read(self) -> dict[str, Any]:
-        """run.json, or an empty record for a new run."""
+    def finished(self, stage: str, kind: type[Result]) -> Result | None:
+        """The stage's result, None if it is not finished. Raises TuneserveError for a result that
+        is no `kind`."""
+        entry = self.read().stages.get(stage)
+        if entry is None:
+            return None
+        return parse(
+            kind,
+            entry.result,
+            where=f"{self.record_path}, result of '{stage}'",
+            hint=f"Make it again: tuneserve {stage} --run {self.name} --force",
+        )
+
+    def read(self) -> RunRecord:
+        """run.json in today's form, or an empty record for a new run.
+
+        Raises TuneserveError if it is damaged, UsageError if a newer release wrote it.
+        """
+        hint = "Restore it, or delete the run directory and start the run again."
         try:
-            record: dict[str, Any] = json.loads(self.record_path.read_text(encoding="utf-8"))
+            content = read_versioned(self.record_path, SCHEMA, hint=hint)
         except FileNotFoundError:
-            return {}
-        except json.JSONDecodeError as error:
-            raise TuneserveError(
-                f"not valid JSON ({error.msg})",
-                where=f"{self.record_path}:{error.lineno}",
-                hint="Restore it, or delete the run directory and start the run again.",
-            ) from error
-        return record
+            return RunRecord()
+        return parse(RunRecord, _migrated(content), where=str(self.record_path), hint=hint)
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:
-        settings: dict[str, dict[str, Any]] = self.read().get("settings", {})
-        return settings
+        return self.read().settings
 
     def update(self, **changes: Any) -> None:
-        """Merge top-level keys into run.json."""
+        """Replace top-level keys of run.json; all others stay as they are."""
+        content = self.read().to_json() or {
+            "schema": SCHEMA, "name": self.name, "created": _now(),
+        }  # fmt: skip
+        changed = RunRecord.model_validate({**content, **changes})
         self.root.mkdir(parents=True, exist_ok=True)
-        record = self.read() or {"name": self.name, "created": _now()}
-        record.update(changes)
-        write_json(self.record_path, record)
+        write_json(self.record_path, changed.to_json())
 
     def save_settings(self, recipe: Recipe) -> None:
         self.update(settings=recipe.model_dump(mode="json"))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the run: raises TuneserveError if another process does. Ends with the process."""
+        """Hold the run, until the process ends at the latest. Raises TuneserveError if another
+        process does, UsageError if a newer release wrote its record."""
+        self.read()
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as file:
             try:
@@ -168,35 +214,40 @@ class RunDirectory:
             yield
 
     @contextmanager
-    def stage(self, name: str, *, keep: bool = False) -> Iterator[StageRecord]:
+    def stage(self, name: str, *, keep: bool = False) -> Iterator[RunningStage]:
         """Time a stage; record its result, settings' versions and platform if it succeeds.
 
         A stage that is run again takes its own and all later results out, since they no longer
         describe what is in the directory: at once, or with `keep` when it withdraws them.
         """
-        entry = StageRecord(lambda: self.update(stages=self._stages_before(name)))
+        running = RunningStage(lambda: self.update(stages=self._stages_before(name)))
         if not keep:
-            entry.withdraw()
+            running.withdraw()
         started = time.monotonic()
-        yield entry
-        finished = {
-            "finished": _now(),
-            "seconds": round(time.monotonic() - started, 1),
-            "result": entry.result,
-        }
+        yield running
+        finished = StageRecord(
+            finished=_now(),
+            seconds=round(time.monotonic() - started, 1),
+            result=running.result.to_json(),
+        )
         stages = {**self._stages_before(name), name: finished}
         self.update(stages=stages, versions=versions(), platform=platform.platform())
 
-    def _stages_before(self, name: str) -> dict[str, Any]:
+    def _stages_before(self, name: str) -> dict[str, StageRecord]:
         """The records of the stages that this one builds on."""
-        stages = self.read().get("stages", {})
         before = STAGES[: STAGES.index(name)]
-        return {key: stages[key] for key in stages if key in before}
+        return {key: entry for key, entry in self.read().stages.items() if key in before}
+
+
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """A run.json of an earlier form in today's. Schema 0, of runs made before there was a number,
+    differs from 1 in that alone."""
+    return {**content, "schema": SCHEMA}
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that shape the result, and of Python."""
-    found = {"python": platform.python_version()}
+    """Versions of Python, of tuneserve and of the packages that shape the result."""
+    found = {"python": platform.python_version(), "tuneserve": tuneserve.__version__}
     for package in RECORDED_PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

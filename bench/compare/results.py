@@ -168,7 +168,7 @@ class TaskComparison:
     adjusted_p: float
     outcome: Outcome
     kinds: list[GroupComparison]
-    pairs: list[Pair] = field(repr=False)
+    pairs: list[Pair] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,20 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """What it takes to repeat a benchmark: command, models, data, settings (the recipe's tables as
+    JSON), versions of packages, machine."""
+
+    command: str
+    base_model: str
+    test_sha256: str
+    settings: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    platform: str
+    processor: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything in report.json, and all that the pages are made of."""
 
@@ -284,5 +298,5 @@ class Report:
     base: Contender
     tuned: Contender
     conditions: dict[str, str]
-    provenance: dict[str, Any]
+    provenance: Provenance
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.compare.report_file import as_json, read_report
+from tuneserve.bench.compare.results import HELD_OUT, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, cluster_numbers
-from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 
 
@@ -25,18 +25,26 @@ class RunRow:
     `p` is Holm-adjusted over the runs compared.
     """
 
-    report: dict[str, Any]
+    report: Report
     difference: Estimate | None
     p: float | None
     why_not: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "report": as_json(self.report),
+            "difference": None if self.difference is None else asdict(self.difference),
+            "p": self.p,
+            "why_not": self.why_not,
+        }
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
     """Read the runs' reports and compare the tuned models' answers, prompt by prompt.
 
-    Raises UsageError naming a run that has no benchmark.
+    Raises UsageError naming a run that has no benchmark, or one of another release.
     """
-    reports = [_read_report(run) for run in runs]
+    reports = [read_report(run) for run in runs]
     answers = [_read_answers(run.bench / "answers.jsonl") for run in runs]
     reasons = ["", *(_why_not(reports[0], report) for report in reports[1:])]
     found = [
@@ -50,47 +58,43 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
     ]
 
 
-def _read_report(run: RunDirectory) -> dict[str, Any]:
-    path = run.bench / "report.json"
-    try:
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(
-            "this run has no benchmark",
-            where=str(run.root),
-            hint=f"Run it first: tuneserve bench --run {run.name}",
-        ) from None
-    except json.JSONDecodeError as error:
-        raise TuneserveError(f"not valid JSON: {error}", where=str(path)) from error
-    return report
+@dataclass(frozen=True)
+class _Scored:
+    """The tuned model's score on a prompt, and the source that the prompt shares with others."""
+
+    score: float
+    source: str | None
 
 
-def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
+def _read_answers(path: Path) -> dict[str, _Scored]:
     """The answers to the run's own held-out prompts, by id."""
     with path.open(encoding="utf-8") as file:
-        return {row["id"]: row for row in map(json.loads, file) if row["task"] == HELD_OUT}
+        return {
+            row["id"]: _Scored(row["tuned"]["score"], row["source"])
+            for row in map(json.loads, file)
+            if row["task"] == HELD_OUT
+        }
 
 
-def _why_not(first: dict[str, Any], other: dict[str, Any]) -> str:
+def _why_not(first: Report, other: Report) -> str:
     """Why two runs' answers can't be paired; '' if they can."""
-    if first["provenance"]["test_sha256"] != other["provenance"]["test_sha256"]:
+    if first.provenance.test_sha256 != other.provenance.test_sha256:
         return "other held-out prompts"
-    if first["task"] != other["task"]:
+    if first.task != other.task:
         return "another task"
-    if first["accuracy"]["prompts"] != other["accuracy"]["prompts"]:
+    if first.accuracy.prompts != other.accuracy.prompts:
         return "another number of prompts"
     return ""
 
 
 def _difference(
-    first: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], report: dict[str, Any]
+    first: dict[str, _Scored], other: dict[str, _Scored], report: Report
 ) -> tuple[Estimate, float]:
     """The other run's tuned scores minus the first's, with interval, and the p of the test."""
-    ids = list(first)
-    ours = np.array([other[name]["tuned"]["score"] for name in ids], dtype=np.float64)
-    theirs = np.array([first[name]["tuned"]["score"] for name in ids], dtype=np.float64)
-    clusters = cluster_numbers([first[name]["source"] for name in ids])
+    ours = np.array([other[name].score for name in first], dtype=np.float64)
+    theirs = np.array([one.score for one in first.values()], dtype=np.float64)
+    clusters = cluster_numbers([one.source for one in first.values()])
     estimate = intervals.paired_difference(
-        ours, theirs, Bootstrap(clusters, confidence=report["confidence"])
+        ours, theirs, Bootstrap(clusters, confidence=report.confidence)
     )
     return estimate, significance.paired_p(np.bincount(clusters, weights=ours - theirs))

@@ -13,6 +13,7 @@ from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.files import atomic_path
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
@@ -39,7 +40,7 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> di
 
     Raises UsageError where the base checkpoint that the run was trained on is gone.
     """
-    base = Path(run.require_stage("train")["base"]["path"])
+    base = Path(run.require_stage("train", TrainOutput).base.path)
     model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
     threads = settings.threads or physical_cores()
     paths = {step: folder / f"{step.name.replace(' ', '')}.gguf" for step in STEPS}

@@ -23,6 +23,8 @@ from tuneserve.bench.measure.ladder import read_ladder
 from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.provenance import provenance
+from tuneserve.bench.result import AccuracySummary, BenchResult, PerplexitySummary
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
 
 REPLAY = "general examples held out from training"
@@ -76,23 +78,24 @@ def make_report(job: Job, journal: Journal, others: Mapping[str, str]) -> Report
     )
 
 
-def summary(report: Report) -> dict[str, Any]:
-    """What run.json keeps of a report."""
-    return {
-        "outcome": report.verdict.outcome,
-        "verdict": report.verdict.sentence,
-        "prompts": report.accuracy.prompts,
-        "accuracy": {
-            "base": report.accuracy.base.value,
-            "tuned": report.accuracy.tuned.value,
-            "p": report.accuracy.p,
-        },
-        "forgetting": report.forgetting.sentence,
-        "perplexity": {
-            "base": report.perplexity.base.value,
-            "tuned": report.perplexity.tuned.value,
-        },
-    }
+def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
+    """What run.json keeps of a report, beside the settings and hashes that it is known by."""
+    return BenchResult(
+        outcome=report.verdict.outcome,
+        verdict=report.verdict.sentence,
+        prompts=report.accuracy.prompts,
+        accuracy=AccuracySummary(
+            base=report.accuracy.base.value,
+            tuned=report.accuracy.tuned.value,
+            p=report.accuracy.p,
+        ),
+        forgetting=report.forgetting.sentence,
+        perplexity=PerplexitySummary(
+            base=report.perplexity.base.value, tuned=report.perplexity.tuned.value
+        ),
+        settings=settings,
+        sha256=sha256,
+    )
 
 
 def _texts(job: Job, journal: Journal) -> list[TextLosses]:
@@ -119,15 +122,11 @@ def _text(name: str, journal: Journal) -> TextLosses:
 
 def read_curves(run: RunDirectory) -> Curves | None:
     """The losses that training recorded; None where it recorded none."""
-    trained = run.read().get("stages", {}).get("train", {}).get("result", {})
-    losses = trained.get("losses", {})
-    if not losses.get("train"):
+    trained = run.finished("train", TrainOutput)
+    if trained is None or trained.losses is None or not trained.losses.train:
         return None
-    train, evaluated = (
-        [(int(step), float(loss)) for step, loss in losses.get(name, [])]
-        for name in ("train", "eval")
-    )
-    return Curves(train, evaluated, trained.get("steps", {}).get("best"))
+    best = trained.steps.best if trained.steps else None
+    return Curves(trained.losses.train, trained.losses.eval, best)
 
 
 def _contender(name: str, job: Job, journal: Journal, pairs: Sequence[Pair]) -> Contender:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tuneserve.bench.compare.analysis import format_p
+from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import HELD_OUT, Contender, Pair, Report
 from tuneserve.bench.report import charts, figures
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
 
-SCHEMA = 2
 UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
 SHOWN_FLIPS = 200  # of each kind and task on the page; answers.jsonl holds all
 
@@ -32,16 +31,6 @@ def write_report(report: Report, directory: Path) -> None:
 def _answered(report: Report) -> list[tuple[str, list[Pair]]]:
     """Every task with its answers, the run's own first."""
     return [(HELD_OUT, report.pairs), *((task.name, task.pairs) for task in report.tasks)]
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report without the answers, which have their own file; first its schema's number."""
-    tasks = [replace(task, pairs=[]) for task in report.tasks]
-    plain = asdict(replace(report, pairs=[], tasks=tasks))
-    del plain["pairs"]
-    for task in plain["tasks"]:
-        del task["pairs"]
-    return {"schema": SCHEMA, **plain}
 
 
 def render(report: Report, template: str) -> str:

@@ -5,28 +5,27 @@ from __future__ import annotations
 import platform
 import shlex
 from pathlib import Path
-from typing import Any
 
+from tuneserve.bench.compare.results import Provenance
 from tuneserve.bench.options import SERVED, as_options
 from tuneserve.files import sha256_file
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory, versions
 from tuneserve.settings import Recipe
 
 
-def provenance(run: RunDirectory, recipe: Recipe) -> dict[str, Any]:
+def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
     """Where a report comes from, for report.json and the pages."""
-    trained = run.read().get("stages", {}).get("train", {}).get("result", {})
-    return {
-        "command": reproducing_command(
-            run.name, recipe, Recipe.model_validate(run.saved_settings())
-        ),
-        "base_model": trained.get("base", {}).get("spec", recipe.model.base),
-        "test_sha256": sha256_file(run.split("test")),
-        "settings": recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
-        "versions": versions(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-    }
+    trained = run.finished("train", TrainOutput)
+    return Provenance(
+        command=reproducing_command(run.name, recipe, Recipe.model_validate(run.saved_settings())),
+        base_model=trained.base.spec if trained else recipe.model.base,
+        test_sha256=sha256_file(run.split("test")),
+        settings=recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
+        versions=versions(),
+        platform=platform.platform(),
+        processor=_processor(),
+    )
 
 
 def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:

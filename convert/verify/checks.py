@@ -1,27 +1,15 @@
-"""One check's outcome, and the error of a gate that stays shut."""
+"""The error of a conversion whose checks fail."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
+from tuneserve.convert.result import Check
 from tuneserve.errors import TuneserveError
 
+__all__ = ["PROBE_BYTES", "Check", "GateError"]
+
 PROBE_BYTES = 1024**3  # the probe, a temporary file, holds this much of the model's layers
-
-
-@dataclass(frozen=True)
-class Check:
-    """`contract` names what must hold; `detail` says what was found; `figures` are for programs."""
-
-    contract: str
-    passed: bool
-    detail: str
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class GateError(TuneserveError):

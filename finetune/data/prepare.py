@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
@@ -17,11 +16,36 @@ from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
 from tuneserve.finetune.data.wordings import Wordings, read_wordings
 from tuneserve.finetune.examples import Example
+from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
 # An epoch that repeats a file more often than this is a slip of the pen.
 _LARGEST_WEIGHT = 1000
+
+
+class GeneralRecord(Record):
+    """General examples: their file, and how many may be replayed, are held out, were removed."""
+
+    file: str
+    replayable: int
+    held_out: int
+    removed: int
+
+
+class DataRecord(Record):
+    """What run.json remembers of the data: the files and the SHA-256 of all their content, counts,
+    and the examples by group and split."""
+
+    files: list[str]
+    sha256: str
+    shapes: dict[str, int]
+    skipped: int
+    duplicates_removed: int
+    straddling_removed: int
+    near_duplicates_removed: int
+    groups: dict[str, dict[str, int]]
+    general: GeneralRecord | None
 
 
 @dataclass
@@ -166,28 +190,28 @@ def write_split(prepared: Prepared, run: RunDirectory) -> None:
             write_jsonl(directory / f"{name}.jsonl", rows)
 
 
-def describe(prepared: Prepared, settings: DataSettings) -> dict[str, Any]:
-    """What run.json remembers of the data: counts, shapes, groups, and the files' hash."""
+def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
+    """What run.json remembers of the data."""
     split = prepared.split
     general = prepared.general
-    return {
-        "files": [str(path) for path, _ in data_files(settings)],
-        "sha256": data_hash(settings),
-        "shapes": dict(prepared.shapes),
-        "skipped": prepared.skipped,
-        "duplicates_removed": split.duplicates,
-        "straddling_removed": split.straddling,
-        "near_duplicates_removed": len(split.near),
-        "groups": split.groups(),
-        "general": None
+    return DataRecord(
+        files=[str(path) for path, _ in data_files(settings)],
+        sha256=data_hash(settings),
+        shapes=dict(prepared.shapes),
+        skipped=prepared.skipped,
+        duplicates_removed=split.duplicates,
+        straddling_removed=split.straddling,
+        near_duplicates_removed=len(split.near),
+        groups=split.groups(),
+        general=None
         if general is None
-        else {
-            "file": str(settings.general),
-            "replayable": len(general.train),
-            "held_out": len(general.eval),
-            "removed": general.removed,
-        },
-    }
+        else GeneralRecord(
+            file=str(settings.general),
+            replayable=len(general.train),
+            held_out=len(general.eval),
+            removed=general.removed,
+        ),
+    )
 
 
 def _field_names(settings: DataSettings) -> Mapping[str, str]:

@@ -159,7 +159,7 @@ def compiles(
             raise UsageError("no C++ compiler is at hand", where="train.compile")
         return True
     counts = token_counts(train)
-    tokens = schedule.steps * settings.examples_per_step * counts["tokens"] / counts["examples"]
+    tokens = schedule.steps * settings.examples_per_step * counts.tokens / counts.examples
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing not in ("auto", "false")
     worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -10,6 +10,28 @@ from tuneserve.errors import TuneserveError
 from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.examples import Example
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder
+from tuneserve.records import Number, Record
+
+
+class Spread(Record):
+    """Of counts: the smallest, the median and the largest."""
+
+    min: int
+    median: Number
+    max: int
+
+
+class TokenCounts(Record):
+    """Tokens of a set of examples, trained ones, and what cutting to the longest length cost."""
+
+    examples: int
+    tokens: int
+    longest: int = 0
+    trained_tokens: int
+    trained_per_example: Spread = Spread(min=0, median=0, max=0)
+    truncated: int = 0
+    trained_tokens_lost: int = 0
+    untrained_turns: int = 0
 
 
 def encode_all(
@@ -53,30 +75,26 @@ def problems_with_ends(
     return found
 
 
-def token_counts(encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """Tokens and trained tokens of a set, and what cutting to the longest length cost."""
+def token_counts(encoded: Sequence[Encoded]) -> TokenCounts:
+    """The counts of a set of examples."""
     if not encoded:
-        return {"examples": 0, "tokens": 0, "trained_tokens": 0}
+        return TokenCounts(examples=0, tokens=0, trained_tokens=0)
     trained = [item.trained for item in encoded]
-    return {
-        "examples": len(encoded),
-        "tokens": sum(len(item.input_ids) for item in encoded),
-        "longest": max(len(item.input_ids) for item in encoded),
-        "trained_tokens": sum(trained),
-        "trained_per_example": {
-            "min": min(trained),
-            "median": median(trained),
-            "max": max(trained),
-        },
-        "truncated": sum(item.truncated for item in encoded),
-        "trained_tokens_lost": sum(item.lost for item in encoded),
-        "untrained_turns": sum(item.untrained_turns for item in encoded),
-    }
+    return TokenCounts(
+        examples=len(encoded),
+        tokens=sum(len(item.input_ids) for item in encoded),
+        longest=max(len(item.input_ids) for item in encoded),
+        trained_tokens=sum(trained),
+        trained_per_example=Spread(min=min(trained), median=median(trained), max=max(trained)),
+        truncated=sum(item.truncated for item in encoded),
+        trained_tokens_lost=sum(item.lost for item in encoded),
+        untrained_turns=sum(item.untrained_turns for item in encoded),
+    )
 
 
-def about_turns(counts: Mapping[str, Any]) -> str:
+def about_turns(counts: TokenCounts) -> str:
     """What to say of earlier answers that the template lets no one train; empty without any."""
-    number = counts.get("untrained_turns", 0)
+    number = counts.untrained_turns
     if not number:
         return ""
     return (

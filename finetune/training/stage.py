@@ -55,6 +55,16 @@ from tuneserve.finetune.training.curves import draw_curves, points
 from tuneserve.finetune.training.curves_page import write_curves_page
 from tuneserve.finetune.training.job import Job
 from tuneserve.finetune.training.loop import Trained, run_training
+from tuneserve.finetune.training.result import (
+    EpochRecord,
+    HeldOutLoss,
+    Losses,
+    MemoryRecord,
+    PeakMemory,
+    Steps,
+    TrainedBase,
+    TrainResult,
+)
 from tuneserve.finetune.training.trainer import EVAL_LOSS, GENERAL_LOSS
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -62,14 +72,15 @@ from tuneserve.settings import Recipe
 
 def train(
     recipe: Recipe, run: RunDirectory, *, force: bool = False, skip_done: bool = False
-) -> dict[str, Any]:
+) -> TrainResult | None:
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
-    In a process that is not the first of several the result is empty. Goes on from the last
+    In a process that is not the first of several there is none. Goes on from the last
     checkpoint of an unfinished training with the same settings and data.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
+    run.read()  # a record that can't be read is an error before anything slow or lasting happens
     if skip_done and (done := finished_result(recipe, run)):
         say(f"{run.adapter}: done already")
         return done
@@ -78,7 +89,8 @@ def train(
     with only_first_talks():
         job = _prepare(recipe, run)
         if not is_first_process():
-            return _compute_beside(job)
+            _compute_beside(job)
+            return None
         with run.alone():
             if force:
                 for path in (run.adapter, run.checkpoints):
@@ -91,18 +103,17 @@ def train(
                 _plan_as_remembered(job)
             remember_strategy(run.checkpoints, job.budget.decisions())
             wait_for_all()
-            with run.stage("train") as record:
-                record.result = _train(job, resume)
-    return record.result
+            with run.stage("train") as running:
+                result = running.result = _train(job, resume)
+    return result
 
 
-def _compute_beside(job: Job) -> dict[str, Any]:
+def _compute_beside(job: Job) -> None:
     """What a process other than the first does: it takes part in the steps and writes nothing."""
     wait_for_all()
     # Its own GPU may have more or less memory free: all must do as the first one planned.
     _plan_as_remembered(job)
     run_training(job, last_checkpoint(job.run.checkpoints))
-    return {}
 
 
 def _plan_as_remembered(job: Job) -> None:
@@ -113,24 +124,22 @@ def _plan_as_remembered(job: Job) -> None:
         job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded, job.schedule)
 
 
-def finished_result(recipe: Recipe, run: RunDirectory) -> dict[str, Any] | None:
+def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
     """The result of a finished training with these very settings and data, if there is one."""
-    record = run.read()
-    entry = record.get("stages", {}).get("train")
-    if not entry or not run.adapter.is_dir():
-        return None
-    wanted = recipe.model_dump(mode="json")
-    same = all(record["settings"].get(name) == wanted[name] for name in ("model", "data", "train"))
-    result: dict[str, Any] = entry["result"]
+    saved, wanted = run.saved_settings(), recipe.model_dump(mode="json")
+    same = all(saved.get(name) == wanted[name] for name in ("model", "data", "train"))
     files_there = all(path.exists() for path, _ in data_files(recipe.data))
-    if not same or not files_there or data_hash(recipe.data) != result["data"]["sha256"]:
+    if not same or not files_there or not run.adapter.is_dir():
+        return None
+    result = run.finished("train", TrainResult)
+    if result is None or data_hash(recipe.data) != result.data.sha256:
         return None
     return result
 
 
 def _was_cut_off(run: RunDirectory) -> bool:
     """Was the process killed after it wrote the adapter and before run.json says so?"""
-    recorded = "train" in run.read().get("stages", {})
+    recorded = "train" in run.read().stages
     return not recorded and last_checkpoint(run.checkpoints) is not None
 
 
@@ -172,7 +181,7 @@ def _encode_part(
     return encoded
 
 
-def _train(job: Job, resume: Path | None) -> dict[str, Any]:
+def _train(job: Job, resume: Path | None) -> TrainResult:
     say(job.budget.describe())
     trained = run_training(job, resume)
     history = trained.trainer.state.log_history
@@ -192,48 +201,50 @@ def _save_adapter(job: Job, model: Any) -> None:
         (directory / "README.md").unlink(missing_ok=True)
 
 
-def _result(job: Job, trained: Trained, resume: Path | None) -> dict[str, Any]:
+def _result(job: Job, trained: Trained, resume: Path | None) -> TrainResult:
     trainer = trained.trainer
     history = trainer.state.log_history
     peak = peak_memory()
     train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
-    return {
-        "base": {"spec": job.base.spec, "path": str(job.base.path), "name": job.base.name},
-        "examples": job.prepared.split.counts(),
-        "data": describe(job.prepared, job.recipe.data),
-        "tokens": {name: token_counts(part) for name, part in job.encoded.items()},
-        "epoch": {"examples": len(job.pool.draw), "general": job.pool.replayed},
-        "device": job.runtime.device,
-        "precision": job.runtime.precision,
-        "trainable_parameters": trainable_parameters(trainer.model),
-        "steps": {
-            "planned": job.schedule.steps,
-            "done": trainer.state.global_step,
-            "best": trained.best,
-            "resumed_from": step_of(resume) if resume else None,
+    return TrainResult(
+        base=TrainedBase(spec=job.base.spec, path=str(job.base.path), name=job.base.name),
+        examples=job.prepared.split.counts(),
+        data=describe(job.prepared, job.recipe.data),
+        tokens={name: token_counts(part) for name, part in job.encoded.items()},
+        epoch=EpochRecord(examples=len(job.pool.draw), general=job.pool.replayed),
+        device=job.runtime.device,
+        precision=job.runtime.precision,
+        trainable_parameters=trainable_parameters(trainer.model),
+        steps=Steps(
+            planned=job.schedule.steps,
+            done=trainer.state.global_step,
+            best=trained.best,
+            resumed_from=step_of(resume) if resume else None,
+        ),
+        losses=Losses(
+            train=points(history, "loss"),
+            eval=points(history, EVAL_LOSS),
+            general=points(history, GENERAL_LOSS),
+        ),
+        held_out={
+            name: HeldOutLoss.model_validate(found) for name, found in trained.held_out.items()
         },
-        "losses": {
-            "train": points(history, "loss"),
-            "eval": points(history, EVAL_LOSS),
-            "general": points(history, GENERAL_LOSS),
-        },
-        "held_out": trained.held_out,
-        "training_seconds": round(train_seconds, 1),
-        "evaluation_seconds": round(trainer.evaluation_seconds, 1),
-        "tokens_per_second": round(int(trainer.tokens_seen) / train_seconds, 1),
-        "peak_memory": peak,
-        "memory_plan": {
-            "chosen": job.budget.chosen,
-            "load_in_4bit": job.budget.four_bit,
-            "gradient_checkpointing": job.budget.settings.gradient_checkpointing,
-            "kept_layers": job.budget.settings.kept_layers,
-            "offload_embeddings": job.budget.settings.offload_embeddings == "true",
-            "batch_size": job.budget.settings.batch_size,
-            "gradient_accumulation": job.budget.settings.gradient_accumulation,
-            "predicted_bytes": job.budget.predicted,
-            "measured_bytes": peak.get("gpu_bytes", peak["resident_bytes"]),
-        },
-    }
+        training_seconds=round(train_seconds, 1),
+        evaluation_seconds=round(trainer.evaluation_seconds, 1),
+        tokens_per_second=round(int(trainer.tokens_seen) / train_seconds, 1),
+        peak_memory=PeakMemory.model_validate(peak),
+        memory_plan=MemoryRecord(
+            chosen=job.budget.chosen,
+            load_in_4bit=job.budget.four_bit,
+            gradient_checkpointing=job.budget.settings.gradient_checkpointing,
+            kept_layers=job.budget.settings.kept_layers,
+            offload_embeddings=job.budget.settings.offload_embeddings == "true",
+            batch_size=job.budget.settings.batch_size,
+            gradient_accumulation=job.budget.settings.gradient_accumulation,
+            predicted_bytes=job.budget.predicted,
+            measured_bytes=peak.get("gpu_bytes", peak["resident_bytes"]),
+        ),
+    )
 
 
 def _tell_split(prepared: Prepared) -> None:
@@ -255,33 +266,32 @@ def _tell_split(prepared: Prepared) -> None:
 
 def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:
     counts = token_counts(encoded["train"])
-    per = counts["trained_per_example"]
+    per = counts.trained_per_example
     line = (
-        f"training on {counts['trained_tokens']:,} answer tokens of {counts['tokens']:,} "
-        f"({per['min']} to {per['max']} an example){about_turns(counts)}"
+        f"training on {counts.trained_tokens:,} answer tokens of {counts.tokens:,} "
+        f"({per.min} to {per.max} an example){about_turns(counts)}"
     )
-    if counts["truncated"]:
+    if counts.truncated:
         line += (
-            f"; {counts['truncated']:,} examples are cut to max_seq_length and lose "
-            f"{counts['trained_tokens_lost']:,} answer tokens"
+            f"; {counts.truncated:,} examples are cut to max_seq_length and lose "
+            f"{counts.trained_tokens_lost:,} answer tokens"
         )
     say(line)
 
 
-def _tell_result(result: Mapping[str, Any]) -> None:
-    peak = result["peak_memory"]
+def _tell_result(result: TrainResult) -> None:
+    peak = result.peak_memory
     say(
-        f"trained {result['steps']['done']} steps in {human_seconds(result['training_seconds'])} "
-        f"({result['tokens_per_second']:,.0f} tokens/s), best at step {result['steps']['best']}; "
-        f"peak memory {peak['resident_bytes'] / 2**30:.2f} GiB"
-        + (f", GPU {peak['gpu_bytes'] / 2**30:.2f} GiB" if "gpu_bytes" in peak else "")
+        f"trained {result.steps.done} steps in {human_seconds(result.training_seconds)} "
+        f"({result.tokens_per_second:,.0f} tokens/s), best at step {result.steps.best}; "
+        f"peak memory {peak.resident_bytes / 2**30:.2f} GiB"
+        + (f", GPU {peak.gpu_bytes / 2**30:.2f} GiB" if peak.gpu_bytes is not None else "")
     )
-    planned = result["memory_plan"]
-    if planned["predicted_bytes"]:
-        error = planned["measured_bytes"] / planned["predicted_bytes"] - 1
+    planned = result.memory_plan
+    if planned.predicted_bytes:
+        error = planned.measured_bytes / planned.predicted_bytes - 1
         say(f"memory: {error:+.0%} against the plan")
-    for name, figures in result["held_out"].items():
+    for name, figures in result.held_out.items():
         say(
-            f"{name}: loss {figures['loss']:.4f} per answer token, "
-            f"perplexity {figures['perplexity']:.3f}"
+            f"{name}: loss {figures.loss:.4f} per answer token, perplexity {figures.perplexity:.3f}"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tuneserve.convert.result import ConvertOutput, GGUFRecord
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -73,9 +74,13 @@ def make_run(root: Path, ggufs: dict[str, Path], recipe: Recipe) -> RunDirectory
     ]
     run.split("train").write_text("".join(json.dumps(row) + "\n" for row in training))
     run.save_settings(recipe)
-    entries = {
-        name: {"path": str(path), "sha256": sha256_file(path), "quantization": QUANTIZATION}
+    made = {
+        name: GGUFRecord(
+            path=str(path), size_bytes=path.stat().st_size, sha256=sha256_file(path),
+            quantization=QUANTIZATION,
+        )
         for name, path in paths.items()
-    }
-    run.update(stages={"convert": {"result": entries}})
+    }  # fmt: skip
+    with run.stage("convert") as running:
+        running.result = ConvertOutput(tuned=made["tuned"], base=made["base"])
     return run

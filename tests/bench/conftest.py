@@ -16,7 +16,8 @@ import pytest
 from bench_support import disturb, make_run, rows
 
 from tuneserve.bench.stage import run_bench
-from tuneserve.run import RunDirectory
+from tuneserve.finetune.training.result import Losses, Steps, TrainedBase, TrainOutput
+from tuneserve.run import RunDirectory, StageRecord
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,9 +108,12 @@ def finished_run(
     run = make_run(tmp_path_factory.mktemp("finished"), ggufs, full_recipe)
     general = rows()[:2]
     run.split("general").write_text("".join(json.dumps(row) + "\n" for row in general))
-    stages = run.read()["stages"]
-    losses = {"train": [[1, 2.0], [2, 1.0]], "eval": [[2, 1.5]]}
-    stages["train"] = {"result": {"losses": losses, "steps": {"best": 2}}}
-    run.update(stages=stages)
+    trained = TrainOutput(
+        base=TrainedBase(spec="demo", path="base", name="demo"),
+        losses=Losses(train=[(1, 2.0), (2, 1.0)], eval=[(2, 1.5)], general=[]),
+        steps=Steps(planned=2, done=2, best=2, resumed_from=None),
+    )
+    entry = StageRecord(result=trained.to_json())
+    run.update(stages={"train": entry, **run.read().stages})
     run_bench(run, full_recipe)
     return run

@@ -10,19 +10,24 @@ import pytest
 from convert_support import Trained, make_adapter, make_base, write_held_out
 
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.stage import run_bench
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.result import ConvertOutput, GGUFRecord
 from tuneserve.files import sha256_file
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 
-def write_f16(model: GGUFModel, path: Path) -> dict[str, str]:
+def write_f16(model: GGUFModel, path: Path) -> GGUFRecord:
     path.parent.mkdir(exist_ok=True)
     write_gguf(path, model.metadata("F16"), model.sources, model.choices("F16"), threads=1)
-    return {"path": str(path), "sha256": sha256_file(path), "quantization": "F16"}
+    return GGUFRecord(
+        path=str(path), size_bytes=path.stat().st_size, sha256=sha256_file(path), quantization="F16"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +43,13 @@ def run(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
     shutil.copytree(trained.adapter, run.adapter)
     write_held_out(run.split("test"), 12)
     write_held_out(run.split("train"), 40)
-    converted = {
-        "base": write_f16(trained.base_model(), run.base_gguf("F16")),
-        "tuned": write_f16(trained.model(), run.tuned_gguf("F16")),
-    }
-    base_entry = {"spec": "tiny", "path": str(base), "name": "tiny"}
-    run.update(stages={"train": {"result": {"base": base_entry}}, "convert": {"result": converted}})
+    with run.stage("train") as training:
+        training.result = TrainOutput(base=TrainedBase(spec="tiny", path=str(base), name="tiny"))
+    with run.stage("convert") as conversion:
+        conversion.result = ConvertOutput(
+            base=write_f16(trained.base_model(), run.base_gguf("F16")),
+            tuned=write_f16(trained.model(), run.tuned_gguf("F16")),
+        )
     return run
 
 
@@ -52,7 +58,7 @@ def test_every_rung_is_measured(run: RunDirectory) -> None:
         max_tokens=4, ctx=128, parallel=4, bootstrap=1000, speed_repetitions=2, general=0,
         clients=(), ladder=True,
     )  # fmt: skip
-    report = run_bench(run, Recipe(serve=ServeSettings(threads=1), bench=bench))
+    report = as_json(run_bench(run, Recipe(serve=ServeSettings(threads=1), bench=bench)))
     ladder = report["ladder"]
     names = [(rung["name"], rung["cache"]) for rung in ladder]
     steps = ("F16", "Q8_0", "Q4_K_M", "Q4_K_M + imatrix")

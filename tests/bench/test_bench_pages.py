@@ -20,6 +20,7 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
+from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
     HELD_OUT,
     Answer,
@@ -28,6 +29,7 @@ from tuneserve.bench.compare.results import (
     Contender,
     Curves,
     Pair,
+    Provenance,
     Report,
     Rung,
 )
@@ -42,9 +44,10 @@ from tuneserve.bench.report.figures import (
     points,
     points_interval,
 )
-from tuneserve.bench.report.pages import as_json, render, write_report
+from tuneserve.bench.report.pages import render, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.tasks.examples import Example
+from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 
 VOID = {"meta", "input", "br"}
@@ -119,15 +122,15 @@ def report() -> Report:
         base=contender("base"),
         tuned=contender("tuned"),
         conditions={"Sampling": "greedy"},
-        provenance={
-            "command": "tuneserve bench --run x",
-            "base_model": "demo",
-            "test_sha256": "1" * 64,
-            "settings": {"bench": {"task": "exact", "clients": [1, 4], "texts": []}},
-            "versions": {"python": "3.11"},
-            "platform": "Linux",
-            "processor": "CPU",
-        },
+        provenance=Provenance(
+            command="tuneserve bench --run x",
+            base_model="demo",
+            test_sha256="1" * 64,
+            settings={"bench": {"task": "exact", "clients": [1, 4], "texts": []}},
+            versions={"python": "3.11"},
+            platform="Linux",
+            processor="CPU",
+        ),
         pairs=pairs,
     )
 
@@ -193,8 +196,12 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
         "report.json",
         "report.md",
     ]
-    data = json.loads((tmp_path / "bench" / "report.json").read_text())
+    text = (tmp_path / "bench" / "report.json").read_text()
+    data = json.loads(text)
     assert data == json.loads(json.dumps(as_json(report)))
+    # Read back, every section is told as it was written, digit for digit.
+    again = as_json(read_report(RunDirectory(tmp_path)))
+    assert json.dumps(again, indent=2, ensure_ascii=False) + "\n" == text
     assert data["verdict"]["outcome"] == report.verdict.outcome
     rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
     own = [row for row in rows if row["task"] == HELD_OUT]

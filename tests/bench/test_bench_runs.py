@@ -10,47 +10,72 @@ from pathlib import Path
 
 import pytest
 
-from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.report_file import as_json, read_report
+from tuneserve.bench.compare.results import (
+    Answer,
+    AnswerCounts,
+    Contender,
+    Curves,
+    Forgetting,
+    Pair,
+    Provenance,
+    Report,
+    TaskComparison,
+    Verdict,
+)
 from tuneserve.bench.compare.runs import compare_runs
-from tuneserve.errors import UsageError
+from tuneserve.bench.measure.speed import Rate, Speed
+from tuneserve.bench.report.pages import write_report
+from tuneserve.bench.tasks.examples import Example
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.run import RunDirectory
+from tuneserve.settings import BenchSettings
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def written_run(root: Path, name: str, wrong: set[int], **report: object) -> RunDirectory:
-    """A run of which only the benchmark's files matter: 60 prompts, `wrong` ones answered so."""
-    run = RunDirectory(root / "runs" / name)
-    run.bench.mkdir(parents=True)
-    run.update(stages={})
-    content = {
-        "run": name,
-        "task": "exact",
-        "confidence": 0.95,
-        "accuracy": {
-            "prompts": 60,
-            "base": {"value": 0.5},
-            "tuned": {"value": 1 - len(wrong) / 60},
-        },
-        "perplexity": {"tuned": {"value": 1.5}},
-        "tuned": {"speed": {"generation": {"mean": 90.0}}, "size_bytes": 1 << 20},
-        "verdict": {"sentence": f"{name} is what it is."},
-        "provenance": {"test_sha256": "a"},
-        **report,
-    }
-    (run.bench / "report.json").write_text(json.dumps(content))
-    rows = [
-        {
-            "task": HELD_OUT,
-            "id": str(n),
-            "source": None,
-            "tuned": {"score": float(n not in wrong)},
-        }
+def pairs(wrong: set[int]) -> list[Pair]:
+    """60 prompts; the base answers every other one, the tuned model all but the `wrong` ones."""
+    return [
+        Pair(
+            Example(str(n), None, None, ({"role": "user", "content": "?"},), "a"),
+            base=Answer("a", "", False, float(n % 2), "stop", 1, 2.0, 1),
+            tuned=Answer("a", "", False, float(n not in wrong), "stop", 1, 1.0, 1),
+        )
         for n in range(60)
     ]
+
+
+def contender(name: str) -> Contender:
+    speed = Speed(Rate(100.0, 2.0, 64, 5), Rate(90.0, 2.0, 64, 5))
+    counts = AnswerCounts(0, 0, 0, 1.0)
+    return Contender(name, f"{name}.gguf", 1 << 20, "0" * 64, "Q4_K_M", speed, 0.5, counts)
+
+
+def written_run(root: Path, name: str, wrong: set[int], test_sha256: str = "a") -> RunDirectory:
+    """A run of which only the benchmark's files are there."""
+    run = RunDirectory(root / "runs" / name)
+    run.update(stages={})
+    settings = BenchSettings(bootstrap=1000)
+    asked = pairs(wrong)
+    accuracy = analysis.compare_accuracy(asked, settings)
     # Answers to another task are no part of the comparison.
-    rows.append({"task": "General", "id": "0", "source": None, "tuned": {"score": 0.0}})
-    (run.bench / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = TaskComparison(
+        "General", "", accuracy, 1.0, "no difference shown", [], pairs(set(range(60)))
+    )
+    report = Report(
+        run=name, created="2026-01-02T03:04:05+00:00", task="exact", confidence=0.95,
+        verdict=Verdict("no difference shown", f"{name} is what it is."),
+        accuracy=accuracy, perplexity=analysis.compare_perplexity(asked, settings),
+        groups=[], gap=None, others=[], contamination=None,
+        forgetting=Forgetting("no forgetting shown", "Nothing."), tasks=[task], texts=[],
+        curves=Curves([(1, 2.0)], [(1, 2.5)], 1), load=[], server=None, ladder=[],
+        base=contender("base"), tuned=contender("tuned"), conditions={"Sampling": "greedy"},
+        provenance=Provenance("tuneserve bench", "demo", test_sha256, {"bench": {}}, {}, "", ""),
+        pairs=asked,
+    )  # fmt: skip
+    write_report(report, run.bench)
     return run
 
 
@@ -58,7 +83,7 @@ def test_runs_are_paired_with_the_first(tmp_path: Path) -> None:
     first = written_run(tmp_path, "first", set(range(20)))
     better = written_run(tmp_path, "better", set(range(5)))
     alike = written_run(tmp_path, "alike", set(range(1, 21)))
-    other = written_run(tmp_path, "other", set(), provenance={"test_sha256": "b"})
+    other = written_run(tmp_path, "other", set(), test_sha256="b")
     rows = compare_runs([first, better, alike, other])
     assert rows[0].difference is None
     assert rows[1].difference is not None
@@ -78,6 +103,36 @@ def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
     shutil.rmtree(run.bench)
     with pytest.raises(UsageError, match="no benchmark"):
         compare_runs([run])
+
+
+def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runner) -> None:
+    run = written_run(tmp_path, "one", {1})
+    path = run.bench / "report.json"
+    written = json.loads(path.read_text())
+    for schema, message in (
+        (3, "a newer tuneserve wrote this file: its schema is 3"),
+        (1, "an older tuneserve wrote this report: its schema is 1"),
+        (None, "an older tuneserve wrote this report: its schema is 0"),
+    ):
+        content = {**written, "schema": schema}
+        if schema is None:
+            del content["schema"]
+        path.write_text(json.dumps(content))
+        refused = tuneserve("report", "one", cwd=tmp_path)
+        assert refused.returncode == 2
+        assert f"one/bench/report.json: {message}" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    path.write_text(json.dumps({**written, "accuracy": {"prompts": "many"}}))
+    with pytest.raises(TuneserveError, match="not in the form") as caught:
+        read_report(run)
+    assert any(problem.startswith("accuracy.prompts: ") for problem in caught.value.problems)
+    assert "tuneserve bench --run one --force" in caught.value.hint
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    run = written_run(tmp_path, "one", {1})
+    text = (run.bench / "report.json").read_text()
+    assert json.dumps(as_json(read_report(run)), indent=2, ensure_ascii=False) + "\n" == text
 
 
 def test_the_report_command(tmp_path: Path, tuneserve: Runner) -> None:

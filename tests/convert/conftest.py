@@ -9,6 +9,7 @@ import pytest
 from convert_support import Trained, make_adapter, make_base, write_held_out
 
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 
@@ -36,8 +37,6 @@ def run(trained: Trained, tmp_path: Path) -> RunDirectory:
     shutil.copytree(trained.adapter, run.adapter)
     write_held_out(run.split("test"))
     with run.stage("train") as record:
-        record.result = {
-            "base": {"spec": str(trained.base), "path": str(trained.base), "name": "tiny"},
-            "examples": {"train": 1, "eval": 0, "test": 12},
-        }
+        base = TrainedBase(spec=str(trained.base), path=str(trained.base), name="tiny")
+        record.result = TrainOutput(base=base)
     return run

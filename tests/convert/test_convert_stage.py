@@ -17,10 +17,12 @@ from convert_support import Trained, quantized
 
 from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.resources import check_disk
+from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import GateError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.llama import LlamaModel
 from tuneserve.memory import main_memory
 from tuneserve.run import RunDirectory
@@ -35,17 +37,17 @@ def gguf_files(run: RunDirectory) -> list[str]:
 
 def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     result = convert(run, SETTINGS)
-    assert result == run.require_stage("convert")
+    assert result == run.require_stage("convert", ConvertResult)
     assert {"small-Q8_0.gguf", "base-Q8_0.gguf"} <= set(gguf_files(run))
     assert not any("F16" in name or "partial" in name for name in gguf_files(run))
-    for entry in (result["tuned"], result["base"]):
-        path = Path(entry["path"])
-        assert entry["sha256"] == sha256_file(path)
-        assert entry["size_bytes"] == path.stat().st_size
+    for entry in (result.tuned, result.base):
+        path = Path(entry.path)
+        assert entry.sha256 == sha256_file(path)
+        assert entry.size_bytes == path.stat().st_size
         with LlamaModel(path) as model:
             assert model.n_layer == 3
-    assert all(check["passed"] for check in result["verification"])
-    assert sum(result["tensor_types"].values()) == 2 + 9 * 3
+    assert all(check.passed for check in result.verification)
+    assert sum(result.tensor_types.values()) == 2 + 9 * 3
 
     stamp = run.tuned_gguf("Q8_0").stat().st_mtime_ns
     with pytest.raises(OutputExistsError):
@@ -55,7 +57,8 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-2}), skip_done=True)
     with pytest.raises(GateError):
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}), force=True)
-    assert run.require_stage("convert") == result  # the files that are there are still its
+    # The files that are there are still its.
+    assert run.require_stage("convert", ConvertResult) == result
     (run.adapter / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS, skip_done=True)
@@ -68,7 +71,7 @@ def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:
     assert [line.split(":")[0] for line in caught.value.problems] == ["llama.cpp = transformers"]
     assert gguf_files(run) == []
     with pytest.raises(UsageError, match="no finished 'convert' stage"):
-        run.require_stage("convert")
+        run.require_stage("convert", ConvertResult)
 
 
 def test_without_training_there_is_nothing_to_convert(tmp_path: Path) -> None:
@@ -85,16 +88,17 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
     copy = tmp_path / "copy-bnb-4bit"
     quantized(trained.base, copy, tokenizer_directory, KINDS["nf4-nested"])
     with run.stage("train") as record:
-        record.result = {"base": {"spec": str(copy), "path": str(copy), "name": "copy"}}
+        base = TrainedBase(spec=str(copy), path=str(copy), name="copy")
+        record.result = TrainOutput(base=base)
     result = convert(run, SETTINGS)
-    assert result["merged_into"]["weights"] == "bitsandbytes 4-bit, dequantized"
+    assert result.merged_into.weights == "bitsandbytes 4-bit, dequantized"
 
     settings = SETTINGS.model_copy(
         update={"merge_base": str(trained.base), "merged_checkpoint": True, "keep_f16": True}
     )
     result = convert(run, settings, force=True)
-    assert result["merged_into"] == {"path": str(trained.base), "weights": "F32"}
-    contracts = {check["contract"] for check in result["verification"]}
+    assert result.merged_into.to_json() == {"path": str(trained.base), "weights": "F32"}
+    contracts = {check.contract for check in result.verification}
     assert {"checkpoint as merged", "F16 written as merged"} <= contracts
     config = json.loads((run.root / "merged" / "config.json").read_text())
     assert "quantization_config" not in config
@@ -162,8 +166,8 @@ def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
 def test_adapter_only(run: RunDirectory) -> None:
     result = convert_adapter(run, SETTINGS)
     assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]
-    assert all(check["passed"] for check in result["verification"])
-    assert run.read()["lora"] == result
+    assert all(check.passed for check in result.verification)
+    assert run.read().lora == result.to_json()
     with pytest.raises(OutputExistsError):
         convert_adapter(run, SETTINGS)
     # The base that is there already is used again.

@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support import Runner
 
+import tuneserve as tuneserve_package
+from tuneserve.bench.result import BenchResult
+from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.run import RunDirectory
+from tuneserve.finetune.training.result import TrainResult
+from tuneserve.records import Record
+from tuneserve.run import SCHEMA, RunDirectory
 from tuneserve.settings import Recipe
 
 
@@ -34,21 +43,21 @@ def test_stage_result_is_recorded_only_on_success(run: RunDirectory) -> None:
     with pytest.raises(ValueError, match="boom"), run.stage("train"):
         raise ValueError("boom")
     with pytest.raises(UsageError, match="tuneserve train --run first"):
-        run.require_stage("train")
+        run.require_stage("train", Record)
     with run.stage("train") as record:
-        record.result = {"loss": 1.5}
-    assert run.require_stage("train") == {"loss": 1.5}
-    assert run.read()["versions"]["tuneserve"]
+        record.result = Record(loss=1.5)
+    assert run.require_stage("train", Record) == Record(loss=1.5)
+    assert run.read().versions["tuneserve"] == tuneserve_package.__version__
 
 
 def test_running_a_stage_again_withdraws_later_results(run: RunDirectory) -> None:
     for stage in ("train", "convert", "bench"):
         with run.stage(stage) as record:
-            record.result = {"of": stage}
+            record.result = Record(of=stage)
     with run.stage("convert") as record:
-        assert set(run.read()["stages"]) == {"train"}
-        record.result = {"of": "again"}
-    assert set(run.read()["stages"]) == {"train", "convert"}
+        assert set(run.read().stages) == {"train"}
+        record.result = Record(of="again")
+    assert set(run.read().stages) == {"train", "convert"}
 
 
 def test_a_stage_that_replaces_its_files_at_its_end_keeps_its_record_until_then(
@@ -56,14 +65,14 @@ def test_a_stage_that_replaces_its_files_at_its_end_keeps_its_record_until_then(
 ) -> None:
     for stage in ("train", "convert", "bench"):
         with run.stage(stage) as record:
-            record.result = {"of": stage}
+            record.result = Record(of=stage)
     with pytest.raises(ValueError, match="boom"), run.stage("convert", keep=True):
         raise ValueError("boom")
-    assert set(run.read()["stages"]) == {"train", "convert", "bench"}
+    assert set(run.read().stages) == {"train", "convert", "bench"}
     with run.stage("convert", keep=True) as record:
         record.withdraw()
-        assert set(run.read()["stages"]) == {"train"}
-    assert set(run.read()["stages"]) == {"train", "convert"}
+        assert set(run.read().stages) == {"train"}
+    assert set(run.read().stages) == {"train", "convert"}
 
 
 def test_two_processes_do_not_work_on_one_run(run: RunDirectory) -> None:
@@ -91,3 +100,121 @@ def test_settings_are_read_back(run: RunDirectory) -> None:
     recipe = Recipe.model_validate({"train": {"r": 3}})
     run.save_settings(recipe)
     assert Recipe.model_validate(run.saved_settings()) == recipe
+
+
+# A trained, converted and benchmarked run, made before run.json had a schema number.
+SCHEMA_0 = Path(__file__).with_name("run-schema-0.json")
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.named("colours")
+    run.root.mkdir(parents=True)
+    shutil.copy(SCHEMA_0, run.record_path)
+    return run
+
+
+def content_of(run: RunDirectory) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(run.record_path.read_text(encoding="utf-8"))
+    return content
+
+
+def test_a_run_without_a_schema_number_is_read(old_run: RunDirectory) -> None:
+    written = content_of(old_run)
+    train = old_run.require_stage("train", TrainResult)
+    assert train.base.name == "SmolLM2-135M-Instruct"
+    assert train.losses.eval[0] == (0, 5.266050656636556)
+    convert = old_run.require_stage("convert", ConvertResult)
+    assert convert.tuned.quantization == "Q4_K_M"
+    assert all(check.passed for check in convert.verification)
+    bench = old_run.require_stage("bench", BenchResult)
+    assert bench.accuracy.tuned == 0.3
+    # What was read is told as it was written, digit for digit.
+    for stage, result in (("train", train), ("convert", convert), ("bench", bench)):
+        told = json.dumps(result.to_json(), sort_keys=True)
+        assert told == json.dumps(written["stages"][stage]["result"], sort_keys=True)
+    lora = AdapterResult.model_validate(old_run.read().lora)
+    assert lora.to_json() == written["lora"]
+    assert Recipe.model_validate(old_run.saved_settings()).train.r == 4
+
+
+def test_what_this_release_does_not_know_is_kept(old_run: RunDirectory) -> None:
+    """Keys that a later release wrote into a record of the same schema, at every depth."""
+    content = {**content_of(old_run), "schema": SCHEMA, "later": [1]}
+    content["stages"]["train"]["host"] = "here"
+    content["stages"]["train"]["result"]["base"]["licence"] = "free"
+    old_run.record_path.write_text(json.dumps(content))
+    base = old_run.require_stage("train", TrainResult).to_json()["base"]
+    assert base["licence"] == "free"
+    recipe = Recipe.model_validate(old_run.saved_settings())
+    old_run.save_settings(recipe)
+    with old_run.stage("bench") as running:
+        running.result = Record(again=True)
+    written = content_of(old_run)
+    assert written["schema"] == SCHEMA
+    assert (written["later"], written["lora"]) == ([1], content["lora"])
+    for stage in ("train", "convert"):
+        assert written["stages"][stage] == content["stages"][stage]
+    assert written["stages"]["bench"]["result"] == {"again": True}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--file", "data.jsonl"),
+        ("train", "--file", "data.jsonl", "--force"),
+        ("convert", "--force"),
+        ("convert", "--adapter-only"),
+        ("serve",),
+        ("bench", "--force"),
+    ],
+)
+def test_a_record_of_a_newer_release_is_refused_before_anything_is_written(
+    old_run: RunDirectory, tuneserve: Runner, arguments: tuple[str, ...]
+) -> None:
+    (old_run.root.parent.parent / "data.jsonl").write_text('{"instruction": "a", "output": "b"}')
+    old_run.adapter.mkdir()
+    old_run.record_path.write_text(json.dumps({**content_of(old_run), "schema": SCHEMA + 1}))
+    before = {path: path.stat().st_mtime_ns for path in old_run.root.rglob("*")}
+    command, *options = arguments
+    done = tuneserve(command, "--run", "colours", *options, cwd=old_run.root.parent.parent)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: runs/colours/run.json: a newer tuneserve wrote this file: its schema is "
+        f"{SCHEMA + 1}, this release reads schemas up to {SCHEMA}\n  Upgrade tuneserve"
+    )
+    assert {path: path.stat().st_mtime_ns for path in old_run.root.rglob("*")} == before
+
+
+def test_a_record_of_another_form_is_one_clear_error(old_run: RunDirectory) -> None:
+    content = content_of(old_run)
+    for schema in ("2", True, -1, None, 1.0):
+        old_run.record_path.write_text(json.dumps({**content, "schema": schema}))
+        with pytest.raises(TuneserveError, match="is no schema number"):
+            old_run.read()
+    old_run.record_path.write_text("[]")
+    with pytest.raises(TuneserveError, match="holds no JSON object"):
+        old_run.read()
+    del content["stages"]["train"]["result"]["base"]["path"]
+    old_run.record_path.write_text(json.dumps(content))
+    with pytest.raises(TuneserveError, match="not in the form") as caught:
+        old_run.require_stage("train", TrainResult)
+    assert caught.value.where == "runs/colours/run.json, result of 'train'"
+    assert caught.value.problems == ["base.path: Field required"]
+    assert "tuneserve train --run colours --force" in caught.value.hint
+    content["stages"] = ["train"]
+    old_run.record_path.write_text(json.dumps(content))
+    with pytest.raises(TuneserveError, match="not in the form"):
+        old_run.read()
+
+
+def test_a_checkout_that_is_not_installed_has_no_version(tmp_path: Path) -> None:
+    (tmp_path / "tuneserve").mkdir()
+    shutil.copy(str(tuneserve_package.__file__), tmp_path / "tuneserve" / "__init__.py")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import tuneserve as t; "
+    told = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code + "print(t.__version__)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout == "0+unknown\n"

@@ -140,10 +140,10 @@ def test_a_base_without_a_template_is_refused(demo_tokenizer: Any) -> None:
 def test_counts_are_those_of_the_encoded_examples(encoder: Encoder) -> None:
     _, encoded = encode_all(encoder, [chat("a", "one"), chat("b", "one two three")])
     counts = token_counts(encoded)
-    assert counts["examples"] == 2
-    assert counts["trained_tokens"] == 2 + 4
-    assert counts["trained_per_example"] == {"min": 2, "median": 3.0, "max": 4}
-    assert counts["tokens"] == sum(len(e.input_ids) for e in encoded)
+    assert counts.examples == 2
+    assert counts.trained_tokens == 2 + 4
+    assert counts.trained_per_example.to_json() == {"min": 2, "median": 3.0, "max": 4}
+    assert counts.tokens == sum(len(e.input_ids) for e in encoded)
 
 
 def test_plain_text_is_learned_whole_with_its_end(encoder: Encoder, demo_tokenizer: Any) -> None:

@@ -207,7 +207,7 @@ def test_earlier_answers_that_the_template_changes_are_counted_and_told(tokenize
     ):
         encoder = Encoder(tokenizers(*files), max_length=4096, train_on=train_on)
         counts = token_counts(encode_all(encoder, items)[1])
-        assert counts["untrained_turns"] == number
+        assert counts.untrained_turns == number
         assert ("1 earlier answers are not trained" in about_turns(counts)) == bool(number)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +13,12 @@ from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.options import settings_options
 from tuneserve.settings import BenchSettings
 
+if TYPE_CHECKING:
+    from tuneserve.bench.compare.results import Report, Rung
+    from tuneserve.bench.measure.speed import Rate
+    from tuneserve.bench.stats.bootstrap import Estimate
+
 EXIT_WORSE = 3
-SPEEDS = ("prompt", "generation")
 
 
 @click.command()
@@ -44,61 +48,62 @@ def command(
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
+    from tuneserve.bench.compare.report_file import as_json as report_as_json
     from tuneserve.bench.stage import run_bench
 
     report = run_bench(run, recipe, force=force, skip_done=skip_done)
     if as_json:
-        print_json(report)
+        print_json(report_as_json(report))
     else:
         show(report)
         say(f"report: {run.bench / 'report.html'}")
-    worse = report["verdict"]["outcome"] == "worse"
+    worse = report.verdict.outcome == "worse"
     return EXIT_WORSE if worse and recipe.bench.fail_if_worse else 0
 
 
-def show(report: dict[str, Any]) -> None:
+def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
-    groups = [(group["name"], group["accuracy"], group["perplexity"]) for group in report["groups"]]
-    everything = ("All prompts", report["accuracy"], report["perplexity"])
+    groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
+    everything = ("All prompts", report.accuracy, report.perplexity)
     rows = [
         [
             name,
-            str(accuracy["prompts"]),
-            f"{100 * accuracy['base']['value']:.1f} %",
-            f"{100 * accuracy['tuned']['value']:.1f} %",
-            f"{100 * accuracy['difference']['value']:+.1f}",
-            _interval(accuracy["difference"]),
-            f"{perplexity['base']['value']:.4g}",
-            f"{perplexity['tuned']['value']:.4g}",
+            str(accuracy.prompts),
+            f"{100 * accuracy.base.value:.1f} %",
+            f"{100 * accuracy.tuned.value:.1f} %",
+            f"{100 * accuracy.difference.value:+.1f}",
+            _interval(accuracy.difference),
+            f"{perplexity.base.value:.4g}",
+            f"{perplexity.tuned.value:.4g}",
         ]
         for name, accuracy, perplexity in [everything, *groups]
     ]
     columns = ["", "prompts", "base", "tuned", "points", "interval", "PPL base", "tuned"]
     table("Accuracy and perplexity on held-out prompts", columns, rows)
-    for name in ("base", "tuned"):
-        prompt, generation = (_rate(report[name]["speed"][kind]) for kind in SPEEDS)
-        say(f"{name}: prompt {prompt}, generation {generation} tok/s")
-    for level in report["load"]:
+    for model in (report.base, report.tuned):
+        prompt, generation = _rate(model.speed.prompt), _rate(model.speed.generation)
+        say(f"{model.name}: prompt {prompt}, generation {generation} tok/s")
+    for level in report.load:
         say(
-            f"tuned, {level['clients']} clients: {_rate(level['throughput'])} tok/s, "
-            f"first token after {level['first_token_median']:.2f} s"
+            f"tuned, {level.clients} clients: {_rate(level.throughput)} tok/s, "
+            f"first token after {level.first_token_median:.2f} s"
         )
-    if report["ladder"]:
-        _show_ladder(report["ladder"])
-    say(report["verdict"]["sentence"])
-    say(report["forgetting"]["sentence"])
+    if report.ladder:
+        _show_ladder(report.ladder)
+    say(report.verdict.sentence)
+    say(report.forgetting.sentence)
 
 
-def _show_ladder(rungs: list[dict[str, Any]]) -> None:
+def _show_ladder(rungs: list[Rung]) -> None:
     rows = [
         [
-            rung["name"],
-            rung["cache"],
-            human_bytes(rung["size_bytes"]),
-            f"{rung['bits_per_weight']:.2f}",
-            f"{rung['perplexity']['value']:.4g}",
-            f"{rung['kld']['value']:.4f}" if rung["kld"] else "-",
-            f"{100 * rung['accuracy']['value']:.1f} %",
+            rung.name,
+            rung.cache,
+            human_bytes(rung.size_bytes),
+            f"{rung.bits_per_weight:.2f}",
+            f"{rung.perplexity.value:.4g}",
+            f"{rung.kld.value:.4f}" if rung.kld else "-",
+            f"{100 * rung.accuracy.value:.1f} %",
         ]
         for rung in rungs
     ]
@@ -106,9 +111,9 @@ def _show_ladder(rungs: list[dict[str, Any]]) -> None:
     table("Quantization ladder", columns, rows)
 
 
-def _interval(difference: dict[str, float]) -> str:
-    return f"{100 * difference['low']:+.1f} {100 * difference['high']:+.1f}"
+def _interval(difference: Estimate) -> str:
+    return f"{100 * difference.low:+.1f} {100 * difference.high:+.1f}"
 
 
-def _rate(rate: dict[str, float]) -> str:
-    return f"{rate['mean']:.1f} ± {rate['deviation']:.1f}"
+def _rate(rate: Rate) -> str:
+    return f"{rate.mean:.1f} ± {rate.deviation:.1f}"

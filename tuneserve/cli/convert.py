@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.extras import require_extra
 from tuneserve.options import settings_options
+
+if TYPE_CHECKING:
+    from tuneserve.convert.result import AdapterResult, Check, ConvertResult
 
 
 @click.command()
@@ -47,43 +51,42 @@ def command(
         from tuneserve.convert.adapter_only import convert_adapter
 
         made = convert_adapter(run, recipe.convert, force=force, skip_done=skip_done)
-        print_json(made) if as_json else show_adapter(made)
+        print_json(made.to_json()) if as_json else show_adapter(made)
         return
     from tuneserve.convert.stage import convert
 
     result = convert(run, recipe.convert, force=force, skip_done=skip_done)
     run.save_settings(recipe)
     if as_json:
-        print_json(result)
+        print_json(result.to_json())
     else:
         show(result)
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: ConvertResult) -> None:
     """The result as tables on the terminal."""
     rows = [
-        [name, entry["path"], entry["quantization"], human_bytes(entry["size_bytes"])]
-        for name, entry in (("tuned", result["tuned"]), ("base", result["base"]))
+        [name, made.path, made.quantization, human_bytes(made.size_bytes)]
+        for name, made in (("tuned", result.tuned), ("base", result.base))
     ]
     table("GGUFs", ["model", "file", "quantization", "size"], rows)
-    merged = result["merged_into"]
-    say(f"  merged into {merged['path']} ({merged['weights']})")
-    types = [[name, str(count)] for name, count in sorted(result["tensor_types"].items())]
+    say(f"  merged into {result.merged_into.path} ({result.merged_into.weights})")
+    types = [[name, str(count)] for name, count in sorted(result.tensor_types.items())]
     table("Tensors by type", ["type", "tensors"], types)
-    for change, count in result["fallbacks"].items():
+    for change, count in result.fallbacks.items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
-    show_checks(result)
-    say(f"  sample answer: {result['sample']!r}")
+    show_checks(result.verification)
+    say(f"  sample answer: {result.sample!r}")
 
 
-def show_adapter(result: dict[str, Any]) -> None:
+def show_adapter(result: AdapterResult) -> None:
     """The LoRA GGUF, how to serve it, and what was verified."""
-    say(f"{result['path']}: {human_bytes(result['size_bytes'])}")
-    say(f"  tuneserve serve {result['base']} --lora NAME={result['path']}")
-    show_checks(result)
+    say(f"{result.path}: {human_bytes(result.size_bytes)}")
+    say(f"  tuneserve serve {result.base} --lora NAME={result.path}")
+    show_checks(result.verification)
 
 
-def show_checks(result: dict[str, Any]) -> None:
+def show_checks(checks: Sequence[Check]) -> None:
     say("Verified")
-    for check in result["verification"]:
-        say(f"  {check['contract']}: {check['detail']}")
+    for check in checks:
+        say(f"  {check.contract}: {check.detail}")

@@ -15,8 +15,20 @@ from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.extras import require_extra
 from tuneserve.files import sha256_file, write_jsonl
 from tuneserve.options import resolve_settings, settings_options
+from tuneserve.records import Record
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ExampleFile(Record):
+    """A file of examples that was written: how many there are, by group or of how many answers
+    `asked` for, and its SHA-256."""
+
+    file: str
+    examples: int
+    groups: dict[str, int] | None = None
+    asked: int | None = None
+    sha256: str
 
 
 def output_option(default: str) -> Callable[[F], F]:
@@ -101,10 +113,10 @@ def sentiment(
         + ", ".join(f"{group} {count}" for group, count in groups.items())
     )
     if as_json:
-        print_json(
-            {"file": str(output), "examples": len(examples), "groups": groups,
-             "sha256": sha256_file(output)}
-        )  # fmt: skip
+        made = ExampleFile(
+            file=str(output), examples=len(examples), groups=groups, sha256=sha256_file(output)
+        )
+        print_json(made.to_json())
 
 
 @command.command("general")
@@ -179,5 +191,7 @@ def general(
     left_out = total - len(examples)
     say(f"{output}: {len(examples)} examples; {left_out} answers without an end left out")
     if as_json:
-        print_json({"file": str(output), "examples": len(examples), "asked": total,
-                    "sha256": sha256_file(output)})  # fmt: skip
+        made = ExampleFile(
+            file=str(output), examples=len(examples), asked=total, sha256=sha256_file(output)
+        )
+        print_json(made.to_json())

@@ -8,9 +8,9 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tuneserve.console import human_bytes
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
@@ -30,8 +30,13 @@ class Finding:
     found: str
     advice: str = ""
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All findings; `ready`: nothing that every stage needs is missing."""
+
+    ready: bool
+    findings: list[Finding]
 
 
 def examine() -> list[Finding]:
@@ -181,8 +186,8 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 
 
-def as_json(findings: list[Finding]) -> dict[str, Any]:
-    return {
-        "ready": all(finding.status != "missing" for finding in findings),
-        "findings": [finding.as_dict() for finding in findings],
-    }
+def diagnose() -> Diagnosis:
+    """Look at everything; what is to be told."""
+    findings = examine()
+    ready = all(finding.status != "missing" for finding in findings)
+    return Diagnosis(ready, findings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
 from tuneserve.console import print_json, stderr_console
@@ -14,20 +16,19 @@ def command(as_json: bool) -> int:
 
     Exit code 1 if something that every stage needs is missing.
     """
-    from tuneserve.cli import diagnose as doctor
+    from tuneserve.cli.diagnose import diagnose
 
-    findings = doctor.examine()
-    report = doctor.as_json(findings)
+    found = diagnose()
     if as_json:
-        print_json(report)
+        print_json(asdict(found))
     else:
         console = stderr_console()
         marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-        width = max(len(finding.name) for finding in findings)
-        for finding in findings:
+        width = max(len(finding.name) for finding in found.findings)
+        for finding in found.findings:
             padding = " " * (8 - len(finding.status))
             console.print(f"{marks[finding.status]}{padding}{finding.name:<{width}}  ", end="")
             console.print(finding.found, markup=False)
             if finding.advice:
                 console.print(f"{'':<{width + 10}}→ {finding.advice}", markup=False)
-    return 0 if report["ready"] else 1
+    return 0 if found.ready else 1

@@ -55,16 +55,7 @@ def command(
         _show_example(f"{example.where} (id {example.id})", shown)
     _show_counts(found)
     if as_json:
-        split = found.prepared.split
-        print_json(
-            {
-                "counts": found.counts,
-                "problems": found.problems,
-                "duplicates": split.duplicates + split.straddling,
-                "near_duplicates": len(split.near),
-                "unusable": found.prepared.skipped,
-            }
-        )
+        print_json(found.figures().to_json())
     if found.problems:
         raise UsageError(
             f"{len(found.problems)} examples can't be trained on",
@@ -94,16 +85,16 @@ def _show_example(title: str, shown: list[Piece]) -> None:
 def _show_counts(found: Preview) -> None:
     rows = []
     for name, counts in found.counts.items():
-        per = counts.get("trained_per_example", {"min": 0, "median": 0, "max": 0})
+        per = counts.trained_per_example
         rows.append(
             [
                 name,
-                f"{counts['examples']:,}",
-                f"{counts['tokens']:,}",
-                f"{counts['trained_tokens']:,}",
-                f"{per['min']} / {per['median']:g} / {per['max']}",
-                f"{counts.get('truncated', 0):,}",
-                f"{counts.get('trained_tokens_lost', 0):,}",
+                f"{counts.examples:,}",
+                f"{counts.tokens:,}",
+                f"{counts.trained_tokens:,}",
+                f"{per.min} / {per.median:g} / {per.max}",
+                f"{counts.truncated:,}",
+                f"{counts.trained_tokens_lost:,}",
             ]
         )
     columns = (

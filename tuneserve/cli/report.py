@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -30,7 +29,7 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
 
     rows = compare_runs([RunDirectory.named(name).require() for name in runs])
     if as_json:
-        print_json([asdict(row) for row in rows])
+        print_json([row.to_json() for row in rows])
     else:
         show(rows)
 
@@ -48,16 +47,16 @@ def show(rows: list[RunRow]) -> None:
             against = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
         cells.append(
             [
-                report["run"],
-                f"{100 * report['accuracy']['base']['value']:.1f} %",
-                f"{100 * report['accuracy']['tuned']['value']:.1f} %",
-                f"{report['perplexity']['tuned']['value']:.3f}",
-                f"{report['tuned']['speed']['generation']['mean']:.1f}",
-                human_bytes(report["tuned"]["size_bytes"]),
+                report.run,
+                f"{100 * report.accuracy.base.value:.1f} %",
+                f"{100 * report.accuracy.tuned.value:.1f} %",
+                f"{report.perplexity.tuned.value:.3f}",
+                f"{report.tuned.speed.generation.mean:.1f}",
+                human_bytes(report.tuned.size_bytes),
                 against,
                 "-" if row.p is None else f"{row.p:.3f}",
             ]
         )
     table("Runs", columns, cells)
     for row in rows:
-        say(f"{row.report['run']}: {row.report['verdict']['sentence']}")
+        say(f"{row.report.run}: {row.report.verdict.sentence}")

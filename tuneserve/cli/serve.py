@@ -85,8 +85,10 @@ def _of_run(
     if run_name is None and config is None:
         raise UsageError("say what to serve: a GGUF file, --run NAME or --config RECIPE")
     run = select_run(run_name, config)
-    converted = run.require_stage("convert")
+    from tuneserve.convert.result import ConvertOutput
+
+    converted = run.require_stage("convert", ConvertOutput)
     settings = later_stage_settings(context, run, config, "serve").serve
     if base:
-        return run.base_gguf(converted["base"]["quantization"]), f"{run.name}-base", settings
-    return run.tuned_gguf(converted["tuned"]["quantization"]), run.name, settings
+        return run.base_gguf(converted.base.quantization), f"{run.name}-base", settings
+    return run.tuned_gguf(converted.tuned.quantization), run.name, settings

@@ -42,8 +42,8 @@ def command(
     from tuneserve.finetune.training.stage import train
 
     result = train(recipe, run, force=force, skip_done=skip_done)
-    if not result:  # of several processes only the first has one
+    if result is None:  # of several processes only the first has one
         return
     say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")
     if as_json:
-        print_json(result)
+        print_json(result.to_json())

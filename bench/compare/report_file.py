@@ -1,0 +1,48 @@
+"""report.json: a report without its answers, which have their own file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from tuneserve.bench.compare.results import Report
+from tuneserve.errors import UsageError
+from tuneserve.records import parse, read_versioned, schema_of
+from tuneserve.run import RunDirectory
+
+SCHEMA = 2
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """What report.json holds; first its schema's number."""
+    tasks = [replace(task, pairs=[]) for task in report.tasks]
+    plain = asdict(replace(report, pairs=[], tasks=tasks))
+    del plain["pairs"]
+    for task in plain["tasks"]:
+        del task["pairs"]
+    return {"schema": SCHEMA, **plain}
+
+
+def read_report(run: RunDirectory) -> Report:
+    """The report of a run's benchmark, without the answers.
+
+    Raises UsageError if there is none or an older or newer release wrote it, TuneserveError if it
+    is damaged.
+    """
+    path = run.bench / "report.json"
+    again = f"Measure again: tuneserve bench --run {run.name} --force"
+    try:
+        content = read_versioned(path, SCHEMA, hint=again)
+    except FileNotFoundError:
+        raise UsageError(
+            "this run has no benchmark",
+            where=str(run.root),
+            hint=f"Run it first: tuneserve bench --run {run.name}",
+        ) from None
+    if (schema := schema_of(content, path)) < SCHEMA:
+        raise UsageError(
+            f"an older tuneserve wrote this report: its schema is {schema}, not {SCHEMA}",
+            where=str(path),
+            hint=again,
+        )
+    return parse(Report, content, where=str(path), hint=again)

@@ -1,0 +1,101 @@
+"""What the training stage leaves in run.json."""
+
+from __future__ import annotations
+
+from tuneserve.finetune.data.prepare import DataRecord
+from tuneserve.finetune.tokens.encode import TokenCounts
+from tuneserve.records import Record
+
+
+class TrainedBase(Record):
+    """The base model: what was asked for, its checkpoint directory, its name."""
+
+    spec: str
+    path: str
+    name: str
+
+
+class Losses(Record):
+    """(optimizer step, loss per answer token in nats) of the training batches, of the eval split
+    and of general examples."""
+
+    train: list[tuple[int, float]]
+    eval: list[tuple[int, float]]
+    general: list[tuple[int, float]]
+
+
+class Steps(Record):
+    """Optimizer steps: planned, done, the one whose adapter was kept, and the one that a stopped
+    training was taken up after."""
+
+    planned: int
+    done: int
+    best: int
+    resumed_from: int | None
+
+
+class EpochRecord(Record):
+    """Examples that an epoch visits, and how many of them are general ones."""
+
+    examples: int
+    general: int
+
+
+class HeldOutLoss(Record):
+    """Mean loss per answer token (nats), its exponential, and the number of tokens."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+
+
+class PeakMemory(Record):
+    """Largest memory use of the process in bytes; `gpu_bytes` where there is a GPU."""
+
+    resident_bytes: int
+    gpu_bytes: int | None = None
+
+
+class MemoryRecord(Record):
+    """How training was fitted into the memory: the decisions, and the predicted (None: this model
+    can't be planned) and the measured peak in bytes."""
+
+    chosen: str
+    load_in_4bit: bool
+    gradient_checkpointing: str
+    kept_layers: int
+    offload_embeddings: bool
+    batch_size: int
+    gradient_accumulation: int
+    predicted_bytes: int | None
+    measured_bytes: int
+
+
+class TrainOutput(Record):
+    """What later stages read of a TrainResult. Only the base has to be there."""
+
+    base: TrainedBase
+    losses: Losses | None = None
+    steps: Steps | None = None
+
+
+class TrainResult(Record):
+    """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
+    `tokens_per_second` counts those of the training steps, without evaluations."""
+
+    base: TrainedBase
+    examples: dict[str, int]
+    data: DataRecord
+    tokens: dict[str, TokenCounts]
+    epoch: EpochRecord
+    device: str
+    precision: str
+    trainable_parameters: int
+    steps: Steps
+    losses: Losses
+    held_out: dict[str, HeldOutLoss]
+    training_seconds: float
+    evaluation_seconds: float
+    tokens_per_second: float
+    peak_memory: PeakMemory
+    memory_plan: MemoryRecord

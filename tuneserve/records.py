@@ -1,0 +1,79 @@
+"""JSON files that one release writes and another reads: the version of their form, and types for
+what is in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tuneserve.errors import TuneserveError, UsageError
+
+Number = int | float
+T = TypeVar("T")
+
+
+class Record(BaseModel):
+    """A typed part of a JSON file. Keys that this release doesn't know are kept.
+
+    A field that is added without a new schema number needs a default: files written before it
+    are read too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys that were given, unknown ones included; defaults are left out."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
+    """The JSON object in a file that tuneserve wrote; its "schema" is at most `newest`.
+
+    Raises FileNotFoundError, TuneserveError with `hint` if the file is damaged, UsageError if a
+    newer release wrote it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise TuneserveError(
+            f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
+        ) from error
+    if not isinstance(content, dict):
+        raise TuneserveError("holds no JSON object", where=str(path), hint=hint)
+    if schema_of(content, path, hint=hint) > newest:
+        raise UsageError(
+            f"a newer tuneserve wrote this file: its schema is {content['schema']}, this release "
+            f"reads schemas up to {newest}",
+            where=str(path),
+            hint="Upgrade tuneserve (pip install --upgrade tuneserve), or take another run.",
+        )
+    return content
+
+
+def schema_of(content: dict[str, Any], path: Path, *, hint: str = "") -> int:
+    """The version of the content's form; 0 where it has none. Raises TuneserveError for a
+    "schema" that is no whole number."""
+    schema = content.get("schema", 0)
+    if type(schema) is not int or schema < 0:
+        raise TuneserveError(f"{schema!r} is no schema number", where=str(path), hint=hint)
+    return schema
+
+
+def parse(kind: type[T], content: Any, *, where: str, hint: str) -> T:
+    """The content as `kind`, a Record or a dataclass. Raises TuneserveError listing what is missing
+    or of the wrong type."""
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        raise TuneserveError(
+            "is not in the form in which tuneserve writes it",
+            where=where,
+            problems=[
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors()
+            ],
+            hint=hint,
+        ) from error
