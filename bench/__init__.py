@@ -7,7 +7,7 @@ compare        the benchmark of a run, from its GGUFs to the report
 job            what will be measured, checked before anything slow starts
 tasks, general, examples                                   what the models are asked
 measure        one model over prompts and texts; journal: what is measured survives a kill
-prompts, likelihood, perplexity, logits, decode, speed     what llama.cpp is asked
+prompts, likelihood, perplexity, speed                    what llama.cpp is asked
 clients        the real server under 1 to N clients
 ladder         the tuned model at every quantization; ladder_files makes its GGUFs
 scoring, graded, answers                                   from texts to scores

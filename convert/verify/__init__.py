@@ -2,9 +2,9 @@
 
 checks.py says what a check is; tokens.py, template.py, written.py, tensors.py, probe.py and
 generation.py each hold the checks of one contract; reference.py computes the trainer's own logits
-through streamed.py, with the weights of weights.py; verdict.py runs them all. Nothing here loads a
-whole model: weights are read when they are multiplied with, and what llama.cpp maps is dropped
-again (mapped.py).
+through streamed.py, with the weights of weights.py; verdict.py runs them all. Nothing here takes
+memory for a whole model: weights are read when they are multiplied with, and llama.cpp's stay in
+the mapped file.
 """
 
 from __future__ import annotations

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.verify.mapped import small_resident_set
 from tuneserve.llama import LlamaContext, LlamaModel
 
 SMALL_BYTES = 64 * 1024 * 1024
 
 
-@contextmanager
-def open_model(path: Path) -> Iterator[LlamaModel]:
-    """The model on the CPU; its weights stay in the file."""
-    with small_resident_set(path), LlamaModel(path, repack=False) as model:
-        yield model
+def open_model(path: Path) -> LlamaModel:
+    """The model on the CPU; its weights stay in the mapped file, whose pages the kernel takes back
+    when memory is short."""
+    return LlamaModel(path, repack=False)
 
 
 def file_logits(
