@@ -9,12 +9,11 @@ tasks, general, examples                                   what the models are a
 measure        one model over prompts and texts; journal: what is measured survives a kill
 prompts, likelihood, perplexity, speed                    what llama.cpp is asked
 clients        the real server under 1 to N clients
-ladder         the tuned model at every quantization; ladder_files makes its GGUFs
-scoring, graded, answers                                   from texts to scores
+ladder         the tuned model at every quantization
+scoring, answers                                           from texts to scores
 bootstrap, intervals, significance, gaps                   from scores to what may be said
 analysis, forgetting, contamination                        the comparisons and the verdicts
-simulation, gap_simulation     do intervals and tests keep what they promise?
-assemble, results, provenance, pages, charts, plot, figures, templates/      the report
+assemble, results, provenance, pages, charts, figures, templates/            the report
 report_file    the report as report.json, and back; result: what run.json keeps of it
 endpoint       another contender, behind an OpenAI-compatible API
 runs           several runs side by side

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneserve.arrays import Ids
-from tuneserve.bench.measure.perplexity import chunked, read_text
+from tuneserve.bench.measure.perplexity import chunked, read_corpus
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.prompts import EncodedExample, encode_examples
 from tuneserve.errors import TuneserveError, UsageError
@@ -55,7 +55,7 @@ def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, Ids]:
     if not texts:
         return {}
     with LlamaModel(model_path, vocab_only=True) as model:
-        return {name: chunked(model, read_text(Path(name)), where=name) for name in texts}
+        return {name: chunked(model, read_corpus(Path(name)), where=name) for name in texts}
 
 
 def tensor_types(path: Path) -> dict[str, str]:

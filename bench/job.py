@@ -13,9 +13,13 @@ from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
 from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import Place, places
-from tuneserve.bench.measure.ladder_files import make_files
-from tuneserve.bench.measure.measure import Question, Subject, Work, engine_settings
+from tuneserve.bench.measure.ladder import SweepPoint, make_files, sweep_points
+from tuneserve.bench.measure.measure import (
+    Contender,
+    GenerationRequest,
+    Workload,
+    engine_settings,
+)
 from tuneserve.bench.tasks.examples import Example, read_examples, read_rows
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.prompts import EncodedExample
@@ -39,23 +43,28 @@ REPLAY_SPLIT = "general"  # general examples that training held out
 
 
 @dataclass(frozen=True)
-class Job:
-    """`asked` is the run's own task, `elsewhere` what else may have changed; `replay` are general
-    examples whose references' likelihood is taken; `training` is what the held-out prompts must
-    not repeat, None where the run has kept none; `work` is all of it, `own_work` the run's own task
-    alone."""
+class BenchmarkJob:
+    """Everything that a benchmark of a run needs.
+
+    `contenders`: 'base' and 'tuned', with `hashes` the SHA-256 of their GGUFs. `asked`: the task
+    that the run was tuned for. `elsewhere`: further tasks, which show what the tune cost. `replay`:
+    general examples that training held out; the likelihood of their references is measured.
+    `training`: the examples trained on, which held-out prompts are compared with to find
+    contamination; None if the run keeps none. `own_workload`: what `asked` needs; `workload`: that
+    and what `elsewhere`, `replay` and the texts need.
+    """
 
     run: RunDirectory
     recipe: Recipe
     quantization: str
     hashes: dict[str, str]
-    subjects: dict[str, Subject]
+    contenders: dict[str, Contender]
     asked: Asked
     elsewhere: list[Asked]
     replay: list[EncodedExample]
     training: list[Example] | None
-    work: Work
-    own_work: Work
+    workload: Workload
+    own_workload: Workload
     conditions: dict[str, str]
 
     @property
@@ -67,27 +76,27 @@ class Job:
         return self.run.root / "bench-journal.jsonl"
 
     @property
-    def ladder_folder(self) -> Path:
+    def sweep_folder(self) -> Path:
         return self.run.root / "bench-ladder"
 
-    def ladder(self, journal: Journal) -> list[Place]:
-        """The ladder's rungs; their files are made unless the benchmark at hand made them."""
+    def sweep(self, journal: Journal) -> list[SweepPoint]:
+        """What the sweep measures; the files are made unless the benchmark at hand made them."""
         if not journal.has("ladder files", "tuned"):
-            remove(self.ladder_folder)
+            remove(self.sweep_folder)
             journal.add("ladder files", "tuned", "", {})
-        paths = make_files(self.run, self.recipe.convert, self.ladder_folder)
-        return places(paths, self.subjects["tuned"].serve, self.settings)
+        paths = make_files(self.run, self.recipe.convert, self.sweep_folder)
+        return sweep_points(paths, self.contenders["tuned"].serve, self.settings)
 
     def fingerprint(self) -> str:
         """Names everything that a measurement depends on; not what only the analysis uses."""
-        prompts = (*self.work.expected, *self.work.choices)
+        prompts = (*self.workload.expected, *self.workload.choices)
         measured = {
             "models": self.hashes,
             "prompts": [
                 [item.example.id, item.prompt, item.answer, item.unscored] for item in prompts
             ],
-            "questions": [[question.id, question.max_tokens] for question in self.work.questions],
-            "texts": {name: chunks.tolist() for name, chunks in self.work.texts.items()},
+            "questions": [[request.id, request.max_tokens] for request in self.workload.requests],
+            "texts": {name: chunks.tolist() for name, chunks in self.workload.texts.items()},
             "serve": self.recipe.serve.model_dump(mode="json"),
             "bench": self.settings.model_dump(
                 mode="json", include={"ctx", "parallel", "endpoint", "endpoint_model", "seed"}
@@ -101,7 +110,7 @@ class Job:
         return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
 
 
-def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Job:
+def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> BenchmarkJob:
     """Read, check and tokenize everything. Raises UsageError for what can't be measured,
     TuneserveError where base and tuned can't be compared."""
     settings = recipe.bench
@@ -127,27 +136,29 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Job:
         Asked(task, part, choices if task is tasks[0] else (), settings.task == LIKELIHOOD_TASKS[1])
         for task, part in zip(tasks, asked, strict=True)
     ]
-    own_work = Work([] if choices else _questions(own, settings), own.encoded, choices_encoded, {})
-    work = replace(
-        own_work,
-        questions=[*own_work.questions, *_all_questions(elsewhere, settings)],
+    own_workload = Workload(
+        [] if choices else _requests(own, settings), own.encoded, choices_encoded, {}
+    )
+    workload = replace(
+        own_workload,
+        requests=[*own_workload.requests, *_all_requests(elsewhere, settings)],
         expected=[*chain.from_iterable(asked), *replay_encoded],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
     layers = with_gpu_layers(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers
     serve = recipe.serve.model_copy(update={"gpu_layers": layers})
-    return Job(
+    return BenchmarkJob(
         run=run,
         recipe=recipe,
         quantization=quantization,
         hashes=hashes,
-        subjects={name: Subject(name, path, serve, settings) for name, path in paths.items()},
+        contenders={name: Contender(name, path, serve, settings) for name, path in paths.items()},
         asked=own,
         elsewhere=elsewhere,
         replay=replay_encoded,
         training=_training_examples(run),
-        work=work,
-        own_work=own_work,
+        workload=workload,
+        own_workload=own_workload,
         conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
     )
 
@@ -184,14 +195,14 @@ def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list
     return [list(encoded[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _all_questions(asked: Sequence[Asked], settings: BenchSettings) -> list[Question]:
-    return [question for one in asked for question in _questions(one, settings)]
+def _all_requests(asked: Sequence[Asked], settings: BenchSettings) -> list[GenerationRequest]:
+    return [request for one in asked for request in _requests(one, settings)]
 
 
-def _questions(asked: Asked, settings: BenchSettings) -> list[Question]:
+def _requests(asked: Asked, settings: BenchSettings) -> list[GenerationRequest]:
     """The task's prompts with the room that the context leaves for their answers."""
     return [
-        Question(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
+        GenerationRequest(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
         for item in asked.encoded
     ]
 

@@ -6,16 +6,16 @@ from typing import Any
 
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
-from tuneserve.bench.job import Job, prepare
+from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import measure_ladder
+from tuneserve.bench.measure.ladder import measure_sweep
 from tuneserve.bench.measure.measure import (
-    AGAIN,
     ENDPOINT,
+    NOISE_FLOOR,
     measure,
-    measure_again,
     measure_endpoint,
+    measure_noise_floor,
 )
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import write_report
@@ -51,28 +51,28 @@ def run_bench(
         write_report(report, run.bench)
         running.result = summary(report, _settings(recipe), _hashes(converted))
     job.journal_path.unlink()
-    remove(job.ladder_folder)
+    remove(job.sweep_folder)
     return report
 
 
-def _measure(job: Job, journal: Journal) -> dict[str, str]:
+def _measure(job: BenchmarkJob, journal: Journal) -> dict[str, str]:
     """Everything that the journal lacks. Returns who else answered, and which model each is to be
     compared with."""
     if len(journal):
         say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
-    for subject in job.subjects.values():
-        measure(subject, job.work, journal)
+    for contender in job.contenders.values():
+        measure(contender, job.workload, journal)
     others = {}
     if job.settings.noise_floor:
-        measure_again(job.subjects["base"], job.own_work.questions, journal)
-        others[AGAIN] = "base"
+        measure_noise_floor(job.contenders["base"], job.own_workload.requests, journal)
+        others[NOISE_FLOOR] = "base"
     if job.settings.endpoint:
         measure_endpoint(job.asked.encoded, job.settings, journal)
         others[ENDPOINT] = "tuned"
     prompts = [example.prompt for example in job.asked.task.examples]
-    measure_clients(job.subjects["tuned"], prompts, journal)
+    measure_clients(job.contenders["tuned"], prompts, journal)
     if job.settings.ladder:
-        measure_ladder(job.ladder(journal), job.asked.task.examples, job.own_work, journal)
+        measure_sweep(job.sweep(journal), job.asked.task.examples, job.own_workload, journal)
     return others
 
 

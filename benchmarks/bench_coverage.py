@@ -1,6 +1,6 @@
 """Do the benchmark's 95 % intervals hold the truth 95 times in 100, and does A/A stay silent?
 
-Simulates benchmarks with a known truth (bench/simulation.py): independent prompts, and prompts
+Simulates benchmarks with a known truth (bench_simulation.py): independent prompts, and prompts
 that share sources, evenly and unevenly. Wanted: coverage from 93 to 97 %, false alarms at most
 5 %, and that a true difference of the size called smallest detectable is shown 4 times in 5 (75 to
 85 %). Where prompts share sources, the coverage that ignoring them would give is told too: it is
@@ -24,8 +24,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from tuneserve.bench.gap_simulation import GapDesign, share_widened
-from tuneserve.bench.simulation import Design, covered, power_at_smallest
+from bench_simulation import Design, GapDesign, covered, power_at_smallest, share_widened
 
 LOWEST, HIGHEST, MOST_ALARMS = 0.93, 0.97, 0.05
 LEAST_POWER, MOST_POWER = 0.75, 0.85

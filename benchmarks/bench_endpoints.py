@@ -32,15 +32,15 @@ import numpy as np
 
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_responses
-from tuneserve.bench.job import Job, prepare
+from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.clients import served
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import (
-    AGAIN,
     ENDPOINT,
+    NOISE_FLOOR,
     generate_answers,
-    measure_again,
     measure_endpoint,
+    measure_noise_floor,
 )
 from tuneserve.bench.stats import significance
 from tuneserve.convert.result import ConvertOutput
@@ -73,11 +73,13 @@ def llama_server(peer: Path, model: Path, serve: ServeSettings, slots: int) -> I
         process.wait(60)
 
 
-def scores_of(job: Job, journal: Journal, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def scores_of(
+    job: BenchmarkJob, journal: Journal, name: str
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([response.score for response in read_responses(journal, name, job.asked)])
 
 
-def answered_by(job: Job, url: str, folder: Path, name: str) -> Any:
+def answered_by(job: BenchmarkJob, url: str, folder: Path, name: str) -> Any:
     """Scores of the model behind a URL, asked as --endpoint does."""
     settings = job.settings.model_copy(update={"endpoint": f"{url}/v1"})
     with Journal(folder / f"{name}.jsonl", name) as journal:
@@ -85,16 +87,16 @@ def answered_by(job: Job, url: str, folder: Path, name: str) -> Any:
         return scores_of(job, journal, ENDPOINT)
 
 
-def all_scores(job: Job, peer: Path, folder: Path) -> dict[str, Any]:
+def all_scores(job: BenchmarkJob, peer: Path, folder: Path) -> dict[str, Any]:
     settings = job.settings
-    tuned = job.subjects["tuned"]
+    tuned = job.contenders["tuned"]
     serve = tuned.serve.model_copy(update={"ctx": settings.ctx * settings.parallel, "port": 0})
     with Journal(folder / "here.jsonl", "here") as journal:
-        generate_answers(tuned, job.own_work.questions, journal)
-        measure_again(tuned, job.own_work.questions, journal)
+        generate_answers(tuned, job.own_workload.requests, journal)
+        measure_noise_floor(tuned, job.own_workload.requests, journal)
         found = {
             "in process": scores_of(job, journal, "tuned"),
-            "in process again": scores_of(job, journal, AGAIN),
+            "in process again": scores_of(job, journal, NOISE_FLOOR),
         }
     with served(tuned.path, serve) as server:
         found["tuneserve serve"] = answered_by(job, server.url, folder, "ours")
@@ -103,7 +105,7 @@ def all_scores(job: Job, peer: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def compare(job: Job, found: dict[str, Any]) -> list[dict[str, Any]]:
+def compare(job: BenchmarkJob, found: dict[str, Any]) -> list[dict[str, Any]]:
     first = found["in process"]
     clusters = analysis.clusters_of(job.asked.task.examples)
     names = [name for name in found if name != "in process"]

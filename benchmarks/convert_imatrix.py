@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.gguf.write import write_quantized
 from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -53,20 +53,6 @@ class Score:
     right: list[bool] = field(default_factory=list)
     answer_kld: list[float] = field(default_factory=list)
     all_kld: list[float] = field(default_factory=list)
-
-
-def write(
-    model: GGUFModel, path: Path, quantization: str, threads: int,
-    matrix: ImportanceMatrix | None = None, matrix_file: str = "",
-) -> Path:  # fmt: skip
-    metadata = model.metadata(quantization)
-    if matrix is not None:
-        metadata |= matrix.provenance(matrix_file)
-    write_gguf(
-        path, metadata, model.sources, model.choices(quantization, has_imatrix=matrix is not None),
-        threads=threads, importance=matrix.means() if matrix else None,
-    )  # fmt: skip
-    return path
 
 
 def measure(
@@ -129,7 +115,10 @@ def with_matrix(
     matrix = collect(f16, chunks, threads=options.threads)
     collected = time.perf_counter()
     path = options.work / f"{tokens}.gguf"
-    write(model, path, options.quantization, options.threads, matrix, "m")
+    write_quantized(
+        model, path, options.quantization,
+        threads=options.threads, matrix=matrix, matrix_file="m",
+    )  # fmt: skip
     print(f"{tokens} tokens: collected in {collected - started:.1f} s, "
           f"quantized in {time.perf_counter() - collected:.1f} s", flush=True)  # fmt: skip
     return path
@@ -176,8 +165,11 @@ def compare_with_tools(options: argparse.Namespace, f16: Path, model: GGUFModel)
         for name, entry in theirs.weights.items()
     )
     # Theirs read by ours, ours read by theirs.
-    made = write(model, work / "ours.gguf", options.quantization, options.threads, theirs,
-                 "ours.imatrix.gguf")  # fmt: skip
+    made = work / "ours.gguf"
+    write_quantized(
+        model, made, options.quantization,
+        threads=options.threads, matrix=theirs, matrix_file="ours.imatrix.gguf",
+    )  # fmt: skip
     tool(
         f"{tools}/llama-quantize", "--imatrix", "ours.imatrix.gguf", f16.name, "theirs.gguf",
         options.quantization, threads,
@@ -209,14 +201,16 @@ def main() -> None:
     run = RunDirectory(options.run)
     base = Path(run.require_stage("train", TrainOutput).base.path)
     model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
-    f16 = write(model, options.work / "f16.gguf", "F16", options.threads)
+    f16 = options.work / "f16.gguf"
+    write_quantized(model, f16, "F16", threads=options.threads)
     result: dict[str, Any] = {"quantization": options.quantization}
     if options.tools:
         result["tools"] = compare_with_tools(options, f16, model)
         print(json.dumps(result["tools"], indent=1))
 
     names = ["F16", "no matrix", *(f"{tokens:,} tokens" for tokens in options.tokens)]
-    files = [write(model, options.work / "plain.gguf", options.quantization, options.threads)]
+    files = [options.work / "plain.gguf"]
+    write_quantized(model, files[0], options.quantization, threads=options.threads)
     with LlamaModel(f16) as loaded:
         files += [with_matrix(options, run, model, loaded, tokens) for tokens in options.tokens]
         examples = held_out(run.split("test"), options.limit)

@@ -86,14 +86,14 @@ def show(options: argparse.Namespace, _: str) -> None:
 def measure(work: Path, name: str) -> dict[str, Any]:
     """Figures of a run's adapter on the base, or of the base alone."""
     from tuneserve.base import resolve_base
-    from tuneserve.finetune.distil import load_speaker
+    from tuneserve.finetune.distil import load_for_generation
     from tuneserve.finetune.runtime.model import load_tokenizer
     from tuneserve.finetune.tokens.encoder import Encoder
     from tuneserve.settings import ModelSettings
 
     base = resolve_base("demo").path
     encoder = Encoder(load_tokenizer(base, ModelSettings()), max_length=1 << 20)
-    model = load_speaker(base, ModelSettings())
+    model = load_for_generation(base, ModelSettings())
     if name != "base":
         from peft import PeftModel
 
@@ -127,7 +127,7 @@ def manual_pieces(encoder: Any) -> list[list[int]]:
 
 def accuracy(model: Any, encoder: Any, examples: list[Any]) -> float:
     """Share of prompts whose greedy answer is the reference."""
-    from tuneserve.finetune.self_distillation import generate
+    from tuneserve.finetune.self_distillation import generate_by_torch
 
     right = 0
     order = sorted(
@@ -135,7 +135,7 @@ def accuracy(model: Any, encoder: Any, examples: list[Any]) -> float:
     )
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
-        answers = generate(
+        answers = generate_by_torch(
             model, encoder, [ids for ids, _ in part], do_sample=False,
             max_new_tokens=LONGEST_ANSWER,
         )  # fmt: skip

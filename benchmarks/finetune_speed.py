@@ -205,26 +205,31 @@ def our_steps(
     from tuneserve.finetune.runtime.libraries import quiet
     from tuneserve.finetune.tokens.draw import EpochDraw, Stream
     from tuneserve.finetune.tokens.encoder import Encoded
-    from tuneserve.finetune.training.board import Board
-    from tuneserve.finetune.training.callbacks import Steering, Telling
-    from tuneserve.finetune.training.progress import watching
-    from tuneserve.finetune.training.stop import StopSwitch
+    from tuneserve.finetune.training.callbacks import (
+        ProgressCallback,
+        StoppingCallback,
+        StopSignal,
+        TensorBoardLogger,
+    )
+    from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
 
     settings = our_settings(options)
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
     clock = timer()
-    board = Board(Path(directory) / "tensorboard", None)
-    with watching(options.steps, "benchmark") as watch, board:
-        telling = Telling(watch, board)
-        steering = Steering(StopSwitch(), patience=3, max_general_rise=0.0, checkpoint_seconds=600)
+    logger = TensorBoardLogger(Path(directory) / "tensorboard", None)
+    with progress_display(options.steps, "benchmark") as display, logger:
+        progress = ProgressCallback(display, logger)
+        stopping = StoppingCallback(
+            StopSignal(), patience=3, max_general_rise=0.0, checkpoint_seconds=600
+        )
         once_each = Stream(tuple((place,) for place in range(len(examples))), len(examples))
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, len(examples)),
             examples, EpochDraw([once_each], settings.seed), [],
-            checkpoints=Path(directory), fresh=True, callbacks=[telling, steering, clock],
+            checkpoints=Path(directory), fresh=True, callbacks=[progress, stopping, clock],
         )  # fmt: skip
-        telling.trainer = trainer
+        progress.trainer = trainer
         with quiet():
             trainer.train()
     return clock.ends, clock.losses

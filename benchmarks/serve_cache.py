@@ -77,7 +77,7 @@ def cache_types(
 
     found = {}
     with LlamaModel(model) as loaded:
-        ids = perplexity.chunked(loaded, perplexity.read_text(text))[:chunks]
+        ids = perplexity.chunked(loaded, perplexity.read_corpus(text))[:chunks]
         for name in names:
             settings = ServeSettings(
                 ctx=CONTEXT, cache_type_k=name, cache_type_v=name, threads=threads, batch=32,

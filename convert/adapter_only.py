@@ -10,10 +10,11 @@ from tuneserve.arrays import Floats
 from tuneserve.console import say
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.write import write_quantized
 from tuneserve.convert.result import AdapterResult
-from tuneserve.convert.stage import Plan, checked_models, plan_of, write_quantized
+from tuneserve.convert.stage import Plan, checked_models, plan_of
 from tuneserve.convert.threads import one_blas_thread
-from tuneserve.convert.verify.checks import Check, GateError
+from tuneserve.convert.verify.checks import Check, VerificationError
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
 from tuneserve.convert.verify.texts import held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
@@ -38,9 +39,8 @@ def convert_adapter(
     """Write the LoRA GGUF, and the base's if it is not there yet; kept in run.json as "lora".
 
     Raises OutputExistsError if there is one already (unless `force`, or `skip_done` and it was made
-    from the same inputs), UsageError for an adapter
-    that llama.cpp can't apply, GateError if the two files don't do what training did: then nothing
-    new is left under the final names.
+    from the same inputs), UsageError for an adapter that llama.cpp can't apply, VerificationError
+    if the two files don't do what training did: then nothing new is left under the final names.
     """
     plan = plan_of(run, settings)
     target = run.lora_gguf
@@ -58,10 +58,10 @@ def convert_adapter(
         made_base = plan.base
         if not made_base.exists():
             made_base = files.enter_context(atomic_path(plan.base))
-            write_quantized(base, made_base, settings.quantization, plan)
+            write_quantized(base, made_base, settings.quantization, threads=plan.threads)
         checks = _checks(plan, tuned, made, made_base)
         if not all(check.passed for check in checks):
-            raise GateError(checks, str(target))
+            raise VerificationError(checks, str(target))
         result = AdapterResult(
             path=str(target), size_bytes=made.stat().st_size, sha256=sha256_file(made),
             base=str(plan.base), verification=checks, inputs=plan.inputs(),

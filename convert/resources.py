@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.quantization import choose_types
-from tuneserve.convert.gguf.writer import SLAB_VALUES, tensor_bytes
+from tuneserve.convert.gguf.writer import SLAB_VALUES, encoded_size
 from tuneserve.convert.imatrix import uses_importance
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
@@ -76,7 +76,7 @@ def gguf_tensor_bytes(shape: ModelShape, settings: ConvertSettings) -> dict[str,
         shapes, settings.quantization, layers=shape.layers, grouping=shape.grouping,
         has_imatrix=uses_imatrix(settings),
     )  # fmt: skip
-    return {choice.name: tensor_bytes(shapes[choice.name], choice.type) for choice in choices}
+    return {choice.name: encoded_size(shapes[choice.name], choice.type) for choice in choices}
 
 
 def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:

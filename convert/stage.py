@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,25 +14,28 @@ from tuneserve.console import human_bytes, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import CopiedTensor, tensor_bytes, write_gguf
-from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
+from tuneserve.convert.gguf.write import (
+    measure_importance,
+    planned_bytes,
+    temporary_quantization,
+    write_quantized,
+)
+from tuneserve.convert.gguf.writer import CopiedTensor
+from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
 from tuneserve.convert.model_card import Origin, write_handover
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
-from tuneserve.convert.verify import Candidate, GateError, verify
+from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.checks import PROBE_BYTES
-from tuneserve.convert.verify.logits import open_model
 from tuneserve.convert.verify.texts import held_out
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
-
-LARGE_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,8 @@ def convert(
     """Merge, write, quantize and verify; returns the stage's result as kept in run.json.
 
     Raises OutputExistsError before any slow work if there is a result already (unless `force`, or
-    `skip_done` and it was made from the same inputs with the same settings), GateError if the
-    result fails verification: then nothing is left under the final names.
+    `skip_done` and it was made from the same inputs with the same settings), VerificationError if
+    the result fails verification: then nothing is left under the final names.
     """
     plan = plan_of(run, settings)
     if not force:
@@ -176,13 +179,13 @@ def _make(
     settings = plan.settings
     clock = Clock()
     with ExitStack() as files:
-        # The files get their names when this block ends well, after the verdict.
+        # The files get their names when this block ends well, after the verification.
         made_tuned = files.enter_context(atomic_path(plan.tuned))
         made_base = files.enter_context(atomic_path(plan.base))
         made_f16 = None
         if settings.keep_f16 and settings.quantization != "F16":
             made_f16 = files.enter_context(atomic_path(plan.f16))
-            write_quantized(tuned, made_f16, "F16", plan)
+            write_quantized(tuned, made_f16, "F16", threads=plan.threads)
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
         checkpoint = None
@@ -190,16 +193,22 @@ def _make(
             checkpoint = files.enter_context(atomic_path(plan.merged))
             _write_checkpoint(plan, tuned.checkpoint, checkpoint)
         clock.lap("before the GGUF")
-        choices = write_quantized(tuned, made_tuned, settings.quantization, plan, matrix)
+        choices = write_quantized(
+            tuned, made_tuned, settings.quantization,
+            threads=plan.threads, matrix=matrix, matrix_file=plan.imatrix.name,
+        )  # fmt: skip
         clock.lap("merge and quantize")
         copied = copied_tensors(
             TensorFile(made_tuned),
             tuned.changed,
             base.choices(settings.quantization, has_imatrix=matrix is not None),
         )
-        write_quantized(base, made_base, settings.quantization, plan, matrix, copied)
+        write_quantized(
+            base, made_base, settings.quantization,
+            threads=plan.threads, matrix=matrix, matrix_file=plan.imatrix.name, copied=copied,
+        )  # fmt: skip
         clock.lap("quantize the base")
-        verdict = verify(
+        verified = verify(
             Candidate(
                 made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
                 matrix.means() if matrix else None, checkpoint, made_f16,
@@ -207,15 +216,15 @@ def _make(
             settings,
         )  # fmt: skip
         clock.lap("verify")
-        if not verdict.passed:
-            raise GateError(verdict.checks, str(plan.tuned))
+        if not verified.passed:
+            raise VerificationError(verified.checks, str(plan.tuned))
         result = ConvertResult(
             tuned=_described(made_tuned, plan.tuned, settings.quantization),
             base=_described(made_base, plan.base, settings.quantization),
             tensor_types=dict(Counter(choice.type for choice in choices)),
             fallbacks=fallbacks(choices),
-            verification=verdict.checks,
-            sample=verdict.sample,
+            verification=verified.checks,
+            sample=verified.sample,
             seconds=clock.laps,
             settings=settings.model_dump(mode="json"),
             inputs=plan.inputs(),
@@ -240,53 +249,17 @@ def _per_second(value: float) -> str:
 def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> ImportanceMatrix:
     """The importance matrix of the training examples, which is kept beside the GGUFs.
 
-    Measured on a temporary file: F16, or Q8_0 where that would be large.
+    Measured on a temporary file.
     """
     made = files.enter_context(atomic_path(plan.imatrix))
-    kind = measured_quantization(tuned)
+    kind = temporary_quantization(tuned)
     with _scratch(plan.run.tuned_gguf(f"{kind}-for-imatrix")) as path:
-        write_quantized(tuned, path, kind, plan)
-        matrix = _measured(plan, path)
+        write_quantized(tuned, path, kind, threads=plan.threads)
+        matrix = measure_importance(
+            path, plan.run.split("train"), plan.settings.imatrix_tokens, threads=plan.threads
+        )
     matrix.write(made)
     return matrix
-
-
-def measured_quantization(tuned: GGUFModel) -> str:
-    """The quantization of the temporary file on which the importance matrix is measured."""
-    return "F16" if planned_bytes(tuned, "F16") <= LARGE_BYTES else "Q8_0"
-
-
-def _measured(plan: Plan, path: Path) -> ImportanceMatrix:
-    with open_model(path) as model:
-        chunks = training_chunks(model, plan.run.split("train"), plan.settings.imatrix_tokens)
-        total = sum(len(chunk) for chunk in chunks)
-        with progress("importance matrix", total, unit="tokens") as advance:
-            return collect(model, chunks, threads=plan.threads, advance=advance)
-
-
-def write_quantized(
-    model: GGUFModel,
-    path: Path,
-    quantization: str,
-    plan: Plan,
-    matrix: ImportanceMatrix | None = None,
-    copied: Mapping[str, CopiedTensor] | None = None,
-) -> list[Choice]:
-    """Write a GGUF; tensors in `copied` are taken from there instead of being made."""
-    choices = model.choices(quantization, has_imatrix=matrix is not None)
-    metadata = model.metadata(quantization)
-    if matrix is not None:
-        metadata |= matrix.provenance(plan.imatrix.name)
-    scale = 2.0  # rates are told in bytes of 16-bit weights
-    label = f"write {path.name.removesuffix('.partial')}"
-    with progress(label, model.parameters * scale, rate=_per_second) as advance:
-        write_gguf(
-            path, metadata, {**model.sources, **(copied or {})}, choices,
-            threads=plan.threads,
-            importance=matrix.means() if matrix else None,
-            advance=lambda values: advance(values * scale),
-        )  # fmt: skip
-    return choices
 
 
 def copied_tensors(
@@ -330,17 +303,10 @@ def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
     if settings.keep_f16 and settings.quantization != "F16":
         needed += planned_bytes(models[0], "F16")
     if plan.uses_imatrix:
-        needed += planned_bytes(models[0], measured_quantization(models[0]))
+        needed += planned_bytes(models[0], temporary_quantization(models[0]))
     if settings.merged_checkpoint:
         needed += checkpoint_bytes(models[0].checkpoint)
     check_disk(plan.run.gguf, needed + PROBE_BYTES)
-
-
-def planned_bytes(model: GGUFModel, quantization: str) -> int:
-    return sum(
-        tensor_bytes(model.sources[choice.name].shape, choice.type)
-        for choice in model.choices(quantization)
-    )
 
 
 def _described(made: Path, final: Path, quantization: str) -> GGUFRecord:

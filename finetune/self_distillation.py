@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.files import read_text
 from tuneserve.finetune.examples import Example
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.thoughts import CLOSE, OPEN
@@ -55,12 +56,7 @@ def read_questions(path: Path) -> list[Question]:
 
     Raises UsageError if it can't be read or holds none.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UsageError("no such file of questions", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't be read: {error}", where=str(path)) from error
+    lines = read_text(path, "file of questions").splitlines()
     group, found = "general", []
     for line in map(str.strip, lines):
         if line.startswith("#"):
@@ -94,7 +90,7 @@ def general_example(encoder: Encoder, asked: Asked, answer: list[int]) -> dict[s
     return {"group": question.group, "instruction": question.text, "output": text}
 
 
-def generate(
+def generate_by_torch(
     model: Any, encoder: Encoder, prompts: Sequence[list[int]], **how: Any
 ) -> list[list[int]]:
     """The ids that a model of transformers writes after each prompt, the end token included if it

@@ -15,10 +15,9 @@ from pathlib import Path
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.console import progress, say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.gguf.write import planned_bytes, temporary_quantization, write_quantized
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.resources import check_disk
-from tuneserve.convert.stage import measured_quantization, planned_bytes
 from tuneserve.errors import TuneserveError
 from tuneserve.files import cache_directory
 from tuneserve.finetune.distil import answers_by_torch
@@ -51,11 +50,9 @@ def make_general(
     say(f"base model: {base.name}; {len(asked):,} answers")
     with quiet(), tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
         by_torch = settings.load_in_4bit or _only_torch_has_a_gpu()
-        path = Path(scratch) / "base.gguf"
-        if not by_torch:
-            _write_base(base, path)
+        path = None if by_torch else _write_base(base, Path(scratch))
         with progress("answering", len(asked), unit="answers") as advance:
-            if by_torch:
+            if path is None:
                 answers = answers_by_torch(base.path, settings, encoder, asked, sampling, advance)
             else:
                 answers = answers_by_engine(path, asked, sampling, advance)
@@ -82,15 +79,13 @@ def _only_torch_has_a_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _write_base(base: ResolvedBase, path: Path) -> None:
+def _write_base(base: ResolvedBase, folder: Path) -> Path:
     model = GGUFModel(MergedCheckpoint(base.path), base.path, name=base.name)
-    kind = measured_quantization(model)
-    check_disk(path.parent, planned_bytes(model, kind))
-    with progress(f"write the base as {kind}", model.parameters, unit="weights") as advance:
-        write_gguf(
-            path, model.metadata(kind), model.sources, model.choices(kind),
-            threads=physical_cores(), advance=advance,
-        )  # fmt: skip
+    kind = temporary_quantization(model)
+    check_disk(folder, planned_bytes(model, kind))
+    path = folder / f"base-{kind}.gguf"
+    write_quantized(model, path, kind, threads=physical_cores())
+    return path
 
 
 def answers_by_engine(

@@ -1,4 +1,5 @@
-"""Files that are whole or absent: written under a temporary name, then renamed."""
+"""Files that are whole or absent: written under a temporary name, then renamed. And texts that a
+user names: read, or an error that says which and why."""
 
 from __future__ import annotations
 
@@ -108,6 +109,41 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """A text in UTF-8, with or without a byte order mark. `what` it is stands in the error.
+
+    Raises UsageError if there is none, or it can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"no such {what}", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"can't be read: not UTF-8 (byte {error.start + 1})", where=str(path)
+        ) from error
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
+
+
+def read_json(path: Path, what: str = "file", *, hint: str = "") -> dict[str, Any]:
+    """The object in a JSON file. `what` it is and the `hint` stand in the error.
+
+    Raises UsageError if there is no such file, it can't be read, or holds something else.
+    """
+    try:
+        value = json.loads(read_text(path, what))
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
+        ) from error
+    except RecursionError:
+        raise UsageError("not valid JSON (nested too deep)", where=str(path), hint=hint) from None
+    if not isinstance(value, dict):
+        raise UsageError("not a JSON object", where=str(path), hint=hint)
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

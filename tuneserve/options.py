@@ -1,14 +1,15 @@
 """Command-line options derived from the settings models.
 
-`@settings_options("serve")` gives a command one option per field of ServeSettings, and
-`resolve_settings` layers what was said: defaults < the run's saved settings < the recipe < options.
+`@settings_options("serve")` gives a command one option per field of ServeSettings,
+`resolve_settings` layers what was said: defaults < the run's saved settings < the recipe < options,
+and `as_options` gives the options that say the same as some settings.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,9 +20,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tuneserve.recipe import load_recipe, validate
-from tuneserve.settings import Recipe
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+OptionNames = dict[tuple[str, str], str]
+"""Section and field to the option's name"""
+
+# Where and for whom a server listens and what it logs; the benchmark starts its own.
+_OF_THE_SERVER_ALONE = {
+    "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
+}  # fmt: skip
+BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
+"""What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
 
 
 def section_model(section: str) -> type[BaseModel]:
@@ -31,25 +42,31 @@ def section_model(section: str) -> type[BaseModel]:
     return annotation
 
 
+def option_names(sections: Sequence[str], only: Collection[str] | None = None) -> OptionNames:
+    """The option's name ('gpu_layers') of every field of the given recipe sections, or of those in
+    `only`: that of the field, or where an earlier section has a field of that name the section's
+    and the field's ('serve_ctx')."""
+    names: dict[tuple[str, str], str] = {}
+    taken: set[str] = set()
+    for section in sections:
+        for name in section_model(section).model_fields:
+            if only is None or name in only:
+                names[section, name] = name if name not in taken else f"{section}_{name}"
+                taken.add(name)
+    return names
+
+
 def settings_options(
     *sections: str, only: Collection[str] | None = None
 ) -> Callable[[Command], Command]:
-    """Add an option for every field of the given recipe sections, or for those in `only`.
-
-    Options are named after the field (`--gpu-layers`); where two of the sections share a field
-    name, the later section's option carries the section as prefix (`--bench-ctx`).
-    """
+    """Add an option for every field of the given recipe sections, or for those in `only`; they are
+    named by `option_names`."""
 
     def decorate(command: Command) -> Command:
-        seen: set[str] = set()
-        decorators = []
-        for section in sections:
-            for name, field in section_model(section).model_fields.items():
-                if only is not None and name not in only:
-                    continue
-                option = name if name not in seen else f"{section}_{name}"
-                seen.add(name)
-                decorators.append(_option(section, name, option, field))
+        decorators = [
+            _option(section, name, option, section_model(section).model_fields[name])
+            for (section, name), option in option_names(sections, only).items()
+        ]
         for decorator in reversed(decorators):
             command = decorator(command)
         return command
@@ -57,12 +74,35 @@ def settings_options(
     return decorate
 
 
+def as_options(settings: Recipe, names: OptionNames, *others: Recipe) -> list[str]:
+    """The command line options (of those with `names`) that give these settings: one for every
+    setting that is not the default, or not what it is in one of the `others`."""
+    words: list[str] = []
+    for (section, name), option in names.items():
+        values = [getattr(getattr(recipe, section), name) for recipe in (settings, *others)]
+        default = section_model(section).model_fields[name].get_default()
+        value = values[0]
+        if all(value == other for other in (default, *values)):
+            continue
+        flag = _flag(option)
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{flag}", text]
+    return words
+
+
+def _flag(option: str) -> str:
+    return option.replace("_", "-")
+
+
 def parameter_name(section: str, name: str) -> str:
     return f"setting__{section}__{name}"
 
 
 def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[[Any], Any]:
-    flag = option.replace("_", "-")
+    flag = _flag(option)
     kind, multiple, boolean = _click_type(field)
     declaration = f"--{flag}/--no-{flag}" if boolean else f"--{flag}"
     default = field.get_default()

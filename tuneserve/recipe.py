@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tuneserve.errors import UsageError
+from tuneserve.files import read_text
 from tuneserve.settings import Recipe
 
 
@@ -22,12 +23,7 @@ def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     Raises UsageError naming file and line for bad TOML, unknown keys (with the nearest known
     one) and values out of bounds; all of them at once.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UsageError("no such recipe", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't be read: {error}", where=str(path)) from error
+    text = read_text(path, "recipe")
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,6 +1,6 @@
 """Held-out prompts that share wording with a training example.
 
-A shared run of words is a sign that the answer may be remembered rather than found. Wording that
+A shared n-gram of words is a sign that the answer may be remembered rather than found. Wording that
 many examples have in common (the instruction) says nothing and is taken out first.
 """
 
@@ -19,13 +19,13 @@ WORDS = 8
 BOILERPLATE_WORDS = 4
 COMMON_SHARE = 0.05  # of all examples, beside three at the least
 
-Run = tuple[str, ...]
+NGram = tuple[str, ...]
 
 
 def check_contamination(
     pairs: Sequence[Pair], training: Sequence[Example], settings: BenchSettings
 ) -> Contamination:
-    """Find the held-out prompts that share a run of WORDS words with a training example."""
+    """Find the held-out prompts that share an n-gram of WORDS words with a training example."""
     found = overlapping([pair.example for pair in pairs], training)
     clean = [pair for pair in pairs if pair.example.id not in found]
     without = None
@@ -35,16 +35,16 @@ def check_contamination(
 
 
 def overlapping(held_out: Sequence[Example], training: Sequence[Example]) -> set[str]:
-    """Ids of the held-out examples with a telling run of words in common with training."""
+    """Ids of the held-out examples that share an n-gram outside the boilerplate with training."""
     texts = [_words(example) for example in (*training, *held_out)]
-    frequency = Counter(run for words in texts for run in set(_windows(words, BOILERPLATE_WORDS)))
+    frequency = Counter(gram for words in texts for gram in set(_ngrams(words, BOILERPLATE_WORDS)))
     least = max(3.0, COMMON_SHARE * len(texts))
-    boilerplate = {run for run, count in frequency.items() if count >= least}
-    seen = {run for example in training for run in _telling_runs(_words(example), boilerplate)}
+    boilerplate = {gram for gram, count in frequency.items() if count >= least}
+    seen = {gram for example in training for gram in _own_ngrams(_words(example), boilerplate)}
     return {
         example.id
         for example in held_out
-        if not seen.isdisjoint(_telling_runs(_words(example), boilerplate))
+        if not seen.isdisjoint(_own_ngrams(_words(example), boilerplate))
     }
 
 
@@ -58,11 +58,11 @@ def _words(example: Example) -> list[str]:
     ]
 
 
-def _telling_runs(words: list[str], boilerplate: set[Run]) -> set[Run]:
-    """Runs of WORDS words between the boilerplate; where all that is left is shorter, that."""
+def _own_ngrams(words: list[str], boilerplate: set[NGram]) -> set[NGram]:
+    """N-grams of WORDS words outside the boilerplate; where all that is left is shorter, that."""
     common = [False] * len(words)
-    for first, run in enumerate(_windows(words, BOILERPLATE_WORDS)):
-        if run in boilerplate:
+    for first, gram in enumerate(_ngrams(words, BOILERPLATE_WORDS)):
+        if gram in boilerplate:
             common[first : first + BOILERPLATE_WORDS] = [True] * BOILERPLATE_WORDS
     parts: list[list[str]] = [[]]
     for word, is_common in zip(words, common, strict=True):
@@ -73,8 +73,8 @@ def _telling_runs(words: list[str], boilerplate: set[Run]) -> set[Run]:
     own = [part for part in parts if part]
     if sum(map(len, own)) <= WORDS:
         return {tuple(word for part in own for word in part)} - {()}
-    return {run for part in own for run in _windows(part, WORDS)}
+    return {gram for part in own for gram in _ngrams(part, WORDS)}
 
 
-def _windows(words: list[str], size: int) -> list[Run]:
+def _ngrams(words: list[str], size: int) -> list[NGram]:
     return [tuple(words[first : first + size]) for first in range(len(words) - size + 1)]

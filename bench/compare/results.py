@@ -10,6 +10,7 @@ from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.tasks.examples import Example
+from tuneserve.charts import LossCurves
 
 Outcome = Literal["better", "worse", "no difference shown"]
 Retention = Literal["forgotten", "no forgetting shown", "not measured"]
@@ -121,9 +122,9 @@ class GroupComparison:
 
 @dataclass(frozen=True)
 class GapComparison:
-    """The widest gap in accuracy between groups, before and after. `p`: how often groups dealt at
-    random would have it grow as much; `widened` if the change's interval is above zero and `p`
-    agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
+    """The widest gap in accuracy between groups, before and after. `p`: the one-sided p of a
+    permutation test that the gap has grown; `widened` if the change's interval is above zero and
+    `p` agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
 
     base: float
     tuned: float
@@ -146,8 +147,8 @@ class OtherComparison:
 
 @dataclass(frozen=True)
 class Contamination:
-    """Held-out prompts that share a run of `words` words with a training example (`ids`), and the
-    difference between tuned and base on the others; None where none or all are left."""
+    """Held-out prompts that share an n-gram of `words` words with a training example (`ids`), and
+    the difference between tuned and base on the others; None where none or all are left."""
 
     words: int
     ids: list[str]
@@ -216,8 +217,8 @@ class AnswerCounts:
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One of the two models."""
+class ContenderSummary:
+    """One of the two models: its file, its speed, how its answers ended."""
 
     name: str
     file: str
@@ -230,10 +231,10 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Rung:
+class SweepResult:
     """The tuned model at one quantization with one KV cache type.
 
-    `kld` (nats) and `same_top` are against the top rung, F16 with an f16 cache, for which they
+    `kld` (nats) and `same_top` are against the reference, F16 with an f16 cache, for which they
     are None; so are `difference` (in accuracy, paired) and its Holm-adjusted p.
     """
 
@@ -247,16 +248,6 @@ class Rung:
     accuracy: Estimate
     difference: Estimate | None
     adjusted_p: float | None
-
-
-@dataclass(frozen=True)
-class Curves:
-    """How training went: (optimizer step, loss per answer token in nats) of the training batches
-    and of the eval split, and the step whose weights were kept."""
-
-    train: list[tuple[int, float]]
-    eval: list[tuple[int, float]]
-    best_step: int | None
 
 
 @dataclass(frozen=True)
@@ -291,12 +282,12 @@ class Report:
     forgetting: Forgetting
     tasks: list[TaskComparison]
     texts: list[TextComparison]
-    curves: Curves | None
+    curves: LossCurves | None
     load: list[Load]
     server: ServerStart | None
-    ladder: list[Rung]
-    base: Contender
-    tuned: Contender
+    ladder: list[SweepResult]
+    base: ContenderSummary
+    tuned: ContenderSummary
     conditions: dict[str, str]
     provenance: Provenance
     pairs: list[Pair] = field(default_factory=list, repr=False)

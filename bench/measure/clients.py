@@ -22,14 +22,15 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
+import tuneserve
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Subject
+from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.speed import Rate
-from tuneserve.bench.options import as_options
 from tuneserve.console import progress
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, free_gpu_memory
-from tuneserve.settings import BenchSettings, ServeSettings
+from tuneserve.options import as_options, option_names
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 from tuneserve.template import api_message
 from tuneserve.thoughts import KEY
 
@@ -42,6 +43,16 @@ ANSWER_TOKENS = 48
 REQUESTS = 2  # of each client in a round
 ROUNDS = 3
 START_SECONDS = 600.0
+# `python -m tuneserve` would import a tuneserve.py or serve.py of the current folder:
+# with -P that folder is not searched. The first argument is the folder that holds this package.
+_TUNESERVE = """
+import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+from tuneserve.cli import main
+main()
+"""
 
 Conversation = Sequence[dict[str, str]]
 
@@ -68,18 +79,20 @@ class ServerStart:
     gpu_memory: int
 
 
-def measure_clients(subject: Subject, prompts: Sequence[Conversation], journal: Journal) -> None:
+def measure_clients(
+    contender: Contender, prompts: Sequence[Conversation], journal: Journal
+) -> None:
     """Serve the model and measure every number of clients that the journal does not hold yet."""
-    levels = subject.bench.clients
-    todo = [count for count in levels if not journal.has(LOAD, subject.name, str(count))]
+    levels = contender.bench.clients
+    todo = [count for count in levels if not journal.has(LOAD, contender.name, str(count))]
     if not todo:
         return
-    bias = _no_end(subject.path)
+    bias = _no_end(contender.path)
     rounds = (ROUNDS + 1) * len(todo)
     with (
-        served(subject.path, _settings(subject.serve, subject.bench)) as server,
+        served(contender.path, _settings(contender.serve, contender.bench)) as server,
         _client(server.url) as client,
-        progress(f"{subject.name}: clients", rounds, unit="rounds") as advance,
+        progress(f"{contender.name}: clients", rounds, unit="rounds") as advance,
     ):
         for count in todo:
             # The first round warms up: threads, connections, the server's prefix cache.
@@ -87,9 +100,9 @@ def measure_clients(subject: Subject, prompts: Sequence[Conversation], journal: 
             for _ in range(ROUNDS + 1):
                 samples.append(_round(client, prompts, count, bias))
                 advance(1)
-            journal.add(LOAD, subject.name, str(count), asdict(_summed_up(count, samples[1:])))
+            journal.add(LOAD, contender.name, str(count), asdict(_summed_up(count, samples[1:])))
         start = ServerStart(server.seconds, _peak_memory(server.process), server.gpu_memory)
-        journal.add(START, subject.name, "", asdict(start))
+        journal.add(START, contender.name, "", asdict(start))
 
 
 def read_loads(journal: Journal, name: str, levels: Sequence[int]) -> list[Load]:
@@ -115,8 +128,9 @@ class Served:
 @contextmanager
 def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
     """`tuneserve serve` on any free port, ready; stopped when the block is left."""
-    command = [sys.executable, "-m", "tuneserve", "serve", str(path), "--name", NAME]
-    command += as_options(settings)
+    root = str(Path(tuneserve.__file__).parents[1])
+    command = [sys.executable, "-P", "-c", _TUNESERVE, root, "serve", str(path), "--name", NAME]
+    command += as_options(Recipe(serve=settings), option_names(["serve"]))
     free = sum(free_gpu_memory())
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()

@@ -1,8 +1,9 @@
-"""The quantization ladder: what each step down costs, with either KV cache type.
+"""A sweep over quantizations (--ladder): what each costs, with either KV cache type.
 
-Every rung is the tuned model as another GGUF with another KV cache. Perplexity and KL divergence
+Every point is the tuned model as another GGUF with another KV cache. Perplexity and KL divergence
 are of the held-out conversations, rendered as the model sees them; accuracy is of the answers to
-the held-out prompts. The top rung, F16 with an f16 cache, is what the others are compared with.
+the held-out prompts. The reference point, F16 with an f16 cache, is what the others are compared
+with.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ import numpy as np
 from tuneserve.arrays import Ids
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import Asked, read_responses
-from tuneserve.bench.compare.results import Rung
+from tuneserve.bench.compare.results import SweepResult
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder_files import FULL, Step
-from tuneserve.bench.measure.measure import Subject, Work, measure_answers
+from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
 from tuneserve.bench.measure.perplexity import CHUNK, MeanError
 from tuneserve.bench.stats import significance
 from tuneserve.bench.tasks.examples import Example
 from tuneserve.console import progress
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.write import measure_importance, write_quantized
+from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.files import atomic_path
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.gguf.reader import GGUFFile
-from tuneserve.llama import LlamaModel
+from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.prompt import encode_text, template_of
-from tuneserve.settings import BenchSettings, KVCacheType, ServeSettings
+from tuneserve.run import RunDirectory
+from tuneserve.settings import BenchSettings, ConvertSettings, KVCacheType, ServeSettings
 from tuneserve.thoughts import KEY
 
 FIDELITY = "fidelity"
@@ -38,22 +45,42 @@ MOST_CHUNKS = 24  # of 512 tokens; the KL divergence's error is small by then
 
 
 @dataclass(frozen=True)
-class Place:
-    """A rung to be measured."""
+class SweepStep:
+    """A way to quantize: the type, and whether an importance matrix steers it."""
 
-    step: Step
-    cache: KVCacheType
-    subject: Subject
+    quantization: str
+    imatrix: bool = False
 
     @property
-    def is_top(self) -> bool:
+    def name(self) -> str:
+        return f"{self.quantization}{' + imatrix' if self.imatrix else ''}"
+
+
+FULL = SweepStep("F16")
+STEPS = (FULL, SweepStep("Q8_0"), SweepStep("Q4_K_M"), SweepStep("Q4_K_M", imatrix=True))
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """A quantization with a KV cache type, and the contender that is measured for it."""
+
+    step: SweepStep
+    cache: KVCacheType
+    contender: Contender
+
+    @property
+    def is_reference(self) -> bool:
         return self.step == FULL and self.cache == CACHES[0]
 
 
-def places(paths: dict[Step, Path], serve: ServeSettings, bench: BenchSettings) -> list[Place]:
-    """Every step with every cache, from the top."""
+def sweep_points(
+    paths: dict[SweepStep, Path], serve: ServeSettings, bench: BenchSettings
+) -> list[SweepPoint]:
+    """Every step with every cache, the reference first."""
     return [
-        Place(step, cache, Subject(f"{step.name}, {cache}", path, _with_cache(serve, cache), bench))
+        SweepPoint(
+            step, cache, Contender(f"{step.name}, {cache}", path, _with_cache(serve, cache), bench)
+        )
         for step, path in paths.items()
         for cache in CACHES
     ]
@@ -63,15 +90,40 @@ def _with_cache(serve: ServeSettings, cache: KVCacheType) -> ServeSettings:
     return serve.model_copy(update={"cache_type_k": cache, "cache_type_v": cache})
 
 
-def measure_ladder(
-    rungs: Sequence[Place], examples: Sequence[Example], work: Work, journal: Journal
+def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> dict[SweepStep, Path]:
+    """A GGUF of the tuned model for every step; those that `folder` has already are kept.
+
+    Raises UsageError where the base checkpoint that the run was trained on is gone.
+    """
+    base = Path(run.require_stage("train", TrainOutput).base.path)
+    model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
+    threads = settings.threads or physical_cores()
+    paths = {step: folder / f"{step.name.replace(' ', '')}.gguf" for step in STEPS}
+    for step, path in paths.items():
+        if path.is_file():
+            continue
+        matrix = None
+        if step.imatrix:
+            matrix = measure_importance(
+                paths[FULL], run.split("train"), settings.imatrix_tokens, threads=threads
+            )
+        with atomic_path(path) as made:
+            write_quantized(
+                model, made, step.quantization,
+                threads=threads, matrix=matrix, matrix_file=f"{run.name}.imatrix.gguf",
+            )  # fmt: skip
+    return paths
+
+
+def measure_sweep(
+    points: Sequence[SweepPoint], examples: Sequence[Example], workload: Workload, journal: Journal
 ) -> None:
-    """Everything of all rungs that the journal does not hold yet."""
-    for rung in rungs:
-        if not journal.has(FIDELITY, rung.subject.name):
-            value = {**_size(rung.subject.path), **_fidelity(rungs[0], rung, examples)}
-            journal.add(FIDELITY, rung.subject.name, "", value)
-        measure_answers(rung.subject, work, journal)
+    """Everything of all points that the journal does not hold yet."""
+    for point in points:
+        if not journal.has(FIDELITY, point.contender.name):
+            value = {**_size(point.contender.path), **_fidelity(points[0], point, examples)}
+            journal.add(FIDELITY, point.contender.name, "", value)
+        measure_answers(point.contender, workload, journal)
 
 
 def _size(path: Path) -> dict[str, Any]:
@@ -82,23 +134,27 @@ def _size(path: Path) -> dict[str, Any]:
     return {"size_bytes": path.stat().st_size, "bits_per_weight": bits / weights}
 
 
-def _fidelity(top: Place, rung: Place, examples: Sequence[Example]) -> dict[str, Any]:
-    """Perplexity of the conversations, and divergence from the top rung."""
-    serve = rung.subject.serve
-    with LlamaModel(rung.subject.path, gpu_layers=serve.gpu_layers) as model:
+def _fidelity(
+    reference: SweepPoint, point: SweepPoint, examples: Sequence[Example]
+) -> dict[str, Any]:
+    """Perplexity of the conversations, and divergence from the reference point."""
+    serve = point.contender.serve
+    with LlamaModel(point.contender.path, gpu_layers=serve.gpu_layers) as model:
         chunks = _chunks(model, examples)
         n_ctx = chunks.shape[1]
         with (
             perplexity.perplexity_context(model, serve, n_ctx) as context,
-            progress(f"{rung.subject.name}: fidelity", len(chunks), unit="chunks") as advance,
+            progress(f"{point.contender.name}: fidelity", len(chunks), unit="chunks") as advance,
         ):
-            if rung.is_top:
+            if point.is_reference:
                 losses = perplexity.text_nll(context, chunks, advance)
                 found = perplexity.summarise_perplexity(losses)
                 return {"perplexity": asdict(found.perplexity), "kld": None, "same_top": None}
             with (
-                LlamaModel(top.subject.path, gpu_layers=serve.gpu_layers) as full,
-                perplexity.perplexity_context(full, top.subject.serve, n_ctx) as full_context,
+                LlamaModel(reference.contender.path, gpu_layers=serve.gpu_layers) as full,
+                perplexity.perplexity_context(
+                    full, reference.contender.serve, n_ctx
+                ) as full_context,
             ):
                 parts = perplexity.text_divergence(full_context, context, chunks, advance)
     compared = perplexity.summarise_divergence(parts, len(chunks))
@@ -122,32 +178,34 @@ def _chunks(model: LlamaModel, examples: Sequence[Example]) -> Ids:
     return perplexity.cut(tokens, n_ctx)[:MOST_CHUNKS]
 
 
-def read_ladder(
-    rungs: Sequence[Place], asked: Asked, journal: Journal, settings: BenchSettings
-) -> list[Rung]:
-    """The measured rungs, each against the top one, with Holm-adjusted p."""
+def read_sweep(
+    points: Sequence[SweepPoint], asked: Asked, journal: Journal, settings: BenchSettings
+) -> list[SweepResult]:
+    """The measured points, each against the reference point, with Holm-adjusted p."""
     scores = [
-        np.array([response.score for response in read_responses(journal, rung.subject.name, asked)])
-        for rung in rungs
+        np.array(
+            [response.score for response in read_responses(journal, point.contender.name, asked)]
+        )
+        for point in points
     ]
     clusters = analysis.clusters_of(asked.task.examples)
     compared = [analysis.compare_scores(other, scores[0], clusters, settings) for other in scores]
     adjusted = [1.0, *significance.holm([found.p for found in compared[1:]])]
     rows = []
-    for rung, found, p in zip(rungs, compared, adjusted, strict=True):
-        measured = journal.get(FIDELITY, rung.subject.name)
+    for point, found, p in zip(points, compared, adjusted, strict=True):
+        measured = journal.get(FIDELITY, point.contender.name)
         rows.append(
-            Rung(
-                name=rung.step.name,
-                cache=rung.cache,
+            SweepResult(
+                name=point.step.name,
+                cache=point.cache,
                 size_bytes=measured["size_bytes"],
                 bits_per_weight=measured["bits_per_weight"],
                 perplexity=MeanError(**measured["perplexity"]),
-                kld=None if rung.is_top else MeanError(**measured["kld"]),
-                same_top=None if rung.is_top else MeanError(**measured["same_top"]),
+                kld=None if point.is_reference else MeanError(**measured["kld"]),
+                same_top=None if point.is_reference else MeanError(**measured["same_top"]),
                 accuracy=found.tuned,
-                difference=None if rung.is_top else found.difference,
-                adjusted_p=None if rung.is_top else p,
+                difference=None if point.is_reference else found.difference,
+                adjusted_p=None if point.is_reference else p,
             )
         )
     return rows

@@ -25,14 +25,14 @@ from tuneserve.settings import BenchSettings, ServeSettings
 
 LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
 TEXT, SPEED = "text", "speed"
-AGAIN, ENDPOINT = "base again", "endpoint"
+NOISE_FLOOR, ENDPOINT = "base again", "endpoint"
 LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
 BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
 
 
 @dataclass(frozen=True)
-class Question:
+class GenerationRequest:
     """A prompt to be answered with at most `max_tokens` tokens."""
 
     encoded: EncodedExample
@@ -44,22 +44,22 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """What each model is measured on.
 
-    `questions` are answered; of `expected` the likelihood of the references is taken; `choices`
+    `requests` are answered; of `expected` the likelihood of the references is taken; `choices`
     is every prompt with every choice (id: see `choice_id`) where answers are chosen rather than
     generated; `texts` by name, as token ids [chunks, n_ctx].
     """
 
-    questions: list[Question]
+    requests: list[GenerationRequest]
     expected: list[EncodedExample]
     choices: list[EncodedExample]
     texts: dict[str, Ids]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Contender:
     """A model to measure under a name ('base', 'tuned'), and how it is run."""
 
     name: str
@@ -68,36 +68,36 @@ class Subject:
     bench: BenchSettings
 
 
-def measure(subject: Subject, work: Work, journal: Journal) -> None:
+def measure(contender: Contender, workload: Workload, journal: Journal) -> None:
     """Everything of one model that the journal does not hold yet."""
-    with _LoadedWhenNeeded(subject) as loaded:
-        _measure_likelihoods(LIKELIHOOD, subject, loaded, work.expected, journal)
-        _measure_likelihoods(CHOICE, subject, loaded, work.choices, journal)
-        _measure_texts(subject, loaded, work.texts, journal)
-        _measure_speed(subject, loaded, work.expected, journal)
-    generate_answers(subject, work.questions, journal)
+    with _LoadedWhenNeeded(contender) as loaded:
+        _measure_likelihoods(LIKELIHOOD, contender, loaded, workload.expected, journal)
+        _measure_likelihoods(CHOICE, contender, loaded, workload.choices, journal)
+        _measure_texts(contender, loaded, workload.texts, journal)
+        _measure_speed(contender, loaded, workload.expected, journal)
+    generate_answers(contender, workload.requests, journal)
 
 
-def measure_answers(subject: Subject, work: Work, journal: Journal) -> None:
+def measure_answers(contender: Contender, workload: Workload, journal: Journal) -> None:
     """Only what the model answers, generated or chosen."""
-    with _LoadedWhenNeeded(subject) as loaded:
-        _measure_likelihoods(CHOICE, subject, loaded, work.choices, journal)
-    generate_answers(subject, work.questions, journal)
+    with _LoadedWhenNeeded(contender) as loaded:
+        _measure_likelihoods(CHOICE, contender, loaded, workload.choices, journal)
+    generate_answers(contender, workload.requests, journal)
 
 
 class _LoadedWhenNeeded:
-    """The subject's model, loaded at the first call."""
+    """The contender's model, loaded at the first call."""
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    def __init__(self, contender: Contender) -> None:
+        self._contender = contender
         self._model: LlamaModel | None = None
         self.load_seconds = 0.0
 
     def __call__(self) -> LlamaModel:
         if self._model is None:
-            serve, started = self._subject.serve, time.perf_counter()
+            serve, started = self._contender.serve, time.perf_counter()
             self._model = LlamaModel(
-                self._subject.path, gpu_layers=serve.gpu_layers, mmap=serve.mmap
+                self._contender.path, gpu_layers=serve.gpu_layers, mmap=serve.mmap
             )
             self.load_seconds = time.perf_counter() - started
         return self._model
@@ -112,85 +112,89 @@ class _LoadedWhenNeeded:
 
 def _measure_likelihoods(
     kind: str,
-    subject: Subject,
+    contender: Contender,
     loaded: _LoadedWhenNeeded,
     encoded: Sequence[EncodedExample],
     journal: Journal,
 ) -> None:
     ids = [item.example.id for item in encoded]
-    known = {name for name in ids if journal.has(kind, subject.name, name)}
+    known = {name for name in ids if journal.has(kind, contender.name, name)}
     if len(known) == len(ids):
         return
-    label = f"{subject.name}: {LABELS[kind]}"
+    label = f"{contender.name}: {LABELS[kind]}"
     with (
-        _context(loaded(), subject.serve, max(subject.bench.ctx, LIKELIHOOD_BATCH)) as context,
+        _context(loaded(), contender.serve, max(contender.bench.ctx, LIKELIHOOD_BATCH)) as context,
         progress(label, len(ids) - len(known), unit="answers") as advance,
     ):
         for item, likelihood in answer_likelihoods(context, encoded, known=known):
-            journal.add(kind, subject.name, item.example.id, asdict(likelihood))
+            journal.add(kind, contender.name, item.example.id, asdict(likelihood))
             advance(0 if item.example.id in known else 1)
 
 
 def _measure_texts(
-    subject: Subject,
+    contender: Contender,
     loaded: _LoadedWhenNeeded,
     texts: dict[str, Ids],
     journal: Journal,
 ) -> None:
-    todo = {name: ids for name, ids in texts.items() if not journal.has(TEXT, subject.name, name)}
+    todo = {name: ids for name, ids in texts.items() if not journal.has(TEXT, contender.name, name)}
     if not todo:
         return
     total = sum(map(len, todo.values()))
     with (
-        perplexity_context(loaded(), subject.serve) as context,
-        progress(f"{subject.name}: texts", total, unit="chunks") as advance,
+        perplexity_context(loaded(), contender.serve) as context,
+        progress(f"{contender.name}: texts", total, unit="chunks") as advance,
     ):
         for name, chunks in todo.items():
             losses = text_nll(context, chunks, advance)
             value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
-            journal.add(TEXT, subject.name, name, value)
+            journal.add(TEXT, contender.name, name, value)
 
 
 def _measure_speed(
-    subject: Subject,
+    contender: Contender,
     loaded: _LoadedWhenNeeded,
     encoded: Sequence[EncodedExample],
     journal: Journal,
 ) -> None:
-    if journal.has(SPEED, subject.name):
+    if journal.has(SPEED, contender.name):
         return
-    n_ctx = min(subject.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
+    n_ctx = min(contender.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
     text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
-    with _context(loaded(), subject.serve, n_ctx) as context:
-        speed = measure_speed(context, text, repetitions=subject.bench.speed_repetitions)
+    with _context(loaded(), contender.serve, n_ctx) as context:
+        speed = measure_speed(context, text, repetitions=contender.bench.speed_repetitions)
     value = {"load_seconds": loaded.load_seconds, **asdict(speed)}
-    journal.add(SPEED, subject.name, "", value)
+    journal.add(SPEED, contender.name, "", value)
 
 
-def generate_answers(subject: Subject, questions: Sequence[Question], journal: Journal) -> None:
+def generate_answers(
+    contender: Contender, requests: Sequence[GenerationRequest], journal: Journal
+) -> None:
     """The model's greedy answers, prompts of a block batched together.
 
     How prompts are batched touches the last digits, and a quantized model makes words of them. So
-    blocks are always made of all questions, a block is answered as a whole and from an empty KV
+    blocks are always made of all requests, a block is answered as a whole and from an empty KV
     cache: a benchmark that goes on after a kill gives the same answers.
     """
-    size = BLOCK_ROUNDS * subject.bench.parallel
-    blocks = [questions[first : first + size] for first in range(0, len(questions), size)]
+    size = BLOCK_ROUNDS * contender.bench.parallel
+    blocks = [requests[first : first + size] for first in range(0, len(requests), size)]
     todo = [
         block
         for block in blocks
-        if not all(journal.has(ANSWER, subject.name, question.id) for question in block)
+        if not all(journal.has(ANSWER, contender.name, request.id) for request in block)
     ]
     if not todo:
         return
     from tuneserve.serve.engine import Engine
 
     with (
-        Engine(subject.path, engine_settings(subject.serve, subject.bench), steady=True) as engine,
-        progress(f"{subject.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
+        Engine(
+            contender.path, engine_settings(contender.serve, contender.bench), steady=True
+        ) as engine,
+        progress(f"{contender.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
     ):
         for block in todo:
-            _answer_block(engine, block, _keeper(subject.name, journal, advance))
+            _answer_block(engine, block, _keeper(contender.name, journal, advance))
 
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
@@ -200,10 +204,10 @@ def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings
 
 
 Keep = Callable[[str, dict[str, Any]], None]
-"""Called with a question's id and its answer."""
+"""Called with a request's id and its answer."""
 
 
-def _answer_block(engine: Any, block: Sequence[Question], keep: Keep) -> None:
+def _answer_block(engine: Any, block: Sequence[GenerationRequest], keep: Keep) -> None:
     from tuneserve.serve.engine import Completion, SamplingParams
 
     def on_done(index: int, completion: Completion) -> None:
@@ -215,9 +219,9 @@ def _answer_block(engine: Any, block: Sequence[Question], keep: Keep) -> None:
         keep(block[index].id, value)
 
     samplings = [
-        SamplingParams(temperature=0.0, max_tokens=question.max_tokens) for question in block
+        SamplingParams(temperature=0.0, max_tokens=request.max_tokens) for request in block
     ]
-    engine.generate([question.encoded.prompt for question in block], samplings, on_done=on_done)
+    engine.generate([request.encoded.prompt for request in block], samplings, on_done=on_done)
 
 
 def _keeper(name: str, journal: Journal, advance: Callable[[float], None]) -> Keep:
@@ -228,11 +232,13 @@ def _keeper(name: str, journal: Journal, advance: Callable[[float], None]) -> Ke
     return keep
 
 
-def measure_again(subject: Subject, questions: Sequence[Question], journal: Journal) -> None:
+def measure_noise_floor(
+    contender: Contender, requests: Sequence[GenerationRequest], journal: Journal
+) -> None:
     """The model's answers once more, batched in another order: what differs is chance."""
-    shuffled = list(questions)
-    random.Random(subject.bench.seed).shuffle(shuffled)  # noqa: S311 - no secret
-    generate_answers(replace(subject, name=AGAIN), shuffled, journal)
+    shuffled = list(requests)
+    random.Random(contender.bench.seed).shuffle(shuffled)  # noqa: S311 - no secret
+    generate_answers(replace(contender, name=NOISE_FLOOR), shuffled, journal)
 
 
 def measure_endpoint(

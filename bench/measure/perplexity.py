@@ -17,6 +17,7 @@ import numpy as np
 from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.divergence import Divergence, RowWorkers, joined
 from tuneserve.errors import UsageError
+from tuneserve.files import read_text
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, served_context
 from tuneserve.settings import ServeSettings
 
@@ -65,14 +66,9 @@ class TextDivergence:
     tokens: int
 
 
-def read_text(path: Path) -> str:
+def read_corpus(path: Path) -> str:
     """A text file without its last line break, as llama-perplexity reads it."""
-    try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
-    except FileNotFoundError:
-        raise UsageError("no such text", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't be read: {error}", where=str(path)) from error
+    return read_text(path, "text").removesuffix("\n")
 
 
 def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK, *, where: str = "") -> Ids:

@@ -15,22 +15,23 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Contender, Curves, Pair, Report
-from tuneserve.bench.job import Job
+from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
+from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import read_loads, read_start
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import read_ladder
+from tuneserve.bench.measure.ladder import read_sweep
 from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.provenance import provenance
 from tuneserve.bench.result import AccuracySummary, BenchResult, PerplexitySummary
+from tuneserve.charts import LossCurves
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
 
 REPLAY = "general examples held out from training"
 
 
-def make_report(job: Job, journal: Journal, others: Mapping[str, str]) -> Report:
+def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) -> Report:
     """The figures and verdicts drawn from what the journal holds; `others` are the further
     contenders, each with the model it is compared with."""
     settings = job.settings
@@ -67,7 +68,7 @@ def make_report(job: Job, journal: Journal, others: Mapping[str, str]) -> Report
         curves=read_curves(job.run),
         load=read_loads(journal, "tuned", settings.clients),
         server=read_start(journal, "tuned") if settings.clients else None,
-        ladder=read_ladder(job.ladder(journal), job.asked, journal, settings)
+        ladder=read_sweep(job.sweep(journal), job.asked, journal, settings)
         if settings.ladder
         else [],
         base=_contender("base", job, journal, pairs),
@@ -98,9 +99,9 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
     )
 
 
-def _texts(job: Job, journal: Journal) -> list[TextLosses]:
+def _texts(job: BenchmarkJob, journal: Journal) -> list[TextLosses]:
     """The texts, and the general examples that were held out from replay."""
-    found = [_text(name, journal) for name in job.work.texts]
+    found = [_text(name, journal) for name in job.workload.texts]
     if job.replay:
         losses = {
             model: [journal.get(LIKELIHOOD, model, item.example.id) for item in job.replay]
@@ -120,19 +121,22 @@ def _text(name: str, journal: Journal) -> TextLosses:
     return TextLosses(name, "chunks", base["nll"], tuned["nll"], tokens, [None] * pieces)
 
 
-def read_curves(run: RunDirectory) -> Curves | None:
+def read_curves(run: RunDirectory) -> LossCurves | None:
     """The losses that training recorded; None where it recorded none."""
     trained = run.finished("train", TrainOutput)
     if trained is None or trained.losses is None or not trained.losses.train:
         return None
+    losses = trained.losses
     best = trained.steps.best if trained.steps else None
-    return Curves(trained.losses.train, trained.losses.eval, best)
+    return LossCurves(losses.train, losses.eval, losses.general, best)
 
 
-def _contender(name: str, job: Job, journal: Journal, pairs: Sequence[Pair]) -> Contender:
-    path = job.subjects[name].path
+def _contender(
+    name: str, job: BenchmarkJob, journal: Journal, pairs: Sequence[Pair]
+) -> ContenderSummary:
+    path = job.contenders[name].path
     timed = journal.get(SPEED, name)
-    return Contender(
+    return ContenderSummary(
         name=name,
         file=path.name,
         size_bytes=path.stat().st_size,

@@ -5,22 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
-    Curves,
     PerplexityComparison,
     Report,
     TaskComparison,
     TextComparison,
 )
-from tuneserve.bench.report import plot
 from tuneserve.bench.report.figures import number, percent, points, points_interval
 from tuneserve.bench.stats.bootstrap import Estimate
-from tuneserve.curve import smoothed
-
-SMOOTHED_SHARE = 20  # the training loss is averaged over a twentieth of the steps
+from tuneserve.charts import Mark, Scale, scale_over, strip
 
 
 @dataclass(frozen=True)
@@ -38,16 +32,6 @@ class Plot:
 
     rows: Sequence[tuple[str, str, str]]
     ticks: list[tuple[float, str]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over steps: an SVG, and the labels of both axes with their places in percent."""
-
-    svg: Markup
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    window: int
 
 
 def rows_of(report: Report) -> list[Row]:
@@ -71,25 +55,25 @@ def perplexities(report: Report) -> list[tuple[str, PerplexityComparison]]:
 
 
 def accuracy_plot(rows: Iterable[Row]) -> Plot:
-    scale = plot.Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
+    scale = Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
     drawn = []
     for row in rows:
         base, tuned = row.accuracy.base, row.accuracy.tuned
         text = f"{percent(base.value)} → {percent(tuned.value)}"
-        marks = [plot.Mark(base, "base"), plot.Mark(tuned, "tuned")]
-        drawn.append((row.name, plot.strip(scale, marks, f"{row.name}: {text}"), text))
+        marks = [_mark(base, "base"), _mark(tuned, "tuned")]
+        drawn.append((row.name, strip(scale, marks, f"{row.name}: {text}"), text))
     return Plot(drawn, [(scale.percent(tick), percent(tick, 0)) for tick in scale.ticks])
 
 
 def difference_plot(rows: Iterable[Row]) -> Plot:
     """Tuned minus base in points, around 0."""
     shown = [(row.name, row.accuracy.difference) for row in rows]
-    scale = plot.scale_over([0.0, *_ends(estimate for _, estimate in shown)])
+    scale = scale_over([0.0, *_ends(estimate for _, estimate in shown)])
     drawn = []
     for name, estimate in shown:
         text = f"{points(estimate.value)} ({points_interval(estimate)})"
-        mark = plot.Mark(estimate, "tuned")
-        drawn.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=0.0), text))
+        mark = _mark(estimate, "tuned")
+        drawn.append((name, strip(scale, [mark], f"{name}: {text}", zero=0.0), text))
     ticks = [
         (scale.percent(tick), f"{100 * tick:+.4g}".replace("-", "−") if tick else "0")
         for tick in scale.ticks
@@ -101,12 +85,12 @@ def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]
     """Tuned over base perplexity, around 1; None where there is nothing to show."""
     if not shown:
         return None
-    scale = plot.scale_over([1.0, *_ends(compared.ratio for _, compared in shown)])
+    scale = scale_over([1.0, *_ends(compared.ratio for _, compared in shown)])
     drawn = []
     for name, compared in shown:
         text = f"{number(compared.base.value)} → {number(compared.tuned.value)}"
-        mark = plot.Mark(compared.ratio, "tuned")
-        drawn.append((name, plot.strip(scale, [mark], f"{name}: {text}", zero=1.0), text))
+        mark = _mark(compared.ratio, "tuned")
+        drawn.append((name, strip(scale, [mark], f"{name}: {text}", zero=1.0), text))
     return Plot(drawn, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
 
 
@@ -114,27 +98,8 @@ def text_plot(report: Report) -> Plot | None:
     return ratio_plot([(text.name, text) for text in report.texts])
 
 
-def curves_chart(curves: Curves | None) -> Chart | None:
-    """Training and eval loss over the optimizer steps, from 0 up."""
-    if curves is None:
-        return None
-    window = max(1, len(curves.train) // SMOOTHED_SHARE)
-    smooth = smoothed(curves.train, window)
-    losses = [loss for _, loss in (*smooth, *curves.eval)]
-    x_scale = plot.scale_over([0.0, *(float(step) for step, _ in curves.train)])
-    y_scale = plot.scale_over([0.0, *losses])
-    lines = [
-        plot.Line(curves.train, "step"),
-        plot.Line(smooth, "base"),
-        plot.Line(curves.eval, "tuned", dots=True),
-    ]
-    label = f"loss over {len(curves.train)} steps"
-    return Chart(
-        svg=plot.lines(x_scale, y_scale, lines, label, best=curves.best_step),
-        x_ticks=[(x_scale.percent(tick), f"{tick:,.0f}") for tick in x_scale.ticks],
-        y_ticks=[(100 - y_scale.percent(tick), f"{tick:.3g}") for tick in y_scale.ticks],
-        window=window,
-    )
+def _mark(estimate: Estimate, style: str) -> Mark:
+    return Mark(estimate.value, estimate.low, estimate.high, style)
 
 
 def _ends(estimates: Iterable[Estimate]) -> list[float]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tuneserve.bench.compare.analysis import format_p
 from tuneserve.bench.compare.report_file import as_json
-from tuneserve.bench.compare.results import HELD_OUT, Contender, Pair, Report
+from tuneserve.bench.compare.results import HELD_OUT, ContenderSummary, Pair, Report
 from tuneserve.bench.report import charts, figures
+from tuneserve.charts import loss_chart, page_style
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
 
@@ -63,6 +64,8 @@ def render(report: Report, template: str) -> str:
     return environment.get_template(template).render(
         report=report,
         charts=charts,
+        loss_chart=loss_chart,
+        chart_style=page_style(),
         rows=charts.rows_of(report),
         flips=_flips(report),
         busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
@@ -91,6 +94,6 @@ def _flips(report: Report) -> list[Flips]:
     return found
 
 
-def _is_unsteady(model: Contender) -> bool:
+def _is_unsteady(model: ContenderSummary) -> bool:
     rates = (model.speed.prompt, model.speed.generation)
     return any(measured.deviation > UNSTEADY * measured.mean for measured in rates)

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 from tuneserve.bench.compare.results import Provenance
-from tuneserve.bench.options import SERVED, as_options
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.options import BENCH_FIELDS, as_options, option_names
 from tuneserve.run import RunDirectory, versions
 from tuneserve.settings import Recipe
 
@@ -31,8 +31,7 @@ def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
 def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:
     """The command line that repeats a benchmark, whatever other recipe its settings came from:
     every setting that is not the default, or not the one `saved` with the run."""
-    options = as_options(recipe.bench, saved.bench)
-    options += as_options(recipe.serve, saved.serve, named=SERVED)
+    options = as_options(recipe, option_names(("bench", "serve"), BENCH_FIELDS), saved)
     return shlex.join(["tuneserve", "bench", "--run", run_name, "--force", *options])
 
 

@@ -1,9 +1,11 @@
-"""How far apart the best and the worst group are, and whether the tune has widened that.
+"""How far apart the best and the worst group are, and whether the tune has widened that gap.
 
-The difference between a best and a worst is found too large by chance alone, and the more so the
-noisier the scores: a base that answers nothing has no gap, a tune that answers four of five alike
-in all groups has one. So an interval does not do; what is found is held against what comes out
-when the groups are dealt anew.
+The difference between the best and the worst of several groups is biased upwards: noise alone makes
+it positive, and more noise makes it larger. A base that answers nothing right has no gap; a tuned
+model that is right four times in five in every group alike still shows one. A bootstrap interval
+of the change has the same bias. So the change is also tested by permutation: group labels are
+exchanged at random among prompts, and the p value is the share of permutations in which the gap
+grows as much as observed.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def compare_gaps(scores: GroupScores) -> GapComparison:
     found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None]))
     drawn_base, drawn_tuned = _gaps(scores.bootstrap.sums(columns))
     low, high = scores.bootstrap.interval(drawn_tuned - drawn_base)
-    p = _dealt_p(scores, found_tuned - found_base)
+    p = _permutation_p(scores, found_tuned - found_base)
     return GapComparison(
         base=found_base,
         tuned=found_tuned,
@@ -61,11 +63,11 @@ def _gaps(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
     return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
 
 
-def _dealt_p(scores: GroupScores, change: float) -> float:
-    """How often the gap grows as much or more when prompts are dealt to the groups anew, the
-    observed dealing counted among them."""
+def _permutation_p(scores: GroupScores, change: float) -> float:
+    """The share of permutations of the group labels in which the gap grows as much or more, the
+    observed labels counted among them."""
     extreme = 0
-    for sums in _dealt_sums(_units(scores), len(scores.names), scores.bootstrap):
+    for sums in _permuted_sums(_units(scores), len(scores.names), scores.bootstrap):
         base, tuned = _gaps(sums)
         extreme += int((tuned - base >= change - 1e-9).sum())
     return (extreme + 1) / (scores.bootstrap.resamples + 1)
@@ -73,8 +75,8 @@ def _dealt_p(scores: GroupScores, change: float) -> float:
 
 @dataclass(frozen=True)
 class _Units:
-    """What is dealt to the groups: rows [base, tuned, prompts], the group each has, and the block
-    within which groups are exchanged; sorted by block."""
+    """What has a group label: rows [base, tuned, prompts], the label of each, and the block within
+    which labels are exchanged; sorted by block."""
 
     values: FloatArray
     groups: IntArray
@@ -82,8 +84,9 @@ class _Units:
 
 
 def _units(scores: GroupScores) -> _Units:
-    """Sources that are in one group are dealt whole; where a source has prompts in several groups
-    (one question in several languages), the groups change places within it."""
+    """The prompts of a source that lies in one group are one unit. Where a source has prompts in
+    several groups (one question in several languages), each prompt is a unit, and labels are
+    exchanged within the source only."""
     clusters, groups = scores.bootstrap.clusters, scores.groups
     pairs = np.unique(np.column_stack([clusters, groups]), axis=0)
     mixed = np.bincount(pairs[:, 0], minlength=scores.bootstrap.count) > 1
@@ -101,8 +104,9 @@ def _units(scores: GroupScores) -> _Units:
     )
 
 
-def _dealt_sums(units: _Units, count: int, bootstrap: Bootstrap) -> Iterator[FloatArray]:
-    """Rows [base, tuned, members] of the groups dealt anew, some of `resamples` at a time."""
+def _permuted_sums(units: _Units, count: int, bootstrap: Bootstrap) -> Iterator[FloatArray]:
+    """Rows [base, tuned, members] of the groups under permuted labels, some of `resamples` at a
+    time."""
     generator = np.random.default_rng(bootstrap.seed)
     size = max(1, _CHUNK_CELLS // len(units.groups))
     for first in range(0, bootstrap.resamples, size):

@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.bench.tasks.examples import Example, evenly
-from tuneserve.bench.tasks.graded import json_fields
-from tuneserve.bench.tasks.scorers import Scorer, choice_scorer, contains, number_scorer
+from tuneserve.bench.tasks.scorers import (
+    Scorer,
+    choice_scorer,
+    contains,
+    json_fields,
+    number_scorer,
+)
 from tuneserve.bench.tasks.tasks import Task
 
 NAME = "General questions"

@@ -7,7 +7,6 @@ own reader. Nothing is guessed: what is not understood is an error.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from tuneserve.convert.gguf.sentencepiece_vocabulary import sentencepiece_tokens
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 from tuneserve.gguf.pretokenizers import recognise
 from tuneserve.gguf.sentencepiece import LOWEST_SCORE, has_space_prefix
 from tuneserve.gguf.tokens import (
@@ -205,14 +205,4 @@ def byte_level_tokens(content: Mapping[str, Any]) -> dict[int, Token]:
 
 
 def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if not required:
-            return {}
-        raise UsageError("no such file", where=str(path)) from None
-    except ValueError as error:
-        raise UsageError(f"not valid JSON: {error}", where=str(path)) from error
-    if not isinstance(content, dict):
-        raise UsageError("not a JSON object", where=str(path))
-    return content
+    return read_json(path) if required or path.exists() else {}

@@ -124,7 +124,7 @@ def _open(
     for choice in choices:
         shape = sources[choice.name].shape
         writer.add_tensor_info(
-            choice.name, shape, np.dtype(np.float32), tensor_bytes(shape, choice.type),
+            choice.name, shape, np.dtype(np.float32), encoded_size(shape, choice.type),
             raw_dtype=GGMLQuantizationType[choice.type],
         )  # fmt: skip
     writer.write_header_to_file()
@@ -133,7 +133,8 @@ def _open(
     return writer
 
 
-def tensor_bytes(shape: tuple[int, ...], type_name: str) -> int:
+def encoded_size(shape: tuple[int, ...], type_name: str) -> int:
+    """Bytes of a tensor of this shape as it is stored in a GGUF."""
     rows = int(np.prod(shape[:-1], dtype=np.int64))
     return rows * ggml.row_bytes(type_name, shape[-1])
 
@@ -171,7 +172,7 @@ def _write_tensors(
             choice, slab, future = waiting.popleft()
             future.result().tofile(file)
             if slab.stop == slab.source.shape[0]:
-                writer.write_padding(file, tensor_bytes(slab.source.shape, choice.type))
+                writer.write_padding(file, encoded_size(slab.source.shape, choice.type))
             advance((slab.stop - slab.start) * row_values(slab.source.shape))
             submit()
     finally:

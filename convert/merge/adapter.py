@@ -7,7 +7,6 @@ LoRA: W' = W + scale * B A, scale = alpha / r (Hu et al. 2021), or alpha / sqrt(
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -19,8 +18,9 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.four_bit import Tensor
-from tuneserve.convert.safetensors_reader import SafetensorsFiles, StoredTensor
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
+from tuneserve.safetensors import SafetensorsFiles, StoredTensor
 
 PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
@@ -193,12 +193,7 @@ def _weights_path(directory: Path) -> Path:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "adapter_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError("no such file", where=str(path)) from None
-    except ValueError as error:
-        raise UsageError(f"not valid JSON: {error}", where=str(path)) from error
+    config = read_json(path)
     unsupported = [
         name
         for name in ("fan_in_fan_out", "lora_bias", "target_parameters", "megatron_config",

@@ -6,7 +6,6 @@ and hands them on. Without an adapter it is the base itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
-from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
+from tuneserve.safetensors import SafetensorsFiles
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -30,7 +30,7 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+        self.config = read_json(base / "config.json")
         self._base = readable_tensors(SafetensorsFiles.of_directory(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
@@ -106,7 +106,7 @@ def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tup
         yield start, min(step, shape[0] - start)
 
 
-def checkpoint_config(merged: MergedCheckpoint) -> dict[str, Any]:
+def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:
     """config.json of the merged checkpoint: not quantized, and untied where the adapter made
     embedding and output differ."""
     config = {key: value for key, value in merged.config.items() if key != "quantization_config"}

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.safetensors_reader import STORAGE, SafetensorsFiles, StoredTensor
 from tuneserve.errors import UsageError
+from tuneserve.safetensors import STORAGE, SafetensorsFiles, StoredTensor
 
 STATE = ".quant_state.bitsandbytes__"
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
 from tuneserve.base.weights import encode
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, checkpoint_config, row_steps
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config, row_steps
 from tuneserve.convert.threads import one_blas_thread
 from tuneserve.files import write_json
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 SHARD_BYTES = 4 * 1000**3
 TOKENIZER_FILES = ("tokenizer*", "chat_template*", "special_tokens_map.json", "vocab.json",
@@ -48,7 +48,7 @@ def write_checkpoint(
         total = sum(spec.size_bytes for specs in shards for spec in specs)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(directory / "model.safetensors.index.json", index)
-    write_json(directory / "config.json", checkpoint_config(merged))
+    write_json(directory / "config.json", merged_config(merged))
     generation = merged.directory / "generation_config.json"
     for path in (generation, *(p for glob in TOKENIZER_FILES for p in tokenizer.glob(glob))):
         if path.is_file():

@@ -9,7 +9,7 @@ the mapped file.
 
 from __future__ import annotations
 
-from tuneserve.convert.verify.checks import Check, GateError
+from tuneserve.convert.verify.checks import Check, VerificationError
 from tuneserve.convert.verify.verify import Candidate, verify
 
-__all__ = ["Candidate", "Check", "GateError", "verify"]
+__all__ = ["Candidate", "Check", "VerificationError", "verify"]

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from tuneserve.convert.result import Check
 from tuneserve.errors import TuneserveError
 
-__all__ = ["PROBE_BYTES", "Check", "GateError"]
+__all__ = ["PROBE_BYTES", "Check", "VerificationError"]
 
 PROBE_BYTES = 1024**3  # the probe, a temporary file, holds this much of the model's layers
 
 
-class GateError(TuneserveError):
+class VerificationError(TuneserveError):
     """The converted model failed verification; nothing was left under the final name."""
 
     def __init__(self, checks: Sequence[Check], where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tuneserve.arrays import Floats
 from tuneserve.llama import LlamaContext, LlamaModel
 
-SMALL_BYTES = 64 * 1024 * 1024
+SINGLE_THREAD_BYTES = 64 * 1024 * 1024
 
 
 def open_model(path: Path) -> LlamaModel:
@@ -31,7 +31,7 @@ def make_context(
 ) -> LlamaContext:
     """A context for `sequences` of at most `longest` tokens each."""
     # The layers of a small model are done sooner than threads are woken.
-    small = model.path.stat().st_size < SMALL_BYTES
+    small = model.path.stat().st_size < SINGLE_THREAD_BYTES
     return LlamaContext(
         model, n_ctx=longest * sequences, n_batch=longest, n_seq_max=sequences,
         cache_type_k="f32", cache_type_v="f32", flash_attention=False,

@@ -22,8 +22,8 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice, is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.vocabulary import Value
-from tuneserve.convert.gguf.writer import tensor_bytes, write_gguf
-from tuneserve.convert.merge.checkpoint import checkpoint_config
+from tuneserve.convert.gguf.writer import encoded_size, write_gguf
+from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.verify.checks import PROBE_BYTES, Check
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.reference import StreamedModel, Variant
@@ -87,7 +87,7 @@ def check_probe(
 def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
     """The first layers that fit `room` bytes, and at least one of every kind there is."""
     size = sum(
-        tensor_bytes(source.shape, "F16")
+        encoded_size(source.shape, "F16")
         for name, source in model.sources.items()
         if name.startswith("blk.0.")
     )
@@ -147,4 +147,4 @@ def transformers_config(model: GGUFModel) -> Any:
     """The configuration of the merged checkpoint."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**checkpoint_config(model.checkpoint))
+    return AutoConfig.for_model(**merged_config(model.checkpoint))

@@ -3,7 +3,8 @@
 The model is built without weights. Each of its layers is then replaced by one that reads its rows
 slab by slab, multiplies and forgets them, so that an 8B model needs no more memory than a small
 one. Several variants (the base, the base with its adapter, the merged weights) go through the
-model side by side: the first dimension of every tensor is variant-major.
+model stacked in the batch dimension, one after the other (variant-major). accelerate's disk
+offload runs one set of weights at a time; here each input is computed for all variants at once.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class StreamedEmbedding(nn.Embedding):
         return found if self._scale is None else found * self._scale
 
 
-class SideBySide(nn.Module):
-    """One layer of each variant; each gets its part of the input."""
+class StackedVariants(nn.Module):
+    """One layer of each variant; each gets its part of the batch."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -160,7 +161,7 @@ class StreamedModel:
                 else self._streamed(plain or child, variant.weights, name)
                 for variant in self._variants
             ]
-            setattr(parent, child_name, SideBySide(layers))
+            setattr(parent, child_name, StackedVariants(layers))
 
     def _layer(
         self, child: nn.Module, plain: nn.Module | None, variant: Variant, name: str
@@ -178,12 +179,12 @@ class StreamedModel:
         self, module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool = False
     ) -> nn.Module:
         """`keep_loaded`: parameters that came with the adapter stay."""
-        if isinstance(module, nn.Linear) and (not keep_loaded or _is_hollow(module.weight)):
+        if isinstance(module, nn.Linear) and (not keep_loaded or _is_placeholder(module.weight)):
             streamed = StreamedLinear(module, weights, name, self._pool)
-            if keep_loaded and module.bias is not None and not _is_hollow(module.bias):
+            if keep_loaded and module.bias is not None and not _is_placeholder(module.bias):
                 streamed.bias = module.bias
             return streamed
-        if isinstance(module, nn.Embedding) and (not keep_loaded or _is_hollow(module.weight)):
+        if isinstance(module, nn.Embedding) and (not keep_loaded or _is_placeholder(module.weight)):
             return StreamedEmbedding(module, weights, name)
         if list(module.children()):
             raise TuneserveError(f"'{name}' is no layer that can be verified")
@@ -197,7 +198,7 @@ def _filled(module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool
     result = copy.copy(module)
     result._parameters = dict(module._parameters)
     for key, parameter in module._parameters.items():
-        if parameter is not None and (not keep_loaded or _is_hollow(parameter)):
+        if parameter is not None and (not keep_loaded or _is_placeholder(parameter)):
             result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
     return result
 
@@ -231,11 +232,11 @@ def _empty_model(config: Any) -> Any:
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[key] = _hollow(parameter.shape)
+                module._parameters[key] = _placeholder(parameter.shape)
     return model
 
 
-def _hollow(shape: torch.Size) -> nn.Parameter:
+def _placeholder(shape: torch.Size) -> nn.Parameter:
     """A parameter of this shape that takes no memory: all its elements are one.
 
     PEFT puts its weights on the device of those they belong to: "meta" would lose them.
@@ -243,7 +244,7 @@ def _hollow(shape: torch.Size) -> nn.Parameter:
     return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
 
 
-def _is_hollow(parameter: torch.Tensor) -> bool:
+def _is_placeholder(parameter: torch.Tensor) -> bool:
     return not any(parameter.stride())
 
 

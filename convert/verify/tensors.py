@@ -18,8 +18,8 @@ from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Slab
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.safetensors_reader import SafetensorsFiles, StoredTensor
 from tuneserve.convert.verify.checks import Check
+from tuneserve.safetensors import SafetensorsFiles, StoredTensor
 
 CONTRACT = "written as merged"
 ROWS = 8
@@ -50,7 +50,7 @@ def check_written(
     return Check(contract, not problems, detail, {"tensors": len(choices), "wrong": len(problems)})
 
 
-def check_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
+def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     """The same of the merged Hugging Face checkpoint: every tensor is there, ROWS rows of each."""
     files = SafetensorsFiles.of_directory(directory)
     problems = [f"{name} is missing" for name in merged.names if name not in files]

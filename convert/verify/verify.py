@@ -17,7 +17,7 @@ from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
 from tuneserve.convert.verify.quality import check_changed_tensors
 from tuneserve.convert.verify.template import check_template
-from tuneserve.convert.verify.tensors import check_checkpoint, check_written
+from tuneserve.convert.verify.tensors import check_merged_checkpoint, check_written
 from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.vocabulary import check_special_tokens, check_token_ids
@@ -52,7 +52,7 @@ class Candidate:
 
 
 @dataclass
-class Verdict:
+class VerificationResult:
     """The checks made, in order, and a generated sample."""
 
     checks: list[Check] = field(default_factory=list)
@@ -63,21 +63,21 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
 
-def verify(candidate: Candidate, settings: ConvertSettings) -> Verdict:
+def verify(candidate: Candidate, settings: ConvertSettings) -> VerificationResult:
     """Run every check; a failed one does not stop those that can still say something."""
-    verdict = Verdict()
+    result = VerificationResult()
     threads = settings.threads or physical_cores()
     trainer = TrainerTokenizer(candidate.adapter)
     conversations = held_out(candidate.held_out, TOKEN_CONVERSATIONS)
     try:
         with one_blas_thread():
             say("verify: token ids, chat template, tensors")
-            verdict.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
-            verdict.checks += _tensor_checks(candidate, settings, threads)
-            _check_logits(candidate, settings, trainer, conversations, verdict, threads)
+            result.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
+            result.checks += _tensor_checks(candidate, settings, threads)
+            _check_logits(candidate, settings, trainer, conversations, result, threads)
     except TuneserveError as error:
-        verdict.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
-    return verdict
+        result.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
+    return result
 
 
 def vocabulary_checks(
@@ -111,7 +111,7 @@ def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int
             check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
         ]
     if candidate.checkpoint is not None:
-        checks.append(check_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
+        checks.append(check_merged_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
     return checks
 
 
@@ -120,7 +120,7 @@ def _check_logits(
     settings: ConvertSettings,
     trainer: TrainerTokenizer,
     conversations: Sequence[Conversation],
-    verdict: Verdict,
+    result: VerificationResult,
     threads: int,
 ) -> None:
     # PyTorch and transformers take seconds to import.
@@ -133,12 +133,12 @@ def _check_logits(
     say("verify: the trainer's logits (base, adapter on base, merged)")
     reference = reference_logits(candidate.model, candidate.adapter, sequences, threads=threads)
     merge = divergence(reference.adapted, reference.merged)
-    verdict.checks += [
+    result.checks += [
         Check("merged = adapter on base", merge.mean <= MERGE_LIMIT, str(merge), merge.figures()),
         _check_is_tuned(reference.base, reference.adapted, reference.merged),
     ]
     say("verify: the files' logits")
-    verdict.checks.append(
+    result.checks.append(
         check_probe(
             candidate.tuned, candidate.model, sequences, folder=candidate.tuned.parent,
             limit=settings.max_kld, threads=threads,
@@ -149,19 +149,19 @@ def _check_logits(
     with open_model(candidate.tuned) as model:
         with make_context(model, longest, threads=threads) as context:
             tuned = [context.logits(ids) for ids in sequences]
-        verdict.checks.append(
+        result.checks.append(
             _check_near(f"{quantization} ≈ merged", reference.merged, tuned, limit)
         )
-        ending, verdict.sample = check_ending(
+        ending, result.sample = check_ending(
             trainer, model, chosen, reference.adapted, longest=LONGEST, threads=threads
         )
         del tuned
     if candidate.base is not None:
         base = file_logits(candidate.base, sequences, threads=threads)
-        verdict.checks.append(
+        result.checks.append(
             _check_near(f"base {quantization} ≈ base", reference.base, base, limit)
         )
-    verdict.checks.append(ending)
+    result.checks.append(ending)
 
 
 def positions(vocabulary: int) -> int:

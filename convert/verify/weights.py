@@ -16,8 +16,8 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
 from tuneserve.convert.merge.four_bit import STATE
-from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import TuneserveError
+from tuneserve.safetensors import SafetensorsFiles
 
 
 class Weights(Protocol):

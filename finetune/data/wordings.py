@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.files import read_text
 from tuneserve.finetune.examples import Example, Message
 
 
@@ -46,14 +47,7 @@ class Wordings:
 
 def read_wordings(path: Path) -> Wordings:
     """The wordings of a file. Raises UsageError if it can't be read or gives nothing to choose."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise UsageError("no such file of wordings", where=str(path)) from None
-    except UnicodeDecodeError:
-        raise UsageError("not UTF-8", where=str(path)) from None
-    except OSError as error:
-        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
+    lines = read_text(path, "file of wordings").splitlines()
     blocks: list[tuple[int, list[str]]] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():

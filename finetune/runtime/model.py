@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.gguf.sentencepiece import has_space_prefix
 from tuneserve.settings import ModelSettings, TrainSettings
@@ -23,12 +24,7 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
     if not tokenizer.is_fast:
         raise TuneserveError("its tokenizer has no fast version (tokenizer.json)", where=str(path))
     if settings.chat_template is not None:
-        try:
-            tokenizer.chat_template = settings.chat_template.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"can't be read: {error}", where=str(settings.chat_template)
-            ) from error
+        tokenizer.chat_template = read_text(settings.chat_template, "chat template")
     return tokenizer
 
 

@@ -13,11 +13,11 @@ from tuneserve.finetune.tokens.draw import EpochDraw
 from tuneserve.finetune.tokens.encode import to_dataset
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.finetune.tokens.sampling import LengthGroupedOrder
-from tuneserve.finetune.training.trainer import (
-    CHOICE,
+from tuneserve.finetune.training.losses import (
     EVAL_LOSS,
-    figures,
+    SELECTION_LOSS,
     general_rise,
+    loss_metrics,
     token_weighted_loss,
 )
 
@@ -60,16 +60,16 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {"eval": figures(*token_weighted_loss(self, dataset))}
+        found = {"eval": loss_metrics(*token_weighted_loss(self, dataset))}
         if self._general is not None:
-            found["general"] = figures(*token_weighted_loss(self, self._general))
+            found["general"] = loss_metrics(*token_weighted_loss(self, self._general))
         self.evaluated[self.state.global_step] = found
         self.evaluation_seconds += time.monotonic() - started
         metrics = {f"{name}_loss": measured["loss"] for name, measured in found.items()}
         self.log(dict(metrics))
-        metrics[CHOICE] = metrics[EVAL_LOSS]
+        metrics[SELECTION_LOSS] = metrics[EVAL_LOSS]
         if 0 < self._max_general_rise < general_rise(self.state.log_history):
-            metrics[CHOICE] = math.inf
+            metrics[SELECTION_LOSS] = math.inf
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )

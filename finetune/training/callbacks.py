@@ -1,31 +1,87 @@
-"""What happens beside the steps of training: progress, early stopping, checkpoints in between.
+"""What happens beside the steps of training: progress, logs, early stopping, Ctrl-C, checkpoints in
+between.
 
-Import it late: the classes derive from transformers', which takes seconds.
+Import it late: the callbacks derive from transformers', which takes seconds.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import signal
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
 
 from transformers import TrainerCallback
 
 from tuneserve.console import say
 from tuneserve.finetune.runtime.libraries import memory_in_use
 from tuneserve.finetune.runtime.processes import any_process
-from tuneserve.finetune.training.board import Board
-from tuneserve.finetune.training.progress import Watch
-from tuneserve.finetune.training.stop import StopSwitch
-from tuneserve.finetune.training.trainer import EVAL_LOSS, general_rise
+from tuneserve.finetune.training.losses import (
+    evaluations_without_gain,
+    general_rise,
+    losses_of,
+    perplexity_of,
+)
+from tuneserve.finetune.training.progress import ProgressDisplay
 
 
-class Telling(TrainerCallback):  # type: ignore[misc]
+class TensorBoardLogger:
+    """Writes scalars by step to runs/NAME/tensorboard. A training that goes on drops what was
+    logged past the step that it goes on from."""
+
+    def __init__(self, directory: Path, resumed_at: int | None) -> None:
+        from tensorboardX import SummaryWriter
+
+        purge = None if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class StopSignal:
+    """Ctrl-C (or SIGTERM) while it is handled here: training ends after the step at hand and is
+    saved."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handle SIGINT and SIGTERM while the block runs; a second one ends it at once."""
+
+        def receive(number: int, _: Any) -> None:
+            if self.received:
+                raise KeyboardInterrupt
+            self.received = True
+            say("stopping after this step (once more: at once, without saving)")
+
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, receive) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows each step and evaluation, and logs them for TensorBoard."""
 
-    def __init__(self, watch: Watch, board: Board | None) -> None:
-        self.watch, self.board = watch, board
+    def __init__(self, display: ProgressDisplay, logger: TensorBoardLogger | None) -> None:
+        self.display, self.logger = display, logger
         self.trainer: Any = None
         self.counted = 0
         self.started = time.monotonic()
@@ -39,14 +95,14 @@ class Telling(TrainerCallback):  # type: ignore[misc]
         # The loss has been read, so the device is done with the step.
         seconds = time.monotonic() - self.started
         seen = int(self.trainer.tokens_seen)
-        progress = self.watch.progress
+        progress = self.display.progress
         progress.stepped(state.global_step, seconds, seen - self.counted)
         progress.loss, progress.learning_rate = logs["loss"], logs["learning_rate"]
         progress.memory = memory_in_use()
         self.counted = seen
-        self.watch.show()
-        if self.board is not None:
-            self.board.write(
+        self.display.show()
+        if self.logger is not None:
+            self.logger.write(
                 state.global_step,
                 {
                     "loss/train": logs["loss"],
@@ -63,29 +119,29 @@ class Telling(TrainerCallback):  # type: ignore[misc]
         if not state.is_world_process_zero:
             return
         losses = losses_of(metrics)
-        self.watch.progress.losses |= losses
-        self.watch.show()
+        self.display.progress.losses |= losses
+        self.display.show()
         told = ", ".join(
-            f"{name} loss {loss:.4f} (perplexity {math.exp(min(loss, 700.0)):.3f})"
+            f"{name} loss {loss:.4f} (perplexity {perplexity_of(loss):.3f})"
             for name, loss in losses.items()
         )
         say(f"step {state.global_step}: {told}")
-        if self.board is not None:
-            self.board.write(state.global_step, {f"loss/{k}": v for k, v in losses.items()})
+        if self.logger is not None:
+            self.logger.write(state.global_step, {f"loss/{k}": v for k, v in losses.items()})
 
 
-class Steering(TrainerCallback):  # type: ignore[misc]
+class StoppingCallback(TrainerCallback):  # type: ignore[misc]
     """Decides after each step whether to save or to stop."""
 
     def __init__(
         self,
-        switch: StopSwitch,
+        stop: StopSignal,
         *,
         patience: int,
         max_general_rise: float,
         checkpoint_seconds: float,
     ) -> None:
-        self.switch = switch
+        self.stop = stop
         self.patience, self.max_general_rise = patience, max_general_rise
         self.checkpoint_seconds = checkpoint_seconds
         self.saved_at = time.monotonic()
@@ -95,8 +151,8 @@ class Steering(TrainerCallback):  # type: ignore[misc]
         waited = time.monotonic() - self.saved_at
         if any_process(waited > self.checkpoint_seconds):
             control.should_save = True
-        self.switch.pressed = any_process(self.switch.pressed)
-        if self.switch.pressed:
+        self.stop.received = any_process(self.stop.received)
+        if self.stop.received:
             # An evaluation that is due still comes first: a training that goes on begins with the
             # next step and would never make up for it.
             control.should_save = control.should_training_stop = True
@@ -115,20 +171,3 @@ class Steering(TrainerCallback):  # type: ignore[misc]
                 f"{self.max_general_rise:g}"
             )
             control.should_training_stop = True
-
-
-def evaluations_without_gain(history: Sequence[Mapping[str, float]]) -> int:
-    """How many evaluations, at the end of a training's log, did not lower the eval loss."""
-    losses = [entry[EVAL_LOSS] for entry in history if EVAL_LOSS in entry]
-    if not losses:
-        return 0
-    return len(losses) - 1 - losses.index(min(losses))
-
-
-def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The losses among an evaluation's metrics, by what was evaluated."""
-    return {
-        name.removesuffix("_loss"): value
-        for name, value in metrics.items()
-        if name.endswith("_loss")
-    }

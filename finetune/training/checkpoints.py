@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.files import write_json
+from tuneserve.files import read_json, write_json
 from tuneserve.finetune.examples import digest
 from tuneserve.settings import Recipe
 
@@ -46,7 +46,7 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     record = directory / FINGERPRINT
     last = last_checkpoint(directory)
     if last is not None:
-        known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        known = read_json(record) if record.is_file() else {}
         if _hash(known) != _hash(identity):
             raise UsageError(
                 f"an unfinished training with {_difference(known, identity)} is here",
@@ -68,7 +68,7 @@ def remember_strategy(directory: Path, decisions: dict[str, Any]) -> None:
 def remembered_strategy(directory: Path) -> dict[str, Any] | None:
     """How the training that left these checkpoints was fitted into the memory, if it is known."""
     path = directory / _STRATEGY
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:

@@ -1,48 +1,57 @@
-"""The loss curves of a run, as a picture."""
+"""The loss curves of a run as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from tuneserve.curve import smoothed
-from tuneserve.files import atomic_path
-from tuneserve.finetune.training.trainer import EVAL_LOSS, GENERAL_LOSS
+from tuneserve.charts import LossCurves, loss_chart, page_style
+from tuneserve.files import write_text
+from tuneserve.finetune.training.losses import EVAL_LOSS, GENERAL_LOSS, perplexity_of
 
-Points = list[tuple[int, float]]
+TEMPLATE = Path(__file__).with_name("curves.html.j2")
 
 
-def points(history: Sequence[Mapping[str, float]], key: str) -> Points:
+def logged_values(history: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
     """(step, value) of a quantity in the trainer's log; a step logged twice keeps the last."""
     found = {int(entry["step"]): float(entry[key]) for entry in history if key in entry}
     return sorted(found.items())
 
 
-def draw_curves(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
-    """Write train, eval and general loss over steps to a PNG."""
-    import matplotlib as mpl
+def loss_curves(history: Sequence[Mapping[str, float]], best_step: int | None) -> LossCurves:
+    """The losses in the trainer's log; `best_step` is the one whose weights were kept."""
+    return LossCurves(
+        train=logged_values(history, "loss"),
+        eval=logged_values(history, EVAL_LOSS),
+        general=logged_values(history, GENERAL_LOSS),
+        best_step=best_step,
+    )
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    train = points(history, "loss")
-    evaluation = points(history, EVAL_LOSS)
-    general = points(history, GENERAL_LOSS)
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    if train:
-        axes.plot(*zip(*train, strict=True), color="#c9d6e8", linewidth=1, label="train, each step")
-        window = max(1, len(train) // 20)
-        axes.plot(
-            *zip(*smoothed(train, window), strict=True), color="#1f5fa8",
-            label=f"train, mean of {window} steps",
-        )  # fmt: skip
-    if evaluation:
-        axes.plot(*zip(*evaluation, strict=True), "o-", color="#c8501e", label="eval")
-    if general:
-        axes.plot(*zip(*general, strict=True), "s--", color="#5a7d2a", label="general")
-    axes.set(title=title, xlabel="optimizer step", ylabel="loss per answer token (nats)", ylim=0)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        figure.savefig(file, format="png", dpi=150)
-    plt.close(figure)
+def write_curves_page(curves: LossCurves, path: Path, title: str) -> None:
+    """Write train, eval and general loss over steps, as a chart and a table, to `path`."""
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        title=title,
+        style=page_style(),
+        chart=loss_chart(curves),
+        perplexity=perplexity_of,
+        **_table(curves),
+    )
+    write_text(path, page)
+
+
+def _table(curves: LossCurves) -> dict[str, Any]:
+    """What was evaluated, and for every evaluated step the losses in that order, None for one that
+    was not measured then."""
+    evaluated = {
+        name: dict(curve)
+        for name, curve in (("eval", curves.eval), ("general", curves.general))
+        if curve
+    }
+    steps = sorted({step for curve in evaluated.values() for step in curve})
+    rows = [(step, [curve.get(step) for curve in evaluated.values()]) for step in steps]
+    return {"evaluated": list(evaluated), "rows": rows}

@@ -17,7 +17,7 @@ from tuneserve.settings import Recipe
 
 
 @dataclass
-class Job:
+class TrainingJob:
     """A training: the examples as tokens by split ('general': held-out general examples, 'replay':
     those that may be replayed), what an epoch draws of them, and how they are trained on."""
 

@@ -19,13 +19,16 @@ from tuneserve.finetune.runtime.model import (
 )
 from tuneserve.finetune.runtime.packing import check_apart, check_honoured
 from tuneserve.finetune.runtime.processes import is_first_process, process_count
-from tuneserve.finetune.training.board import Board
-from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
+from tuneserve.finetune.training.checkpoints import (
+    checkpoint_at,
+    remember_strategy,
+    step_of,
+)
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
-from tuneserve.finetune.training.job import Job
-from tuneserve.finetune.training.progress import watching
-from tuneserve.finetune.training.stop import StopSwitch
-from tuneserve.finetune.training.trainer import build_trainer, general_rise, held_out_loss
+from tuneserve.finetune.training.job import TrainingJob
+from tuneserve.finetune.training.losses import general_rise, held_out_loss
+from tuneserve.finetune.training.progress import progress_display
+from tuneserve.finetune.training.trainer import build_trainer
 
 
 class TrainingStoppedError(TuneserveError):
@@ -48,7 +51,7 @@ class Trained:
     held_out: dict[str, dict[str, float]]
 
 
-def run_training(job: Job, resume: Path | None) -> Trained:
+def run_training(job: TrainingJob, resume: Path | None) -> Trained:
     """Train all steps. If memory runs out in the first one, a process that trains alone does it
     once more in a way that takes less.
 
@@ -76,8 +79,8 @@ def run_training(job: Job, resume: Path | None) -> Trained:
     raise _out_of_memory(shortage)
 
 
-def _attempt(job: Job, resume: Path | None) -> Trained:
-    model, padder = _load(job)
+def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
+    model, tokenizer = _load(job)
     compiled = ", layers compiled" if is_compiled(model) else ""
     say(
         f"training {trainable_parameters(model):,} LoRA parameters on {job.runtime.device} in "
@@ -86,17 +89,17 @@ def _attempt(job: Job, resume: Path | None) -> Trained:
     )
     started = time.monotonic()
     with plain_attention(job.runtime, job.pool.encoded):
-        trainer = _run_steps(job, model, padder, resume)
+        trainer = _run_steps(job, model, tokenizer, resume)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
         return Trained(trainer, best, seconds, _held_out(job, trainer, best))
 
 
-def _load(job: Job) -> tuple[Any, Any]:
-    """The base with a fresh adapter, and the tokenizer that pads."""
+def _load(job: TrainingJob) -> tuple[Any, Any]:
+    """The base with a fresh adapter, and its tokenizer as Unsloth sets it up to train."""
     settings = job.budget.settings
     compile_layers(job.budget.compiled)
-    model, padder = load_base(
+    model, tokenizer = load_base(
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",
     )  # fmt: skip
@@ -105,37 +108,47 @@ def _load(job: Job) -> tuple[Any, Any]:
     model = add_adapter(job.runtime, model, settings)
     if settings.packing == "true" and job.runtime.device == "cpu":
         check_apart(job.runtime, model)
-    return model, padder
+    return model, tokenizer
 
 
-def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
+def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
-    from tuneserve.finetune.training.callbacks import Steering, Telling
+    from tuneserve.finetune.training.callbacks import (
+        ProgressCallback,
+        StoppingCallback,
+        StopSignal,
+        TensorBoardLogger,
+    )
 
     settings = job.budget.settings
-    switch = StopSwitch()
+    stop = StopSignal()
     with contextlib.ExitStack() as stack:
-        watch = stack.enter_context(watching(job.schedule.steps, job.run.name))
-        board = stack.enter_context(_board(job, resume)) if is_first_process() else None
-        stack.enter_context(switch.armed())
-        telling = Telling(watch, board)
-        steering = Steering(
-            switch,
+        display = stack.enter_context(progress_display(job.schedule.steps, job.run.name))
+        logger = None
+        if is_first_process():
+            logger = TensorBoardLogger(
+                job.run.root / "tensorboard", step_of(resume) if resume else None
+            )
+            stack.enter_context(logger)
+        stack.enter_context(stop.handled())
+        progress = ProgressCallback(display, logger)
+        stopping = StoppingCallback(
+            stop,
             patience=settings.early_stopping_patience,
             max_general_rise=settings.max_general_rise,
             checkpoint_seconds=60 * settings.checkpoint_minutes,
         )
         trainer = build_trainer(
-            job.runtime, model, padder, settings, job.schedule,
+            job.runtime, model, tokenizer, settings, job.schedule,
             job.pool.encoded, job.pool.draw, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
-            fresh=resume is None, callbacks=[telling, steering],
+            fresh=resume is None, callbacks=[progress, stopping],
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)
-        telling.trainer = trainer
+        progress.trainer = trainer
         _step_through(trainer, job, resume)
-    if switch.pressed and trainer.state.global_step < job.schedule.steps:
+    if stop.received and trainer.state.global_step < job.schedule.steps:
         raise TrainingStoppedError(
             f"stopped after step {trainer.state.global_step} of {job.schedule.steps}; it is saved",
             where=str(job.run.root),
@@ -144,11 +157,7 @@ def _run_steps(job: Job, model: Any, padder: Any, resume: Path | None) -> Any:
     return trainer
 
 
-def _board(job: Job, resume: Path | None) -> Board:
-    return Board(job.run.root / "tensorboard", step_of(resume) if resume else None)
-
-
-def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:
+def _step_through(trainer: Any, job: TrainingJob, resume: Path | None) -> None:
     """Train. Memory that runs out in the first step is passed on as it is: nothing is lost yet."""
     first = step_of(resume) if resume else 0
     try:
@@ -160,7 +169,7 @@ def _step_through(trainer: Any, job: Job, resume: Path | None) -> None:
         raise _out_of_memory(str(error).splitlines()[0]) from error
 
 
-def _load_best(job: Job, trainer: Any) -> int:
+def _load_best(job: TrainingJob, trainer: Any) -> int:
     """Put the adapter with the lowest eval loss back into the model; returns its step.
 
     Raises TuneserveError if the general loss was above its limit at the first evaluation.
@@ -182,7 +191,7 @@ def _load_best(job: Job, trainer: Any) -> int:
     return best
 
 
-def _held_out(job: Job, trainer: Any, best: int) -> dict[str, dict[str, float]]:
+def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, dict[str, float]]:
     """The best adapter's figures on the eval split and on general examples; measured already
     unless that was in another process. The test split is the benchmark's: training never looks at
     it."""

@@ -66,7 +66,7 @@ class Progress:
         return shown
 
 
-class Watch:
+class ProgressDisplay:
     """Shows a Progress whenever it has changed."""
 
     def __init__(self, progress: Progress) -> None:
@@ -77,7 +77,7 @@ class Watch:
 
 
 @contextmanager
-def watching(steps: int, title: str) -> Iterator[Watch]:
+def progress_display(steps: int, title: str) -> Iterator[ProgressDisplay]:
     """Show training of `steps` steps: live on a terminal, else a line every few seconds."""
     progress = Progress(steps)
     if not sys.stderr.isatty():
@@ -87,12 +87,12 @@ def watching(steps: int, title: str) -> Iterator[Watch]:
 
     # Nothing refreshes by itself: a step takes the time it takes.
     with Live(console=stderr_console(), auto_refresh=False, redirect_stdout=False) as live:
-        watch = _Panel(progress, live, title)
-        watch.show()
-        yield watch
+        display = _Panel(progress, live, title)
+        display.show()
+        yield display
 
 
-class _Lines(Watch):
+class _Lines(ProgressDisplay):
     def __init__(self, progress: Progress) -> None:
         super().__init__(progress)
         self._told = time.monotonic()
@@ -113,7 +113,7 @@ class _Lines(Watch):
         say(f"training: step {done}, {rest}")
 
 
-class _Panel(Watch):
+class _Panel(ProgressDisplay):
     def __init__(self, progress: Progress, live: Live, title: str) -> None:
         super().__init__(progress)
         self._live = live

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base import resolve_base
+from tuneserve.charts import LossCurves
 from tuneserve.console import human_seconds, say
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, remove
@@ -51,9 +52,8 @@ from tuneserve.finetune.training.checkpoints import (
     remembered_strategy,
     step_of,
 )
-from tuneserve.finetune.training.curves import draw_curves, points
-from tuneserve.finetune.training.curves_page import write_curves_page
-from tuneserve.finetune.training.job import Job
+from tuneserve.finetune.training.curves import loss_curves, write_curves_page
+from tuneserve.finetune.training.job import TrainingJob
 from tuneserve.finetune.training.loop import Trained, run_training
 from tuneserve.finetune.training.result import (
     EpochRecord,
@@ -65,7 +65,6 @@ from tuneserve.finetune.training.result import (
     TrainedBase,
     TrainResult,
 )
-from tuneserve.finetune.training.trainer import EVAL_LOSS, GENERAL_LOSS
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -108,7 +107,7 @@ def train(
     return result
 
 
-def _compute_beside(job: Job) -> None:
+def _compute_beside(job: TrainingJob) -> None:
     """What a process other than the first does: it takes part in the steps and writes nothing."""
     wait_for_all()
     # Its own GPU may have more or less memory free: all must do as the first one planned.
@@ -116,7 +115,7 @@ def _compute_beside(job: Job) -> None:
     run_training(job, last_checkpoint(job.run.checkpoints))
 
 
-def _plan_as_remembered(job: Job) -> None:
+def _plan_as_remembered(job: TrainingJob) -> None:
     """Plan again as this training was planned before: what memory is free differs by now."""
     decisions = remembered_strategy(job.run.checkpoints)
     if decisions is not None:
@@ -143,7 +142,7 @@ def _was_cut_off(run: RunDirectory) -> bool:
     return not recorded and last_checkpoint(run.checkpoints) is not None
 
 
-def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
+def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
@@ -168,7 +167,9 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> Job:
     say(pool.describe())
     schedule = plan_steps(recipe.train, len(pool.draw), devices=process_count())
     budget = plan_budget(recipe, runtime, base.path, pool.encoded, schedule)
-    return Job(recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget)
+    return TrainingJob(
+        recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget
+    )
 
 
 def _encode_part(
@@ -181,19 +182,18 @@ def _encode_part(
     return encoded
 
 
-def _train(job: Job, resume: Path | None) -> TrainResult:
+def _train(job: TrainingJob, resume: Path | None) -> TrainResult:
     say(job.budget.describe())
     trained = run_training(job, resume)
-    history = trained.trainer.state.log_history
-    draw_curves(history, job.run.root / "curves.png", job.run.name)
-    write_curves_page(history, job.run.root / "curves.html", job.run.name)
+    curves = loss_curves(trained.trainer.state.log_history, trained.best)
+    write_curves_page(curves, job.run.root / "curves.html", job.run.name)
     _save_adapter(job, trained.trainer.model)
-    result = _result(job, trained, resume)
+    result = _result(job, trained, curves, resume)
     _tell_result(result)
     return result
 
 
-def _save_adapter(job: Job, model: Any) -> None:
+def _save_adapter(job: TrainingJob, model: Any) -> None:
     with atomic_path(job.run.adapter) as directory, quiet(errors_too=True):
         model.save_pretrained(directory)
         job.tokenizer.save_pretrained(directory)
@@ -201,9 +201,10 @@ def _save_adapter(job: Job, model: Any) -> None:
         (directory / "README.md").unlink(missing_ok=True)
 
 
-def _result(job: Job, trained: Trained, resume: Path | None) -> TrainResult:
+def _result(
+    job: TrainingJob, trained: Trained, curves: LossCurves, resume: Path | None
+) -> TrainResult:
     trainer = trained.trainer
-    history = trainer.state.log_history
     peak = peak_memory()
     train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
     return TrainResult(
@@ -221,11 +222,7 @@ def _result(job: Job, trained: Trained, resume: Path | None) -> TrainResult:
             best=trained.best,
             resumed_from=step_of(resume) if resume else None,
         ),
-        losses=Losses(
-            train=points(history, "loss"),
-            eval=points(history, EVAL_LOSS),
-            general=points(history, GENERAL_LOSS),
-        ),
+        losses=Losses(train=curves.train, eval=curves.eval, general=curves.general),
         held_out={
             name: HeldOutLoss.model_validate(found) for name, found in trained.held_out.items()
         },

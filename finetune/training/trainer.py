@@ -1,14 +1,8 @@
-"""TRL's SFTTrainer under Unsloth, with the loss measured per answer token.
-
-The trainer of the libraries averages the mean losses of evaluation batches, which weighs a token
-of a short answer more than one of a long answer. Here every trained token counts the same, so
-exp(loss) is the perplexity of the answers.
-"""
+"""TRL's SFTTrainer under Unsloth, set up as the settings say."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +11,9 @@ from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.finetune.tokens.draw import EpochDraw
 from tuneserve.finetune.tokens.encode import to_dataset
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.training.losses import SELECTION_LOSS
 from tuneserve.settings import TrainSettings
-
-EVAL_LOSS = "eval_loss"
-GENERAL_LOSS = "general_loss"
-# What the best checkpoint has least of: the eval loss where the general loss is within its limit.
-CHOICE = "eval_choice"
 
 
 def build_trainer(
@@ -70,42 +60,6 @@ def build_trainer(
     return trainer
 
 
-def general_rise(history: Sequence[Mapping[str, float]]) -> float:
-    """How far the loss on general examples is above what it was at the first evaluation."""
-    losses = [entry[GENERAL_LOSS] for entry in history if GENERAL_LOSS in entry]
-    return losses[-1] - losses[0] if losses else 0.0
-
-
-def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
-    """Mean loss per answer token over a set, its exponential, and the number of tokens."""
-    return figures(*token_weighted_loss(trainer, to_dataset(encoded)))
-
-
-def figures(loss: float, tokens: int) -> dict[str, float]:
-    """Loss, its exponential, and the number of tokens they are the mean of."""
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "tokens": tokens}
-
-
-def token_weighted_loss(trainer: Any, dataset: Any) -> tuple[float, int]:
-    """(sum of the loss of all trained tokens / their number, their number), on every device."""
-    import torch
-
-    model = trainer.model
-    was_training = model.training
-    model.eval()
-    total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
-    for batch in trainer.get_eval_dataloader(dataset):
-        inputs = trainer._prepare_inputs(batch)
-        # The first token is predicted from nothing, so its label counts in no loss.
-        count = (inputs["labels"][..., 1:] != IGNORED).sum()
-        with torch.no_grad(), trainer.compute_loss_context_manager():
-            loss = trainer.compute_loss(model, inputs)
-        total += torch.stack([loss.double() * count, count.double()]).to(total.device)
-    model.train(was_training)
-    total = trainer.accelerator.reduce(total, reduction="sum")
-    return (total[0] / total[1]).item(), int(total[1].item())
-
-
 def _arguments(
     runtime: Runtime,
     settings: TrainSettings,
@@ -140,7 +94,7 @@ def _arguments(
         eval_strategy="steps" if every else "no",
         eval_steps=every or None,
         eval_on_start=bool(every) and fresh,
-        metric_for_best_model=CHOICE if every else None,
+        metric_for_best_model=SELECTION_LOSS if every else None,
         greater_is_better=False if every else None,
         save_strategy="steps",
         save_steps=every or schedule.steps,

@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
+from tuneserve.files import read_text
 from tuneserve.serve.api.errors import ApiError
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
@@ -20,13 +21,7 @@ def read_keys(path: Path | None) -> tuple[bytes, ...]:
     """The keys of a key file: one a line; blank lines and lines with # first are skipped."""
     if path is None:
         return ()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError("no such file", where=str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't be read: {error}", where=str(path)) from error
-    keys = [line.strip() for line in lines]
+    keys = [line.strip() for line in read_text(path, "file of API keys").splitlines()]
     keys = [key for key in keys if key and not key.startswith("#")]
     if not keys:
         raise UsageError(

@@ -17,7 +17,8 @@ from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.engine import Completion
 
 FACTS = "tuneserve.facts"
-"""Key in the ASGI scope under which the app leaves what it knows of a request."""
+"""Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
+(model, token counts, times)."""
 
 DEFECT = 500
 

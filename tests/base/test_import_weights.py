@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuneserve.base import import_gguf
-from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
 from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaContext, LlamaModel
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 TEXTS = (
     "The capital of France is Paris, and the capital of Germany is Berlin.",

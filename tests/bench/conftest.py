@@ -110,7 +110,7 @@ def finished_run(
     run.split("general").write_text("".join(json.dumps(row) + "\n" for row in general))
     trained = TrainOutput(
         base=TrainedBase(spec="demo", path="base", name="demo"),
-        losses=Losses(train=[(1, 2.0), (2, 1.0)], eval=[(2, 1.5)], general=[]),
+        losses=Losses(train=[(1, 2.0), (2, 1.0)], eval=[(2, 1.5)], general=[(2, 0.5)]),
         steps=Steps(planned=2, done=2, best=2, resumed_from=None),
     )
     entry = StageRecord(result=trained.to_json())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from bench_simulation import GapDesign, share_widened
 
 from tuneserve.bench.compare.analysis import (
     compare_accuracy,
@@ -20,7 +21,6 @@ from tuneserve.bench.compare.forgetting import (
     judge_forgetting,
 )
 from tuneserve.bench.compare.results import Answer, Pair
-from tuneserve.bench.gap_simulation import GapDesign, share_widened
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
 from tuneserve.bench.tasks.examples import Example

@@ -1,16 +1,19 @@
-"""When the first piece of a streamed answer counts as there."""
+"""The server that clients are measured against, and when the first piece of an answer is there."""
 
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tuneserve.bench.measure.clients import _ask
+from tuneserve.bench.measure.clients import _ask, served
 from tuneserve.errors import TuneserveError
+from tuneserve.settings import ServeSettings
 
 PROMPT = [{"role": "user", "content": "6 x 7?"}]
 
@@ -45,3 +48,17 @@ def test_a_thought_is_a_first_token_too() -> None:
 def test_no_text_at_all_is_an_error() -> None:
     with pytest.raises(TuneserveError, match="no text"):
         _ask(client({"role": "assistant"}), PROMPT, {})
+
+
+def test_the_server_is_ours_whatever_the_folder_holds(
+    demo_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("tuneserve.py", "serve.py", "click.py"):
+        (tmp_path / name).write_text("raise SystemExit('not the one that was meant')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with (
+        served(demo_gguf, ServeSettings(port=0, ctx=256)) as server,
+        urllib.request.urlopen(f"{server.url}/health") as answer,
+    ):
+        assert answer.status == 200

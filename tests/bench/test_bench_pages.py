@@ -26,17 +26,15 @@ from tuneserve.bench.compare.results import (
     Answer,
     AnswerCounts,
     Contamination,
-    Contender,
-    Curves,
+    ContenderSummary,
     Pair,
     Provenance,
     Report,
-    Rung,
+    SweepResult,
 )
 from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate, Speed
-from tuneserve.bench.report import plot
 from tuneserve.bench.report.figures import (
     headline,
     interval,
@@ -47,6 +45,7 @@ from tuneserve.bench.report.figures import (
 from tuneserve.bench.report.pages import render, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.tasks.examples import Example
+from tuneserve.charts import LossCurves, loss_chart
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 
@@ -54,10 +53,10 @@ VOID = {"meta", "input", "br"}
 HOSTILE = '</article><script>alert(1)</script> & | "quoted" {{ 1 }} `x`'
 
 
-def contender(name: str) -> Contender:
+def contender(name: str) -> ContenderSummary:
     rate = Rate(100.0, 2.0, 64, 5)
     counts = AnswerCounts(0, 1, 2, 3.5)
-    return Contender(
+    return ContenderSummary(
         name, f"{name}.gguf", 123_456_789, "0" * 64, "Q4_K_M", Speed(rate, rate), 0.5, counts
     )
 
@@ -75,8 +74,8 @@ def some_pairs(prefix: str) -> list[Pair]:
     ]
 
 
-def some_rungs() -> list[Rung]:
-    top = Rung(
+def some_points() -> list[SweepResult]:
+    top = SweepResult(
         "F16", "f16", 270_000_000, 16.0, MeanError(12.3, 0.2), None, None,
         Estimate(0.7, 0.6, 0.8), None, None,
     )  # fmt: skip
@@ -115,10 +114,12 @@ def report() -> Report:
         forgetting=judge_forgetting(tasks, texts),
         tasks=tasks,
         texts=texts,
-        curves=Curves([(n, 3.0 / n) for n in range(1, 50)], [(25, 0.4), (49, 0.3)], 49),
+        curves=LossCurves(
+            [(n, 3.0 / n) for n in range(1, 50)], [(25, 0.4), (49, 0.3)], [(0, 1.0), (49, 1.5)], 49
+        ),
         load=[Load(clients, rate, 0.2, 0.5, 6) for clients in (1, 4)],
         server=ServerStart(2.5, 400_000_000, 0),
-        ladder=some_rungs(),
+        ladder=some_points(),
         base=contender("base"),
         tuned=contender("tuned"),
         conditions={"Sampling": "greedy"},
@@ -166,6 +167,8 @@ def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
     assert all(place.startswith("#") for place in parser.references)
     assert not re.search(r"url\(|@import|https?://", page)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert report.curves is not None
+    assert loss_chart(report.curves) in page
     general = report.tasks[0].accuracy
     assert page.count('<article class="flip won"') == report.accuracy.won + general.won
     assert page.count('<article class="flip lost"') == report.accuracy.lost + general.lost
@@ -215,23 +218,6 @@ def test_a_markdown_cell_is_one_cell(text: str) -> None:
     cell = markdown_cell(text)
     assert "\n" not in cell
     assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8))
-def test_a_scale_holds_its_values(values: list[float]) -> None:
-    scale = plot.scale_over(values)
-    slack = 1e-9 * max(1.0, *map(abs, values))
-    assert scale.low - slack <= min(values) <= max(values) <= scale.high + slack
-    assert 2 <= len(scale.ticks) <= 9
-    assert [scale.percent(end) for end in (scale.low, scale.high)] == [0.0, 100.0]
-
-
-def test_a_strip_places_its_marks() -> None:
-    scale = plot.Scale(0.0, 1.0, [0.0, 1.0])
-    svg = plot.strip(scale, [plot.Mark(Estimate(0.5, 0.25, 0.75), "tuned")], "a < b")
-    assert 'd="M25.0 10.0H75.0"' in svg
-    assert 'd="M50.0 10.0h.01"' in svg
-    assert "a &lt; b" in svg
 
 
 def test_figures_as_text() -> None:

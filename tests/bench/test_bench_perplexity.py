@@ -12,7 +12,7 @@ import pytest
 from tuneserve.bench.measure.perplexity import (
     chunked,
     perplexity_context,
-    read_text,
+    read_corpus,
     summarise_divergence,
     summarise_perplexity,
     text_divergence,
@@ -89,9 +89,9 @@ def test_a_model_does_not_differ_from_itself(model: LlamaModel) -> None:
 def test_a_text_is_read_without_its_last_line_break(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_text("a\nb\n\n")
-    assert read_text(path) == "a\nb\n"
+    assert read_corpus(path) == "a\nb\n"
     with pytest.raises(UsageError, match="no such text"):
-        read_text(tmp_path / "absent.txt")
+        read_corpus(tmp_path / "absent.txt")
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="can't be read"):
-        read_text(path)
+        read_corpus(path)

@@ -326,7 +326,9 @@ def test_clients_are_served(finished_run: RunDirectory) -> None:
 
 def test_curves_come_from_the_training_record(finished_run: RunDirectory) -> None:
     curves = report_of(finished_run)["curves"]
-    assert curves == {"train": [[1, 2.0], [2, 1.0]], "eval": [[2, 1.5]], "best_step": 2}
+    assert curves == {
+        "train": [[1, 2.0], [2, 1.0]], "eval": [[2, 1.5]], "general": [[2, 0.5]], "best_step": 2,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("entry", ["trivia.jsonl", "trivia.jsonl=likelihood", "=exact"])

@@ -15,8 +15,7 @@ from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
     Answer,
     AnswerCounts,
-    Contender,
-    Curves,
+    ContenderSummary,
     Forgetting,
     Pair,
     Provenance,
@@ -28,6 +27,7 @@ from tuneserve.bench.compare.runs import compare_runs
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.pages import write_report
 from tuneserve.bench.tasks.examples import Example
+from tuneserve.charts import LossCurves
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
@@ -47,10 +47,10 @@ def pairs(wrong: set[int]) -> list[Pair]:
     ]
 
 
-def contender(name: str) -> Contender:
+def contender(name: str) -> ContenderSummary:
     speed = Speed(Rate(100.0, 2.0, 64, 5), Rate(90.0, 2.0, 64, 5))
     counts = AnswerCounts(0, 0, 0, 1.0)
-    return Contender(name, f"{name}.gguf", 1 << 20, "0" * 64, "Q4_K_M", speed, 0.5, counts)
+    return ContenderSummary(name, f"{name}.gguf", 1 << 20, "0" * 64, "Q4_K_M", speed, 0.5, counts)
 
 
 def written_run(root: Path, name: str, wrong: set[int], test_sha256: str = "a") -> RunDirectory:
@@ -70,7 +70,7 @@ def written_run(root: Path, name: str, wrong: set[int], test_sha256: str = "a") 
         accuracy=accuracy, perplexity=analysis.compare_perplexity(asked, settings),
         groups=[], gap=None, others=[], contamination=None,
         forgetting=Forgetting("no forgetting shown", "Nothing."), tasks=[task], texts=[],
-        curves=Curves([(1, 2.0)], [(1, 2.5)], 1), load=[], server=None, ladder=[],
+        curves=LossCurves([(1, 2.0)], [(1, 2.5)], [], 1), load=[], server=None, ladder=[],
         base=contender("base"), tuned=contender("tuned"), conditions={"Sampling": "greedy"},
         provenance=Provenance("tuneserve bench", "demo", test_sha256, {"bench": {}}, {}, "", ""),
         pairs=asked,

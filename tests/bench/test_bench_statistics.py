@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
+from bench_simulation import Design, covered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from tuneserve.bench.simulation import Design, covered
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, cluster_numbers
 

@@ -14,11 +14,11 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
-from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.convert.verify.probe import transformers_config
 from tuneserve.convert.verify.reference import StreamedModel, Variant
 from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
 from tuneserve.errors import UsageError
+from tuneserve.safetensors import SafetensorsFiles
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,8 +13,8 @@ from convert_support import Trained, make_adapter, make_base
 
 from tuneserve.convert.merge.adapter import Adapter, scale_of
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
-from tuneserve.convert.safetensors_reader import SafetensorsFiles
 from tuneserve.errors import UsageError
+from tuneserve.safetensors import SafetensorsFiles
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -167,3 +167,18 @@ def test_truncated_weights_are_one_clear_error(trained: Trained, tmp_path: Path)
 def test_rank_that_contradicts_the_configuration() -> None:
     with pytest.raises(UsageError, match="rank is 4, but the configuration says 8"):
         scale_of({"r": 8, "lora_alpha": 8}, "model.layers.0.q", rank=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [('{\n"a": ', r"config\.json:2: not valid JSON"), ("[]", "not a JSON obj")]
+)
+def test_a_damaged_config_is_named(tmp_path: Path, content: str, told: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=told):
+        MergedCheckpoint(tmp_path)
+
+
+def test_an_index_without_a_weight_map_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"index\.json: has no weight_map"):
+        SafetensorsFiles.of_directory(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from test_convert_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
 
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.writer import tensor_bytes
+from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.resources import gguf_tensor_bytes
 from tuneserve.model_shape import ModelShape
@@ -43,7 +43,7 @@ def checkpoint(
 def test_every_tensor_has_the_size_that_is_planned(checkpoint: Path, quantization: Any) -> None:
     model = GGUFModel(MergedCheckpoint(checkpoint), checkpoint, name="x")
     written = {
-        choice.name: tensor_bytes(model.sources[choice.name].shape, choice.type)
+        choice.name: encoded_size(model.sources[choice.name].shape, choice.type)
         for choice in model.choices(quantization)
         if not choice.name.startswith("rope_")  # computed, and a few numbers only
     }

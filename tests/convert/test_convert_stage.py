@@ -19,7 +19,7 @@ from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.resources import check_disk
 from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
-from tuneserve.convert.verify import GateError
+from tuneserve.convert.verify import VerificationError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
@@ -55,7 +55,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     assert convert(run, SETTINGS, skip_done=True) == result
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-2}), skip_done=True)
-    with pytest.raises(GateError):
+    with pytest.raises(VerificationError):
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}), force=True)
     # The files that are there are still its.
     assert run.require_stage("convert", ConvertResult) == result
@@ -66,7 +66,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
 
 
 def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:
-    with pytest.raises(GateError, match="failed verification") as caught:
+    with pytest.raises(VerificationError, match="failed verification") as caught:
         convert(run, SETTINGS.model_copy(update={"max_kld": 1e-15}))
     assert [line.split(":")[0] for line in caught.value.problems] == ["llama.cpp = transformers"]
     assert gguf_files(run) == []
@@ -172,7 +172,7 @@ def test_adapter_only(run: RunDirectory) -> None:
         convert_adapter(run, SETTINGS)
     # The base that is there already is used again.
     stamp = run.base_gguf("Q8_0").stat().st_mtime_ns
-    with pytest.raises(GateError, match="failed verification"):
+    with pytest.raises(VerificationError, match="failed verification"):
         convert_adapter(run, SETTINGS.model_copy(update={"max_quantized_kld": 1e-9}), force=True)
     assert run.base_gguf("Q8_0").stat().st_mtime_ns == stamp
     assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -30,14 +33,11 @@ def test_commands_explain_themselves_without_heavy_imports(tuneserve: Runner, co
 
 
 def test_no_heavy_import_behind_help() -> None:
-    import subprocess
-    import sys
-
     script = (
         "import sys\n"
         "from tuneserve.cli import cli\n"
         f"for name in {list(COMMANDS)!r}: cli.get_command(None, name)\n"
-        "heavy = {'torch', 'unsloth', 'llama_cpp', 'transformers', 'fastapi', 'matplotlib',"
+        "heavy = {'torch', 'unsloth', 'llama_cpp', 'transformers', 'fastapi',"
         " 'scipy', 'openai', 'datasets', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
@@ -89,6 +89,24 @@ def test_doctor_reports_for_programs(tuneserve: Runner) -> None:
     found = {finding["name"]: finding for finding in report["findings"]}
     assert found["llama-cpp-python"]["status"] in ("ok", "note")
     assert {"Python", "torch", "Unsloth", "demo model"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("torch", "torch"), ("llama_cpp", "llama-cpp-python")]
+)
+def test_doctor_tells_what_is_installed_and_broken(tmp_path: Path, module: str, name: str) -> None:
+    (tmp_path / module).mkdir()
+    broken = "raise OSError('libcudart.so.13: cannot open shared object file')"
+    (tmp_path / module / "__init__.py").write_text(broken)
+    done = subprocess.run(
+        [sys.executable, "-m", "tuneserve", "doctor", "--json"], capture_output=True, text=True,
+        check=False, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    found = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
+    assert found[name]["status"] == "missing"
+    assert "OSError: libcudart.so.13: cannot open shared object" in found[name]["found"]
+    assert "pip install --force-reinstall" in found[name]["advice"]
 
 
 def test_data_refuses_to_overwrite(tuneserve: Runner, tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ import pytest
 from support import ROOT
 
 from tuneserve.errors import UsageError
-from tuneserve.files import atomic_path, sha256_file, write_json, write_jsonl
+from tuneserve.files import (
+    atomic_path,
+    read_json,
+    read_text,
+    sha256_file,
+    write_json,
+    write_jsonl,
+)
 
 
 def test_failure_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -127,3 +134,45 @@ def test_json_and_hash(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl").read_text(encoding="utf-8") == '{"a": 1}\n{"b": "ü"}\n'
     data = (tmp_path / "a.jsonl").read_bytes()
     assert sha256_file(tmp_path / "a.jsonl") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_text_is_read_with_or_without_the_mark_that_windows_writes(tmp_path: Path) -> None:
+    path = tmp_path / "keys.txt"
+    path.write_bytes("\ufeffsecret\r\n".encode())
+    assert read_text(path) == "secret\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "no such recipe"),
+        (b"ab\xff", r"can't be read: not UTF-8 \(byte 3\)"),
+    ],
+)
+def test_a_text_that_cant_be_read(tmp_path: Path, content: bytes | None, told: str) -> None:
+    path = tmp_path / "a.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"a\.toml: {told}"):
+        read_text(path, "recipe")
+
+
+def test_a_directory_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be read: Is a directory"):
+        read_text(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{\n"a": }', r"a\.json:2: not valid JSON"),
+        ("[1]", r"a\.json: not a JSON object"),
+        ("[" * 200_000, r"not valid JSON"),
+    ],
+)
+def test_json_that_is_no_object(tmp_path: Path, content: str, told: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=told) as caught:
+        read_json(path, hint="Make it again.")
+    assert caught.value.hint == "Make it again."

@@ -7,8 +7,15 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tuneserve.options import parameter_name, resolve_settings, section_model, settings_options
-from tuneserve.settings import Recipe
+from tuneserve.options import (
+    as_options,
+    option_names,
+    parameter_name,
+    resolve_settings,
+    section_model,
+    settings_options,
+)
+from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
 
 
 def resolve(
@@ -65,3 +72,19 @@ def test_lists_flags_and_paths() -> None:
 def test_out_of_bounds_is_refused_by_click(arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.BadParameter):
         resolve(*arguments)
+
+
+def test_settings_as_options_are_the_same_settings_again() -> None:
+    recipe = Recipe(
+        train=TrainSettings(r=4, target_modules=("q_proj",), learning_rate=1e-3),
+        serve=ServeSettings(ctx=4096, mmap=False, gpu_layers=0),
+        bench=BenchSettings(ctx=512, clients=(2, 3), noise_floor=True),
+    )
+    names = option_names(tuple(Recipe.model_fields))
+    words = as_options(recipe, names)
+    assert words[words.index("--bench-ctx") + 1] == "512"
+    assert resolve(*words) == recipe
+    # A default is told too where the saved settings are others.
+    told = as_options(Recipe(), option_names(["serve"]), recipe)
+    assert resolve(*told, saved=recipe.model_dump()).serve == ServeSettings()
+    assert {word for word in told if word.startswith("--")} == {"--ctx", "--mmap", "--gpu-layers"}

@@ -13,37 +13,38 @@ from typing import Any
 from support import ROOT
 from transformers import TrainerControl
 
-from tuneserve.finetune.training.callbacks import Steering, evaluations_without_gain
-from tuneserve.finetune.training.stop import StopSwitch
+from tuneserve.finetune.training.callbacks import StoppingCallback, StopSignal
+from tuneserve.finetune.training.losses import evaluations_without_gain
 
 # One process's clock says that a checkpoint is due, the other's that it is not.
 TWO_CLOCKS = """
 import json, os
 from accelerate import PartialState
 from transformers import TrainerControl
-from tuneserve.finetune.training.callbacks import Steering
-from tuneserve.finetune.training.stop import StopSwitch
+from tuneserve.finetune.training.callbacks import StoppingCallback, StopSignal
 PartialState(cpu=True)
 seconds = 1e9 if os.environ["RANK"] == "0" else -1.0
-steering = Steering(StopSwitch(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds)
+stopping = StoppingCallback(
+    StopSignal(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds
+)
 control = TrainerControl()
-steering.on_step_end(None, None, control)
+stopping.on_step_end(None, None, control)
 print(json.dumps([control.should_save, control.should_training_stop]))
 """
 
 
-def steering(switch: StopSwitch, **changed: Any) -> Steering:
+def stopping(stop: StopSignal, **changed: Any) -> StoppingCallback:
     usual = {"patience": 0, "max_general_rise": 0.0, "checkpoint_seconds": 1e9}
-    return Steering(switch, **{**usual, **changed})
+    return StoppingCallback(stop, **{**usual, **changed})
 
 
 def test_an_evaluation_that_is_due_comes_before_the_stop() -> None:
-    switch = StopSwitch()
+    stop = StopSignal()
     control = TrainerControl(should_evaluate=True)
-    steering(switch).on_step_end(None, None, control)
+    stopping(stop).on_step_end(None, None, control)
     assert not control.should_save
-    switch.pressed = True
-    steering(switch).on_step_end(None, None, control)
+    stop.received = True
+    stopping(stop).on_step_end(None, None, control)
     assert control.should_evaluate
     assert control.should_save
     assert control.should_training_stop
@@ -51,7 +52,7 @@ def test_an_evaluation_that_is_due_comes_before_the_stop() -> None:
 
 def test_a_checkpoint_is_due_by_the_clock() -> None:
     control = TrainerControl()
-    steering(StopSwitch(), checkpoint_seconds=-1.0).on_step_end(None, None, control)
+    stopping(StopSignal(), checkpoint_seconds=-1.0).on_step_end(None, None, control)
     assert control.should_save
     assert not control.should_training_stop
 
@@ -62,7 +63,7 @@ def test_training_stops_when_the_eval_loss_has_not_fallen_for_a_while() -> None:
     assert evaluations_without_gain([{"loss": 1.0}]) == 0
     for patience, stops in ((2, True), (3, False), (0, False)):
         control, state = TrainerControl(), SimpleNamespace(log_history=history)
-        steering(StopSwitch(), patience=patience).on_evaluate(None, state, control)
+        stopping(StopSignal(), patience=patience).on_evaluate(None, state, control)
         assert control.should_training_stop == stops
 
 

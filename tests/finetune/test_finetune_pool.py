@@ -21,7 +21,7 @@ from tuneserve.finetune.tokens.draw import EpochDraw
 from tuneserve.finetune.tokens.encode import encode_all, problems_with_ends
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder
 from tuneserve.finetune.tokens.epoch import Pool, build_pool
-from tuneserve.finetune.training.trainer import general_rise
+from tuneserve.finetune.training.losses import general_rise
 from tuneserve.settings import DataSettings
 
 TEXT = """

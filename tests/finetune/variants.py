@@ -56,26 +56,26 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     from tuneserve.finetune.runtime.model import add_adapter, load_base
     from tuneserve.finetune.runtime.packing import check_apart
     from tuneserve.finetune.tokens.draw import EpochDraw, Stream
-    from tuneserve.finetune.training.callbacks import Telling
-    from tuneserve.finetune.training.progress import watching
+    from tuneserve.finetune.training.callbacks import ProgressCallback
+    from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
     from tuneserve.settings import ModelSettings, TrainSettings
 
     settings = TrainSettings.model_validate({**COMMON, **given})
-    model, padder = load_base(runtime, base, ModelSettings(), "false", four_bit=False)
+    model, tokenizer = load_base(runtime, base, ModelSettings(), "false", four_bit=False)
     model = add_adapter(runtime, model, settings)
     if settings.packing == "true":
         check_apart(runtime, model)
     examples = encoded()
-    with tempfile.TemporaryDirectory() as directory, watching(3, "variants") as watch:
-        telling = Telling(watch, None)
+    with tempfile.TemporaryDirectory() as directory, progress_display(3, "variants") as display:
+        progress = ProgressCallback(display, None)
         once_each = Stream(tuple((place,) for place in range(EXAMPLES)), EXAMPLES)
         trainer = build_trainer(
-            runtime, model, padder, settings, plan_steps(settings, EXAMPLES), examples,
+            runtime, model, tokenizer, settings, plan_steps(settings, EXAMPLES), examples,
             EpochDraw([once_each], settings.seed), [], checkpoints=Path(directory), fresh=True,
-            callbacks=[telling],
+            callbacks=[progress],
         )  # fmt: skip
-        telling.trainer = trainer
+        progress.trainer = trainer
         with quiet():
             trainer.train()
     history = trainer.state.log_history

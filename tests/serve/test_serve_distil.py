@@ -34,8 +34,8 @@ def encoder(demo_base: Path) -> Encoder:
 def test_the_engine_says_what_torch_says(demo_base: Path, encoder: Encoder, tmp_path: Path) -> None:
     asked = prompts(encoder, QUESTIONS, 1)
     counts: list[int] = []
-    _write_base(resolve_base("demo"), tmp_path / "base.gguf")
-    by_engine = answers_by_engine(tmp_path / "base.gguf", asked, COLD, counts.append)
+    base = _write_base(resolve_base("demo"), tmp_path)
+    by_engine = answers_by_engine(base, asked, COLD, counts.append)
     assert sum(counts) == len(asked)
     by_torch = answers_by_torch(demo_base, ModelSettings(), encoder, asked, COLD, counts.append)
     assert by_engine == by_torch

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.base.safetensors_writer import SafetensorsWriter, TensorSpec
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures.table import Architecture
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 F16_LARGEST = 65504.0
 COMPUTED = {"rope_freqs.weight"}  # derived from the config, no weight of the checkpoint

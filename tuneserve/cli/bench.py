@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuneserve.bench.options import SERVED
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
-from tuneserve.options import settings_options
-from tuneserve.settings import BenchSettings
+from tuneserve.options import BENCH_FIELDS, settings_options
 
 if TYPE_CHECKING:
-    from tuneserve.bench.compare.results import Report, Rung
+    from tuneserve.bench.compare.results import Report, SweepResult
     from tuneserve.bench.measure.speed import Rate
     from tuneserve.bench.stats.bootstrap import Estimate
 
@@ -23,7 +21,7 @@ EXIT_WORSE = 3
 
 @click.command()
 @stage_options
-@settings_options("bench", "serve", only=[*BenchSettings.model_fields, *SERVED])
+@settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
 def command(
     context: click.Context,
@@ -94,18 +92,18 @@ def show(report: Report) -> None:
     say(report.forgetting.sentence)
 
 
-def _show_ladder(rungs: list[Rung]) -> None:
+def _show_ladder(points: list[SweepResult]) -> None:
     rows = [
         [
-            rung.name,
-            rung.cache,
-            human_bytes(rung.size_bytes),
-            f"{rung.bits_per_weight:.2f}",
-            f"{rung.perplexity.value:.4g}",
-            f"{rung.kld.value:.4f}" if rung.kld else "-",
-            f"{100 * rung.accuracy.value:.1f} %",
+            point.name,
+            point.cache,
+            human_bytes(point.size_bytes),
+            f"{point.bits_per_weight:.2f}",
+            f"{point.perplexity.value:.4g}",
+            f"{point.kld.value:.4f}" if point.kld else "-",
+            f"{100 * point.accuracy.value:.1f} %",
         ]
-        for rung in rungs
+        for point in points
     ]
     columns = ["", "KV cache", "size", "bits a weight", "PPL", "KLD", "accuracy"]
     table("Quantization ladder", columns, rows)

@@ -80,8 +80,12 @@ def _torch_and_unsloth() -> list[Finding]:
     if version is None:
         missing = Finding("torch", "missing", "not installed", "pip install torch")
         return [missing, _unsloth(has_gpu=False)]
-    import torch
-
+    try:
+        import torch
+    except Exception as error:
+        release = version.partition("+")[0]
+        advice = f"pip install --force-reinstall torch=={release}"
+        return [_broken("torch", version, error, advice), _unsloth(has_gpu=False)]
     torch_finding = Finding("torch", "ok", version)
     if not torch.cuda.is_available():
         gpu = Finding(
@@ -128,7 +132,13 @@ def _llama_cpp() -> Finding:
         return Finding(name, "missing", "not installed", "pip install llama-cpp-python")
     from tuneserve.llama import backend, built_with_amx
 
-    features = backend().llama_print_system_info().decode()
+    try:
+        features = backend().llama_print_system_info().decode()
+    except Exception as error:
+        return _broken(
+            name, version, error,
+            f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}",
+        )  # fmt: skip
     vector = next((f for f in ("AVX512", "AVX2", "NEON") if f"{f} = 1" in features), "no SIMD")
     if backend().llama_supports_gpu_offload():
         return Finding(name, "ok", f"{version}, can offload to the GPU, {vector}")
@@ -151,6 +161,13 @@ def _llama_cpp() -> Finding:
             f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}",
         )
     return Finding(name, "ok", found)
+
+
+def _broken(name: str, version: str, error: Exception, advice: str) -> Finding:
+    """What is installed and can't be loaded, with the first line of the reason."""
+    reason = (str(error).splitlines() or [""])[0]
+    found = f"{version} is installed and can't be loaded: {type(error).__name__}: {reason}"
+    return Finding(name, "missing", found, advice)
 
 
 def _has_nvidia_gpu() -> bool:

@@ -74,7 +74,7 @@ def _perplexity(model: Path, text: Path, chunk: int, settings: ServeSettings) ->
     from tuneserve.serve.offload import with_gpu_layers
 
     with LlamaModel(model, gpu_layers=with_gpu_layers(model, settings).gpu_layers) as loaded:
-        chunks = perplexity.chunked(loaded, perplexity.read_text(text), chunk, where=str(text))
+        chunks = perplexity.chunked(loaded, perplexity.read_corpus(text), chunk, where=str(text))
         with (
             perplexity.perplexity_context(loaded, settings, chunk) as context,
             progress("perplexity", len(chunks), unit="chunks") as advance,
@@ -94,7 +94,7 @@ def _divergence(
         LlamaModel(base, gpu_layers=with_gpu_layers(base, settings).gpu_layers) as base_model,
         LlamaModel(model, gpu_layers=with_gpu_layers(model, settings).gpu_layers) as other_model,
     ):
-        content = perplexity.read_text(text)
+        content = perplexity.read_corpus(text)
         chunks = perplexity.chunked(other_model, content, chunk, where=str(text))
         if chunks.tolist() != perplexity.chunked(base_model, content, chunk).tolist():
             raise UsageError(

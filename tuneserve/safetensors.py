@@ -1,22 +1,28 @@
-"""Reading a checkpoint's tensors by rows, straight from the files.
+"""safetensors files by pieces, so that no model has to fit in memory: read by rows, written tensor
+by tensor.
 
-The safetensors library maps whole files, whose pages then count as this process's memory, and its
-NumPy side has no bfloat16. Here only the rows asked for are read. Format: 8 bytes little-endian
-header length, a JSON header, the tensors (https://huggingface.co/docs/safetensors).
+The safetensors library maps whole files, whose pages then count as this process's memory, its NumPy
+side has no bfloat16, and it saves only what is all in memory. Here only the rows in hand are held.
+Format: 8 bytes little-endian header length, a JSON header, then the tensors' bytes in order
+(https://huggingface.co/docs/safetensors).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 
 HEADER_LIMIT = 256 * 1024 * 1024
 STORAGE = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "F64": "<f8"}
@@ -33,10 +39,7 @@ class StoredTensor:
 
     @property
     def row_items(self) -> int:
-        count = 1
-        for n in self.shape[1:]:
-            count *= n
-        return count
+        return prod(self.shape[1:])
 
     def raw(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.generic]:
         """Rows [start, stop) as stored (bfloat16 as uint16). Safe to call from several threads."""
@@ -84,7 +87,10 @@ class SafetensorsFiles:
         """A checkpoint directory's weights, in shards or not."""
         index = directory / "model.safetensors.index.json"
         if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise UsageError("has no weight_map", where=str(index))
+            names = set(map(str, weight_map.values()))
             paths = [directory / name for name in sorted(names)]
         else:
             paths = sorted(directory.glob("*.safetensors"))
@@ -128,3 +134,64 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             f"this safetensors file is truncated or damaged ({error})", where=str(path)
         ) from error
     return tensors
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, element type ('F32', 'F16', 'BF16') and row-major shape of a tensor to come."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return prod(self.shape) * np.dtype(STORAGE[self.dtype]).itemsize
+
+
+class SafetensorsWriter:
+    """Give all specs first, then the tensors' bytes in the same order."""
+
+    def __init__(self, path: Path, specs: Sequence[TensorSpec]) -> None:
+        self._waiting = list(reversed(specs))
+        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for spec in specs:
+            end = offset + spec.size_bytes
+            header[spec.name] = {
+                "dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, end]
+            }  # fmt: skip
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        self._file = path.open("wb")
+        self._file.write(len(text).to_bytes(8, "little") + text)
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """The next tensor's bytes."""
+        self.write_pieces(name, [data])
+
+    def write_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+        """The next tensor's bytes, in pieces one after the other."""
+        spec = self._waiting.pop()
+        if spec.name != name:
+            raise ValueError(f"expected {spec.name}, got {name}")
+        size = 0
+        for data in pieces:
+            size += memoryview(data).nbytes
+            self._file.write(data)
+        if spec.size_bytes != size:
+            raise ValueError(f"expected {spec.size_bytes} B of {name}, got {size} B")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if kind is None and self._waiting:
+            raise ValueError(f"{len(self._waiting)} tensors were never written")
