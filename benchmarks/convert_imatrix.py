@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.write import write_quantized
@@ -71,12 +72,12 @@ def measure(
         end = next((i + 1 for i in range(start, len(ids)) if f16.is_end(ids[i])), len(ids))
         answer = np.asarray(ids[start:end])
         answer_tokens += len(answer)
-        reference = likely = None
+        reference: npt.NDArray[np.float32] | None = None
         for context, score in zip(contexts, scores, strict=True):
             found = log_softmax(context.logits(ids[:end])).astype(np.float32)
             if reference is None:
                 reference, likely = found, np.exp(found)
-            klds = np.einsum("ij,ij->i", likely, reference - found, dtype=np.float64)
+            klds = (likely * (reference - found)).sum(axis=-1, dtype=np.float64)
             on_answer = found[start - 1 : end - 1]
             score.nll.append(float(-on_answer[np.arange(len(answer)), answer].sum()))
             score.right.append(bool((on_answer.argmax(axis=-1) == answer).all()))
@@ -114,7 +115,7 @@ def with_matrix(
     chunks = training_chunks(f16, run.split("train"), tokens)
     matrix = collect(f16, chunks, threads=options.threads)
     collected = time.perf_counter()
-    path = options.work / f"{tokens}.gguf"
+    path: Path = options.work / f"{tokens}.gguf"
     write_quantized(
         model, path, options.quantization,
         threads=options.threads, matrix=matrix, matrix_file="m",

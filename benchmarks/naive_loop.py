@@ -58,6 +58,7 @@ def generate(context: object, n_vocab: int, clients: int, prompt: list[int], cou
             raise SystemExit("llama_decode failed")
         pointer = llama_cpp.llama_get_logits(context)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
+        assert address is not None
         buffer = (ctypes.c_float * (clients * n_vocab)).from_address(address)
         rows = np.ctypeslib.as_array(buffer).reshape(clients, n_vocab)
         pending = [[int(token)] for token in rows.argmax(axis=1)]

@@ -6,17 +6,58 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import hypothesis.core as hypothesis_core
 import pytest
-from support import ROOT, Runner
 
+from tests.support import ROOT, Runner
 from tuneserve.base import resolve_base
 from tuneserve.base.resolve import demo_gguf as find_demo_gguf
-from tuneserve.files import cache_directory
+from tuneserve.files import cache_directory, locked
+
+SLOW_FIXTURES = frozenset(
+    {
+        "server", "start_server", "service", "engine",  # a server or its engine
+        "trained", "tokenizer_directory",  # checkpoints made with torch, to be converted
+        "workspace",  # a training
+        "ggufs",  # a benchmark's two models
+    }
+)  # fmt: skip
+"""A test that needs one of these is marked slow, as those are that say so themselves."""
 
 # Nothing in the tests may depend on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # The workers share the cores, and Unsloth's compiled modules are written without a lock.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault(
+        "UNSLOTH_COMPILE_LOCATION", str(cache_directory() / f"unsloth_compiled_{worker}")
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Hypothesis draws its examples from the seed that orders the tests, unless it has its own."""
+    if config.getoption("hypothesis_seed", None) is None:
+        hypothesis_core.global_force_seed = config.getoption("randomly_seed", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    seed = terminalreporter.config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(
+            f"order and random data from seed {seed}; again: --randomly-seed={seed}"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +74,14 @@ def demo_base() -> Path:
 
 @pytest.fixture(scope="session")
 def tuneserve() -> Runner:
-    """Run the `tuneserve` command as a user would: `tuneserve("serve", "x.gguf", cwd=…)`."""
+    """Run the `tuneserve` command as a user would: `tuneserve("serve", "x.gguf", cwd=…)`.
+    `env` is added to the environment."""
 
     def run(
-        *arguments: str, cwd: Path = ROOT, timeout: float = 300
+        *arguments: str,
+        cwd: Path = ROOT,
+        timeout: float = 300,
+        env: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "tuneserve", *arguments],
@@ -45,7 +90,7 @@ def tuneserve() -> Runner:
             text=True,
             timeout=timeout,
             check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         )
 
     return run
@@ -57,8 +102,9 @@ def llama_cpp_source() -> Path:
     release = "llama_cpp_python-0.3.36"
     folder = cache_directory() / "sources"
     inside = folder / release / "vendor" / "llama.cpp"
-    if not inside.is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock"):
+        if inside.is_dir():
+            return inside
         command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary",
                    ":all:", "--dest", str(folder), "llama-cpp-python==0.3.36"]  # fmt: skip
         try:

@@ -2,10 +2,68 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@dataclass
+class RunningServer:
+    """A `tuneserve serve` process that is listening."""
+
+    process: subprocess.Popen[str]
+    url: str
+    log: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def stop(self, *, signal_number: int = signal.SIGTERM, timeout: float = 30) -> int:
+        self.process.send_signal(signal_number)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def running_server(log: Path, *arguments: str, wait: float = 60) -> Iterator[RunningServer]:
+    """Start `tuneserve serve …` on a free port; it is ended when the block is left."""
+    command = [sys.executable, "-m", "tuneserve", "serve", *arguments]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--port", "0", "--threads", "1"],
+            cwd=ROOT,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    try:
+        yield RunningServer(process, _listening_url(process, log, wait), log)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _listening_url(process: subprocess.Popen[str], log: Path, wait: float) -> str:
+    deadline = time.monotonic() + wait
+    while time.monotonic() < deadline:
+        if found := re.search(r"listening on (http\S+)", log.read_text()):
+            return found.group(1)
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(f"the server did not start:\n{log.read_text()}")

@@ -99,8 +99,21 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
             hint="Choose another name.",
         )
     target.rename(aside)
-    source.rename(target)
+    try:
+        source.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
     remove(aside)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path`, waiting while another process holds it. Ends with the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def remove(path: Path) -> None:

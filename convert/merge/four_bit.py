@@ -93,8 +93,8 @@ def rounded(values: Floats, dtype: str) -> Floats:
         return values.astype(np.float16).astype(np.float32)
     if dtype == "BF16":
         bits = values.view(np.uint32)
-        bits += 0x7FFF + ((bits >> 16) & 1)
-        bits &= 0xFFFF0000
+        half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+        return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
     return values
 
 

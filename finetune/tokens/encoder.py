@@ -8,6 +8,7 @@ tokenized by itself, as it will be when the model writes it after that prompt.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 from tuneserve.errors import TuneserveError
 from tuneserve.finetune.examples import Example, Message
+from tuneserve.finetune.tokens.missing import missing_bytes, missing_character
 from tuneserve.prompt import with_bos
 from tuneserve.settings import Recipe
 from tuneserve.template import ChatTemplate
@@ -108,13 +110,14 @@ class Encoder:
     def encode(self, example: Example) -> Encoded:
         """Ids and labels of one example, cut to `max_length`.
 
-        Raises MaskError naming the example's place if nothing would be trained, and TemplateError
-        if the template refuses the conversation.
+        Raises MaskError naming the example's place if nothing would be trained or a character has
+        no token, and TemplateError if the template refuses the conversation.
         """
         messages = example.messages
         if self.thoughts == "drop":
             messages = tuple(without_thoughts(messages))
         if len(messages) == 1:
+            self._check_characters(messages[0]["content"], example.where)
             return self._encode_plain(messages[0]["content"])
         answer = messages[-1]
         variables: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
@@ -123,6 +126,7 @@ class Encoder:
             variables["enable_thinking"] = True
         prompt = self.template.render(messages[:-1], add_generation_prompt=True, **variables)
         full = self.template.render(messages, **variables)
+        self._check_characters(full, example.where)
         completion = complete(prompt, full, answer["content"], answer.get(KEY))
         if completion is None:
             raise MaskError(
@@ -146,6 +150,16 @@ class Encoder:
         """Token ids of a conversation up to where the assistant answers, as at inference."""
         prompt = self.template.render(messages, add_generation_prompt=True)
         return with_bos(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], self.bos)
+
+    def _check_characters(self, text: str, where: str) -> None:
+        """Raise MaskError for a character that the vocabulary has no token for: conversion, which
+        compares the token ids of held-out texts, would stop on it after training."""
+        if character := missing_character(text, self.missing_bytes):
+            raise MaskError(
+                f"{character!a} (U+{ord(character):04X}) has no token in this base model's "
+                "vocabulary, so the model can't read it: take it out",
+                where=where,
+            )
 
     def _encode_prompt(self, prompt: str, turns: Sequence[_Turn]) -> tuple[list[int], list[int]]:
         coded = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
@@ -216,6 +230,11 @@ class Encoder:
     def _cut(self, ids: list[int], labels: list[int]) -> Encoded:
         lost = sum(label != IGNORED for label in labels[self.max_length :])
         return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), lost)
+
+    @cached_property
+    def missing_bytes(self) -> re.Pattern[bytes] | None:
+        """The bytes that the vocabulary has no token for."""
+        return missing_bytes(self.tokenizer)
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

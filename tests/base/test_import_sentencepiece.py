@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_import_tokens import sample_text
 from tokenizers import Tokenizer
 
+from tests.base.test_import_tokens import sample_text
 from tuneserve.base.tokenizer import tokenizer_json, write_tokenizer
 from tuneserve.errors import UsageError
 from tuneserve.gguf.reader import GGUFFile

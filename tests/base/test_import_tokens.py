@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from tuneserve.finetune.tokens.missing import missing_bytes, missing_character
 from tuneserve.llama import LlamaModel
 
 WORDS = ["hello", "World", "don't", "I'LL", "naïve", "Größe", "Привет", "日本語", "한국어", "اللغة",
@@ -19,6 +20,8 @@ WORDS = ["hello", "World", "don't", "I'LL", "naïve", "Größe", "Привет",
 CODE = ["def f(x):", "\n    ", "return", "+= 1;", "//", "\t", "{}", "[i]", "==", "'re", "#", "\\n"]
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>", "user\n"]
 SPACES = " \t\n\r\u00a0\u2003\u3000\u200b"
+WITHOUT_TOKEN = "\x04\x06\x13\x14\x16\x1d"
+"""Of the characters below U+3000 those that SmolLM2's vocabulary has no token for."""
 DIGITS = "0123456789 .,-²½٣Ⅷ"
 
 
@@ -63,9 +66,42 @@ def test_ids_equal_llama_cpp_on_2000_texts(tokenizer: Tokenizer, vocabulary: Lla
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.text(st.characters(max_codepoint=0x2FFF, exclude_categories=("Cs", "Cn"))))
+@given(
+    text=st.text(
+        st.characters(
+            max_codepoint=0x2FFF,
+            exclude_categories=("Cs", "Cn"),
+            exclude_characters=WITHOUT_TOKEN,
+        )
+    )
+)
 def test_ids_equal_llama_cpp(tokenizer: Tokenizer, vocabulary: LlamaModel, text: str) -> None:
     assert tokenizer.encode(text, add_special_tokens=False).ids == vocabulary.tokenize(text)
+
+
+def test_which_characters_have_no_token(checkpoint: Path) -> None:
+    from transformers import AutoTokenizer
+
+    missing = missing_bytes(AutoTokenizer.from_pretrained(checkpoint))
+    found = "".join(c for c in map(chr, range(0x3000)) if missing_character(c, missing))
+    assert found == WITHOUT_TOKEN
+    # Beyond the plane of ordinary text, those whose first byte is F1 or F2.
+    assert missing_character("🚀\U0003ffff", missing) is None
+    assert missing_character("a\U00040000", missing) == "\U00040000"
+    assert missing_character("a\U000bffff", missing) == "\U000bffff"
+    assert missing_character("\U000c0000\U0010ffff", missing) is None
+
+
+@pytest.mark.parametrize("character", WITHOUT_TOKEN)
+def test_a_character_without_a_token_is_dropped(
+    tokenizer: Tokenizer, vocabulary: LlamaModel, character: str
+) -> None:
+    """By both, but its neighbours become one token in the one only: training refuses it."""
+    assert tokenizer.encode(character, add_special_tokens=False).ids == []
+    assert vocabulary.tokenize(character) == []
+    text = f" {character}!"
+    assert tokenizer.encode(text, add_special_tokens=False).ids == vocabulary.tokenize(" !")
+    assert vocabulary.tokenize(text) == vocabulary.tokenize(" ") + vocabulary.tokenize("!")
 
 
 def test_decoding_gives_the_text_back(tokenizer: Tokenizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ def test_demo_is_imported_once(gguf: Path, tmp_path: Path, monkeypatch: pytest.M
     second = resolve_base(str(gguf))
     assert second.path == first.path
     assert (second.path / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_two_that_need_the_same_base_do_not_spoil_it(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two commands that are started together with an empty cache."""
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(resolve_base, ["demo", str(gguf)])
+    assert first.path == second.path
+    check_checkpoint(first.path)
 
 
 def test_directory_is_checked(tmp_path: Path) -> None:

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench_support import disturb, make_run, rows
 
+from tests.bench.bench_support import disturb, make_run, rows
+from tests.support import running_server
 from tuneserve.bench.stage import run_bench
 from tuneserve.finetune.training.result import Losses, Steps, TrainedBase, TrainOutput
 from tuneserve.run import RunDirectory, StageRecord
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -52,34 +45,12 @@ def converted_run(tmp_path: Path, ggufs: dict[str, Path], recipe: Recipe) -> Run
     return make_run(tmp_path, ggufs, recipe)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="session")
-def endpoint(ggufs: dict[str, Path]) -> Iterator[str]:
+def endpoint(ggufs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The disturbed model behind `tuneserve serve`."""
-    port = free_port()
-    command = [sys.executable, "-m", "tuneserve", "serve", str(ggufs["tuned"])]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--threads", "1", "--ctx", "1024"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 240
-    while True:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                break
-        except OSError:
-            time.sleep(0.2)
-    yield f"http://127.0.0.1:{port}/v1"
-    process.terminate()
-    process.wait(timeout=60)
+    log = tmp_path_factory.mktemp("endpoint") / "log"
+    with running_server(log, str(ggufs["tuned"]), "--ctx", "1024", wait=240) as server:
+        yield f"{server.url}/v1"
 
 
 @pytest.fixture(scope="session")

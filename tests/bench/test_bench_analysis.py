@@ -117,7 +117,7 @@ def test_the_gap_between_groups() -> None:
     apart = pairs(60, 0, 40, 0, group="a") + pairs(0, 0, 50, 50, group="b")
     gap = compare_gap(apart, SETTINGS)
     assert gap is not None
-    assert (gap.base, gap.tuned) == (pytest.approx(0.1), pytest.approx(0.5))
+    assert (gap.base, gap.tuned) == pytest.approx((0.1, 0.5))
     assert (gap.worst_base, gap.worst_tuned) == ("a", "b")
     assert gap.widened
     assert gap.change.low <= gap.change.value <= gap.change.high
@@ -151,7 +151,7 @@ def test_a_gap_within_sources_is_seen_there() -> None:
     groups = np.tile([0, 1], count)
     scores = GroupScores(base, tuned, groups, ["a", "b"], Bootstrap(clusters))
     found = compare_gaps(scores)
-    assert (found.base, found.tuned) == (0.0, pytest.approx(10 / count))
+    assert (found.base, found.tuned) == pytest.approx((0.0, 10 / count))
     assert found.p == pytest.approx(0.5**9, abs=0.002)  # all ten the same way, either way
     assert found.widened
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tuneserve.bench.compare.contamination import WORDS, overlapping
 from tuneserve.bench.tasks.examples import Example
 
@@ -32,6 +34,26 @@ def test_short_texts_are_compared_whole() -> None:
     training = [example("t", "A short text.")]
     held_out = [example("same", "a  SHORT text"), example("other", "a short story")]
     assert overlapping(held_out, training) == {"same"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "sharing", "found"),
+    [
+        # Three texts at the least, of few; 5 % of all, of many.
+        (10, 2, {"held-out"}),
+        (10, 3, set()),
+        (100, 4, {"held-out"}),
+        (100, 5, set()),
+    ],
+)
+def test_wording_is_common_from_the_limit_on(texts: int, sharing: int, found: set[str]) -> None:
+    """The held-out prompt and `sharing` - 1 of the training prompts begin alike."""
+    training = [
+        example(f"t{n}", f"{INSTRUCTION if n < sharing - 1 else ''} {words(1000 * (n + 1), 12)}")
+        for n in range(texts - 1)
+    ]
+    held_out = [example("held-out", f"{INSTRUCTION} {words(500_000, 12)}")]
+    assert overlapping(held_out, training) == found
 
 
 def test_the_common_instruction_is_left_out() -> None:

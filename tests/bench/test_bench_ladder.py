@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from convert_support import Trained, make_adapter, make_base, write_held_out
 
+from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.stage import run_bench
@@ -20,6 +20,8 @@ from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
+
+pytestmark = pytest.mark.slow
 
 
 def write_f16(model: GGUFModel, path: Path) -> GGUFRecord:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench_support import QUANTIZATION, disturb, make_run
 
+from tests.bench.bench_support import QUANTIZATION, disturb, make_run
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.job import prepare

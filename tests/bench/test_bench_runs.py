@@ -148,6 +148,7 @@ def test_the_report_command(tmp_path: Path, tuneserve: Runner) -> None:
     assert "no such run" in absent.stderr
 
 
+@pytest.mark.slow
 def test_the_perplexity_command(tmp_path: Path, demo_gguf: Path, tuneserve: Runner) -> None:
     text = tmp_path / "text.txt"
     text.write_text(" ".join(f"Line {n} of a plain text." for n in range(40)))

@@ -227,6 +227,7 @@ def test_intervals_hold_their_estimate(prompts: int, seed: int) -> None:
         assert estimate.low <= estimate.value <= estimate.high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", [Design(300), Design(300, 4, uneven=True)])
 def test_intervals_cover_the_truth(design: Design) -> None:
     """A quick look (200 benchmarks); benchmarks/bench_coverage.py does 2,000."""

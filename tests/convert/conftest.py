@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from convert_support import Trained, make_adapter, make_base, write_held_out
 
+from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile

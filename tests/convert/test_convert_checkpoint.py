@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import Trained, make_adapter, make_base
 
+from tests.convert.convert_support import Trained, make_adapter, make_base
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint

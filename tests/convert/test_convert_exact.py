@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import copy_tokenizer, write_sentencepiece_model
 
+from tests.convert.convert_support import copy_tokenizer, write_sentencepiece_model
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from convert_support import KINDS_OF_FOUR_BIT as KINDS
-from convert_support import Trained, quantized
 
+from tests.convert.convert_support import KINDS_OF_FOUR_BIT as KINDS
+from tests.convert.convert_support import Trained, quantized
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
+from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors, rounded
 from tuneserve.convert.verify.probe import transformers_config
 from tuneserve.convert.verify.reference import StreamedModel, Variant
 from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
@@ -42,6 +42,24 @@ def test_reads_what_bitsandbytes_reads(
         np.testing.assert_array_equal(tensor.rows(), expected, err_msg=name)
         np.testing.assert_array_equal(tensor.rows(5, 23), expected[5:23], err_msg=name)
     assert packed == {"skipping": 3 * 7 - 3 - 3}.get(kind, 21)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_ties_are_rounded_to_the_even_neighbour(dtype: str) -> None:
+    """Numbers exactly between two of the type: torch's cast is what the trainer saw."""
+    import torch
+
+    fraction_bits, kind = {"BF16": (7, torch.bfloat16), "F16": (10, torch.float16)}[dtype]
+    steps = np.arange(64, dtype=np.float32) + np.float32(0.5)
+    ties = np.float32(1.0) + steps * np.float32(2.0**-fraction_bits)
+    values = np.concatenate([ties, -ties, 8 * ties])
+    given = values.copy()
+    expected = torch.tensor(given).to(kind).float().numpy()
+    np.testing.assert_array_equal(rounded(values, dtype), expected)
+    assert (expected != given).all()
+    # Half of the ties go down: rounding half up would give another number there.
+    assert (np.abs(expected) < np.abs(given)).mean() == 0.5
+    np.testing.assert_array_equal(values, given, err_msg="the argument is not changed")
 
 
 def test_merges_into_a_four_bit_base(

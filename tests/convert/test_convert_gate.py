@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from convert_support import Trained, make_adapter, make_base, write_held_out
-
+from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter

@@ -10,18 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import make_adapter
-from test_convert_exact import CASES, make_checkpoint
-from test_convert_merge import KINDS
 
+from tests.convert.convert_support import make_adapter
+from tests.convert.test_convert_exact import CASES, make_checkpoint
+from tests.convert.test_convert_merge import KINDS
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.probe import check_probe, probe_layers, transformers_config
 from tuneserve.convert.verify.reference import StreamedModel, Variant
 from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
 from tuneserve.errors import UsageError
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
 
 SEQUENCES = [[5, 17, 300, 4, 99, 230, 1], [7, 8, 9]]
 
@@ -79,9 +83,10 @@ def test_every_kind_of_adapter(
     tokenizer_directory: Path, tmp_path: Path, kind: str, tied: bool
 ) -> None:
     import torch
-    from convert_support import make_base
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.convert.convert_support import make_base
 
     base = make_base(
         tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512
@@ -99,12 +104,36 @@ def test_every_kind_of_adapter(
 
 
 def test_an_attention_scale_that_llama_cpp_does_not_have(
-    tokenizer_directory: Path, tmp_path: Path
+    run: RunDirectory, tokenizer_directory: Path, tmp_path: Path
 ) -> None:
-    changes = {**CASES["gemma3"][2], "query_pre_attn_scalar": 64}
-    base = make_checkpoint(tmp_path / "b", "Gemma3ForCausalLM", tokenizer_directory, changes)
-    with pytest.raises(UsageError, match="computes with 32 where this model has 64"):
-        GGUFModel(MergedCheckpoint(base), base, name="x").metadata("F16")
+    """llama.cpp computes something else than what was trained, so no file is made."""
+    bases, models = {}, {}
+    for scale in (32, 64):
+        # Weights wide enough that attention shows in the logits.
+        changes = {"query_pre_attn_scalar": scale, "initializer_range": 0.3}
+        bases[scale] = make_checkpoint(
+            tmp_path / str(scale), "Gemma3ForCausalLM", tokenizer_directory,
+            {**CASES["gemma3"][2], **changes},
+        )  # fmt: skip
+        models[scale] = GGUFModel(MergedCheckpoint(bases[scale]), bases[scale], name="x")
+    file = tmp_path / "x.gguf"
+    metadata, choices = models[32].metadata("F16"), models[32].choices("F16")
+    write_gguf(file, metadata, models[32].sources, choices, threads=2)
+    found = {
+        scale: check_probe(file, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+        for scale, model in models.items()
+    }
+    assert {scale: check.passed for scale, check in found.items()} == {32: True, 64: False}
+
+    make_adapter(run.adapter, bases[64], tokenizer_directory)
+    with run.stage("train") as record:
+        base = TrainedBase(spec="wide", path=str(bases[64]), name="wide")
+        record.result = TrainOutput(base=base)
+    with pytest.raises(UsageError, match="computes with 32 where this model has 64") as caught:
+        convert(run, ConvertSettings(quantization="Q8_0"))
+    assert caught.value.where == "config.json: query_pre_attn_scalar"
+    assert not list(run.gguf.glob("*"))
+    assert "convert" not in run.read().stages
 
 
 def test_a_probe_has_every_kind_of_layer(tokenizer_directory: Path, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import Trained, make_adapter, make_base, write_held_out
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import MIXTURES
 from tuneserve.convert.gguf.writer import write_gguf

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import Trained, make_adapter, make_base
 
+from tests.convert.convert_support import Trained, make_adapter, make_base
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
@@ -94,10 +94,11 @@ def test_scales_are_written_for_llama_cpps_rule(
     trained: Trained, tokenizer_directory: Path, tmp_path: Path
 ) -> None:
     """alpha / r times b a is the change, whatever the configuration scales by."""
-    for kind, lora in {
+    kinds: dict[str, dict[str, Any]] = {
         "rslora": {"use_rslora": True},
         "alphas": {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"up_proj": 32}},
-    }.items():
+    }
+    for kind, lora in kinds.items():
         adapter = make_adapter(tmp_path / kind, trained.base, tokenizer_directory, **lora)
         found = write(trained.base, adapter, tmp_path / f"{kind}.gguf")
         alpha = found.require("adapter.lora.alpha")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convert_support import Trained, make_adapter, make_base
 
+from tests.convert.convert_support import Trained, make_adapter, make_base
 from tuneserve.convert.merge.adapter import Adapter, scale_of
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
 from tuneserve.errors import UsageError

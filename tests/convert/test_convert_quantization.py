@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from convert_support import Trained, make_adapter, make_base, write_held_out
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.convert.gguf.model import ComputedTensor
 from tuneserve.convert.gguf.quantization import BLOCK, MIXTURES, fitting_type, loader_order
 from tuneserve.convert.gguf.writer import Slab, write_gguf

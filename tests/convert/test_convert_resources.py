@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_convert_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
 
+from tests.convert.test_convert_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from convert_support import KINDS_OF_FOUR_BIT as KINDS
-from convert_support import Trained, quantized
 
+from tests.convert.convert_support import KINDS_OF_FOUR_BIT as KINDS
+from tests.convert.convert_support import Trained, quantized
 from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.resources import check_disk
 from tuneserve.convert.result import ConvertResult

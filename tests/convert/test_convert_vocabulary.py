@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from convert_support import copy_tokenizer, make_base, write_sentencepiece_model
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from tests.convert.convert_support import copy_tokenizer, make_base, write_sentencepiece_model
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.vocabulary import Vocabulary
 from tuneserve.convert.gguf.writer import write_gguf

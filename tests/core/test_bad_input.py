@@ -7,8 +7,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from support import Runner
 
+from tests.support import Runner
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -70,7 +70,8 @@ def test_port_in_use(tuneserve: Runner, demo_gguf: Path) -> None:
         port = taken.getsockname()[1]
         done = tuneserve("serve", str(demo_gguf), "--port", str(port))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: 127.0.0.1:{port}: ")
+    assert done.stderr.startswith(f"error: 127.0.0.1:{port}: this port is in use\n")
+    assert "Choose another: --port N" in done.stderr
     assert "Traceback" not in done.stderr
 
 

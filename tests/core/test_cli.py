@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ROOT, Runner
 
+from tests.support import ROOT, Runner
 from tuneserve.cli import COMMANDS, cli, reference
 from tuneserve.cli.common import shipped_recipes
 

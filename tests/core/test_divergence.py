@@ -22,11 +22,13 @@ def test_nll_is_cross_entropy() -> None:
         torch.from_numpy(logits).double(), torch.from_numpy(targets), reduction="none"
     )
     assert found == pytest.approx(expected.numpy(), rel=1e-5)
-    assert found.tolist() == [token_nll(*pair) for pair in zip(logits, targets, strict=True)]
+    assert found.tolist() == [
+        token_nll(row, int(target)) for row, target in zip(logits, targets, strict=True)
+    ]
 
 
 def test_divergence_is_kl_and_top_agreement() -> None:
-    base, other = rows(1), rows(1) + 0.3 * rows(2)
+    base, other = rows(1), rows(1) + np.float32(0.3) * rows(2)
     targets = np.arange(len(base)) % 500
     with RowWorkers(2) as workers:
         found = workers.divergence(base, other, targets)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import signal
 import subprocess
@@ -7,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
 
+from tests.support import ROOT
 from tuneserve.errors import UsageError
 from tuneserve.files import (
     atomic_path,
@@ -87,6 +88,31 @@ def test_a_killed_process_loses_nothing_and_its_leftover_is_cleared(
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_that_can_not_be_replaced_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "adapter"
+    target.mkdir()
+    (target / "old").touch()
+    rename = Path.rename
+
+    def replace_with_a_full_disk() -> None:
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+
+            def fail(path: Path, to: Path) -> Path:
+                if path == temporary:
+                    raise OSError(errno.ENOSPC, "no space left")
+                return rename(path, to)
+
+            monkeypatch.setattr(Path, "rename", fail)
+
+    with pytest.raises(OSError, match="no space left"):
+        replace_with_a_full_disk()
     assert [path.name for path in target.iterdir()] == ["old"]
     assert list(tmp_path.iterdir()) == [target]
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import ROOT
 
+from tests.support import ROOT
 from tuneserve.cli import diagnose as doctor
 from tuneserve.memory import GIB, MainMemory, main_memory
 

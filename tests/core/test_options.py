@@ -7,6 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tuneserve.cli.common import later_stage_settings
 from tuneserve.options import (
     as_options,
     option_names,
@@ -15,6 +16,7 @@ from tuneserve.options import (
     section_model,
     settings_options,
 )
+from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
 
 
@@ -26,13 +28,49 @@ def resolve(
     @click.command()
     @settings_options(*Recipe.model_fields)
     @click.pass_context
-    def command(context: click.Context, **_: Any) -> None:
+    def command(context: click.Context, /, **_: Any) -> None:
         captured.append(resolve_settings(context, saved=saved, recipe=recipe))
 
     result = CliRunner().invoke(command, list(arguments), standalone_mode=False)
     if result.exception:
         raise result.exception
     return captured[0]
+
+
+def later_settings(folder: Path, recipe: str, *options: str) -> Recipe:
+    """What `convert` works with after a training, for a recipe file and options given to it."""
+    run = RunDirectory(folder / "runs" / "done")
+    trained = {
+        "model": {"base": "mine"},
+        "data": {"file": "a.jsonl"},
+        "train": {"r": 2, "alpha": 2},
+    }
+    run.save_settings(Recipe.model_validate({**trained, "convert": {"max_kld": 0.5}}))
+    config = folder / "recipe.toml"
+    config.write_text(recipe)
+    captured: list[Recipe] = []
+
+    @click.command()
+    @settings_options("convert")
+    @click.pass_context
+    def command(context: click.Context, /, **_: Any) -> None:
+        captured.append(later_stage_settings(context, run, config, "convert"))
+
+    command.main(list(options), standalone_mode=False)
+    return captured[0]
+
+
+def test_a_later_stage_keeps_model_data_and_training_as_they_were(tmp_path: Path) -> None:
+    """The recipe file has changed since: what was trained is what is converted and compared."""
+    changed = (
+        '[model]\nbase = "other"\n[data]\nfile = "b.jsonl"\n[train]\nr = 64\n'
+        '[convert]\nquantization = "Q8_0"\n'
+    )
+    got = later_settings(tmp_path, changed, "--max-quantized-kld", "0.25")
+    assert (got.model.base, got.data.file, got.train.r) == ("mine", Path("a.jsonl"), 2)
+    # The stage's own table is the recipe's and the command line's.
+    assert (got.convert.quantization, got.convert.max_quantized_kld) == ("Q8_0", 0.25)
+    assert got.convert.max_kld == 0.5
 
 
 def test_every_field_has_exactly_one_option() -> None:

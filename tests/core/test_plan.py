@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Runner
 
+from tests.support import Runner
 from tuneserve.cli.planning import plan
 from tuneserve.convert.resources import check_memory, needed_memory
 from tuneserve.errors import TuneserveError

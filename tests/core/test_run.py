@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Runner
 
 import tuneserve as tuneserve_package
+from tests.support import Runner
 from tuneserve.bench.result import BenchResult
 from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import TuneserveError, UsageError

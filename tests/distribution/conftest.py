@@ -7,8 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from distribution_support import build
-from support import ROOT
+
+from tests.distribution.distribution_support import build
+from tests.support import ROOT
 
 
 @pytest.fixture(scope="session")

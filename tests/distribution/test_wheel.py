@@ -10,11 +10,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from distribution_support import STAGES, build
 from packaging.requirements import Requirement
-from support import ROOT
 
+from tests.distribution.distribution_support import STAGES, build
+from tests.support import ROOT
 from tuneserve import extras
+from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.libraries import unsloth_command
 
 DATA_ENDINGS = (".toml", ".html", ".css", ".js", ".j2", ".jinja", ".txt", ".json", ".jsonl")
@@ -111,7 +112,7 @@ def test_a_missing_extra_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
     assert extras.missing_packages("train") == ["no-such-package"]
     assert extras.missing_packages("all") == ["no-such-package"]
     assert extras.missing_packages("bench") == []
-    with pytest.raises(extras.UsageError) as caught:
+    with pytest.raises(UsageError) as caught:
         extras.require_extra("train", "training")
     assert str(caught.value) == (
         "training needs packages that are not installed (no-such-package): "

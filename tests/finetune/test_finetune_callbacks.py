@@ -10,9 +10,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any
 
-from support import ROOT
+import pytest
 from transformers import TrainerControl
 
+from tests.support import ROOT
 from tuneserve.finetune.training.callbacks import StoppingCallback, StopSignal
 from tuneserve.finetune.training.losses import evaluations_without_gain
 
@@ -67,6 +68,7 @@ def test_training_stops_when_the_eval_loss_has_not_fallen_for_a_while() -> None:
         assert control.should_training_stop == stops
 
 
+@pytest.mark.slow
 def test_processes_save_together_though_their_clocks_differ() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.budget import compiles
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime
@@ -49,6 +50,14 @@ def test_the_recipe_can_settle_it_for_a_cpu() -> None:
     assert not wanted(compile="true", runtime=GPU)
 
 
+def test_compiling_that_is_asked_for_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(UsageError, match=r"no C\+\+ compiler is at hand") as caught:
+        wanted(compile="true")
+    assert caught.value.where == "train.compile"
+    assert not wanted()  # left to the trainer, it trains uncompiled
+
+
 @pytest.mark.parametrize(("compiled", "value"), [(True, "1"), (False, "0")])
 def test_unsloth_is_told(monkeypatch: pytest.MonkeyPatch, compiled: bool, value: str) -> None:
     for name in ("UNSLOTH_CPU_COMPILE", "TORCHINDUCTOR_CACHE_DIR"):
@@ -61,10 +70,11 @@ def test_unsloth_is_told(monkeypatch: pytest.MonkeyPatch, compiled: bool, value:
 
 def plain(runtime: Runtime, longest: int) -> bool:
     """Is PyTorch's fused attention off while training on examples up to this length?"""
+    fused: Any = torch.backends.cuda.flash_sdp_enabled
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         with plain_attention(runtime, [EXAMPLES[0], Encoded([1] * longest, [], longest, 0)]):
-            inside = torch.backends.cuda.flash_sdp_enabled()
-        assert torch.backends.cuda.flash_sdp_enabled()
+            inside = fused()
+        assert fused()
     return not inside
 
 

@@ -114,6 +114,34 @@ def test_an_example_without_a_trained_token_names_its_line(demo_tokenizer: Any) 
         encode_all(encoder, [chat("a", "b"), chat("word " * 60, "c"), chat("word " * 70, "d")])
 
 
+@pytest.mark.parametrize(
+    ("turns", "shown"),
+    [
+        (("What is \x16 here?", "Nothing."), "'\\x16' (U+0016)"),
+        (("What?", "It is \x04."), "'\\x04' (U+0004)"),
+        (("a?", "\U00040000", "b?", "B."), "'\\U00040000' (U+40000)"),
+    ],
+)
+def test_a_character_without_a_token_is_refused_by_name(
+    encoder: Encoder, turns: tuple[str, ...], shown: str
+) -> None:
+    bad = chat(*turns)
+    with pytest.raises(UsageError) as caught:
+        encode_all(encoder, [chat("a", "b"), bad])
+    assert caught.value.render() == (
+        f"data.jsonl:3: {shown} has no token in this base model's vocabulary, so the model can't "
+        "read it: take it out"
+    )
+    kept, _ = encode_all(encoder, [chat("a", "b"), bad], skip_bad=True)
+    assert kept == [chat("a", "b")]
+
+
+def test_a_plain_text_with_a_character_without_a_token_is_refused(encoder: Encoder) -> None:
+    text = Example("x", ({"role": "assistant", "content": "Once\x1d"},), where="a.txt")
+    with pytest.raises(MaskError, match=r"U\+001D\) has no token"):
+        encoder.encode(text)
+
+
 def test_an_end_token_is_added_where_the_template_writes_none(demo_tokenizer: Any) -> None:
     plain = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     plain += "{% if add_generation_prompt %}assistant: {% endif %}"

@@ -270,7 +270,11 @@ def test_a_data_set_laid_out_as_on_the_hub_is_kept_and_read(tmp_path: Path, cach
     ],
 )
 def test_hub_data_sets_that_cant_be_had(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: type, message: str
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    spec: str,
+    error: type[TuneserveError],
+    message: str,
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(error, match=message) as caught:

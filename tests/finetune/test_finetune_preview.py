@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ def test_the_histogram_counts_every_length_once(lengths: list[int]) -> None:
         assert count == sum(low <= length < high for length in lengths)
 
 
+@pytest.mark.slow
 def test_preview_shows_examples_and_figures_and_refuses_what_training_would(
     tuneserve: Callable[..., Any], write_lines: Any
 ) -> None:

@@ -66,6 +66,16 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
             '{"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}',
             "'weight' must be 0 or 1, got 0.5",
         ),
+        (
+            '{"messages": [{"role": "system", "content": "x"},'
+            ' {"role": "assistant", "content": "x"}]}',
+            "'messages' has no message of the user's",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls":'
+            ' [{"function": {"name": "f", "arguments": "{oops"}}]}]}',
+            "messages[1].tool_calls: the arguments of a call must be JSON",
+        ),
         ("[" * 100_000, "not usable JSON"),
         ("9" * 10_000, "not usable JSON"),
     ],

@@ -105,7 +105,7 @@ def test_r1_answers_of_any_letters_are_not_mistaken_for_its_marks(
     source = (llama_cpp_source / "models" / "templates" / files[1]).read_text(encoding="utf-8")
     template = ChatTemplate(source, bos_token=R1_MARKS[0], eos_token=EOS)
     question = {"role": "user", "content": "Which letters?"}
-    variables = {"enable_thinking": True} if thoughts else {}
+    variables: dict[str, Any] = {"enable_thinking": True} if thoughts else {}
     prompt = template.render([question], add_generation_prompt=True, **variables)
     for answer in ODD_ANSWERS:
         turn = {"role": "assistant", "content": answer}

@@ -39,6 +39,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(40)
     ]
     (directory / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows[0]["instruction"] += "\x16"
+    (directory / "control.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory
 
 
@@ -169,6 +171,8 @@ def test_stopped_and_killed_a_training_goes_on_to_the_same_losses(
         (("--target-modules", "q_proj,q_prol"), "no module 'q_prol'"),
         (("--max-seq-length", "16"), "no token to train on"),
         (("--optimizer", "adamw_8bit"), "the 8-bit optimizer needs a GPU"),
+        (("--precision", "fp16"), "fp16 needs a GPU; a CPU takes bf16 or fp32"),
+        (("--file", "control.jsonl"), "control.jsonl:1: '\\x16' (U+0016) has no token"),
     ],
 )
 def test_bad_input_is_one_clear_error(

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ROOT
+
+from tests.support import ROOT
+
+pytestmark = pytest.mark.slow
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -47,7 +50,7 @@ def found(demo_base: Path) -> dict[str, dict[str, Any]]:
 
 
 def same(found: dict[str, dict[str, Any]], one: str, other: str) -> bool:
-    return found[one]["losses"] == pytest.approx(found[other]["losses"], abs=1e-4)
+    return bool(found[one]["losses"] == pytest.approx(found[other]["losses"], abs=1e-4))
 
 
 @pytest.mark.parametrize("way", ["again", "accumulated", "two at a time", "packed", "checkpointed"])

@@ -21,6 +21,8 @@ from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import SamplingParams
 from tuneserve.settings import ServeSettings
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "temperature": 0}
 LONG = [{"role": "user", "content": "x " * 2000}]
 TEXT = {"prompt": "Once upon a time", "temperature": 0, "logit_bias": {"2": -100, "0": -100}}
@@ -39,12 +41,14 @@ def app(service: Service) -> FastAPI:
     return create_app(service)
 
 
-def post(app: FastAPI, service: Service, path: str, body: dict[str, Any]) -> httpx.Response:
+def post(
+    app: FastAPI, service: Service, path: str, body: dict[str, Any], *, method: str = "POST"
+) -> httpx.Response:
     async def ask() -> httpx.Response:
         service.bridge.attach(asyncio.get_running_loop())
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post(path, json=body, timeout=60)
+            return await client.request(method, path, json=body, timeout=60)
 
     return asyncio.run(ask())
 
@@ -67,6 +71,33 @@ def test_a_defect_is_answered_logged_and_counted_as_one(
     assert answer.headers["x-request-id"].startswith("req-")
     assert answer.json()["error"]["type"] == "server_error"
     assert counted(service, "/v1/chat/completions", 500) == 1
+
+
+def test_a_full_queue_and_a_closing_server_say_when_to_come_again(demo_gguf: Path) -> None:
+    settings = ServeSettings(ctx=256, slots=1, max_queue=2, threads=1, log="off")
+    service = Service(demo_gguf, "demo", settings)
+    app = create_app(service)
+    try:
+        endless = SamplingParams(temperature=0.0, logit_bias={2: -100.0, 0: -100.0}, max_tokens=200)
+        busy = [service.engine.submit([5, 6], endless) for _ in range(3)]
+        full = post(app, service, "/v1/completions", TEXT)
+        for one in busy:
+            one.cancel()
+            one.result(30)
+        service.engine.refuse_new()
+        closing = post(app, service, "/v1/completions", TEXT)
+        unready = post(app, service, "/ready", {}, method="GET")
+    finally:
+        service.close()
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    assert full.json()["error"] == {
+        "message": "2 requests are waiting already", "type": "rate_limit_error", "param": None,
+        "code": "queue_full",
+    }  # fmt: skip
+    assert (closing.status_code, closing.headers["retry-after"]) == (503, "5")
+    assert closing.json()["error"]["message"] == "the server is shutting down"
+    assert unready.status_code == 503
+    assert unready.json()["error"]["message"] == "No requests are taken."
 
 
 def test_a_defect_amid_an_answer_is_counted_as_one(service: Service) -> None:
@@ -197,6 +228,28 @@ def test_the_field_that_is_too_long_is_named(
     assert (answer.status_code, error["code"]) == (400, "context_length_exceeded")
     assert error["param"] == param
     assert ("of the answer" in error["message"]) is (param != "input")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message"),
+    [
+        ("/v1/completions", {"prompt": ""}, "prompt", "The text is empty."),
+        ("/v1/embeddings", {"input": ["x", ""]}, "input", "The text is empty."),
+        ("/v1/completions", {"prompt": [5, 99_999]}, "prompt", "Token id 99999 is not in the voc"),
+        ("/detokenize", {"tokens": [99_999]}, "tokens", "Token id 99999 is not in the vocabulary"),
+        (
+            "/v1/chat/completions", {**CHAT, "logit_bias": {"99999": 1}}, "logit_bias",
+            "Token id 99999 is not in the vocabulary of 49152.",
+        ),
+    ],
+)  # fmt: skip
+def test_texts_and_ids_that_the_model_can_not_read(
+    app: FastAPI, service: Service, path: str, body: dict[str, Any], param: str, message: str
+) -> None:
+    answer = post(app, service, path, body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"], error["code"]) == (400, param, "invalid_value")
+    assert error["message"].startswith(message)
 
 
 def test_embeddings_of_an_adapter_are_refused(app: FastAPI, service: Service) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_port_in_use_is_one_line_before_the_model_is_loaded(
     tuneserve: Any, demo_gguf: Path

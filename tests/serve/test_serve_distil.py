@@ -17,6 +17,8 @@ from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.serve.self_distillation import _write_base, answers_by_engine
 from tuneserve.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = [
     Question("facts", "What is the capital of France?"),
     Question("words", "Give me a word that rhymes with cat."),

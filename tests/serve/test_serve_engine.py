@@ -27,6 +27,8 @@ from tuneserve.serve.engine import (
 )
 from tuneserve.settings import ServeSettings
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = [
     "What is 1+1?", "Name three colours.", "Who was Newton?", "List five animals.",
     "What is the capital of France?", "Say hello.", "What do bees make?", "Is water wet?",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 
+from tests.support import Runner
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -140,12 +142,12 @@ def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: Model
         ({"vram": 0.1}, 0),
     ],
 )
-def test_what_several_gpus_can_hold(options: dict[str, object], expected: int) -> None:
-    settings = ServeSettings(**options)  # type: ignore[arg-type]
+def test_what_several_gpus_can_hold(options: dict[str, Any], expected: int) -> None:
+    settings = ServeSettings(**options)
     assert usable_bytes([10 << 30, 20 << 30], settings) == expected
 
 
-def test_shares_of_gpus_must_be_shares_of_something(tuneserve) -> None:  # type: ignore[no-untyped-def]
+def test_shares_of_gpus_must_be_shares_of_something(tuneserve: Runner) -> None:
     for shares in ("0,0", "1,-1", "x"):
         done = tuneserve("serve", "x.gguf", "--tensor-split", shares)
         assert done.returncode == 2
@@ -165,9 +167,9 @@ def test_without_a_gpu_nothing_is_offloaded(
     assert with_gpu_layers(demo_gguf, given) is given
 
 
-def test_words_stand_for_numbers_in_recipes_and_options(tuneserve, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert ServeSettings(gpu_layers="auto").gpu_layers == -1  # type: ignore[arg-type]
-    assert ServeSettings(gpu_layers="all").gpu_layers > 1000  # type: ignore[arg-type]
+def test_words_stand_for_numbers_in_recipes_and_options(tuneserve: Runner, tmp_path: Path) -> None:
+    assert ServeSettings(gpu_layers="auto").gpu_layers == -1
+    assert ServeSettings(gpu_layers="all").gpu_layers > 1000
     done = tuneserve("serve", "x.gguf", "--gpu-layers", "many", cwd=tmp_path)
     assert done.returncode == 2
     assert "'auto', 'all'" in done.stderr

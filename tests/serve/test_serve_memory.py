@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plain_memory import PlainMemory
 
+from tests.serve.plain_memory import PlainMemory
 from tuneserve.serve.engine.kv_cache import (
     CellAllocator,
     KVCacheManager,

@@ -21,6 +21,8 @@ from tuneserve.serve.api.guard import KeyRing
 from tuneserve.serve.engine import Engine, EngineError, SamplingParams, UnavailableError
 from tuneserve.settings import ServeSettings
 
+pytestmark = pytest.mark.slow
+
 CHAT = {
     "messages": [{"role": "user", "content": "What is 1+1?"}],
     "temperature": 0,
@@ -175,7 +177,7 @@ def test_the_log_has_ids_and_figures_but_no_prompts(http: httpx.Client, equipped
 
 
 def test_only_named_origins_get_cors(http: httpx.Client) -> None:
-    def allowed(origin: str) -> str | None:
+    def allowed(origin: str) -> Any:
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         asked["Access-Control-Request-Headers"] = "authorization, x-stainless-lang"
         answer = http.options("/v1/models", headers=asked)

@@ -11,11 +11,12 @@ import openai
 import pytest
 from pydantic import ValidationError
 
-from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.api.protocol import ChatRequest, TokenizeRequest
 
 TABLE = Path(__file__).resolve().parents[2] / "docs" / "openai-parameters.md"
 TRANSPORT = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
 MESSAGES = [{"role": "user", "content": "Hi"}]
 EXAMPLES: dict[str, dict[str, Any]] = {
     "messages": {},
@@ -91,6 +92,50 @@ def test_the_client_sees_what_the_table_says(client: Any, name: str, said: str) 
         assert len(answer.choices) == request.get("n", 1)
         assert 1 <= answer.usage.completion_tokens <= 5 * request.get("n", 1)
         assert (answer.choices[0].logprobs is not None) is ("logprobs" in request)
+
+
+FORMAT = {"response_format": {"type": "json_object"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_tokens": 1, "max_completion_tokens": 1}, "give max_tokens or max_completion_tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options needs stream to be true"),
+        ({"top_logprobs": 2}, "top_logprobs needs logprobs to be true"),
+        (
+            {"tools": [TOOL], "tool_choice": "required", **FORMAT},
+            "a required tool call and a response_format exclude each other",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": "required", "grammar": 'root ::= "a"'},
+            "grammar excludes response_format and a required tool call",
+        ),
+        (
+            {"grammar": 'root ::= "a"', **FORMAT},
+            "grammar excludes response_format and a required tool call",
+        ),
+        (
+            {"messages": [{**MESSAGES[0], "tool_calls": [{**CALL, "id": "1"}]}]},
+            "only the assistant has tool_calls",
+        ),
+        (
+            {"messages": [{**MESSAGES[0], "tool_call_id": "1"}]},
+            "a message of role tool, and no other, has a tool_call_id",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ChatRequest.model_validate({"messages": MESSAGES, **fields})
+
+
+@pytest.mark.parametrize("fields", [{}, {"content": "x", "messages": MESSAGES}])
+def test_one_thing_is_tokenized(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="give content or messages"):
+        TokenizeRequest.model_validate(fields)
 
 
 def test_images_and_audio_in_messages_are_refused() -> None:

