@@ -20,9 +20,8 @@ from tuneserve.bench.measure.measure import (
     Workload,
     engine_settings,
 )
-from tuneserve.bench.tasks.examples import Example, read_examples, read_rows
+from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
-from tuneserve.bench.tasks.prompts import EncodedExample
 from tuneserve.bench.tasks.scorers import list_choices
 from tuneserve.bench.tasks.tasks import (
     Task,
@@ -31,15 +30,17 @@ from tuneserve.bench.tasks.tasks import (
     reference_of,
     require_different_ids,
 )
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import ConvertOutput, GGUFRecord
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example, read_split
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
 
 LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
-REPLAY_SPLIT = "general"  # general examples that training held out
+REPLAY_SPLIT = "general"  # what training held out of its replay set
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class BenchmarkJob:
 
     `contenders`: 'base' and 'tuned', with `hashes` the SHA-256 of their GGUFs. `asked`: the task
     that the run was tuned for. `elsewhere`: further tasks, which show what the tune cost. `replay`:
-    general examples that training held out; the likelihood of their references is measured.
+    the held-out part of the replay set; the likelihood of their references is measured.
     `training`: the examples trained on, which held-out prompts are compared with to find
     contamination; None if the run keeps none. `own_workload`: what `asked` needs; `workload`: that
     and what `elsewhere`, `replay` and the texts need.
@@ -118,7 +119,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
     made = {"base": converted.base, "tuned": converted.tuned}
     hashes = {name: _verified_hash(path, made[name]) for name, path in paths.items()}
-    own_examples = read_examples(run.split("test"), settings.limit)
+    own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
         tasks.append(general_task(settings.general, settings.max_tokens))
@@ -178,16 +179,16 @@ def _choices(own: Task, settings: BenchSettings) -> list[str]:
 
 
 def _replay_examples(run: RunDirectory) -> list[Example]:
-    """The general examples that training has held out, if there are any."""
+    """What training has held out of its replay set, if it had one."""
     path = run.split(REPLAY_SPLIT)
     if not path.is_file():
         return []
-    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in read_rows(path)]
+    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in askable(read_split(path))]
 
 
 def _training_examples(run: RunDirectory) -> list[Example] | None:
     path = run.split("train")
-    return read_rows(path) if path.is_file() else None
+    return askable(read_split(path)) if path.is_file() else None
 
 
 def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list[EncodedExample]]:

@@ -72,7 +72,7 @@ def _measure(job: BenchmarkJob, journal: Journal) -> dict[str, str]:
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
     if job.settings.ladder:
-        measure_sweep(job.sweep(journal), job.asked.task.examples, job.own_workload, journal)
+        measure_sweep(job.sweep(journal), job.asked.encoded, job.own_workload, journal)
     return others
 
 

@@ -31,16 +31,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.chat.prompt import encode_messages, encode_text, template_of
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.write import write_quantized
 from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.divergence import log_softmax
+from tuneserve.examples import Example, read_split
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.llama import LlamaContext, LlamaModel
-from tuneserve.prompt import encode_messages, encode_text, template_of
 from tuneserve.run import RunDirectory
 
 LONGEST = 2048
@@ -57,7 +57,7 @@ class Score:
 
 
 def measure(
-    f16: LlamaModel, models: Sequence[LlamaModel], examples: Sequence[Conversation], threads: int
+    f16: LlamaModel, models: Sequence[LlamaModel], examples: Sequence[Example], threads: int
 ) -> tuple[list[Score], int]:
     """Scores of F16 and then of `models`, and the number of answer tokens."""
     contexts = [LlamaContext(m, n_ctx=LONGEST, threads=threads) for m in (f16, *models)]
@@ -66,7 +66,7 @@ def measure(
     answer_tokens = 0
     for example in examples:
         prompt = encode_messages(f16, template, example.prompt)
-        text = template.render([*example.prompt, {"role": "assistant", "content": example.answer}])
+        text = template.render(example.messages)
         ids = encode_text(f16, text)[:LONGEST]
         start = len(prompt)
         end = next((i + 1 for i in range(start, len(ids)) if f16.is_end(ids[i])), len(ids))
@@ -141,10 +141,9 @@ def compare_with_tools(options: argparse.Namespace, f16: Path, model: GGUFModel)
     with LlamaModel(f16) as loaded:
         template = template_of(loaded)
         run = RunDirectory(options.run)
-        conversations = held_out(run.split("train"), 30)
         text = "".join(
-            template.render([*c.prompt, {"role": "assistant", "content": c.answer}])
-            for c in conversations
+            template.render(example.messages)
+            for example in read_split(run.split("train"), limit=30)
         )
         (work / "text.txt").write_text(text)
         ids = loaded.tokenize(text, add_special=True)
@@ -214,7 +213,7 @@ def main() -> None:
     write_quantized(model, files[0], options.quantization, threads=options.threads)
     with LlamaModel(f16) as loaded:
         files += [with_matrix(options, run, model, loaded, tokens) for tokens in options.tokens]
-        examples = held_out(run.split("test"), options.limit)
+        examples = read_split(run.split("test"), limit=options.limit)
         models = [LlamaModel(path) for path in files]
         scores, answer_tokens = measure(loaded, models, examples, options.threads)
 

@@ -86,6 +86,7 @@ def show(options: argparse.Namespace, _: str) -> None:
 def measure(work: Path, name: str) -> dict[str, Any]:
     """Figures of a run's adapter on the base, or of the base alone."""
     from tuneserve.base import resolve_base
+    from tuneserve.examples import read_split
     from tuneserve.finetune.distil import load_for_generation
     from tuneserve.finetune.runtime.model import load_tokenizer
     from tuneserve.finetune.tokens.encoder import Encoder
@@ -99,23 +100,16 @@ def measure(work: Path, name: str) -> dict[str, Any]:
 
         model = PeftModel.from_pretrained(model, str(work / "runs" / name / "adapter")).eval()
     data = work / "runs" / ("plain" if name == "base" else name) / "data"
-    general = [encoder.encode(example) for example in read(data / "general.jsonl")]
+    general = [encoder.encode(example) for example in read_split(data / "general.jsonl")]
     pairs = [(item.input_ids, item.labels) for item in general]
     manual = [(ids, ids) for ids in manual_pieces(encoder)]
     return {
-        "accuracy": accuracy(model, encoder, read(data / "test.jsonl")),
+        "accuracy": accuracy(model, encoder, read_split(data / "test.jsonl")),
         "general": loss(model, pairs),
         "manual": loss(model, manual),
-        "prompts": len(read(data / "test.jsonl")),
+        "prompts": len(read_split(data / "test.jsonl")),
         "general_examples": len(general),
     }
-
-
-def read(path: Path) -> list[Any]:
-    from tuneserve.finetune.examples import Example
-
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Example.from_row(json.loads(line), str(path)) for line in lines]
 
 
 def manual_pieces(encoder: Any) -> list[list[int]]:
@@ -131,7 +125,7 @@ def accuracy(model: Any, encoder: Any, examples: list[Any]) -> float:
 
     right = 0
     order = sorted(
-        ((encoder.prompt_ids(e.messages[:-1]), e) for e in examples), key=lambda pair: len(pair[0])
+        ((encoder.prompt_ids(e.prompt), e) for e in examples), key=lambda pair: len(pair[0])
     )
     for start in range(0, len(order), BATCH):
         part = order[start : start + BATCH]
@@ -141,7 +135,7 @@ def accuracy(model: Any, encoder: Any, examples: list[Any]) -> float:
         )  # fmt: skip
         for (_, example), ids in zip(part, answers, strict=True):
             text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
-            wanted = example.messages[-1]["content"]
+            wanted = example.reference
             right += text.strip().casefold() == wanted.strip().casefold()
     return right / len(examples)
 

@@ -203,8 +203,8 @@ def our_steps(
     """Our loop as `tuneserve train` runs it, with panel and TensorBoard log, on a loaded model."""
     from tuneserve.finetune.memory.schedule import plan_steps
     from tuneserve.finetune.runtime.libraries import quiet
-    from tuneserve.finetune.tokens.draw import EpochDraw, Stream
     from tuneserve.finetune.tokens.encoder import Encoded
+    from tuneserve.finetune.tokens.epoch import EpochSampler, Stream
     from tuneserve.finetune.training.callbacks import (
         ProgressCallback,
         StoppingCallback,
@@ -226,7 +226,7 @@ def our_steps(
         once_each = Stream(tuple((place,) for place in range(len(examples))), len(examples))
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, len(examples)),
-            examples, EpochDraw([once_each], settings.seed), [],
+            examples, EpochSampler([once_each], settings.seed), [],
             checkpoints=Path(directory), fresh=True, callbacks=[progress, stopping, clock],
         )  # fmt: skip
         progress.trainer = trainer

@@ -16,16 +16,16 @@ from tuneserve.convert.stage import Plan, checked_models, plan_of
 from tuneserve.convert.threads import one_blas_thread
 from tuneserve.convert.verify.checks import Check, VerificationError
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
-from tuneserve.convert.verify.texts import held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.verify import (
-    TOKEN_CONVERSATIONS,
+    TOKEN_EXAMPLES,
     choose_sequences,
     positions,
     vocabulary_checks,
 )
 from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError
+from tuneserve.examples import read_split
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.records import parse
@@ -85,13 +85,13 @@ def _finished_result(run: RunDirectory) -> AdapterResult | None:
 def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:
     from tuneserve.convert.verify.trainer_logits import reference_logits
 
-    trainer = TrainerTokenizer(plan.run.adapter)
-    conversations = held_out(plan.run.split("test"), TOKEN_CONVERSATIONS)
+    trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
+    examples = read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
     vocabulary = tuned.sources["token_embd.weight"].shape[0]
-    _, sequences = choose_sequences(trainer, conversations, positions(vocabulary))
+    _, sequences = choose_sequences(trainer, examples, positions(vocabulary))
     with one_blas_thread():
         say("verify: token ids, chat template")
-        checks = vocabulary_checks(base, trainer, conversations)
+        checks = vocabulary_checks(base, trainer, examples)
         say("verify: the trainer's logits (adapter on base)")
         reference = reference_logits(tuned, plan.run.adapter, sequences, threads=plan.threads)
         say("verify: the logits of base and LoRA GGUF")

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.chat.prompt import template_of
+from tuneserve.chat.template import ChatTemplate, Message, TemplateError
 from tuneserve.console import human_bytes
 from tuneserve.convert.result import ConvertResult
 from tuneserve.files import write_text
 from tuneserve.llama import LlamaModel
-from tuneserve.prompt import template_of
-from tuneserve.template import ChatTemplate, Message, TemplateError
 
 _MARKS = {"system": "\u2402sys\u2403", "user": "\u2402usr\u2403", "assistant": "\u2402ast\u2403"}
 

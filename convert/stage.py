@@ -30,8 +30,8 @@ from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, 
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.checks import PROBE_BYTES
-from tuneserve.convert.verify.texts import held_out
 from tuneserve.errors import OutputExistsError
+from tuneserve.examples import read_split
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
@@ -167,7 +167,7 @@ def _hand_over(plan: Plan, result: ConvertResult) -> list[str]:
         },
         train={key: train[key] for key in keys if key in train},
     )
-    held = held_out(run.split("test"), 50)
+    held = read_split(run.split("test"), limit=50)
     prompts = [one.prompt for one in held if one.prompt and not one.tools]
     return write_handover(run.gguf, result, origin, prompts)
 
@@ -212,6 +212,7 @@ def _make(
             Candidate(
                 made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
                 matrix.means() if matrix else None, checkpoint, made_f16,
+                plan.run.thoughts,
             ),
             settings,
         )  # fmt: skip
@@ -256,7 +257,7 @@ def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> Import
     with _scratch(plan.run.tuned_gguf(f"{kind}-for-imatrix")) as path:
         write_quantized(tuned, path, kind, threads=plan.threads)
         matrix = measure_importance(
-            path, plan.run.split("train"), plan.settings.imatrix_tokens, threads=plan.threads
+            path, plan.run, plan.settings.imatrix_tokens, threads=plan.threads
         )
     matrix.write(made)
     return matrix

@@ -8,7 +8,12 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.libraries import quiet
-from tuneserve.finetune.self_distillation import Asked, Sampling, end_tokens, generate_by_torch
+from tuneserve.finetune.self_distillation import (
+    EncodedPrompt,
+    Sampling,
+    end_tokens,
+    generate_by_torch,
+)
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.settings import ModelSettings
 
@@ -19,7 +24,7 @@ def answers_by_torch(
     path: Path,
     settings: ModelSettings,
     encoder: Encoder,
-    asked: Sequence[Asked],
+    asked: Sequence[EncodedPrompt],
     sampling: Sampling,
     answered: Callable[[int], None],
 ) -> list[list[int] | None]:

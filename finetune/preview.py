@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneserve.base import resolve_base
-from tuneserve.errors import TuneserveError
+from tuneserve.examples import Example
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
-from tuneserve.finetune.examples import Example
 from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
-from tuneserve.finetune.tokens.encode import (
+from tuneserve.finetune.tokens.encoder import (
+    IGNORED,
+    Encoded,
+    Encoder,
     TokenCounts,
     about_turns,
     encode_all,
-    problems_with_ends,
+    encode_parts,
     token_counts,
 )
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, Encoder
-from tuneserve.finetune.tokens.epoch import build_pool
+from tuneserve.finetune.tokens.epoch import build_training_set
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
@@ -79,64 +80,33 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     base = resolve_base(recipe.model.base)
     tokenizer = load_tokenizer(base.path, recipe.model)
     check_convertible(tokenizer, base.path)
-    encoder = Encoder.of(recipe, tokenizer)
-    problems: list[str] = []
-    encoded = {
-        name: _encode(encoder, prepared, part, problems, skip_bad=recipe.data.skip_bad)
-        for name, part in prepared.parts().items()
-    }
-    kept = encoded["train"]
-    problems += problems_with_ends(encoder, [e for e, _ in kept], [item for _, item in kept])
+    encoder = Encoder.of(recipe, tokenizer, prepared)
+    encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
+    train = encoded["train"]
     return Preview(
         prepared=prepared,
-        counts={name: token_counts([e for _, e in part]) for name, part in encoded.items()},
+        counts={name: token_counts(part) for name, part in encoded.items()},
         epoch="" if problems else _epoch(prepared, encoded, encoder, recipe),
-        histogram=length_histogram([item.length_before_cut for _, item in encoded["train"]]),
+        histogram=length_histogram([item.length_before_cut for item in train]),
         shown=[
             (example, pieces(tokenizer, encoder.special_ids, item))
-            for example, item in encoded["train"][:examples]
+            for example, item in list(zip(prepared.split.train, train, strict=True))[:examples]
         ],
         problems=problems,
     )
 
 
-def _encode(
-    encoder: Encoder,
-    prepared: Prepared,
-    part: list[Example],
-    problems: list[str],
-    *,
-    skip_bad: bool,
-) -> list[tuple[Example, Encoded]]:
-    """A split with its tokens. What can't be trained on is a problem, or leaves the split as it
-    does in training."""
-    encoded: list[tuple[Example, Encoded]] = []
-    found: list[str] = []
-    for example in part:
-        try:
-            encoded.append((example, encoder.encode(example)))
-        except TuneserveError as error:
-            found.append(f"{example.where}: {error.message}")
-    if skip_bad and encoded:
-        prepared.skipped += len(found)
-        part[:] = [example for example, _ in encoded]
-    else:
-        problems += found
-    return encoded
-
-
 def _epoch(
     prepared: Prepared,
-    encoded: Mapping[str, Sequence[tuple[Example, Encoded]]],
+    encoded: Mapping[str, Sequence[Encoded]],
     encoder: Encoder,
     recipe: Recipe,
 ) -> str:
-    tokens = {name: [item for _, item in part] for name, part in encoded.items()}
-    pool = build_pool(
-        prepared, tokens["train"], tokens.get("replay", ()),
+    training_set = build_training_set(
+        prepared, encoded["train"], encoded.get("replay", ()),
         lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
     )  # fmt: skip
-    return pool.describe() + about_turns(token_counts(tokens["train"]))
+    return training_set.describe() + about_turns(token_counts(encoded["train"]))
 
 
 def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:

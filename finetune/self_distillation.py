@@ -1,8 +1,8 @@
-"""General examples made by the base model itself: what it must not forget is what it says today.
-The answers come from tuneserve.serve.self_distillation; here are the questions, and what makes
-an answer an example.
+"""A replay set made by the base model itself: what it must not forget is what it says today.
+The answers come from tuneserve.serve.self_distillation; here are the prompts, and what makes an
+answer an example.
 
-Each question is answered by sampling from the base at temperature 1, unfiltered. Replaying such
+Each prompt is answered by sampling from the base at temperature 1, unfiltered. Replaying such
 answers pulls the model towards the base and nothing else, and the rise of the loss on those that
 are held out estimates the Kullback-Leibler divergence of the tuned model from the base, per token.
 (Self-distillation: the idea of Li and Hoiem, "Learning without Forgetting", 2016.)
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.chat.thinking import opens_thoughts, split_thoughts
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.files import read_text
-from tuneserve.finetune.examples import Example
 from tuneserve.finetune.tokens.encoder import Encoder
-from tuneserve.thoughts import CLOSE, OPEN
 
 QUESTIONS = Path(__file__).with_name("questions.txt")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question to the base, and the kind of question that it is."""
+class ReplayPrompt:
+    """A question to the base model, and the kind of question that it is."""
 
     group: str
     text: str
@@ -34,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn: `samples` to each question, of `max_tokens` at most (a longer one is
+    """How answers are drawn: `samples` to each prompt, of `max_tokens` at most (a longer one is
     dropped: its end would teach to stop midway)."""
 
     samples: int = 1
@@ -44,14 +44,14 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question and its prompt's token ids."""
+class EncodedPrompt:
+    """A prompt of the replay set, and its token ids."""
 
-    question: Question
+    source: ReplayPrompt
     prompt: list[int]
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_replay_prompts(path: Path) -> list[ReplayPrompt]:
     """The questions of a text file, one a line; a line '# kind' names the kind of those below it.
 
     Raises UsageError if it can't be read or holds none.
@@ -62,32 +62,34 @@ def read_questions(path: Path) -> list[Question]:
         if line.startswith("#"):
             group = line.lstrip("# ") or group
         elif line:
-            found.append(Question(group, line))
+            found.append(ReplayPrompt(group, line))
     if not found:
         raise UsageError("holds no question", where=str(path))
     return found
 
 
-def prompts(encoder: Encoder, questions: Sequence[Question], samples: int) -> list[Asked]:
-    """Every question `samples` times, shortest prompts first."""
+def encode_prompts(
+    encoder: Encoder, questions: Sequence[ReplayPrompt], samples: int
+) -> list[EncodedPrompt]:
+    """Every prompt `samples` times, shortest first."""
     asked = [
-        Asked(question, encoder.prompt_ids([{"role": "user", "content": question.text}]))
+        EncodedPrompt(question, encoder.prompt_ids([{"role": "user", "content": question.text}]))
         for question in questions
     ]
     return sorted(asked * samples, key=lambda one: len(one.prompt))
 
 
-def general_example(encoder: Encoder, asked: Asked, answer: list[int]) -> dict[str, str] | None:
+def replay_example(
+    encoder: Encoder, asked: EncodedPrompt, answer: list[int]
+) -> dict[str, str] | None:
     """The example {group, instruction, output} of an answer's ids, without its end token; None
     where nothing was said, or thoughts only."""
     text: str = encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
-    opened = encoder.tokenizer.decode(asked.prompt).rstrip().endswith(OPEN)
-    if (opened or text.startswith(OPEN)) and not text.partition(CLOSE)[2].strip():
+    opened = opens_thoughts(encoder.tokenizer.decode(asked.prompt))
+    if not split_thoughts(text, opened=opened).answer.strip():
         return None
-    if not text:
-        return None
-    question = asked.question
-    return {"group": question.group, "instruction": question.text, "output": text}
+    source = asked.source
+    return {"group": source.group, "instruction": source.text, "output": text}
 
 
 def generate_by_torch(

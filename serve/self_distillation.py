@@ -23,7 +23,13 @@ from tuneserve.files import cache_directory
 from tuneserve.finetune.distil import answers_by_torch
 from tuneserve.finetune.runtime.libraries import quiet
 from tuneserve.finetune.runtime.model import load_tokenizer
-from tuneserve.finetune.self_distillation import Asked, Question, Sampling, general_example, prompts
+from tuneserve.finetune.self_distillation import (
+    EncodedPrompt,
+    ReplayPrompt,
+    Sampling,
+    encode_prompts,
+    replay_example,
+)
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.llama import free_gpu_memory, physical_cores
 from tuneserve.serve.engine import Engine, SamplingParams
@@ -36,7 +42,7 @@ _MOST_TOKENS = 32_768
 
 
 def make_general(
-    settings: ModelSettings, questions: Sequence[Question], sampling: Sampling
+    settings: ModelSettings, questions: Sequence[ReplayPrompt], sampling: Sampling
 ) -> list[dict[str, str]]:
     """Examples {group, instruction, output}: the base's own answers to the questions, sampled at
     the temperature without any filter.
@@ -46,7 +52,7 @@ def make_general(
     """
     base = resolve_base(settings.base)
     encoder = Encoder(load_tokenizer(base.path, settings), max_length=1 << 30)
-    asked = prompts(encoder, questions, sampling.samples)
+    asked = encode_prompts(encoder, questions, sampling.samples)
     say(f"base model: {base.name}; {len(asked):,} answers")
     with quiet(), tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
         by_torch = settings.load_in_4bit or _only_torch_has_a_gpu()
@@ -57,7 +63,7 @@ def make_general(
             else:
                 answers = answers_by_engine(path, asked, sampling, advance)
     found = [
-        general_example(encoder, one, answer)
+        replay_example(encoder, one, answer)
         for one, answer in zip(asked, answers, strict=True)
         if answer is not None
     ]
@@ -89,7 +95,7 @@ def _write_base(base: ResolvedBase, folder: Path) -> Path:
 
 
 def answers_by_engine(
-    path: Path, asked: Sequence[Asked], sampling: Sampling, answered: Callable[[int], None]
+    path: Path, asked: Sequence[EncodedPrompt], sampling: Sampling, answered: Callable[[int], None]
 ) -> list[list[int] | None]:
     """The answers' ids without their end tokens, None for one that did not come to its end.
 
@@ -109,7 +115,7 @@ def answers_by_engine(
     return [list(one.tokens[:-1]) if one.finish_reason == "stop" else None for one in done]
 
 
-def _settings(path: Path, asked: Sequence[Asked], sampling: Sampling) -> ServeSettings:
+def _settings(path: Path, asked: Sequence[EncodedPrompt], sampling: Sampling) -> ServeSettings:
     """A cell in the KV cache for every token of the answers given at a time, without rounding."""
     longest = max(len(one.prompt) for one in asked) + sampling.max_tokens
     slots = max(1, min(_AT_A_TIME, len(asked), _MOST_TOKENS // longest))

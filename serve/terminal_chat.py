@@ -7,10 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from tuneserve.chat.template import Message
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-
-Message = dict[str, str]
 
 
 class Client:
@@ -149,7 +148,7 @@ def _take_turn(client: Client, messages: list[Message], text: str) -> None:
 
 
 def _conversation(system: str, *turns: str) -> list[Message]:
-    start = [{"role": "system", "content": system}] if system else []
+    start: list[Message] = [{"role": "system", "content": system}] if system else []
     return start + [{"role": "user", "content": turn} for turn in turns]
 
 

@@ -179,6 +179,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
 def cache_directory() -> Path:
     """Where downloads and imported base models are kept: $TUNESERVE_CACHE, or the XDG cache."""
     if chosen := os.environ.get("TUNESERVE_CACHE"):

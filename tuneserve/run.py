@@ -184,6 +184,11 @@ class RunDirectory:
     def saved_settings(self) -> dict[str, dict[str, Any]]:
         return self.read().settings
 
+    @property
+    def thoughts(self) -> str:
+        """What training did with thoughts: the run's setting [data] thoughts."""
+        return str(self.saved_settings().get("data", {}).get("thoughts", "train"))
+
     def update(self, **changes: Any) -> None:
         """Replace top-level keys of run.json; all others stay as they are."""
         content = self.read().to_json() or {

@@ -26,7 +26,7 @@ from tuneserve.bench.stats.bootstrap import (
     cluster_numbers,
 )
 from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
-from tuneserve.bench.tasks.examples import Example
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 

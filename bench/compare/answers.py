@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tuneserve.bench.compare.results import Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
-from tuneserve.bench.tasks.examples import Example
-from tuneserve.bench.tasks.prompts import EncodedExample
-from tuneserve.bench.tasks.scorers import Scorer, split_thought
+from tuneserve.bench.tasks.scorers import Scorer
 from tuneserve.bench.tasks.tasks import Task, reference_of
+from tuneserve.chat.prompt import EncodedExample
+from tuneserve.chat.thinking import split_thoughts
+from tuneserve.examples import Example
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Ex
     """Every prompt with every choice in the reference's place: without the reference's thoughts,
     which lead to it and to no other choice."""
     return [
-        replace(example, id=choice_id(example, number), reference=choice, thoughts=None)
+        example.named(choice_id(example, number)).answered(choice)
         for example in examples
         for number, choice in enumerate(choices)
     ]
@@ -78,14 +79,15 @@ def _generated(
     journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
 ) -> Response:
     generated = journal.get(ANSWER, name, item.example.id)
-    # An endpoint hands thoughts out apart: its answers begin in none.
-    opened = item.opens_thought and name != ENDPOINT
-    split = split_thought(generated["text"], opened=opened)
+    # An endpoint may hand thoughts out apart, and its prompt is its own.
+    opened = None if name == ENDPOINT else item.opens_thought
+    split = split_thoughts(generated["text"], opened=opened)
+    answer = split.answer.strip()
     return Response(
-        text=split.answer,
-        thought=split.thought,
+        text=answer,
+        thought=(split.thoughts or "").strip(),
         cut_off=split.cut_off,
-        score=scorer(split.answer, reference_of(item.example)),
+        score=scorer(answer, reference_of(item.example)),
         finish_reason=generated["finish_reason"],
         generated_tokens=generated["tokens"],
     )

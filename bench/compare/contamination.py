@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from tuneserve.bench.compare.analysis import compare_accuracy
 from tuneserve.bench.compare.results import Contamination, Pair
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.scorers import normalise
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 WORDS = 8

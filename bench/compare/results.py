@@ -9,8 +9,8 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.charts import LossCurves
+from tuneserve.examples import Example
 
 Outcome = Literal["better", "worse", "no difference shown"]
 Retention = Literal["forgotten", "no forgetting shown", "not measured"]

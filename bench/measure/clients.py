@@ -26,13 +26,13 @@ import tuneserve
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.speed import Rate
+from tuneserve.chat.template import Message, api_message
+from tuneserve.chat.thinking import REASONING
 from tuneserve.console import progress
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.options import as_options, option_names
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
-from tuneserve.template import api_message
-from tuneserve.thoughts import KEY
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -53,8 +53,6 @@ if root not in sys.path:
 from tuneserve.cli import main
 main()
 """
-
-Conversation = Sequence[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class ServerStart:
 
 
 def measure_clients(
-    contender: Contender, prompts: Sequence[Conversation], journal: Journal
+    contender: Contender, prompts: Sequence[Sequence[Message]], journal: Journal
 ) -> None:
     """Serve the model and measure every number of clients that the journal does not hold yet."""
     levels = contender.bench.clients
@@ -202,7 +200,7 @@ class _Round:
 
 
 def _round(
-    client: OpenAI, prompts: Sequence[Conversation], clients: int, bias: dict[str, int]
+    client: OpenAI, prompts: Sequence[Sequence[Message]], clients: int, bias: dict[str, int]
 ) -> _Round:
     def ask_in_turn(which: int) -> list[tuple[float, int]]:
         places = range(which * REQUESTS, (which + 1) * REQUESTS)
@@ -215,7 +213,7 @@ def _round(
     return _Round(sum(count for _, count in answers), seconds, [first for first, _ in answers])
 
 
-def _ask(client: OpenAI, prompt: Conversation, bias: dict[str, int]) -> tuple[float, int]:
+def _ask(client: OpenAI, prompt: Sequence[Message], bias: dict[str, int]) -> tuple[float, int]:
     """Seconds to the first token of the answer, and its tokens."""
     messages: Any = [api_message(message) for message in prompt]
     started = time.perf_counter()
@@ -244,7 +242,7 @@ def _ask(client: OpenAI, prompt: Conversation, bias: dict[str, int]) -> tuple[fl
 
 def _text_of(delta: Any) -> str:
     """What a piece of an answer adds to it, be it a thought."""
-    return getattr(delta, KEY, None) or delta.content or ""
+    return getattr(delta, REASONING, None) or delta.content or ""
 
 
 def _summed_up(clients: int, rounds: Sequence[_Round]) -> Load:

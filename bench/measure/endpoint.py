@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from tuneserve.bench.tasks.examples import Example
+from tuneserve.chat.template import api_message
 from tuneserve.errors import TuneserveError
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
-from tuneserve.template import api_message
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -53,7 +53,7 @@ def _ask(client: OpenAI, model: str, example: Example, settings: BenchSettings) 
     import openai
 
     messages: Any = [api_message(message) for message in example.prompt]
-    tools: Any = list(example.tools) or openai.omit
+    tools: Any = list(example.tools or ()) or openai.omit
     reply = client.chat.completions.create(
         model=model, messages=messages, temperature=0.0, max_tokens=settings.max_tokens, tools=tools
     )

@@ -24,7 +24,7 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
 from tuneserve.bench.measure.perplexity import CHUNK, MeanError
 from tuneserve.bench.stats import significance
-from tuneserve.bench.tasks.examples import Example
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.write import measure_importance, write_quantized
@@ -34,10 +34,8 @@ from tuneserve.files import atomic_path
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, physical_cores
-from tuneserve.prompt import encode_text, template_of
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, ConvertSettings, KVCacheType, ServeSettings
-from tuneserve.thoughts import KEY
 
 FIDELITY = "fidelity"
 CACHES: tuple[KVCacheType, ...] = ("f16", "q8_0")
@@ -104,9 +102,7 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> di
             continue
         matrix = None
         if step.imatrix:
-            matrix = measure_importance(
-                paths[FULL], run.split("train"), settings.imatrix_tokens, threads=threads
-            )
+            matrix = measure_importance(paths[FULL], run, settings.imatrix_tokens, threads=threads)
         with atomic_path(path) as made:
             write_quantized(
                 model, made, step.quantization,
@@ -116,12 +112,15 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> di
 
 
 def measure_sweep(
-    points: Sequence[SweepPoint], examples: Sequence[Example], workload: Workload, journal: Journal
+    points: Sequence[SweepPoint],
+    encoded: Sequence[EncodedExample],
+    workload: Workload,
+    journal: Journal,
 ) -> None:
     """Everything of all points that the journal does not hold yet."""
     for point in points:
         if not journal.has(FIDELITY, point.contender.name):
-            value = {**_size(point.contender.path), **_fidelity(points[0], point, examples)}
+            value = {**_size(point.contender.path), **_fidelity(points[0], point, encoded)}
             journal.add(FIDELITY, point.contender.name, "", value)
         measure_answers(point.contender, workload, journal)
 
@@ -135,12 +134,12 @@ def _size(path: Path) -> dict[str, Any]:
 
 
 def _fidelity(
-    reference: SweepPoint, point: SweepPoint, examples: Sequence[Example]
+    reference: SweepPoint, point: SweepPoint, encoded: Sequence[EncodedExample]
 ) -> dict[str, Any]:
     """Perplexity of the conversations, and divergence from the reference point."""
     serve = point.contender.serve
     with LlamaModel(point.contender.path, gpu_layers=serve.gpu_layers) as model:
-        chunks = _chunks(model, examples)
+        chunks = _chunks(encoded)
         n_ctx = chunks.shape[1]
         with (
             perplexity.perplexity_context(model, serve, n_ctx) as context,
@@ -165,15 +164,10 @@ def _fidelity(
     }
 
 
-def _chunks(model: LlamaModel, examples: Sequence[Example]) -> Ids:
+def _chunks(encoded: Sequence[EncodedExample]) -> Ids:
     """The held-out conversations with their reference answers, one after the other, as token ids
     [chunks, n_ctx]; of few conversations the chunks are shorter."""
-    template = template_of(model)
-    tokens: list[int] = []
-    for item in examples:
-        answer = {"role": "assistant", "content": item.reference, KEY: item.thoughts}
-        tools = list(item.tools) or None
-        tokens += encode_text(model, template.render([*item.prompt, answer], tools=tools))
+    tokens = [token for item in encoded for token in (*item.prompt, *item.answer)]
     n_ctx = min(CHUNK, len(tokens) // 2)
     return perplexity.cut(tokens, n_ctx)[:MOST_CHUNKS]
 

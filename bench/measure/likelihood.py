@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
-from tuneserve.bench.tasks.prompts import EncodedExample
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.divergence import token_nll
 from tuneserve.llama import LlamaContext, TokenBatch
 

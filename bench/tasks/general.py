@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tuneserve.bench.tasks.examples import Example, evenly
+from tuneserve.bench.tasks.examples import evenly
 from tuneserve.bench.tasks.scorers import (
     Scorer,
     choice_scorer,
@@ -20,6 +20,7 @@ from tuneserve.bench.tasks.scorers import (
     number_scorer,
 )
 from tuneserve.bench.tasks.tasks import Task
+from tuneserve.examples import Example
 
 NAME = "General questions"
 FOLDER = Path(__file__).resolve().parent / "questions"
@@ -34,12 +35,8 @@ def general_task(most: int, max_tokens: int) -> Task:
         name=NAME,
         about=f"{len(rows)} short questions of the benchmark's own ({kinds})",
         examples=[
-            Example(
-                id=f"general/{row['id']}",
-                group=kind_of(row),
-                source=None,
-                prompt=({"role": "user", "content": row["prompt"]},),
-                reference=row["answer"],
+            Example.of_turn(
+                f"general/{row['id']}", row["prompt"], row["answer"], group=kind_of(row)
             )
             for row in rows
         ],

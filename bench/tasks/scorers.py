@@ -1,4 +1,4 @@
-"""Score a generated answer against its reference; thoughts are split off first.
+"""Score a generated answer, which its thoughts are split off from, against its reference.
 
 A scorer gives 1.0 for a right answer and 0.0 for a wrong one; the graded ones (json, rouge_l,
 chrf, python) anything between.
@@ -10,15 +10,13 @@ import importlib
 import importlib.util
 import json
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.examples import fold
 from tuneserve.settings import BenchSettings
-from tuneserve.thoughts import CLOSE, OPEN
 
 _NUMBER = re.compile(
     r"(?:(?<!\w)[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
@@ -32,33 +30,6 @@ METRICS_HINT = "Install it: pip install 'tuneserve[metrics]'"
 
 Scorer = Callable[[str, str], float]
 """(answer, reference) -> score in [0, 1]"""
-
-
-@dataclass(frozen=True)
-class SplitAnswer:
-    """What a model thought and what it answered; `cut_off` if the thought never ended."""
-
-    thought: str
-    answer: str
-    cut_off: bool = False
-
-
-def split_thought(text: str, *, opened: bool = False) -> SplitAnswer:
-    """Split `<think>…</think>` off the front of a generated text.
-
-    `opened`: the prompt itself ended inside a thought, as R1's templates do, so the text begins
-    in one. A thought that never ends leaves no answer to score.
-    """
-    body = text.lstrip()
-    inside = opened
-    if body.startswith(OPEN):
-        body, inside = body[len(OPEN) :], True
-    thought, end, answer = body.partition(CLOSE)
-    if end and (inside or OPEN not in thought):
-        return SplitAnswer(thought.strip(), answer.strip())
-    if inside:
-        return SplitAnswer(body.strip(), "", cut_off=True)
-    return SplitAnswer("", text.strip())
 
 
 def make_scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
@@ -102,12 +73,8 @@ def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str
 def normalise(text: str) -> str:
     """Text without what should not decide: case, width, runs of space, punctuation at the ends;
     what is nothing but punctuation stays as it is."""
-    folded = _folded(text)
+    folded = fold(text)
     return _START.sub("", folded.rstrip(_EDGE)) or folded
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def exact(answer: str, reference: str) -> float:
@@ -120,7 +87,7 @@ def contains(answer: str, reference: str) -> float:
     wanted = normalise(reference)
     if not wanted:
         return float(not normalise(answer))
-    return float(_find_words(wanted, _folded(answer)) is not None)
+    return float(_find_words(wanted, fold(answer)) is not None)
 
 
 def number_scorer(tolerance: float) -> Scorer:
@@ -180,7 +147,7 @@ def choice_scorer(choices: list[str]) -> Scorer:
 
 def first_choice(answer: str, choices: list[str]) -> str | None:
     """The choice named first, as whole words; the longest of those that begin together."""
-    text = _folded(answer)
+    text = fold(answer)
     places = [(_find_words(normalise(choice), text), choice) for choice in choices]
     named = [(place, -len(choice), choice) for place, choice in places if place is not None]
     return min(named)[2] if named else None

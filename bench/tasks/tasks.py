@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from tuneserve.bench.tasks.examples import Example, evenly, from_row
-from tuneserve.bench.tasks.scorers import Scorer, make_scorer, split_thought
+from tuneserve.bench.tasks.examples import askable, evenly
+from tuneserve.bench.tasks.scorers import Scorer, make_scorer
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.finetune.data import reading
 from tuneserve.settings import BenchSettings, BenchTask
 
@@ -69,8 +70,7 @@ def _read_any(path: Path, limit: int) -> list[Example]:
             where=str(path),
             problems=read.problems,
         )
-    rows = [from_row(example.to_row()) for example in read.examples]
-    examples = list({row.id: row for row in rows if row is not None}.values())
+    examples = list({example.id: example for example in askable(read.examples)}.values())
     if not examples:
         raise UsageError(
             "no examples with a prompt and a text as its answer", where=f"bench.tasks: {path}"
@@ -79,8 +79,8 @@ def _read_any(path: Path, limit: int) -> list[Example]:
 
 
 def reference_of(example: Example) -> str:
-    """The reference answer without its thought."""
-    return split_thought(example.reference).answer
+    """The reference answer's text, as answers are scored: without white space around it."""
+    return example.reference.strip()
 
 
 def require_different_ids(examples: Iterable[Example]) -> None:

@@ -12,6 +12,7 @@ from tuneserve.convert.gguf.writer import CopiedTensor, encoded_size, write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
 from tuneserve.convert.verify.logits import open_model
 from tuneserve.files import PARTIAL_SUFFIX
+from tuneserve.run import RunDirectory
 
 LARGE_BYTES = 4 * 1024**3
 
@@ -61,14 +62,15 @@ def temporary_quantization(model: GGUFModel) -> str:
 
 
 def measure_importance(
-    path: Path, examples: Path, tokens: int, *, threads: int
+    path: Path, run: RunDirectory, tokens: int, *, threads: int
 ) -> ImportanceMatrix:
-    """The importance matrix of about `tokens` tokens of the training examples, measured on a GGUF.
+    """The importance matrix of about `tokens` tokens of a run's training examples, measured on a
+    GGUF.
 
     Raises UsageError if there are too few examples.
     """
     with open_model(path) as model:
-        chunks = training_chunks(model, examples, tokens)
+        chunks = training_chunks(model, run.split("train"), tokens, thoughts=run.thoughts)
         total = sum(map(len, chunks))
         with progress("importance matrix", total, unit="tokens") as advance:
             return collect(model, chunks, threads=threads, advance=advance)

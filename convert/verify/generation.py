@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuneserve.arrays import Floats
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.verify.checks import Check
 from tuneserve.convert.verify.logits import make_context
-from tuneserve.convert.verify.texts import Conversation
-from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
 
 EXTRA_TOKENS = 16
@@ -62,9 +61,8 @@ def _extend(answers: Sequence[Answer], context: LlamaContext, batch: TokenBatch)
 
 
 def check_ending(
-    trainer: TrainerTokenizer,
     model: LlamaModel,
-    conversations: Sequence[Conversation],
+    examples: Sequence[EncodedExample],
     reference: Sequence[Floats],
     *,
     longest: int,
@@ -79,7 +77,7 @@ def check_ending(
     expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
     answers = [
         Answer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
-        for start, length in (_start(trainer, conversation) for conversation in conversations)
+        for start, length in map(_start, examples)
     ]
     room = max(len(answer.prompt) + answer.limit for answer in answers)
     with make_context(model, room, sequences=len(answers), threads=threads) as context:
@@ -95,10 +93,9 @@ def check_ending(
     return Check("end token", passed, detail, figures), sample.decode("utf-8", "replace")
 
 
-def _start(trainer: TrainerTokenizer, conversation: Conversation) -> tuple[list[int], int]:
-    """Ids to continue and the length of the reference's continuation: of a text the second half."""
-    answer = trainer.encode(conversation.answer)
-    if conversation.prompt:
-        return trainer.encode_prompt(trainer.render_to_answer(conversation)), len(answer)
-    given = -(-len(answer) // 2)
-    return trainer.encode_prompt("") + answer[:given], len(answer) - given
+def _start(item: EncodedExample) -> tuple[list[int], int]:
+    """Ids to continue and the length of the reference's continuation, without its end token: of a
+    text the second half."""
+    length = len(item.answer) - 1
+    given = item.unscored if item.example.prompt else -(-length // 2)
+    return item.prompt + item.answer[:given], length - given

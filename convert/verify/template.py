@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tuneserve.chat.prompt import render_example, template_of
 from tuneserve.convert.verify.checks import Check
-from tuneserve.convert.verify.texts import Conversation
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.errors import TuneserveError
+from tuneserve.examples import Example
 from tuneserve.llama import LlamaModel
-from tuneserve.prompt import template_of
 
 
 def check_template(
-    trainer: TrainerTokenizer, model: LlamaModel, conversations: Sequence[Conversation]
+    trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
 ) -> Check:
     """transformers' renderer with the trainer's template against ours with the GGUF's."""
     try:
         template = template_of(model)
-        asked = [conversation for conversation in conversations if conversation.prompt]
-        for conversation in asked:
-            theirs = trainer.render(conversation)
-            ours = template.render(
-                conversation.prompt, add_generation_prompt=True, tools=conversation.tools
-            )
+        asked = [example for example in examples if example.prompt]
+        for example in asked:
+            theirs = trainer.render(example)
+            ours = render_example(template, example, thoughts=trainer.thoughts).prompt
             if ours != theirs:
                 place = next(
                     (i for i, pair in enumerate(zip(ours, theirs, strict=False))

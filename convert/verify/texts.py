@@ -1,15 +1,8 @@
-"""What the gate looks at: held-out conversations, and strings that tokenizers stumble over."""
+"""Strings that tokenizers stumble over."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from tuneserve.template import Message
-from tuneserve.thoughts import KEY
+from collections.abc import Sequence
 
 HARD_STRINGS = (
     "", " ", "  ", "\n", "\n\n\n", "\t\t x", " leading", "trailing ", "a  b   c    d", "\r\n\r\n",
@@ -30,34 +23,6 @@ HARD_STRINGS = (
     "aaaaaaaaaaaaaaaaaaaaaaaa", "supercalifragilisticexpialidocious", "x" * 200, "ab" * 100,
     "line one\nline two\r\nline three\rline four", "a\tb\tc", "\x00\x01\x7f", "end.\n\n  next",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A held-out example: what is asked, and the answer it should get, thoughts apart.
-
-    A plain text is an answer to nothing.
-    """
-
-    prompt: Sequence[Message]
-    answer: str
-    thoughts: str | None = None
-    tools: Sequence[Mapping[str, Any]] | None = None
-
-
-def held_out(path: Path, limit: int) -> list[Conversation]:
-    """The first `limit` conversations of a split file."""
-    conversations = []
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row: Mapping[str, Any] = json.loads(line)
-            *prompt, answer = row["messages"]
-            # An answer that calls a tool may have no text.
-            text = answer.get("content") or ""
-            conversations.append(Conversation(prompt, text, answer.get(KEY), row.get("tools")))
-            if len(conversations) == limit:
-                break
-    return conversations
 
 
 def special_token_strings(tokens: Sequence[str]) -> list[str]:

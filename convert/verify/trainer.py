@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneserve.convert.verify.texts import Conversation
-from tuneserve.errors import TuneserveError
-from tuneserve.prompt import with_bos
-from tuneserve.template import Message
-from tuneserve.thoughts import KEY, complete
+from tuneserve.chat.prompt import (
+    EncodedExample,
+    FastTokenizer,
+    Rendering,
+    encode,
+    render_example,
+)
+from tuneserve.examples import Example
 
 SHOWN_SPECIALS = 32
 
 
 class TrainerTokenizer:
-    """transformers' tokenizer of the adapter directory."""
+    """transformers' tokenizer of the adapter directory, and examples as training encodes them.
 
-    def __init__(self, directory: Path) -> None:
+    `thoughts` is the run's [data] setting. Raises TuneserveError if there is no chat template.
+    """
+
+    def __init__(self, directory: Path, *, thoughts: str = "train") -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import PreTrainedTokenizerFast
 
@@ -28,40 +33,28 @@ class TrainerTokenizer:
         self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
             directory, local_files_only=True
         )
-        if not self._tokenizer.chat_template:
-            raise TuneserveError(
-                "the trainer's tokenizer has no chat template", where=str(directory)
-            )
+        self._fast = FastTokenizer(self._tokenizer)
+        self.template = self._fast.template()
+        # What is trained and what is only read is all the same here, but where answers begin.
+        self.thoughts = "drop" if thoughts == "drop" else "mask"
 
     def encode(self, text: str) -> list[int]:
         """Ids of text with special tokens parsed and none added."""
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return [token.id for token in self._fast.tokens(text)]
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Ids of rendered text as training feeds them: one BOS if the tokenizer adds it."""
-        return with_bos(self.encode(text), self.bos if self.adds_bos else None)
+    def encode_example(self, example: Example) -> EncodedExample:
+        """Ids of the prompt and of the answer as training has them; the thoughts are `unscored`."""
+        return encode(self._fast, self.template, example, thoughts=self.thoughts)
 
-    def render(self, conversation: Conversation) -> str:
-        """The prompt: conversation rendered up to where the assistant speaks; '' for a text."""
-        if not conversation.prompt:
-            return ""
-        return self._render(conversation, conversation.prompt, add_generation_prompt=True)
+    def rendering(self, example: Example) -> Rendering:
+        """An example that has a prompt, as the project's own renderer gave it to training."""
+        return render_example(self.template, example, thoughts=self.thoughts)
 
-    def render_to_answer(self, conversation: Conversation) -> str:
-        """What the model has read when it begins with the answer: the prompt and the thoughts, as
-        it was trained to write them."""
-        prompt, thoughts = self.render(conversation), conversation.thoughts
-        if not prompt or not thoughts:
-            return prompt
-        turn = {"role": "assistant", "content": conversation.answer, KEY: thoughts}
-        full = self._render(conversation, [*conversation.prompt, turn])
-        completion = complete(prompt, full, conversation.answer, thoughts)
-        return prompt + (completion.text[: completion.thoughts_end] if completion else "")
-
-    def _render(self, conversation: Conversation, messages: Sequence[Message], **how: bool) -> str:
+    def render(self, example: Example) -> str:
+        """Its prompt by transformers' renderer, called as ours is."""
+        arguments = dict(self.rendering(example).arguments)
         text: str = self._tokenizer.apply_chat_template(
-            list(messages), tools=conversation.tools, tokenize=False, **how
+            arguments.pop("messages"), tokenize=False, **arguments
         )
         return text
 
@@ -72,14 +65,12 @@ class TrainerTokenizer:
 
     @property
     def eos(self) -> int | None:
-        number: int | None = self._tokenizer.eos_token_id
-        return number
+        return self._fast.end_token
 
     @property
     def adds_bos(self) -> bool:
         """Does it put BOS in front of plain text?"""
-        ids: list[int] = self._tokenizer("a")["input_ids"]
-        return self.bos is not None and ids[:1] == [self.bos]
+        return self._fast.leading_bos is not None
 
     @property
     def special_tokens(self) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuneserve.arrays import Floats
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
@@ -18,16 +19,16 @@ from tuneserve.convert.verify.logits import file_logits, make_context, open_mode
 from tuneserve.convert.verify.quality import check_changed_tensors
 from tuneserve.convert.verify.template import check_template
 from tuneserve.convert.verify.tensors import check_merged_checkpoint, check_written
-from tuneserve.convert.verify.texts import Conversation, held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.vocabulary import check_special_tokens, check_token_ids
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
+from tuneserve.examples import Example, read_split
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.settings import ConvertSettings
 
-TOKEN_CONVERSATIONS = 400
-LOGIT_CONVERSATIONS = 8
+TOKEN_EXAMPLES = 400
+LOGIT_EXAMPLES = 8
 LONGEST = 256
 # What the logits that are compared may take: of three reference models and two files.
 LOGIT_BYTES = 512 * 1024 * 1024
@@ -38,7 +39,8 @@ MERGE_LIMIT = 1e-6
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is to be verified: the files, and what they should hold."""
+    """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
+    setting of the training."""
 
     tuned: Path
     model: GGUFModel
@@ -49,6 +51,7 @@ class Candidate:
     importance: Mapping[str, Floats] | None = None
     checkpoint: Path | None = None
     f16: Path | None = None
+    thoughts: str = "train"
 
 
 @dataclass
@@ -67,28 +70,28 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> VerificationResul
     """Run every check; a failed one does not stop those that can still say something."""
     result = VerificationResult()
     threads = settings.threads or physical_cores()
-    trainer = TrainerTokenizer(candidate.adapter)
-    conversations = held_out(candidate.held_out, TOKEN_CONVERSATIONS)
+    trainer = TrainerTokenizer(candidate.adapter, thoughts=candidate.thoughts)
+    examples = read_split(candidate.held_out, limit=TOKEN_EXAMPLES)
     try:
         with one_blas_thread():
             say("verify: token ids, chat template, tensors")
-            result.checks += vocabulary_checks(candidate.tuned, trainer, conversations)
+            result.checks += vocabulary_checks(candidate.tuned, trainer, examples)
             result.checks += _tensor_checks(candidate, settings, threads)
-            _check_logits(candidate, settings, trainer, conversations, result, threads)
+            _check_logits(candidate, settings, trainer, examples, result, threads)
     except TuneserveError as error:
         result.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
     return result
 
 
 def vocabulary_checks(
-    path: Path, trainer: TrainerTokenizer, conversations: Sequence[Conversation]
+    path: Path, trainer: TrainerTokenizer, examples: Sequence[Example]
 ) -> list[Check]:
     """What needs no weights: token ids, special tokens, chat template."""
     with LlamaModel(path, vocab_only=True) as vocabulary:
         return [
-            check_token_ids(trainer, vocabulary, conversations),
+            check_token_ids(trainer, vocabulary, examples),
             check_special_tokens(trainer, vocabulary),
-            check_template(trainer, vocabulary, conversations),
+            check_template(trainer, vocabulary, examples),
         ]
 
 
@@ -119,7 +122,7 @@ def _check_logits(
     candidate: Candidate,
     settings: ConvertSettings,
     trainer: TrainerTokenizer,
-    conversations: Sequence[Conversation],
+    examples: Sequence[Example],
     result: VerificationResult,
     threads: int,
 ) -> None:
@@ -129,7 +132,7 @@ def _check_logits(
 
     quantization = settings.quantization
     vocabulary = candidate.model.sources["token_embd.weight"].shape[0]
-    chosen, sequences = choose_sequences(trainer, conversations, positions(vocabulary))
+    chosen, sequences = choose_sequences(trainer, examples, positions(vocabulary))
     say("verify: the trainer's logits (base, adapter on base, merged)")
     reference = reference_logits(candidate.model, candidate.adapter, sequences, threads=threads)
     merge = divergence(reference.adapted, reference.merged)
@@ -153,7 +156,7 @@ def _check_logits(
             _check_near(f"{quantization} ≈ merged", reference.merged, tuned, limit)
         )
         ending, result.sample = check_ending(
-            trainer, model, chosen, reference.adapted, longest=LONGEST, threads=threads
+            model, chosen, reference.adapted, longest=LONGEST, threads=threads
         )
         del tuned
     if candidate.base is not None:
@@ -171,26 +174,19 @@ def positions(vocabulary: int) -> int:
 
 
 def choose_sequences(
-    trainer: TrainerTokenizer, conversations: Sequence[Conversation], room: int
-) -> tuple[list[Conversation], list[list[int]]]:
-    """Held-out prompts with their answers as ids: short ones first, within `room` tokens when
-    all are filled up to the longest."""
-    encoded = [
-        (
-            conversation,
-            trainer.encode_prompt(trainer.render_to_answer(conversation))
-            + trainer.encode(conversation.answer),
-        )
-        for conversation in conversations[: 4 * LOGIT_CONVERSATIONS]
-    ]
-    encoded.sort(key=lambda pair: len(pair[1]))
-    chosen: list[Conversation] = []
+    trainer: TrainerTokenizer, examples: Sequence[Example], room: int
+) -> tuple[list[EncodedExample], list[list[int]]]:
+    """Held-out examples, and their prompts with their answers, but for the end token, as ids:
+    short ones first, within `room` tokens when all are filled up to the longest."""
+    encoded = [trainer.encode_example(example) for example in examples[: 4 * LOGIT_EXAMPLES]]
+    encoded.sort(key=lambda item: len(item.prompt) + len(item.answer))
+    chosen: list[EncodedExample] = []
     sequences: list[list[int]] = []
-    for conversation, ids in encoded[:LOGIT_CONVERSATIONS]:
-        kept = ids[-min(LONGEST, room) :]
+    for item in encoded[:LOGIT_EXAMPLES]:
+        kept = (item.prompt + item.answer)[:-1][-min(LONGEST, room) :]
         if sequences and (len(sequences) + 1) * len(kept) > room:
             break
-        chosen.append(conversation)
+        chosen.append(item)
         sequences.append(kept)
     if not sequences:
         raise TuneserveError("no held-out example to verify with")

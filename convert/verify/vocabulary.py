@@ -6,20 +6,23 @@ import unicodedata
 from collections.abc import Sequence
 
 from tuneserve.convert.verify.checks import Check
-from tuneserve.convert.verify.texts import HARD_STRINGS, Conversation, special_token_strings
+from tuneserve.convert.verify.texts import HARD_STRINGS, special_token_strings
 from tuneserve.convert.verify.trainer import TrainerTokenizer
+from tuneserve.examples import Example
 from tuneserve.llama import LlamaModel
 
 
 def check_token_ids(
-    trainer: TrainerTokenizer, model: LlamaModel, conversations: Sequence[Conversation]
+    trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
 ) -> Check:
     """Held-out texts, hard strings and written-out special tokens, id by id."""
     texts = [unicodedata.normalize("NFC", text) for text in HARD_STRINGS]
     texts += special_token_strings(trainer.special_tokens)
-    for conversation in conversations:
-        texts += [str(message["content"]) for message in conversation.prompt]
-        texts += [trainer.render_to_answer(conversation), conversation.answer]
+    for example in examples:
+        texts += [str(message["content"]) for message in example.messages]
+        if example.prompt:
+            rendering = trainer.rendering(example)
+            texts += [rendering.prompt, rendering.completion.text if rendering.completion else ""]
     for text in texts:
         ours, theirs = trainer.encode(text), model.tokenize(text)
         if ours != theirs:

@@ -15,9 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuneserve.finetune.examples import Message
-from tuneserve.template import normal_message
-from tuneserve.thoughts import KEY, split_thoughts
+from tuneserve.chat.template import Message, normal_message
+from tuneserve.chat.thinking import REASONING, split_thoughts
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -25,7 +24,7 @@ SHAREGPT_ROLES = {
     "assistant": "assistant", "chatgpt": "assistant", "tool": "tool", "observation": "tool",
 }  # fmt: skip
 SHAPES = "instruction + output (and input), prompt + completion, messages, conversations, or text"
-_REASONING_KEYS = (KEY, "reasoning", "thinking")
+_REASONING_KEYS = (REASONING, "reasoning", "thinking")
 
 
 class BadRecord(Exception):  # noqa: N818 - a finding about the data, collected and not an error yet
@@ -47,20 +46,22 @@ def parse_record(record: Any, *, system: str = "") -> Parsed:
     Raises BadRecord with the reason if there is none in it.
     """
     if not isinstance(record, dict):
-        raise BadRecord(f"expected an object, got {kind_of(record)}")
+        raise BadRecord(f"expected an object, got {json_type(record)}")
     found = next((r for r in _READERS if any(record.get(key) is not None for key in r[1])), None)
     if found is None:
         keys = ", ".join(repr(key)[:40] for key in list(record)[:6]) or "none"
         raise BadRecord(f"needs {SHAPES}; its keys are {keys}")
     shape, _, read = found
-    messages = [_with_thoughts_apart(message) for message in read(record)]
+    messages = read(record)
+    if shape != "text":  # which is learned as it stands
+        messages = [_with_thoughts_apart(message) for message in messages]
     own = _optional_text(record, "system") or system
     if own and messages[0]["role"] != "system" and shape != "text":
         messages = [{"role": "system", "content": own}, *messages]
     return Parsed(shape, tuple(messages), _tools(record))
 
 
-def label_of(record: Mapping[str, Any], key: str) -> str | None:
+def optional_name(record: Mapping[str, Any], key: str) -> str | None:
     """An optional name of a record ('id', 'group', 'source'); numbers become text."""
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -99,7 +100,7 @@ def _messages(record: Mapping[str, Any]) -> list[Message]:
 def _sharegpt(record: Mapping[str, Any]) -> list[Message]:
     turns = _decoded(record, "conversations", "from", "role")
     if not isinstance(turns, list):
-        raise BadRecord(f"'conversations' must be a list of messages, got {kind_of(turns)}")
+        raise BadRecord(f"'conversations' must be a list of messages, got {json_type(turns)}")
     return _conversation([_sharegpt_turn(turn) for turn in turns], "conversations")
 
 
@@ -140,7 +141,7 @@ def _one_turn(prompt: str, answer: str, prompt_key: str, answer_key: str) -> lis
 
 def _conversation(value: Any, name: str) -> list[Message]:
     if not isinstance(value, list) or not value:
-        raise BadRecord(f"{name!r} must be a list of messages, got {kind_of(value)}")
+        raise BadRecord(f"{name!r} must be a list of messages, got {json_type(value)}")
     messages = [_message(message, f"{name}[{number}]") for number, message in enumerate(value)]
     last = messages[-1]
     if last["role"] != "assistant":
@@ -156,7 +157,7 @@ def _conversation(value: Any, name: str) -> list[Message]:
 
 def _message(value: Any, place: str) -> Message:
     if not isinstance(value, dict):
-        raise BadRecord(f"{place} must be an object, got {kind_of(value)}")
+        raise BadRecord(f"{place} must be an object, got {json_type(value)}")
     role = value.get("role")
     if role not in ROLES:
         raise BadRecord(f"{place}: 'role' must be one of {', '.join(ROLES)}, got {role!r:.40}")
@@ -164,7 +165,7 @@ def _message(value: Any, place: str) -> Message:
     content = value.get("content")
     if content is None and not calls:
         raise BadRecord(f"{place}: key 'content' is missing")
-    message: Message = {
+    message: dict[str, Any] = {
         "role": role,
         "content": None if content is None else _text(content, f"{place}.content"),
     }
@@ -177,7 +178,7 @@ def _message(value: Any, place: str) -> Message:
             message[key] = text
     for key in _REASONING_KEYS:
         if text := _optional_text(value, key):
-            message[KEY] = text
+            message[REASONING] = text
     try:
         return normal_message(message)
     except ValueError as error:
@@ -196,7 +197,7 @@ def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadRecord(f"{place}.tool_calls must be a list, got {kind_of(value)}")
+        raise BadRecord(f"{place}.tool_calls must be a list, got {json_type(value)}")
     for call in value:
         function = call.get("function") if isinstance(call, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -209,20 +210,22 @@ def _tools(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...] | None:
     if not tools:
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRecord(f"'tools' must be a list of objects, got {kind_of(tools)}")
+        raise BadRecord(f"'tools' must be a list of objects, got {json_type(tools)}")
     return tuple(tools)
 
 
 def _with_thoughts_apart(message: Message) -> Message:
     """Thoughts written in the text of an answer become its reasoning_content."""
-    if message["role"] != "assistant" or not message["content"] or message.get(KEY):
+    if message["role"] != "assistant" or not message["content"] or message.get(REASONING):
         return message
-    thoughts, answer = split_thoughts(message["content"])
-    if thoughts is None:
+    split = split_thoughts(message["content"])
+    if split.thoughts is None:
         return message
-    if not answer.strip() and not message.get("tool_calls"):
+    if split.cut_off:
+        raise BadRecord("an answer opens its thoughts and never closes them")
+    if not split.answer.strip() and not message.get("tool_calls"):
         raise BadRecord("an answer has thoughts and nothing after them")
-    return {**message, "content": answer, KEY: thoughts}
+    return {**message, "content": split.answer, REASONING: split.thoughts}
 
 
 def _decoded(record: Mapping[str, Any], key: str, *marks: str) -> Any:
@@ -252,7 +255,7 @@ def _optional_text(record: Mapping[str, Any], key: str) -> str:
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise BadRecord(f"{name!r} must be text, got {kind_of(value)}")
+        raise BadRecord(f"{name!r} must be text, got {json_type(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -260,7 +263,7 @@ def _text(value: Any, name: str) -> str:
     return value
 
 
-def kind_of(value: Any) -> str:
+def json_type(value: Any) -> str:
     """What a JSON value is, in words."""
     names: dict[type, str] = {
         dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number",

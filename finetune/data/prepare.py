@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.finetune.data.hub import local_path
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
-from tuneserve.finetune.data.wordings import Wordings, read_wordings
-from tuneserve.finetune.examples import Example
+from tuneserve.finetune.data.wordings import PromptVariants, read_prompt_variants
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
@@ -52,22 +52,22 @@ class DataRecord(Record):
 class Prepared:
     """The split examples, and what was found in the files they came from.
 
-    `general` holds general examples: those that may be replayed as its train, those that are held
-    out as its eval part. `skipped` counts the records that can't be used.
+    `replay_set` is split too: its train part may be replayed, its eval part is held out. `skipped`
+    counts the records that can't be used.
     """
 
     split: Split
     shapes: Counter[str]
     skipped: int
-    general: Split | None = None
-    wordings: Wordings | None = None
+    replay_set: Split | None = None
+    variants: PromptVariants | None = None
 
     def parts(self) -> dict[str, list[Example]]:
-        """The examples by what they are for: train, eval and test, and with general examples
-        'replay' (what may be replayed) and 'general' (what is held out of them)."""
+        """The examples by what they are for: train, eval and test, and with a replay set
+        'replay' (what may be replayed) and 'general' (what is held out of it)."""
         found = {name: self.split.part(name) for name in SPLITS}
-        if self.general is not None:
-            found |= {"replay": self.general.train, "general": self.general.eval}
+        if self.replay_set is not None:
+            found |= {"replay": self.replay_set.train, "general": self.replay_set.eval}
         return found
 
 
@@ -90,10 +90,10 @@ def prepare_examples(settings: DataSettings) -> Prepared:
         skipped=sum(len(read.problems) for read in reads),
     )
     if settings.general is not None:
-        _add_general(prepared, settings.general, settings)
+        _add_replay_set(prepared, settings.general, settings)
     if settings.wordings is not None:
-        prepared.wordings = read_wordings(settings.wordings)
-        prepared.wordings.check_used(split.train)
+        prepared.variants = read_prompt_variants(settings.wordings)
+        prepared.variants.check_used(split.train)
     return prepared
 
 
@@ -120,26 +120,26 @@ def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
     return joined
 
 
-def _add_general(prepared: Prepared, path: Path, settings: DataSettings) -> None:
-    """Split the general examples. None of the task's held-out prompts is among those replayed."""
+def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> None:
+    """Split the replay set. None of the task's held-out prompts is among those replayed."""
     read = _read(path, 1.0, settings)
-    general = split_examples(
+    replay_set = split_examples(
         read.examples,
         eval_fraction=settings.general_fraction,
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
     )
     held = [*prepared.split.test, *prepared.split.eval]
-    general.near += remove_near(general.train, held, settings.near_duplicates)
-    empty = not general.eval or (settings.replay > 0 and not general.train)
+    replay_set.near += remove_near(replay_set.train, held, settings.near_duplicates)
+    empty = not replay_set.eval or (settings.replay > 0 and not replay_set.train)
     if empty:
         raise UsageError(
             f"{len(read.examples)} general examples leave none to "
-            + ("replay" if general.eval else "hold out"),
+            + ("replay" if replay_set.eval else "hold out"),
             where=str(path),
             hint="Add examples, or change [data] general_fraction.",
         )
-    prepared.general = general
+    prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
 
 
@@ -193,7 +193,7 @@ def write_split(prepared: Prepared, run: RunDirectory) -> None:
 def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
     """What run.json remembers of the data."""
     split = prepared.split
-    general = prepared.general
+    replay_set = prepared.replay_set
     return DataRecord(
         files=[str(path) for path, _ in data_files(settings)],
         sha256=data_hash(settings),
@@ -204,12 +204,12 @@ def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
         near_duplicates_removed=len(split.near),
         groups=split.groups(),
         general=None
-        if general is None
+        if replay_set is None
         else GeneralRecord(
             file=str(settings.general),
-            replayable=len(general.train),
-            held_out=len(general.eval),
-            removed=general.removed,
+            replayable=len(replay_set.train),
+            held_out=len(replay_set.eval),
+            removed=replay_set.removed,
         ),
     )
 

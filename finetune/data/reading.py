@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.data.formats import BadRecord, label_of, parse_record
+from tuneserve.examples import Example
+from tuneserve.files import sha256_text
+from tuneserve.finetune.data.formats import BadRecord, optional_name, parse_record
 from tuneserve.finetune.data.records import read_records
-from tuneserve.finetune.examples import Example, digest
 
 ID_LENGTH = 16
 
@@ -40,7 +41,7 @@ def read_examples(
             if isinstance(record, BadRecord):
                 raise record
             shape, example = _example(_renamed(record, fields or {}), system, place)
-            if example.id in places and label_of(record, "id"):
+            if example.id in places and optional_name(record, "id"):
                 raise BadRecord(f"id {example.id!r} is taken by {_short(places[example.id])}")
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
@@ -84,15 +85,15 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
 def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
     parsed = parse_record(record, system=system)
     example = Example(
-        id=label_of(record, "id") or "",
+        id=optional_name(record, "id") or "",
         messages=parsed.messages,
-        group=label_of(record, "group"),
-        source=label_of(record, "source"),
+        group=optional_name(record, "group"),
+        source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
     )
     return parsed.shape, example if example.id else example.named(
-        digest(example.content_key)[:ID_LENGTH]
+        sha256_text(example.content_key)[:ID_LENGTH]
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.data.formats import BadRecord, kind_of
+from tuneserve.finetune.data.formats import BadRecord, json_type
 
 Record = tuple[str, Any]
 """Its place ('file:line'), and the record, or a BadRecord that says why there is none."""
@@ -65,7 +65,7 @@ def _json(path: Path) -> Iterator[Record]:
     if isinstance(value, dict) and len(value) == 1:
         value = next(iter(value.values()))  # {"data": [...]}
     if not isinstance(value, list):
-        yield f"{path}:1", BadRecord(f"expected a list of records, got {kind_of(value)}")
+        yield f"{path}:1", BadRecord(f"expected a list of records, got {json_type(value)}")
         return
     for number, record in enumerate(value, start=1):
         yield f"{path}:record {number}", record

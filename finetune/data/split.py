@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tuneserve.finetune.data.near_duplicates import find_alike
-from tuneserve.finetune.examples import Example, digest
+from tuneserve.examples import Example
+from tuneserve.files import sha256_text
+from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 
 SPLITS = ("train", "eval", "test")
 # Held out wins: an example's twin in a later split is dropped from the earlier one.
@@ -21,11 +22,11 @@ _PRECEDENCE = {"test": 2, "eval": 1, "train": 0}
 
 @dataclass(frozen=True)
 class NearDuplicate:
-    """A removed example, the held-out one that says nearly the same, and how alike they are."""
+    """A removed example, the held-out one that says nearly the same, and how similar they are."""
 
     example: Example
     held: Example
-    likeness: float
+    similarity: float
 
 
 @dataclass
@@ -73,18 +74,19 @@ def split_examples(
     An example with a source goes where its group and source go, so that pieces of one document
     stay together; one without goes by its normalised prompt. A prompt that would still occur on
     two sides (the same sentence in two documents) is kept on the held-out side only, and so is one
-    whose likeness to a held-out prompt is `near_duplicates` or more (see finetune.likeness).
+    whose similarity to a held-out prompt is `near_duplicates` or more (see
+    finetune.near_duplicates).
     """
     unique = _without_duplicates(examples)
     sides = [side_of(example, eval_fraction, test_fraction) for example in unique]
     held: dict[str, str] = {}
     for example, side in zip(unique, sides, strict=True):
-        key = digest(example.prompt_key)
+        key = sha256_text(example.prompt_key)
         if key not in held or _PRECEDENCE[side] > _PRECEDENCE[held[key]]:
             held[key] = side
     split = Split(duplicates=len(examples) - len(unique))
     for example, side in zip(unique, sides, strict=True):
-        if held[digest(example.prompt_key)] == side:
+        if held[sha256_text(example.prompt_key)] == side:
             split.part(side).append(example)
         else:
             split.straddling += 1
@@ -96,12 +98,12 @@ def split_examples(
 def remove_near(
     examples: list[Example], held: Sequence[Example], least: float
 ) -> list[NearDuplicate]:
-    """Take out of `examples` those whose prompts are like one of `held`; returns them."""
-    alike = find_alike(
+    """Take out of `examples` the near-duplicates, by their prompts, of `held`; returns them."""
+    pairs = find_near_duplicates(
         [example.prompt_key for example in examples], [other.prompt_key for other in held], least
     )
-    found = [NearDuplicate(examples[one.text], held[one.held], one.likeness) for one in alike]
-    places = {one.text for one in alike}
+    found = [NearDuplicate(examples[one.text], held[one.held], one.similarity) for one in pairs]
+    places = {one.text for one in pairs}
     examples[:] = [example for place, example in enumerate(examples) if place not in places]
     return found
 
@@ -113,7 +115,7 @@ def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str
         if example.source
         else f"prompt\x1d{example.prompt_key}"
     )
-    position = int(digest(unit)[:16], 16) / 2**64
+    position = int(sha256_text(unit)[:16], 16) / 2**64
     if position < test_fraction:
         return "test"
     if position < test_fraction + eval_fraction:
@@ -124,5 +126,5 @@ def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str
 def _without_duplicates(examples: Sequence[Example]) -> list[Example]:
     first: dict[str, Example] = {}
     for example in examples:
-        first.setdefault(digest(example.content_key), example)
+        first.setdefault(sha256_text(example.content_key), example)
     return list(first.values())

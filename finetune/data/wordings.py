@@ -1,4 +1,4 @@
-"""Wordings: one instruction said in several ways, so that the task is learned, not the phrase.
+"""Prompt variants: an instruction in several wordings, so that the task is learned, not a phrase.
 
 The file lists the wordings of an instruction one a line; an empty line begins another
 instruction's. Where a prompt holds one of them, the example has a variant for each of the others.
@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuneserve.chat.template import Message
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.files import read_text
-from tuneserve.finetune.examples import Example, Message
 
 
 @dataclass(frozen=True)
-class Wordings:
+class PromptVariants:
     """Instructions, each with its wordings, two or more, and the line that its wordings begin on
     in the file."""
 
@@ -24,11 +25,11 @@ class Wordings:
     lines: tuple[int, ...]
     where: str
 
-    def variants(self, example: Example) -> list[Example]:
+    def of(self, example: Example) -> list[Example]:
         """The example in its own wording, then in each of the others that are known."""
         found = [example]
         for wordings in self.instructions:
-            own = _wording_in(example.messages[:-1], wordings)
+            own = _wording_in(example.prompt, wordings)
             if own is not None:
                 found += [_reworded(example, own, other) for other in wordings if other != own]
                 break
@@ -37,7 +38,7 @@ class Wordings:
     def check_used(self, examples: Sequence[Example]) -> None:
         """Raise UsageError if an instruction is in none of the examples' prompts."""
         for wordings, line in zip(self.instructions, self.lines, strict=True):
-            if not any(_wording_in(e.messages[:-1], wordings) for e in examples):
+            if not any(_wording_in(e.prompt, wordings) for e in examples):
                 raise UsageError(
                     f"no prompt holds {wordings[0]!r:.60} or another of its wordings",
                     where=f"{self.where}:{line}",
@@ -45,7 +46,7 @@ class Wordings:
                 )
 
 
-def read_wordings(path: Path) -> Wordings:
+def read_prompt_variants(path: Path) -> PromptVariants:
     """The wordings of a file. Raises UsageError if it can't be read or gives nothing to choose."""
     lines = read_text(path, "file of wordings").splitlines()
     blocks: list[tuple[int, list[str]]] = []
@@ -62,7 +63,7 @@ def read_wordings(path: Path) -> Wordings:
             )
     if not blocks:
         raise UsageError("holds no wordings", where=str(path))
-    return Wordings(
+    return PromptVariants(
         tuple(tuple(dict.fromkeys(wordings)) for _, wordings in blocks),
         tuple(number for number, _ in blocks),
         str(path),

@@ -17,8 +17,7 @@ from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
-from tuneserve.finetune.tokens.encode import token_counts
-from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.encoder import Encoded, token_counts
 from tuneserve.memory import GIB, main_memory
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import Recipe, TrainSettings

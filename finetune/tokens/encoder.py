@@ -1,33 +1,40 @@
-"""From a conversation to token ids and labels: the loss counts the answers and their end, only.
+"""Examples to token ids and labels: the loss counts the answers and their end, only.
 
-The rule, the same as at inference (tuneserve.prompt): the model's own chat template renders the
-text; the prompt is tokenized as a whole with special tokens parsed and none added, one BOS in
-front where the vocabulary wants it and the template did not write it; the final answer is
-tokenized by itself, as it will be when the model writes it after that prompt.
+How prompt and answer become token ids is said in tuneserve.chat.prompt, the same as at inference;
+here are the labels, the cut to the longest length, and the figures that are known before training
+starts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from statistics import median
 from typing import Any, Self
 
+from tuneserve.chat.prompt import (
+    EncodedExample,
+    EncodingError,
+    FastTokenizer,
+    encode,
+    template_arguments,
+    thinking_by_default,
+    with_bos,
+)
+from tuneserve.chat.template import Message
+from tuneserve.chat.thinking import without_thoughts
 from tuneserve.errors import TuneserveError
-from tuneserve.finetune.examples import Example, Message
+from tuneserve.examples import Example
+from tuneserve.finetune.data.prepare import Prepared
+from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.tokens.missing import missing_bytes, missing_character
-from tuneserve.prompt import with_bos
+from tuneserve.records import Number, Record
 from tuneserve.settings import Recipe
-from tuneserve.template import ChatTemplate
-from tuneserve.thoughts import KEY, Completion, complete, thoughts_end, without_thoughts
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's ignore_index)."""
-
-
-class MaskError(TuneserveError):
-    """An example can't be turned into tokens to train on."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +62,25 @@ class Encoded:
         return self.length_before_cut > len(self.input_ids)
 
 
-@dataclass(frozen=True)
-class _Turn:
-    """An earlier answer in the prompt: characters from `start` to `end`, its end token included,
-    of which those before `trained_from` are thoughts that are not taught."""
+class Spread(Record):
+    """Of counts: the smallest, the median and the largest."""
 
-    start: int
-    trained_from: int
-    end: int
+    min: int
+    median: Number
+    max: int
 
-    def trains(self, first: int, last: int) -> bool:
-        """Is the token of these characters trained? One that reaches into the answer is."""
-        return self.start <= first < last <= self.end and last > self.trained_from
+
+class TokenCounts(Record):
+    """Tokens of a set of examples, trained ones, and what cutting to the longest length cost."""
+
+    examples: int
+    tokens: int
+    longest: int = 0
+    trained_tokens: int
+    trained_per_example: Spread = Spread(min=0, median=0, max=0)
+    truncated: int = 0
+    trained_tokens_lost: int = 0
+    untrained_turns: int = 0
 
 
 class Encoder:
@@ -75,31 +89,32 @@ class Encoder:
     `tokenizer` is a fast tokenizer of transformers. `max_length` is in tokens; longer examples
     lose their end. `train_on` 'all' trains every answer of a conversation, 'last' the last one.
     `thoughts` says what becomes of an answer's thoughts: 'train' on them, 'mask' them (the model
-    reads them but is not taught them) or 'drop' them.
+    reads them but is not taught them) or 'drop' them. Raises TuneserveError if the tokenizer has no
+    chat template.
     """
 
     def __init__(
         self, tokenizer: Any, *, max_length: int, train_on: str = "all", thoughts: str = "train"
     ) -> None:
-        if not tokenizer.chat_template:
-            raise TuneserveError(
-                "this base model has no chat template",
-                where=str(tokenizer.name_or_path),
-                hint="Choose an instruct model, or name a Jinja file in [model] chat_template.",
-            )
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.train_on = train_on
         self.thoughts = thoughts
-        self.template = ChatTemplate(
-            tokenizer.chat_template,
-            bos_token=tokenizer.bos_token or "",
-            eos_token=tokenizer.eos_token or "",
-        )
+        self._fast = FastTokenizer(tokenizer)
+        self.template = self._fast.template()
 
     @classmethod
-    def of(cls, recipe: Recipe, tokenizer: Any) -> Self:
-        """The encoder that a recipe asks for."""
+    def of(cls, recipe: Recipe, tokenizer: Any, prepared: Prepared) -> Self:
+        """The encoder that a recipe and its data ask for.
+
+        Where thoughts are trained, the tokenizer gets a template that thinks unless it is told not
+        to: what asks the trained model later does not know that it has thoughts.
+        """
+        trains_thoughts = recipe.data.thoughts != "drop" and any(
+            example.thoughts for example in prepared.split.train
+        )
+        if trains_thoughts and tokenizer.chat_template:
+            tokenizer.chat_template = thinking_by_default(tokenizer.chat_template)
         return cls(
             tokenizer,
             max_length=recipe.model.max_seq_length,
@@ -107,143 +122,186 @@ class Encoder:
             thoughts=recipe.data.thoughts,
         )
 
-    def encode(self, example: Example) -> Encoded:
-        """Ids and labels of one example, cut to `max_length`.
-
-        Raises MaskError naming the example's place if nothing would be trained or a character has
-        no token, and TemplateError if the template refuses the conversation.
-        """
-        messages = example.messages
-        if self.thoughts == "drop":
-            messages = tuple(without_thoughts(messages))
-        if len(messages) == 1:
-            self._check_characters(messages[0]["content"], example.where)
-            return self._encode_plain(messages[0]["content"])
-        answer = messages[-1]
-        variables: dict[str, Any] = {"tools": list(example.tools)} if example.tools else {}
-        if answer.get(KEY):
-            # Some templates close the thoughts in the prompt unless told that there will be any.
-            variables["enable_thinking"] = True
-        prompt = self.template.render(messages[:-1], add_generation_prompt=True, **variables)
-        full = self.template.render(messages, **variables)
-        self._check_characters(full, example.where)
-        completion = complete(prompt, full, answer["content"], answer.get(KEY))
-        if completion is None:
-            raise MaskError(
-                "the chat template does not render the answer as it is, so it can't be told "
-                "from the rest",
-                where=example.where,
-            )
-        turns = self._earlier_answers(prompt, messages, variables)
-        prompt_ids, prompt_labels = self._encode_prompt(prompt, [turn for turn in turns if turn])
-        answer_ids, answer_labels = self._encode_answer(completion)
-        encoded = self._cut(prompt_ids + answer_ids, prompt_labels + answer_labels)
-        if not encoded.trained:
-            raise MaskError(
-                f"no token to train on: the prompt alone has {len(prompt_ids)} tokens and "
-                f"max_seq_length is {self.max_length}",
-                where=example.where,
-            )
-        return replace(encoded, untrained_turns=turns.count(None))
-
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation up to where the assistant answers, as at inference."""
-        prompt = self.template.render(messages, add_generation_prompt=True)
-        return with_bos(self.tokenizer(prompt, add_special_tokens=False)["input_ids"], self.bos)
-
-    def _check_characters(self, text: str, where: str) -> None:
-        """Raise MaskError for a character that the vocabulary has no token for: conversion, which
-        compares the token ids of held-out texts, would stop on it after training."""
-        if character := missing_character(text, self.missing_bytes):
-            raise MaskError(
-                f"{character!a} (U+{ord(character):04X}) has no token in this base model's "
-                "vocabulary, so the model can't read it: take it out",
-                where=where,
-            )
-
-    def _encode_prompt(self, prompt: str, turns: Sequence[_Turn]) -> tuple[list[int], list[int]]:
-        coded = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
-        labels = [
-            token if any(turn.trains(first, last) for turn in turns) else IGNORED
-            for token, (first, last) in zip(
-                coded["input_ids"], coded["offset_mapping"], strict=True
-            )
-        ]
-        ids = with_bos(coded["input_ids"], self.bos)
-        return ids, [IGNORED] * (len(ids) - len(labels)) + labels
-
-    def _earlier_answers(
-        self, prompt: str, messages: Sequence[Message], variables: Mapping[str, Any]
-    ) -> list[_Turn | None]:
-        """The assistant's earlier turns that are to be trained, as they stand in the prompt.
-
-        None for a turn that the template renders otherwise once the conversation goes on (thoughts
-        removed, say). It is context only: the model is not taught to write what it never wrote.
-        """
-        turns: list[_Turn | None] = []
-        for number, message in enumerate(messages[:-1] if self.train_on == "all" else ()):
-            if message["role"] != "assistant" or message.get("weight") == 0:
-                continue
-            before = self.template.render(
-                messages[:number], add_generation_prompt=True, **variables
-            )
-            after = self.template.render(messages[: number + 1], **variables).rstrip()
-            if not after.startswith(before) or not prompt.startswith(after):
-                turns.append(None)
-                continue
-            masked = self.thoughts == "mask"
-            end = thoughts_end(after[len(before) :], message["content"]) if masked else 0
-            turns.append(_Turn(len(before), len(before) + end, len(after)))
-        return turns
-
-    def _encode_plain(self, text: str) -> Encoded:
-        """Text without a prompt: no template, all of it learned, and its end."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        whole = with_bos([*ids, *end], self.bos)
-        return self._cut(whole, [*whole])
-
-    def _encode_answer(self, completion: Completion) -> tuple[list[int], list[int]]:
-        """The answer's ids and labels, ending with its end-of-turn token and nothing after it."""
-        # Templates write a line break behind the end token; the model stops before it.
-        ids, labels = self._label(completion.text.rstrip(), completion.thoughts_end)
-        if ids and ids[-1] in self.special_ids:
-            return ids, labels
-        if self.tokenizer.eos_token_id is None:
-            raise MaskError("the template ends no turn and the tokenizer has no end token")
-        ids, labels = self._label(completion.text, completion.thoughts_end)
-        end = self.tokenizer.eos_token_id
-        return [*ids, end], [*labels, end]
-
-    def _label(self, text: str, thoughts_end: int) -> tuple[list[int], list[int]]:
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids: list[int] = coded["input_ids"]
-        if self.thoughts != "mask":
-            return ids, list(ids)
-        # A token that reaches into the answer belongs to it.
-        labels = [
-            token if last > thoughts_end else IGNORED
-            for token, (_, last) in zip(ids, coded["offset_mapping"], strict=True)
-        ]
-        return ids, labels
-
-    def _cut(self, ids: list[int], labels: list[int]) -> Encoded:
-        lost = sum(label != IGNORED for label in labels[self.max_length :])
-        return Encoded(ids[: self.max_length], labels[: self.max_length], len(ids), lost)
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._fast.special_ids
 
     @cached_property
     def missing_bytes(self) -> re.Pattern[bytes] | None:
         """The bytes that the vocabulary has no token for."""
         return missing_bytes(self.tokenizer)
 
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(number for number, token in added.items() if token.special)
+    def encode(self, example: Example) -> Encoded:
+        """Ids and labels of one example, cut to `max_length`.
 
-    @cached_property
-    def bos(self) -> int | None:
-        """BOS if this vocabulary wants one in front of every text."""
-        ids = self.tokenizer("a")["input_ids"]
-        bos: int | None = self.tokenizer.bos_token_id
-        return bos if bos is not None and ids[:1] == [bos] else None
+        Raises EncodingError naming the example's place if nothing would be trained, the template
+        does not render its answer or a character has no token, and TemplateError if the template
+        refuses the conversation.
+        """
+        self._check_characters(example)
+        item = encode(
+            self._fast, self.template, example, thoughts=self.thoughts, train_on=self.train_on
+        )
+        ids = item.prompt + item.answer
+        labels = _labels(item)
+        lost = sum(label != IGNORED for label in labels[self.max_length :])
+        length, cut = len(ids), slice(self.max_length)
+        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untrained_turns)
+        if not encoded.trained:
+            raise EncodingError(
+                f"no token to train on: the prompt alone has {len(item.prompt)} tokens and "
+                f"max_seq_length is {self.max_length}",
+                where=example.where,
+            )
+        return encoded
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation up to where the assistant answers, as at inference."""
+        arguments = template_arguments(self.template, messages)
+        prompt = self.template.render(add_generation_prompt=True, **arguments)
+        return with_bos([token.id for token in self._fast.tokens(prompt)], self._fast.leading_bos)
+
+    def _check_characters(self, example: Example) -> None:
+        """Raise EncodingError for a character that the vocabulary has no token for: conversion,
+        which compares the token ids of held-out texts, would stop on it after training."""
+        if self.missing_bytes is None:
+            return
+        messages = example.messages
+        if self.thoughts == "drop":
+            messages = tuple(without_thoughts(messages))
+        for text in _strings([messages, example.tools]):
+            if character := missing_character(text, self.missing_bytes):
+                raise EncodingError(
+                    f"{character!a} (U+{ord(character):04X}) has no token in this base model's "
+                    "vocabulary, so the model can't read it: take it out",
+                    where=example.where,
+                )
+
+
+def _labels(item: EncodedExample) -> list[int]:
+    """[length of prompt and answer]: what is taught; of a text all of it, BOS included."""
+    if not item.example.prompt:
+        return item.prompt + item.answer
+    context = [
+        token if place in item.taught else IGNORED for place, token in enumerate(item.prompt)
+    ]
+    return context + [IGNORED] * item.unscored + item.answer[item.unscored :]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in messages and tools."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _strings(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def encode_all(
+    encoder: Encoder,
+    examples: Sequence[Example],
+    *,
+    skip_bad: bool = False,
+    problems: list[str] | None = None,
+) -> tuple[list[Example], list[Encoded]]:
+    """The examples that can be trained on, and their tokens.
+
+    Raises UsageError listing each that can't be; with `problems` they are put there instead. With
+    `skip_bad` they are left out, unless no example would be left.
+    """
+    kept: list[Example] = []
+    encoded: list[Encoded] = []
+    found: list[str] = []
+    for example in examples:
+        try:
+            encoded.append(encoder.encode(example))
+            kept.append(example)
+        except TuneserveError as error:
+            found.append(f"{example.where}: {error.message}")
+    if skip_bad and kept:
+        return kept, encoded
+    if problems is None:
+        raise_problems(found, len(examples), what="trained on")
+    else:
+        problems += found
+    return kept, encoded
+
+
+def encode_parts(
+    encoder: Encoder, prepared: Prepared, *, skip_bad: bool
+) -> tuple[dict[str, list[Encoded]], list[str]]:
+    """Every part of the data as tokens, and what is wrong with the examples that can't be trained
+    on. These leave their part; with `skip_bad` they are counted as skipped and are no problem,
+    unless their part would be empty."""
+    encoded: dict[str, list[Encoded]] = {}
+    problems: list[str] = []
+    for name, part in prepared.parts().items():
+        before, known = len(part), len(problems)
+        part[:], encoded[name] = encode_all(encoder, part, skip_bad=skip_bad, problems=problems)
+        if len(problems) == known:
+            prepared.skipped += before - len(part)
+    problems += problems_with_ends(encoder, prepared.split.train, encoded["train"])
+    return encoded, problems
+
+
+def problems_with_ends(
+    encoder: Encoder, examples: Sequence[Example], encoded: Sequence[Encoded]
+) -> list[str]:
+    """What is wrong with the ends of answers: one that is not cut must end with an end token, and
+    not all may be cut, or the model never learns to stop. Texts without a prompt may be."""
+    ends = {*encoder.special_ids, encoder.tokenizer.eos_token_id}
+    found = [
+        f"{example.where}: the answer has no end token"
+        for example, item in zip(examples, encoded, strict=True)
+        if not item.truncated and item.labels[-1] not in ends
+    ]
+    answers = [item for e, item in zip(examples, encoded, strict=True) if len(e.messages) > 1]
+    if answers and all(item.truncated for item in answers):
+        found.append(
+            f"{examples[0].where}: this and every other training example is cut to "
+            f"max_seq_length ({encoder.max_length}): no answer keeps its end"
+        )
+    return found
+
+
+def token_counts(encoded: Sequence[Encoded]) -> TokenCounts:
+    """The counts of a set of examples."""
+    if not encoded:
+        return TokenCounts(examples=0, tokens=0, trained_tokens=0)
+    trained = [item.trained for item in encoded]
+    return TokenCounts(
+        examples=len(encoded),
+        tokens=sum(len(item.input_ids) for item in encoded),
+        longest=max(len(item.input_ids) for item in encoded),
+        trained_tokens=sum(trained),
+        trained_per_example=Spread(min=min(trained), median=median(trained), max=max(trained)),
+        truncated=sum(item.truncated for item in encoded),
+        trained_tokens_lost=sum(item.lost for item in encoded),
+        untrained_turns=sum(item.untrained_turns for item in encoded),
+    )
+
+
+def about_turns(counts: TokenCounts) -> str:
+    """What to say of earlier answers that the template lets no one train; empty without any."""
+    number = counts.untrained_turns
+    if not number:
+        return ""
+    return (
+        f"; {number:,} earlier answers are not trained: this chat template changes them when the "
+        "conversation goes on"
+    )
+
+
+def to_dataset(encoded: Sequence[Encoded]) -> Any:
+    """A datasets.Dataset with input_ids and labels, ready for the trainer."""
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {
+            "input_ids": [item.input_ids for item in encoded],
+            "labels": [item.labels for item in encoded],
+        }
+    )

@@ -1,114 +1,227 @@
-"""The training set with everything an epoch may draw from it, as tokens.
+"""The training set, and which of its examples an epoch trains on, in which order.
 
-The task's examples in all their wordings, as often as their file, group or answer should count,
-and general examples to be replayed among them.
+An epoch need not be every example once: a file may count twice or half, groups may be balanced,
+examples of the replay set mixed in, and an instruction put in another variant each time. Each of
+these is a stream: a set of examples of which a fixed number is sampled for each epoch.
 """
 
 from __future__ import annotations
 
+import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example, fold
 from tuneserve.finetune.data.prepare import Prepared
-from tuneserve.finetune.data.wordings import Wordings
-from tuneserve.finetune.examples import Example, normalised
-from tuneserve.finetune.tokens.draw import EpochDraw, Stream
+from tuneserve.finetune.data.wordings import PromptVariants
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.settings import DataSettings
 
+T = TypeVar("T")
 Encode = Callable[[Sequence[Example]], list[Encoded]]
 """Examples to tokens; raises UsageError for those that can't be trained on."""
 
 # With more answers than this per example there is nothing to balance.
 _FEWEST_EXAMPLES_AN_ANSWER = 2
 MOST_PASSES = 2
-"""How often an epoch may draw a general example. Measured: 51 of them, each 8 times an epoch, took
-the loss on those held out from 2.51 to 3.26; without replay it was 2.76."""
+"""How often an epoch may repeat an example of the replay set. Measured: 51 of them, each 8 times an
+epoch, took the loss on those held out from 2.51 to 3.26; without replay it was 2.76."""
+
+# Examples of a batch come from this many batches' worth of neighbours in the shuffled order:
+# enough to find some of like length, and small beside an epoch.
+_WINDOW_BATCHES = 50
 
 
 @dataclass(frozen=True)
-class Pool:
-    """All that may be drawn, and what an epoch draws of it; `replayed` of an epoch's examples are
-    among the `general` ones, and `reworded` of what may be drawn are other wordings."""
+class Stream:
+    """Examples that are sampled together: `items[i]` holds the places of example i's prompt
+    variants in the training set, and `per_epoch` examples are sampled for each epoch."""
+
+    items: tuple[tuple[int, ...], ...]
+    per_epoch: int
+
+
+class EpochSampler:
+    """The places in the training set that an epoch visits, each as often as it is sampled.
+
+    Examples are sampled without replacement: none comes again before all others of its stream have
+    come, and no variant before the example's others. What an epoch visits depends on the seed and
+    its number alone, so that a resumed training visits what it would have visited.
+    """
+
+    def __init__(self, streams: Sequence[Stream], seed: int) -> None:
+        self.streams = [stream for stream in streams if stream.items and stream.per_epoch]
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Examples in an epoch."""
+        return sum(stream.per_epoch for stream in self.streams)
+
+    def places(self, epoch: int) -> list[int]:
+        """The places that an epoch (counted from 0) visits, stream by stream."""
+        return [
+            place
+            for number, stream in enumerate(self.streams)
+            for place in self._sampled(number, stream, epoch)
+        ]
+
+    def _sampled(self, number: int, stream: Stream, epoch: int) -> Iterator[int]:
+        """Passes over the whole stream follow one another, each in a shuffled order of its own. An
+        epoch takes the next `per_epoch` examples of that sequence, which may end within a pass."""
+        first = epoch * stream.per_epoch
+        last = first + stream.per_epoch
+        size = len(stream.items)
+        for turn in range(first // size, (last - 1) // size + 1):
+            order = _shuffled(stream.items, self.seed, number, turn)
+            for item in order[max(first - turn * size, 0) : last - turn * size]:
+                again, variant = divmod(turn, len(item))
+                yield _shuffled(item, self.seed, "wordings", item[0], again)[variant]
+
+
+def _shuffled(values: Sequence[T], *key: object) -> Sequence[T]:
+    if len(values) == 1:
+        return values
+    shuffle = random.Random("/".join(map(str, key)))  # noqa: S311 - not for secrets
+    return shuffle.sample(values, len(values))
+
+
+class LengthGroupedSampler:
+    """A sampler: an epoch's examples, shuffled, in batches of examples of like length.
+
+    `lengths` are those of the training set, in tokens; `epochs` says which of it an epoch visits.
+
+    Padding a batch to its longest example is wasted work. The order depends on seed and epoch
+    only, so that a resumed run sees the examples it would have seen. The batch with the longest
+    example comes first: if memory does not suffice, that shows in the first step.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], epochs: EpochSampler, batch_size: int, seed: int
+    ) -> None:
+        self.lengths = lengths
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        shuffle = random.Random(f"{self.seed}/{self.epoch}")  # noqa: S311 - not for secrets
+        order = self.epochs.places(self.epoch)
+        shuffle.shuffle(order)
+        batches: list[list[int]] = []
+        window = self.batch_size * _WINDOW_BATCHES
+        for start in range(0, len(order), window):
+            near = sorted(order[start : start + window], key=lambda i: self.lengths[i])
+            batches += [near[i : i + self.batch_size] for i in range(0, len(near), self.batch_size)]
+        # A short batch must be the last one, or it would shift the borders of those after it.
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        short = [i for batch in batches if len(batch) < self.batch_size for i in batch]
+        shuffle.shuffle(whole)
+        longest = max(range(len(whole)), key=lambda b: self._longest(whole[b]), default=None)
+        if longest is not None:
+            whole[0], whole[longest] = whole[longest], whole[0]
+        yield from (i for batch in whole for i in batch)
+        yield from short
+
+    def _longest(self, batch: Sequence[int]) -> int:
+        return max(self.lengths[i] for i in batch)
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Everything that training may visit, as tokens, and the sampler of its epochs.
+
+    `encoded` holds the task's examples, then their further prompt variants (`variants` of them),
+    then the replay set (`replayable` examples). `replayed` is how many of an epoch's examples are
+    of the replay set.
+    """
 
     encoded: list[Encoded]
-    draw: EpochDraw
-    general: int
+    sampler: EpochSampler
+    replayable: int
     replayed: int
-    reworded: int
+    variants: int
 
     def describe(self) -> str:
         """What an epoch is, in a sentence, and what is wrong with its replay in another."""
         return (
-            f"an epoch draws {len(self.draw):,} examples"
+            f"an epoch draws {len(self.sampler):,} examples"
             + (f", {self.replayed:,} of them general" if self.replayed else "")
-            + (f"; {self.reworded:,} other wordings" if self.reworded else "")
+            + (f"; {self.variants:,} other wordings" if self.variants else "")
             + self._too_often()
         )
 
     def _too_often(self) -> str:
-        if self.replayed <= MOST_PASSES * self.general:
+        if self.replayed <= MOST_PASSES * self.replayable:
             return ""
-        times = round(self.replayed / self.general)
+        times = round(self.replayed / self.replayable)
         return (
-            f". Each of the {self.general} general examples comes {times} times: they are learned "
-            "by heart, and more is forgotten than without them. Take more examples (tuneserve data "
-            f"general --samples {times}) or a smaller replay"
+            f". Each of the {self.replayable} general examples comes {times} times: they are "
+            "learned by heart, and more is forgotten than without them. Take more examples "
+            f"(tuneserve data general --samples {times}) or a smaller replay"
         )
 
 
-def build_pool(
+def build_training_set(
     prepared: Prepared,
     train: Sequence[Encoded],
-    general: Sequence[Encoded],
+    replay: Sequence[Encoded],
     encode: Encode,
     settings: DataSettings,
     seed: int,
-) -> Pool:
-    """The pool of a training. `train` are the tokens of the task's examples as they are,
-    `general` those of the examples to replay; `encode` is called for other wordings.
+) -> TrainingSet:
+    """The training set of the prepared data. `train` are the tokens of the task's examples as they
+    are, `replay` those of the replay set; `encode` is called for further prompt variants.
 
-    Raises UsageError if there is nothing to balance by, or a wording makes an example unusable.
+    Raises UsageError if there is nothing to balance by, or a variant makes an example unusable.
     """
     examples = prepared.split.train
     encoded = list(train)
     items = [[place] for place in range(len(examples))]
-    if prepared.wordings is not None:
-        _add_variants(prepared.wordings, examples, items, encoded, encode)
-    reworded = len(encoded) - len(train)
+    if prepared.variants is not None:
+        _add_variants(prepared.variants, examples, items, encoded, encode)
+    variants = len(encoded) - len(train)
     shares = _shares(examples, settings.balance)
     streams = [
         Stream(tuple(tuple(items[place]) for place in places), count) for places, count in shares
     ]
-    drawn = sum(count for _, count in shares)
-    replayed = round(drawn * settings.replay / (1.0 - settings.replay))
+    sampled = sum(count for _, count in shares)
+    replayed = round(sampled * settings.replay / (1.0 - settings.replay))
     if replayed:
         first = len(encoded)
-        encoded += general
+        encoded += replay
         streams.append(Stream(tuple((p,) for p in range(first, len(encoded))), replayed))
-    return Pool(encoded, EpochDraw(streams, seed), len(general), replayed, reworded)
+    return TrainingSet(encoded, EpochSampler(streams, seed), len(replay), replayed, variants)
 
 
 def _add_variants(
-    wordings: Wordings,
+    variants: PromptVariants,
     examples: Sequence[Example],
     items: list[list[int]],
     encoded: list[Encoded],
     encode: Encode,
 ) -> None:
-    """Put the examples' other wordings behind `encoded`, and their places into `items`."""
-    others = [(place, v) for place, e in enumerate(examples) for v in wordings.variants(e)[1:]]
+    """Put the examples' further variants behind `encoded`, and their places into `items`."""
+    others = [(place, v) for place, e in enumerate(examples) for v in variants.of(e)[1:]]
     for (place, _), tokens in zip(others, encode([v for _, v in others]), strict=True):
         items[place].append(len(encoded))
         encoded.append(tokens)
 
 
 def _shares(examples: Sequence[Example], balance: str) -> list[tuple[list[int], int]]:
-    """Places of examples that are drawn alike, and how many of them an epoch draws.
+    """Places of examples that are sampled together, and how many of them an epoch samples.
 
-    As they are, a file's examples are drawn as often as its weight says. Balanced, each group (or
+    As they are, a file's examples are sampled as often as its weight says. Balanced, each group (or
     answer) has the same share of the whole, and within it each file the share it has there.
     """
     classes: dict[str | None, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
@@ -131,7 +244,7 @@ def _class_of(example: Example, balance: str) -> str | None:
     if balance == "group":
         return example.group
     if balance == "answer":
-        return normalised(example.messages[-1]["content"] or "")
+        return fold(example.reference)
     return None
 
 

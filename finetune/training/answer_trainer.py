@@ -9,10 +9,8 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from tuneserve.finetune.tokens.draw import EpochDraw
-from tuneserve.finetune.tokens.encode import to_dataset
-from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.finetune.tokens.sampling import LengthGroupedOrder
+from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
+from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
 from tuneserve.finetune.training.losses import (
     EVAL_LOSS,
     SELECTION_LOSS,
@@ -29,7 +27,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(
         self,
-        draw: EpochDraw,
+        epochs: EpochSampler,
         general: Sequence[Encoded] = (),
         max_general_rise: float = 0.0,
         loraplus_ratio: float = 0.0,
@@ -44,7 +42,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.evaluation_seconds = 0.0
         # Figures by step and by what was evaluated: the best ones need not be measured again.
         self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
-        self._draw = draw
+        self._epochs = epochs
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,8 +74,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return LengthGroupedOrder(
-            self._lengths, self._draw,
+        return LengthGroupedSampler(
+            self._lengths, self._epochs,
             # A step has the same examples however few of them are computed at a time.
             self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
             self.args.data_seed,

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json, write_json
-from tuneserve.finetune.examples import digest
+from tuneserve.files import read_json, sha256_text, write_json
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
@@ -82,7 +81,7 @@ def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:
 
 
 def _hash(value: Any) -> str:
-    return digest(json.dumps(value, sort_keys=True))
+    return sha256_text(json.dumps(value, sort_keys=True))
 
 
 def step_of(checkpoint: Path) -> int:

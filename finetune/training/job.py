@@ -11,15 +11,15 @@ from tuneserve.finetune.memory.budget import Budget
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.finetune.tokens.epoch import Pool
+from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
 
 @dataclass
 class TrainingJob:
-    """A training: the examples as tokens by split ('general': held-out general examples, 'replay':
-    those that may be replayed), what an epoch draws of them, and how they are trained on."""
+    """A training: the examples as tokens by split ('replay': the replay set, 'general':
+    what is held out of it), what an epoch visits of them, and how they are trained on."""
 
     recipe: Recipe
     run: RunDirectory
@@ -28,6 +28,6 @@ class TrainingJob:
     tokenizer: Any
     prepared: Prepared
     encoded: dict[str, list[Encoded]]
-    pool: Pool
+    training_set: TrainingSet
     schedule: Schedule
     budget: Budget

@@ -88,7 +88,7 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         + (f", going on from {resume.name}" if resume else "")
     )
     started = time.monotonic()
-    with plain_attention(job.runtime, job.pool.encoded):
+    with plain_attention(job.runtime, job.training_set.encoded):
         trainer = _run_steps(job, model, tokenizer, resume)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
@@ -140,7 +140,7 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         )
         trainer = build_trainer(
             job.runtime, model, tokenizer, settings, job.schedule,
-            job.pool.encoded, job.pool.draw, job.encoded["eval"],
+            job.training_set.encoded, job.training_set.sampler, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
             fresh=resume is None, callbacks=[progress, stopping],
         )  # fmt: skip
@@ -192,7 +192,7 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
 
 
 def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, dict[str, float]]:
-    """The best adapter's figures on the eval split and on general examples; measured already
+    """The best adapter's figures on the eval split and on the held-out replay set; measured already
     unless that was in another process. The test split is the benchmark's: training never looks at
     it."""
     if known := trainer.evaluated.get(best):

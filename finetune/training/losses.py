@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneserve.finetune.tokens.encode import to_dataset
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, to_dataset
 
 EVAL_LOSS = "eval_loss"
 GENERAL_LOSS = "general_loss"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuneserve.finetune.data.prepare import DataRecord
-from tuneserve.finetune.tokens.encode import TokenCounts
+from tuneserve.finetune.tokens.encoder import TokenCounts
 from tuneserve.records import Record
 
 

@@ -20,7 +20,6 @@ from tuneserve.finetune.data.prepare import (
     write_split,
 )
 from tuneserve.finetune.data.reading import raise_problems
-from tuneserve.finetune.examples import Example
 from tuneserve.finetune.memory.budget import as_before, plan_budget
 from tuneserve.finetune.memory.schedule import plan_steps
 from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
@@ -36,14 +35,15 @@ from tuneserve.finetune.runtime.processes import (
     process_count,
     wait_for_all,
 )
-from tuneserve.finetune.tokens.encode import (
+from tuneserve.finetune.tokens.encoder import (
+    Encoded,
+    Encoder,
     about_turns,
     encode_all,
-    problems_with_ends,
+    encode_parts,
     token_counts,
 )
-from tuneserve.finetune.tokens.encoder import Encoded, Encoder
-from tuneserve.finetune.tokens.epoch import build_pool
+from tuneserve.finetune.tokens.epoch import build_training_set
 from tuneserve.finetune.training.checkpoints import (
     claim,
     fingerprint,
@@ -120,7 +120,9 @@ def _plan_as_remembered(job: TrainingJob) -> None:
     decisions = remembered_strategy(job.run.checkpoints)
     if decisions is not None:
         recipe = as_before(job.recipe, decisions)
-        job.budget = plan_budget(recipe, job.runtime, job.base.path, job.pool.encoded, job.schedule)
+        job.budget = plan_budget(
+            recipe, job.runtime, job.base.path, job.training_set.encoded, job.schedule
+        )
 
 
 def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
@@ -152,34 +154,21 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     check_hardware(runtime, recipe.train)
     tokenizer = load_tokenizer(base.path, recipe.model)
     check_convertible(tokenizer, base.path)
-    encoder = Encoder.of(recipe, tokenizer)
-    encoded = {
-        name: _encode_part(encoder, prepared, part, recipe)
-        for name, part in prepared.parts().items()
-    }
-    problems = problems_with_ends(encoder, prepared.split.train, encoded["train"])
-    raise_problems(problems, len(encoded["train"]), where=str(recipe.data.file), what="trained on")
+    encoder = Encoder.of(recipe, tokenizer, prepared)
+    examples = sum(map(len, prepared.parts().values()))
+    encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
+    raise_problems(problems, examples, where=str(recipe.data.file), what="trained on")
     _tell_tokens(encoded)
-    pool = build_pool(
+    training_set = build_training_set(
         prepared, encoded["train"], encoded.get("replay", ()),
         lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
     )  # fmt: skip
-    say(pool.describe())
-    schedule = plan_steps(recipe.train, len(pool.draw), devices=process_count())
-    budget = plan_budget(recipe, runtime, base.path, pool.encoded, schedule)
+    say(training_set.describe())
+    schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
+    budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule)
     return TrainingJob(
-        recipe, run, base, runtime, tokenizer, prepared, encoded, pool, schedule, budget
+        recipe, run, base, runtime, tokenizer, prepared, encoded, training_set, schedule, budget
     )
-
-
-def _encode_part(
-    encoder: Encoder, prepared: Prepared, part: list[Example], recipe: Recipe
-) -> list[Encoded]:
-    """Tokens of a split; what can't be trained on is an error, or leaves the split."""
-    kept, encoded = encode_all(encoder, part, skip_bad=recipe.data.skip_bad)
-    prepared.skipped += len(part) - len(kept)
-    part[:] = kept
-    return encoded
 
 
 def _train(job: TrainingJob, resume: Path | None) -> TrainResult:
@@ -212,7 +201,9 @@ def _result(
         examples=job.prepared.split.counts(),
         data=describe(job.prepared, job.recipe.data),
         tokens={name: token_counts(part) for name, part in job.encoded.items()},
-        epoch=EpochRecord(examples=len(job.pool.draw), general=job.pool.replayed),
+        epoch=EpochRecord(
+            examples=len(job.training_set.sampler), general=job.training_set.replayed
+        ),
         device=job.runtime.device,
         precision=job.runtime.precision,
         trainable_parameters=trainable_parameters(trainer.model),
@@ -247,17 +238,19 @@ def _result(
 def _tell_split(prepared: Prepared) -> None:
     split = prepared.split
     parts = ", ".join(f"{count:,} {name}" for name, count in split.counts().items())
-    general = prepared.general
+    replay_set = prepared.replay_set
     say(
         f"examples ({', '.join(prepared.shapes)}): {parts}"
         + (f"; {split.removed:,} duplicates removed" if split.removed else "")
         + (f" ({len(split.near):,} of them near ones)" if split.near else "")
         + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
     )
-    if general is not None:
+    if replay_set is not None:
+        removed = replay_set.removed
         say(
-            f"general examples: {len(general.train):,} to replay, {len(general.eval):,} held out"
-            + (f"; {general.removed:,} duplicates removed" if general.removed else "")
+            f"general examples: {len(replay_set.train):,} to replay, "
+            f"{len(replay_set.eval):,} held out"
+            + (f"; {removed:,} duplicates removed" if removed else "")
         )
 
 

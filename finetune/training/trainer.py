@@ -9,9 +9,8 @@ from typing import Any
 from tuneserve.finetune.memory.budget import CPU_PADDING
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
-from tuneserve.finetune.tokens.draw import EpochDraw
-from tuneserve.finetune.tokens.encode import to_dataset
-from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
+from tuneserve.finetune.tokens.epoch import EpochSampler
 from tuneserve.finetune.training.losses import SELECTION_LOSS
 from tuneserve.settings import TrainSettings
 
@@ -23,7 +22,7 @@ def build_trainer(
     settings: TrainSettings,
     schedule: Schedule,
     train: Sequence[Encoded],
-    draw: EpochDraw,
+    epochs: EpochSampler,
     evaluation: Sequence[Encoded],
     *,
     general: Sequence[Encoded] = (),
@@ -31,10 +30,10 @@ def build_trainer(
     fresh: bool,
     callbacks: Sequence[Any],
 ) -> Any:
-    """A trainer over encoded examples, of which `draw` says what an epoch visits.
+    """A trainer over encoded examples, of which `epochs` says what an epoch visits.
 
-    The loss on `general` examples is measured with that on the `evaluation` examples. `fresh` is
-    False when it goes on from a checkpoint.
+    The loss on `general`, what is held out of the replay set, is measured with that on
+    `evaluation`. `fresh` is False when it goes on from a checkpoint.
     """
     with quiet(errors_too=True):
         # Imported late: it takes seconds, and has to come after Unsloth.
@@ -50,7 +49,7 @@ def build_trainer(
             eval_dataset=to_dataset(evaluation) if evaluation else None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
-            draw=draw,
+            epochs=epochs,
             general=general,
             max_general_rise=settings.max_general_rise,
             loraplus_ratio=settings.loraplus_ratio,

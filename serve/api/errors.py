@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from tuneserve.chat.template import TemplateError
 from tuneserve.serve.engine import (
     EngineError,
     PromptTooLongError,
@@ -22,7 +23,6 @@ from tuneserve.serve.engine import (
     TextTooLongError,
     UnavailableError,
 )
-from tuneserve.template import TemplateError
 
 logger = logging.getLogger("tuneserve.serve")
 

@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuneserve.chat.prompt import encode_text, template_arguments
+from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
+from tuneserve.chat.tools import OPEN_CALL
 from tuneserve.llama import LlamaModel
-from tuneserve.prompt import encode_text
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import ChatRequest, JsonObjectFormat, JsonSchemaFormat
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.gbnf import either
 from tuneserve.serve.chat.grammar import ANY_OBJECT, check_grammar, schema_grammar
-from tuneserve.serve.chat.tools import OPEN, calls_grammar, described, knows_tools
+from tuneserve.serve.chat.tools import calls_grammar
 from tuneserve.serve.engine import SamplingParams
-from tuneserve.serve.engine.thinking import Thoughts
-from tuneserve.template import ChatTemplate
-from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
-from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,8 @@ def prepare_turn(
     model: LlamaModel, template: ChatTemplate, request: ChatRequest, *, default_max_tokens: int
 ) -> Turn:
     """Raises ApiError or TemplateError for a conversation or a bound that can't be had."""
-    text, opening = render(template, request)
-    thoughts = thoughts_left(template, text, opening)
+    text, opening = render_request(template, request)
+    thoughts = thoughts_left(text, opening, thinks=_thinks(template))
     sampling = request.sampling(default_max_tokens=default_max_tokens)
     sampling = replace(_bounded(model, sampling, request), thoughts=thoughts)
     if request.reasoning_budget is not None:
@@ -51,40 +50,20 @@ def prepare_turn(
     )
 
 
-def thoughts_left(template: ChatTemplate, text: str, opening: str) -> Thoughts:
-    """What the rendered prompt, and the beginning of the answer that the client gave, leave of the
-    answer's thoughts."""
-    if opening:
-        _, opened, inside = opening.rpartition(OPEN_THOUGHTS)
-        return "open" if opened and CLOSE_THOUGHTS not in inside else "none"
-    if text.rstrip().endswith(OPEN_THOUGHTS):
-        return "open"
-    if text.rstrip().endswith(CLOSE_THOUGHTS) or not _thinks(template):
-        return "none"
-    return "may"
-
-
-def render(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
+def render_request(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
     """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
     left open, to be continued."""
     messages: Sequence[Mapping[str, Any]] = [
         message.as_template_sees_it() for message in request.messages
     ]
-    tools = request.callable_tools
-    if not knows_tools(template.source):
-        messages = described(messages, tools)
-        tools = []
     opening = ""
     if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
         opening = str(messages[-1]["content"])
         messages = messages[:-1]
-    text = template.render(
-        messages,
-        add_generation_prompt=True,
-        tools=tools or None,
-        **(request.chat_template_kwargs or {}),
+    arguments = template_arguments(
+        template, messages, tools=request.callable_tools, variables=request.chat_template_kwargs
     )
-    return text, opening
+    return template.render(add_generation_prompt=True, **arguments), opening
 
 
 def _bounded(model: LlamaModel, sampling: SamplingParams, request: ChatRequest) -> SamplingParams:
@@ -109,7 +88,7 @@ def _grammar(request: ChatRequest) -> tuple[str | None, str | None]:
     if not tools:
         return answer, None
     if answer is None:
-        return calls_grammar(tools, several=several, opened=True), OPEN
+        return calls_grammar(tools, several=several, opened=True), OPEN_CALL
     return either(answer, calls_grammar(tools, several=several, opened=False)), None
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tuneserve.chat.template import normal_message
 from tuneserve.serve.engine import SamplingParams
-from tuneserve.template import normal_message
 
 MOST_CHOICES = 16
 MOST_STOPS = 16

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tuneserve.chat.prompt import encode_text, template_of
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.errors import TuneserveError
-from tuneserve.prompt import encode_text, template_of
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.bridge import Answers, Bridge
 from tuneserve.serve.api.errors import ApiError, too_long
@@ -16,7 +17,6 @@ from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
 from tuneserve.settings import ServeSettings
-from tuneserve.template import ChatTemplate
 
 
 class Service:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.prompt import encode_text
+from tuneserve.chat.prompt import encode_text
 from tuneserve.serve.api.errors import ApiError, client_left, too_long
-from tuneserve.serve.api.prepare import render
+from tuneserve.serve.api.prepare import render_request
 from tuneserve.serve.api.protocol import (
     ChatRequest,
     DetokenizedText,
@@ -106,7 +106,7 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
     if service.template is None:
         raise ApiError(400, service.no_template, code="no_template", param="messages")
     assert body.messages is not None
-    text, opening = render(service.template, ChatRequest(messages=body.messages))
+    text, opening = render_request(service.template, ChatRequest(messages=body.messages))
     return encode_text(model, text + opening)
 
 

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
+from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
 from tuneserve.serve.chat.calls import CallArguments, CallBegin, ObjectEnd, begun, whole
-from tuneserve.serve.chat.tools import CLOSE, OPEN, ToolCall, parse_call
-from tuneserve.serve.engine.detokenizer import overlap
-from tuneserve.serve.engine.thinking import Thoughts
-from tuneserve.thoughts import CLOSE as CLOSE_THOUGHTS
-from tuneserve.thoughts import OPEN as OPEN_THOUGHTS
+from tuneserve.serve.chat.tools import ToolCall, parse_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +44,7 @@ def calls_of(parts: Sequence[Part]) -> list[ToolCall]:
 
 
 class _State(Enum):
-    START = "before anything but white space"
-    REASONING = "between <think> and </think>"
-    CONTENT = "in the answer"
+    CONTENT = "in the answer's text"
     CALL = "behind <tool_call>, before the arguments"
     ARGUMENTS = "in the arguments of a call"
     CALLED = "behind the arguments, before </tool_call>"
@@ -59,49 +55,51 @@ class PartReader:
     offered."""
 
     def __init__(self, thoughts: Thoughts = "none", *, calls: bool = False):
-        begin = {"none": _State.CONTENT, "may": _State.START, "open": _State.REASONING}
+        self._thoughts = ThoughtStream(thoughts)
         self._calls = calls
         self._held = ""
-        self._state = begin[thoughts]
-        self._trim = thoughts == "open"
+        self._state = _State.CONTENT
+        self._trim = False
         self._end = ObjectEnd()
 
     @property
     def plain(self) -> bool:
         """Is all of the text simply content?"""
-        return self._state is _State.CONTENT and not self._calls and not self._trim
+        return self._thoughts.in_answer and not self._calls
 
     def feed(self, text: str) -> list[Part]:
         """The parts that `text` completes or continues."""
-        self._held += text
-        parts: list[Part] = []
-        while self._step(parts):
-            pass
-        return parts
+        return self._read(self._thoughts.feed(text))
 
     def finish(self) -> list[Part]:
         """What is held when the answer ends; a call without a name is content."""
+        parts = self._read(self._thoughts.finish())
         rest, self._held = self._held, ""
-        if self._state is _State.REASONING:
-            return [Reasoning(rest)] if rest else []
         if self._state is _State.CALL:
-            return _call_or_content(rest, closed=False)
+            return parts + _call_or_content(rest, closed=False)
         if self._state is _State.CALLED:
-            return []
-        return [Content(rest)] if rest else []
+            return parts
+        return [*parts, Content(rest)] if rest else parts
+
+    def _read(self, split: list[tuple[bool, str]]) -> list[Part]:
+        parts: list[Part] = []
+        for is_thought, text in split:
+            if is_thought:
+                parts.append(Reasoning(text))
+                continue
+            self._held += text
+            while self._step(parts):
+                pass
+        return parts
 
     def _step(self, parts: list[Part]) -> bool:
         """Take one thing from what is held; False if more text is needed."""
-        if self._state is _State.START:
-            return self._start()
         if self._trim:
-            # The white space after a mark belongs to neither part.
+            # The white space after a call belongs to no part.
             self._held = self._held.lstrip()
             self._trim = not self._held
         if not self._held:
             return False
-        if self._state is _State.REASONING:
-            return self._until(CLOSE_THOUGHTS, parts, _State.CONTENT)
         if self._state is _State.CALL:
             return self._call(parts)
         if self._state is _State.ARGUMENTS:
@@ -112,35 +110,18 @@ class PartReader:
             parts.append(Content(self._held))
             self._held = ""
             return False
-        return self._until(OPEN, parts, _State.CALL)
+        return self._until_call(parts)
 
-    def _start(self) -> bool:
-        begun = self._held.lstrip()
-        if begun.startswith(OPEN_THOUGHTS):
-            self._held = begun[len(OPEN_THOUGHTS) :]
-            self._state, self._trim = _State.REASONING, True
-            return True
-        if OPEN_THOUGHTS.startswith(begun):
-            return False
-        self._state = _State.CONTENT
-        return True
-
-    def _until(self, mark: str, parts: list[Part], then: _State) -> bool:
-        kind = Reasoning if self._state is _State.REASONING else Content
-        before, found, after = self._held.partition(mark)
+    def _until_call(self, parts: list[Part]) -> bool:
+        before, found, after = self._held.partition(OPEN_CALL)
         if found:
-            if before := before.rstrip() if kind is Reasoning else before:
-                parts.append(kind(before))
-            self._held, self._state, self._trim = after, then, True
-            return True
-        keep = overlap(self._held, mark)
-        shown, self._held = (
-            self._held[: len(self._held) - keep],
-            self._held[len(self._held) - keep :],
-        )
-        if shown:
-            parts.append(kind(shown))
-        return False
+            self._held, self._state, self._trim = after, _State.CALL, True
+        else:
+            shown = len(before) - overlap(before, OPEN_CALL)
+            self._held, before = before[shown:], before[:shown]
+        if before:
+            parts.append(Content(before))
+        return bool(found)
 
     def _call(self, parts: list[Part]) -> bool:
         if found := begun(self._held):
@@ -148,7 +129,7 @@ class PartReader:
             parts.append(call)
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
-        inside, closed, after = self._held.partition(CLOSE)
+        inside, closed, after = self._held.partition(CLOSE_CALL)
         if not closed:
             return False
         parts += _call_or_content(inside, closed=True)
@@ -164,7 +145,7 @@ class PartReader:
         return end is not None
 
     def _called(self) -> bool:
-        _, closed, after = self._held.partition(CLOSE)
+        _, closed, after = self._held.partition(CLOSE_CALL)
         if closed:
             self._held, self._state, self._trim = after, _State.CONTENT, True
         return bool(closed)
@@ -174,4 +155,4 @@ def _call_or_content(inside: str, *, closed: bool) -> list[Part]:
     call = parse_call(inside)
     if call is not None:
         return list(whole(call))
-    return [Content(f"{OPEN}{inside}{CLOSE if closed else ''}")]
+    return [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]

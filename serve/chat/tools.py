@@ -1,8 +1,6 @@
-"""Tool calls: how a model is told of tools, made to call them, and read.
+"""Tool calls: how a model is made to call tools, and its calls read.
 
-The form is that of Hermes and Qwen, which most open models are trained on:
-`<tool_call>{"name": …, "arguments": {…}}</tool_call>`. Templates that know tools get them as they
-are; for the others they are described in the system prompt.
+Their form, and how a model is told of tools, is in tuneserve.chat.tools.
 """
 
 from __future__ import annotations
@@ -13,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
 from tuneserve.serve.chat.gbnf import literal
 from tuneserve.serve.chat.grammar import refused_schemas
 from tuneserve.serve.chat.schema_rules import Property, SchemaError, SchemaRules, json_text
-
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +32,9 @@ def calls_grammar(tools: Sequence[Mapping[str, Any]], *, several: bool, opened: 
     rules = SchemaRules()
     with refused_schemas("tools"):
         calls = rules.add(" | ".join(_call(rules, tool["function"]) for tool in tools))
-    start = "" if opened else f'"{OPEN}" '
-    more = f'(blank "{OPEN}" blank {calls} blank "{CLOSE}")*' if several else ""
-    root = f'root ::= {start}blank {calls} blank "{CLOSE}" {more}'
+    start = "" if opened else f'"{OPEN_CALL}" '
+    more = f'(blank "{OPEN_CALL}" blank {calls} blank "{CLOSE_CALL}")*' if several else ""
+    root = f'root ::= {start}blank {calls} blank "{CLOSE_CALL}" {more}'
     return f"{root}\nblank ::= [ \\n]?\n{rules.text()}"
 
 
@@ -67,37 +64,3 @@ def parse_call(text: str) -> ToolCall | None:
     if not isinstance(name, str) or not isinstance(arguments, dict):
         return None
     return ToolCall(call_id(), name, json.dumps(arguments, ensure_ascii=False))
-
-
-def knows_tools(template_source: str) -> bool:
-    """Does a chat template render tools and calls by itself?"""
-    return "tools" in template_source and "tool_call" in template_source
-
-
-def described(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Messages for a template that knows no tools: the functions in the system prompt, calls and
-    results as text."""
-    turns = [_as_text(message) for message in messages]
-    if not tools:
-        return turns
-    listed = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    text = (
-        f"You can call these functions:\n{listed}\n"
-        f'To call one, write {OPEN}{{"name": "…", "arguments": {{…}}}}{CLOSE}.'
-    )
-    if turns and turns[0]["role"] == "system":
-        return [{**turns[0], "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
-    return [{"role": "system", "content": text}, *turns]
-
-
-def _as_text(message: Mapping[str, Any]) -> dict[str, Any]:
-    role, content = message["role"], message.get("content") or ""
-    if role == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
-    calls = [
-        f"{OPEN}{json.dumps(call['function'], ensure_ascii=False)}{CLOSE}"
-        for call in message.get("tool_calls") or ()
-    ]
-    return {"role": role, "content": "\n".join([*([content] if content else []), *calls])}

@@ -19,7 +19,7 @@ In process, without HTTP:
         one.cancel()                                      # ends it within a step
 
 `generate(prompts, sampling, on_done=...)` takes any number of prompts (token-id sequences, BOS
-included where the model wants one: `tuneserve.prompt.encode_messages` makes them), one
+included where the model wants one: as `tuneserve.chat.prompt` makes them), one
 SamplingParams for all or one for each, keeps `slots` of them decoding and calls
 `on_done(index, completion)` as each ends. `settings` is a `tuneserve.settings.ServeSettings`; of it
 the engine reads what is about the model, the context, the prefix cache, the queue and its times,

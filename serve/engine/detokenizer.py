@@ -5,6 +5,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+from tuneserve.chat.thinking import overlap
+
 
 class StopMatcher:
     """Watches growing text for any of several strings, even across the pieces it comes in.
@@ -34,14 +36,6 @@ class StopMatcher:
         """The held-back text, once it is known that nothing follows."""
         rest, self._held = self._held, ""
         return rest
-
-
-def overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `stop`."""
-    for length in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:length]):
-            return length
-    return 0
 
 
 class Detokenizer:

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaContext, LlamaModel, backend
 from tuneserve.serve.engine.thinking import ThinkingState
 from tuneserve.serve.engine.types import SamplingParams, TokenLogprob
-from tuneserve.thoughts import CLOSE
 
 Row = npt.NDArray[np.float32]
 """Logits of one position: [n_vocab]."""
@@ -74,7 +74,7 @@ class TokenSampler:
         else:
             token = self._cut(self._sample_freely(context, index, row))
         if not self._stages.bounded and self._stages.see(self._model.token_bytes(token)):
-            self._force(f"\n{CLOSE}\n\n")
+            self._force(f"\n{CLOSE_THOUGHTS}\n\n")
         return token
 
     def _sample_freely(self, context: LlamaContext, index: int, row: Row) -> int:

@@ -7,15 +7,10 @@ else. Which of them holds is told by the text as it comes, token by token.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Literal
 
-from tuneserve.thoughts import CLOSE, OPEN
+from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, Thoughts, opening
 
-Thoughts = Literal["none", "may", "open"]
-"""What the prompt leaves: no thoughts (it has closed them, or the model has none), an answer that
-may open with `<think>`, or thoughts that the prompt has opened."""
-
-_OPEN, _CLOSE = OPEN.encode(), CLOSE.encode()
+_OPEN, _CLOSE = OPEN_THOUGHTS.encode(), CLOSE_THOUGHTS.encode()
 
 
 class Stage(Enum):
@@ -71,7 +66,7 @@ class ThinkingState:
         """The rest of `<think>` behind a first token that begins it; None if it does not."""
         if piece.startswith(_OPEN):
             return ""
-        return OPEN[len(piece) :] if piece and _OPEN.startswith(piece) else None
+        return OPEN_THOUGHTS[len(piece) :] if piece and _OPEN.startswith(piece) else None
 
     def cut(self, piece: bytes) -> bytes:
         """The piece without what it says behind the mark that a grammar waits for: that would be
@@ -83,15 +78,12 @@ class ThinkingState:
         return piece[: len(piece) - len(rest)] if rest.strip() else piece
 
     def _see_beginning(self, seen: bytes) -> bytes:
-        begun = seen.lstrip()
-        if begun.startswith(_OPEN):
-            self._enter(Stage.THOUGHTS)
-            return begun[len(_OPEN) :]
-        if _OPEN.startswith(begun):
-            self._tail = begun
+        opened, rest = opening(seen)
+        if opened is None:
+            self._tail = rest
             return b""
-        self._enter(Stage.ANSWER)
-        return seen
+        self._enter(Stage.THOUGHTS if opened else Stage.ANSWER)
+        return rest
 
     def _see_thoughts(self, seen: bytes) -> bytes:
         _, closed, rest = seen.partition(_CLOSE)

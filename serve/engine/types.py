@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tuneserve.chat.thinking import Thoughts
 from tuneserve.errors import TuneserveError
-from tuneserve.serve.engine.thinking import Thoughts
 
 FinishReason = Literal["stop", "length", "cancelled"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from bench_simulation import GapDesign, share_widened
@@ -23,7 +25,7 @@ from tuneserve.bench.compare.forgetting import (
 from tuneserve.bench.compare.results import Answer, Pair
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
-from tuneserve.bench.tasks.examples import Example
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 SETTINGS = BenchSettings(bootstrap=2000)
@@ -44,12 +46,9 @@ def pairs(
     )
     return [
         Pair(
-            Example(
-                f"{group}{place}",
-                group,
-                None if per_source == 1 else f"{group}{place // per_source}",
-                ({"role": "user", "content": "x"},),
-                "a",
+            replace(
+                Example.of_turn(f"{group}{place}", "x", "a", group=group),
+                source=None if per_source == 1 else f"{group}{place // per_source}",
             ),
             base=answer(base, 2.0),
             tuned=answer(tuned, 1.0),

@@ -10,13 +10,19 @@ import pytest
 from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, ENDPOINT
-from tuneserve.bench.tasks.examples import Example
-from tuneserve.bench.tasks.prompts import EncodedExample
 from tuneserve.bench.tasks.tasks import further_tasks, held_out_task
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
-EXAMPLE = Example("1", None, None, ({"role": "user", "content": "6 x 7?"},), "42", "Six sevens.")
+EXAMPLE = Example(
+    "1",
+    (
+        {"role": "user", "content": "6 x 7?"},
+        {"role": "assistant", "content": "42", "reasoning_content": "Six sevens."},
+    ),
+)
 
 
 def test_only_a_model_whose_prompt_opens_a_thought_begins_in_one(tmp_path: Path) -> None:

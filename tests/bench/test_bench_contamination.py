@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tuneserve.bench.compare.contamination import WORDS, overlapping
-from tuneserve.bench.tasks.examples import Example
+from tuneserve.examples import Example
 
 INSTRUCTION = "Please read the following text with care and say what it is about in one word:"
 
 
 def example(name: str, text: str) -> Example:
-    prompt = ({"role": "system", "content": text}, {"role": "user", "content": text})
-    return Example(name, None, None, prompt, "x")
+    asked = Example.of_turn(name, text, "x")
+    return replace(asked, messages=({"role": "system", "content": text}, *asked.messages))
 
 
 def words(start: int, count: int) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tuneserve.bench.tasks.examples import read_examples, read_rows
+from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.errors import UsageError
+from tuneserve.examples import read_split
 
 
 def row(number: int, **changes: object) -> str:
@@ -19,7 +20,7 @@ def row(number: int, **changes: object) -> str:
 def test_reads_prompt_reference_group_and_source(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text(row(1, group="sums", source="book") + "\n\n" + row(2) + "\n")
-    first, second = read_examples(path)
+    first, second = read_held_out(path)
     assert first.prompt == ({"role": "user", "content": "2+2?"},)
     assert (first.reference, first.group, first.source) == ("4", "sums", "book")
     assert (second.group, second.source) == (None, None)
@@ -36,21 +37,21 @@ def test_what_asks_nothing_or_is_answered_by_a_call_is_left_out(tmp_path: Path) 
     path = tmp_path / "test.jsonl"
     lines = [row(1, messages=text), row(2, messages=asked), row(3, messages=answered, tools=tools)]
     path.write_text("\n".join(lines))
-    (only,) = read_examples(path)
+    (only,) = read_held_out(path)
     assert (only.id, only.reference, only.thoughts) == ("r3", "4", "Easy.")
     assert (only.tools, len(only.prompt)) == (tuple(tools), 3)
     path.write_text(lines[0])
-    assert read_rows(path) == []
+    assert askable(read_split(path)) == []
     with pytest.raises(UsageError, match="with a prompt and a text") as caught:
-        read_examples(path)
+        read_held_out(path)
     assert "tuneserve perplexity" in (caught.value.hint or "")
 
 
 def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text("".join(row(number) + "\n" for number in range(10)))
-    assert [example.id for example in read_examples(path, 5)] == ["r0", "r2", "r4", "r6", "r8"]
-    assert len(read_examples(path, 99)) == 10
+    assert [example.id for example in read_held_out(path, 5)] == ["r0", "r2", "r4", "r6", "r8"]
+    assert len(read_held_out(path, 99)) == 10
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x1e"])
@@ -62,7 +63,7 @@ def test_a_line_is_not_cut_at_what_else_ends_lines(tmp_path: Path, mark: str) ->
     ]
     content = {"id": "r1", "group": None, "messages": asked}
     path.write_text(json.dumps(content, ensure_ascii=False) + "\n" + row(2) + "\r\n")
-    first, second = read_examples(path)
+    first, second = read_held_out(path)
     assert (first.reference, second.id) == (f"So{mark}be it", "r2")
 
 
@@ -72,7 +73,7 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     lines = [row(1), "{", row(1), row(3, messages=[]), row(4, messages=empty_answer), "[]"]
     path.write_text("\n".join(lines))
     with pytest.raises(UsageError) as caught:
-        read_examples(path)
+        read_held_out(path)
     places = [problem.split(": ")[0] for problem in caught.value.problems]
     assert places == [f"{path}:{line}" for line in (2, 3, 4, 5, 6)]
 
@@ -83,4 +84,4 @@ def test_no_examples_is_an_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match="no held-out examples"):
-        read_examples(path)
+        read_held_out(path)

@@ -13,9 +13,10 @@ import pytest
 
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.speed import measure_speed
-from tuneserve.bench.tasks.examples import Example
-from tuneserve.bench.tasks.prompts import EncodedExample, encode_examples
+from tuneserve.bench.tasks.prompts import encode_examples
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.divergence import token_nll
+from tuneserve.examples import Example
 from tuneserve.llama import LlamaContext, LlamaModel, backend
 
 
@@ -52,7 +53,7 @@ def examples() -> list[Example]:
         ("Name three colours, please, and nothing else.", "Red, green and blue."),
     ]
     return [
-        Example(str(place), None, None, ({"role": "user", "content": question},), answer)
+        Example.of_turn(str(place), question, answer)
         for place, (question, answer) in enumerate(asked)
     ]
 
@@ -66,7 +67,9 @@ def test_answers_end_with_the_end_token(model: LlamaModel) -> None:
 
 
 def test_thoughts_are_scored_as_they_were_trained(model: LlamaModel) -> None:
-    example = replace(examples()[0], thoughts="An easy one.")
+    asked, answered = examples()[0].messages
+    answered = {**answered, "reasoning_content": "An easy one."}
+    example = replace(examples()[0], messages=(asked, answered))
 
     def text(ids: list[int]) -> str:
         return b"".join(model.token_bytes(token) for token in ids).decode()

@@ -44,8 +44,8 @@ from tuneserve.bench.report.figures import (
 )
 from tuneserve.bench.report.pages import render, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.charts import LossCurves, loss_chart
+from tuneserve.examples import Example
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 
@@ -64,9 +64,7 @@ def contender(name: str) -> ContenderSummary:
 def some_pairs(prefix: str) -> list[Pair]:
     return [
         Pair(
-            Example(
-                f"{prefix}{n}", f"group {n % 3}", None, ({"role": "user", "content": HOSTILE},), "a"
-            ),
+            Example.of_turn(f"{prefix}{n}", HOSTILE, "a", group=f"group {n % 3}"),
             base=Answer(HOSTILE, "", False, float(n % 4 == 0), "stop", 3, 2.0 + n % 5, 3),
             tuned=Answer("a", "", False, float(n % 4 != 1), "stop", 3, 1.0 + n % 3, 3),
         )

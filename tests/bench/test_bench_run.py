@@ -22,9 +22,9 @@ from tuneserve.bench.job import prepare
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.result import BenchResult
 from tuneserve.bench.stage import run_bench
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
+from tuneserve.examples import Example
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
@@ -281,7 +281,7 @@ def _record_hash(run: RunDirectory, name: str, digest: str) -> None:
 
 def test_an_endpoint_that_is_not_there_is_one_clear_error() -> None:
     settings = BenchSettings(endpoint="http://127.0.0.1:9/v1")
-    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
+    example = Example.of_turn("1", "x", "y")
     with pytest.raises(TuneserveError, match="the endpoint failed") as caught:
         ask_endpoint([example], settings, lambda *_: None)
     assert caught.value.where == "http://127.0.0.1:9/v1"

@@ -26,9 +26,9 @@ from tuneserve.bench.compare.results import (
 from tuneserve.bench.compare.runs import compare_runs
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.pages import write_report
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.charts import LossCurves
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.examples import Example
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 
@@ -39,7 +39,7 @@ def pairs(wrong: set[int]) -> list[Pair]:
     """60 prompts; the base answers every other one, the tuned model all but the `wrong` ones."""
     return [
         Pair(
-            Example(str(n), None, None, ({"role": "user", "content": "?"},), "a"),
+            Example.of_turn(str(n), "?", "a"),
             base=Answer("a", "", False, float(n % 2), "stop", 1, 2.0, 1),
             tuned=Answer("a", "", False, float(n not in wrong), "stop", 1, 1.0, 1),
         )

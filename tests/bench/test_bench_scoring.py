@@ -1,4 +1,4 @@
-"""Thoughts split off, texts normalised, answers scored."""
+"""Texts normalised, answers scored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.bench.tasks.examples import Example
 from tuneserve.bench.tasks.scorers import (
     contains,
     exact,
@@ -18,37 +17,11 @@ from tuneserve.bench.tasks.scorers import (
     last_number,
     make_scorer,
     normalise,
-    split_thought,
 )
 from tuneserve.bench.tasks.tasks import held_out_task
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
-
-texts = st.text(alphabet=st.characters(exclude_characters="<>"))
-
-
-@given(texts, texts)
-def test_a_closed_thought_is_split_off(thought: str, answer: str) -> None:
-    split = split_thought(f"<think>{thought}</think>{answer}")
-    assert (split.thought, split.answer, split.cut_off) == (thought.strip(), answer.strip(), False)
-    begun_in_the_prompt = split_thought(f"{thought}</think>{answer}", opened=True)
-    assert begun_in_the_prompt == split
-
-
-@given(texts)
-def test_a_thought_that_never_ends_leaves_no_answer(thought: str) -> None:
-    for split in (split_thought(f"<think>{thought}"), split_thought(thought, opened=True)):
-        assert (split.thought, split.answer, split.cut_off) == (thought.strip(), "", True)
-
-
-@given(texts)
-def test_a_text_without_thought_is_the_answer(text: str) -> None:
-    split = split_thought(text)
-    assert (split.thought, split.answer, split.cut_off) == ("", text.strip(), False)
-
-
-def test_a_thought_mentioned_later_is_no_thought() -> None:
-    assert split_thought("I use <think> tags.").answer == "I use <think> tags."
 
 
 @given(st.text())
@@ -255,7 +228,7 @@ def test_a_users_function_that_fails_is_one_clear_error_before_anything_is_asked
     path = tmp_path / "mine.py"
     path.write_text(function)
     settings = BenchSettings(task="python", scorer=f"{path}:f")
-    example = Example("1", None, None, ({"role": "user", "content": "x"},), "y")
+    example = Example.of_turn("1", "x", "y")
     with pytest.raises(UsageError, match=message) as caught:
         held_out_task("mine", [example], settings)
     assert caught.value.where.startswith(f"bench.scorer: {path}")

@@ -14,9 +14,9 @@ from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify import Candidate, Check, verify
-from tuneserve.convert.verify.texts import held_out
 from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.verify import vocabulary_checks
+from tuneserve.examples import read_split
 from tuneserve.settings import ConvertSettings
 
 SETTINGS = ConvertSettings(quantization="Q8_0")
@@ -69,7 +69,7 @@ def vocabulary_failures(
 ) -> dict[str, Check]:
     path = write(trained.model(), directory / "x.gguf", "Q8_0", change)
     checks = vocabulary_checks(
-        path, TrainerTokenizer(trained.adapter), held_out(trained.held_out, 100)
+        path, TrainerTokenizer(trained.adapter), read_split(trained.held_out)
     )
     return {check.contract: check for check in checks if not check.passed}
 
@@ -93,14 +93,20 @@ def test_texts_calls_and_thoughts_among_what_is_held_out(trained: Trained, tmp_p
         [question, {"role": "assistant", "content": "4", "reasoning_content": "Easy."}],
     )
     path = tmp_path / "test.jsonl"
-    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in answers))
-    text, called, thought = held_out(path, 3)
+    rows = ({"id": str(n), "messages": messages} for n, messages in enumerate(answers))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text, called, thought = read_split(path)
     trainer = TrainerTokenizer(trained.adapter)
-    assert trainer.render_to_answer(text) == ""
-    assert trainer.render_to_answer(called) == trainer.render(called)
-    assert trainer.render_to_answer(thought) == (
-        trainer.render(thought) + "<think>\nEasy.\n</think>\n\n"
-    )
+    encoded = trainer.encode_example(text)
+    assert (encoded.prompt, encoded.unscored) == ([], 0)
+    prompt = trainer.encode(trainer.render(called))
+    encoded = trainer.encode_example(called)
+    written = '<tool_call>{"name": "add", "arguments": {}}</tool_call><|im_end|>'
+    assert (encoded.prompt, encoded.answer) == (prompt, trainer.encode(written))
+    encoded = trainer.encode_example(thought)
+    assert encoded.prompt == prompt
+    assert encoded.answer == trainer.encode("<think>\nEasy.\n</think>\n\n4<|im_end|>")
+    assert encoded.answer[encoded.unscored :] == trainer.encode("4<|im_end|>")
     made = candidate(Trained(trained.base, trained.adapter, path), tmp_path)
     assert failures(made) == {}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.convert.model_card import modelfile, probe
-from tuneserve.template import ChatTemplate
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\n"

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tuneserve.chat.prompt import encode_messages, template_of, with_bos
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
 from tuneserve.llama.context import NoRoomError
-from tuneserve.prompt import encode_messages, template_of, with_bos
 
 QUESTION = [{"role": "user", "content": "What is 1+1?"}]
 

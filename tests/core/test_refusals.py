@@ -19,8 +19,8 @@ from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.perplexity import read_corpus
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.data.records import read_records
-from tuneserve.finetune.data.wordings import read_wordings
-from tuneserve.finetune.self_distillation import read_questions
+from tuneserve.finetune.data.wordings import read_prompt_variants
+from tuneserve.finetune.self_distillation import read_replay_prompts
 from tuneserve.gguf.architectures.llama import llama3_scaling
 from tuneserve.gguf.architectures.phi import extra_tensors
 from tuneserve.llama import check_is_gguf
@@ -102,8 +102,8 @@ def test_an_unusable_unsloth_is_told_before_the_model_is_loaded(
 
 
 READERS: list[Callable[[Path], Any]] = [
-    check_is_gguf, load_recipe, obtain_archive, read_keys, read_questions, read_corpus,
-    read_wordings,
+    check_is_gguf, load_recipe, obtain_archive, read_keys, read_replay_prompts, read_corpus,
+    read_prompt_variants,
 ]  # fmt: skip
 
 

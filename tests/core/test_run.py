@@ -17,7 +17,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.records import Record
 from tuneserve.run import SCHEMA, RunDirectory
-from tuneserve.settings import Recipe
+from tuneserve.settings import DataSettings, Recipe
 
 
 @pytest.fixture
@@ -30,6 +30,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
 def test_names_that_leave_the_directory_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="name has letters"):
         RunDirectory.named(name)
+
+
+def test_what_training_did_with_thoughts_is_known_afterwards(run: RunDirectory) -> None:
+    assert run.thoughts == "train"
+    run.save_settings(Recipe(data=DataSettings(thoughts="drop")))
+    assert run.thoughts == "drop"
 
 
 def test_missing_run_names_those_that_exist(run: RunDirectory) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tuneserve.template import ChatTemplate, TemplateError, api_message, normal_message
+from tuneserve.chat.template import ChatTemplate, TemplateError, api_message, normal_message
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"

@@ -62,14 +62,16 @@ def job(tmp_path: Path) -> Any:
         run=RunDirectory(tmp_path / "run"),
         base=SimpleNamespace(path=tmp_path),
         runtime=Runtime(None, TwoCards(), "cuda", "bf16"),
-        pool=SimpleNamespace(encoded=EXAMPLES),
+        training_set=SimpleNamespace(encoded=EXAMPLES),
         schedule=Schedule(9, 0, 0),
         budget=None,
     )
 
 
 def planned(job: Any) -> Any:
-    return plan_budget(job.recipe, job.runtime, job.base.path, job.pool.encoded, Schedule(9, 0, 0))
+    return plan_budget(
+        job.recipe, job.runtime, job.base.path, job.training_set.encoded, Schedule(9, 0, 0)
+    )
 
 
 def test_a_process_plans_by_its_own_gpu_but_does_as_the_first_one_planned(

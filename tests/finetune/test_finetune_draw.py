@@ -7,8 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.finetune.tokens.draw import EpochDraw, Stream
-from tuneserve.finetune.tokens.sampling import LengthGroupedOrder
+from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler, Stream
 
 
 def singles(first: int, count: int) -> tuple[tuple[int, ...], ...]:
@@ -16,21 +15,21 @@ def singles(first: int, count: int) -> tuple[tuple[int, ...], ...]:
 
 
 def test_an_ordinary_epoch_is_every_example_once_in_an_order_of_its_own() -> None:
-    draw = EpochDraw([Stream(singles(0, 50), 50)], seed=1)
-    first, second = draw.places(0), draw.places(1)
+    sampler = EpochSampler([Stream(singles(0, 50), 50)], seed=1)
+    first, second = sampler.places(0), sampler.places(1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
-    assert draw.places(0) == first
-    assert EpochDraw(draw.streams, seed=2).places(0) != first
+    assert sampler.places(0) == first
+    assert EpochSampler(sampler.streams, seed=2).places(0) != first
 
 
 @given(st.integers(1, 30), st.integers(1, 70), st.integers(1, 9))
 def test_none_comes_again_before_all_others_have_come(
     examples: int, per_epoch: int, epochs: int
 ) -> None:
-    draw = EpochDraw([Stream(singles(0, examples), per_epoch)], 0)
-    drawn = [place for epoch in range(epochs) for place in draw.places(epoch)]
-    assert len(draw) * epochs == len(drawn)
+    sampler = EpochSampler([Stream(singles(0, examples), per_epoch)], 0)
+    drawn = [place for epoch in range(epochs) for place in sampler.places(epoch)]
+    assert len(sampler) * epochs == len(drawn)
     times = Counter(drawn)
     counts = [times[place] for place in range(examples)]
     assert max(counts) - min(counts) <= 1
@@ -38,8 +37,8 @@ def test_none_comes_again_before_all_others_have_come(
 
 def test_wordings_take_turns_and_differ_between_examples() -> None:
     items = tuple(tuple(range(3 * i, 3 * i + 3)) for i in range(40))
-    draw = EpochDraw([Stream(items, 40)], 7)
-    epochs = [{place // 3: place % 3 for place in draw.places(epoch)} for epoch in range(6)]
+    sampler = EpochSampler([Stream(items, 40)], 7)
+    epochs = [{place // 3: place % 3 for place in sampler.places(epoch)} for epoch in range(6)]
     for example in range(40):
         wordings = [epoch[example] for epoch in epochs]
         assert set(wordings[:3]) == set(wordings[3:]) == {0, 1, 2}
@@ -48,11 +47,11 @@ def test_wordings_take_turns_and_differ_between_examples() -> None:
 
 def test_the_sampler_visits_what_is_drawn_in_batches_of_like_length() -> None:
     lengths = [10 + place % 60 for place in range(300)]
-    draw = EpochDraw([Stream(singles(0, 200), 100), Stream(singles(200, 100), 300)], 3)
-    order = LengthGroupedOrder(lengths, draw, batch_size=4, seed=3)
+    sampler = EpochSampler([Stream(singles(0, 200), 100), Stream(singles(200, 100), 300)], 3)
+    order = LengthGroupedSampler(lengths, sampler, batch_size=4, seed=3)
     order.set_epoch(2)
     visited = list(order)
-    assert Counter(visited) == Counter(draw.places(2))
+    assert Counter(visited) == Counter(sampler.places(2))
     assert len(order) == len(visited) == 400
     batches = [[lengths[i] for i in visited[n : n + 4]] for n in range(0, 400, 4)]
     assert sum(max(b) - min(b) for b in batches) / len(batches) < 3

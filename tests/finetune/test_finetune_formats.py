@@ -11,13 +11,13 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pytest
 from pyarrow import parquet
 
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data.formats import parse_record
 from tuneserve.finetune.data.prepare import data_files, data_hash, prepare_examples
 from tuneserve.finetune.data.reading import read_examples
 from tuneserve.serve.api.protocol import ChatMessage
 from tuneserve.settings import DataSettings
-from tuneserve.template import ChatTemplate
 
 TURN = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
 RECORDS: dict[str, dict[str, Any]] = {

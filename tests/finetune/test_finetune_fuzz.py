@@ -21,8 +21,7 @@ from pyarrow import parquet
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data.prepare import prepare_examples
-from tuneserve.finetune.tokens.encode import encode_all, problems_with_ends
-from tuneserve.finetune.tokens.encoder import Encoder
+from tuneserve.finetune.tokens.encoder import Encoder, encode_all, problems_with_ends
 from tuneserve.settings import DataSettings
 
 COUNT = 12

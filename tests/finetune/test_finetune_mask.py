@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tuneserve.chat.prompt import EncodingError, encode_messages, template_of
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.examples import Example
 from tuneserve.finetune.data.formats import parse_record
-from tuneserve.finetune.examples import Example
-from tuneserve.finetune.tokens.encode import encode_all, token_counts
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, Encoder, MaskError
+from tuneserve.finetune.data.prepare import Prepared
+from tuneserve.finetune.data.split import Split
+from tuneserve.finetune.tokens.encoder import (
+    IGNORED,
+    Encoded,
+    Encoder,
+    encode_all,
+    encode_parts,
+    token_counts,
+)
 from tuneserve.llama import LlamaModel
-from tuneserve.prompt import encode_messages, template_of
 
 TEXTS = [
     "hello",
@@ -107,7 +116,7 @@ def test_a_long_answer_is_cut_and_the_loss_of_it_is_known(demo_tokenizer: Any) -
 
 def test_an_example_without_a_trained_token_names_its_line(demo_tokenizer: Any) -> None:
     encoder = Encoder(demo_tokenizer, max_length=48)
-    with pytest.raises(MaskError, match="no token to train on") as caught:
+    with pytest.raises(EncodingError, match="no token to train on") as caught:
         encoder.encode(chat("word " * 60, "answer"))
     assert caught.value.where == "data.jsonl:3"
     with pytest.raises(UsageError, match=r"2 of 3 examples can't be trained on"):
@@ -138,8 +147,28 @@ def test_a_character_without_a_token_is_refused_by_name(
 
 def test_a_plain_text_with_a_character_without_a_token_is_refused(encoder: Encoder) -> None:
     text = Example("x", ({"role": "assistant", "content": "Once\x1d"},), where="a.txt")
-    with pytest.raises(MaskError, match=r"U\+001D\) has no token"):
+    with pytest.raises(EncodingError, match=r"U\+001D\) has no token"):
         encoder.encode(text)
+
+
+def test_all_problems_of_all_parts_are_found_at_once(demo_tokenizer: Any) -> None:
+    encoder = Encoder(demo_tokenizer, max_length=48)
+    good, bad = chat("a", "b"), chat("word " * 60, "c")
+
+    def encoded(*, skip_bad: bool) -> tuple[Prepared, dict[str, int], list[str]]:
+        split = Split(train=[good, bad, good], eval=[bad], test=[bad, good])
+        prepared = Prepared(split, Counter(), skipped=0)
+        parts, problems = encode_parts(encoder, prepared, skip_bad=skip_bad)
+        assert prepared.parts() == {"train": [good, good], "eval": [], "test": [good]}
+        return prepared, {name: len(part) for name, part in parts.items()}, problems
+
+    kept = {"train": 2, "eval": 0, "test": 1}
+    prepared, counts, problems = encoded(skip_bad=False)
+    assert (counts, prepared.skipped) == (kept, 0)
+    assert [problem.split(":")[:2] for problem in problems] == [["data.jsonl", "3"]] * 3
+    # What would leave a part empty can't be left out.
+    prepared, counts, problems = encoded(skip_bad=True)
+    assert (counts, prepared.skipped, len(problems)) == (kept, 2, 1)
 
 
 def test_an_end_token_is_added_where_the_template_writes_none(demo_tokenizer: Any) -> None:

@@ -11,16 +11,14 @@ import datasets
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.examples import Example
 from tuneserve.finetune.data.hub import HubData, fetch, local_path
-from tuneserve.finetune.data.near_duplicates import find_alike
+from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 from tuneserve.finetune.data.prepare import Prepared, data_hash, prepare_examples
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.finetune.data.wordings import read_wordings
-from tuneserve.finetune.examples import Example
-from tuneserve.finetune.tokens.draw import EpochDraw
-from tuneserve.finetune.tokens.encode import encode_all, problems_with_ends
-from tuneserve.finetune.tokens.encoder import Encoded, Encoder
-from tuneserve.finetune.tokens.epoch import Pool, build_pool
+from tuneserve.finetune.data.wordings import read_prompt_variants
+from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_all, problems_with_ends
+from tuneserve.finetune.tokens.epoch import EpochSampler, TrainingSet, build_training_set
 from tuneserve.finetune.training.losses import general_rise
 from tuneserve.settings import DataSettings
 
@@ -35,18 +33,18 @@ def rows(count: int, **more: Any) -> list[dict[str, Any]]:
     return [{"instruction": f"Name colour {i}.", "output": "red", **more} for i in range(count)]
 
 
-def pool(prepared: Prepared, settings: DataSettings) -> Pool:
-    """A pool whose tokens are the lengths of the prompts: no tokenizer is needed to draw."""
+def training_set(prepared: Prepared, settings: DataSettings) -> TrainingSet:
+    """A training set whose tokens are the lengths of the prompts: no tokenizer is needed."""
 
     def encode(examples: Any) -> list[Encoded]:
         texts = [e.messages[0]["content"] for e in examples]
         return [Encoded([len(text)], [0], 1, 0) for text in texts]
 
-    replay = encode(prepared.general.train) if prepared.general else []
-    return build_pool(prepared, encode(prepared.split.train), replay, encode, settings, 0)
+    replay = encode(prepared.replay_set.train) if prepared.replay_set else []
+    return build_training_set(prepared, encode(prepared.split.train), replay, encode, settings, 0)
 
 
-def drawn(draw: EpochDraw, epochs: int) -> Counter[int]:
+def drawn(draw: EpochSampler, epochs: int) -> Counter[int]:
     return Counter(place for epoch in range(epochs) for place in draw.places(epoch))
 
 
@@ -54,14 +52,14 @@ def test_near_duplicates_are_found_and_templates_are_not() -> None:
     sentences = [f"The {a} and the {b} were both sold" for a in WORDS[:15] for b in WORDS[15:]]
     sentences[10] = "Nobody on the old ferry had expected the storm to come before noon."
     held = ["Nobody on the old ferry had expected that storm to come before noon!"]
-    (alike,) = find_alike(sentences, [*held, "Something else entirely."], 0.7)
+    (alike,) = find_near_duplicates(sentences, [*held, "Something else entirely."], 0.7)
     assert (alike.text, alike.held) == (10, 0)
-    assert 0.7 < alike.likeness < 1.0
+    assert 0.7 < alike.similarity < 1.0
     sums = [f"What is {i * 37 % 1000} + {i * 91 % 1000}?" for i in range(300)]
-    assert find_alike(sums[:200], sums[200:], 0.7) == []
-    assert find_alike([], held, 0.7) == find_alike(held, [], 0.7) == []
-    (same,) = find_alike(["x" * 3, *sentences[:3]], ["xxx"], 1.0)
-    assert same.likeness == 1.0
+    assert find_near_duplicates(sums[:200], sums[200:], 0.7) == []
+    assert find_near_duplicates([], held, 0.7) == find_near_duplicates(held, [], 0.7) == []
+    (same,) = find_near_duplicates(["x" * 3, *sentences[:3]], ["xxx"], 1.0)
+    assert same.similarity == 1.0
 
 
 def test_a_training_example_like_a_held_out_one_is_removed_and_counted(write_lines: Any) -> None:
@@ -87,9 +85,9 @@ def test_a_file_counts_as_often_as_its_weight_says(write_lines: Any) -> None:
     )
     settings = DataSettings(file=one, more=(f"{other}*2.5",), test_fraction=0, eval_fraction=0)
     prepared = prepare_examples(settings)
-    found = pool(prepared, settings)
-    assert len(found.draw) == 100 + 2.5 * 120
-    counts = drawn(found.draw, 2)
+    found = training_set(prepared, settings)
+    assert len(found.sampler) == 100 + 2.5 * 120
+    counts = drawn(found.sampler, 2)
     weights = {p: counts[p] / 2 for p in range(220)}
     assert all(weights[p] == e.weight for p, e in enumerate(prepared.split.train))
 
@@ -106,7 +104,7 @@ def test_balanced_classes_come_equally_often_and_an_epoch_stays_as_long(
         file=write_lines(*few, *many), test_fraction=0, eval_fraction=0, balance=balance
     )
     prepared = prepare_examples(settings)
-    draw = pool(prepared, settings).draw
+    draw = training_set(prepared, settings).sampler
     assert len(draw) == 200
     groups = Counter(prepared.split.train[p].group for p in draw.places(0))
     assert groups == {"rare": 100, "frequent": 100}
@@ -119,7 +117,7 @@ def test_there_must_be_something_to_balance_by(write_lines: Any) -> None:
     for balance, reason in (("group", "no example has a group"), ("answer", "too many")):
         settings = DataSettings(file=path, test_fraction=0, eval_fraction=0, balance=balance)
         with pytest.raises(UsageError, match=reason):
-            pool(prepare_examples(settings), settings)
+            training_set(prepare_examples(settings), settings)
 
 
 def test_wordings_take_turns_in_training_and_leave_the_held_out_alone(
@@ -130,14 +128,14 @@ def test_wordings_take_turns_in_training_and_leave_the_held_out_alone(
     settings = DataSettings(file=write_lines(*rows(60)), wordings=wordings)
     prepared = prepare_examples(settings)
     assert all(e.messages[0]["content"].startswith("Name") for e in prepared.split.test)
-    found = pool(prepared, settings)
+    found = training_set(prepared, settings)
     train = len(prepared.split.train)
-    assert found.reworded == 2 * train
-    assert len(found.draw) == train
-    assert set(drawn(found.draw, 3).values()) == {1}
-    assert len(drawn(found.draw, 3)) == 3 * train
-    assert prepared.wordings is not None
-    texts = {v.messages[0]["content"] for v in prepared.wordings.variants(prepared.split.train[0])}
+    assert found.variants == 2 * train
+    assert len(found.sampler) == train
+    assert set(drawn(found.sampler, 3).values()) == {1}
+    assert len(drawn(found.sampler, 3)) == 3 * train
+    assert prepared.variants is not None
+    texts = {v.messages[0]["content"] for v in prepared.variants.of(prepared.split.train[0])}
     number = prepared.split.train[0].messages[0]["content"].removeprefix("Name colour ")
     assert texts == {
         f"{text} {number}"
@@ -171,7 +169,7 @@ def test_files_of_wordings_that_cant_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, reason in (("none", "no such file"), ("binary", "not UTF-8"), (".", "can't be read")):
         with pytest.raises(UsageError, match=reason):
-            read_wordings(tmp_path / name)
+            read_prompt_variants(tmp_path / name)
 
 
 def test_replay_is_the_share_that_was_asked_for_and_never_a_held_out_prompt(
@@ -186,13 +184,13 @@ def test_replay_is_the_share_that_was_asked_for_and_never_a_held_out_prompt(
     )
     settings = DataSettings(file=task, general=general, replay=0.25)
     prepared = prepare_examples(settings)
-    assert prepared.general is not None
-    assert test[0].prompt_key not in {e.prompt_key for e in prepared.general.train}
-    assert prepared.general.removed + sum(prepared.general.counts().values()) == 151
-    found = pool(prepared, settings)
+    assert prepared.replay_set is not None
+    assert test[0].prompt_key not in {e.prompt_key for e in prepared.replay_set.train}
+    assert prepared.replay_set.removed + sum(prepared.replay_set.counts().values()) == 151
+    found = training_set(prepared, settings)
     first = len(prepared.split.train)
     for epoch in range(3):
-        places = found.draw.places(epoch)
+        places = found.sampler.places(epoch)
         assert sum(place >= first for place in places) / len(places) == pytest.approx(
             0.25, abs=0.01
         )
@@ -200,7 +198,27 @@ def test_replay_is_the_share_that_was_asked_for_and_never_a_held_out_prompt(
     assert set(prepared.parts()) == {"train", "eval", "test", "replay", "general"}
     assert "learned by heart" not in found.describe()
     often = settings.model_copy(update={"replay": 0.8})
-    assert "general --samples 6)" in pool(prepared, often).describe()
+    assert "general --samples 6)" in training_set(prepared, often).describe()
+
+
+@pytest.mark.parametrize("ending", ["", "!"])
+def test_no_prompt_that_the_task_holds_out_is_replayed(write_lines: Any, ending: str) -> None:
+    """Nor what says nearly the same. Its source sends a prompt to another side of the replay set
+    than to that of the task's data."""
+    prompts = [f"{a} {b} {a[::-1]} {b[::-1]}" for a in WORDS[:20] for b in WORDS]
+    task = write_lines(*({"instruction": p, "output": "x"} for p in prompts), name="task.jsonl")
+    replay = write_lines(
+        *({"instruction": p + ending, "output": "y", "source": f"s{i}"}
+          for i, p in enumerate(prompts)),
+        name="general.jsonl",
+    )  # fmt: skip
+    prepared = prepare_examples(DataSettings(file=task, general=replay, replay=0.2))
+    assert prepared.replay_set is not None
+    held = {e.prompt_key for name in ("test", "eval") for e in prepared.split.part(name)}
+    replayed = {e.prompt_key.removesuffix("!") for e in prepared.replay_set.train}
+    assert min(len(held), len(replayed)) > 100
+    assert not held & replayed
+    assert {near.held.prompt_key for near in prepared.replay_set.near} & held
 
 
 def test_too_few_general_examples(write_lines: Any) -> None:

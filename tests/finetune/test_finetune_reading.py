@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuneserve.errors import UsageError
+from tuneserve.examples import Example
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.finetune.examples import Example
 
 
 def test_reads_instruction_input_output(write_lines: Any) -> None:

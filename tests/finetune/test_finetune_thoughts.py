@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from tuneserve.base.tokenizer import write_tokenizer
-from tuneserve.finetune.examples import Example
-from tuneserve.finetune.tokens.encode import about_turns, encode_all, token_counts
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoder, MaskError
+from tuneserve.chat.prompt import EncodingError, FastTokenizer
+from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.thinking import complete, split_thoughts
+from tuneserve.examples import Example
+from tuneserve.finetune.tokens.encoder import (
+    IGNORED,
+    Encoder,
+    about_turns,
+    encode_all,
+    token_counts,
+)
 from tuneserve.gguf.reader import GGUFFile
-from tuneserve.template import ChatTemplate
-from tuneserve.thoughts import complete, split_thoughts
+from tuneserve.serve.api.prepare import render_request
+from tuneserve.serve.api.protocol import ChatRequest
 
 R1_MARKS = ["<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"]
 LLAMA_R1 = ("ggml-vocab-llama-bpe.gguf", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B.jinja")
@@ -122,11 +130,32 @@ def test_r1_answers_of_any_letters_are_not_mistaken_for_its_marks(
 
 
 @pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
-def test_r1_has_no_answer_that_only_calls_a_tool(tokenizers: Any, files: tuple[str, str]) -> None:
-    turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
-    item = Example("x", ({"role": "user", "content": "1+1?"}, turn), where="x.jsonl:1")
-    with pytest.raises(MaskError, match="does not render the answer"):
+def test_an_answer_that_the_template_changes_is_refused(
+    tokenizers: Any, files: tuple[str, str]
+) -> None:
+    item = example("Close it with </think>, then answer.")
+    with pytest.raises(EncodingError, match="does not render the answer") as caught:
         Encoder(tokenizers(*files), max_length=4096).encode(item)
+    assert caught.value.where == "x.jsonl:1"
+
+
+@pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
+def test_tools_are_told_and_called_in_training_as_served_where_the_template_knows_none(
+    tokenizers: Any, files: tuple[str, str]
+) -> None:
+    """The server describes them in the system prompt and reads calls from the answer's text."""
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    asked = {"role": "user", "content": "1+1?"}
+    turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    tokenizer = tokenizers(*files)
+    context, trained = parts(tokenizer, Example("x", (asked, turn), tools=(tool,)), "train")
+    request = ChatRequest.model_validate({"messages": [asked], "tools": [tool]})
+    served, _ = render_request(FastTokenizer(tokenizer).template(), request)
+    assert context.startswith(served.removesuffix("</think>"))
+    assert '{"name": "add", "parameters": {}}' in context
+    assert trained.endswith(
+        f'<tool_call>{{"name": "add", "arguments": {{"a": 1}}}}</tool_call>{EOS}'
+    )
 
 
 def test_a_call_without_text_is_trained_where_the_template_renders_it(tokenizers: Any) -> None:
@@ -237,4 +266,5 @@ def test_a_template_that_knows_no_thoughts_gets_them_in_front_of_the_answer(
     ],
 )
 def test_thoughts_are_found_in_the_text(content: str, thoughts: str | None, answer: str) -> None:
-    assert split_thoughts(content) == (thoughts, answer)
+    split = split_thoughts(content)
+    assert (split.thoughts, split.answer) == (thoughts, answer)

@@ -55,7 +55,7 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     from tuneserve.finetune.runtime.libraries import quiet
     from tuneserve.finetune.runtime.model import add_adapter, load_base
     from tuneserve.finetune.runtime.packing import check_apart
-    from tuneserve.finetune.tokens.draw import EpochDraw, Stream
+    from tuneserve.finetune.tokens.epoch import EpochSampler, Stream
     from tuneserve.finetune.training.callbacks import ProgressCallback
     from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
@@ -72,7 +72,7 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
         once_each = Stream(tuple((place,) for place in range(EXAMPLES)), EXAMPLES)
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, EXAMPLES), examples,
-            EpochDraw([once_each], settings.seed), [], checkpoints=Path(directory), fresh=True,
+            EpochSampler([once_each], settings.seed), [], checkpoints=Path(directory), fresh=True,
             callbacks=[progress],
         )  # fmt: skip
         progress.trainer = trainer

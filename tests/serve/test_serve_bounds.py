@@ -9,12 +9,12 @@ from typing import Any
 import openai
 import pytest
 
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import Content, Reasoning, calls_of
 from tuneserve.serve.engine import Engine
 from tuneserve.settings import ServeSettings
-from tuneserve.template import ChatTemplate
 
 QUESTION = [{"role": "user", "content": "Give the weather in Paris as JSON."}]
 WEATHER = {

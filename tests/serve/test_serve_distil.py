@@ -12,7 +12,12 @@ import pytest
 from tuneserve.base import resolve_base
 from tuneserve.finetune.distil import answers_by_torch
 from tuneserve.finetune.runtime.model import load_tokenizer
-from tuneserve.finetune.self_distillation import Question, Sampling, general_example, prompts
+from tuneserve.finetune.self_distillation import (
+    ReplayPrompt,
+    Sampling,
+    encode_prompts,
+    replay_example,
+)
 from tuneserve.finetune.tokens.encoder import Encoder
 from tuneserve.serve.self_distillation import _write_base, answers_by_engine
 from tuneserve.settings import ModelSettings
@@ -20,9 +25,9 @@ from tuneserve.settings import ModelSettings
 pytestmark = pytest.mark.slow
 
 QUESTIONS = [
-    Question("facts", "What is the capital of France?"),
-    Question("words", "Give me a word that rhymes with cat."),
-    Question("sums", "What is two plus two?"),
+    ReplayPrompt("facts", "What is the capital of France?"),
+    ReplayPrompt("words", "Give me a word that rhymes with cat."),
+    ReplayPrompt("sums", "What is two plus two?"),
 ]
 # So cold that the likeliest token is drawn each time, without being the greedy code path.
 COLD = Sampling(max_tokens=12, temperature=0.001)
@@ -34,7 +39,7 @@ def encoder(demo_base: Path) -> Encoder:
 
 
 def test_the_engine_says_what_torch_says(demo_base: Path, encoder: Encoder, tmp_path: Path) -> None:
-    asked = prompts(encoder, QUESTIONS, 1)
+    asked = encode_prompts(encoder, QUESTIONS, 1)
     counts: list[int] = []
     base = _write_base(resolve_base("demo"), tmp_path)
     by_engine = answers_by_engine(base, asked, COLD, counts.append)
@@ -45,18 +50,18 @@ def test_the_engine_says_what_torch_says(demo_base: Path, encoder: Encoder, tmp_
 
 
 def test_an_example_has_the_answer_and_not_the_template(encoder: Encoder) -> None:
-    asked = prompts(encoder, QUESTIONS, 2)
+    asked = encode_prompts(encoder, QUESTIONS, 2)
     assert len(asked) == 2 * len(QUESTIONS)
     assert [len(one.prompt) for one in asked] == sorted(len(one.prompt) for one in asked)
     ids = encoder.tokenizer(" Paris.\n")["input_ids"]
-    assert general_example(encoder, asked[0], ids) == {
-        "group": asked[0].question.group,
-        "instruction": asked[0].question.text,
+    assert replay_example(encoder, asked[0], ids) == {
+        "group": asked[0].source.group,
+        "instruction": asked[0].source.text,
         "output": "Paris.",
     }
-    assert general_example(encoder, asked[0], []) is None
+    assert replay_example(encoder, asked[0], []) is None
     assert (
-        general_example(encoder, asked[0], encoder.tokenizer("<think>so</think>")["input_ids"])
+        replay_example(encoder, asked[0], encoder.tokenizer("<think>so</think>")["input_ids"])
         is None
     )
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tuneserve.chat.prompt import encode_messages, template_of
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, backend
-from tuneserve.prompt import encode_messages, template_of
 from tuneserve.serve.engine import (
     GREEDY,
     Completion,

@@ -180,11 +180,11 @@ def general(
     if is_done(output, force=force, skip_done=skip_done):
         return
     require_extra("train", "the base model's own answers")
-    from tuneserve.finetune.self_distillation import QUESTIONS, Sampling, read_questions
+    from tuneserve.finetune.self_distillation import QUESTIONS, Sampling, read_replay_prompts
     from tuneserve.serve.self_distillation import make_general
 
     sampling = Sampling(samples, max_tokens, temperature, seed=seed)
-    asked = read_questions(questions or QUESTIONS)
+    asked = read_replay_prompts(questions or QUESTIONS)
     examples = make_general(recipe.model, asked, sampling)
     write_jsonl(output, examples)
     total = len(asked) * samples

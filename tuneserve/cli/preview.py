@@ -114,6 +114,6 @@ def _show_counts(found: Preview) -> None:
         f"near ones: {len(split.near):,}; unusable left out: {prepared.skipped:,}"
     )
     for near in split.near[:NEAR_SHOWN]:
-        say(f"  {near.example.where}: {near.likeness:.0%} like the held-out {near.held.where}")
+        say(f"  {near.example.where}: {near.similarity:.0%} like the held-out {near.held.where}")
     if found.epoch:
         say(found.epoch)

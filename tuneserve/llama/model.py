@@ -129,6 +129,11 @@ class LlamaModel:
         """Does this token end a generation (EOS, end of turn, …)?"""
         return bool(self._api.llama_vocab_is_eog(self.vocab, token))
 
+    def is_special(self, token: int) -> bool:
+        """Is this a control token: one that stands for no text, such as an end of turn?"""
+        control = self._api.llama_vocab_is_control(self.vocab, token)
+        return bool(control) or self.is_end(token)
+
     @property
     def bos(self) -> int:
         return int(self._api.llama_vocab_bos(self.vocab))

@@ -72,7 +72,7 @@ class ChatTemplate:
 
     `bos_token` and `eos_token` are the tokens' text. What `render` returns already holds every
     special token: tokenize it with special tokens parsed, and add no BOS to one that is there
-    (tuneserve.prompt does so).
+    (tuneserve.chat.prompt does so).
     """
 
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:

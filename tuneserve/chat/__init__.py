@@ -1,0 +1,1 @@
+"""Conversations as the model reads and writes them: chat templates, prompts, thoughts, tools."""

@@ -1,0 +1,205 @@
+"""An example: one conversation whose assistant turns are what the model learns to say.
+
+A run keeps its examples in runs/NAME/data/: train.jsonl, eval.jsonl and test.jsonl, and with a
+replay set replay.jsonl and general.jsonl; one example a line, as `Example.to_row` makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from tuneserve.chat.template import Message, normal_message
+from tuneserve.chat.thinking import REASONING
+from tuneserve.errors import UsageError
+
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation; its last message is the assistant's, the reference answer. A text without
+    a prompt is that message alone.
+
+    `group` is what results are reported by (a domain, a language), `source` the document the
+    example was taken from, `where` its place in the file it came from ('file:line'). `weight` is
+    how often it counts in training.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    group: str | None = None
+    source: str | None = None
+    where: str = ""
+    tools: tuple[dict[str, Any], ...] | None = None
+    weight: float = 1.0
+
+    @classmethod
+    def of_turn(cls, name: str, question: str, answer: str, *, group: str | None = None) -> Self:
+        """A question of the user's with its answer."""
+        asked = {"role": "user", "content": question}
+        return cls(name, (asked, {"role": "assistant", "content": answer}), group)
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The conversation up to the reference answer."""
+        return self.messages[:-1]
+
+    @property
+    def reference(self) -> str:
+        """The reference answer's text, which an answer that only calls a tool has none of."""
+        return self.messages[-1].get("content") or ""
+
+    @property
+    def thoughts(self) -> str | None:
+        """The thoughts that lead to the reference answer."""
+        return self.messages[-1].get(REASONING) or None
+
+    def named(self, name: str) -> Self:
+        """The same example under another id."""
+        return replace(self, id=name)
+
+    def answered(self, reference: str) -> Self:
+        """The same prompt with another reference answer, which has no thoughts."""
+        answer = {"role": "assistant", "content": reference}
+        return replace(self, messages=(*self.prompt, answer))
+
+    @property
+    def prompt_key(self) -> str:
+        """Folded text of everything before the reference answer; of a text without a prompt, the
+        text."""
+        before = self.prompt or self.messages
+        return "\x1e".join(f"{message['role']}\x1f{fold(_text(message))}" for message in before)
+
+    @property
+    def content_key(self) -> str:
+        """Folded text of the whole conversation: equal for duplicates."""
+        return f"{self.prompt_key}\x1d{fold(_text(self.messages[-1]))}"
+
+    def to_row(self) -> dict[str, Any]:
+        """The example as a line of runs/NAME/data/*.jsonl."""
+        row = {
+            "id": self.id,
+            "group": self.group,
+            "source": self.source,
+            "messages": [dict(message) for message in self.messages],
+        }
+        return {**row, "tools": list(self.tools)} if self.tools else row
+
+    @classmethod
+    def from_row(cls, row: Any, where: str = "") -> Self:
+        """The example of a line of runs/NAME/data/*.jsonl. Raises ValueError with what is wrong."""
+        if not isinstance(row, dict):
+            raise ValueError("not a JSON object")
+        if not isinstance(row.get("id"), str):
+            raise ValueError("'id' is missing")
+        messages = row.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise ValueError("'messages' must hold a prompt and its answer")
+        return cls(
+            id=row["id"],
+            messages=tuple(_checked(messages)),
+            group=row.get("group"),
+            source=row.get("source"),
+            where=where,
+            tools=tuple(row["tools"]) if row.get("tools") else None,
+        )
+
+
+def read_split(path: Path, *, limit: int | None = None) -> list[Example]:
+    """The examples of a split file of a run, at most the first `limit` of them.
+
+    Raises UsageError if the file can't be read, and one that names every bad line.
+    """
+    examples: list[Example] = []
+    problems: list[str] = []
+    seen: set[str] = set()
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            if limit is not None and len(examples) >= limit:
+                break
+            if not line.strip():
+                continue
+            try:
+                example = _parsed(line, f"{path}:{number}")
+                if example.id in seen:
+                    raise ValueError(f"id '{example.id}' is there twice")
+            except ValueError as error:
+                problems.append(f"{path}:{number}: {error}")
+                continue
+            seen.add(example.id)
+            examples.append(example)
+    if problems:
+        raise UsageError(f"{len(problems)} bad lines", where=str(path), problems=problems)
+    return examples
+
+
+def sample_split(path: Path) -> Iterator[Example]:
+    """The examples of a split file in an order that is random, but always the same: files are often
+    sorted by source or label. Only what is asked for is read.
+
+    Raises UsageError for a line that is none.
+    """
+    with _opened(path) as file:
+        starts = [(0, 1)]
+        starts += [(file.tell(), number) for number, _ in enumerate(iter(file.readline, b""), 2)]
+        starts.pop()
+        random.Random(_SEED).shuffle(starts)  # noqa: S311 - not for secrets
+        for start, number in starts:
+            file.seek(start)
+            line = file.readline()
+            if not line.strip():
+                continue
+            try:
+                yield _parsed(line, f"{path}:{number}")
+            except ValueError as error:
+                raise UsageError(str(error), where=f"{path}:{number}") from error
+
+
+def fold(text: str) -> str:
+    """Text without what makes no other text of it: case, width, runs of white space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
+
+
+def _parsed(line: bytes, where: str) -> Example:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except RecursionError:
+        raise ValueError("not usable JSON") from None
+    return Example.from_row(row, where)
+
+
+def _checked(messages: list[Any]) -> Iterator[Message]:
+    """The messages in the form that templates are given. Raises ValueError for what is none."""
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise ValueError("every message needs a 'role' and a text as 'content'")
+        if not isinstance(message.get("content"), str | None):
+            raise ValueError("every message needs a 'role' and a text as 'content'")
+    answer = messages[-1]
+    if answer["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's answer")
+    if not (answer.get("content") or "").strip() and not answer.get("tool_calls"):
+        raise ValueError("the answer is empty")
+    try:
+        yield from map(normal_message, messages)
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("a call of a tool needs a 'function' with a 'name'") from None
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    # A call of a tool may have no content: what it calls tells it apart.
+    parts = (message.get("content"), message.get(REASONING), message.get("tool_calls"))
+    return "".join(str(part) for part in parts if part)
