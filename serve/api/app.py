@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import EventStream, cancelled_when_gone
 from tuneserve.serve.api.token_routes import text_router
-from tuneserve.serve.chat.grammar import check_grammar
 from tuneserve.serve.engine import Completion
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -183,9 +183,8 @@ def _generation_router(service: Service) -> APIRouter:
             note(request.scope, prompts=body.prompts())
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
         if body.grammar is not None:
-            await asyncio.to_thread(
-                check_grammar, service.engine.model, body.grammar, param="grammar"
-            )
+            grammar = await asyncio.to_thread(service.grammars.compile_gbnf, body.grammar)
+            sampling = replace(sampling, grammar=grammar)
         answers = service.answer(
             name,
             prompts,

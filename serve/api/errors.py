@@ -16,8 +16,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tuneserve.chat.template import TemplateError
+from tuneserve.errors import TuneserveError
+from tuneserve.serve.chat.structured import GrammarError
 from tuneserve.serve.engine import (
     EngineError,
+    GrammarFailedError,
     PromptTooLongError,
     QueueFullError,
     TextTooLongError,
@@ -82,8 +85,12 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(429, error.message, code="queue_full", headers=headers)
         case UnavailableError():
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
+        case GrammarFailedError():
+            return ApiError(400, _sentence(error), code="grammar_failed")
         case EngineError():
             return ApiError(503, error.message, code="engine_failed")
+        case GrammarError():
+            return ApiError(400, _sentence(error), code="invalid_schema", param=error.param)
         case TemplateError():
             return ApiError(400, error.message, code="invalid_messages", param="messages")
         case RequestValidationError():
@@ -99,12 +106,16 @@ def too_long(error: PromptTooLongError | TextTooLongError, *, param: str) -> Api
     """What a client is told of a text that is too long; `param` is the field that has it."""
     return ApiError(
         400,
-        f"{error.message[0].upper()}{error.message[1:]}.",
+        _sentence(error),
         code="context_length_exceeded",
         param=param,
         n_prompt_tokens=error.tokens,
         n_ctx=error.limit,
     )
+
+
+def _sentence(error: TuneserveError) -> str:
+    return f"{error.message[0].upper()}{error.message[1:]}."
 
 
 def client_left() -> ApiError:
@@ -145,7 +156,8 @@ def install(app: FastAPI) -> None:
 
     # Defects are not among them: what is wrong then is told where the request is logged.
     known = (
-        ApiError, RequestValidationError, HTTPException, TemplateError, QueueFullError, EngineError,
+        ApiError, RequestValidationError, HTTPException, GrammarError, TemplateError,
+        QueueFullError, EngineError,
     )  # fmt: skip
     for kind in known:
         app.add_exception_handler(kind, answer)

@@ -14,9 +14,7 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import ChatRequest, JsonObjectFormat, JsonSchemaFormat
 from tuneserve.serve.chat.answer_parser import PartReader
-from tuneserve.serve.chat.gbnf import either
-from tuneserve.serve.chat.grammar import ANY_OBJECT, check_grammar, schema_grammar
-from tuneserve.serve.chat.tools import calls_grammar
+from tuneserve.serve.chat.structured import ANY_OBJECT, GrammarCompiler, Schema
 from tuneserve.serve.engine import SamplingParams
 
 
@@ -33,13 +31,19 @@ class Turn:
 
 
 def prepare_turn(
-    model: LlamaModel, template: ChatTemplate, request: ChatRequest, *, default_max_tokens: int
+    model: LlamaModel,
+    grammars: GrammarCompiler,
+    template: ChatTemplate,
+    request: ChatRequest,
+    *,
+    default_max_tokens: int,
 ) -> Turn:
-    """Raises ApiError or TemplateError for a conversation or a bound that can't be had."""
+    """Raises ApiError, TemplateError or GrammarError for a conversation or a bound that can't be
+    had; UnavailableError."""
     text, opening = render_request(template, request)
     thoughts = thoughts_left(text, opening, thinks=_thinks(template))
     sampling = request.sampling(default_max_tokens=default_max_tokens)
-    sampling = replace(_bounded(model, sampling, request), thoughts=thoughts)
+    sampling = replace(_bounded(grammars, sampling, request), thoughts=thoughts)
     if request.reasoning_budget is not None:
         _require_thoughts(template)
         sampling = replace(sampling, thinking_budget=request.reasoning_budget)
@@ -66,38 +70,35 @@ def render_request(template: ChatTemplate, request: ChatRequest) -> tuple[str, s
     return template.render(add_generation_prompt=True, **arguments), opening
 
 
-def _bounded(model: LlamaModel, sampling: SamplingParams, request: ChatRequest) -> SamplingParams:
-    """`sampling` with the grammar that response_format or tools ask for."""
+def _bounded(
+    grammars: GrammarCompiler, sampling: SamplingParams, request: ChatRequest
+) -> SamplingParams:
+    """`sampling` with the grammar that the request gives, or its response_format or tools need."""
     if request.grammar is not None:
-        check_grammar(model, request.grammar, param="grammar")
+        return replace(sampling, grammar=grammars.compile_gbnf(request.grammar))
+    schema = _answer_schema(request)
+    callable_tools = request.callable_tools
+    if schema is None and not callable_tools:
         return sampling
-    grammar, after = _grammar(request)
-    if grammar is None:
-        return sampling
-    check_grammar(model, grammar, param="tools" if request.tools else "response_format")
-    return replace(sampling, grammar=grammar, grammar_after=after)
+    # Text may come in front of calls where neither a call nor a format is required.
+    lazy = schema is None and not request.must_call
+    places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
+    functions = [tool["function"] for tool in callable_tools]
+    grammar = grammars.compile_answer(
+        schema,
+        {places[function["name"]]: function for function in functions},
+        several=request.parallel_tool_calls is not False,
+        opened=lazy,
+    )
+    return replace(sampling, grammar=grammar, grammar_after=OPEN_CALL if lazy else None)
 
 
-def _grammar(request: ChatRequest) -> tuple[str | None, str | None]:
-    """(grammar, mark after which it begins)."""
-    several = request.parallel_tool_calls is not False
-    tools = request.callable_tools
-    if request.must_call:
-        return calls_grammar(tools, several=several, opened=False), None
-    answer = _answer_grammar(request)
-    if not tools:
-        return answer, None
-    if answer is None:
-        return calls_grammar(tools, several=several, opened=True), OPEN_CALL
-    return either(answer, calls_grammar(tools, several=several, opened=False)), None
-
-
-def _answer_grammar(request: ChatRequest) -> str | None:
+def _answer_schema(request: ChatRequest) -> Schema | None:
     match request.response_format:
         case JsonObjectFormat():
-            return schema_grammar(ANY_OBJECT, param="response_format")
+            return ANY_OBJECT
         case JsonSchemaFormat(json_schema=named):
-            return schema_grammar(named.schema_, param="response_format")
+            return named.schema_
     return None
 
 

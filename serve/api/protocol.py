@@ -133,7 +133,6 @@ class GenerationRequest(RequestModel):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             repeat_penalty=_or(self.repeat_penalty, 1.0),
-            grammar=self.grammar,
         )
 
 

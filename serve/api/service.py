@@ -15,6 +15,7 @@ from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
 from tuneserve.settings import ServeSettings
 
@@ -36,6 +37,7 @@ class Service:
         self.created = int(time.time())
         self.bridge = Bridge()
         self.engine = Engine(model_path, settings, adapters=adapters, after_step=self.bridge.flush)
+        self.grammars = GrammarCompiler(self.engine.model)
         self.metrics = Metrics(self.engine)
         try:
             self.template, self.no_template = self._load_template()
@@ -72,11 +74,12 @@ class Service:
         )
 
     def chat_turn(self, request: ChatRequest) -> Turn:
-        """A conversation's next turn; raises ApiError or TemplateError."""
+        """A conversation's next turn; raises what `prepare_turn` does."""
         if self.template is None:
             raise ApiError(400, f"{self.no_template}; use /v1/completions.", code="no_template")
         return prepare_turn(
             self.engine.model,
+            self.grammars,
             self.template,
             request,
             default_max_tokens=self.settings.max_tokens,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
@@ -28,6 +27,7 @@ from tuneserve.serve.engine.types import (
     EngineStats,
     Event,
     FinishReason,
+    GrammarFailedError,
     PromptTooLongError,
     QueueFullError,
     SamplingParams,
@@ -163,8 +163,8 @@ class Engine:
         """Queue a prompt (token ids). `on_event` is called in the engine's thread with a Delta
         for every step (only if `stream`), then with the Completion or an EngineError.
 
-        Raises PromptTooLongError, QueueFullError, EngineError; UsageError for a bad grammar
-        comes as the EngineError of the result.
+        Raises PromptTooLongError, QueueFullError, EngineError; a grammar that fails on the way is
+        the GrammarFailedError of the result.
         """
         self._check_queue()
         return self._enqueue(prompt, sampling, adapter=adapter, on_event=on_event, stream=stream)
@@ -402,15 +402,14 @@ class Engine:
     def _sample(self, ready: list[tuple[Request, int]]) -> None:
         logits = self._context.batch_logits(len(ready))
         for row, (request, index) in zip(logits, ready, strict=True):
+            if request.sampler is None:
+                request.sampler = TokenSampler(self.model, request.sampling)
             try:
-                if request.sampler is None:
-                    request.sampler = TokenSampler(self.model, request.sampling)
                 token = request.sampler.sample(self._context, index, row)
-            except TuneserveError as error:
+            except GrammarFailedError as error:
                 # The request's own grammar: the others go on.
                 self._scheduler.finish(request)
-                own = error if isinstance(error, EngineError) else EngineError(error.render())
-                self._end(request, own)
+                self._end(request, error)
                 continue
             wanted = request.sampling.logprobs
             logprob = None if wanted is None else token_logprob(row, token, wanted)

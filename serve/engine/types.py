@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tuneserve.chat.thinking import Thoughts
 from tuneserve.errors import TuneserveError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 class EngineError(TuneserveError):
     """The engine can't go on with a request (llama.cpp failed, or the engine is closed)."""
+
+
+class GrammarFailedError(EngineError):
+    """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
 class PromptTooLongError(TuneserveError):
@@ -56,9 +63,9 @@ class SamplingParams:
     OpenAI's (subtracted from a token's logit: presence once, frequency per occurrence) and
     llama.cpp's `repeat_penalty` (a divisor; 1 is off), over the last `penalty_window` tokens.
 
-    `grammar` (GBNF, rule `root`) bounds the answer, but never its `thoughts`; with `grammar_after`
-    only what follows the first such mark in it. `thinking_budget` is the number of tokens after
-    which thoughts are closed.
+    `grammar`, compiled and at its beginning (answers follow copies of it), bounds the answer, but
+    never its `thoughts`; with `grammar_after` only what follows the first such mark in it.
+    `thinking_budget` is the number of tokens after which thoughts are closed.
     """
 
     temperature: float = 1.0
@@ -74,7 +81,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repeat_penalty: float = 1.0
     penalty_window: int = 1024
-    grammar: str | None = None
+    grammar: LLMatcher | None = None
     grammar_after: str | None = None
     thoughts: Thoughts = "none"
     thinking_budget: int | None = None

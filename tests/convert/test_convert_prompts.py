@@ -23,6 +23,7 @@ from tuneserve.finetune.tokens.encoder import IGNORED, Encoder
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.prepare import prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.settings import DataSettings, ModelSettings, Recipe
 
 TURNS = (
@@ -131,7 +132,8 @@ def test_everyone_has_the_ids_that_were_trained(
             if message["role"] == "tool":
                 message["tool_call_id"] = "c"
         request = ChatRequest.model_validate(asked)
-        served = prepare_turn(model, template_of(model), request, default_max_tokens=8)
+        grammars = GrammarCompiler(model)
+        served = prepare_turn(model, grammars, template_of(model), request, default_max_tokens=8)
     assert benched.prompt == verified.prompt
     assert benched.answer == verified.answer
     assert benched.unscored == untaught

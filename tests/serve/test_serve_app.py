@@ -257,6 +257,10 @@ def test_embeddings_of_an_adapter_are_refused(app: FastAPI, service: Service) ->
     assert (error["param"], "base model 'demo'" in error["message"]) == ("model", True)
 
 
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -265,6 +269,14 @@ def test_embeddings_of_an_adapter_are_refused(app: FastAPI, service: Service) ->
         ({"top_k": 2**31}, "top_k"),
         ({"chat_template_kwargs": {"self": 1}}, None),
         ({"grammar": "root ::= " + "(" * 40_000}, "grammar"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "response_format",
+        ),
+        (
+            {"tools": [tool("fine", {}), tool("wrong", {"properties": {"x": {"not": {}}}})]},
+            "tools[1].function.parameters",
+        ),
     ],
 )
 def test_what_would_harm_is_refused(

@@ -13,6 +13,7 @@ from tuneserve.chat.template import ChatTemplate
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import Content, Reasoning, calls_of
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Engine
 from tuneserve.settings import ServeSettings
 
@@ -181,11 +182,16 @@ def engine(demo_gguf: Any) -> Iterator[Engine]:
         yield running
 
 
+def prepared(engine: Engine, template: ChatTemplate, request: ChatRequest) -> Turn:
+    grammars = GrammarCompiler(engine.model)
+    return prepare_turn(engine.model, grammars, template, request, default_max_tokens=80)
+
+
 def answered(engine: Engine, left: str, **fields: Any) -> tuple[Turn, str]:
     request = ChatRequest.model_validate(
         {"messages": QUESTION, "max_tokens": 80, "temperature": 0, **fields}
     )
-    turn = prepare_turn(engine.model, template(ENDINGS[left]), request, default_max_tokens=80)
+    turn = prepared(engine, template(ENDINGS[left]), request)
     assert turn.sampling.thoughts == left
     (done,) = engine.generate([turn.prompt], turn.sampling)
     return turn, done.text
@@ -237,7 +243,7 @@ def test_an_answer_that_the_client_began_has_the_thoughts_that_it_left_open(engi
     for content, left in (("<think>\nLet me", "open"), ("<think>a</think>", "none"), ("I", "none")):
         messages = [*QUESTION, {"role": "assistant", "content": content}]
         request = ChatRequest.model_validate({"messages": messages})
-        turn = prepare_turn(engine.model, template(""), request, default_max_tokens=8)
+        turn = prepared(engine, template(""), request)
         assert turn.sampling.thoughts == left
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from tuneserve.chat.prompt import encode_messages, template_of
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, backend
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import (
     GREEDY,
     Completion,
@@ -21,6 +23,7 @@ from tuneserve.serve.engine import (
     Engine,
     EngineError,
     Event,
+    GrammarFailedError,
     PromptTooLongError,
     QueueFullError,
     SamplingParams,
@@ -110,20 +113,45 @@ def test_a_seed_repeats_an_answer_and_another_changes_it(engine: Engine) -> None
     assert one != other
 
 
-def test_a_grammar_bounds_the_answer(engine: Engine) -> None:
+def test_a_grammar_bounds_the_answers_of_a_batch(engine: Engine) -> None:
+    """Greedy or drawn, in numpy or by llama.cpp's chain, beside each other and free ones."""
     ids = prompt(engine, "Is the sky blue?")
-    grammar = 'root ::= "maybe " [0-9] [0-9] "!"'
-    (done,) = engine.generate([ids], SamplingParams(temperature=1.0, seed=3, grammar=grammar))
-    assert done.text.startswith("maybe ")
-    assert len(done.text) == 9
-    assert done.finish_reason == "stop"
+    grammar = GrammarCompiler(engine.model).compile_gbnf('root ::= "maybe " [0-9] [0-9] "!"')
+    ways: list[dict[str, Any]] = [
+        {"temperature": 0.0}, {"seed": 3}, {"seed": 4, "top_p": 0.9, "min_p": 0.01},
+        {"seed": 5, "top_k": 20}, {"seed": 6, "frequency_penalty": 0.5},
+    ]  # fmt: skip
+    bound = [SamplingParams(grammar=grammar, logprobs=2, **way) for way in ways]
+    *done, free = engine.generate([ids] * 6, [*bound, greedy(4)])
+    for one in done:
+        assert re.fullmatch(r"maybe \d\d!", one.text)
+        assert one.finish_reason == "stop"
+        assert len(one.logprobs) == len(one.tokens)
+    assert engine.generate([ids], greedy(4))[0].tokens == free.tokens
 
 
-def test_a_bad_grammar_is_an_error_of_its_request_alone(engine: Engine) -> None:
+def test_a_grammar_that_fails_on_the_way_ends_its_request_alone(engine: Engine) -> None:
+    """What comes behind a choice is not tried before; here it is more than llguidance can hold."""
     ids = prompt(engine, "Hi")
-    with pytest.raises(EngineError, match="grammar"):
-        engine.submit(ids, SamplingParams(grammar="root ::= nonsense")).result(60)
-    assert engine.generate([ids], greedy(1))[0].tokens
+    grammar = GrammarCompiler(engine.model).compile_answer(
+        {
+            "type": "object",
+            "properties": {
+                "kind": {"enum": ["this", "that"]},
+                "text": {"type": "string", "pattern": "^((a{1000}){1000}){1000}$"},
+            },
+            "required": ["kind", "text"],
+        },
+        {},
+        several=False,
+        opened=False,
+    )
+    hostile = engine.submit(ids, SamplingParams(grammar=grammar, max_tokens=200))
+    beside = engine.submit(ids, greedy(40))
+    with pytest.raises(GrammarFailedError, match="grammar"):
+        hostile.result(60)
+    assert beside.result(60).tokens
+    assert engine.stats().running == 0
 
 
 def test_logit_bias_and_logprobs(engine: Engine) -> None:

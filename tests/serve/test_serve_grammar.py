@@ -1,24 +1,26 @@
-"""Grammars and schemas: what is refused before llama.cpp sees it, and what the rest allows."""
+"""Grammars and schemas: what they allow, what is refused, and that no hostile one does harm."""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
-from tuneserve.llama import LlamaModel, backend
-from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.chat.grammar import check_grammar, schema_grammar
-from tuneserve.serve.chat.grammar_check import GrammarError, check_text
-from tuneserve.serve.chat.tools import calls_grammar
-from tuneserve.serve.engine.sampling import Candidates
+from tuneserve.llama import LlamaModel
+from tuneserve.serve.api.errors import as_api_error
+from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler, GrammarError
+from tuneserve.serve.engine import GrammarFailedError, SamplingParams, UnavailableError
+from tuneserve.serve.engine.sampling import TokenSampler
 
-Allows = Callable[[str, str], bool]
+Allows = Callable[[LLMatcher, str], bool]
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +30,37 @@ def model(demo_gguf: Path) -> Iterator[LlamaModel]:
 
 
 @pytest.fixture(scope="module")
-def allows(model: LlamaModel) -> Allows:
-    """Does llama.cpp, bound by a grammar, let a text through from beginning to end?"""
-    api = backend()
+def grammars(model: LlamaModel) -> GrammarCompiler:
+    return GrammarCompiler(model)
 
-    def allows(grammar: str, text: str) -> bool:
-        check_grammar(model, grammar, param="test")
-        sampler = api.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")
-        try:
-            for token in [*model.tokenize(text, parse_special=False), model.eos]:
-                lone = Candidates.of_token(token)
-                api.llama_sampler_apply(sampler, lone.pointer)
-                if lone.first_logit == -np.inf:
-                    return False
-                api.llama_sampler_accept(sampler, token)
-        finally:
-            api.llama_sampler_free(sampler)
-        return True
+
+@pytest.fixture(scope="module")
+def allows(model: LlamaModel) -> Allows:
+    """Does a grammar let a text through from beginning to end, token by token?"""
+
+    def allows(grammar: LLMatcher, text: str) -> bool:
+        matcher = grammar.deep_copy()
+        ids = model.tokenize(text, parse_special=False)
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
     return allows
+
+
+def of_schema(grammars: GrammarCompiler, schema: Any) -> LLMatcher:
+    return grammars.compile_answer(schema, {}, several=False, opened=False)
+
+
+def refused(compile_it: Callable[[], Any]) -> dict[str, Any]:
+    """The error that a client is told."""
+    with pytest.raises(GrammarError) as caught:
+        compile_it()
+    error = as_api_error(caught.value)
+    assert error.status_code == 400
+    body: dict[str, Any] = dict(error.body["error"])
+    assert body["code"] == "invalid_schema"
+    assert len(body["message"]) < 220
+    error.response()
+    return body
 
 
 CHAIN = "\n".join(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60))
@@ -56,42 +70,160 @@ CHAIN = "\n".join(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60))
     ("grammar", "reason"),
     [
         ("root ::= " + "(" * 49_000 + '"a"' + ")" * 49_000, "nested more than 500 deep"),
-        ('root ::= "a"{5,3}', "wrong way round"),
-        ('root ::= "a"{0,1001}', "beyond 1000"),
-        ('root ::= "a"{' + "9" * 5000 + "}", "beyond 1000"),
-        ('root ::= ("a"{0,50}){50}', "too many rules"),
-        ('root ::= "' + "a" * 1000 + '"{1000}', "too large"),
-        (f'root ::= r0\n{CHAIN}\nr60 ::= "a"', "too many ways"),
-        ('root ::= root "a" | "b"', "'root' can begin with itself"),
-        # llama.cpp does not see that `e` is empty, and then never ends.
-        ('root ::= e root "y" | "x"\ne ::= f\nf ::= ""', "'root' can begin with itself"),
-        ('root ::= ("a"*)*', "'root' can begin with itself"),
-        ('root ::= "a" b', "'b', which is no rule"),
-        ('root ::= "a" b{0}', "'b', which is no rule"),
-        ('root ::= b\nroot ::= "a"', "'b', which is no rule"),
-        ("root ::= " + "b" * 10_000, "which is no rule"),
+        ('root ::= "a"{5,3}', "end must be >= start"),
+        ('root ::= "a"{' + "9" * 5000 + "}", "number too large"),
+        ('root ::= "a" b', "no rule 'b'"),
+        ('root ::= "a" b{0}', "no rule 'b'"),
+        ("root ::= " + "b" * 10_000, "no rule 'bbb"),
         ('rot ::= "a"', "no rule 'root'"),
-        ('root ::= "x" ' + '"a"? ' * 3000, "too many ways to go on"),
+        ("root ::= root", "can't be used"),
         ("root ::= (", "not closed"),
         ('root ::= "a")', "not opened"),
         ('root ::= "a', "not expected"),
         ('root ::= "a"\n\nb "c"', "line 3"),
         (r'root ::= "\q"', "not expected"),
-        ('root ::= * "a"', "nothing to repeat"),
+        ('root ::= * "a"', "can't be used"),
+        ("root ::= [z-a]", "can't be used"),
         ("root ::= <no token at all>", "no token"),
-        ('root ::= "a\0"', "NUL"),
-        ('root ::= "\ud800"', "not valid Unicode"),
+        ('root ::= "x" <|im_end|>', "end token"),
+        ('root ::= "\ud800"', "can't be used"),
+        ('root ::= "\\U99999999"', "line 1"),
     ],
 )
-def test_grammars_that_harm_llama_cpp_never_reach_it(
-    model: LlamaModel, grammar: str, reason: str, capfd: pytest.CaptureFixture[str]
+def test_grammars_that_make_no_sense_are_refused(
+    grammars: GrammarCompiler, grammar: str, reason: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ApiError) as caught:
-        check_grammar(model, grammar, param="grammar")
-    assert reason in str(caught.value.detail)
-    assert (caught.value.status_code, caught.value.body["error"]["param"]) == (400, "grammar")
-    assert len(str(caught.value.detail)) < 200
+    error = refused(lambda: grammars.compile_gbnf(grammar))
+    assert reason in error["message"]
+    assert error["param"] == "grammar"
     assert capfd.readouterr().err == ""
+
+
+def follow(model: LlamaModel, grammar: LLMatcher, *, tokens: int = 30) -> str:
+    """Draw tokens from noise, as an engine does. Returns the text; raises GrammarFailedError."""
+    sampler = TokenSampler(model, SamplingParams(grammar=grammar, seed=1))
+    noise = np.random.default_rng(0)
+    text = b""
+    for _ in range(tokens):
+        row = noise.normal(0, 3, model.n_vocab).astype(np.float32)
+        started = time.monotonic()
+        token = sampler.sample(None, 0, row)  # type: ignore[arg-type]
+        assert time.monotonic() - started < 5
+        if model.is_end(token):
+            break
+        text += model.token_bytes(token)
+    return text.decode("utf-8", "replace")
+
+
+def chain_of_references(count: int, link: Callable[[str], Any]) -> dict[str, Any]:
+    defs = {f"d{n}": link(f"#/$defs/d{n + 1}") for n in range(count)}
+    return {"$ref": "#/$defs/d0", "$defs": {**defs, f"d{count}": {"type": "integer"}}}
+
+
+def nested(depth: int) -> Any:
+    schema: Any = {"type": "integer"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+HOSTILE: dict[str, Any] = {
+    "fifty optional letters": "root ::= " + "[a-z]? " * 50,
+    "thousands of optional letters": 'root ::= "x" ' + '"a"? ' * 3000,
+    "ways that double at each rule": f'root ::= r0\n{CHAIN}\nr60 ::= "a"',
+    "text that doubles at each rule": "root ::= r0\n"
+    + "\n".join(f"r{n} ::= r{n + 1} r{n + 1}" for n in range(60)) + '\nr60 ::= "a"',
+    "thousands of rules in a row": "root ::= r0\n"
+    + "\n".join(f"r{n} ::= r{n + 1}" for n in range(6000)) + '\nr6000 ::= "a"',
+    "a rule in a rule, thousands deep": "root ::= r0\n"
+    + "\n".join(f'r{n} ::= "a" r{n + 1} "b"' for n in range(3500)) + '\nr3500 ::= "a"',
+    "left recursion": 'root ::= root "a" | "b"',
+    "left recursion behind nothing": 'root ::= e root "y" | "x"\ne ::= f\nf ::= ""',
+    "nothing, repeated": 'root ::= ("a"*)*',
+    "many ways to read the same": 'root ::= s\ns ::= s s s | "a" | "aa" | ""',
+    "repetitions of repetitions": "root ::= (((([a-z]{0,1000}){0,1000}){0,1000}){0,1000})",
+    "a billion": 'root ::= "a"{1000000000}',
+    "a long text, repeated": 'root ::= "' + "a" * 1000 + '"{1000}',
+    "eight thousand words": "root ::= " + " | ".join(f'"word{n}"' for n in range(8000)),
+    "a text of 98,000 characters": 'root ::= root "' + "a" * 98_000 + '" | "b"',
+    "a set of 98,000 characters": "root ::= root [" + "az" * 49_000 + '] | "b"',
+    "open parentheses": "root ::= " + "(" * 98_000,
+    "pattern": {"type": "string", "pattern": "^" + "[a-z]?" * 50 + "$"},
+    "pattern in a repetition": {"type": "string", "pattern": "^([a-z]?){50}$"},
+    "pattern of a million": {"type": "string", "pattern": "^((a{1000}){1000}){1000}$"},
+    "pattern with a memory": {"type": "string", "pattern": "a.{200}b.{100}c"},
+    "enum of 20,000": {"enum": [str(n) for n in range(20_000)]},
+    "enums that meet": {"allOf": [{"enum": list(range(2000))}] * 20},
+    "allOf of one, often": {
+        "allOf": [{"$ref": "#/$defs/a"}] * 4000,
+        "$defs": {"a": {"required": [""] * 4000}},
+    },
+    "choices of choices": {"allOf": [
+        {"anyOf": [{"properties": {f"a{n}": {}}}, {"properties": {f"b{n}": {}}}]}
+        for n in range(20)]},
+    "references in a row": chain_of_references(6000, lambda to: {"$ref": to}),
+    "arrays in a row": chain_of_references(5000, lambda to: {"items": {"$ref": to}}),
+    "allOf in a row": chain_of_references(3000, lambda to: {"allOf": [{"$ref": to}, {}]}),
+    "references that double": chain_of_references(
+        60, lambda to: {"properties": {"a": {"$ref": to}, "b": {"$ref": to}}}),
+    "a circle": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+    "a circle and a way out": {
+        "$ref": "#/$defs/a",
+        "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"const": 1}]}}},
+    "nested 500 deep": nested(500),
+    "thousands of optional properties": {
+        "type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(2000)}},
+    "large multiples": {"type": "integer", "multipleOf": 99999989},
+    "large multiples together": {
+        "allOf": [{"type": "integer", "multipleOf": 997}, {"type": "integer", "multipleOf": 991}]},
+    "many multiples": {"type": "object", "properties": {
+        f"p{n}": {"type": "integer", "multipleOf": 997, "minimum": n} for n in range(500)}},
+    "long strings": {"type": "string", "minLength": 10**6, "maxLength": 10**9},
+    "long arrays": {"type": "array", "minItems": 10**8, "maxItems": 10**9},
+    "large limits": {"type": "integer", "minimum": 10**200, "maximum": 10**400},
+    "wrong options": {"x-guidance": {"lenient": True, "whitespace_pattern": "(a"}, "not": {}},
+    "half a character": {"enum": ["\ud83d"]},
+    "too long": {"enum": ["x" * LONGEST_SCHEMAS]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_hostile_is_refused_or_followed_in_time(
+    model: LlamaModel, grammars: GrammarCompiler, name: str
+) -> None:
+    hostile = HOSTILE[name]
+    started = time.monotonic()
+    try:
+        if isinstance(hostile, str):
+            grammar = grammars.compile_gbnf(hostile)
+        else:
+            grammar = of_schema(grammars, hostile)
+        follow(model, grammar)
+    except (GrammarError, GrammarFailedError) as error:
+        assert as_api_error(error).status_code == 400
+    assert time.monotonic() - started < 20
+
+
+def test_a_grammar_that_takes_too_long_keeps_nobody_waiting(
+    model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread can't be ended; what it holds is a place among those compiled at once."""
+    monkeypatch.setattr("tuneserve.serve.chat.structured.COMPILE_SECONDS", 0.05)
+    grammars = GrammarCompiler(model)
+    grammars.compile_gbnf('root ::= "a"')
+    release = threading.Event()
+
+    def work() -> Any:
+        release.wait(30)
+
+    for _ in range(2):
+        with pytest.raises(GrammarError, match="can't be read within"):
+            grammars._bounded(work, "grammar")
+    with pytest.raises(UnavailableError):
+        grammars.compile_gbnf('root ::= "a"')
+    release.set()
+    time.sleep(0.2)
+    grammars.compile_gbnf('root ::= "a"')
 
 
 GRAMMARS = [
@@ -103,41 +235,98 @@ GRAMMARS = [
     ),
     ('root ::= ("a" "b"?){2,3} .', "abaab!", "a!"),
     ('root ::= "\\x41\\u00e9\\"" {1} x{0,2}\nx ::= "-"', 'Aé"--', "Aé"),
-    ('root ::= <|im_start|> | !<[7]> " "+', "x ", "x"),
+    ('root ::= [^\\x00-\\x7f]+ "\\U0001F600"', "é😀", "e😀"),
     ("root ::= " + "(" * 400 + '"a"' + ")" * 400, "a", "b"),
     ('root ::= "a"{0,1000}', "a" * 999, "b"),
-]
+    ('root ::= [a-z]+ "x"', "axx", "axy"),
+    ('root ::= "a" "b" | "ab" "c"', "ab", "abd"),
+    ('root ::= x | "(" root ")"\nx ::= [a-z]+ "x" | "if" | .', "((lax))", "((la))"),
+    ('root ::= s\ns ::= "a" s "a" | "b" s "b" | ""', "abba", "abab"),
+    ('root ::= "a" | ', "", "b"),
+    ("root ::= a\nroot ::= \"b\"\na ::= \"a\"", "b", "a"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("grammar", "good", "bad"), GRAMMARS)
-def test_sound_grammars_are_left_alone(allows: Allows, grammar: str, good: str, bad: str) -> None:
-    assert allows(grammar, good)
-    assert not allows(grammar, bad)
+def test_grammars_mean_what_llama_cpp_means_by_them(
+    grammars: GrammarCompiler, allows: Allows, grammar: str, good: str, bad: str
+) -> None:
+    compiled = grammars.compile_gbnf(grammar)
+    assert allows(compiled, good)
+    assert not allows(compiled, bad)
 
 
-def test_the_grammars_that_llama_cpp_ships_are_sound(llama_cpp_source: Path) -> None:
-    paths = sorted((llama_cpp_source / "grammars").glob("*.gbnf"))
-    assert len(paths) >= 5
-    for path in paths:
-        check_text(path.read_text(), is_token=lambda _: True)
+def test_a_grammar_can_name_tokens(model: LlamaModel, grammars: GrammarCompiler) -> None:
+    start, seven = model.tokenize("<|im_start|>")[0], 7
+    grammar = grammars.compile_gbnf('root ::= <|im_start|> | !<[7]> " "+')
+    space = model.tokenize(" ")
+    for tokens, good in (([start], True), ([seven, *space], False), ([9, *space], True)):
+        matcher = grammar.deep_copy()
+        assert (matcher.try_consume_tokens(tokens) == len(tokens)) is good
 
 
-def test_objects_of_many_optional_properties_are_no_trouble(allows: Allows) -> None:
+def test_the_grammars_that_llama_cpp_ships_are_read(
+    grammars: GrammarCompiler, allows: Allows, llama_cpp_source: Path
+) -> None:
+    paths = {path.stem: path for path in (llama_cpp_source / "grammars").glob("*.gbnf")}
+    compiled = {name: grammars.compile_gbnf(path.read_text()) for name, path in paths.items()}
+    assert len(compiled) >= 5
+    assert allows(compiled["json"], '{"a": [1, -2.5e3, "x\\n"], "b": {"c": null}}')
+    assert not allows(compiled["json"], '{"a": [1,]}')
+    assert allows(compiled["list"], "- one\n- two\n")
+    assert allows(compiled["arithmetic"], "x1+2*(3-y)=7\n")
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"seed": 1}, {"seed": 1, "top_k": 40}])
+def test_an_answer_ends_where_its_grammar_does(
+    model: LlamaModel, grammars: GrammarCompiler, options: dict[str, Any]
+) -> None:
+    """Whatever the model wants: here noise, in which an end is most probable at every place."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"enum": ["Paris", "Rome"]},
+            "days": {"type": "integer", "minimum": 0, "maximum": 20},
+            "sunny": {"type": "boolean"},
+        },
+        "required": ["city", "days"],
+    }
+    grammar = of_schema(grammars, schema)
+    noise = np.random.default_rng(3)
+    for _ in range(20):
+        sampler = TokenSampler(model, SamplingParams(grammar=grammar, **options))
+        text = ""
+        for _ in range(60):
+            row = noise.normal(0, 3, model.n_vocab).astype(np.float32)
+            row[noise.choice(model.end_tokens)] = 30.0
+            token = sampler.sample(None, 0, row)  # type: ignore[arg-type]
+            if model.is_end(token):
+                break
+            text += model.token_bytes(token).decode()
+        sampler.close()
+        value = json.loads(text)
+        assert value["city"] in ("Paris", "Rome")
+        assert 0 <= value["days"] <= 20
+
+
+def test_objects_of_many_optional_properties_are_no_trouble(
+    grammars: GrammarCompiler, allows: Allows
+) -> None:
     schema = {"type": "object", "properties": {f"p{n}": {"type": "integer"} for n in range(250)}}
-    grammar = schema_grammar(schema, param="x")
+    grammar = of_schema(grammars, schema)
     started = time.monotonic()
     assert allows(grammar, '{"p3": 1, "p240": 2}')
     assert not allows(grammar, '{"p240": 1, "p3": 2}')
     assert time.monotonic() - started < 20
 
 
-def test_a_long_grammar_is_checked_in_time() -> None:
-    grammar = "root ::= " + " | ".join(f'"word{n}"' for n in range(8000))
-    started = time.monotonic()
-    check_text(grammar, is_token=lambda _: True)
-    assert time.monotonic() - started < 5
-    with pytest.raises(GrammarError):
-        check_text(grammar + " (", is_token=lambda _: True)
+def test_white_space_has_bounds(grammars: GrammarCompiler, allows: Allows) -> None:
+    """Both common forms, and nothing that could go on for ever."""
+    grammar = of_schema(grammars, OBJECT)
+    assert allows(grammar, '{"a":1,"b":[1,2]}')
+    assert allows(grammar, '{"a": 1, "b": [1, 2]}')
+    for text in ('{"a":  1}', '{"a":\n1}', '{ "a": 1}', '{"a": 1} ', ' {"a": 1}'):
+        assert not allows(grammar, text)
 
 
 OBJECT = {"type": "object"}
@@ -175,7 +364,7 @@ ENFORCED: list[tuple[Any, list[Any], list[Any]]] = [
     ({"allOf": [{"$ref": "#/$defs/x"}, {"properties": {"b": STRING}}],
       "properties": {"c": STRING}, "required": ["a"],
       "$defs": {"x": {**OBJECT, "properties": {"a": STRING}, "required": ["a"]}}},
-     [{"c": "1", "a": "2", "b": "3"}, {"a": "2"}], [{"b": "3"}, {}]),
+     [{"a": "2", "b": "3", "c": "1"}, {"a": "2"}], [{"b": "3"}, {}]),
     ({"anyOf": [{"const": "x"}, {"type": "number"}]}, ["x", 1, 2.5, -3e-5], ["y", None]),
     (NODE, [{"v": 1, "next": None}, {"v": 1, "next": {"v": 2, "next": None}}],
      [{"v": 1, "next": 1}]),
@@ -186,26 +375,60 @@ ENFORCED: list[tuple[Any, list[Any], list[Any]]] = [
     ({"type": "string", "format": "uuid"}, ["123e4567-e89b-12d3-a456-426614174000"], ["123"]),
     ({"type": "string", "pattern": r"^[A-Z]{2}-\d+(\.\d)?$"},
      ["AB-1", "AB-12.3"], ["A-1", "AB-1.23"]),
-    ({"type": "string", "pattern": "^a|b.$"}, ["a", "bé"], ["b", "ac", "b\""]),
+    ({"type": "string", "pattern": "^a|b.$"}, ["a", "ac", "bé", "xbé"], ["b", "xa"]),
     ({"type": "string", "pattern": "^[^x]*[ -~]$"}, ["aé!"], ["xa", "a\n", "é"]),
     ({"type": "string", "pattern": r'^"\\(?:y\/)?$'}, ['"\\', '"\\y/'], ['"', "\\"]),
+    ({"type": "integer", "minimum": 3}, [3, 70], [2, -3]),
+    ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, [1, 0.5, 1e-3], [0, 1.5, -1]),
+    ({"type": "integer"}, [0, -5, 2**53 - 1], [2**53, 1.5, "1"]),
+    ({"type": "number", "multipleOf": 0.01}, [1, 0.25], [0.001]),
+    ({"type": "string", "maxLength": 100_000}, ["a" * 300], [1]),
+    ({"type": "string", "pattern": "abc"}, ["abc", "xabcx"], ["ab"]),
+    ({"type": "string", "pattern": "^a*$", "maxLength": 3}, ["aaa"], ["aaaa", "b"]),
+    ({"type": "string", "format": "email"}, ["a@b.org"], ["a", "a@"]),
+    ({"type": "string", "format": "ipv4"}, ["10.0.0.1"], ["10.0.0.256", "10.0.0"]),
+    ({"anyOf": [STRING], "maxLength": 3}, ["abc"], ["abcd"]),
+    ({"const": 1, "properties": {}}, [1], [2, {}]),
+    ({**OBJECT, "required": ["a"]}, [{"a": 1}, {"a": 1, "b": 2}], [{}, {"b": 2}]),
+    ({"type": "object", "properties": {"b": STRING}, "required": ["a"]},
+     [{"b": "x", "a": 1}], [{"b": "x"}]),
+    ({**OBJECT, "properties": {"a": STRING}, "additionalProperties": STRING},
+     [{"a": "x", "b": "y"}], [{"a": "x", "b": 1}]),
+    ({**OBJECT, "properties": {"a": STRING}, "additionalProperties": True},
+     [{"a": "x", "b": [1]}, {"b": 1}], [{"a": 1}]),
+    ({"type": "array", "prefixItems": [STRING], "items": {"type": "integer"}},
+     [["a"], ["a", 1, 2]], [[1], ["a", "b"]]),
+    ({"type": "array", "prefixItems": [STRING], "maxItems": 2, "minItems": 2},
+     [["a", 1]], [["a"], ["a", 1, 1]]),
+    ({"allOf": [STRING, {"maxLength": 3}]}, ["abc"], ["abcd"]),
+    ({"allOf": [{**OBJECT, "properties": {"a": STRING}}, {"properties": {"a": {"maxLength": 2}}}]},
+     [{"a": "x"}], [{"a": "xyz"}]),
+    ({"properties": {"a": False, "b": STRING}, **OBJECT}, [{"b": "x"}], [{"a": 1}]),
+    ({"type": "string", "title": "x", "deprecated": True, "x-mine": 1}, ["a"], [1]),
+    ({"$schema": "http://json-schema.org/draft-07/schema#", "type": "boolean"}, [True], [1]),
+    ({**OBJECT, "properties": {"a": {"$ref": "#/$defs/a%20b"}}, "$defs": {"a b": STRING}},
+     [{"a": "x"}], [{"a": 1}]),
+    ({"anyOf": [{"type": "number"}, {**STRING, "pattern": r"^(?!^[-+.]*$)\d*\.?\d*$"}]},
+     [1.5], ["x"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("schema", "good", "bad"), ENFORCED)
 def test_a_schema_allows_what_satisfies_it_and_nothing_else(
-    allows: Allows, schema: Any, good: list[Any], bad: list[Any]
+    grammars: GrammarCompiler, allows: Allows, schema: Any, good: list[Any], bad: list[Any]
 ) -> None:
-    grammar = schema_grammar(schema, param="response_format")
+    grammar = of_schema(grammars, schema)
     for value in good:
         assert allows(grammar, json.dumps(value, ensure_ascii=False)), value
     for value in bad:
         assert not allows(grammar, json.dumps(value, ensure_ascii=False)), value
 
 
-def test_strings_hold_what_json_allows_and_no_more(allows: Allows) -> None:
-    grammar = schema_grammar({"type": "string"}, param="response_format")
-    assert allows(grammar, r'"a\u00e9\n\\"')
+def test_strings_hold_what_json_allows_and_no_more(
+    grammars: GrammarCompiler, allows: Allows
+) -> None:
+    grammar = of_schema(grammars, STRING)
+    assert allows(grammar, r'"aé\n\\\u0001"')
     assert not allows(grammar, '"a\nb"')
     assert not allows(grammar, r'"\x"')
 
@@ -213,86 +436,58 @@ def test_strings_hold_what_json_allows_and_no_more(allows: Allows) -> None:
 @pytest.mark.parametrize(
     ("schema", "word"),
     [
-        ({"type": "integer", "minimum": 3}, "'minimum' is not supported"),
-        ({"type": "frob"}, ".type must be one or more of"),
+        ({"type": "frob"}, "Invalid type"),
         ({"type": "object", "properties": []}, "must be an object"),
-        ({"type": "string", "maxLength": 100_000}, "from 0 to 1000"),
-        ({"type": "string", "minLength": 5, "maxLength": 4}, "is less than"),
-        ({"type": "string", "pattern": "abc"}, "begin with '^'"),
-        ({"type": "string", "pattern": "^(?=a)b$"}, "'(' is not supported"),
-        ({"type": "string", "pattern": r"^\bx$"}, r"'\b' is not supported"),
-        ({"type": "string", "pattern": "^a+?$"}, "repeated already"),
-        ({"type": "string", "pattern": "^(a$"}, "parentheses"),
-        (
-            {"type": "string", "pattern": "^a$", "maxLength": 3},
-            "'maxLength' is not supported",
-        ),
-        (
-            {"type": "string", "format": "date", "maxLength": 3},
-            "'maxLength' is not supported",
-        ),
-        ({"type": "string", "format": "email"}, "'email' is not supported"),
-        ({"$ref": "#/nowhere"}, "'#/nowhere' is not in the schema"),
-        ({"$ref": "https://example.com/schema"}, "must begin with '#/'"),
-        (
-            {"$ref": "#", "maxLength": 2},
-            "'maxLength' is not supported",
-        ),
-        ({"anyOf": []}, "not empty"),
-        ({"anyOf": [STRING], "maxLength": 3}, "'maxLength' is not supported beside 'anyOf'"),
-        ({"enum": []}, "not empty"),
-        ({"enum": [1], "type": "string"}, "no value of the type"),
-        ({"const": 1, "properties": {}}, "'properties' is not supported beside 'const'"),
+        ({"type": "string", "minLength": 5, "maxLength": 4}, "minLength (5) is greater"),
+        ({"type": "string", "pattern": "^(?=a)b$"}, "look-ahead"),
+        ({"type": "string", "pattern": r"^\bx$"}, "not supported"),
+        ({"type": "string", "pattern": "^(a$"}, "unclosed group"),
+        ({"type": "string", "format": "date", "maxLength": 3}, "Unsatisfiable"),
+        ({"type": "string", "format": "frob"}, "Unknown format: frob"),
+        ({"$ref": "#/nowhere"}, "'/nowhere' does not exist"),
+        ({"$ref": "https://example.com/schema"}, "https://example.com/schema"),
+        ({"anyOf": []}, "anyOf is empty"),
+        ({"enum": []}, "Unsatisfiable"),
+        ({"enum": [1], "type": "string"}, "Unsatisfiable"),
         ({"const": float("nan")}, "a number that JSON lacks"),
-        ({"type": "object", "required": ["a"]}, "'a', which is no property"),
-        ({"properties": {"b": STRING}, "required": ["a"]}, "'a', which is no property"),
-        ({"type": "object", "maxLength": 3}, "'maxLength' is not supported"),
-        ({"properties": {"a": STRING}, "additionalProperties": STRING}, "true or false"),
-        ({"type": "array", "prefixItems": [STRING], "items": STRING}, "beside prefixItems"),
-        ({"type": "array", "prefixItems": [STRING], "maxItems": 5, "minItems": 2}, "excludes"),
-        ({"type": "array", "minItems": 5, "maxItems": 2}, "is less than"),
-        ({"allOf": [STRING, {"maxLength": 3}]}, "must be objects"),
-        ({"allOf": [{"anyOf": [OBJECT]}, OBJECT]}, "'anyOf' is not supported"),
-        ({"allOf": [{"properties": {"a": STRING}}, {"properties": {"a": OBJECT}}]}, "another part"),
-        ({"properties": {"a": False}}, ".properties.a allows nothing"),
-        ({"not": STRING}, "'not' is not supported"),
-        ({"if": STRING, "type": "string"}, "'if' is not supported"),
+        ({"type": "array", "minItems": 5, "maxItems": 2}, "minItems (5) is greater"),
+        ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "'a' is unsatisfiable"),
+        ({"not": STRING}, '"not"'),
+        ({"if": STRING, "type": "string"}, '"if"'),
+        ({"type": "array", "uniqueItems": True}, '"uniqueItems"'),
+        ({"type": "object", "propertyNames": {"maxLength": 3}}, '"propertyNames"'),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"type": "integer", "multipleOf": 99999989}, "multipleOf are too large"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "enforced"),
+        (nested(500), "recursion limit"),
     ],
 )
-def test_what_could_not_be_enforced_is_refused(schema: Any, word: str) -> None:
-    with pytest.raises(ApiError) as caught:
-        schema_grammar(schema, param="response_format")
-    assert caught.value.status_code == 400
-    assert word in str(caught.value.detail)
+def test_what_could_not_be_enforced_is_refused(
+    grammars: GrammarCompiler, schema: Any, word: str
+) -> None:
+    error = refused(lambda: of_schema(grammars, schema))
+    assert word in error["message"]
+    assert error["param"] == "response_format"
 
 
-def test_schemas_that_go_in_circles_are_refused(model: LlamaModel) -> None:
-    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}, {"const": 1}]}}}
-    with pytest.raises(ApiError, match="can begin with itself"):
-        check_grammar(model, schema_grammar(circle, param="x"), param="x")
-    deep: Any = {"type": "string"}
-    for _ in range(100):
-        deep = {"type": "array", "items": deep}
-    with pytest.raises(ApiError, match="deep"):
-        schema_grammar(deep, param="x")
+def calls_of(grammars: GrammarCompiler, *functions: Any, **options: bool) -> LLMatcher:
+    ways = {"several": False, "opened": True, **options}
+    return grammars.compile_answer(None, dict(enumerate(functions)), **ways)
 
 
-def tool(name: str, parameters: Any) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": parameters}}
-
-
-def test_tools_with_definitions_of_their_own(allows: Allows) -> None:
+def test_tools_with_definitions_of_their_own(grammars: GrammarCompiler, allows: Allows) -> None:
     """What pydantic makes of nested models; two tools may give the same name to unequal things."""
     place = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
     at = {"type": "object", "properties": {"at": {"$ref": "#/$defs/Place"}}, "required": ["at"]}
     tree = {"type": "object", "properties": {"left": {"$ref": "#"}}}
-    tools = [
-        tool("go", {**at, "$defs": {"Place": place}}),
-        tool("see", {**at, "$defs": {"Place": {"const": 7}}}),
-        tool("grow", tree),
-        {"type": "function", "function": {"name": "rest"}},
-    ]
-    grammar = calls_grammar(tools, several=False, opened=True)
+    grammar = calls_of(
+        grammars,
+        {"name": "go", "parameters": {**at, "$defs": {"Place": place}}},
+        {"name": "see", "parameters": {**at, "$defs": {"Place": {"const": 7}}}},
+        {"name": "grow", "parameters": tree},
+        {"name": "rest"},
+        {"name": "go-on", "parameters": {"properties": {"n": {"type": "integer"}}}},
+    )
 
     def call(name: str, arguments: Any) -> bool:
         text = json.dumps({"name": name, "arguments": arguments})
@@ -302,13 +497,65 @@ def test_tools_with_definitions_of_their_own(allows: Allows) -> None:
     assert call("see", {"at": 7})
     assert call("grow", {"left": {"left": {}}})
     assert call("rest", {})
+    assert call("go-on", {"n": 1})
+    assert not call("go-on", [])
     assert not call("go", {"at": 7})
     assert not call("see", {"at": {"city": "Rome"}})
     assert not call("rest", {"a": 1})
-    with pytest.raises(ApiError, match="must be an object"):
-        calls_grammar([tool("x", {"type": "string"})], several=False, opened=True)
+    assert not call("nothing", {})
 
 
-def test_property_names_are_not_taken_for_keywords() -> None:
+def test_calls_follow_each_other_if_they_may(grammars: GrammarCompiler, allows: Allows) -> None:
+    call = '<tool_call>\n{"name": "rest", "arguments": {}}\n</tool_call>'
+    one, several = (
+        calls_of(grammars, {"name": "rest"}, opened=False, several=several)
+        for several in (False, True)
+    )
+    assert allows(one, call)
+    assert not allows(one, f"{call}\n{call}")
+    assert allows(several, f"{call}\n{call}")
+    assert allows(several, '<tool_call>{ "name":"rest","arguments":{}}</tool_call>')
+    either = grammars.compile_answer(OBJECT, {0: {"name": "rest"}}, several=True, opened=False)
+    assert allows(either, call)
+    assert allows(either, '{"a": 1}')
+    assert not allows(either, '{"a": 1}' + call)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "word"),
+    [({"type": "string"}, "must be an object"), ({"properties": {"a": {"not": {}}}}, '"not"')],
+)
+def test_the_tool_that_can_not_be_enforced_is_named(
+    grammars: GrammarCompiler, parameters: Any, word: str
+) -> None:
+    functions = {2: {"name": "rest"}, 5: {"name": "go", "parameters": parameters}}
+    for schema in (None, OBJECT):
+        compile_it = partial(
+            grammars.compile_answer, schema, functions, several=True, opened=schema is None
+        )
+        error = refused(compile_it)
+        assert word in error["message"]
+        assert error["param"] == "tools[5].function.parameters"
+
+
+def test_marks_that_are_tokens_are_written_as_such(
+    grammars: GrammarCompiler, model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Qwen's <tool_call> is one token; its characters, one by one, are another thing to it."""
+    start, end = model.tokenize("<|im_start|>"), model.tokenize("<repo_name>")
+    monkeypatch.setattr("tuneserve.serve.chat.structured.OPEN_CALL", "<|im_start|>")
+    monkeypatch.setattr("tuneserve.serve.chat.structured.CLOSE_CALL", "<repo_name>")
+    grammar = calls_of(grammars, {"name": "rest"}, opened=False)
+    inside = model.tokenize('{"name": "rest", "arguments": {}}')
+    matcher = grammar.deep_copy()
+    tokens = [*start, *inside, *end]
+    assert len(start) == len(end) == 1
+    assert matcher.try_consume_tokens(tokens) == len(tokens)
+    assert matcher.is_accepting()
+
+
+def test_property_names_are_not_taken_for_keywords(
+    grammars: GrammarCompiler, allows: Allows
+) -> None:
     schema = {"type": "object", "properties": {"minimum": {"type": "integer"}}}
-    assert '\\"minimum\\"' in schema_grammar(schema, param="tools")
+    assert allows(of_schema(grammars, schema), '{"minimum": 3}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -128,6 +129,11 @@ class LlamaModel:
     def is_end(self, token: int) -> bool:
         """Does this token end a generation (EOS, end of turn, …)?"""
         return bool(self._api.llama_vocab_is_eog(self.vocab, token))
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end a generation."""
+        return tuple(token for token in range(self.n_vocab) if self.is_end(token))
 
     def is_special(self, token: int) -> bool:
         """Is this a control token: one that stands for no text, such as an end of turn?"""

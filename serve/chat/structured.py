@@ -1,0 +1,499 @@
+"""What an answer may be: JSON of a schema, calls of tools, text of a grammar; by llguidance.
+
+llguidance reads JSON Schema, regular expressions and Lark. All three kinds of bounds are put into
+one Lark text here, compiled once per request, and followed by the engine token by token.
+
+A client can send anything, so compilation is bounded: the text's size and llguidance's own limits
+bound what a grammar can cost, `multipleOf`, which they don't cover, has a limit here; it runs in a
+thread whose stack is deep enough for any chain of references of that size (6,000 rules that lead
+to each other overflow a stack of 8 MiB, which ends the process), and nobody waits for it for long.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from decimal import Decimal
+from typing import Any
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
+from tuneserve.errors import UsageError
+from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.engine import UnavailableError
+
+Schema = Mapping[str, Any]
+
+ANY_OBJECT: Schema = {"type": "object"}
+
+LONGEST_SCHEMAS = 256 * 1024
+"""Characters of all schemas of a request; a grammar's length is bounded where requests are read."""
+
+LIMITS = LLParserLimits(
+    initial_lexer_fuel=500_000,
+    step_lexer_fuel=100_000,
+    step_max_items=20_000,
+    max_lexer_states=50_000,
+    max_grammar_size=300_000,
+    verbose_errors=False,
+)
+"""About half of llguidance's defaults. With 150,000 tokens the worst grammars found took 0.3 s and
+100 MiB at one token before they were given up, and 0.09 s a token for as long as they were not;
+a schema takes 0.1 ms."""
+
+COMPILE_SECONDS = 10.0
+COMPILED_AT_ONCE = 2
+COMPILE_STACK_BYTES = 256 * 1024 * 1024
+
+DEAREST_MULTIPLE = 10_000
+"""multipleOf, its digits without zeros at the ends, of all places together: llguidance makes a
+state for each remainder (0.07 s for 10,000; it has no limit of its own)."""
+
+LARGEST_INTEGER = 2**53 - 1
+"""What an integer without limits of its own gets as limits: every JSON parser holds it exactly, and
+a model can't go on with digits for ever."""
+
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""At most one space behind a comma or a colon, no other white space: both common compact forms are
+allowed, so that a model can write what it was trained on, and no small model can fill its answer
+with line breaks. It also overrides what a client's schema says of llguidance's options."""
+
+LONGEST_REASON = 160
+
+
+class GrammarError(UsageError):
+    """A schema or grammar can't be used; `param` is the request's field that has it."""
+
+    def __init__(self, reason: str, *, param: str) -> None:
+        what = "the grammar can't be used" if param == "grammar" else "the schema can't be enforced"
+        super().__init__(f"{what}: {reason}", where=param)
+        self.param = param
+
+
+class GrammarCompiler:
+    """Compiles the bounds of requests for one model. Safe from any thread; never call it in the
+    event loop's: the first call takes 0.2 s with 49,000 tokens and 0.7 s with 128,000."""
+
+    def __init__(self, model: LlamaModel) -> None:
+        self._model = model
+        self._lock = threading.Lock()
+        self._made_tokenizer: LLTokenizer | None = None
+        self._free = threading.Semaphore(COMPILED_AT_ONCE)
+
+    def compile_gbnf(self, grammar: str, *, param: str = "grammar") -> LLMatcher:
+        """A grammar in GBNF, llama.cpp's notation, rule `root`. Raises GrammarError,
+        UnavailableError.
+
+        A grammar that needs no recursion becomes one regular expression, which is fast. In others
+        every character is a terminal: llguidance's longer ones take as much text as they can, so
+        that `[a-z]+ "x"` would never end.
+        """
+        rules = _read_gbnf(grammar, param, self._model)
+        matcher, reason = self._compile(_lark_of_rules(rules, regular=True), param)
+        if reason:
+            matcher, reason = self._compile(_lark_of_rules(rules, regular=False), param)
+        if reason:
+            raise GrammarError(reason, param=param)
+        return matcher
+
+    def compile_answer(
+        self,
+        schema: Schema | None,
+        functions: Mapping[int, Mapping[str, Any]],
+        *,
+        several: bool,
+        opened: bool,
+    ) -> LLMatcher:
+        """JSON of a schema, or a call (or `several`) of the functions, by their places among the
+        request's tools; either, if both are given. `opened`: the first `<tool_call>` is there
+        already. Raises GrammarError, which names the schema's field, and UnavailableError."""
+        parts: dict[str, str] = {}
+        if schema is not None:
+            parts["response_format"] = _json_rule(schema, "response_format")
+        heads = []
+        for place, function in functions.items():
+            param = f"tools[{place}].function.parameters"
+            parts[param] = _json_rule(_parameters(function, param), param)
+            head = rf'/\{{ ?"name": ?"{function["name"]}", ?"arguments": ?/'
+            heads.append(f"{head} p{len(parts) - 1} / ?\\}}/")
+        start = ["p0"] if schema is not None else []
+        lines = [f"p{number}: {rule}" for number, rule in enumerate(parts.values())]
+        if heads:
+            start.append(("rest" if opened else "call") + (" (BLANK? call)*" if several else ""))
+            lines += [
+                f"call: {self._mark(OPEN_CALL)} rest",
+                f"rest: BLANK? ({' | '.join(heads)}) BLANK? {self._mark(CLOSE_CALL)}",
+                "BLANK: /[ \\n]/",
+            ]
+        lark = "\n".join([f"start: {' | '.join(start)}", *lines])
+        if len(lark) > LONGEST_SCHEMAS:
+            longest = max(parts, key=lambda param: len(parts[param]))
+            reason = f"the request's schemas have more than {LONGEST_SCHEMAS} characters"
+            raise GrammarError(reason, param=longest)
+        matcher, reason = self._compile(lark, "tools")
+        if not reason:
+            return matcher
+        for param, rule in parts.items():
+            _, its_reason = self._compile(f"start: {rule}", param)
+            if its_reason:
+                raise GrammarError(its_reason, param=param)
+        raise GrammarError(reason, param="tools")
+
+    def _mark(self, text: str) -> str:
+        """A mark in Lark: its own token if the vocabulary has one, or else its characters."""
+        ids = self._model.tokenize(text)
+        if len(ids) == 1 and self._tokenizer().is_special_token(ids[0]):
+            return f"<[{ids[0]}]>"
+        return json.dumps(text)
+
+    def _compile(self, lark: str, param: str) -> tuple[LLMatcher, str]:
+        """(matcher at its beginning, '' or why it can't be used). Raises GrammarError for a text
+        that takes too long."""
+        tokenizer = self._tokenizer()
+        return self._bounded(lambda: _compiled(tokenizer, lark), param)
+
+    def _tokenizer(self) -> LLTokenizer:
+        with self._lock:
+            if self._made_tokenizer is None:
+                backend()  # before llguidance imports llama_cpp: see llama_module
+                from llguidance.llamacpp import lltokenizer_from_vocab
+
+                self._made_tokenizer = lltokenizer_from_vocab(
+                    self._model.vocab, eos_token=list(self._model.end_tokens)
+                )
+            return self._made_tokenizer
+
+    def _bounded(
+        self, work: Callable[[], tuple[LLMatcher, str]], param: str
+    ) -> tuple[LLMatcher, str]:
+        """Do it in a thread with a deep stack. One that takes too long can't be ended, but goes on
+        in one of COMPILED_AT_ONCE places."""
+        if not self._free.acquire(timeout=COMPILE_SECONDS):
+            raise UnavailableError("too many grammars are being read")
+        outcome: Future[tuple[LLMatcher, str]] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(work())
+            except BaseException as error:  # a panic of llguidance's is no Exception
+                outcome.set_exception(RuntimeError(f"llguidance failed: {error}"))
+            finally:
+                self._free.release()
+
+        with _stack_size:
+            before = threading.stack_size(COMPILE_STACK_BYTES)
+            try:
+                threading.Thread(target=run, name="grammar", daemon=True).start()
+            finally:
+                threading.stack_size(before)
+        try:
+            return outcome.result(COMPILE_SECONDS)
+        except TimeoutError:
+            seconds = int(COMPILE_SECONDS)
+            raise GrammarError(f"it can't be read within {seconds} s", param=param) from None
+
+
+_stack_size = threading.Lock()
+"""The size that new threads get is the process's."""
+
+
+def _compiled(tokenizer: LLTokenizer, lark: str) -> tuple[LLMatcher, str]:
+    """The matcher, tried up to where it leaves the model a first choice."""
+    matcher = LLMatcher(tokenizer, lark, log_level=0, limits=LIMITS)
+    trial = matcher.deep_copy()
+    trial.consume_tokens(trial.compute_ff_tokens())
+    mask = trial.compute_bitmask()
+    reason = matcher.get_error() or trial.get_error()
+    return matcher, _told(reason) if reason or any(mask) else "it allows no answer"
+
+
+def _told(reason: str) -> str:
+    """llguidance's reason without its excerpt of the Lark text, which the client never saw."""
+    lines = [line.strip() for line in reason.splitlines()]
+    told = " ".join(line for line in lines if line and not re.match(r"\d+ \||\^|<", line))
+    told = re.sub(r"^(?:(?:at )?\d+\(\d+\): |failed to compile JSON schema: )+", "", told)
+    return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
+
+
+# -- JSON Schema ------------------------------------------------------------------------------
+
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_SINGLE = ("items", "additionalProperties")
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_BOUNDLESS = {"propertyNames": {"type": "string"}, "uniqueItems": False}
+"""What bounds nothing, though llguidance would refuse the keyword; zod writes the first."""
+_FOURS = "(?:[2468][048]|[13579][26])"
+_YEAR, _LEAP = "[1-9][0-9]{3}", f"(?:[1-9][0-9](?:0[48]|{_FOURS})|{_FOURS}00)"
+_DATE = (
+    f"{_YEAR}-(?:(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])|(?:0[13-9]|1[0-2])-(?:29|30)"
+    f"|(?:0[13578]|1[02])-31)|{_LEAP}-02-29"
+)
+_TIME = (
+    "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?"
+    "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])"
+)
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
+_FORMATS = {
+    "date": _DATE,
+    "time": _TIME,
+    "date-time": f"(?:{_DATE})T{_TIME}",
+    "email": "[A-Za-z0-9_%+'-]{1,32}(?:[.][A-Za-z0-9_%+'-]{1,32}){0,3}"
+    f"@(?:{_LABEL}[.]){{1,3}}[A-Za-z]{{2,12}}",
+}
+"""Formats that llguidance takes at their word: fractions of a second, a mailbox or a domain without
+end, 29 February of any year. Here they are what date libraries and mail servers take, and end."""
+_COMBINING = {"allOf", "anyOf", "oneOf", "$ref"}
+
+
+def _parameters(function: Mapping[str, Any], param: str) -> Schema:
+    parameters = function.get("parameters") or {"properties": {}}
+    if parameters.get("type", "object") != "object":
+        raise GrammarError("the parameters of a function must be an object", param=param)
+    return {**parameters, "type": "object"}
+
+
+def _json_rule(schema: Schema, param: str) -> str:
+    """A schema as Lark. Where it leaves freedom that serves no one, less of it is taken: objects
+    have the properties that are named and no others, unless `additionalProperties` says so, and
+    numbers, dates and addresses come to an end."""
+    try:
+        own = json.loads(json.dumps(schema, allow_nan=False))
+    except (ValueError, RecursionError):
+        raise GrammarError(
+            "it is nested too deep, or has a number that JSON lacks", param=param
+        ) from None
+    parts = list(_subschemas(own))
+    _check_multiples(parts, param)
+    closed = not any(_combines(part) for part in parts)
+    for part in parts:
+        if closed and "properties" in part:
+            part.setdefault("additionalProperties", False)
+        _limit_digits(part)
+        if "pattern" not in part and (known := _FORMATS.get(str(part.get("format")))):
+            part["pattern"] = f"^(?:{known})$"
+            del part["format"]
+        for keyword in [key for key, value in _BOUNDLESS.items() if part.get(key) == value]:
+            del part[keyword]
+        _drop_text_of_decimal(part)
+    return f"%json {json.dumps({**own, 'x-guidance': COMPACT})}"
+
+
+def _subschemas(root: Any) -> Iterator[dict[str, Any]]:
+    """The schema and all in it, without recursion."""
+    left = [root]
+    while left:
+        part = left.pop()
+        if not isinstance(part, dict):
+            continue
+        yield part
+        for key in _NAMED:
+            left += part[key].values() if isinstance(part.get(key), dict) else ()
+        for key in _LISTED:
+            left += part[key] if isinstance(part.get(key), list) else ()
+        left += [part[key] for key in _SINGLE if key in part]
+
+
+def _combines(part: Schema) -> bool:
+    """Is a value to satisfy this and another schema? To close one would forbid the other's
+    properties. And one with required properties that it does not describe is not closed either."""
+    properties = part.get("properties")
+    several = isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1
+    if not isinstance(properties, dict):
+        return several
+    required = part.get("required")
+    return (
+        several
+        or bool(_COMBINING & set(part))
+        or (isinstance(required, list) and not set(map(str, required)) <= set(properties))
+    )
+
+
+def _limit_digits(part: dict[str, Any]) -> None:
+    """Ends for the digits of a number: limits where an integer lacks them, nine decimals where a
+    number has limits. One without any stays free: it may be 6.02e23."""
+    given = part.get("type")
+    kinds = set(map(str, given)) if isinstance(given, list) else {str(given)}
+    limits = [part[key] for key in (*_LOWER, *_UPPER) if key in part]
+    free = "number" in kinds and not limits
+    if not kinds & {"integer", "number"} or free or {"enum", "const", "multipleOf"} & set(part):
+        return
+    usual = (type(one) in (int, float) and (not one or 1e-3 <= abs(one) < 1e15) for one in limits)
+    if not all(usual):
+        return
+    if not any(key in part for key in _LOWER):
+        part["minimum"] = -LARGEST_INTEGER
+    if not any(key in part for key in _UPPER):
+        part["maximum"] = LARGEST_INTEGER
+    if "number" in kinds:
+        part["multipleOf"] = 1e-9
+
+
+def _drop_text_of_decimal(part: dict[str, Any]) -> None:
+    """pydantic's Decimal is a number or a text with a look-ahead, which can't be enforced: it
+    becomes a number."""
+    ways = part.get("anyOf")
+    if not isinstance(ways, list):
+        return
+    numbers = [way for way in ways if isinstance(way, dict) and way.get("type") == "number"]
+    if numbers:
+        part["anyOf"] = [
+            way
+            for way in ways
+            if not (isinstance(way, dict) and str(way.get("pattern", "")).startswith("^(?!"))
+        ]
+
+
+def _check_multiples(parts: Sequence[Schema], param: str) -> None:
+    given = [part["multipleOf"] for part in parts if type(part.get("multipleOf")) in (int, float)]
+    if not given:
+        return
+    digits = [Decimal(repr(one)).normalize().as_tuple().digits for one in given]
+    steps = math.lcm(*(int("".join(map(str, one))) for one in digits))
+    if len(given) * steps > DEAREST_MULTIPLE:
+        raise GrammarError("its multipleOf are too large, or too many", param=param)
+
+
+# -- GBNF -------------------------------------------------------------------------------------
+
+DEEPEST_NESTING = 500
+LONGEST_SHOWN = 64
+"""Characters of a rule's name in a message."""
+
+_ESCAPE = r'\\(?:[tnr\\"\[\]-]|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8})'
+_GBNF = re.compile(
+    rf"""(?P<space>(?:[ \t]|\#[^\r\n]*)+)
+    |(?P<newline>\r\n|\r|\n)
+    |"(?P<literal>(?:{_ESCAPE}|[^"\\])*)"
+    |\[(?P<class>\^?(?:{_ESCAPE}|[^\]\\])*)\]
+    |(?P<token>!?<[^>]*>)
+    |(?P<rule>[A-Za-z0-9-]+)[ \t]*::=
+    |(?P<name>[A-Za-z0-9-]+)
+    |(?P<times>[*+?]|\{{[ \t]*[0-9]+[ \t]*(?:,[ \t]*[0-9]*[ \t]*)?\}})
+    |(?P<other>[().|])""",
+    re.VERBOSE,
+)
+_CHARACTER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
+
+Item = tuple[str, str]
+"""('text', what it stands for), ('rule', its name) or ('lark', as Lark writes it)."""
+Rules = dict[str, list[Item]]
+
+
+def _read_gbnf(text: str, param: str, model: LlamaModel) -> Rules:
+    """The rules of a grammar; a parenthesis becomes a rule of its own. Without recursion, in time
+    proportional to the text."""
+    rules: Rules = {}
+    open_rules: list[str] = []
+    place = 0
+
+    def refused(reason: str) -> GrammarError:
+        line = text.count("\n", 0, place) + 1
+        return GrammarError(f"line {line}: {reason}", param=param)
+
+    while place < len(text):
+        found = _GBNF.match(text, place)
+        kind = found.lastgroup if found else None
+        if found is None or kind is None:
+            raise refused("a character, an escape or a quote is not expected here")
+        inside = found[kind]
+        current = rules[open_rules[-1]] if open_rules else None
+        if kind == "newline" and len(open_rules) == 1 and current and current[-1] != ("lark", "|"):
+            open_rules.clear()
+        elif kind == "rule" and not open_rules:
+            rules[inside] = []
+            open_rules.append(inside)
+        elif kind not in ("space", "newline"):
+            if current is None or kind == "rule":
+                raise refused("a rule 'name ::= …' is expected")
+            if found[0] == "(":
+                if len(open_rules) > DEEPEST_NESTING:
+                    raise refused(f"parentheses are nested more than {DEEPEST_NESTING} deep")
+                open_rules.append(f"({len(rules)}")
+                rules[open_rules[-1]] = []
+            elif found[0] == ")":
+                if len(open_rules) == 1:
+                    raise refused("a parenthesis is closed that was not opened")
+                closed = open_rules.pop()
+                rules[open_rules[-1]].append(("rule", closed))
+            else:
+                try:
+                    current.append(_item(kind, inside, model))
+                except (ValueError, OverflowError) as error:
+                    raise refused(str(error)) from None
+        place = found.end()
+    if len(open_rules) > 1:
+        raise refused("a parenthesis is not closed")
+    used = {name for items in rules.values() for kind, name in items if kind == "rule"}
+    for name in ({"root"} | used) - set(rules):
+        raise GrammarError(f"it has no rule '{name[:LONGEST_SHOWN]}'", param=param)
+    return rules
+
+
+def _item(kind: str, inside: str, model: LlamaModel) -> Item:
+    """Raises ValueError."""
+    match kind:
+        case "literal":
+            return "text", "".join(map(_character, _CHARACTER.findall(inside)))
+        case "class":
+            return "lark", _class(inside)
+        case "name":
+            return "rule", inside
+        case "token":
+            negated, name = "^" * inside.startswith("!"), inside.removeprefix("!")
+            ids = model.tokenize(name)
+            if number := re.fullmatch(r"<\[([0-9]{1,9})\]>", name):
+                ids = [int(number[1])]
+            if len(ids) != 1:
+                raise ValueError("what is between '<' and '>' is no token of this model")
+            if ids[0] in model.end_tokens and not negated:
+                raise ValueError("an end token is allowed where the grammar ends, not named in it")
+            return "lark", f"<[{negated}{ids[0]}]>"
+    return "lark", "/(?s:.)/" if inside == "." else re.sub(r"[ \t]", "", inside)
+
+
+def _class(inside: str) -> str:
+    """A set of characters as a regular expression, every one by its number."""
+    negated = inside.startswith("^")
+    written = _CHARACTER.findall(inside[negated:])
+    codes = [f"\\u{{{ord(_character(one)):x}}}" for one in written]
+    for number in range(1, len(written) - 1):
+        if written[number] == "-" and codes[number - 1] != "-":
+            codes[number] = "-"
+    return f"/[{'^' * negated}{''.join(codes)}]/"
+
+
+def _character(written: str) -> str:
+    """The character that an escape, or itself, stands for. Raises ValueError or OverflowError
+    beyond Unicode."""
+    if len(written) == 1:
+        return written
+    if written[1] in "xuU":
+        return chr(int(written[2:], 16))
+    return {"t": "\t", "n": "\n", "r": "\r"}.get(written[1], written[1])
+
+
+def _lark_of_rules(rules: Rules, *, regular: bool) -> str:
+    """As terminals, which are regular expressions, or else as rules whose terminals are single
+    characters."""
+    names = {name: f"{'R' if regular else 'r'}{number}" for number, name in enumerate(rules)}
+
+    def written(kind: str, value: str) -> str:
+        if kind == "rule":
+            return names[value]
+        if kind == "lark":
+            return value
+        parts = [value] if regular or not value else value
+        return f"({' '.join(map(json.dumps, parts))})"
+
+    lines = [f"start: {names['root']}"]
+    lines += [
+        f"{names[name]}: {' '.join(written(*item) for item in items)}"
+        for name, items in rules.items()
+    ]
+    return "\n".join(lines)
