@@ -12,6 +12,10 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+LIGHT := $(VENV)/.ready-light
+# What tests and checks need: the whole set-up, or the light one where that was chosen.
+TOOLS := $(if $(wildcard $(LIGHT)),$(if $(wildcard $(STAMP)),$(STAMP),$(LIGHT)),$(STAMP))
+COMMA := ,
 TUNESERVE := $(BIN)/tuneserve
 STAGE := --config $(CONFIG) --run $(RUN)
 
@@ -25,23 +29,36 @@ export CMAKE_ARGS ?= $(strip $(CUDA) $(if $(AMX),-DCMAKE_C_FLAGS=$(AMX) -DCMAKE_
 .DEFAULT_GOAL := help
 # The stages named on one command line follow one another, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help setup data train convert serve chat bench doctor test lint format docs wheel clean distclean
+.PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel
+.PHONY: clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Options: CONFIG=examples/x.toml RUN=name ARGS='…'   (now: CONFIG=$(CONFIG) RUN=$(RUN))"
 
 setup: $(STAMP) ## Create .venv with everything in it
 
+setup-light: $(LIGHT) ## Create .venv without torch: to serve, and to work on what trains nothing
+
 $(STAMP): pyproject.toml Makefile finetune/runtime/unsloth.txt
+	@echo "setting up $(VENV): some minutes, about 7 GB; llama.cpp is compiled once"
+	$(call install,.[all$(COMMA)dev])
+	$(BIN)/python -m pip install --quiet --no-deps --requirement finetune/runtime/unsloth.txt
+	@touch $(STAMP) $(LIGHT)
+
+$(LIGHT): pyproject.toml Makefile
+	@echo "setting up $(VENV) without torch, about 500 MB; llama.cpp is compiled once"
+	$(call install,.[demo$(COMMA)dev])
+	@touch $(LIGHT)
+
+# $(1): what to install.
+define install
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and f"tuneserve needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	@for tool in cmake c++; do command -v $$tool >/dev/null || { echo "missing: $$tool (Debian: apt-get install cmake g++)"; exit 1; }; done
-	@echo "setting up $(VENV): some minutes, about 7 GB; llama.cpp is compiled once"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps --requirement finetune/runtime/unsloth.txt
-	@touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '$(1)'
+endef
 
 data: $(STAMP) ## Build data/sentiment.jsonl, the demo examples
 	$(TUNESERVE) data sentiment --skip-done
@@ -67,22 +84,26 @@ bench: $(STAMP) ## Tuned against base on held-out prompts, with error bars
 doctor: $(STAMP) ## What was found, what is missing, what to do
 	$(TUNESERVE) doctor
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(TOOLS) ## Run all tests, in two processes
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
-lint: $(STAMP) ## ruff and mypy --strict
+test-fast: $(TOOLS) ## Run the tests that train, convert and serve nothing
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(ARGS)
+
+lint: $(TOOLS) ## ruff, import-linter and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
-format: $(STAMP) ## Format the code
+format: $(TOOLS) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(STAMP) ## Regenerate docs/settings.md and docs/commands.md from the code
+docs: $(TOOLS) ## Regenerate docs/settings.md and docs/commands.md from the code
 	$(BIN)/python -m tuneserve.cli.reference docs
 
-wheel: $(STAMP) ## Build dist/tuneserve-*.whl
+wheel: $(TOOLS) ## Build dist/tuneserve-*.whl
 	$(BIN)/python -m build --wheel --quiet
 
 clean: ## Remove caches and build products; runs/, data/ and .venv stay

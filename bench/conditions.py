@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.perplexity import chunked, read_corpus
-from tuneserve.bench.tasks.prompts import encode_examples
+from tuneserve.bench.tasks.examples import encode_examples
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.examples import Example
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings

@@ -13,13 +13,13 @@ from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
 from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import SweepPoint, make_files, sweep_points
 from tuneserve.bench.measure.measure import (
     Contender,
     GenerationRequest,
     Workload,
     engine_settings,
 )
+from tuneserve.bench.measure.sweep import SweepPoint, make_files, sweep_points
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.scorers import list_choices
@@ -30,10 +30,10 @@ from tuneserve.bench.tasks.tasks import (
     reference_of,
     require_different_ids,
 )
+from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import ConvertOutput, GGUFRecord
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example, read_split
 from tuneserve.files import remove, sha256_file
 from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers

@@ -9,7 +9,6 @@ from tuneserve.bench.compare.results import Report
 from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import measure_sweep
 from tuneserve.bench.measure.measure import (
     ENDPOINT,
     NOISE_FLOOR,
@@ -17,6 +16,7 @@ from tuneserve.bench.measure.measure import (
     measure_endpoint,
     measure_noise_floor,
 )
+from tuneserve.bench.measure.sweep import measure_sweep
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import write_report
 from tuneserve.bench.result import BenchResult

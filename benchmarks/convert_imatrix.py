@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import encode_messages, encode_text, template_of
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.write import write_quantized
 from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.quantize import write_quantized
 from tuneserve.divergence import log_softmax
-from tuneserve.examples import Example, read_split
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.run import RunDirectory

@@ -86,9 +86,9 @@ def show(options: argparse.Namespace, _: str) -> None:
 def measure(work: Path, name: str) -> dict[str, Any]:
     """Figures of a run's adapter on the base, or of the base alone."""
     from tuneserve.base import resolve_base
-    from tuneserve.examples import read_split
-    from tuneserve.finetune.distil import load_for_generation
+    from tuneserve.chat.examples import read_split
     from tuneserve.finetune.runtime.model import load_tokenizer
+    from tuneserve.finetune.self_distillation import load_for_generation
     from tuneserve.finetune.tokens.encoder import Encoder
     from tuneserve.settings import ModelSettings
 

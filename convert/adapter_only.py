@@ -7,25 +7,25 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from tuneserve.arrays import Floats
+from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.lora import lora_gguf
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.write import write_quantized
+from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.result import AdapterResult
+from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.stage import Plan, checked_models, plan_of
-from tuneserve.convert.threads import one_blas_thread
 from tuneserve.convert.verify.checks import Check, VerificationError
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
-from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.verify import (
     TOKEN_EXAMPLES,
     choose_sequences,
     positions,
     vocabulary_checks,
 )
+from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError
-from tuneserve.examples import read_split
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.records import parse
@@ -83,7 +83,7 @@ def _finished_result(run: RunDirectory) -> AdapterResult | None:
 
 
 def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:
-    from tuneserve.convert.verify.trainer_logits import reference_logits
+    from tuneserve.convert.verify.reference import reference_logits
 
     trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
     examples = read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)

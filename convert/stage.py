@@ -10,28 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneserve.base import check_checkpoint, resolve_base
+from tuneserve.chat.examples import read_split
 from tuneserve.console import human_bytes, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.write import (
-    measure_importance,
-    planned_bytes,
-    temporary_quantization,
-    write_quantized,
-)
 from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
 from tuneserve.convert.model_card import Origin, write_handover
+from tuneserve.convert.quantize import (
+    measure_importance,
+    planned_bytes,
+    temporary_quantization,
+    write_quantized,
+)
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.checks import PROBE_BYTES
 from tuneserve.errors import OutputExistsError
-from tuneserve.examples import read_split
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneserve.base import resolve_base
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
 from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
 from tuneserve.finetune.tokens.encoder import (

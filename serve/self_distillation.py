@@ -15,18 +15,18 @@ from pathlib import Path
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.console import progress, say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.write import planned_bytes, temporary_quantization, write_quantized
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.quantize import planned_bytes, temporary_quantization, write_quantized
 from tuneserve.convert.resources import check_disk
 from tuneserve.errors import TuneserveError
 from tuneserve.files import cache_directory
-from tuneserve.finetune.distil import answers_by_torch
 from tuneserve.finetune.runtime.libraries import quiet
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.self_distillation import (
     EncodedPrompt,
     ReplayPrompt,
     Sampling,
+    answers_by_torch,
     encode_prompts,
     replay_example,
 )

@@ -19,7 +19,7 @@ from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
-from tuneserve.serve.api.guard import read_keys
+from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.offload import with_gpu_layers

@@ -9,7 +9,6 @@ import numpy as np
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     AnswerCounts,
-    GapComparison,
     GroupComparison,
     OtherComparison,
     Outcome,
@@ -25,8 +24,8 @@ from tuneserve.bench.stats.bootstrap import (
     IntArray,
     cluster_numbers,
 )
-from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
-from tuneserve.examples import Example
+from tuneserve.bench.stats.gaps import GapComparison, GroupScores, compare_gaps
+from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
 

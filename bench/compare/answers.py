@@ -10,9 +10,9 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
 from tuneserve.bench.tasks.scorers import Scorer
 from tuneserve.bench.tasks.tasks import Task, reference_of
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.chat.thinking import split_thoughts
-from tuneserve.examples import Example
 
 
 @dataclass(frozen=True)

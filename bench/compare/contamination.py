@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tuneserve.bench.compare.analysis import compare_accuracy
 from tuneserve.bench.compare.results import Contamination, Pair
 from tuneserve.bench.tasks.scorers import normalise
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
 WORDS = 8

@@ -9,8 +9,9 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.gaps import GapComparison
 from tuneserve.charts import LossCurves
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 
 Outcome = Literal["better", "worse", "no difference shown"]
 Retention = Literal["forgotten", "no forgetting shown", "not measured"]
@@ -118,21 +119,6 @@ class GroupComparison:
     accuracy: AccuracyComparison
     perplexity: PerplexityComparison
     adjusted_p: float
-
-
-@dataclass(frozen=True)
-class GapComparison:
-    """The widest gap in accuracy between groups, before and after. `p`: the one-sided p of a
-    permutation test that the gap has grown; `widened` if the change's interval is above zero and
-    `p` agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
-
-    base: float
-    tuned: float
-    change: Estimate
-    p: float
-    worst_base: str
-    worst_tuned: str
-    widened: bool
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from tuneserve.chat.examples import Example
 from tuneserve.chat.template import api_message
 from tuneserve.errors import TuneserveError
-from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 if TYPE_CHECKING:

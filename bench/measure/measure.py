@@ -16,9 +16,9 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
-from tuneserve.examples import Example
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
 from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings

@@ -16,10 +16,10 @@ from tuneserve.bench.compare.forgetting import (
     judge_forgetting,
 )
 from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
+from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import read_loads, read_start
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.ladder import read_sweep
 from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.provenance import provenance

@@ -15,10 +15,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuneserve.bench.compare.results import GapComparison
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, IntArray
 
 _CHUNK_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class GapComparison:
+    """The widest gap in accuracy between groups, before and after. `p`: the one-sided p of a
+    permutation test that the gap has grown; `widened` if the change's interval is above zero and
+    `p` agrees. `worst_base` and `worst_tuned` name the groups answered worst."""
+
+    base: float
+    tuned: float
+    change: Estimate
+    p: float
+    worst_base: str
+    worst_tuned: str
+    widened: bool
 
 
 @dataclass(frozen=True)

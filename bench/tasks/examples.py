@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tuneserve.chat.examples import Example, read_split
+from tuneserve.chat.prompt import EncodedExample, GGUFTokenizer, encode, template_of
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example, read_split
+from tuneserve.llama import LlamaModel
 
 T = TypeVar("T")
 
@@ -41,3 +43,15 @@ def evenly(items: Sequence[T], most: int) -> list[T]:
     """At most so many of the items, spread evenly over them."""
     count = min(most, len(items))
     return [items[place * len(items) // count] for place in range(count)]
+
+
+def encode_examples(
+    model: LlamaModel, examples: Sequence[Example], *, thoughts: str = "train"
+) -> list[EncodedExample]:
+    """Encode with the GGUF's own template and tokenizer; `thoughts` is [data]'s setting."""
+    tokenizer, template = GGUFTokenizer(model), template_of(model)
+    return [
+        # Files of further tasks may have answers that no training has seen.
+        encode(tokenizer, template, example, thoughts=thoughts, as_it_is=True)
+        for example in examples
+    ]

@@ -20,7 +20,7 @@ from tuneserve.bench.tasks.scorers import (
     number_scorer,
 )
 from tuneserve.bench.tasks.tasks import Task
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 
 NAME = "General questions"
 FOLDER = Path(__file__).resolve().parent / "questions"

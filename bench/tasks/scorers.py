@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tuneserve.chat.examples import fold
 from tuneserve.errors import UsageError
-from tuneserve.examples import fold
 from tuneserve.settings import BenchSettings
 
 _NUMBER = re.compile(

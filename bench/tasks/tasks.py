@@ -10,8 +10,8 @@ from typing import get_args
 
 from tuneserve.bench.tasks.examples import askable, evenly
 from tuneserve.bench.tasks.scorers import Scorer, make_scorer
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.finetune.data import reading
 from tuneserve.settings import BenchSettings, BenchTask
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.threads import one_blas_thread
+from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.llama import ggml
 
 SLAB_VALUES = 2 * 1024 * 1024

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneserve.chat.examples import sample_split
 from tuneserve.chat.prompt import GGUFTokenizer, encode, template_of
 from tuneserve.convert.imatrix.collector import SMALLEST_BATCH
 from tuneserve.convert.imatrix.matrix import CHUNK
 from tuneserve.errors import UsageError
-from tuneserve.examples import sample_split
 from tuneserve.llama import LlamaModel
 
 

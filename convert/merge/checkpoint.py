@@ -6,7 +6,6 @@ and hands them on. Without an adapter it is the base itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
+from tuneserve.convert.slabs import row_steps
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 from tuneserve.safetensors import SafetensorsFiles
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-STEP_VALUES = 2 * 1024 * 1024
 
 
 class MergedCheckpoint:
@@ -96,14 +95,6 @@ class MergedCheckpoint:
 
     def _stored_name(self, name: str) -> str:
         return EMBEDDING if name == HEAD and name not in self._base else name
-
-
-def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tuple[int, int]]:
-    """(first row, number of rows) of a tensor's slabs of about `values` values."""
-    width = int(np.prod(shape[1:], dtype=np.int64))
-    step = max(1, values // width)
-    for start in range(0, shape[0], step):
-        yield start, min(step, shape[0] - start)
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:

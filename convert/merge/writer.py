@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tuneserve.base.weights import encode
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config, row_steps
-from tuneserve.convert.threads import one_blas_thread
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config
+from tuneserve.convert.slabs import one_blas_thread, row_steps
 from tuneserve.files import write_json
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 

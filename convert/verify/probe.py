@@ -23,10 +23,9 @@ from tuneserve.convert.gguf.quantization import Choice, is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import encoded_size, write_gguf
-from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.verify.checks import PROBE_BYTES, Check
 from tuneserve.convert.verify.logits import file_logits
-from tuneserve.convert.verify.reference import StreamedModel, Variant
+from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
 from tuneserve.convert.verify.weights import FileWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
@@ -141,10 +140,3 @@ def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
     return config
-
-
-def transformers_config(model: GGUFModel) -> Any:
-    """The configuration of the merged checkpoint."""
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(**merged_config(model.checkpoint))

@@ -9,6 +9,7 @@ offload runs one set of weights at a time; here each input is computed for all v
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,8 +22,10 @@ import torch
 from torch import nn
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.merge.checkpoint import row_steps
-from tuneserve.convert.verify.weights import Weights
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.checkpoint import merged_config
+from tuneserve.convert.slabs import row_steps
+from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
 
 
@@ -263,3 +266,41 @@ def _one_thread_each() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Logits [tokens, vocabulary] of each sequence, of the three models."""
+
+    base: list[Floats]
+    adapted: list[Floats]
+    merged: list[Floats]
+
+
+def reference_logits(
+    tuned: GGUFModel, adapter: Path, sequences: Sequence[Sequence[int]], *, threads: int
+) -> Reference:
+    """Run the three side by side, reading each weight when it is needed."""
+    _quiet()
+    checkpoint = tuned.checkpoint
+    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
+    variants = [
+        Variant(trainer), Variant(trainer, adapted=True), Variant(MergedWeights(checkpoint))
+    ]  # fmt: skip
+    model = StreamedModel(transformers_config(tuned), variants, adapter=adapter, threads=threads)
+    base, adapted, merged = model.logits(sequences)
+    model.close()
+    return Reference(base, adapted, merged)
+
+
+def _quiet() -> None:
+    # Notes of these libraries to their own developers.
+    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def transformers_config(model: GGUFModel) -> Any:
+    """The configuration of the merged checkpoint."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(**merged_config(model.checkpoint))

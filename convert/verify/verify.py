@@ -7,23 +7,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuneserve.arrays import Floats
+from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.threads import one_blas_thread
+from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.checks import Check
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits, make_context, open_model
-from tuneserve.convert.verify.quality import check_changed_tensors
-from tuneserve.convert.verify.template import check_template
-from tuneserve.convert.verify.tensors import check_merged_checkpoint, check_written
-from tuneserve.convert.verify.trainer import TrainerTokenizer
-from tuneserve.convert.verify.vocabulary import check_special_tokens, check_token_ids
+from tuneserve.convert.verify.tensors import (
+    check_changed_tensors,
+    check_merged_checkpoint,
+    check_written,
+)
+from tuneserve.convert.verify.vocabulary import (
+    TrainerTokenizer,
+    check_special_tokens,
+    check_template,
+    check_token_ids,
+)
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
-from tuneserve.examples import Example, read_split
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.settings import ConvertSettings
 
@@ -128,7 +134,7 @@ def _check_logits(
 ) -> None:
     # PyTorch and transformers take seconds to import.
     from tuneserve.convert.verify.probe import check_probe
-    from tuneserve.convert.verify.trainer_logits import reference_logits
+    from tuneserve.convert.verify.reference import reference_logits
 
     quantization = settings.quantization
     vocabulary = candidate.model.sources["token_embd.weight"].shape[0]

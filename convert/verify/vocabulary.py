@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+from tuneserve.chat.examples import Example
+from tuneserve.chat.prompt import (
+    EncodedExample,
+    FastTokenizer,
+    Rendering,
+    encode,
+    render_example,
+    template_of,
+)
 from tuneserve.convert.verify.checks import Check
-from tuneserve.convert.verify.texts import HARD_STRINGS, special_token_strings
-from tuneserve.convert.verify.trainer import TrainerTokenizer
-from tuneserve.examples import Example
+from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 
 
@@ -54,3 +64,120 @@ def check_special_tokens(trainer: TrainerTokenizer, model: LlamaModel) -> Check:
         problems.append(f"BOS is {trainer.bos} in training, {model.bos} in the GGUF")
     detail = "; ".join(problems) or f"EOS {model.eos}, BOS {model.bos} added: {model.adds_bos}"
     return Check("special tokens", not problems, detail)
+
+
+def check_template(
+    trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
+) -> Check:
+    """transformers' renderer with the trainer's template against ours with the GGUF's."""
+    try:
+        template = template_of(model)
+        asked = [example for example in examples if example.prompt]
+        for example in asked:
+            theirs = trainer.render(example)
+            ours = render_example(template, example, thoughts=trainer.thoughts).prompt
+            if ours != theirs:
+                place = next(
+                    (i for i, pair in enumerate(zip(ours, theirs, strict=False))
+                     if pair[0] != pair[1]),
+                    min(len(ours), len(theirs)),
+                )  # fmt: skip
+                return Check(
+                    "chat template", False,
+                    f"a prompt is rendered differently: training has "
+                    f"{theirs[place : place + 40]!r}, the GGUF {ours[place : place + 40]!r}",
+                )  # fmt: skip
+    except TuneserveError as error:
+        return Check("chat template", False, str(error))
+    return Check(
+        "chat template", True, f"equal on {len(asked)} prompts", {"prompts": len(asked)},
+    )  # fmt: skip
+
+
+SHOWN_SPECIALS = 32
+
+
+class TrainerTokenizer:
+    """transformers' tokenizer of the adapter directory, and examples as training encodes them.
+
+    `thoughts` is the run's [data] setting. Raises TuneserveError if there is no chat template.
+    """
+
+    def __init__(self, directory: Path, *, thoughts: str = "train") -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        from transformers import PreTrainedTokenizerFast
+
+        # By tokenizer.json as training left it: a class of its own (LlamaTokenizer) would build
+        # another pre-tokenizer than the one that was saved.
+        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
+            directory, local_files_only=True
+        )
+        self._fast = FastTokenizer(self._tokenizer)
+        self.template = self._fast.template()
+        # What is trained and what is only read is all the same here, but where answers begin.
+        self.thoughts = "drop" if thoughts == "drop" else "mask"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of text with special tokens parsed and none added."""
+        return [token.id for token in self._fast.tokens(text)]
+
+    def encode_example(self, example: Example) -> EncodedExample:
+        """Ids of the prompt and of the answer as training has them; the thoughts are `unscored`."""
+        return encode(self._fast, self.template, example, thoughts=self.thoughts)
+
+    def rendering(self, example: Example) -> Rendering:
+        """An example that has a prompt, as the project's own renderer gave it to training."""
+        return render_example(self.template, example, thoughts=self.thoughts)
+
+    def render(self, example: Example) -> str:
+        """Its prompt by transformers' renderer, called as ours is."""
+        arguments = dict(self.rendering(example).arguments)
+        text: str = self._tokenizer.apply_chat_template(
+            arguments.pop("messages"), tokenize=False, **arguments
+        )
+        return text
+
+    @property
+    def bos(self) -> int | None:
+        number: int | None = self._tokenizer.bos_token_id
+        return number
+
+    @property
+    def eos(self) -> int | None:
+        return self._fast.end_token
+
+    @property
+    def adds_bos(self) -> bool:
+        """Does it put BOS in front of plain text?"""
+        return self._fast.leading_bos is not None
+
+    @property
+    def special_tokens(self) -> list[str]:
+        added = self._tokenizer.added_tokens_decoder.values()
+        return [token.content for token in added][:SHOWN_SPECIALS]
+
+
+HARD_STRINGS = (
+    "", " ", "  ", "\n", "\n\n\n", "\t\t x", " leading", "trailing ", "a  b   c    d", "\r\n\r\n",
+    "Hello, world!", "HELLO WORLD", "don't can't I'll we've she's he'd I'm you're", "DON'T I'LL",
+    "0", "1234567890", "3.14159", "1,000,000", "12 345", "1st 2nd", "0x1F", "²³½", "٣٤٥", "Ⅷ",
+    "def f(x):\n    return x ** 2  # squared\n", "if (a&&b||!c) { d[i++] = e->f; }\n",
+    "SELECT * FROM t WHERE a >= 10;", "<div class=\"x\">&amp;</div>", "```python\nprint(1)\n```",
+    "https://example.org/a/b?c=d&e=%20#f", "user@example.org", "C:\\Users\\x\\y.txt",
+    "--flag=value",
+    "naïve café Größe Łódź", "Привет, мир!", "Γειά σου Κόσμε", "שלום עולם", "مرحبا بالعالم",
+    "नमस्ते दुनिया", "สวัสดีชาวโลก", "你好，世界！", "こんにちは世界", "안녕하세요 세계",
+    "Xin chào thế giới",
+    "🙂", "👨‍👩‍👧‍👦", "🇩🇪🇫🇷", "👍🏽", "✅ done ❌ failed",
+    "→ ← ↑ ↓ ≤ ≥ ≠ ∞ ∑ √", "“quotes” ‘single’ — – …",
+    "\u00a0nbsp\u00a0", "\u2003em\u2003", "\u200bzero\u200bwidth", "\ufeffbom", "a\u0300 e\u0301",
+    "...", "!!!???", "~~~~", "=====", "-----\n=====", "((((()))))", "____", "'''", '"""',
+    "$$$ €€ ££",
+    "aaaaaaaaaaaaaaaaaaaaaaaa", "supercalifragilisticexpialidocious", "x" * 200, "ab" * 100,
+    "line one\nline two\r\nline three\rline four", "a\tb\tc", "\x00\x01\x7f", "end.\n\n  next",
+)  # fmt: skip
+
+
+def special_token_strings(tokens: Sequence[str]) -> list[str]:
+    """Texts with special tokens written out, alone and between words."""
+    return [form for token in tokens for form in (token, f"a{token}b", f"x {token}\n{token} y")]

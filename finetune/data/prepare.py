@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
-from tuneserve.finetune.data.wordings import PromptVariants, read_prompt_variants
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.files import sha256_text
 from tuneserve.finetune.data.formats import BadRecord, optional_name, parse_record
 from tuneserve.finetune.data.records import read_records

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.files import sha256_text
 from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 

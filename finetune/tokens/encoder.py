@@ -14,6 +14,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any, Self
 
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import (
     EncodedExample,
     EncodingError,
@@ -26,7 +27,6 @@ from tuneserve.chat.prompt import (
 from tuneserve.chat.template import Message
 from tuneserve.chat.thinking import without_thoughts
 from tuneserve.errors import TuneserveError
-from tuneserve.examples import Example
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.tokens.missing import missing_bytes, missing_character

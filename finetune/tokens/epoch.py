@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tuneserve.chat.examples import Example, fold
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example, fold
 from tuneserve.finetune.data.prepare import Prepared
-from tuneserve.finetune.data.wordings import PromptVariants
+from tuneserve.finetune.data.prompt_variants import PromptVariants
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.settings import DataSettings
 

@@ -16,10 +16,8 @@ from fastapi.responses import HTMLResponse
 
 import tuneserve
 from tuneserve.serve.api import errors
-from tuneserve.serve.api.bridge import Answers
 from tuneserve.serve.api.errors import ApiError, client_left
-from tuneserve.serve.api.guard import Guard, KeyRing
-from tuneserve.serve.api.middleware import AccessLog, note, note_completions
+from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing, note, note_completions
 from tuneserve.serve.api.protocol import (
     ChatCompletion,
     ChatRequest,
@@ -33,7 +31,7 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
 from tuneserve.serve.api.service import Service
-from tuneserve.serve.api.streaming import EventStream, cancelled_when_gone
+from tuneserve.serve.api.streaming import Answers, EventStream, cancelled_when_gone
 from tuneserve.serve.api.token_routes import text_router
 from tuneserve.serve.engine import Completion
 

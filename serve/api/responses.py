@@ -34,8 +34,15 @@ from tuneserve.serve.api.protocol import (
     TopLogprob,
     Usage,
 )
-from tuneserve.serve.chat.answer_parser import Content, Part, PartReader, Reasoning, calls_of
-from tuneserve.serve.chat.calls import CallArguments, CallBegin
+from tuneserve.serve.chat.answer_parser import (
+    CallArguments,
+    CallBegin,
+    Content,
+    Part,
+    PartReader,
+    Reasoning,
+    calls_of,
+)
 from tuneserve.serve.chat.tools import ToolCall
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 

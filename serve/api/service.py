@@ -10,11 +10,11 @@ from tuneserve.chat.prompt import encode_text, template_of
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
-from tuneserve.serve.api.bridge import Answers, Bridge
 from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
 from tuneserve.settings import ServeSettings

@@ -25,7 +25,7 @@ from tuneserve.bench.compare.forgetting import (
 from tuneserve.bench.compare.results import Answer, Pair
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
 SETTINGS = BenchSettings(bootstrap=2000)

@@ -11,9 +11,9 @@ from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, ENDPOINT
 from tuneserve.bench.tasks.tasks import further_tasks, held_out_task
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 EXAMPLE = Example(

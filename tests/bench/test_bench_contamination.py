@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tuneserve.bench.compare.contamination import WORDS, overlapping
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 
 INSTRUCTION = "Please read the following text with care and say what it is about in one word:"
 

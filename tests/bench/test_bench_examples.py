@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tuneserve.bench.tasks.examples import askable, read_held_out
+from tuneserve.chat.examples import read_split
 from tuneserve.errors import UsageError
-from tuneserve.examples import read_split
 
 
 def row(number: int, **changes: object) -> str:

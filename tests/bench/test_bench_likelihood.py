@@ -13,10 +13,10 @@ import pytest
 
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.speed import measure_speed
-from tuneserve.bench.tasks.prompts import encode_examples
+from tuneserve.bench.tasks.examples import encode_examples
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.divergence import token_nll
-from tuneserve.examples import Example
 from tuneserve.llama import LlamaContext, LlamaModel, backend
 
 

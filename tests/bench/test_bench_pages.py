@@ -45,7 +45,7 @@ from tuneserve.bench.report.figures import (
 from tuneserve.bench.report.pages import render, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import LossCurves, loss_chart
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 

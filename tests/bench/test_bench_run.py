@@ -22,9 +22,9 @@ from tuneserve.bench.job import prepare
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.result import BenchResult
 from tuneserve.bench.stage import run_bench
+from tuneserve.chat.examples import Example
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
-from tuneserve.examples import Example
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings

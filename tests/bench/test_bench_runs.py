@@ -27,8 +27,8 @@ from tuneserve.bench.compare.runs import compare_runs
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.pages import write_report
 from tuneserve.charts import LossCurves
+from tuneserve.chat.examples import Example
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.examples import Example
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 

@@ -19,8 +19,8 @@ from tuneserve.bench.tasks.scorers import (
     normalise,
 )
 from tuneserve.bench.tasks.tasks import held_out_task
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.settings import BenchSettings
 
 

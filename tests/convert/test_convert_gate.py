@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
+from tuneserve.chat.examples import read_split
 from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify import Candidate, Check, verify
-from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.verify import vocabulary_checks
-from tuneserve.examples import read_split
+from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.settings import ConvertSettings
 
 SETTINGS = ConvertSettings(quantization="Q8_0")

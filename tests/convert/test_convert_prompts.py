@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from tests.convert.convert_support import Trained
-from tuneserve.bench.tasks.prompts import encode_examples
+from tuneserve.bench.tasks.examples import encode_examples
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import FastTokenizer, GGUFTokenizer, template_of
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
-from tuneserve.convert.verify.trainer import TrainerTokenizer
 from tuneserve.convert.verify.verify import choose_sequences, vocabulary_checks
-from tuneserve.examples import Example
+from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.split import Split
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoder

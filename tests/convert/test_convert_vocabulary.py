@@ -199,7 +199,7 @@ def test_the_gate_reads_the_tokenizer_that_training_saved(llama_2: Path, tmp_pat
     """transformers forgets "legacy" when it saves, and would load another pre-tokenizer."""
     from transformers import AutoTokenizer
 
-    from tuneserve.convert.verify.trainer import TrainerTokenizer
+    from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 
     base = tmp_path / "base"
     base.mkdir()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tuneserve.chat.examples import Example, fold, read_split, sample_split
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example, fold, read_split, sample_split
 
 ASKED = {"role": "user", "content": "2+2?"}
 TURN = [ASKED, {"role": "assistant", "content": "4"}]

@@ -18,15 +18,15 @@ from tuneserve.bench.job import _choices
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.perplexity import read_corpus
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.data.prompt_variants import read_prompt_variants
 from tuneserve.finetune.data.records import read_records
-from tuneserve.finetune.data.wordings import read_prompt_variants
 from tuneserve.finetune.self_distillation import read_replay_prompts
 from tuneserve.gguf.architectures.llama import llama3_scaling
 from tuneserve.gguf.architectures.phi import extra_tensors
 from tuneserve.llama import check_is_gguf
 from tuneserve.recipe import load_recipe
 from tuneserve.sentiment import obtain_archive
-from tuneserve.serve.api.guard import read_keys
+from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.server import bind
 from tuneserve.serve.terminal_chat import Client
 from tuneserve.settings import BenchSettings

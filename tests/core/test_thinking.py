@@ -13,6 +13,7 @@ from tuneserve.bench.compare.answers import Asked, read_responses
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER
 from tuneserve.bench.tasks.tasks import held_out_task
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.chat.thinking import (
     CLOSE_THOUGHTS,
@@ -22,7 +23,6 @@ from tuneserve.chat.thinking import (
     split_thoughts,
     thoughts_left,
 )
-from tuneserve.examples import Example
 from tuneserve.finetune.data.formats import BadRecord, parse_record
 from tuneserve.serve.chat.answer_parser import Content, PartReader, Reasoning
 from tuneserve.serve.engine.thinking import Stage, ThinkingState

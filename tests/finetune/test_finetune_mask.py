@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodingError, encode_messages, template_of
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.examples import Example
 from tuneserve.finetune.data.formats import parse_record
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.split import Split

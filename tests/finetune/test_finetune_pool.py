@@ -10,13 +10,13 @@ from typing import Any
 import datasets
 import pytest
 
+from tuneserve.chat.examples import Example
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.examples import Example
 from tuneserve.finetune.data.hub import HubData, fetch, local_path
 from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 from tuneserve.finetune.data.prepare import Prepared, data_hash, prepare_examples
+from tuneserve.finetune.data.prompt_variants import read_prompt_variants
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.finetune.data.wordings import read_prompt_variants
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_all, problems_with_ends
 from tuneserve.finetune.tokens.epoch import EpochSampler, TrainingSet, build_training_set
 from tuneserve.finetune.training.losses import general_rise

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.finetune.preview import length_histogram, pieces
 from tuneserve.finetune.tokens.encoder import Encoder
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.finetune.data.reading import read_examples
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.examples import Example
+from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.split import SPLITS, Split, side_of, split_examples
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodingError, FastTokenizer
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.thinking import complete, split_thoughts
-from tuneserve.examples import Example
 from tuneserve.finetune.tokens.encoder import (
     IGNORED,
     Encoder,

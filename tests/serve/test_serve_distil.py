@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tuneserve.base import resolve_base
-from tuneserve.finetune.distil import answers_by_torch
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.self_distillation import (
     ReplayPrompt,
     Sampling,
+    answers_by_torch,
     encode_prompts,
     replay_example,
 )

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.serve.api.guard import KeyRing
+from tuneserve.serve.api.middleware import KeyRing
 from tuneserve.serve.engine import Engine, EngineError, SamplingParams, UnavailableError
 from tuneserve.settings import ServeSettings
 

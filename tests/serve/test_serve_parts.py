@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.chat.tools import described
-from tuneserve.serve.chat.answer_parser import Content, Part, PartReader, Reasoning, calls_of
-from tuneserve.serve.chat.calls import CallArguments
+from tuneserve.serve.chat.answer_parser import (
+    CallArguments,
+    Content,
+    Part,
+    PartReader,
+    Reasoning,
+    calls_of,
+)
 from tuneserve.serve.chat.tools import parse_call
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)

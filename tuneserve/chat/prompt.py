@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
+from tuneserve.chat.examples import Example
 from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.chat.thinking import (
     REASONING,
@@ -24,7 +25,6 @@ from tuneserve.chat.thinking import (
 )
 from tuneserve.chat.tools import described, knows_tools
 from tuneserve.errors import TuneserveError
-from tuneserve.examples import Example
 from tuneserve.llama import LlamaModel
 
 _THINKING_BY_DEFAULT = (

@@ -13,23 +13,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tuneserve.arrays import Ids
-from tuneserve.bench.compare import analysis
-from tuneserve.bench.compare.answers import Asked, read_responses
-from tuneserve.bench.compare.results import SweepResult
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
-from tuneserve.bench.measure.perplexity import CHUNK, MeanError
-from tuneserve.bench.stats import significance
+from tuneserve.bench.measure.perplexity import CHUNK
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.write import measure_importance, write_quantized
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.quantize import measure_importance, write_quantized
 from tuneserve.files import atomic_path
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.gguf.reader import GGUFFile
@@ -170,36 +164,3 @@ def _chunks(encoded: Sequence[EncodedExample]) -> Ids:
     tokens = [token for item in encoded for token in (*item.prompt, *item.answer)]
     n_ctx = min(CHUNK, len(tokens) // 2)
     return perplexity.cut(tokens, n_ctx)[:MOST_CHUNKS]
-
-
-def read_sweep(
-    points: Sequence[SweepPoint], asked: Asked, journal: Journal, settings: BenchSettings
-) -> list[SweepResult]:
-    """The measured points, each against the reference point, with Holm-adjusted p."""
-    scores = [
-        np.array(
-            [response.score for response in read_responses(journal, point.contender.name, asked)]
-        )
-        for point in points
-    ]
-    clusters = analysis.clusters_of(asked.task.examples)
-    compared = [analysis.compare_scores(other, scores[0], clusters, settings) for other in scores]
-    adjusted = [1.0, *significance.holm([found.p for found in compared[1:]])]
-    rows = []
-    for point, found, p in zip(points, compared, adjusted, strict=True):
-        measured = journal.get(FIDELITY, point.contender.name)
-        rows.append(
-            SweepResult(
-                name=point.step.name,
-                cache=point.cache,
-                size_bytes=measured["size_bytes"],
-                bits_per_weight=measured["bits_per_weight"],
-                perplexity=MeanError(**measured["perplexity"]),
-                kld=None if point.is_reference else MeanError(**measured["kld"]),
-                same_top=None if point.is_reference else MeanError(**measured["same_top"]),
-                accuracy=found.tuned,
-                difference=None if point.is_reference else found.difference,
-                adjusted_p=None if point.is_reference else p,
-            )
-        )
-    return rows

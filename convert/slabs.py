@@ -1,9 +1,12 @@
-"""Threads: the work is spread over rows of tensors, so each row's arithmetic gets one."""
+"""Slabs: tensors are worked on some rows at a time, the rows spread over threads."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
+
+STEP_VALUES = 2 * 1024 * 1024
 
 
 @contextmanager
@@ -17,3 +20,11 @@ def one_blas_thread() -> Iterator[None]:
 
     with threadpool_limits(limits=1, user_api="blas"):
         yield
+
+
+def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tuple[int, int]]:
+    """(first row, number of rows) of a tensor's slabs of about `values` values."""
+    width = prod(shape[1:])
+    step = max(1, values // width)
+    for start in range(0, shape[0], step):
+        yield start, min(step, shape[0] - start)

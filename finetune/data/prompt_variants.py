@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuneserve.chat.examples import Example
 from tuneserve.chat.template import Message
 from tuneserve.errors import UsageError
-from tuneserve.examples import Example
 from tuneserve.files import read_text
 
 
