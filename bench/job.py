@@ -14,8 +14,8 @@ from tuneserve.bench.compare.answers import Asked, with_choices
 from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import (
+    AnswerRequest,
     Contender,
-    GenerationRequest,
     Workload,
     engine_settings,
 )
@@ -196,14 +196,14 @@ def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list
     return [list(encoded[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def _all_requests(asked: Sequence[Asked], settings: BenchSettings) -> list[GenerationRequest]:
+def _all_requests(asked: Sequence[Asked], settings: BenchSettings) -> list[AnswerRequest]:
     return [request for one in asked for request in _requests(one, settings)]
 
 
-def _requests(asked: Asked, settings: BenchSettings) -> list[GenerationRequest]:
+def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
     """The task's prompts with the room that the context leaves for their answers."""
     return [
-        GenerationRequest(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
+        AnswerRequest(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
         for item in asked.encoded
     ]
 

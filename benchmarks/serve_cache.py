@@ -90,7 +90,7 @@ def cache_types(
             )  # fmt: skip
             grown = resident_bytes() - before
             context.close()
-            whole = settings.model_copy(update={"micro_batch": perplexity.CHUNK})
+            whole = settings.model_copy(update={"micro_batch": perplexity.CHUNK_TOKENS})
             with perplexity.perplexity_context(loaded, whole) as scoring:
                 value = perplexity.summarise_perplexity(perplexity.text_nll(scoring, ids))
             found[name] = {

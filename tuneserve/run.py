@@ -34,7 +34,7 @@ from tuneserve.settings import Recipe
 RUNS = Path("runs")
 # The form of run.json. A new number for a change that older releases would misread or lose (a
 # key with another meaning, a further stage); none for a further key, which they keep.
-SCHEMA = 1
+RUN_SCHEMA = 1
 STAGES = ("train", "convert", "bench")
 RECORDED_PACKAGES = (
     "unsloth", "unsloth_zoo", "torch", "transformers", "peft", "trl", "datasets", "bitsandbytes",
@@ -58,7 +58,7 @@ class RunRecord(Record):
     """run.json. `settings` are a recipe's tables as saved, `versions` those of the packages that
     the last stage ran with, `lora` what `convert --adapter-only` made."""
 
-    schema_version: int = Field(default=SCHEMA, alias="schema")
+    schema_version: int = Field(default=RUN_SCHEMA, alias="schema")
     name: str = ""
     created: str = ""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
@@ -176,7 +176,7 @@ class RunDirectory:
         """
         hint = "Restore it, or delete the run directory and start the run again."
         try:
-            content = read_versioned(self.record_path, SCHEMA, hint=hint)
+            content = read_versioned(self.record_path, RUN_SCHEMA, hint=hint)
         except FileNotFoundError:
             return RunRecord()
         return parse(RunRecord, _migrated(content), where=str(self.record_path), hint=hint)
@@ -192,7 +192,7 @@ class RunDirectory:
     def update(self, **changes: Any) -> None:
         """Replace top-level keys of run.json; all others stay as they are."""
         content = self.read().to_json() or {
-            "schema": SCHEMA, "name": self.name, "created": _now(),
+            "schema": RUN_SCHEMA, "name": self.name, "created": _now(),
         }  # fmt: skip
         changed = RunRecord.model_validate({**content, **changes})
         self.root.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,7 @@ class RunDirectory:
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     """A run.json of an earlier form in today's. Schema 0, of runs made before there was a number,
     differs from 1 in that alone."""
-    return {**content, "schema": SCHEMA}
+    return {**content, "schema": RUN_SCHEMA}
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,7 @@ FILES = {
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
     "tweets": "tweets_GroundTruth.txt",
 }
-LABELS = ("positive", "negative", "neutral")
+SENTIMENTS = ("positive", "negative", "neutral")
 INSTRUCTION = (
     "Classify the sentiment of the text. Answer with one word: positive, negative or neutral."
     "\n\nText: {text}"
@@ -70,7 +70,7 @@ def sentiment_examples(archive: bytes, *, per_cell: int) -> list[dict[str, str]]
     prefix is mixed. Raises UsageError if a cell holds fewer sentences.
     """
     cells: dict[tuple[str, str], dict[str, Sentence]] = {
-        (group, label): {} for group in FILES for label in LABELS
+        (group, label): {} for group in FILES for label in SENTIMENTS
     }
     for sentence in read_sentences(archive):
         # One sentence per text: some occur in several documents.

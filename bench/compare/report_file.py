@@ -10,7 +10,7 @@ from tuneserve.errors import UsageError
 from tuneserve.records import parse, read_versioned, schema_of
 from tuneserve.run import RunDirectory
 
-SCHEMA = 2
+REPORT_SCHEMA = 2
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def as_json(report: Report) -> dict[str, Any]:
     del plain["pairs"]
     for task in plain["tasks"]:
         del task["pairs"]
-    return {"schema": SCHEMA, **plain}
+    return {"schema": REPORT_SCHEMA, **plain}
 
 
 def read_report(run: RunDirectory) -> Report:
@@ -32,16 +32,16 @@ def read_report(run: RunDirectory) -> Report:
     path = run.bench / "report.json"
     again = f"Measure again: tuneserve bench --run {run.name} --force"
     try:
-        content = read_versioned(path, SCHEMA, hint=again)
+        content = read_versioned(path, REPORT_SCHEMA, hint=again)
     except FileNotFoundError:
         raise UsageError(
             "this run has no benchmark",
             where=str(run.root),
             hint=f"Run it first: tuneserve bench --run {run.name}",
         ) from None
-    if (schema := schema_of(content, path)) < SCHEMA:
+    if (schema := schema_of(content, path)) < REPORT_SCHEMA:
         raise UsageError(
-            f"an older tuneserve wrote this report: its schema is {schema}, not {SCHEMA}",
+            f"an older tuneserve wrote this report: its schema is {schema}, not {REPORT_SCHEMA}",
             where=str(path),
             hint=again,
         )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 LOAD, START = "load", "server start"
-NAME = "model"  # in the API
+SERVED_NAME = "model"  # in the API
 ANSWER_TOKENS = 48
 REQUESTS = 2  # of each client in a round
 ROUNDS = 3
@@ -127,7 +127,17 @@ class Served:
 def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
     """`tuneserve serve` on any free port, ready; stopped when the block is left."""
     root = str(Path(tuneserve.__file__).parents[1])
-    command = [sys.executable, "-P", "-c", _TUNESERVE, root, "serve", str(path), "--name", NAME]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        _TUNESERVE,
+        root,
+        "serve",
+        str(path),
+        "--name",
+        SERVED_NAME,
+    ]
     command += as_options(Recipe(serve=settings), option_names(["serve"]))
     free = sum(free_gpu_memory())
     with tempfile.TemporaryFile() as log:
@@ -218,7 +228,7 @@ def _ask(client: OpenAI, prompt: Sequence[Message], bias: dict[str, int]) -> tup
     messages: Any = [api_message(message) for message in prompt]
     started = time.perf_counter()
     stream = client.chat.completions.create(
-        model=NAME,
+        model=SERVED_NAME,
         messages=messages,
         temperature=0.0,
         max_tokens=ANSWER_TOKENS,

@@ -32,7 +32,7 @@ BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
 
 
 @dataclass(frozen=True)
-class GenerationRequest:
+class AnswerRequest:
     """A prompt to be answered with at most `max_tokens` tokens."""
 
     encoded: EncodedExample
@@ -52,7 +52,7 @@ class Workload:
     generated; `texts` by name, as token ids [chunks, n_ctx].
     """
 
-    requests: list[GenerationRequest]
+    requests: list[AnswerRequest]
     expected: list[EncodedExample]
     choices: list[EncodedExample]
     texts: dict[str, Ids]
@@ -168,7 +168,7 @@ def _measure_speed(
 
 
 def generate_answers(
-    contender: Contender, requests: Sequence[GenerationRequest], journal: Journal
+    contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
 ) -> None:
     """The model's greedy answers, prompts of a block batched together.
 
@@ -207,7 +207,7 @@ Keep = Callable[[str, dict[str, Any]], None]
 """Called with a request's id and its answer."""
 
 
-def _answer_block(engine: Any, block: Sequence[GenerationRequest], keep: Keep) -> None:
+def _answer_block(engine: Any, block: Sequence[AnswerRequest], keep: Keep) -> None:
     from tuneserve.serve.engine import Completion, SamplingParams
 
     def on_done(index: int, completion: Completion) -> None:
@@ -233,7 +233,7 @@ def _keeper(name: str, journal: Journal, advance: Callable[[float], None]) -> Ke
 
 
 def measure_noise_floor(
-    contender: Contender, requests: Sequence[GenerationRequest], journal: Journal
+    contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
 ) -> None:
     """The model's answers once more, batched in another order: what differs is chance."""
     shuffled = list(requests)

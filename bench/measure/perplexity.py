@@ -21,7 +21,7 @@ from tuneserve.files import read_text
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, served_context
 from tuneserve.settings import ServeSettings
 
-CHUNK = 512
+CHUNK_TOKENS = 512
 BATCH = 2048
 
 Tick = Callable[[int], None]
@@ -71,7 +71,7 @@ def read_corpus(path: Path) -> str:
     return read_text(path, "text").removesuffix("\n")
 
 
-def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK, *, where: str = "") -> Ids:
+def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK_TOKENS, *, where: str = "") -> Ids:
     """The text's token ids as [chunks, n_ctx]. Raises UsageError for fewer than two chunks."""
     return cut(model.tokenize(text, add_special=True, parse_special=False), n_ctx, where=where)
 
@@ -91,7 +91,7 @@ def cut(tokens: Sequence[int], n_ctx: int, *, where: str = "") -> Ids:
 
 
 def perplexity_context(
-    model: LlamaModel, serve: ServeSettings, n_ctx: int = CHUNK, batch: int = BATCH
+    model: LlamaModel, serve: ServeSettings, n_ctx: int = CHUNK_TOKENS, batch: int = BATCH
 ) -> LlamaContext:
     """A context that holds as many chunks side by side as a batch has room for."""
     sequences = max(1, batch // n_ctx)

@@ -17,7 +17,7 @@ from tuneserve.arrays import Ids
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
-from tuneserve.bench.measure.perplexity import CHUNK
+from tuneserve.bench.measure.perplexity import CHUNK_TOKENS
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel
@@ -162,5 +162,5 @@ def _chunks(encoded: Sequence[EncodedExample]) -> Ids:
     """The held-out conversations with their reference answers, one after the other, as token ids
     [chunks, n_ctx]; of few conversations the chunks are shorter."""
     tokens = [token for item in encoded for token in (*item.prompt, *item.answer)]
-    n_ctx = min(CHUNK, len(tokens) // 2)
+    n_ctx = min(CHUNK_TOKENS, len(tokens) // 2)
     return perplexity.cut(tokens, n_ctx)[:MOST_CHUNKS]

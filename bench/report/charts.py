@@ -18,7 +18,7 @@ from tuneserve.charts import Mark, Scale, scale_over, strip
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """All prompts, or one group: a line of the tables and plots."""
 
     name: str
@@ -34,16 +34,16 @@ class Plot:
     ticks: list[tuple[float, str]]
 
 
-def rows_of(report: Report) -> list[Row]:
+def rows_of(report: Report) -> list[ChartRow]:
     """All prompts, then each group."""
-    groups = [Row(group.name, group.accuracy, group.adjusted_p) for group in report.groups]
-    return [Row("All prompts", report.accuracy, report.accuracy.p), *groups]
+    groups = [ChartRow(group.name, group.accuracy, group.adjusted_p) for group in report.groups]
+    return [ChartRow("All prompts", report.accuracy, report.accuracy.p), *groups]
 
 
-def rows_of_task(task: TaskComparison) -> list[Row]:
+def rows_of_task(task: TaskComparison) -> list[ChartRow]:
     """All prompts of another task, then each kind of them."""
-    kinds = [Row(kind.name, kind.accuracy, kind.adjusted_p) for kind in task.kinds]
-    return [Row("All", task.accuracy, task.adjusted_p), *kinds]
+    kinds = [ChartRow(kind.name, kind.accuracy, kind.adjusted_p) for kind in task.kinds]
+    return [ChartRow("All", task.accuracy, task.adjusted_p), *kinds]
 
 
 def perplexities(report: Report) -> list[tuple[str, PerplexityComparison]]:
@@ -54,7 +54,7 @@ def perplexities(report: Report) -> list[tuple[str, PerplexityComparison]]:
     ]
 
 
-def accuracy_plot(rows: Iterable[Row]) -> Plot:
+def accuracy_plot(rows: Iterable[ChartRow]) -> Plot:
     scale = Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
     drawn = []
     for row in rows:
@@ -65,7 +65,7 @@ def accuracy_plot(rows: Iterable[Row]) -> Plot:
     return Plot(drawn, [(scale.percent(tick), percent(tick, 0)) for tick in scale.ticks])
 
 
-def difference_plot(rows: Iterable[Row]) -> Plot:
+def difference_plot(rows: Iterable[ChartRow]) -> Plot:
     """Tuned minus base in points, around 0."""
     shown = [(row.name, row.accuracy.difference) for row in rows]
     scale = scale_over([0.0, *_ends(estimate for _, estimate in shown)])

@@ -22,7 +22,7 @@ from tuneserve.bench.tasks.scorers import (
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.chat.examples import Example
 
-NAME = "General questions"
+GENERAL_TASK = "General questions"
 FOLDER = Path(__file__).resolve().parent / "questions"
 LEAST_TOKENS = 48  # room for an answer of a sentence or two, whatever the run's own task needs
 
@@ -32,7 +32,7 @@ def general_task(most: int, max_tokens: int) -> Task:
     rows = evenly(read_questions(), most)
     kinds = ", ".join(sorted({kind_of(row) for row in rows}))
     return Task(
-        name=NAME,
+        name=GENERAL_TASK,
         about=f"{len(rows)} short questions of the benchmark's own ({kinds})",
         examples=[
             Example.of_turn(

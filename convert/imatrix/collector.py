@@ -66,11 +66,11 @@ class _Collector:
     def _called(self, address: int, asked: bool, _: Any) -> bool:
         """llama.cpp asks first whether a tensor is wanted, then shows it computed."""
         try:
-            tensor = ggml.Tensor.at(address)
+            tensor = ggml.GGMLTensor.at(address)
             if tensor.op != self._multiplication:
                 return not asked
-            name = weight_name(ggml.Tensor.at(tensor.src[0]).name.decode())
-            inputs = ggml.Tensor.at(tensor.src[1])
+            name = weight_name(ggml.GGMLTensor.at(tensor.src[0]).name.decode())
+            inputs = ggml.GGMLTensor.at(tensor.src[1])
             if asked:
                 wanted = name.startswith("blk.") and inputs.ne[1] >= SMALLEST_BATCH
                 return bool(wanted and inputs.type == F32)
@@ -80,7 +80,7 @@ class _Collector:
             return False
         return True
 
-    def _add(self, name: str, inputs: ggml.Tensor) -> None:
+    def _add(self, name: str, inputs: ggml.GGMLTensor) -> None:
         """Add the squares of `inputs` (ne0 columns, float32) to the sums of weight `name`."""
         columns = inputs.ne[0]
         rows = inputs.values().reshape(-1, columns)

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.merge.four_bit import Tensor
+from tuneserve.convert.merge.four_bit import ReadableTensor
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 from tuneserve.safetensors import SafetensorsFiles, StoredTensor
 
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 
@@ -65,7 +65,7 @@ class Adapter:
         self.replaced: dict[str, StoredTensor] = {}
         self._sort_tensors()
 
-    def check_belongs_to(self, base: Mapping[str, Tensor], *, tied: bool) -> None:
+    def check_belongs_to(self, base: Mapping[str, ReadableTensor], *, tied: bool) -> None:
         """Raise UsageError listing every tensor that does not fit the base."""
         problems = []
         for name, change in self.changes.items():
@@ -96,7 +96,7 @@ class Adapter:
         magnitudes: dict[str, Floats] = {}
         problems: list[str] = []
         for key in self._files:
-            name = key.removeprefix(PREFIX)
+            name = key.removeprefix(PEFT_PREFIX)
             if match := _FACTOR.fullmatch(name):
                 module, embedding, side = match.groups()
                 values = self._files[key].rows()
@@ -173,7 +173,9 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     return default
 
 
-def _base_shape(base: Mapping[str, Tensor], name: str, *, tied: bool) -> tuple[int, ...] | None:
+def _base_shape(
+    base: Mapping[str, ReadableTensor], name: str, *, tied: bool
+) -> tuple[int, ...] | None:
     if tied and name == "lm_head.weight" and name not in base:
         name = "model.embed_tokens.weight"
     return base[name].shape if name in base else None

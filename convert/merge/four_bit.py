@@ -23,7 +23,7 @@ from tuneserve.safetensors import STORAGE, SafetensorsFiles, StoredTensor
 STATE = ".quant_state.bitsandbytes__"
 
 
-class Tensor(Protocol):
+class ReadableTensor(Protocol):
     """A tensor of a checkpoint, read by rows."""
 
     @property
@@ -98,14 +98,14 @@ def rounded(values: Floats, dtype: str) -> Floats:
     return values
 
 
-def readable_tensors(files: SafetensorsFiles) -> dict[str, Tensor]:
+def readable_tensors(files: SafetensorsFiles) -> dict[str, ReadableTensor]:
     """The checkpoint's tensors by name, 4-bit ones with their parts put together.
 
     Raises UsageError for tensors quantized in another way.
     """
     weights = [name.partition(STATE)[0] for name in files if STATE in name]
     parts = tuple(f"{name}." for name in weights)
-    found: dict[str, Tensor] = {name: _four_bit(files, name) for name in weights}
+    found: dict[str, ReadableTensor] = {name: _four_bit(files, name) for name in weights}
     others = {name: files[name] for name in files if name not in found}
     # A layer's own bias ends in '.bias', its weight's parts begin with '.weight.'.
     plain = {name: t for name, t in others.items() if not (parts and name.startswith(parts))}
@@ -127,7 +127,7 @@ def readable_tensors(files: SafetensorsFiles) -> dict[str, Tensor]:
     }
 
 
-def kind_of_weights(tensors: Mapping[str, Tensor]) -> str:
+def kind_of_weights(tensors: Mapping[str, ReadableTensor]) -> str:
     """What a person calls these weights: 'bitsandbytes 4-bit, dequantized' or their type."""
     if any(isinstance(tensor, FourBitTensor) for tensor in tensors.values()):
         return "bitsandbytes 4-bit, dequantized"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tuneserve.base.weights import encode
+from tuneserve.base.weights import encode_values
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config
 from tuneserve.convert.slabs import one_blas_thread, row_steps
 from tuneserve.files import write_json
@@ -80,7 +80,7 @@ def _pieces(
     def encoded(slab: tuple[int, int]) -> bytes:
         start, count = slab
         values = merged.rows(spec.name, start, start + count)
-        return encode(values, spec.dtype, where=f"{merged.directory}: {spec.name}")
+        return encode_values(values, spec.dtype, where=f"{merged.directory}: {spec.name}")
 
     steps: Sequence[tuple[int, int]] = list(row_steps(spec.shape))
     # As many at a time as there are threads: the whole of an embedding may be gigabytes.

@@ -16,7 +16,7 @@ LONGEST_ANSWER = 128
 
 
 @dataclass
-class Answer:
+class SampleAnswer:
     """A greedy answer in the making: `limit` is its longest length."""
 
     prompt: Sequence[int]
@@ -35,7 +35,7 @@ class Answer:
             self.tokens.append(token)
 
 
-def generate(context: LlamaContext, answers: Sequence[Answer]) -> None:
+def generate(context: LlamaContext, answers: Sequence[SampleAnswer]) -> None:
     """The most likely continuation of every prompt, token by token, all side by side."""
     batch = TokenBatch(context.n_batch)
     context.clear()
@@ -52,7 +52,7 @@ def generate(context: LlamaContext, answers: Sequence[Answer]) -> None:
         _extend([answers[n] for n in running], context, batch)
 
 
-def _extend(answers: Sequence[Answer], context: LlamaContext, batch: TokenBatch) -> None:
+def _extend(answers: Sequence[SampleAnswer], context: LlamaContext, batch: TokenBatch) -> None:
     """Add the most likely next token to each of `answers`, whose outputs the batch has in order."""
     context.decode(batch)
     for answer, row in zip(answers, context.batch_logits(len(answers)), strict=True):
@@ -76,7 +76,7 @@ def check_ending(
     """
     expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
     answers = [
-        Answer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
+        SampleAnswer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
         for start, length in map(_start, examples)
     ]
     room = max(len(answer.prompt) + answer.limit for answer in answers)

@@ -30,7 +30,7 @@ from tuneserve.convert.verify.weights import FileWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 
-CONTRACT = "llama.cpp = transformers"
+SAME_LOGITS = "llama.cpp = transformers"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def check_probe(
     found = divergence(theirs, ours)
     total = int(model.config["num_hidden_layers"])
     return Check(
-        CONTRACT, found.mean <= limit, f"F16, {layers} of {total} layers: {found}",
+        SAME_LOGITS, found.mean <= limit, f"F16, {layers} of {total} layers: {found}",
         {**found.figures(), "layers": layers},
     )  # fmt: skip
 

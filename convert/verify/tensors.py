@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.base.weights import encode
+from tuneserve.base.weights import encode_values
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -23,7 +23,7 @@ from tuneserve.convert.verify.checks import Check
 from tuneserve.gguf.reader import GGUFFile, GGUFTensor
 from tuneserve.safetensors import SafetensorsFiles, StoredTensor
 
-CONTRACT = "written as merged"
+WRITTEN_AS_MERGED = "written as merged"
 ROWS = 8
 
 
@@ -34,7 +34,7 @@ def check_written(
     importance: Mapping[str, Floats] | None,
     *,
     threads: int,
-    contract: str = CONTRACT,
+    contract: str = WRITTEN_AS_MERGED,
 ) -> Check:
     """Names, shapes, types, and ROWS rows of each tensor spread from the first to the last."""
     problems = [f"{name} is missing" for name in model.sources if name not in file]
@@ -67,7 +67,7 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
 
 def _differing_row(stored: StoredTensor, merged: MergedCheckpoint, name: str) -> int | None:
     for row in sampled_rows(stored.shape[0]):
-        expected = encode(merged.rows(name, row, row + 1), stored.dtype, where=name)
+        expected = encode_values(merged.rows(name, row, row + 1), stored.dtype, where=name)
         if stored.raw(row, row + 1).tobytes() != expected:
             return row
     return None

@@ -10,7 +10,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import atomic_path, cache_directory
 from tuneserve.finetune.runtime.libraries import quiet
 
-PREFIX = "hub:"
+HUB_PREFIX = "hub:"
 _SPEC = re.compile(
     r"hub:(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(:(?P<config>[\w.-]+))?(@(?P<split>[\w.-]+))?"
 )
@@ -37,7 +37,7 @@ def local_path(path: Path) -> Path:
     Raises UsageError for a name that is none, TuneserveError if the data set can't be had.
     """
     spec = str(path)
-    if not spec.startswith(PREFIX):
+    if not spec.startswith(HUB_PREFIX):
         return path
     found = _SPEC.fullmatch(spec)
     if found is None:

@@ -12,14 +12,14 @@ from typing import Any
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data.formats import BadRecord, json_type
 
-Record = tuple[str, Any]
+RawRecord = tuple[str, Any]
 """Its place ('file:line'), and the record, or a BadRecord that says why there is none."""
 
 # csv's default of 128 KiB is less than a long conversation.
 _CSV_FIELD_LIMIT = 64 * 1024 * 1024
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path) -> Iterator[RawRecord]:
     """All records of a file, or of the data files of a folder in the order of their names.
 
     Raises UsageError if the path does not exist, or its kind is not known.
@@ -51,13 +51,13 @@ def _known() -> str:
     return f"known are {', '.join(_READERS)}"
 
 
-def _jsonl(path: Path) -> Iterator[Record]:
+def _jsonl(path: Path) -> Iterator[RawRecord]:
     for number, line in enumerate(_content(path).split(b"\n"), start=1):
         if line.strip():
             yield f"{path}:{number}", _parse_json(line)
 
 
-def _json(path: Path) -> Iterator[Record]:
+def _json(path: Path) -> Iterator[RawRecord]:
     value = _parse_json(_content(path))
     if isinstance(value, BadRecord):
         yield f"{path}:1", value
@@ -90,7 +90,7 @@ def _parse_json(data: bytes) -> Any:
         return BadRecord(f"not usable JSON: {str(error)[:80]}")
 
 
-def _csv(path: Path) -> Iterator[Record]:
+def _csv(path: Path) -> Iterator[RawRecord]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,7 +110,7 @@ def _csv(path: Path) -> Iterator[Record]:
         yield f"{path}:{rows.line_num}", BadRecord(f"not CSV: {error}")
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(path: Path) -> Iterator[RawRecord]:
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -123,7 +123,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         yield f"{path}:row {number}", row
 
 
-def _plain(path: Path) -> Iterator[Record]:
+def _plain(path: Path) -> Iterator[RawRecord]:
     """A paragraph (what blank lines set apart) is an example."""
     first, lines = 1, list[str]()
     for number, line in enumerate([*_content(path).split(b"\n"), b""], start=1):
@@ -140,7 +140,7 @@ def _plain(path: Path) -> Iterator[Record]:
             lines = []
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+_READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
     ".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv,
     ".parquet": _parquet, ".txt": _plain,
 }  # fmt: skip

@@ -29,7 +29,7 @@ from tuneserve.serve.engine import (
 
 logger = logging.getLogger("tuneserve.serve")
 
-SHOWN_PROBLEMS = 5
+PROBLEMS_IN_A_MESSAGE = 5
 
 CLIENT_LEFT = 499
 """nginx's status for a client that was gone before the answer began."""
@@ -134,7 +134,7 @@ def _validation_error(details: Sequence[Mapping[str, Any]]) -> ApiError:
     if details and details[0]["type"] == "json_invalid":
         return ApiError(400, "The request body is not valid JSON.", code="invalid_json")
     problems = [_describe(detail) for detail in details]
-    shown = "; ".join(message for _, message in problems[:SHOWN_PROBLEMS])
+    shown = "; ".join(message for _, message in problems[:PROBLEMS_IN_A_MESSAGE])
     code = "unsupported_parameter" if details[0]["type"] == "extra_forbidden" else "invalid_value"
     return ApiError(400, shown, code=code, param=problems[0][0] or None)
 

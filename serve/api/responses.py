@@ -47,7 +47,7 @@ from tuneserve.serve.chat.tools import ToolCall
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"
-FINGERPRINT = f"build-{tuneserve.__version__}"
+SYSTEM_FINGERPRINT = f"build-{tuneserve.__version__}"
 """Answers of one seed can be compared while this stays the same."""
 
 
@@ -98,7 +98,7 @@ class ChatWriter:
                 object="chat.completion",
                 created=self._created,
                 model=self._name,
-                system_fingerprint=FINGERPRINT,
+                system_fingerprint=SYSTEM_FINGERPRINT,
                 choices=choices,
                 usage=usage_of(completions, self._choices),
             )
@@ -200,7 +200,7 @@ class ChatWriter:
             object="chat.completion.chunk",
             created=self._created,
             model=self._name,
-            system_fingerprint=FINGERPRINT,
+            system_fingerprint=SYSTEM_FINGERPRINT,
             choices=choices,
             **usage,
         )
@@ -313,7 +313,7 @@ class TextWriter:
             object="text_completion",
             created=self._created,
             model=self._name,
-            system_fingerprint=FINGERPRINT,
+            system_fingerprint=SYSTEM_FINGERPRINT,
             choices=choices,
             **usage,
         )

@@ -87,7 +87,7 @@ def test_the_merge_takes_what_convert_asks_for(
 ) -> None:
     recipe = Recipe(convert=ConvertSettings(threads=threads))
     for shape in SHAPES.values():
-        planned = sum(plan(recipe, shape, device="cuda")["peaks"]["merge"].values())
+        planned = sum(plan(recipe, shape, device="cuda").peaks["merge"].values())
         for missing, refused in ((0, False), (1, True)):
             memory = MainMemory(64 * GIB, 64 * GIB, planned - missing)
             monkeypatch.setattr(
@@ -119,18 +119,20 @@ def test_a_promised_context_fits_and_one_step_more_does_not(
         serve=serve,
     )  # fmt: skip
     found = plan(recipe, SHAPES[name], device="cuda")
-    ctx = found["longest_context"]
+    ctx = found.longest_context
+    assert ctx is not None
     assert ctx % CONTEXT_STEP == 0
     assert ctx == 0 or all_layers_fit(SHAPES[name], recipe, vram, ctx)
     assert not all_layers_fit(SHAPES[name], recipe, vram, ctx + CONTEXT_STEP)
     if not ctx:
-        assert "layers fit the GPU" in found["advice"][-1]
+        assert "layers fit the GPU" in found.advice[-1]
 
 
 def test_serving_has_a_limit_of_its_own() -> None:
     def context(**serve: Any) -> int:
         recipe = Recipe(train=TrainSettings(vram=24), serve=ServeSettings(**serve))
-        found: int = plan(recipe, SHAPES["8B"], device="cuda")["longest_context"]
+        found = plan(recipe, SHAPES["8B"], device="cuda").longest_context
+        assert found is not None
         return found
 
     assert 0 < context(vram=8) < context() == context(vram=24)
@@ -139,7 +141,7 @@ def test_serving_has_a_limit_of_its_own() -> None:
 def test_what_is_served_from_main_memory_includes_the_input_embedding() -> None:
     def weights(shape: ModelShape, device: str, **train: Any) -> int:
         recipe = Recipe(train=TrainSettings(**train))
-        peaks = plan(recipe, shape, device=device)["peaks"]
+        peaks = plan(recipe, shape, device=device).peaks
         found: int = next(parts for title, parts in peaks.items() if "serving" in title)["weights"]
         return found
 

@@ -16,7 +16,7 @@ from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.records import Record
-from tuneserve.run import SCHEMA, RunDirectory
+from tuneserve.run import RUN_SCHEMA, RunDirectory
 from tuneserve.settings import DataSettings, Recipe
 
 
@@ -147,7 +147,7 @@ def test_a_run_without_a_schema_number_is_read(old_run: RunDirectory) -> None:
 
 def test_what_this_release_does_not_know_is_kept(old_run: RunDirectory) -> None:
     """Keys that a later release wrote into a record of the same schema, at every depth."""
-    content = {**content_of(old_run), "schema": SCHEMA, "later": [1]}
+    content = {**content_of(old_run), "schema": RUN_SCHEMA, "later": [1]}
     content["stages"]["train"]["host"] = "here"
     content["stages"]["train"]["result"]["base"]["licence"] = "free"
     old_run.record_path.write_text(json.dumps(content))
@@ -158,7 +158,7 @@ def test_what_this_release_does_not_know_is_kept(old_run: RunDirectory) -> None:
     with old_run.stage("bench") as running:
         running.result = Record(again=True)
     written = content_of(old_run)
-    assert written["schema"] == SCHEMA
+    assert written["schema"] == RUN_SCHEMA
     assert (written["later"], written["lora"]) == ([1], content["lora"])
     for stage in ("train", "convert"):
         assert written["stages"][stage] == content["stages"][stage]
@@ -181,14 +181,14 @@ def test_a_record_of_a_newer_release_is_refused_before_anything_is_written(
 ) -> None:
     (old_run.root.parent.parent / "data.jsonl").write_text('{"instruction": "a", "output": "b"}')
     old_run.adapter.mkdir()
-    old_run.record_path.write_text(json.dumps({**content_of(old_run), "schema": SCHEMA + 1}))
+    old_run.record_path.write_text(json.dumps({**content_of(old_run), "schema": RUN_SCHEMA + 1}))
     before = {path: path.stat().st_mtime_ns for path in old_run.root.rglob("*")}
     command, *options = arguments
     done = tuneserve(command, "--run", "colours", *options, cwd=old_run.root.parent.parent)
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"error: runs/colours/run.json: a newer tuneserve wrote this file: its schema is "
-        f"{SCHEMA + 1}, this release reads schemas up to {SCHEMA}\n  Upgrade tuneserve"
+        f"{RUN_SCHEMA + 1}, this release reads schemas up to {RUN_SCHEMA}\n  Upgrade tuneserve"
     )
     assert {path: path.stat().st_mtime_ns for path in old_run.root.rglob("*")} == before
 

@@ -53,7 +53,7 @@ def write_weights(
                 values = values[np.argsort(order)]
             if hf_name.endswith("norm.weight"):
                 values = values - np.float32(architecture.norm_shift)
-            writer.write(hf_name, encode(values, dtype, where=f"{gguf.path}: {name}"))
+            writer.write(hf_name, encode_values(values, dtype, where=f"{gguf.path}: {name}"))
             on_tensor(spec.size_bytes)
 
 
@@ -76,7 +76,7 @@ def tensor_names(gguf: GGUFFile, architecture: Architecture) -> dict[str, str]:
     return names
 
 
-def encode(values: Floats, dtype: str, *, where: str) -> bytes:
+def encode_values(values: Floats, dtype: str, *, where: str) -> bytes:
     """float32 as little-endian bytes of `dtype`, rounded to nearest even.
 
     Raises UsageError for values that are not finite or too large for float16.

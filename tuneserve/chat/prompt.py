@@ -17,7 +17,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.chat.thinking import (
     REASONING,
-    Completion,
+    TargetText,
     complete,
     opens_thoughts,
     thoughts_end,
@@ -36,7 +36,7 @@ class EncodingError(TuneserveError):
     """An example can't be turned into token ids."""
 
 
-class Token(NamedTuple):
+class TokenSpan(NamedTuple):
     """A token of a text, which stands for the characters from `start` to `end`."""
 
     id: int
@@ -55,7 +55,7 @@ class Tokenizer(Protocol):
     def end_token(self) -> int | None:
         """What ends a text where the template ends no turn."""
 
-    def tokens(self, text: str) -> list[Token]:
+    def tokens(self, text: str) -> list[TokenSpan]:
         """The tokens of a text, special tokens parsed and none added."""
 
     def is_special(self, token: int) -> bool:
@@ -78,10 +78,10 @@ class FastTokenizer:
         number: int | None = self._tokenizer.eos_token_id
         return number
 
-    def tokens(self, text: str) -> list[Token]:
+    def tokens(self, text: str) -> list[TokenSpan]:
         coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
-        return [Token(number, start, end) for number, (start, end) in pairs]
+        return [TokenSpan(number, start, end) for number, (start, end) in pairs]
 
     def is_special(self, token: int) -> bool:
         return token in self.special_ids
@@ -115,7 +115,7 @@ class GGUFTokenizer:
     def end_token(self) -> int | None:
         return self._model.eos if self._model.eos >= 0 else None
 
-    def tokens(self, text: str) -> list[Token]:
+    def tokens(self, text: str) -> list[TokenSpan]:
         ids = self._model.tokenize(text)
         data = text.encode("utf-8", "surrogatepass")
         sizes = [len(self._model.token_bytes(token)) for token in ids]
@@ -126,7 +126,7 @@ class GGUFTokenizer:
         # character stands for the whole of it.
         begun = [0, *accumulate(byte & 0xC0 != 0x80 for byte in data)]
         return [
-            Token(token, begun[min(start + 1, end)] - (start < end), begun[end])
+            TokenSpan(token, begun[min(start + 1, end)] - (start < end), begun[end])
             for token, start, end in zip(ids, [0, *ends], ends, strict=False)
         ]
 
@@ -186,7 +186,7 @@ class Rendering:
     """
 
     prompt: str
-    completion: Completion | None
+    completion: TargetText | None
     arguments: dict[str, Any]
 
 
@@ -237,7 +237,7 @@ def encode(
                 "from the rest",
                 where=example.where,
             )
-        completion = Completion(example.reference, 0)
+        completion = TargetText(example.reference, 0)
     turns: list[_Turn | None] = []
     if train_on == "all":
         turns = _earlier_answers(template, rendering, masked=thoughts == "mask")
@@ -319,7 +319,7 @@ class _Turn:
     taught_from: int
     end: int
 
-    def teaches(self, token: Token) -> bool:
+    def teaches(self, token: TokenSpan) -> bool:
         """Is the token taught? One that reaches into the answer is."""
         inside = self.start <= token.start < token.end <= self.end
         return inside and token.end > self.taught_from
@@ -349,7 +349,7 @@ def _earlier_answers(
     return turns
 
 
-def _encode_answer(tokenizer: Tokenizer, text: str) -> list[Token]:
+def _encode_answer(tokenizer: Tokenizer, text: str) -> list[TokenSpan]:
     """The answer's tokens, ending with its end-of-turn token and nothing after it."""
     # Templates write a line break behind the end token; the model stops before it.
     tokens = tokenizer.tokens(text.rstrip())
@@ -358,7 +358,7 @@ def _encode_answer(tokenizer: Tokenizer, text: str) -> list[Token]:
     end = tokenizer.end_token
     if end is None:
         raise EncodingError("the template ends no turn and the tokenizer has no end token")
-    return [*tokenizer.tokens(text), Token(end, len(text), len(text) + 1)]
+    return [*tokenizer.tokens(text), TokenSpan(end, len(text), len(text) + 1)]
 
 
 def _encode_text(tokenizer: Tokenizer, example: Example) -> EncodedExample:

@@ -167,7 +167,7 @@ def overlap(text: str, mark: str) -> int:
 
 
 @dataclass(frozen=True)
-class Completion:
+class TargetText:
     """Text the model writes after the prompt; the first `thoughts_end` characters are thoughts,
     their closing mark and the white space behind it included (0: there are none)."""
 
@@ -179,7 +179,7 @@ def without_thoughts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     return [{k: v for k, v in message.items() if k != REASONING} for message in messages]
 
 
-def complete(prompt: str, full: str, answer: str, thoughts: str | None) -> Completion | None:
+def complete(prompt: str, full: str, answer: str, thoughts: str | None) -> TargetText | None:
     """What follows `prompt` when the model gives `answer` after `thoughts`.
 
     `prompt` and `full` are the template's rendering without and with the final turn. None if the
@@ -196,7 +196,7 @@ def complete(prompt: str, full: str, answer: str, thoughts: str | None) -> Compl
     elif opened and not thoughts_end(tail, answer):
         # The prompt has opened the thoughts: an answer without any has to close them first.
         tail = f"\n{CLOSE_THOUGHTS}\n\n{tail}"
-    return Completion(tail, thoughts_end(tail, answer))
+    return TargetText(tail, thoughts_end(tail, answer))
 
 
 def thoughts_end(text: str, answer: str) -> int:

@@ -45,10 +45,10 @@ def command(
         ModelShape.read(checkpoint),
         device="cpu" if cpu else "cuda",
     )
-    for title, parts in found["peaks"].items():
+    for title, parts in found.peaks.items():
         rows = [[name, human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
-    for line in found["advice"]:
+    for line in found.advice:
         say(line)
     if as_json:
-        print_json(found)
+        print_json(found.to_json())

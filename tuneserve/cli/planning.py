@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
 
 from tuneserve.convert.resources import needed_memory, worker_threads
 from tuneserve.finetune.memory.model import RESERVED_GIB, largest_batch, training_memory
 from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
+from tuneserve.records import Record
 from tuneserve.serve.offload import ModelSizes, largest_offload, longest_context, usable_bytes
 from tuneserve.settings import Recipe
 
 
-def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> dict[str, Any]:
-    """Peaks in bytes by stage and part, and advice in sentences where `train.vram` is given.
+class Chosen(Record):
+    """How training would be fitted into the memory."""
+
+    load_in_4bit: bool
+    gradient_checkpointing: str
+    kept_layers: int
+    offload_embeddings: bool
+    batch_size: int
+    gradient_accumulation: int
+
+
+class MemoryPlan(Record):
+    """A recipe's memory: the base's parameters, `peaks` in bytes by stage and part, and advice in
+    sentences. Where `train.vram` is given also the largest batch by gradient checkpointing, and
+    the longest context served with all layers on the GPU (0: there is none)."""
+
+    parameters: int
+    chosen: Chosen
+    peaks: dict[str, dict[str, int]]
+    advice: list[str]
+    largest_batch: dict[str, int] | None = None
+    longest_context: int | None = None
+
+
+def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
+    """What each stage takes, with advice where `train.vram` is given.
 
     Every example counts as one of `max_seq_length` tokens. Serving is planned for the GPU, or for
     main memory where `device` is 'cpu'.
@@ -31,29 +55,34 @@ def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> dict[str, Any]:
         available=available or 0.0, device=device, value_bytes=_value_bytes(recipe),
     )  # fmt: skip
     sizes = _served_sizes(recipe, shape)
-    found: dict[str, Any] = {
-        "parameters": shape.parameters,
-        "chosen": {
-            "load_in_4bit": strategy.four_bit,
-            "gradient_checkpointing": strategy.checkpointing,
-            "kept_layers": strategy.kept_layers,
-            "offload_embeddings": strategy.offloaded,
-            "batch_size": strategy.micro_batch,
-            "gradient_accumulation": strategy.accumulation,
-        },
-        "peaks": _peaks(recipe, strategy, sizes, device),
-        "advice": [],
-    }
+    found = MemoryPlan(
+        parameters=shape.parameters,
+        chosen=Chosen(
+            load_in_4bit=strategy.four_bit,
+            gradient_checkpointing=strategy.checkpointing,
+            kept_layers=strategy.kept_layers,
+            offload_embeddings=strategy.offloaded,
+            batch_size=strategy.micro_batch,
+            gradient_accumulation=strategy.accumulation,
+        ),
+        peaks=_peaks(recipe, strategy, sizes, device),
+        advice=[],
+    )
     if available is None:
         return found
-    found["largest_batch"] = {
+    largest = {
         kind: _largest_batch(recipe, shape, strategy, kind, available, device)
         for kind in ("false", "true", "unsloth")
     }
-    training = _training_advice(strategy, found["largest_batch"], available)
-    found["longest_context"], serving = _longest_context(recipe, sizes)
-    found["advice"] = [*training, serving]
-    return found
+    training = _training_advice(strategy, largest, available)
+    context, serving = _longest_context(recipe, sizes)
+    return found.model_copy(
+        update={
+            "largest_batch": largest,
+            "longest_context": context,
+            "advice": [*training, serving],
+        }
+    )
 
 
 def _peaks(

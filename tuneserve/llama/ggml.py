@@ -70,7 +70,7 @@ def operation_number(name: str) -> int:
     raise TuneserveError(f"this ggml has no operation '{name}'")
 
 
-class Tensor(ctypes.Structure):
+class GGMLTensor(ctypes.Structure):
     """The head of `struct ggml_tensor` (ggml.h), as far as it is read here."""
 
     _fields_ = (
@@ -81,7 +81,7 @@ class Tensor(ctypes.Structure):
     )  # fmt: skip
 
     @classmethod
-    def at(cls, address: int) -> Tensor:
+    def at(cls, address: int) -> GGMLTensor:
         """The tensor at `address`. Raises TuneserveError if the installed ggml lays it out in
         another way: its name, which comes last, would lie elsewhere."""
         if int(_library().ggml_get_name(address)) != address + cls.name.offset:
