@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tuneserve.errors import UsageError
 from tuneserve.recipe import load_recipe, validate
 from tuneserve.settings import Recipe
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def write(folder: Path, text: str) -> Path:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from pydantic import ValidationError
 
+from tests.support import ROOT
 from tuneserve.serve.api.protocol import ChatRequest, TokenizeRequest
 
-TABLE = Path(__file__).resolve().parents[2] / "docs" / "openai-parameters.md"
+TABLE = ROOT / "docs" / "openai-parameters.md"
 TRANSPORT = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
 TOOL = {"type": "function", "function": {"name": "f"}}
 CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}

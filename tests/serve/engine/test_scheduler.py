@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serve.plain_memory import PlainMemory
+from tests.serve.engine.plain_memory import PlainMemory
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
 from tuneserve.serve.engine.scheduler import PrefillBudget, ScheduledBatch, Scheduler, split_batch

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import make_adapter
-from tests.convert.test_convert_exact import CASES, make_checkpoint
-from tests.convert.test_convert_merge import KINDS
+from tests.convert.gguf.test_exact import CASES, make_checkpoint
+from tests.convert.merge.test_merge import KINDS
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.bench.bench_support import QUANTIZATION, disturb, make_run
+from tests.support import ROOT
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.job import prepare
@@ -28,8 +29,6 @@ from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def answers(run: RunDirectory) -> list[dict[str, Any]]:

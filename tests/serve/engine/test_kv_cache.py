@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.serve.plain_memory import PlainMemory
+from tests.serve.engine.plain_memory import PlainMemory
 from tuneserve.serve.engine.kv_cache import (
     CellAllocator,
     KVCacheManager,

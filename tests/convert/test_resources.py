@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.convert.test_convert_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
+from tests.convert.gguf.test_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support import ROOT
+
 pytestmark = pytest.mark.slow
 
 CHROMIUM = (
@@ -137,7 +139,7 @@ def test_two_models_answer_side_by_side(
 
 def test_thoughts_are_folded_and_errors_are_shown(browser: Browser) -> None:
     """The page's own functions on a made-up stream: the demo model does not think."""
-    page = Path(__file__).resolve().parents[2] / "serve" / "api" / "page.html"
+    page = ROOT / "serve" / "api" / "page.html"
     browser.call("Page.enable")
     browser.call("Page.navigate", url=page.as_uri())
     browser.wait("typeof ask === 'function'")

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support import ROOT
+
 Train = Callable[..., subprocess.CompletedProcess[str]]
 SHORT = ("--max-seq-length", "64", "--r", "4", "--learning-rate", "1e-3", "--batch-size", "2")
 
