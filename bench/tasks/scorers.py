@@ -26,7 +26,7 @@ _EDGE = " .,;:!?\"'`*_()[]{}“”‘’«»"
 _START = re.compile(rf"\A(?:(?!\.\d)[{re.escape(_EDGE)}])+")
 
 _FENCE = re.compile(r"\A```\w*\s*(.*?)\s*```\Z", re.DOTALL)
-METRICS_HINT = "Install it: pip install 'tuneserve[metrics]'"
+METRICS_HINT = "Install it: pip install 'tuneserve[bench]'"
 
 Scorer = Callable[[str, str], float]
 """(answer, reference) -> score in [0, 1]"""

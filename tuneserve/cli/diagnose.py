@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 from tuneserve.console import human_bytes
+from tuneserve.extras import missing_packages
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
 from tuneserve.memory import main_memory
 
 Status = Literal["ok", "note", "missing"]
 
-NEEDED = ("transformers", "trl", "peft", "datasets", "bitsandbytes", "gguf", "openai")
+EXTRAS = {"train": "to train", "convert": "to convert", "bench": "to compare quantizations"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def examine() -> list[Finding]:
         _disk(),
         *_torch_and_unsloth(),
         _llama_cpp(),
-        *(_package(name) for name in NEEDED),
+        *(_extra(name, purpose) for name, purpose in EXTRAS.items()),
         _demo_model(),
     ]
 
@@ -78,8 +79,7 @@ def _disk() -> Finding:
 def _torch_and_unsloth() -> list[Finding]:
     version = _version("torch")
     if version is None:
-        missing = Finding("torch", "missing", "not installed", "pip install torch")
-        return [missing, _unsloth(has_gpu=False)]
+        return [Finding("torch", "note", "not installed", "serving needs none")]
     try:
         import torch
     except Exception as error:
@@ -109,9 +109,9 @@ def _unsloth(*, has_gpu: bool) -> Finding:
     if version is None:
         return Finding(
             "Unsloth",
-            "missing",
+            "note",
             "not installed",
-            f"pip install 'tuneserve[train]', then {unsloth_command()}",
+            f"to train: pip install 'tuneserve[train]', then {unsloth_command()}",
         )
     if has_gpu:
         return Finding("Unsloth", "ok", f"{version}, CUDA backend")
@@ -174,11 +174,14 @@ def _has_nvidia_gpu() -> bool:
     return Path("/proc/driver/nvidia/version").exists()
 
 
-def _package(name: str) -> Finding:
-    version = _version(name)
-    if version is None:
-        return Finding(name, "missing", "not installed", f"pip install {name}")
-    return Finding(name, "ok", version)
+def _extra(name: str, purpose: str) -> Finding:
+    """An extra is no need of all: serving and chatting take none."""
+    if missing := missing_packages(name):
+        found = f"not installed: {', '.join(missing)}"
+        return Finding(
+            f"extra {name}", "note", found, f"{purpose}: pip install 'tuneserve[{name}]'"
+        )
+    return Finding(f"extra {name}", "ok", "installed")
 
 
 def _demo_model() -> Finding:

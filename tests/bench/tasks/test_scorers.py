@@ -177,7 +177,7 @@ def test_a_metric_without_its_package_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(UsageError, match="needs the package sacrebleu") as caught:
         make_scorer(BenchSettings(task="chrf"), [])
-    assert "tuneserve[metrics]" in caught.value.hint
+    assert "tuneserve[bench]" in caught.value.hint
 
 
 @pytest.mark.parametrize(("task", "package"), [("rouge_l", "rouge_score"), ("chrf", "sacrebleu")])
