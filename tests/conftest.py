@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import hypothesis.core as hypothesis_core
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from tests.support import ROOT, Runner
 from tuneserve.base import resolve_base
 from tuneserve.base.resolve import demo_gguf as find_demo_gguf
+from tuneserve.extras import missing_packages
 from tuneserve.files import cache_directory, locked
 
 SLOW_FIXTURES = frozenset(
@@ -43,6 +46,36 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hypothesis draws its examples from the seed that orders the tests, unless it has its own."""
     if config.getoption("hypothesis_seed", None) is None:
         hypothesis_core.global_force_seed = config.getoption("randomly_seed", None)
+
+
+MISSING = frozenset(name.replace("-", "_") for name in missing_packages("all"))
+"""Modules of the extras that are not installed: the tests that need them are skipped."""
+
+
+def missing_module(report: pytest.CollectReport | pytest.TestReport) -> str | None:
+    """The module of an extra for whose lack a file or a test failed."""
+    found = re.search(r"ModuleNotFoundError: No module named '(\w+)", report.longreprtext)
+    return found[1] if found and found[1] in MISSING else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
+    report = yield
+    skip_without_extra(report, collector.path)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[Any]:
+    report = yield
+    skip_without_extra(report, item.path)
+    return report
+
+
+def skip_without_extra(report: pytest.CollectReport | pytest.TestReport, path: Path) -> None:
+    if MISSING and report.failed and (module := missing_module(report)):
+        report.outcome = "skipped"
+        report.longrepr = (str(path), 1, f"needs {module}: pip install 'tuneserve[all]'")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,7 +116,7 @@ def tuneserve() -> Runner:
         timeout: float = 300,
         env: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "tuneserve", *arguments],
             cwd=cwd,
             capture_output=True,
@@ -92,6 +125,9 @@ def tuneserve() -> Runner:
             check=False,
             env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         )
+        if MISSING and "needs packages that are not installed" in done.stderr:
+            pytest.skip(done.stderr.strip())
+        return done
 
     return run
 

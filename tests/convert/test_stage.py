@@ -122,7 +122,9 @@ def test_too_little_memory_or_disk_is_refused_first(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("moment", ["small-Q8_0.gguf.partial", "base-Q8_0.gguf.partial", "*.probe"])
+@pytest.mark.parametrize(
+    "moment", [".small-Q8_0.gguf.*/*", ".base-Q8_0.gguf.*/*", ".small*/*.probe"]
+)
 def test_stopped_at_any_moment_leaves_no_half_file(
     run: RunDirectory, sent: signal.Signals, moment: str
 ) -> None:
@@ -149,18 +151,19 @@ def test_stopped_at_any_moment_leaves_no_half_file(
     left = gguf_files(run)
     if sent is signal.SIGINT:
         assert left == []
-    assert [name for name in left if not name.endswith((".partial", ".probe"))] == []
+    assert [name for name in left if not name.startswith(".")] == []
     assert "convert" not in json.loads(run.record_path.read_text())["stages"]
 
 
 def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
     run.gguf.mkdir()
-    leftovers = ["small-Q8_0.gguf.partial", "base-Q8_0.gguf.partial",
-                 "small-Q8_0.gguf.partial.probe"]  # fmt: skip
-    for name in leftovers:
-        (run.gguf / name).write_bytes(b"half")
+    for name in ("small-Q8_0.gguf", "base-Q8_0.gguf"):
+        folder = run.gguf / f".{name}.tuneserve-abc"
+        folder.mkdir()
+        (folder / name).write_bytes(b"half")
     convert(run, SETTINGS)
-    assert not [name for name in gguf_files(run) if "partial" in name]
+    assert {"base-Q8_0.gguf", "small-Q8_0.gguf"} <= set(gguf_files(run))
+    assert [name for name in gguf_files(run) if name.startswith(".")] == []
 
 
 def test_adapter_only(run: RunDirectory) -> None:

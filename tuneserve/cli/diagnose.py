@@ -79,7 +79,8 @@ def _disk() -> Finding:
 def _torch_and_unsloth() -> list[Finding]:
     version = _version("torch")
     if version is None:
-        return [Finding("torch", "note", "not installed", "serving needs none")]
+        torch_finding = Finding("torch", "note", "not installed", "serving needs none")
+        return [torch_finding, _unsloth(has_gpu=False)]
     try:
         import torch
     except Exception as error:

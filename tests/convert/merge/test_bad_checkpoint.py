@@ -66,8 +66,8 @@ def test_tensors_that_a_layer_lacks_are_named(base: Path) -> None:
 
 
 def test_a_tokenizer_that_is_something_else(base: Path) -> None:
-    for content, message in (("[1]", "not a JSON object"), ("{", "not valid JSON")):
+    for content, message, line in (("[1]", "not a JSON object", ""), ("{", "not valid JSON", ":1")):
         (base / "tokenizer.json").write_text(content)
         with pytest.raises(UsageError, match=message) as caught:
             GGUFModel(MergedCheckpoint(base), base, name="x")
-        assert caught.value.where == str(base / "tokenizer.json")
+        assert caught.value.where == f"{base / 'tokenizer.json'}{line}"
