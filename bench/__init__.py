@@ -1,20 +1,16 @@
 """Tuned against base on held-out prompts: accuracy, perplexity, speed, with error bars.
 
-from tuneserve.bench.stage import run_bench
-report = run_bench(run, recipe)        # a results.Report; writes runs/NAME/bench/
+    from tuneserve.bench.stage import run_bench
+    report = run_bench(run, recipe)    # a compare.results.Report; writes runs/NAME/bench/
 
-compare        the benchmark of a run, from its GGUFs to the report
-job            what will be measured, checked before anything slow starts
-tasks, general, examples                                   what the models are asked
-measure        one model over prompts and texts; journal: what is measured survives a kill
-prompts, likelihood, perplexity, speed                    what llama.cpp is asked
-clients        the real server under 1 to N clients
-ladder         the tuned model at every quantization
-scoring, answers                                           from texts to scores
-bootstrap, intervals, significance, gaps                   from scores to what may be said
-analysis, forgetting, contamination                        the comparisons and the verdicts
-assemble, results, provenance, pages, charts, figures, templates/            the report
-report_file    the report as report.json, and back; result: what run.json keeps of it
-endpoint       another contender, behind an OpenAI-compatible API
-runs           several runs side by side
+stage      the benchmark of a run, from its GGUFs to the report
+job        what will be measured, checked before anything slow starts
+conditions base and tuned have the same template, token ids and tensor types
+tasks/     what the models are asked, and how an answer is scored
+measure/   one model over prompts and texts, the server under clients, an endpoint, a sweep over
+           quantizations; the journal keeps what was measured if the process is killed
+stats/     bootstrap, intervals, significance tests, gaps between groups
+compare/   from measurements to comparisons and verdicts; several runs side by side
+report/    report.json and the pages
+result     what run.json keeps of a report
 """

@@ -1,9 +1,10 @@
 """From base and adapter to verified GGUFs: merge, write, quantize, check.
 
-Reading order: stage.py (what the command does), merge.py and adapter.py (base + LoRA as one
-checkpoint, computed as it is read; four_bit.py for bitsandbytes bases), model.py (a checkpoint as
-GGUF metadata and tensors), vocabulary.py, quantization.py (which type each tensor gets),
-gguf_output.py (the file, quantized in one pass), gate/ (the proof that the result is
-the model that was trained). Beside them: adapter_only.py and lora_gguf.py (the adapter as a GGUF),
-checkpoint_output.py (the merged Hugging Face checkpoint), imatrix/, handover.py.
+Reading order: stage.py (what the command does), merge/ (base and LoRA adapter as one checkpoint,
+computed as it is read; four_bit.py for bitsandbytes bases), gguf/ (model.py: a checkpoint as GGUF
+metadata and tensors; vocabulary.py; quantization.py: the type of each tensor; writer.py: the file,
+quantized in one pass), quantize.py (one GGUF with its progress), verify/ (the checks that the
+result is the model that was trained). Beside them: adapter_only.py and gguf/lora.py (the adapter as
+a GGUF), merge/writer.py (the merged Hugging Face checkpoint), imatrix/, resources.py (memory and
+disk) and model_card.py.
 """

@@ -57,7 +57,8 @@ class Preview:
     shown: list[tuple[Example, list[Piece]]]
     problems: list[str]
     epoch: str
-    """What an epoch draws and can't train, in a sentence; empty where there are problems."""
+    """Sentences: what an epoch visits, and which earlier answers the template leaves untrained.
+    Empty where there are problems."""
 
     def figures(self) -> PreviewFigures:
         split = self.prepared.split
@@ -110,7 +111,7 @@ def _epoch(
 
 
 def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:
-    """The tokens' text, neighbours of one kind together, special tokens each for themselves."""
+    """The tokens' text in pieces of one kind; each special token is a piece of its own."""
     found: list[Piece] = []
     run: list[int] = []
     state = (False, False)

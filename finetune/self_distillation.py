@@ -1,6 +1,8 @@
-"""A replay set made by the base model itself: what it must not forget is what it says today.
-The answers come from tuneserve.serve.self_distillation; here are the prompts, and what makes an
-answer an example.
+"""A replay set written by the base model itself: its answers before training are what it should
+keep.
+
+The answers are generated in tuneserve.serve.self_distillation, or here with torch; here are also
+the prompts, and the rule by which an answer becomes an example.
 
 Each prompt is answered by sampling from the base at temperature 1, unfiltered. Replaying such
 answers pulls the model towards the base and nothing else, and the rise of the loss on those that
@@ -85,7 +87,7 @@ def replay_example(
     encoder: Encoder, asked: EncodedPrompt, answer: list[int]
 ) -> dict[str, str] | None:
     """The example {group, instruction, output} of an answer's ids, without its end token; None
-    where nothing was said, or thoughts only."""
+    where the answer is empty or has thoughts only."""
     text: str = encoder.tokenizer.decode(answer, skip_special_tokens=True).strip()
     opened = opens_thoughts(encoder.tokenizer.decode(asked.prompt))
     if not split_thoughts(text, opened=opened).answer.strip():

@@ -1,8 +1,9 @@
 """tuneserve: from a base model and a file of examples to a served, measured, quantized model.
 
-The package holds what the stages share: settings and recipes, the run directory, errors, the
-terminal's look, the chat template and the command line. The stages are the packages `finetune`,
-`convert`, `serve` and `bench`; each takes what the one before it left in the run directory.
+The stages are the subpackages `finetune`, `convert`, `serve` and `bench`; each reads what the one
+before it left in the run directory. `cli` is the command line. The others are what the stages
+share: `base`, `chat`, `gguf` and `llama`, and modules for settings, recipes, the run directory,
+files, memory, errors and the terminal. docs/architecture.md shows how they build on each other.
 """
 
 import importlib.metadata

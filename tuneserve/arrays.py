@@ -1,4 +1,4 @@
-"""Names for the NumPy arrays that go around."""
+"""Types of the NumPy arrays that several modules pass to each other."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Scale:
     ticks: list[float]
 
     def percent(self, value: float) -> float:
-        """Place of `value` from the left, in percent of the width; held within the axis."""
+        """Place of `value` from the left, in percent of the width; clipped to the axis."""
         share = (value - self.low) / (self.high - self.low)
         return round(100 * min(1.0, max(0.0, share)), 3)
 
@@ -102,7 +102,7 @@ def strip(scale: Scale, marks: Sequence[Mark], label: str, *, zero: float | None
 def lines(
     x: Scale, y: Scale, drawn: Sequence[Line], label: str, *, best: float | None = None
 ) -> Markup:
-    """Lines over a grid; `best` marks a place on the x axis. Values beyond the axes are held."""
+    """Lines over a grid; `best` marks a place on the x axis. Values beyond the axes are clipped."""
     parts = [_line("grid", x.percent(tick), 0, 100) for tick in x.ticks]
     parts += [_level(100 - y.percent(tick)) for tick in y.ticks]
     if best is not None:

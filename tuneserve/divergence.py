@@ -25,7 +25,8 @@ Result = TypeVar("Result")
 
 LOWEST_LOG_P = -16.0
 """Tokens that the base finds less likely than this (nats) are left out of the KL divergence, as
-llama-perplexity does, which stores no less; it takes a thousandth off."""
+llama-perplexity does, which stores no lower values. It makes the divergence a thousandth
+smaller."""
 
 BLOCK_ROWS = 16
 """Rows computed at a time: they and their exponentials stay in the cache. In float64, a row of a

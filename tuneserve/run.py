@@ -70,8 +70,8 @@ class RunRecord(Record):
 
 @dataclass
 class RunningStage:
-    """What a running stage wants remembered; `result` is filled by the stage. One that replaces its
-    files at its end calls `withdraw` just before: from then on the old record is wrong."""
+    """What run.json is to keep of a running stage; the stage fills `result`. A stage that replaces
+    its files at its end calls `withdraw` just before, since the old record then no longer holds."""
 
     withdraw: Callable[[], None]
     result: Record = field(default_factory=Record)
@@ -203,8 +203,8 @@ class RunDirectory:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the run, until the process ends at the latest. Raises TuneserveError if another
-        process does, UsageError if a newer release wrote its record."""
+        """Lock the run while the block runs. Raises TuneserveError if another process has the lock,
+        UsageError if a newer release wrote its record."""
         self.read()
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as file:

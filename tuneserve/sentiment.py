@@ -109,7 +109,7 @@ def _parse(group: str, line: str) -> Sentence | None:
 
 
 def label_of(rating: float) -> str | None:
-    """The label of a mean rating, or None where the raters were of no clear mind."""
+    """The label of a mean rating, or None where the ratings have no clear majority."""
     if rating > CLEAR_RATING:
         return "positive"
     if rating < -CLEAR_RATING:

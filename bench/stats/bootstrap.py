@@ -46,7 +46,8 @@ def cluster_numbers(sources: Sequence[str | None]) -> IntArray:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Which prompts belong together, [prompts], and how intervals are made of resamples of them.
+    """Resamples of clusters, and intervals made of them. `clusters`: each prompt's cluster,
+    [prompts].
 
     All figures of one Bootstrap come from the same resamples, so that ratios and differences
     between them are paired.

@@ -71,7 +71,7 @@ def compare_gaps(scores: GroupScores) -> GapComparison:
 def _gaps(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Best minus worst group's score under base and tuned, of rows [base, tuned, members]."""
     base, tuned, members = np.split(sums, 3, axis=1)
-    # A group that a resample left out says nothing there.
+    # A group with no member in a resample is left out of it.
     sizes = np.where(members > 0, members, np.nan)
     low_high = [(np.nanmin(part / sizes, 1), np.nanmax(part / sizes, 1)) for part in (base, tuned)]
     return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
@@ -89,8 +89,8 @@ def _permutation_p(scores: GroupScores, change: float) -> float:
 
 @dataclass(frozen=True)
 class _Units:
-    """What has a group label: rows [base, tuned, prompts], the label of each, and the block within
-    which labels are exchanged; sorted by block."""
+    """The units whose group labels are permuted: rows [base, tuned, prompts], the label of each,
+    and the block within which labels are exchanged; sorted by block."""
 
     values: FloatArray
     groups: IntArray

@@ -69,8 +69,9 @@ def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Boot
     """Mean of tuned - base over prompts, each result in [0, 1], with a bootstrap interval.
 
     The percentile bootstrap over clusters is too short where few prompts differ (of no width
-    where none does). For right-or-wrong results Tango's score interval has no such hole and
-    bounds it from below; otherwise nothing does, and few differing prompts deserve suspicion.
+    where none does). For right-or-wrong results the interval is made at least as wide as Tango's
+    score interval, which has no such gap. For graded scores there is no such bound: distrust an
+    interval that rests on few differing prompts.
     """
     tuned_array = np.asarray(tuned, dtype=np.float64)
     base_array = np.asarray(base, dtype=np.float64)
@@ -94,7 +95,7 @@ def tango(won: float, lost: float, pairs: float, confidence: float = 0.95) -> tu
     estimate = (won - lost) / pairs
 
     def score(difference: float) -> float:
-        """Standardised distance of the data from a true `difference`; falls as it grows."""
+        """The score statistic at a true `difference`; it falls as `difference` grows."""
         linear = -won - lost + (2 * pairs - won + lost) * difference
         constant = -lost * difference * (1 - difference)
         root = math.sqrt(max(linear * linear - 8 * pairs * constant, 0.0))
@@ -129,7 +130,7 @@ def perplexity_ratio(
 
 
 def falling_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero in [low, high]; the nearer end if it does not."""
+    """The zero of a falling function in [low, high]; the nearer end if it has none there."""
     if function(low) <= 0:
         return low
     if function(high) >= 0:
@@ -149,7 +150,7 @@ def is_binary(values: FloatArray) -> bool:
 
 
 def normal_quantile(confidence: float) -> float:
-    """How many standard deviations either side of the mean hold so much of a normal law."""
+    """z such that a normal variable lies within z standard deviations with this probability."""
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 

@@ -69,7 +69,8 @@ def smallest_detectable(
     """The true difference that this many pairs would show with probability `power`.
 
     From the exact power of the exact McNemar test at the observed share of discordant pairs (more
-    where the difference itself needs more); never below one prompt. 1 where none would be shown.
+    where the difference itself needs more); at least one prompt, 1 where no difference would be
+    shown.
     """
     number = round(pairs)
     if number < 1:
@@ -88,11 +89,11 @@ def mcnemar_power(
     """How probably the exact McNemar test of `pairs` pairs shows a true `difference`."""
     from scipy import stats
 
-    # Of all numbers of discordant pairs those that can come about.
+    # All numbers of discordant pairs with a probability that is not negligible.
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], pairs, discordant_share)
     discordant = np.arange(int(low), int(high) + 1)
     tail = (1 - confidence) / 2
-    # Shown is what has at most so many wins, or losses, that two tails stay below the level.
+    # `most`: the largest number of wins (or losses) at which the two-sided test rejects.
     most = stats.binom.ppf(tail, discordant, 0.5)
     most -= stats.binom.cdf(most, discordant, 0.5) >= tail
     lost_share = (1 - difference / discordant_share) / 2

@@ -218,7 +218,7 @@ def chrf_scorer() -> Scorer:
 
 
 def _optional(module: str, package: str) -> Any:
-    """A module of the extra 'metrics', or UsageError saying how to get it."""
+    """A module of the extra 'bench', or UsageError saying how to get it."""
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -9,7 +9,7 @@ from tuneserve.errors import TuneserveError
 
 __all__ = ["PROBE_BYTES", "Check", "VerificationError"]
 
-PROBE_BYTES = 1024**3  # the probe, a temporary file, holds this much of the model's layers
+PROBE_BYTES = 1024**3  # the largest probe: a temporary GGUF of some of the model's layers
 
 
 class VerificationError(TuneserveError):

@@ -17,7 +17,7 @@ LONGEST_ANSWER = 128
 
 @dataclass
 class SampleAnswer:
-    """A greedy answer in the making: `limit` is its longest length."""
+    """A greedy answer while it is generated, of at most `limit` tokens."""
 
     prompt: Sequence[int]
     limit: int
@@ -71,7 +71,7 @@ def check_ending(
     """Greedy answers to held-out prompts end by themselves, if the trainer's model does so.
 
     Where a reference has thoughts, the answer is written after these. `reference`: the trainer's
-    logits of each prompt with its answer; their last row says what it would put after the answer.
+    logits of each prompt with its answer; their last row predicts the token after the answer.
     `longest`: tokens of a prompt that are kept. Returns the check and the first answer as a sample.
     """
     expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
@@ -94,8 +94,8 @@ def check_ending(
 
 
 def _start(item: EncodedExample) -> tuple[list[int], int]:
-    """Ids to continue and the length of the reference's continuation, without its end token: of a
-    text the second half."""
+    """The ids to continue, and the length of the reference's continuation without its end token. A
+    text without a prompt is continued from its middle."""
     length = len(item.answer) - 1
     given = item.unscored if item.example.prompt else -(-length // 2)
     return item.prompt + item.answer[:given], length - given

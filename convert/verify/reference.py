@@ -134,7 +134,7 @@ class StreamedModel:
     def logits(self, sequences: Sequence[Sequence[int]]) -> list[list[Floats]]:
         """Of each variant, of each sequence: float32 [tokens, vocabulary].
 
-        All go through the model at once, filled up at the end: a causal model never looks ahead.
+        All go through the model at once, padded at the end: a causal model never looks ahead.
         """
         longest = max(len(ids) for ids in sequences)
         padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
@@ -195,7 +195,7 @@ class StreamedModel:
 
 
 def _filled(module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool) -> nn.Module:
-    """A copy of a small layer (a norm) with its parameters in it."""
+    """A copy of a small layer (a norm) with its parameters loaded."""
     import copy
 
     result = copy.copy(module)
@@ -213,7 +213,7 @@ def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Par
 
 
 def _without_adapter(module: nn.Module) -> nn.Module | None:
-    """The layer that PEFT has wrapped; None if this is none of PEFT's."""
+    """The layer that PEFT has wrapped; None if `module` is no layer of PEFT."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -240,9 +240,10 @@ def _empty_model(config: Any) -> Any:
 
 
 def _placeholder(shape: torch.Size) -> nn.Parameter:
-    """A parameter of this shape that takes no memory: all its elements are one.
+    """A parameter of this shape that takes no memory: all its elements share one value.
 
-    PEFT puts its weights on the device of those they belong to: "meta" would lose them.
+    Not on the "meta" device: PEFT puts an adapter on the device of the layer, where it would be
+    lost.
     """
     return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
 
@@ -259,7 +260,7 @@ def _load_adapter(model: nn.Module, adapter: Path) -> None:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """The slabs are spread over threads; each computes alone."""
+    """torch computes in one thread: the slabs are spread over threads already."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

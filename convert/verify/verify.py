@@ -1,4 +1,5 @@
-"""All checks of a conversion, in the order in which a fault is best told."""
+"""All checks of a conversion. The order is from the cause to its effects: a fault of the
+vocabulary, for instance, shows in its own check before the logits."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from tuneserve.settings import ConvertSettings
 TOKEN_EXAMPLES = 400
 LOGIT_EXAMPLES = 8
 LONGEST = 256
-# What the logits that are compared may take: of three reference models and two files.
+# Bytes that all compared logits may take: those of three reference models and two files.
 LOGIT_BYTES = 512 * 1024 * 1024
 POSITIONS = (128, 768)
 # Two float32 computations of the same weights: only the order of the sums differs.
@@ -73,7 +74,7 @@ class VerificationResult:
 
 
 def verify(candidate: Candidate, settings: ConvertSettings) -> VerificationResult:
-    """Run every check; a failed one does not stop those that can still say something."""
+    """Run every check, also after one has failed."""
     result = VerificationResult()
     threads = settings.threads or physical_cores()
     trainer = TrainerTokenizer(candidate.adapter, thoughts=candidate.thoughts)
@@ -183,7 +184,7 @@ def choose_sequences(
     trainer: TrainerTokenizer, examples: Sequence[Example], room: int
 ) -> tuple[list[EncodedExample], list[list[int]]]:
     """Held-out examples, and their prompts with their answers, but for the end token, as ids:
-    short ones first, within `room` tokens when all are filled up to the longest."""
+    the shortest ones, within `room` tokens after padding to the longest."""
     encoded = [trainer.encode_example(example) for example in examples[: 4 * LOGIT_EXAMPLES]]
     encoded.sort(key=lambda item: len(item.prompt) + len(item.answer))
     chosen: list[EncodedExample] = []
@@ -209,8 +210,8 @@ def _check_near(
 def _check_is_tuned(
     base: Sequence[Floats], adapted: Sequence[Floats], merged: Sequence[Floats]
 ) -> Check:
-    """Are the merged weights nearer to what was trained than to the base? Told by exact logits:
-    what quantization loses can be more than a short training changes."""
+    """Are the merged weights nearer to what was trained than to the base? Compared before
+    quantization, whose loss can be larger than what a short training changes."""
     effect, to_base = divergence(base, adapted), divergence(base, merged)
     to_trained = divergence(adapted, merged)
     figures = {"kld_from_base": to_base.mean, "kld_from_trained": to_trained.mean,

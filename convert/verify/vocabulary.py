@@ -107,14 +107,14 @@ class TrainerTokenizer:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import PreTrainedTokenizerFast
 
-        # By tokenizer.json as training left it: a class of its own (LlamaTokenizer) would build
-        # another pre-tokenizer than the one that was saved.
+        # This class reads tokenizer.json as training saved it; a model's own class
+        # (LlamaTokenizer) would build another pre-tokenizer.
         self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
             directory, local_files_only=True
         )
         self._fast = FastTokenizer(self._tokenizer)
         self.template = self._fast.template()
-        # What is trained and what is only read is all the same here, but where answers begin.
+        # Only the place where the answer proper begins matters here, and 'mask' marks it.
         self.thoughts = "drop" if thoughts == "drop" else "mask"
 
     def encode(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Weights by rows, from wherever they lie: what the reference computations multiply with."""
+"""Weights by rows, of a merge, a base or a GGUF: what the reference computations multiply with."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class MergedWeights:
 class TrainerWeights:
     """The base as the trainer's libraries read it: safetensors, and bitsandbytes for 4 bits.
 
-    A file is opened anew for every slab: what is mapped counts as this process's memory.
+    A file is opened anew for every slab: mapped pages count as this process's memory.
     """
 
     def __init__(self, directory: Path, *, tied: bool) -> None:

@@ -53,7 +53,7 @@ def parse_record(record: Any, *, system: str = "") -> Parsed:
         raise BadRecord(f"needs {SHAPES}; its keys are {keys}")
     shape, _, read = found
     messages = read(record)
-    if shape != "text":  # which is learned as it stands
+    if shape != "text":  # a text is learned unchanged
         messages = [_with_thoughts_apart(message) for message in messages]
     own = _optional_text(record, "system") or system
     if own and messages[0]["role"] != "system" and shape != "text":
@@ -106,7 +106,7 @@ def _sharegpt(record: Mapping[str, Any]) -> list[Message]:
 
 def _sharegpt_turn(turn: Any) -> Any:
     if not isinstance(turn, dict) or "from" not in turn:
-        return turn  # OpenAI's keys under ShareGPT's name, or wrong: looked at next
+        return turn  # perhaps OpenAI's keys: `_conversation` checks them
     sender = turn["from"]
     role = SHAREGPT_ROLES.get(sender) if isinstance(sender, str) else None
     if role is None:

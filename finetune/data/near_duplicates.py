@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 NGRAM = 5
 """Characters in an n-gram."""
 
-# An n-gram that more texts than this (and than this share of them) have is wording in common: it
-# weighs little and would cost most of the time.
+# An n-gram is common if more texts than this, and more than this share of them, have it. Its weight
+# is small, and comparing it would take most of the time.
 _COMMON_TEXTS = 50
 _COMMON_SHARE = 0.005
-# N-grams of all texts together; of more, a sample by their hash is compared, the same in every
-# text.
+# N-grams of all texts together that are compared. Of more, those with the smallest hashes are
+# taken, so that every text is sampled alike.
 _MOST_NGRAMS = 20_000_000
 _ROWS_AT_A_TIME = 512
 # Sums of the same weights in another order differ in their last digits.
@@ -37,8 +37,8 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, its bits well mixed
 
 @dataclass(frozen=True)
 class SimilarPair:
-    """`text` (a place in the texts looked at) says nearly the same as `held` (a place in the
-    held-out ones)."""
+    """The text with the index `text` and the held-out text with the index `held` are
+    near-duplicates."""
 
     text: int
     held: int

@@ -20,7 +20,7 @@ from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
-# An epoch that repeats a file more often than this is a slip of the pen.
+# A larger weight of a file is taken for a typing error.
 _LARGEST_WEIGHT = 1000
 
 

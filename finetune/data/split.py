@@ -16,7 +16,7 @@ from tuneserve.files import sha256_text
 from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 
 SPLITS = ("train", "eval", "test")
-# Held out wins: an example's twin in a later split is dropped from the earlier one.
+# Of duplicates in two splits, the one in the split with the higher number is kept.
 _PRECEDENCE = {"test": 2, "eval": 1, "train": 0}
 
 
@@ -75,7 +75,7 @@ def split_examples(
     stay together; one without goes by its normalised prompt. A prompt that would still occur on
     two sides (the same sentence in two documents) is kept on the held-out side only, and so is one
     whose similarity to a held-out prompt is `near_duplicates` or more (see
-    finetune.near_duplicates).
+    tuneserve.finetune.data.near_duplicates).
     """
     unique = _without_duplicates(examples)
     sides = [side_of(example, eval_fraction, test_fraction) for example in unique]

@@ -1,4 +1,4 @@
-"""The memory at hand, and what training does with it: said before it starts."""
+"""The memory that is free, and how training is fitted into it; decided before training starts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Budget:
         return {"load_in_4bit": self.four_bit, **decided}
 
     def smaller(self, original: TrainSettings) -> Budget | None:
-        """The budget for what takes markedly less memory; None if nothing that is open does."""
+        """A budget for clearly less memory; None if no open setting can save any."""
         if self.search_within is None or self.predicted is None:
             return None
         found = self.search_within(self.predicted * _STEP_DOWN)

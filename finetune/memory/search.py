@@ -21,7 +21,7 @@ from tuneserve.settings import Recipe, TrainSettings
 # A pass (forward and backward) over a batch costs one unit for each of its tokens, and by this
 # share more if the activations of all layers are computed again.
 _RECOMPUTING = 0.35
-# What a pass costs beside its tokens, however few they are, in units:
+# What a pass costs beside its tokens, whatever their number, in units:
 # always;
 _PASS_COST = 360
 # with a 4-bit base, each time that all its weights are unpacked: in the forward pass, in the
@@ -29,9 +29,10 @@ _PASS_COST = 360
 _UNPACKING_COST = 35
 # with the token embeddings in main memory, where the GPU waits until they are looked up.
 _LOOK_UP_COST = 190
-# However few tokens it has, a pass takes as long as starting its kernels takes, and by this share
-# longer if all layers are computed again. (H100, 8B, 4-bit: 0.20 s, or 0.28 s with 12 of 32 layers
-# computed again, where a token takes 70 us. On a slower GPU, starting them counts for less.)
+# A pass takes at least the time that starting its GPU kernels takes, however few tokens it has, and
+# this share more if all layers are computed again. (H100, 8B, 4-bit: 0.20 s, or 0.28 s with 12 of
+# 32 layers computed again, where a token takes 70 us. On a slower GPU, starting them counts for
+# less.)
 _STARTING_COST = 2900
 _STARTING_AGAIN = 1.15
 # A strategy that takes all of the memory must be faster by this share than one that takes none,

@@ -1,4 +1,4 @@
-"""The training libraries, made to behave: imported in the right order, silent, offline.
+"""The training libraries: imported in the right order, without their output, offline.
 
 Unsloth patches torch, transformers, TRL and PEFT, so it has to be imported before them, and it
 writes the modules it compiles into the working directory unless told where else.
@@ -41,7 +41,7 @@ _CHATTY_LOGGERS = (
 
 
 def unsloth_command() -> str:
-    """The command that puts the release of Unsloth this package is tested with on top."""
+    """The command that installs the release of Unsloth that this package is tested with."""
     lines = _PINNED.read_text(encoding="utf-8").splitlines()
     return " ".join(["pip install --no-deps", *(line for line in lines if line[:1] != "#")])
 

@@ -1,4 +1,4 @@
-"""Proof that examples laid end to end in one row see only themselves."""
+"""Checks that examples packed into one row do not attend to each other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.libraries import Runtime
 
 # Logits of an example alone and of the same example behind another one, as a share of the largest:
-# rounding (bf16) moves them by a hundredth, seeing the other example by tenths.
+# rounding (bf16) changes them by a hundredth, attention to the other example by tenths.
 _TOLERANCE = 0.05
 _LENGTHS = (7, 12)
 _HINT = 'Set train.packing to "auto" or "false".'
@@ -17,8 +17,8 @@ _HINT = 'Set train.packing to "auto" or "false".'
 def check_apart(runtime: Runtime, model: Any) -> None:
     """Raise UsageError if this model mixes examples that are laid end to end.
 
-    Computes two short texts alone and in one row, where positions that begin again tell the model
-    that another example begins.
+    Computes two short texts alone and in one row. In the row, position ids start at 0 again where
+    the second text begins.
     """
     torch = runtime.torch
     first, second = _texts(runtime, model)

@@ -107,8 +107,8 @@ class Encoder:
     def of(cls, recipe: Recipe, tokenizer: Any, prepared: Prepared) -> Self:
         """The encoder that a recipe and its data ask for.
 
-        Where thoughts are trained, the tokenizer gets a template that thinks unless it is told not
-        to: what asks the trained model later does not know that it has thoughts.
+        Where thoughts are trained, the tokenizer gets a template that sets `enable_thinking` unless
+        the caller does: clients of the trained model do not know that they have to.
         """
         trains_thoughts = recipe.data.thoughts != "drop" and any(
             example.thoughts for example in prepared.split.train

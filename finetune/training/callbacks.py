@@ -1,5 +1,5 @@
-"""What happens beside the steps of training: progress, logs, early stopping, Ctrl-C, checkpoints in
-between.
+"""Callbacks of the trainer: progress, logs, early stopping, Ctrl-C, checkpoints between
+evaluations.
 
 Import it late: the callbacks derive from transformers', which takes seconds.
 """

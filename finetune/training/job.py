@@ -1,4 +1,4 @@
-"""What training needs, checked and ready before anything slow or lasting happens."""
+"""What training needs, checked before any slow work starts or any file is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The steps of a training: from a loaded base to the best adapter, whatever comes between."""
+"""The steps of a training, from loading the base to the best adapter: out-of-memory, stops and
+resuming included."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-# The rate is of the last steps: an evaluation or a save is no slow step.
+# The rate is that of the last steps; evaluations and saves do not count.
 _RATE_STEPS = 20
 
 
@@ -85,7 +85,7 @@ def progress_display(steps: int, title: str) -> Iterator[ProgressDisplay]:
         return
     from rich.live import Live
 
-    # Nothing refreshes by itself: a step takes the time it takes.
+    # No refresh by a timer: the display is drawn after each step.
     with Live(console=stderr_console(), auto_refresh=False, redirect_stdout=False) as live:
         display = _Panel(progress, live, title)
         display.show()

@@ -26,7 +26,7 @@ class EmbeddingJob:
         self._vectors: list[list[float]] = []
 
     def advance(self, embedder: Embedder) -> bool:
-        """Embed the next text. True: the job has ended, be it because nobody waits for it."""
+        """Embed the next text. True: the job has ended (done, failed or cancelled)."""
         if self.future.cancelled():
             return True
         try:
@@ -36,7 +36,7 @@ class EmbeddingJob:
             return True
         if self._left:
             return False
-        # A future that runs can't be cancelled: it is told so only now, when it is about to end.
+        # A future marked as running can't be cancelled, so it is marked only now, at its end.
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(self._vectors)
         return True

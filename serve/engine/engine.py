@@ -44,8 +44,8 @@ SHARE_BESIDE_RUNNING = 0.25
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
 
 TOGETHER_SECONDS = 0.02
-"""Tokens that follow each other faster than this are handed out together: waking the listener for
-each of them would cost more than anybody could see."""
+"""Tokens that follow each other faster than this are delivered together: waking the listener for
+each would take time, and no reader notices the difference."""
 
 
 class Notifier:
@@ -74,8 +74,8 @@ class Engine:
     `after_step` is called in the engine's thread when the events delivered since the last call
     are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
     unless a step takes longer.
-    `steady`: `generate` gives the same answers to the same prompts each time: they are read in
-    pieces that don't depend on the clock, and nothing is kept of earlier ones.
+    `steady`: `generate` gives the same answers to the same prompts each time: the chunks of prompts
+    do not depend on the clock, and no prefix of earlier calls is cached.
     """
 
     def __init__(
@@ -365,7 +365,7 @@ class Engine:
         if not batch.chunks:
             return
         if prompt_tokens(batch.chunks):
-            # A step that takes long begins: what was held back would wait for its end.
+            # A step with prompt tokens takes long: deliver what was held back before it.
             self._notifier.urgent = True
             self._notifier.notify()
         started = time.monotonic()
@@ -451,9 +451,12 @@ class Engine:
 
 
 def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
-    """Cells of finished requests slow every step down: on a CPU eight answers by a third, on an
-    H100 8,192 of them one answer of an 8B model from 243 to 172 tokens/s. A CPU's are copied into
-    RAM; a GPU, which soon computes a beginning again, keeps a few and forgets the rest."""
+    """How much of finished requests is cached.
+
+    Their cells slow every step down. On a CPU eight running answers lost a third of their speed; on
+    an H100, 8,192 such cells took one answer of an 8B model from 243 to 172 tokens/s. So a CPU
+    offloads prefixes to RAM. A GPU, which computes a prefix quickly, keeps few and drops the
+    rest."""
     on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
     return PrefixLimits(
         idle_cells=int(settings.prefix_share * n_ctx),

@@ -24,7 +24,8 @@ SHORTEST_OFFLOADED = 32
 """A prefix of fewer tokens is not offloaded: computing it again is as fast."""
 
 WORTH_RESTORING = 8
-"""An offloaded prefix is used if it is longer by so many tokens than what the KV cache has."""
+"""An offloaded prefix is used if it is at least this many tokens longer than the match in the KV
+cache."""
 
 
 class SequenceMemory(Protocol):

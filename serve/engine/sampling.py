@@ -80,7 +80,7 @@ class TokenSampler:
         return int(self._api.llama_sampler_sample(self._chain, context.handle, index))
 
     def _choose(self, row: Row, allowed: npt.NDArray[np.intp] | None = None) -> int:
-        """A token, of the `allowed` ones if they are given. The chain is not told of it."""
+        """A token, of the `allowed` ones if they are given. The chain's state is not updated."""
         if allowed is not None:
             row = row[allowed]
         if self._chain is not None:
@@ -94,7 +94,7 @@ class TokenSampler:
         return place if allowed is None else int(allowed[place])
 
     def _sample_first(self, row: Row) -> int:
-        """The first token of a bounded answer that may have thoughts in front: one that opens
+        """The first token of an answer with a grammar that may begin with thoughts: one that opens
         them, or else one that the grammar allows."""
         token = self._choose(row)
         rest = self._stages.begins_thought(self._model.token_bytes(token))
@@ -110,7 +110,8 @@ class TokenSampler:
             self._api.llama_sampler_accept(self._chain, token)
 
     def _cut(self, token: int) -> int:
-        """In place of a token that reaches beyond the mark, those that end with it."""
+        """Replace a token whose text goes on after the mark by tokens whose text ends with the
+        mark."""
         piece = self._model.token_bytes(token)
         cut = self._stages.cut(piece)
         if len(cut) == len(piece):
@@ -133,7 +134,8 @@ class TokenSampler:
         return token
 
     def _allows(self, token: int) -> bool:
-        """An end token, whatever it is to the grammar, may come when all is there."""
+        """Does the grammar allow this token? End tokens are allowed where the answer is
+        complete."""
         assert self._grammar is not None
         if self._model.is_end(token):
             return self._grammar.is_accepting()

@@ -1,7 +1,7 @@
-"""Where an answer stands: before or inside its thoughts, in the answer proper, behind a mark.
+"""The thinking state of an answer: before its thoughts, inside them, or in the answer proper.
 
-A grammar bounds the answer proper and never the thoughts; a budget bounds the thoughts and nothing
-else. Which of them holds is told by the text as it comes, token by token.
+The grammar applies to the answer proper only, the thinking budget to the thoughts only. The state
+is read from the generated text, token by token.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Stage(Enum):
 
 
 class ThinkingState:
-    """Follows an answer's text. `mark`: text in the answer proper behind which the grammar
-    begins; `budget`: tokens of thoughts at most."""
+    """Follows an answer's text. `mark`: the grammar applies after this text in the answer proper
+    (None: from its beginning); `budget`: the most tokens of thoughts."""
 
     def __init__(
         self, thoughts: Thoughts, *, mark: str | None = None, budget: int | None = None
@@ -35,16 +35,16 @@ class ThinkingState:
 
     @property
     def bounded(self) -> bool:
-        """Does a grammar hold now?"""
+        """Does the grammar apply to the next token?"""
         return self.stage is Stage.ANSWER and self._mark is None
 
     @property
     def bounded_unless_thought(self) -> bool:
-        """Does a grammar hold for the next token, unless it opens thoughts?"""
+        """Does the grammar apply to the next token, unless that opens thoughts?"""
         return self.stage is Stage.START and self._mark is None and not self._tail
 
     def answer_begins(self) -> None:
-        """There are no thoughts in front."""
+        """The answer proper begins, without thoughts before it."""
         self._enter(Stage.ANSWER)
 
     def see(self, piece: bytes) -> bool:
@@ -69,8 +69,8 @@ class ThinkingState:
         return OPEN_THOUGHTS[len(piece) :] if piece and _OPEN.startswith(piece) else None
 
     def cut(self, piece: bytes) -> bytes:
-        """The piece without what it says behind the mark that a grammar waits for: that would be
-        unbounded. White space there does no harm."""
+        """A token's bytes up to the mark (`</think>` or `mark`) that it completes: the grammar
+        would not have checked the text after it. White space after the mark is kept."""
         mark = {Stage.THOUGHTS: _CLOSE, Stage.ANSWER: self._mark}.get(self.stage)
         if mark is None:
             return piece

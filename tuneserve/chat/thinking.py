@@ -30,8 +30,8 @@ REASONING = "reasoning_content"
 _WHITE = " \t\n\r\f\v"
 
 Thoughts = Literal["none", "may", "open"]
-"""What the prompt leaves: no thoughts (it has closed them, or the model has none), an answer that
-may open with `<think>`, or thoughts that the prompt has opened."""
+"""The state after the prompt. none: no thoughts follow (the prompt has closed them, or the model
+has none); may: the answer may open with `<think>`; open: the prompt has opened them."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ def split_thoughts(text: str, *, opened: bool | None = None) -> SplitAnswer:
 
 
 class ThoughtStream:
-    """Splits a text that comes in pieces, as `split_thoughts` splits the whole. `thoughts`: what
-    the prompt has left of them."""
+    """Splits a text that comes in pieces, as `split_thoughts` splits a whole one. `thoughts`: the
+    state after the prompt."""
 
     def __init__(self, thoughts: Thoughts = "none") -> None:
         self._left = thoughts
@@ -73,7 +73,7 @@ class ThoughtStream:
 
     @property
     def in_answer(self) -> bool:
-        """Is all that comes now the answer, to the letter?"""
+        """Is all further text the answer, unchanged?"""
         return self._state == "answer" and not self._trim
 
     def feed(self, text: str) -> list[tuple[bool, str]]:
@@ -89,7 +89,7 @@ class ThoughtStream:
         return found
 
     def finish(self) -> list[tuple[bool, str]]:
-        """What is held when the text ends."""
+        """The text that is still held back when the answer ends, as `feed` gives it."""
         rest, self._held = self._held, ""
         if self._state == "thoughts":
             rest = rest.strip(_WHITE) if self._trim else rest.rstrip(_WHITE)
@@ -148,8 +148,8 @@ def opens_thoughts(prompt: str) -> bool:
 
 
 def thoughts_left(prompt: str, begun: str = "", *, thinks: bool = True) -> Thoughts:
-    """What a rendered prompt, and the beginning of the answer if that is given, leave of the
-    answer's thoughts. `thinks`: does the model's template know thoughts at all?"""
+    """The state of the thoughts after a rendered prompt and the beginning of the answer that is
+    given (`begun`). `thinks`: does the model's template know thoughts at all?"""
     opened = opens_thoughts(prompt)
     if begun:
         return "open" if split_thoughts(begun, opened=opened).cut_off else "none"
@@ -159,7 +159,7 @@ def thoughts_left(prompt: str, begun: str = "", *, thinks: bool = True) -> Thoug
 
 
 def overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that is a proper beginning of `mark`."""
+    """Length of the longest suffix of `text` that is a proper prefix of `mark`."""
     for length in range(min(len(text), len(mark) - 1), 0, -1):
         if text.endswith(mark[:length]):
             return length
@@ -212,8 +212,8 @@ def thoughts_end(text: str, answer: str) -> int:
 def _tail(prompt: str, full: str, answer: str) -> str | None:
     if full.startswith(prompt):
         return full[len(prompt) :]
-    # The template renders a finished turn unlike the one it asks for (no <think> in it, say):
-    # take the answer and what the template closes the turn with.
+    # The template renders a finished turn otherwise than the beginning that it puts into a prompt
+    # (without <think>, for instance): take the answer and what closes the turn.
     if not answer.strip():
         return None
     turn = _turn_start(prompt, full)
@@ -223,17 +223,18 @@ def _tail(prompt: str, full: str, answer: str) -> str | None:
 
 
 def _turn_start(prompt: str, full: str) -> int:
-    """Where the final turn's text begins in `full`, which parts from `prompt` in or behind a tag.
+    """Where the final turn's text begins in `full`, which differs from `prompt` from within or
+    after a tag on.
 
-    What the template writes before and behind a turn may hold the answer's letters too.
+    The search for the answer begins here, since the text before it may contain the answer too.
     """
     pairs = enumerate(zip(prompt, full, strict=False))
     parted = next((place for place, (a, b) in pairs if a != b), min(len(prompt), len(full)))
     opening = prompt.rfind(OPEN_THOUGHTS)
     if opening < 0 or not 0 <= parted - opening <= len(OPEN_THOUGHTS):
         return parted
-    # The answer may begin like the tag that the prompt goes on with ('<b>'), or thoughts that the
-    # template itself wrote may stand before it.
+    # The answer may share its first characters with the tag that the prompt ends with ('<b>'), or
+    # follow thoughts that the template wrote itself.
     written = full.startswith(OPEN_THOUGHTS, opening)
     closing = full.find(CLOSE_THOUGHTS, opening) if written else -1
     return opening if closing < 0 else closing + len(CLOSE_THOUGHTS)

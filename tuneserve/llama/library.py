@@ -20,16 +20,16 @@ _recent_errors: deque[str] = deque(maxlen=8)
 def llama_module() -> Any:
     """The llama_cpp module, imported so that one C++ runtime serves the whole process.
 
-    A build linked with -static-libstdc++ carries copies of it that mix with the one that NumPy or
-    torch have loaded: the process dies in `std::regex` or in `free()`. Symbols of the shared one,
-    once it is in the global scope, go before all copies.
+    A build linked with -static-libstdc++ has its own copy, which conflicts with the one that NumPy
+    or torch have loaded: the process crashes in `std::regex` or in `free()`. Loaded into the global
+    scope first, the shared library's symbols take precedence over all copies.
     """
-    # Threads that wait for one another spin, by default so long that the process they wait for a
-    # core from gets none: with one busy process beside a server of two threads it generated 33
-    # tokens/s, 81 with this; alone 232 and 235.
+    # OpenMP threads spin while they wait, by default so long that another thread that needs the
+    # core does not get it. Beside one busy process, a server of two threads generated 33 tokens/s,
+    # and 81 with this setting (alone 232 and 235).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
-    # Without the shared runtime (other systems, musl) there is nothing to mix with.
+    # Systems without the shared library (musl, for instance) have no such conflict.
     with contextlib.suppress(OSError):
         ctypes.CDLL("libstdc++.so.6", mode=ctypes.RTLD_GLOBAL)
     import llama_cpp
@@ -49,7 +49,7 @@ def backend() -> Any:
 
     llama_cpp.llama_log_set(keep_errors, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    # llama.cpp calls back for the life of the process: a collected callback is a crash.
+    # llama.cpp keeps a pointer to the callback: it must never be garbage-collected.
     llama_cpp._tuneserve_log_callback = keep_errors
     return llama_cpp
 
