@@ -137,6 +137,7 @@ def test_addresses_that_can_not_be_had() -> None:
 
 
 def test_a_hub_model_without_a_network() -> None:
+    pytest.importorskip("huggingface_hub")
     with pytest.raises(TuneserveError, match="the hub model can't be downloaded") as caught:
         resolve_base("nobody/nothing")
     assert caught.value.where == "model.base = 'nobody/nothing'"
