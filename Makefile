@@ -104,6 +104,7 @@ docs: $(TOOLS) ## Regenerate docs/settings.md and docs/commands.md from the code
 	$(BIN)/python -m tuneserve.cli.reference docs
 
 wheel: $(TOOLS) ## Build dist/tuneserve-*.whl
+	rm -rf build  # what an earlier build left there would go into the wheel
 	$(BIN)/python -m build --wheel --quiet
 
 clean: ## Remove caches and build products; runs/, data/ and .venv stay
