@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import chain, islice
 from pathlib import Path
 
 from tuneserve.bench import conditions
@@ -132,7 +131,8 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         paths["base"], paths["tuned"], list(chain.from_iterable(parts)), recipe.data.thoughts
     )
     conditions.require_room(encoded, settings)
-    *asked, replay_encoded, choices_encoded = _split(encoded, [len(part) for part in parts])
+    rest = iter(encoded)
+    *asked, replay_encoded, choices_encoded = [list(islice(rest, len(part))) for part in parts]
     own, *elsewhere = [
         Asked(task, part, choices if task is tasks[0] else (), settings.task == LIKELIHOOD_TASKS[1])
         for task, part in zip(tasks, asked, strict=True)
@@ -140,9 +140,10 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     own_workload = Workload(
         [] if choices else _requests(own, settings), own.encoded, choices_encoded, {}
     )
+    further = [request for one in elsewhere for request in _requests(one, settings)]
     workload = replace(
         own_workload,
-        requests=[*own_workload.requests, *_all_requests(elsewhere, settings)],
+        requests=[*own_workload.requests, *further],
         expected=[*chain.from_iterable(asked), *replay_encoded],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
@@ -191,15 +192,6 @@ def _training_examples(run: RunDirectory) -> list[Example] | None:
     return askable(read_split(path)) if path.is_file() else None
 
 
-def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list[EncodedExample]]:
-    ends = list(accumulate(sizes))
-    return [list(encoded[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-
-
-def _all_requests(asked: Sequence[Asked], settings: BenchSettings) -> list[AnswerRequest]:
-    return [request for one in asked for request in _requests(one, settings)]
-
-
 def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
     """The task's prompts with the room that the context leaves for their answers."""
     return [
@@ -210,15 +202,11 @@ def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
 
 def _verified_hash(path: Path, recorded: GGUFRecord) -> str:
     """The file's SHA-256, which must be the one that the conversion recorded."""
+    again = "Make it again: tuneserve convert --force"
     if not path.is_file():
-        raise UsageError(
-            "no such GGUF", where=str(path), hint="Make it again: tuneserve convert --force"
-        )
+        raise UsageError("no such GGUF", where=str(path), hint=again)
     digest = sha256_file(path)
     if digest != recorded.sha256:
-        raise UsageError(
-            "is not the file that the conversion made (its SHA-256 differs)",
-            where=str(path),
-            hint="Make it again: tuneserve convert --force",
-        )
+        message = "is not the file that the conversion made (its SHA-256 differs)"
+        raise UsageError(message, where=str(path), hint=again)
     return digest

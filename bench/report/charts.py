@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tuneserve.bench.compare.figures import number, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     PerplexityComparison,
@@ -12,7 +13,6 @@ from tuneserve.bench.compare.results import (
     TaskComparison,
     TextComparison,
 )
-from tuneserve.bench.report.figures import number, percent, points, points_interval
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import Mark, Scale, scale_over, strip
 

@@ -45,6 +45,13 @@ def mean_error(measured: MeanError, decimals: int = 4) -> str:
     return f"{measured.value:.{decimals}f} ± {measured.error:.{decimals}f}"
 
 
+def p_value(p: float) -> str:
+    """'0.032' or '< 0.0001'."""
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
+
+
 def headline(sentence: str) -> tuple[str, str]:
     """A verdict's claim, before the first colon, and its evidence."""
     claim, _, evidence = sentence.partition(": ")
