@@ -81,10 +81,8 @@ def difference_plot(rows: Iterable[ChartRow]) -> Plot:
     return Plot(drawn, ticks)
 
 
-def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]]) -> Plot | None:
-    """Tuned over base perplexity, around 1; None where there is nothing to show."""
-    if not shown:
-        return None
+def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]]) -> Plot:
+    """Tuned over base perplexity, around 1."""
     scale = scale_over([1.0, *_ends(compared.ratio for _, compared in shown)])
     drawn = []
     for name, compared in shown:
@@ -94,7 +92,7 @@ def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]
     return Plot(drawn, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
 
 
-def text_plot(report: Report) -> Plot | None:
+def text_plot(report: Report) -> Plot:
     return ratio_plot([(text.name, text) for text in report.texts])
 
 

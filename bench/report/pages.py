@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,23 +62,18 @@ def render(report: Report, template: str) -> str:
 
 @dataclass(frozen=True)
 class Flips:
-    """A task's prompts that one of the models answers better than the other; how many there are,
-    and the first of them."""
+    """A task's prompts that one of the models answers better than the other."""
 
     task: str
-    won: int
-    lost: int
-    shown_won: Sequence[Pair]
-    shown_lost: Sequence[Pair]
+    won: list[Pair]
+    lost: list[Pair]
 
 
 def _flips(report: Report) -> list[Flips]:
-    found = []
-    for name, pairs in _answered(report):
-        won, lost = [pair for pair in pairs if pair.won], [pair for pair in pairs if pair.lost]
-        shown = won[:SHOWN_FLIPS], lost[:SHOWN_FLIPS]
-        found.append(Flips(name, len(won), len(lost), *shown))
-    return found
+    return [
+        Flips(name, [pair for pair in pairs if pair.won], [pair for pair in pairs if pair.lost])
+        for name, pairs in _answered(report)
+    ]
 
 
 def _is_unsteady(model: ContenderSummary) -> bool:

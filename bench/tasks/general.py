@@ -79,11 +79,7 @@ def scorer_of(row: dict[str, Any]) -> Scorer:
 
 def _any_of(others: list[str]) -> Scorer:
     """The reference or one of `others` stands in the answer."""
-
-    def score(answer: str, reference: str) -> float:
-        return max(contains(answer, accepted) for accepted in (reference, *others))
-
-    return score
+    return lambda answer, reference: max(contains(answer, one) for one in (reference, *others))
 
 
 def _whole_match(pattern: str) -> Scorer:
