@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
@@ -62,6 +64,4 @@ def markdown_cell(text: str, longest: int = 160) -> str:
     """Text for a cell of a Markdown table: one line, cut, nothing that would break the table."""
     line = " ".join(text.split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
-    for character in "\\`*_{}[]<>|":
-        line = line.replace(character, "\\" + character)
-    return line
+    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", line)

@@ -77,19 +77,14 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
 
 def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
     """What run.json keeps of a report, beside the settings and hashes that it is known by."""
+    found, perplexity = report.accuracy, report.perplexity
     return BenchResult(
         outcome=report.verdict.outcome,
         verdict=report.verdict.sentence,
-        prompts=report.accuracy.prompts,
-        accuracy=AccuracySummary(
-            base=report.accuracy.base.value,
-            tuned=report.accuracy.tuned.value,
-            p=report.accuracy.p,
-        ),
+        prompts=found.prompts,
+        accuracy=AccuracySummary(base=found.base.value, tuned=found.tuned.value, p=found.p),
         forgetting=report.forgetting.sentence,
-        perplexity=PerplexitySummary(
-            base=report.perplexity.base.value, tuned=report.perplexity.tuned.value
-        ),
+        perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,
     )
