@@ -23,6 +23,7 @@ from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.scorers import list_choices
 from tuneserve.bench.tasks.tasks import (
+    GENERATED,
     Task,
     further_tasks,
     held_out_task,
@@ -38,7 +39,6 @@ from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
 
-LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
 REPLAY_SPLIT = "general"  # what training held out of its replay set
 
 
@@ -70,10 +70,6 @@ class BenchmarkJob:
     @property
     def settings(self) -> BenchSettings:
         return self.recipe.bench
-
-    @property
-    def journal_path(self) -> Path:
-        return self.run.root / "bench-journal.jsonl"
 
     @property
     def sweep_folder(self) -> Path:
@@ -122,7 +118,10 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
         tasks.append(general_task(settings.general, settings.max_tokens))
-    replay = _replay_examples(run)
+    replay = [
+        replace(example, id=f"{REPLAY_SPLIT}/{example.id}")
+        for example in _askable_of(run, REPLAY_SPLIT) or ()
+    ]
     choices = _choices(tasks[0], settings)
     parts = [*(task.examples for task in tasks), replay, with_choices(tasks[0].examples, choices)]
     require_different_ids(chain.from_iterable(parts))
@@ -134,7 +133,9 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     rest = iter(encoded)
     *asked, replay_encoded, choices_encoded = [list(islice(rest, len(part))) for part in parts]
     own, *elsewhere = [
-        Asked(task, part, choices if task is tasks[0] else (), settings.task == LIKELIHOOD_TASKS[1])
+        Asked(
+            task, part, choices if task is tasks[0] else (), settings.task == "likelihood_per_token"
+        )
         for task, part in zip(tasks, asked, strict=True)
     ]
     own_workload = Workload(
@@ -158,7 +159,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         asked=own,
         elsewhere=elsewhere,
         replay=replay_encoded,
-        training=_training_examples(run),
+        training=_askable_of(run, "train"),
         workload=workload,
         own_workload=own_workload,
         conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
@@ -167,7 +168,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
 
 def _choices(own: Task, settings: BenchSettings) -> list[str]:
     """What there is to choose from; empty where answers are generated."""
-    if settings.task not in LIKELIHOOD_TASKS:
+    if settings.task in GENERATED:
         return []
     for name in ("noise_floor", "endpoint"):
         if getattr(settings, name):
@@ -179,16 +180,9 @@ def _choices(own: Task, settings: BenchSettings) -> list[str]:
     return list_choices(settings, map(reference_of, own.examples))
 
 
-def _replay_examples(run: RunDirectory) -> list[Example]:
-    """What training has held out of its replay set, if it had one."""
-    path = run.split(REPLAY_SPLIT)
-    if not path.is_file():
-        return []
-    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in askable(read_split(path))]
-
-
-def _training_examples(run: RunDirectory) -> list[Example] | None:
-    path = run.split("train")
+def _askable_of(run: RunDirectory, split: str) -> list[Example] | None:
+    """The split's examples that can be asked; None if the run has no such split."""
+    path = run.split(split)
     return askable(read_split(path)) if path.is_file() else None
 
 

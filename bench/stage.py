@@ -44,13 +44,14 @@ def run_bench(
     if run.bench.exists() and not force:
         raise OutputExistsError(run.bench)
     job = prepare(run, recipe, converted)
+    journal_path = run.root / "bench-journal.jsonl"
     with run.alone(), run.stage("bench", keep=True) as running:
-        with Journal(job.journal_path, job.fingerprint()) as journal:
+        with Journal(journal_path, job.fingerprint()) as journal:
             others = _measure(job, journal)
             report = make_report(job, journal, others)
         write_report(report, run.bench)
         running.result = summary(report, _settings(recipe), job.hashes)
-    job.journal_path.unlink()
+    journal_path.unlink()
     remove(job.sweep_folder)
     return report
 

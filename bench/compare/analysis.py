@@ -96,16 +96,13 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
 
 def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[GroupComparison]:
     """The comparison within each group, by name; empty where examples have no groups."""
-    members: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair.example.group is not None:
-            members.setdefault(pair.example.group, []).append(pair)
-    names = sorted(members)
-    compared = [compare_accuracy(members[name], settings) for name in names]
+    names = sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+    groups = [[pair for pair in pairs if pair.example.group == name] for name in names]
+    compared = [compare_accuracy(group, settings) for group in groups]
     adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
-        GroupComparison(name, accuracy, compare_perplexity(members[name], settings), p)
-        for name, accuracy, p in zip(names, compared, adjusted, strict=True)
+        GroupComparison(name, accuracy, compare_perplexity(group, settings), p)
+        for name, group, accuracy, p in zip(names, groups, compared, adjusted, strict=True)
     ]
 
 
