@@ -59,14 +59,12 @@ def chunk_texts(model_path: Path, texts: Sequence[str]) -> dict[str, Ids]:
         return {name: chunked(model, read_corpus(Path(name)), where=name) for name in texts}
 
 
-def tensor_types(path: Path) -> dict[str, str]:
-    """Quantization type of every tensor of a GGUF."""
-    return {name: tensor.type_name for name, tensor in GGUFFile(path).tensors.items()}
-
-
 def require_same_types(base: Path, tuned: Path) -> str:
     """The tensors' types with their counts, as text, proved equal tensor by tensor."""
-    ours, theirs = tensor_types(tuned), tensor_types(base)
+    ours, theirs = (
+        {name: tensor.type_name for name, tensor in GGUFFile(path).tensors.items()}
+        for path in (tuned, base)
+    )
     differing = [name for name in sorted(ours | theirs) if ours.get(name) != theirs.get(name)]
     if differing:
         first = differing[0]

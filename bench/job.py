@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import chain, islice
 from pathlib import Path
 
 from tuneserve.bench import conditions
@@ -24,6 +23,7 @@ from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.scorers import list_choices
 from tuneserve.bench.tasks.tasks import (
+    GENERATED,
     Task,
     further_tasks,
     held_out_task,
@@ -39,7 +39,6 @@ from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
 
-LIKELIHOOD_TASKS = ("likelihood", "likelihood_per_token")
 REPLAY_SPLIT = "general"  # what training held out of its replay set
 
 
@@ -71,10 +70,6 @@ class BenchmarkJob:
     @property
     def settings(self) -> BenchSettings:
         return self.recipe.bench
-
-    @property
-    def journal_path(self) -> Path:
-        return self.run.root / "bench-journal.jsonl"
 
     @property
     def sweep_folder(self) -> Path:
@@ -123,7 +118,10 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
         tasks.append(general_task(settings.general, settings.max_tokens))
-    replay = _replay_examples(run)
+    replay = [
+        replace(example, id=f"{REPLAY_SPLIT}/{example.id}")
+        for example in _askable_of(run, REPLAY_SPLIT) or ()
+    ]
     choices = _choices(tasks[0], settings)
     parts = [*(task.examples for task in tasks), replay, with_choices(tasks[0].examples, choices)]
     require_different_ids(chain.from_iterable(parts))
@@ -132,17 +130,21 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         paths["base"], paths["tuned"], list(chain.from_iterable(parts)), recipe.data.thoughts
     )
     conditions.require_room(encoded, settings)
-    *asked, replay_encoded, choices_encoded = _split(encoded, [len(part) for part in parts])
+    rest = iter(encoded)
+    *asked, replay_encoded, choices_encoded = [list(islice(rest, len(part))) for part in parts]
     own, *elsewhere = [
-        Asked(task, part, choices if task is tasks[0] else (), settings.task == LIKELIHOOD_TASKS[1])
+        Asked(
+            task, part, choices if task is tasks[0] else (), settings.task == "likelihood_per_token"
+        )
         for task, part in zip(tasks, asked, strict=True)
     ]
     own_workload = Workload(
         [] if choices else _requests(own, settings), own.encoded, choices_encoded, {}
     )
+    further = [request for one in elsewhere for request in _requests(one, settings)]
     workload = replace(
         own_workload,
-        requests=[*own_workload.requests, *_all_requests(elsewhere, settings)],
+        requests=[*own_workload.requests, *further],
         expected=[*chain.from_iterable(asked), *replay_encoded],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
@@ -157,7 +159,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         asked=own,
         elsewhere=elsewhere,
         replay=replay_encoded,
-        training=_training_examples(run),
+        training=_askable_of(run, "train"),
         workload=workload,
         own_workload=own_workload,
         conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
@@ -166,7 +168,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
 
 def _choices(own: Task, settings: BenchSettings) -> list[str]:
     """What there is to choose from; empty where answers are generated."""
-    if settings.task not in LIKELIHOOD_TASKS:
+    if settings.task in GENERATED:
         return []
     for name in ("noise_floor", "endpoint"):
         if getattr(settings, name):
@@ -178,26 +180,10 @@ def _choices(own: Task, settings: BenchSettings) -> list[str]:
     return list_choices(settings, map(reference_of, own.examples))
 
 
-def _replay_examples(run: RunDirectory) -> list[Example]:
-    """What training has held out of its replay set, if it had one."""
-    path = run.split(REPLAY_SPLIT)
-    if not path.is_file():
-        return []
-    return [replace(item, id=f"{REPLAY_SPLIT}/{item.id}") for item in askable(read_split(path))]
-
-
-def _training_examples(run: RunDirectory) -> list[Example] | None:
-    path = run.split("train")
+def _askable_of(run: RunDirectory, split: str) -> list[Example] | None:
+    """The split's examples that can be asked; None if the run has no such split."""
+    path = run.split(split)
     return askable(read_split(path)) if path.is_file() else None
-
-
-def _split(encoded: Sequence[EncodedExample], sizes: Sequence[int]) -> list[list[EncodedExample]]:
-    ends = list(accumulate(sizes))
-    return [list(encoded[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
-
-
-def _all_requests(asked: Sequence[Asked], settings: BenchSettings) -> list[AnswerRequest]:
-    return [request for one in asked for request in _requests(one, settings)]
 
 
 def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
@@ -210,15 +196,11 @@ def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
 
 def _verified_hash(path: Path, recorded: GGUFRecord) -> str:
     """The file's SHA-256, which must be the one that the conversion recorded."""
+    again = "Make it again: tuneserve convert --force"
     if not path.is_file():
-        raise UsageError(
-            "no such GGUF", where=str(path), hint="Make it again: tuneserve convert --force"
-        )
+        raise UsageError("no such GGUF", where=str(path), hint=again)
     digest = sha256_file(path)
     if digest != recorded.sha256:
-        raise UsageError(
-            "is not the file that the conversion made (its SHA-256 differs)",
-            where=str(path),
-            hint="Make it again: tuneserve convert --force",
-        )
+        message = "is not the file that the conversion made (its SHA-256 differs)"
+        raise UsageError(message, where=str(path), hint=again)
     return digest

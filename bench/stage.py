@@ -44,13 +44,14 @@ def run_bench(
     if run.bench.exists() and not force:
         raise OutputExistsError(run.bench)
     job = prepare(run, recipe, converted)
+    journal_path = run.root / "bench-journal.jsonl"
     with run.alone(), run.stage("bench", keep=True) as running:
-        with Journal(job.journal_path, job.fingerprint()) as journal:
+        with Journal(journal_path, job.fingerprint()) as journal:
             others = _measure(job, journal)
             report = make_report(job, journal, others)
         write_report(report, run.bench)
-        running.result = summary(report, _settings(recipe), _hashes(converted))
-    job.journal_path.unlink()
+        running.result = summary(report, _settings(recipe), job.hashes)
+    journal_path.unlink()
     remove(job.sweep_folder)
     return report
 
@@ -81,7 +82,8 @@ def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput
     result = run.finished("bench", BenchResult)
     if result is None or not (run.bench / "report.json").is_file():
         return None
-    if result.settings != _settings(recipe) or result.sha256 != _hashes(converted):
+    hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
+    if result.settings != _settings(recipe) or result.sha256 != hashes:
         return None
     return read_report(run)
 
@@ -89,7 +91,3 @@ def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that a finished benchmark is known by in run.json."""
     return recipe.model_dump(mode="json", include={"bench", "serve"})
-
-
-def _hashes(converted: ConvertOutput) -> dict[str, str]:
-    return {"base": converted.base.sha256, "tuned": converted.tuned.sha256}

@@ -28,8 +28,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_responses
 from tuneserve.bench.job import BenchmarkJob, prepare
@@ -43,6 +41,7 @@ from tuneserve.bench.measure.measure import (
     measure_noise_floor,
 )
 from tuneserve.bench.stats import significance
+from tuneserve.bench.stats.bootstrap import FloatArray
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe, ServeSettings
@@ -73,10 +72,8 @@ def llama_server(peer: Path, model: Path, serve: ServeSettings, slots: int) -> I
         process.wait(60)
 
 
-def scores_of(
-    job: BenchmarkJob, journal: Journal, name: str
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.array([response.score for response in read_responses(journal, name, job.asked)])
+def scores_of(job: BenchmarkJob, journal: Journal, name: str) -> FloatArray:
+    return analysis.scores_of(read_responses(journal, name, job.asked))
 
 
 def answered_by(job: BenchmarkJob, url: str, folder: Path, name: str) -> Any:
@@ -107,9 +104,10 @@ def all_scores(job: BenchmarkJob, peer: Path, folder: Path) -> dict[str, Any]:
 
 def compare(job: BenchmarkJob, found: dict[str, Any]) -> list[dict[str, Any]]:
     first = found["in process"]
-    clusters = analysis.clusters_of(job.asked.task.examples)
+    sources = [example.source for example in job.asked.task.examples]
+    bootstrap = analysis.bootstrap_of(sources, job.settings)
     names = [name for name in found if name != "in process"]
-    compared = [analysis.compare_scores(found[n], first, clusters, job.settings) for n in names]
+    compared = [analysis.compare_scores(found[n], first, bootstrap) for n in names]
     adjusted = significance.holm([one.p for one in compared])
     return [
         {

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate
-from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
+from tuneserve.bench.stats.gaps import GapComparison, compare_gaps
 
 Floats = npt.NDArray[np.float64]
 BASE_SKILL, TUNED_SKILL = -0.5, 0.2
@@ -190,20 +190,20 @@ def share_widened(
     generator = np.random.default_rng(seed)
     shown = by_interval = 0
     for number in range(benchmarks):
-        found = compare_gaps(_draw_groups(generator, design, resamples, seed + number))
+        found = _compare_drawn(generator, design, resamples, seed + number)
         shown += found.widened
         by_interval += found.change.low > 0
     return shown / benchmarks, by_interval / benchmarks
 
 
-def _draw_groups(
+def _compare_drawn(
     generator: np.random.Generator, design: GapDesign, resamples: int, seed: int
-) -> GroupScores:
+) -> GapComparison:
     count = len(design.base)
     groups = np.repeat(np.arange(count), design.prompts)
     clusters = np.arange(len(groups)) // design.per_source
     luck = generator.random(clusters[-1] + 1)[clusters]
-    return GroupScores(
+    return compare_gaps(
         base=(generator.random(len(groups)) < np.array(design.base)[groups]).astype(np.float64),
         tuned=(luck < np.array(design.tuned)[groups]).astype(np.float64),
         groups=groups,

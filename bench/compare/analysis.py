@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from tuneserve.bench.compare.figures import p_value, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
+    Answer,
     AnswerCounts,
     GroupComparison,
     OtherComparison,
     Outcome,
     Pair,
     PerplexityComparison,
+    Response,
     Verdict,
 )
 from tuneserve.bench.stats import intervals, significance
-from tuneserve.bench.stats.bootstrap import (
-    Bootstrap,
-    Estimate,
-    FloatArray,
-    IntArray,
-    cluster_numbers,
-)
-from tuneserve.bench.stats.gaps import GapComparison, GroupScores, compare_gaps
-from tuneserve.chat.examples import Example
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
+from tuneserve.bench.stats.gaps import GapComparison, compare_gaps
 from tuneserve.settings import BenchSettings
 
 
 def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
     """Accuracy of both models on `pairs`, and the paired difference with interval and test."""
-    tuned = np.array([pair.tuned.score for pair in pairs], dtype=np.float64)
-    base = np.array([pair.base.score for pair in pairs], dtype=np.float64)
-    return compare_scores(tuned, base, _clusters(pairs), settings)
+    tuned, base = scores_of(pair.tuned for pair in pairs), scores_of(pair.base for pair in pairs)
+    return compare_scores(tuned, base, _bootstrap(pairs, settings))
 
 
-def compare_scores(
-    tuned: FloatArray, base: FloatArray, clusters: IntArray, settings: BenchSettings
-) -> AccuracyComparison:
+def compare_scores(tuned: FloatArray, base: FloatArray, bootstrap: Bootstrap) -> AccuracyComparison:
     """Two contenders' scores on the same prompts, [prompts] each."""
-    bootstrap = bootstrap_of(clusters, settings)
     won, lost = int((tuned > base).sum()), int((tuned < base).sum())
     size = intervals.effective_size(tuned - base, bootstrap)
     return AccuracyComparison(
@@ -52,29 +44,40 @@ def compare_scores(
         won=won,
         lost=lost,
         mcnemar_p=significance.mcnemar_exact(won, lost),
-        p=significance.paired_p(np.bincount(clusters, weights=tuned - base), seed=settings.seed),
+        p=significance.paired_p(
+            np.bincount(bootstrap.clusters, weights=tuned - base), seed=bootstrap.seed
+        ),
         smallest_detectable=significance.smallest_detectable(
-            float(((tuned - base) ** 2).mean()), size, settings.confidence
+            float(((tuned - base) ** 2).mean()), size, bootstrap.confidence
         ),
         graded=not intervals.is_binary(np.concatenate([tuned, base])),
     )
 
 
-def bootstrap_of(clusters: IntArray, settings: BenchSettings) -> Bootstrap:
-    """How the settings want intervals made."""
-    return Bootstrap(clusters, settings.confidence, settings.bootstrap, settings.seed)
+def scores_of(responses: Iterable[Response]) -> FloatArray:
+    """[prompts]"""
+    return np.array([response.score for response in responses], dtype=np.float64)
+
+
+def bootstrap_of(sources: Sequence[str | None], settings: BenchSettings) -> Bootstrap:
+    """How the settings want intervals made of prompts with these sources."""
+    return Bootstrap(
+        cluster_numbers(sources), settings.confidence, settings.bootstrap, settings.seed
+    )
+
+
+def _bootstrap(pairs: Sequence[Pair], settings: BenchSettings) -> Bootstrap:
+    return bootstrap_of([pair.example.source for pair in pairs], settings)
 
 
 def compare_other(
     pairs: Sequence[Pair], name: str, against: str, settings: BenchSettings
 ) -> OtherComparison:
     """Another contender's scores against those of 'base' or 'tuned'."""
-    theirs = np.array([pair.others[name].score for pair in pairs], dtype=np.float64)
-    ours = np.array(
-        [(pair.tuned if against == "tuned" else pair.base).score for pair in pairs],
-        dtype=np.float64,
-    )
-    return OtherComparison(name, against, compare_scores(theirs, ours, _clusters(pairs), settings))
+    theirs = scores_of(pair.others[name] for pair in pairs)
+    ours = scores_of(pair.tuned if against == "tuned" else pair.base for pair in pairs)
+    accuracy = compare_scores(theirs, ours, _bootstrap(pairs, settings))
+    return OtherComparison(name, against, accuracy)
 
 
 def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:
@@ -82,7 +85,7 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
     tuned = [pair.tuned.reference_nll for pair in pairs]
     base = [pair.base.reference_nll for pair in pairs]
     tokens = [pair.base.reference_tokens for pair in pairs]
-    bootstrap = bootstrap_of(_clusters(pairs), settings)
+    bootstrap = _bootstrap(pairs, settings)
     return PerplexityComparison(
         tokens=sum(tokens),
         base=intervals.perplexity(base, tokens, bootstrap),
@@ -93,16 +96,13 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
 
 def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[GroupComparison]:
     """The comparison within each group, by name; empty where examples have no groups."""
-    members: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair.example.group is not None:
-            members.setdefault(pair.example.group, []).append(pair)
-    names = sorted(members)
-    compared = [compare_accuracy(members[name], settings) for name in names]
+    names = sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+    groups = [[pair for pair in pairs if pair.example.group == name] for name in names]
+    compared = [compare_accuracy(group, settings) for group in groups]
     adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
-        GroupComparison(name, accuracy, compare_perplexity(members[name], settings), p)
-        for name, accuracy, p in zip(names, compared, adjusted, strict=True)
+        GroupComparison(name, accuracy, compare_perplexity(group, settings), p)
+        for name, group, accuracy, p in zip(names, groups, compared, adjusted, strict=True)
     ]
 
 
@@ -113,19 +113,16 @@ def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison
     if len(names) < 2:
         return None
     return compare_gaps(
-        GroupScores(
-            base=np.array([pair.base.score for pair in grouped], dtype=np.float64),
-            tuned=np.array([pair.tuned.score for pair in grouped], dtype=np.float64),
-            groups=groups,
-            names=names.tolist(),
-            bootstrap=bootstrap_of(_clusters(grouped), settings),
-        )
+        scores_of(pair.base for pair in grouped),
+        scores_of(pair.tuned for pair in grouped),
+        groups,
+        names.tolist(),
+        _bootstrap(grouped, settings),
     )
 
 
-def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:
-    """How `model`'s ('base' or 'tuned') generations ended."""
-    answers = [pair.tuned if model == "tuned" else pair.base for pair in pairs]
+def count_answers(answers: Sequence[Answer]) -> AnswerCounts:
+    """How one model's generations ended."""
     return AnswerCounts(
         cut_off_thoughts=sum(answer.cut_off for answer in answers),
         length_limited=sum(answer.finish_reason == "length" for answer in answers),
@@ -134,22 +131,21 @@ def count_answers(pairs: Sequence[Pair], model: str) -> AnswerCounts:
     )
 
 
-def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict:
+def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict[Outcome]:
     """The verdict: a difference counts when the interval excludes zero and the test agrees."""
     outcome = decide(accuracy.difference, accuracy.p, confidence)
-    p = format_p(accuracy.p)
-    tuned, base = _percent(accuracy.tuned.value), _percent(accuracy.base.value)
+    p = p_value(accuracy.p)
+    tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
     prompts = f"{accuracy.prompts:,} held-out prompts"
     scored = (
         f"scores {tuned} on {prompts}, the base {base}"
         if accuracy.graded
         else f"gets {tuned} of {prompts} right, the base {base}"
     )
-    difference = accuracy.difference.scaled(100)
     evidence = (
-        f"difference {difference.value:+.1f} points, {_percent(confidence, 0)} interval "
-        f"{difference.low:+.1f} to {difference.high:+.1f}, p {p if p[0] == '<' else '= ' + p}"
-    ).replace("-", "−")
+        f"difference {points(accuracy.difference.value)} points, {percent(confidence, 0)} interval "
+        f"{points_interval(accuracy.difference)}, p {p if p[0] == '<' else '= ' + p}"
+    )
     if outcome == "no difference shown":
         reach = 100 * accuracy.smallest_detectable
         sentence = (
@@ -170,23 +166,3 @@ def decide(gain: Estimate, p: float, confidence: float) -> Outcome:
     if gain.high < 0:
         return "worse"
     return "no difference shown"
-
-
-def format_p(p: float) -> str:
-    """'0.032' or '< 0.0001'."""
-    if p < 0.0001:
-        return "< 0.0001"
-    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
-
-
-def _percent(share: float, decimals: int = 1) -> str:
-    return f"{100 * share:.{decimals}f} %"
-
-
-def clusters_of(examples: Sequence[Example]) -> IntArray:
-    """Cluster numbers by source, [prompts]."""
-    return cluster_numbers([example.source for example in examples])
-
-
-def _clusters(pairs: Sequence[Pair]) -> IntArray:
-    return clusters_of([pair.example for pair in pairs])

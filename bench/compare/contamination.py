@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 from tuneserve.bench.compare.analysis import compare_accuracy
 from tuneserve.bench.compare.results import Contamination, Pair
@@ -28,9 +30,7 @@ def check_contamination(
     """Find the held-out prompts that share an n-gram of WORDS words with a training example."""
     found = overlapping([pair.example for pair in pairs], training)
     clean = [pair for pair in pairs if pair.example.id not in found]
-    without = None
-    if found and clean:
-        without = compare_accuracy(clean, settings).difference
+    without = compare_accuracy(clean, settings).difference if found and clean else None
     return Contamination(WORDS, sorted(found), without)
 
 
@@ -64,13 +64,11 @@ def _own_ngrams(words: list[str], boilerplate: set[NGram]) -> set[NGram]:
     for first, gram in enumerate(_ngrams(words, BOILERPLATE_WORDS)):
         if gram in boilerplate:
             common[first : first + BOILERPLATE_WORDS] = [True] * BOILERPLATE_WORDS
-    parts: list[list[str]] = [[]]
-    for word, is_common in zip(words, common, strict=True):
-        if is_common:
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    own = [part for part in parts if part]
+    own = [
+        [word for word, _ in run]
+        for is_common, run in groupby(zip(words, common, strict=True), key=itemgetter(1))
+        if not is_common
+    ]
     if sum(map(len, own)) <= WORDS:
         return {tuple(word for part in own for word in part)} - {()}
     return {gram for part in own for gram in _ngrams(part, WORDS)}

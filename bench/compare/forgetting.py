@@ -7,30 +7,23 @@ everything that was looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from tuneserve.bench.compare.analysis import bootstrap_of, compare_accuracy, compare_groups, decide
+from tuneserve.bench.compare.figures import percent, points, points_interval
 from tuneserve.bench.compare.results import (
-    Forgetting,
-    Outcome,
     Pair,
+    Retention,
     TaskComparison,
     TextComparison,
+    Verdict,
 )
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
+from tuneserve.bench.tasks.tasks import Task
 from tuneserve.settings import BenchSettings
-
-
-@dataclass(frozen=True)
-class AnsweredTask:
-    """Another task than the run's own, answered by both models."""
-
-    name: str
-    about: str
-    pairs: list[Pair]
 
 
 @dataclass(frozen=True)
@@ -47,74 +40,78 @@ class TextLosses:
 
 
 def compare_elsewhere(
-    tasks: Sequence[AnsweredTask], texts: Sequence[TextLosses], settings: BenchSettings
+    tasks: Sequence[tuple[Task, list[Pair]]],
+    texts: Sequence[TextLosses],
+    settings: BenchSettings,
 ) -> tuple[list[TaskComparison], list[TextComparison]]:
-    """Every task and text under both models, their p Holm-adjusted together."""
-    compared_tasks = [_compare_task(task, settings) for task in tasks]
-    compared_texts = [_compare_text(text, settings) for text in texts]
-    p_values = [task.adjusted_p for task in compared_tasks]
-    p_values += [text.adjusted_p for text in compared_texts]
-    adjusted, confidence = significance.holm(p_values), settings.confidence
-    judged_tasks = [
-        replace(task, adjusted_p=p, outcome=decide(task.accuracy.difference, p, confidence))
-        for task, p in zip(compared_tasks, adjusted[: len(tasks)], strict=True)
+    """Every task, with both models' answers, and every text; their p Holm-adjusted together."""
+    accuracies = [compare_accuracy(pairs, settings) for _, pairs in tasks]
+    p_values = [accuracy.p for accuracy in accuracies]
+    p_values += [_p_of_text(text, settings.seed) for text in texts]
+    adjusted = significance.holm(p_values)
+    compared_tasks = [
+        TaskComparison(
+            name=task.name,
+            about=task.about,
+            accuracy=accuracy,
+            adjusted_p=p,
+            outcome=decide(accuracy.difference, p, settings.confidence),
+            kinds=compare_groups(pairs, settings),
+            pairs=pairs,
+        )
+        for (task, pairs), accuracy, p in zip(
+            tasks, accuracies, adjusted[: len(tasks)], strict=True
+        )
     ]
-    judged_texts = [
-        replace(text, adjusted_p=p, outcome=_decide_text(text, p, confidence))
-        for text, p in zip(compared_texts, adjusted[len(tasks) :], strict=True)
+    compared_texts = [
+        _compare_text(text, p, settings)
+        for text, p in zip(texts, adjusted[len(tasks) :], strict=True)
     ]
-    return judged_tasks, judged_texts
+    return compared_tasks, compared_texts
 
 
-def _compare_task(task: AnsweredTask, settings: BenchSettings) -> TaskComparison:
-    """Compared, but not yet adjusted and judged."""
-    accuracy = compare_accuracy(task.pairs, settings)
-    kinds = compare_groups(task.pairs, settings)
-    return TaskComparison(
-        task.name, task.about, accuracy, accuracy.p, "no difference shown", kinds, task.pairs
+def _p_of_text(text: TextLosses, seed: int) -> float:
+    excess = np.subtract(text.tuned, text.base)
+    return significance.paired_p(
+        np.bincount(cluster_numbers(text.sources), weights=excess), seed=seed
     )
 
 
-def _compare_text(text: TextLosses, settings: BenchSettings) -> TextComparison:
-    """Compared, but not yet adjusted and judged."""
-    clusters = cluster_numbers(text.sources)
-    bootstrap = bootstrap_of(clusters, settings)
-    excess = np.bincount(clusters, weights=np.subtract(text.tuned, text.base))
+def _compare_text(text: TextLosses, p: float, settings: BenchSettings) -> TextComparison:
+    """`p` is the adjusted one."""
+    bootstrap = bootstrap_of(text.sources, settings)
+    ratio = intervals.perplexity_ratio(text.tuned, text.base, text.tokens, bootstrap)
+    # A perplexity that fell is a gain.
+    gain = Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
     return TextComparison(
         name=text.name,
         pieces=len(text.base),
         unit=text.unit,
         base=intervals.perplexity(text.base, text.tokens, bootstrap),
         tuned=intervals.perplexity(text.tuned, text.tokens, bootstrap),
-        ratio=intervals.perplexity_ratio(text.tuned, text.base, text.tokens, bootstrap),
-        adjusted_p=significance.paired_p(excess, seed=settings.seed),
-        outcome="no difference shown",
+        ratio=ratio,
+        adjusted_p=p,
+        outcome=decide(gain, p, settings.confidence),
     )
-
-
-def _decide_text(text: TextComparison, p: float, confidence: float) -> Outcome:
-    """A perplexity that fell is a gain."""
-    ratio = text.ratio
-    return decide(Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low), p, confidence)
 
 
 def judge_forgetting(
     tasks: Sequence[TaskComparison], texts: Sequence[TextComparison]
-) -> Forgetting:
+) -> Verdict[Retention]:
     """The verdict on what was lost."""
     if not tasks and not texts:
-        return Forgetting("not measured", "Whether something was forgotten was not measured.")
+        return Verdict("not measured", "Whether something was forgotten was not measured.")
     lost = [_task_loss(task) for task in tasks if task.outcome == "worse"]
     lost += [_text_loss(text) for text in texts if text.outcome == "worse"]
     looked = [task.name for task in tasks] + [text.name for text in texts]
     if lost:
-        return Forgetting("forgotten", f"Something was forgotten: {'; '.join(lost)}.")
+        return Verdict("forgotten", f"Something was forgotten: {'; '.join(lost)}.")
     reach = "".join(
         f"; on the {task.accuracy.prompts} prompts of “{task.name}” a loss below about "
         f"{100 * task.accuracy.smallest_detectable:.1f} points would often go unseen"
         for task in tasks
     )
-    return Forgetting(
+    return Verdict(
         "no forgetting shown",
         f"No forgetting shown: no loss stands on {_listed(looked)}{reach}.",
     )
@@ -122,17 +119,15 @@ def judge_forgetting(
 
 def _task_loss(task: TaskComparison) -> str:
     found = task.accuracy
-    difference = found.difference.scaled(100)
     return (
-        f"{task.name} fell from {100 * found.base.value:.1f} to {100 * found.tuned.value:.1f} % "
-        f"right ({difference.value:+.1f} points, {difference.low:+.1f} to {difference.high:+.1f})"
-    ).replace("-", "−")
+        f"{task.name} fell from {100 * found.base.value:.1f} to {percent(found.tuned.value)} right "
+        f"({points(found.difference.value)} points, {points_interval(found.difference)})"
+    )
 
 
 def _text_loss(text: TextComparison) -> str:
     rise, low, high = (
-        f"{100 * (end - 1):+.1f} %".replace("-", "−")
-        for end in (text.ratio.value, text.ratio.low, text.ratio.high)
+        f"{points(end - 1)} %" for end in (text.ratio.value, text.ratio.low, text.ratio.high)
     )
     return f"perplexity of {text.name} rose by {rise} ({low} to {high})"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from tuneserve.bench.compare.results import Report
@@ -15,12 +15,11 @@ REPORT_SCHEMA = 2
 
 def as_json(report: Report) -> dict[str, Any]:
     """What report.json holds; first its schema's number."""
-    tasks = [replace(task, pairs=[]) for task in report.tasks]
-    plain = asdict(replace(report, pairs=[], tasks=tasks))
-    del plain["pairs"]
-    for task in plain["tasks"]:
-        del task["pairs"]
-    return {"schema": REPORT_SCHEMA, **plain}
+    return {"schema": REPORT_SCHEMA, **asdict(report, dict_factory=_without_answers)}
+
+
+def _without_answers(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if name != "pairs"}
 
 
 def read_report(run: RunDirectory) -> Report:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
@@ -13,6 +13,7 @@ from tuneserve.bench.stats.gaps import GapComparison
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 
+T = TypeVar("T")
 Outcome = Literal["better", "worse", "no difference shown"]
 Retention = Literal["forgotten", "no forgetting shown", "not measured"]
 
@@ -177,18 +178,10 @@ class TextComparison:
 
 
 @dataclass(frozen=True)
-class Forgetting:
-    """What may be said of what the tune cost elsewhere, in one word and in one sentence."""
-
-    outcome: Retention
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(Generic[T]):
     """What may be said, in one word and in one sentence."""
 
-    outcome: Outcome
+    outcome: T
     sentence: str
 
 
@@ -258,14 +251,14 @@ class Report:
     created: str
     task: str
     confidence: float
-    verdict: Verdict
+    verdict: Verdict[Outcome]
     accuracy: AccuracyComparison
     perplexity: PerplexityComparison
     groups: list[GroupComparison]
     gap: GapComparison | None
     others: list[OtherComparison]
     contamination: Contamination | None
-    forgetting: Forgetting
+    forgetting: Verdict[Retention]
     tasks: list[TaskComparison]
     texts: list[TextComparison]
     curves: LossCurves | None

@@ -31,12 +31,7 @@ class RunRow:
     why_not: str
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "report": as_json(self.report),
-            "difference": None if self.difference is None else asdict(self.difference),
-            "p": self.p,
-            "why_not": self.why_not,
-        }
+        return {**asdict(self), "report": as_json(self.report)}
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
@@ -58,22 +53,10 @@ def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
     ]
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """The tuned model's score on a prompt, and the source that the prompt shares with others."""
-
-    score: float
-    source: str | None
-
-
-def _read_answers(path: Path) -> dict[str, _Scored]:
-    """The answers to the run's own held-out prompts, by id."""
+def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows (see `Pair.as_row`) of the run's own held-out prompts, by id."""
     with path.open(encoding="utf-8") as file:
-        return {
-            row["id"]: _Scored(row["tuned"]["score"], row["source"])
-            for row in map(json.loads, file)
-            if row["task"] == HELD_OUT
-        }
+        return {row["id"]: row for row in map(json.loads, file) if row["task"] == HELD_OUT}
 
 
 def _why_not(first: Report, other: Report) -> str:
@@ -88,12 +71,14 @@ def _why_not(first: Report, other: Report) -> str:
 
 
 def _difference(
-    first: dict[str, _Scored], other: dict[str, _Scored], report: Report
+    first: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], report: Report
 ) -> tuple[Estimate, float]:
     """The other run's tuned scores minus the first's, with interval, and the p of the test."""
-    ours = np.array([other[name].score for name in first], dtype=np.float64)
-    theirs = np.array([one.score for one in first.values()], dtype=np.float64)
-    clusters = cluster_numbers([one.source for one in first.values()])
+    ours, theirs = (
+        np.array([rows[name]["tuned"]["score"] for name in first], dtype=np.float64)
+        for rows in (other, first)
+    )
+    clusters = cluster_numbers([row["source"] for row in first.values()])
     estimate = intervals.paired_difference(
         ours, theirs, Bootstrap(clusters, confidence=report.confidence)
     )

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import Asked, read_responses
 from tuneserve.bench.compare.results import SweepResult
@@ -21,13 +19,10 @@ def read_sweep(
 ) -> list[SweepResult]:
     """The measured points, each against the reference point, with Holm-adjusted p."""
     scores = [
-        np.array(
-            [response.score for response in read_responses(journal, point.contender.name, asked)]
-        )
-        for point in points
+        analysis.scores_of(read_responses(journal, point.contender.name, asked)) for point in points
     ]
-    clusters = analysis.clusters_of(asked.task.examples)
-    compared = [analysis.compare_scores(other, scores[0], clusters, settings) for other in scores]
+    bootstrap = analysis.bootstrap_of([item.source for item in asked.task.examples], settings)
+    compared = [analysis.compare_scores(other, scores[0], bootstrap) for other in scores]
     adjusted = [1.0, *significance.holm([found.p for found in compared[1:]])]
     rows = []
     for point, found, p in zip(points, compared, adjusted, strict=True):

@@ -85,11 +85,13 @@ def measure_clients(
     todo = [count for count in levels if not journal.has(LOAD, contender.name, str(count))]
     if not todo:
         return
+    import openai
+
     bias = _no_end(contender.path)
     rounds = (ROUNDS + 1) * len(todo)
     with (
         served(contender.path, _settings(contender.serve, contender.bench)) as server,
-        _client(server.url) as client,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=START_SECONDS) as client,
         progress(f"{contender.name}: clients", rounds, unit="rounds") as advance,
     ):
         for count in todo:
@@ -103,14 +105,9 @@ def measure_clients(
         journal.add(START, contender.name, "", asdict(start))
 
 
-def read_loads(journal: Journal, name: str, levels: Sequence[int]) -> list[Load]:
-    """What was measured at each number of clients."""
-    found = [journal.get(LOAD, name, str(count)) for count in levels]
-    return [Load(**{**row, "throughput": Rate(**row["throughput"])}) for row in found]
-
-
-def read_start(journal: Journal, name: str) -> ServerStart:
-    return ServerStart(**journal.get(START, name))
+def read_load(journal: Journal, name: str, clients: int) -> Load:
+    row = journal.get(LOAD, name, str(clients))
+    return Load(**{**row, "throughput": Rate(**row["throughput"])})
 
 
 @dataclass(frozen=True)
@@ -127,17 +124,8 @@ class Served:
 def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
     """`tuneserve serve` on any free port, ready; stopped when the block is left."""
     root = str(Path(tuneserve.__file__).parents[1])
-    command = [
-        sys.executable,
-        "-P",
-        "-c",
-        _TUNESERVE,
-        root,
-        "serve",
-        str(path),
-        "--name",
-        SERVED_NAME,
-    ]
+    command = [sys.executable, "-P", "-c", _TUNESERVE, root]
+    command += ["serve", str(path), "--name", SERVED_NAME]
     command += as_options(Recipe(serve=settings), option_names(["serve"]))
     free = sum(free_gpu_memory())
     with tempfile.TemporaryFile() as log:
@@ -188,30 +176,17 @@ def _settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
     )
 
 
-def _client(url: str) -> OpenAI:
-    import openai
-
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=START_SECONDS)
-
-
 def _no_end(path: Path) -> dict[str, int]:
     """The logit bias that forbids every end token."""
     with LlamaModel(path, vocab_only=True) as model:
         return {str(token): -100 for token in range(model.n_vocab) if model.is_end(token)}
 
 
-@dataclass(frozen=True)
-class _Round:
-    """One round: its tokens, its seconds, and each request's seconds to the first token."""
-
-    tokens: int
-    seconds: float
-    first: list[float]
-
-
 def _round(
     client: OpenAI, prompts: Sequence[Sequence[Message]], clients: int, bias: dict[str, int]
-) -> _Round:
+) -> tuple[float, list[tuple[float, int]]]:
+    """The seconds that a round takes, and of each request what `_ask` returns."""
+
     def ask_in_turn(which: int) -> list[tuple[float, int]]:
         places = range(which * REQUESTS, (which + 1) * REQUESTS)
         return [_ask(client, prompts[place % len(prompts)], bias) for place in places]
@@ -219,8 +194,7 @@ def _round(
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
         answers = [answer for found in pool.map(ask_in_turn, range(clients)) for answer in found]
-    seconds = time.perf_counter() - started
-    return _Round(sum(count for _, count in answers), seconds, [first for first, _ in answers])
+    return time.perf_counter() - started, answers
 
 
 def _ask(client: OpenAI, prompt: Sequence[Message], bias: dict[str, int]) -> tuple[float, int]:
@@ -255,12 +229,13 @@ def _text_of(delta: Any) -> str:
     return getattr(delta, REASONING, None) or delta.content or ""
 
 
-def _summed_up(clients: int, rounds: Sequence[_Round]) -> Load:
-    rates = [found.tokens / found.seconds for found in rounds]
-    first = sorted(seconds for found in rounds for seconds in found.first)
+def _summed_up(clients: int, rounds: Sequence[tuple[float, list[tuple[float, int]]]]) -> Load:
+    tokens = [sum(count for _, count in answers) for _, answers in rounds]
+    rates = [count / seconds for count, (seconds, _) in zip(tokens, rounds, strict=True)]
+    first = sorted(seconds for _, answers in rounds for seconds, _ in answers)
     return Load(
         clients=clients,
-        throughput=Rate(fmean(rates), stdev(rates), rounds[0].tokens, len(rates)),
+        throughput=Rate(fmean(rates), stdev(rates), tokens[0], len(rates)),
         first_token_median=median(first),
         first_token_worst=first[-1],
         requests=len(first),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
 TIMEOUT_SECONDS = 600.0
 
-OnAnswer = Callable[[Example, dict[str, Any]], None]
 
-
-def ask_endpoint(examples: Sequence[Example], settings: BenchSettings, on_answer: OnAnswer) -> None:
+def ask_endpoint(
+    examples: Sequence[Example], settings: BenchSettings
+) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Ask the endpoint every prompt greedily, `settings.parallel` at a time.
 
-    `on_answer` gets each answer (text, finish_reason, tokens) in the calling thread. The API key
-    is taken from OPENAI_API_KEY. Raises TuneserveError if the endpoint can't be reached or
-    refuses a prompt.
+    Yields each example with its answer (text, finish_reason, tokens). The API key is taken from
+    OPENAI_API_KEY. Raises TuneserveError if the endpoint can't be reached or refuses a prompt.
     """
     import openai
 
@@ -35,8 +34,7 @@ def ask_endpoint(examples: Sequence[Example], settings: BenchSettings, on_answer
             model = settings.endpoint_model or next(iter(client.models.list())).id
             with ThreadPoolExecutor(settings.parallel) as pool:
                 answers = pool.map(lambda example: _ask(client, model, example, settings), examples)
-                for example, answer in zip(examples, answers, strict=True):
-                    on_answer(example, answer)
+                yield from zip(examples, answers, strict=True)
         except StopIteration:
             raise TuneserveError(
                 "lists no model", where=settings.endpoint, hint="Name one: --endpoint-model"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.endpoint import ask_endpoint
@@ -16,9 +18,8 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
-from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.console import progress
+from tuneserve.console import Advance, progress
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
 from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings
@@ -70,101 +71,86 @@ class Contender:
 
 def measure(contender: Contender, workload: Workload, journal: Journal) -> None:
     """Everything of one model that the journal does not hold yet."""
-    with _LoadedWhenNeeded(contender) as loaded:
-        _measure_likelihoods(LIKELIHOOD, contender, loaded, workload.expected, journal)
-        _measure_likelihoods(CHOICE, contender, loaded, workload.choices, journal)
-        _measure_texts(contender, loaded, workload.texts, journal)
-        _measure_speed(contender, loaded, workload.expected, journal)
+    with _ModelMeasurement(contender, journal) as measurement:
+        measurement.likelihoods(LIKELIHOOD, workload.expected)
+        measurement.likelihoods(CHOICE, workload.choices)
+        measurement.texts(workload.texts)
+        measurement.speed(workload.expected)
     generate_answers(contender, workload.requests, journal)
 
 
 def measure_answers(contender: Contender, workload: Workload, journal: Journal) -> None:
     """Only what the model answers, generated or chosen."""
-    with _LoadedWhenNeeded(contender) as loaded:
-        _measure_likelihoods(CHOICE, contender, loaded, workload.choices, journal)
+    with _ModelMeasurement(contender, journal) as measurement:
+        measurement.likelihoods(CHOICE, workload.choices)
     generate_answers(contender, workload.requests, journal)
 
 
-class _LoadedWhenNeeded:
-    """The contender's model, loaded at the first call."""
+class _ModelMeasurement(ExitStack):
+    """What of one model the journal does not hold yet; the model is loaded if anything is."""
 
-    def __init__(self, contender: Contender) -> None:
-        self._contender = contender
-        self._model: LlamaModel | None = None
-        self.load_seconds = 0.0
+    def __init__(self, contender: Contender, journal: Journal) -> None:
+        super().__init__()
+        self._contender, self._journal = contender, journal
+        self._load_seconds = 0.0
 
-    def __call__(self) -> LlamaModel:
-        if self._model is None:
-            serve, started = self._contender.serve, time.perf_counter()
-            self._model = LlamaModel(
-                self._contender.path, gpu_layers=serve.gpu_layers, mmap=serve.mmap
-            )
-            self.load_seconds = time.perf_counter() - started
-        return self._model
+    @cached_property
+    def _model(self) -> LlamaModel:
+        serve, started = self._contender.serve, time.perf_counter()
+        model = LlamaModel(self._contender.path, gpu_layers=serve.gpu_layers, mmap=serve.mmap)
+        self._load_seconds = time.perf_counter() - started
+        return self.enter_context(model)
 
-    def __enter__(self) -> Self:
-        return self
+    def _context(self, n_ctx: int) -> LlamaContext:
+        """A context with the KV cache and threads that the served model has."""
+        return served_context(
+            self._model,
+            self._contender.serve,
+            n_ctx=n_ctx,
+            n_batch=LIKELIHOOD_BATCH,
+            n_seq_max=PACKED_SEQUENCES,
+        )
 
-    def __exit__(self, *_: object) -> None:
-        if self._model is not None:
-            self._model.close()
+    def likelihoods(self, kind: str, encoded: Sequence[EncodedExample]) -> None:
+        name, journal = self._contender.name, self._journal
+        ids = [item.example.id for item in encoded]
+        known = {example for example in ids if journal.has(kind, name, example)}
+        if len(known) == len(ids):
+            return
+        with (
+            self._context(max(self._contender.bench.ctx, LIKELIHOOD_BATCH)) as context,
+            progress(f"{name}: {LABELS[kind]}", len(ids) - len(known), unit="answers") as advance,
+        ):
+            for item, likelihood in answer_likelihoods(context, encoded, known=known):
+                journal.add(kind, name, item.example.id, asdict(likelihood))
+                advance(0 if item.example.id in known else 1)
 
+    def texts(self, texts: dict[str, Ids]) -> None:
+        contender, journal = self._contender, self._journal
+        todo = {
+            name: ids for name, ids in texts.items() if not journal.has(TEXT, contender.name, name)
+        }
+        if not todo:
+            return
+        total = sum(map(len, todo.values()))
+        with (
+            perplexity_context(self._model, contender.serve) as context,
+            progress(f"{contender.name}: texts", total, unit="chunks") as advance,
+        ):
+            for name, chunks in todo.items():
+                losses = text_nll(context, chunks, advance)
+                value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
+                journal.add(TEXT, contender.name, name, value)
 
-def _measure_likelihoods(
-    kind: str,
-    contender: Contender,
-    loaded: _LoadedWhenNeeded,
-    encoded: Sequence[EncodedExample],
-    journal: Journal,
-) -> None:
-    ids = [item.example.id for item in encoded]
-    known = {name for name in ids if journal.has(kind, contender.name, name)}
-    if len(known) == len(ids):
-        return
-    label = f"{contender.name}: {LABELS[kind]}"
-    with (
-        _context(loaded(), contender.serve, max(contender.bench.ctx, LIKELIHOOD_BATCH)) as context,
-        progress(label, len(ids) - len(known), unit="answers") as advance,
-    ):
-        for item, likelihood in answer_likelihoods(context, encoded, known=known):
-            journal.add(kind, contender.name, item.example.id, asdict(likelihood))
-            advance(0 if item.example.id in known else 1)
-
-
-def _measure_texts(
-    contender: Contender,
-    loaded: _LoadedWhenNeeded,
-    texts: dict[str, Ids],
-    journal: Journal,
-) -> None:
-    todo = {name: ids for name, ids in texts.items() if not journal.has(TEXT, contender.name, name)}
-    if not todo:
-        return
-    total = sum(map(len, todo.values()))
-    with (
-        perplexity_context(loaded(), contender.serve) as context,
-        progress(f"{contender.name}: texts", total, unit="chunks") as advance,
-    ):
-        for name, chunks in todo.items():
-            losses = text_nll(context, chunks, advance)
-            value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
-            journal.add(TEXT, contender.name, name, value)
-
-
-def _measure_speed(
-    contender: Contender,
-    loaded: _LoadedWhenNeeded,
-    encoded: Sequence[EncodedExample],
-    journal: Journal,
-) -> None:
-    if journal.has(SPEED, contender.name):
-        return
-    n_ctx = min(contender.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
-    text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
-    with _context(loaded(), contender.serve, n_ctx) as context:
-        speed = measure_speed(context, text, repetitions=contender.bench.speed_repetitions)
-    value = {"load_seconds": loaded.load_seconds, **asdict(speed)}
-    journal.add(SPEED, contender.name, "", value)
+    def speed(self, encoded: Sequence[EncodedExample]) -> None:
+        contender = self._contender
+        if self._journal.has(SPEED, contender.name):
+            return
+        text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
+        with self._context(min(contender.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)) as context:
+            speed = measure_speed(context, text, repetitions=contender.bench.speed_repetitions)
+        value = {"load_seconds": self._load_seconds, **asdict(speed)}
+        self._journal.add(SPEED, contender.name, "", value)
 
 
 def generate_answers(
@@ -194,7 +180,7 @@ def generate_answers(
         progress(f"{contender.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
     ):
         for block in todo:
-            _answer_block(engine, block, _keeper(contender.name, journal, advance))
+            _answer_block(engine, contender.name, block, journal, advance)
 
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
@@ -203,11 +189,9 @@ def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings
     return offline_settings(serve, ctx=bench.ctx * bench.parallel, slots=bench.parallel)
 
 
-Keep = Callable[[str, dict[str, Any]], None]
-"""Called with a request's id and its answer."""
-
-
-def _answer_block(engine: Any, block: Sequence[AnswerRequest], keep: Keep) -> None:
+def _answer_block(
+    engine: Any, name: str, block: Sequence[AnswerRequest], journal: Journal, advance: Advance
+) -> None:
     from tuneserve.serve.engine import Completion, SamplingParams
 
     def on_done(index: int, completion: Completion) -> None:
@@ -216,20 +200,13 @@ def _answer_block(engine: Any, block: Sequence[AnswerRequest], keep: Keep) -> No
             "finish_reason": completion.finish_reason,
             "tokens": len(completion.tokens),
         }
-        keep(block[index].id, value)
+        journal.add(ANSWER, name, block[index].id, value)
+        advance(1)
 
     samplings = [
         SamplingParams(temperature=0.0, max_tokens=request.max_tokens) for request in block
     ]
     engine.generate([request.encoded.prompt for request in block], samplings, on_done=on_done)
-
-
-def _keeper(name: str, journal: Journal, advance: Callable[[float], None]) -> Keep:
-    def keep(example: str, value: dict[str, Any]) -> None:
-        journal.add(ANSWER, name, example, value)
-        advance(1)
-
-    return keep
 
 
 def measure_noise_floor(
@@ -249,16 +226,6 @@ def measure_endpoint(
     if not todo:
         return
     with progress("endpoint: answers", len(todo), unit="prompts") as advance:
-        keep = _keeper(ENDPOINT, journal, advance)
-
-        def on_answer(example: Example, answer: dict[str, Any]) -> None:
-            keep(example.id, answer)
-
-        ask_endpoint(todo, bench, on_answer)
-
-
-def _context(model: LlamaModel, serve: ServeSettings, n_ctx: int) -> LlamaContext:
-    """A context with the KV cache and threads that the served model has."""
-    return served_context(
-        model, serve, n_ctx=n_ctx, n_batch=LIKELIHOOD_BATCH, n_seq_max=PACKED_SEQUENCES
-    )
+        for example, answer in ask_endpoint(todo, bench):
+            journal.add(ANSWER, ENDPOINT, example.id, answer)
+            advance(1)

@@ -69,17 +69,13 @@ def sweep_points(
     paths: dict[SweepStep, Path], serve: ServeSettings, bench: BenchSettings
 ) -> list[SweepPoint]:
     """Every step with every cache, the reference first."""
-    return [
-        SweepPoint(
-            step, cache, Contender(f"{step.name}, {cache}", path, _with_cache(serve, cache), bench)
-        )
-        for step, path in paths.items()
-        for cache in CACHES
-    ]
-
-
-def _with_cache(serve: ServeSettings, cache: KVCacheType) -> ServeSettings:
-    return serve.model_copy(update={"cache_type_k": cache, "cache_type_v": cache})
+    points = []
+    for step, path in paths.items():
+        for cache in CACHES:
+            served = serve.model_copy(update={"cache_type_k": cache, "cache_type_v": cache})
+            contender = Contender(f"{step.name}, {cache}", path, served, bench)
+            points.append(SweepPoint(step, cache, contender))
+    return points
 
 
 def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> dict[SweepStep, Path]:
@@ -143,19 +139,14 @@ def _fidelity(
                 losses = perplexity.text_nll(context, chunks, advance)
                 found = perplexity.summarise_perplexity(losses)
                 return {"perplexity": asdict(found.perplexity), "kld": None, "same_top": None}
+            full = reference.contender
             with (
-                LlamaModel(reference.contender.path, gpu_layers=serve.gpu_layers) as full,
-                perplexity.perplexity_context(
-                    full, reference.contender.serve, n_ctx
-                ) as full_context,
+                LlamaModel(full.path, gpu_layers=serve.gpu_layers) as full_model,
+                perplexity.perplexity_context(full_model, full.serve, n_ctx) as full_context,
             ):
                 parts = perplexity.text_divergence(full_context, context, chunks, advance)
-    compared = perplexity.summarise_divergence(parts, len(chunks))
-    return {
-        "perplexity": asdict(compared.perplexity),
-        "kld": asdict(compared.kld),
-        "same_top": asdict(compared.same_top),
-    }
+    compared = asdict(perplexity.summarise_divergence(parts, len(chunks)))
+    return {name: compared[name] for name in ("perplexity", "kld", "same_top")}
 
 
 def _chunks(encoded: Sequence[EncodedExample]) -> Ids:

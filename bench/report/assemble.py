@@ -10,15 +10,14 @@ from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.forgetting import (
-    AnsweredTask,
     TextLosses,
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
+from tuneserve.bench.compare.results import Answer, ContenderSummary, Report
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
-from tuneserve.bench.measure.clients import read_loads, read_start
+from tuneserve.bench.measure.clients import START, ServerStart, read_load
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.measure.speed import Rate, Speed
@@ -38,10 +37,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
     pairs = read_pairs(journal, job.asked, list(others))
     accuracy = analysis.compare_accuracy(pairs, settings)
     tasks, texts = compare_elsewhere(
-        [
-            AnsweredTask(asked.task.name, asked.task.about, read_pairs(journal, asked))
-            for asked in job.elsewhere
-        ],
+        [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),
         settings,
     )
@@ -66,13 +62,13 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
-        load=read_loads(journal, "tuned", settings.clients),
-        server=read_start(journal, "tuned") if settings.clients else None,
+        load=[read_load(journal, "tuned", clients) for clients in settings.clients],
+        server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
         ladder=read_sweep(job.sweep(journal), job.asked, journal, settings)
         if settings.ladder
         else [],
-        base=_contender("base", job, journal, pairs),
-        tuned=_contender("tuned", job, journal, pairs),
+        base=_contender("base", job, journal, [pair.base for pair in pairs]),
+        tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
         pairs=pairs,
@@ -81,19 +77,14 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
 
 def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
     """What run.json keeps of a report, beside the settings and hashes that it is known by."""
+    found, perplexity = report.accuracy, report.perplexity
     return BenchResult(
         outcome=report.verdict.outcome,
         verdict=report.verdict.sentence,
-        prompts=report.accuracy.prompts,
-        accuracy=AccuracySummary(
-            base=report.accuracy.base.value,
-            tuned=report.accuracy.tuned.value,
-            p=report.accuracy.p,
-        ),
+        prompts=found.prompts,
+        accuracy=AccuracySummary(base=found.base.value, tuned=found.tuned.value, p=found.p),
         forgetting=report.forgetting.sentence,
-        perplexity=PerplexitySummary(
-            base=report.perplexity.base.value, tuned=report.perplexity.tuned.value
-        ),
+        perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,
     )
@@ -101,7 +92,12 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
 
 def _texts(job: BenchmarkJob, journal: Journal) -> list[TextLosses]:
     """The texts, and the general examples that were held out from replay."""
-    found = [_text(name, journal) for name in job.workload.texts]
+    found = []
+    for name in job.workload.texts:
+        base, tuned = (journal.get(TEXT, model, name) for model in ("base", "tuned"))
+        pieces = len(base["nll"])
+        tokens = [base["tokens_per_chunk"]] * pieces
+        found.append(TextLosses(name, "chunks", base["nll"], tuned["nll"], tokens, [None] * pieces))
     if job.replay:
         losses = {
             model: [journal.get(LIKELIHOOD, model, item.example.id) for item in job.replay]
@@ -112,13 +108,6 @@ def _texts(job: BenchmarkJob, journal: Journal) -> list[TextLosses]:
         sources = [item.example.source for item in job.replay]
         found.append(TextLosses(REPLAY, "answers", nll["base"], nll["tuned"], tokens, sources))
     return found
-
-
-def _text(name: str, journal: Journal) -> TextLosses:
-    base, tuned = (journal.get(TEXT, model, name) for model in ("base", "tuned"))
-    pieces = len(base["nll"])
-    tokens = [base["tokens_per_chunk"]] * pieces
-    return TextLosses(name, "chunks", base["nll"], tuned["nll"], tokens, [None] * pieces)
 
 
 def read_curves(run: RunDirectory) -> LossCurves | None:
@@ -132,7 +121,7 @@ def read_curves(run: RunDirectory) -> LossCurves | None:
 
 
 def _contender(
-    name: str, job: BenchmarkJob, journal: Journal, pairs: Sequence[Pair]
+    name: str, job: BenchmarkJob, journal: Journal, answers: Sequence[Answer]
 ) -> ContenderSummary:
     path = job.contenders[name].path
     timed = journal.get(SPEED, name)
@@ -144,5 +133,5 @@ def _contender(
         quantization=job.quantization,
         speed=Speed(Rate(**timed["prompt"]), Rate(**timed["generation"])),
         load_seconds=timed["load_seconds"],
-        counts=analysis.count_answers(pairs, name),
+        counts=analysis.count_answers(answers),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tuneserve.bench.compare.figures import number, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     PerplexityComparison,
@@ -12,7 +13,6 @@ from tuneserve.bench.compare.results import (
     TaskComparison,
     TextComparison,
 )
-from tuneserve.bench.report.figures import number, percent, points, points_interval
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import Mark, Scale, scale_over, strip
 
@@ -81,10 +81,8 @@ def difference_plot(rows: Iterable[ChartRow]) -> Plot:
     return Plot(drawn, ticks)
 
 
-def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]]) -> Plot | None:
-    """Tuned over base perplexity, around 1; None where there is nothing to show."""
-    if not shown:
-        return None
+def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]]) -> Plot:
+    """Tuned over base perplexity, around 1."""
     scale = scale_over([1.0, *_ends(compared.ratio for _, compared in shown)])
     drawn = []
     for name, compared in shown:
@@ -94,7 +92,7 @@ def ratio_plot(shown: Sequence[tuple[str, PerplexityComparison | TextComparison]
     return Plot(drawn, [(scale.percent(tick), f"{tick:.3g}") for tick in scale.ticks])
 
 
-def text_plot(report: Report) -> Plot | None:
+def text_plot(report: Report) -> Plot:
     return ratio_plot([(text.name, text) for text in report.texts])
 
 

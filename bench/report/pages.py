@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneserve.bench.compare.analysis import format_p
+from tuneserve.bench.compare import figures
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import HELD_OUT, ContenderSummary, Pair, Report
-from tuneserve.bench.report import charts, figures
+from tuneserve.bench.report import charts
 from tuneserve.charts import loss_chart, page_style
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
@@ -46,21 +46,8 @@ def render(report: Report, template: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
-        percent=figures.percent,
-        interval=figures.interval,
-        points=figures.points,
-        points_interval=figures.points_interval,
-        number=figures.number,
-        number_interval=figures.number_interval,
-        rate=figures.rate,
-        mean_error=figures.mean_error,
-        headline=figures.headline,
-        cell=figures.markdown_cell,
-        p_value=format_p,
-        bytes=human_bytes,
-        seconds=human_seconds,
-    )
+    environment.filters.update(inspect.getmembers(figures, inspect.isfunction))
+    environment.filters.update(bytes=human_bytes, seconds=human_seconds)
     return environment.get_template(template).render(
         report=report,
         charts=charts,
@@ -75,23 +62,18 @@ def render(report: Report, template: str) -> str:
 
 @dataclass(frozen=True)
 class Flips:
-    """A task's prompts that one of the models answers better than the other; how many there are,
-    and the first of them."""
+    """A task's prompts that one of the models answers better than the other."""
 
     task: str
-    won: int
-    lost: int
-    shown_won: Sequence[Pair]
-    shown_lost: Sequence[Pair]
+    won: list[Pair]
+    lost: list[Pair]
 
 
 def _flips(report: Report) -> list[Flips]:
-    found = []
-    for name, pairs in _answered(report):
-        won, lost = [pair for pair in pairs if pair.won], [pair for pair in pairs if pair.lost]
-        shown = won[:SHOWN_FLIPS], lost[:SHOWN_FLIPS]
-        found.append(Flips(name, len(won), len(lost), *shown))
-    return found
+    return [
+        Flips(name, [pair for pair in pairs if pair.won], [pair for pair in pairs if pair.lost])
+        for name, pairs in _answered(report)
+    ]
 
 
 def _is_unsteady(model: ContenderSummary) -> bool:

@@ -28,9 +28,6 @@ class Estimate:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Estimate:
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
 
 def cluster_numbers(sources: Sequence[str | None]) -> IntArray:
     """Number each prompt's cluster from 0: equal sources share one, None is alone."""

@@ -10,7 +10,7 @@ grows as much as observed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,36 +35,33 @@ class GapComparison:
     widened: bool
 
 
-@dataclass(frozen=True)
-class GroupScores:
-    """Both models' scores, [prompts] each; the prompts' groups as numbers into `names`, and what
-    they are resampled by."""
+def compare_gaps(
+    base: FloatArray,
+    tuned: FloatArray,
+    groups: IntArray,
+    names: Sequence[str],
+    bootstrap: Bootstrap,
+) -> GapComparison:
+    """The gap between best and worst group under both models, and how it changed.
 
-    base: FloatArray
-    tuned: FloatArray
-    groups: IntArray
-    names: Sequence[str]
-    bootstrap: Bootstrap
-
-
-def compare_gaps(scores: GroupScores) -> GapComparison:
-    """The gap between best and worst group under both models, and how it changed."""
-    count = len(scores.names)
-    members = np.eye(count)[scores.groups]
-    columns = np.hstack([scores.base[:, None] * members, scores.tuned[:, None] * members, members])
-    base, tuned, sizes = np.split(columns.sum(0), 3)
+    Scores and `groups`, numbers into `names`, are [prompts]; `bootstrap` resamples the prompts.
+    """
+    members = np.eye(len(names))[groups]
+    columns = np.hstack([base[:, None] * members, tuned[:, None] * members, members])
+    base_sums, tuned_sums, sizes = np.split(columns.sum(0), 3)
     found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None]))
-    drawn_base, drawn_tuned = _gaps(scores.bootstrap.sums(columns))
-    low, high = scores.bootstrap.interval(drawn_tuned - drawn_base)
-    p = _permutation_p(scores, found_tuned - found_base)
+    drawn_base, drawn_tuned = _gaps(bootstrap.sums(columns))
+    low, high = bootstrap.interval(drawn_tuned - drawn_base)
+    values = np.column_stack([base, tuned, np.ones(len(groups))])
+    p = _permutation_p(values, groups, bootstrap, found_tuned - found_base)
     return GapComparison(
         base=found_base,
         tuned=found_tuned,
         change=Estimate(found_tuned - found_base, low, high),
         p=p,
-        worst_base=scores.names[int((base / sizes).argmin())],
-        worst_tuned=scores.names[int((tuned / sizes).argmin())],
-        widened=low > 0 and p < 1 - scores.bootstrap.confidence,
+        worst_base=names[int((base_sums / sizes).argmin())],
+        worst_tuned=names[int((tuned_sums / sizes).argmin())],
+        widened=low > 0 and p < 1 - bootstrap.confidence,
     )
 
 
@@ -73,60 +70,50 @@ def _gaps(sums: FloatArray) -> tuple[FloatArray, FloatArray]:
     base, tuned, members = np.split(sums, 3, axis=1)
     # A group with no member in a resample is left out of it.
     sizes = np.where(members > 0, members, np.nan)
-    low_high = [(np.nanmin(part / sizes, 1), np.nanmax(part / sizes, 1)) for part in (base, tuned)]
-    return low_high[0][1] - low_high[0][0], low_high[1][1] - low_high[1][0]
+    base_gap, tuned_gap = (
+        np.nanmax(part / sizes, 1) - np.nanmin(part / sizes, 1) for part in (base, tuned)
+    )
+    return base_gap, tuned_gap
 
 
-def _permutation_p(scores: GroupScores, change: float) -> float:
+def _permutation_p(
+    values: FloatArray, groups: IntArray, bootstrap: Bootstrap, change: float
+) -> float:
     """The share of permutations of the group labels in which the gap grows as much or more, the
-    observed labels counted among them."""
+    observed labels counted among them. `values` has a row [base, tuned, 1] for every prompt."""
+    values, groups, blocks = _units(values, groups, bootstrap)
+    generator = np.random.default_rng(bootstrap.seed)
+    size = max(1, _CHUNK_CELLS // len(groups))
     extreme = 0
-    for sums in _permuted_sums(_units(scores), len(scores.names), scores.bootstrap):
-        base, tuned = _gaps(sums)
+    for first in range(0, bootstrap.resamples, size):
+        rows = min(size, bootstrap.resamples - first)
+        # Sorting random numbers within each block shuffles it.
+        order = np.argsort(blocks + generator.random((rows, len(groups))), axis=1)
+        permuted = groups[order]
+        parts = [(permuted == number).astype(np.float64) @ values for number in np.unique(groups)]
+        base, tuned = _gaps(np.stack(parts, axis=2).reshape(rows, -1))
         extreme += int((tuned - base >= change - 1e-9).sum())
-    return (extreme + 1) / (scores.bootstrap.resamples + 1)
+    return (extreme + 1) / (bootstrap.resamples + 1)
 
 
-@dataclass(frozen=True)
-class _Units:
-    """The units whose group labels are permuted: rows [base, tuned, prompts], the label of each,
-    and the block within which labels are exchanged; sorted by block."""
+def _units(
+    values: FloatArray, groups: IntArray, bootstrap: Bootstrap
+) -> tuple[FloatArray, IntArray, IntArray]:
+    """What has a group label: rows [base, tuned, prompts], the label of each, and the block within
+    which labels are exchanged; sorted by block.
 
-    values: FloatArray
-    groups: IntArray
-    blocks: IntArray
-
-
-def _units(scores: GroupScores) -> _Units:
-    """The prompts of a source that lies in one group are one unit. Where a source has prompts in
+    The prompts of a source that lies in one group are one unit. Where a source has prompts in
     several groups (one question in several languages), each prompt is a unit, and labels are
     exchanged within the source only."""
-    clusters, groups = scores.bootstrap.clusters, scores.groups
+    clusters = bootstrap.clusters
     pairs = np.unique(np.column_stack([clusters, groups]), axis=0)
-    mixed = np.bincount(pairs[:, 0], minlength=scores.bootstrap.count) > 1
-    values = np.column_stack([scores.base, scores.tuned, np.ones(len(groups))])
+    mixed = np.bincount(pairs[:, 0], minlength=bootstrap.count) > 1
     inside = mixed[clusters]
-    whole = np.zeros((scores.bootstrap.count, 3))
+    whole = np.zeros((bootstrap.count, 3))
     np.add.at(whole, clusters[~inside], values[~inside])
     alone = pairs[~mixed[pairs[:, 0]]]
     blocks = np.concatenate([np.full(len(alone), -1), clusters[inside]])
     order = np.argsort(blocks, kind="stable")
-    return _Units(
-        np.concatenate([whole[alone[:, 0]], values[inside]])[order],
-        np.concatenate([alone[:, 1], groups[inside]])[order],
-        blocks[order],
-    )
-
-
-def _permuted_sums(units: _Units, count: int, bootstrap: Bootstrap) -> Iterator[FloatArray]:
-    """Rows [base, tuned, members] of the groups under permuted labels, some of `resamples` at a
-    time."""
-    generator = np.random.default_rng(bootstrap.seed)
-    size = max(1, _CHUNK_CELLS // len(units.groups))
-    for first in range(0, bootstrap.resamples, size):
-        rows = min(size, bootstrap.resamples - first)
-        # Sorting random numbers within each block shuffles it.
-        order = np.argsort(units.blocks + generator.random((rows, len(units.groups))), axis=1)
-        groups = units.groups[order]
-        parts = [(groups == number).astype(np.float64) @ units.values for number in range(count)]
-        yield np.stack(parts, axis=2).reshape(rows, 3 * count)
+    rows = np.concatenate([whole[alone[:, 0]], values[inside]])
+    labels = np.concatenate([alone[:, 1], groups[inside]])
+    return rows[order], labels[order], blocks[order]

@@ -73,11 +73,9 @@ def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Boot
     score interval, which has no such gap. For graded scores there is no such bound: distrust an
     interval that rests on few differing prompts.
     """
-    tuned_array = np.asarray(tuned, dtype=np.float64)
-    base_array = np.asarray(base, dtype=np.float64)
-    differences = tuned_array - base_array
+    differences = np.subtract(tuned, base, dtype=np.float64)
     found = bootstrap.mean(differences)
-    if not (is_binary(tuned_array) and is_binary(base_array)):
+    if not (is_binary(tuned) and is_binary(base)):
         return found
     size = effective_size(differences, bootstrap)
     won = float((differences > 0).mean()) * size
@@ -117,16 +115,14 @@ def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) 
 
     `nll` holds each prompt's summed negative log-likelihood (nats), `tokens` its token count.
     """
-    losses = np.asarray(nll, dtype=np.float64)
-    return bootstrap.ratio(losses, np.asarray(tokens, dtype=np.float64), np.exp)
+    return bootstrap.ratio(np.asarray(nll), np.asarray(tokens), np.exp)
 
 
 def perplexity_ratio(
     tuned_nll: npt.ArrayLike, base_nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap
 ) -> Estimate:
     """Tuned perplexity over base perplexity of the same tokens, both resampled together."""
-    excess = np.asarray(tuned_nll, dtype=np.float64) - np.asarray(base_nll, dtype=np.float64)
-    return perplexity(excess, tokens, bootstrap)
+    return perplexity(np.subtract(tuned_nll, base_nll, dtype=np.float64), tokens, bootstrap)
 
 
 def falling_root(function: Callable[[float], float], low: float, high: float) -> float:
@@ -144,7 +140,7 @@ def falling_root(function: Callable[[float], float], low: float, high: float) ->
     return (low + high) / 2
 
 
-def is_binary(values: FloatArray) -> bool:
+def is_binary(values: npt.ArrayLike) -> bool:
     """Are all values 0 or 1?"""
     return bool(np.isin(values, (0.0, 1.0)).all())
 

@@ -54,13 +54,11 @@ def _exact_flip_p(net: IntArray) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = highest
-    return adjusted
+    order = np.argsort(p_values)
+    adjusted = np.arange(len(p_values), 0, -1) * np.asarray(p_values, dtype=np.float64)[order]
+    found = np.empty(len(p_values))
+    found[order] = np.maximum.accumulate(np.minimum(1.0, adjusted))
+    return found.tolist()
 
 
 def smallest_detectable(

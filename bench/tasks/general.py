@@ -66,27 +66,15 @@ def scorer_of(row: dict[str, Any]) -> Scorer:
         case "number":
             return number_scorer(1e-6)
         case "contains":
-            return _any_of(row.get("also", []))
+            also = row.get("also", [])
+            return lambda answer, reference: max(contains(answer, r) for r in (reference, *also))
         case "choice":
             return choice_scorer(row["choices"])
         case "json":
             return lambda answer, reference: float(json_fields(answer, reference) == 1.0)
         case "match":
-            return _whole_match(row["pattern"])
+            pattern = re.compile(row["pattern"])
+            # The answer as a whole has the form asked for, whatever the reference says.
+            return lambda answer, _: float(pattern.fullmatch(answer.strip()) is not None)
         case other:
             raise ValueError(f"unknown score '{other}' of question {row['id']}")
-
-
-def _any_of(others: list[str]) -> Scorer:
-    """The reference or one of `others` stands in the answer."""
-
-    def score(answer: str, reference: str) -> float:
-        return max(contains(answer, accepted) for accepted in (reference, *others))
-
-    return score
-
-
-def _whole_match(pattern: str) -> Scorer:
-    """The answer as a whole has the form asked for, whatever the reference says."""
-    compiled = re.compile(pattern)
-    return lambda answer, _: float(compiled.fullmatch(answer.strip()) is not None)

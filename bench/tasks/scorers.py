@@ -7,9 +7,9 @@ chrf, python) anything between.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def choice_scorer(choices: list[str]) -> Scorer:
 
     def first_named(answer: str, reference: str) -> float:
         named = first_choice(answer, choices)
-        return float(named is not None and normalise(named) == normalise(reference))
+        return 0.0 if named is None else exact(named, reference)
 
     return first_named
 
@@ -200,11 +200,7 @@ def rouge_l_scorer() -> Scorer:
     """ROUGE-L F1 (Lin 2004) with stemming, from the rouge-score package."""
     module = _optional("rouge_score.rouge_scorer", "rouge-score")
     scorer = module.RougeScorer(["rougeL"], use_stemmer=True)
-
-    def rouge_l(answer: str, reference: str) -> float:
-        return float(scorer.score(reference, answer)["rougeL"].fmeasure)
-
-    return rouge_l
+    return lambda answer, reference: float(scorer.score(reference, answer)["rougeL"].fmeasure)
 
 
 def chrf_scorer() -> Scorer:
@@ -237,15 +233,12 @@ def python_scorer(place: str) -> Scorer:
             where="bench.scorer",
         )
     path = Path(path_text)
-    spec = importlib.util.spec_from_file_location("tuneserve_user_scorer", path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    if not path.is_file() or path.suffix != ".py":
         raise UsageError("no such Python file", where=f"bench.scorer: {path}")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        function = runpy.run_path(str(path), run_name="tuneserve_user_scorer").get(name)
     except Exception as error:
         raise UsageError(f"can't be run: {_said(error)}", where=f"bench.scorer: {path}") from error
-    function = getattr(module, name, None)
     if not callable(function):
         raise UsageError(f"has no function '{name}'", where=f"bench.scorer: {path}")
 

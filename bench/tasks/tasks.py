@@ -54,7 +54,9 @@ def further_tasks(settings: BenchSettings) -> list[Task]:
             )
         own = settings.model_copy(update={"task": score})
         task = held_out_task(Path(path).stem, _read_any(Path(path), settings.limit), own)
-        tasks.append(_prefixed(replace(task, about=f"{path}, scored by {score}"), path))
+        # With ids that no other task has.
+        examples = [replace(item, id=f"{path}/{item.id}") for item in task.examples]
+        tasks.append(replace(task, about=f"{path}, scored by {score}", examples=examples))
     return tasks
 
 
@@ -91,9 +93,3 @@ def require_different_ids(examples: Iterable[Example]) -> None:
             f"{len(twice)} ids stand for more than one prompt, first '{twice[0]}'",
             where="bench.tasks",
         )
-
-
-def _prefixed(task: Task, prefix: str) -> Task:
-    """The task with ids that no other has."""
-    examples = [replace(item, id=f"{prefix}/{item.id}") for item in task.examples]
-    return replace(task, examples=examples)

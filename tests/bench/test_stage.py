@@ -282,7 +282,7 @@ def test_an_endpoint_that_is_not_there_is_one_clear_error() -> None:
     settings = BenchSettings(endpoint="http://127.0.0.1:9/v1")
     example = Example.of_turn("1", "x", "y")
     with pytest.raises(TuneserveError, match="the endpoint failed") as caught:
-        ask_endpoint([example], settings, lambda *_: None)
+        list(ask_endpoint([example], settings))
     assert caught.value.where == "http://127.0.0.1:9/v1"
 
 

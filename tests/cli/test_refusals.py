@@ -170,7 +170,7 @@ def test_a_server_without_a_model(no_models: str) -> None:
     assert caught.value.where == no_models
     settings = BenchSettings(endpoint=no_models)
     with pytest.raises(TuneserveError, match="lists no model") as caught:
-        ask_endpoint([], settings, lambda *_: None)
+        list(ask_endpoint([], settings))
     assert (caught.value.where, caught.value.hint) == (no_models, "Name one: --endpoint-model")
 
 

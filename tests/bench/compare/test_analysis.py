@@ -17,14 +17,14 @@ from tuneserve.bench.compare.analysis import (
     judge,
 )
 from tuneserve.bench.compare.forgetting import (
-    AnsweredTask,
     TextLosses,
     compare_elsewhere,
     judge_forgetting,
 )
 from tuneserve.bench.compare.results import Answer, Pair
 from tuneserve.bench.stats.bootstrap import Bootstrap
-from tuneserve.bench.stats.gaps import GroupScores, compare_gaps
+from tuneserve.bench.stats.gaps import compare_gaps
+from tuneserve.bench.tasks.tasks import Task
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
@@ -148,8 +148,7 @@ def test_a_gap_within_sources_is_seen_there() -> None:
     tuned[1 : count // 2 : 2] = 0.0  # half of the easy questions are lost, in one group only
     clusters = np.repeat(np.arange(count), 2)
     groups = np.tile([0, 1], count)
-    scores = GroupScores(base, tuned, groups, ["a", "b"], Bootstrap(clusters))
-    found = compare_gaps(scores)
+    found = compare_gaps(base, tuned, groups, ["a", "b"], Bootstrap(clusters))
     assert (found.base, found.tuned) == pytest.approx((0.0, 10 / count))
     assert found.p == pytest.approx(0.5**9, abs=0.002)  # all ten the same way, either way
     assert found.widened
@@ -179,7 +178,7 @@ def test_forgetting_is_judged_by_interval_and_adjusted_test() -> None:
 
 def test_tasks_and_texts_are_adjusted_together() -> None:
     """Six of six lost prompts are p = 0.031: a loss alone, none beside another comparison."""
-    task = AnsweredTask("trivia", "trivia.jsonl", pairs(0, 6, 30, 30))
+    task = Task("trivia", "trivia.jsonl", [], [], 1), pairs(0, 6, 30, 30)
     (alone,), _ = compare_elsewhere([task], [], SETTINGS)
     assert alone.adjusted_p == pytest.approx(2 * 0.5**6)
     assert alone.outcome == "worse"

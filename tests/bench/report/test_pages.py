@@ -14,8 +14,14 @@ from hypothesis import strategies as st
 from markupsafe import escape
 
 from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.figures import (
+    headline,
+    interval,
+    markdown_cell,
+    points,
+    points_interval,
+)
 from tuneserve.bench.compare.forgetting import (
-    AnsweredTask,
     TextLosses,
     compare_elsewhere,
     judge_forgetting,
@@ -35,15 +41,9 @@ from tuneserve.bench.compare.results import (
 from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate, Speed
-from tuneserve.bench.report.figures import (
-    headline,
-    interval,
-    markdown_cell,
-    points,
-    points_interval,
-)
 from tuneserve.bench.report.pages import render, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.tasks.tasks import Task
 from tuneserve.charts import LossCurves, loss_chart
 from tuneserve.chat.examples import Example
 from tuneserve.run import RunDirectory
@@ -93,7 +93,7 @@ def report() -> Report:
         f"{HOSTILE}.txt", "chunks", [500.0 + n for n in range(8)], [600.0 - n for n in range(8)],
         [255] * 8, [None] * 8,
     )  # fmt: skip
-    general = AnsweredTask("General questions", "60 questions", some_pairs("general/"))
+    general = Task("General questions", "60 questions", [], [], 1), some_pairs("general/")
     tasks, texts = compare_elsewhere([general], [losses], settings)
     accuracy = analysis.compare_accuracy(pairs, settings)
     rate = Rate(120.0, 3.0, 96, 3)

@@ -199,7 +199,11 @@ def test_rouge_l_is_the_longest_common_subsequence() -> None:
 
 def test_a_users_function_scores(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
-    path.write_text("def half(answer, reference):\n    return 0.5\n\ndef two(a, r): return 2\n")
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Half:\n    value: float = 0.5\n"
+        "def half(answer, reference): return Half().value\ndef two(a, r): return 2\n"
+    )
     assert make_scorer(BenchSettings(task="python", scorer=f"{path}:half"), [])("a", "b") == 0.5
     with pytest.raises(UsageError, match="not between 0 and 1"):
         make_scorer(BenchSettings(task="python", scorer=f"{path}:two"), [])("a", "b")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
@@ -45,6 +47,13 @@ def mean_error(measured: MeanError, decimals: int = 4) -> str:
     return f"{measured.value:.{decimals}f} ± {measured.error:.{decimals}f}"
 
 
+def p_value(p: float) -> str:
+    """'0.032' or '< 0.0001'."""
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
+
+
 def headline(sentence: str) -> tuple[str, str]:
     """A verdict's claim, before the first colon, and its evidence."""
     claim, _, evidence = sentence.partition(": ")
@@ -55,6 +64,4 @@ def markdown_cell(text: str, longest: int = 160) -> str:
     """Text for a cell of a Markdown table: one line, cut, nothing that would break the table."""
     line = " ".join(text.split())
     line = line if len(line) <= longest else line[: longest - 1] + "…"
-    for character in "\\`*_{}[]<>|":
-        line = line.replace(character, "\\" + character)
-    return line
+    return re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", line)
