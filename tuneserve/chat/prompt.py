@@ -295,21 +295,6 @@ def with_bos(ids: list[int], bos: int | None) -> list[int]:
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
 
-def encode_messages(
-    model: LlamaModel,
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = True,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    **variables: Any,
-) -> list[int]:
-    """Token ids of a conversation as the model was trained to see it."""
-    arguments = template_arguments(template, messages, tools=tools, variables=variables)
-    text = template.render(add_generation_prompt=add_generation_prompt, **arguments)
-    return encode_text(model, text)
-
-
 @dataclass(frozen=True)
 class _Turn:
     """An earlier answer in the prompt: characters from `start` to `end`, its end token included,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support import prompt_ids
 from tuneserve.chat.examples import Example
-from tuneserve.chat.prompt import EncodingError, encode_messages, template_of
+from tuneserve.chat.prompt import EncodingError
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.data.formats import parse_record
 from tuneserve.finetune.data.prepare import Prepared
@@ -81,7 +82,7 @@ def test_prompt_ids_equal_those_at_inference(encoder: Encoder, demo_gguf: Path, 
     example = chat("first", "reply", text, "answer")
     encoded = encoder.encode(example)
     with LlamaModel(demo_gguf, vocab_only=True) as model:
-        served = encode_messages(model, template_of(model), example.messages[:-1])
+        served = prompt_ids(model, example.messages[:-1])
     assert encoded.input_ids[: len(served)] == served
     assert encoded.labels[len(served)] == encoded.input_ids[len(served)]
 
