@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
-from annotated_types import Ge, Gt, Le, Lt
 from click.core import ParameterSource
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tuneserve.recipe import load_recipe, validate
+from tuneserve.recipe import load_recipe, section_model, validate
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,13 +31,6 @@ _OF_THE_SERVER_ALONE = {
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
-
-
-def section_model(section: str) -> type[BaseModel]:
-    annotation = Recipe.model_fields[section].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
 
 
 def option_names(sections: Sequence[str], only: Collection[str] | None = None) -> OptionNames:
@@ -63,12 +54,9 @@ def settings_options(
     named by `option_names`."""
 
     def decorate(command: Command) -> Command:
-        decorators = [
-            _option(section, name, option, section_model(section).model_fields[name])
-            for (section, name), option in option_names(sections, only).items()
-        ]
-        for decorator in reversed(decorators):
-            command = decorator(command)
+        for (section, name), option in reversed(option_names(sections, only).items()):
+            field = section_model(section).model_fields[name]
+            command = _option(section, name, option, field)(command)
         return command
 
     return decorate
@@ -167,21 +155,19 @@ class WordOrNumber(click.ParamType[int]):
             self.fail(f"{error.message} Or: {words}.", param, ctx)
 
 
+def bounds(field: FieldInfo) -> dict[str, Any]:
+    """The bounds of a number: 'ge', 'gt', 'le', 'lt', as far as it has them."""
+    names = ("ge", "gt", "le", "lt")
+    return {n: getattr(bound, n) for bound in field.metadata for n in names if hasattr(bound, n)}
+
+
 def _range(kind: type[int] | type[float], field: FieldInfo) -> Any:
-    low: Any = None
-    high: Any = None
-    low_open = high_open = False
-    for bound in field.metadata:
-        if isinstance(bound, Ge):
-            low = bound.ge
-        elif isinstance(bound, Gt):
-            low, low_open = bound.gt, True
-        elif isinstance(bound, Le):
-            high = bound.le
-        elif isinstance(bound, Lt):
-            high, high_open = bound.lt, True
+    found = bounds(field)
     range_type = click.IntRange if kind is int else click.FloatRange
-    return range_type(min=low, max=high, min_open=low_open, max_open=high_open)
+    return range_type(
+        min=found.get("ge", found.get("gt")), max=found.get("le", found.get("lt")),
+        min_open="gt" in found, max_open="lt" in found,
+    )  # fmt: skip
 
 
 def given_options(context: click.Context) -> dict[str, dict[str, Any]]:

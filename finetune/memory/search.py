@@ -11,11 +11,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import TrainingMemory, training_memory
 from tuneserve.finetune.runtime.processes import process_count
 from tuneserve.model_shape import ModelShape
+from tuneserve.records import Record
 from tuneserve.settings import Recipe, TrainSettings
 
 # A pass (forward and backward) over a batch costs one unit for each of its tokens, and by this
@@ -40,6 +44,29 @@ _MEMORY_GAIN = 0.05
 _FOUR_BIT_GAIN = 0.02
 
 
+class Decisions(Record):
+    """How training is fitted into the memory, by setting."""
+
+    load_in_4bit: bool
+    gradient_checkpointing: str
+    kept_layers: int
+    offload_embeddings: Annotated[bool, BeforeValidator(lambda setting: setting in (True, "true"))]
+    batch_size: int
+    gradient_accumulation: int
+
+    @classmethod
+    def of(cls, settings: TrainSettings, *, four_bit: bool) -> Self:
+        """What these settings say."""
+        given = settings.model_dump(include=set(cls.model_fields))
+        return cls.model_validate({"load_in_4bit": four_bit, **given})
+
+    def applied(self, settings: TrainSettings) -> TrainSettings:
+        """The settings with these decisions in place of what was open."""
+        offloaded = "true" if self.offload_embeddings else "false"
+        decided = self.model_dump(exclude={"load_in_4bit"})
+        return settings.model_copy(update={**decided, "offload_embeddings": offloaded})
+
+
 @dataclass(frozen=True)
 class MemoryStrategy:
     """Precision of the base, what is kept in memory, and how many examples are computed at a time.
@@ -60,16 +87,14 @@ class MemoryStrategy:
     memory: TrainingMemory
     cost: float
 
-    def applied(self, settings: TrainSettings) -> TrainSettings:
-        """The settings with this strategy's decisions in place of what was open."""
-        return settings.model_copy(
-            update={
-                "gradient_checkpointing": self.checkpointing,
-                "kept_layers": self.kept_layers,
-                "offload_embeddings": "true" if self.offloaded else "false",
-                "batch_size": self.micro_batch,
-                "gradient_accumulation": self.accumulation,
-            }
+    def decisions(self) -> Decisions:
+        return Decisions(
+            load_in_4bit=self.four_bit,
+            gradient_checkpointing=self.checkpointing,
+            kept_layers=self.kept_layers,
+            offload_embeddings=self.offloaded,
+            batch_size=self.micro_batch,
+            gradient_accumulation=self.accumulation,
         )
 
     def describe(self) -> str:

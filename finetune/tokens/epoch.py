@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.prompt_variants import PromptVariants
 from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.settings import DataSettings
+from tuneserve.settings import Recipe
 
 T = TypeVar("T")
 Encode = Callable[[Sequence[Example]], list[Encoded]]
@@ -173,19 +173,16 @@ class TrainingSet:
 
 
 def build_training_set(
-    prepared: Prepared,
-    train: Sequence[Encoded],
-    replay: Sequence[Encoded],
-    encode: Encode,
-    settings: DataSettings,
-    seed: int,
+    prepared: Prepared, parts: Mapping[str, Sequence[Encoded]], encode: Encode, recipe: Recipe
 ) -> TrainingSet:
-    """The training set of the prepared data. `train` are the tokens of the task's examples as they
-    are, `replay` those of the replay set; `encode` is called for further prompt variants.
+    """The training set of the prepared data. `parts` are the tokens of its parts; `encode` is
+    called for further prompt variants.
 
     Raises UsageError if there is nothing to balance by, or a variant makes an example unusable.
     """
+    settings = recipe.data
     examples = prepared.split.train
+    train, replay = parts["train"], parts.get("replay", ())
     encoded = list(train)
     items = [[place] for place in range(len(examples))]
     if prepared.variants is not None:
@@ -201,7 +198,8 @@ def build_training_set(
         first = len(encoded)
         encoded += replay
         streams.append(Stream(tuple((p,) for p in range(first, len(encoded))), replayed))
-    return TrainingSet(encoded, EpochSampler(streams, seed), len(replay), replayed, variants)
+    sampler = EpochSampler(streams, recipe.train.seed)
+    return TrainingSet(encoded, sampler, len(replay), replayed, variants)
 
 
 def _add_variants(

@@ -14,9 +14,9 @@ from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
 from tuneserve.finetune.training.losses import (
     EVAL_LOSS,
     SELECTION_LOSS,
+    HeldOutLoss,
     general_rise,
-    loss_metrics,
-    token_weighted_loss,
+    held_out_loss,
 )
 
 
@@ -41,7 +41,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.tokens_seen: Any = 0
         self.evaluation_seconds = 0.0
         # Figures by step and by what was evaluated: the best ones need not be measured again.
-        self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
+        self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}
         self._epochs = epochs
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
@@ -58,12 +58,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {"eval": loss_metrics(*token_weighted_loss(self, dataset))}
+        found = {"eval": held_out_loss(self, dataset)}
         if self._general is not None:
-            found["general"] = loss_metrics(*token_weighted_loss(self, self._general))
+            found["general"] = held_out_loss(self, self._general)
         self.evaluated[self.state.global_step] = found
         self.evaluation_seconds += time.monotonic() - started
-        metrics = {f"{name}_loss": measured["loss"] for name, measured in found.items()}
+        metrics = {f"{name}_loss": measured.loss for name, measured in found.items()}
         self.log(dict(metrics))
         metrics[SELECTION_LOSS] = metrics[EVAL_LOSS]
         if 0 < self._max_general_rise < general_rise(self.state.log_history):

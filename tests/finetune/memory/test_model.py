@@ -140,7 +140,7 @@ def test_what_the_recipe_settles_stays() -> None:
         batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true",
         offload_embeddings="false",
     )  # fmt: skip
-    assert searched(79, settings).applied(settings) == settings
+    assert searched(79, settings).decisions().applied(settings) == settings
 
 
 def test_where_nothing_fits_the_smallest_strategy_is_taken() -> None:
@@ -158,8 +158,8 @@ def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
     settings = TrainSettings(offload_embeddings="false")
     strategy = searched(7.25, settings)
     assert not strategy.offloaded
-    assert strategy.applied(settings).offload_embeddings == "false"
-    assert small.applied(settings).offload_embeddings == "true"
+    assert strategy.decisions().applied(settings).offload_embeddings == "false"
+    assert small.decisions().applied(settings).offload_embeddings == "true"
 
 
 @pytest.mark.parametrize(

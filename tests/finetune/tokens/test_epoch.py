@@ -20,7 +20,7 @@ from tuneserve.finetune.data.reading import read_examples
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_all, problems_with_ends
 from tuneserve.finetune.tokens.epoch import EpochSampler, TrainingSet, build_training_set
 from tuneserve.finetune.training.losses import general_rise
-from tuneserve.settings import DataSettings
+from tuneserve.settings import DataSettings, Recipe, TrainSettings
 
 TEXT = """
 apple pear plum cherry house garden river mountain lake forest city village bread butter cheese
@@ -41,7 +41,9 @@ def training_set(prepared: Prepared, settings: DataSettings) -> TrainingSet:
         return [Encoded([len(text)], [0], 1, 0) for text in texts]
 
     replay = encode(prepared.replay_set.train) if prepared.replay_set else []
-    return build_training_set(prepared, encode(prepared.split.train), replay, encode, settings, 0)
+    recipe = Recipe.model_construct(data=settings, train=TrainSettings(seed=0))
+    parts = {"train": encode(prepared.split.train), "replay": replay}
+    return build_training_set(prepared, parts, encode, recipe)
 
 
 def drawn(draw: EpochSampler, epochs: int) -> Counter[int]:
