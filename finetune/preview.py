@@ -17,7 +17,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoder,
     TokenCounts,
     about_turns,
-    encode_all,
     encode_parts,
     token_counts,
 )
@@ -87,9 +86,7 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     counts = {name: token_counts(part) for name, part in encoded.items()}
     epoch = ""
     if not problems:
-        training_set = build_training_set(
-            prepared, encoded, lambda examples: encode_all(encoder, examples)[1], recipe
-        )
+        training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
         epoch = training_set.describe() + about_turns(counts["train"])
     return Preview(
         prepared=prepared,

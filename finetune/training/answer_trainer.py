@@ -85,19 +85,15 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if not self._loraplus_ratio:
             return super().create_optimizer(*args, **kwargs)
         if self.optimizer is None:
-            self.optimizer = _loraplus_optimizer(self, self._loraplus_ratio)
+            # LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices.
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model, kind, loraplus_lr_ratio=self._loraplus_ratio,
+                loraplus_weight_decay=self.args.weight_decay, **arguments,
+            )  # fmt: skip
         return self.optimizer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No README beside every checkpoint: it would describe a hub model."""
-
-
-def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
-    """LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices."""
-    from peft.optimizers import create_loraplus_optimizer
-
-    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
-    return create_loraplus_optimizer(
-        trainer.model, kind, loraplus_lr_ratio=ratio,
-        loraplus_weight_decay=trainer.args.weight_decay, **arguments,
-    )  # fmt: skip

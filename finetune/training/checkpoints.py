@@ -87,9 +87,8 @@ def step_of(checkpoint: Path) -> int:
 
 
 def _is_whole(path: Path) -> bool:
-    if not path.name.rpartition("-")[2].isdigit():
-        return False
-    if not all((path / name).is_file() for name in _PARTS):
+    numbered = path.name.rpartition("-")[2].isdigit()
+    if not numbered or not all((path / name).is_file() for name in _PARTS):
         return False
     try:
         json.loads((path / _STATE).read_text(encoding="utf-8"))

@@ -39,7 +39,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
     about_turns,
-    encode_all,
     encode_parts,
     token_counts,
 )
@@ -157,9 +156,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     raise_problems(problems, examples, where=str(recipe.data.file), what="trained on")
     _tell_tokens(encoded)
-    training_set = build_training_set(
-        prepared, encoded, lambda examples: encode_all(encoder, examples)[1], recipe
-    )
+    training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
     say(training_set.describe())
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
     budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule)

@@ -17,7 +17,7 @@ from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 from tuneserve.finetune.data.prepare import Prepared, data_hash, prepare_examples
 from tuneserve.finetune.data.prompt_variants import read_prompt_variants
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_all, problems_with_ends
+from tuneserve.finetune.tokens.encoder import Encoded, Encoder, problems_with_ends
 from tuneserve.finetune.tokens.epoch import EpochSampler, TrainingSet, build_training_set
 from tuneserve.finetune.training.losses import general_rise
 from tuneserve.settings import DataSettings, Recipe, TrainSettings
@@ -250,8 +250,8 @@ def test_no_end_to_learn_is_an_error(demo_tokenizer: Any) -> None:
         where="f:1",
     )
     short = Example("y", ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
-    examples, encoded = encode_all(encoder, [long, short])
-    assert problems_with_ends(encoder, examples, encoded) == []
+    encoded = encoder.encode_all([long, short])
+    assert problems_with_ends(encoder, [long, short], encoded) == []
     (problem,) = problems_with_ends(encoder, [long], encoded[:1])
     assert "f:1: this and every other training example is cut" in problem
     endless = Encoded([1, 50], [-100, 50], 2, 0)
