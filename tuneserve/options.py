@@ -91,8 +91,11 @@ def parameter_name(section: str, name: str) -> str:
 
 def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[[Any], Any]:
     flag = _flag(option)
-    kind, multiple, boolean = _click_type(field)
-    declaration = f"--{flag}/--no-{flag}" if boolean else f"--{flag}"
+    kind = field.annotation
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    multiple = typing.get_origin(kind) is tuple
+    declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     default = field.get_default()
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     help_text = (field.description or "") + (
@@ -101,7 +104,7 @@ def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[
     return click.option(
         declaration,
         parameter_name(section, name),
-        type=None if boolean else kind,
+        type=_click_type(kind, field),
         default=None,
         callback=_split_list if multiple else None,
         metavar="LIST" if multiple else None,
@@ -113,28 +116,20 @@ def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return None if value is None else tuple(part.strip() for part in value.split(",") if part)
 
 
-def _click_type(field: FieldInfo) -> tuple[Any, bool, bool]:
-    """(click type, is a list, is a flag) of a settings field."""
-    annotation = field.annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        return click.Choice([str(a) for a in typing.get_args(annotation)]), False, False
-    if origin is tuple:
-        return str, True, False
-    if annotation is bool:
-        return bool, False, True
-    if annotation is Path:
-        return click.Path(path_type=Path), False, False
-    if annotation is int:
+def _click_type(kind: Any, field: FieldInfo) -> Any:
+    """click's type for a setting of this kind; None leaves a flag to click."""
+    if typing.get_origin(kind) is Literal:
+        return click.Choice([str(value) for value in typing.get_args(kind)])
+    if kind is bool:
+        return None
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if kind is int:
         extra = field.json_schema_extra
         words = extra.get("words") if isinstance(extra, dict) else None
         number = _range(int, field)
-        return (WordOrNumber(words, number) if words else number), False, False
-    if annotation is float:
-        return _range(float, field), False, False
-    return str, False, False
+        return WordOrNumber(words, number) if words else number
+    return _range(float, field) if kind is float else str
 
 
 class WordOrNumber(click.ParamType[int]):

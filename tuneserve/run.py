@@ -89,6 +89,8 @@ class RunDirectory:
         self.adapter = root / "adapter"
         self.gguf = root / "gguf"
         self.bench = root / "bench"
+        self.lora_gguf = self.gguf / f"{self.name}-lora-F16.gguf"
+        """The adapter as a GGUF of its own."""
 
     @classmethod
     def named(cls, name: str) -> RunDirectory:
@@ -104,11 +106,6 @@ class RunDirectory:
 
     def base_gguf(self, quantization: str) -> Path:
         return self.gguf / f"base-{quantization}.gguf"
-
-    @property
-    def lora_gguf(self) -> Path:
-        """The adapter as a GGUF of its own."""
-        return self.gguf / f"{self.name}-lora-F16.gguf"
 
     def split(self, name: str) -> Path:
         """Path of the 'train', 'eval' or 'test' examples as used."""

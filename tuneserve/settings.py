@@ -144,8 +144,7 @@ class TrainSettings(Section):
         description="Learn the weights' magnitudes too (DoRA); slower, without fused kernels.",
     )
     modules_to_save: tuple[str, ...] = Field(
-        (),
-        description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms.",
+        (), description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms."
     )
     speed: Literal["auto", "as_given"] = Field(
         "auto",
@@ -267,8 +266,7 @@ class ConvertSettings(Section):
         "distribution from the merged checkpoint's is above this.",
     )
     imatrix: bool = Field(
-        False,
-        description="Quantize with an importance matrix measured on the training examples.",
+        False, description="Quantize with an importance matrix measured on the training examples."
     )
     imatrix_tokens: int = Field(
         16_384, ge=512, description="Tokens of training examples the importance matrix is made of."
@@ -417,8 +415,7 @@ class BenchSettings(Section):
         "is one of the tasks above.",
     )
     texts: tuple[str, ...] = Field(
-        (),
-        description="Text files whose perplexity under both models shows what was forgotten.",
+        (), description="Text files whose perplexity under both models shows what was forgotten."
     )
     noise_floor: bool = Field(
         False,

@@ -76,11 +76,7 @@ class Budget:
 
 
 def plan_budget(
-    recipe: Recipe,
-    runtime: Runtime,
-    checkpoint: Path,
-    train: Sequence[Encoded],
-    schedule: Schedule,
+    recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded], schedule: Schedule
 ) -> Budget:
     """Plan training on the examples as they are; the longest ones decide the peak."""
     settings = recipe.train

@@ -127,14 +127,12 @@ class LengthGroupedSampler:
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         short = [i for batch in batches if len(batch) < self.batch_size for i in batch]
         shuffle.shuffle(whole)
-        longest = max(range(len(whole)), key=lambda b: self._longest(whole[b]), default=None)
-        if longest is not None:
+        if whole:
+            lengths = [max(self.lengths[i] for i in batch) for batch in whole]
+            longest = lengths.index(max(lengths))
             whole[0], whole[longest] = whole[longest], whole[0]
         yield from (i for batch in whole for i in batch)
         yield from short
-
-    def _longest(self, batch: Sequence[int]) -> int:
-        return max(self.lengths[i] for i in batch)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from tuneserve.finetune.training.losses import (
     general_rise,
     held_out_loss,
 )
+from tuneserve.settings import TrainSettings
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -27,16 +28,14 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(
         self,
+        settings: TrainSettings,
         epochs: EpochSampler,
-        general: Sequence[Encoded] = (),
-        max_general_rise: float = 0.0,
-        loraplus_ratio: float = 0.0,
+        general: Sequence[Encoded],
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._general = to_dataset(general) if general else None
-        self._max_general_rise = max_general_rise
-        self._loraplus_ratio = loraplus_ratio
+        self._settings = settings
         # On the device, so that counting does not wait for the GPU at every batch.
         self.tokens_seen: Any = 0
         self.evaluation_seconds = 0.0
@@ -51,10 +50,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return super().training_step(model, inputs, *args, **kwargs)
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: Any = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -66,7 +62,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         metrics = {f"{name}_loss": measured.loss for name, measured in found.items()}
         self.log(dict(metrics))
         metrics[SELECTION_LOSS] = metrics[EVAL_LOSS]
-        if 0 < self._max_general_rise < general_rise(self.state.log_history):
+        if 0 < self._settings.max_general_rise < general_rise(self.state.log_history):
             metrics[SELECTION_LOSS] = math.inf
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -82,7 +78,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         )  # fmt: skip
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._loraplus_ratio:
+        ratio = self._settings.loraplus_ratio
+        if not ratio:
             return super().create_optimizer(*args, **kwargs)
         if self.optimizer is None:
             # LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices.
@@ -90,7 +87,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = create_loraplus_optimizer(
-                self.model, kind, loraplus_lr_ratio=self._loraplus_ratio,
+                self.model, kind, loraplus_lr_ratio=ratio,
                 loraplus_weight_decay=self.args.weight_decay, **arguments,
             )  # fmt: skip
         return self.optimizer

@@ -120,12 +120,7 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
     """Decides after each step whether to save or to stop."""
 
     def __init__(
-        self,
-        stop: StopSignal,
-        *,
-        patience: int,
-        max_general_rise: float,
-        checkpoint_seconds: float,
+        self, stop: StopSignal, *, patience: int, max_general_rise: float, checkpoint_seconds: float
     ) -> None:
         self.stop = stop
         self.patience, self.max_general_rise = patience, max_general_rise

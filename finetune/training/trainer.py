@@ -50,10 +50,9 @@ def build_trainer(
             eval_dataset=to_dataset(evaluation) if evaluation else None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            settings=settings,
             epochs=epochs,
             general=general,
-            max_general_rise=settings.max_general_rise,
-            loraplus_ratio=settings.loraplus_ratio,
             data_collator=collator(runtime, settings, tokenizer),
         )
         for library_output in (PrinterCallback, ProgressCallback):
