@@ -70,7 +70,7 @@ class Budget:
         if found.memory.total >= self.predicted:
             return None
         return replace(
-            self, settings=found.decisions().applied(original), four_bit=found.four_bit,
+            self, settings=found.decisions.applied(original), four_bit=found.decisions.load_in_4bit,
             compiled=found.compiled, predicted=found.memory.total, chosen=found.describe(),
         )  # fmt: skip
 
@@ -103,7 +103,8 @@ def plan_budget(
 
     found = search_within(available)
     return Budget(
-        found.decisions().applied(settings), found.four_bit, found.compiled, found.memory.total,
+        found.decisions.applied(settings), found.decisions.load_in_4bit, found.compiled,
+        found.memory.total,
         available, found.describe(), search_within,
     )  # fmt: skip
 

@@ -195,7 +195,13 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
     last: int = trainer.state.global_step
     rise = general_rise(trainer.state.log_history)
     if trainer.state.best_global_step is None and 0 < job.recipe.train.max_general_rise < rise:
-        raise _forgot_at_once(rise)
+        raise TuneserveError(
+            f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
+            "over: there is no adapter from before it to keep",
+            where="train.max_general_rise",
+            hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more "
+            "often; then train with --force.",
+        )
     best: int = trainer.state.best_global_step or last
     if best == last:
         return last
@@ -218,16 +224,6 @@ def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, HeldOutLos
         for name in ("eval", "general")
         if job.encoded.get(name)
     }
-
-
-def _forgot_at_once(rise: float) -> TuneserveError:
-    return TuneserveError(
-        f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
-        "over: there is no adapter from before it to keep",
-        where="train.max_general_rise",
-        hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more often; "
-        "then train with --force.",
-    )
 
 
 def _out_of_memory(shortage: str) -> TuneserveError:

@@ -46,7 +46,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
     sizes = _served_sizes(recipe, shape)
     found = MemoryPlan(
         parameters=shape.parameters,
-        chosen=strategy.decisions(),
+        chosen=strategy.decisions,
         peaks=_peaks(recipe, strategy, sizes, device),
         advice=[],
     )
@@ -103,8 +103,8 @@ def _largest_batch(
     def taken(batch: int) -> int:
         return training_memory(
             shape, recipe.train, tokens=batch * recipe.model.max_seq_length,
-            four_bit=strategy.four_bit, device=device, value_bytes=_value_bytes(recipe),
-            checkpointing=checkpointing,
+            four_bit=strategy.decisions.load_in_4bit, device=device,
+            value_bytes=_value_bytes(recipe), checkpointing=checkpointing,
         ).total  # fmt: skip
 
     return largest_batch(available, taken)
