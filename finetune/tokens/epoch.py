@@ -223,7 +223,13 @@ def _shares(examples: Sequence[Example], balance: str) -> list[tuple[list[int], 
     classes: dict[str | None, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, example in enumerate(examples):
         classes[_class_of(example, balance)][example.weight].append(place)
-    _check_balance(len(examples), set(classes), balance)
+    if balance == "group" and set(classes) == {None}:
+        raise UsageError("no example has a group to balance by", where="data.balance")
+    if balance == "answer" and len(classes) * _FEWEST_EXAMPLES_AN_ANSWER > len(examples):
+        raise UsageError(
+            f"{len(examples):,} examples have {len(classes):,} answers: too many to balance by",
+            where="data.balance",
+        )
     total = sum(example.weight for example in examples)
     cells: list[list[int]] = []
     wanted: list[float] = []
@@ -242,16 +248,6 @@ def _class_of(example: Example, balance: str) -> str | None:
     if balance == "answer":
         return fold(example.reference)
     return None
-
-
-def _check_balance(examples: int, classes: set[str | None], balance: str) -> None:
-    if balance == "group" and classes == {None}:
-        raise UsageError("no example has a group to balance by", where="data.balance")
-    if balance == "answer" and len(classes) * _FEWEST_EXAMPLES_AN_ANSWER > examples:
-        raise UsageError(
-            f"{examples:,} examples have {len(classes):,} answers: too many to balance by",
-            where="data.balance",
-        )
 
 
 def _whole_numbers(wanted: Sequence[float]) -> list[int]:
