@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneserve.chat.examples import Example, read_split
-from tuneserve.chat.prompt import encode_messages, encode_text, template_of
+from tuneserve.chat.prompt import encode_text, template_arguments, template_of
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
 from tuneserve.convert.merge.adapter import Adapter
@@ -65,7 +65,8 @@ def measure(
     scores = [Score() for _ in contexts]
     answer_tokens = 0
     for example in examples:
-        prompt = encode_messages(f16, template, example.prompt)
+        arguments = template_arguments(template, example.prompt)
+        prompt = encode_text(f16, template.render(add_generation_prompt=True, **arguments))
         text = template.render(example.messages)
         ids = encode_text(f16, text)[:LONGEST]
         start = len(prompt)

@@ -212,11 +212,12 @@ def at_cap(model: Model, options: Namespace, part: str, cap: float) -> None:
     """Train as chosen for a card of `cap` GiB, with torch held to it."""
     strategy = planned(options, cap)
     model.limit(cap)
-    model.keep(strategy.kept_layers)
-    model.offload(strategy.offloaded)
+    decisions = strategy.decisions
+    model.keep(decisions.kept_layers)
+    model.offload(decisions.offload_embeddings)
     chosen = case(
-        options, batch=strategy.micro_batch, accumulation=strategy.accumulation, steps=4, warmup=1,
-        four_bit=strategy.four_bit,
+        options, batch=decisions.batch_size, accumulation=decisions.gradient_accumulation,
+        steps=4, warmup=1, four_bit=decisions.load_in_4bit,
     )  # fmt: skip
     tell(
         part, measured="cap", cap=cap, chosen=strategy.describe(),
@@ -253,11 +254,13 @@ def against_plan(
 
 
 def part_caps(options: Namespace) -> None:
-    smallest, *larger = [cap for cap in CAPS if planned(options, cap).four_bit]
+    smallest, *larger = [cap for cap in CAPS if planned(options, cap).decisions.load_in_4bit]
     card = Card()
     with card.of(smallest):
         strategy = planned(options, smallest)
-        model = Model(options, four_bit=True, cap=smallest, offloaded=strategy.offloaded)
+        model = Model(
+            options, four_bit=True, cap=smallest, offloaded=strategy.decisions.offload_embeddings
+        )
         tell("caps", load_seconds=model.load_seconds, load_peak=speed.peak_bytes())
         model.train("ours", case(options, batch=1, steps=2, warmup=1))  # kernels are compiled
         for _ in range(options.repeats):
@@ -309,7 +312,7 @@ def loops(model: Model, options: Namespace) -> None:
 
 
 def part_sixteen(options: Namespace) -> None:
-    caps = [cap for cap in CAPS if not planned(options, cap).four_bit]
+    caps = [cap for cap in CAPS if not planned(options, cap).decisions.load_in_4bit]
     model = Model(options, four_bit=False)
     tell("sixteen", load_seconds=model.load_seconds)
     model.train("ours", case(options, steps=2, warmup=1))

@@ -209,7 +209,7 @@ def our_steps(
         ProgressCallback,
         StoppingCallback,
         StopSignal,
-        TensorBoardLogger,
+        tensorboard_writer,
     )
     from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
@@ -217,7 +217,7 @@ def our_steps(
     settings = our_settings(options)
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
     clock = timer()
-    logger = TensorBoardLogger(Path(directory) / "tensorboard", None)
+    logger = tensorboard_writer(Path(directory) / "tensorboard", None)
     with progress_display(options.steps, "benchmark") as display, logger:
         progress = ProgressCallback(display, logger)
         stopping = StoppingCallback(

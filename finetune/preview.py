@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from tuneserve.base import resolve_base
@@ -16,7 +17,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoder,
     TokenCounts,
     about_turns,
-    encode_all,
     encode_parts,
     token_counts,
 )
@@ -84,10 +84,15 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     encoder = Encoder.of(recipe, tokenizer, prepared)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     train = encoded["train"]
+    counts = {name: token_counts(part) for name, part in encoded.items()}
+    epoch = ""
+    if not problems:
+        training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
+        epoch = training_set.describe() + about_turns(counts["train"])
     return Preview(
         prepared=prepared,
-        counts={name: token_counts(part) for name, part in encoded.items()},
-        epoch="" if problems else _epoch(prepared, encoded, encoder, recipe),
+        counts=counts,
+        epoch=epoch,
         histogram=length_histogram([item.length_before_cut for item in train]),
         shown=[
             (example, pieces(tokenizer, encoder.special_ids, item))
@@ -97,39 +102,19 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     )
 
 
-def _epoch(
-    prepared: Prepared,
-    encoded: Mapping[str, Sequence[Encoded]],
-    encoder: Encoder,
-    recipe: Recipe,
-) -> str:
-    training_set = build_training_set(
-        prepared, encoded["train"], encoded.get("replay", ()),
-        lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
-    )  # fmt: skip
-    return training_set.describe() + about_turns(token_counts(encoded["train"]))
-
-
 def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:
     """The tokens' text in pieces of one kind; each special token is a piece of its own."""
-    found: list[Piece] = []
-    run: list[int] = []
-    state = (False, False)
-    for token, label in zip(encoded.input_ids, encoded.labels, strict=True):
-        now = (token in special, label != IGNORED)
-        if run and (now != state or now[0]):
-            found.append(_piece(tokenizer, run, *state))
-            run = []
-        state = now
-        run.append(token)
-    if run:
-        found.append(_piece(tokenizer, run, *state))
+
+    def run_of(place: int) -> tuple[bool, bool, int]:
+        is_special = encoded.input_ids[place] in special
+        return is_special, encoded.labels[place] != IGNORED, place if is_special else 0
+
+    found = []
+    for (is_special, trained, _), places in groupby(range(len(encoded.input_ids)), key=run_of):
+        kind = "special" if is_special else "trained" if trained else "context"
+        text = tokenizer.decode([encoded.input_ids[place] for place in places])
+        found.append(Piece(text, kind, trained))
     return found
-
-
-def _piece(tokenizer: Any, ids: list[int], special: bool, trained: bool) -> Piece:
-    kind = "special" if special else "trained" if trained else "context"
-    return Piece(tokenizer.decode(ids), kind, trained)
 
 
 def length_histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -8,14 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tuneserve.chat.prompt import encode_text, template_arguments, template_of
+from tuneserve.chat.template import Message
+from tuneserve.llama import LlamaModel
+
 ROOT = Path(__file__).resolve().parent.parent
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def prompt_ids(model: LlamaModel, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation, up to where the model's own template has it answer."""
+    template = template_of(model)
+    arguments = template_arguments(template, messages)
+    return encode_text(model, template.render(add_generation_prompt=True, **arguments))
 
 
 @dataclass

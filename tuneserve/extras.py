@@ -28,7 +28,7 @@ def missing_packages(extra: str) -> list[str]:
 
     Empty in a checkout that is not installed itself, which has no metadata.
     """
-    return [name for name in _packages(extra) if not _is_installed(name)]
+    return [name for name in _packages(extra) if installed_version(name) is None]
 
 
 def _packages(extra: str) -> Iterator[str]:
@@ -48,9 +48,9 @@ def _packages(extra: str) -> Iterator[str]:
             yield found[0]
 
 
-def _is_installed(package: str) -> bool:
+def installed_version(package: str) -> str | None:
+    """The version of a package, None if it is not installed."""
     try:
-        importlib.metadata.version(package)
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+        return None

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import click
-from annotated_types import Ge, Gt, Le, Lt
 from click.core import ParameterSource
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tuneserve.recipe import load_recipe, validate
+from tuneserve.recipe import load_recipe, section_model, validate
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -33,13 +31,6 @@ _OF_THE_SERVER_ALONE = {
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
-
-
-def section_model(section: str) -> type[BaseModel]:
-    annotation = Recipe.model_fields[section].annotation
-    assert isinstance(annotation, type)
-    assert issubclass(annotation, BaseModel)
-    return annotation
 
 
 def option_names(sections: Sequence[str], only: Collection[str] | None = None) -> OptionNames:
@@ -63,12 +54,9 @@ def settings_options(
     named by `option_names`."""
 
     def decorate(command: Command) -> Command:
-        decorators = [
-            _option(section, name, option, section_model(section).model_fields[name])
-            for (section, name), option in option_names(sections, only).items()
-        ]
-        for decorator in reversed(decorators):
-            command = decorator(command)
+        for (section, name), option in reversed(option_names(sections, only).items()):
+            field = section_model(section).model_fields[name]
+            command = _option(section, name, option, field)(command)
         return command
 
     return decorate
@@ -103,8 +91,11 @@ def parameter_name(section: str, name: str) -> str:
 
 def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[[Any], Any]:
     flag = _flag(option)
-    kind, multiple, boolean = _click_type(field)
-    declaration = f"--{flag}/--no-{flag}" if boolean else f"--{flag}"
+    kind = field.annotation
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(a for a in typing.get_args(kind) if a is not type(None))
+    multiple = typing.get_origin(kind) is tuple
+    declaration = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
     default = field.get_default()
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     help_text = (field.description or "") + (
@@ -113,7 +104,7 @@ def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[
     return click.option(
         declaration,
         parameter_name(section, name),
-        type=None if boolean else kind,
+        type=_click_type(kind, field),
         default=None,
         callback=_split_list if multiple else None,
         metavar="LIST" if multiple else None,
@@ -125,28 +116,20 @@ def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tup
     return None if value is None else tuple(part.strip() for part in value.split(",") if part)
 
 
-def _click_type(field: FieldInfo) -> tuple[Any, bool, bool]:
-    """(click type, is a list, is a flag) of a settings field."""
-    annotation = field.annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
-    origin = typing.get_origin(annotation)
-    if origin is Literal:
-        return click.Choice([str(a) for a in typing.get_args(annotation)]), False, False
-    if origin is tuple:
-        return str, True, False
-    if annotation is bool:
-        return bool, False, True
-    if annotation is Path:
-        return click.Path(path_type=Path), False, False
-    if annotation is int:
+def _click_type(kind: Any, field: FieldInfo) -> Any:
+    """click's type for a setting of this kind; None leaves a flag to click."""
+    if typing.get_origin(kind) is Literal:
+        return click.Choice([str(value) for value in typing.get_args(kind)])
+    if kind is bool:
+        return None
+    if kind is Path:
+        return click.Path(path_type=Path)
+    if kind is int:
         extra = field.json_schema_extra
         words = extra.get("words") if isinstance(extra, dict) else None
         number = _range(int, field)
-        return (WordOrNumber(words, number) if words else number), False, False
-    if annotation is float:
-        return _range(float, field), False, False
-    return str, False, False
+        return WordOrNumber(words, number) if words else number
+    return _range(float, field) if kind is float else str
 
 
 class WordOrNumber(click.ParamType[int]):
@@ -167,21 +150,19 @@ class WordOrNumber(click.ParamType[int]):
             self.fail(f"{error.message} Or: {words}.", param, ctx)
 
 
+def bounds(field: FieldInfo) -> dict[str, Any]:
+    """The bounds of a number: 'ge', 'gt', 'le', 'lt', as far as it has them."""
+    names = ("ge", "gt", "le", "lt")
+    return {n: getattr(bound, n) for bound in field.metadata for n in names if hasattr(bound, n)}
+
+
 def _range(kind: type[int] | type[float], field: FieldInfo) -> Any:
-    low: Any = None
-    high: Any = None
-    low_open = high_open = False
-    for bound in field.metadata:
-        if isinstance(bound, Ge):
-            low = bound.ge
-        elif isinstance(bound, Gt):
-            low, low_open = bound.gt, True
-        elif isinstance(bound, Le):
-            high = bound.le
-        elif isinstance(bound, Lt):
-            high, high_open = bound.lt, True
+    found = bounds(field)
     range_type = click.IntRange if kind is int else click.FloatRange
-    return range_type(min=low, max=high, min_open=low_open, max_open=high_open)
+    return range_type(
+        min=found.get("ge", found.get("gt")), max=found.get("le", found.get("lt")),
+        min_open="gt" in found, max_open="lt" in found,
+    )  # fmt: skip
 
 
 def given_options(context: click.Context) -> dict[str, dict[str, Any]]:

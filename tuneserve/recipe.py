@@ -48,6 +48,14 @@ def validate(tables: Mapping[str, Any], *, where: str, text: str = "") -> Recipe
     )
 
 
+def section_model(section: str) -> type[BaseModel]:
+    """The model of a recipe's table."""
+    annotation = Recipe.model_fields[section].annotation
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, BaseModel)
+    return annotation
+
+
 def nearest(name: str, known: list[str]) -> str:
     """' (did you mean …?)' for the closest of the `known` names, or the list of them."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -62,23 +70,14 @@ def _describe(detail: ErrorDetails, where: str, text: str) -> tuple[str, str]:
     line = _line_of(location, text)
     place = f"{where}:{line}" if line else where
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        model = Recipe if len(location) == 1 else section_model(location[0])
+        known = list(model.model_fields)
         kind = "table" if len(location) == 1 else "key"
         return place, f"unknown {kind} '{key}' ({nearest(location[-1], known)})"
     message = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, BaseModel | dict) else f" (got {given!r})"
     return place, f"{key}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for part in location:
-        annotation = model.model_fields[part].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
 
 
 def _line_of(location: list[str], text: str) -> int | None:

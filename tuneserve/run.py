@@ -12,7 +12,6 @@ runs/NAME/
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import platform
 import re
 import time
@@ -27,6 +26,7 @@ from pydantic import Field
 
 import tuneserve
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.extras import installed_version
 from tuneserve.files import write_json
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import Recipe
@@ -78,11 +78,19 @@ class RunningStage:
 
 
 class RunDirectory:
-    """One run. Paths are properties; run.json is read fresh and replaced whole at each write."""
+    """One run and its paths. run.json is read fresh and replaced whole at each write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = root.name
+        self.record_path = root / "run.json"
+        self.data = root / "data"
+        self.checkpoints = root / "checkpoints"
+        self.adapter = root / "adapter"
+        self.gguf = root / "gguf"
+        self.bench = root / "bench"
+        self.lora_gguf = self.gguf / f"{self.name}-lora-F16.gguf"
+        """The adapter as a GGUF of its own."""
 
     @classmethod
     def named(cls, name: str) -> RunDirectory:
@@ -93,40 +101,11 @@ class RunDirectory:
             )
         return cls(RUNS / name)
 
-    @property
-    def record_path(self) -> Path:
-        return self.root / "run.json"
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.root / "checkpoints"
-
-    @property
-    def adapter(self) -> Path:
-        return self.root / "adapter"
-
-    @property
-    def gguf(self) -> Path:
-        return self.root / "gguf"
-
-    @property
-    def bench(self) -> Path:
-        return self.root / "bench"
-
     def tuned_gguf(self, quantization: str) -> Path:
         return self.gguf / f"{self.name}-{quantization}.gguf"
 
     def base_gguf(self, quantization: str) -> Path:
         return self.gguf / f"base-{quantization}.gguf"
-
-    @property
-    def lora_gguf(self) -> Path:
-        """The adapter as a GGUF of its own."""
-        return self.gguf / f"{self.name}-lora-F16.gguf"
 
     def split(self, name: str) -> Path:
         """Path of the 'train', 'eval' or 'test' examples as used."""
@@ -252,13 +231,12 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of tuneserve and of the packages that shape the result."""
-    found = {"python": platform.python_version(), "tuneserve": tuneserve.__version__}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: installed_version(package) for package in RECORDED_PACKAGES}
+    return {
+        "python": platform.python_version(),
+        "tuneserve": tuneserve.__version__,
+        **{package: version for package, version in found.items() if version is not None},
+    }
 
 
 def _now() -> str:

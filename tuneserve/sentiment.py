@@ -14,12 +14,11 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import atomic_path, cache_directory
+from tuneserve.files import atomic_path, cache_directory, sha256_text
 
 PACKAGE = "vaderSentiment==3.3.2"
 ARCHIVE = "hutto_ICWSM_2014.tar.gz"
@@ -43,38 +42,19 @@ SHORTEST_WORDS = 3
 LONGEST_CHARACTERS = 280
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """One rated sentence; `source` names the document it comes from."""
-
-    id: str
-    group: str
-    source: str
-    text: str
-    label: str
-
-    def as_example(self) -> dict[str, str]:
-        return {
-            "id": self.id,
-            "group": self.group,
-            "source": self.source,
-            "instruction": INSTRUCTION.format(text=self.text),
-            "output": self.label,
-        }
-
-
 def sentiment_examples(archive: bytes, *, per_cell: int) -> list[dict[str, str]]:
     """`per_cell` examples for each domain and label, chosen by a hash of their text.
 
     The choice is stable: a larger `per_cell` only adds examples. Ordered by that hash, so that any
     prefix is mixed. Raises UsageError if a cell holds fewer sentences.
     """
-    cells: dict[tuple[str, str], dict[str, Sentence]] = {
+    cells: dict[tuple[str, str], dict[str, dict[str, str]]] = {
         (group, label): {} for group in FILES for label in SENTIMENTS
     }
-    for sentence in read_sentences(archive):
+    for text, example in read_sentences(archive):
         # One sentence per text: some occur in several documents.
-        cells[sentence.group, sentence.label].setdefault(_rank(sentence.text), sentence)
+        rank = sha256_text(text.casefold())
+        cells[example["group"], example["output"]].setdefault(rank, example)
     fewest = min(len(cell) for cell in cells.values())
     if per_cell > fewest:
         raise UsageError(
@@ -82,11 +62,12 @@ def sentiment_examples(archive: bytes, *, per_cell: int) -> list[dict[str, str]]
             where=f"--per-cell {per_cell}",
         )
     chosen = [(rank, cell[rank]) for cell in cells.values() for rank in sorted(cell)[:per_cell]]
-    return [sentence.as_example() for _, sentence in sorted(chosen, key=lambda pair: pair[0])]
+    return [example for _, example in sorted(chosen, key=lambda pair: pair[0])]
 
 
-def read_sentences(archive: bytes) -> Iterator[Sentence]:
-    """The clearly rated sentences of the archive, cleaned; each belongs to one label."""
+def read_sentences(archive: bytes) -> Iterator[tuple[str, dict[str, str]]]:
+    """The clearly rated sentences of the archive, cleaned, each with its example; an example's
+    source names the document it comes from."""
     with tarfile.open(fileobj=BytesIO(archive), mode="r:gz") as tar:
         members = {Path(member.name).name: member for member in tar.getmembers()}
         for group, name in FILES.items():
@@ -97,7 +78,7 @@ def read_sentences(archive: bytes) -> Iterator[Sentence]:
                     yield sentence
 
 
-def _parse(group: str, line: str) -> Sentence | None:
+def _parse(group: str, line: str) -> tuple[str, dict[str, str]] | None:
     number, rating, raw = line.split("\t", 2)
     # The sources were escaped twice ("&amp;#38;").
     text = " ".join(html.unescape(html.unescape(raw)).split())
@@ -105,7 +86,13 @@ def _parse(group: str, line: str) -> Sentence | None:
     if label is None or len(text) > LONGEST_CHARACTERS or len(text.split()) < SHORTEST_WORDS:
         return None
     # "12_3" is the third sentence of document 12; tweets and film snippets stand alone.
-    return Sentence(f"{group}-{number}", group, f"{group}-{number.split('_')[0]}", text, label)
+    return text, {
+        "id": f"{group}-{number}",
+        "group": group,
+        "source": f"{group}-{number.split('_')[0]}",
+        "instruction": INSTRUCTION.format(text=text),
+        "output": label,
+    }
 
 
 def label_of(rating: float) -> str | None:
@@ -115,10 +102,6 @@ def label_of(rating: float) -> str | None:
     if rating < -CLEAR_RATING:
         return "negative"
     return "neutral" if abs(rating) < NEUTRAL_RATING else None
-
-
-def _rank(text: str) -> str:
-    return hashlib.sha256(text.casefold().encode()).hexdigest()
 
 
 def obtain_archive(package_file: Path | None = None) -> bytes:

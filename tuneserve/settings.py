@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -24,6 +24,7 @@ BenchTask = Literal[
 ]  # fmt: skip
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
 
 
 class Section(BaseModel):
@@ -143,8 +144,7 @@ class TrainSettings(Section):
         description="Learn the weights' magnitudes too (DoRA); slower, without fused kernels.",
     )
     modules_to_save: tuple[str, ...] = Field(
-        (),
-        description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms.",
+        (), description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms."
     )
     speed: Literal["auto", "as_given"] = Field(
         "auto",
@@ -266,8 +266,7 @@ class ConvertSettings(Section):
         "distribution from the merged checkpoint's is above this.",
     )
     imatrix: bool = Field(
-        False,
-        description="Quantize with an importance matrix measured on the training examples.",
+        False, description="Quantize with an importance matrix measured on the training examples."
     )
     imatrix_tokens: int = Field(
         16_384, ge=512, description="Tokens of training examples the importance matrix is made of."
@@ -298,7 +297,7 @@ class ServeSettings(Section):
         -1,
         ge=-1,
         le=10_000,
-        json_schema_extra={"words": {"auto": -1, "all": 10_000}},
+        json_schema_extra={"words": GPU_LAYER_WORDS},
         description="Layers offloaded to the GPU: a number, all, or auto (-1) = as many as fit the "
         "free GPU memory.",
     )
@@ -376,7 +375,7 @@ class ServeSettings(Section):
     @field_validator("gpu_layers", mode="before")
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
-        return {"auto": -1, "all": 10_000}.get(value, value) if isinstance(value, str) else value
+        return GPU_LAYER_WORDS.get(value, value) if isinstance(value, str) else value
 
     @field_validator("tensor_split")
     @classmethod
@@ -416,8 +415,7 @@ class BenchSettings(Section):
         "is one of the tasks above.",
     )
     texts: tuple[str, ...] = Field(
-        (),
-        description="Text files whose perplexity under both models shows what was forgotten.",
+        (), description="Text files whose perplexity under both models shows what was forgotten."
     )
     noise_floor: bool = Field(
         False,

@@ -70,27 +70,19 @@ def optional_name(record: Mapping[str, Any], key: str) -> str | None:
 
 
 def _alpaca(record: Mapping[str, Any]) -> list[Message]:
-    instruction = _required_text(record, "instruction")
     extra = _optional_text(record, "input")
-    answer = _required_text(record, "output")
-    prompt = f"{instruction}\n\n{extra}" if extra.strip() else instruction
-    return _one_turn(prompt, answer, "instruction", "output")
+    return _one_turn(record, "instruction", "output", f"\n\n{extra}" if extra.strip() else "")
 
 
 def _prompt_completion(record: Mapping[str, Any]) -> list[Message]:
     prompt, completion = _decoded(record, "prompt", "role"), _decoded(record, "completion", "role")
     if isinstance(prompt, list) or isinstance(completion, list):
-        before = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-        after = (
-            completion
-            if isinstance(completion, list)
-            else [{"role": "assistant", "content": completion}]
-        )
-        return _conversation([*before, *after], "prompt + completion")
-    return _one_turn(
-        _required_text(record, "prompt"), _required_text(record, "completion"),
-        "prompt", "completion",
-    )  # fmt: skip
+        if not isinstance(prompt, list):
+            prompt = [{"role": "user", "content": prompt}]
+        if not isinstance(completion, list):
+            completion = [{"role": "assistant", "content": completion}]
+        return _conversation([*prompt, *completion], "prompt + completion")
+    return _one_turn(record, "prompt", "completion")
 
 
 def _messages(record: Mapping[str, Any]) -> list[Message]:
@@ -131,7 +123,11 @@ _READERS: tuple[tuple[str, tuple[str, ...], Callable[[Mapping[str, Any]], list[M
 )
 
 
-def _one_turn(prompt: str, answer: str, prompt_key: str, answer_key: str) -> list[Message]:
+def _one_turn(
+    record: Mapping[str, Any], prompt_key: str, answer_key: str, extra: str = ""
+) -> list[Message]:
+    prompt = _required_text(record, prompt_key) + extra
+    answer = _required_text(record, answer_key)
     if not prompt.strip():
         raise BadRecord(f"{prompt_key!r} is empty")
     if not answer.strip():
@@ -171,7 +167,10 @@ def _message(value: Any, place: str) -> Message:
     }
     if calls:
         message["tool_calls"] = calls
-    if role == "assistant" and _weight(value, place) == 0:
+    weight = value.get("weight")  # OpenAI's: is an answer context only (0) or learned (1)?
+    if role == "assistant" and weight not in (None, 0, 1):
+        raise BadRecord(f"{place}: 'weight' must be 0 or 1, got {weight!r:.40}")
+    if role == "assistant" and weight == 0:
         message["weight"] = 0
     for key in ("name", "tool_call_id"):
         if text := _optional_text(value, key):
@@ -183,14 +182,6 @@ def _message(value: Any, place: str) -> Message:
         return normal_message(message)
     except ValueError as error:
         raise BadRecord(f"{place}.tool_calls: {error}") from None
-
-
-def _weight(message: Mapping[str, Any], place: str) -> int:
-    """OpenAI's way to say that an answer is context only (0) or learned (1)."""
-    weight = message.get("weight")
-    if weight not in (None, 0, 1):
-        raise BadRecord(f"{place}: 'weight' must be 0 or 1, got {weight!r:.40}")
-    return 1 if weight is None else int(weight)
 
 
 def _tool_calls(value: Any, place: str) -> list[dict[str, Any]]:

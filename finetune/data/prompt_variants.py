@@ -18,17 +18,16 @@ from tuneserve.files import read_text
 
 @dataclass(frozen=True)
 class PromptVariants:
-    """Instructions, each with its wordings, two or more, and the line that its wordings begin on
-    in the file."""
+    """Instructions, each with its wordings, two or more, by the line that these begin on in the
+    file."""
 
-    instructions: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
+    instructions: dict[int, tuple[str, ...]]
     where: str
 
     def of(self, example: Example) -> list[Example]:
         """The example in its own wording, then in each of the others that are known."""
         found = [example]
-        for wordings in self.instructions:
+        for wordings in self.instructions.values():
             own = _wording_in(example.prompt, wordings)
             if own is not None:
                 found += [_reworded(example, own, other) for other in wordings if other != own]
@@ -37,7 +36,7 @@ class PromptVariants:
 
     def check_used(self, examples: Sequence[Example]) -> None:
         """Raise UsageError if an instruction is in none of the examples' prompts."""
-        for wordings, line in zip(self.instructions, self.lines, strict=True):
+        for line, wordings in self.instructions.items():
             if not any(_wording_in(e.prompt, wordings) for e in examples):
                 raise UsageError(
                     f"no prompt holds {wordings[0]!r:.60} or another of its wordings",
@@ -49,25 +48,23 @@ class PromptVariants:
 def read_prompt_variants(path: Path) -> PromptVariants:
     """The wordings of a file. Raises UsageError if it can't be read or gives nothing to choose."""
     lines = read_text(path, "file of wordings").splitlines()
-    blocks: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    instructions: dict[int, tuple[str, ...]] = {}
+    first = 0
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
+            first = 0
             continue
-        if number == 1 or not lines[number - 2].strip():
-            blocks.append((number, []))
-        blocks[-1][1].append(line.strip())
-    for number, wordings in blocks:
+        first = first or number
+        instructions[first] = (*instructions.get(first, ()), line)
+    for number, wordings in instructions.items():
         if len(set(wordings)) < 2:
             raise UsageError(
                 "an instruction needs two wordings or more, a line each", where=f"{path}:{number}"
             )
-    if not blocks:
+    if not instructions:
         raise UsageError("holds no wordings", where=str(path))
-    return PromptVariants(
-        tuple(tuple(dict.fromkeys(wordings)) for _, wordings in blocks),
-        tuple(number for number, _ in blocks),
-        str(path),
-    )
+    distinct = {number: tuple(dict.fromkeys(each)) for number, each in instructions.items()}
+    return PromptVariants(distinct, str(path))
 
 
 def _wording_in(messages: Sequence[Message], wordings: Sequence[str]) -> str | None:

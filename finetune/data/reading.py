@@ -42,7 +42,8 @@ def read_examples(
                 raise record
             shape, example = _example(_renamed(record, fields or {}), system, place)
             if example.id in places and optional_name(record, "id"):
-                raise BadRecord(f"id {example.id!r} is taken by {_short(places[example.id])}")
+                line = places[example.id].rpartition(":")[2]
+                raise BadRecord(f"id {example.id!r} is taken by line {line}")
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
@@ -76,10 +77,7 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    return {
-        **record,
-        **{ours: record[theirs] for ours, theirs in fields.items() if theirs in record},
-    }
+    return record | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
 def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
@@ -95,7 +93,3 @@ def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
     return parsed.shape, example if example.id else example.named(
         sha256_text(example.content_key)[:ID_LENGTH]
     )
-
-
-def _short(place: str) -> str:
-    return f"line {place.rpartition(':')[2]}"

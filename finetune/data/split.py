@@ -47,8 +47,7 @@ class Split:
 
     def part(self, name: str) -> list[Example]:
         """The examples of 'train', 'eval' or 'test'."""
-        parts = {"train": self.train, "eval": self.eval, "test": self.test}
-        return parts[name]
+        return {"train": self.train, "eval": self.eval, "test": self.test}[name]
 
     def counts(self) -> dict[str, int]:
         return {name: len(self.part(name)) for name in SPLITS}

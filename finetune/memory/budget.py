@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import RESERVED_GIB, is_quantized
 from tuneserve.finetune.memory.schedule import Schedule
-from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
+from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.finetune.tokens.encoder import Encoded, token_counts
@@ -60,15 +59,8 @@ class Budget:
             )
         return f"{self.chosen}: {room}"
 
-    def decisions(self) -> dict[str, Any]:
-        """What was decided, by setting."""
-        decided = self.settings.model_dump(
-            include={
-                "gradient_checkpointing", "kept_layers", "offload_embeddings", "batch_size",
-                "gradient_accumulation",
-            }
-        )  # fmt: skip
-        return {"load_in_4bit": self.four_bit, **decided}
+    def decisions(self) -> Decisions:
+        return Decisions.of(self.settings, four_bit=self.four_bit)
 
     def smaller(self, original: TrainSettings) -> Budget | None:
         """A budget for clearly less memory; None if no open setting can save any."""
@@ -78,17 +70,13 @@ class Budget:
         if found.memory.total >= self.predicted:
             return None
         return replace(
-            self, settings=found.applied(original), four_bit=found.four_bit,
+            self, settings=found.decisions.applied(original), four_bit=found.decisions.load_in_4bit,
             compiled=found.compiled, predicted=found.memory.total, chosen=found.describe(),
         )  # fmt: skip
 
 
 def plan_budget(
-    recipe: Recipe,
-    runtime: Runtime,
-    checkpoint: Path,
-    train: Sequence[Encoded],
-    schedule: Schedule,
+    recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded], schedule: Schedule
 ) -> Budget:
     """Plan training on the examples as they are; the longest ones decide the peak."""
     settings = recipe.train
@@ -97,7 +85,11 @@ def plan_budget(
     try:
         shape = ModelShape.read(checkpoint)
     except UsageError:
-        return _unplanned(recipe, runtime, train, schedule, available)
+        if settings.gradient_checkpointing == "auto":
+            settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
+        four_bit = bool(recipe.model.load_in_4bit)
+        compiled = compiles(settings, runtime, train, schedule)
+        return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
     compiled = compiles(settings, runtime, train, schedule)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
@@ -111,36 +103,17 @@ def plan_budget(
 
     found = search_within(available)
     return Budget(
-        found.applied(settings), found.four_bit, found.compiled, found.memory.total, available,
-        found.describe(), search_within,
+        found.decisions.applied(settings), found.decisions.load_in_4bit, found.compiled,
+        found.memory.total,
+        available, found.describe(), search_within,
     )  # fmt: skip
 
 
-def as_before(recipe: Recipe, decisions: dict[str, Any]) -> Recipe:
+def as_before(recipe: Recipe, decisions: Decisions) -> Recipe:
     """The recipe with what was decided for an earlier part of the same training."""
-    four_bit, decided = decisions["load_in_4bit"], {**decisions, "speed": "as_given"}
-    del decided["load_in_4bit"]
-    return recipe.model_copy(
-        update={
-            "model": recipe.model.model_copy(update={"load_in_4bit": four_bit}),
-            "train": recipe.train.model_copy(update=decided),
-        }
-    )
-
-
-def _unplanned(
-    recipe: Recipe,
-    runtime: Runtime,
-    train: Sequence[Encoded],
-    schedule: Schedule,
-    available: int,
-) -> Budget:
-    settings = recipe.train
-    if settings.gradient_checkpointing == "auto":
-        settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
-    four_bit = bool(recipe.model.load_in_4bit)
-    compiled = compiles(settings, runtime, train, schedule)
-    return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
+    train = decisions.applied(recipe.train).model_copy(update={"speed": "as_given"})
+    model = recipe.model.model_copy(update={"load_in_4bit": decisions.load_in_4bit})
+    return recipe.model_copy(update={"model": model, "train": train})
 
 
 def compiles(

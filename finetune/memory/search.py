@@ -11,11 +11,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import TrainingMemory, training_memory
 from tuneserve.finetune.runtime.processes import process_count
 from tuneserve.model_shape import ModelShape
+from tuneserve.records import Record
 from tuneserve.settings import Recipe, TrainSettings
 
 # A pass (forward and backward) over a batch costs one unit for each of its tokens, and by this
@@ -41,49 +45,59 @@ _MEMORY_GAIN = 0.05
 _FOUR_BIT_GAIN = 0.02
 
 
+class Decisions(Record):
+    """How training is fitted into the memory, by setting: `kept_layers` keep their activations; the
+    others compute them again from what `gradient_checkpointing` kept. `offload_embeddings`: the
+    token embeddings wait in main memory."""
+
+    load_in_4bit: bool
+    gradient_checkpointing: str
+    kept_layers: int
+    offload_embeddings: Annotated[bool, BeforeValidator(lambda setting: setting in (True, "true"))]
+    batch_size: int
+    gradient_accumulation: int
+
+    @classmethod
+    def of(cls, settings: TrainSettings, *, four_bit: bool) -> Self:
+        """What these settings say."""
+        given = settings.model_dump(include=set(cls.model_fields))
+        return cls.model_validate({"load_in_4bit": four_bit, **given})
+
+    def applied(self, settings: TrainSettings) -> TrainSettings:
+        """The settings with these decisions in place of what was open."""
+        offloaded = "true" if self.offload_embeddings else "false"
+        decided = self.model_dump(exclude={"load_in_4bit"})
+        return settings.model_copy(update={**decided, "offload_embeddings": offloaded})
+
+
 @dataclass(frozen=True)
 class MemoryStrategy:
     """Precision of the base, what is kept in memory, and how many examples are computed at a time.
 
-    `kept_layers` of the model's `layers` keep their activations; the others compute them again
-    from what `checkpointing` kept. `offloaded`: the token embeddings wait in main memory.
-    `compiled`: the layers are compiled (CPU). `cost` has no unit: less is faster.
+    `compiled`: the layers (`layers` of them) are compiled (CPU). `cost` has no unit: less is
+    faster.
     """
 
-    four_bit: bool
-    checkpointing: str
-    kept_layers: int
-    offloaded: bool
-    micro_batch: int
-    accumulation: int
+    decisions: Decisions
     layers: int
     compiled: bool
     memory: TrainingMemory
     cost: float
 
-    def applied(self, settings: TrainSettings) -> TrainSettings:
-        """The settings with this strategy's decisions in place of what was open."""
-        return settings.model_copy(
-            update={
-                "gradient_checkpointing": self.checkpointing,
-                "kept_layers": self.kept_layers,
-                "offload_embeddings": "true" if self.offloaded else "false",
-                "batch_size": self.micro_batch,
-                "gradient_accumulation": self.accumulation,
-            }
-        )
-
     def describe(self) -> str:
         """The decisions in a clause."""
-        kept = "all activations kept" if self.checkpointing == "false" else "activations recomputed"
-        if self.checkpointing != "false" and self.kept_layers:
-            kept += f" (kept in {self.kept_layers} of {self.layers} layers)"
-        waiting = ["their inputs"] if self.checkpointing == "unsloth" else []
-        waiting += ["the token embeddings"] if self.offloaded else []
+        chosen = self.decisions
+        recomputed = chosen.gradient_checkpointing != "false"
+        kept = "activations recomputed" if recomputed else "all activations kept"
+        if recomputed and chosen.kept_layers:
+            kept += f" (kept in {chosen.kept_layers} of {self.layers} layers)"
+        waiting = ["their inputs"] if chosen.gradient_checkpointing == "unsloth" else []
+        waiting += ["the token embeddings"] if chosen.offload_embeddings else []
         if waiting:
             kept += f", {' and '.join(waiting)} in main memory"
-        bits = "4-bit" if self.four_bit else "16-bit"
-        return f"{bits} base, {self.micro_batch} x {self.accumulation} examples a step, {kept}"
+        bits = "4-bit" if chosen.load_in_4bit else "16-bit"
+        batches = f"{chosen.batch_size} x {chosen.gradient_accumulation}"
+        return f"{bits} base, {batches} examples a step, {kept}"
 
 
 def search_strategy(
@@ -121,19 +135,22 @@ def search_strategy(
             length=longest[0], mean_length=mean, compiled=compiled and kind == "false",
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
-        times = recipe.train.examples_per_step // size
-        strategy = MemoryStrategy(
-            four_bit, kind, layers, offloaded, size, times, shape.layers,
-            compiled_anyhow or (compiled and kind == "false"), memory, cost,
+        decisions = Decisions(
+            load_in_4bit=four_bit, gradient_checkpointing=kind, kept_layers=layers,
+            offload_embeddings=offloaded, batch_size=size,
+            gradient_accumulation=recipe.train.examples_per_step // size,
         )  # fmt: skip
-        strategies.append(strategy)
+        compiles = compiled_anyhow or (compiled and kind == "false")
+        strategies.append(MemoryStrategy(decisions, shape.layers, compiles, memory, cost))
     fitting = [strategy for strategy in strategies if strategy.memory.total <= available]
     if not fitting:
         return min(strategies, key=lambda strategy: strategy.memory.total)
 
     def price(strategy: MemoryStrategy) -> float:
         memory = _MEMORY_GAIN * strategy.memory.total / available
-        return strategy.cost * (1 + memory + (_FOUR_BIT_GAIN if strategy.four_bit else 0))
+        return strategy.cost * (
+            1 + memory + (_FOUR_BIT_GAIN if strategy.decisions.load_in_4bit else 0)
+        )
 
     return min(fitting, key=price)
 

@@ -13,7 +13,6 @@ import logging
 import os
 import sys
 import warnings
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +29,8 @@ FIRST_ON_CPU = (2026, 10, 8)
 _PINNED = Path(__file__).with_name("unsloth.txt")
 
 _CHATTY_LOGGERS = (
-    "transformers",
-    "datasets",
-    "trl",
-    "peft",
-    "accelerate",
-    "unsloth",
-    "bitsandbytes",
-)
+    "transformers", "datasets", "trl", "peft", "accelerate", "unsloth", "bitsandbytes",
+)  # fmt: skip
 
 
 def unsloth_command() -> str:
@@ -46,14 +39,10 @@ def unsloth_command() -> str:
     return " ".join(["pip install --no-deps", *(line for line in lines if line[:1] != "#")])
 
 
-class _LastLines(io.TextIOBase):
-    """A stream that keeps the last lines written to it, to explain a failure."""
-
-    def __init__(self) -> None:
-        self.lines: deque[str] = deque(maxlen=20)
+class _Nowhere(io.TextIOBase):
+    """A stream that drops what is written. Loggers made meanwhile hold it: it is never closed."""
 
     def write(self, text: str) -> int:
-        self.lines.extend(line for line in text.splitlines() if line.strip())
         return len(text)
 
     def writable(self) -> bool:
@@ -63,7 +52,7 @@ class _LastLines(io.TextIOBase):
 @contextlib.contextmanager
 def quiet(*, errors_too: bool = False) -> Iterator[None]:
     """Keep what libraries print off stdout; with `errors_too` off stderr as well."""
-    sink = _LastLines()
+    sink = _Nowhere()
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(sink))
         if errors_too:

@@ -79,10 +79,6 @@ def load_base(
     return model, tokenizer
 
 
-def is_four_bit(model: Any) -> bool:
-    return bool(getattr(model, "is_loaded_in_4bit", False))
-
-
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
     """The model with a fresh LoRA adapter; only the adapter's weights (and biases) train."""
     extra: dict[str, Any] = {}

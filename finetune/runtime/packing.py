@@ -21,7 +21,11 @@ def check_apart(runtime: Runtime, model: Any) -> None:
     the second text begins.
     """
     torch = runtime.torch
-    first, second = _texts(runtime, model)
+    # Ids that any vocabulary has.
+    highest = min(model.config.vocab_size, 1000)
+    generator = torch.Generator().manual_seed(0)
+    both = torch.randint(3, highest, (sum(_LENGTHS),), generator=generator)
+    first, second = both.split(_LENGTHS)
     positions = torch.cat([torch.arange(len(first)), torch.arange(len(second))])[None]
     was_training = model.training
     model.eval()
@@ -30,7 +34,7 @@ def check_apart(runtime: Runtime, model: Any) -> None:
         torch.autocast("cpu", enabled=runtime.precision == "bf16", dtype=runtime.dtype),
     ):
         alone = model(input_ids=second[None]).logits[0].float()
-        row = model(input_ids=torch.cat([first, second])[None], position_ids=positions)
+        row = model(input_ids=both[None], position_ids=positions)
     model.train(was_training)
     behind = row.logits[0, len(first) :].float()
     difference = float((behind - alone).abs().max() / alone.abs().max())
@@ -52,12 +56,3 @@ def check_honoured(trainer: Any) -> None:
             where="train.packing",
             hint=_HINT,
         )
-
-
-def _texts(runtime: Runtime, model: Any) -> tuple[Any, Any]:
-    """Ids [7] and [12] that any vocabulary has."""
-    torch = runtime.torch
-    generator = torch.Generator().manual_seed(0)
-    highest = min(model.config.vocab_size, 1000)
-    both = torch.randint(3, highest, (sum(_LENGTHS),), generator=generator)
-    return both[: _LENGTHS[0]], both[_LENGTHS[0] :]

@@ -27,11 +27,10 @@ def local_rank() -> int:
 @contextlib.contextmanager
 def only_first_talks() -> Iterator[None]:
     """Keep the other processes off the terminal while the block runs; errors still get out."""
-    with contextlib.ExitStack() as stack:
-        if not is_first_process():
-            stack.enter_context(
-                contextlib.redirect_stderr(stack.enter_context(Path(os.devnull).open("w")))
-            )
+    if is_first_process():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
 
 

@@ -101,6 +101,7 @@ class Encoder:
         self.train_on = train_on
         self.thoughts = thoughts
         self._fast = FastTokenizer(tokenizer)
+        self.special_ids = self._fast.special_ids
         self.template = self._fast.template()
 
     @classmethod
@@ -121,10 +122,6 @@ class Encoder:
             train_on=recipe.data.train_on,
             thoughts=recipe.data.thoughts,
         )
-
-    @property
-    def special_ids(self) -> frozenset[int]:
-        return self._fast.special_ids
 
     @cached_property
     def missing_bytes(self) -> re.Pattern[bytes] | None:
@@ -153,6 +150,12 @@ class Encoder:
                 f"max_seq_length is {self.max_length}",
                 where=example.where,
             )
+        return encoded
+
+    def encode_all(self, examples: Sequence[Example]) -> list[Encoded]:
+        """The tokens of examples. Raises UsageError listing each that can't be trained on."""
+        _, encoded, problems = encode_each(self, examples)
+        raise_problems(problems, len(examples), what="trained on")
         return encoded
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -200,34 +203,20 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def encode_all(
-    encoder: Encoder,
-    examples: Sequence[Example],
-    *,
-    skip_bad: bool = False,
-    problems: list[str] | None = None,
-) -> tuple[list[Example], list[Encoded]]:
-    """The examples that can be trained on, and their tokens.
-
-    Raises UsageError listing each that can't be; with `problems` they are put there instead. With
-    `skip_bad` they are left out, unless no example would be left.
-    """
+def encode_each(
+    encoder: Encoder, examples: Sequence[Example]
+) -> tuple[list[Example], list[Encoded], list[str]]:
+    """The examples that can be trained on, their tokens, and what is wrong with the others."""
     kept: list[Example] = []
     encoded: list[Encoded] = []
-    found: list[str] = []
+    problems: list[str] = []
     for example in examples:
         try:
             encoded.append(encoder.encode(example))
             kept.append(example)
         except TuneserveError as error:
-            found.append(f"{example.where}: {error.message}")
-    if skip_bad and kept:
-        return kept, encoded
-    if problems is None:
-        raise_problems(found, len(examples), what="trained on")
-    else:
-        problems += found
-    return kept, encoded
+            problems.append(f"{example.where}: {error.message}")
+    return kept, encoded, problems
 
 
 def encode_parts(
@@ -239,10 +228,11 @@ def encode_parts(
     encoded: dict[str, list[Encoded]] = {}
     problems: list[str] = []
     for name, part in prepared.parts().items():
-        before, known = len(part), len(problems)
-        part[:], encoded[name] = encode_all(encoder, part, skip_bad=skip_bad, problems=problems)
-        if len(problems) == known:
-            prepared.skipped += before - len(part)
+        part[:], encoded[name], found = encode_each(encoder, part)
+        if skip_bad and part:
+            prepared.skipped += len(found)
+        else:
+            problems += found
     problems += problems_with_ends(encoder, prepared.split.train, encoded["train"])
     return encoded, problems
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.prompt_variants import PromptVariants
 from tuneserve.finetune.tokens.encoder import Encoded
-from tuneserve.settings import DataSettings
+from tuneserve.settings import Recipe
 
 T = TypeVar("T")
 Encode = Callable[[Sequence[Example]], list[Encoded]]
@@ -127,14 +127,12 @@ class LengthGroupedSampler:
         whole = [batch for batch in batches if len(batch) == self.batch_size]
         short = [i for batch in batches if len(batch) < self.batch_size for i in batch]
         shuffle.shuffle(whole)
-        longest = max(range(len(whole)), key=lambda b: self._longest(whole[b]), default=None)
-        if longest is not None:
+        if whole:
+            lengths = [max(self.lengths[i] for i in batch) for batch in whole]
+            longest = lengths.index(max(lengths))
             whole[0], whole[longest] = whole[longest], whole[0]
         yield from (i for batch in whole for i in batch)
         yield from short
-
-    def _longest(self, batch: Sequence[int]) -> int:
-        return max(self.lengths[i] for i in batch)
 
 
 @dataclass(frozen=True)
@@ -173,19 +171,16 @@ class TrainingSet:
 
 
 def build_training_set(
-    prepared: Prepared,
-    train: Sequence[Encoded],
-    replay: Sequence[Encoded],
-    encode: Encode,
-    settings: DataSettings,
-    seed: int,
+    prepared: Prepared, parts: Mapping[str, Sequence[Encoded]], encode: Encode, recipe: Recipe
 ) -> TrainingSet:
-    """The training set of the prepared data. `train` are the tokens of the task's examples as they
-    are, `replay` those of the replay set; `encode` is called for further prompt variants.
+    """The training set of the prepared data. `parts` are the tokens of its parts; `encode` is
+    called for further prompt variants.
 
     Raises UsageError if there is nothing to balance by, or a variant makes an example unusable.
     """
+    settings = recipe.data
     examples = prepared.split.train
+    train, replay = parts["train"], parts.get("replay", ())
     encoded = list(train)
     items = [[place] for place in range(len(examples))]
     if prepared.variants is not None:
@@ -201,7 +196,8 @@ def build_training_set(
         first = len(encoded)
         encoded += replay
         streams.append(Stream(tuple((p,) for p in range(first, len(encoded))), replayed))
-    return TrainingSet(encoded, EpochSampler(streams, seed), len(replay), replayed, variants)
+    sampler = EpochSampler(streams, recipe.train.seed)
+    return TrainingSet(encoded, sampler, len(replay), replayed, variants)
 
 
 def _add_variants(
@@ -227,7 +223,13 @@ def _shares(examples: Sequence[Example], balance: str) -> list[tuple[list[int], 
     classes: dict[str | None, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, example in enumerate(examples):
         classes[_class_of(example, balance)][example.weight].append(place)
-    _check_balance(len(examples), set(classes), balance)
+    if balance == "group" and set(classes) == {None}:
+        raise UsageError("no example has a group to balance by", where="data.balance")
+    if balance == "answer" and len(classes) * _FEWEST_EXAMPLES_AN_ANSWER > len(examples):
+        raise UsageError(
+            f"{len(examples):,} examples have {len(classes):,} answers: too many to balance by",
+            where="data.balance",
+        )
     total = sum(example.weight for example in examples)
     cells: list[list[int]] = []
     wanted: list[float] = []
@@ -246,16 +248,6 @@ def _class_of(example: Example, balance: str) -> str | None:
     if balance == "answer":
         return fold(example.reference)
     return None
-
-
-def _check_balance(examples: int, classes: set[str | None], balance: str) -> None:
-    if balance == "group" and classes == {None}:
-        raise UsageError("no example has a group to balance by", where="data.balance")
-    if balance == "answer" and len(classes) * _FEWEST_EXAMPLES_AN_ANSWER > examples:
-        raise UsageError(
-            f"{examples:,} examples have {len(classes):,} answers: too many to balance by",
-            where="data.balance",
-        )
 
 
 def _whole_numbers(wanted: Sequence[float]) -> list[int]:

@@ -14,10 +14,11 @@ from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
 from tuneserve.finetune.training.losses import (
     EVAL_LOSS,
     SELECTION_LOSS,
+    HeldOutLoss,
     general_rise,
-    loss_metrics,
-    token_weighted_loss,
+    held_out_loss,
 )
+from tuneserve.settings import TrainSettings
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -27,21 +28,19 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(
         self,
+        settings: TrainSettings,
         epochs: EpochSampler,
-        general: Sequence[Encoded] = (),
-        max_general_rise: float = 0.0,
-        loraplus_ratio: float = 0.0,
+        general: Sequence[Encoded],
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
         self._general = to_dataset(general) if general else None
-        self._max_general_rise = max_general_rise
-        self._loraplus_ratio = loraplus_ratio
+        self._settings = settings
         # On the device, so that counting does not wait for the GPU at every batch.
         self.tokens_seen: Any = 0
         self.evaluation_seconds = 0.0
         # Figures by step and by what was evaluated: the best ones need not be measured again.
-        self.evaluated: dict[int, dict[str, dict[str, float]]] = {}
+        self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}
         self._epochs = epochs
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
@@ -51,22 +50,19 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return super().training_step(model, inputs, *args, **kwargs)
 
     def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: Any = None,
-        metric_key_prefix: str = "eval",
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {"eval": loss_metrics(*token_weighted_loss(self, dataset))}
+        found = {"eval": held_out_loss(self, dataset)}
         if self._general is not None:
-            found["general"] = loss_metrics(*token_weighted_loss(self, self._general))
+            found["general"] = held_out_loss(self, self._general)
         self.evaluated[self.state.global_step] = found
         self.evaluation_seconds += time.monotonic() - started
-        metrics = {f"{name}_loss": measured["loss"] for name, measured in found.items()}
+        metrics = {f"{name}_loss": measured.loss for name, measured in found.items()}
         self.log(dict(metrics))
         metrics[SELECTION_LOSS] = metrics[EVAL_LOSS]
-        if 0 < self._max_general_rise < general_rise(self.state.log_history):
+        if 0 < self._settings.max_general_rise < general_rise(self.state.log_history):
             metrics[SELECTION_LOSS] = math.inf
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -82,22 +78,19 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         )  # fmt: skip
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._loraplus_ratio:
+        ratio = self._settings.loraplus_ratio
+        if not ratio:
             return super().create_optimizer(*args, **kwargs)
         if self.optimizer is None:
-            self.optimizer = _loraplus_optimizer(self, self._loraplus_ratio)
+            # LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices.
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = create_loraplus_optimizer(
+                self.model, kind, loraplus_lr_ratio=ratio,
+                loraplus_weight_decay=self.args.weight_decay, **arguments,
+            )  # fmt: skip
         return self.optimizer
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """No README beside every checkpoint: it would describe a hub model."""
-
-
-def _loraplus_optimizer(trainer: Any, ratio: float) -> Any:
-    """LoRA+ (Hayou et al. 2024): the B matrices learn faster than the A matrices."""
-    from peft.optimizers import create_loraplus_optimizer
-
-    kind, arguments = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
-    return create_loraplus_optimizer(
-        trainer.model, kind, loraplus_lr_ratio=ratio,
-        loraplus_weight_decay=trainer.args.weight_decay, **arguments,
-    )  # fmt: skip

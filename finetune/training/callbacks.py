@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from transformers import TrainerCallback
 
@@ -27,28 +27,13 @@ from tuneserve.finetune.training.losses import (
 from tuneserve.finetune.training.progress import ProgressDisplay
 
 
-class TensorBoardLogger:
-    """Writes scalars by step to runs/NAME/tensorboard. A training that goes on drops what was
-    logged past the step that it goes on from."""
+def tensorboard_writer(directory: Path, resumed_at: int | None) -> Any:
+    """A SummaryWriter (a context manager) to runs/NAME/tensorboard. A training that goes on drops
+    what was logged past the step that it goes on from."""
+    from tensorboardX import SummaryWriter
 
-    def __init__(self, directory: Path, resumed_at: int | None) -> None:
-        from tensorboardX import SummaryWriter
-
-        purge = None if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(directory), purge_step=purge, flush_secs=10)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
+    purge = None if resumed_at is None else resumed_at + 1
+    return SummaryWriter(str(directory), purge_step=purge, flush_secs=10)
 
 
 class StopSignal:
@@ -80,7 +65,7 @@ class StopSignal:
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Shows each step and evaluation, and logs them for TensorBoard."""
 
-    def __init__(self, display: ProgressDisplay, logger: TensorBoardLogger | None) -> None:
+    def __init__(self, display: ProgressDisplay, logger: Any = None) -> None:
         self.display, self.logger = display, logger
         self.trainer: Any = None
         self.counted = 0
@@ -101,17 +86,14 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         progress.memory = memory_in_use()
         self.counted = seen
         self.display.show()
-        if self.logger is not None:
-            self.logger.write(
-                state.global_step,
-                {
-                    "loss/train": logs["loss"],
-                    "learning rate": logs["learning_rate"],
-                    "gradient norm": logs["grad_norm"],
-                    "tokens per second": progress.tokens_per_second,
-                    "memory, GiB": progress.memory / 2**30,
-                },
-            )
+        scalars = {
+            "loss/train": logs["loss"],
+            "learning rate": logs["learning_rate"],
+            "gradient norm": logs["grad_norm"],
+            "tokens per second": progress.tokens_per_second,
+            "memory, GiB": progress.memory / 2**30,
+        }
+        self._log(state.global_step, scalars)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -126,20 +108,19 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             for name, loss in losses.items()
         )
         say(f"step {state.global_step}: {told}")
+        self._log(state.global_step, {f"loss/{name}": loss for name, loss in losses.items()})
+
+    def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         if self.logger is not None:
-            self.logger.write(state.global_step, {f"loss/{k}": v for k, v in losses.items()})
+            for name, value in scalars.items():
+                self.logger.add_scalar(name, value, step)
 
 
 class StoppingCallback(TrainerCallback):  # type: ignore[misc]
     """Decides after each step whether to save or to stop."""
 
     def __init__(
-        self,
-        stop: StopSignal,
-        *,
-        patience: int,
-        max_general_rise: float,
-        checkpoint_seconds: float,
+        self, stop: StopSignal, *, patience: int, max_general_rise: float, checkpoint_seconds: float
     ) -> None:
         self.stop = stop
         self.patience, self.max_general_rise = patience, max_general_rise

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json, sha256_text, write_json
+from tuneserve.files import read_json, write_json
+from tuneserve.finetune.memory.search import Decisions
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
@@ -46,7 +47,7 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     last = last_checkpoint(directory)
     if last is not None:
         known = read_json(record) if record.is_file() else {}
-        if _hash(known) != _hash(identity):
+        if known != identity:
             raise UsageError(
                 f"an unfinished training with {_difference(known, identity)} is here",
                 where=str(directory),
@@ -58,16 +59,16 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     return None
 
 
-def remember_strategy(directory: Path, decisions: dict[str, Any]) -> None:
+def remember_strategy(directory: Path, decisions: Decisions) -> None:
     """Write down how training was fitted into the memory, for when it goes on."""
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / _STRATEGY, decisions)
+    write_json(directory / _STRATEGY, decisions.to_json())
 
 
-def remembered_strategy(directory: Path) -> dict[str, Any] | None:
+def remembered_strategy(directory: Path) -> Decisions | None:
     """How the training that left these checkpoints was fitted into the memory, if it is known."""
     path = directory / _STRATEGY
-    return read_json(path) if path.is_file() else None
+    return Decisions.model_validate(read_json(path)) if path.is_file() else None
 
 
 def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:
@@ -80,19 +81,14 @@ def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:
     return "another base model or other data"
 
 
-def _hash(value: Any) -> str:
-    return sha256_text(json.dumps(value, sort_keys=True))
-
-
 def step_of(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_whole(path: Path) -> bool:
-    if not path.name.rpartition("-")[2].isdigit():
-        return False
-    if not all((path / name).is_file() for name in _PARTS):
+    numbered = path.name.rpartition("-")[2].isdigit()
+    if not numbered or not all((path / name).is_file() for name in _PARTS):
         return False
     try:
         json.loads((path / _STATE).read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tuneserve.files import cache_directory
@@ -31,14 +31,13 @@ def is_compiled(model: Any) -> bool:
     return bool(getattr(inner, "_unsloth_cpu_compiled", False))
 
 
-@contextlib.contextmanager
-def plain_attention(runtime: Runtime, train: Sequence[Encoded]) -> Iterator[None]:
+def plain_attention(
+    runtime: Runtime, train: Sequence[Encoded]
+) -> contextlib.AbstractContextManager[None]:
     """PyTorch's fused attention takes a fifth of a CPU step to go backward through short texts;
     plain matrix products do it in a tenth of that."""
     if runtime.device != "cpu" or max(len(item.input_ids) for item in train) > LONGEST_PLAIN:
-        yield
-        return
+        return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel([SDPBackend.MATH]):
-        yield
+    return sdpa_kernel([SDPBackend.MATH])

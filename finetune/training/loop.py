@@ -9,33 +9,51 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base import ResolvedBase
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
-from tuneserve.finetune.runtime.libraries import free_memory, limit_memory, quiet
-from tuneserve.finetune.runtime.model import (
-    add_adapter,
-    is_four_bit,
-    load_base,
-    trainable_parameters,
-)
+from tuneserve.finetune.data.prepare import Prepared
+from tuneserve.finetune.memory.budget import Budget
+from tuneserve.finetune.memory.schedule import Schedule
+from tuneserve.finetune.runtime.libraries import Runtime, free_memory, limit_memory, quiet
+from tuneserve.finetune.runtime.model import add_adapter, load_base, trainable_parameters
 from tuneserve.finetune.runtime.packing import check_apart, check_honoured
 from tuneserve.finetune.runtime.processes import is_first_process, process_count
-from tuneserve.finetune.training.checkpoints import (
-    checkpoint_at,
-    remember_strategy,
-    step_of,
-)
+from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
+from tuneserve.finetune.tokens.epoch import TrainingSet
+from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
-from tuneserve.finetune.training.job import TrainingJob
-from tuneserve.finetune.training.losses import general_rise, held_out_loss
+from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
 from tuneserve.finetune.training.trainer import build_trainer
+from tuneserve.run import RunDirectory
+from tuneserve.settings import Recipe
 
 
 class TrainingStoppedError(TuneserveError):
     """Training was stopped by Ctrl-C or SIGTERM; what was done is saved."""
 
     exit_code = 130
+
+
+@dataclass
+class TrainingJob:
+    """What training needs, checked and ready before anything slow or lasting happens.
+
+    The examples are there as tokens by split ('replay': the replay set, 'general': what is held
+    out of it), with what an epoch visits of them and how they are trained on.
+    """
+
+    recipe: Recipe
+    run: RunDirectory
+    base: ResolvedBase
+    runtime: Runtime
+    tokenizer: Any
+    prepared: Prepared
+    encoded: dict[str, list[Encoded]]
+    training_set: TrainingSet
+    schedule: Schedule
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class Trained:
     trainer: Any
     best: int
     seconds: float
-    held_out: dict[str, dict[str, float]]
+    held_out: dict[str, HeldOutLoss]
 
 
 def run_training(job: TrainingJob, resume: Path | None) -> Trained:
@@ -60,24 +78,22 @@ def run_training(job: TrainingJob, resume: Path | None) -> Trained:
     does not suffice.
     """
     limit_memory(job.runtime, job.recipe.train.vram)
-    try:
-        return _attempt(job, resume)
-    except job.runtime.torch.OutOfMemoryError as error:
-        # Kept without its traceback, whose frames hold the model.
-        shortage = str(error).splitlines()[0]
     # The other processes wait for this one in the middle of their step: none can start again.
-    smaller = job.budget.smaller(job.recipe.train) if process_count() == 1 else None
-    if smaller is None:
-        raise _out_of_memory(shortage)
-    free_memory(job.runtime)
-    job.budget = smaller
-    remember_strategy(job.run.checkpoints, smaller.decisions())
-    say(f"memory ran out in the first step; once more with {smaller.describe()}")
-    try:
-        return _attempt(job, resume)
-    except job.runtime.torch.OutOfMemoryError as error:
-        shortage = str(error).splitlines()[0]
-    raise _out_of_memory(shortage)
+    may_retry = process_count() == 1
+    while True:
+        try:
+            return _attempt(job, resume)
+        except job.runtime.torch.OutOfMemoryError as error:
+            # Kept without its traceback, whose frames hold the model.
+            shortage = str(error).splitlines()[0]
+        smaller = job.budget.smaller(job.recipe.train) if may_retry else None
+        if smaller is None:
+            raise _out_of_memory(shortage)
+        may_retry = False
+        free_memory(job.runtime)
+        job.budget = smaller
+        remember_strategy(job.run.checkpoints, smaller.decisions())
+        say(f"memory ran out in the first step; once more with {smaller.describe()}")
 
 
 def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
@@ -104,7 +120,7 @@ def _load(job: TrainingJob) -> tuple[Any, Any]:
         job.runtime, job.base.path, job.recipe.model, settings.gradient_checkpointing,
         four_bit=job.budget.four_bit, offloaded=settings.offload_embeddings == "true",
     )  # fmt: skip
-    if job.budget.four_bit and not is_four_bit(model):
+    if job.budget.four_bit and not getattr(model, "is_loaded_in_4bit", False):
         say("WARNING: 4-bit does not work on this hardware; the base is loaded in 16 bits")
     model = add_adapter(job.runtime, model, settings)
     if settings.packing == "true" and job.runtime.device == "cpu":
@@ -118,7 +134,7 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         ProgressCallback,
         StoppingCallback,
         StopSignal,
-        TensorBoardLogger,
+        tensorboard_writer,
     )
 
     settings = job.budget.settings
@@ -127,9 +143,8 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         display = stack.enter_context(progress_display(job.schedule.steps, job.run.name))
         logger = None
         if is_first_process():
-            logger = TensorBoardLogger(
-                job.run.root / "tensorboard", step_of(resume) if resume else None
-            )
+            resumed_at = step_of(resume) if resume else None
+            logger = tensorboard_writer(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
         stack.enter_context(stop.handled())
         progress = ProgressCallback(display, logger)
@@ -181,7 +196,13 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
     last: int = trainer.state.global_step
     rise = general_rise(trainer.state.log_history)
     if trainer.state.best_global_step is None and 0 < job.recipe.train.max_general_rise < rise:
-        raise _forgot_at_once(rise)
+        raise TuneserveError(
+            f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
+            "over: there is no adapter from before it to keep",
+            where="train.max_general_rise",
+            hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more "
+            "often; then train with --force.",
+        )
     best: int = trainer.state.best_global_step or last
     if best == last:
         return last
@@ -192,28 +213,18 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
     return best
 
 
-def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, dict[str, float]]:
+def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, HeldOutLoss]:
     """The best adapter's figures on the eval split and on the held-out replay set; measured already
     unless that was in another process. The test split is the benchmark's: training never looks at
     it."""
     if known := trainer.evaluated.get(best):
-        figures: dict[str, dict[str, float]] = known
+        figures: dict[str, HeldOutLoss] = known
         return figures
     return {
-        name: held_out_loss(trainer, job.encoded[name])
+        name: held_out_loss(trainer, to_dataset(job.encoded[name]))
         for name in ("eval", "general")
         if job.encoded.get(name)
     }
-
-
-def _forgot_at_once(rise: float) -> TuneserveError:
-    return TuneserveError(
-        f"the loss on general examples has risen by {rise:.3f} before the first evaluation was "
-        "over: there is no adapter from before it to keep",
-        where="train.max_general_rise",
-        hint="Raise the limit or [data] replay, lower the learning_rate, or evaluate more often; "
-        "then train with --force.",
-    )
 
 
 def _out_of_memory(shortage: str) -> TuneserveError:

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, to_dataset
+from tuneserve.finetune.tokens.encoder import IGNORED
+from tuneserve.records import Record
 
 EVAL_LOSS = "eval_loss"
 GENERAL_LOSS = "general_loss"
@@ -25,9 +26,12 @@ def perplexity_of(loss: float) -> float:
     return math.exp(min(loss, 700.0))
 
 
-def loss_metrics(loss: float, tokens: int) -> dict[str, float]:
-    """Loss, its exponential, and the number of tokens they are the mean of."""
-    return {"loss": loss, "perplexity": perplexity_of(loss), "tokens": tokens}
+class HeldOutLoss(Record):
+    """Mean loss per answer token (nats), its exponential, and the number of tokens."""
+
+    loss: float
+    perplexity: float
+    tokens: int
 
 
 def general_rise(history: Sequence[Mapping[str, float]]) -> float:
@@ -53,13 +57,8 @@ def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def held_out_loss(trainer: Any, encoded: Sequence[Encoded]) -> dict[str, float]:
-    """Mean loss per answer token over a set, its exponential, and the number of tokens."""
-    return loss_metrics(*token_weighted_loss(trainer, to_dataset(encoded)))
-
-
-def token_weighted_loss(trainer: Any, dataset: Any) -> tuple[float, int]:
-    """(sum of the loss of all trained tokens / their number, their number), on every device."""
+def held_out_loss(trainer: Any, dataset: Any) -> HeldOutLoss:
+    """The loss over a dataset, every trained token weighed alike, in all processes together."""
     import torch
 
     model = trainer.model
@@ -75,4 +74,5 @@ def token_weighted_loss(trainer: Any, dataset: Any) -> tuple[float, int]:
         total += torch.stack([loss.double() * count, count.double()]).to(total.device)
     model.train(was_training)
     total = trainer.accelerator.reduce(total, reduction="sum")
-    return (total[0] / total[1]).item(), int(total[1].item())
+    loss = (total[0] / total[1]).item()
+    return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=int(total[1].item()))

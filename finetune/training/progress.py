@@ -66,11 +66,11 @@ class Progress:
         return shown
 
 
+@dataclass
 class ProgressDisplay:
     """Shows a Progress whenever it has changed."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    progress: Progress
 
     def show(self) -> None:
         raise NotImplementedError
@@ -92,11 +92,10 @@ def progress_display(steps: int, title: str) -> Iterator[ProgressDisplay]:
         yield display
 
 
+@dataclass
 class _Lines(ProgressDisplay):
-    def __init__(self, progress: Progress) -> None:
-        super().__init__(progress)
-        self._told = time.monotonic()
-        self._told_step = 0
+    _told: float = field(default_factory=time.monotonic)
+    _told_step: int = 0
 
     def show(self) -> None:
         now, step = time.monotonic(), self.progress.step
@@ -113,14 +112,13 @@ class _Lines(ProgressDisplay):
         say(f"training: step {done}, {rest}")
 
 
+@dataclass
 class _Panel(ProgressDisplay):
-    def __init__(self, progress: Progress, live: Live, title: str) -> None:
-        super().__init__(progress)
-        self._live = live
-        self._title = title
+    live: Live
+    title: str
 
     def show(self) -> None:
-        self._live.update(self._render(), refresh=True)
+        self.live.update(self._render(), refresh=True)
 
     def _render(self) -> RenderableType:
         from rich import box
@@ -140,8 +138,8 @@ class _Panel(ProgressDisplay):
             grid.add_row(*(cell for pair in row for cell in pair))
         bar = ProgressBar(total=self.progress.steps, completed=self.progress.step)
         return Panel(
-            Group(Padding(bar), grid), title=self._title, title_align="left", box=box.ROUNDED,
-            width=min(self._live.console.width, _WIDTH),
+            Group(Padding(bar), grid), title=self.title, title_align="left", box=box.ROUNDED,
+            width=min(self.live.console.width, _WIDTH),
         )  # fmt: skip
 
 

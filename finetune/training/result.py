@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tuneserve.finetune.data.prepare import DataRecord
+from tuneserve.finetune.memory.search import Decisions
 from tuneserve.finetune.tokens.encoder import TokenCounts
+from tuneserve.finetune.training.losses import HeldOutLoss
 from tuneserve.records import Record
 
 
@@ -41,14 +43,6 @@ class EpochRecord(Record):
     general: int
 
 
-class HeldOutLoss(Record):
-    """Mean loss per answer token (nats), its exponential, and the number of tokens."""
-
-    loss: float
-    perplexity: float
-    tokens: int
-
-
 class PeakMemory(Record):
     """Largest memory use of the process in bytes; `gpu_bytes` where there is a GPU."""
 
@@ -56,17 +50,11 @@ class PeakMemory(Record):
     gpu_bytes: int | None = None
 
 
-class MemoryRecord(Record):
+class MemoryRecord(Decisions):
     """How training was fitted into the memory: the decisions, and the predicted (None: this model
     can't be planned) and the measured peak in bytes."""
 
     chosen: str
-    load_in_4bit: bool
-    gradient_checkpointing: str
-    kept_layers: int
-    offload_embeddings: bool
-    batch_size: int
-    gradient_accumulation: int
     predicted_bytes: int | None
     measured_bytes: int
 

@@ -39,7 +39,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
     about_turns,
-    encode_all,
     encode_parts,
     token_counts,
 )
@@ -53,11 +52,9 @@ from tuneserve.finetune.training.checkpoints import (
     step_of,
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
-from tuneserve.finetune.training.job import TrainingJob
-from tuneserve.finetune.training.loop import Trained, run_training
+from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
 from tuneserve.finetune.training.result import (
     EpochRecord,
-    HeldOutLoss,
     Losses,
     MemoryRecord,
     PeakMemory,
@@ -159,10 +156,7 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     raise_problems(problems, examples, where=str(recipe.data.file), what="trained on")
     _tell_tokens(encoded)
-    training_set = build_training_set(
-        prepared, encoded["train"], encoded.get("replay", ()),
-        lambda examples: encode_all(encoder, examples)[1], recipe.data, recipe.train.seed,
-    )  # fmt: skip
+    training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
     say(training_set.describe())
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
     budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule)
@@ -214,21 +208,14 @@ def _result(
             resumed_from=step_of(resume) if resume else None,
         ),
         losses=Losses(train=curves.train, eval=curves.eval, general=curves.general),
-        held_out={
-            name: HeldOutLoss.model_validate(found) for name, found in trained.held_out.items()
-        },
+        held_out=trained.held_out,
         training_seconds=round(train_seconds, 1),
         evaluation_seconds=round(trainer.evaluation_seconds, 1),
         tokens_per_second=round(int(trainer.tokens_seen) / train_seconds, 1),
         peak_memory=PeakMemory.model_validate(peak),
         memory_plan=MemoryRecord(
+            **job.budget.decisions().to_json(),
             chosen=job.budget.chosen,
-            load_in_4bit=job.budget.four_bit,
-            gradient_checkpointing=job.budget.settings.gradient_checkpointing,
-            kept_layers=job.budget.settings.kept_layers,
-            offload_embeddings=job.budget.settings.offload_embeddings == "true",
-            batch_size=job.budget.settings.batch_size,
-            gradient_accumulation=job.budget.settings.gradient_accumulation,
             predicted_bytes=job.budget.predicted,
             measured_bytes=peak.get("gpu_bytes", peak["resident_bytes"]),
         ),

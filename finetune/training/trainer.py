@@ -37,25 +37,26 @@ def build_trainer(
     """
     with quiet(errors_too=True):
         # Imported late: it takes seconds, and has to come after Unsloth.
+        from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
         from tuneserve.finetune.training.answer_trainer import AnswerTrainer
 
-        arguments = _arguments(
-            runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
-        )
         trainer = AnswerTrainer(
             model=model,
-            args=arguments,
+            args=_arguments(
+                runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
+            ),
             train_dataset=to_dataset(train),
             eval_dataset=to_dataset(evaluation) if evaluation else None,
             processing_class=tokenizer,
             callbacks=list(callbacks),
+            settings=settings,
             epochs=epochs,
             general=general,
-            max_general_rise=settings.max_general_rise,
-            loraplus_ratio=settings.loraplus_ratio,
             data_collator=collator(runtime, settings, tokenizer),
         )
-    _remove_library_output(trainer)
+        for library_output in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(library_output)
     return trainer
 
 
@@ -132,10 +133,3 @@ def collator(runtime: Runtime, settings: TrainSettings, tokenizer: Any) -> Any:
     return DataCollatorForLanguageModeling(
         pad_token_id=tokenizer.pad_token_id, padding_free=True, pad_to_multiple_of=CPU_PADDING
     )
-
-
-def _remove_library_output(trainer: Any) -> None:
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)

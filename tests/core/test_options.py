@@ -13,9 +13,9 @@ from tuneserve.options import (
     option_names,
     parameter_name,
     resolve_settings,
-    section_model,
     settings_options,
 )
+from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tuneserve.chat.prompt import encode_messages, template_of, with_bos
+from tests.support import prompt_ids
+from tuneserve.chat.prompt import with_bos
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
 from tuneserve.llama.context import NoRoomError
@@ -43,7 +44,7 @@ def test_metadata(model: LlamaModel) -> None:
 
 
 def test_prompt_follows_the_stored_template(model: LlamaModel) -> None:
-    ids = encode_messages(model, template_of(model), QUESTION)
+    ids = prompt_ids(model, QUESTION)
     text = b"".join(model.token_bytes(token) for token in ids).decode()
     assert text.endswith("<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n")
 
@@ -55,7 +56,7 @@ def test_bos_is_never_doubled() -> None:
 
 
 def test_logits_do_not_depend_on_how_the_prompt_is_cut(model: LlamaModel) -> None:
-    ids = encode_messages(model, template_of(model), QUESTION)
+    ids = prompt_ids(model, QUESTION)
     whole, pieces = (_logits(model, ids, n_batch) for n_batch in (512, 16))
     assert whole.shape == (len(ids), model.n_vocab)
     assert np.array_equal(whole.argmax(axis=1), pieces.argmax(axis=1))
@@ -116,7 +117,7 @@ def test_importing_the_package_does_not_load_llama_cpp() -> None:
 
 
 def test_greedy_answer_with_a_quantized_cache(model: LlamaModel) -> None:
-    ids = encode_messages(model, template_of(model), QUESTION)
+    ids = prompt_ids(model, QUESTION)
     answer = []
     with LlamaContext(model, n_ctx=128, cache_type_k="q8_0", cache_type_v="q8_0") as context:
         for _ in range(16):

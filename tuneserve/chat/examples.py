@@ -184,9 +184,8 @@ def _parsed(line: bytes, where: str) -> Example:
 def _checked(messages: list[Any]) -> Iterator[Message]:
     """The messages in the form that templates are given. Raises ValueError for what is none."""
     for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise ValueError("every message needs a 'role' and a text as 'content'")
-        if not isinstance(message.get("content"), str | None):
+        whole = isinstance(message, dict) and isinstance(message.get("role"), str)
+        if not whole or not isinstance(message.get("content"), str | None):
             raise ValueError("every message needs a 'role' and a text as 'content'")
     answer = messages[-1]
     if answer["role"] != "assistant":

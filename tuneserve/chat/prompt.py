@@ -72,11 +72,7 @@ class FastTokenizer:
         ids = tokenizer("a")["input_ids"]
         bos: int | None = tokenizer.bos_token_id
         self.leading_bos = bos if bos is not None and ids[:1] == [bos] else None
-
-    @property
-    def end_token(self) -> int | None:
-        number: int | None = self._tokenizer.eos_token_id
-        return number
+        self.end_token: int | None = tokenizer.eos_token_id
 
     def tokens(self, text: str) -> list[TokenSpan]:
         coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -106,14 +102,8 @@ class GGUFTokenizer:
 
     def __init__(self, model: LlamaModel) -> None:
         self._model = model
-
-    @property
-    def leading_bos(self) -> int | None:
-        return self._model.bos if self._model.adds_bos else None
-
-    @property
-    def end_token(self) -> int | None:
-        return self._model.eos if self._model.eos >= 0 else None
+        self.leading_bos = model.bos if model.adds_bos else None
+        self.end_token = model.eos if model.eos >= 0 else None
 
     def tokens(self, text: str) -> list[TokenSpan]:
         ids = self._model.tokenize(text)
@@ -293,21 +283,6 @@ def encode_text(model: LlamaModel, text: str) -> list[int]:
 def with_bos(ids: list[int], bos: int | None) -> list[int]:
     """`ids` beginning with `bos` (None: the model wants none); never doubled."""
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-
-
-def encode_messages(
-    model: LlamaModel,
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    *,
-    add_generation_prompt: bool = True,
-    tools: Sequence[Mapping[str, Any]] | None = None,
-    **variables: Any,
-) -> list[int]:
-    """Token ids of a conversation as the model was trained to see it."""
-    arguments = template_arguments(template, messages, tools=tools, variables=variables)
-    text = template.render(add_generation_prompt=add_generation_prompt, **arguments)
-    return encode_text(model, text)
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,7 @@ def _to_json(
     # Jinja's own tojson escapes HTML characters; prompts must not. The parameters are those that
     # transformers gives it, in its order.
     return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
 
 

@@ -91,13 +91,11 @@ class ThoughtStream:
     def finish(self) -> list[tuple[bool, str]]:
         """The text that is still held back when the answer ends, as `feed` gives it."""
         rest, self._held = self._held, ""
-        if self._state == "thoughts":
-            rest = rest.strip(_WHITE) if self._trim else rest.rstrip(_WHITE)
-            return [(True, rest)] if rest else []
-        if self._state == "start" and self._left == "open":
-            rest = rest.strip(_WHITE)
-            return [(True, rest)] if rest else []
-        return [(False, rest)] if rest else []
+        starts = self._state == "start" and self._left == "open"
+        thinks = starts or self._state == "thoughts"
+        if thinks:
+            rest = rest.strip(_WHITE) if starts or self._trim else rest.rstrip(_WHITE)
+        return [(thinks, rest)] if rest else []
 
     def _begin(self) -> None:
         begins, rest = opening(self._held)

@@ -54,12 +54,7 @@ def command(
     from tuneserve.serve.terminal_chat import Client, ask, converse
 
     client = Client(
-        url,
-        model=model,
-        api_key=api_key,
-        temperature=temperature,
-        seed=seed,
-        max_tokens=max_tokens,
+        url, model=model, api_key=api_key, temperature=temperature, seed=seed, max_tokens=max_tokens
     )
     if prompt is None:
         converse(client, system=system)

@@ -62,12 +62,11 @@ def stage_options(command: Command) -> Command:
 
 def select_run(run_name: str | None, config: Path | None) -> RunDirectory:
     """The run that --run names, or the one named after the recipe."""
-    if run_name is None and config is None:
+    if run_name is not None:
+        return RunDirectory.named(run_name)
+    if config is None:
         raise UsageError("say which run: --run NAME or --config RECIPE")
-    if run_name is None:
-        assert config is not None
-        run_name = config.stem
-    return RunDirectory.named(run_name)
+    return RunDirectory.named(config.stem)
 
 
 def later_stage_settings(

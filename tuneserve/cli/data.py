@@ -54,6 +54,12 @@ def ending_options(function: F) -> F:
     return function
 
 
+def write_examples(output: Path, examples: list[dict[str, str]], **more: Any) -> ExampleFile:
+    """Write a file of examples; `more` are the figures that not every ExampleFile has."""
+    write_jsonl(output, examples)
+    return ExampleFile(file=str(output), examples=len(examples), sha256=sha256_file(output), **more)
+
+
 def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
     """Is there nothing to do? Raises OutputExistsError if `output` must not be replaced, UsageError
     if it is a directory."""
@@ -106,16 +112,13 @@ def sentiment(
     if is_done(output, force=force, skip_done=skip_done):
         return
     examples = sentiment_examples(obtain_archive(package_file), per_cell=per_cell)
-    write_jsonl(output, examples)
     groups = dict(sorted(Counter(example["group"] for example in examples).items()))
+    made = write_examples(output, examples, groups=groups)
     say(
         f"{output}: {len(examples)} examples; "
         + ", ".join(f"{group} {count}" for group, count in groups.items())
     )
     if as_json:
-        made = ExampleFile(
-            file=str(output), examples=len(examples), groups=groups, sha256=sha256_file(output)
-        )
         print_json(made.to_json())
 
 
@@ -186,12 +189,9 @@ def general(
     sampling = Sampling(samples, max_tokens, temperature, seed=seed)
     asked = read_replay_prompts(questions or QUESTIONS)
     examples = make_general(recipe.model, asked, sampling)
-    write_jsonl(output, examples)
     total = len(asked) * samples
+    made = write_examples(output, examples, asked=total)
     left_out = total - len(examples)
     say(f"{output}: {len(examples)} examples; {left_out} answers without an end left out")
     if as_json:
-        made = ExampleFile(
-            file=str(output), examples=len(examples), asked=total, sha256=sha256_file(output)
-        )
         print_json(made.to_json())

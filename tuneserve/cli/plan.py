@@ -18,12 +18,7 @@ from tuneserve.options import resolve_settings, settings_options
 @settings_options("model", "train", "convert", "serve")
 @click.pass_context
 def command(
-    context: click.Context,
-    /,
-    config: Path | None,
-    cpu: bool,
-    as_json: bool,
-    **_: object,
+    context: click.Context, /, config: Path | None, cpu: bool, as_json: bool, **_: object
 ) -> None:
     """Tell the memory of training, merging and serving from config.json alone.
 

@@ -6,23 +6,12 @@ from dataclasses import asdict, replace
 
 from tuneserve.convert.resources import needed_memory, worker_threads
 from tuneserve.finetune.memory.model import RESERVED_GIB, largest_batch, training_memory
-from tuneserve.finetune.memory.search import MemoryStrategy, search_strategy
+from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
 from tuneserve.serve.offload import ModelSizes, largest_offload, longest_context, usable_bytes
 from tuneserve.settings import Recipe
-
-
-class Chosen(Record):
-    """How training would be fitted into the memory."""
-
-    load_in_4bit: bool
-    gradient_checkpointing: str
-    kept_layers: int
-    offload_embeddings: bool
-    batch_size: int
-    gradient_accumulation: int
 
 
 class MemoryPlan(Record):
@@ -31,7 +20,7 @@ class MemoryPlan(Record):
     the longest context served with all layers on the GPU (0: there is none)."""
 
     parameters: int
-    chosen: Chosen
+    chosen: Decisions
     peaks: dict[str, dict[str, int]]
     advice: list[str]
     largest_batch: dict[str, int] | None = None
@@ -57,14 +46,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
     sizes = _served_sizes(recipe, shape)
     found = MemoryPlan(
         parameters=shape.parameters,
-        chosen=Chosen(
-            load_in_4bit=strategy.four_bit,
-            gradient_checkpointing=strategy.checkpointing,
-            kept_layers=strategy.kept_layers,
-            offload_embeddings=strategy.offloaded,
-            batch_size=strategy.micro_batch,
-            gradient_accumulation=strategy.accumulation,
-        ),
+        chosen=strategy.decisions,
         peaks=_peaks(recipe, strategy, sizes, device),
         advice=[],
     )
@@ -76,12 +58,9 @@ def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
     }
     training = _training_advice(strategy, largest, available)
     context, serving = _longest_context(recipe, sizes)
+    advice = [*training, serving]
     return found.model_copy(
-        update={
-            "largest_batch": largest,
-            "longest_context": context,
-            "advice": [*training, serving],
-        }
+        update={"largest_batch": largest, "longest_context": context, "advice": advice}
     )
 
 
@@ -124,8 +103,8 @@ def _largest_batch(
     def taken(batch: int) -> int:
         return training_memory(
             shape, recipe.train, tokens=batch * recipe.model.max_seq_length,
-            four_bit=strategy.four_bit, device=device, value_bytes=_value_bytes(recipe),
-            checkpointing=checkpointing,
+            four_bit=strategy.decisions.load_in_4bit, device=device,
+            value_bytes=_value_bytes(recipe), checkpointing=checkpointing,
         ).total  # fmt: skip
 
     return largest_batch(available, taken)

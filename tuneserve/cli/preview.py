@@ -31,12 +31,7 @@ STYLES = {"context": "dim", "trained": "bold green", "special": "cyan"}
 @settings_options("model", "data")
 @click.pass_context
 def command(
-    context: click.Context,
-    /,
-    config: Path | None,
-    examples: int,
-    as_json: bool,
-    **_: object,
+    context: click.Context, /, config: Path | None, examples: int, as_json: bool, **_: object
 ) -> None:
     """Show the examples as the model will see them, and what will be trained.
 

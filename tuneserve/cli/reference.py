@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from tuneserve.cli import cli
 from tuneserve.files import write_text
-from tuneserve.options import section_model
+from tuneserve.options import bounds
+from tuneserve.recipe import section_model
 from tuneserve.settings import Recipe
 
 
@@ -48,13 +48,9 @@ def _values(field: FieldInfo) -> str:
     annotation = field.annotation
     if typing.get_origin(annotation) is Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(annotation))
-    text = _type_name(annotation)
-    bounds = []
-    for bound in field.metadata:
-        for kind, symbol in ((Ge, "≥"), (Gt, ">"), (Le, "≤"), (Lt, "<")):
-            if isinstance(bound, kind):
-                bounds.append(f"{symbol} {getattr(bound, kind.__name__.lower())}")
-    return " ".join([text, *bounds])
+    symbols = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    limits = [f"{symbols[name]} {limit}" for name, limit in bounds(field).items()]
+    return " ".join([_type_name(annotation), *limits])
 
 
 def _type_name(annotation: Any) -> str:
@@ -72,13 +68,9 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(f'"{part}"' for part in value) + "]"
     if value is None:
         return "none"
-    return (
-        f"{value:g}"
-        if isinstance(value, float)
-        else f'"{value}"'
-        if isinstance(value, str | Path)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f'"{value}"' if isinstance(value, str | Path) else str(value)
 
 
 def commands_page() -> str:

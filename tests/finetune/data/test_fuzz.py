@@ -21,7 +21,8 @@ from pyarrow import parquet
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data.prepare import prepare_examples
-from tuneserve.finetune.tokens.encoder import Encoder, encode_all, problems_with_ends
+from tuneserve.finetune.data.reading import raise_problems
+from tuneserve.finetune.tokens.encoder import Encoder, encode_each, problems_with_ends
 from tuneserve.settings import DataSettings
 
 COUNT = 12
@@ -117,7 +118,9 @@ def test_a_damaged_file_is_a_usage_error_or_trains_on_its_answers(
         prepared = prepare_examples(
             DataSettings(file=path, skip_bad=skip_bad, eval_fraction=0, test_fraction=0)
         )
-        kept, encoded = encode_all(encoder, prepared.split.train, skip_bad=skip_bad)
+        kept, encoded, problems = encode_each(encoder, prepared.split.train)
+        if not (skip_bad and kept):
+            raise_problems(problems, len(prepared.split.train), what="trained on")
     except UsageError as error:
         assert str(path) in error.render()
         return

@@ -125,41 +125,42 @@ def test_memory_in_hand_is_spent_on_speed() -> None:
     for gib in (7.25, 11.25, 15.25, 23.25, 47, 79):
         strategy = chosen(gib)
         assert strategy.memory.total <= gib * GIB
-        assert strategy.micro_batch * strategy.accumulation == 8
+        assert strategy.decisions.batch_size * strategy.decisions.gradient_accumulation == 8
         costs.append(strategy.cost)
     assert costs == sorted(costs, reverse=True)
-    assert chosen(7.25).four_bit
-    assert not chosen(79).four_bit
-    assert chosen(79).checkpointing == "false"
+    assert chosen(7.25).decisions.load_in_4bit
+    assert not chosen(79).decisions.load_in_4bit
+    assert chosen(79).decisions.gradient_checkpointing == "false"
 
 
 def test_what_the_recipe_settles_stays() -> None:
-    assert chosen(79, load_in_4bit=True).four_bit
-    assert not chosen(7.25, load_in_4bit=False).four_bit
+    assert chosen(79, load_in_4bit=True).decisions.load_in_4bit
+    assert not chosen(7.25, load_in_4bit=False).decisions.load_in_4bit
     settings = TrainSettings(
         batch_size=2, gradient_accumulation=4, speed="as_given", gradient_checkpointing="true",
         offload_embeddings="false",
     )  # fmt: skip
-    assert searched(79, settings).applied(settings) == settings
+    assert searched(79, settings).decisions.applied(settings) == settings
 
 
 def test_where_nothing_fits_the_smallest_strategy_is_taken() -> None:
     strategy = chosen(1)
-    assert (strategy.four_bit, strategy.checkpointing, strategy.kept_layers) == (True, "unsloth", 0)
-    assert strategy.micro_batch == 1
+    found = strategy.decisions
+    assert (found.load_in_4bit, found.gradient_checkpointing) == (True, "unsloth")
+    assert (found.kept_layers, found.batch_size) == (0, 1)
     assert strategy.memory.total > GIB
 
 
 def test_embeddings_leave_a_small_card_to_a_larger_batch() -> None:
     small, large = chosen(7.25), chosen(79)
-    assert small.offloaded
-    assert small.micro_batch == 4
-    assert not large.offloaded
+    assert small.decisions.offload_embeddings
+    assert small.decisions.batch_size == 4
+    assert not large.decisions.offload_embeddings
     settings = TrainSettings(offload_embeddings="false")
     strategy = searched(7.25, settings)
-    assert not strategy.offloaded
-    assert strategy.applied(settings).offload_embeddings == "false"
-    assert small.applied(settings).offload_embeddings == "true"
+    assert not strategy.decisions.offload_embeddings
+    assert strategy.decisions.applied(settings).offload_embeddings == "false"
+    assert small.decisions.applied(settings).offload_embeddings == "true"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_embeddings_that_can_not_be_offloaded_say_why(
         recipe = Recipe(train=train)
         return search_strategy(shape, recipe, [64] * 9, available=79 * GIB, device=device)
 
-    assert not strategy("auto").offloaded
+    assert not strategy("auto").decisions.offload_embeddings
     with pytest.raises(UsageError, match=reason):
         strategy("true")
 
@@ -188,15 +189,15 @@ def test_several_processes_keep_the_embeddings_with_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert not chosen(7.25).offloaded
+    assert not chosen(7.25).decisions.offload_embeddings
 
 
 @given(st.lists(st.integers(16, 4096), min_size=1, max_size=40), st.floats(4, 90))
 def test_a_choice_never_changes_the_examples_of_a_step(lengths: list[int], gib: float) -> None:
     recipe = Recipe(train=TrainSettings(batch_size=3, gradient_accumulation=4))
     strategy = search_strategy(LLAMA_8B, recipe, lengths, available=gib * GIB, device="cuda")
-    assert strategy.micro_batch * strategy.accumulation == 12
-    assert 0 <= strategy.kept_layers <= LLAMA_8B.layers
+    assert strategy.decisions.batch_size * strategy.decisions.gradient_accumulation == 12
+    assert 0 <= strategy.decisions.kept_layers <= LLAMA_8B.layers
 
 
 @given(st.integers(1, 4000), st.integers(0, 100), st.integers(0, 100_000))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from tests.support import prompt_ids
 from tuneserve.chat.examples import Example
-from tuneserve.chat.prompt import EncodingError, encode_messages, template_of
+from tuneserve.chat.prompt import EncodingError
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.data.formats import parse_record
 from tuneserve.finetune.data.prepare import Prepared
@@ -16,7 +17,7 @@ from tuneserve.finetune.tokens.encoder import (
     IGNORED,
     Encoded,
     Encoder,
-    encode_all,
+    encode_each,
     encode_parts,
     token_counts,
 )
@@ -81,7 +82,7 @@ def test_prompt_ids_equal_those_at_inference(encoder: Encoder, demo_gguf: Path, 
     example = chat("first", "reply", text, "answer")
     encoded = encoder.encode(example)
     with LlamaModel(demo_gguf, vocab_only=True) as model:
-        served = encode_messages(model, template_of(model), example.messages[:-1])
+        served = prompt_ids(model, example.messages[:-1])
     assert encoded.input_ids[: len(served)] == served
     assert encoded.labels[len(served)] == encoded.input_ids[len(served)]
 
@@ -120,7 +121,7 @@ def test_an_example_without_a_trained_token_names_its_line(demo_tokenizer: Any) 
         encoder.encode(chat("word " * 60, "answer"))
     assert caught.value.where == "data.jsonl:3"
     with pytest.raises(UsageError, match=r"2 of 3 examples can't be trained on"):
-        encode_all(encoder, [chat("a", "b"), chat("word " * 60, "c"), chat("word " * 70, "d")])
+        encoder.encode_all([chat("a", "b"), chat("word " * 60, "c"), chat("word " * 70, "d")])
 
 
 @pytest.mark.parametrize(
@@ -136,13 +137,13 @@ def test_a_character_without_a_token_is_refused_by_name(
 ) -> None:
     bad = chat(*turns)
     with pytest.raises(UsageError) as caught:
-        encode_all(encoder, [chat("a", "b"), bad])
+        encoder.encode_all([chat("a", "b"), bad])
     assert caught.value.render() == (
         f"data.jsonl:3: {shown} has no token in this base model's vocabulary, so the model can't "
         "read it: take it out"
     )
-    kept, _ = encode_all(encoder, [chat("a", "b"), bad], skip_bad=True)
-    assert kept == [chat("a", "b")]
+    kept, _, problems = encode_each(encoder, [chat("a", "b"), bad])
+    assert (kept, len(problems)) == ([chat("a", "b")], 1)
 
 
 def test_a_plain_text_with_a_character_without_a_token_is_refused(encoder: Encoder) -> None:
@@ -195,7 +196,7 @@ def test_a_base_without_a_template_is_refused(demo_tokenizer: Any) -> None:
 
 
 def test_counts_are_those_of_the_encoded_examples(encoder: Encoder) -> None:
-    _, encoded = encode_all(encoder, [chat("a", "one"), chat("b", "one two three")])
+    encoded = encoder.encode_all([chat("a", "one"), chat("b", "one two three")])
     counts = token_counts(encoded)
     assert counts.examples == 2
     assert counts.trained_tokens == 2 + 4

@@ -17,10 +17,10 @@ from tuneserve.finetune.data.near_duplicates import find_near_duplicates
 from tuneserve.finetune.data.prepare import Prepared, data_hash, prepare_examples
 from tuneserve.finetune.data.prompt_variants import read_prompt_variants
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_all, problems_with_ends
+from tuneserve.finetune.tokens.encoder import Encoded, Encoder, problems_with_ends
 from tuneserve.finetune.tokens.epoch import EpochSampler, TrainingSet, build_training_set
 from tuneserve.finetune.training.losses import general_rise
-from tuneserve.settings import DataSettings
+from tuneserve.settings import DataSettings, Recipe, TrainSettings
 
 TEXT = """
 apple pear plum cherry house garden river mountain lake forest city village bread butter cheese
@@ -41,7 +41,9 @@ def training_set(prepared: Prepared, settings: DataSettings) -> TrainingSet:
         return [Encoded([len(text)], [0], 1, 0) for text in texts]
 
     replay = encode(prepared.replay_set.train) if prepared.replay_set else []
-    return build_training_set(prepared, encode(prepared.split.train), replay, encode, settings, 0)
+    recipe = Recipe.model_construct(data=settings, train=TrainSettings(seed=0))
+    parts = {"train": encode(prepared.split.train), "replay": replay}
+    return build_training_set(prepared, parts, encode, recipe)
 
 
 def drawn(draw: EpochSampler, epochs: int) -> Counter[int]:
@@ -248,8 +250,8 @@ def test_no_end_to_learn_is_an_error(demo_tokenizer: Any) -> None:
         where="f:1",
     )
     short = Example("y", ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
-    examples, encoded = encode_all(encoder, [long, short])
-    assert problems_with_ends(encoder, examples, encoded) == []
+    encoded = encoder.encode_all([long, short])
+    assert problems_with_ends(encoder, [long, short], encoded) == []
     (problem,) = problems_with_ends(encoder, [long], encoded[:1])
     assert "f:1: this and every other training example is cut" in problem
     endless = Encoded([1, 50], [-100, 50], 2, 0)

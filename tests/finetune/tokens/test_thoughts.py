@@ -16,7 +16,6 @@ from tuneserve.finetune.tokens.encoder import (
     IGNORED,
     Encoder,
     about_turns,
-    encode_all,
     token_counts,
 )
 from tuneserve.gguf.reader import GGUFFile
@@ -235,7 +234,7 @@ def test_earlier_answers_that_the_template_changes_are_counted_and_told(tokenize
         (CHATML, "all", 0),
     ):
         encoder = Encoder(tokenizers(*files), max_length=4096, train_on=train_on)
-        counts = token_counts(encode_all(encoder, items)[1])
+        counts = token_counts(encoder.encode_all(items))
         assert counts.untrained_turns == number
         assert ("1 earlier answers are not trained" in about_turns(counts)) == bool(number)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuneserve.chat.prompt import encode_messages, template_of
+from tests.support import prompt_ids
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, backend
 from tuneserve.serve.chat.structured import GrammarCompiler
@@ -45,9 +45,7 @@ def engine(demo_gguf: Path) -> Iterator[Engine]:
 
 
 def prompt(engine: Engine, question: str) -> list[int]:
-    return encode_messages(
-        engine.model, template_of(engine.model), [{"role": "user", "content": question}]
-    )
+    return prompt_ids(engine.model, [{"role": "user", "content": question}])
 
 
 def greedy(max_tokens: int, **options: object) -> SamplingParams:
@@ -199,9 +197,8 @@ def test_cancelling_ends_within_a_step_and_frees_the_slot(engine: Engine) -> Non
 def test_a_beginning_in_common_is_computed_once(engine: Engine) -> None:
     system = "You are a careful assistant. " * 20
     ids = [
-        encode_messages(
+        prompt_ids(
             engine.model,
-            template_of(engine.model),
             [{"role": "system", "content": system}, {"role": "user", "content": question}],
         )
         for question in ("What is 1+1?", "Who was Newton?")
