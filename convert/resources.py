@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.quantization import choose_types
-from tuneserve.convert.gguf.writer import SLAB_VALUES, encoded_size
+from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.imatrix import uses_importance
+from tuneserve.convert.slabs import SLAB_VALUES
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.architectures import ARCHITECTURES

@@ -70,9 +70,12 @@ class GGUFModel:
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
         self.config: Mapping[str, Any] = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
-        rows = self.sources["token_embd.weight"].shape[0]
+        self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
         self.vocabulary = Vocabulary(
-            tokenizer, rows=rows, architecture=self.architecture.gguf_name, config=self.config
+            tokenizer,
+            rows=self.vocabulary_size,
+            architecture=self.architecture.gguf_name,
+            config=self.config,
         )
 
     @property
@@ -106,7 +109,7 @@ class GGUFModel:
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
-        config = {**self.config, "vocab_size": self.sources["token_embd.weight"].shape[0]}
+        config = {**self.config, "vocab_size": self.vocabulary_size}
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),

@@ -14,7 +14,7 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
-from tuneserve.convert.slabs import row_steps
+from tuneserve.convert.slabs import row_spans
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 from tuneserve.safetensors import SafetensorsFiles
@@ -36,7 +36,7 @@ class MergedCheckpoint:
         self._changes = adapter.changes if adapter else {}
         self._replaced = adapter.replaced if adapter else {}
         if adapter:
-            adapter.check_belongs_to(self._base, tied=self.tied)
+            self._check_fits(adapter)
         self.names = self._tensor_names()
 
     @property
@@ -82,9 +82,29 @@ class MergedCheckpoint:
     def _is_the_bases(self, name: str) -> bool:
         ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
         return all(
-            np.array_equal(ours.rows(at, at + step), theirs.rows(at, at + step))
-            for at, step in row_steps(ours.shape)
+            np.array_equal(ours.rows(*span), theirs.rows(*span)) for span in row_spans(ours.shape)
         )
+
+    def _check_fits(self, adapter: Adapter) -> None:
+        """Raise UsageError listing every tensor that does not fit the base."""
+        problems = []
+        expected = [("weight", name, change.shape) for name, change in adapter.changes.items()]
+        expected += [("tensor", name, tensor.shape) for name, tensor in adapter.replaced.items()]
+        for kind, name, shape in expected:
+            stored = self._base.get(self._stored_name(name))
+            if stored is None:
+                problems.append(f"{name}: the base has no such {kind}")
+            elif stored.shape != shape:
+                problems.append(
+                    f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"
+                )
+        if problems:
+            raise UsageError(
+                f"this adapter does not belong to the base ({len(problems)} mismatches)",
+                where=str(adapter.directory),
+                problems=problems,
+                hint=f"It was trained on '{adapter.config.get('base_model_name_or_path')}'.",
+            )
 
     def _tensor_names(self) -> list[str]:
         names = [name for name in self._base if not (self.tied and name == HEAD)]
@@ -94,7 +114,7 @@ class MergedCheckpoint:
         return names
 
     def _stored_name(self, name: str) -> str:
-        return EMBEDDING if name == HEAD and name not in self._base else name
+        return EMBEDDING if name == HEAD and self.tied else name
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:

@@ -9,7 +9,6 @@ the mapped file.
 
 from __future__ import annotations
 
-from tuneserve.convert.verify.checks import Check, VerificationError
-from tuneserve.convert.verify.verify import Candidate, verify
+from tuneserve.convert.verify.verify import Candidate, VerificationError, verify
 
-__all__ = ["Candidate", "Check", "VerificationError", "verify"]
+__all__ = ["Candidate", "VerificationError", "verify"]

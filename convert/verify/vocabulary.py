@@ -17,7 +17,7 @@ from tuneserve.chat.prompt import (
     render_example,
     template_of,
 )
-from tuneserve.convert.verify.checks import Check
+from tuneserve.convert.result import Check
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 

@@ -14,35 +14,20 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import as_float16
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.errors import TuneserveError
 from tuneserve.safetensors import SafetensorsFiles
 
 
 class Weights(Protocol):
-    """Tensors by their Hugging Face names. Safe to call from several threads."""
+    """Tensors by their Hugging Face names, such as a MergedCheckpoint's. Safe to call from several
+    threads."""
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Rows [start, stop) of a tensor, float32."""
-
-
-class MergedWeights:
-    """What the merge makes: base and adapter in one."""
-
-    def __init__(self, checkpoint: MergedCheckpoint) -> None:
-        self._checkpoint = checkpoint
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._checkpoint.shape(self._name(name))
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        return self._checkpoint.rows(self._name(name), start, stop)
-
-    def _name(self, name: str) -> str:
-        return EMBEDDING if name == HEAD and HEAD not in self._checkpoint.names else name
 
 
 class TrainerWeights:
@@ -147,8 +132,8 @@ class FileWeights:
 
     def _gguf_name(self, name: str) -> str:
         found = self._model.architecture.gguf_tensor_name(name)
-        if found == "output.weight" and found not in self._file:
+        if found == "output.weight" and found not in self._file.tensors:
             found = "token_embd.weight"
-        if found is None or found not in self._file:
+        if found is None or found not in self._file.tensors:
             raise TuneserveError(f"the file has no tensor for '{name}'")
         return found

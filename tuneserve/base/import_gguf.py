@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneserve.base.tokenizer import special_ids, write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
-from tuneserve.console import human_bytes, progress
+from tuneserve.console import bytes_per_second, progress
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, write_json
 from tuneserve.gguf.architectures import by_gguf_name
@@ -37,9 +37,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
         write_json(directory / "generation_config.json", generation_config(gguf))
         write_tokenizer(gguf, directory)
         size = total * (4 if checkpoint_dtype(gguf) == "F32" else 2)
-        with progress(
-            f"import {source.name}", size, rate=lambda value: f"{human_bytes(value)}/s"
-        ) as advance:
+        with progress(f"import {source.name}", size, rate=bytes_per_second) as advance:
             write_weights(
                 gguf, architecture, config, directory / "model.safetensors", on_tensor=advance
             )
