@@ -129,7 +129,7 @@ class GGUFModel:
         for name in self.checkpoint.names:
             gguf_name = self.architecture.gguf_tensor_name(name)
             if gguf_name is None:
-                if not name.endswith(self.architecture.ignored):
+                if not name.endswith(".rotary_emb.inv_freq"):
                     unknown.append(name)
                 continue
             shape = self.checkpoint.shape(name)
@@ -149,12 +149,10 @@ class GGUFModel:
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
-        expected = {f"{name}.weight" for name in self.architecture.required_tensors}
+        expected = {f"{name}.weight" for name in self.architecture.tensors}
         for layer in range(int(self.config["num_hidden_layers"])):
-            expected |= {
-                f"blk.{layer}.{name}.weight" for name in self.architecture.required_layer_tensors
-            }
-        missing = sorted(expected - set(sources))
+            expected |= {f"blk.{layer}.{name}.weight" for name in self.architecture.layer_tensors}
+        missing = sorted(expected - {"output.weight"} - set(sources))
         if missing:
             raise UsageError(
                 f"{len(missing)} tensors are missing from the checkpoint",

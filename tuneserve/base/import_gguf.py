@@ -57,7 +57,7 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 
 def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, Any]:
     """config.json; a GGUF without an output matrix shares the embedding's."""
-    config = architecture.to_config(ArchitectureMetadata(gguf))
+    config = architecture.config(ArchitectureMetadata(gguf))
     ids = special_ids(gguf)
     config |= {
         "vocab_size": gguf.shape("token_embd.weight")[0],
