@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
-from tuneserve.convert.gguf.lora import lora_gguf
+from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.result import AdapterResult, Check
@@ -48,10 +48,9 @@ def convert_adapter(
             return done
         raise OutputExistsError(target)
     tuned, base = checked_models(plan)
-    lora = lora_gguf(tuned, run.name)
     with run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
-        lora.write(made)
+        write_lora(made, tuned, run.name)
         made_base = plan.base
         if not made_base.exists():
             made_base = files.enter_context(atomic_path(plan.base))

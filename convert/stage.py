@@ -71,10 +71,6 @@ class Plan:
     def threads(self) -> int:
         return worker_threads(self.settings)
 
-    @property
-    def uses_imatrix(self) -> bool:
-        return uses_imatrix(self.settings)
-
     def outputs(self) -> list[Path]:
         """What must not be there already."""
         merged = [self.merged] if self.settings.merged_checkpoint else []
@@ -166,7 +162,7 @@ def _make(
             made_f16 = files.enter_context(atomic_path(plan.f16))
             write_quantized(tuned, made_f16, "F16", threads=plan.threads)
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
+        matrix = _importance_matrix(plan, tuned, files) if uses_imatrix(settings) else None
         checkpoint = None
         if settings.merged_checkpoint:
             checkpoint = files.enter_context(atomic_path(plan.merged))
@@ -281,7 +277,7 @@ def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
     needed = sum(planned_bytes(model, settings.quantization) for model in models)
     if settings.keep_f16 and settings.quantization != "F16":
         needed += planned_bytes(models[0], "F16")
-    if plan.uses_imatrix:
+    if uses_imatrix(settings):
         needed += planned_bytes(models[0], temporary_quantization(models[0]))
     if settings.merged_checkpoint:
         needed += checkpoint_bytes(models[0].checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class ComputedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(int(n) for n in self.values.shape)
+        return self.values.shape
 
     def rows(self, start: int, stop: int) -> Floats:
         return self.values[start:stop]
@@ -80,7 +81,7 @@ class GGUFModel:
 
     @property
     def parameters(self) -> int:
-        return sum(int(np.prod(s.shape, dtype=np.int64)) for s in self.sources.values())
+        return sum(prod(source.shape) for source in self.sources.values())
 
     @property
     def changed(self) -> set[str]:

@@ -19,7 +19,7 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
-from tuneserve.safetensors import SafetensorsFiles, StoredTensor
+from tuneserve.safetensors import StoredTensor, stored_tensors
 
 PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
@@ -63,7 +63,7 @@ class Adapter:
         """Read it. Raises UsageError for what is missing or of a kind that can't be merged."""
         self.directory = directory
         self.config = _read_config(directory)
-        self._files = SafetensorsFiles([_weights_path(directory)])
+        self._files = stored_tensors(_weights_path(directory))
         self.changes: dict[str, LowRank] = {}
         self.replaced: dict[str, StoredTensor] = {}
         self._sort_tensors()

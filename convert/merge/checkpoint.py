@@ -13,11 +13,11 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
+from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
 from tuneserve.convert.slabs import row_spans
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -30,7 +30,7 @@ class MergedCheckpoint:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
         self.config = read_json(base / "config.json")
-        self._base = readable_tensors(SafetensorsFiles.of_directory(base))
+        self._base = readable_tensors(checkpoint_tensors(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
         self._changes = adapter.changes if adapter else {}
@@ -51,8 +51,11 @@ class MergedCheckpoint:
 
     @property
     def kind(self) -> str:
-        """What the base's weights are stored as, in words."""
-        return kind_of_weights(self._base)
+        """What the base's weights are: 'bitsandbytes 4-bit, dequantized' or their type."""
+        tensors = self._base.values()
+        if any(isinstance(tensor, FourBitTensor) for tensor in tensors):
+            return "bitsandbytes 4-bit, dequantized"
+        return ", ".join(sorted({tensor.dtype for tensor in tensors if len(tensor.shape) > 1}))
 
     def dtype(self, name: str) -> str:
         """safetensors' name of the type that the merged tensor is stored in ('BF16')."""

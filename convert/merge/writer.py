@@ -42,7 +42,7 @@ def write_checkpoint(
             weight_map |= {spec.name: name for spec in specs}
             with SafetensorsWriter(directory / name, specs) as writer:
                 for spec in specs:
-                    writer.write_pieces(spec.name, _pieces(merged, spec, pool, threads))
+                    writer.write(spec.name, _pieces(merged, spec, pool, threads))
                     advance(spec.size_bytes)
     if len(shards) > 1:
         total = sum(spec.size_bytes for specs in shards for spec in specs)

@@ -20,7 +20,7 @@ from tuneserve.convert.gguf.writer import encoded_rows
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import row_spans
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 ROWS = 8
 
@@ -59,7 +59,7 @@ def check_written(
 
 def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     """The same of the merged Hugging Face checkpoint: every tensor is there, ROWS rows of each."""
-    files = SafetensorsFiles.of_directory(directory)
+    files = checkpoint_tensors(directory)
 
     def differs(name: str, start: int, stop: int) -> bool:
         stored = files[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.errors import TuneserveError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 
 class Weights(Protocol):
@@ -37,8 +36,8 @@ class TrainerWeights:
     """
 
     def __init__(self, directory: Path, *, tied: bool) -> None:
-        places = SafetensorsFiles.of_directory(directory)
-        self._paths: Mapping[str, Path] = {name: places[name].path for name in places}
+        places = checkpoint_tensors(directory)
+        self._paths = {name: stored.path for name, stored in places.items()}
         self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
         self._lock = threading.Lock()

@@ -58,15 +58,12 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, Any]:
     """config.json; a GGUF without an output matrix shares the embedding's."""
     config = architecture.config(ArchitectureMetadata(gguf))
-    ids = special_ids(gguf)
     config |= {
         "vocab_size": gguf.shape("token_embd.weight")[0],
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "torch_dtype": TORCH_DTYPES[checkpoint_dtype(gguf)],
-        **{f"{name}_id": ids[name] for name in ("bos_token", "eos_token") if name in ids},
+        **generation_config(gguf),
     }
-    if "pad_token" in ids:
-        config["pad_token_id"] = ids["pad_token"]
     if "rope_freqs.weight" in gguf.tensors:
         factors = gguf.dequantized("rope_freqs.weight")
         config["rope_scaling"] = llama3_scaling(factors, config["rope_theta"], config["head_dim"])
@@ -74,5 +71,6 @@ def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, A
 
 
 def generation_config(gguf: GGUFFile) -> dict[str, Any]:
+    """Ids of BOS, EOS and padding, as far as the file names them."""
     ids = special_ids(gguf)
     return {f"{name}_id": number for name, number in ids.items() if name != "unk_token"}

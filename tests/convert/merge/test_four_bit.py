@@ -17,7 +17,7 @@ from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors, ro
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.errors import UsageError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +27,7 @@ def test_reads_what_bitsandbytes_reads(
     from bitsandbytes.functional import dequantize_4bit
 
     model = quantized(trained.base, tmp_path / "base", tokenizer_directory, KINDS[kind])
-    tensors = readable_tensors(SafetensorsFiles.of_directory(tmp_path / "base"))
+    tensors = readable_tensors(checkpoint_tensors(tmp_path / "base"))
     parameters = dict(model.named_parameters())
     assert set(parameters) == set(tensors)
     packed = 0
