@@ -34,12 +34,20 @@ import numpy.typing as npt
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import encode_text, template_arguments, template_of
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.imatrix import ImportanceMatrix, chunks_of, collect, training_chunks
+from tuneserve.convert.imatrix import (
+    Importance,
+    ImportanceMatrix,
+    chunks_of,
+    collect,
+    training_chunks,
+)
+from tuneserve.convert.imatrix.matrix import COUNTS, SUMS
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.divergence import log_softmax
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.run import RunDirectory
 
@@ -152,7 +160,7 @@ def compare_with_tools(options: argparse.Namespace, f16: Path, model: GGUFModel)
             ids[: len(ids) // 512 * 512], bos=loaded.bos if loaded.adds_bos else None
         )
         ours = collect(loaded, chunks, threads=options.threads)
-    ours = replace(ours, datasets=("text.txt",))
+    ours = replace(ours, dataset="text.txt")
     ours.write(work / "ours.imatrix.gguf")
     threads = str(options.threads)
     tool(
@@ -160,7 +168,7 @@ def compare_with_tools(options: argparse.Namespace, f16: Path, model: GGUFModel)
         "-c", "512", "-b", "512", "--parse-special", "--no-ppl", "-t", threads, "--no-repack",
         "-ngl", "0",
     )  # fmt: skip
-    theirs = ImportanceMatrix.read(work / "theirs.imatrix.gguf")
+    theirs = read_matrix(work / "theirs.imatrix.gguf")
     worst = max(
         float(np.max(np.abs(ours.weights[name].sums - entry.sums) / np.maximum(entry.sums, 1e-30)))
         for name, entry in theirs.weights.items()
@@ -181,6 +189,21 @@ def compare_with_tools(options: argparse.Namespace, f16: Path, model: GGUFModel)
         "imatrix_largest_relative_difference": worst,
         "quantized_identical": same(made, work / "theirs.gguf"),
     }
+
+
+def read_matrix(path: Path) -> ImportanceMatrix:
+    """An imatrix GGUF as ours."""
+    gguf = GGUFFile(path)
+    weights = {
+        name.removesuffix(SUMS): Importance(
+            gguf.dequantized(name).reshape(-1),
+            round(float(gguf.dequantized(name.removesuffix(SUMS) + COUNTS).item())),
+        )
+        for name in gguf.tensors
+        if name.endswith(SUMS)
+    }
+    chunks, size = (gguf.require(f"imatrix.chunk_{key}") for key in ("count", "size"))
+    return ImportanceMatrix(weights, chunks, size, gguf.require("imatrix.datasets")[0])
 
 
 def same(one: Path, other: Path) -> bool:

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from tuneserve.arrays import Floats
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
-from tuneserve.convert.gguf.lora import lora_gguf
+from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.quantize import write_quantized
-from tuneserve.convert.result import AdapterResult
+from tuneserve.convert.result import AdapterResult, Check
 from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.stage import Plan, checked_models, plan_of
-from tuneserve.convert.verify.checks import Check, VerificationError
-from tuneserve.convert.verify.logits import file_logits, make_context, open_model
+from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.verify import (
     TOKEN_EXAMPLES,
+    VerificationError,
+    check_near,
     choose_sequences,
-    positions,
     vocabulary_checks,
 )
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, sha256_file
-from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
@@ -51,10 +48,9 @@ def convert_adapter(
             return done
         raise OutputExistsError(target)
     tuned, base = checked_models(plan)
-    lora = lora_gguf(tuned, run.name)
     with run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
-        lora.write(made)
+        write_lora(made, tuned, run.name)
         made_base = plan.base
         if not made_base.exists():
             made_base = files.enter_context(atomic_path(plan.base))
@@ -87,35 +83,22 @@ def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]
 
     trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
     examples = read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
-    vocabulary = tuned.sources["token_embd.weight"].shape[0]
-    _, sequences = choose_sequences(trainer, examples, positions(vocabulary))
+    _, sequences = choose_sequences(trainer, examples, tuned.vocabulary_size)
     with one_blas_thread():
         say("verify: token ids, chat template")
         checks = vocabulary_checks(base, trainer, examples)
         say("verify: the trainer's logits (adapter on base)")
-        reference = reference_logits(tuned, plan.run.adapter, sequences, threads=plan.threads)
+        _, trained, _ = reference_logits(tuned, plan.run.adapter, sequences, threads=plan.threads)
         say("verify: the logits of base and LoRA GGUF")
         plain = file_logits(base, sequences, threads=plan.threads)
-        adapted = _logits_with_lora(base, lora, sequences, threads=plan.threads)
-    limit = plan.settings.max_quantized_kld
-    lost = divergence(reference.adapted, adapted)
-    without = divergence(reference.adapted, plain)
-    figures = {"kld_with": lost.mean, "kld_without": without.mean}
-    return [
-        *checks,
-        Check("base + LoRA ≈ adapter on base", lost.mean <= limit, str(lost), lost.figures()),
-        Check(
-            "the LoRA acts", lost.mean < without.mean,
-            f"KL divergence from the trained model {lost.mean:.2e} with it, {without.mean:.2e} "
-            "without", figures,
-        ),
-    ]  # fmt: skip
-
-
-def _logits_with_lora(
-    base: Path, lora: Path, sequences: Sequence[Sequence[int]], *, threads: int
-) -> list[Floats]:
-    longest = max(len(ids) for ids in sequences)
-    with open_model(base) as model, make_context(model, longest, threads=threads) as context:
-        use_adapter(context, load_adapter(model, lora))
-        return [context.logits(ids) for ids in sequences]
+        adapted = file_logits(base, sequences, threads=plan.threads, lora=lora)
+    near = check_near(
+        "base + LoRA ≈ adapter on base", trained, adapted, plan.settings.max_quantized_kld
+    )
+    lost, without = near.figures["mean_kld"], divergence(trained, plain).mean
+    acts = Check(
+        "the LoRA acts", lost < without,
+        f"KL divergence from the trained model {lost:.2e} with it, {without:.2e} without",
+        {"kld_with": lost, "kld_without": without},
+    )  # fmt: skip
+    return [*checks, near, acts]

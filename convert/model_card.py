@@ -7,31 +7,21 @@ Modelfile is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tuneserve.chat.examples import read_split
 from tuneserve.chat.prompt import template_of
 from tuneserve.chat.template import ChatTemplate, Message, TemplateError
 from tuneserve.console import human_bytes
 from tuneserve.convert.result import ConvertResult
-from tuneserve.files import write_text
+from tuneserve.files import sha256_file, write_text
+from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.llama import LlamaModel
+from tuneserve.run import RunDirectory
 
 _MARKS = {"system": "\u2402sys\u2403", "user": "\u2402usr\u2403", "assistant": "\u2402ast\u2403"}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a model card says of a model's making: the run's and the base's name, what was asked for
-    as the base, the splits' SHA-256, and some of the training's settings."""
-
-    name: str
-    base: str
-    spec: str
-    data: Mapping[str, str]
-    train: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -119,28 +109,29 @@ def modelfile(
     )
 
 
-def write_handover(
-    folder: Path,
-    result: ConvertResult,
-    origin: Origin,
-    prompts: Sequence[Sequence[Message]],
-) -> list[str]:
-    """Write Modelfile, README.md and SHA256SUMS into `folder`; returns the names written."""
+def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[str]:
+    """Write Modelfile, README.md and SHA256SUMS beside the GGUFs; returns the names written.
+
+    `base`: the base's name.
+    """
     tuned = Path(result.tuned.path)
-    with LlamaModel(folder / tuned.name, vocab_only=True) as model:
+    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
         template = template_of(model)
     written = ["README.md", "SHA256SUMS"]
-    text = modelfile(tuned, template, prompts)
+    held = read_split(run.split("test"), limit=50)
+    text = modelfile(tuned, template, [one.prompt for one in held if one.prompt and not one.tools])
     if text is not None:
-        write_text(folder / "Modelfile", text)
+        write_text(run.gguf / "Modelfile", text)
         written.append("Modelfile")
-    write_text(folder / "README.md", model_card(result, origin, has_modelfile=text is not None))
+    write_text(
+        run.gguf / "README.md", model_card(run, result, base, has_modelfile=text is not None)
+    )
     sums = [f"{made.sha256}  {Path(made.path).name}\n" for made in (result.tuned, result.base)]
-    write_text(folder / "SHA256SUMS", "".join(sums))
+    write_text(run.gguf / "SHA256SUMS", "".join(sums))
     return written
 
 
-def model_card(result: ConvertResult, origin: Origin, *, has_modelfile: bool) -> str:
+def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
     name = Path(result.tuned.path).name
     rows = "\n".join(
@@ -149,19 +140,27 @@ def model_card(result: ConvertResult, origin: Origin, *, has_modelfile: bool) ->
         for made, what in ((result.tuned, "fine-tuned"), (result.base, "base, for comparison"))
     )
     checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
-    data = "\n".join(f"- {file}: SHA-256 `{digest}`" for file, digest in origin.data.items())
-    settings = ", ".join(f"{key} {value}" for key, value in origin.train.items())
-    ollama = f"ollama create {origin.name} -f Modelfile\n" if has_modelfile else ""
-    return f"""# {origin.name}
+    splits = {name: run.split(name) for name in ("train", "eval", "test")}
+    data = "\n".join(
+        f"- {split}: SHA-256 `{sha256_file(path)}`"
+        for split, path in splits.items()
+        if path.is_file()
+    )
+    spec = run.require_stage("train", TrainOutput).base.spec
+    train = run.saved_settings().get("train", {})
+    keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
+    settings = ", ".join(f"{key} {train[key]}" for key in keys if key in train)
+    ollama = f"ollama create {run.name} -f Modelfile\n" if has_modelfile else ""
+    return f"""# {run.name}
 
-{origin.base}, fine-tuned with LoRA and merged.
+{base}, fine-tuned with LoRA and merged.
 
 | quantization | file | size | model |
 |---|---|---|---|
 {rows}
 
 ## Made of
-- Base: {origin.base} (`{origin.spec}`); its licence applies to these files too.
+- Base: {base} (`{spec}`); its licence applies to these files too.
 {data}
 - Training: {settings}
 

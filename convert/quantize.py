@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneserve.console import human_bytes, progress
+from tuneserve.console import bytes_per_second, progress
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.writer import CopiedTensor, encoded_size, write_gguf
@@ -37,7 +37,7 @@ def write_quantized(
     if matrix is not None:
         metadata |= matrix.provenance(matrix_file)
     label = f"write {path.name.removesuffix(PARTIAL_SUFFIX)}"
-    with progress(label, 2 * model.parameters, rate=_bytes_per_second) as advance:
+    with progress(label, 2 * model.parameters, rate=bytes_per_second) as advance:
         write_gguf(
             path, metadata, {**model.sources, **(copied or {})}, choices,
             threads=threads,
@@ -74,7 +74,3 @@ def measure_importance(
         total = sum(map(len, chunks))
         with progress("importance matrix", total, unit="tokens") as advance:
             return collect(model, chunks, threads=threads, advance=advance)
-
-
-def _bytes_per_second(value: float) -> str:
-    return f"{human_bytes(value)}/s"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.quantization import choose_types
-from tuneserve.convert.gguf.writer import SLAB_VALUES, encoded_size
-from tuneserve.convert.imatrix import uses_importance
+from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.slabs import SLAB_VALUES
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.architectures import ARCHITECTURES
@@ -28,6 +28,7 @@ LIBRARIES = 1300 * 1024 * 1024
 # quantized: 19 bytes a value) and what malloc keeps for the next one. So 1.9 GiB are asked for with
 # two threads, 2.8 with 16; measured were 1.33 (a model of 1.5 B) and 2.79 (8 B).
 BYTES_PER_VALUE = 32
+FIXED_ROUNDING = ("F16", "BF16", "Q8_0")
 # Architectures whose query, key and value projections have biases.
 _BIASED = ("qwen2",)
 
@@ -38,8 +39,9 @@ def worker_threads(settings: ConvertSettings) -> int:
 
 
 def uses_imatrix(settings: ConvertSettings) -> bool:
-    """Is an importance matrix measured and used?"""
-    return settings.imatrix and uses_importance(settings.quantization)
+    """Is an importance matrix measured and used? Rounding to the types in FIXED_ROUNDING has no
+    free choice that it could steer."""
+    return settings.imatrix and settings.quantization not in FIXED_ROUNDING
 
 
 def needed_memory(threads: int) -> int:

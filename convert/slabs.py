@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from math import prod
+from typing import TypeVar
 
-STEP_VALUES = 2 * 1024 * 1024
+SLAB_VALUES = 2 * 1024 * 1024
+Slab = TypeVar("Slab")
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -22,9 +27,26 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
-def row_steps(shape: tuple[int, ...], values: int = STEP_VALUES) -> Iterator[tuple[int, int]]:
-    """(first row, number of rows) of a tensor's slabs of about `values` values."""
-    width = prod(shape[1:])
-    step = max(1, values // width)
-    for start in range(0, shape[0], step):
-        yield start, min(step, shape[0] - start)
+def row_spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+    """[start, stop) of a tensor's slabs of about SLAB_VALUES values; a vector is one slab."""
+    rows = shape[0]
+    step = rows if len(shape) == 1 else max(1, SLAB_VALUES // prod(shape[1:]))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def made_in_order(
+    pool: ThreadPoolExecutor, make: Callable[[Slab], Made], slabs: Iterable[Slab], ahead: int
+) -> Iterator[Made]:
+    """What threads make of the slabs, in order; at most `ahead` of them are in memory."""
+    waiting: deque[Future[Made]] = deque()
+    try:
+        for slab in slabs:
+            waiting.append(pool.submit(make, slab))
+            if len(waiting) == ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

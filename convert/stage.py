@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuneserve.base import check_checkpoint, resolve_base
-from tuneserve.chat.examples import read_split
-from tuneserve.console import human_bytes, progress, say
+from tuneserve.console import bytes_per_second, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -20,7 +19,7 @@ from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
-from tuneserve.convert.model_card import Origin, write_handover
+from tuneserve.convert.model_card import write_handover
 from tuneserve.convert.quantize import (
     measure_importance,
     planned_bytes,
@@ -30,7 +29,7 @@ from tuneserve.convert.quantize import (
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.convert.verify import Candidate, VerificationError, verify
-from tuneserve.convert.verify.checks import PROBE_BYTES
+from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
@@ -71,10 +70,6 @@ class Plan:
     @property
     def threads(self) -> int:
         return worker_threads(self.settings)
-
-    @property
-    def uses_imatrix(self) -> bool:
-        return uses_imatrix(self.settings)
 
     def outputs(self) -> list[Path]:
         """What must not be there already."""
@@ -123,7 +118,7 @@ def convert(
             return done
     with run.alone(), run.stage("convert", keep=True) as running:
         result = _make(plan, *checked_models(plan), running.withdraw)
-        result = result.model_copy(update={"handover": _hand_over(plan, result)})
+        result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
         running.result = result
     return result
 
@@ -152,26 +147,6 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     return models
 
 
-def _hand_over(plan: Plan, result: ConvertResult) -> list[str]:
-    run = plan.run
-    train = run.saved_settings().get("train", {})
-    keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
-    origin = Origin(
-        name=run.name,
-        base=plan.base_name,
-        spec=run.require_stage("train", TrainOutput).base.spec,
-        data={
-            name: sha256_file(run.split(name))
-            for name in ("train", "eval", "test")
-            if run.split(name).is_file()
-        },
-        train={key: train[key] for key in keys if key in train},
-    )
-    held = read_split(run.split("test"), limit=50)
-    prompts = [one.prompt for one in held if one.prompt and not one.tools]
-    return write_handover(run.gguf, result, origin, prompts)
-
-
 def _make(
     plan: Plan, tuned: GGUFModel, base: GGUFModel, withdraw: Callable[[], None]
 ) -> ConvertResult:
@@ -187,7 +162,7 @@ def _make(
             made_f16 = files.enter_context(atomic_path(plan.f16))
             write_quantized(tuned, made_f16, "F16", threads=plan.threads)
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        matrix = _importance_matrix(plan, tuned, files) if plan.uses_imatrix else None
+        matrix = _importance_matrix(plan, tuned, files) if uses_imatrix(settings) else None
         checkpoint = None
         if settings.merged_checkpoint:
             checkpoint = files.enter_context(atomic_path(plan.merged))
@@ -208,7 +183,7 @@ def _make(
             threads=plan.threads, matrix=matrix, matrix_file=plan.imatrix.name, copied=copied,
         )  # fmt: skip
         clock.lap("quantize the base")
-        verified = verify(
+        checks, sample = verify(
             Candidate(
                 made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
                 matrix.means() if matrix else None, checkpoint, made_f16,
@@ -217,15 +192,15 @@ def _make(
             settings,
         )  # fmt: skip
         clock.lap("verify")
-        if not verified.passed:
-            raise VerificationError(verified.checks, str(plan.tuned))
+        if not all(check.passed for check in checks):
+            raise VerificationError(checks, str(plan.tuned))
         result = ConvertResult(
             tuned=_described(made_tuned, plan.tuned, settings.quantization),
             base=_described(made_base, plan.base, settings.quantization),
             tensor_types=dict(Counter(choice.type for choice in choices)),
             fallbacks=fallbacks(choices),
-            verification=verified.checks,
-            sample=verified.sample,
+            verification=checks,
+            sample=sample,
             seconds=clock.laps,
             settings=settings.model_dump(mode="json"),
             inputs=plan.inputs(),
@@ -239,12 +214,8 @@ def _make(
 
 def _write_checkpoint(plan: Plan, merged: MergedCheckpoint, target: Path) -> None:
     total = checkpoint_bytes(merged)
-    with progress("write the merged checkpoint", total, rate=_per_second) as advance:
+    with progress("write the merged checkpoint", total, rate=bytes_per_second) as advance:
         write_checkpoint(target, merged, plan.run.adapter, threads=plan.threads, advance=advance)
-
-
-def _per_second(value: float) -> str:
-    return f"{human_bytes(value)}/s"
 
 
 def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> ImportanceMatrix:
@@ -254,11 +225,14 @@ def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> Import
     """
     made = files.enter_context(atomic_path(plan.imatrix))
     kind = temporary_quantization(tuned)
-    with _scratch(plan.run.tuned_gguf(f"{kind}-for-imatrix")) as path:
+    path = plan.run.tuned_gguf(f"{kind}-for-imatrix{PARTIAL_SUFFIX}")
+    try:
         write_quantized(tuned, path, kind, threads=plan.threads)
         matrix = measure_importance(
             path, plan.run, plan.settings.imatrix_tokens, threads=plan.threads
         )
+    finally:
+        path.unlink(missing_ok=True)
     matrix.write(made)
     return matrix
 
@@ -270,9 +244,9 @@ def copied_tensors(
     return {
         choice.name: CopiedTensor(tuned, choice.name)
         for choice in choices
-        if choice.name in tuned
+        if choice.name in tuned.tensors
         and choice.name not in changed
-        and tuned.type(choice.name) == choice.type
+        and tuned.type_name(choice.name) == choice.type
     }
 
 
@@ -303,7 +277,7 @@ def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
     needed = sum(planned_bytes(model, settings.quantization) for model in models)
     if settings.keep_f16 and settings.quantization != "F16":
         needed += planned_bytes(models[0], "F16")
-    if plan.uses_imatrix:
+    if uses_imatrix(settings):
         needed += planned_bytes(models[0], temporary_quantization(models[0]))
     if settings.merged_checkpoint:
         needed += checkpoint_bytes(models[0].checkpoint)
@@ -317,13 +291,3 @@ def _described(made: Path, final: Path, quantization: str) -> GGUFRecord:
         sha256=sha256_file(made),
         quantization=quantization,
     )
-
-
-@contextmanager
-def _scratch(final: Path) -> Iterator[Path]:
-    """A temporary path beside `final` whose file is gone afterwards."""
-    path = final.with_name(final.name + PARTIAL_SUFFIX)
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)

@@ -58,6 +58,10 @@ def human_bytes(count: float) -> str:
     raise AssertionError
 
 
+def bytes_per_second(rate: float) -> str:
+    return f"{human_bytes(rate)}/s"
+
+
 def human_seconds(seconds: float) -> str:
     """Seconds as '8.1 s', '3 min 05 s' or '2 h 10 min'."""
     if seconds < 60:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +33,7 @@ BLOCK_ROWS = 16
 vocabulary of 128,000 is 1 MiB."""
 
 
-@dataclass(frozen=True)
-class Divergence:
+class Divergence(NamedTuple):
     """Per position, [positions]: KL(base || other) in nats, both models' nll of the token that
     follows, and whether both have the same most probable token."""
 
@@ -108,12 +107,7 @@ class RowWorkers:
 
 def joined(parts: list[Divergence]) -> Divergence:
     """Positions of several parts in one."""
-    return Divergence(
-        np.concatenate([part.kld for part in parts]),
-        np.concatenate([part.base_nll for part in parts]),
-        np.concatenate([part.nll for part in parts]),
-        np.concatenate([part.same_top for part in parts]),
-    )
+    return Divergence(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def divergence(reference: Sequence[Floats], candidate: Sequence[Floats]) -> DivergenceSummary:

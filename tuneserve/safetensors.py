@@ -10,7 +10,7 @@ Format: 8 bytes little-endian header length, a JSON header, then the tensors' by
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -73,45 +73,27 @@ def as_float32(values: npt.NDArray[np.generic], dtype: str) -> Floats:
     return values.astype(np.float32, copy=False)
 
 
-class SafetensorsFiles:
-    """All tensors of one or several .safetensors files, by name."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        """Read the headers. Raises UsageError for a file that is damaged."""
-        self.tensors: dict[str, StoredTensor] = {}
-        for path in paths:
-            self.tensors.update(_read_header(path))
-
-    @classmethod
-    def of_directory(cls, directory: Path) -> SafetensorsFiles:
-        """A checkpoint directory's weights, in shards or not."""
-        index = directory / "model.safetensors.index.json"
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise UsageError("has no weight_map", where=str(index))
-            names = set(map(str, weight_map.values()))
-            paths = [directory / name for name in sorted(names)]
-        else:
-            paths = sorted(directory.glob("*.safetensors"))
-        if not paths:
-            raise UsageError("no .safetensors files", where=str(directory))
-        missing = [str(path) for path in paths if not path.is_file()]
-        if missing:
-            raise UsageError("shards are missing", where=str(directory), problems=missing)
-        return cls(paths)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.tensors
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        return self.tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
+def checkpoint_tensors(directory: Path) -> dict[str, StoredTensor]:
+    """A checkpoint directory's weights by name, in shards or not. Raises UsageError for files that
+    are missing or damaged."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UsageError("has no weight_map", where=str(index))
+        paths = [directory / name for name in sorted(set(map(str, weight_map.values())))]
+    else:
+        paths = sorted(directory.glob("*.safetensors"))
+    if not paths:
+        raise UsageError("no .safetensors files", where=str(directory))
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise UsageError("shards are missing", where=str(directory), problems=missing)
+    return {name: tensor for path in paths for name, tensor in stored_tensors(path).items()}
 
 
-def _read_header(path: Path) -> dict[str, StoredTensor]:
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file, by name. Raises UsageError if it is damaged."""
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -167,19 +149,14 @@ class SafetensorsWriter:
         self._file = path.open("wb")
         self._file.write(len(text).to_bytes(8, "little") + text)
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
-        """The next tensor's bytes."""
-        self.write_pieces(name, [data])
-
-    def write_pieces(self, name: str, pieces: Iterable[bytes | memoryview]) -> None:
+    def write(self, name: str, pieces: Iterable[bytes]) -> None:
         """The next tensor's bytes, in pieces one after the other."""
         spec = self._waiting.pop()
         if spec.name != name:
             raise ValueError(f"expected {spec.name}, got {name}")
         size = 0
         for data in pieces:
-            size += memoryview(data).nbytes
-            self._file.write(data)
+            size += self._file.write(data)
         if spec.size_bytes != size:
             raise ValueError(f"expected {spec.size_bytes} B of {name}, got {size} B")
 

@@ -8,8 +8,6 @@ and `lora_b` [columns, r].
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,37 +16,25 @@ from tuneserve.convert.gguf.model import QUANTIZATION_VERSION, ComputedTensor, G
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import write_gguf
-from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
 from tuneserve.errors import UsageError
 
-FILE_TYPE = "F16"
 
-
-@dataclass(frozen=True)
-class LoraGGUF:
-    """Metadata and tensors of an adapter's GGUF."""
-
-    metadata: Mapping[str, Value]
-    tensors: Mapping[str, ComputedTensor]
-
-    def write(self, path: Path) -> None:
-        """Write the file. Raises TuneserveError for weights too large for float16."""
-        choices = [Choice(name, FILE_TYPE) for name in self.tensors]
-        write_gguf(path, self.metadata, self.tensors, choices, threads=1)
-
-
-def lora_gguf(model: GGUFModel, name: str) -> LoraGGUF:
-    """The GGUF of the adapter in `model.checkpoint`; `name` becomes general.name.
+def write_lora(path: Path, model: GGUFModel, name: str) -> None:
+    """Write the GGUF of the adapter in `model.checkpoint`; `name` becomes general.name.
 
     A GGUF has room for one alpha: a module whose alpha differs has the ratio in its `lora_b`.
     Raises UsageError for adapters that llama.cpp can't apply at run time: DoRA, whole tensors
-    (`modules_to_save`), an embedding that is the output too.
+    (`modules_to_save`), an embedding that is the output too; TuneserveError for weights too large
+    for float16.
     """
     adapter = model.checkpoint.adapter
     assert adapter is not None
     check_applicable(model.checkpoint)
-    alpha = written_alpha(adapter)
+    # The alpha for which llama.cpp's alpha / r is the scale of the adapter's first module; for
+    # rsLoRA that is alpha * sqrt(r).
+    first = next(iter(adapter.changes.values()))
+    alpha = first.scale * first.rank
     tensors: dict[str, ComputedTensor] = {}
     for hf_name, change in adapter.changes.items():
         gguf_name = model.architecture.gguf_tensor_name(hf_name)
@@ -76,16 +62,8 @@ def lora_gguf(model: GGUFModel, name: str) -> LoraGGUF:
         "adapter.lora.alpha": ("float32", alpha),
         "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
     }
-    return LoraGGUF(metadata, tensors)
-
-
-def written_alpha(adapter: Adapter) -> float:
-    """The alpha for which llama.cpp's alpha / r is the scale of the adapter's first module.
-
-    For rsLoRA that is alpha * sqrt(r).
-    """
-    change = next(iter(adapter.changes.values()))
-    return float(change.scale * change.rank)
+    choices = [Choice(tensor, "F16") for tensor in tensors]
+    write_gguf(path, metadata, tensors, choices, threads=1)
 
 
 def check_applicable(checkpoint: MergedCheckpoint) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class ComputedTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(int(n) for n in self.values.shape)
+        return self.values.shape
 
     def rows(self, start: int, stop: int) -> Floats:
         return self.values[start:stop]
@@ -70,14 +71,17 @@ class GGUFModel:
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
         self.config: Mapping[str, Any] = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
-        rows = self.sources["token_embd.weight"].shape[0]
+        self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
         self.vocabulary = Vocabulary(
-            tokenizer, rows=rows, architecture=self.architecture.gguf_name, config=self.config
+            tokenizer,
+            rows=self.vocabulary_size,
+            architecture=self.architecture.gguf_name,
+            config=self.config,
         )
 
     @property
     def parameters(self) -> int:
-        return sum(int(np.prod(s.shape, dtype=np.int64)) for s in self.sources.values())
+        return sum(prod(source.shape) for source in self.sources.values())
 
     @property
     def changed(self) -> set[str]:
@@ -106,7 +110,7 @@ class GGUFModel:
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
-        config = {**self.config, "vocab_size": self.sources["token_embd.weight"].shape[0]}
+        config = {**self.config, "vocab_size": self.vocabulary_size}
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),
@@ -126,7 +130,7 @@ class GGUFModel:
         for name in self.checkpoint.names:
             gguf_name = self.architecture.gguf_tensor_name(name)
             if gguf_name is None:
-                if not name.endswith(self.architecture.ignored):
+                if not name.endswith(".rotary_emb.inv_freq"):
                     unknown.append(name)
                 continue
             shape = self.checkpoint.shape(name)
@@ -146,12 +150,10 @@ class GGUFModel:
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
-        expected = {f"{name}.weight" for name in self.architecture.required_tensors}
+        expected = {f"{name}.weight" for name in self.architecture.tensors}
         for layer in range(int(self.config["num_hidden_layers"])):
-            expected |= {
-                f"blk.{layer}.{name}.weight" for name in self.architecture.required_layer_tensors
-            }
-        missing = sorted(expected - set(sources))
+            expected |= {f"blk.{layer}.{name}.weight" for name in self.architecture.layer_tensors}
+        missing = sorted(expected - {"output.weight"} - set(sources))
         if missing:
             raise UsageError(
                 f"{len(missing)} tensors are missing from the checkpoint",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 Shape = tuple[int, ...]
 
@@ -44,27 +43,6 @@ FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 UNQUANTIZED = ("F32", "F16", "BF16")
 
 
-class Role(Enum):
-    """What a tensor is for, as far as the choice of its type goes."""
-
-    EMBEDDING = "token_embd.weight"
-    OUTPUT = "output.weight"
-    ATTENTION_V = "attn_v.weight"
-    ATTENTION_QKV = "attn_qkv.weight"
-    FFN_DOWN = "ffn_down"
-    OTHER = ""
-
-    @classmethod
-    def of(cls, name: str) -> Role:
-        for role in (cls.EMBEDDING, cls.OUTPUT):
-            if name == role.value:
-                return role
-        for role in (cls.ATTENTION_QKV, cls.ATTENTION_V, cls.FFN_DOWN):
-            if role.value in name:
-                return role
-        return cls.OTHER
-
-
 @dataclass(frozen=True)
 class Choice:
     """A tensor's type; `wanted` is the type its row length did not allow, if so."""
@@ -92,28 +70,34 @@ def choose_types(
 
     `layers`: number of blocks; `grouping`: query heads per key-value head.
     """
-    mixture = MIXTURES[quantization]
+    plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
-    values = [n for n in names if Role.of(n) in (Role.ATTENTION_V, Role.ATTENTION_QKV)]
-    downs = [n for n in names if Role.of(n) is Role.FFN_DOWN]
-    chooser = _Chooser(
-        quantization, mixture.plain, tied=Role.OUTPUT.value not in shapes, layers=layers,
-        grouping=grouping, has_imatrix=has_imatrix, value_tensors=len(values),
-    )  # fmt: skip
+    values = [name for name in names if "attn_v.weight" in name or "attn_qkv.weight" in name]
+    downs = [name for name in names if "ffn_down" in name]
+    output = "output.weight" if "output.weight" in shapes else "token_embd.weight"
+
+    def wanted(name: str, columns: int) -> str:
+        """The type by the tensor's role, whether its row length allows it or not."""
+        if name == output:
+            return "Q8_0" if columns % BLOCK[plain] or plain == "Q8_0" else "Q6_K"
+        if name in values:
+            number, count = values.index(name), len(values)
+            return _attention_values(quantization, number, count, layers, grouping)
+        if name in downs:
+            return _ffn_down(quantization, downs.index(name), layers, has_imatrix)
+        return plain
+
     choices = []
     for name in names:
+        columns = shapes[name][-1]
         if not is_quantizable(name, shapes[name]):
             choices.append(Choice(name, "F32"))
-        elif mixture.plain in UNQUANTIZED:
-            choices.append(Choice(name, mixture.plain))
+        elif plain in UNQUANTIZED:
+            choices.append(Choice(name, plain))
         else:
-            role = Role.of(name)
-            number = {
-                Role.ATTENTION_V: values, Role.ATTENTION_QKV: values, Role.FFN_DOWN: downs
-            }.get(role, [name]).index(name)  # fmt: skip
-            wanted = chooser.wanted(role, number, shapes[name][-1])
-            fitting = fitting_type(wanted, shapes[name][-1])
-            choices.append(Choice(name, fitting, None if fitting == wanted else wanted))
+            best = wanted(name, columns)
+            fitting = fitting_type(best, columns)
+            choices.append(Choice(name, fitting, None if fitting == best else best))
     return choices
 
 
@@ -130,51 +114,34 @@ def fitting_type(wanted: str, columns: int) -> str:
     return smaller if columns % BLOCK[smaller] == 0 else "F16"
 
 
-@dataclass(frozen=True)
-class _Chooser:
-    quantization: str
-    plain: str
-    tied: bool
-    layers: int
-    grouping: int
-    has_imatrix: bool
-    value_tensors: int
+def _attention_values(
+    quantization: str, number: int, count: int, layers: int, grouping: int
+) -> str:
+    """The type of the `number`-th of `count` matrices of attention values."""
+    chosen = MIXTURES[quantization].plain
+    if quantization == "IQ4_XS" and grouping >= 4:
+        chosen = "Q5_K"
+    elif quantization in ("Q4_K_M", "Q5_K_M") and more_bits(number, count):
+        chosen = "Q6_K"
+    elif quantization == "Q4_K_S" and number < 4:
+        chosen = "Q5_K"
+    # Such a model is what llama.cpp takes for one of 70B.
+    large = layers == 80 and grouping > 1
+    return "Q5_K" if large and chosen == "Q4_K" else chosen
 
-    def wanted(self, role: Role, number: int, columns: int) -> str:
-        """The type for the `number`-th tensor of its role, whatever its row length."""
-        if role is Role.OUTPUT or (role is Role.EMBEDDING and self.tied):
-            if columns % BLOCK[self.plain] != 0 or self.plain == "Q8_0":
-                return "Q8_0"
-            return "Q6_K"
-        if role in (Role.ATTENTION_V, Role.ATTENTION_QKV):
-            return self._attention_values(number)
-        if role is Role.FFN_DOWN:
-            return self._ffn_down(number)
-        return self.plain
 
-    def _attention_values(self, number: int) -> str:
-        chosen = self.plain
-        if self.quantization == "IQ4_XS" and self.grouping >= 4:
-            chosen = "Q5_K"
-        elif self.quantization in ("Q4_K_M", "Q5_K_M") and more_bits(number, self.value_tensors):
-            chosen = "Q6_K"
-        elif self.quantization == "Q4_K_S" and number < 4:
-            chosen = "Q5_K"
-        # Such a model is what llama.cpp takes for one of 70B.
-        large = self.layers == 80 and self.grouping > 1
-        return "Q5_K" if large and chosen == "Q4_K" else chosen
-
-    def _ffn_down(self, number: int) -> str:
-        first_layers = number < self.layers // 8
-        if self.quantization in ("Q4_K_M", "Q5_K_M") and more_bits(number, self.layers):
-            return "Q6_K"
-        if self.quantization == "Q4_K_S" and first_layers:
-            return "Q5_K"
-        if self.quantization == "IQ4_XS" and first_layers and not self.has_imatrix:
-            return "Q5_K"
-        if self.quantization == "Q4_0" and first_layers and self.has_imatrix:
-            return "Q4_1"
-        return self.plain
+def _ffn_down(quantization: str, number: int, layers: int, has_imatrix: bool) -> str:
+    """The type of the `number`-th FFN down matrix."""
+    first_layers = number < layers // 8
+    if quantization in ("Q4_K_M", "Q5_K_M") and more_bits(number, layers):
+        return "Q6_K"
+    if quantization == "Q4_K_S" and first_layers:
+        return "Q5_K"
+    if quantization == "IQ4_XS" and first_layers and not has_imatrix:
+        return "Q5_K"
+    if quantization == "Q4_0" and first_layers and has_imatrix:
+        return "Q4_1"
+    return MIXTURES[quantization].plain
 
 
 def more_bits(layer: int, layers: int) -> bool:

@@ -5,8 +5,6 @@ A mapped file's pages count as this process's memory; here only the rows in hand
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from tuneserve.arrays import Bytes, Floats, Ids
@@ -14,33 +12,12 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import ggml
 
 
-class TensorFile:
-    """An open GGUF: which tensors, their `shape` and `type`, their rows as bytes or float32."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises UsageError if the file is damaged."""
-        self.path = path
-        self.header = GGUFFile(path)
-
-    @property
-    def names(self) -> list[str]:
-        """In the file's order."""
-        return list(self.header.tensors)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.header.tensors
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Row-major: [rows, columns]."""
-        return self.header.shape(name)
-
-    def type(self, name: str) -> str:
-        """'F16', 'Q4_K', …"""
-        return self.header.type_name(name)
+class TensorFile(GGUFFile):
+    """An open GGUF whose rows are read as bytes or float32."""
 
     def encoded(self, name: str, start: int, stop: int) -> Bytes:
         """Rows [start, stop) as they are stored (of a vector: all of it)."""
-        tensor = self.header.tensor(name)
+        tensor = self.tensor(name)
         size = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
         if len(tensor.shape) == 1:
             start, stop = 0, 1
@@ -50,7 +27,7 @@ class TensorFile:
 
     def rows_at(self, name: str, wanted: Ids) -> Floats:
         """The rows of these numbers, float32 [len(wanted), columns]; of a vector: its elements."""
-        shape, kind = self.shape(name), self.type(name)
+        shape, kind = self.shape(name), self.type_name(name)
         if len(shape) == 1:
             whole = ggml.dequantize(self.encoded(name, 0, 1), kind, shape[0])
             return whole.reshape(-1)[wanted]

@@ -47,8 +47,9 @@ class Vocabulary:
         tokenizer is of another kind, or has more tokens than the embedding has rows.
         """
         self.directory, self.architecture, self.config = directory, architecture, config
-        self.json = _read_json(directory / "tokenizer.json", required=True)
-        self.tokenizer_config = _read_json(directory / "tokenizer_config.json", required=False)
+        self.json = read_json(directory / "tokenizer.json")
+        config_path = directory / "tokenizer_config.json"
+        self.tokenizer_config = read_json(config_path) if config_path.exists() else {}
         self._check_structure()
         model = self.json["model"]
         if model.get("type") != "BPE":
@@ -126,8 +127,11 @@ class Vocabulary:
         special = SpecialVocab(
             self.directory, load_merges=not self.is_sentencepiece, n_vocab=len(self.tokens)
         )
-        special.add_special_token.setdefault("bos", self._writes_bos())
-        if any(step.get("type") == "ByteLevel" for step in self._post_processing()):
+        processor = self.json.get("post_processor") or {}
+        steps: list[dict[str, Any]] = processor.get("processors", [processor])
+        adds_bos = any("SpecialToken" in (step.get("single") or [{}])[0] for step in steps)
+        special.add_special_token.setdefault("bos", adds_bos)
+        if any(step.get("type") == "ByteLevel" for step in steps):
             special.add_special_token.setdefault("eos", False)
         for kind in special.special_token_types:
             number = self.config.get(f"{kind}_token_id")
@@ -190,15 +194,6 @@ class Vocabulary:
                 where=str(self.directory / "tokenizer.json"),
             )
 
-    def _writes_bos(self) -> bool:
-        steps = self._post_processing()
-        return any("SpecialToken" in (step.get("single") or [{}])[0] for step in steps)
-
-    def _post_processing(self) -> list[dict[str, Any]]:
-        processor = self.json.get("post_processor") or {}
-        steps: list[dict[str, Any]] = processor.get("processors", [processor])
-        return steps
-
 
 def byte_level_tokens(content: Mapping[str, Any]) -> dict[int, Token]:
     """Tokens by id of a byte-level BPE tokenizer.json."""
@@ -208,10 +203,6 @@ def byte_level_tokens(content: Mapping[str, Any]) -> dict[int, Token]:
     for entry in content["added_tokens"]:
         tokens[entry["id"]] = Token(entry["content"], added_kind(entry))
     return tokens
-
-
-def _read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    return read_json(path) if required or path.exists() else {}
 
 
 BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")

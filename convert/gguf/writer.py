@@ -7,10 +7,10 @@ intermediate file is written.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,8 @@ import numpy.typing as npt
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.slabs import one_blas_thread
+from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
 from tuneserve.llama import ggml
-
-SLAB_VALUES = 2 * 1024 * 1024
 
 
 class RowSource(Protocol):
@@ -51,32 +49,24 @@ class CopiedTensor:
         return self.file.rows_at(self.name, np.arange(start, stop))
 
 
-@dataclass(frozen=True)
-class Slab:
-    """Rows [start, stop) of a tensor, to be encoded as `type`."""
-
-    source: RowSource
-    type: str
-    start: int
-    stop: int
-    importance: Floats | None
-
-    def encoded(self) -> Bytes:
-        """The rows as the bytes that go into the file. Raises TuneserveError for values that are
-        not finite, or too large for float16."""
-        if isinstance(self.source, CopiedTensor):
-            return self.source.file.encoded(self.source.name, self.start, self.stop)
-        values = self.source.rows(self.start, self.stop)
-        if self.type == "F32":
-            return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
-        if self.type == "BF16":
-            return ggml.quantize(values, self.type, self.importance).reshape(-1)
-        halves = as_float16(values)
-        # Quantization may hide a value that is not finite; here it shows.
-        ggml.check_values(halves.view(np.uint8), "F16")
-        if self.type == "F16":
-            return halves.view(np.uint8).reshape(-1)
-        return ggml.quantize(halves.astype(np.float32), self.type, self.importance).reshape(-1)
+def encoded_rows(
+    source: RowSource, kind: str, start: int, stop: int, importance: Floats | None = None
+) -> Bytes:
+    """Rows [start, stop) as the bytes of a ggml type. Raises TuneserveError for values that are
+    not finite, or too large for float16."""
+    if isinstance(source, CopiedTensor):
+        return source.file.encoded(source.name, start, stop)
+    values = source.rows(start, stop)
+    if kind == "F32":
+        return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
+    if kind == "BF16":
+        return ggml.quantize(values, kind, importance).reshape(-1)
+    halves = as_float16(values)
+    # Quantization may hide a value that is not finite; here it shows.
+    ggml.check_values(halves.view(np.uint8), "F16")
+    if kind == "F16":
+        return halves.view(np.uint8).reshape(-1)
+    return ggml.quantize(halves.astype(np.float32), kind, importance).reshape(-1)
 
 
 def as_float16(values: Floats) -> npt.NDArray[np.float16]:
@@ -101,9 +91,28 @@ def write_gguf(
     quantized from an F16 GGUF. `advance` gets the count of values done.
     """
     writer = _open(path, metadata, sources, choices)
+    file = writer.fout[0]
+    spans = (
+        (choice, start, stop)
+        for choice in choices
+        for start, stop in row_spans(sources[choice.name].shape)
+    )
+
+    def encode(span: tuple[Choice, int, int]) -> tuple[Choice, int, int, Bytes]:
+        choice, start, stop = span
+        weights = (importance or {}).get(choice.name)
+        data = encoded_rows(sources[choice.name], choice.type, start, stop, weights)
+        return choice, start, stop, data
+
     try:
+        writer.write_padding(file, file.tell())
         with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-            _write_tensors(writer, pool, sources, choices, importance or {}, threads, advance)
+            for choice, start, stop, data in made_in_order(pool, encode, spans, 2 * threads):
+                data.tofile(file)
+                shape = sources[choice.name].shape
+                if stop == shape[0]:
+                    writer.write_padding(file, encoded_size(shape, choice.type))
+                advance((stop - start) * prod(shape[1:]))
     finally:
         writer.close()
 
@@ -135,58 +144,4 @@ def _open(
 
 def encoded_size(shape: tuple[int, ...], type_name: str) -> int:
     """Bytes of a tensor of this shape as it is stored in a GGUF."""
-    rows = int(np.prod(shape[:-1], dtype=np.int64))
-    return rows * ggml.row_bytes(type_name, shape[-1])
-
-
-def _write_tensors(
-    writer: Any,
-    pool: ThreadPoolExecutor,
-    sources: Mapping[str, RowSource],
-    choices: Sequence[Choice],
-    importance: Mapping[str, Floats],
-    threads: int,
-    advance: Callable[[float], None],
-) -> None:
-    file = writer.fout[0]
-    writer.write_padding(file, file.tell())
-    slabs = (
-        (choice, slab)
-        for choice in choices
-        for slab in slabs_of(sources[choice.name], choice.type, importance.get(choice.name))
-    )
-    waiting: deque[tuple[Choice, Slab, Future[Bytes]]] = deque()
-
-    def submit() -> bool:
-        following = next(slabs, None)
-        if following is None:
-            return False
-        choice, slab = following
-        waiting.append((choice, slab, pool.submit(slab.encoded)))
-        return True
-
-    for _ in range(2 * threads):
-        submit()
-    try:
-        while waiting:
-            choice, slab, future = waiting.popleft()
-            future.result().tofile(file)
-            if slab.stop == slab.source.shape[0]:
-                writer.write_padding(file, encoded_size(slab.source.shape, choice.type))
-            advance((slab.stop - slab.start) * row_values(slab.source.shape))
-            submit()
-    finally:
-        for _, _, future in waiting:
-            future.cancel()
-
-
-def slabs_of(source: RowSource, type_name: str, importance: Floats | None) -> Iterator[Slab]:
-    """A tensor in slabs of whole rows."""
-    rows = source.shape[0]
-    step = rows if len(source.shape) == 1 else max(1, SLAB_VALUES // row_values(source.shape))
-    for start in range(0, rows, step):
-        yield Slab(source, type_name, start, min(start + step, rows), importance)
-
-
-def row_values(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape[1:], dtype=np.int64))
+    return prod(shape[:-1]) * ggml.row_bytes(type_name, shape[-1])

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.merge.four_bit import ReadableTensor
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
-from tuneserve.safetensors import SafetensorsFiles, StoredTensor
+from tuneserve.safetensors import StoredTensor, stored_tensors
 
 PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
@@ -38,6 +37,10 @@ class LowRank:
     b: Floats
     scale: float
     magnitude: Floats | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.b), self.a.shape[1]
 
     @property
     def rank(self) -> int:
@@ -60,36 +63,10 @@ class Adapter:
         """Read it. Raises UsageError for what is missing or of a kind that can't be merged."""
         self.directory = directory
         self.config = _read_config(directory)
-        self._files = SafetensorsFiles([_weights_path(directory)])
+        self._files = stored_tensors(_weights_path(directory))
         self.changes: dict[str, LowRank] = {}
         self.replaced: dict[str, StoredTensor] = {}
         self._sort_tensors()
-
-    def check_belongs_to(self, base: Mapping[str, ReadableTensor], *, tied: bool) -> None:
-        """Raise UsageError listing every tensor that does not fit the base."""
-        problems = []
-        for name, change in self.changes.items():
-            shape = _base_shape(base, name, tied=tied)
-            found = (change.b.shape[0], change.a.shape[1])
-            if shape is None:
-                problems.append(f"{name}: the base has no such weight")
-            elif shape != found:
-                problems.append(f"{name}: the base has {list(shape)}, the adapter {list(found)}")
-        for name, tensor in self.replaced.items():
-            shape = _base_shape(base, name, tied=tied)
-            if shape is None:
-                problems.append(f"{name}: the base has no such tensor")
-            elif shape != tensor.shape:
-                problems.append(
-                    f"{name}: the base has {list(shape)}, the adapter {list(tensor.shape)}"
-                )
-        if problems:
-            raise UsageError(
-                f"this adapter does not belong to the base ({len(problems)} mismatches)",
-                where=str(self.directory),
-                problems=problems,
-                hint=f"It was trained on '{self.config.get('base_model_name_or_path')}'.",
-            )
 
     def _sort_tensors(self) -> None:
         factors: dict[str, dict[str, Floats]] = {}
@@ -118,22 +95,17 @@ class Adapter:
                 problems.append(f"{module}: lora_A has rank {sides['A'].shape[0]}, "
                                 f"lora_B {sides['B'].shape[1]}")  # fmt: skip
             else:
-                self.changes[f"{module}.weight"] = self._low_rank(module, sides, magnitudes)
+                self.changes[f"{module}.weight"] = LowRank(
+                    np.ascontiguousarray(sides["A"]),
+                    np.ascontiguousarray(sides["B"]),
+                    scale_of(self.config, module, rank=sides["A"].shape[0]),
+                    magnitudes.get(module),
+                )
         problems += self._expected_but_absent(set(factors))
         if problems:
             raise UsageError(
                 "this adapter is damaged", where=str(self.directory), problems=problems
             )
-
-    def _low_rank(
-        self, module: str, sides: Mapping[str, Floats], magnitudes: Mapping[str, Floats]
-    ) -> LowRank:
-        return LowRank(
-            np.ascontiguousarray(sides["A"]),
-            np.ascontiguousarray(sides["B"]),
-            scale_of(self.config, module, rank=sides["A"].shape[0]),
-            magnitudes.get(module),
-        )
 
     def _expected_but_absent(self, modules: set[str]) -> list[str]:
         """Layers that lack a projection which other layers have: PEFT adapts all or none.
@@ -171,14 +143,6 @@ def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
-
-
-def _base_shape(
-    base: Mapping[str, ReadableTensor], name: str, *, tied: bool
-) -> tuple[int, ...] | None:
-    if tied and name == "lm_head.weight" and name not in base:
-        name = "model.embed_tokens.weight"
-    return base[name].shape if name in base else None
 
 
 def _weights_path(directory: Path) -> Path:

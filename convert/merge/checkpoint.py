@@ -13,11 +13,11 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.four_bit import kind_of_weights, readable_tensors
-from tuneserve.convert.slabs import row_steps
+from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
+from tuneserve.convert.slabs import row_spans
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -30,13 +30,13 @@ class MergedCheckpoint:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
         self.config = read_json(base / "config.json")
-        self._base = readable_tensors(SafetensorsFiles.of_directory(base))
+        self._base = readable_tensors(checkpoint_tensors(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
         self._changes = adapter.changes if adapter else {}
         self._replaced = adapter.replaced if adapter else {}
         if adapter:
-            adapter.check_belongs_to(self._base, tied=self.tied)
+            self._check_fits(adapter)
         self.names = self._tensor_names()
 
     @property
@@ -51,8 +51,11 @@ class MergedCheckpoint:
 
     @property
     def kind(self) -> str:
-        """What the base's weights are stored as, in words."""
-        return kind_of_weights(self._base)
+        """What the base's weights are: 'bitsandbytes 4-bit, dequantized' or their type."""
+        tensors = self._base.values()
+        if any(isinstance(tensor, FourBitTensor) for tensor in tensors):
+            return "bitsandbytes 4-bit, dequantized"
+        return ", ".join(sorted({tensor.dtype for tensor in tensors if len(tensor.shape) > 1}))
 
     def dtype(self, name: str) -> str:
         """safetensors' name of the type that the merged tensor is stored in ('BF16')."""
@@ -82,9 +85,29 @@ class MergedCheckpoint:
     def _is_the_bases(self, name: str) -> bool:
         ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
         return all(
-            np.array_equal(ours.rows(at, at + step), theirs.rows(at, at + step))
-            for at, step in row_steps(ours.shape)
+            np.array_equal(ours.rows(*span), theirs.rows(*span)) for span in row_spans(ours.shape)
         )
+
+    def _check_fits(self, adapter: Adapter) -> None:
+        """Raise UsageError listing every tensor that does not fit the base."""
+        problems = []
+        expected = [("weight", name, change.shape) for name, change in adapter.changes.items()]
+        expected += [("tensor", name, tensor.shape) for name, tensor in adapter.replaced.items()]
+        for kind, name, shape in expected:
+            stored = self._base.get(self._stored_name(name))
+            if stored is None:
+                problems.append(f"{name}: the base has no such {kind}")
+            elif stored.shape != shape:
+                problems.append(
+                    f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"
+                )
+        if problems:
+            raise UsageError(
+                f"this adapter does not belong to the base ({len(problems)} mismatches)",
+                where=str(adapter.directory),
+                problems=problems,
+                hint=f"It was trained on '{adapter.config.get('base_model_name_or_path')}'.",
+            )
 
     def _tensor_names(self) -> list[str]:
         names = [name for name in self._base if not (self.tied and name == HEAD)]
@@ -94,7 +117,7 @@ class MergedCheckpoint:
         return names
 
     def _stored_name(self, name: str) -> str:
-        return EMBEDDING if name == HEAD and name not in self._base else name
+        return EMBEDDING if name == HEAD and self.tied else name
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:

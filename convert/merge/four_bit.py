@@ -18,7 +18,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
-from tuneserve.safetensors import STORAGE, SafetensorsFiles, StoredTensor
+from tuneserve.safetensors import STORAGE, StoredTensor
 
 STATE = ".quant_state.bitsandbytes__"
 
@@ -98,44 +98,35 @@ def rounded(values: Floats, dtype: str) -> Floats:
     return values
 
 
-def readable_tensors(files: SafetensorsFiles) -> dict[str, ReadableTensor]:
+def readable_tensors(files: Mapping[str, StoredTensor]) -> dict[str, ReadableTensor]:
     """The checkpoint's tensors by name, 4-bit ones with their parts put together.
 
     Raises UsageError for tensors quantized in another way.
     """
-    weights = [name.partition(STATE)[0] for name in files if STATE in name]
-    parts = tuple(f"{name}." for name in weights)
-    found: dict[str, ReadableTensor] = {name: _four_bit(files, name) for name in weights}
-    others = {name: files[name] for name in files if name not in found}
+    weights = {name.partition(STATE)[0] for name in files if STATE in name}
     # A layer's own bias ends in '.bias', its weight's parts begin with '.weight.'.
-    plain = {name: t for name, t in others.items() if not (parts and name.startswith(parts))}
-    unreadable = [
-        f"{name}: {tensor.dtype}"
-        for name, tensor in plain.items()
-        if tensor.dtype not in STORAGE or tensor.dtype == "U8"
-    ]
+    parts = tuple(f"{name}." for name in weights)
+    found: dict[str, ReadableTensor] = {}
+    unreadable = []
+    for name, tensor in files.items():
+        if name in weights:
+            found[name] = _four_bit(files, name)
+        elif not name.startswith(parts):
+            found[name] = tensor
+            if tensor.dtype not in STORAGE or tensor.dtype == "U8":
+                unreadable.append(f"{name}: {tensor.dtype}")
     if unreadable:
         raise UsageError(
             f"{len(unreadable)} tensors are quantized in a way that can't be read",
-            where=str(next(iter(plain.values())).path.parent),
+            where=str(next(iter(files.values())).path.parent),
             problems=unreadable,
             hint="Supported: F32, F16, BF16, and bitsandbytes 4-bit (nf4, fp4). Name a 16-bit "
             "copy of the base: --merge-base.",
         )
-    return {
-        name: found.get(name) or plain[name] for name in files if name in found or name in plain
-    }
+    return found
 
 
-def kind_of_weights(tensors: Mapping[str, ReadableTensor]) -> str:
-    """What a person calls these weights: 'bitsandbytes 4-bit, dequantized' or their type."""
-    if any(isinstance(tensor, FourBitTensor) for tensor in tensors.values()):
-        return "bitsandbytes 4-bit, dequantized"
-    types = sorted({tensor.dtype for tensor in tensors.values() if len(tensor.shape) > 1})
-    return ", ".join(types)
-
-
-def _four_bit(files: SafetensorsFiles, name: str) -> FourBitTensor:
+def _four_bit(files: Mapping[str, StoredTensor], name: str) -> FourBitTensor:
     key = next(key for key in files if key.startswith(name + STATE))
     state = json.loads(bytes(files[key].raw().tolist()))
     nested = None

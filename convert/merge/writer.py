@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tuneserve.base.weights import encode_values
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config
-from tuneserve.convert.slabs import one_blas_thread, row_steps
+from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
 from tuneserve.files import write_json
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
@@ -42,7 +42,7 @@ def write_checkpoint(
             weight_map |= {spec.name: name for spec in specs}
             with SafetensorsWriter(directory / name, specs) as writer:
                 for spec in specs:
-                    writer.write_pieces(spec.name, _pieces(merged, spec, pool, threads))
+                    writer.write(spec.name, _pieces(merged, spec, pool, threads))
                     advance(spec.size_bytes)
     if len(shards) > 1:
         total = sum(spec.size_bytes for specs in shards for spec in specs)
@@ -77,12 +77,8 @@ def shards_of(merged: MergedCheckpoint, limit: int = SHARD_BYTES) -> list[list[T
 def _pieces(
     merged: MergedCheckpoint, spec: TensorSpec, pool: ThreadPoolExecutor, threads: int
 ) -> Iterator[bytes]:
-    def encoded(slab: tuple[int, int]) -> bytes:
-        start, count = slab
-        values = merged.rows(spec.name, start, start + count)
+    def encoded(span: tuple[int, int]) -> bytes:
+        values = merged.rows(spec.name, *span)
         return encode_values(values, spec.dtype, where=f"{merged.directory}: {spec.name}")
 
-    steps: Sequence[tuple[int, int]] = list(row_steps(spec.shape))
-    # As many at a time as there are threads: the whole of an embedding may be gigabytes.
-    for group in [steps[at : at + threads] for at in range(0, len(steps), threads)]:
-        yield from pool.map(encoded, group)
+    return made_in_order(pool, encoded, row_spans(spec.shape), threads)

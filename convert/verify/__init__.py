@@ -2,13 +2,12 @@
 
 verify.py runs all checks. vocabulary.py, tensors.py, probe.py and generation.py hold the checks of
 one contract each; reference.py computes the trainer's own logits with the weights of weights.py,
-logits.py the file's; checks.py has the error. Nothing here takes memory for a whole model: weights
-are read when they are multiplied with, and llama.cpp's stay in the mapped file.
+logits.py the file's. Nothing here takes memory for a whole model: weights are read when they are
+multiplied with, and llama.cpp's stay in the mapped file.
 """
 
 from __future__ import annotations
 
-from tuneserve.convert.verify.checks import Check, VerificationError
-from tuneserve.convert.verify.verify import Candidate, verify
+from tuneserve.convert.verify.verify import Candidate, VerificationError, verify
 
-__all__ = ["Candidate", "Check", "VerificationError", "verify"]
+__all__ = ["Candidate", "VerificationError", "verify"]

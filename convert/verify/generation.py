@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tuneserve.arrays import Floats
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.convert.verify.checks import Check
-from tuneserve.convert.verify.logits import make_context
-from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
+from tuneserve.convert.result import Check
+from tuneserve.convert.verify.logits import make_context, open_model
+from tuneserve.llama import LlamaContext, TokenBatch
 
 EXTRA_TOKENS = 16
 LONGEST_ANSWER = 128
@@ -28,12 +29,6 @@ class SampleAnswer:
     def running(self) -> bool:
         return not self.ended and len(self.tokens) < self.limit
 
-    def add(self, token: int, *, is_end: bool) -> None:
-        if is_end:
-            self.ended = True
-        else:
-            self.tokens.append(token)
-
 
 def generate(context: LlamaContext, answers: Sequence[SampleAnswer]) -> None:
     """The most likely continuation of every prompt, token by token, all side by side."""
@@ -46,9 +41,8 @@ def generate(context: LlamaContext, answers: Sequence[SampleAnswer]) -> None:
     while running := [n for n, answer in enumerate(answers) if answer.running]:
         batch.clear()
         for n in running:
-            answer = answers[n]
-            last = len(answer.prompt) + len(answer.tokens) - 1
-            batch.add(answer.tokens[-1:], last, n, outputs=1)
+            last = len(answers[n].prompt) + len(answers[n].tokens) - 1
+            batch.add(answers[n].tokens[-1:], last, n, outputs=1)
         _extend([answers[n] for n in running], context, batch)
 
 
@@ -57,11 +51,13 @@ def _extend(answers: Sequence[SampleAnswer], context: LlamaContext, batch: Token
     context.decode(batch)
     for answer, row in zip(answers, context.batch_logits(len(answers)), strict=True):
         token = int(row.argmax())
-        answer.add(token, is_end=context.model.is_end(token))
+        answer.ended = context.model.is_end(token)
+        if not answer.ended:
+            answer.tokens.append(token)
 
 
 def check_ending(
-    model: LlamaModel,
+    path: Path,
     examples: Sequence[EncodedExample],
     reference: Sequence[Floats],
     *,
@@ -74,23 +70,26 @@ def check_ending(
     logits of each prompt with its answer; their last row predicts the token after the answer.
     `longest`: tokens of a prompt that are kept. Returns the check and the first answer as a sample.
     """
-    expected = [model.is_end(int(logits[-1].argmax())) for logits in reference]
     answers = [
         SampleAnswer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
         for start, length in map(_start, examples)
     ]
     room = max(len(answer.prompt) + answer.limit for answer in answers)
-    with make_context(model, room, sequences=len(answers), threads=threads) as context:
+    with (
+        open_model(path) as model,
+        make_context(model, room, sequences=len(answers), threads=threads) as context,
+    ):
         generate(context, answers)
-    ended = sum(answer.ended for answer in answers)
-    sample = b"".join(model.token_bytes(token) for token in answers[0].tokens)
+        ended = sum(answer.ended for answer in answers)
+        expected = sum(model.is_end(int(logits[-1].argmax())) for logits in reference)
+        sample = b"".join(map(model.token_bytes, answers[0].tokens)).decode("utf-8", "replace")
     detail = (
         f"{ended} of {len(answers)} greedy answers end by themselves; the trainer's model ends "
-        f"{sum(expected)} of {len(expected)} reference answers"
+        f"{expected} of {len(reference)} reference answers"
     )
-    figures = {"ended": ended, "prompts": len(answers), "reference_ended": sum(expected)}
-    passed = ended > 0 or 2 * sum(expected) < len(expected)
-    return Check("end token", passed, detail, figures), sample.decode("utf-8", "replace")
+    figures = {"ended": ended, "prompts": len(answers), "reference_ended": expected}
+    passed = ended > 0 or 2 * expected < len(reference)
+    return Check("end token", passed, detail, figures), sample
 
 
 def _start(item: EncodedExample) -> tuple[list[int], int]:

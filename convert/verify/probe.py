@@ -23,14 +23,12 @@ from tuneserve.convert.gguf.quantization import Choice, is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import encoded_size, write_gguf
-from tuneserve.convert.verify.checks import PROBE_BYTES, Check
-from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.result import Check
+from tuneserve.convert.verify.logits import PROBE_BYTES, file_logits
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
 from tuneserve.convert.verify.weights import FileWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
-
-SAME_LOGITS = "llama.cpp = transformers"
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,13 @@ def check_probe(
     finally:
         probe.unlink(missing_ok=True)
     config = probe_config(model, layers, len(used))
-    streamed = StreamedModel(config, [Variant(FileWeights(file, model, used))], threads=threads)
-    theirs = streamed.logits(numbered)[0]
-    streamed.close()
+    variant = Variant(FileWeights(file, model, used))
+    (theirs,) = StreamedModel(config, [variant], threads=threads).logits(numbered)
     found = divergence(theirs, ours)
     total = int(model.config["num_hidden_layers"])
-    return Check(
-        SAME_LOGITS, found.mean <= limit, f"F16, {layers} of {total} layers: {found}",
-        {**found.figures(), "layers": layers},
-    )  # fmt: skip
+    detail = f"F16, {layers} of {total} layers: {found}"
+    figures = {**found.figures(), "layers": layers}
+    return Check("llama.cpp = transformers", found.mean <= limit, detail, figures)
 
 
 def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
@@ -101,7 +97,7 @@ def write_probe(
     """A GGUF of the first `layers` layers, whose vocabulary is the ids `used`, without texts."""
     prefix = model.architecture.gguf_name
     tensors, choices = {}, []
-    for name in file.names:
+    for name in file.tensors:
         block = re.match(r"blk\.(\d+)\.", name)
         if block and int(block.group(1)) >= layers:
             continue
@@ -121,11 +117,10 @@ def write_probe(
 def _model_metadata(file: TensorFile, prefix: str) -> Mapping[str, Value]:
     from gguf import GGUFValueType
 
-    header = file.header
-    found: dict[str, Value] = {"general.architecture": ("string", header.architecture)}
-    for key, value in header.metadata.items():
+    found: dict[str, Value] = {"general.architecture": ("string", file.architecture)}
+    for key, value in file.metadata.items():
         if key.startswith(f"{prefix}."):
-            kind = GGUFValueType(header.value_types[key])
+            kind = GGUFValueType(file.value_types[key])
             if kind is GGUFValueType.ARRAY:
                 raise TuneserveError(f"'{key}' is a list, which a probe can't take over")
             found[key] = (kind.name, value)

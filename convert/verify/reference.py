@@ -9,10 +9,10 @@ offload runs one set of weights at a time; here each input is computed for all v
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from torch import nn
 from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import merged_config
-from tuneserve.convert.slabs import row_steps
-from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights, Weights
+from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
 
 
@@ -62,14 +62,13 @@ class StreamedLinear(nn.Linear):
         flat = x.reshape(-1, self.in_features)
         result = torch.empty((flat.shape[0], self.out_features), dtype=torch.float32)
 
-        def multiply(start: int, count: int) -> None:
+        def multiply(span: tuple[int, int]) -> None:
             # Gradients are switched off by thread.
             with torch.inference_mode():
-                rows = torch.from_numpy(self._weights.rows(self._name, start, start + count))
-                result[:, start : start + count] = flat @ rows.T
+                rows = torch.from_numpy(self._weights.rows(self._name, *span))
+                result[:, slice(*span)] = flat @ rows.T
 
-        slabs = row_steps((self.out_features, self.in_features))
-        list(self._pool.map(lambda slab: multiply(*slab), slabs))
+        list(self._pool.map(multiply, row_spans((self.out_features, self.in_features))))
         if self.bias is not None:
             result += self.bias
         return result.reshape(*x.shape[:-1], self.out_features)
@@ -126,8 +125,10 @@ class StreamedModel:
         self._pool = ThreadPoolExecutor(threads)
         model = _empty_model(config)
         if adapter is not None:
+            from peft import PeftModel
+
             # PEFT's layers go into `model` itself.
-            _load_adapter(model, adapter)
+            PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
         self._install(model, "")
         self._model = model.eval()
 
@@ -135,21 +136,24 @@ class StreamedModel:
         """Of each variant, of each sequence: float32 [tokens, vocabulary].
 
         All go through the model at once, padded at the end: a causal model never looks ahead.
+        To be called once: the threads end with it.
         """
         longest = max(len(ids) for ids in sequences)
         padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
         rows = torch.tensor(padded * len(self._variants))
-        with _one_thread_each(), torch.inference_mode():
-            found = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+        # The slabs are spread over the pool's threads; each computes alone.
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with self._pool, torch.inference_mode():
+                found = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+        finally:
+            torch.set_num_threads(before)
         count = len(sequences)
         return [
             [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
             for v in range(len(self._variants))
         ]
-
-    def close(self) -> None:
-        self._pool.shutdown()
-        self._model = None
 
     def _install(self, parent: nn.Module, path: str) -> None:
         for child_name, child in list(parent.named_children()):
@@ -158,52 +162,44 @@ class StreamedModel:
             if plain is None and not list(child.parameters(recurse=False)):
                 self._install(child, f"{name}.")
                 continue
-            layers = [
-                self._layer(child, plain, variant, name)
-                if variant.adapted
-                else self._streamed(plain or child, variant.weights, name)
-                for variant in self._variants
-            ]
+            layers = [self._layer(child, plain, variant, name) for variant in self._variants]
             setattr(parent, child_name, StackedVariants(layers))
 
     def _layer(
         self, child: nn.Module, plain: nn.Module | None, variant: Variant, name: str
     ) -> nn.Module:
-        """The layer of an adapted variant: PEFT's own, over weights that are streamed."""
-        if plain is None:
-            return self._streamed(child, variant.weights, name, keep_loaded=True)
-        streamed = self._streamed(plain, variant.weights, name, keep_loaded=True)
+        """A variant's layer with streamed weights; of an adapted one PEFT's own, over these."""
+        streamed = self._streamed(plain or child, variant, name)
+        if not variant.adapted or plain is None:
+            return streamed
         for inner in ("base_layer", "original_module"):
             if inner in child._modules:
                 child._modules[inner] = streamed
         return child
 
-    def _streamed(
-        self, module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool = False
-    ) -> nn.Module:
-        """`keep_loaded`: parameters that came with the adapter stay."""
-        if isinstance(module, nn.Linear) and (not keep_loaded or _is_placeholder(module.weight)):
+    def _streamed(self, module: nn.Module, variant: Variant, name: str) -> nn.Module:
+        """Of an adapted variant the parameters that came with the adapter stay."""
+        weights = variant.weights
+
+        def stays(parameter: torch.Tensor | None) -> bool:
+            return variant.adapted and parameter is not None and any(parameter.stride())
+
+        if isinstance(module, nn.Linear) and not stays(module.weight):
             streamed = StreamedLinear(module, weights, name, self._pool)
-            if keep_loaded and module.bias is not None and not _is_placeholder(module.bias):
+            if stays(module.bias):
                 streamed.bias = module.bias
             return streamed
-        if isinstance(module, nn.Embedding) and (not keep_loaded or _is_placeholder(module.weight)):
+        if isinstance(module, nn.Embedding) and not stays(module.weight):
             return StreamedEmbedding(module, weights, name)
         if list(module.children()):
             raise TuneserveError(f"'{name}' is no layer that can be verified")
-        return _filled(module, weights, name, keep_loaded=keep_loaded)
-
-
-def _filled(module: nn.Module, weights: Weights, name: str, *, keep_loaded: bool) -> nn.Module:
-    """A copy of a small layer (a norm) with its parameters loaded."""
-    import copy
-
-    result = copy.copy(module)
-    result._parameters = dict(module._parameters)
-    for key, parameter in module._parameters.items():
-        if parameter is not None and (not keep_loaded or _is_placeholder(parameter)):
-            result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
-    return result
+        # A copy of a small layer (a norm) with its parameters in it.
+        result = copy.copy(module)
+        result._parameters = dict(module._parameters)
+        for key, parameter in module._parameters.items():
+            if not stays(parameter):
+                result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
+        return result
 
 
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
@@ -248,56 +244,19 @@ def _placeholder(shape: torch.Size) -> nn.Parameter:
     return nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
 
 
-def _is_placeholder(parameter: torch.Tensor) -> bool:
-    return not any(parameter.stride())
-
-
-def _load_adapter(model: nn.Module, adapter: Path) -> None:
-    from peft import PeftModel
-
-    PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """torch computes in one thread: the slabs are spread over threads already."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Logits [tokens, vocabulary] of each sequence, of the three models."""
-
-    base: list[Floats]
-    adapted: list[Floats]
-    merged: list[Floats]
-
-
 def reference_logits(
     tuned: GGUFModel, adapter: Path, sequences: Sequence[Sequence[int]], *, threads: int
-) -> Reference:
-    """Run the three side by side, reading each weight when it is needed."""
-    _quiet()
-    checkpoint = tuned.checkpoint
-    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
-    variants = [
-        Variant(trainer), Variant(trainer, adapted=True), Variant(MergedWeights(checkpoint))
-    ]  # fmt: skip
-    model = StreamedModel(transformers_config(tuned), variants, adapter=adapter, threads=threads)
-    base, adapted, merged = model.logits(sequences)
-    model.close()
-    return Reference(base, adapted, merged)
-
-
-def _quiet() -> None:
+) -> list[list[Floats]]:
+    """Logits [tokens, vocabulary] of each sequence, of three models side by side: the base, the
+    base with its adapter, the merged weights. Each weight is read when it is needed."""
     # Notes of these libraries to their own developers.
     for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    checkpoint = tuned.checkpoint
+    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
+    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
+    config = transformers_config(tuned)
+    return StreamedModel(config, variants, adapter=adapter, threads=threads).logits(sequences)
 
 
 def transformers_config(model: GGUFModel) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,123 +16,99 @@ from tuneserve.base.weights import encode_values
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import Slab
+from tuneserve.convert.gguf.writer import encoded_rows
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.verify.checks import Check
-from tuneserve.gguf.reader import GGUFFile, GGUFTensor
-from tuneserve.safetensors import SafetensorsFiles, StoredTensor
+from tuneserve.convert.result import Check
+from tuneserve.convert.slabs import row_spans
+from tuneserve.safetensors import checkpoint_tensors
 
-WRITTEN_AS_MERGED = "written as merged"
 ROWS = 8
 
 
 def check_written(
+    contract: str,
     file: TensorFile,
     model: GGUFModel,
     choices: Sequence[Choice],
     importance: Mapping[str, Floats] | None,
     *,
     threads: int,
-    contract: str = WRITTEN_AS_MERGED,
 ) -> Check:
     """Names, shapes, types, and ROWS rows of each tensor spread from the first to the last."""
-    problems = [f"{name} is missing" for name in model.sources if name not in file]
-    problems += [f"{name} is too much" for name in file.names if name not in model.sources]
 
-    def compare(choice: Choice) -> str | None:
-        return _difference(file, model, choice, (importance or {}).get(choice.name))
+    def difference(choice: Choice) -> str | None:
+        name, source = choice.name, model.sources[choice.name]
+        if file.shape(name) != source.shape or file.type_name(name) != choice.type:
+            return f"{name} is {file.type_name(name)} {list(file.shape(name))}"
+        count = source.shape[0]
+        vector = len(source.shape) == 1
+        for start, stop in [(0, count)] if vector else sampled_rows(count):
+            weights = (importance or {}).get(name)
+            expected = encoded_rows(source, choice.type, start, stop, weights)
+            if not np.array_equal(file.encoded(name, start, stop), expected):
+                return f"{name} differs in row {start}"
+        return None
 
+    problems = [f"{name} is missing" for name in model.sources if name not in file.tensors]
+    problems += [f"{name} is too much" for name in file.tensors if name not in model.sources]
     with ThreadPoolExecutor(threads) as pool:
-        differences = pool.map(compare, [choice for choice in choices if choice.name in file])
-        problems += [problem for problem in differences if problem]
-    detail = f"{ROWS} rows of each of {len(choices)} tensors, byte for byte"
-    if problems:
-        detail = "; ".join(problems[:5]) + (f" … ({len(problems)})" if len(problems) > 5 else "")
-    return Check(contract, not problems, detail, {"tensors": len(choices), "wrong": len(problems)})
+        there = [choice for choice in choices if choice.name in file.tensors]
+        problems += filter(None, pool.map(difference, there))
+    return _as_check(contract, problems, len(choices), ", byte for byte")
 
 
 def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     """The same of the merged Hugging Face checkpoint: every tensor is there, ROWS rows of each."""
-    files = SafetensorsFiles.of_directory(directory)
-    problems = [f"{name} is missing" for name in merged.names if name not in files]
-    rows = {
-        name: _differing_row(files[name], merged, name) for name in merged.names if name in files
-    }
-    problems += [f"{name} differs in row {row}" for name, row in rows.items() if row is not None]
-    detail = "; ".join(problems[:5]) or f"{ROWS} rows of each of {len(merged.names)} tensors"
-    figures = {"tensors": len(merged.names), "wrong": len(problems)}
-    return Check("checkpoint as merged", not problems, detail, figures)
+    files = checkpoint_tensors(directory)
+
+    def differs(name: str, start: int, stop: int) -> bool:
+        stored = files[name]
+        expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
+        return stored.raw(start, stop).tobytes() != expected
+
+    problems = []
+    for name in merged.names:
+        spans = sampled_rows(files[name].shape[0]) if name in files else []
+        wrong = next((start for start, stop in spans if differs(name, start, stop)), None)
+        if name not in files:
+            problems.append(f"{name} is missing")
+        elif wrong is not None:
+            problems.append(f"{name} differs in row {wrong}")
+    return _as_check("checkpoint as merged", problems, len(merged.names))
 
 
-def _differing_row(stored: StoredTensor, merged: MergedCheckpoint, name: str) -> int | None:
-    for row in sampled_rows(stored.shape[0]):
-        expected = encode_values(merged.rows(name, row, row + 1), stored.dtype, where=name)
-        if stored.raw(row, row + 1).tobytes() != expected:
-            return row
-    return None
+def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str = "") -> Check:
+    detail = f"{ROWS} rows of each of {tensors} tensors{how}"
+    if problems:
+        detail = "; ".join(problems[:5]) + (f" … ({len(problems)})" if len(problems) > 5 else "")
+    return Check(contract, not problems, detail, {"tensors": tensors, "wrong": len(problems)})
 
 
-def sampled_rows(count: int) -> list[int]:
-    """ROWS row numbers spread from the first to the last."""
-    return [int(row) for row in np.unique(np.linspace(0, count - 1, ROWS, dtype=int))]
-
-
-def _difference(
-    file: TensorFile, model: GGUFModel, choice: Choice, importance: Floats | None
-) -> str | None:
-    source = model.sources[choice.name]
-    if file.shape(choice.name) != source.shape or file.type(choice.name) != choice.type:
-        return f"{choice.name} is {file.type(choice.name)} {list(file.shape(choice.name))}"
-    count = source.shape[0]
-    if len(source.shape) == 1:
-        spans = [(0, count)]
-    else:
-        spans = [(row, row + 1) for row in sampled_rows(count)]
-    for start, stop in spans:
-        expected = Slab(source, choice.type, start, stop, importance).encoded()
-        if not np.array_equal(file.encoded(choice.name, start, stop), expected):
-            return f"{choice.name} differs in row {start}"
-    return None
-
-
-CHANGED_TENSORS = "changed tensors"
-PIECE = 16 * 1024 * 1024
+def sampled_rows(count: int) -> list[tuple[int, int]]:
+    """[start, stop) of ROWS rows spread from the first to the last."""
+    rows = np.unique(np.linspace(0, count - 1, ROWS, dtype=int)).tolist()
+    return [(row, row + 1) for row in rows]
 
 
 def check_changed_tensors(tuned: Path, base: Path, names: set[str]) -> Check:
     """Compare the two files' tensors byte by byte; `names`: those the adapter changes."""
-    ours, theirs = GGUFFile(tuned).tensors, GGUFFile(base).tensors
-    differing, wrong = 0, []
-    with tuned.open("rb") as our_file, base.open("rb") as their_file:
-        for name, tensor in ours.items():
-            other = theirs.get(name)
-            same = other is not None and _same_bytes(our_file, tensor, their_file, other)
-            if name in names:
-                differing += not same
-            elif not same and other is not None:
-                wrong.append(name)
-    figures = {"adapted": len(names), "differing": differing, "wrongly_differing": len(wrong)}
-    if wrong:
-        return Check(
-            CHANGED_TENSORS, False, f"not adapted, yet unlike the base: {wrong[:5]}", figures
-        )
-    return Check(
-        CHANGED_TENSORS,
-        differing > 0,
-        f"{differing} of {len(names)} adapted tensors differ from the base's, the others are equal",
-        figures,
-    )
+    ours, theirs = TensorFile(tuned), TensorFile(base)
 
-
-def _same_bytes(
-    our_file: BinaryIO, ours: GGUFTensor, their_file: BinaryIO, theirs: GGUFTensor
-) -> bool:
-    if (ours.type, ours.size) != (theirs.type, theirs.size):
-        return False
-    for done in range(0, ours.size, PIECE):
-        count = min(PIECE, ours.size - done)
-        our_file.seek(ours.offset + done)
-        their_file.seek(theirs.offset + done)
-        if our_file.read(count) != their_file.read(count):
+    def same(name: str) -> bool:
+        if ours.type_name(name) != theirs.type_name(name) or ours.shape(name) != theirs.shape(name):
             return False
-    return True
+        return all(
+            np.array_equal(ours.encoded(name, *span), theirs.encoded(name, *span))
+            for span in row_spans(ours.shape(name))
+        )
+
+    differing = {name for name in ours.tensors if name not in theirs.tensors or not same(name)}
+    wrong = [name for name in ours.tensors if name in differing - names and name in theirs.tensors]
+    changed = len(differing & names)
+    figures = {"adapted": len(names), "differing": changed, "wrongly_differing": len(wrong)}
+    detail = (
+        f"{changed} of {len(names)} adapted tensors differ from the base's, the others are equal"
+    )
+    if wrong:
+        detail = f"not adapted, yet unlike the base: {wrong[:5]}"
+    return Check("changed tensors", changed > 0 and not wrong, detail, figures)

@@ -4,7 +4,7 @@ vocabulary, for instance, shows in its own check before the logits."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tuneserve.arrays import Floats
@@ -14,10 +14,10 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.verify.checks import Check
 from tuneserve.convert.verify.generation import check_ending
-from tuneserve.convert.verify.logits import file_logits, make_context, open_model
+from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.tensors import (
     check_changed_tensors,
     check_merged_checkpoint,
@@ -53,41 +53,47 @@ class Candidate:
     model: GGUFModel
     adapter: Path
     held_out: Path
-    base: Path | None = None
-    base_model: GGUFModel | None = None
+    base: Path
+    base_model: GGUFModel
     importance: Mapping[str, Floats] | None = None
     checkpoint: Path | None = None
     f16: Path | None = None
     thoughts: str = "train"
 
 
-@dataclass
-class VerificationResult:
-    """The checks made, in order, and a generated sample."""
+class VerificationError(TuneserveError):
+    """The converted model failed verification; nothing was left under the final name."""
 
-    checks: list[Check] = field(default_factory=list)
-    sample: str = ""
+    def __init__(self, checks: Sequence[Check], where: str) -> None:
+        failed = [check for check in checks if not check.passed]
+        super().__init__(
+            f"the converted model failed verification ({len(failed)} of {len(checks)} checks)",
+            where=where,
+            problems=[f"{check.contract}: {check.detail}" for check in failed],
+            hint="No GGUF was left behind.",
+        )
+        self.checks = list(checks)
 
-    @property
-    def passed(self) -> bool:
-        return all(check.passed for check in self.checks)
 
+def verify(candidate: Candidate, settings: ConvertSettings) -> tuple[list[Check], str]:
+    """Run every check, also after one has failed.
 
-def verify(candidate: Candidate, settings: ConvertSettings) -> VerificationResult:
-    """Run every check, also after one has failed."""
-    result = VerificationResult()
+    Returns the checks, in order, and a generated sample.
+    """
+    checks: list[Check] = []
+    sample = ""
     threads = settings.threads or physical_cores()
     trainer = TrainerTokenizer(candidate.adapter, thoughts=candidate.thoughts)
     examples = read_split(candidate.held_out, limit=TOKEN_EXAMPLES)
     try:
         with one_blas_thread():
             say("verify: token ids, chat template, tensors")
-            result.checks += vocabulary_checks(candidate.tuned, trainer, examples)
-            result.checks += _tensor_checks(candidate, settings, threads)
-            _check_logits(candidate, settings, trainer, examples, result, threads)
+            checks += vocabulary_checks(candidate.tuned, trainer, examples)
+            checks += _tensor_checks(candidate, settings, threads)
+            sample = _check_logits(candidate, settings, trainer, examples, checks, threads)
     except TuneserveError as error:
-        result.checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
-    return result
+        checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
+    return checks, sample
 
 
 def vocabulary_checks(
@@ -105,21 +111,18 @@ def vocabulary_checks(
 def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int) -> list[Check]:
     quantization, importance = settings.quantization, candidate.importance
 
-    def written(path: Path, model: GGUFModel, kind: str, contract: str) -> Check:
+    def written(contract: str, path: Path, model: GGUFModel, kind: str) -> Check:
         weights = None if kind in UNQUANTIZED else importance
         choices = model.choices(kind, has_imatrix=weights is not None)
-        return check_written(
-            TensorFile(path), model, choices, weights, threads=threads, contract=contract
-        )
+        return check_written(contract, TensorFile(path), model, choices, weights, threads=threads)
 
-    checks = [written(candidate.tuned, candidate.model, quantization, "written as merged")]
+    checks = [written("written as merged", candidate.tuned, candidate.model, quantization)]
     if candidate.f16 is not None:
-        checks.append(written(candidate.f16, candidate.model, "F16", "F16 written as merged"))
-    if candidate.base is not None and candidate.base_model is not None:
-        checks += [
-            written(candidate.base, candidate.base_model, quantization, "base written as it is"),
-            check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
-        ]
+        checks.append(written("F16 written as merged", candidate.f16, candidate.model, "F16"))
+    checks += [
+        written("base written as it is", candidate.base, candidate.base_model, quantization),
+        check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
+    ]
     if candidate.checkpoint is not None:
         checks.append(check_merged_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
     return checks
@@ -130,61 +133,51 @@ def _check_logits(
     settings: ConvertSettings,
     trainer: TrainerTokenizer,
     examples: Sequence[Example],
-    result: VerificationResult,
+    checks: list[Check],
     threads: int,
-) -> None:
+) -> str:
+    """Add the checks that compare logits to `checks`; returns a generated sample."""
     # PyTorch and transformers take seconds to import.
     from tuneserve.convert.verify.probe import check_probe
     from tuneserve.convert.verify.reference import reference_logits
 
-    quantization = settings.quantization
-    vocabulary = candidate.model.sources["token_embd.weight"].shape[0]
-    chosen, sequences = choose_sequences(trainer, examples, positions(vocabulary))
+    quantization, model = settings.quantization, candidate.model
+    chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
     say("verify: the trainer's logits (base, adapter on base, merged)")
-    reference = reference_logits(candidate.model, candidate.adapter, sequences, threads=threads)
-    merge = divergence(reference.adapted, reference.merged)
-    result.checks += [
-        Check("merged = adapter on base", merge.mean <= MERGE_LIMIT, str(merge), merge.figures()),
-        _check_is_tuned(reference.base, reference.adapted, reference.merged),
+    base, adapted, merged = reference_logits(model, candidate.adapter, sequences, threads=threads)
+    checks += [
+        check_near("merged = adapter on base", adapted, merged, MERGE_LIMIT),
+        _check_is_tuned(base, adapted, merged),
     ]
     say("verify: the files' logits")
-    result.checks.append(
+    checks.append(
         check_probe(
-            candidate.tuned, candidate.model, sequences, folder=candidate.tuned.parent,
+            candidate.tuned, model, sequences, folder=candidate.tuned.parent,
             limit=settings.max_kld, threads=threads,
         )
     )  # fmt: skip
     limit = settings.max_kld if quantization in UNQUANTIZED else settings.max_quantized_kld
-    longest = max(len(ids) for ids in sequences)
-    with open_model(candidate.tuned) as model:
-        with make_context(model, longest, threads=threads) as context:
-            tuned = [context.logits(ids) for ids in sequences]
-        result.checks.append(
-            _check_near(f"{quantization} ≈ merged", reference.merged, tuned, limit)
-        )
-        ending, result.sample = check_ending(
-            model, chosen, reference.adapted, longest=LONGEST, threads=threads
-        )
-        del tuned
-    if candidate.base is not None:
-        base = file_logits(candidate.base, sequences, threads=threads)
-        result.checks.append(
-            _check_near(f"base {quantization} ≈ base", reference.base, base, limit)
-        )
-    result.checks.append(ending)
-
-
-def positions(vocabulary: int) -> int:
-    """How many tokens' logits are compared: what LOGIT_BYTES hold, within POSITIONS."""
-    least, most = POSITIONS
-    return min(most, max(least, LOGIT_BYTES // (5 * 4 * vocabulary)))
+    for contract, path, expected in (
+        (f"{quantization} ≈ merged", candidate.tuned, merged),
+        (f"base {quantization} ≈ base", candidate.base, base),
+    ):
+        found = file_logits(path, sequences, threads=threads)
+        checks.append(check_near(contract, expected, found, limit))
+    ending, sample = check_ending(
+        candidate.tuned, chosen, adapted, longest=LONGEST, threads=threads
+    )
+    checks.append(ending)
+    return sample
 
 
 def choose_sequences(
-    trainer: TrainerTokenizer, examples: Sequence[Example], room: int
+    trainer: TrainerTokenizer, examples: Sequence[Example], vocabulary: int
 ) -> tuple[list[EncodedExample], list[list[int]]]:
     """Held-out examples, and their prompts with their answers, but for the end token, as ids:
-    the shortest ones, within `room` tokens after padding to the longest."""
+    short ones first, as many tokens when all are filled up to the longest as LOGIT_BYTES hold
+    logits of, within POSITIONS."""
+    least, most = POSITIONS
+    room = min(most, max(least, LOGIT_BYTES // (5 * 4 * vocabulary)))
     encoded = [trainer.encode_example(example) for example in examples[: 4 * LOGIT_EXAMPLES]]
     encoded.sort(key=lambda item: len(item.prompt) + len(item.answer))
     chosen: list[EncodedExample] = []
@@ -200,7 +193,7 @@ def choose_sequences(
     return chosen, sequences
 
 
-def _check_near(
+def check_near(
     contract: str, reference: Sequence[Floats], found: Sequence[Floats], limit: float
 ) -> Check:
     lost = divergence(reference, found)

@@ -17,7 +17,7 @@ from tuneserve.chat.prompt import (
     render_example,
     template_of,
 )
-from tuneserve.convert.verify.checks import Check
+from tuneserve.convert.result import Check
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 
@@ -36,10 +36,7 @@ def check_token_ids(
     for text in texts:
         ours, theirs = trainer.encode(text), model.tokenize(text)
         if ours != theirs:
-            place = next(
-                (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]),
-                min(len(ours), len(theirs)),
-            )
+            place = _first_difference(ours, theirs)
             return Check(
                 "token ids", False,
                 f"the GGUF cuts {text[:60]!r} differently: at position {place} the trainer has "
@@ -77,11 +74,7 @@ def check_template(
             theirs = trainer.render(example)
             ours = render_example(template, example, thoughts=trainer.thoughts).prompt
             if ours != theirs:
-                place = next(
-                    (i for i, pair in enumerate(zip(ours, theirs, strict=False))
-                     if pair[0] != pair[1]),
-                    min(len(ours), len(theirs)),
-                )  # fmt: skip
+                place = _first_difference(ours, theirs)
                 return Check(
                     "chat template", False,
                     f"a prompt is rendered differently: training has "
@@ -92,6 +85,11 @@ def check_template(
     return Check(
         "chat template", True, f"equal on {len(asked)} prompts", {"prompts": len(asked)},
     )  # fmt: skip
+
+
+def _first_difference(one: Sequence[object], other: Sequence[object]) -> int:
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 SHOWN_SPECIALS = 32

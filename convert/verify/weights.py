@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,35 +13,20 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import as_float16
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.errors import TuneserveError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 
 class Weights(Protocol):
-    """Tensors by their Hugging Face names. Safe to call from several threads."""
+    """Tensors by their Hugging Face names, such as a MergedCheckpoint's. Safe to call from several
+    threads."""
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Rows [start, stop) of a tensor, float32."""
-
-
-class MergedWeights:
-    """What the merge makes: base and adapter in one."""
-
-    def __init__(self, checkpoint: MergedCheckpoint) -> None:
-        self._checkpoint = checkpoint
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._checkpoint.shape(self._name(name))
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        return self._checkpoint.rows(self._name(name), start, stop)
-
-    def _name(self, name: str) -> str:
-        return EMBEDDING if name == HEAD and HEAD not in self._checkpoint.names else name
 
 
 class TrainerWeights:
@@ -52,8 +36,8 @@ class TrainerWeights:
     """
 
     def __init__(self, directory: Path, *, tied: bool) -> None:
-        places = SafetensorsFiles.of_directory(directory)
-        self._paths: Mapping[str, Path] = {name: places[name].path for name in places}
+        places = checkpoint_tensors(directory)
+        self._paths = {name: stored.path for name, stored in places.items()}
         self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
         self._lock = threading.Lock()
@@ -147,8 +131,8 @@ class FileWeights:
 
     def _gguf_name(self, name: str) -> str:
         found = self._model.architecture.gguf_tensor_name(name)
-        if found == "output.weight" and found not in self._file:
+        if found == "output.weight" and found not in self._file.tensors:
             found = "token_embd.weight"
-        if found is None or found not in self._file:
+        if found is None or found not in self._file.tensors:
             raise TuneserveError(f"the file has no tensor for '{name}'")
         return found

@@ -113,7 +113,7 @@ def test_safetensors_written_in_a_stream_read_back(
     specs = [TensorSpec(f"t{i}", dtype, tuple(shape)) for i, shape in enumerate(shapes)]
     with SafetensorsWriter(path, specs) as writer:
         for spec, array in zip(specs, arrays, strict=True):
-            writer.write(spec.name, array.tobytes())
+            writer.write(spec.name, [array.tobytes()])
     loaded = load_file(path)
     for spec, array in zip(specs, arrays, strict=True):
         np.testing.assert_array_equal(loaded[spec.name], array)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneserve.base.tokenizer import special_ids, write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
-from tuneserve.console import human_bytes, progress
+from tuneserve.console import bytes_per_second, progress
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, write_json
 from tuneserve.gguf.architectures import by_gguf_name
@@ -37,9 +37,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
         write_json(directory / "generation_config.json", generation_config(gguf))
         write_tokenizer(gguf, directory)
         size = total * (4 if checkpoint_dtype(gguf) == "F32" else 2)
-        with progress(
-            f"import {source.name}", size, rate=lambda value: f"{human_bytes(value)}/s"
-        ) as advance:
+        with progress(f"import {source.name}", size, rate=bytes_per_second) as advance:
             write_weights(
                 gguf, architecture, config, directory / "model.safetensors", on_tensor=advance
             )
@@ -59,16 +57,13 @@ def _check_replaceable(target: Path, *, force: bool) -> None:
 
 def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, Any]:
     """config.json; a GGUF without an output matrix shares the embedding's."""
-    config = architecture.to_config(ArchitectureMetadata(gguf))
-    ids = special_ids(gguf)
+    config = architecture.config(ArchitectureMetadata(gguf))
     config |= {
         "vocab_size": gguf.shape("token_embd.weight")[0],
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "torch_dtype": TORCH_DTYPES[checkpoint_dtype(gguf)],
-        **{f"{name}_id": ids[name] for name in ("bos_token", "eos_token") if name in ids},
+        **generation_config(gguf),
     }
-    if "pad_token" in ids:
-        config["pad_token_id"] = ids["pad_token"]
     if "rope_freqs.weight" in gguf.tensors:
         factors = gguf.dequantized("rope_freqs.weight")
         config["rope_scaling"] = llama3_scaling(factors, config["rope_theta"], config["head_dim"])
@@ -76,5 +71,6 @@ def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, A
 
 
 def generation_config(gguf: GGUFFile) -> dict[str, Any]:
+    """Ids of BOS, EOS and padding, as far as the file names them."""
     ids = special_ids(gguf)
     return {f"{name}_id": number for name, number in ids.items() if name != "unk_token"}

@@ -53,7 +53,8 @@ def write_weights(
                 values = values[np.argsort(order)]
             if hf_name.endswith("norm.weight"):
                 values = values - np.float32(architecture.norm_shift)
-            writer.write(hf_name, encode_values(values, dtype, where=f"{gguf.path}: {name}"))
+            data = encode_values(values, dtype, where=f"{gguf.path}: {name}")
+            writer.write(hf_name, [data])
             on_tensor(spec.size_bytes)
 
 

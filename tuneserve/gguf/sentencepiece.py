@@ -70,19 +70,13 @@ def sentencepiece_steps(*, space_prefix: bool) -> dict[str, Any]:
         {"type": "ByteFallback"},
         {"type": "Fuse"},
     ]
-    if not space_prefix:
-        return {"normalizer": replace, "pre_tokenizer": None, "decoder": sequence(decoders)}
-    decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    prepend = {"type": "Prepend", "prepend": SPACE}
-    return {
-        "normalizer": {"type": "Sequence", "normalizers": [prepend, replace]},
-        "pre_tokenizer": None,
-        "decoder": sequence(decoders),
-    }
-
-
-def sequence(decoders: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "Sequence", "decoders": decoders}
+    normalizer: dict[str, Any] = replace
+    if space_prefix:
+        decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        prepend = {"type": "Prepend", "prepend": SPACE}
+        normalizer = {"type": "Sequence", "normalizers": [prepend, replace]}
+    decoder = {"type": "Sequence", "decoders": decoders}
+    return {"normalizer": normalizer, "pre_tokenizer": None, "decoder": decoder}
 
 
 def has_space_prefix(content: Mapping[str, Any], where: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,38 +26,25 @@ class _TypeTraits(ctypes.Structure):
 
 @cache
 def _library() -> Any:
-    folder = Path(llama_module().__file__).parent / "lib"
-    found = sorted(folder.glob("*ggml-base.*"))
-    if not found:
-        raise TuneserveError(
-            "llama-cpp-python's ggml-base library is missing",
-            where=str(folder),
-            hint="Install it again: pip install --force-reinstall llama-cpp-python",
-        )
-    library = ctypes.CDLL(str(found[0]))
-    floats = ctypes.POINTER(ctypes.c_float)
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int, floats, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64,
-        floats,
-    ]  # fmt: skip
-    library.ggml_validate_row_data.restype = ctypes.c_bool
-    library.ggml_validate_row_data.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
-    library.ggml_row_size.restype = ctypes.c_size_t
-    library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
-    library.ggml_op_name.restype = ctypes.c_char_p
-    library.ggml_op_name.argtypes = [ctypes.c_int]
-    library.ggml_get_name.restype = ctypes.c_void_p
-    library.ggml_get_name.argtypes = [ctypes.c_void_p]
-    library.ggml_nbytes.restype = ctypes.c_size_t
-    library.ggml_nbytes.argtypes = [ctypes.c_void_p]
-    library.ggml_backend_tensor_get.restype = None
-    library.ggml_backend_tensor_get.argtypes = [
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t
-    ]  # fmt: skip
-    library.ggml_get_type_traits.restype = ctypes.POINTER(_TypeTraits)
-    library.ggml_get_type_traits.argtypes = [ctypes.c_int]
-    return library
+    llama_module()  # loads the C++ runtime that ggml is to share
+    from llama_cpp._ggml import libggml
+
+    integer, long = ctypes.c_int, ctypes.c_int64
+    address, size, floats = ctypes.c_void_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_float)
+    signatures = {
+        "ggml_quantize_chunk": (size, integer, floats, address, long, long, long, floats),
+        "ggml_validate_row_data": (ctypes.c_bool, integer, address, size),
+        "ggml_row_size": (size, integer, long),
+        "ggml_op_name": (ctypes.c_char_p, integer),
+        "ggml_get_name": (address, address),
+        "ggml_nbytes": (size, address),
+        "ggml_backend_tensor_get": (None, address, address, size, size),
+        "ggml_get_type_traits": (ctypes.POINTER(_TypeTraits), integer),
+    }
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(libggml, name)
+        function.restype, function.argtypes = result, arguments
+    return libggml
 
 
 @cache

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import Trained, make_adapter, make_base
-from tuneserve.convert.gguf.lora import lora_gguf
+from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -36,7 +36,7 @@ for pair in sys.argv[3:]:
 
 def write(base: Path, adapter: Path, target: Path) -> GGUFFile:
     model = GGUFModel(MergedCheckpoint(base, Adapter(adapter)), adapter, name="x")
-    lora_gguf(model, "x").write(target)
+    write_lora(target, model, "x")
     return GGUFFile(target)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.convert.gguf.model import ComputedTensor
 from tuneserve.convert.gguf.quantization import BLOCK, MIXTURES, fitting_type, loader_order
-from tuneserve.convert.gguf.writer import Slab, write_gguf
+from tuneserve.convert.gguf.writer import encoded_rows, write_gguf
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import backend
 
@@ -71,4 +71,4 @@ def test_values_that_are_not_finite_are_refused(value: float, kind: str) -> None
     rows = np.ones((2, 256), dtype=np.float32)
     rows[1, 7] = value
     with pytest.raises(TuneserveError, match="not finite"):
-        Slab(ComputedTensor(rows), kind, 0, 2, None).encoded()
+        encoded_rows(ComputedTensor(rows), kind, 0, 2)

@@ -12,7 +12,7 @@ from tests.convert.convert_support import Trained
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 WEIGHTS = "model.safetensors"
 
@@ -24,13 +24,13 @@ def base(trained: Trained, tmp_path: Path) -> Path:
 
 def test_no_weights_and_missing_shards(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no \.safetensors files") as caught:
-        SafetensorsFiles.of_directory(tmp_path)
+        checkpoint_tensors(tmp_path)
     assert caught.value.where == str(tmp_path)
     shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
     with pytest.raises(UsageError, match="shards are missing") as caught:
-        SafetensorsFiles.of_directory(tmp_path)
+        checkpoint_tensors(tmp_path)
     assert caught.value.problems == [str(tmp_path / name) for name in sorted(shards.values())]
 
 
@@ -44,7 +44,7 @@ def test_weights_that_are_cut_off(base: Path, size: int) -> None:
 
 
 def test_weights_that_are_cut_off_while_they_are_read(base: Path) -> None:
-    files = SafetensorsFiles.of_directory(base)
+    files = checkpoint_tensors(base)
     path = base / WEIGHTS
     path.write_bytes(path.read_bytes()[:-1000])
     last = max((files[name] for name in files), key=lambda tensor: tensor.offset)

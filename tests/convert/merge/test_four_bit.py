@@ -15,9 +15,9 @@ from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors, rounded
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
-from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
+from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.errors import UsageError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -27,7 +27,7 @@ def test_reads_what_bitsandbytes_reads(
     from bitsandbytes.functional import dequantize_4bit
 
     model = quantized(trained.base, tmp_path / "base", tokenizer_directory, KINDS[kind])
-    tensors = readable_tensors(SafetensorsFiles.of_directory(tmp_path / "base"))
+    tensors = readable_tensors(checkpoint_tensors(tmp_path / "base"))
     parameters = dict(model.named_parameters())
     assert set(parameters) == set(tensors)
     packed = 0
@@ -72,7 +72,7 @@ def test_merges_into_a_four_bit_base(
     trainer = TrainerWeights(tmp_path / "base", tied=merged.tied)
     streamed = StreamedModel(
         transformers_config(model),
-        [Variant(trainer, adapted=True), Variant(MergedWeights(merged))],
+        [Variant(trainer, adapted=True), Variant(merged)],
         adapter=trained.adapter, threads=2,
     )  # fmt: skip
     adapted, found = streamed.logits([[5, 17, 300, 4, 99]])

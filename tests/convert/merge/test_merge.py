@@ -14,7 +14,7 @@ from tests.convert.convert_support import Trained, make_adapter, make_base
 from tuneserve.convert.merge.adapter import Adapter, scale_of
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
 from tuneserve.errors import UsageError
-from tuneserve.safetensors import SafetensorsFiles
+from tuneserve.safetensors import checkpoint_tensors
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {},
@@ -93,7 +93,7 @@ def test_bfloat16_shards_are_read_exactly(tokenizer_directory: Path, tmp_path: P
     from safetensors.torch import load_file
 
     base = make_base(tmp_path / "base", tokenizer_directory, dtype=torch.bfloat16, vocab_size=512)
-    files = SafetensorsFiles.of_directory(base)
+    files = checkpoint_tensors(base)
     for name, tensor in load_file(base / "model.safetensors").items():
         np.testing.assert_array_equal(files[name].rows(), tensor.float().numpy())
 
@@ -181,4 +181,4 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str, told: str) -> N
 def test_an_index_without_a_weight_map_is_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(UsageError, match=r"index\.json: has no weight_map"):
-        SafetensorsFiles.of_directory(tmp_path)
+        checkpoint_tensors(tmp_path)

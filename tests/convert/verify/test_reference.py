@@ -21,7 +21,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.probe import check_probe, probe_layers
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
-from tuneserve.convert.verify.weights import MergedWeights, TrainerWeights
+from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.errors import UsageError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.run import RunDirectory
@@ -52,9 +52,7 @@ def test_every_architecture(tokenizer_directory: Path, tmp_path: Path, case: str
     checkpoint = MergedCheckpoint(base, Adapter(adapter))
     model = GGUFModel(checkpoint, adapter, name="x")
     trainer = TrainerWeights(base, tied=checkpoint.tied)
-    variants = [
-        Variant(trainer), Variant(trainer, adapted=True), Variant(MergedWeights(checkpoint))
-    ]  # fmt: skip
+    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
     streamed = StreamedModel(transformers_config(model), variants, adapter=adapter, threads=2)
     plain, adapted, merged = streamed.logits(SEQUENCES)
 

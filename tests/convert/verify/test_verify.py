@@ -14,7 +14,8 @@ from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.verify import Candidate, Check, verify
+from tuneserve.convert.result import Check
+from tuneserve.convert.verify import Candidate, verify
 from tuneserve.convert.verify.verify import vocabulary_checks
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.settings import ConvertSettings
@@ -61,7 +62,7 @@ def candidate(
 
 
 def failures(made: Candidate) -> dict[str, Check]:
-    return {check.contract: check for check in verify(made, SETTINGS).checks if not check.passed}
+    return {check.contract: check for check in verify(made, SETTINGS)[0] if not check.passed}
 
 
 def vocabulary_failures(
@@ -75,9 +76,9 @@ def vocabulary_failures(
 
 
 def test_a_right_conversion_passes(trained: Trained, tmp_path: Path) -> None:
-    verdict = verify(candidate(trained, tmp_path), SETTINGS)
-    assert [check for check in verdict.checks if not check.passed] == []
-    figures = {check.contract: check.figures for check in verdict.checks}
+    checks, _ = verify(candidate(trained, tmp_path), SETTINGS)
+    assert [check for check in checks if not check.passed] == []
+    figures = {check.contract: check.figures for check in checks}
     assert figures["merged = adapter on base"]["mean_kld"] < 1e-8
     assert figures["llama.cpp = transformers"]["mean_kld"] < 1e-4
     assert figures["llama.cpp = transformers"]["layers"] == 3

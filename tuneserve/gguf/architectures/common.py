@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures.table import Config, Metadata, ValueType
-
-Entries = list[tuple[str, ValueType, Any]]
+from tuneserve.gguf.architectures.table import Config, Entries
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 TENSORS: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
@@ -53,8 +52,9 @@ def rope_scaling(config: Config) -> dict[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def shape_metadata(config: Config) -> Entries:
-    """Sizes: blocks, context, embedding, feed-forward, heads."""
+def usual_metadata(config: Config, *, computed: tuple[str, ...] = ()) -> Entries:
+    """Sizes (blocks, context, embedding, feed-forward, heads), RoPE and norms; the kinds of RoPE
+    scaling in `computed` are written as tensors instead."""
     return [
         ("block_count", "uint32", config["num_hidden_layers"]),
         ("context_length", "uint32", config["max_position_embeddings"]),
@@ -62,11 +62,7 @@ def shape_metadata(config: Config) -> Entries:
         ("feed_forward_length", "uint32", config["intermediate_size"]),
         ("attention.head_count", "uint32", config["num_attention_heads"]),
         ("attention.head_count_kv", "uint32", key_value_heads(config)),
-    ]
-
-
-def rope_and_norm_metadata(config: Config) -> Entries:
-    return [
+        *_scaling_metadata(config, computed),
         ("rope.freq_base", "float32", rope_theta(config)),
         ("attention.layer_norm_rms_epsilon", "float32", config["rms_norm_eps"]),
     ]
@@ -79,11 +75,8 @@ def head_size_metadata(config: Config) -> Entries:
     ]
 
 
-def scaling_metadata(config: Config, *, computed: tuple[str, ...] = ()) -> Entries:
-    """RoPE scaling; the kinds in `computed` are written as tensors instead.
-
-    Raises UsageError for a kind that llama.cpp does not know for dense models.
-    """
+def _scaling_metadata(config: Config, computed: tuple[str, ...]) -> Entries:
+    """Raises UsageError for a kind that llama.cpp does not know for dense models."""
     scaling = rope_scaling(config)
     kind = scaling.get("rope_type")
     if kind is None or kind in computed:
@@ -118,7 +111,7 @@ def scaling_metadata(config: Config, *, computed: tuple[str, ...] = ()) -> Entri
     )
 
 
-def shape_config(metadata: Metadata) -> dict[str, Any]:
+def shape_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     """The part of config.json that every architecture has, from GGUF metadata."""
     heads = int(metadata["attention.head_count"])
     hidden = int(metadata["embedding_length"])

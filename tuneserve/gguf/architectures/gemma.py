@@ -6,7 +6,8 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common
-from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
+from tuneserve.gguf.architectures.table import Architecture, Config, Entries
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 
 def local_rope_theta(config: Config) -> float:
@@ -15,12 +16,10 @@ def local_rope_theta(config: Config) -> float:
     return float(local.get("rope_theta") or config.get("rope_local_base_freq") or 10000.0)
 
 
-def to_config(metadata: Metadata) -> dict[str, Any]:
+def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     config = common.shape_config(metadata)
     del config["hidden_act"]
     return {
-        "architectures": ["Gemma3ForCausalLM"],
-        "model_type": "gemma3_text",
         **config,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": config["head_dim"],
@@ -46,12 +45,10 @@ def check_attention_scale(config: Config) -> None:
         )
 
 
-def to_metadata(config: Config) -> common.Entries:
+def to_metadata(config: Config) -> Entries:
     check_attention_scale(config)
     entries = [
-        *common.shape_metadata(config),
-        *common.scaling_metadata(config),
-        *common.rope_and_norm_metadata(config),
+        *common.usual_metadata(config),
         ("rope.freq_base_swa", "float32", local_rope_theta(config)),
         *common.head_size_metadata(config),
     ]
@@ -64,6 +61,7 @@ def to_metadata(config: Config) -> common.Entries:
 GEMMA3 = Architecture(
     gguf_name="gemma3",
     hf_names=("Gemma3ForCausalLM",),
+    model_type="gemma3_text",
     tensors=common.TENSORS,
     layer_tensors={
         **common.LAYER_TENSORS,

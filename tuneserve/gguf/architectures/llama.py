@@ -12,7 +12,7 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common
-from tuneserve.gguf.architectures.table import Architecture, Config, Metadata, RowOrder
+from tuneserve.gguf.architectures.table import Architecture, Config, Entries, RowOrder
 
 
 def interleaved(config: Config, rows: int, *, queries: bool) -> RowOrder:
@@ -23,23 +23,10 @@ def interleaved(config: Config, rows: int, *, queries: bool) -> RowOrder:
     return order.swapaxes(1, 2).reshape(rows)
 
 
-def to_config(metadata: Metadata) -> dict[str, Any]:
-    """config.json of a Llama GGUF."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **common.shape_config(metadata),
-        "attention_bias": False,
-        "mlp_bias": False,
-    }
-
-
-def to_metadata(config: Config) -> common.Entries:
+def to_metadata(config: Config) -> Entries:
     """GGUF metadata (keys without the architecture's prefix) of a Llama config.json."""
     return [
-        *common.shape_metadata(config),
-        *common.scaling_metadata(config, computed=("llama3",)),
-        *common.rope_and_norm_metadata(config),
+        *common.usual_metadata(config, computed=("llama3",)),
         *common.head_size_metadata(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("rope.dimension_count", "uint32", common.head_size(config)),
@@ -101,7 +88,8 @@ LLAMA = Architecture(
     hf_names=("LlamaForCausalLM", "MistralForCausalLM"),
     tensors=common.TENSORS,
     layer_tensors=common.LAYER_TENSORS,
-    to_config=to_config,
+    to_config=common.shape_config,
+    constants={"attention_bias": False, "mlp_bias": False},
     to_metadata=to_metadata,
     row_order={
         "attn_q": partial(interleaved, queries=True),

@@ -11,7 +11,8 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common
-from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
+from tuneserve.gguf.architectures.table import Architecture, Config, Entries
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 
 def original_context(config: Config) -> int:
@@ -29,13 +30,11 @@ def rope_dimensions(config: Config) -> int:
     return int(share * config["hidden_size"]) // int(config["num_attention_heads"])
 
 
-def to_config(metadata: Metadata) -> dict[str, Any]:
+def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     config = common.shape_config(metadata)
     del config["head_dim"]
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     return {
-        "architectures": ["Phi3ForCausalLM"],
-        "model_type": "phi3",
         **config,
         "partial_rotary_factor": int(metadata["rope.dimension_count"]) * heads / hidden,
         "original_max_position_embeddings": int(metadata["rope.scaling.original_context_length"]),
@@ -43,8 +42,8 @@ def to_config(metadata: Metadata) -> dict[str, Any]:
     }
 
 
-def to_metadata(config: Config) -> common.Entries:
-    entries: common.Entries = [
+def to_metadata(config: Config) -> Entries:
+    entries: Entries = [
         ("context_length", "uint32", config["max_position_embeddings"]),
         ("rope.scaling.original_context_length", "uint32", original_context(config)),
         ("embedding_length", "uint32", config["hidden_size"]),

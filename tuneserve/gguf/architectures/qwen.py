@@ -5,47 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from tuneserve.gguf.architectures import common
-from tuneserve.gguf.architectures.table import Architecture, Config, Metadata
+from tuneserve.gguf.architectures.table import Architecture, Config, Entries
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 
-def qwen2_config(metadata: Metadata) -> dict[str, Any]:
-    """config.json of a Qwen2 GGUF; its heads always share the hidden size out."""
-    config = {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        **common.shape_config(metadata),
-        "use_sliding_window": False,
-    }
+def qwen2_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    """Its heads always share the hidden size out."""
+    config = common.shape_config(metadata)
     del config["head_dim"]
     return config
 
 
-def qwen2_metadata(config: Config) -> common.Entries:
-    return [
-        *common.shape_metadata(config),
-        *common.scaling_metadata(config),
-        *common.rope_and_norm_metadata(config),
-        *(common.head_size_metadata(config) if config.get("head_dim") else []),
-    ]
+def qwen2_metadata(config: Config) -> Entries:
+    sizes = common.head_size_metadata(config) if config.get("head_dim") else []
+    return [*common.usual_metadata(config), *sizes]
 
 
-def qwen3_config(metadata: Metadata) -> dict[str, Any]:
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        **common.shape_config(metadata),
-        "attention_bias": False,
-        "use_sliding_window": False,
-    }
-
-
-def qwen3_metadata(config: Config) -> common.Entries:
-    return [
-        *common.shape_metadata(config),
-        *common.scaling_metadata(config),
-        *common.rope_and_norm_metadata(config),
-        *common.head_size_metadata(config),
-    ]
+def qwen3_metadata(config: Config) -> Entries:
+    return [*common.usual_metadata(config), *common.head_size_metadata(config)]
 
 
 QWEN2 = Architecture(
@@ -55,6 +32,7 @@ QWEN2 = Architecture(
     layer_tensors=common.LAYER_TENSORS,
     to_config=qwen2_config,
     to_metadata=qwen2_metadata,
+    constants={"use_sliding_window": False},
 )
 
 QWEN3 = Architecture(
@@ -66,6 +44,7 @@ QWEN3 = Architecture(
         "attn_q_norm": "self_attn.q_norm",
         "attn_k_norm": "self_attn.k_norm",
     },
-    to_config=qwen3_config,
+    to_config=common.shape_config,
     to_metadata=qwen3_metadata,
+    constants={"attention_bias": False, "use_sliding_window": False},
 )

@@ -5,22 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 RowOrder = Ids
 Config = Mapping[str, Any]
-ValueType = Literal["uint32", "float32", "string", "bool"]
-
-
-class Metadata(Protocol):
-    """GGUF metadata of one architecture, keys without its prefix ('block_count')."""
-
-    def __getitem__(self, key: str) -> Any:
-        """The value; UsageError where the key is absent."""
-
-    def get(self, key: str, default: Any) -> Any: ...
+Entries = list[tuple[str, Literal["uint32", "float32", "string"], Any]]
 
 
 @dataclass(frozen=True)
@@ -29,10 +21,10 @@ class Architecture:
 
     `tensors` and `layer_tensors` map GGUF names to Hugging Face names, both without '.weight';
     the latter belong to a block: 'blk.7.' + name on one side, 'model.layers.7.' + name on the
-    other. Those in `optional` may be absent; checkpoint tensors whose name ends in one of `ignored`
-    are left out.
-    `to_config(metadata)` builds config.json from GGUF metadata, `to_metadata(config)` the
-    reverse, as (key without the architecture's prefix, value type, value).
+    other.
+    config.json comes from GGUF metadata by `to_config(metadata)` and has the `model_type` (where it
+    is not the GGUF's name) and the `constants`; `to_metadata(config)` is the reverse, as (key
+    without the architecture's prefix, value type, value).
     `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
     where the two sides differ.
     `norm_shift` is added to every norm's weights on the way into a GGUF.
@@ -43,21 +35,22 @@ class Architecture:
     hf_names: tuple[str, ...]
     tensors: Mapping[str, str]
     layer_tensors: Mapping[str, str]
-    to_config: Callable[[Metadata], dict[str, Any]]
-    to_metadata: Callable[[Config], list[tuple[str, ValueType, Any]]]
+    to_config: Callable[[ArchitectureMetadata], dict[str, Any]]
+    to_metadata: Callable[[Config], Entries]
+    model_type: str = ""
+    constants: Config = field(default_factory=dict)
     row_order: Mapping[str, Callable[[Config, int], RowOrder]] = field(default_factory=dict)
     extra_tensors: Callable[[Config], Iterator[tuple[str, Floats]]] = lambda _: iter(())
     norm_shift: float = 0.0
-    optional: frozenset[str] = frozenset({"output"})
-    ignored: tuple[str, ...] = (".rotary_emb.inv_freq",)
 
-    @property
-    def required_tensors(self) -> list[str]:
-        return [name for name in self.tensors if name not in self.optional]
-
-    @property
-    def required_layer_tensors(self) -> list[str]:
-        return [name for name in self.layer_tensors if name not in self.optional]
+    def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
+        """The part of config.json that stands in the metadata."""
+        return {
+            "architectures": [self.hf_names[0]],
+            "model_type": self.model_type or self.gguf_name,
+            **self.to_config(metadata),
+            **self.constants,
+        }
 
     def hf_name(self, gguf_name: str) -> str | None:
         """Hugging Face name of a GGUF tensor; None if this architecture has no such tensor."""
@@ -72,20 +65,20 @@ class Architecture:
         """GGUF name of a Hugging Face tensor; None if this architecture has no such tensor."""
         stem, suffix = _split_suffix(hf_name)
         if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem):
-            for gguf_name, inner in self.layer_tensors.items():
-                if inner == match.group(2):
-                    return f"blk.{match.group(1)}.{gguf_name}{suffix}"
-            return None
-        for gguf_name, outer in self.tensors.items():
-            if outer == stem:
-                return f"{gguf_name}{suffix}"
-        return None
+            inner = _key_of(self.layer_tensors, match.group(2))
+            return inner and f"blk.{match.group(1)}.{inner}{suffix}"
+        outer = _key_of(self.tensors, stem)
+        return outer and f"{outer}{suffix}"
 
     def gguf_row_order(self, gguf_name: str, config: Config, rows: int) -> RowOrder | None:
         """GGUF row i of this tensor is Hugging Face row `order[i]`; None: the same rows."""
         inner = _split_suffix(gguf_name)[0].rpartition(".")[2]
         order = self.row_order.get(inner)
         return None if order is None else order(config, rows)
+
+
+def _key_of(names: Mapping[str, str], value: str) -> str | None:
+    return next((key for key, found in names.items() if found == value), None)
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
