@@ -12,9 +12,9 @@ from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.chat.tools import OPEN_CALL
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.api.protocol import ChatRequest, JsonObjectFormat, JsonSchemaFormat
+from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
-from tuneserve.serve.chat.structured import ANY_OBJECT, GrammarCompiler, Schema
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import SamplingParams
 
 
@@ -76,7 +76,7 @@ def _bounded(
     """`sampling` with the grammar that the request gives, or its response_format or tools need."""
     if request.grammar is not None:
         return replace(sampling, grammar=grammars.compile_gbnf(request.grammar))
-    schema = _answer_schema(request)
+    schema = request.answer_schema
     callable_tools = request.callable_tools
     if schema is None and not callable_tools:
         return sampling
@@ -91,15 +91,6 @@ def _bounded(
         opened=lazy,
     )
     return replace(sampling, grammar=grammar, grammar_after=OPEN_CALL if lazy else None)
-
-
-def _answer_schema(request: ChatRequest) -> Schema | None:
-    match request.response_format:
-        case JsonObjectFormat():
-            return ANY_OBJECT
-        case JsonSchemaFormat(json_schema=named):
-            return named.schema_
-    return None
 
 
 def _thinks(template: ChatTemplate) -> bool:

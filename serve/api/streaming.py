@@ -11,7 +11,6 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.protocol import ErrorBody
 from tuneserve.serve.api.responses import DONE, Writer, event
 from tuneserve.serve.engine import (
     Completion,
@@ -108,8 +107,7 @@ class EventStream(Response):
             try:
                 await self._send_events(send, first, batches)
             except EngineError as error:
-                body = ErrorBody.model_validate(as_api_error(error).body)
-                await _send(send, event(body))
+                await _send(send, event(as_api_error(error).body))
             finally:
                 self._on_end([*self.completions.values()])
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -29,8 +29,6 @@ from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
 
-ANY_OBJECT: Schema = {"type": "object"}
-
 LONGEST_SCHEMAS = 256 * 1024
 """Characters of all schemas of a request; a grammar's length is bounded where requests are read."""
 
