@@ -68,11 +68,8 @@ class ApiError(HTTPException):
 
 
 def _type_of(status: int) -> str:
-    if status == 401:
-        return "authentication_error"
-    if status == 429:
-        return "rate_limit_error"
-    return "server_error" if status >= 500 else "invalid_request_error"
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    return {401: "authentication_error", 429: "rate_limit_error"}.get(status, usual)
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -40,16 +40,23 @@ def prepare_turn(
 ) -> Turn:
     """Raises ApiError, TemplateError or GrammarError for a conversation or a bound that can't be
     had; UnavailableError."""
+    thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+    if request.reasoning_budget is not None and not thinks:
+        raise ApiError(
+            400,
+            "This model does not think: its chat template has no <think>.",
+            code="unsupported_parameter",
+            param="reasoning_budget",
+        )
     text, opening = render_request(template, request)
-    thoughts = thoughts_left(text, opening, thinks=_thinks(template))
     sampling = request.sampling(default_max_tokens=default_max_tokens)
-    sampling = replace(_bounded(grammars, sampling, request), thoughts=thoughts)
-    if request.reasoning_budget is not None:
-        _require_thoughts(template)
-        sampling = replace(sampling, thinking_budget=request.reasoning_budget)
     return Turn(
         prompt=encode_text(model, text + opening),
-        sampling=sampling,
+        sampling=replace(
+            _bounded(grammars, sampling, request),
+            thoughts=thoughts_left(text, opening, thinks=thinks),
+            thinking_budget=request.reasoning_budget,
+        ),
         calls=bool(request.callable_tools),
     )
 
@@ -91,17 +98,3 @@ def _bounded(
         opened=lazy,
     )
     return replace(sampling, grammar=grammar, grammar_after=OPEN_CALL if lazy else None)
-
-
-def _thinks(template: ChatTemplate) -> bool:
-    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
-
-
-def _require_thoughts(template: ChatTemplate) -> None:
-    if not _thinks(template):
-        raise ApiError(
-            400,
-            "This model does not think: its chat template has no <think>.",
-            code="unsupported_parameter",
-            param="reasoning_budget",
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from tuneserve.chat.thinking import Thoughts
@@ -93,9 +93,6 @@ class SamplingParams:
             or self.frequency_penalty != 0.0
             or self.repeat_penalty != 1.0
         )
-
-    def with_seed(self, seed: int) -> SamplingParams:
-        return replace(self, seed=seed)
 
 
 GREEDY = SamplingParams(temperature=0.0)
