@@ -61,17 +61,9 @@ class ModelSizes:
     n_vocab: int
 
     @classmethod
-    def of_tensors(
-        cls,
-        tensors: Mapping[str, int],
-        *,
-        layers: int,
-        kv_width: int,
-        n_embd: int,
-        n_ff: int,
-        n_vocab: int,
-    ) -> ModelSizes:
-        """From the bytes of each tensor, by name. Raises KeyError without an input embedding."""
+    def of_tensors(cls, tensors: Mapping[str, int], *, layers: int, **shape: int) -> ModelSizes:
+        """From the bytes of each tensor, by name, and the `shape`: kv_width, n_embd, n_ff and
+        n_vocab. Raises KeyError without an input embedding."""
         per_layer = [0] * layers
         output = 0
         for name, size in tensors.items():
@@ -82,7 +74,7 @@ class ModelSizes:
         embedding = tensors["token_embd.weight"]
         if "output.weight" not in tensors:
             output, embedding = output + embedding, 0
-        return cls(tuple(per_layer), output, embedding, kv_width, n_embd, n_ff, n_vocab)
+        return cls(tuple(per_layer), output, embedding, **shape)
 
     @classmethod
     def of_shape(cls, shape: ModelShape, settings: ConvertSettings) -> ModelSizes:

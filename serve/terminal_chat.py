@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tuneserve.chat.template import Message
@@ -41,27 +41,23 @@ class Client:
 
     def chat(self, messages: list[Message]) -> Iterator[str]:
         """The next turn, piece by piece."""
-        with self._explained():
-            completions: Any = self._openai.chat.completions
-            stream = completions.create(
-                model=self.model, messages=messages, stream=True, **self._options
-            )
-            with stream:
-                for chunk in stream:
-                    if chunk.choices and chunk.choices[0].delta.content:
-                        yield chunk.choices[0].delta.content
+        return self._stream(
+            self._openai.chat.completions, lambda choice: choice.delta.content, messages=messages
+        )
 
     def complete(self, prompt: str) -> Iterator[str]:
         """The continuation of a text, piece by piece."""
+        return self._stream(self._openai.completions, lambda choice: choice.text, prompt=prompt)
+
+    def _stream(
+        self, endpoint: Any, text_of: Callable[[Any], str | None], **asked: object
+    ) -> Iterator[str]:
         with self._explained():
-            completions: Any = self._openai.completions
-            stream = completions.create(
-                model=self.model, prompt=prompt, stream=True, **self._options
-            )
+            stream = endpoint.create(model=self.model, stream=True, **asked, **self._options)
             with stream:
                 for chunk in stream:
-                    if chunk.choices and chunk.choices[0].text:
-                        yield chunk.choices[0].text
+                    if chunk.choices and (text := text_of(chunk.choices[0])):
+                        yield text
 
     def _first_model(self) -> str:
         with self._explained():

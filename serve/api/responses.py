@@ -33,9 +33,9 @@ from tuneserve.serve.chat.answer_parser import (
     Part,
     PartReader,
     Reasoning,
+    ToolCall,
     calls_of,
 )
-from tuneserve.serve.chat.tools import ToolCall
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"

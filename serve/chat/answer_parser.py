@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
 from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
-from tuneserve.serve.chat.tools import ToolCall, call_id, parse_call
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call the model makes; `arguments` is JSON text, as OpenAI has it."""
+
+    id: str
+    name: str
+    arguments: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +149,9 @@ class PartReader:
         return bool(found)
 
     def _call(self, parts: list[Part]) -> bool:
-        if found := begun(self._held):
-            call, self._held = found
-            parts.append(call)
+        if head := _HEAD.match(self._held):
+            parts.append(CallBegin(call_id(), json.loads(head["name"])))
+            self._held = self._held[head.end() :]
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
         inside, closed, after = self._held.partition(CLOSE_CALL)
@@ -168,10 +177,7 @@ class PartReader:
 
 
 def _call_or_content(inside: str, *, closed: bool) -> list[Part]:
-    call = parse_call(inside)
-    if call is not None:
-        return list(whole(call))
-    return [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]
+    return parse_call(inside) or [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]
 
 
 # What the grammar of calls writes before the arguments.
@@ -180,17 +186,20 @@ _HEAD = re.compile(
 )
 
 
-def begun(text: str) -> tuple[CallBegin, str] | None:
-    """The call that `text` begins and what follows its head; None if that is not whole."""
-    head = _HEAD.match(text)
-    if head is None:
+def call_id() -> str:
+    return f"call_{secrets.token_hex(8)}"
+
+
+def parse_call(text: str) -> list[Part] | None:
+    """The call written between the marks; None if it is none."""
+    try:
+        value = json.loads(text)
+        name, arguments = value["name"], value.get("arguments", {})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
-    return CallBegin(call_id(), json.loads(head["name"])), text[head.end() :]
-
-
-def whole(call: ToolCall) -> tuple[CallBegin, CallArguments]:
-    """A call that came at once."""
-    return CallBegin(call.id, call.name), CallArguments(call.arguments)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    return [CallBegin(call_id(), name), CallArguments(json.dumps(arguments, ensure_ascii=False))]
 
 
 class ObjectEnd:
@@ -203,10 +212,14 @@ class ObjectEnd:
     def find(self, text: str) -> int | None:
         """The place behind the object's last brace; None if it goes on."""
         for place, character in enumerate(text, start=1):
-            if self._in_string:
-                self._see_in_string(character)
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string and character == "\\":
+                self._escaped = True
             elif character == '"':
-                self._in_string = True
+                self._in_string = not self._in_string
+            elif self._in_string:
+                continue
             elif character in "{[":
                 self._depth += 1
             elif character in "}]":
@@ -214,11 +227,3 @@ class ObjectEnd:
                 if self._depth == 0:
                     return place
         return None
-
-    def _see_in_string(self, character: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif character == "\\":
-            self._escaped = True
-        elif character == '"':
-            self._in_string = False
