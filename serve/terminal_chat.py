@@ -32,11 +32,8 @@ class Client:
         self.url = url
         # The client insists on a key; a server that asks for none ignores it.
         self._openai = openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=0)
-        self._options: dict[str, Any] = {"temperature": temperature}
-        if seed is not None:
-            self._options["seed"] = seed
-        if max_tokens is not None:
-            self._options["max_tokens"] = max_tokens
+        options = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+        self._options = {name: value for name, value in options.items() if value is not None}
         self.model = model or self._first_model()
 
     def chat(self, messages: list[Message]) -> Iterator[str]:

@@ -117,17 +117,11 @@ class GenerationRequest(RequestModel):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
     def _sampling(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
         return SamplingParams(
             **self.model_dump(include=_TAKEN_AS_GIVEN, exclude_none=True),
             max_tokens=max_tokens,
-            stop=self.stops,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             logprobs=logprobs,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
         )

@@ -62,9 +62,9 @@ class Writer(ABC):
         choices = [self._choice(index, one) for index, one in enumerate(completions)]
         return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
 
-    @abstractmethod
     def first(self, index: int) -> bytes:
         """Events that open the stream of a choice."""
+        return b""
 
     @abstractmethod
     def delta(self, index: int, delta: Delta) -> bytes:
@@ -76,12 +76,14 @@ class Writer(ABC):
 
     def usage(self, completions: Sequence[Completion]) -> bytes:
         """The event with the token counts of all choices."""
-        usage = usage_of(completions, self._choices)
-        return event(self._body(self.kind_of_event, [], usage=usage))
+        return self._chunk([], usage=usage_of(completions, self._choices))
 
     @abstractmethod
     def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:
         """One of the answers in one piece."""
+
+    def _chunk(self, choices: Sequence[Mapping[str, Any]], **usage: Usage) -> bytes:
+        return event(self._body(self.kind_of_event, choices, **usage))
 
     def _body(
         self, kind: str, choices: Sequence[Mapping[str, Any]], **usage: Usage
@@ -202,7 +204,7 @@ class ChatWriter(Writer):
             "logprobs": self._logprobs(logprobs),
             "finish_reason": finish_reason,
         }
-        return event(self._body(self.kind_of_event, [choice]))
+        return self._chunk([choice])
 
     def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
         if not tokens:
@@ -261,18 +263,13 @@ class TextWriter(Writer):
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         return self._piece(index, completion.text, completion.logprobs, completion.finish_reason)
 
-    def first(self, index: int) -> bytes:
-        return b""
-
     def delta(self, index: int, delta: Delta) -> bytes:
         if not delta.text and not delta.logprobs:
             return b""
-        piece = self._piece(index, delta.text, delta.logprobs, None)
-        return event(self._body(self.kind_of_event, [piece]))
+        return self._chunk([self._piece(index, delta.text, delta.logprobs, None)])
 
     def last(self, index: int, completion: Completion) -> bytes:
-        piece = self._piece(index, "", (), completion.finish_reason)
-        return event(self._body(self.kind_of_event, [piece]))
+        return self._chunk([self._piece(index, "", (), completion.finish_reason)])
 
     def _piece(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None

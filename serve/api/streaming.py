@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
@@ -177,20 +178,14 @@ class Answers:
         """Submit all; if one is refused, none goes on. Raises what Engine.submit raises."""
         try:
             for index, (prompt, sampling) in enumerate(asked):
-                self._generations.append(self._submit(index, prompt, sampling, stream))
+                listen = partial(self._bridge.post, self._mailbox, index)
+                generation = self._engine.submit(
+                    prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
+                )
+                self._generations.append(generation)
         except Exception:
             self.cancel()
             raise
-
-    def _submit(
-        self, index: int, prompt: Sequence[int], sampling: SamplingParams, stream: bool
-    ) -> Generation:
-        def listen(event: Event) -> None:
-            self._bridge.post(self._mailbox, index, event)
-
-        return self._engine.submit(
-            prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
-        )
 
     def cancel(self) -> None:
         for generation in self._generations:

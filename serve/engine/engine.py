@@ -412,13 +412,10 @@ class Engine:
 
     def _piece(self, token: int) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
-        try:
-            return self._pieces[token]
-        except KeyError:
+        if token not in self._pieces:
             ends = self.model.is_end(token)
-            piece = None if ends else self.model.token_bytes(token, special=False)
-            self._pieces[token] = piece
-            return piece
+            self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
+        return self._pieces[token]
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
