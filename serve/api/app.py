@@ -28,6 +28,7 @@ from tuneserve.serve.api.protocol import (
     ModelCard,
     ModelList,
     TextCompletion,
+    listed,
 )
 from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
 from tuneserve.serve.api.service import Service
@@ -169,9 +170,10 @@ def _generation_router(service: Service) -> APIRouter:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model)
         service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
-        prompts = await asyncio.to_thread(service.text_prompts, body.prompts(), param="prompt")
+        texts = listed(body.prompt)
+        prompts = await asyncio.to_thread(service.text_prompts, texts, param="prompt")
         if service.settings.log_prompts:
-            note(request.scope, prompts=body.prompts())
+            note(request.scope, prompts=texts)
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
         if body.grammar is not None:
             grammar = await asyncio.to_thread(service.grammars.compile_gbnf, body.grammar)

@@ -53,15 +53,8 @@ class ApiError(HTTPException):
         **figures: int,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
-        self.body = {
-            "error": {
-                "message": message,
-                "type": _type_of(status),
-                "param": param,
-                "code": code,
-                **figures,
-            }
-        }
+        told = {"message": message, "type": _type_of(status), "param": param, "code": code}
+        self.body = {"error": {**told, **figures}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status_code, headers=self.headers)

@@ -90,10 +90,9 @@ def _bounded(
     # Text may come in front of calls where neither a call nor a format is required.
     lazy = schema is None and not request.must_call
     places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
-    functions = [tool["function"] for tool in callable_tools]
     grammar = grammars.compile_answer(
         schema,
-        {places[function["name"]]: function for function in functions},
+        {places[tool["function"]["name"]]: tool["function"] for tool in callable_tools},
         several=request.parallel_tool_calls is not False,
         opened=lazy,
     )

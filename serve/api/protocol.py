@@ -347,9 +347,6 @@ class CompletionRequest(GenerationRequest):
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """Report log probabilities, with this many alternatives."""
 
-    def prompts(self) -> list[str | list[int]]:
-        return _listed(self.prompt)
-
     def sampling(self, *, default_max_tokens: int) -> SamplingParams:
         return self._sampling(
             max_tokens=self.max_tokens or default_max_tokens, logprobs=self.logprobs
@@ -408,11 +405,8 @@ class EmbeddingRequest(RequestModel):
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
 
-    def inputs(self) -> list[str | list[int]]:
-        return _listed(self.input)
 
-
-def _listed(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+def listed(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
     """Each text of those given, be it as token ids."""
     if isinstance(given, str):
         return [given]

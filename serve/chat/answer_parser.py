@@ -25,18 +25,17 @@ class ToolCall:
     arguments: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reasoning:
+@dataclass(frozen=True)
+class _Text:
+    text: str
+
+
+class Reasoning(_Text):
     """Text the model thinks to itself."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(_Text):
     """Text of the answer."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +46,8 @@ class CallBegin:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallArguments:
+class CallArguments(_Text):
     """Text of the arguments of the call that has begun."""
-
-    text: str
 
 
 Part = Reasoning | Content | CallBegin | CallArguments
@@ -130,7 +126,7 @@ class PartReader:
         if self._state is _State.ARGUMENTS:
             return self._arguments(parts)
         if self._state is _State.CALLED:
-            return self._called()
+            return self._until_close() is not None
         if not self._calls:
             parts.append(Content(self._held))
             self._held = ""
@@ -154,12 +150,10 @@ class PartReader:
             self._held = self._held[head.end() :]
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
-        inside, closed, after = self._held.partition(CLOSE_CALL)
-        if not closed:
-            return False
-        parts += _call_or_content(inside, closed=True)
-        self._held, self._state, self._trim = after, _State.CONTENT, True
-        return True
+        inside = self._until_close()
+        if inside is not None:
+            parts += _call_or_content(inside, closed=True)
+        return inside is not None
 
     def _arguments(self, parts: list[Part]) -> bool:
         end = self._end.find(self._held)
@@ -169,11 +163,13 @@ class PartReader:
             self._state = _State.CALLED
         return end is not None
 
-    def _called(self) -> bool:
-        _, closed, after = self._held.partition(CLOSE_CALL)
-        if closed:
-            self._held, self._state, self._trim = after, _State.CONTENT, True
-        return bool(closed)
+    def _until_close(self) -> str | None:
+        """What stands before </tool_call>, taken with it; None if that has not come."""
+        inside, closed, after = self._held.partition(CLOSE_CALL)
+        if not closed:
+            return None
+        self._held, self._state, self._trim = after, _State.CONTENT, True
+        return inside
 
 
 def _call_or_content(inside: str, *, closed: bool) -> list[Part]:

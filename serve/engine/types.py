@@ -88,11 +88,8 @@ class SamplingParams:
 
     @property
     def penalizes(self) -> bool:
-        return (
-            self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-            or self.repeat_penalty != 1.0
-        )
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repeat_penalty)
+        return penalties != (0.0, 0.0, 1.0)
 
 
 GREEDY = SamplingParams(temperature=0.0)
