@@ -85,8 +85,10 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, error.message, code="invalid_messages", param="messages")
         case RequestValidationError():
             return _validation_error(error.errors())
+        case HTTPException(status_code=404):
+            return ApiError(404, "There is no such path here.", code="unknown_url")
         case HTTPException():
-            return _http_error(error)
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
             logger.error("defect while answering", exc_info=error)
             return ApiError(500, "The server failed on this request; its log has the reason.")
@@ -111,12 +113,6 @@ def _sentence(error: TuneserveError) -> str:
 def client_left() -> ApiError:
     """Nobody reads it; the log has its status."""
     return ApiError(CLIENT_LEFT, "The client left before the answer was there.")
-
-
-def _http_error(error: HTTPException) -> ApiError:
-    if error.status_code == 404:
-        return ApiError(404, "There is no such path here.", code="unknown_url")
-    return ApiError(error.status_code, str(error.detail), headers=error.headers)
 
 
 def _validation_error(details: Sequence[Mapping[str, Any]]) -> ApiError:

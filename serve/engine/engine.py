@@ -129,11 +129,12 @@ class Engine:
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
+        self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
         self._scheduler = Scheduler(
             self._cache,
             slots=settings.slots,
             batch_tokens=self._context.n_batch,
-            prefill=PrefillBudget(self._context.n_batch, first, adapts=not steady),
+            prefill=self._prefill,
             queue_seconds=settings.queue_seconds,
             answer_seconds=settings.answer_seconds,
         )
@@ -364,7 +365,7 @@ class Engine:
         ready = self._decode(batch.chunks)
         if ready:
             self._sample(ready)
-        self._scheduler.observe(batch.chunks, time.monotonic() - started)
+        self._prefill.observe(batch.chunks, time.monotonic() - started)
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:

@@ -318,17 +318,16 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
 
     def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""
-        best: int | None = None
-        best_length = 0
-        for sequence, prefix in self.items():
-            if prefix.adapter != adapter:
-                continue
-            length = common_prefix(prefix.tokens, tokens)
-            if length > best_length:
-                best, best_length = sequence, length
-        if best is not None:
-            self.move_to_end(best)
-        return best, best_length
+        lengths = {
+            sequence: common_prefix(prefix.tokens, tokens)
+            for sequence, prefix in self.items()
+            if prefix.adapter == adapter
+        }
+        best = max(lengths, key=lengths.__getitem__, default=None)
+        if best is None or not lengths[best]:
+            return None, 0
+        self.move_to_end(best)
+        return best, lengths[best]
 
 
 class OffloadedPrefixes(PrefixCache):
