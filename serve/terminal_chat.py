@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -149,8 +148,6 @@ def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> st
     shown = [] if into is None else into
     for piece in pieces:
         shown.append(piece)
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+        print(piece, end="", flush=True)
+    print(flush=True)
     return "".join(shown)

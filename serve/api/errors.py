@@ -71,8 +71,7 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case QueueFullError():
-            headers = {"Retry-After": "1"}
-            return ApiError(429, error.message, code="queue_full", headers=headers)
+            return ApiError(429, error.message, code="queue_full", headers={"Retry-After": "1"})
         case UnavailableError():
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():

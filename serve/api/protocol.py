@@ -445,12 +445,10 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
-class Usage(TypedDict):
+class Usage(EmbeddingUsage):
     """Token counts of a request."""
 
-    prompt_tokens: int
     completion_tokens: int
-    total_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from abc import ABC, abstractmethod
@@ -116,7 +115,7 @@ class ChatWriter(Writer):
         """What stands before and after the text in an event that has nothing else: making each
         anew would be most of what streaming costs."""
         mark = "\0"
-        before, _, after = self._event(index, {"content": mark}).partition(to_json_text(mark))
+        before, _, after = self._event(index, {"content": mark}).partition(to_json(mark))
         return before, after
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
@@ -156,7 +155,7 @@ class ChatWriter(Writer):
         if not delta.text:
             return b""
         before, after = self._frames[index]
-        return before + to_json_text(delta.text) + after
+        return before + to_json(delta.text) + after
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
@@ -316,13 +315,8 @@ def token_text(model: LlamaModel, token: int) -> str:
     return model.token_bytes(token).decode("utf-8", "replace")
 
 
-def to_json(value: Mapping[str, Any]) -> bytes:
+def to_json(value: Mapping[str, Any] | str) -> bytes:
     return pydantic_core.to_json(value, inf_nan_mode="null")
-
-
-def to_json_text(text: str) -> bytes:
-    """A JSON string as pydantic writes it."""
-    return json.dumps(text, ensure_ascii=False).encode()
 
 
 def event(value: Mapping[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -151,8 +152,7 @@ class GrammarCompiler:
     def _compile(self, lark: str, param: str) -> tuple[LLMatcher, str]:
         """(matcher at its beginning, '' or why it can't be used). Raises GrammarError for a text
         that takes too long."""
-        tokenizer = self._tokenizer()
-        return self._bounded(lambda: _compiled(tokenizer, lark), param)
+        return self._bounded(partial(_compiled, self._tokenizer(), lark), param)
 
     def _tokenizer(self) -> LLTokenizer:
         with self._lock:

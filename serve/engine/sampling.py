@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaContext, LlamaModel, backend
-from tuneserve.serve.engine.thinking import ThinkingState
+from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams, TokenLogprob
 
 Row = npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ class TokenSampler:
         token = self._choose(row)
         rest = self._stages.begins_thought(self._model.token_bytes(token))
         if rest is None or self._allows(token):
-            self._stages.answer_begins()
+            self._stages.enter(Stage.ANSWER)
             return self._sample_by_grammar(row)
         self._accept(token)
         self._force(rest)

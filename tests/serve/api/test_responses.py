@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -34,4 +35,4 @@ def test_answers_are_as_published(text: str, logprobs: tuple[TokenLogprob, ...])
     plain = TextWriter("demo", model, choices=2).whole([done, done])
     for answer, kind in ((chat, ChatCompletion), (plain, TextCompletion)):
         checked = TypeAdapter[Any](kind)
-        assert checked.dump_json(checked.validate_json(answer, strict=True)) == answer
+        assert checked.validate_json(answer, strict=True) == json.loads(answer)
