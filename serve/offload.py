@@ -37,12 +37,6 @@ _LONGEST_CONTEXT = 1 << 24  # what the setting allows
 
 BLOCK_TENSOR = re.compile(r"blk\.(\d+)\.")
 
-# (elements, bytes) of a block of each KV cache type (ggml.h).
-CACHE_BLOCKS = {
-    "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q5_1": (32, 24),
-    "q5_0": (32, 22), "q4_1": (32, 20), "q4_0": (32, 18),
-}  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
@@ -61,17 +55,9 @@ class ModelSizes:
     n_vocab: int
 
     @classmethod
-    def of_tensors(
-        cls,
-        tensors: Mapping[str, int],
-        *,
-        layers: int,
-        kv_width: int,
-        n_embd: int,
-        n_ff: int,
-        n_vocab: int,
-    ) -> ModelSizes:
-        """From the bytes of each tensor, by name. Raises KeyError without an input embedding."""
+    def of_tensors(cls, tensors: Mapping[str, int], *, layers: int, **shape: int) -> ModelSizes:
+        """From the bytes of each tensor, by name, and the `shape`: kv_width, n_embd, n_ff and
+        n_vocab. Raises KeyError without an input embedding."""
         per_layer = [0] * layers
         output = 0
         for name, size in tensors.items():
@@ -82,7 +68,7 @@ class ModelSizes:
         embedding = tensors["token_embd.weight"]
         if "output.weight" not in tensors:
             output, embedding = output + embedding, 0
-        return cls(tuple(per_layer), output, embedding, kv_width, n_embd, n_ff, n_vocab)
+        return cls(tuple(per_layer), output, embedding, **shape)
 
     @classmethod
     def of_shape(cls, shape: ModelShape, settings: ConvertSettings) -> ModelSizes:
@@ -106,9 +92,11 @@ class ModelSizes:
 
     def kv_bytes_per_layer(self, settings: ServeSettings) -> int:
         """K and V of one layer for settings.ctx tokens, and those of the context for embeddings."""
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
         total = 2 * 2 * EMBEDDING_CONTEXT * self.kv_width if settings.embeddings else 0
         for name in (settings.cache_type_k, settings.cache_type_v):
-            elements, size = CACHE_BLOCKS[name]
+            elements, size = GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]]
             total += settings.ctx * self.kv_width * size // elements
         return total
 

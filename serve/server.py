@@ -175,13 +175,9 @@ def _run_until_signal(service: Service, listener: socket.socket, *, url: str) ->
 
 def _example(service: Service, url: str) -> str:
     key = ' -H "Authorization: Bearer $KEY"' if service.settings.api_key_file else ""
+    path, field = "chat/completions", '"messages": [{"role": "user", "content": "What is 1+1?"}]'
     if service.template is None:
         path, field = "completions", '"prompt": "1 + 1 ="'
-    else:
-        path, field = (
-            "chat/completions",
-            ('"messages": [{"role": "user", "content": "What is 1+1?"}]'),
-        )
     return (
         f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
         f'    -d \'{{"model": "{service.name}", {field}}}\''
@@ -189,9 +185,8 @@ def _example(service: Service, url: str) -> str:
 
 
 def _url(host: str, port: int, *, tls: bool) -> str:
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 - compared only
-    scheme = "https" if tls else "http"
-    return f"{scheme}://{f'[{shown}]' if ':' in shown and '[' not in shown else shown}:{port}"
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
+    return f"{'https' if tls else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tuneserve.chat.template import Message
@@ -32,36 +31,29 @@ class Client:
         self.url = url
         # The client insists on a key; a server that asks for none ignores it.
         self._openai = openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=0)
-        self._options: dict[str, Any] = {"temperature": temperature}
-        if seed is not None:
-            self._options["seed"] = seed
-        if max_tokens is not None:
-            self._options["max_tokens"] = max_tokens
+        options = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+        self._options = {name: value for name, value in options.items() if value is not None}
         self.model = model or self._first_model()
 
     def chat(self, messages: list[Message]) -> Iterator[str]:
         """The next turn, piece by piece."""
-        with self._explained():
-            completions: Any = self._openai.chat.completions
-            stream = completions.create(
-                model=self.model, messages=messages, stream=True, **self._options
-            )
-            with stream:
-                for chunk in stream:
-                    if chunk.choices and chunk.choices[0].delta.content:
-                        yield chunk.choices[0].delta.content
+        return self._stream(
+            self._openai.chat.completions, lambda choice: choice.delta.content, messages=messages
+        )
 
     def complete(self, prompt: str) -> Iterator[str]:
         """The continuation of a text, piece by piece."""
+        return self._stream(self._openai.completions, lambda choice: choice.text, prompt=prompt)
+
+    def _stream(
+        self, endpoint: Any, text_of: Callable[[Any], str | None], **asked: object
+    ) -> Iterator[str]:
         with self._explained():
-            completions: Any = self._openai.completions
-            stream = completions.create(
-                model=self.model, prompt=prompt, stream=True, **self._options
-            )
+            stream = endpoint.create(model=self.model, stream=True, **asked, **self._options)
             with stream:
                 for chunk in stream:
-                    if chunk.choices and chunk.choices[0].text:
-                        yield chunk.choices[0].text
+                    if chunk.choices and (text := text_of(chunk.choices[0])):
+                        yield text
 
     def _first_model(self) -> str:
         with self._explained():
@@ -156,8 +148,6 @@ def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> st
     shown = [] if into is None else into
     for piece in pieces:
         shown.append(piece)
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+        print(piece, end="", flush=True)
+    print(flush=True)
     return "".join(shown)

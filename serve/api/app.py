@@ -28,6 +28,7 @@ from tuneserve.serve.api.protocol import (
     ModelCard,
     ModelList,
     TextCompletion,
+    listed,
 )
 from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
 from tuneserve.serve.api.service import Service
@@ -155,59 +156,33 @@ def _generation_router(service: Service) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
-        _check_biased_tokens(body, service)
+        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
         turn = await asyncio.to_thread(service.chat_turn, body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
-        answers = service.answer(
-            name,
-            [turn.prompt],
-            turn.sampling,
-            choices=body.choices,
-            stream=bool(body.stream),
-            param="messages",
-        )
-        return await _respond(service, request, body, answers, writer, choices=body.choices)
+        answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
+        return await _respond(service, request, body, answers, writer)
 
     @router.post("/completions", include_in_schema=False)
     @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model)
-        _check_biased_tokens(body, service)
-        prompts = await asyncio.to_thread(service.text_prompts, body.prompts(), param="prompt")
+        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
+        texts = listed(body.prompt)
+        prompts = await asyncio.to_thread(service.text_prompts, texts, param="prompt")
         if service.settings.log_prompts:
-            note(request.scope, prompts=body.prompts())
+            note(request.scope, prompts=texts)
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
         if body.grammar is not None:
             grammar = await asyncio.to_thread(service.grammars.compile_gbnf, body.grammar)
             sampling = replace(sampling, grammar=grammar)
-        answers = service.answer(
-            name,
-            prompts,
-            sampling,
-            choices=body.choices,
-            stream=bool(body.stream),
-            param="prompt",
-        )
+        answers = service.answer(name, prompts, sampling, body, param="prompt")
         writer = TextWriter(name, service.engine.model, choices=body.choices)
-        total = len(prompts) * body.choices
-        return await _respond(service, request, body, answers, writer, choices=total)
+        return await _respond(service, request, body, answers, writer)
 
     return router
-
-
-def _check_biased_tokens(body: GenerationRequest, service: Service) -> None:
-    vocabulary = service.engine.model.n_vocab
-    unknown = [token for token in body.logit_bias or {} if int(token) >= vocabulary]
-    if unknown:
-        raise ApiError(
-            400,
-            f"Token id {unknown[0]} is not in the vocabulary of {vocabulary}.",
-            code="invalid_value",
-            param="logit_bias",
-        )
 
 
 async def _respond(
@@ -216,18 +191,14 @@ async def _respond(
     body: GenerationRequest,
     answers: Answers,
     writer: Writer,
-    *,
-    choices: int,
 ) -> Response:
     on_end = partial(_ended, service, request)
     if body.stream:
-        return EventStream(
-            answers, writer, choices=choices, include_usage=body.wants_usage, on_end=on_end
-        )
-    async with cancelled_when_gone(request.receive, answers.cancel) as connection:
+        return EventStream(answers, writer, include_usage=body.wants_usage, on_end=on_end)
+    async with cancelled_when_gone(request.receive, answers.cancel) as gone:
         completions = await answers.completions()
     on_end(completions)
-    if connection.gone:
+    if gone.done():
         raise client_left()
     return Response(writer.whole(completions), media_type="application/json")
 

@@ -53,26 +53,16 @@ class ApiError(HTTPException):
         **figures: int,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
-        self.body = {
-            "error": {
-                "message": message,
-                "type": _type_of(status),
-                "param": param,
-                "code": code,
-                **figures,
-            }
-        }
+        told = {"message": message, "type": _type_of(status), "param": param, "code": code}
+        self.body = {"error": {**told, **figures}}
 
     def response(self) -> JSONResponse:
         return JSONResponse(self.body, self.status_code, headers=self.headers)
 
 
 def _type_of(status: int) -> str:
-    if status == 401:
-        return "authentication_error"
-    if status == 429:
-        return "rate_limit_error"
-    return "server_error" if status >= 500 else "invalid_request_error"
+    usual = "server_error" if status >= 500 else "invalid_request_error"
+    return {401: "authentication_error", 429: "rate_limit_error"}.get(status, usual)
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -81,8 +71,7 @@ def as_api_error(error: Exception) -> ApiError:
         case ApiError():
             return error
         case QueueFullError():
-            headers = {"Retry-After": "1"}
-            return ApiError(429, error.message, code="queue_full", headers=headers)
+            return ApiError(429, error.message, code="queue_full", headers={"Retry-After": "1"})
         case UnavailableError():
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():
@@ -95,8 +84,10 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, error.message, code="invalid_messages", param="messages")
         case RequestValidationError():
             return _validation_error(error.errors())
+        case HTTPException(status_code=404):
+            return ApiError(404, "There is no such path here.", code="unknown_url")
         case HTTPException():
-            return _http_error(error)
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
             logger.error("defect while answering", exc_info=error)
             return ApiError(500, "The server failed on this request; its log has the reason.")
@@ -121,12 +112,6 @@ def _sentence(error: TuneserveError) -> str:
 def client_left() -> ApiError:
     """Nobody reads it; the log has its status."""
     return ApiError(CLIENT_LEFT, "The client left before the answer was there.")
-
-
-def _http_error(error: HTTPException) -> ApiError:
-    if error.status_code == 404:
-        return ApiError(404, "There is no such path here.", code="unknown_url")
-    return ApiError(error.status_code, str(error.detail), headers=error.headers)
 
 
 def _validation_error(details: Sequence[Mapping[str, Any]]) -> ApiError:

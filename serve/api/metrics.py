@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,24 +20,16 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
-        self._requests = Counter(
-            "tuneserve_requests", "HTTP requests", ("path", "status"), registry=self.registry
-        )
-        self._prompt = self._counter("tuneserve_prompt_tokens", "Prompt tokens of ended answers")
-        self._cached = self._counter(
-            "tuneserve_cached_tokens", "Prompt tokens that the prefix cache had"
-        )
-        self._generated = self._counter("tuneserve_generated_tokens", "Generated tokens")
-        self._first = self._histogram(
+        counter = partial(Counter, registry=self.registry)
+        seconds = partial(Histogram, buckets=SECONDS, registry=self.registry)
+        self._requests = counter("tuneserve_requests", "HTTP requests", ("path", "status"))
+        self._prompt = counter("tuneserve_prompt_tokens", "Prompt tokens of ended answers")
+        self._cached = counter("tuneserve_cached_tokens", "Prompt tokens that the prefix cache had")
+        self._generated = counter("tuneserve_generated_tokens", "Generated tokens")
+        self._first = seconds(
             "tuneserve_first_token_seconds", "Time from a request to its first token"
         )
-        self._whole = self._histogram("tuneserve_answer_seconds", "Time from a request to its end")
-
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, registry=self.registry)
-
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, buckets=SECONDS, registry=self.registry)
+        self._whole = seconds("tuneserve_answer_seconds", "Time from a request to its end")
 
     def answered(self, completion: Completion) -> None:
         """An answer has ended."""

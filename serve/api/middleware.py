@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.console import say
@@ -72,10 +73,8 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 answering = True
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode()),
-                ]
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).append("X-Request-Id", request_id)
             await send(message)
 
         scope.setdefault(FACTS, {})

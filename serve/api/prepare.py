@@ -12,9 +12,9 @@ from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.chat.tools import OPEN_CALL
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.api.protocol import ChatRequest, JsonObjectFormat, JsonSchemaFormat
+from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
-from tuneserve.serve.chat.structured import ANY_OBJECT, GrammarCompiler, Schema
+from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import SamplingParams
 
 
@@ -40,16 +40,23 @@ def prepare_turn(
 ) -> Turn:
     """Raises ApiError, TemplateError or GrammarError for a conversation or a bound that can't be
     had; UnavailableError."""
+    thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+    if request.reasoning_budget is not None and not thinks:
+        raise ApiError(
+            400,
+            "This model does not think: its chat template has no <think>.",
+            code="unsupported_parameter",
+            param="reasoning_budget",
+        )
     text, opening = render_request(template, request)
-    thoughts = thoughts_left(text, opening, thinks=_thinks(template))
     sampling = request.sampling(default_max_tokens=default_max_tokens)
-    sampling = replace(_bounded(grammars, sampling, request), thoughts=thoughts)
-    if request.reasoning_budget is not None:
-        _require_thoughts(template)
-        sampling = replace(sampling, thinking_budget=request.reasoning_budget)
     return Turn(
         prompt=encode_text(model, text + opening),
-        sampling=sampling,
+        sampling=replace(
+            _bounded(grammars, sampling, request),
+            thoughts=thoughts_left(text, opening, thinks=thinks),
+            thinking_budget=request.reasoning_budget,
+        ),
         calls=bool(request.callable_tools),
     )
 
@@ -76,41 +83,17 @@ def _bounded(
     """`sampling` with the grammar that the request gives, or its response_format or tools need."""
     if request.grammar is not None:
         return replace(sampling, grammar=grammars.compile_gbnf(request.grammar))
-    schema = _answer_schema(request)
+    schema = request.answer_schema
     callable_tools = request.callable_tools
     if schema is None and not callable_tools:
         return sampling
     # Text may come in front of calls where neither a call nor a format is required.
     lazy = schema is None and not request.must_call
     places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
-    functions = [tool["function"] for tool in callable_tools]
     grammar = grammars.compile_answer(
         schema,
-        {places[function["name"]]: function for function in functions},
+        {places[tool["function"]["name"]]: tool["function"] for tool in callable_tools},
         several=request.parallel_tool_calls is not False,
         opened=lazy,
     )
     return replace(sampling, grammar=grammar, grammar_after=OPEN_CALL if lazy else None)
-
-
-def _answer_schema(request: ChatRequest) -> Schema | None:
-    match request.response_format:
-        case JsonObjectFormat():
-            return ANY_OBJECT
-        case JsonSchemaFormat(json_schema=named):
-            return named.schema_
-    return None
-
-
-def _thinks(template: ChatTemplate) -> bool:
-    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
-
-
-def _require_thoughts(template: ChatTemplate) -> None:
-    if not _thinks(template):
-        raise ApiError(
-            400,
-            "This model does not think: its chat template has no <think>.",
-            code="unsupported_parameter",
-            param="reasoning_budget",
-        )

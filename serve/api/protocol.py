@@ -1,15 +1,16 @@
 """Requests and answers of the OpenAI API, as far as they are supported.
 
 Requests forbid unknown fields: what the server can't do is refused with the field's name, never
-ignored. Answers are written with `exclude_unset`, so a field appears if it was set.
+ignored. Answers are plain dictionaries; their types say which fields are always there.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import TypedDict
 
 from tuneserve.chat.template import normal_message
 from tuneserve.serve.engine import SamplingParams
@@ -22,66 +23,69 @@ LONGEST_STOP = 256
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+MaxTokens = Annotated[int, Field(ge=1)]
 
 
 class RequestModel(BaseModel):
     """Base of everything a client sends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+_TAKEN_AS_GIVEN = {
+    "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
+    "repeat_penalty",
+}  # fmt: skip
+"""Fields of a request that SamplingParams has under the same name; it has their defaults too."""
 
 
 class StreamOptions(RequestModel):
     """Options of a streamed answer."""
 
-    include_usage: bool = Field(False, description="End the stream with a chunk of token counts.")
+    include_usage: bool = False
+    """End the stream with a chunk of token counts."""
 
 
 class GenerationRequest(RequestModel):
     """What chat and text completions have in common."""
 
-    model: str | None = Field(None, description="Name of a served model; see /v1/models.")
-    temperature: Temperature | None = Field(
-        None, description="0 takes the most probable token. Default 1."
-    )
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
-        None, description="Choose among the most probable tokens that add up to this. Default 1."
-    )
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(
-        None, description="Choose among this many most probable tokens; 0 = all. Default 0."
-    )
-    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = Field(
-        None, description="Leave out tokens less probable than this times the best. Default 0."
-    )
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
-        None, description="Same seed, same answer (up to rounding that depends on the batch)."
-    )
-    max_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Longest answer in tokens."
-    )
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = Field(
-        None, description="Strings that end the answer and are not part of it."
-    )
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = Field(
-        None, description="Number of answers. Default 1."
-    )
-    stream: bool | None = Field(None, description="Send the answer as server-sent events.")
-    stream_options: StreamOptions | None = Field(None, description="Only with stream.")
-    presence_penalty: Penalty | None = Field(
-        None, description="Subtracted once from the logit of tokens the answer has. Default 0."
-    )
-    frequency_penalty: Penalty | None = Field(
-        None, description="Subtracted for each time the answer has the token. Default 0."
-    )
-    repeat_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = Field(
-        None, description="llama.cpp's penalty, a divisor; 1 = off. Default 1."
-    )
-    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = Field(
-        None, description="Token id (as a string) to what is added to its logit."
-    )
-    grammar: Annotated[str, Field(min_length=1, max_length=100_000)] | None = Field(
-        None, description="A grammar (GBNF, rule `root`) that the answer must follow."
-    )
-    user: str | None = Field(None, description="Accepted; has no effect on the answer.")
+    model: str | None = None
+    """Name of a served model; see /v1/models."""
+    temperature: Temperature | None = None
+    """0 takes the most probable token. Default 1."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Choose among the most probable tokens that add up to this. Default 1."""
+    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Choose among this many most probable tokens; 0 = all. Default 0."""
+    min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Leave out tokens less probable than this times the best. Default 0."""
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    """Same seed, same answer (up to rounding that depends on the batch)."""
+    max_tokens: MaxTokens | None = None
+    """Longest answer in tokens."""
+    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    """Strings that end the answer and are not part of it."""
+    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    """Number of answers. Default 1."""
+    stream: bool | None = None
+    """Send the answer as server-sent events."""
+    stream_options: StreamOptions | None = None
+    """Only with stream."""
+    presence_penalty: Penalty | None = None
+    """Subtracted once from the logit of tokens the answer has. Default 0."""
+    frequency_penalty: Penalty | None = None
+    """Subtracted for each time the answer has the token. Default 0."""
+    repeat_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    """llama.cpp's penalty, a divisor; 1 = off. Default 1."""
+    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
+    """Token id (as a string) to what is added to its logit."""
+    grammar: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
+    """A grammar (GBNF, rule `root`) that the answer must follow."""
+    user: str | None = None
+    """Accepted; has no effect on the answer."""
 
     @field_validator("stop")
     @classmethod
@@ -113,26 +117,13 @@ class GenerationRequest(RequestModel):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
     def _sampling(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
         return SamplingParams(
-            temperature=_or(self.temperature, 1.0),
-            top_p=_or(self.top_p, 1.0),
-            top_k=self.top_k or 0,
-            min_p=self.min_p or 0.0,
-            seed=self.seed,
+            **self.model_dump(include=_TAKEN_AS_GIVEN, exclude_none=True),
             max_tokens=max_tokens,
-            stop=self.stops,
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             logprobs=logprobs,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            repeat_penalty=_or(self.repeat_penalty, 1.0),
         )
 
 
@@ -177,9 +168,8 @@ class ChatMessage(RequestModel):
     name: str | None = None
     tool_calls: list[CallMade] | None = None
     tool_call_id: str | None = None
-    reasoning_content: str | None = Field(
-        None, description="Thoughts of an earlier turn, for templates that want them."
-    )
+    reasoning_content: str | None = None
+    """Thoughts of an earlier turn, for templates that want them."""
     refusal: None = None
 
     @model_validator(mode="after")
@@ -209,16 +199,10 @@ class ChatMessage(RequestModel):
         return normal_message(message)
 
 
-class TextFormat(RequestModel):
-    """Free text, the default."""
+class PlainFormat(RequestModel):
+    """Free text, the default, or any JSON object."""
 
-    type: Literal["text"]
-
-
-class JsonObjectFormat(RequestModel):
-    """Any JSON object."""
-
-    type: Literal["json_object"]
+    type: Literal["text", "json_object"]
 
 
 class NamedSchema(RequestModel):
@@ -237,9 +221,7 @@ class JsonSchemaFormat(RequestModel):
     json_schema: NamedSchema
 
 
-ResponseFormat = Annotated[
-    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
-]
+ResponseFormat = Annotated[PlainFormat | JsonSchemaFormat, Field(discriminator="type")]
 
 
 class Function(RequestModel):
@@ -275,31 +257,24 @@ class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Longest answer in tokens; the newer name of max_tokens."
-    )
-    logprobs: bool | None = Field(None, description="Report each token's log probability.")
-    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
-        None, description="Alternatives reported for each token; needs logprobs."
-    )
-    response_format: ResponseFormat | None = Field(
-        None, description="Bound the answer to JSON, or to JSON of a schema, by a grammar."
-    )
-    tools: Annotated[list[Tool], Field(max_length=128)] | None = Field(
-        None, description="Functions the model may call."
-    )
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
-        None, description="Whether a function must be called, and which. Default auto."
-    )
-    parallel_tool_calls: bool | None = Field(
-        None, description="May one answer call several functions? Default true."
-    )
-    reasoning_budget: Annotated[int, Field(ge=0)] | None = Field(
-        None, description="Most tokens of thoughts, for models that think. Default: no limit."
-    )
-    chat_template_kwargs: dict[str, bool | int | float | str] | None = Field(
-        None, description="Variables for the chat template, such as enable_thinking."
-    )
+    max_completion_tokens: MaxTokens | None = None
+    """Longest answer in tokens; the newer name of max_tokens."""
+    logprobs: bool | None = None
+    """Report each token's log probability."""
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    """Alternatives reported for each token; needs logprobs."""
+    response_format: ResponseFormat | None = None
+    """Bound the answer to JSON, or to JSON of a schema, by a grammar."""
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    """Functions the model may call."""
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    """Whether a function must be called, and which. Default auto."""
+    parallel_tool_calls: bool | None = None
+    """May one answer call several functions? Default true."""
+    reasoning_budget: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens of thoughts, for models that think. Default: no limit."""
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
+    """Variables for the chat template, such as enable_thinking."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
@@ -309,11 +284,10 @@ class ChatRequest(GenerationRequest):
             raise ValueError("top_logprobs needs logprobs to be true")
         if not self.tools and self.tool_choice not in (None, "none", "auto"):
             raise ValueError("tool_choice needs tools")
-        if self.must_call and not isinstance(self.response_format, TextFormat | None):
+        formatted = self.answer_schema is not None
+        if self.must_call and formatted:
             raise ValueError("a required tool call and a response_format exclude each other")
-        if self.grammar and (
-            self.must_call or not isinstance(self.response_format, TextFormat | None)
-        ):
+        if self.grammar and (self.must_call or formatted):
             raise ValueError("grammar excludes response_format and a required tool call")
         self._check_names()
         return self
@@ -331,6 +305,16 @@ class ChatRequest(GenerationRequest):
     @property
     def must_call(self) -> bool:
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        """The JSON Schema that response_format asks for, if it asks for JSON."""
+        match self.response_format:
+            case JsonSchemaFormat(json_schema=named):
+                return named.schema_
+            case PlainFormat(type="json_object"):
+                return {"type": "object"}
+        return None
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
@@ -356,19 +340,12 @@ class CompletionRequest(GenerationRequest):
     prompt: (
         str
         | Annotated[list[str], Field(min_length=1)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1)]
-    ) = Field(description="Text, token ids, or a list of either.")
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
-        None, description="Report log probabilities, with this many alternatives."
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1)]
     )
-
-    def prompts(self) -> list[str | list[int]]:
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [list(self.prompt)]
-        return list(self.prompt)
+    """Text, token ids, or a list of either."""
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    """Report log probabilities, with this many alternatives."""
 
     def sampling(self, *, default_max_tokens: int) -> SamplingParams:
         return self._sampling(
@@ -380,13 +357,12 @@ class TokenizeRequest(RequestModel):
     """Body of POST /tokenize: a text, or a conversation as the chat template renders it."""
 
     model: str | None = None
-    content: str | None = Field(None, description="A text; special tokens in it are parsed.")
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = Field(
-        None, description="A conversation, rendered by the chat template."
-    )
-    add_special: bool = Field(
-        False, description="Put BOS before the text if the model wants it (messages have it)."
-    )
+    content: str | None = None
+    """A text; special tokens in it are parsed."""
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    """A conversation, rendered by the chat template."""
+    add_special: bool = False
+    """Put BOS before the text if the model wants it (messages have it)."""
 
     @model_validator(mode="after")
     def _one_of_both(self) -> TokenizeRequest:
@@ -395,7 +371,7 @@ class TokenizeRequest(RequestModel):
         return self
 
 
-class TokenList(BaseModel):
+class TokenList(TypedDict):
     """Answer of POST /tokenize: the ids, their number, and the longest a prompt may be."""
 
     tokens: list[int]
@@ -410,7 +386,7 @@ class DetokenizeRequest(RequestModel):
     tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
 
 
-class DetokenizedText(BaseModel):
+class DetokenizedText(TypedDict):
     """Answer of POST /detokenize."""
 
     content: str
@@ -423,24 +399,23 @@ class EmbeddingRequest(RequestModel):
     input: (
         str
         | Annotated[list[str], Field(min_length=1, max_length=512)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]],
-            Field(min_length=1, max_length=512),
-        ]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=512)]
     )
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
 
-    def inputs(self) -> list[str | list[int]]:
-        if isinstance(self.input, str):
-            return [self.input]
-        if isinstance(self.input[0], int):
-            return [list(self.input)]
-        return list(self.input)
+
+def listed(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    """Each text of those given, be it as token ids."""
+    if isinstance(given, str):
+        return [given]
+    if isinstance(given[0], int):
+        return [list(given)]
+    return list(given)
 
 
-class Embedding(BaseModel):
+class Embedding(TypedDict):
     """The vector of one input, of length 1; base64 is of little-endian float32."""
 
     object: Literal["embedding"]
@@ -448,14 +423,14 @@ class Embedding(BaseModel):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(BaseModel):
+class EmbeddingUsage(TypedDict):
     """Token counts of an embedding request."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingList(BaseModel):
+class EmbeddingList(TypedDict):
     """Answer of POST /v1/embeddings."""
 
     object: Literal["list"]
@@ -464,22 +439,20 @@ class EmbeddingList(BaseModel):
     usage: EmbeddingUsage
 
 
-class PromptTokensDetails(BaseModel):
+class PromptTokensDetails(TypedDict):
     """How many of the prompt's tokens the prefix cache had."""
 
     cached_tokens: int
 
 
-class Usage(BaseModel):
+class Usage(EmbeddingUsage):
     """Token counts of a request."""
 
-    prompt_tokens: int
     completion_tokens: int
-    total_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
-class TopLogprob(BaseModel):
+class TopLogprob(TypedDict):
     """A token that could have been chosen."""
 
     token: str
@@ -493,13 +466,13 @@ class ChatTokenLogprob(TopLogprob):
     top_logprobs: list[TopLogprob]
 
 
-class ChatLogprobs(BaseModel):
+class ChatLogprobs(TypedDict):
     """Log probabilities of an answer's tokens."""
 
     content: list[ChatTokenLogprob]
 
 
-class TextLogprobs(BaseModel):
+class TextLogprobs(TypedDict):
     """Log probabilities in the older form of text completions."""
 
     tokens: list[str]
@@ -508,46 +481,32 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-class FunctionCall(BaseModel):
+class FunctionCall(TypedDict):
     """A function and its arguments as JSON text."""
 
     name: str
     arguments: str
 
 
-class AnswerCall(BaseModel):
-    """A tool call the model makes; `index` counts them in a stream."""
+class AnswerCall(TypedDict):
+    """A tool call the model makes."""
 
-    index: int | None = None
     id: str
     type: Literal["function"]
     function: FunctionCall
 
 
-class MoreArguments(BaseModel):
-    """A piece of a call's arguments."""
-
-    arguments: str
-
-
-class MoreOfCall(BaseModel):
-    """What a chunk adds to the call that an earlier one began."""
-
-    index: int
-    function: MoreArguments
-
-
-class AnswerMessage(BaseModel):
+class AnswerMessage(TypedDict):
     """The assistant's turn."""
 
     role: Literal["assistant"]
     content: str | None
-    refusal: None = None
-    reasoning_content: str | None = None
-    tool_calls: list[AnswerCall] | None = None
+    refusal: None
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[AnswerCall]]
 
 
-class ChatChoice(BaseModel):
+class ChatChoice(TypedDict):
     """One of the answers."""
 
     index: int
@@ -556,7 +515,7 @@ class ChatChoice(BaseModel):
     finish_reason: str
 
 
-class ChatCompletion(BaseModel):
+class ChatCompletion(TypedDict):
     """Answer of POST /v1/chat/completions."""
 
     id: str
@@ -568,37 +527,7 @@ class ChatCompletion(BaseModel):
     usage: Usage
 
 
-class ChatDelta(BaseModel):
-    """What a chunk adds to the assistant's turn."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[AnswerCall | MoreOfCall] | None = None
-
-
-class ChatChunkChoice(BaseModel):
-    """A chunk of one of the answers."""
-
-    index: int
-    delta: ChatDelta
-    logprobs: ChatLogprobs | None
-    finish_reason: str | None
-
-
-class ChatChunk(BaseModel):
-    """One event of a streamed chat completion."""
-
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChunkChoice]
-    usage: Usage | None = None
-
-
-class TextChoice(BaseModel):
+class TextChoice(TypedDict):
     """One of the answers, or a chunk of it."""
 
     index: int
@@ -607,7 +536,7 @@ class TextChoice(BaseModel):
     finish_reason: str | None
 
 
-class TextCompletion(BaseModel):
+class TextCompletion(TypedDict):
     """Answer of POST /v1/completions, whole or as one event of a stream."""
 
     id: str
@@ -616,48 +545,44 @@ class TextCompletion(BaseModel):
     model: str
     system_fingerprint: str
     choices: list[TextChoice]
-    usage: Usage | None = None
+    usage: NotRequired[Usage]
 
 
-class ModelCard(BaseModel):
+class ModelCard(TypedDict):
     """A served model."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: Literal["tuneserve"]
-    root: str | None = None
+    root: str | None
 
 
-class ModelList(BaseModel):
+class ModelList(TypedDict):
     """Answer of GET /v1/models."""
 
     object: Literal["list"]
     data: list[ModelCard]
 
 
-class Health(BaseModel):
+class Health(TypedDict):
     """Answer of GET /health."""
 
     status: Literal["ok"]
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(TypedDict):
     """What went wrong."""
-
-    model_config = ConfigDict(extra="allow")
 
     message: str
     type: str
     param: str | None
     code: str | None
+    n_prompt_tokens: NotRequired[int]
+    n_ctx: NotRequired[int]
 
 
-class ErrorBody(BaseModel):
+class ErrorBody(TypedDict):
     """Every answer that is not a success."""
 
     error: ErrorDetail
-
-
-def _or(value: float | None, default: float) -> float:
-    return default if value is None else value

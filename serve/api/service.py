@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tuneserve.chat.prompt import encode_text, template_of
@@ -13,7 +14,7 @@ from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, prepare_turn
-from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
@@ -91,44 +92,47 @@ class Service:
 
     def text_prompt(self, prompt: str | list[int], *, param: str) -> list[int]:
         """Token ids of a text; raises ApiError if it is empty and for ids the model lacks."""
-        model = self.engine.model
         if isinstance(prompt, str):
-            ids = encode_text(model, prompt)
+            ids = encode_text(self.engine.model, prompt)
             if ids:
                 return ids
             raise ApiError(400, "The text is empty.", code="invalid_value", param=param)
-        unknown = next((token for token in prompt if token >= model.n_vocab), None)
+        self.check_tokens(prompt, param=param)
+        return prompt
+
+    def check_tokens(self, tokens: Iterable[int], *, param: str) -> None:
+        """Raises ApiError, naming `param`, for an id that the model lacks."""
+        vocabulary = self.engine.model.n_vocab
+        unknown = next((token for token in tokens if token >= vocabulary), None)
         if unknown is not None:
             raise ApiError(
                 400,
-                f"Token id {unknown} is not in the vocabulary of {model.n_vocab}.",
+                f"Token id {unknown} is not in the vocabulary of {vocabulary}.",
                 code="invalid_value",
                 param=param,
             )
-        return prompt
 
     def answer(
         self,
         model: str,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
+        request: GenerationRequest,
         *,
-        choices: int,
-        stream: bool,
         param: str,
     ) -> Answers:
-        """Start `choices` answers of a served model to each prompt. With a seed, each choice has
-        its own. Raises ApiError, naming `param`, for a prompt that is too long."""
+        """Start the answers of a served model, as many to each prompt as the request asks for.
+        With a seed, each choice has its own. Raises ApiError, naming `param`, for a prompt that is
+        too long."""
         adapter = model if model in self.adapters else None
         answers = Answers(self.engine, self.bridge, adapter=adapter)
-        each_prompt = [prompt for prompt in prompts for _ in range(choices)]
-        samplings = [
-            sampling if sampling.seed is None else sampling.with_seed(sampling.seed + choice)
-            for _ in prompts
-            for choice in range(choices)
+        seeds = [
+            None if sampling.seed is None else sampling.seed + choice
+            for choice in range(request.choices)
         ]
+        asked = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
         try:
-            answers.start(each_prompt, samplings, stream=stream)
+            answers.start(asked, stream=bool(request.stream))
         except PromptTooLongError as error:
             raise too_long(error, param=param) from error
         return answers

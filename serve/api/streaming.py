@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.protocol import ErrorBody
 from tuneserve.serve.api.responses import DONE, Writer, event
 from tuneserve.serve.engine import (
     Completion,
@@ -27,32 +26,24 @@ Batch = list[tuple[int, Delta | Completion]]
 """(choice, event) pairs that came together."""
 
 
-@dataclass
-class Connection:
-    """Has the client left?"""
-
-    gone: bool = False
-
-
 @asynccontextmanager
 async def cancelled_when_gone(
     receive: Callable[[], Awaitable[object]], cancel: Callable[[], object]
-) -> AsyncIterator[Connection]:
-    """While the block runs, watch the connection; call `cancel` if the client leaves.
+) -> AsyncIterator[asyncio.Task[None]]:
+    """While the block runs, watch the connection; call `cancel` if the client leaves. The task
+    that is given to the block is done then.
 
     It is called as well if the block itself is left early. The request's body has been read, so
     the next thing to be received is the client's leaving.
     """
-    connection = Connection()
 
     async def watch() -> None:
         await receive()
-        connection.gone = True
         cancel()
 
     watcher = asyncio.create_task(watch())
     try:
-        yield connection
+        yield watcher
     except BaseException:
         cancel()
         raise
@@ -70,25 +61,21 @@ class EventStream(Response):
         answers: Answers,
         writer: Writer,
         *,
-        choices: int,
         include_usage: bool,
         on_end: Callable[[Sequence[Completion]], None],
     ) -> None:
-        super().__init__(
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-        )
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         # Its length is not known, so it is sent in chunks.
         del self.headers["content-length"]
         self._answers = answers
         self._writer = writer
-        self._choices = choices
         self._include_usage = include_usage
         self._on_end = on_end
         self.completions: dict[int, Completion] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         batches = self._answers.events()
-        async with cancelled_when_gone(receive, self._answers.cancel) as connection:
+        async with cancelled_when_gone(receive, self._answers.cancel) as gone:
             # Nothing is sent before something has come: a request that fails in the queue still
             # gets its status.
             try:
@@ -96,7 +83,7 @@ class EventStream(Response):
             except EngineError as error:
                 await as_api_error(error).response()(scope, receive, send)
                 return
-            if connection.gone:
+            if gone.done():
                 return
             await send(
                 {
@@ -108,21 +95,20 @@ class EventStream(Response):
             try:
                 await self._send_events(send, first, batches)
             except EngineError as error:
-                body = ErrorBody.model_validate(as_api_error(error).body)
-                await _send(send, event(body))
+                await _send(send, event(as_api_error(error).body))
             finally:
                 self._on_end([*self.completions.values()])
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_events(self, send: Send, first: Batch, batches: AsyncIterator[Batch]) -> None:
         writer = self._writer
-        opening = b"".join(writer.first(index) for index in range(self._choices))
+        opening = b"".join(writer.first(index) for index in range(len(self._answers)))
         await _send(send, opening + self._written(first))
         async for batch in batches:
             await _send(send, self._written(batch))
         tail = DONE
         if self._include_usage:
-            done = [self.completions[index] for index in range(self._choices)]
+            done = [self.completions[index] for index in range(len(self._answers))]
             tail = writer.usage(done) + tail
         await _send(send, tail)
 
@@ -142,23 +128,8 @@ async def _send(send: Send, body: bytes) -> None:
         await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
-class Mailbox:
-    """Events of one request, in the event loop."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[int, Event]] = []
-        self._arrived = asyncio.Event()
-
-    def put(self, index: int, event: Event) -> None:
-        self._events.append((index, event))
-        self._arrived.set()
-
-    async def take(self) -> list[tuple[int, Event]]:
-        """All events that have come; waits for the first."""
-        await self._arrived.wait()
-        self._arrived.clear()
-        events, self._events = self._events, []
-        return events
+Mailbox = asyncio.Queue[tuple[int, Event]]
+"""(choice, event) pairs of one request, in the event loop."""
 
 
 class Bridge:
@@ -187,7 +158,7 @@ class Bridge:
 
 def _spread(events: list[tuple[Mailbox, int, Event]]) -> None:
     for mailbox, index, arrived in events:
-        mailbox.put(index, arrived)
+        mailbox.put_nowait((index, arrived))
 
 
 class Answers:
@@ -197,43 +168,39 @@ class Answers:
         self._adapter = adapter
         self._engine = engine
         self._bridge = bridge
-        self._mailbox = Mailbox()
+        self._mailbox: Mailbox = asyncio.Queue()
         self._generations: list[Generation] = []
 
-    def start(
-        self, prompts: Sequence[Sequence[int]], samplings: Sequence[SamplingParams], *, stream: bool
-    ) -> None:
+    def __len__(self) -> int:
+        return len(self._generations)
+
+    def start(self, asked: Sequence[tuple[Sequence[int], SamplingParams]], *, stream: bool) -> None:
         """Submit all; if one is refused, none goes on. Raises what Engine.submit raises."""
         try:
-            for index, (prompt, sampling) in enumerate(zip(prompts, samplings, strict=True)):
-                self._generations.append(self._submit(index, prompt, sampling, stream))
+            for index, (prompt, sampling) in enumerate(asked):
+                listen = partial(self._bridge.post, self._mailbox, index)
+                generation = self._engine.submit(
+                    prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
+                )
+                self._generations.append(generation)
         except Exception:
             self.cancel()
             raise
-
-    def _submit(
-        self, index: int, prompt: Sequence[int], sampling: SamplingParams, stream: bool
-    ) -> Generation:
-        def listen(event: Event) -> None:
-            self._bridge.post(self._mailbox, index, event)
-
-        return self._engine.submit(
-            prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
-        )
 
     def cancel(self) -> None:
         for generation in self._generations:
             generation.cancel()
 
-    async def events(self) -> AsyncIterator[list[tuple[int, Delta | Completion]]]:
+    async def events(self) -> AsyncIterator[Batch]:
         """(choice, event) as they come, several at a time, until every answer has ended.
 
         Raises EngineError if the engine fails.
         """
-        left = len(self._generations)
+        left = len(self)
         while left:
-            batch: list[tuple[int, Delta | Completion]] = []
-            for index, arrived in await self._mailbox.take():
+            batch: Batch = []
+            while not batch or not self._mailbox.empty():
+                index, arrived = await self._mailbox.get()
                 if isinstance(arrived, EngineError):
                     self.cancel()
                     raise arrived
@@ -246,4 +213,4 @@ class Answers:
         done: dict[int, Completion] = {}
         async for batch in self.events():
             done.update((index, event) for index, event in batch if isinstance(event, Completion))
-        return [done[index] for index in range(len(self._generations))]
+        return [done[index] for index in range(len(self))]

@@ -22,6 +22,7 @@ from tuneserve.serve.api.protocol import (
     EmbeddingUsage,
     TokenizeRequest,
     TokenList,
+    listed,
 )
 from tuneserve.serve.api.responses import to_json
 from tuneserve.serve.api.service import Service
@@ -61,7 +62,7 @@ def text_router(service: Service) -> APIRouter:
                 code="invalid_value",
                 param="model",
             )
-        prompts = await asyncio.to_thread(service.text_prompts, body.inputs(), param="input")
+        prompts = await asyncio.to_thread(service.text_prompts, listed(body.input), param="input")
         vectors = await _embedded(service, request, prompts)
         count = sum(len(prompt) for prompt in prompts)
         data = [

@@ -7,27 +7,35 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
 from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
 from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
-from tuneserve.serve.chat.tools import ToolCall, call_id, parse_call
 
 
 @dataclass(frozen=True, slots=True)
-class Reasoning:
+class ToolCall:
+    """A call the model makes; `arguments` is JSON text, as OpenAI has it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class _Text:
+    text: str
+
+
+class Reasoning(_Text):
     """Text the model thinks to itself."""
 
-    text: str
 
-
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(_Text):
     """Text of the answer."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +46,8 @@ class CallBegin:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallArguments:
+class CallArguments(_Text):
     """Text of the arguments of the call that has begun."""
-
-    text: str
 
 
 Part = Reasoning | Content | CallBegin | CallArguments
@@ -121,7 +126,7 @@ class PartReader:
         if self._state is _State.ARGUMENTS:
             return self._arguments(parts)
         if self._state is _State.CALLED:
-            return self._called()
+            return self._until_close() is not None
         if not self._calls:
             parts.append(Content(self._held))
             self._held = ""
@@ -140,17 +145,15 @@ class PartReader:
         return bool(found)
 
     def _call(self, parts: list[Part]) -> bool:
-        if found := begun(self._held):
-            call, self._held = found
-            parts.append(call)
+        if head := _HEAD.match(self._held):
+            parts.append(CallBegin(call_id(), json.loads(head["name"])))
+            self._held = self._held[head.end() :]
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
-        inside, closed, after = self._held.partition(CLOSE_CALL)
-        if not closed:
-            return False
-        parts += _call_or_content(inside, closed=True)
-        self._held, self._state, self._trim = after, _State.CONTENT, True
-        return True
+        inside = self._until_close()
+        if inside is not None:
+            parts += _call_or_content(inside, closed=True)
+        return inside is not None
 
     def _arguments(self, parts: list[Part]) -> bool:
         end = self._end.find(self._held)
@@ -160,18 +163,17 @@ class PartReader:
             self._state = _State.CALLED
         return end is not None
 
-    def _called(self) -> bool:
-        _, closed, after = self._held.partition(CLOSE_CALL)
-        if closed:
-            self._held, self._state, self._trim = after, _State.CONTENT, True
-        return bool(closed)
+    def _until_close(self) -> str | None:
+        """What stands before </tool_call>, taken with it; None if that has not come."""
+        inside, closed, after = self._held.partition(CLOSE_CALL)
+        if not closed:
+            return None
+        self._held, self._state, self._trim = after, _State.CONTENT, True
+        return inside
 
 
 def _call_or_content(inside: str, *, closed: bool) -> list[Part]:
-    call = parse_call(inside)
-    if call is not None:
-        return list(whole(call))
-    return [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]
+    return parse_call(inside) or [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]
 
 
 # What the grammar of calls writes before the arguments.
@@ -180,17 +182,20 @@ _HEAD = re.compile(
 )
 
 
-def begun(text: str) -> tuple[CallBegin, str] | None:
-    """The call that `text` begins and what follows its head; None if that is not whole."""
-    head = _HEAD.match(text)
-    if head is None:
+def call_id() -> str:
+    return f"call_{secrets.token_hex(8)}"
+
+
+def parse_call(text: str) -> list[Part] | None:
+    """The call written between the marks; None if it is none."""
+    try:
+        value = json.loads(text)
+        name, arguments = value["name"], value.get("arguments", {})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None
-    return CallBegin(call_id(), json.loads(head["name"])), text[head.end() :]
-
-
-def whole(call: ToolCall) -> tuple[CallBegin, CallArguments]:
-    """A call that came at once."""
-    return CallBegin(call.id, call.name), CallArguments(call.arguments)
+    if not isinstance(name, str) or not isinstance(arguments, dict):
+        return None
+    return [CallBegin(call_id(), name), CallArguments(json.dumps(arguments, ensure_ascii=False))]
 
 
 class ObjectEnd:
@@ -203,10 +208,14 @@ class ObjectEnd:
     def find(self, text: str) -> int | None:
         """The place behind the object's last brace; None if it goes on."""
         for place, character in enumerate(text, start=1):
-            if self._in_string:
-                self._see_in_string(character)
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string and character == "\\":
+                self._escaped = True
             elif character == '"':
-                self._in_string = True
+                self._in_string = not self._in_string
+            elif self._in_string:
+                continue
             elif character in "{[":
                 self._depth += 1
             elif character in "}]":
@@ -214,11 +223,3 @@ class ObjectEnd:
                 if self._depth == 0:
                     return place
         return None
-
-    def _see_in_string(self, character: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif character == "\\":
-            self._escaped = True
-        elif character == '"':
-            self._in_string = False

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -28,8 +29,6 @@ from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
-
-ANY_OBJECT: Schema = {"type": "object"}
 
 LONGEST_SCHEMAS = 256 * 1024
 """Characters of all schemas of a request; a grammar's length is bounded where requests are read."""
@@ -85,7 +84,7 @@ class GrammarCompiler:
         self._made_tokenizer: LLTokenizer | None = None
         self._free = threading.Semaphore(COMPILED_AT_ONCE)
 
-    def compile_gbnf(self, grammar: str, *, param: str = "grammar") -> LLMatcher:
+    def compile_gbnf(self, grammar: str) -> LLMatcher:
         """A grammar in GBNF, llama.cpp's notation, rule `root`. Raises GrammarError,
         UnavailableError.
 
@@ -93,13 +92,12 @@ class GrammarCompiler:
         every character is a terminal: llguidance's longer ones take as much text as they can, so
         that `[a-z]+ "x"` would never end.
         """
-        rules = _read_gbnf(grammar, param, self._model)
-        matcher, reason = self._compile(_lark_of_rules(rules, regular=True), param)
-        if reason:
-            matcher, reason = self._compile(_lark_of_rules(rules, regular=False), param)
-        if reason:
-            raise GrammarError(reason, param=param)
-        return matcher
+        rules = _read_gbnf(grammar, self._model)
+        for regular in (True, False):
+            matcher, reason = self._compile(_lark_of_rules(rules, regular=regular), "grammar")
+            if not reason:
+                return matcher
+        raise GrammarError(reason, param="grammar")
 
     def compile_answer(
         self,
@@ -154,8 +152,7 @@ class GrammarCompiler:
     def _compile(self, lark: str, param: str) -> tuple[LLMatcher, str]:
         """(matcher at its beginning, '' or why it can't be used). Raises GrammarError for a text
         that takes too long."""
-        tokenizer = self._tokenizer()
-        return self._bounded(lambda: _compiled(tokenizer, lark), param)
+        return self._bounded(partial(_compiled, self._tokenizer(), lark), param)
 
     def _tokenizer(self) -> LLTokenizer:
         with self._lock:
@@ -385,7 +382,7 @@ Item = tuple[str, str]
 Rules = dict[str, list[Item]]
 
 
-def _read_gbnf(text: str, param: str, model: LlamaModel) -> Rules:
+def _read_gbnf(text: str, model: LlamaModel) -> Rules:
     """The rules of a grammar; a parenthesis becomes a rule of its own. Without recursion, in time
     proportional to the text."""
     rules: Rules = {}
@@ -394,7 +391,7 @@ def _read_gbnf(text: str, param: str, model: LlamaModel) -> Rules:
 
     def refused(reason: str) -> GrammarError:
         line = text.count("\n", 0, place) + 1
-        return GrammarError(f"line {line}: {reason}", param=param)
+        return GrammarError(f"line {line}: {reason}", param="grammar")
 
     while place < len(text):
         found = _GBNF.match(text, place)
@@ -431,7 +428,7 @@ def _read_gbnf(text: str, param: str, model: LlamaModel) -> Rules:
         raise refused("a parenthesis is not closed")
     used = {name for items in rules.values() for kind, name in items if kind == "rule"}
     for name in ({"root"} | used) - set(rules):
-        raise GrammarError(f"it has no rule '{name[:LONGEST_SHOWN]}'", param=param)
+        raise GrammarError(f"it has no rule '{name[:LONGEST_SHOWN]}'", param="grammar")
     return rules
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -128,11 +129,12 @@ class Engine:
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
+        self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
         self._scheduler = Scheduler(
             self._cache,
             slots=settings.slots,
             batch_tokens=self._context.n_batch,
-            prefill=PrefillBudget(self._context.n_batch, first, adapts=not steady),
+            prefill=self._prefill,
             queue_seconds=settings.queue_seconds,
             answer_seconds=settings.answer_seconds,
         )
@@ -144,7 +146,8 @@ class Engine:
         self._arriving = threading.Lock()
         self._queued = 0
         self._accepting = True
-        self._failure: EngineError | None = None
+        self.failure: EngineError | None = None
+        """Why the engine stopped working, if it did."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -181,34 +184,23 @@ class Engine:
         thread. The queue limit does not apply."""
         each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
 
-        def listener(index: int) -> Callable[[Event], None] | None:
-            if on_done is None:
-                return None
-
-            def tell(event: Event) -> None:
-                if isinstance(event, Completion):
-                    on_done(index, event)
-
-            return tell
+        def tell(index: int, event: Event) -> None:
+            if on_done is not None and isinstance(event, Completion):
+                on_done(index, event)
 
         generations: list[Generation] = []
         try:
             with self._arriving:
                 for index, (prompt, one) in enumerate(zip(prompts, each, strict=True)):
-                    tell = listener(index)
+                    listener = partial(tell, index)
                     generations.append(
-                        self._enqueue(prompt, one, adapter=adapter, on_event=tell, stream=False)
+                        self._enqueue(prompt, one, adapter=adapter, on_event=listener, stream=False)
                     )
             return [generation.result() for generation in generations]
         except BaseException:
             for generation in generations:
                 generation.cancel()
             raise
-
-    @property
-    def failure(self) -> EngineError | None:
-        """Why the engine stopped working, if it did."""
-        return self._failure
 
     def embed(self, texts: Sequence[Sequence[int]]) -> concurrent.futures.Future[list[list[float]]]:
         """The mean of the last hidden states of each text (token ids), of length 1. Cancelling the
@@ -225,15 +217,13 @@ class Engine:
             raise TextTooLongError(longest, limit)
         self._check_queue()
         job = EmbeddingJob(texts)
-        with self._lock:
-            self._queued += 1
-        self._inbox.put(job)
+        self._count_in(job)
         return job.future
 
     @property
     def is_open(self) -> bool:
         """Are requests taken?"""
-        return self._accepting and self._failure is None
+        return self._accepting and self.failure is None
 
     def refuse_new(self) -> None:
         """Take no more requests; those accepted go on."""
@@ -254,8 +244,8 @@ class Engine:
         )
 
     def _check_open(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if not self._accepting:
             raise UnavailableError("the server is shutting down")
 
@@ -305,10 +295,13 @@ class Engine:
         request = Request(
             prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
         )
+        self._count_in(request)
+        return generation
+
+    def _count_in(self, arrived: Request | EmbeddingJob) -> None:
         with self._lock:
             self._queued += 1
-        self._inbox.put(request)
-        return generation
+        self._inbox.put(arrived)
 
     # -- the engine's thread ------------------------------------------------------------------
 
@@ -321,9 +314,8 @@ class Engine:
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
-            failure = error if isinstance(error, EngineError) else EngineError(str(error))
-            self._failure = failure
-            self._end_all(failure)
+            self.failure = error if isinstance(error, EngineError) else EngineError(str(error))
+            self._end_all(self.failure)
         self._notifier.notify()
 
     def _take_in(self) -> bool:
@@ -373,7 +365,7 @@ class Engine:
         ready = self._decode(batch.chunks)
         if ready:
             self._sample(ready)
-        self._scheduler.observe(batch.chunks, time.monotonic() - started)
+        self._prefill.observe(batch.chunks, time.monotonic() - started)
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
@@ -421,13 +413,10 @@ class Engine:
 
     def _piece(self, token: int) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
-        try:
-            return self._pieces[token]
-        except KeyError:
+        if token not in self._pieces:
             ends = self.model.is_end(token)
-            piece = None if ends else self.model.token_bytes(token, special=False)
-            self._pieces[token] = piece
-            return piece
+            self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
+        return self._pieces[token]
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""

@@ -11,8 +11,10 @@ it again; what the KV cache has no room for is offloaded to RAM.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -112,7 +114,7 @@ class KVCacheManager:
         self._can_share = can_share
         self._cells = CellAllocator(cells)
         self._cached = PrefixCache()
-        self._offloaded = OffloadedPrefixes(memory, limits.ram_bytes)
+        self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes)
         self._ids = list(range(sequences - 1, -1, -1))
 
     @property
@@ -126,16 +128,7 @@ class KVCacheManager:
     @property
     def cached_prefixes(self) -> int:
         """Finished requests whose prefix is kept, in the KV cache or in RAM."""
-        return len(self._cached) + len(self._offloaded)
-
-    @property
-    def offloaded_prefixes(self) -> int:
-        return len(self._offloaded)
-
-    @property
-    def offloaded_bytes(self) -> int:
-        """RAM that offloaded prefixes take."""
-        return self._offloaded.size
+        return len(self._cached) + len(self.offloaded)
 
     def match_prefix(
         self, adapter: str | None, tokens: list[int], running: Iterable[ComputedTokens]
@@ -154,11 +147,10 @@ class KVCacheManager:
             length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
             if length > best_length:
                 best, best_length = other.sequence, length
-        key, length = self._offloaded.longest(adapter, wanted)
+        key, length = self.offloaded.longest(adapter, wanted)
         if key is not None and length >= best_length + WORTH_RESTORING:
-            return PrefixMatch(
-                length, offloaded=key, offloaded_tokens=self._offloaded.tokens_of(key)
-            )
+            tokens_there = len(self.offloaded[key].tokens)
+            return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
         return PrefixMatch(best_length, sequence=best)
 
     def allocate(self, match: PrefixMatch) -> tuple[int, int]:
@@ -180,9 +172,10 @@ class KVCacheManager:
     def _restore(self, match: PrefixMatch, sequence: int) -> int:
         """Fill a sequence from RAM; returns how many tokens it has then."""
         assert match.offloaded is not None
-        if match.offloaded_tokens > self._cells.free:
+        prefix = self.offloaded.get(match.offloaded)
+        if prefix is None or match.offloaded_tokens > self._cells.free:
             return 0
-        if not self._offloaded.restore(match.offloaded, sequence):
+        if not self._memory.restore(sequence, prefix.data):
             return 0
         self._cells.append(sequence, match.offloaded_tokens)
         self._memory.truncate(sequence, match.length)
@@ -206,7 +199,7 @@ class KVCacheManager:
         if not self._can_share or not tokens:
             self.free(sequence)
             return
-        for other in self._cached.add(sequence, adapter, tokens):
+        for other in self._cached.add(sequence, CachedPrefix(adapter, np.array(tokens, np.int32))):
             self.free(other)
 
     def free(self, sequence: int) -> None:
@@ -231,17 +224,15 @@ class KVCacheManager:
 
     def clear_cached(self) -> None:
         """Free every cached prefix in the KV cache, without offloading it."""
-        for sequence in list(self._cached.sequences):
-            self._cached.remove(sequence)
-            self.free(sequence)
+        while self._cached:
+            self.free(self._cached.popitem(last=False)[0])
 
     def _evict(self, *, spare: int | None) -> bool:
         """Offload the least recently used prefix, and free its cells."""
-        choices = [sequence for sequence in self._cached.sequences if sequence != spare]
-        if not choices:
+        sequence = next((one for one in self._cached if one != spare), None)
+        if sequence is None:
             return False
-        sequence = self._cached.oldest(choices)
-        self._offloaded.save(sequence, self._cached.remove(sequence))
+        self.offloaded.save(sequence, self._cached.pop(sequence))
         self.free(sequence)
         return True
 
@@ -262,9 +253,6 @@ class CellAllocator:
     @property
     def free(self) -> int:
         return len(self._free)
-
-    def length(self, sequence: int) -> int:
-        return len(self._held.get(sequence, ()))
 
     @property
     def tokens(self) -> int:
@@ -299,77 +287,51 @@ class CellAllocator:
         self._held.pop(sequence, None)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CachedPrefix:
-    """The computed tokens of a finished request."""
+    """The computed tokens of a finished request; `data`: keys and values of an offloaded one."""
 
     adapter: str | None
     tokens: Tokens
-    last_used: int
+    data: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
 
-class PrefixCache:
-    """Finished sequences by id: found by longest common prefix, evicted by last use."""
-
-    def __init__(self) -> None:
-        self._prefixes: dict[int, CachedPrefix] = {}
-        self._clock = 0
-
-    def __len__(self) -> int:
-        return len(self._prefixes)
+class PrefixCache(OrderedDict[int, CachedPrefix]):
+    """Finished sequences by id, the least recently used first; found by longest common prefix."""
 
     @property
     def tokens(self) -> int:
         """Tokens of all prefixes together (more than their cells, where they share some)."""
-        return sum(len(prefix.tokens) for prefix in self._prefixes.values())
+        return sum(len(prefix.tokens) for prefix in self.values())
 
-    def add(self, sequence: int, adapter: str | None, tokens: Sequence[int] | Tokens) -> list[int]:
+    def add(self, sequence: int, new: CachedPrefix) -> list[int]:
         """Remember a sequence; returns the ids of those that it makes superfluous, removed here."""
-        new = np.asarray(tokens, np.int32)
         superfluous = [
             other
-            for other, prefix in self._prefixes.items()
-            if prefix.adapter == adapter
-            and len(prefix.tokens) <= len(new)
-            and common_prefix(prefix.tokens, new) == len(prefix.tokens)
+            for other, prefix in self.items()
+            if prefix.adapter == new.adapter
+            and common_prefix(prefix.tokens, new.tokens) == len(prefix.tokens)
         ]
         for other in superfluous:
-            del self._prefixes[other]
-        self._clock += 1
-        self._prefixes[sequence] = CachedPrefix(adapter, new, self._clock)
+            del self[other]
+        self[sequence] = new
         return superfluous
 
     def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""
-        best: int | None = None
-        best_length = 0
-        for sequence, prefix in self._prefixes.items():
-            if prefix.adapter != adapter:
-                continue
-            length = common_prefix(prefix.tokens, tokens)
-            if length > best_length:
-                best, best_length = sequence, length
-        if best is not None:
-            self._clock += 1
-            self._prefixes[best].last_used = self._clock
-        return best, best_length
-
-    @property
-    def sequences(self) -> Iterable[int]:
-        return self._prefixes
-
-    def get(self, sequence: int) -> CachedPrefix | None:
-        return self._prefixes.get(sequence)
-
-    def remove(self, sequence: int) -> CachedPrefix:
-        return self._prefixes.pop(sequence)
-
-    def oldest(self, choices: Iterable[int] | None = None) -> int:
-        """The prefix unused for longest, of `choices` or of all; there must be one."""
-        return min(choices or self._prefixes, key=lambda key: self._prefixes[key].last_used)
+        lengths = {
+            sequence: common_prefix(prefix.tokens, tokens)
+            for sequence, prefix in self.items()
+            if prefix.adapter == adapter
+        }
+        best = max(lengths, key=lengths.__getitem__, default=None)
+        if best is None or not lengths[best]:
+            return None, 0
+        self.move_to_end(best)
+        return best, lengths[best]
 
 
-class OffloadedPrefixes:
+class OffloadedPrefixes(PrefixCache):
     """Copies of finished sequences in RAM, within `limit` bytes; the least recently used is dropped
     first.
 
@@ -379,15 +341,15 @@ class OffloadedPrefixes:
     """
 
     def __init__(self, memory: SequenceMemory, limit: int) -> None:
+        super().__init__()
         self._memory = memory
         self._limit = limit
-        self._cache = PrefixCache()
-        self._data: dict[int, npt.NDArray[np.uint8]] = {}
-        self._next = 0
-        self.size = 0
+        self._keys = count()
 
-    def __len__(self) -> int:
-        return len(self._data)
+    @property
+    def size(self) -> int:
+        """Bytes of all copies."""
+        return sum(len(prefix.data) for prefix in self.values())
 
     def save(self, sequence: int, prefix: CachedPrefix) -> None:
         """Copy a sequence out of the KV cache, if it is worth it."""
@@ -396,32 +358,9 @@ class OffloadedPrefixes:
         data = self._memory.save(sequence)
         if not 0 < len(data) <= self._limit:
             return
-        key, self._next = self._next, self._next + 1
-        for other in self._cache.add(key, prefix.adapter, prefix.tokens):
-            self._drop(other)
-        self._data[key] = data
-        self.size += len(data)
+        self.add(next(self._keys), replace(prefix, data=data))
         while self.size > self._limit:
-            oldest = self._cache.oldest()
-            self._cache.remove(oldest)
-            self._drop(oldest)
-
-    def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
-        """(key, length) of the longest offloaded prefix of `tokens`."""
-        return self._cache.longest(adapter, tokens)
-
-    def tokens_of(self, key: int) -> int:
-        """How many cells restoring it takes; 0 if it has gone meanwhile."""
-        prefix = self._cache.get(key)
-        return 0 if prefix is None else len(prefix.tokens)
-
-    def restore(self, key: int, sequence: int) -> bool:
-        """Copy it into an empty sequence; False if the KV cache has no room for it."""
-        data = self._data.get(key)
-        return data is not None and self._memory.restore(sequence, data)
-
-    def _drop(self, key: int) -> None:
-        self.size -= len(self._data.pop(key))
+            self.popitem(last=False)
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:

@@ -30,16 +30,11 @@ class Generation:
         self._on_event = on_event
         self._done = threading.Event()
         self._outcome: Completion | EngineError | None = None
-        self._cancelled = False
+        self.cancelled = False
 
     def cancel(self) -> None:
         """End it within a step; its result has finish_reason 'cancelled'."""
-        self._cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        """Was it asked to end?"""
-        return self._cancelled
+        self.cancelled = True
 
     def result(self, timeout: float | None = None) -> Completion:
         """Wait for the answer. Raises EngineError if the engine failed, TimeoutError."""

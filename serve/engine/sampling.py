@@ -17,6 +17,7 @@ import ctypes
 import secrets
 from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaContext, LlamaModel, backend
-from tuneserve.serve.engine.thinking import ThinkingState
+from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams, TokenLogprob
 
 Row = npt.NDArray[np.float32]
@@ -99,7 +100,7 @@ class TokenSampler:
         token = self._choose(row)
         rest = self._stages.begins_thought(self._model.token_bytes(token))
         if rest is None or self._allows(token):
-            self._stages.answer_begins()
+            self._stages.enter(Stage.ANSWER)
             return self._sample_by_grammar(row)
         self._accept(token)
         self._force(rest)
@@ -163,17 +164,11 @@ class TokenSampler:
         params = api.llama_sampler_chain_default_params()
         params.no_perf = True
         chain = api.llama_sampler_chain_init(params)
-        for sampler in self._samplers(sampling):
-            api.llama_sampler_chain_add(chain, sampler)
-        return chain
-
-    def _samplers(self, sampling: SamplingParams) -> list[Any]:
-        api = self._api
-        made = []
+        add = partial(api.llama_sampler_chain_add, chain)
         if sampling.logit_bias:
-            made.append(self._logit_bias(sampling.logit_bias))
+            add(self._logit_bias(sampling.logit_bias))
         if sampling.penalizes:
-            made.append(
+            add(
                 api.llama_sampler_init_penalties(
                     self._n_vocab,
                     sampling.penalty_window,
@@ -183,16 +178,18 @@ class TokenSampler:
                 )
             )
         if sampling.temperature <= 0.0:
-            return [*made, api.llama_sampler_init_greedy()]
+            add(api.llama_sampler_init_greedy())
+            return chain
         if sampling.top_k > 0:
-            made.append(api.llama_sampler_init_top_k(sampling.top_k))
+            add(api.llama_sampler_init_top_k(sampling.top_k))
         if sampling.top_p < 1.0:
-            made.append(api.llama_sampler_init_top_p(sampling.top_p, 1))
+            add(api.llama_sampler_init_top_p(sampling.top_p, 1))
         if sampling.min_p > 0.0:
-            made.append(api.llama_sampler_init_min_p(sampling.min_p, 1))
+            add(api.llama_sampler_init_min_p(sampling.min_p, 1))
         if sampling.temperature != 1.0:
-            made.append(api.llama_sampler_init_temp(sampling.temperature))
-        return [*made, api.llama_sampler_init_dist(draw_seed(sampling.seed))]
+            add(api.llama_sampler_init_temp(sampling.temperature))
+        add(api.llama_sampler_init_dist(draw_seed(sampling.seed)))
+        return chain
 
     def _logit_bias(self, bias: Mapping[int, float]) -> Any:
         pairs = (self._api.llama_logit_bias * len(bias))()

@@ -131,10 +131,6 @@ class Scheduler:
             request.computed += count
             self._cache.append(request.sequence, count)
 
-    def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
-        """A step with these chunks took that long."""
-        self._prefill.observe(chunks, seconds)
-
     def finish(self, request: Request) -> None:
         """Take a request out; what it has computed is left to the prefix cache."""
         if request in self.running:

@@ -43,10 +43,6 @@ class ThinkingState:
         """Does the grammar apply to the next token, unless that opens thoughts?"""
         return self.stage is Stage.START and self._mark is None and not self._tail
 
-    def answer_begins(self) -> None:
-        """The answer proper begins, without thoughts before it."""
-        self._enter(Stage.ANSWER)
-
     def see(self, piece: bytes) -> bool:
         """The next token's bytes. True: the thoughts have used up their budget."""
         if self.stage is Stage.THOUGHTS:
@@ -82,13 +78,13 @@ class ThinkingState:
         if opened is None:
             self._tail = rest
             return b""
-        self._enter(Stage.THOUGHTS if opened else Stage.ANSWER)
+        self.enter(Stage.THOUGHTS if opened else Stage.ANSWER)
         return rest
 
     def _see_thoughts(self, seen: bytes) -> bytes:
         _, closed, rest = seen.partition(_CLOSE)
         if closed:
-            self._enter(Stage.ANSWER)
+            self.enter(Stage.ANSWER)
             return rest
         self._tail = seen[1 - len(_CLOSE) :]
         return b""
@@ -101,6 +97,7 @@ class ThinkingState:
         else:
             self._tail = seen[1 - len(self._mark) :]
 
-    def _enter(self, stage: Stage) -> None:
+    def enter(self, stage: Stage) -> None:
+        """What comes next is of this stage."""
         self.stage = stage
         self._tail = b""

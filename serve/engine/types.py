@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from tuneserve.chat.thinking import Thoughts
@@ -88,14 +88,8 @@ class SamplingParams:
 
     @property
     def penalizes(self) -> bool:
-        return (
-            self.presence_penalty != 0.0
-            or self.frequency_penalty != 0.0
-            or self.repeat_penalty != 1.0
-        )
-
-    def with_seed(self, seed: int) -> SamplingParams:
-        return replace(self, seed=seed)
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repeat_penalty)
+        return penalties != (0.0, 0.0, 1.0)
 
 
 GREEDY = SamplingParams(temperature=0.0)

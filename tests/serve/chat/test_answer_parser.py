@@ -16,8 +16,8 @@ from tuneserve.serve.chat.answer_parser import (
     PartReader,
     Reasoning,
     calls_of,
+    parse_call,
 )
-from tuneserve.serve.chat.tools import parse_call
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
 

@@ -235,8 +235,8 @@ def test_ram_for_beginnings_has_a_limit(demo_gguf: Path) -> None:
     with Engine(demo_gguf, settings) as engine:
         for number in range(5):
             engine.generate([engine.model.tokenize(f"{number} apples and pears. " * 8)], greedy(2))
-        assert 0 < engine._cache.offloaded_bytes <= 1 << 20
-        assert 0 < engine._cache.offloaded_prefixes < 4
+        assert 0 < engine._cache.offloaded.size <= 1 << 20
+        assert 0 < len(engine._cache.offloaded) < 4
 
 
 def test_a_beginning_does_not_stand_in_the_way_of_what_begins_like_it(demo_gguf: Path) -> None:

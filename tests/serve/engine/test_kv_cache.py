@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.serve.engine.plain_memory import PlainMemory
 from tuneserve.serve.engine.kv_cache import (
+    CachedPrefix,
     CellAllocator,
     KVCacheManager,
     PrefixCache,
@@ -51,7 +52,7 @@ def test_a_cell_is_free_when_no_sequence_holds_it(steps: list[tuple[str, int, in
             held.pop(one, None)
         used = {id(cell) for one_held in held.values() for cell in one_held}
         assert cells.free == 30 - len(used)
-        assert all(cells.length(name) == len(one_held) for name, one_held in held.items())
+        assert cells.tokens == sum(map(len, held.values()))
 
 
 def test_more_cells_than_there_are_is_an_error() -> None:
@@ -70,18 +71,17 @@ def test_common_prefix(a: list[int], b: list[int]) -> None:
 
 def test_the_longest_prefix_of_the_same_adapter_is_found_and_the_oldest_evicted() -> None:
     cache = PrefixCache()
-    assert cache.add(0, None, [1, 2, 3]) == []
-    assert cache.add(1, None, [1, 2, 4, 5]) == []
-    assert cache.add(2, "lora", [1, 2, 4, 5, 6]) == []
+    assert cache.add(0, CachedPrefix(None, np.array([1, 2, 3], np.int32))) == []
+    assert cache.add(1, CachedPrefix(None, np.array([1, 2, 4, 5], np.int32))) == []
+    assert cache.add(2, CachedPrefix("lora", np.array([1, 2, 4, 5, 6], np.int32))) == []
     assert cache.longest(None, np.array([1, 2, 4, 5, 6], np.int32)) == (1, 4)
     assert cache.longest("lora", np.array([1, 2, 3], np.int32)) == (2, 2)
     assert cache.longest(None, np.array([9], np.int32)) == (None, 0)
-    assert cache.oldest() == 0
-    assert cache.oldest([1, 2]) == 1
-    assert list(cache.remove(1).tokens) == [1, 2, 4, 5]
-    assert cache.remove(0).adapter is None
+    assert list(cache) == [0, 1, 2], "the least recently used first"
+    assert list(cache.pop(1).tokens) == [1, 2, 4, 5]
+    assert cache.pop(0).adapter is None
     # A cached sequence that a new one continues is superfluous.
-    assert cache.add(3, "lora", [1, 2, 4, 5, 6, 7]) == [2]
+    assert cache.add(3, CachedPrefix("lora", np.array([1, 2, 4, 5, 6, 7], np.int32))) == [2]
     assert len(cache) == 1
 
 
@@ -159,7 +159,7 @@ def test_an_evicted_prefix_is_offloaded_and_comes_back() -> None:
     cache, memory = manager(cells=100)
     assert compute(cache, list(range(60))) == 0
     assert cache.make_room(100)
-    assert (cache.used_cells, cache.cached_prefixes, cache.offloaded_bytes) == (0, 1, 100)
+    assert (cache.used_cells, cache.cached_prefixes, cache.offloaded.size) == (0, 1, 100)
     found = cache.match_prefix(None, [*range(50), 99], [])
     assert (found.length, found.offloaded_tokens, found.shared) == (50, 60, 0)
     sequence, there = cache.allocate(found)
@@ -184,7 +184,7 @@ def test_offloaded_prefixes_stay_within_their_bytes_the_newest_remain() -> None:
     for start in (0, 1000, 2000):
         compute(cache, list(range(start, start + 40)))
         cache.make_room(100)
-    assert (cache.offloaded_prefixes, cache.offloaded_bytes) == (2, 200)
+    assert (len(cache.offloaded), cache.offloaded.size) == (2, 200)
     assert cache.match_prefix(None, list(range(40)), []).length == 0
     assert cache.match_prefix(None, list(range(2000, 2040)), []).length == 39
 
