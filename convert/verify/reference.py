@@ -37,7 +37,7 @@ class Variant:
     adapted: bool = False
 
 
-class StreamedLinear(nn.Linear):
+class StreamedLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
     """nn.Linear whose weight stays where it is stored."""
 
     def __init__(
@@ -54,7 +54,7 @@ class StreamedLinear(nn.Linear):
         self.register_parameter("bias", bias)
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:  # type: ignore[override, unused-ignore]
         """The whole matrix (DoRA's norms need it)."""
         return torch.from_numpy(self._weights.rows(self._name))
 
@@ -74,7 +74,7 @@ class StreamedLinear(nn.Linear):
         return result.reshape(*x.shape[:-1], self.out_features)
 
 
-class StreamedEmbedding(nn.Embedding):
+class StreamedEmbedding(nn.Embedding):  # type: ignore[misc, unused-ignore]
     """nn.Embedding that reads the rows of the tokens it is asked for."""
 
     def __init__(self, like: nn.Embedding, weights: Weights, name: str) -> None:
@@ -87,7 +87,7 @@ class StreamedEmbedding(nn.Embedding):
         self._scale = getattr(like, "embed_scale", None)
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> torch.Tensor:  # type: ignore[override, unused-ignore]
         return torch.from_numpy(self._weights.rows(self._name))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -97,7 +97,7 @@ class StreamedEmbedding(nn.Embedding):
         return found if self._scale is None else found * self._scale
 
 
-class StackedVariants(nn.Module):
+class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
     """One layer of each variant; each gets its part of the batch."""
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:

@@ -111,7 +111,7 @@ def _csv(path: Path) -> Iterator[RawRecord]:
 
 
 def _parquet(path: Path) -> Iterator[RawRecord]:
-    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow as pa
     from pyarrow import parquet
 
     try:

@@ -40,4 +40,5 @@ def plain_attention(
         return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return sdpa_kernel([SDPBackend.MATH])
+    plain: contextlib.AbstractContextManager[None] = sdpa_kernel([SDPBackend.MATH])
+    return plain
