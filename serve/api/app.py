@@ -157,7 +157,7 @@ def _generation_router(service: Service) -> APIRouter:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
         service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
-        turn = await asyncio.to_thread(service.chat_turn, body)
+        turn = await service.prepare(body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
@@ -176,7 +176,7 @@ def _generation_router(service: Service) -> APIRouter:
             note(request.scope, prompts=texts)
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
         if body.grammar is not None:
-            grammar = await asyncio.to_thread(service.grammars.compile_gbnf, body.grammar)
+            grammar = await service.compiling(partial(service.grammars.compile_gbnf, body.grammar))
             sampling = replace(sampling, grammar=grammar)
         answers = service.answer(name, prompts, sampling, body, param="prompt")
         writer = TextWriter(name, service.engine.model, choices=body.choices)

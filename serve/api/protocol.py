@@ -317,6 +317,11 @@ class ChatRequest(GenerationRequest):
         return None
 
     @property
+    def is_bounded(self) -> bool:
+        """Does a grammar have to be compiled for the answer?"""
+        return bool(self.grammar or self.callable_tools) or self.answer_schema is not None
+
+    @property
     def callable_tools(self) -> list[dict[str, Any]]:
         """The tools that this answer may call, as templates and grammars take them."""
         chosen = self.tools or []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tuneserve.chat.prompt import encode_text, template_of
 from tuneserve.chat.template import ChatTemplate
@@ -16,9 +20,16 @@ from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
-from tuneserve.serve.chat.structured import GrammarCompiler
-from tuneserve.serve.engine import Engine, PromptTooLongError, SamplingParams
+from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
+from tuneserve.serve.engine import (
+    Engine,
+    PromptTooLongError,
+    SamplingParams,
+    UnavailableError,
+)
 from tuneserve.settings import ServeSettings
+
+T = TypeVar("T")
 
 
 class Service:
@@ -39,12 +50,15 @@ class Service:
         self.bridge = Bridge()
         self.engine = Engine(model_path, settings, adapters=adapters, after_step=self.bridge.flush)
         self.grammars = GrammarCompiler(self.engine.model)
+        self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
+        self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
         self.metrics = Metrics(self.engine)
         try:
             self.template, self.no_template = self._load_template()
         except BaseException:
-            self.engine.close()
+            self.close()
             raise
+        self._grammar_threads.submit(self.grammars.warm)
 
     def _load_template(self) -> tuple[ChatTemplate | None, str]:
         """The chat template, or None and the reason: text completions work without one."""
@@ -54,7 +68,30 @@ class Service:
             return None, error.message
 
     def close(self) -> None:
+        # A thread that reads the vocabulary must not outlive it.
+        self._grammar_threads.shutdown(cancel_futures=True)
         self.engine.close()
+
+    async def compiling(self, work: Callable[[], T]) -> T:
+        """Do work that compiles a grammar, apart from the threads of requests without one: a few
+        that are made to be slow hold up only each other. Raises UnavailableError after waiting for
+        a place as long as a grammar may take."""
+        try:
+            async with asyncio.timeout(COMPILE_SECONDS):
+                await self._grammar_places.acquire()
+        except TimeoutError:
+            raise UnavailableError("too many grammars are being compiled") from None
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._grammar_threads, work)
+        finally:
+            self._grammar_places.release()
+
+    async def prepare(self, request: ChatRequest) -> Turn:
+        """`chat_turn` in another thread."""
+        if request.is_bounded:
+            return await self.compiling(partial(self.chat_turn, request))
+        return await asyncio.to_thread(self.chat_turn, request)
 
     @property
     def names(self) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -277,3 +279,29 @@ def joined(turn: Turn, text: str) -> tuple[str, str]:
         for kind in (Reasoning, Content)
     ]
     return told[0], told[1]
+
+
+def test_grammars_made_to_be_slow_hold_up_no_request_without_one(client: Any) -> None:
+    slow = "root ::= " + " ".join(["[a-z]?"] * 14_000)
+
+    def attack() -> int:
+        try:
+            client.chat.completions.create(**body(extra_body={"grammar": slow}))
+        except openai.APIStatusError as error:
+            return error.status_code
+        return 200
+
+    def free() -> float:
+        started = time.monotonic()
+        client.chat.completions.create(**body(max_tokens=2))
+        return time.monotonic() - started
+
+    # One after the other: none of the clients' retries may hide a refusal.
+    client = client.with_options(max_retries=0)
+    alone = free()
+    with ThreadPoolExecutor(8) as pool:
+        attacks = [pool.submit(attack) for _ in range(8)]
+        time.sleep(0.5)
+        beside = max(free() for _ in range(3))
+        assert {attack.result() for attack in attacks} <= {400, 503}
+    assert beside < max(4 * alone, 3.0)
