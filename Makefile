@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml Makefile finetune/runtime/unsloth.txt
 	@touch $(STAMP) $(LIGHT)
 
 $(LIGHT): pyproject.toml Makefile
-	@echo "setting up $(VENV) without torch, about 500 MB; llama.cpp is compiled once"
+	@echo "setting up $(VENV) without torch, about 650 MB; llama.cpp is compiled once"
 	$(call install,.[demo$(COMMA)dev])
 	@touch $(LIGHT)
 

@@ -17,7 +17,7 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import BenchSettings, ServeSettings
 
-REMAKE = "Make both GGUFs again with the same settings: tuneserve convert --force"
+REMAKE = "Make both GGUFs again with the same settings: tuneserve convert --run NAME --force"
 
 
 def encode_for_both(

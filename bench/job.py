@@ -113,7 +113,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     quantization = converted.tuned.quantization
     paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
     made = {"base": converted.base, "tuned": converted.tuned}
-    hashes = {name: _verified_hash(path, made[name]) for name, path in paths.items()}
+    hashes = {name: _verified_hash(path, made[name], run) for name, path in paths.items()}
     own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
@@ -194,9 +194,9 @@ def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
     ]
 
 
-def _verified_hash(path: Path, recorded: GGUFRecord) -> str:
+def _verified_hash(path: Path, recorded: GGUFRecord, run: RunDirectory) -> str:
     """The file's SHA-256, which must be the one that the conversion recorded."""
-    again = "Make it again: tuneserve convert --force"
+    again = f"Make it again: tuneserve convert --run {run.name} --force"
     if not path.is_file():
         raise UsageError("no such GGUF", where=str(path), hint=again)
     digest = sha256_file(path)

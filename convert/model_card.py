@@ -26,8 +26,8 @@ _MARKS = {"system": "\u2402sys\u2403", "user": "\u2402usr\u2403", "assistant": "
 
 @dataclass(frozen=True)
 class Turns:
-    """A chat template as the texts around what is said. `default` stands where no system prompt
-    is given; `opening` is where the assistant begins to speak."""
+    """A chat template as the texts before and after each message. `default` stands where no system
+    prompt is given; `opening` is where the assistant begins to speak."""
 
     system: tuple[str, str]
     default: str

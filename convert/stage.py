@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuneserve.base import check_checkpoint, resolve_base
+from tuneserve.chat.examples import read_split
 from tuneserve.console import bytes_per_second, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
@@ -30,6 +31,7 @@ from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, 
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
 from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.logits import PROBE_BYTES
+from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
@@ -95,7 +97,7 @@ class Clock:
         self._last = time.monotonic()
 
     def lap(self, name: str) -> None:
-        """What was done since the last lap was this."""
+        """Record the time since the last call under this name."""
         now = time.monotonic()
         self.laps[name] = round(now - self._last, 1)
         self._last = now
@@ -134,8 +136,9 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
-    before slow work starts: base, adapter, tokenizer, memory, disk."""
+    before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
     check_checkpoint(plan.base_checkpoint)
+    read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
     adapter = plan.run.adapter
     base = MergedCheckpoint(plan.base_checkpoint)
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from markupsafe import Markup
@@ -62,8 +62,8 @@ class LossCurves:
 
     train: list[tuple[int, float]]
     eval: list[tuple[int, float]]
-    general: list[tuple[int, float]]
-    best_step: int | None
+    general: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int | None = None
 
 
 def page_style() -> Markup:

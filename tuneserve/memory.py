@@ -1,7 +1,7 @@
 """The machine's main memory, and how much of it this process may have.
 
 A container or a service may be limited to less than the machine has. The limit stands in its
-control group (cgroups(7), version 2 or 1) or in one that this lies in; the least one holds. Swap
+control group (cgroups(7), version 2 or 1) or in one of its parents; the smallest limit counts. Swap
 never counts: what only fits with it is too slow to train, convert or serve with.
 """
 

@@ -36,11 +36,13 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     newer release wrote it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise TuneserveError(
             f"not valid JSON ({error.msg})", where=f"{path}:{error.lineno}", hint=hint
         ) from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, endless digits or brackets
+        raise TuneserveError(f"not valid JSON ({error})", where=str(path), hint=hint) from error
     if not isinstance(content, dict):
         raise TuneserveError("holds no JSON object", where=str(path), hint=hint)
     if schema_of(content, path, hint=hint) > newest:

@@ -27,8 +27,8 @@ class Asked:
 
 
 def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Example]:
-    """Every prompt with every choice in the reference's place: without the reference's thoughts,
-    which lead to it and to no other choice."""
+    """Every prompt with every choice in the reference's place. The reference's thoughts are left
+    out: they argue for one of the choices."""
     return [
         example.named(choice_id(example, number)).answered(choice)
         for example in examples

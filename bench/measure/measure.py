@@ -158,9 +158,9 @@ def generate_answers(
 ) -> None:
     """The model's greedy answers, prompts of a block batched together.
 
-    How prompts are batched touches the last digits, and a quantized model makes words of them. So
-    blocks are always made of all requests, a block is answered as a whole and from an empty KV
-    cache: a benchmark that goes on after a kill gives the same answers.
+    How prompts are batched changes the last digits of the logits and so, at near ties, the words.
+    Therefore blocks are always made of all requests, and a block is answered as a whole and from an
+    empty KV cache: a benchmark that goes on after a kill gives the same answers.
     """
     size = BLOCK_ROUNDS * contender.bench.parallel
     blocks = [requests[first : first + size] for first in range(0, len(requests), size)]

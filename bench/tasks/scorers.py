@@ -71,8 +71,8 @@ def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str
 
 
 def normalise(text: str) -> str:
-    """Text without what should not decide: case, width, runs of space, punctuation at the ends;
-    what is nothing but punctuation stays as it is."""
+    """Text without what is ignored in a comparison: case, width, runs of space, punctuation at the
+    ends; what is nothing but punctuation stays as it is."""
     folded = fold(text)
     return _START.sub("", folded.rstrip(_EDGE)) or folded
 

@@ -119,10 +119,10 @@ def as_before(recipe: Recipe, decisions: Decisions) -> Recipe:
 def compiles(
     settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
 ) -> bool:
-    """Are the layers to be compiled for training on these examples on this device, if their
-    activations are kept wherever the settings leave that open?
+    """Is it worth compiling the layers for these examples on this device? Where the settings leave
+    gradient checkpointing open, it counts as off.
 
-    Raises UsageError if they shall be and there is no compiler.
+    Raises UsageError if the settings ask for it and there is no compiler.
     """
     if runtime.device != "cpu" or settings.compile == "false":
         return False

@@ -110,7 +110,7 @@ def _sentence(error: TuneserveError) -> str:
 
 
 def client_left() -> ApiError:
-    """Nobody reads it; the log has its status."""
+    """For the log alone: the client that would read it has left."""
     return ApiError(CLIENT_LEFT, "The client left before the answer was there.")
 
 

@@ -38,8 +38,8 @@ def prepare_turn(
     *,
     default_max_tokens: int,
 ) -> Turn:
-    """Raises ApiError, TemplateError or GrammarError for a conversation or a bound that can't be
-    had; UnavailableError."""
+    """Raises ApiError, TemplateError or GrammarError for a conversation that can't be rendered or a
+    schema or grammar that can't be enforced, and UnavailableError."""
     thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
     if request.reasoning_budget is not None and not thinks:
         raise ApiError(

@@ -72,8 +72,8 @@ class _State(Enum):
 
 
 class PartReader:
-    """Splits growing text. `thoughts`: what the prompt left of them; `calls`: tools were
-    offered."""
+    """Splits growing text. `thoughts`: whether the answer begins inside them ('open'), may have
+    some ('may') or has none; `calls`: tools were offered."""
 
     def __init__(self, thoughts: Thoughts = "none", *, calls: bool = False):
         self._thoughts = ThoughtStream(thoughts)

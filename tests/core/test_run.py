@@ -224,3 +224,27 @@ def test_a_checkout_that_is_not_installed_has_no_version(tmp_path: Path) -> None
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert told.stdout == "0+unknown\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"stages": "\xe9"}', "not valid JSON"),
+        (b"[" * 200_000, "not valid JSON"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_a_damaged_record_is_one_clear_error(
+    old_run: RunDirectory, content: bytes, message: str
+) -> None:
+    old_run.record_path.write_bytes(content)
+    with pytest.raises(TuneserveError, match=message) as caught:
+        old_run.read()
+    assert caught.value.where.startswith(str(old_run.record_path))
+    assert "Restore it" in caught.value.hint
+
+
+def test_a_byte_order_mark_is_no_content(old_run: RunDirectory) -> None:
+    known = old_run.read()
+    old_run.record_path.write_bytes(b"\xef\xbb\xbf" + old_run.record_path.read_bytes())
+    assert old_run.read() == known

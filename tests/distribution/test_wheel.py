@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -115,6 +116,16 @@ def test_a_missing_extra_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(UsageError) as caught:
         extras.require_extra("train", "training")
     assert str(caught.value) == (
-        "training needs packages that are not installed (no-such-package): "
-        "pip install 'tuneserve[train]'"
+        "training needs more packages: pip install 'tuneserve[train]' "
+        "(not installed: no-such-package)"
     )
+
+
+def test_nothing_is_imported_that_is_not_in_the_wheel(installed: Path) -> None:
+    strangers = {"tests", "benchmarks", *STAGES}
+    for path in (installed / "tuneserve").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.append(node.module)
+            assert not strangers & {name.split(".")[0] for name in names}, path

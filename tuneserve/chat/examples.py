@@ -135,7 +135,11 @@ def read_split(path: Path, *, limit: int | None = None) -> list[Example]:
             seen.add(example.id)
             examples.append(example)
     if problems:
-        raise UsageError(f"{len(problems)} bad lines", where=str(path), problems=problems)
+        raise UsageError(
+            f"{len(problems)} bad line{'s' * (len(problems) != 1)}",
+            where=str(path),
+            problems=problems,
+        )
     return examples
 
 

@@ -83,7 +83,7 @@ def show(report: Report) -> None:
         say(f"{model.name}: prompt {prompt}, generation {generation} tok/s")
     for level in report.load:
         say(
-            f"tuned, {level.clients} clients: {_rate(level.throughput)} tok/s, "
+            f"tuned, clients at once: {level.clients}, {_rate(level.throughput)} tok/s, "
             f"first token after {level.first_token_median:.2f} s"
         )
     if report.ladder:

@@ -121,6 +121,12 @@ def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runne
         assert refused.returncode == 2
         assert f"one/bench/report.json: {message}" in refused.stderr
         assert "Traceback" not in refused.stderr
+    # A report of this schema from before the general loss was drawn.
+    curves = {name: value for name, value in written["curves"].items() if name != "general"}
+    path.write_text(json.dumps({**written, "curves": curves}))
+    before = read_report(run)
+    assert before.curves is not None
+    assert before.curves.general == []
     path.write_text(json.dumps({**written, "accuracy": {"prompts": "many"}}))
     with pytest.raises(TuneserveError, match="not in the form") as caught:
         read_report(run)
