@@ -160,6 +160,14 @@ def test_a_prompt_begins_with_what_a_finished_or_running_one_has_computed() -> N
     assert chunks == [(again, 1), (other, 1), (longer, 2)]
 
 
+def test_a_prompt_needs_no_cells_for_what_it_shares() -> None:
+    server = Server(cells=100)
+    server.submit(range(60))
+    server.step()
+    one = server.submit([*range(60), 999])
+    assert (one, 1) in server.step().chunks
+
+
 def test_a_prefix_that_holds_the_cells_of_the_rest_is_given_up() -> None:
     server = Server(cells=100, limits=ALL_KEPT)
     server.submit(range(60), 1)
