@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 
 class PlainMemory:
-    """Remembers which sequences exist and what was asked of it; a saved sequence is `size` bytes.
+    """Remembers what was asked of it; a saved sequence is `size` bytes, `has_room` False restores
+    none.
 
     `cuttable` False behaves like a recurrent state: no position but the last one can be kept.
     """
@@ -16,7 +17,10 @@ class PlainMemory:
         self.copied: list[tuple[int, int, int]] = []
         self.saved: list[int] = []
         self.restored: list[int] = []
-        self._size = size
+        self.truncated: list[tuple[int, int]] = []
+        self.forgotten: list[int] = []
+        self.size = size
+        self.has_room = True
         self._cuttable = cuttable
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
@@ -24,15 +28,16 @@ class PlainMemory:
         self.copied.append((source, target, length))
 
     def truncate(self, sequence: int, length: int) -> bool:
+        self.truncated.append((sequence, length))
         return self._cuttable
 
     def save(self, sequence: int) -> npt.NDArray[np.uint8]:
         self.saved.append(sequence)
-        return np.zeros(self._size, np.uint8)
+        return np.zeros(self.size, np.uint8)
 
     def restore(self, sequence: int, data: npt.NDArray[np.uint8]) -> bool:
         self.restored.append(sequence)
-        return True
+        return self.has_room
 
     def forget(self, sequence: int) -> None:
-        pass
+        self.forgotten.append(sequence)

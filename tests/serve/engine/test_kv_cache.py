@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -156,15 +156,17 @@ def test_the_last_token_of_a_prompt_is_always_computed() -> None:
 
 
 def test_an_evicted_prefix_is_offloaded_and_comes_back() -> None:
-    cache, memory = manager(cells=100)
+    cache, memory = manager(cells=60)
     assert compute(cache, list(range(60))) == 0
-    assert cache.make_room(100)
+    assert cache.make_room(60)
     assert (cache.used_cells, cache.cached_prefixes, cache.offloaded.size) == (0, 1, 100)
     found = cache.match_prefix(None, [*range(50), 99], [])
     assert (found.length, found.offloaded_tokens, found.shared) == (50, 60, 0)
     sequence, there = cache.allocate(found)
     assert (there, memory.restored) == (50, [sequence])
+    assert memory.truncated == [(sequence, 50)], "the rest of the old prefix would be attended to"
     assert cache.used_cells == 50
+    assert cache.match_prefix(None, [*range(8), 99], []).length == 8
     short = cache.match_prefix(None, [*range(7), 99], [])
     assert short == PrefixMatch(), "so few tokens are computed sooner than copied"
 
@@ -177,6 +179,59 @@ def test_what_has_no_room_is_not_restored() -> None:
     cache.append(sequence, 50)
     _, there = cache.allocate(cache.match_prefix(None, list(range(60)), []))
     assert (there, memory.restored) == (0, [])
+
+
+def test_what_llama_cpp_fails_to_restore_is_computed() -> None:
+    cache, memory = manager(cells=100)
+    compute(cache, list(range(60)))
+    assert cache.make_room(100)
+    memory.has_room = False
+    _, there = cache.allocate(cache.match_prefix(None, list(range(60)), []))
+    assert (there, cache.used_cells) == (0, 0)
+
+
+def test_a_match_that_is_dropped_from_ram_while_room_is_made_is_computed() -> None:
+    cache, memory = manager(cells=100)
+    compute(cache, list(range(60)))
+    assert cache.make_room(100)
+    compute(cache, list(range(1000, 1060)))
+    found = cache.match_prefix(None, list(range(60)), [])
+    assert found.offloaded is not None
+    memory.size = 250
+    assert cache.make_room(found.offloaded_tokens)
+    assert cache.allocate(found)[1] == 0
+
+
+def test_a_sequence_that_ends_is_forgotten_by_llama_cpp_too() -> None:
+    cache, memory = manager()
+    running, _ = cache.allocate(PrefixMatch())
+    cache.append(running, 10)
+    cache.free(running)
+    assert memory.forgotten == [running]
+    compute(cache, list(range(40)))
+    assert memory.forgotten == [running], "what is cached stays"
+    cache.clear_cached()
+    assert len(memory.forgotten) == 2
+    assert not memory.saved, "what is cleared is not offloaded"
+
+
+def test_a_conversation_that_goes_on_keeps_one_sequence() -> None:
+    cache, _ = manager(cells=100)
+    for turn in range(1, 11):
+        compute(cache, list(range(8 * turn)))
+        assert (cache.cached_prefixes, cache.used_cells) == (1, 8 * turn)
+    assert cache.make_room(100)
+
+
+def test_a_copy_too_large_for_the_ram_or_empty_takes_no_others_place() -> None:
+    cache, memory = manager(cells=100)
+    kept = []
+    for start, size in ((0, 100), (1000, 100), (2000, 251), (3000, 0), (4000, 250)):
+        memory.size = size
+        compute(cache, list(range(start, start + 40)))
+        assert cache.make_room(100)
+        kept.append((len(cache.offloaded), cache.offloaded.size))
+    assert kept == [(1, 100), (2, 200), (2, 200), (2, 200), (1, 250)]
 
 
 def test_offloaded_prefixes_stay_within_their_bytes_the_newest_remain() -> None:
@@ -208,6 +263,16 @@ def test_room_is_made_from_the_least_recently_used_and_not_from_the_spared() -> 
     assert cache.make_room(61)
 
 
+def test_a_match_is_a_use() -> None:
+    cache, _ = manager(cells=100)
+    compute(cache, list(range(40)))
+    compute(cache, list(range(1000, 1040)))
+    old = cache.match_prefix(None, list(range(40)), [])
+    assert cache.make_room(60)
+    assert cache.match_prefix(None, list(range(40)), []) == old
+    assert cache.match_prefix(None, list(range(1000, 1040)), []).offloaded is not None
+
+
 def test_beside_running_requests_less_is_cached() -> None:
     limits = PrefixLimits(
         idle_cells=50, share_beside_running=0.5, cells_beside_running=0, ram_bytes=0
@@ -227,6 +292,36 @@ def test_beside_running_requests_less_is_cached() -> None:
     assert cache.used_cells == 20
     cache.clear_cached()
     assert cache.used_cells == 0
+
+
+def test_nothing_is_copied_without_ram_for_it() -> None:
+    cache, memory = manager(limits=replace(KEPT, ram_bytes=0))
+    compute(cache, list(range(40)))
+    assert cache.make_room(100)
+    assert not memory.saved
+
+
+def test_a_request_that_ends_before_anything_is_computed_leaves_nothing() -> None:
+    cache, memory = manager()
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.release(sequence, None, [])
+    assert (cache.cached_prefixes, memory.forgotten) == (0, [sequence])
+
+
+def test_beside_running_requests_some_cells_are_kept_and_never_more_than_when_idle() -> None:
+    limits = PrefixLimits(
+        idle_cells=50, share_beside_running=0.5, cells_beside_running=30, ram_bytes=0
+    )
+    cache, _ = manager(cells=300, limits=limits)
+    for start in range(0, 6000, 1000):
+        compute(cache, list(range(start, start + 10)))
+    for running, kept in ((200, 50), (40, 30)):
+        sequence, _ = cache.allocate(PrefixMatch())
+        cache.append(sequence, running)
+        for _ in range(5):
+            cache.trim()
+        assert cache.used_cells == running + kept
+        cache.free(sequence)
 
 
 def test_a_new_sequence_takes_the_id_of_a_cached_prefix_when_all_are_used() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from tuneserve.serve.engine.types import (
 END = b"x"
 NOTHING_KEPT = PrefixLimits(0, 0.0, 0, 0)
 ALL_KEPT = PrefixLimits(1_000_000, 1_000_000.0, 1_000_000, 0)
+ALL_OFFLOADED = replace(ALL_KEPT, ram_bytes=1_000_000)
 
 
 class Server:
@@ -35,11 +37,13 @@ class Server:
         cells: int = 1000,
         slots: int = 4,
         batch_tokens: int = 512,
-        prefill: int = 512,
+        prefill: int | PrefillBudget = 512,
         queue_seconds: float = 1e9,
         answer_seconds: float = 0.0,
         limits: PrefixLimits = NOTHING_KEPT,
     ) -> None:
+        if isinstance(prefill, int):
+            prefill = PrefillBudget(batch_tokens, prefill, adapts=False)
         self.now = 0.0
         self.cells = cells
         self.memory = PlainMemory()
@@ -48,7 +52,7 @@ class Server:
             self.cache,
             slots=slots,
             batch_tokens=batch_tokens,
-            prefill=PrefillBudget(batch_tokens, prefill, adapts=False),
+            prefill=prefill,
             queue_seconds=queue_seconds,
             answer_seconds=answer_seconds,
             clock=self.clock,
@@ -156,6 +160,14 @@ def test_a_prompt_begins_with_what_a_finished_or_running_one_has_computed() -> N
     assert chunks == [(again, 1), (other, 1), (longer, 2)]
 
 
+def test_a_prompt_needs_no_cells_for_what_it_shares() -> None:
+    server = Server(cells=100)
+    server.submit(range(60))
+    server.step()
+    one = server.submit([*range(60), 999])
+    assert (one, 1) in server.step().chunks
+
+
 def test_a_prefix_that_holds_the_cells_of_the_rest_is_given_up() -> None:
     server = Server(cells=100, limits=ALL_KEPT)
     server.submit(range(60), 1)
@@ -163,6 +175,31 @@ def test_a_prefix_that_holds_the_cells_of_the_rest_is_given_up() -> None:
     one = server.submit([0, *range(100, 180)], 1)
     assert server.step().chunks == [(one, 81)]
     assert one.cached_tokens == 0
+
+
+def test_room_is_made_for_the_whole_of_an_offloaded_prefix() -> None:
+    """It is restored at full length before it is cut, even if the prompt shares less of it."""
+    server = Server(cells=100, limits=ALL_OFFLOADED)
+    server.submit(range(80), 1)
+    server.step()
+    server.submit(40, 1)
+    server.step()
+    assert (server.cache.used_cells, len(server.cache.offloaded)) == (40, 1)
+    one = server.submit([*range(50), 999], 2)
+    assert server.step().chunks == [(one, 1)]
+    assert one.cached_tokens == 50
+
+
+def test_each_step_evicts_one_of_too_many_cached_prefixes() -> None:
+    server = Server(limits=replace(NOTHING_KEPT, idle_cells=25))
+    for _ in range(3):
+        server.submit(20, 1)
+    server.step()
+    kept = []
+    for _ in range(3):
+        server.step()
+        kept.append(server.cache.used_cells)
+    assert kept == [40, 20, 20]
 
 
 # -- chunked prefill ---------------------------------------------------------------------------
@@ -225,6 +262,42 @@ def test_prompts_beside_answers_get_what_fits_a_step() -> None:
     for _ in range(40):
         observe(40, 40.0)
     assert budget.tokens(beside_decoding=True) == 32
+
+
+def test_one_slow_step_does_not_decide_the_budget() -> None:
+    budget = PrefillBudget(largest=2048, first=512)
+    for seconds in (0.5, 5.0):
+        budget.observe([(pending(500), 500)], seconds)
+    assert budget.tokens(beside_decoding=False) == 365, "0.7 of 1000 and 0.3 of 100 tokens/s"
+
+
+def test_answers_do_not_count_as_prompt_tokens_in_the_budget() -> None:
+    budget = PrefillBudget(largest=2048, first=512)
+    answers = [(pending(1), 1)] * 100
+    budget.observe(answers, 0.1)
+    assert budget.tokens(beside_decoding=True) == 512
+    budget.observe([*answers, (pending(500), 500)], 0.5)
+    assert budget.tokens(beside_decoding=True) == 250
+
+
+def test_a_fixed_budget_does_not_follow_the_speed_and_none_exceeds_the_largest() -> None:
+    fixed = PrefillBudget(largest=2048, first=512, adapts=False)
+    fixed.observe([(pending(500), 500)], 5.0)
+    assert fixed.tokens(beside_decoding=True) == 512
+    small = PrefillBudget(largest=256, first=512)
+    assert small.tokens(beside_decoding=False) == 256
+    small.observe([(pending(256), 256)], 0.01)
+    assert small.tokens(beside_decoding=False) == 256
+
+
+def test_a_prompt_gets_less_of_a_step_while_an_answer_waits_for_its_token() -> None:
+    budget = PrefillBudget(largest=512, first=512)
+    budget.observe([(pending(400), 400)], 1.0)
+    server = Server(prefill=budget)
+    first = server.submit(200)
+    assert server.step().chunks == [(first, 200)]
+    second = server.submit(200)
+    assert server.step().chunks == [(first, 1), (second, 100)]
 
 
 # -- preemption --------------------------------------------------------------------------------
