@@ -221,6 +221,7 @@ def _told(reason: str) -> str:
     lines = [line.strip() for line in reason.splitlines()]
     told = " ".join(line for line in lines if line and not re.match(r"\d+ \||\^|<", line))
     told = told.replace("; try avoiding single-byte/short lexemes", "")
+    told = told.replace("NoExtensionBias", "it allows no text")
     told = re.sub(r"^(?:(?:at )?\d+\(\d+\): |failed to compile JSON schema: )+", "", told)
     return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
 
@@ -431,8 +432,8 @@ def _tightest(limits: Sequence[Limit], places: int, *, whole: bool) -> Limit:
 
 
 def _drop_text_of_decimal(part: dict[str, Any]) -> None:
-    """pydantic's Decimal is a number or a text with a look-ahead, which can't be enforced: it
-    becomes a number."""
+    """A Decimal of pydantic's is a number or a text. Up to 2.13 the text has a look-ahead, which
+    can't be enforced: only the number is left. From 2.14 on it is any text, which is allowed."""
     ways = part.get("anyOf")
     if not isinstance(ways, list):
         return
@@ -450,6 +451,8 @@ def _check_multiples(parts: Sequence[Schema], param: str, *, merges: bool) -> bo
     given = [part["multipleOf"] for part in parts if type(part.get("multipleOf")) in (int, float)]
     if not given:
         return False
+    if min(given) <= 0:
+        raise GrammarError("multipleOf must be above 0", param=param)
     numbers = [Decimal(repr(one)).normalize().as_tuple() for one in given]
     digits = [int("".join(map(str, number.digits))) for number in numbers]
     if len(given) * math.lcm(*digits) > DEAREST_MULTIPLE:

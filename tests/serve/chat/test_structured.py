@@ -88,6 +88,8 @@ CHAIN = "\n".join(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60))
         (r'root ::= "\q"', "not expected"),
         ('root ::= * "a"', "can't be used"),
         ("root ::= [z-a]", "can't be used"),
+        (r"root ::= [^\x00-\U0010ffff]", "it allows no text"),
+        ('root ::= "a"{1000000}', "Too many items (limit 20000; ff_tokens)."),
         ("root ::= <no token at all>", "no token"),
         ('root ::= "x" <|im_end|>', "end token"),
         ('root ::= "\ud800"', "line 1: it has half a character"),
@@ -508,6 +510,7 @@ def test_strings_hold_what_json_allows_and_no_more(
         ({"type": "number", "maximum": -(10**400)}, "only numbers beyond"),
         ({"type": "number", "minimum": 5, "maximum": 3}, "minimum (5) is greater"),
         ({"type": "number", "minimum": "5"}, "Expected f64"),
+        ({"type": "integer", "multipleOf": -5}, "multipleOf must be above 0"),
         (CIRCLE, "no answer can end"),
         ({**OBJECT, "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "contain itself"),
         (
