@@ -379,12 +379,14 @@ def _limit_digits(part: dict[str, Any], param: str, *, limit_decimals: bool) -> 
     upper = _limits(part, _UPPER, -1)
     sizes = [abs(one) for one, _ in lower + upper]
     sizes += [abs(low + high) for low, _ in lower for high, _ in upper]
-    places = max(9, 9, *(3 - size.adjusted() for size in sizes if size))
+    places = max([9, *(3 - size.adjusted() for size in sizes if size)])
     low, above = _tightest(lower, places, whole=whole)
     high, below = _tightest(upper, places, whole=whole)
     high = -high
     if low > LARGEST_INTEGER or high < -LARGEST_INTEGER:
-        reason = f"its limits allow only numbers beyond ±{LARGEST_INTEGER}, which floats don't hold"
+        reason = (
+            f"its limits allow only numbers beyond ±{LARGEST_INTEGER}, which floats hold inexactly"
+        )
         raise GrammarError(reason, param=param)
     for key in limits:
         del part[key]
@@ -457,7 +459,7 @@ def _check_multiples(parts: Sequence[Schema], param: str, *, merges: bool) -> bo
     digits = [int("".join(map(str, number.digits))) for number in numbers]
     if len(given) * math.lcm(*digits) > DEAREST_MULTIPLE:
         raise GrammarError("its multipleOf are too large, or too many", param=param)
-    lowest = min(0, *(int(number.exponent) for number in numbers), 0)
+    lowest = min([0, *(int(number.exponent) for number in numbers)])
     scaled = [
         digit * 10 ** (int(number.exponent) - lowest)
         for digit, number in zip(digits, numbers, strict=True)
