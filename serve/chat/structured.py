@@ -14,12 +14,14 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from decimal import Decimal
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
@@ -54,9 +56,12 @@ DEAREST_MULTIPLE = 10_000
 """multipleOf, its digits without zeros at the ends, of all places together: llguidance makes a
 state for each remainder (0.07 s for 10,000; it has no limit of its own)."""
 
+LARGEST_MULTIPLES = 2**32
+"""llguidance multiplies two multipleOf that a number must satisfy together in 32 bits."""
+
 LARGEST_INTEGER = 2**53 - 1
-"""What an integer without limits of its own gets as limits: every JSON parser holds it exactly, and
-a model can't go on with digits for ever."""
+"""What a number with limits or `multipleOf`, and any integer, lies between: every JSON parser holds
+these integers exactly, llguidance too, and a model can't go on with digits for ever."""
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """At most one space behind a comma or a colon, no other white space: both common compact forms are
@@ -64,6 +69,7 @@ allowed, so that a model can write what it was trained on, and no small model ca
 with line breaks. It also overrides what a client's schema says of llguidance's options."""
 
 LONGEST_REASON = 160
+_HALF_CHARACTER = "half a character (a surrogate without its pair)"
 
 
 class GrammarError(UsageError):
@@ -99,6 +105,7 @@ class GrammarCompiler:
         that `[a-z]+ "x"` would never end.
         """
         rules = _read_gbnf(grammar, self._model)
+        _check_rules_end(rules)
         for regular in (True, False):
             matcher, reason = self._compile(_lark_of_rules(rules, regular=regular), "grammar")
             if not reason:
@@ -219,6 +226,8 @@ def _told(reason: str) -> str:
     """llguidance's reason without its excerpt of the Lark text, which the client never saw."""
     lines = [line.strip() for line in reason.splitlines()]
     told = " ".join(line for line in lines if line and not re.match(r"\d+ \||\^|<", line))
+    told = told.replace("; try avoiding single-byte/short lexemes", "")
+    told = told.replace("NoExtensionBias", "it allows no text")
     told = re.sub(r"^(?:(?:at )?\d+\(\d+\): |failed to compile JSON schema: )+", "", told)
     return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"
 
@@ -241,17 +250,28 @@ _TIME = (
     "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,6})?"
     "(?:Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])"
 )
+_HEX = "[0-9a-fA-F]"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
 _FORMATS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"(?:{_DATE})T{_TIME}",
+    **{
+        f"uuid{version}": f"{_HEX}{{8}}-{_HEX}{{4}}-{version}{_HEX}{{3}}-[89abAB]{_HEX}{{3}}"
+        f"-{_HEX}{{12}}"
+        for version in range(1, 9)
+    },
     "email": "[A-Za-z0-9_%+'-]{1,32}(?:[.][A-Za-z0-9_%+'-]{1,32}){0,3}"
     f"@(?:{_LABEL}[.]){{1,3}}[A-Za-z]{{2,12}}",
 }
 """Formats that llguidance takes at their word: fractions of a second, a mailbox or a domain without
-end, 29 February of any year. Here they are what date libraries and mail servers take, and end."""
+end, 29 February of any year. Here they are what date libraries and mail servers take, and end. The
+versions of UUID are pydantic's, and unknown to llguidance."""
+_ANNOTATIONS = {"password", "path", "file-path", "directory-path", "binary"}
+"""Formats that any text has: they say what it is for."""
 _COMBINING = {"allOf", "anyOf", "oneOf", "$ref"}
+_APPLYING = {"properties", "patternProperties", *_SINGLE, "prefixItems", "multipleOf"}
+"""With what a combining keyword beside them can meet in the same number."""
 
 
 def _parameters(function: Mapping[str, Any], param: str) -> Schema:
@@ -271,30 +291,49 @@ def _json_rule(schema: Schema, param: str) -> str:
         raise GrammarError(
             "it is nested too deep, or has a number that JSON lacks", param=param
         ) from None
+    if re.search("[\ud800-\udfff]", json.dumps(own, ensure_ascii=False)):
+        raise GrammarError(f"it has {_HALF_CHARACTER}", param=param)
     parts = list(_subschemas(own))
-    _check_multiples(parts, param)
+    merges = any(_merges(part) for part in parts)
+    multiples = _check_multiples(parts, param, merges=merges)
+    _check_parts_end(own, parts, param)
     closed = not any(_combines(part) for part in parts)
     for part in parts:
         if closed and "properties" in part:
             part.setdefault("additionalProperties", False)
-        _limit_digits(part)
-        if "pattern" not in part and (known := _FORMATS.get(str(part.get("format")))):
-            part["pattern"] = f"^(?:{known})$"
-            del part["format"]
+        _limit_digits(part, param, limit_decimals=not (merges and multiples))
+        _set_format(part)
         for keyword in [key for key, value in _BOUNDLESS.items() if part.get(key) == value]:
             del part[keyword]
         _drop_text_of_decimal(part)
     return f"%json {json.dumps({**own, 'x-guidance': COMPACT})}"
 
 
+def _set_format(part: dict[str, Any]) -> None:
+    """A format as llguidance enforces it."""
+    name = part.get("format")
+    if name in _ANNOTATIONS:
+        del part["format"]
+    elif "pattern" not in part and (known := _FORMATS.get(str(name))):
+        part["pattern"] = f"^(?:{known})$"
+        del part["format"]
+    elif name == "ipvanyaddress" and "anyOf" not in part:
+        part["anyOf"] = [{"format": "ipv4"}, {"format": "ipv6"}]
+        del part["format"]
+
+
 def _subschemas(root: Any) -> Iterator[dict[str, Any]]:
-    """The schema and all in it, without recursion."""
+    """The schema, all in it and what it refers to, each once, without recursion."""
     left = [root]
+    seen = set()
     while left:
         part = left.pop()
-        if not isinstance(part, dict):
+        if not isinstance(part, dict) or id(part) in seen:
             continue
+        seen.add(id(part))
         yield part
+        if isinstance(part.get("$ref"), str):
+            left.append(_referred(root, part["$ref"]))
         for key in _NAMED:
             left += part[key].values() if isinstance(part.get(key), dict) else ()
         for key in _LISTED:
@@ -317,29 +356,92 @@ def _combines(part: Schema) -> bool:
     )
 
 
-def _limit_digits(part: dict[str, Any]) -> None:
-    """Ends for the digits of a number: limits where an integer lacks them, nine decimals where a
-    number has limits. One without any stays free: it may be 6.02e23."""
+def _merges(part: Schema) -> bool:
+    """Can a number in a value have to satisfy this and another schema?"""
+    combining = _COMBINING & set(part)
+    return (
+        len(combining) > 1
+        or (isinstance(part.get("allOf"), list) and len(part["allOf"]) > 1)
+        or bool(combining and _APPLYING & set(part))
+        or {"properties", "patternProperties"} <= set(part)
+    )
+
+
+def _limit_digits(part: dict[str, Any], param: str, *, limit_decimals: bool) -> None:
+    """Ends for the digits of a number, and limits that llguidance enforces: it reads them as 64-bit
+    floats, to 15 digits surely, and takes 0 for more than 0 where the other limit is below 1. A
+    number without limits and `multipleOf` stays free: it may be 6.02e23."""
     given = part.get("type")
     kinds = set(map(str, given)) if isinstance(given, list) else {str(given)}
-    limits = [part[key] for key in (*_LOWER, *_UPPER) if key in part]
-    free = "number" in kinds and not limits
-    if not kinds & {"integer", "number"} or free or {"enum", "const", "multipleOf"} & set(part):
+    whole = "integer" in kinds and "number" not in kinds
+    limits = {key for key in (*_LOWER, *_UPPER) if key in part}
+    if given is not None and not kinds & {"integer", "number"}:
         return
-    usual = (type(one) in (int, float) and (not one or 1e-3 <= abs(one) < 1e15) for one in limits)
-    if not all(usual):
+    if {"enum", "const"} & set(part) or not (whole or limits or "multipleOf" in part):
         return
-    if not any(key in part for key in _LOWER):
-        part["minimum"] = -LARGEST_INTEGER
-    if not any(key in part for key in _UPPER):
-        part["maximum"] = LARGEST_INTEGER
-    if "number" in kinds:
-        part["multipleOf"] = 1e-9
+    if not all(_is_limit(key, part[key]) for key in limits):
+        return  # llguidance tells what is wrong
+    lower = _limits(part, _LOWER, 1)
+    upper = _limits(part, _UPPER, -1)
+    sizes = [abs(one) for one, _ in lower + upper]
+    sizes += [abs(low + high) for low, _ in lower for high, _ in upper]
+    places = max([9, *(3 - size.adjusted() for size in sizes if size)])
+    low, above = _tightest(lower, places, whole=whole)
+    high, below = _tightest(upper, places, whole=whole)
+    high = -high
+    if low > LARGEST_INTEGER or high < -LARGEST_INTEGER:
+        reason = (
+            f"its limits allow only numbers beyond ±{LARGEST_INTEGER}, which floats hold inexactly"
+        )
+        raise GrammarError(reason, param=param)
+    for key in limits:
+        del part[key]
+    part[_LOWER[above]], part[_UPPER[below]] = (
+        int(one) if one == one.to_integral_value() else float(one) for one in (low, high)
+    )
+    step = Decimal(1).scaleb(-places)
+    # llguidance reads no step below 1e-10, and no step right in a range of a few steps.
+    exact = places > 10 or high - low < 10 * step
+    if not whole and limit_decimals and "multipleOf" not in part and not exact:
+        part["multipleOf"] = float(step)
+
+
+def _is_limit(key: str, value: Any) -> bool:
+    """A number, or true or false as JSON Schema had it up to draft 4."""
+    return type(value) in (int, float) or (key.startswith("exclusive") and type(value) is bool)
+
+
+Limit = tuple[Decimal, bool]
+"""A lower limit (of an upper one its negative), and whether it is excluded itself."""
+
+
+def _limits(part: Schema, keys: tuple[str, str], sign: int) -> list[Limit]:
+    inclusive, exclusive = (part.get(key) for key in keys)
+    limits = [(inclusive, exclusive is True), (exclusive, True)]
+    return [(sign * Decimal(repr(one)), out) for one, out in limits if type(one) in (int, float)]
+
+
+def _tightest(limits: Sequence[Limit], places: int, *, whole: bool) -> Limit:
+    """What llguidance enforces of `limits`; one from 0 that is excluded moves by so many decimals,
+    or fewer if they are more than 15 digits."""
+    limit, excluded = max([*limits, (Decimal(-LARGEST_INTEGER), False)])
+    if limit > LARGEST_INTEGER:
+        return limit, excluded
+    if whole:
+        rounding = ROUND_FLOOR if excluded else ROUND_CEILING
+        return limit.to_integral_value(rounding) + excluded, False
+    if limit != limit.to_integral_value():
+        limit = Context(prec=15, rounding=ROUND_CEILING).plus(limit)
+    if not excluded or limit < 0:
+        return limit, excluded
+    steps = (limit + Decimal(1).scaleb(-fewer) for fewer in range(places, 0, -1))
+    exact = (one for one in steps if one > limit and len(one.normalize().as_tuple().digits) <= 15)
+    return next(exact, limit + 1), False
 
 
 def _drop_text_of_decimal(part: dict[str, Any]) -> None:
-    """pydantic's Decimal is a number or a text with a look-ahead, which can't be enforced: it
-    becomes a number."""
+    """A Decimal of pydantic's is a number or a text. Up to 2.13 the text has a look-ahead, which
+    can't be enforced: only the number is left. From 2.14 on it is any text, which is allowed."""
     ways = part.get("anyOf")
     if not isinstance(ways, list):
         return
@@ -352,14 +454,100 @@ def _drop_text_of_decimal(part: dict[str, Any]) -> None:
         ]
 
 
-def _check_multiples(parts: Sequence[Schema], param: str) -> None:
+def _check_multiples(parts: Sequence[Schema], param: str, *, merges: bool) -> bool:
+    """Are there multipleOf? Raises GrammarError if there are some that llguidance can't follow."""
     given = [part["multipleOf"] for part in parts if type(part.get("multipleOf")) in (int, float)]
     if not given:
-        return
-    digits = [Decimal(repr(one)).normalize().as_tuple().digits for one in given]
-    steps = math.lcm(*(int("".join(map(str, one))) for one in digits))
-    if len(given) * steps > DEAREST_MULTIPLE:
+        return False
+    if min(given) <= 0:
+        raise GrammarError("multipleOf must be above 0", param=param)
+    numbers = [Decimal(repr(one)).normalize().as_tuple() for one in given]
+    digits = [int("".join(map(str, number.digits))) for number in numbers]
+    if len(given) * math.lcm(*digits) > DEAREST_MULTIPLE:
         raise GrammarError("its multipleOf are too large, or too many", param=param)
+    lowest = min([0, *(int(number.exponent) for number in numbers)])
+    scaled = [
+        digit * 10 ** (int(number.exponent) - lowest)
+        for digit, number in zip(digits, numbers, strict=True)
+    ]
+    if merges and len(given) > 1 and math.lcm(*scaled) * max(scaled) >= LARGEST_MULTIPLES:
+        raise GrammarError("its multipleOf are too unlike to be combined", param=param)
+    return True
+
+
+def _check_parts_end(root: Schema, parts: Sequence[Schema], param: str) -> None:
+    """Refuses what no answer can finish, such as an object that must contain itself."""
+    needs: dict[Hashable, list[list[Hashable]]] = {
+        id(part): list(_needs(root, part)) for part in parts
+    }
+    if len(_ending(needs)) < len(needs):
+        reason = "it must contain itself, or refers to nothing but itself: no answer can end"
+        raise GrammarError(reason, param=param)
+
+
+def _needs(root: Schema, part: Schema) -> Iterator[list[Hashable]]:
+    """Groups of subschemas, by id: a value of `part` needs a value of one in each group."""
+    if {"enum", "const"} & set(part):
+        return
+    needed: list[Any] = []
+    kind = part.get("type")
+    properties, required = part.get("properties"), part.get("required")
+    if kind == "object" and isinstance(properties, dict) and isinstance(required, list):
+        needed += [properties.get(str(name)) for name in required]
+    least = part.get("minItems")
+    if kind == "array" and type(least) is int and least > 0:
+        first = part.get("prefixItems")
+        needed += first[:least] if isinstance(first, list) else [part.get("items")]
+    if isinstance(part.get("allOf"), list):
+        needed += part["allOf"]
+    if isinstance(part.get("$ref"), str):
+        needed.append(_referred(root, part["$ref"]))
+    for one in needed:
+        if isinstance(one, dict):
+            yield [id(one)]
+    for key in ("anyOf", "oneOf"):
+        ways = part.get(key)
+        if isinstance(ways, list) and ways and all(isinstance(way, dict) for way in ways):
+            yield [id(way) for way in ways]
+
+
+def _referred(root: Any, reference: str) -> Any:
+    """What a reference within the schema points to; None for others."""
+    if not reference.startswith("#"):
+        return None
+    for written in unquote(reference[1:]).split("/")[1:]:
+        name = written.replace("~1", "/").replace("~0", "~")
+        if isinstance(root, dict):
+            root = root.get(name)
+        elif isinstance(root, list) and re.fullmatch("[0-9]{1,9}", name):
+            root = root[int(name)] if int(name) < len(root) else None
+        else:
+            return None
+    return root
+
+
+def _ending(needs: Mapping[Hashable, Sequence[Sequence[Hashable]]]) -> set[Hashable]:
+    """Of `needs`' keys those that come to an end: in each of their groups is one that does. What
+    is no key does. In time proportional to its size."""
+    open_groups = {key: len(groups) for key, groups in needs.items()}
+    waiting: dict[Hashable, list[tuple[Hashable, int]]] = {}
+    for key, groups in needs.items():
+        for number, group in enumerate(groups):
+            for one in group:
+                waiting.setdefault(one, []).append((key, number))
+    ended = {key for key, count in open_groups.items() if not count}
+    ended |= set(waiting) - set(needs)
+    closed = set()
+    left = list(ended)
+    while left:
+        for key, number in waiting.get(left.pop(), ()):
+            if (key, number) not in closed:
+                closed.add((key, number))
+                open_groups[key] -= 1
+                if not open_groups[key]:
+                    ended.add(key)
+                    left.append(key)
+    return ended & set(needs)
 
 
 # -- GBNF -------------------------------------------------------------------------------------
@@ -381,6 +569,7 @@ _GBNF = re.compile(
     |(?P<other>[().|])""",
     re.VERBOSE,
 )
+_MAY_BE_ABSENT = re.compile(r"lark(?:[*?]|\{0+[,}])")
 _CHARACTER = re.compile(rf"{_ESCAPE}|.", re.DOTALL)
 
 Item = tuple[str, str]
@@ -427,7 +616,7 @@ def _read_gbnf(text: str, model: LlamaModel) -> Rules:
             else:
                 try:
                     current.append(_item(kind, inside, model))
-                except (ValueError, OverflowError) as error:
+                except ValueError as error:
                     raise refused(str(error)) from None
         place = found.end()
     if len(open_rules) > 1:
@@ -436,6 +625,31 @@ def _read_gbnf(text: str, model: LlamaModel) -> Rules:
     for name in ({"root"} | used) - set(rules):
         raise GrammarError(f"it has no rule '{name[:LONGEST_SHOWN]}'", param="grammar")
     return rules
+
+
+def _check_rules_end(rules: Rules) -> None:
+    """Refuses a rule that goes on for ever, such as `root ::= "a" root`."""
+    needs: dict[Hashable, list[list[Hashable]]] = {}
+    for name, items in rules.items():
+        ways: list[Hashable] = []
+        for number, item in enumerate([("lark", "|"), *items]):
+            following = items[number] if number < len(items) else ("", "")
+            if item == ("lark", "|"):
+                ways.append((name, number))
+                needs[ways[-1]] = []
+            elif item[0] == "rule" and not _MAY_BE_ABSENT.match("".join(following)):
+                needs[ways[-1]].append([item[1]])
+        needs[name] = [ways]
+    ending = _ending(needs)
+    endless = sorted((name for name in rules if name not in ending), key=_is_parenthesis)
+    if endless:
+        name = endless[0][:LONGEST_SHOWN]
+        of = "a parenthesis" if _is_parenthesis(name) else f"rule '{name}'"
+        raise GrammarError(f"no text of {of} can ever end", param="grammar")
+
+
+def _is_parenthesis(name: str) -> bool:
+    return name.startswith("(")
 
 
 def _item(kind: str, inside: str, model: LlamaModel) -> Item:
@@ -472,13 +686,18 @@ def _class(inside: str) -> str:
 
 
 def _character(written: str) -> str:
-    """The character that an escape, or itself, stands for. Raises ValueError or OverflowError
-    beyond Unicode."""
-    if len(written) == 1:
-        return written
-    if written[1] in "xuU":
-        return chr(int(written[2:], 16))
-    return {"t": "\t", "n": "\n", "r": "\r"}.get(written[1], written[1])
+    """The character that an escape, or itself, stands for. Raises ValueError for one that Unicode
+    lacks."""
+    code = ord(written[-1])
+    if len(written) > 1 and written[1] in "xuU":
+        code = int(written[2:], 16)
+    elif len(written) > 1:
+        code = ord({"t": "\t", "n": "\n", "r": "\r"}.get(written[1], written[1]))
+    if code > sys.maxunicode:
+        raise ValueError(f"{written} is beyond the characters of Unicode")
+    if 0xD800 <= code <= 0xDFFF:
+        raise ValueError(f"it has {_HALF_CHARACTER}")
+    return chr(code)
 
 
 def _lark_of_rules(rules: Rules, *, regular: bool) -> str:

@@ -76,7 +76,11 @@ CHAIN = "\n".join(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60))
         ('root ::= "a" b{0}', "no rule 'b'"),
         ("root ::= " + "b" * 10_000, "no rule 'bbb"),
         ('rot ::= "a"', "no rule 'root'"),
-        ("root ::= root", "can't be used"),
+        ("root ::= root", "no text of rule 'root' can ever end"),
+        ("root ::= a\na ::= b\nb ::= a", "can ever end"),
+        ('root ::= "a" root', "no text of rule 'root' can ever end"),
+        ('root ::= "b" | "c" x\nx ::= "a"+ x', "no text of rule 'x' can ever end"),
+        ('root ::= ("a" root){2} | "b"\nx ::= (x)', "no text of rule 'x' can ever end"),
         ("root ::= (", "not closed"),
         ('root ::= "a")', "not opened"),
         ('root ::= "a', "not expected"),
@@ -84,10 +88,15 @@ CHAIN = "\n".join(f"r{n} ::= r{n + 1} | r{n + 1}" for n in range(60))
         (r'root ::= "\q"', "not expected"),
         ('root ::= * "a"', "can't be used"),
         ("root ::= [z-a]", "can't be used"),
+        (r"root ::= [^\x00-\U0010ffff]", "it allows no text"),
+        ('root ::= "a"{1000000}', "Too many items (limit 20000; ff_tokens)."),
         ("root ::= <no token at all>", "no token"),
         ('root ::= "x" <|im_end|>', "end token"),
-        ('root ::= "\ud800"', "can't be used"),
-        ('root ::= "\\U99999999"', "line 1"),
+        ('root ::= "\ud800"', "line 1: it has half a character"),
+        (r'root ::= "\ud83d"', "half a character"),
+        (r"root ::= [\ud83d]", "half a character"),
+        (r'root ::= "\U99999999"', "line 1"),
+        (r'root ::= "\UFFFFFFFF"', r"\UFFFFFFFF is beyond the characters of Unicode"),
     ],
 )
 def test_grammars_that_make_no_sense_are_refused(
@@ -243,6 +252,7 @@ GRAMMARS = [
     ('root ::= x | "(" root ")"\nx ::= [a-z]+ "x" | "if" | .', "((lax))", "((la))"),
     ('root ::= s\ns ::= "a" s "a" | "b" s "b" | ""', "abba", "abab"),
     ('root ::= "a" | ', "", "b"),
+    ('root ::= "a" root? | root root{0,2} "b"', "aab", "ba!"),
     ("root ::= a\nroot ::= \"b\"\na ::= \"a\"", "b", "a"),
 ]  # fmt: skip
 
@@ -334,6 +344,9 @@ STRING = {"type": "string"}
 NODE = {"$defs": {"node": {**OBJECT, "properties": {"v": {"type": "integer"}, "next": {
     "anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]}}, "required": ["v", "next"]}},
     "$ref": "#/$defs/node"}  # fmt: skip
+LEARNING_RATE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 5e-4}
+CIRCLE = {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}
+"""Refers to nothing but itself."""
 SAME_NAMES = {**OBJECT, "properties": {"string": STRING, "a": {"$ref": "#/$defs/string"},
     "b": {"$ref": "#/definitions/string"}}, "required": ["string", "a", "b"],
     "$defs": {"string": {"const": 1}}, "definitions": {"string": {"const": 2}}}  # fmt: skip
@@ -408,8 +421,32 @@ ENFORCED: list[tuple[Any, list[Any], list[Any]]] = [
     ({"$schema": "http://json-schema.org/draft-07/schema#", "type": "boolean"}, [True], [1]),
     ({**OBJECT, "properties": {"a": {"$ref": "#/$defs/a%20b"}}, "$defs": {"a b": STRING}},
      [{"a": "x"}], [{"a": 1}]),
-    ({"anyOf": [{"type": "number"}, {**STRING, "pattern": r"^(?!^[-+.]*$)\d*\.?\d*$"}]},
-     [1.5], ["x"]),
+    # What pydantic up to 2.13 writes for Decimal.
+    ({"anyOf": [{"type": "number"},
+      {**STRING, "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}, [1.5, -3], ["1.5", "x"]),
+    ({"anyOf": [{"type": "number"}, {**STRING, "pattern": r"^\d+$"}]}, [1.5, "12"], ["x"]),
+    (LEARNING_RATE, [0.0004, 0.00049, 0.0001], [0, 0.0005, 0.001]),
+    ({"exclusiveMinimum": 0, "exclusiveMaximum": 0.5}, [0.1, "a"], [0, 0.5]),
+    ({"type": "number", "exclusiveMinimum": -0.5, "exclusiveMaximum": 0}, [-0.1], [0, -0.0, -0.5]),
+    ({"type": "number", "exclusiveMinimum": 5, "maximum": 5.5}, [5.1, 5.5], [5, 5.0, 5.6]),
+    ({"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": 0.5}, [0.1], [0]),
+    ({"type": "number", "exclusiveMaximum": 1}, [0.9, 0.99, -7], [1, 1.5]),
+    ({"allOf": [{"type": "number", "exclusiveMinimum": 0}, {"maximum": 0.5}]}, [0.1], [0]),
+    ({"$ref": "#/mine/0", "mine": [LEARNING_RATE]}, [0.0004], [0, 0.0005]),
+    ({"type": "integer", "exclusiveMaximum": 1e16}, [0, 2**53 - 1], [10**16, 2**53]),
+    ({"type": "integer", "exclusiveMinimum": 0.5, "maximum": 3.7}, [1, 3], [0, 4]),
+    ({"type": "number", "minimum": 0, "maximum": 10**400}, [0, 1.5], [-1, 10**16]),
+    ({"type": "integer", "multipleOf": 5}, [15, -5, 0], [7, 15 * 10**15]),
+    ({"type": ["integer", "null"], "multipleOf": 5, "minimum": 0}, [15, None], [-5, 15 * 10**15]),
+    ({"type": "number", "multipleOf": 0.25}, [1.25, 0.25], [0.2, 15 * 10**15]),
+    ({"allOf": [{"type": "number", "minimum": 0}, {"multipleOf": 5}]}, [5], [-5, 7, 0.5]),
+    ({"allOf": [{"type": "number", "multipleOf": 0.02}, {"multipleOf": 0.03}]}, [0.06], [0.02]),
+    ({**STRING, "format": "password", "minLength": 3}, ["abc"], ["ab"]),
+    ({**STRING, "format": "uuid4"}, ["123e4567-e89b-42d3-a456-426614174000"],
+     ["123e4567-e89b-12d3-a456-426614174000", "123e4567-e89b-42d3-c456-426614174000"]),
+    ({**STRING, "format": "ipvanyaddress"}, ["10.0.0.1", "::1"], ["10.0.0.256", "x"]),
+    ({"anyOf": [{"$ref": "#"}, {"const": 1}]}, [1], [2]),
+    ({**OBJECT, "properties": {"a": {"$ref": "#"}}}, [{}, {"a": {"a": {}}}], [{"a": 1}]),
 ]  # fmt: skip
 
 
@@ -458,7 +495,40 @@ def test_strings_hold_what_json_allows_and_no_more(
         ({"type": "object", "propertyNames": {"maxLength": 3}}, '"propertyNames"'),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
         ({"type": "integer", "multipleOf": 99999989}, "multipleOf are too large"),
-        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "enforced"),
+        ({"properties": {"a": {"multipleOf": 997}, "b": {"multipleOf": 991}}}, "or too many"),
+        ({"allOf": [{"type": "number", "multipleOf": 1e-7}, {"multipleOf": 997}]}, "too unlike"),
+        (
+            {
+                "type": "number",
+                "multipleOf": 997,
+                "$ref": "#/$defs/a",
+                "$defs": {"a": {"multipleOf": 1e-7}},
+            },
+            "too unlike",
+        ),
+        ({"type": "integer", "minimum": 1e16}, "only numbers beyond ±9007199254740991"),
+        ({"type": "number", "maximum": -(10**400)}, "only numbers beyond"),
+        ({"type": "number", "minimum": 5, "maximum": 3}, "minimum (5) is greater"),
+        ({"type": "number", "minimum": "5"}, "Expected f64"),
+        ({"type": "integer", "multipleOf": -5}, "multipleOf must be above 0"),
+        (CIRCLE, "no answer can end"),
+        ({**OBJECT, "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "contain itself"),
+        (
+            {
+                **OBJECT,
+                "properties": {
+                    "a": {
+                        "type": "array",
+                        "minItems": 1,
+                        "items": {"anyOf": [{"$ref": "#"}, {"$ref": "#"}]},
+                    }
+                },
+                "required": ["a"],
+            },
+            "contain itself",
+        ),
+        ({"enum": ["\ud83d"]}, "half a character"),
+        ({**STRING, "format": "base64"}, "Unknown format: base64"),
         (nested(500), "recursion limit"),
     ],
 )
