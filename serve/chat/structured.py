@@ -20,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
+from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -553,6 +554,9 @@ def _ending(needs: Mapping[Hashable, Sequence[Sequence[Hashable]]]) -> set[Hasha
 # -- GBNF -------------------------------------------------------------------------------------
 
 DEEPEST_NESTING = 500
+LONGEST_SEQUENCE = 2_000
+"""Parts of a rule, signs of repetition among them, that follow one another: llguidance's time grows
+with the square of those that may be empty (0.5 s for 2,000, 6 s for 14,000)."""
 LONGEST_SHOWN = 64
 """Characters of a rule's name in a message."""
 
@@ -621,6 +625,13 @@ def _read_gbnf(text: str, model: LlamaModel) -> Rules:
         place = found.end()
     if len(open_rules) > 1:
         raise refused("a parenthesis is not closed")
+    for name, items in rules.items():
+        ends = [-1, *(at for at, item in enumerate(items) if item == ("lark", "|")), len(items)]
+        if max(after - before for before, after in pairwise(ends)) > LONGEST_SEQUENCE:
+            reason = (
+                f"rule '{name[:LONGEST_SHOWN]}' has more than {LONGEST_SEQUENCE} parts in a row"
+            )
+            raise GrammarError(reason, param="grammar")
     used = {name for items in rules.values() for kind, name in items if kind == "rule"}
     for name in ({"root"} | used) - set(rules):
         raise GrammarError(f"it has no rule '{name[:LONGEST_SHOWN]}'", param="grammar")
