@@ -6,6 +6,7 @@ Tiny random checkpoints with real tokenizers. The keys that differ on purpose ar
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.files import write_json
+from tuneserve.gguf.architectures.llama import llama3_factors
 from tuneserve.gguf.reader import GGUFFile
 
 # Only these may differ: they are labels that the converter guesses from the directory's name and
@@ -170,3 +172,21 @@ def test_equals_llama_cpps_converter(
     assert {k: v for k, v in found.items() if k not in DIFFERENT} == {
         k: v for k, v in expected.items() if k not in DIFFERENT
     }
+
+
+@pytest.mark.parametrize("size", [16, 64, 80, 128])
+@pytest.mark.parametrize("base", [10_000.0, 500_000.0])
+def test_llama_3s_rope_factors_have_the_bits_of_torchs_arithmetic(size: int, base: float) -> None:
+    import torch
+
+    frequencies = 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+    expected = []
+    for frequency in frequencies.tolist():
+        wavelength = 2 * math.pi / frequency
+        smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
+        if wavelength < 8192 / 4.0:
+            expected.append(1.0)
+        else:
+            expected.append(8.0 if wavelength > 8192 else 1 / ((1 - smooth) / 8.0 + smooth))
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
+    assert np.array_equal(llama3_factors(scaling, base, size), np.array(expected, np.float32))

@@ -65,7 +65,10 @@ def llama3_scaling(factors: Floats, base: float, size: int) -> dict[str, Any]:
 
 def llama3_factors(scaling: Config, base: float, size: int) -> Floats:
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    frequencies = np.float32(1.0) / np.power(np.float32(base), exponents)
+    # In double precision, then rounded: NumPy's float32 power is off by a bit where torch's, which
+    # llama.cpp's converter takes, is not.
+    powers = np.power(np.float64(base), exponents.astype(np.float64)).astype(np.float32)
+    frequencies = np.float32(1.0) / powers
     factor = float(scaling.get("factor", 8.0))
     low = float(scaling.get("low_freq_factor", 1.0))
     high = float(scaling.get("high_freq_factor", 4.0))
