@@ -33,11 +33,15 @@ class BadRecord(Exception):  # noqa: N818 - a finding about the data, collected 
 
 @dataclass(frozen=True)
 class Parsed:
-    """A record's conversation, the tools it may call, and the shape it was recognised by."""
+    """A record's conversation, the tools it may call, and the shape it was recognised by.
+
+    `notes` say what was changed or left out, and which keys were not used, a sentence each.
+    """
 
     shape: str
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def parse_record(record: Any, *, system: str = "") -> Parsed:

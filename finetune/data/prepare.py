@@ -6,13 +6,14 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
@@ -61,6 +62,7 @@ class Prepared:
     skipped: int
     replay_set: Split | None = None
     variants: PromptVariants | None = None
+    notes: Notes = field(default_factory=Notes)
 
     def parts(self) -> dict[str, list[Example]]:
         """The examples by what they are for: train, eval and test, and with a replay set
@@ -89,6 +91,8 @@ def prepare_examples(settings: DataSettings) -> Prepared:
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
     )
+    for read in reads:
+        prepared.notes.update(read.notes)
     if settings.general is not None:
         _add_replay_set(prepared, settings.general, settings)
     if settings.wordings is not None:
@@ -141,6 +145,7 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
         )
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
+    prepared.notes.update(read.notes)
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:

@@ -11,7 +11,8 @@ from typing import Any
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_text
-from tuneserve.finetune.data.formats import BadRecord, optional_name, parse_record
+from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
+from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
 ID_LENGTH = 16
@@ -24,6 +25,7 @@ class Read:
     examples: list[Example] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
 
 def read_examples(
@@ -40,7 +42,7 @@ def read_examples(
         try:
             if isinstance(record, BadRecord):
                 raise record
-            shape, example = _example(_renamed(record, fields or {}), system, place)
+            parsed, example = _example(_renamed(record, fields or {}), system, place)
             if example.id in places and optional_name(record, "id"):
                 line = places[example.id].rpartition(":")[2]
                 raise BadRecord(f"id {example.id!r} is taken by line {line}")
@@ -48,7 +50,9 @@ def read_examples(
             read.problems.append(f"{place}: {problem}")
             continue
         places.setdefault(example.id, place)
-        read.shapes[shape] += 1
+        read.shapes[parsed.shape] += 1
+        for note in parsed.notes:
+            read.notes.add(note, place)
         read.examples.append(example)
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
@@ -80,7 +84,7 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     return record | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
-def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
+def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
     parsed = parse_record(record, system=system)
     example = Example(
         id=optional_name(record, "id") or "",
@@ -90,6 +94,6 @@ def _example(record: Any, system: str, place: str) -> tuple[str, Example]:
         where=place,
         tools=parsed.tools,
     )
-    return parsed.shape, example if example.id else example.named(
+    return parsed, example if example.id else example.named(
         sha256_text(example.content_key)[:ID_LENGTH]
     )

@@ -232,6 +232,8 @@ def _tell_split(prepared: Prepared) -> None:
         + (f" ({len(split.near):,} of them near ones)" if split.near else "")
         + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
     )
+    for line in prepared.notes.lines():
+        say(f"note: {line}")
     if replay_set is not None:
         removed = replay_set.removed
         say(

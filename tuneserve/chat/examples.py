@@ -28,7 +28,11 @@ class Example:
 
     `group` is what results are reported by (a domain, a language), `source` the document the
     example was taken from, `where` its place in the file it came from ('file:line'). `weight` is
-    how often it counts in training.
+    how often it counts in training. `side` is 'train', 'eval' or 'test' where the files say so
+    themselves.
+
+    Any answer may carry weight 0 in its message: it is context and not learned. The last message
+    never does.
     """
 
     id: str
@@ -38,6 +42,7 @@ class Example:
     where: str = ""
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
+    side: str | None = None
 
     @classmethod
     def of_turn(cls, name: str, question: str, answer: str, *, group: str | None = None) -> Self:

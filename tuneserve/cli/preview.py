@@ -110,5 +110,7 @@ def _show_counts(found: Preview) -> None:
     )
     for near in split.near[:NEAR_SHOWN]:
         say(f"  {near.example.where}: {near.similarity:.0%} like the held-out {near.held.where}")
+    for line in prepared.notes.lines():
+        say(f"note: {line}")
     if found.epoch:
         say(found.epoch)
