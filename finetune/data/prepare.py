@@ -241,9 +241,7 @@ def _check_none_is_empty(split: Split, settings: DataSettings, examples: Sequenc
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
-        reason, hint = why_empty(
-            examples, empty[0], settings.eval_fraction, settings.test_fraction
-        )
+        reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)
         raise UsageError(
             f"{_count(examples)} leave none for '{empty[0]}': {reason}",
             where=str(settings.file),
