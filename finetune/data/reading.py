@@ -81,7 +81,9 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    return record | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
+    unused = {ours for ours, theirs in fields.items() if not theirs}
+    kept = {key: value for key, value in record.items() if key not in unused}
+    return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
 def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
