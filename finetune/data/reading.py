@@ -42,7 +42,7 @@ def read_examples(
         try:
             if isinstance(record, BadRecord):
                 raise record
-            parsed, example = _example(_renamed(record, fields or {}), system, place)
+            parsed, example = _example(record, fields or {}, system, place)
             if example.id in places and optional_name(record, "id"):
                 line = places[example.id].rpartition(":")[2]
                 raise BadRecord(f"id {example.id!r} is taken by line {line}")
@@ -87,8 +87,11 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
-def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
-    parsed = parse_record(record, system=system)
+def _example(
+    given: Any, fields: Mapping[str, str], system: str, place: str
+) -> tuple[Parsed, Example]:
+    record = _renamed(given, fields)
+    parsed = parse_record(record, system=system, chosen=fields)
     example = Example(
         id=optional_name(record, "id") or "",
         messages=parsed.messages,
