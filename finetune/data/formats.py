@@ -20,14 +20,21 @@ from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.finetune.data import pairs
 from tuneserve.finetune.data.calls import read_tools
-from tuneserve.finetune.data.conversations import CONVERSATION_KEYS, conversation
+from tuneserve.finetune.data.conversations import (
+    CONVERSATION_KEYS,
+    SURE_KEYS,
+    conversation,
+    is_conversation,
+)
 from tuneserve.finetune.data.flags import FLAGS, check_record
 from tuneserve.finetune.data.parts import text_of
 from tuneserve.finetune.data.row import Row, note_unused, refuse_other_tasks
+from tuneserve.finetune.data.turns import ROLE_KEYS, role_of
 from tuneserve.finetune.data.values import (
     BadRecord,
     Findings,
     as_text,
+    from_json,
     json_type,
     listed,
     optional_text,
@@ -101,18 +108,28 @@ def optional_name(record: Mapping[str, Any], key: str) -> str | None:
 
 def _read(row: Row, chosen: Container[str], findings: Findings) -> tuple[str, list[dict[str, Any]]]:
     """The shape of a record, and its messages."""
-    lists = [key for key in CONVERSATION_KEYS if row.says(key)]
-    if not lists and not pairs.is_pair(row) and not row.says("text"):
+    is_pair = pairs.is_pair(row)
+    lists = [
+        key
+        for key in CONVERSATION_KEYS
+        if row.says(key) and (key in SURE_KEYS or is_conversation(from_json(row.peek(key))))
+    ]
+    if not lists and not is_pair and not row.says("text"):
         lists = [key for key in CONVERSATION_KEYS if row.has(key)]
     if lists:
         key = lists[0]
         messages = conversation(row.take(key), key, findings)
         return "messages" if key == "messages" else "sharegpt", messages
-    if pairs.is_pair(row):
+    if is_pair:
         return pairs.read_pair(row, chosen, findings)
+    if any(role_of(row.peek(key)) for key in ROLE_KEYS[:2]):
+        raise BadRecord("is one message: a record is a whole conversation, {'messages': [...]}")
     if row.has("text"):
         return "text", [{"role": "assistant", "content": _text_alone(row, findings)}]
-    raise BadRecord(f"needs {SHAPES}; its keys are {listed(row.names()[:6]) or 'none'}")
+    raise BadRecord(
+        f"needs {SHAPES}; its keys are {listed(row.names()[:6]) or 'none'} (name others with "
+        "--fields instruction=KEY,output=KEY)"
+    )
 
 
 def _text_alone(row: Row, findings: Findings) -> str:

@@ -23,7 +23,7 @@ from tuneserve.finetune.data.values import (
 PROMPTS = ("instruction", "prompt", "question", "query", "problem", "inputs", "user", "human")
 ANSWERS = (
     "output", "completion", "response", "answer", "answers", "solution", "target", "targets",
-    "assistant",
+    "generation", "assistant",
 )  # fmt: skip
 _CONTEXTS = ("input", "context", "passage")
 _PARTNERS = {

@@ -9,7 +9,10 @@ from tuneserve.finetune.data.turns import PICTURES
 from tuneserve.finetune.data.values import BadRecord, Findings, from_json, given, listed
 
 _PREFERRED = ("chosen", "chosen_response", "chosen_messages")
-_PREFERENCES = ("rejected_response", "rejected_messages", "kto_tag")
+_PREFERENCES = (
+    "rejected_response", "rejected_messages", "kto_tag", "preferred_output",
+    "non_preferred_output",
+)  # fmt: skip
 _TOKENS = ("input_ids", "token_ids")
 _PROVENANCE = {
     "score", "scores", "rating", "url", "uuid", "timestamp", "date", "created_at", "model",

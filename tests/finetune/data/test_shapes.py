@@ -59,6 +59,7 @@ HELLO = [("user", "Hi"), ("assistant", "Hello")]
         {"prompt": "Hi", "completion": [{"role": "assistant", "content": "Hello"}]},
         {"dialogue": [{"speaker": "USER", "text": "Hi"}, {"speaker": "Bot", "text": "Hello"}]},
         {"conversation": [{"human": "Hi", "assistant": "Hello"}]},
+        {"conversation": [{"input": "Hi", "output": "Hello"}]},
         {"turns": [{"user": "Hi"}, {"assistant": "Hello"}]},
         {"contents": [{"role": "user", "parts": [{"text": "Hi"}]},
                       {"role": "model", "parts": [{"text": "Hel"}, {"text": "lo"}]}]},
@@ -127,7 +128,7 @@ def test_history_is_earlier_turns_and_learned(form: str) -> None:
                      {"role": "assistant", "content": "Norway."}],
     }[form]  # fmt: skip
     for names in (("instruction", "output"), ("query", "response")):
-        record = dict(zip(names, ("Capital?", "Oslo."), strict=True))
+        record: dict[str, Any] = dict(zip(names, ("Capital?", "Oslo."), strict=True))
         parsed = parse_record({**record, "system": "Be brief.", "history": history})
         assert said(parsed) == [
             ("system", "Be brief."), ("user", "Country?"), ("assistant", "Norway."),
@@ -284,6 +285,7 @@ def test_thoughts_in_every_form() -> None:
         ({"instruction": "Hi", "input": "<noinput>", "output": "x"}, "left out"),
         ({"instruction": "Hi", "input": "nan", "output": "x"}, "missing value"),
         ({"instruction": "Hi", "output": "None"}, "missing value"),
+        ({"instruction": "Hi", "output": "x", "turns": 2}, "key 'turns' is not used"),
         ({"question": "Hi", "answers": ["a", "b"]}, "the first is learned"),
         ({"text": "<|im_start|>user\nHi<|im_end|>"}, "its prompts too"),
         ({"text": "Once.", "tools": [TOOL]}, "key 'tools' is not used"),
@@ -363,6 +365,9 @@ def test_provenance_and_repetitions_only_inform() -> None:
         ({"instruction": "Hi", "output": {"a": float("inf")}}, "can't be written as JSON"),
         ({"question": "Hi"}, "key 'answer' is missing"),
         ({"input_ids": [1, 2], "labels": [1, 2]}, "token ids"),
+        ({"role": "user", "text": "Hi"}, "is one message"),
+        ({"data": ["Hi", "Hello"]}, "--fields instruction=KEY,output=KEY"),
+        ({"input": {}, "preferred_output": [1], "non_preferred_output": [1]}, "preference data"),
         (["Hi", "Hello"], "expected an object, got a list: write"),
     ],
 )  # fmt: skip
