@@ -72,7 +72,7 @@ def is_conversation(value: Any, *, known: bool = False) -> bool:
         and all(
             isinstance(item, dict)
             and any(key in item for key in ROLE_KEYS)
-            and (not known or role_of(item.get("role", item.get("from"))) is not None)
+            and (not known or role_of(item.get("role") or item.get("from")) is not None)
             and any(key in item for key in (*TEXT_KEYS, "tool_calls"))
             for item in value
         )

@@ -37,7 +37,7 @@ from tuneserve.finetune.data.values import (
     from_json,
     json_type,
     listed,
-    optional_text,
+    note_line_ends,
     plain_text,
 )
 
@@ -50,10 +50,10 @@ SHAPES = (
 _SYSTEMS = ("system", "system_prompt", "system_message")
 _TOOLS = ("tools", "functions")
 _CHOSEN = "function_call"
-_KNOWN = (
+_KNOWN = frozenset((
     *CONVERSATION_KEYS, *pairs.PROMPTS, *pairs.ANSWERS, *_SYSTEMS, *_TOOLS, "text", "input",
     "context", "passage", "history", "complex_cot",
-)  # fmt: skip
+))  # fmt: skip
 _CHAT_MARKS = (
     "<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>", "<|assistant|>",
     "### Instruction:", "### Response:", "<｜User｜>",
@@ -136,6 +136,7 @@ def _text_alone(row: Row, findings: Findings) -> str:
     text = as_text(row.take("text"), "text", findings)
     if not text.strip():
         raise BadRecord("'text' is empty: there is nothing to learn from it")
+    note_line_ends(text, findings)
     if mark := next((mark for mark in _CHAT_MARKS if mark in text), None):
         findings.add(
             f"'text' looks like a conversation that is written out ({mark}): all of it is learned, "
@@ -145,14 +146,13 @@ def _text_alone(row: Row, findings: Findings) -> str:
 
 
 def _system(row: Row, findings: Findings) -> str:
-    keys = [key for key in _SYSTEMS if row.says(key)]
-    for key in _SYSTEMS:
-        if row.has(key) and key not in keys[1:]:
-            row.take(key)
-    value = row.peek(keys[0]) if keys else None
-    return text_of(value, keys[0], findings) if isinstance(value, list) else optional_text(
-        value, "system", findings
-    )  # fmt: skip
+    key = next((key for key in _SYSTEMS if row.says(key)), None)
+    if key is None:
+        return ""
+    value = row.take(key)
+    return (
+        text_of(value, key, findings) if isinstance(value, list) else as_text(value, key, findings)
+    )
 
 
 def _with_system(

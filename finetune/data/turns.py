@@ -15,6 +15,7 @@ from tuneserve.finetune.data.values import (
     as_text,
     given,
     json_type,
+    note_line_ends,
     plain_text,
     present,
 )
@@ -170,8 +171,7 @@ def _check_answer(message: dict[str, Any], text: str, place: str, findings: Find
         findings.add(f"an answer looks like thoughts of another form ({mark}): learned as text")
     if OPEN_THOUGHTS in text and CLOSE_THOUGHTS in text:
         findings.add(f"an answer has {OPEN_THOUGHTS} after its beginning: learned as text")
-    if "\r" in text:
-        findings.add("an answer has line ends of Windows (\\r\\n): learned as they are")
+    note_line_ends(text, findings)
 
 
 def _exchange(

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from tuneserve.finetune.data.formats import BadRecord, Parsed, parse_record
 
-CALL = {"name": "get_weather", "arguments": {"city": "Bonn"}}
+CALL: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Bonn"}}
 CALLED = [{"type": "function", "function": CALL}]
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object"}},
+}
 
 
 def said(parsed: Parsed) -> list[tuple[str, str]]:
@@ -146,7 +149,7 @@ def test_history_is_earlier_turns_and_learned(form: str) -> None:
 def test_an_answer_that_is_not_to_be_learned_is_context(flag: dict[str, Any], key: str) -> None:
     def turn(role: str, text: str, **more: Any) -> dict[str, Any]:
         names = ("role", "content") if key == "messages" else ("from", "value")
-        return {**dict(zip(names, (role, text), strict=True)), **more}
+        return {names[0]: role, names[1]: text, **more}
 
     first = [turn("user", "q1", **flag), turn("assistant", "a1", **flag)]
     second = [turn("user", "q2"), turn("assistant", "a2", weight=1)]
@@ -316,6 +319,7 @@ def test_provenance_and_repetitions_only_inform() -> None:
         ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, "--fields output=chosen"),
         ({"prompt": "Hi", "chosen": [{"role": "assistant"}]}, "--fields completion=chosen"),
         ({"chosen": [{"role": "user"}], "rejected": []}, "--fields messages=chosen"),
+        ({**chat("user: Hi"), "chosen": {"role": "assistant"}}, "at the end of its messages"),
         ({**chat("user: Hi", "assistant: x"), "rejected_response": "y"}, "preference data"),
         ({"prompt": "Hi", "completion": "x", "label": True}, "KTO"),
         ({"prompt": "Hi", "completion": "x", "label": "False"}, "KTO"),
