@@ -103,6 +103,8 @@ def optional_name(record: Mapping[str, Any], key: str) -> str | None:
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():  # pandas, where a row has none
+        return str(int(value))
     return None if value is None else plain_text(value, key) or None
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.finetune.data.formats import BadRecord, Parsed, parse_record
+from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
 
 CALL: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Bonn"}}
 CALLED = [{"type": "function", "function": CALL}]
@@ -381,11 +381,18 @@ def test_what_cannot_be_meant_is_refused_by_name(record: Any, reason: str) -> No
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(("value", "name"), [(7, "7"), (7.0, "7"), ("a", "a"), ("", None)])
+def test_names_may_be_numbers(value: Any, name: str | None) -> None:
+    assert optional_name({"id": value}, "id") == name
+
+
 def test_the_user_says_which_of_several_is_meant() -> None:
     record = {"question": "Hi", "output": "Hello", "response": "y"}
     parsed = parse_record(record, chosen={"output": "output"})
     assert said(parsed) == HELLO
     assert parsed.notes == ("key 'response' is not used",)
+    choice = {"prompt": "a or b?", "choices": ["a", "b"], "answer": "a"}
+    assert parse_record(choice, chosen={"prompt": "x"}).notes == ("key 'choices' is not used",)
 
 
 KEYS = [
