@@ -42,7 +42,7 @@ def read_examples(
         try:
             if isinstance(record, BadRecord):
                 raise record
-            parsed, example = _example(_renamed(record, fields or {}), system, place)
+            parsed, example = _example(record, fields or {}, system, place)
             if example.id in places and optional_name(record, "id"):
                 line = places[example.id].rpartition(":")[2]
                 raise BadRecord(f"id {example.id!r} is taken by line {line}")
@@ -53,6 +53,8 @@ def read_examples(
         read.shapes[parsed.shape] += 1
         for note in parsed.notes:
             read.notes.add(note, place)
+        for note in parsed.told:
+            read.notes.add(note, place, odd=False)
         read.examples.append(example)
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
@@ -81,13 +83,16 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    unused = {ours for ours, theirs in fields.items() if not theirs}
-    kept = {key: value for key, value in record.items() if key not in unused}
+    gone = {*fields.values(), *(ours for ours, theirs in fields.items() if not theirs)}
+    kept = {key: value for key, value in record.items() if key not in gone}
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
-def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
-    parsed = parse_record(record, system=system)
+def _example(
+    given: Any, fields: Mapping[str, str], system: str, place: str
+) -> tuple[Parsed, Example]:
+    record = _renamed(given, fields)
+    parsed = parse_record(record, system=system, chosen=fields)
     example = Example(
         id=optional_name(record, "id") or "",
         messages=parsed.messages,
