@@ -58,7 +58,7 @@ def read_examples(
         if example.id:
             given, example = example.id, ids.named(example, file)
             if example.id != given:
-                read.notes.add("an id that an earlier record has is made another", place)
+                read.notes.add("its id is an earlier record's: it gets another", place)
         else:
             example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
         read.examples.append(replace(example, side=side))

@@ -112,7 +112,7 @@ def test_an_id_given_twice_costs_no_record(write_lines: Any) -> None:
     assert second != third
     assert [e.id for e in read_examples(path).examples] == [e.id for e in read.examples]
     assert read.notes.lines() == [
-        f"2 x an id that an earlier record has is made another (first: {path}:2)",
+        f"2 x its id is an earlier record's: it gets another (first: {path}:2)",
         f"1 x an id that is neither text nor a number is not used (first: {path}:5)",
     ]
 
