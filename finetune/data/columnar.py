@@ -101,7 +101,7 @@ def _plain(value: Any, kind: Any, notes: Notes, place: str) -> Any:
     if isinstance(value, bytes):
         return _text(value, notes, place)
     if isinstance(value, datetime | date | time):
-        notes.add("dates are read as text, as ISO 8601 writes them", place)
+        notes.add("dates are read as text, as ISO 8601 writes them", place, odd=False)
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
@@ -113,5 +113,5 @@ def _text(value: bytes, notes: Notes, place: str) -> Any:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
         return value  # a picture, say: the next step tells if it is wanted as text
-    notes.add("a column of bytes that are UTF-8 is read as text", place)
+    notes.add("a column of bytes that are UTF-8 is read as text", place, odd=False)
     return text

@@ -32,6 +32,8 @@ _ABOUT_DATA = re.compile(
 )
 _LEFT_OUT = re.compile(r"\..*|__macosx|__pycache__|checkpoint-\d+", re.IGNORECASE)
 _NAMES_TOLD = 8
+_OF_COURSE = ("about the data", "hidden or left by a tool")
+"""Reasons for which nobody expects a file to be read."""
 _HINTS = dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as CSV (UTF-8).") | dict.fromkeys(
     (".zip", ".tar", ".tgz", ".7z", ".rar"), "Unpack it, and name its folder."
 )
@@ -160,7 +162,8 @@ def _chosen(root: Path, paths: Sequence[Path], problem: str) -> Found:
     for reason, some in unread.items():
         names = ", ".join(str(p.relative_to(root)) for p in some[:_NAMES_TOLD])
         more = f" and {len(some) - _NAMES_TOLD} more" if len(some) > _NAMES_TOLD else ""
-        found.notes.add(f"not read, {reason}: {names}{more}", str(some[0]), len(some))
+        text, odd = f"not read, {reason}: {names}{more}", reason not in _OF_COURSE
+        found.notes.add(text, str(some[0]), len(some), odd=odd)
     found.files.sort(key=lambda file: file.path)
     return _filled(found, root, problem)
 
@@ -175,13 +178,13 @@ def _reason(path: Path, *, texts: bool) -> str | None:
     """Why a file of a folder is not read, if it isn't; `texts`: is text data in this folder?"""
     kind, stem = kind_of(path), path.stem.lower()
     if _LEFT_OUT.fullmatch(path.name):
-        return "hidden or left by a tool"
+        return _OF_COURSE[1]
     if kind not in KINDS:
         return "no kind of file that is read here"
     if kind in TEXT_KINDS and _ABOUT.fullmatch(stem):
-        return "about the data"
+        return _OF_COURSE[0]
     if _ABOUT_DATA.fullmatch(path.name.lower()):
-        return "about the data"
+        return _OF_COURSE[0]
     if kind in TEXT_KINDS and not texts:
         return "text beside files of records (name it in `more` to train on it)"
     return None

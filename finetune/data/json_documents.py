@@ -47,7 +47,7 @@ def as_record(value: Any, notes: Notes, place: str) -> Any:
     """A bare list of messages as a record; any other value as it is."""
     if not is_conversation(value):
         return value
-    notes.add("a list of messages without a key is read as one conversation", place)
+    notes.add("a list of messages without a key is read as one conversation", place, odd=False)
     return {"messages" if "role" in value[0] else "conversations": value}
 
 
@@ -75,7 +75,7 @@ def _table(
     columns, rows = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(rows, list) and rows:
         if all(isinstance(row, list) and len(row) == len(columns) for row in rows):
-            notes.add("a table (columns, data) is read row by row", place)
+            notes.add("a table (columns, data) is read row by row", place, odd=False)
             return [dict(zip(map(str, columns), row, strict=True)) for row in rows]
         return None
     values = list(value.values())
@@ -84,7 +84,7 @@ def _table(
     if all(isinstance(column, dict) for column in values):
         keys = list(values[0])
         if keys and all(list(column) == keys for column in values):
-            notes.add("a table, a column a key, is read row by row", place)
+            notes.add("a table, a column a key, is read row by row", place, odd=False)
             return [{name: column[key] for name, column in value.items()} for key in keys]
         return None
     lists = all(isinstance(column, list) and len(column) == len(values[0]) for column in values)
@@ -93,7 +93,7 @@ def _table(
         isinstance(c, str | int | float | None) or is_conversation(c) for c in cells
     ):
         return None
-    notes.add("a table, a column a key, is read row by row", place)
+    notes.add("a table, a column a key, is read row by row", place, odd=False)
     return [dict(zip(value, row, strict=True)) for row in zip(*values, strict=True)]
 
 
@@ -127,7 +127,7 @@ def _inside(
     elif objects and all(
         any(_is_mark(name, value[key][name], marks) for name in value[key]) for key in objects
     ):
-        notes.add("an object of records is read record by record", place)
+        notes.add("an object of records is read record by record", place, odd=False)
         for key in objects:
             yield f"record {key[:60]!r}", value[key], None
         unread -= set(objects)
@@ -144,4 +144,5 @@ def _inside(
         return
     for key in value:
         if key in unread:
-            notes.add(f"the key {key[:40]!r} beside the records is not read", place)
+            odd = isinstance(value[key], list | dict)
+            notes.add(f"the key {key[:40]!r} beside the records is not read", place, odd=odd)

@@ -139,7 +139,9 @@ def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
         return [replace(example, side=None) for example in examples]
     for example in examples:
         if example.side:
-            notes.add(f"stays on the side {example.side!r}, as its file says", example.where)
+            notes.add(
+                f"stays on the side {example.side!r}, as its file says", example.where, odd=False
+            )
     return examples
 
 

@@ -52,7 +52,7 @@ def read(path: Path, content: str | bytes) -> tuple[list[tuple[int, Any]], list[
         ),
         (
             "Unnamed: 0,instruction,output\n0,a,b\n", 2,
-            ["a column of row numbers, which has no name, is not read"],
+            ["a column of row numbers is not read"],
         ),
         ("instruction,output\n,\n\na,b\n", 4, ["empty rows are not read"]),
     ],
@@ -144,14 +144,14 @@ def test_reading_goes_on_behind_a_row_that_is_no_csv(tmp_path: Path) -> None:
 
 
 def test_marks_of_empty_cells_are_told(tmp_path: Path) -> None:
-    content = "instruction,input,output\na,nan,NULL\nb,,NaN\n"
-    found, notes = read(tmp_path / "data.csv", content)
+    path = tmp_path / "data.csv"
+    found, notes = read(path, "instruction,input,output\na,nan,NULL\nb,,NaN\n")
     assert found[0][1] == {"instruction": "a", "input": None, "output": "NULL"}
-    assert found[1][1] == {"instruction": "b", "input": None, "output": None}
-    assert notes == [
-        "'nan' is read as an empty cell", "the cell 'NULL' is read as text",
-        "'NaN' is read as an empty cell",
-    ]  # fmt: skip
+    assert found[1][1] == {"instruction": "b", "input": None, "output": "NaN"}
+    assert notes == ["'nan' is read as an empty cell"]
+    told = [note.text for note in read_examples(path).notes if note.odd]
+    assert any("'NULL'" in text for text in told)
+    assert any("'NaN'" in text for text in told)
 
 
 def test_a_character_that_ends_a_text_is_refused(tmp_path: Path) -> None:
