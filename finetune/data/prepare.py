@@ -171,15 +171,16 @@ def _weighted(entry: str) -> tuple[Path, float]:
     return Path(path), weight
 
 
+def data_inputs(settings: DataSettings) -> list[Path]:
+    """Everything that the examples come from, as the settings name it."""
+    further = (settings.general, settings.wordings)
+    return [*(path for path, _ in data_files(settings)), *(p for p in further if p is not None)]
+
+
 def data_hash(settings: DataSettings) -> str:
     """SHA-256 over the content of all files that the examples come from, in hex."""
     whole = hashlib.sha256()
-    paths = [local_path(path) for path, _ in data_files(settings)]
-    if settings.general is not None:
-        paths.append(local_path(settings.general))
-    if settings.wordings is not None:
-        paths.append(settings.wordings)
-    for path in paths:
+    for path in map(local_path, data_inputs(settings)):
         files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
         for file in files:
             whole.update(bytes.fromhex(sha256_file(file)))

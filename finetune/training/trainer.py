@@ -53,6 +53,7 @@ def build_trainer(
             settings=settings,
             epochs=epochs,
             general=general,
+            examples=[*train, *evaluation, *general],
             data_collator=collator(runtime, settings, tokenizer),
         )
         for library_output in (PrinterCallback, ProgressCallback):
@@ -91,6 +92,8 @@ def _arguments(
         seed=settings.seed,
         data_seed=settings.seed,
         logging_steps=1,
+        # A loss that is no number is to be seen: it ends the training.
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if every else "no",
         eval_steps=every or None,
         eval_on_start=bool(every) and fresh,
