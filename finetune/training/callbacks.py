@@ -10,7 +10,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -25,15 +24,6 @@ from tuneserve.finetune.training.losses import (
     perplexity_of,
 )
 from tuneserve.finetune.training.progress import ProgressDisplay
-
-
-def tensorboard_writer(directory: Path, resumed_at: int | None) -> Any:
-    """A SummaryWriter (a context manager) to runs/NAME/tensorboard. A training that goes on drops
-    what was logged past the step that it goes on from."""
-    from tensorboardX import SummaryWriter
-
-    purge = None if resumed_at is None else resumed_at + 1
-    return SummaryWriter(str(directory), purge_step=purge, flush_secs=10)
 
 
 class StopSignal:

@@ -135,8 +135,8 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         ProgressCallback,
         StoppingCallback,
         StopSignal,
-        tensorboard_writer,
     )
+    from tuneserve.finetune.training.event_log import EventLog
 
     settings = job.budget.settings
     stop = StopSignal()
@@ -145,7 +145,7 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         logger = None
         if is_first_process():
             resumed_at = step_of(resume) if resume else None
-            logger = tensorboard_writer(job.run.root / "tensorboard", resumed_at)
+            logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
         stack.enter_context(stop.handled())
         progress = ProgressCallback(display, logger)

@@ -76,17 +76,16 @@ def _joined(ids: Sequence[int]) -> str:
 
 def no_number(what: str, value: float, step: int, places: Sequence[str]) -> TuneserveError:
     """The error for a figure of a step that is no finite number."""
-    found = "before the first step" if step == 0 else f"at step {step}"
+    about_base = (
+        'The base may not work as it is loaded here: check it, or train with precision = "fp32". '
+    )
     return TuneserveError(
-        f"{what} {found} is no finite number ({value}), so nothing can be learned from it"
-        + ("; it is that of:" if places else ""),
-        where="training",
+        f"{what} is no finite number ({value})" + ("; its examples:" if places else ""),
+        where=f"step {step}",
         problems=places,
-        hint="The base itself, as it is loaded here, does not work: check it, or train with "
-        'precision = "fp32".'
-        if step == 0
-        else "Lower the learning_rate, set max_grad_norm = 1, or train with precision = "
-        '"fp32"; look at these examples. Then train with --force.',
+        hint=(about_base if step <= 1 else "")
+        + "Nothing is saved of this step. Look at these examples; a lower learning_rate, "
+        'max_grad_norm = 1 or precision = "fp32" may help. Then train with --force.',
     )
 
 
