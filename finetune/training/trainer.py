@@ -81,6 +81,10 @@ def _arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
+        # transformers' polynomial schedule ends at 1e-7, and begins at no rate below that.
+        lr_scheduler_kwargs={"lr_end": min(1e-7, settings.learning_rate / 10)}
+        if settings.scheduler == "polynomial"
+        else None,
         neftune_noise_alpha=settings.neftune_alpha or None,
         warmup_steps=schedule.warmup,
         weight_decay=settings.weight_decay,

@@ -35,7 +35,8 @@ def test_the_examples_of_a_batch_are_found_by_their_tokens(
 def test_the_error_names_step_figure_and_examples() -> None:
     told = no_number("the loss", math.nan, 7, ["mine.jsonl:3", "mine.jsonl:9"]).render()
     assert told.startswith(
-        "step 7: the loss is no finite number (nan); its examples:\n  mine.jsonl:3\n  mine.jsonl:9\n"
+        "step 7: the loss is no finite number (nan); its examples:\n"
+        "  mine.jsonl:3\n  mine.jsonl:9\n"
     )
     assert "base" not in told
     at_start = no_number("the eval loss", math.inf, 0, []).render()

@@ -118,7 +118,7 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
     assert failed.returncode == 1
     assert state_of(run) == before
 
-    other = (*SHORT, "--max-steps", "400", "--test-fraction", "0.3", "--checkpoint-minutes", "1e-6")
+    other = (*SHORT, "--max-steps", "60", "--test-fraction", "0.3", "--checkpoint-minutes", "1e-6")
     process = subprocess.Popen(
         [*COMMAND, "--run", "again", "--base", "tiny", *other, "--force"], cwd=workspace,
         env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -137,7 +137,7 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
     assert "done already" in train("again", *SHORT, "--skip-done").stderr
     changed = train("again", *SHORT, "--max-steps", "3")
     assert changed.returncode == 2
-    assert "train.max_steps = 400 instead of 3" in changed.stderr
+    assert "data.test_fraction = 0.3 instead of 0.2" in changed.stderr
     done = train("again", *other, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["steps"]["resumed_from"] > 0
@@ -145,7 +145,7 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
     assert all(after[name] != before[name] for name in ("data/test.jsonl", "run.json"))
     assert after["adapter/adapter_model.safetensors"] != before["adapter/adapter_model.safetensors"]
     saved = json.loads((run / "run.json").read_text())["settings"]
-    assert (saved["train"]["max_steps"], saved["data"]["test_fraction"]) == (400, 0.3)
+    assert (saved["train"]["max_steps"], saved["data"]["test_fraction"]) == (60, 0.3)
     assert "already exists" in train("again", *other).stderr
 
 
