@@ -93,7 +93,7 @@ def find_data(path: Path) -> Found:
 
 
 def is_there(path: Path) -> bool:
-    """Does a data path, which may be a pattern or a hub data set, mean anything that exists?"""
+    """Does a data path, which may be a pattern, mean anything that exists?"""
     path = _with_home(path)
     return path.exists() or bool(_matches(path))
 

@@ -43,7 +43,8 @@ class Encoded:
 
     `length_before_cut` is the length in tokens before it was cut to the longest allowed, and
     `lost` how many trained tokens that cost. `untrained_turns` of the conversation's earlier
-    answers can't be trained, for the template renders them otherwise once it goes on.
+    answers can't be trained, for the template renders them otherwise once it goes on. `where` is
+    the example's place in its file.
     """
 
     input_ids: list[int]
@@ -51,6 +52,7 @@ class Encoded:
     length_before_cut: int
     lost: int
     untrained_turns: int = 0
+    where: str = ""
 
     @property
     def trained(self) -> int:
@@ -143,7 +145,7 @@ class Encoder:
         labels = _labels(item)
         lost = sum(label != IGNORED for label in labels[self.max_length :])
         length, cut = len(ids), slice(self.max_length)
-        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untrained_turns)
+        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untrained_turns, example.where)
         if not encoded.trained:
             raise EncodingError(
                 f"no token to train on: the prompt alone has {len(item.prompt)} tokens and "

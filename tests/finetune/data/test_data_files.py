@@ -14,7 +14,8 @@ import pytest
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data import containers
-from tuneserve.finetune.data.prepare import data_hash, data_is_there, prepare_examples
+from tuneserve.finetune.data.hub import is_here
+from tuneserve.finetune.data.prepare import data_hash, data_inputs, prepare_examples
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.settings import DataSettings
 
@@ -140,7 +141,7 @@ def test_patterns_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     def weights(file: str, *more: str) -> dict[str, float]:
         settings = DataSettings(file=Path(file), more=more, eval_fraction=0, test_fraction=0)
-        assert data_is_there(settings)
+        assert all(map(is_here, data_inputs(settings)))
         split = prepare_examples(settings).split
         return {e.messages[0]["content"]: e.weight for e in split.train}
 
@@ -154,7 +155,7 @@ def test_patterns_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     read = read_examples(tmp_path / "*")
     assert sorted(asked(read)) == ["a1", "a2", "b", "sub/a3"]
     missing = DataSettings(file=tmp_path / "c*.jsonl")
-    assert not data_is_there(missing)
+    assert not any(map(is_here, data_inputs(missing)))
     with pytest.raises(UsageError, match="no file matches this pattern"):
         prepare_examples(missing)
     write(tmp_path / "c*.jsonl", lines("literal"))
