@@ -90,15 +90,16 @@ class DataSettings(Section):
 
     file: Path = Field(
         Path("data/sentiment.jsonl"),
-        description="Examples: a JSONL, JSON, CSV, TSV, Parquet or text file, a folder of them, or "
-        "a data set of the hub (hub:owner/name, hub:owner/name:config@split). Records with "
+        description="Examples: a JSONL, JSON, CSV, TSV, Parquet, Arrow or text file, packed or not, a "
+        "folder of them or a pattern (data/*.jsonl), or a data set of the hub (hub:owner/name, "
+        "hub:owner/name:config@split). Records with "
         "instruction and output, prompt and completion, messages, conversations or text; optional "
         "keys: system, group, source, id.",
     )
     more: tuple[str, ...] = Field(
         (),
-        description="Further files of examples; 'path*2' trains on each of its examples twice, "
-        "'path*0.5' on half of them.",
+        description="Further files, folders or patterns; 'path*2' trains on each of its examples "
+        "twice, 'path*0.5' on half of them.",
     )
     fields: tuple[str, ...] = Field(
         (), description="Other names of the keys in the files, as ours=theirs: output=answer."
