@@ -69,9 +69,11 @@ def _in_channels(mark: WriteMark, *, opened: bool) -> list[str]:
     message of their own, may come first."""
     start, end = mark("<|start|>"), mark("<|end|>")
     channel, message, constrain = (mark(f"<|{n}|>") for n in ("channel", "message", "constrain"))
+    # Where the marks are tokens, text ends at any of them.
+    text = r"(.|\n)*" if end.startswith("<[") else "[^<]*"
     return [
         f'channel: ({channel} "commentary")? (BLANK? ({constrain})? "json")? BLANK? {message}',
-        r"TEXT: /(.|\n)*/",
+        f"TEXT: /{text}/",
         f'thoughts: {channel} "analysis" {message} TEXT {end} {start} "assistant"',
         f"to: / ?to=functions\\./ | {channel} /commentary to=functions\\./",
         f"calls: {'body' if opened else 'thoughts? to body'}",
@@ -90,8 +92,8 @@ def _written(text: str, mark: WriteMark, *, loose: bool = False) -> str:
 
 def _pattern(text: str, *, loose: bool) -> str:
     escaped = _escaped("".join(text.split()) if loose else text)
-    escaped = escaped.replace(CALL_ID, "[A-Za-z0-9]{1,9}").replace("\n", "\\n")
-    return re.sub(r"(\\\{|,|:)", r"\1 ?", escaped) if loose else escaped
+    spaced = re.sub(r"(\\\{|,|:)", r"\1 ?", escaped) if loose else escaped
+    return spaced.replace(CALL_ID, "[A-Za-z0-9]{1,9}").replace("\n", "\\n")
 
 
 def _escaped(text: str) -> str:

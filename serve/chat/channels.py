@@ -1,8 +1,9 @@
 """Answers in channels, as gpt-oss writes them: every message has a header that says whom it is for.
 
-`<|channel|>analysis<|message|>` thoughts `<|end|><|start|>assistant<|channel|>final<|message|>` text;
-a call is ` to=functions.NAME<|channel|>commentary json<|message|>` and its arguments. The prompt ends
-with `<|start|>assistant`, so an answer begins within a header.
+Thoughts are `<|channel|>analysis<|message|>…<|end|>`, the answer is
+`<|start|>assistant<|channel|>final<|message|>…`, a call is
+`<|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>{…}`. The prompt ends with
+`<|start|>assistant`, so an answer begins within a header.
 """
 
 from __future__ import annotations

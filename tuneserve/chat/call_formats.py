@@ -1,10 +1,10 @@
 """The form in which a chat template writes calls of tools, found by rendering calls of known names.
 
 A form is data: the texts around name and arguments. The server reads answers with it and bounds
-them by it, so that it reads what training writes. Known by what they write, not by their names:
-Hermes and Qwen (`<tool_call>{"name": …, "arguments": {…}}</tool_call>`), Llama 3 (the JSON object
-alone), Mistral (`[TOOL_CALLS][{…}]`, `[TOOL_CALLS]NAME[ARGS]{…}`), DeepSeek, gpt-oss's channels, and
-whatever else writes a name and then the arguments as a JSON object.
+them by it, so that it reads what training writes. Hermes and Qwen write
+`<tool_call>{"name": …, "arguments": {…}}</tool_call>`, Llama 3 the JSON object alone, Mistral
+`[TOOL_CALLS][{…}]` or `[TOOL_CALLS]NAME[ARGS]{…}`; any other text around a name and its arguments
+is found as well, as long as the name comes first and the arguments are a JSON object.
 """
 
 from __future__ import annotations

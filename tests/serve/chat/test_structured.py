@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
+from tuneserve.chat.call_formats import CallForm
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.chat.call_formats import CallForm
 from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler, GrammarError
 from tuneserve.serve.engine import GrammarFailedError, SamplingParams, UnavailableError
 from tuneserve.serve.engine.sampling import TokenSampler
