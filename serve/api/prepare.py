@@ -25,8 +25,8 @@ class Turn:
 
     prompt: list[int]
     sampling: SamplingParams
-    form: CallForm
     calls: bool
+    form: CallForm = HERMES
 
     def reader(self) -> PartReader | ChannelReader:
         if self.form.in_channels:

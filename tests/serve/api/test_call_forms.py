@@ -76,10 +76,10 @@ def answered(
 ) -> tuple[Turn, list[Part]]:
     budget = 4 if OPEN_THOUGHTS in template.source else None
     request = ChatRequest.model_validate(
-        {"messages": QUESTION, "max_tokens": 60, "temperature": 0, "tools": TOOLS,
+        {"messages": QUESTION, "max_tokens": 160, "temperature": 0, "tools": TOOLS,
          "reasoning_budget": budget, **fields}
     )  # fmt: skip
-    turn = prepare_turn(engine.model, grammars, template, request, default_max_tokens=60)
+    turn = prepare_turn(engine.model, grammars, template, request, default_max_tokens=160)
     (done,) = engine.generate([turn.prompt], turn.sampling)
     reader = turn.reader()
     return turn, [*reader.feed(done.text), *reader.finish()]

@@ -23,7 +23,7 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.chat.structured import GrammarCompiler
 
 Allows = Callable[[LLMatcher, str], bool]
-FUNCTIONS = {
+FUNCTIONS: dict[int, dict[str, Any]] = {
     0: {"name": "look_up", "parameters": {"type": "object", "additionalProperties": True}},
     1: {"name": "get-time"},
 }
