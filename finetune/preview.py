@@ -16,7 +16,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
     TokenCounts,
-    about_turns,
     encode_parts,
     token_counts,
 )
@@ -88,7 +87,7 @@ def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
     epoch = ""
     if not problems:
         training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
-        epoch = training_set.describe() + about_turns(counts["train"])
+        epoch = training_set.describe()
     return Preview(
         prepared=prepared,
         counts=counts,

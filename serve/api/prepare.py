@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneserve.chat.call_formats import HERMES, CallForm, call_form
-from tuneserve.chat.prompt import encode_text, template_arguments
+from tuneserve.chat.call_formats import HERMES, CallForm
+from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments
+from tuneserve.chat.special_tokens import SpecialTokens
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError
@@ -52,8 +54,8 @@ def prepare_turn(
             code="unsupported_parameter",
             param="reasoning_budget",
         )
-    text, opening = render_request(template, request)
-    form = call_form(template) or HERMES
+    text, opening = render_request(template, request, special_tokens_of(model))
+    form = template_traits(template).form
     # An answer that the client has begun can't go on with a call that only its beginning tells.
     can_call = bool(form.triggers) or request.must_call or not opening
     calls = bool(request.callable_tools) and can_call
@@ -77,18 +79,23 @@ def _control_tokens(model: LlamaModel, form: CallForm) -> frozenset[int]:
     return frozenset(one[0] for one in ids if len(one) == 1 and model.is_special(one[0]))
 
 
-def render_request(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
+def render_request(
+    template: ChatTemplate, request: ChatRequest, special: SpecialTokens
+) -> tuple[str, str]:
     """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
-    left open, to be continued."""
+    left open, to be continued. Special tokens that the request spells out are protected."""
     messages: Sequence[Mapping[str, Any]] = [
-        message.as_template_sees_it() for message in request.messages
+        special.protect(message.as_template_sees_it()) for message in request.messages
     ]
     opening = ""
     if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
         opening = str(messages[-1]["content"])
         messages = messages[:-1]
     arguments = template_arguments(
-        template, messages, tools=request.callable_tools, variables=request.chat_template_kwargs
+        template,
+        messages,
+        tools=special.protect(request.callable_tools),
+        variables=special.protect(request.chat_template_kwargs),
     )
     return template.render(add_generation_prompt=True, **arguments), opening
 

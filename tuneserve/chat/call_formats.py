@@ -123,12 +123,7 @@ class CallForm:
 
 
 HERMES = CallForm(begin="<tool_call>", end="</tool_call>")
-"""The form in which tools.py describes calls to templates that write none."""
-
-
-def readable(template: ChatTemplate) -> bool:
-    """Does the template write calls, in a form that can be read back?"""
-    return call_form(template) is not None
+"""The form in which tools.py writes calls for templates that write none."""
 
 
 def call_form(template: ChatTemplate) -> CallForm | None:

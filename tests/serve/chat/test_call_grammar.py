@@ -17,7 +17,8 @@ from tests.serve.chat.test_round_trip import (
     template,
     written,
 )
-from tuneserve.chat.call_formats import HERMES, CallForm, call_form
+from tuneserve.chat.call_formats import CallForm, call_form
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.chat.structured import GrammarCompiler
@@ -60,7 +61,7 @@ def answer(name: str, source: Path, *calls: tuple[str, dict[str, Any]]) -> str:
 def test_what_is_trained_is_allowed(
     name: str, llama_cpp_source: Path, grammars: GrammarCompiler, allows: Allows
 ) -> None:
-    form = call_form(template(name, llama_cpp_source)) or HERMES
+    form = template_traits(template(name, llama_cpp_source)).form
     one, several = (
         grammars.compile_answer(None, FUNCTIONS, several=several, opened=False, form=form)
         for several in (False, True)
@@ -82,7 +83,7 @@ def test_what_is_trained_is_allowed(
 def test_the_rest_of_a_call_is_bounded_behind_its_mark(
     name: str, llama_cpp_source: Path, grammars: GrammarCompiler, allows: Allows
 ) -> None:
-    form = call_form(template(name, llama_cpp_source)) or HERMES
+    form = template_traits(template(name, llama_cpp_source)).form
     grammar = grammars.compile_answer(None, FUNCTIONS, several=True, opened=True, form=form)
     text = answer(name, llama_cpp_source, ("look_up", {"city": "Rome"}))
     if form.triggers:

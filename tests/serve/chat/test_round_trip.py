@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.chat.call_formats import HERMES, CallForm, call_form, readable
+from tuneserve.chat.call_formats import CallForm, call_form
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import Rendering, render_example
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.serve.chat.answer_parser import Content, Part, PartReader, Reasoning, calls_of
 from tuneserve.serve.chat.channels import ChannelReader
@@ -175,7 +176,7 @@ def written(rendering: Rendering) -> str:
 
 
 def reader(template: ChatTemplate, rendering: Rendering) -> PartReader | ChannelReader:
-    form = call_form(template) or HERMES
+    form = template_traits(template).form
     if form.in_channels:
         return ChannelReader(calls=True)
     thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
@@ -206,7 +207,6 @@ def told(parts: list[Part]) -> list[tuple[str, Any]]:
 def test_forms_are_found(named: tuple[str, ChatTemplate]) -> None:
     name, template = named
     assert call_form(template) == FORMS[name]
-    assert readable(template) == (FORMS[name] is not None)
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
@@ -224,7 +224,7 @@ def test_calls_at_once(named: tuple[str, ChatTemplate]) -> None:
     wanted = [("look_up", {"city": "Rome"}), ("get-time", {}), ("look_up", {"city": "Oslo"})]
     if "Distill-Llama" in name:
         wanted.pop()  # its template ends the turn behind each call but the first
-    form = call_form(template) or HERMES
+    form = template_traits(template).form
     if not form.several:
         return
     parts = read(template, rendered(template, calling(*wanted)))
