@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.chat.call_formats import HERMES
-from tuneserve.chat.tools import described
+from tuneserve.chat.template_traits import TemplateTraits
+from tuneserve.chat.tools import arranged
 from tuneserve.serve.chat.answer_parser import (
     CallArguments,
     Content,
@@ -113,7 +114,9 @@ def test_templates_without_tools_get_them_described() -> None:
         },
         {"role": "tool", "content": "2", "tool_call_id": "x"},
     ]
-    turns = described(messages, [tool])
+    traits = TemplateTraits(system=True, tools=None, calls=None, form=HERMES, own_thoughts=False)
+    turns, variables = arranged(messages, [tool], traits)
+    assert variables == {"tools": None}
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert '{"name": "add"}' in turns[0]["content"]
     assert turns[2]["content"].startswith('<tool_call>{"name": "add"')
