@@ -19,10 +19,14 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.split_reasons import why_empty
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
+# Names that nothing but the split and the report use: the files' keys of these names may mean
+# something else there.
+_NOT_USED = ("source", "group")
 # A larger weight of a file is taken for a typing error.
 _LARGEST_WEIGHT = 1000
 
@@ -90,13 +94,14 @@ def prepare_examples(settings: DataSettings) -> Prepared:
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    _check_none_is_empty(split, settings, len(examples))
+    _check_none_is_empty(split, settings, examples)
     prepared = Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
         notes=notes,
     )
+    prepared.notes.update(split.notes)
     if settings.general is not None:
         _add_replay_set(prepared, settings.general, settings)
     if settings.wordings is not None:
@@ -167,6 +172,7 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
+    prepared.notes.update(replay_set.notes)
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
@@ -255,17 +261,26 @@ def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
 def _field_names(settings: DataSettings) -> Mapping[str, str]:
     pairs = [entry.partition("=") for entry in settings.fields]
     for ours, _, theirs in pairs:
-        if not ours or not theirs:
-            raise UsageError("write each as ours=theirs, e.g. output=answer", where="data.fields")
+        if not ours or not (theirs or ours in _NOT_USED):
+            raise UsageError(
+                "write each as ours=theirs, e.g. output=answer; source= and group= leave that key "
+                "unused",
+                where="data.fields",
+            )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
+def _check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
+        reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)
         raise UsageError(
-            f"{examples} examples leave none for '{empty[0]}'",
+            f"{_count(examples)} leave none for '{empty[0]}': {reason}",
             where=str(settings.file),
-            hint="Add examples, or change [data] eval_fraction and test_fraction.",
+            hint=hint,
         )
+
+
+def _count(examples: Sequence[Example]) -> str:
+    return f"{len(examples):,} example{'s' * (len(examples) != 1)}"
