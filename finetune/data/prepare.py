@@ -12,15 +12,21 @@ from pathlib import Path
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
+from tuneserve.finetune.data.data_files import find_data, is_there
 from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.split_reasons import why_empty
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
+# Names that nothing but the split and the report use: the files' keys of these names may mean
+# something else there.
+_NOT_USED = ("source", "group")
 # A larger weight of a file is taken for a typing error.
 _LARGEST_WEIGHT = 1000
 
@@ -78,21 +84,24 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     a split that is wanted comes out empty."""
     files = data_files(settings)
     reads = [_read(path, weight, settings) for path, weight in files]
-    examples = _joined([path for path, _ in files], reads)
+    notes = Notes()
+    for read in reads:
+        notes.update(read.notes)
+    examples = _joined([path for path, _ in files], reads, notes)
     split = split_examples(
         examples,
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    _check_none_is_empty(split, settings, len(examples))
+    _check_none_is_empty(split, settings, examples)
     prepared = Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
+        notes=notes,
     )
-    for read in reads:
-        prepared.notes.update(read.notes)
+    prepared.notes.update(split.notes)
     if settings.general is not None:
         _add_replay_set(prepared, settings.general, settings)
     if settings.wordings is not None:
@@ -112,23 +121,40 @@ def _read(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
-def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
-    """The examples of all files. Files may number theirs alike: an id that another example has
-    already gets its file's name in front."""
-    first: dict[str, str] = {}
-    joined: list[Example] = []
-    for path, read in zip(files, reads, strict=True):
-        for example in read.examples:
-            taken = first.setdefault(example.id, example.content_key) != example.content_key
-            joined.append(example.named(f"{path}:{example.id}") if taken else example)
-    return joined
+def _joined(files: Sequence[Path], reads: Sequence[Read], notes: Notes) -> list[Example]:
+    """The examples of all files, each under an id of its own. Files may number theirs alike: an id
+    that another example has already gets its file's name in front."""
+    ids = UniqueIds()
+    joined = [
+        ids.named(example, str(path))
+        for path, read in zip(files, reads, strict=True)
+        for example in read.examples
+    ]
+    return _with_sides(joined, notes)
+
+
+def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
+    """The examples with the sides that their files name, where there is more than one side: a
+    single file is split, be it called 'train' or 'test'."""
+    sides = {example.side for example in examples}
+    if not sides & {"eval", "test"} or not sides & {None, "train"}:
+        for example in examples:
+            if example.side not in (None, "train"):
+                notes.add(f"split as all is, though named {example.side!r}", example.where)
+        return [replace(example, side=None) for example in examples]
+    for example in examples:
+        if example.side:
+            notes.add(
+                f"stays on the side {example.side!r}, as its file says", example.where, odd=False
+            )
+    return examples
 
 
 def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> None:
     """Split the replay set. None of the task's held-out prompts is among those replayed."""
     read = _read(path, 1.0, settings)
     replay_set = split_examples(
-        read.examples,
+        [replace(example, side=None) for example in read.examples],
         eval_fraction=settings.general_fraction,
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
@@ -146,43 +172,56 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
+    prepared.notes.update(replay_set.notes)
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
-    """The files (or folders) of examples with their weights. Raises UsageError for a weight that
-    is none."""
+    """The files, folders or patterns of examples with their weights. Raises UsageError for a
+    weight that is none."""
     return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
 
 
 def _weighted(entry: str) -> tuple[Path, float]:
     path, separator, text = entry.rpartition("*")
-    if not separator:
+    if not separator or Path(entry).expanduser().exists():
         return Path(entry), 1.0
     try:
         weight = float(text)
     except ValueError:
+        # The last '*' is a pattern's, as in cases/*.jsonl.
+        if set(text) & set("./") or is_there(Path(entry)):
+            return Path(entry), 1.0
         weight = math.nan
     if not 0 < weight < _LARGEST_WEIGHT:
         raise UsageError(
-            f"{entry!r}: the weight after '*' must be a number above 0 and below "
-            f"{_LARGEST_WEIGHT:,}",
+            f"{entry!r}: no file matches it, and the weight after '*' must be a number above 0 and "
+            f"below {_LARGEST_WEIGHT:,}",
             where="data.more",
         )
     return Path(path), weight
 
 
+def data_inputs(settings: DataSettings) -> list[Path]:
+    """Everything that the examples come from, as the settings name it."""
+    further = (settings.general, settings.wordings)
+    return [*(path for path, _ in data_files(settings)), *(p for p in further if p is not None)]
+
+
 def data_hash(settings: DataSettings) -> str:
-    """SHA-256 over the content of all files that the examples come from, in hex."""
+    """SHA-256 over the content of all files that the examples come from, in hex, and over the
+    sides that their names say if these differ."""
     whole = hashlib.sha256()
-    paths = [local_path(path) for path, _ in data_files(settings)]
-    if settings.general is not None:
-        paths.append(local_path(settings.general))
-    if settings.wordings is not None:
-        paths.append(settings.wordings)
-    for path in paths:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        for file in files:
+    sides: list[str | None] = []
+    for path in data_inputs(settings):
+        if path == settings.wordings:
+            whole.update(bytes.fromhex(sha256_file(path)))
+            continue
+        found = find_data(local_path(path))
+        for file in (*found.described_by, *(file.path for file in found.files)):
             whole.update(bytes.fromhex(sha256_file(file)))
+        sides += [file.side for file in found.files]
+    if len(set(sides)) > 1:
+        whole.update(repr(sides).encode())
     return whole.hexdigest()
 
 
@@ -222,17 +261,26 @@ def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
 def _field_names(settings: DataSettings) -> Mapping[str, str]:
     pairs = [entry.partition("=") for entry in settings.fields]
     for ours, _, theirs in pairs:
-        if not ours or not theirs:
-            raise UsageError("write each as ours=theirs, e.g. output=answer", where="data.fields")
+        if not ours or not (theirs or ours in _NOT_USED):
+            raise UsageError(
+                "write each as ours=theirs, e.g. output=answer; source= and group= leave that key "
+                "unused",
+                where="data.fields",
+            )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
+def _check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
+        reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)
         raise UsageError(
-            f"{examples} examples leave none for '{empty[0]}'",
+            f"{_count(examples)} leave none for '{empty[0]}': {reason}",
             where=str(settings.file),
-            hint="Add examples, or change [data] eval_fraction and test_fraction.",
+            hint=hint,
         )
+
+
+def _count(examples: Sequence[Example]) -> str:
+    return f"{len(examples):,} example{'s' * (len(examples) != 1)}"
