@@ -144,20 +144,19 @@ class PartReader:
     def _start(self, form: CallForm) -> bool:
         """Where a call has no mark: does the answer begin with an object that names one?"""
         begun = self._held.lstrip()
-        tagged = begun.startswith(PYTHON_TAG)
-        if not tagged and PYTHON_TAG.startswith(begun):
-            return False
-        begun = begun.removeprefix(PYTHON_TAG)
+        if begun.startswith(PYTHON_TAG):
+            # What it stands before is a call or a program; the tag is no text.
+            self._held = begun.removeprefix(PYTHON_TAG)
+            return True
         short = "".join(begun.split())
-        wanted = [f'{{"{key}":' for key in ("type", form.name_key)]
+        keys = ("type", form.name_key, form.arguments_key)
+        wanted = [f'{{"{key}":' for key in keys]
         if any(short.startswith(start) for start in wanted):
-            self._held, self._state, self._end = begun.lstrip(), _State.CALL, ObjectEnd()
-        elif any(start.startswith(short) for start in wanted):
+            self._state = _State.CALL
+            return True
+        if any(start.startswith(short) for start in (*wanted, PYTHON_TAG)):
             return False
-        else:
-            # Nothing that comes later can be a call. What the tag stands before is a program.
-            self._form = None
-            self._held = begun if tagged else self._held
+        self._form = None  # nothing that comes later can be a call
         return True
 
     def _until_call(self, parts: list[Part], form: CallForm) -> bool:
@@ -173,13 +172,13 @@ class PartReader:
         return bool(places)
 
     def _call(self, parts: list[Part], form: CallForm) -> bool:
-        if head := form.opening.match(self._held):
+        head, end = form.opening.match(self._held), self._place_of_end(form)
+        if head and (end is None or end > head.end()):
             name = json.loads(head["name"]) if form.is_object else head["name"]
             parts.append(CallBegin(call_id(), name))
             self._held = self._held[head.end() :]
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
-        end = self._place_of_end(form)
         if end is None:
             return False
         found = _calls_or_content(form, self._held[:end])

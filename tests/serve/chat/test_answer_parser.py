@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.chat.call_formats import HERMES
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template_traits import TemplateTraits
 from tuneserve.chat.tools import arranged
 from tuneserve.serve.chat.answer_parser import (
@@ -20,6 +21,7 @@ from tuneserve.serve.chat.answer_parser import (
     calls_of,
     parse_calls,
 )
+from tuneserve.serve.chat.channels import ChannelReader
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
 
@@ -78,6 +80,87 @@ def test_arguments_are_passed_on_as_they_come(value: object) -> None:
         assert arguments.startswith(told)
     assert told == arguments
     assert reader.feed("}\n</tool_call> after") == [Content("after")]
+
+
+LLAMA = CallForm(middle='", "parameters": ', several=False)
+MISTRAL = CallForm(section="[TOOL_CALLS][", tail=', "id": "\x00"}', separator=",", section_end="]")
+MISTRAL_NAMED = CallForm(begin="[TOOL_CALLS]", head="", middle="[ARGS]", tail="")
+DEEPSEEK = CallForm(
+    section="<calls>", begin="<call>function<sep>", head="", middle="\n```json\n", tail="",
+    end="```</call>", section_end="</calls>",
+)  # fmt: skip
+PIECES = [
+    "<tool_call>", "</tool_call>", '{"name": "f", "arguments": {', '{"name": "g", ',
+    '"parameters": {', '"a": "}"', "}", "}}", "]", ", ", "\n", " ", "a", "[TOOL_CALLS]", "[", "f",
+    "f[ARGS]{", "<calls>", "<call>function<sep>", "\n```json\n{", "```</call>", "</call>", "{", '"',
+    "</calls>", "<|python_tag|>", "\\", "<think>", "</think>",
+]  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from([HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK]),
+    st.sampled_from(["none", "may", "open"]),
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.data(),
+)
+def test_an_answer_is_read_the_same_however_it_is_cut(
+    form: CallForm, thoughts: Any, text: str, data: st.DataObject
+) -> None:
+    whole = read(PartReader(thoughts, calls=form), [text])
+    for pieces in (cut(text, data), list(text)):
+        parts = read(PartReader(thoughts, calls=form), pieces)
+        assert [(c.name, c.arguments) for c in calls_of(parts)] == [
+            (c.name, c.arguments) for c in calls_of(whole)
+        ]
+        for kind in (Content, Reasoning):
+            assert joined(parts, kind) == joined(whole, kind)
+    if thoughts == "none" and not calls_of(whole):
+        tags = r"\A(\s*<\|python_tag\|>)+" if form is LLAMA else r"\A"
+        assert joined(whole, Content) == re.sub(tags, "", text)
+
+
+def test_calls_in_other_words_are_read() -> None:
+    """The order of the keys, the arguments as text, a list, spaces: as models write them."""
+    written = {"arguments": {"x": 1}, "name": "f"}
+    for form, text in (
+        (HERMES, f"<tool_call>{json.dumps(written)}</tool_call>"),
+        (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>'),
+        (LLAMA, '<|python_tag|> {"type": "function", "name": "f", "parameters": {"x": 1}}'),
+        (LLAMA, '{"parameters": {"x": 1}, "name": "f", "type": "function"}'),
+        (MISTRAL, f"[TOOL_CALLS] [ {json.dumps(written)} ]"),
+        (MISTRAL_NAMED, '[TOOL_CALLS]f[ARGS] {"x": 1}'),
+        (DEEPSEEK, '<call>function<sep>f\n```json\n{"x": 1}\n```</call>'),
+    ):
+        parts = read(PartReader(calls=form), [text])
+        assert [(c.name, json.loads(c.arguments)) for c in calls_of(parts)] == [("f", {"x": 1})]
+        assert joined(parts, Content) == ""
+
+
+def test_an_answer_in_json_is_no_call() -> None:
+    for text in ('{"name": "Bob", "age": 3}\n\nThat is all.', ' {"a": 1}', '{"name": "B'):
+        parts = read(PartReader(calls=LLAMA), [text])
+        assert calls_of(parts) == []
+        assert joined(parts, Content) == text
+
+
+def test_channels_are_told_apart() -> None:
+    text = (
+        "<|channel|>analysis<|message|>Rome <b>?<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+        '<|constrain|>json<|message|>{"x": 1}<|call|>'
+    )
+    for pieces in ([text], list(text)):
+        reader = ChannelReader(calls=True)
+        parts = [part for piece in pieces for part in reader.feed(piece)] + reader.finish()
+        assert joined(parts, Reasoning) == "Rome <b>?"
+        assert joined(parts, Content) == "I look."
+        assert [(c.name, c.arguments) for c in calls_of(parts)] == [("f", '{"x": 1}')]
+    without = ChannelReader(calls=False)
+    assert joined(
+        without.feed("<|channel|>final<|message|>Hi <|e") + without.finish(), Content
+    ) == ("Hi <|e")
+    assert joined(ChannelReader(calls=True).feed("Hi"), Content) == "Hi"
 
 
 def test_a_call_that_is_cut_off_keeps_what_it_said() -> None:

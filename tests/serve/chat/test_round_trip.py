@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tuneserve.chat.call_formats import CallForm, call_form
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import Rendering, render_example
-from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.serve.chat.answer_parser import Content, Part, PartReader, Reasoning, calls_of
@@ -257,6 +257,25 @@ def test_a_call_after_a_result(named: tuple[str, ChatTemplate]) -> None:
     assert told(read(template, rendering)) == [("get-time", {"city": "Oslo"})]
     assert '"Rome"' in rendering.prompt
     assert "11 o'clock" in rendering.prompt
+
+
+def test_every_template_writes_what_is_read(llama_cpp_source: Path) -> None:
+    """Calls at once only where the template writes more than one; a refusal is no loss."""
+    wanted = [("look_up", ARGUMENTS[3]), ("get-time", {})]
+    refused = []
+    for path in sorted((llama_cpp_source / "models" / "templates").glob("*.jinja")):
+        one = template(path.stem, llama_cpp_source)
+        calls = wanted[: 2 if template_traits(one).form.several else 1]
+        try:
+            rendering = rendered(one, calling(*calls))
+        except TemplateError:
+            refused.append(path.stem)
+            continue
+        if rendering.completion is None:
+            refused.append(path.stem)
+            continue
+        assert told(read(one, rendering)) == calls, path.stem
+    assert len(refused) <= 4, refused
 
 
 def test_text_is_read_as_text(named: tuple[str, ChatTemplate]) -> None:
