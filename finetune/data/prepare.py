@@ -54,7 +54,8 @@ class Prepared:
     """The split examples, and what was found in the files they came from.
 
     `replay_set` is split too: its train part may be replayed, its eval part is held out. `skipped`
-    counts the records that can't be used.
+    counts the records that can't be used, and `refused` says of those that were not even read where
+    they stand and why.
     """
 
     split: Split
@@ -63,6 +64,7 @@ class Prepared:
     replay_set: Split | None = None
     variants: PromptVariants | None = None
     notes: Notes = field(default_factory=Notes)
+    refused: list[str] = field(default_factory=list)
 
     def parts(self) -> dict[str, list[Example]]:
         """The examples by what they are for: train, eval and test, and with a replay set
@@ -77,15 +79,22 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     """Read all files and split their examples. Raises UsageError for what can't be used, and if
     a split that is wanted comes out empty."""
     files = data_files(settings)
-    reads = [_read(path, weight, settings) for path, weight in files]
-    examples = _joined([path for path, _ in files], reads)
+    reads = [read_file(path, weight, settings) for path, weight in files]
+    prepared = split_reads([path for path, _ in files], reads, settings)
+    check_none_is_empty(prepared, settings)
+    add_replay_set(prepared, settings)
+    add_variants(prepared, settings)
+    return prepared
+
+
+def split_reads(files: Sequence[Path], reads: Sequence[Read], settings: DataSettings) -> Prepared:
+    """The examples read from `files`, split, and what was found in reading them."""
     split = split_examples(
-        examples,
+        _joined(files, reads),
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    _check_none_is_empty(split, settings, len(examples))
     prepared = Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
@@ -93,15 +102,19 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     )
     for read in reads:
         prepared.notes.update(read.notes)
-    if settings.general is not None:
-        _add_replay_set(prepared, settings.general, settings)
-    if settings.wordings is not None:
-        prepared.variants = read_prompt_variants(settings.wordings)
-        prepared.variants.check_used(split.train)
+        prepared.refused += read.problems
     return prepared
 
 
-def _read(path: Path, weight: float, settings: DataSettings) -> Read:
+def add_variants(prepared: Prepared, settings: DataSettings) -> None:
+    """Read the prompt variants, if there are any. Raises UsageError if no example uses one."""
+    if settings.wordings is not None:
+        prepared.variants = read_prompt_variants(settings.wordings)
+        prepared.variants.check_used(prepared.split.train)
+
+
+def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
+    """The examples of one of `data_files`. Raises UsageError as `read_examples` does."""
     read = read_examples(
         local_path(path),
         system=settings.system,
@@ -124,9 +137,13 @@ def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
     return joined
 
 
-def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> None:
-    """Split the replay set. None of the task's held-out prompts is among those replayed."""
-    read = _read(path, 1.0, settings)
+def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
+    """Read and split the replay set, if there is one. None of the task's held-out prompts is among
+    those replayed. Raises UsageError if a part of it that is wanted comes out empty."""
+    path = settings.general
+    if path is None:
+        return
+    read = read_file(path, 1.0, settings)
     replay_set = split_examples(
         read.examples,
         eval_fraction=settings.general_fraction,
@@ -146,6 +163,7 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
+    prepared.refused += read.problems
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
@@ -227,7 +245,10 @@ def _field_names(settings: DataSettings) -> Mapping[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
+def check_none_is_empty(prepared: Prepared, settings: DataSettings) -> None:
+    """Raise UsageError if a split that is wanted is empty."""
+    split = prepared.split
+    examples = prepared.shapes.total()
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:

@@ -93,6 +93,7 @@ def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
+        shape=parsed.shape,
     )
     return parsed, example if example.id else example.named(
         sha256_text(example.content_key)[:ID_LENGTH]
