@@ -16,7 +16,6 @@ from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
     TokenCounts,
-    about_turns,
     encode_parts,
     token_counts,
 )
@@ -64,8 +63,7 @@ class Preview:
     shown: list[Shown]
     problems: list[str]
     epoch: str
-    """Sentences: what an epoch visits, and which earlier answers the template leaves untrained.
-    Empty where there are problems."""
+    """A sentence: what an epoch visits. Empty where there are problems."""
 
     def figures(self) -> PreviewFigures:
         split = self.prepared.split
@@ -101,7 +99,7 @@ def preview_prepared(recipe: Recipe, prepared: Prepared, *, examples: int) -> Pr
     epoch = ""
     if not problems:
         training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
-        epoch = training_set.describe() + about_turns(counts["train"])
+        epoch = training_set.describe()
     groups = grouped_by_kind(
         [
             KindMember(part, place, example, cut=item.truncated)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneserve.chat.prompt import encode_text, template_arguments, template_of
+from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments, template_of
 from tuneserve.chat.template import Message
 from tuneserve.llama import LlamaModel
 
@@ -25,7 +25,8 @@ Runner = Callable[..., subprocess.CompletedProcess[str]]
 def prompt_ids(model: LlamaModel, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation, up to where the model's own template has it answer."""
     template = template_of(model)
-    arguments = template_arguments(template, messages)
+    protect = special_tokens_of(model).protect
+    arguments = template_arguments(template, [protect(message) for message in messages])
     return encode_text(model, template.render(add_generation_prompt=True, **arguments))
 
 

@@ -87,6 +87,18 @@ class DataSettings(Section):
         description="What becomes of thoughts (<think>…</think> or reasoning_content): train on "
         "them, keep them but mask them, or drop them.",
     )
+    special_tokens: Literal["text", "control", "refuse"] = Field(
+        "text",
+        description="What becomes of the base's special tokens where a record's own text spells "
+        "them out: text = they are trained and served as plain text, control = trained as the "
+        "tokens they spell, refuse = the record is refused.",
+    )
+    too_long: Literal["cut", "drop", "refuse"] = Field(
+        "cut",
+        description="What becomes of an example that is longer than max_seq_length: cut = it loses "
+        "its end, drop = it is left out, refuse = it is an error. All are counted. A text without "
+        "a prompt is cut into pieces, of which none is lost.",
+    )
     eval_fraction: Fraction = Field(
         0.05, description="Share of examples that steer training (early stopping)."
     )

@@ -8,13 +8,14 @@ starts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, Self
 
-from tuneserve.chat.examples import Example
+from tuneserve.chat.completeness import lost_parts
+from tuneserve.chat.examples import CONTINUES, Example
 from tuneserve.chat.prompt import (
     EncodedExample,
     EncodingError,
@@ -24,12 +25,20 @@ from tuneserve.chat.prompt import (
     thinking_by_default,
     with_bos,
 )
-from tuneserve.chat.template import Message
+from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.chat.thinking import without_thoughts
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.tokens.missing import missing_bytes, missing_character
+from tuneserve.finetune.tokens.sequences import (
+    check_special_tokens,
+    per_answer,
+    pieces,
+    strings,
+    without_end_tokens,
+)
 from tuneserve.records import Number, Record
 from tuneserve.settings import Recipe
 
@@ -37,20 +46,25 @@ IGNORED = -100
 """The label of a token that the loss does not count (torch's ignore_index)."""
 
 
+class TooLongError(EncodingError):
+    """An example is longer than max_seq_length and is not to be cut."""
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Token ids of one example, [length], and labels, [length]: the id itself, or IGNORED.
 
     `length_before_cut` is the length in tokens before it was cut to the longest allowed, and
-    `lost` how many trained tokens that cost. `untrained_turns` of the conversation's earlier
-    answers can't be trained, for the template renders them otherwise once it goes on.
+    `lost` how many trained tokens that cost. `untaught` are the places in the conversation of the
+    earlier answers that are not trained here, for the template renders them otherwise once it goes
+    on.
     """
 
     input_ids: list[int]
     labels: list[int]
     length_before_cut: int
     lost: int
-    untrained_turns: int = 0
+    untaught: tuple[int, ...] = ()
 
     @property
     def trained(self) -> int:
@@ -80,29 +94,42 @@ class TokenCounts(Record):
     trained_per_example: Spread = Spread(min=0, median=0, max=0)
     truncated: int = 0
     trained_tokens_lost: int = 0
-    untrained_turns: int = 0
 
 
 class Encoder:
     """Encodes conversations with a tokenizer and its chat template.
 
-    `tokenizer` is a fast tokenizer of transformers. `max_length` is in tokens; longer examples
-    lose their end. `train_on` 'all' trains every answer of a conversation, 'last' the last one.
-    `thoughts` says what becomes of an answer's thoughts: 'train' on them, 'mask' them (the model
-    reads them but is not taught them) or 'drop' them. Raises TuneserveError if the tokenizer has no
-    chat template.
+    `tokenizer` is a fast tokenizer of transformers. `max_length` is in tokens; of longer examples
+    `too_long` says whether they lose their end ('cut') or are errors. `train_on` 'all' trains every
+    answer of a conversation, 'last' the last one. `thoughts` says what becomes of an answer's
+    thoughts: 'train' on them, 'mask' them (the model reads them but is not taught them) or 'drop'
+    them; `special_tokens` what becomes of special tokens that a text spells out.
     """
 
     def __init__(
-        self, tokenizer: Any, *, max_length: int, train_on: str = "all", thoughts: str = "train"
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int,
+        train_on: str = "all",
+        thoughts: str = "train",
+        special_tokens: str = "text",
+        too_long: str = "cut",
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.train_on = train_on
         self.thoughts = thoughts
-        self._fast = FastTokenizer(tokenizer)
+        self.mode = special_tokens
+        self.too_long = too_long
+        self._fast = FastTokenizer(tokenizer, protects=special_tokens != "control")
         self.special_ids = self._fast.special_ids
-        self.template = self._fast.template()
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The tokenizer's chat template. Raises TuneserveError if it has none: texts without a
+        prompt need none."""
+        return self._fast.template()
 
     @classmethod
     def of(cls, recipe: Recipe, tokenizer: Any, prepared: Prepared) -> Self:
@@ -121,6 +148,8 @@ class Encoder:
             max_length=recipe.model.max_seq_length,
             train_on=recipe.data.train_on,
             thoughts=recipe.data.thoughts,
+            special_tokens=recipe.data.special_tokens,
+            too_long=recipe.data.too_long,
         )
 
     @cached_property
@@ -128,22 +157,59 @@ class Encoder:
         """The bytes that the vocabulary has no token for."""
         return missing_bytes(self.tokenizer)
 
+    def sequences(self, example: Example, notes: Notes) -> list[tuple[Example, Encoded]]:
+        """What is trained for an example: itself, or one example for each answer that the template
+        changes once the conversation goes on, or pieces of a text that is too long.
+
+        Raises EncodingError and TemplateError as `encode` does, and EncodingError for what the
+        template does not write.
+        """
+        example = self.read(example, notes)
+        if not example.prompt:
+            return self._texts(example, notes)
+        encoded = self.encode(example)
+        if not encoded.untaught:
+            return [(example, encoded)]
+        notes.add(
+            "a conversation of several answers, trained in one example per answer: this template "
+            "changes earlier answers when a conversation goes on", example.where,
+        )  # fmt: skip
+        return [(part, self.encode(part)) for part in per_answer(example, encoded.untaught)]
+
+    def read(self, example: Example, notes: Notes) -> Example:
+        """An example without what its text brings beside text. Raises EncodingError for what can't
+        be trained as it is meant."""
+        example = without_end_tokens(example, self._fast, notes)
+        check_special_tokens(example, self._fast, self.mode, notes)
+        if example.prompt:
+            self._check_whole(example, notes)
+        return example
+
     def encode(self, example: Example) -> Encoded:
         """Ids and labels of one example, cut to `max_length`.
 
         Raises EncodingError naming the example's place if nothing would be trained, the template
-        does not render its answer or a character has no token, and TemplateError if the template
-        refuses the conversation.
+        does not render its answer, or the example is too long and is not to be cut, and
+        TemplateError if the template refuses the conversation.
         """
         self._check_characters(example)
         item = encode(
-            self._fast, self.template, example, thoughts=self.thoughts, train_on=self.train_on
+            self._fast,
+            self.template if example.prompt else None,
+            example,
+            thoughts=self.thoughts,
+            train_on=self.train_on,
         )
         ids = item.prompt + item.answer
         labels = _labels(item)
         lost = sum(label != IGNORED for label in labels[self.max_length :])
         length, cut = len(ids), slice(self.max_length)
-        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untrained_turns)
+        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untaught)
+        if lost and self.too_long != "cut":
+            raise TooLongError(
+                f"it has {length:,} tokens and max_seq_length is {self.max_length:,}",
+                where=example.where,
+            )
         if not encoded.trained:
             raise EncodingError(
                 f"no token to train on: the prompt alone has {len(item.prompt)} tokens and "
@@ -152,15 +218,39 @@ class Encoder:
             )
         return encoded
 
+    def _texts(self, example: Example, notes: Notes) -> list[tuple[Example, Encoded]]:
+        tokens = self._fast.tokens(self._fast.special_tokens.protect(example.reference))
+        room = self.max_length - 2  # for BOS and an end token
+        if len(tokens) <= room or self.too_long != "cut":
+            return [(example, self.encode(example))]
+        notes.add("a text longer than max_seq_length, cut into pieces", example.where)
+        return [(part, self.encode(part)) for part in pieces(example, tokens, room)]
+
+    def _check_whole(self, example: Example, notes: Notes) -> None:
+        """Raise EncodingError for parts of the conversation that the template does not write."""
+        lost = lost_parts(self.template, example, thoughts=self.thoughts)
+        if any(part.thoughts for part in lost):
+            notes.add(
+                "thoughts of earlier answers, which this template does not write: they are "
+                "trained, but the answers after them do not see them",
+                example.where,
+            )
+        if missing := dict.fromkeys(part.name for part in lost if not part.thoughts):
+            raise EncodingError(
+                f"this base's chat template does not write {', '.join(missing)}",
+                where=example.where,
+            )
+
     def encode_all(self, examples: Sequence[Example]) -> list[Encoded]:
         """The tokens of examples. Raises UsageError listing each that can't be trained on."""
-        _, encoded, problems = encode_each(self, examples)
+        _, encoded, problems = encode_each(self, examples, expand=False)
         raise_problems(problems, len(examples), what="trained on")
         return encoded
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation up to where the assistant answers, as at inference."""
-        arguments = template_arguments(self.template, messages)
+        protected = [self._fast.special_tokens.protect(message) for message in messages]
+        arguments = template_arguments(self.template, protected)
         prompt = self.template.render(add_generation_prompt=True, **arguments)
         return with_bos([token.id for token in self._fast.tokens(prompt)], self._fast.leading_bos)
 
@@ -172,7 +262,7 @@ class Encoder:
         messages = example.messages
         if self.thoughts == "drop":
             messages = tuple(without_thoughts(messages))
-        for text in _strings([messages, example.tools]):
+        for text in strings([messages, example.tools]):
             if character := missing_character(text, self.missing_bytes):
                 raise EncodingError(
                     f"{character!a} (U+{ord(character):04X}) has no token in this base model's "
@@ -191,31 +281,39 @@ def _labels(item: EncodedExample) -> list[int]:
     return context + [IGNORED] * item.unscored + item.answer[item.unscored :]
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """All texts in messages and tools."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, Sequence):
-        for inner in value:
-            yield from _strings(inner)
-
-
 def encode_each(
-    encoder: Encoder, examples: Sequence[Example]
+    encoder: Encoder,
+    examples: Sequence[Example],
+    notes: Notes | None = None,
+    *,
+    expand: bool = True,
 ) -> tuple[list[Example], list[Encoded], list[str]]:
-    """The examples that can be trained on, their tokens, and what is wrong with the others."""
+    """What can be trained on, its tokens, and what is wrong with the other examples. With `expand`
+    an example may become several; without, it stays one (an answer that is held out is one)."""
     kept: list[Example] = []
     encoded: list[Encoded] = []
     problems: list[str] = []
+    notes = Notes() if notes is None else notes
+    if any(example.prompt for example in examples):
+        _ = encoder.template  # its lack is one error, not one for each example
     for example in examples:
         try:
-            encoded.append(encoder.encode(example))
-            kept.append(example)
+            if expand:
+                found = encoder.sequences(example, notes)
+            else:
+                read = encoder.read(example, notes)
+                found = [(read, encoder.encode(read))]
+        except TooLongError as error:
+            if encoder.too_long == "drop":
+                notes.add("an example longer than max_seq_length, left out", example.where)
+            else:
+                problems.append(f"{example.where}: {error.message}")
+            continue
         except TuneserveError as error:
             problems.append(f"{example.where}: {error.message}")
+            continue
+        kept += [part for part, _ in found]
+        encoded += [tokens for _, tokens in found]
     return kept, encoded, problems
 
 
@@ -228,7 +326,9 @@ def encode_parts(
     encoded: dict[str, list[Encoded]] = {}
     problems: list[str] = []
     for name, part in prepared.parts().items():
-        part[:], encoded[name], found = encode_each(encoder, part)
+        part[:], encoded[name], found = encode_each(
+            encoder, part, prepared.notes, expand=name != "test"
+        )
         if skip_bad and part:
             prepared.skipped += len(found)
         else:
@@ -246,7 +346,9 @@ def problems_with_ends(
     found = [
         f"{example.where}: the answer has no end token"
         for example, item in zip(examples, encoded, strict=True)
-        if not item.truncated and item.labels[-1] not in ends
+        if not item.truncated
+        and item.labels[-1] not in ends
+        and not example.messages[-1].get(CONTINUES)
     ]
     answers = [item for e, item in zip(examples, encoded, strict=True) if len(e.messages) > 1]
     if answers and all(item.truncated for item in answers):
@@ -270,18 +372,6 @@ def token_counts(encoded: Sequence[Encoded]) -> TokenCounts:
         trained_per_example=Spread(min=min(trained), median=median(trained), max=max(trained)),
         truncated=sum(item.truncated for item in encoded),
         trained_tokens_lost=sum(item.lost for item in encoded),
-        untrained_turns=sum(item.untrained_turns for item in encoded),
-    )
-
-
-def about_turns(counts: TokenCounts) -> str:
-    """What to say of earlier answers that the template lets no one train; empty without any."""
-    number = counts.untrained_turns
-    if not number:
-        return ""
-    return (
-        f"; {number:,} earlier answers are not trained: this chat template changes them when the "
-        "conversation goes on"
     )
 
 

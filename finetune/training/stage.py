@@ -38,7 +38,6 @@ from tuneserve.finetune.runtime.processes import (
 from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
-    about_turns,
     encode_parts,
     token_counts,
 )
@@ -248,7 +247,7 @@ def _tell_tokens(encoded: Mapping[str, list[Encoded]]) -> None:
     per = counts.trained_per_example
     line = (
         f"training on {counts.trained_tokens:,} answer tokens of {counts.tokens:,} "
-        f"({per.min} to {per.max} an example){about_turns(counts)}"
+        f"({per.min} to {per.max} an example)"
     )
     if counts.truncated:
         line += (

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuneserve.chat.prompt import encode_text, template_arguments
+from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments
+from tuneserve.chat.special_tokens import SpecialTokens
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.chat.tools import OPEN_CALL
@@ -48,7 +49,7 @@ def prepare_turn(
             code="unsupported_parameter",
             param="reasoning_budget",
         )
-    text, opening = render_request(template, request)
+    text, opening = render_request(template, request, special_tokens_of(model))
     sampling = request.sampling(default_max_tokens=default_max_tokens)
     return Turn(
         prompt=encode_text(model, text + opening),
@@ -61,18 +62,23 @@ def prepare_turn(
     )
 
 
-def render_request(template: ChatTemplate, request: ChatRequest) -> tuple[str, str]:
+def render_request(
+    template: ChatTemplate, request: ChatRequest, special: SpecialTokens
+) -> tuple[str, str]:
     """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
-    left open, to be continued."""
+    left open, to be continued. Special tokens that the request spells out are protected."""
     messages: Sequence[Mapping[str, Any]] = [
-        message.as_template_sees_it() for message in request.messages
+        special.protect(message.as_template_sees_it()) for message in request.messages
     ]
     opening = ""
     if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
         opening = str(messages[-1]["content"])
         messages = messages[:-1]
     arguments = template_arguments(
-        template, messages, tools=request.callable_tools, variables=request.chat_template_kwargs
+        template,
+        messages,
+        tools=special.protect(request.callable_tools),
+        variables=special.protect(request.chat_template_kwargs),
     )
     return template.render(add_generation_prompt=True, **arguments), opening
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.chat.prompt import encode_text
+from tuneserve.chat.prompt import encode_text, special_tokens_of
 from tuneserve.serve.api.errors import ApiError, client_left, too_long
 from tuneserve.serve.api.prepare import render_request
 from tuneserve.serve.api.protocol import (
@@ -107,7 +107,8 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
     if service.template is None:
         raise ApiError(400, service.no_template, code="no_template", param="messages")
     assert body.messages is not None
-    text, opening = render_request(service.template, ChatRequest(messages=body.messages))
+    request = ChatRequest(messages=body.messages)
+    text, opening = render_request(service.template, request, special_tokens_of(model))
     return encode_text(model, text + opening)
 
 

@@ -18,6 +18,8 @@ from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.errors import UsageError
 
+CONTINUES = "continues"
+"""The key of a text's message that is true where another piece of the same text follows."""
 _SEED = 0
 
 

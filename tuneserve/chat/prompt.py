@@ -8,22 +8,24 @@ after that prompt, and ends with its end token.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
-from tuneserve.chat.examples import Example
+from tuneserve.chat.examples import CONTINUES, Example
+from tuneserve.chat.special_tokens import SpecialTokens
 from tuneserve.chat.template import ChatTemplate, Message
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import (
     REASONING,
     TargetText,
-    complete,
+    complete_turn,
     opens_thoughts,
-    thoughts_end,
     without_thoughts,
 )
-from tuneserve.chat.tools import described, knows_tools
+from tuneserve.chat.tools import arranged
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 
@@ -55,32 +57,74 @@ class Tokenizer(Protocol):
     def end_token(self) -> int | None:
         """What ends a text where the template ends no turn."""
 
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        """The special tokens that texts may spell out without meaning them."""
+
     def tokens(self, text: str) -> list[TokenSpan]:
-        """The tokens of a text, special tokens parsed and none added."""
+        """The tokens of a text, special tokens parsed but for protected ones, and none added."""
+
+    def is_end(self, token: int) -> bool:
+        """Is it a token at which a server stops?"""
 
     def is_special(self, token: int) -> bool:
         """Is it a token that stands for no text, such as an end of turn?"""
 
 
-class FastTokenizer:
-    """A fast tokenizer of transformers, which the caller has loaded."""
+END_TOKENS = frozenset(
+    {
+        "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>",
+        "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>",
+        "</s>", "<|return|>", "<|call|>", "<｜end▁of▁sentence｜>",
+    }
+)  # fmt: skip
+"""Texts of special tokens that end a turn or a text: llama.cpp stops at each that a vocabulary
+has."""
 
-    def __init__(self, tokenizer: Any) -> None:
+
+class FastTokenizer:
+    """A fast tokenizer of transformers, which the caller has loaded. `protects`: may special tokens
+    be told from text that spells them out?"""
+
+    def __init__(self, tokenizer: Any, *, protects: bool = True) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder
-        self.special_ids = frozenset(number for number, token in added.items() if token.special)
+        special = {number: token for number, token in added.items() if token.special}
+        self.special_ids = frozenset(special)
+        greedy = [token.content for token in special.values() if token.rstrip]
+        self.all_special = SpecialTokens([token.content for token in special.values()], greedy)
+        self.special_tokens = SpecialTokens(())
+        ends = {number for number, token in special.items() if token.content in END_TOKENS}
+        if {"<|return|>", "<|call|>"} <= {token.content for token in special.values()}:
+            # Harmony: <|end|> ends a part of an answer, not the answer.
+            ends -= {number for number, token in special.items() if token.content == "<|end|>"}
+        self.end_ids = frozenset(ends | {tokenizer.eos_token_id} - {None})
+        self.end_texts = frozenset(tokenizer.convert_ids_to_tokens(sorted(self.end_ids)))
         ids = tokenizer("a")["input_ids"]
         bos: int | None = tokenizer.bos_token_id
         self.leading_bos = bos if bos is not None and ids[:1] == [bos] else None
         self.end_token: int | None = tokenizer.eos_token_id
+        if protects and joins(self, tokenizer.eos_token or ""):
+            self.special_tokens = self.all_special
 
     def tokens(self, text: str) -> list[TokenSpan]:
-        coded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return _joined(self.special_tokens, text, self._of_piece)
+
+    def _of_piece(self, text: str, plain: bool) -> list[TokenSpan]:
+        coded = self._tokenizer(
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=plain,
+        )
         pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
         return [TokenSpan(number, start, end) for number, (start, end) in pairs]
 
     def is_special(self, token: int) -> bool:
         return token in self.special_ids
+
+    def is_end(self, token: int) -> bool:
+        return token in self.end_ids
 
     def template(self) -> ChatTemplate:
         """The tokenizer's chat template. Raises TuneserveError if it has none."""
@@ -104,9 +148,16 @@ class GGUFTokenizer:
         self._model = model
         self.leading_bos = model.bos if model.adds_bos else None
         self.end_token = model.eos if model.eos >= 0 else None
+        self.special_tokens = special_tokens_of(model)
 
     def tokens(self, text: str) -> list[TokenSpan]:
-        ids = self._model.tokenize(text)
+        return _joined(self.special_tokens, text, self._of_piece)
+
+    def is_end(self, token: int) -> bool:
+        return self._model.is_end(token)
+
+    def _of_piece(self, text: str, plain: bool) -> list[TokenSpan]:
+        ids = self._model.tokenize(text, parse_special=not plain)
         data = text.encode("utf-8", "surrogatepass")
         sizes = [len(self._model.token_bytes(token)) for token in ids]
         # Some vocabularies put a space in front of every text.
@@ -124,6 +175,39 @@ class GGUFTokenizer:
         return self._model.is_special(token)
 
 
+_SPECIAL: WeakKeyDictionary[LlamaModel, SpecialTokens] = WeakKeyDictionary()
+
+
+def special_tokens_of(model: LlamaModel) -> SpecialTokens:
+    """The special tokens of a GGUF's vocabulary that texts may spell out."""
+    if model not in _SPECIAL:
+        end = model.token_text(model.eos)
+        joined = model.tokenize(f"{end}a")[1:] == model.tokenize("a")
+        _SPECIAL[model] = SpecialTokens(model.control_texts if joined else ())
+    return _SPECIAL[model]
+
+
+def joins(tokenizer: Tokenizer, special: str) -> bool:
+    """Is text behind a special token tokenized as it is by itself? Some sentencepiece vocabularies
+    put a space in front of every text; with them no text can be told from special tokens."""
+    behind = [token.id for token in tokenizer.tokens(f"{special}a")][1:]
+    return behind == [token.id for token in tokenizer.tokens("a")]
+
+
+def _joined(
+    special: SpecialTokens, text: str, tokenize: Callable[[str, bool], list[TokenSpan]]
+) -> list[TokenSpan]:
+    """The tokens of a text's segments, their places those in the text."""
+    found: list[TokenSpan] = []
+    for piece in special.segments(text):
+        places = [*piece.places, piece.places[-1] + 1]
+        found += [
+            TokenSpan(token, places[start], places[end - 1] + 1 if end > start else places[end])
+            for token, start, end in tokenize(piece.text, piece.plain)
+        ]
+    return found
+
+
 @dataclass(frozen=True)
 class EncodedExample:
     """Token ids of an example's prompt and of its reference answer, thoughts and end token
@@ -132,8 +216,8 @@ class EncodedExample:
     The first `unscored` ids of the answer are thoughts that training does not teach.
     `opens_thought`: the template ends the prompt inside a thought, so answers begin in one.
     `taught` are the places in the prompt of earlier answers' ids that are trained too, and
-    `untrained_turns` counts the earlier answers that can't be: the template renders them otherwise
-    once the conversation goes on.
+    `untaught` are the places in the conversation of the earlier answers that can't be: the
+    template renders them otherwise once the conversation goes on.
     """
 
     example: Example
@@ -142,7 +226,7 @@ class EncodedExample:
     opens_thought: bool
     unscored: int = 0
     taught: frozenset[int] = frozenset()
-    untrained_turns: int = 0
+    untaught: tuple[int, ...] = ()
 
 
 def template_arguments(
@@ -156,15 +240,13 @@ def template_arguments(
     """All that a chat template is called with beside `add_generation_prompt`, the same for every
     renderer: messages, tools, variables.
 
-    A template that knows no tools gets them described in the messages. `thinks`: the answer has
-    thoughts; some templates close them in the prompt unless told that there will be any.
+    What a template can't write gets to it in another form (see tuneserve.chat.tools). `thinks`: the
+    answer has thoughts; some templates close them in the prompt unless told that there will be any.
     `variables` are a client's own.
     """
-    if not knows_tools(template.source):
-        messages, tools = described(messages, tools or ()), None
+    turns, offered = arranged(messages, tools or (), template_traits(template))
     own = {"enable_thinking": True} if thinks else {}
-    return {"messages": list(messages), "tools": list(tools or ()) or None,
-            **own, **(variables or {})}  # fmt: skip
+    return {"messages": turns, "tools": None, **offered, **own, **(variables or {})}
 
 
 @dataclass(frozen=True)
@@ -195,13 +277,13 @@ def render_example(
     *before, last = arguments["messages"]
     arguments |= {"messages": before, "add_generation_prompt": True}
     prompt = template.render(**arguments)
-    completion = complete(prompt, full, last["content"] or "", last.get(REASONING))
+    completion = complete_turn(prompt, full, last)
     return Rendering(prompt, completion, arguments)
 
 
 def encode(
     tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: ChatTemplate | None,
     example: Example,
     *,
     thoughts: str = "train",
@@ -212,13 +294,16 @@ def encode(
 
     `thoughts` is [data]'s setting: 'train' on them, 'mask' them (the model reads them but is not
     taught them) or 'drop' them; `train_on` 'all' marks the conversation's earlier answers too.
+    A text without a prompt needs no template.
     Raises EncodingError naming the example's place if the template does not render its answer
     (with `as_it_is` the answer's text is taken then), and TemplateError if the template refuses the
     conversation.
     """
-    if not example.prompt:
+    if template is None or not example.prompt:
         return _encode_text(tokenizer, example)
-    rendering = render_example(template, example, thoughts=thoughts)
+    protect = tokenizer.special_tokens.protect
+    guarded = replace(example, messages=protect(example.messages), tools=protect(example.tools))
+    rendering = render_example(template, guarded, thoughts=thoughts)
     completion = rendering.completion
     if completion is None:
         if not as_it_is:
@@ -228,17 +313,15 @@ def encode(
                 where=example.where,
             )
         completion = TargetText(example.reference, 0)
-    turns: list[_Turn | None] = []
-    if train_on == "all":
-        turns = _earlier_answers(template, rendering, masked=thoughts == "mask")
     tokens = tokenizer.tokens(rendering.prompt)
     ids = with_bos([token.id for token in tokens], tokenizer.leading_bos)
-    taught = frozenset(
-        place
-        for place, token in enumerate(tokens, start=len(ids) - len(tokens))
-        if any(turn is not None and turn.teaches(token) for turn in turns)
-    )
-    answer = _encode_answer(tokenizer, completion.text)
+    taught, untaught = frozenset[int](), tuple[int, ...]()
+    if train_on == "all":
+        turns = _earlier_answers(tokenizer, template, rendering, tokens)
+        taught = _taught(tokens, turns, masked=thoughts == "mask", first=len(ids) - len(tokens))
+        answers = [n for n, m in enumerate(example.messages) if m["role"] == "assistant"]
+        untaught = tuple(answers[turn] for turn, found in turns.items() if found is None)
+    answer = encode_answer(tokenizer, completion.text)
     masked = completion.thoughts_end if thoughts == "mask" else 0
     return EncodedExample(
         example=example,
@@ -248,7 +331,7 @@ def encode(
         # A token that reaches into the answer belongs to it.
         unscored=sum(token.end <= masked for token in answer) if masked else 0,
         taught=taught,
-        untrained_turns=turns.count(None),
+        untaught=untaught,
     )
 
 
@@ -275,8 +358,11 @@ def thinking_by_default(source: str) -> str:
 
 
 def encode_text(model: LlamaModel, text: str) -> list[int]:
-    """Token ids of rendered text, special tokens parsed, with one BOS if the model wants it."""
-    ids = model.tokenize(text, add_special=False, parse_special=True)
+    """Token ids of rendered text, special tokens parsed but for protected ones, with one BOS if the
+    model wants it."""
+    ids: list[int] = []
+    for piece in special_tokens_of(model).segments(text):
+        ids += model.tokenize(piece.text, add_special=False, parse_special=not piece.plain)
     return with_bos(ids, model.bos if model.adds_bos else None)
 
 
@@ -288,58 +374,99 @@ def with_bos(ids: list[int], bos: int | None) -> list[int]:
 @dataclass(frozen=True)
 class _Turn:
     """An earlier answer in the prompt: characters from `start` to `end`, its end token included,
-    of which those before `taught_from` are thoughts that are not taught."""
+    of which those before `thoughts_end` are thoughts."""
 
     start: int
-    taught_from: int
+    thoughts_end: int
     end: int
 
-    def teaches(self, token: TokenSpan) -> bool:
-        """Is the token taught? One that reaches into the answer is."""
-        inside = self.start <= token.start < token.end <= self.end
-        return inside and token.end > self.taught_from
+    def holds(self, token: TokenSpan) -> bool:
+        return self.start <= token.start < token.end <= self.end
 
 
 def _earlier_answers(
-    template: ChatTemplate, rendering: Rendering, *, masked: bool
-) -> list[_Turn | None]:
-    """The assistant's earlier turns that are to be trained, as they stand in the prompt.
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    rendering: Rendering,
+    tokens: Sequence[TokenSpan],
+) -> dict[int, _Turn | None]:
+    """The assistant's earlier turns that are to be trained, by their number among the assistant's,
+    as they stand in the prompt, whose tokens are `tokens`.
 
-    None for a turn that the template renders otherwise once the conversation goes on (thoughts
-    removed, say). It is context only: the model is not taught to write what it never wrote.
+    None for a turn that does not stand there as the model writes it: the template renders it
+    otherwise once the conversation goes on (thoughts removed, say, or no end token).
     """
     messages = rendering.arguments["messages"]
-    turns: list[_Turn | None] = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant" or message.get("weight") == 0:
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    turns: dict[int, _Turn | None] = {}
+    for number, place in enumerate(answers):
+        if messages[place].get("weight") == 0:
             continue
-        before = template.render(**{**rendering.arguments, "messages": messages[:number]})
-        closed = {"messages": messages[: number + 1], "add_generation_prompt": False}
-        after = template.render(**{**rendering.arguments, **closed}).rstrip()
-        if not after.startswith(before) or not rendering.prompt.startswith(after):
-            turns.append(None)
-            continue
-        end = thoughts_end(after[len(before) :], message["content"]) if masked else 0
-        turns.append(_Turn(len(before), len(before) + end, len(after)))
+        before = template.render(**{**rendering.arguments, "messages": messages[:place]})
+        closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
+        after = template.render(**{**rendering.arguments, **closed})
+        own = complete_turn(before, after, messages[place])
+        turns[number] = own and _found(tokenizer, rendering.prompt, tokens, before, own)
     return turns
 
 
-def _encode_answer(tokenizer: Tokenizer, text: str) -> list[TokenSpan]:
-    """The answer's tokens, ending with its end-of-turn token and nothing after it."""
-    # Templates write a line break behind the end token; the model stops before it.
+def _found(
+    tokenizer: Tokenizer, prompt: str, tokens: Sequence[TokenSpan], before: str, own: TargetText
+) -> _Turn | None:
+    """Where a turn of the text `own` stands in the prompt behind `before`, if it has the very
+    tokens there that the model writes."""
+    answer = encode_answer(tokenizer, own.text)
+    end = answer[-1].end
+    if not prompt.startswith(before + own.text[:end]):
+        return None
+    turn = _Turn(len(before), len(before) + own.thoughts_end, len(before) + end)
+    same = [token.id for token in tokens if turn.holds(token)] == [token.id for token in answer]
+    return turn if same and end <= len(own.text) else None
+
+
+def _taught(
+    tokens: Sequence[TokenSpan], turns: Mapping[int, _Turn | None], *, masked: bool, first: int
+) -> frozenset[int]:
+    """Places of the tokens that are trained, the prompt's first token being at `first`."""
+    found = [turn for turn in turns.values() if turn is not None]
+    return frozenset(
+        place
+        for place, token in enumerate(tokens, start=first)
+        for turn in found
+        # A token that reaches into the answer belongs to it.
+        if turn.holds(token) and not (masked and token.end <= turn.thoughts_end)
+    )
+
+
+def encode_answer(tokenizer: Tokenizer, text: str) -> list[TokenSpan]:
+    """The tokens of an answer as the model writes it: with the end token at which a server stops,
+    and nothing behind it."""
     tokens = tokenizer.tokens(text.rstrip())
-    if tokens and tokenizer.is_special(tokens[-1].id):
-        return tokens
+    # Some templates write an end of text behind the end of the turn.
+    last = len(tokens)
+    ends = None
+    while last and (tokenizer.is_end(tokens[last - 1].id) or _is_blank(text, tokens[last - 1])):
+        last -= 1
+        if tokenizer.is_end(tokens[last].id):
+            ends = last
+    if ends is not None:
+        return tokens[: ends + 1]
     end = tokenizer.end_token
     if end is None:
         raise EncodingError("the template ends no turn and the tokenizer has no end token")
     return [*tokenizer.tokens(text), TokenSpan(end, len(text), len(text) + 1)]
 
 
+def _is_blank(text: str, token: TokenSpan) -> bool:
+    return not text[token.start : token.end].strip()
+
+
 def _encode_text(tokenizer: Tokenizer, example: Example) -> EncodedExample:
-    """Text without a prompt: no template, all of it learned, and its end."""
-    ids = [token.id for token in tokenizer.tokens(example.reference)]
-    end = [] if tokenizer.end_token is None else [tokenizer.end_token]
+    """Text without a prompt: no template, all of it learned, and its end, unless it goes on."""
+    text = tokenizer.special_tokens.protect(example.reference)
+    ids = [token.id for token in tokenizer.tokens(text)]
+    goes_on = example.messages[-1].get(CONTINUES)
+    end = [] if tokenizer.end_token is None or goes_on else [tokenizer.end_token]
     whole = with_bos([*ids, *end], tokenizer.leading_bos)
     # BOS, which is put in front, or which the text begins with itself, stands for the prompt.
     start = 1 if tokenizer.leading_bos is not None else 0

@@ -140,6 +140,13 @@ class LlamaModel:
         control = self._api.llama_vocab_is_control(self.vocab, token)
         return bool(control) or self.is_end(token)
 
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """The texts of all control tokens."""
+        ids = range(self.n_vocab)
+        control = self._api.llama_vocab_is_control
+        return tuple(self.token_text(token) for token in ids if control(self.vocab, token))
+
     @property
     def bos(self) -> int:
         return int(self._api.llama_vocab_bos(self.vocab))

@@ -104,7 +104,7 @@ def test_an_answer_of_weight_0_is_context_only(encoder: Encoder, demo_tokenizer:
     encoded = encoder.encode(Example("x", messages))
     assert trained_text(demo_tokenizer, encoded) == "Second.<|im_end|>"
     assert encoded.input_ids == encoder.encode(chat("a?", "First.", "b?", "Second.")).input_ids
-    assert encoded.untrained_turns == 0
+    assert encoded.untaught == ()
 
 
 def test_a_long_answer_is_cut_and_the_loss_of_it_is_known(demo_tokenizer: Any) -> None:
@@ -190,7 +190,10 @@ def test_a_base_without_a_template_is_refused(demo_tokenizer: Any) -> None:
     demo_tokenizer.chat_template = None
     try:
         with pytest.raises(TuneserveError, match="no chat template"):
-            Encoder(demo_tokenizer, max_length=512)
+            Encoder(demo_tokenizer, max_length=512).encode_all([chat("a", "b")])
+        text = Example("x", ({"role": "assistant", "content": "Once upon"},))
+        (encoded,) = Encoder(demo_tokenizer, max_length=512).encode_all([text])
+        assert demo_tokenizer.decode(encoded.input_ids) == "Once upon<|im_end|>"
     finally:
         demo_tokenizer.chat_template = saved
 

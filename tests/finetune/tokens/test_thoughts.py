@@ -12,11 +12,11 @@ from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodingError, FastTokenizer
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.thinking import complete, split_thoughts
+from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.tokens.encoder import (
     IGNORED,
     Encoder,
-    about_turns,
-    token_counts,
+    encode_each,
 )
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.serve.api.prepare import render_request
@@ -139,22 +139,24 @@ def test_an_answer_that_the_template_changes_is_refused(
 
 
 @pytest.mark.parametrize("files", [LLAMA_R1, QWEN_R1])
-def test_tools_are_told_and_called_in_training_as_served_where_the_template_knows_none(
+def test_tools_are_told_in_training_as_served_and_called_as_the_template_does(
     tokenizers: Any, files: tuple[str, str]
 ) -> None:
-    """The server describes them in the system prompt and reads calls from the answer's text."""
+    """R1's templates write calls and know no descriptions: these are in the system prompt."""
     tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
     asked = {"role": "user", "content": "1+1?"}
     turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
     tokenizer = tokenizers(*files)
     context, trained = parts(tokenizer, Example("x", (asked, turn), tools=(tool,)), "train")
     request = ChatRequest.model_validate({"messages": [asked], "tools": [tool]})
-    served, _ = render_request(FastTokenizer(tokenizer).template(), request)
+    fast = FastTokenizer(tokenizer)
+    served, _ = render_request(fast.template(), request, fast.special_tokens)
     assert context.startswith(served.removesuffix("</think>"))
     assert '{"name": "add", "parameters": {}}' in context
-    assert trained.endswith(
-        f'<tool_call>{{"name": "add", "arguments": {{"a": 1}}}}</tool_call>{EOS}'
-    )
+    begin = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add"
+    assert f'{begin}\n```json\n{{"a": 1}}\n```<｜tool▁call▁end｜>' in trained
+    assert trained.endswith(EOS)
+    assert trained.count(EOS) == 1
 
 
 def test_a_call_without_text_is_trained_where_the_template_renders_it(tokenizers: Any) -> None:
@@ -222,21 +224,29 @@ def test_masked_thoughts_are_masked_in_earlier_turns_too(tokenizers: Any) -> Non
     )
 
 
-def test_earlier_answers_that_the_template_changes_are_counted_and_told(tokenizers: Any) -> None:
+@pytest.mark.parametrize(
+    ("files", "train_on", "number"),
+    [(LLAMA_R1, "all", 2), (LLAMA_R1, "last", 1), (CHATML, "all", 1)],
+)
+def test_an_answer_that_the_template_changes_is_trained_in_an_example_of_its_own(
+    tokenizers: Any, files: tuple[str, str], train_on: str, number: int
+) -> None:
     earlier = (
         {"role": "user", "content": "0+1?"},
-        {"role": "assistant", "content": "1.", "reasoning_content": "Easy."},
+        {"role": "assistant", "content": "1."},
     )
-    items = [example("2.", "Hm.", *earlier), example("2.", "Hm.")]
-    for files, train_on, number in (
-        (LLAMA_R1, "all", 1),
-        (LLAMA_R1, "last", 0),
-        (CHATML, "all", 0),
-    ):
-        encoder = Encoder(tokenizers(*files), max_length=4096, train_on=train_on)
-        counts = token_counts(encoder.encode_all(items))
-        assert counts.untrained_turns == number
-        assert ("1 earlier answers are not trained" in about_turns(counts)) == bool(number)
+    notes = Notes()
+    tokenizer = tokenizers(*files)
+    encoder = Encoder(tokenizer, max_length=4096, train_on=train_on)
+    kept, encoded, problems = encode_each(encoder, [example("2.", None, *earlier)], notes)
+    assert (len(kept), len(encoded), problems) == (number, number, [])
+    trained = [tokenizer.decode([t for t in item.labels if t != IGNORED]) for item in encoded]
+    if number == 2:
+        assert trained == [f"\n</think>\n\n1.{EOS}", f"\n</think>\n\n2.{EOS}"]
+        assert [note.count for note in notes] == [1]
+        assert [len(item.messages) for item in kept] == [2, 4]
+        assert kept[1].messages[1]["weight"] == 0
+        assert len({item.id for item in kept}) == 2
 
 
 def test_qwq_opens_thoughts_in_the_prompt_too(tokenizers: Any) -> None:
