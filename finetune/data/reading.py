@@ -53,6 +53,8 @@ def read_examples(
         read.shapes[parsed.shape] += 1
         for note in parsed.notes:
             read.notes.add(note, place)
+        for note in parsed.told:
+            read.notes.add(note, place, odd=False)
         read.examples.append(example)
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
@@ -81,7 +83,8 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    return record | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
+    kept = {key: value for key, value in record.items() if key not in fields.values()}
+    return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
 def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:

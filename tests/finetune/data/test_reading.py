@@ -51,7 +51,8 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
         ('{"instruction": "x"}', "key 'output' is missing"),
         ('{"instruction": "x", "output": "  "}', "'output' is empty"),
         ('{"instruction": " ", "output": "x"}', "'instruction' is empty"),
-        ('{"instruction": 3, "output": "x"}', "'instruction' must be text, got a number"),
+        ('{"instruction": NaN, "output": "x"}', "'instruction' must be text, got nan"),
+        ('{"instruction": "x", "output": [Infinity]}', "can't be written as JSON"),
         ('{"instruction": "\\ud800", "output": "x"}', "surrogate"),
         ('{"messages": []}', "must be a list of messages, got an empty list"),
         ('{"messages": [{"role": "user", "content": "x"}]}', "last message must be the assist"),
@@ -60,7 +61,7 @@ def test_id_depends_on_content_only(write_lines: Any) -> None:
         (
             '{"messages": [{"role": "user", "content": "x"},'
             ' {"role": "assistant", "content": "x", "weight": 0}]}',
-            "the last message has weight 0",
+            "every answer of 'messages' has weight 0",
         ),
         (
             '{"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}',

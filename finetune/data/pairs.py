@@ -1,0 +1,168 @@
+"""Records of a prompt and its answer, under the names that data sets give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuneserve.chat.thinking import REASONING
+from tuneserve.finetune.data.calls import read_tools, tool_calls
+from tuneserve.finetune.data.conversations import conversation, ended, history, is_conversation
+from tuneserve.finetune.data.row import Row
+from tuneserve.finetune.data.turns import REASONING_KEYS, Turn, answer_checked
+from tuneserve.finetune.data.values import (
+    BadRecord,
+    Findings,
+    as_text,
+    from_json,
+    given,
+    listed,
+    note_missing_value,
+)
+
+_OWN_PROMPTS, _OWN_ANSWERS = ("instruction", "prompt"), ("output", "completion")
+PROMPTS = (
+    *_OWN_PROMPTS, "question", "query", "problem", "inputs", "user", "human",
+)  # fmt: skip
+ANSWERS = (
+    *_OWN_ANSWERS, "response", "answer", "answers", "solution", "target", "targets", "assistant",
+)  # fmt: skip
+_CONTEXTS = ("input", "context", "passage")
+_PARTNERS = {
+    "instruction": "output", "prompt": "completion", "question": "answer", "query": "response",
+    "problem": "solution", "inputs": "targets", "user": "assistant", "human": "assistant",
+}  # fmt: skip
+_NO_INPUT = "<noinput>"
+_THOUGHTS = (*REASONING_KEYS, "cot", "complex_cot", "chain_of_thought")
+_CHOICES = ("choices", "options", "distractors", "endings")
+
+
+def is_pair(row: Row) -> bool:
+    """Has a record a prompt or an answer of its own?"""
+    return any(row.has(key) for key in (*PROMPTS, *ANSWERS))
+
+
+def read_pair(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
+    """The shape of a record of a prompt and an answer, and its messages.
+
+    Raises BadRecord if one of the two is missing or empty, or there are several.
+    """
+    for key in _CHOICES:
+        if row.says(key):
+            raise BadRecord(
+                f"{key!r} of a multiple-choice question have no place of their own: write them "
+                "into the prompt, and the right one as the answer"
+            )
+    prompt_key = _one_of(row, PROMPTS, _OWN_PROMPTS, "prompts")
+    answer_key = _one_of(row, ANSWERS, _OWN_ANSWERS, "answers")
+    contexts = [key for key in _CONTEXTS if row.has(key)]
+    if prompt_key is None and contexts and answer_key:
+        prompt_key = contexts.pop(0)
+    if prompt_key is None:
+        partners = {answer: prompt for prompt, answer in _PARTNERS.items()}
+        raise BadRecord(f"key {partners.get(answer_key or '', 'instruction')!r} is missing")
+    if answer_key is None:
+        raise BadRecord(f"key {_PARTNERS.get(prompt_key, 'output')!r} is missing")
+    shape = f"{prompt_key}/{answer_key}"
+    if shape == "instruction/output":
+        shape = "alpaca"
+    prompt, answer = _messages_or(row.take(prompt_key)), _messages_or(row.take(answer_key))
+    if is_conversation(prompt) or is_conversation(answer):
+        before = prompt if is_conversation(prompt) else [{"role": "user", "content": prompt}]
+        after = answer if is_conversation(answer) else [{"role": "assistant", "content": answer}]
+        return shape, conversation([*before, *after], f"{prompt_key} + {answer_key}", findings)
+    text = _prompt(row, prompt, prompt_key, contexts, findings)
+    earlier: list[Turn] = []
+    if row.says("history"):
+        earlier = history(row.take("history"), "history", findings)
+    message = _answer(row, answer, answer_key, findings)
+    turns: list[Turn] = [*earlier, ({"role": "user", "content": text}, None), (message, None)]
+    return shape, ended(turns, prompt_key, findings)
+
+
+def _one_of(row: Row, names: tuple[str, ...], own: tuple[str, ...], what: str) -> str | None:
+    """The key that is there; of several the one that has our name, which `fields` gives."""
+    found = [key for key in names if row.has(key)]
+    telling = [key for key in found if row.says(key)] or found
+    ours = [key for key in telling if key in own]
+    if len(telling) > 1 and not ours:
+        key = own[0]
+        raise BadRecord(
+            f"has several {what}: {listed(telling)}; say which with --fields {key}={telling[0]}"
+        )
+    return next(iter(ours or telling), None)
+
+
+def _messages_or(value: Any) -> Any:
+    """A value, decoded if it is JSON text of messages; other text is text, be it JSON or not."""
+    decoded = from_json(value)
+    return decoded if is_conversation(decoded) else value
+
+
+def _prompt(row: Row, value: Any, key: str, contexts: list[str], findings: Findings) -> str:
+    pieces = [_required(value, key, findings)]
+    note_missing_value(pieces[0], key, findings)
+    for context in contexts:
+        text = as_text(row.take(context), context, findings)
+        if text.strip() == _NO_INPUT:
+            findings.add(f"{context!r} is {_NO_INPUT!r}: left out")
+            continue
+        note_missing_value(text, context, findings)
+        if text.strip():
+            pieces.append(text)
+    if not "".join(pieces).strip():
+        raise BadRecord(f"{key!r} is empty")
+    if len(pieces) > 1 and not pieces[0].strip():
+        pieces = pieces[1:]
+    return "\n\n".join(pieces)
+
+
+def _answer(row: Row, value: Any, key: str, findings: Findings) -> dict[str, Any]:
+    if row.says("tools") and (calls := _called(row, value, key, findings)):
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+    if key == "answers":
+        value = _first_answer(value, findings)
+    text = _required(value, key, findings)
+    if not text.strip():
+        raise BadRecord(f"{key!r} is empty: there is nothing to learn from it")
+    note_missing_value(text, key, findings)
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    thoughts = [name for name in _THOUGHTS if row.says(name) and isinstance(row.peek(name), str)]
+    if thoughts:
+        message[REASONING] = as_text(row.take(thoughts[0]), thoughts[0], findings)
+    return answer_checked(message, key, findings)
+
+
+def _called(row: Row, value: Any, key: str, findings: Findings) -> list[dict[str, Any]]:
+    """The calls that an answer consists of, where all are of the record's tools."""
+    tools = read_tools(row.peek("tools"), "tools") or ()
+    functions = [tool.get("function") for tool in tools]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    decoded = from_json(value)
+    calls = [decoded] if isinstance(decoded, dict) else decoded
+    if not isinstance(calls, list) or not calls:
+        return []
+    if not all(isinstance(c, dict) and c.get("name") in names and "arguments" in c for c in calls):
+        return []
+    findings.add(f"{key!r} holds calls of the tools: they are learned as calls", odd=False)
+    return tool_calls(calls, key, findings)
+
+
+def _first_answer(value: Any, findings: Findings) -> Any:
+    """One of several right answers: SQuAD's {"text": [...]}, or a list of texts."""
+    decoded = from_json(value)
+    texts = decoded.get("text") if isinstance(decoded, dict) else decoded
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        return value
+    if not texts:
+        raise BadRecord("'answers' is empty: there is nothing to learn from it")
+    if len(set(texts)) > 1:
+        findings.add("of several 'answers' the first is learned")
+    if isinstance(decoded, dict) and any(given(v) for k, v in decoded.items() if k != "text"):
+        findings.add("of 'answers' only the text is used", odd=False)
+    return texts[0]
+
+
+def _required(value: Any, key: str, findings: Findings) -> str:
+    if value is None:
+        raise BadRecord(f"key {key!r} is missing")
+    return as_text(value, key, findings)
