@@ -41,10 +41,10 @@ class KindMember:
 
 
 def kind_of(example: Example, *, cut: bool = False) -> str:
-    """'messages: tools, calls, several turns' and the like."""
-    found = [*features(example), *(["cut"] if cut else [])]
+    """'messages with tools, calls, several turns' and the like."""
+    found = [*features(example), *(["its end cut off"] if cut else [])]
     shape = example.shape or ("conversation" if example.prompt else "text")
-    return f"{shape}: {', '.join(found)}" if found else shape
+    return f"{shape} with {', '.join(found)}" if found else shape
 
 
 def features(example: Example) -> Iterator[str]:

@@ -94,4 +94,4 @@ def test_with_a_base_what_is_cut_or_can_not_be_trained_is_found(
     told = json.loads(done.stdout)
     assert (told["encoded"], told["cut"]) == (True, 1)
     assert [line.split(": ")[0] for line in told["refused"]] == [f"{path}:6"]
-    assert {kind["name"] for kind in told["kinds"]} == {"alpaca", "alpaca: cut"}
+    assert {kind["name"] for kind in told["kinds"]} == {"alpaca", "alpaca with its end cut off"}

@@ -94,7 +94,7 @@ def _show(found: DataCheck, prepared: Prepared, encoded: Preview | None) -> None
     if found.kinds:
         say_kinds(found.kinds, places=True)
     say_list(f"Refused: {len(found.refused):,}", limited(found.refused))
-    say_list("Wrong with the data as a whole:", found.problems)
+    say_list("Wrong with the whole:", found.problems)
     cut = [f"{found.cut:,} x cut at the longest length (max_seq_length)"] if found.cut else []
     say_changes(found.notes, cut)
     say_removed(prepared.split)
@@ -109,7 +109,7 @@ def _verdict(found: DataCheck) -> str:
         return f"{usable}, nothing is odd"
     odd = sum(note.odd for note in found.notes)
     counts = {
-        "refused": len(found.refused), "wrong as a whole": len(found.problems),
-        "cut": found.cut, "odd notes": odd,
+        "refused": len(found.refused), "wrong with the whole": len(found.problems),
+        "cut": found.cut, "kinds of changes": odd,
     }  # fmt: skip
     return f"{usable}; " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

@@ -51,8 +51,9 @@ def say_changes(notes: Iterable[Note], lines: Sequence[str]) -> None:
     """What was changed, left out or may be meant otherwise (odd notes, then `lines`), and apart
     from it the notes that only inform."""
     notes = list(notes)
-    say_list("Changed, left out or cut:", [*(n.line() for n in notes if n.odd), *lines])
-    say_list("For information:", [note.line() for note in notes if not note.odd])
+    odd = limited(note.line() for note in notes if note.odd)
+    say_list("Changed, left out or cut:", [*odd, *lines])
+    say_list("For information:", limited(note.line() for note in notes if not note.odd))
 
 
 def say_list(title: str, lines: Sequence[str]) -> None:

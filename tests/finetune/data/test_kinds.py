@@ -37,7 +37,7 @@ def test_what_sets_an_example_apart_names_its_kind() -> None:
         shape="messages",
     )
     assert kind_of(whole, cut=True) == (
-        "messages: tools, calls, thoughts, several turns, answers only read, cut"
+        "messages with tools, calls, thoughts, several turns, answers only read, its end cut off"
     )
     assert kind_of(Example("x", (answer(),))) == "text"
     assert kind_of(Example("x", (ASK, answer()))) == "conversation"
