@@ -26,7 +26,8 @@ from tuneserve.chat.prompt import (
     with_bos,
 )
 from tuneserve.chat.template import ChatTemplate, Message
-from tuneserve.chat.thinking import without_thoughts
+from tuneserve.chat.template_traits import template_traits
+from tuneserve.chat.thinking import REASONING, without_thoughts
 from tuneserve.errors import TuneserveError
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prepare import Prepared
@@ -174,7 +175,10 @@ class Encoder:
             "a conversation of several answers, trained in one example per answer: this template "
             "changes earlier answers when a conversation goes on", example.where,
         )  # fmt: skip
-        return [(part, self.encode(part)) for part in per_answer(example, encoded.untaught)]
+        parts = per_answer(example, encoded.untaught)
+        for part in parts[:-1]:
+            self._check_whole(part, Notes())
+        return [(part, self.encode(part)) for part in parts]
 
     def read(self, example: Example, notes: Notes) -> Example:
         """An example without what its text brings beside text. Raises EncodingError for what can't
@@ -228,6 +232,13 @@ class Encoder:
 
     def _check_whole(self, example: Example, notes: Notes) -> None:
         """Raise EncodingError for parts of the conversation that the template does not write."""
+        thinks = self.thoughts != "drop" and any(m.get(REASONING) for m in example.messages)
+        if thinks and template_traits(self.template).own_thoughts:
+            raise EncodingError(
+                "this base's chat template writes thoughts in a form of its own, in which they "
+                "can't be trained here: take them out, or set thoughts to drop",
+                where=example.where,
+            )
         lost = lost_parts(self.template, example, thoughts=self.thoughts)
         if any(part.thoughts for part in lost):
             notes.add(

@@ -80,8 +80,7 @@ class _Marker:
         if function.get("description"):
             function["description"] = f"{function['description']}{self._new(part)}"
         parameters = function.get("parameters")
-        properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
-        if isinstance(properties, Mapping) and properties:
+        if isinstance(parameters, Mapping) and (properties := parameters.get("properties")):
             more = {self._new(part): {"type": "string", "description": "text"}}
             function["parameters"] = {**parameters, "properties": {**properties, **more}}
         return {**tool, "function": function} if "function" in tool else function

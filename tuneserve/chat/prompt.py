@@ -406,7 +406,8 @@ def _earlier_answers(
         closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
         after = template.render(**{**rendering.arguments, **closed})
         own = complete_turn(before, after, messages[place])
-        turns[number] = own and _found(tokenizer, rendering.prompt, tokens, before, own)
+        found = None if own is None else _found(tokenizer, rendering.prompt, tokens, before, own)
+        turns[number] = found
     return turns
 
 
@@ -440,7 +441,7 @@ def _taught(
 
 def encode_answer(tokenizer: Tokenizer, text: str) -> list[TokenSpan]:
     """The tokens of an answer as the model writes it: with the end token at which a server stops,
-    and nothing behind it."""
+    and nothing behind it. Raises EncodingError if the template ends it before that."""
     tokens = tokenizer.tokens(text.rstrip())
     # Some templates write an end of text behind the end of the turn.
     last = len(tokens)
@@ -449,6 +450,9 @@ def encode_answer(tokenizer: Tokenizer, text: str) -> list[TokenSpan]:
         last -= 1
         if tokenizer.is_end(tokens[last].id):
             ends = last
+    protects = bool(tokenizer.special_tokens)
+    if protects and any(tokenizer.is_end(token.id) for token in tokens[:last]):
+        raise EncodingError("the chat template writes an end token in the middle of an answer")
     if ends is not None:
         return tokens[: ends + 1]
     end = tokenizer.end_token

@@ -34,6 +34,9 @@ class SpecialTokens:
         self._greedy = frozenset(greedy)
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
+    def __bool__(self) -> bool:
+        return self._pattern is not None
+
     def found(self, text: str) -> list[str]:
         """The special tokens that a text spells out."""
         return self._pattern.findall(text) if self._pattern else []

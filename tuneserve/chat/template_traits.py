@@ -14,12 +14,15 @@ from itertools import product
 from typing import Any
 
 from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.chat.thinking import CLOSE_THOUGHTS
 
 SHORT_ID = "{:09d}"
 """An id as the strictest templates want it (Mistral's: nine letters or digits)."""
 
 _SYSTEM, _CALLED, _VALUE, _RESULT = "qzsystem", "qzcalled", "qzvalue", "qzresult"
 _TOOL, _DESCRIPTION, _PROPERTY = "qztool", "qzdescription", "qzproperty"
+_THOUGHTS = "qzthoughts"
+_THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 _USER = {"role": "user", "content": "qzuser"}
 _DESCRIBED = {
     "type": "function",
@@ -51,11 +54,12 @@ class CallStyle:
 class TemplateTraits:
     """`system`: a system message is written. `tools`: the variable under which descriptions of
     tools are written, None if they are not. `calls`: how calls and their results are written, None
-    if they are not."""
+    if they are not. `own_thoughts`: thoughts have a form of the template's own, without <think>."""
 
     system: bool
     tools: str | None
     calls: CallStyle | None
+    own_thoughts: bool
 
 
 def template_traits(template: ChatTemplate) -> TemplateTraits:
@@ -70,7 +74,7 @@ def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
     tools = next((name for name in _TOOL_VARIABLES if _writes_tools(template, name)), None)
     if calls is None and tools != "xml_tools":
         tools = None  # its text would tell of a form of calls that conversations do not have
-    return TemplateTraits(_writes_system(template), tools, calls)
+    return TemplateTraits(_writes_system(template), tools, calls, _own_thoughts(template, calls))
 
 
 def _writes_system(template: ChatTemplate) -> bool:
@@ -83,6 +87,17 @@ def _writes_system(template: ChatTemplate) -> bool:
 def _writes_tools(template: ChatTemplate, variable: str) -> bool:
     text = _rendered(template, [_USER], **{variable: [_DESCRIBED]})
     return all(mark in text for mark in (_TOOL, _DESCRIPTION, _PROPERTY))
+
+
+def _own_thoughts(template: ChatTemplate, calls: CallStyle | None) -> bool:
+    """Does any answer, a last one or one that calls, show its thoughts without <think>?"""
+    thinking = dict.fromkeys(_THOUGHT_KEYS, _THOUGHTS)
+    conversation = _calling(calls or CallStyle())
+    texts = [
+        _rendered(template, [_USER, {"role": "assistant", "content": "qzanswer", **thinking}]),
+        _rendered(template, [{**m, **thinking} if "tool_calls" in m else m for m in conversation]),
+    ]
+    return any(_THOUGHTS in text and CLOSE_THOUGHTS not in text for text in texts)
 
 
 def _call_style(template: ChatTemplate) -> CallStyle | None:
