@@ -12,7 +12,9 @@ from pathlib import Path
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
-from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.data_files import find_data, is_there
+from tuneserve.finetune.data.hub import HUB_PREFIX, local_path
+from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
@@ -89,8 +91,11 @@ def prepare_examples(settings: DataSettings) -> Prepared:
 
 def split_reads(files: Sequence[Path], reads: Sequence[Read], settings: DataSettings) -> Prepared:
     """The examples read from `files`, split, and what was found in reading them."""
+    notes = Notes()
+    for read in reads:
+        notes.update(read.notes)
     split = split_examples(
-        _joined(files, reads),
+        _joined(files, reads, notes),
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
@@ -99,9 +104,9 @@ def split_reads(files: Sequence[Path], reads: Sequence[Read], settings: DataSett
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
+        notes=notes,
     )
     for read in reads:
-        prepared.notes.update(read.notes)
         prepared.refused += read.problems
     return prepared
 
@@ -125,16 +130,33 @@ def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
-def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
-    """The examples of all files. Files may number theirs alike: an id that another example has
-    already gets its file's name in front."""
-    first: dict[str, str] = {}
-    joined: list[Example] = []
-    for path, read in zip(files, reads, strict=True):
-        for example in read.examples:
-            taken = first.setdefault(example.id, example.content_key) != example.content_key
-            joined.append(example.named(f"{path}:{example.id}") if taken else example)
-    return joined
+def _joined(files: Sequence[Path], reads: Sequence[Read], notes: Notes) -> list[Example]:
+    """The examples of all files, each under an id of its own. Files may number theirs alike: an id
+    that another example has already gets its file's name in front."""
+    ids = UniqueIds()
+    joined = [
+        ids.named(example, str(path))
+        for path, read in zip(files, reads, strict=True)
+        for example in read.examples
+    ]
+    return _with_sides(joined, notes)
+
+
+def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
+    """The examples with the sides that their files name, where there is more than one side: a
+    single file is split, be it called 'train' or 'test'."""
+    sides = {example.side for example in examples}
+    if not sides & {"eval", "test"} or not sides & {None, "train"}:
+        for example in examples:
+            if example.side not in (None, "train"):
+                text = f"split as all is, though named {example.side!r}"
+                notes.add(text, example.where, odd=False)
+        return [replace(example, side=None) for example in examples]
+    for example in examples:
+        if example.side:
+            text = f"stays on the side {example.side!r}, as its file says"
+            notes.add(text, example.where, odd=False)
+    return examples
 
 
 def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
@@ -145,7 +167,7 @@ def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
         return
     read = read_file(path, 1.0, settings)
     replay_set = split_examples(
-        read.examples,
+        [replace(example, side=None) for example in read.examples],
         eval_fraction=settings.general_fraction,
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
@@ -167,40 +189,55 @@ def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
-    """The files (or folders) of examples with their weights. Raises UsageError for a weight that
-    is none."""
+    """The files, folders or patterns of examples with their weights. Raises UsageError for a
+    weight that is none."""
     return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
+
+
+def data_is_there(settings: DataSettings) -> bool:
+    """Are all files that the settings name still there? Hub data sets are, or can be had again."""
+    paths = [path for path, _ in data_files(settings)]
+    paths += [path for path in (settings.general, settings.wordings) if path is not None]
+    return all(str(path).startswith(HUB_PREFIX) or is_there(path) for path in paths)
 
 
 def _weighted(entry: str) -> tuple[Path, float]:
     path, separator, text = entry.rpartition("*")
-    if not separator:
+    if not separator or Path(entry).expanduser().exists():
         return Path(entry), 1.0
     try:
         weight = float(text)
     except ValueError:
+        # The last '*' is a pattern's, as in cases/*.jsonl.
+        if set(text) & set("./") or is_there(Path(entry)):
+            return Path(entry), 1.0
         weight = math.nan
     if not 0 < weight < _LARGEST_WEIGHT:
         raise UsageError(
-            f"{entry!r}: the weight after '*' must be a number above 0 and below "
-            f"{_LARGEST_WEIGHT:,}",
+            f"{entry!r}: no file matches it, and the weight after '*' must be a number above 0 and "
+            f"below {_LARGEST_WEIGHT:,}",
             where="data.more",
         )
     return Path(path), weight
 
 
 def data_hash(settings: DataSettings) -> str:
-    """SHA-256 over the content of all files that the examples come from, in hex."""
+    """SHA-256 over the content of all files that the examples come from, in hex, and over the
+    sides that their names say if these differ."""
     whole = hashlib.sha256()
-    paths = [local_path(path) for path, _ in data_files(settings)]
+    paths = [path for path, _ in data_files(settings)]
     if settings.general is not None:
-        paths.append(local_path(settings.general))
-    if settings.wordings is not None:
-        paths.append(settings.wordings)
+        paths.append(settings.general)
+    sides: list[str | None] = []
     for path in paths:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        for file in files:
+        found = find_data(local_path(path))
+        for file in (*found.described_by, *(file.path for file in found.files)):
             whole.update(bytes.fromhex(sha256_file(file)))
+        sides += [file.side for file in found.files]
+    if settings.wordings is not None:
+        whole.update(bytes.fromhex(sha256_file(settings.wordings)))
+    if len(set(sides)) > 1:
+        whole.update(repr(sides).encode())
     return whole.hexdigest()
 
 

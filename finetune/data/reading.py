@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_text
+from tuneserve.finetune.data.cleaning import clean_record
 from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
+from tuneserve.finetune.data.ids import UniqueIds
+from tuneserve.finetune.data.keys import KNOWN
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
@@ -37,25 +40,31 @@ def read_examples(
     with `skip_bad` they are only counted. Raises UsageError if no example is left.
     """
     read = Read()
-    places: dict[str, str] = {}
-    for place, record in read_records(path):
+    ids = UniqueIds()
+    fields = fields or {}
+    names = frozenset(fields.values())
+    for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):
                 raise record
-            parsed, example = _example(_renamed(record, fields or {}), system, place)
-            if example.id in places and optional_name(record, "id"):
-                line = places[example.id].rpartition(":")[2]
-                raise BadRecord(f"id {example.id!r} is taken by line {line}")
+            record, notes = clean_record(record, KNOWN | names)
+            parsed, example = _example(_renamed(record, fields), system, place)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
-        places.setdefault(example.id, place)
         read.shapes[parsed.shape] += 1
-        for note in parsed.notes:
+        for note in (*notes, *parsed.notes):
             read.notes.add(note, place)
         for note in parsed.told:
             read.notes.add(note, place, odd=False)
-        read.examples.append(example)
+        if example.id:
+            given, example = example.id, ids.named(example, file)
+            if example.id != given:
+                text = "its id is an earlier record's: it gets another"
+                read.notes.add(text, place, odd=False)
+        else:
+            example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
+        read.examples.append(replace(example, side=side))
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
     if not read.examples:
@@ -98,6 +107,4 @@ def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
         tools=parsed.tools,
         shape=parsed.shape,
     )
-    return parsed, example if example.id else example.named(
-        sha256_text(example.content_key)[:ID_LENGTH]
-    )
+    return parsed, example
