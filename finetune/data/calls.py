@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneserve.chat.template import normal_message
-from tuneserve.finetune.data.values import BadRecord, Findings, from_json, given, json_type, present
+from tuneserve.finetune.data.values import (
+    BadRecord,
+    Findings,
+    check_json,
+    from_json,
+    given,
+    json_type,
+    present,
+)
 
 Call = dict[str, Any]
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
@@ -57,6 +65,7 @@ def read_tools(value: Any, name: str) -> tuple[dict[str, Any], ...] | None:
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         what = "text that is no JSON" if isinstance(decoded, str) else json_type(decoded)
         raise BadRecord(f"{name!r} must be a list of objects, got {what}")
+    check_json(tools, name)
     return tuple(_tool(tool) for tool in tools)
 
 
@@ -91,4 +100,5 @@ def _call(call: Any, place: str, findings: Findings) -> Call:
         normal_message({"role": "assistant", "tool_calls": [whole]})
     except ValueError as error:
         raise BadRecord(f"{place}: {error}") from None
+    check_json(whole, place)
     return whole

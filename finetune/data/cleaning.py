@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.keys import matched_keys
+from tuneserve.finetune.data.keys import TAUGHT, matched_keys
 
 
 def clean_record(record: Any, known: frozenset[str]) -> tuple[Any, list[str]]:
@@ -23,7 +23,7 @@ def clean_record(record: Any, known: frozenset[str]) -> tuple[Any, list[str]]:
         record = {found.get(key, key): value for key, value in record.items()}
         notes += [f"the key {key!r} is read as {name!r}" for key, name in found.items()]
     for key, value in record.items():
-        if isinstance(value, float) and math.isnan(value):
+        if isinstance(value, float) and math.isnan(value) and key not in TAUGHT:
             record = {**record, key: None}
             notes.append(f"{key!r} is NaN and read as an empty cell")
     name = record.get("id")

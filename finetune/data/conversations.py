@@ -61,14 +61,16 @@ def ended(turns: list[Turn], name: str, findings: Findings) -> list[dict[str, An
     ]
 
 
-def is_conversation(value: Any) -> bool:
-    """Is a value a list of messages, as opposed to data of another kind?"""
+def is_conversation(value: Any, *, known: bool = False) -> bool:
+    """Is a value a list of messages, as opposed to data of another kind? `known`: of roles that
+    are known."""
     return (
         isinstance(value, list)
         and bool(value)
         and all(
             isinstance(item, dict)
-            and (role_of(item.get("role")) or role_of(item.get("from"))) is not None
+            and any(key in item for key in ("role", "from"))
+            and (not known or role_of(item.get("role", item.get("from"))) is not None)
             and any(key in item for key in ("content", "value", "tool_calls"))
             for item in value
         )
@@ -102,7 +104,7 @@ def _check_flags(turns: list[Turn], name: str, findings: Findings) -> None:
     ]
     if not wrong:
         return
-    if any(asked is not True for message, asked in turns):
+    if any(asked is not True for m, asked in turns if m["role"] in ("user", "assistant")):
         raise BadRecord(
             f"{name!r} asks to learn a message of role {wrong[0]!r}: only the assistant's messages "
             "are learned"

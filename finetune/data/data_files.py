@@ -32,9 +32,11 @@ _ABOUT_DATA = re.compile(
 )
 _LEFT_OUT = re.compile(r"\..*|__macosx|__pycache__|checkpoint-\d+", re.IGNORECASE)
 _NAMES_TOLD = 8
-_HIDDEN, _DESCRIPTION = "hidden or left by a tool", "about the data"
-_NO_DATA = (_HIDDEN, _DESCRIPTION)
-"""Reasons not to read a file that holds no records anyhow."""
+_OF_COURSE = ("about the data", "hidden or left by a tool")
+"""Reasons for which nobody expects a file to be read."""
+_HINTS = dict.fromkeys((".xlsx", ".xls", ".ods"), "Save it as CSV (UTF-8).") | dict.fromkeys(
+    (".zip", ".tar", ".tgz", ".7z", ".rar"), "Unpack it, and name its folder."
+)
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,14 @@ def find_data(path: Path) -> Found:
         return _chosen(path, sorted(_walked(path)), f"no data file in it ({_known()})")
     if path.exists():
         if path.name == DATASET_INFO and (layouts := read_dataset_info(path)):
-            found = Found([], described_by=[path])
-            _add_described(found, path, layouts, {})
+            found = Found([])
+            _add_described(found, path.parent, path, layouts)
             return _filled(found, path, "no data set in it that can be read")
         if kind_of(path) not in KINDS:
             raise UsageError(
                 f"not a kind of file that is read here ({_known()})",
                 where=str(path),
-                hint="Save it as CSV (UTF-8)."
-                if path.suffix.lower() in (".xlsx", ".xls", ".ods")
-                else "",
+                hint=_HINTS.get(kind_of(path), ""),
             )
         return Found([DataFile(path, str(path), side_of_name(path.name))])
     matches = _matches(path)
@@ -93,7 +93,7 @@ def find_data(path: Path) -> Found:
 
 
 def is_there(path: Path) -> bool:
-    """Does a data path, which may be a pattern or a hub data set, mean anything that exists?"""
+    """Does a data path, which may be a pattern, mean anything that exists?"""
     path = _with_home(path)
     return path.exists() or bool(_matches(path))
 
@@ -141,14 +141,13 @@ def _chosen(root: Path, paths: Sequence[Path], problem: str) -> Found:
     found = Found([])
     unread: dict[str, list[Path]] = {}
     described: dict[Path, Path] = {}
+    named = set[Path]()
     for path in paths:
         if path.name == DATASET_INFO and (layouts := read_dataset_info(path)):
-            found.described_by.append(path)
             described |= dict.fromkeys((p for p in paths if path.parent in p.parents), path)
-            _add_described(found, path, layouts, unread)
-    layouts_of = {file.path for file in found.files}
-    data = [p for p in paths if p not in found.described_by and p not in layouts_of]
-    tabular = bool(layouts_of) or any(
+            named |= _add_described(found, root, path, layouts)
+    data = [p for p in paths if p not in found.described_by and p not in named]
+    tabular = bool(named) or any(
         _reason(p, texts=True) is None and kind_of(p) not in TEXT_KINDS for p in data
     )
     for path in data:
@@ -163,8 +162,8 @@ def _chosen(root: Path, paths: Sequence[Path], problem: str) -> Found:
     for reason, some in unread.items():
         names = ", ".join(str(p.relative_to(root)) for p in some[:_NAMES_TOLD])
         more = f" and {len(some) - _NAMES_TOLD} more" if len(some) > _NAMES_TOLD else ""
-        text = f"not read, {reason}: {names}{more}"
-        found.notes.add(text, str(some[0]), len(some), odd=reason not in _NO_DATA)
+        text, odd = f"not read, {reason}: {names}{more}", reason not in _OF_COURSE
+        found.notes.add(text, str(some[0]), len(some), odd=odd)
     found.files.sort(key=lambda file: file.path)
     return _filled(found, root, problem)
 
@@ -179,13 +178,13 @@ def _reason(path: Path, *, texts: bool) -> str | None:
     """Why a file of a folder is not read, if it isn't; `texts`: is text data in this folder?"""
     kind, stem = kind_of(path), path.stem.lower()
     if _LEFT_OUT.fullmatch(path.name):
-        return _HIDDEN
+        return _OF_COURSE[1]
     if kind not in KINDS:
         return "no kind of file that is read here"
     if kind in TEXT_KINDS and _ABOUT.fullmatch(stem):
-        return _DESCRIPTION
+        return _OF_COURSE[0]
     if _ABOUT_DATA.fullmatch(path.name.lower()):
-        return _DESCRIPTION
+        return _OF_COURSE[0]
     if kind in TEXT_KINDS and not texts:
         return "text beside files of records (name it in `more` to train on it)"
     return None
@@ -196,30 +195,28 @@ def _side(name: Path) -> str | None:
     return next((side for part in (name, *name.parents) if (side := side_of_name(part.name))), None)
 
 
-def _add_described(
-    found: Found, info: Path, layouts: dict[str, Layout | str], unread: dict[str, list[Path]]
-) -> None:
-    """Add the data sets of a dataset_info.json that are there; the others are told."""
+def _add_described(found: Found, root: Path, info: Path, layouts: dict[str, Layout]) -> set[Path]:
+    """Add the data sets of a dataset_info.json that are there, and tell of the others; all the
+    files that it names."""
+    found.described_by.append(info)
+    named = set[Path]()
     for name, layout in layouts.items():
-        reason = layout if isinstance(layout, str) else None
-        if not isinstance(layout, str):
-            path = info.parent / layout.file_name
-            if path.is_dir():
-                inside = [p for p in sorted(_walked(path)) if _reason(p, texts=False) is None]
-            else:
-                inside = [path] if path.exists() else []
-            if not inside:
-                reason = f"no file {layout.file_name!r}"
-            elif any(kind_of(p) not in KINDS for p in inside):
-                reason = f"{layout.file_name!r} is no kind of file that is read here"
-            for file in inside if reason is None else ():
-                label = (
-                    str(file.relative_to(info.parent))
-                    if file.is_relative_to(info.parent)
-                    else str(file)
-                )
-                found.files.append(DataFile(file, label, layout.side or _side(Path(label)), layout))
+        files = _files_at(info.parent / layout.file_name) if layout.file_name else []
+        named.update(files)
+        reason = layout.refused or ("" if files else f"no data file {layout.file_name!r}")
         if reason:
             found.notes.add(
                 f"the data set {name!r} of {info.name} is not read: {reason}", str(info)
             )
+            continue
+        for file in files:
+            label = file.relative_to(root) if file.is_relative_to(root) else file
+            found.files.append(DataFile(file, str(label), layout.side or _side(label), layout))
+    return named
+
+
+def _files_at(path: Path) -> list[Path]:
+    """The file, or the data files of the folder."""
+    if path.is_dir():
+        return [file for file in sorted(_walked(path)) if _reason(file, texts=False) is None]
+    return [path] if path.exists() and kind_of(path) in KINDS else []

@@ -38,7 +38,7 @@ _OTHER_SHAPES = {
 @dataclass(frozen=True)
 class Layout:
     """One entry: its file, the shape of the records, the names of keys and of roles in them, and
-    how many of the records count (None: all)."""
+    how many of the records count (None: all). `refused` says why it can't be read here."""
 
     file_name: str
     shape: str
@@ -46,6 +46,7 @@ class Layout:
     tags: Mapping[str, str] = field(default_factory=dict)
     side: str | None = None
     limit: int | None = None
+    refused: str = ""
 
     def record(self, record: Any, notes: Notes, place: str) -> Any:
         """A record with the keys and roles that are known here, or a BadRecord."""
@@ -81,9 +82,9 @@ class Layout:
         return rest | {"from": ours[role], "value": turn.get(tags["content_tag"])}
 
 
-def read_dataset_info(path: Path) -> dict[str, Layout | str]:
-    """The data sets by name, or why one can't be read here; empty if the file is something else
-    (datasets gives the same name to a description of its own).
+def read_dataset_info(path: Path) -> dict[str, Layout]:
+    """The data sets by name; empty if the file is something else (datasets gives the same name to a
+    description of its own).
 
     Raises UsageError for an entry that can't be understood.
     """
@@ -100,32 +101,24 @@ def read_dataset_info(path: Path) -> dict[str, Layout | str]:
     return {name: _layout(entry, f"{path}: {name!r}") for name, entry in entries.items()}
 
 
-def _layout(entry: Any, where: str) -> Layout | str:
+def _layout(entry: Any, where: str) -> Layout:
     if not isinstance(entry, dict):
         raise UsageError("must be an object", where=where)
-    remote = next((key for key in _REMOTE if entry.get(key)), None)
-    if remote and not entry.get("file_name"):
-        return f"it lies elsewhere ({remote})"
-    if entry.get("ranking"):
-        return "it ranks answers (ranking), which is not trained here"
-    shape = entry.get("formatting", "alpaca")
-    if shape == "openai":
-        entry = {**entry, "tags": _OPENAI_TAGS | _texts(entry, "tags", where)}
-        shape = "sharegpt"
-    if shape not in _OTHER_SHAPES:
-        return f"its formatting {shape!r:.40} is not known (alpaca, sharegpt, openai)"
-    name, limit = entry.get("file_name"), entry.get("num_samples")
+    name, limit = entry.get("file_name", ""), entry.get("num_samples")
     if not isinstance(name, str) or not isinstance(limit, int | None):
         raise UsageError("'file_name' must be text, 'num_samples' a number", where=where)
-    split = entry.get("split")
-    return Layout(
-        name,
-        shape,
-        _texts(entry, "columns", where),
-        _texts(entry, "tags", where),
-        side_of_name(split) if isinstance(split, str) else None,
-        limit,
-    )
+    shape, tags = entry.get("formatting", "alpaca"), _texts(entry, "tags", where)
+    if shape == "openai":
+        shape, tags = "sharegpt", _OPENAI_TAGS | tags
+    refused = ""
+    if remote := next((key for key in _REMOTE if entry.get(key) and not name), None):
+        refused = f"it lies elsewhere ({remote})"
+    elif entry.get("ranking"):
+        refused = "it ranks answers (ranking), which is not trained here"
+    elif shape not in _OTHER_SHAPES:
+        refused = f"its formatting {shape!r:.40} is not known (alpaca, sharegpt, openai)"
+    side = side_of_name(str(entry.get("split") or ""))
+    return Layout(name, shape, _texts(entry, "columns", where), tags, side, limit, refused)
 
 
 def _texts(entry: Mapping[str, Any], key: str, where: str) -> dict[str, str]:

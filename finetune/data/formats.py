@@ -12,7 +12,7 @@ Every key of a record is used, or refused, or there is a note of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,8 +68,9 @@ class Parsed:
     told: tuple[str, ...] = ()
 
 
-def parse_record(record: Any, *, system: str = "") -> Parsed:
+def parse_record(record: Any, *, system: str = "", chosen: Container[str] = ()) -> Parsed:
     """The conversation in a record, the system prompt put first where it has none of its own.
+    `chosen` are keys that the user named: of several prompts or answers these are taken.
 
     Its last message is the assistant's, learned, and has text or calls a tool; other answers that
     are not learned have weight 0. Raises BadRecord with the reason if there is none in it.
@@ -80,8 +81,8 @@ def parse_record(record: Any, *, system: str = "") -> Parsed:
     row, findings = Row(record, _KNOWN), Findings()
     refuse_other_tasks(row)
     check_record({key: row.take(key) for key in FLAGS})
-    shape, messages = _read(row, findings)
-    tools = _tools(row)
+    shape, messages = _read(row, chosen, findings)
+    tools = _tools(row) if shape != "text" else None
     own = _system(row, findings) if shape != "text" else ""
     if shape != "text":
         messages = _with_system(messages, own, system, findings)
@@ -98,7 +99,7 @@ def optional_name(record: Mapping[str, Any], key: str) -> str | None:
     return None if value is None else plain_text(value, key) or None
 
 
-def _read(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
+def _read(row: Row, chosen: Container[str], findings: Findings) -> tuple[str, list[dict[str, Any]]]:
     """The shape of a record, and its messages."""
     lists = [key for key in CONVERSATION_KEYS if row.says(key)]
     if not lists and not pairs.is_pair(row) and not row.says("text"):
@@ -108,7 +109,7 @@ def _read(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
         messages = conversation(row.take(key), key, findings)
         return "messages" if key == "messages" else "sharegpt", messages
     if pairs.is_pair(row):
-        return pairs.read_pair(row, findings)
+        return pairs.read_pair(row, chosen, findings)
     if row.has("text"):
         return "text", [{"role": "assistant", "content": _text_alone(row, findings)}]
     raise BadRecord(f"needs {SHAPES}; its keys are {listed(row.names()[:6]) or 'none'}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.keys import side_of_name
+from tuneserve.finetune.data.keys import MARKS, side_of_name
 from tuneserve.finetune.data.notes import Notes
 
 Found = tuple[str, Any, str | None]
@@ -52,10 +52,11 @@ def as_record(value: Any, notes: Notes, place: str) -> Any:
 
 
 def _is_mark(key: str, value: Any, marks: frozenset[str]) -> bool:
-    """Does the key with this value make the object a record? A list of records under it doesn't."""
+    """Does the key with this value make the object a record? A list of records under one of our
+    own keys doesn't; a key that the settings name is one of a record's."""
     if key not in marks or isinstance(value, dict):
         return False
-    return is_conversation(value) or not _holds_records(value)
+    return key not in MARKS or is_conversation(value) or not _holds_records(value)
 
 
 def _holds_records(value: Any) -> bool:
@@ -143,4 +144,5 @@ def _inside(
         return
     for key in value:
         if key in unread:
-            notes.add(f"the key {key[:40]!r} beside the records is not read", place)
+            odd = isinstance(value[key], list | dict)
+            notes.add(f"the key {key[:40]!r} beside the records is not read", place, odd=odd)

@@ -71,7 +71,7 @@ def _lines(path: Path, file: BinaryIO, notes: Notes) -> Iterator[Line]:
     data = start + file.read()
     with contextlib.suppress(UnicodeDecodeError):  # then the lines are no JSON, and told as such
         data = data.decode(str(encoding)).encode("utf-8")
-        notes.add(encoding_note(str(encoding).upper()), str(path))
+        notes.add(encoding_note(str(encoding).upper()), str(path), odd=False)
     yield from enumerate(data.split(b"\n"), start=1)
 
 

@@ -6,12 +6,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from tuneserve.finetune.data.conversations import CONVERSATION_KEYS
+from tuneserve.finetune.data.pairs import ANSWERS, PROMPTS
+
 MARKS = frozenset({
     "instruction", "output", "prompt", "completion", "messages", "conversations", "conversation",
-    "text", "input", "question", "answer", "query", "response", "chosen", "rejected",
+    "text", "input", "question", "answer", "answers", "query", "response", "problem", "solution",
+    "chosen", "rejected",
 })  # fmt: skip
 """Keys that only a record has, and nothing that holds records."""
-KNOWN = MARKS | {"system", "history", "tools", "id", "group", "source"}
+KNOWN = MARKS | {
+    *CONVERSATION_KEYS, *PROMPTS, *ANSWERS, "system", "history", "tools", "id", "group", "source",
+}  # fmt: skip
+TAUGHT = frozenset({*PROMPTS, *ANSWERS, "text"})
+"""Keys whose text is asked or learned, so that it is never taken for an empty cell."""
 
 _SIDES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from tuneserve.chat.thinking import REASONING
@@ -19,12 +20,10 @@ from tuneserve.finetune.data.values import (
     note_missing_value,
 )
 
-_OWN_PROMPTS, _OWN_ANSWERS = ("instruction", "prompt"), ("output", "completion")
-PROMPTS = (
-    *_OWN_PROMPTS, "question", "query", "problem", "inputs", "user", "human",
-)  # fmt: skip
+PROMPTS = ("instruction", "prompt", "question", "query", "problem", "inputs", "user", "human")
 ANSWERS = (
-    *_OWN_ANSWERS, "response", "answer", "answers", "solution", "target", "targets", "assistant",
+    "output", "completion", "response", "answer", "answers", "solution", "target", "targets",
+    "assistant",
 )  # fmt: skip
 _CONTEXTS = ("input", "context", "passage")
 _PARTNERS = {
@@ -37,12 +36,17 @@ _CHOICES = ("choices", "options", "distractors", "endings")
 
 
 def is_pair(row: Row) -> bool:
-    """Has a record a prompt or an answer of its own?"""
-    return any(row.has(key) for key in (*PROMPTS, *ANSWERS))
+    """Has a record a prompt or an answer? Beside a text of its own it takes both."""
+    prompt, answer = (any(row.has(key) for key in keys) for keys in (PROMPTS, ANSWERS))
+    ours = any(row.has(key) for key in (*PROMPTS[:2], *ANSWERS[:2]))
+    return ours or (prompt and answer) or ((prompt or answer) and not row.says("text"))
 
 
-def read_pair(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
-    """The shape of a record of a prompt and an answer, and its messages.
+def read_pair(
+    row: Row, chosen: Container[str], findings: Findings
+) -> tuple[str, list[dict[str, Any]]]:
+    """The shape of a record of a prompt and an answer, and its messages. `chosen` are the keys
+    that the user named.
 
     Raises BadRecord if one of the two is missing or empty, or there are several.
     """
@@ -52,16 +56,16 @@ def read_pair(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
                 f"{key!r} of a multiple-choice question have no place of their own: write them "
                 "into the prompt, and the right one as the answer"
             )
-    prompt_key = _one_of(row, PROMPTS, _OWN_PROMPTS, "prompts")
-    answer_key = _one_of(row, ANSWERS, _OWN_ANSWERS, "answers")
+    prompt_key = _one_of(row, PROMPTS, chosen, "prompts")
+    answer_key = _one_of(row, ANSWERS, chosen, "answers")
     contexts = [key for key in _CONTEXTS if row.has(key)]
     if prompt_key is None and contexts and answer_key:
         prompt_key = contexts.pop(0)
     if prompt_key is None:
         partners = {answer: prompt for prompt, answer in _PARTNERS.items()}
-        raise BadRecord(f"key {partners.get(answer_key or '', 'instruction')!r} is missing")
+        raise _missing(row, partners.get(answer_key or "", "instruction"))
     if answer_key is None:
-        raise BadRecord(f"key {_PARTNERS.get(prompt_key, 'output')!r} is missing")
+        raise _missing(row, _PARTNERS.get(prompt_key, "output"))
     shape = f"{prompt_key}/{answer_key}"
     if shape == "instruction/output":
         shape = "alpaca"
@@ -79,23 +83,24 @@ def read_pair(row: Row, findings: Findings) -> tuple[str, list[dict[str, Any]]]:
     return shape, ended(turns, prompt_key, findings)
 
 
-def _one_of(row: Row, names: tuple[str, ...], own: tuple[str, ...], what: str) -> str | None:
-    """The key that is there; of several the one that has our name, which `fields` gives."""
+def _one_of(row: Row, names: tuple[str, ...], chosen: Container[str], what: str) -> str | None:
+    """The key that is there; of several the chosen one. Raises BadRecord if none of them is."""
     found = [key for key in names if row.has(key)]
     telling = [key for key in found if row.says(key)] or found
-    ours = [key for key in telling if key in own]
-    if len(telling) > 1 and not ours:
-        key = own[0]
+    if len(telling) > 1:
+        telling = [key for key in telling if key in chosen] or telling
+    if len(telling) > 1:
         raise BadRecord(
-            f"has several {what}: {listed(telling)}; say which with --fields {key}={telling[0]}"
+            f"has several {what}: {listed(telling)}; say which with "
+            f"--fields {names[0]}={telling[0]}"
         )
-    return next(iter(ours or telling), None)
+    return next(iter(telling), None)
 
 
 def _messages_or(value: Any) -> Any:
     """A value, decoded if it is JSON text of messages; other text is text, be it JSON or not."""
     decoded = from_json(value)
-    return decoded if is_conversation(decoded) else value
+    return decoded if is_conversation(decoded, known=True) else value
 
 
 def _prompt(row: Row, value: Any, key: str, contexts: list[str], findings: Findings) -> str:
@@ -160,6 +165,10 @@ def _first_answer(value: Any, findings: Findings) -> Any:
     if isinstance(decoded, dict) and any(given(v) for k, v in decoded.items() if k != "text"):
         findings.add("of 'answers' only the text is used", odd=False)
     return texts[0]
+
+
+def _missing(row: Row, key: str) -> BadRecord:
+    return BadRecord(f"key {key!r} is missing; its keys are {listed(row.names()[:6])}")
 
 
 def _required(value: Any, key: str, findings: Findings) -> str:

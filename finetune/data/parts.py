@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from tuneserve.finetune.data.values import (
     BadRecord,
     Findings,
     as_text,
+    check_json,
     given,
     json_type,
     plain_text,
@@ -42,7 +42,7 @@ def _is_parts(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in value)
+        and all(isinstance(part, dict) and _is_part(part) for part in value)
     )
 
 
@@ -53,7 +53,7 @@ def read_content(value: Any, role: str, place: str, findings: Findings) -> Conte
     the assistant and the system, other values are written as JSON; the result of a tool always is,
     unless it is parts. Raises BadRecord for parts that are no text.
     """
-    if isinstance(value, dict) and isinstance(value.get("type"), str) and value["type"] in _TEXTS:
+    if role != "tool" and isinstance(value, dict) and _is_part(value):
         value = [value]
     if isinstance(value, list) and not value:
         return Content(text="")
@@ -81,6 +81,10 @@ def text_of(value: Any, name: str, findings: Findings) -> str:
 def _tool_parts(value: Any) -> bool:
     # A tool may well return objects that have a type of their own.
     return _is_parts(value) and all(part["type"] in (*_TEXTS, *_PICTURES) for part in value)
+
+
+def _is_part(value: dict[str, Any]) -> bool:
+    return isinstance(value.get("type"), str)
 
 
 def _untyped(value: Any) -> bool:
@@ -132,8 +136,5 @@ def _input(part: dict[str, Any], place: str) -> dict[str, Any]:
     value = part.get("input") or {}
     if not isinstance(value, dict):
         raise BadRecord(f"{place}.input must be an object, got {json_type(value)}")
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        raise BadRecord(f"{place}.input can't be written as JSON") from None
+    check_json(value, f"{place}.input")
     return value

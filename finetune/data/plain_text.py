@@ -21,7 +21,7 @@ def read_text(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRe
         yield from _paragraphs(path, data.split(b"\n"))
         return
     if encoding is not None:
-        notes.add(encoding_note(encoding), str(path))
+        notes.add(encoding_note(encoding), str(path), odd=not encoding.startswith("UTF"))
     yield from _paragraphs(path, text.split("\n"))
 
 

@@ -13,7 +13,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
 from tuneserve.finetune.data.data_files import find_data, is_there
-from tuneserve.finetune.data.hub import HUB_PREFIX, local_path
+from tuneserve.finetune.data.hub import local_path
 from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
@@ -154,8 +154,9 @@ def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
         return [replace(example, side=None) for example in examples]
     for example in examples:
         if example.side:
-            text = f"stays on the side {example.side!r}, as its file says"
-            notes.add(text, example.where, odd=False)
+            notes.add(
+                f"stays on the side {example.side!r}, as its file says", example.where, odd=False
+            )
     return examples
 
 
@@ -194,13 +195,6 @@ def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
     return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
 
 
-def data_is_there(settings: DataSettings) -> bool:
-    """Are all files that the settings name still there? Hub data sets are, or can be had again."""
-    paths = [path for path, _ in data_files(settings)]
-    paths += [path for path in (settings.general, settings.wordings) if path is not None]
-    return all(str(path).startswith(HUB_PREFIX) or is_there(path) for path in paths)
-
-
 def _weighted(entry: str) -> tuple[Path, float]:
     path, separator, text = entry.rpartition("*")
     if not separator or Path(entry).expanduser().exists():
@@ -221,21 +215,25 @@ def _weighted(entry: str) -> tuple[Path, float]:
     return Path(path), weight
 
 
+def data_inputs(settings: DataSettings) -> list[Path]:
+    """Everything that the examples come from, as the settings name it."""
+    further = (settings.general, settings.wordings)
+    return [*(path for path, _ in data_files(settings)), *(p for p in further if p is not None)]
+
+
 def data_hash(settings: DataSettings) -> str:
     """SHA-256 over the content of all files that the examples come from, in hex, and over the
     sides that their names say if these differ."""
     whole = hashlib.sha256()
-    paths = [path for path, _ in data_files(settings)]
-    if settings.general is not None:
-        paths.append(settings.general)
     sides: list[str | None] = []
-    for path in paths:
+    for path in data_inputs(settings):
+        if path == settings.wordings:
+            whole.update(bytes.fromhex(sha256_file(path)))
+            continue
         found = find_data(local_path(path))
         for file in (*found.described_by, *(file.path for file in found.files)):
             whole.update(bytes.fromhex(sha256_file(file)))
         sides += [file.side for file in found.files]
-    if settings.wordings is not None:
-        whole.update(bytes.fromhex(sha256_file(settings.wordings)))
     if len(set(sides)) > 1:
         whole.update(repr(sides).encode())
     return whole.hexdigest()

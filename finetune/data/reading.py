@@ -48,20 +48,19 @@ def read_examples(
             if isinstance(record, BadRecord):
                 raise record
             record, notes = clean_record(record, KNOWN | names)
-            parsed, example = _example(_renamed(record, fields), system, place)
+            parsed, example = _example(record, fields, system, place)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
         read.shapes[parsed.shape] += 1
-        for note in (*notes, *parsed.notes):
+        for note in parsed.notes:
             read.notes.add(note, place)
-        for note in parsed.told:
+        for note in (*notes, *parsed.told):
             read.notes.add(note, place, odd=False)
         if example.id:
             given, example = example.id, ids.named(example, file)
             if example.id != given:
-                text = "its id is an earlier record's: it gets another"
-                read.notes.add(text, place, odd=False)
+                read.notes.add("its id is an earlier record's: it gets another", place, odd=False)
         else:
             example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
         read.examples.append(replace(example, side=side))
@@ -96,8 +95,11 @@ def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
-def _example(record: Any, system: str, place: str) -> tuple[Parsed, Example]:
-    parsed = parse_record(record, system=system)
+def _example(
+    given: Any, fields: Mapping[str, str], system: str, place: str
+) -> tuple[Parsed, Example]:
+    record = _renamed(given, fields)
+    parsed = parse_record(record, system=system, chosen=fields)
     example = Example(
         id=optional_name(record, "id") or "",
         messages=parsed.messages,

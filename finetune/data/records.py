@@ -58,4 +58,4 @@ def _file(file: DataFile, notes: Notes, marks: frozenset[str]) -> Iterator[RawRe
             record = layout.record(record, notes, raw.place)
         yield RawRecord(raw.place, record, raw.side or file.side, file.name)
     if limit is not None and (left := sum(1 for _ in records)):
-        notes.add("not read: more records than num_samples says", str(file.path), left)
+        notes.add("not read: more records than num_samples says", str(file.path), left, odd=False)

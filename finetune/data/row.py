@@ -15,12 +15,16 @@ _PROVENANCE = {
     "score", "scores", "rating", "url", "uuid", "timestamp", "date", "created_at", "model",
     "category", "categories", "topic", "domain", "lang", "language", "difficulty", "task", "tags",
     "dataset", "data_source", "title", "author", "license", "token_count", "num_turns", "idx",
-    "index", "prompt_id", "conversation_id", "parallel_tool_calls", "tool_choice",
+    "index", "metadata", "meta", "prompt_id", "conversation_id", "parallel_tool_calls",
+    "tool_choice",
 }  # fmt: skip
 _GROUPS = {"category", "topic", "domain", "lang", "language", "difficulty", "task"}
-_ANSWERS = {"messages", "conversations", "output", "completion", "response", "answer"}
+_ANSWERS = {
+    "messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "output",
+    "completion", "response", "answer", "answers", "solution", "target", "targets", "assistant",
+}  # fmt: skip
 _SHOWN = 20
-"""Unused keys of one record that are named, of those that only its data makes."""
+"""Unused keys that are named of one record."""
 
 
 class Row:
@@ -34,7 +38,7 @@ class Row:
             plain = key.strip().lower() if isinstance(key, str) else str(key)
             name = plain if plain in names and plain not in record else key
             if value is not None:
-                self._values.setdefault(name, value)
+                self._values[key if name in self._values else name] = value
         self._used: set[str] = {"id", "group", "source"}
 
     def has(self, key: str) -> bool:
@@ -73,7 +77,7 @@ def refuse_other_tasks(row: Row) -> None:
                 f"the preferred answers alone: --fields {_preferred_as(row, key)}={key}"
             )
     for key in _PREFERENCES:
-        if row.has(key):
+        if row.says(key):
             raise BadRecord(
                 f"{key!r} belongs to preference data (DPO, KTO), which is not trained here: remove "
                 "the key to learn the answers, or leave the record out"
@@ -108,7 +112,7 @@ def note_unused(row: Row, texts: list[str], findings: Findings) -> None:
 
 
 def _repeats(value: str, texts: list[str]) -> bool:
-    return any(value in text for text in texts) or all(text in value for text in texts)
+    return value in [text.strip() for text in texts] or all(text in value for text in texts)
 
 
 def _preferred_as(row: Row, key: str) -> str:

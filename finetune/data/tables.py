@@ -15,7 +15,7 @@ from typing import Any
 from tuneserve.finetune.data.containers import kind_of, read_data
 from tuneserve.finetune.data.encodings import decode, encoding_note
 from tuneserve.finetune.data.formats import BadRecord
-from tuneserve.finetune.data.keys import KNOWN
+from tuneserve.finetune.data.keys import KNOWN, TAUGHT
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.raw import RawRecord
 
@@ -27,7 +27,6 @@ _HEADER_WITHIN = 6
 _UNNAMED = re.compile(r"(unnamed: \d+)?", re.IGNORECASE)
 _INDEX = re.compile(r"\d+(\.0)?")
 _PANDAS_EMPTY = ("nan", "NaN")
-_MAYBE_EMPTY = ("NULL", "null", "None", "N/A", "#N/A", "<NA>")
 
 Row = tuple[int, list[str] | BadRecord]
 
@@ -57,7 +56,7 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
         ))  # fmt: skip
         return
     if encoding is not None:
-        notes.add(encoding_note(encoding), str(path))
+        notes.add(encoding_note(encoding), str(path), odd=not encoding.startswith("UTF"))
     csv.field_size_limit(_FIELD_LIMIT)
     default = "\t" if kind_of(path) == ".tsv" else ","
     layout = _layout(text, default, KNOWN | marks)
@@ -65,7 +64,7 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
         return
     if layout.delimiter != default or layout.spaced:
         behind = " and a space" if layout.spaced else ""
-        notes.add(f"fields end with {layout.delimiter!r}{behind}", str(path))
+        notes.add(f"fields end with {layout.delimiter!r}{behind}", str(path), odd=False)
     twice = [name for name, count in Counter(layout.header).items() if name and count > 1]
     if twice:
         problem = BadRecord(f"the header names the column {twice[0][:40]!r} twice")
@@ -80,7 +79,7 @@ def read_csv(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRec
         elif isinstance(row, BadRecord):
             yield RawRecord(place, row)
         elif not any(cell.strip() for cell in row):
-            notes.add("empty rows are not read", place)
+            notes.add("empty rows are not read", place, odd=False)
         else:
             yield RawRecord(place, _record(layout.header, row, notes, place))
 
@@ -98,13 +97,11 @@ def _record(
             if cell and not _INDEX.fullmatch(cell):
                 return BadRecord(f"a column without a name holds {cell[:40]!r}")
             if cell:
-                notes.add("a column of row numbers, which has no name, is not read", place)
-        elif cell in _PANDAS_EMPTY:
-            notes.add(f"{cell!r} is read as an empty cell", place)
+                notes.add("a column of row numbers is not read", place, odd=False)
+        elif cell in _PANDAS_EMPTY and name.lower() not in TAUGHT:
+            notes.add(f"{cell!r} is read as an empty cell", place, odd=False)
             record[name] = None
         else:
-            if cell in _MAYBE_EMPTY:
-                notes.add(f"the cell {cell!r} is read as text", place)
             record[name] = cell or None
     return record
 

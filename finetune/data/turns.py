@@ -31,6 +31,7 @@ ROLE_OF = {
 }  # fmt: skip
 """Names of speakers, in lower case and with underscores; `function_call` is an assistant's turn
 whose text is a call."""
+_SPEAKERS = ("system", "user", "human", "assistant", "gpt", "bot")
 ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
 _TEXT_KEYS = ("content", "value", "text", "message", "parts")
 REASONING_KEYS = (REASONING, "reasoning", "thinking", "thoughts", "thought")
@@ -72,7 +73,7 @@ def read_turns(item: Any, place: str, findings: Findings) -> list[Turn]:
         raise BadRecord(f"{place} must be an object, got {json_type(item)}{hint}")
     turn = present(item)
     role_key = next((key for key in ROLE_KEYS if key in turn), None)
-    if role_key is None and len(speakers := [key for key in turn if role_of(key)]) > 1:
+    if role_key is None and (speakers := [key for key in turn if key in _SPEAKERS]):
         return _exchange(turn, speakers, place, findings)
     role = role_of(turn.get(role_key)) if role_key else None
     if role is None:
@@ -174,7 +175,7 @@ def _exchange(
     order = {"system": 0, "user": 1, "assistant": 3}
     speakers = sorted(speakers, key=lambda key: order.get(role_of(key) or "", 2))
     roles = [role_of(key) for key in speakers]
-    if roles not in (["user", "assistant"], ["system", "user", "assistant"]):
+    if len(set(roles)) < len(roles) or not set(roles) <= {"system", "user", "assistant"}:
         raise BadRecord(f"{place}: key 'role' is missing")
     asked = learned(turn, place)
     _note_unused(turn, {*speakers, *FLAGS, *SPANS}, place, findings)
@@ -249,6 +250,8 @@ def _note_unused(turn: dict[str, Any], used: set[Any], place: str, findings: Fin
     for key in _unused(turn, used):
         if key in PICTURES:
             raise BadRecord(f"{place}: {key!r}: pictures and sounds can't be trained, only text")
+        if key in ("tools", "functions"):
+            raise BadRecord(f"{place}: {key!r} belong beside the messages, not into one")
         findings.add(f"key {key!r:.40} of a message is not used", odd=key not in _HARMLESS)
 
 

@@ -90,6 +90,11 @@ def from_json(value: Any) -> Any:
         return value
 
 
+def check_json(value: Any, name: str) -> None:
+    """Raise BadRecord for a value that can't be written as JSON in UTF-8."""
+    as_text(value, name, Findings())
+
+
 def json_type(value: Any) -> str:
     """What a JSON value is, in words."""
     names: dict[type, str] = {
