@@ -7,7 +7,7 @@ that what a chat template or a length does to them is known too.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,9 @@ from tuneserve.finetune.data.prepare import (
     add_variants,
     check_none_is_empty,
     data_files,
+    join_reads,
     read_file,
-    split_reads,
+    split_all,
 )
 from tuneserve.finetune.data.reading import Read
 from tuneserve.finetune.preview import Preview
@@ -99,18 +100,23 @@ def gather(settings: DataSettings, *, default_fractions: bool = False) -> Gather
         reads.append(read)
     if unread and not reads:
         raise unread[0]
-    found = Gathered(split_reads(paths, reads, settings), [_in_a_line(e) for e in unread], [])
-    prepared = found.prepared
+    examples, notes = join_reads(paths, reads)
+    prepared = split_all(examples, reads, notes, settings)
+    found = Gathered(prepared, [_in_a_line(error) for error in unread], [])
     if not prepared.shapes:
         return found
     chance = default_fractions and prepared.shapes.total() < _FEW
-    for step, told in (
-        (check_none_is_empty, found.hints if chance else found.problems),
-        (add_replay_set, found.problems),
-        (add_variants, found.problems),
-    ):
+    steps: tuple[tuple[Callable[[], None], list[str]], ...] = (
+        (
+            lambda: check_none_is_empty(prepared.split, settings, examples),
+            found.hints if chance else found.problems,
+        ),
+        (lambda: add_replay_set(prepared, settings), found.problems),
+        (lambda: add_variants(prepared, settings), found.problems),
+    )
+    for step, told in steps:
         try:
-            step(prepared, settings)
+            step()
         except UsageError as error:
             told.append(_in_a_line(error))
             prepared.refused += error.problems

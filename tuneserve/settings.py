@@ -102,7 +102,9 @@ class DataSettings(Section):
         "twice, 'path*0.5' on half of them.",
     )
     fields: tuple[str, ...] = Field(
-        (), description="Other names of the keys in the files, as ours=theirs: output=answer."
+        (),
+        description="Other names of the keys in the files, as ours=theirs: output=answer. source= "
+        "and group= leave the files' keys of that name unused.",
     )
     skip_bad: bool = Field(
         False, description="Leave out records that can't be used instead of stopping."
@@ -141,7 +143,7 @@ class DataSettings(Section):
         gt=0.0,
         le=1.0,
         description="Likeness of prompts from which an example is removed because a held-out one "
-        "says nearly the same (1 = the very same).",
+        "says nearly the same (1 = exactly the same prompts only).",
     )
     balance: Literal["off", "group", "answer"] = Field(
         "off",

@@ -19,10 +19,14 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.split_reasons import why_empty
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
+# Names that nothing but the split and the report use: the files' keys of these names may mean
+# something else there.
+_NOT_USED = ("source", "group")
 # A larger weight of a file is taken for a typing error.
 _LARGEST_WEIGHT = 1000
 
@@ -82,33 +86,32 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     a split that is wanted comes out empty."""
     files = data_files(settings)
     reads = [read_file(path, weight, settings) for path, weight in files]
-    prepared = split_reads([path for path, _ in files], reads, settings)
-    check_none_is_empty(prepared, settings)
+    examples, notes = join_reads([path for path, _ in files], reads)
+    prepared = split_all(examples, reads, notes, settings)
+    check_none_is_empty(prepared.split, settings, examples)
     add_replay_set(prepared, settings)
     add_variants(prepared, settings)
     return prepared
 
 
-def split_reads(files: Sequence[Path], reads: Sequence[Read], settings: DataSettings) -> Prepared:
-    """The examples read from `files`, split, and what was found in reading them."""
-    notes = Notes()
-    for read in reads:
-        notes.update(read.notes)
+def split_all(
+    examples: Sequence[Example], reads: Sequence[Read], notes: Notes, settings: DataSettings
+) -> Prepared:
+    """The `examples` of all files, split, and what was found in reading them."""
     split = split_examples(
-        _joined(files, reads, notes),
+        examples,
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    prepared = Prepared(
+    notes.update(split.notes)
+    return Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
         notes=notes,
+        refused=[problem for read in reads for problem in read.problems],
     )
-    for read in reads:
-        prepared.refused += read.problems
-    return prepared
 
 
 def add_variants(prepared: Prepared, settings: DataSettings) -> None:
@@ -130,16 +133,19 @@ def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
-def _joined(files: Sequence[Path], reads: Sequence[Read], notes: Notes) -> list[Example]:
-    """The examples of all files, each under an id of its own. Files may number theirs alike: an id
-    that another example has already gets its file's name in front."""
+def join_reads(files: Sequence[Path], reads: Sequence[Read]) -> tuple[list[Example], Notes]:
+    """The examples of all files, each under an id of its own, and the files' notes. Files may
+    number theirs alike: an id that another example has already gets its file's name in front."""
+    notes = Notes()
+    for read in reads:
+        notes.update(read.notes)
     ids = UniqueIds()
     joined = [
         ids.named(example, str(path))
         for path, read in zip(files, reads, strict=True)
         for example in read.examples
     ]
-    return _with_sides(joined, notes)
+    return _with_sides(joined, notes), notes
 
 
 def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
@@ -186,6 +192,7 @@ def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
+    prepared.notes.update(replay_set.notes)
     prepared.refused += read.problems
 
 
@@ -275,20 +282,27 @@ def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
 def _field_names(settings: DataSettings) -> Mapping[str, str]:
     pairs = [entry.partition("=") for entry in settings.fields]
     for ours, _, theirs in pairs:
-        if not ours or not theirs:
-            raise UsageError("write each as ours=theirs, e.g. output=answer", where="data.fields")
+        if not ours or not (theirs or ours in _NOT_USED):
+            raise UsageError(
+                "write each as ours=theirs, e.g. output=answer; source= and group= leave that key "
+                "unused",
+                where="data.fields",
+            )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def check_none_is_empty(prepared: Prepared, settings: DataSettings) -> None:
-    """Raise UsageError if a split that is wanted is empty."""
-    split = prepared.split
-    examples = prepared.shapes.total()
+def check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
+    """Raise UsageError if a part of the split that is wanted is empty; `examples` are all."""
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
+        reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)
         raise UsageError(
-            f"{examples} examples leave none for '{empty[0]}'",
+            f"{_count(examples)} leave none for '{empty[0]}': {reason}",
             where=str(settings.file),
-            hint="Add examples, or change [data] eval_fraction and test_fraction.",
+            hint=hint,
         )
+
+
+def _count(examples: Sequence[Example]) -> str:
+    return f"{len(examples):,} example{'s' * (len(examples) != 1)}"
