@@ -132,7 +132,8 @@ def check(settings: DataSettings, gathered: Gathered, encoded: Preview | None = 
     if encoded is None:
         kinds = _kinds(prepared)
         _note_special_tokens(prepared, notes)
-        hints.append("What a base's template and vocabulary make of it: add --base NAME.")
+        if kinds:
+            hints.append("What a base's template and vocabulary make of it: add --base NAME.")
     else:
         kinds = encoded.kinds
         refused += encoded.problems

@@ -109,7 +109,9 @@ def _verdict(found: DataCheck) -> str:
         return f"{usable}, nothing is odd"
     odd = sum(note.odd for note in found.notes)
     counts = {
-        "refused": len(found.refused), "wrong with the whole": len(found.problems),
-        "cut": found.cut, "kinds of changes": odd,
-    }  # fmt: skip
+        "refused": len(found.refused),
+        "wrong with the whole": len(found.problems),
+        "cut": found.cut,
+        f"odd note{'s' * (odd != 1)}": odd,
+    }
     return f"{usable}; " + ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
