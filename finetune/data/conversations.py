@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuneserve.finetune.data.turns import Turn, read_turns, role_of
+from tuneserve.finetune.data.turns import ROLE_KEYS, TEXT_KEYS, Turn, read_turns, role_of
 from tuneserve.finetune.data.values import BadRecord, Findings, from_json, json_type
 
 CONVERSATION_KEYS = (
     "messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "contents",
 )  # fmt: skip
+SURE_KEYS = CONVERSATION_KEYS[:2]
+"""Those that never mean anything else; 'turns' may be a number."""
 
 
 def conversation(value: Any, name: str, findings: Findings) -> list[dict[str, Any]]:
@@ -69,9 +71,9 @@ def is_conversation(value: Any, *, known: bool = False) -> bool:
         and bool(value)
         and all(
             isinstance(item, dict)
-            and any(key in item for key in ("role", "from"))
-            and (not known or role_of(item.get("role", item.get("from"))) is not None)
-            and any(key in item for key in ("content", "value", "tool_calls"))
+            and any(key in item for key in ROLE_KEYS)
+            and (not known or role_of(item.get("role") or item.get("from")) is not None)
+            and any(key in item for key in (*TEXT_KEYS, "tool_calls"))
             for item in value
         )
     )

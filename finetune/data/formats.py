@@ -20,17 +20,24 @@ from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.finetune.data import pairs
 from tuneserve.finetune.data.calls import read_tools
-from tuneserve.finetune.data.conversations import CONVERSATION_KEYS, conversation
+from tuneserve.finetune.data.conversations import (
+    CONVERSATION_KEYS,
+    SURE_KEYS,
+    conversation,
+    is_conversation,
+)
 from tuneserve.finetune.data.flags import FLAGS, check_record
 from tuneserve.finetune.data.parts import text_of
 from tuneserve.finetune.data.row import Row, note_unused, refuse_other_tasks
+from tuneserve.finetune.data.turns import ROLE_KEYS, role_of
 from tuneserve.finetune.data.values import (
     BadRecord,
     Findings,
     as_text,
+    from_json,
     json_type,
     listed,
-    optional_text,
+    note_line_ends,
     plain_text,
 )
 
@@ -43,10 +50,10 @@ SHAPES = (
 _SYSTEMS = ("system", "system_prompt", "system_message")
 _TOOLS = ("tools", "functions")
 _CHOSEN = "function_call"
-_KNOWN = (
+_KNOWN = frozenset((
     *CONVERSATION_KEYS, *pairs.PROMPTS, *pairs.ANSWERS, *_SYSTEMS, *_TOOLS, "text", "input",
     "context", "passage", "history", "complex_cot",
-)  # fmt: skip
+))  # fmt: skip
 _CHAT_MARKS = (
     "<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>", "<|assistant|>",
     "### Instruction:", "### Response:", "<｜User｜>",
@@ -96,29 +103,42 @@ def optional_name(record: Mapping[str, Any], key: str) -> str | None:
     value = record.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
+    if isinstance(value, float) and value.is_integer():  # pandas, where a row has none
+        return str(int(value))
     return None if value is None else plain_text(value, key) or None
 
 
 def _read(row: Row, chosen: Container[str], findings: Findings) -> tuple[str, list[dict[str, Any]]]:
     """The shape of a record, and its messages."""
-    lists = [key for key in CONVERSATION_KEYS if row.says(key)]
-    if not lists and not pairs.is_pair(row) and not row.says("text"):
+    is_pair = pairs.is_pair(row)
+    lists = [
+        key
+        for key in CONVERSATION_KEYS
+        if row.says(key) and (key in SURE_KEYS or is_conversation(from_json(row.peek(key))))
+    ]
+    if not lists and not is_pair and not row.says("text"):
         lists = [key for key in CONVERSATION_KEYS if row.has(key)]
     if lists:
         key = lists[0]
         messages = conversation(row.take(key), key, findings)
         return "messages" if key == "messages" else "sharegpt", messages
-    if pairs.is_pair(row):
+    if is_pair:
         return pairs.read_pair(row, chosen, findings)
+    if any(role_of(row.peek(key)) for key in ROLE_KEYS[:2]):
+        raise BadRecord("is one message: a record is a whole conversation, {'messages': [...]}")
     if row.has("text"):
         return "text", [{"role": "assistant", "content": _text_alone(row, findings)}]
-    raise BadRecord(f"needs {SHAPES}; its keys are {listed(row.names()[:6]) or 'none'}")
+    raise BadRecord(
+        f"needs {SHAPES}; its keys are {listed(row.names()[:6]) or 'none'} (name others with "
+        "--fields instruction=KEY,output=KEY)"
+    )
 
 
 def _text_alone(row: Row, findings: Findings) -> str:
     text = as_text(row.take("text"), "text", findings)
     if not text.strip():
         raise BadRecord("'text' is empty: there is nothing to learn from it")
+    note_line_ends(text, findings)
     if mark := next((mark for mark in _CHAT_MARKS if mark in text), None):
         findings.add(
             f"'text' looks like a conversation that is written out ({mark}): all of it is learned, "
@@ -128,14 +148,13 @@ def _text_alone(row: Row, findings: Findings) -> str:
 
 
 def _system(row: Row, findings: Findings) -> str:
-    keys = [key for key in _SYSTEMS if row.says(key)]
-    for key in _SYSTEMS:
-        if row.has(key) and key not in keys[1:]:
-            row.take(key)
-    value = row.peek(keys[0]) if keys else None
-    return text_of(value, keys[0], findings) if isinstance(value, list) else optional_text(
-        value, "system", findings
-    )  # fmt: skip
+    key = next((key for key in _SYSTEMS if row.says(key)), None)
+    if key is None:
+        return ""
+    value = row.take(key)
+    return (
+        text_of(value, key, findings) if isinstance(value, list) else as_text(value, key, findings)
+    )
 
 
 def _with_system(

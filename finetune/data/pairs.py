@@ -23,7 +23,7 @@ from tuneserve.finetune.data.values import (
 PROMPTS = ("instruction", "prompt", "question", "query", "problem", "inputs", "user", "human")
 ANSWERS = (
     "output", "completion", "response", "answer", "answers", "solution", "target", "targets",
-    "assistant",
+    "generation", "assistant",
 )  # fmt: skip
 _CONTEXTS = ("input", "context", "passage")
 _PARTNERS = {
@@ -50,13 +50,13 @@ def read_pair(
 
     Raises BadRecord if one of the two is missing or empty, or there are several.
     """
+    prompt_key = _one_of(row, PROMPTS, chosen, "prompts")
     for key in _CHOICES:
-        if row.says(key):
+        if row.says(key) and prompt_key not in chosen:
             raise BadRecord(
                 f"{key!r} of a multiple-choice question have no place of their own: write them "
-                "into the prompt, and the right one as the answer"
+                "into the prompt, name it with --fields prompt=KEY, and the right one as the answer"
             )
-    prompt_key = _one_of(row, PROMPTS, chosen, "prompts")
     answer_key = _one_of(row, ANSWERS, chosen, "answers")
     contexts = [key for key in _CONTEXTS if row.has(key)]
     if prompt_key is None and contexts and answer_key:
@@ -86,7 +86,7 @@ def read_pair(
 def _one_of(row: Row, names: tuple[str, ...], chosen: Container[str], what: str) -> str | None:
     """The key that is there; of several the chosen one. Raises BadRecord if none of them is."""
     found = [key for key in names if row.has(key)]
-    telling = [key for key in found if row.says(key)] or found
+    telling = [key for key in found if row.says(key)] or found[:1]
     if len(telling) > 1:
         telling = [key for key in telling if key in chosen] or telling
     if len(telling) > 1:

@@ -91,7 +91,7 @@ def _untyped(value: Any) -> bool:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(part, dict) and set(part) == {"text"} for part in value)
+        and all(isinstance(part, dict) and set(present(part)) == {"text"} for part in value)
     )
 
 

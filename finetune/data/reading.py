@@ -91,8 +91,8 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    unused = {ours for ours, theirs in fields.items() if not theirs} | {*fields.values()}
-    kept = {key: value for key, value in record.items() if key not in unused}
+    gone = {*fields.values(), *(ours for ours, theirs in fields.items() if not theirs)}
+    kept = {key: value for key, value in record.items() if key not in gone}
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 

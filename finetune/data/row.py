@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from tuneserve.finetune.data.turns import PICTURES
+from tuneserve.finetune.data.turns import PICTURES, role_of
 from tuneserve.finetune.data.values import BadRecord, Findings, from_json, given, listed
 
 _PREFERRED = ("chosen", "chosen_response", "chosen_messages")
-_PREFERENCES = ("rejected_response", "rejected_messages", "kto_tag")
+_PREFERENCES = (
+    "rejected_response", "rejected_messages", "kto_tag", "preferred_output",
+    "non_preferred_output",
+)  # fmt: skip
 _TOKENS = ("input_ids", "token_ids")
 _PROVENANCE = {
     "score", "scores", "rating", "url", "uuid", "timestamp", "date", "created_at", "model",
@@ -31,12 +34,11 @@ class Row:
     """The keys of a record. None counts as absent. A key in another case is found where the record
     has none in lower case."""
 
-    def __init__(self, record: Mapping[str, Any], known: Iterable[str]) -> None:
-        names = set(known)
+    def __init__(self, record: Mapping[str, Any], known: Collection[str]) -> None:
         self._values: dict[str, Any] = {}
         for key, value in record.items():
             plain = key.strip().lower() if isinstance(key, str) else str(key)
-            name = plain if plain in names and plain not in record else key
+            name = plain if plain in known and plain not in record else key
             if value is not None:
                 self._values[key if name in self._values else name] = value
         self._used: set[str] = {"id", "group", "source"}
@@ -74,7 +76,7 @@ def refuse_other_tasks(row: Row) -> None:
         if row.says(key):
             raise BadRecord(
                 f"{key!r} belongs to preference data (DPO), which is not trained here; to learn "
-                f"the preferred answers alone: --fields {_preferred_as(row, key)}={key}"
+                f"the preferred answers alone: {_preferred_as(row, key)}"
             )
     for key in _PREFERENCES:
         if row.says(key):
@@ -117,12 +119,14 @@ def _repeats(value: str, texts: list[str]) -> bool:
 
 def _preferred_as(row: Row, key: str) -> str:
     value = from_json(row.peek(key))
-    if not isinstance(value, list):
-        return "output"
-    first = value[0] if value and isinstance(value[0], dict) else {}
-    return (
-        "completion" if first.get("role", first.get("from")) in ("assistant", "gpt") else "messages"
-    )
+    if isinstance(value, dict) or row.says("messages") or row.says("conversations"):
+        return "put each at the end of its messages"
+    ours = "output"
+    if isinstance(value, list):
+        first = value[0] if value and isinstance(value[0], dict) else {}
+        speaker = role_of(first.get("role") or first.get("from"))
+        ours = "completion" if speaker == "assistant" else "messages"
+    return f"--fields {ours}={key}"
 
 
 def _refuse_label(row: Row) -> None:

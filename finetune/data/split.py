@@ -2,10 +2,10 @@
 
 A unit is what stays on one side: the examples of one source, or without a source those whose
 conversations begin with the same prompt (`Example.first_prompt`; case, width and white space don't
-count). Where a unit goes depends on nothing but its name, so adding, removing or reordering examples never moves one from a held-out
-side to training or back. What shares a prompt or a source with a side of higher precedence (test,
-eval, train) is removed, not moved. Files that name their side themselves are obeyed; what they hold
-out is not split off the others again.
+count). Where a unit goes depends on nothing but its name, so adding, removing or reordering
+examples never moves one from a held-out side to training or back. What shares a prompt or a source
+with a side of higher precedence (test, eval, train) is removed, not moved. Files that name their
+side themselves are obeyed; what they hold out is not split off the others again.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str
 
 
 def position_of(example: Example) -> float:
-    """Where its unit stands between 0 and 1: test takes the lowest, eval the next, train the rest."""
+    """Where its unit stands, from 0 to 1: test takes the lowest, eval the next, train the rest."""
     return int(sha256_text(unit_of(example))[:16], 16) / 2**64
 
 
@@ -164,15 +164,16 @@ def _near(
     examples: Sequence[Example], held: Sequence[Example], least: float
 ) -> Iterator[NearDuplicate]:
     first = {other.first_prompt_key: other for other in reversed(held)}
-    others: list[Example] = []
+    texts = [fold_messages(other.prompt or other.messages) for other in held]
+    alike = dict(zip(reversed(texts), reversed(held), strict=True)) if least < 1 else {}
+    others: list[tuple[str, Example]] = []
     for example in examples:
-        same = first.get(example.first_prompt_key)
+        text = fold_messages(example.prompt or example.messages)
+        same = first.get(example.first_prompt_key) or alike.get(text)
         if same is not None:
             yield NearDuplicate(example, same, 1.0)
         else:
-            others.append(example)
+            others.append((text, example))
     if least < 1:
-        texts = [fold_messages(example.prompt or example.messages) for example in others]
-        known = [fold_messages(other.prompt or other.messages) for other in held]
-        for one in find_near_duplicates(texts, known, least):
-            yield NearDuplicate(others[one.text], held[one.held], one.similarity)
+        for one in find_near_duplicates([text for text, _ in others], texts, least):
+            yield NearDuplicate(others[one.text][1], held[one.held], one.similarity)

@@ -53,7 +53,12 @@ def why_empty(
     lower = test_fraction if empty == "eval" else 0.0
     above = [position for position in units.values() if position >= lower]
     enough = (math.floor((min(above) - lower) * _STEP) + 1) / _STEP if above else 1.0
+    if fraction >= enough:
+        return (
+            f"of {what} those that the hash gives it repeat the prompts of another part",
+            f"Add examples, raise near_duplicates, or {_WITHOUT}.",
+        )
     hint = f"Add examples, or {_WITHOUT}."
-    if fraction < enough and enough + lower < 1 - 1 / _STEP:
+    if enough + lower < 1:
         hint = f"Add examples, set {empty}_fraction to {enough:g} or more, or to 0 for none."
     return f"{what} are spread by a hash, and {fraction:g} of them was too little", hint

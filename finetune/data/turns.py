@@ -15,6 +15,7 @@ from tuneserve.finetune.data.values import (
     as_text,
     given,
     json_type,
+    note_line_ends,
     plain_text,
     present,
 )
@@ -31,9 +32,15 @@ ROLE_OF = {
 }  # fmt: skip
 """Names of speakers, in lower case and with underscores; `function_call` is an assistant's turn
 whose text is a call."""
-_SPEAKERS = ("system", "user", "human", "assistant", "gpt", "bot")
+_SPEAKERS = {
+    "system": "system", "user": "user", "human": "user", "input": "user", "question": "user",
+    "query": "user", "prompt": "user", "instruction": "user", "assistant": "assistant",
+    "gpt": "assistant", "bot": "assistant", "output": "assistant", "answer": "assistant",
+    "response": "assistant", "completion": "assistant",
+}  # fmt: skip
+"""Keys of an item that has no role: {"human": …, "assistant": …}."""
 ROLE_KEYS = ("role", "from", "speaker", "sender", "author")
-_TEXT_KEYS = ("content", "value", "text", "message", "parts")
+TEXT_KEYS = ("content", "value", "text", "message", "parts")
 REASONING_KEYS = (REASONING, "reasoning", "thinking", "thoughts", "thought")
 PICTURES = (
     "images", "image", "image_url", "image_path", "img", "videos", "video", "audios", "audio",
@@ -164,18 +171,17 @@ def _check_answer(message: dict[str, Any], text: str, place: str, findings: Find
         findings.add(f"an answer looks like thoughts of another form ({mark}): learned as text")
     if OPEN_THOUGHTS in text and CLOSE_THOUGHTS in text:
         findings.add(f"an answer has {OPEN_THOUGHTS} after its beginning: learned as text")
-    if "\r" in text:
-        findings.add("an answer has line ends of Windows (\\r\\n): learned as they are")
+    note_line_ends(text, findings)
 
 
 def _exchange(
     turn: dict[str, Any], speakers: list[str], place: str, findings: Findings
 ) -> list[Turn]:
     """The messages of {"system": …, "human": …, "assistant": …}, in this order."""
-    order = {"system": 0, "user": 1, "assistant": 3}
-    speakers = sorted(speakers, key=lambda key: order.get(role_of(key) or "", 2))
-    roles = [role_of(key) for key in speakers]
-    if len(set(roles)) < len(roles) or not set(roles) <= {"system", "user", "assistant"}:
+    order = {"system": 0, "user": 1, "assistant": 2}
+    speakers = sorted(speakers, key=lambda key: order[_SPEAKERS[key]])
+    roles = [_SPEAKERS[key] for key in speakers]
+    if len(set(roles)) < len(roles):
         raise BadRecord(f"{place}: key 'role' is missing")
     asked = learned(turn, place)
     _note_unused(turn, {*speakers, *FLAGS, *SPANS}, place, findings)
@@ -194,7 +200,7 @@ def _exchange(
 def _content(
     turn: dict[str, Any], role: str, place: str, used: set[Any], findings: Findings
 ) -> Content:
-    keys = [key for key in _TEXT_KEYS if key in turn]
+    keys = [key for key in TEXT_KEYS if key in turn]
     key = next((key for key in keys if given(turn[key])), keys[0] if keys else "content")
     used.add(key)
     refusal = turn.get("refusal")

@@ -62,11 +62,6 @@ def as_text(value: Any, name: str, findings: Findings) -> str:
     return _encodable(text, name)
 
 
-def optional_text(value: Any, name: str, findings: Findings) -> str:
-    """A value as text; empty where there is none."""
-    return "" if value is None else as_text(value, name, findings)
-
-
 def plain_text(value: Any, name: str) -> str:
     """A value that has to be text. Raises BadRecord."""
     if not isinstance(value, str):
@@ -78,6 +73,12 @@ def note_missing_value(text: str, key: str, findings: Findings) -> None:
     """Say that a text looks like what a table writes for a missing value."""
     if text.strip().lower() in _MISSING_VALUES:
         findings.add(f"{key!r} is the text {text.strip()!r}, perhaps a missing value")
+
+
+def note_line_ends(text: str, findings: Findings) -> None:
+    """Say that a text that is learned has carriage returns."""
+    if "\r" in text:
+        findings.add("an answer has line ends of Windows (\\r\\n): learned as they are")
 
 
 def from_json(value: Any) -> Any:

@@ -81,9 +81,9 @@ def train(
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
     run.read()  # a record that can't be read is an error before anything slow or lasting happens
-    run.check_writable()
     if skip_done and (done := finished_result(recipe, run)):
         return done
+    run.check_writable()
     if run.adapter.exists() and not force and not was_cut_off(run):
         raise OutputExistsError(run.adapter)
     with only_first_talks():

@@ -35,6 +35,7 @@ from tuneserve.serve.chat.answer_parser import (
     ToolCall,
     calls_of,
 )
+from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"
@@ -230,7 +231,7 @@ class ChatWriter(Writer):
 class _ChoiceStream:
     """How far a streamed choice is."""
 
-    reader: PartReader
+    reader: PartReader | ChannelReader
     calls: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
 

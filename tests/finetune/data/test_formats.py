@@ -225,3 +225,22 @@ def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no data file in it"):
         read_examples(tmp_path / "empty")
+
+
+def test_what_arrow_writes_for_absent_keys_is_absent(tmp_path: Path) -> None:
+    call = {"function": {"name": "f", "arguments": "{}"}}
+    records: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi?"}]},
+                      {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."},
+                                                        {"type": "text", "text": "Hello."}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "Call."}],
+                       "images": None, "weight": None},
+                      {"role": "assistant", "tool_calls": [call], "train": True}]},
+        {"instruction": "Hi?", "output": "Hello.", "label": None},
+    ]  # fmt: skip
+    columns = {key: [record.get(key) for record in records] for row in records for key in row}
+    parquet.write_table(pa.table(columns), tmp_path / "x.parquet")
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    read = [read_examples(tmp_path / f"x.{suffix}") for suffix in ("parquet", "jsonl")]
+    assert [e.messages for e in read[0].examples] == [e.messages for e in read[1].examples]
+    assert [list(one.notes) for one in read] == [[], []]

@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.finetune.data.formats import BadRecord, Parsed, parse_record
+from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
 
-CALL = {"name": "get_weather", "arguments": {"city": "Bonn"}}
+CALL: dict[str, Any] = {"name": "get_weather", "arguments": {"city": "Bonn"}}
 CALLED = [{"type": "function", "function": CALL}]
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object"}},
+}
 
 
 def said(parsed: Parsed) -> list[tuple[str, str]]:
@@ -59,6 +62,7 @@ HELLO = [("user", "Hi"), ("assistant", "Hello")]
         {"prompt": "Hi", "completion": [{"role": "assistant", "content": "Hello"}]},
         {"dialogue": [{"speaker": "USER", "text": "Hi"}, {"speaker": "Bot", "text": "Hello"}]},
         {"conversation": [{"human": "Hi", "assistant": "Hello"}]},
+        {"conversation": [{"input": "Hi", "output": "Hello"}]},
         {"turns": [{"user": "Hi"}, {"assistant": "Hello"}]},
         {"contents": [{"role": "user", "parts": [{"text": "Hi"}]},
                       {"role": "model", "parts": [{"text": "Hel"}, {"text": "lo"}]}]},
@@ -127,7 +131,7 @@ def test_history_is_earlier_turns_and_learned(form: str) -> None:
                      {"role": "assistant", "content": "Norway."}],
     }[form]  # fmt: skip
     for names in (("instruction", "output"), ("query", "response")):
-        record = dict(zip(names, ("Capital?", "Oslo."), strict=True))
+        record: dict[str, Any] = dict(zip(names, ("Capital?", "Oslo."), strict=True))
         parsed = parse_record({**record, "system": "Be brief.", "history": history})
         assert said(parsed) == [
             ("system", "Be brief."), ("user", "Country?"), ("assistant", "Norway."),
@@ -145,7 +149,7 @@ def test_history_is_earlier_turns_and_learned(form: str) -> None:
 def test_an_answer_that_is_not_to_be_learned_is_context(flag: dict[str, Any], key: str) -> None:
     def turn(role: str, text: str, **more: Any) -> dict[str, Any]:
         names = ("role", "content") if key == "messages" else ("from", "value")
-        return {**dict(zip(names, (role, text), strict=True)), **more}
+        return {names[0]: role, names[1]: text, **more}
 
     first = [turn("user", "q1", **flag), turn("assistant", "a1", **flag)]
     second = [turn("user", "q2"), turn("assistant", "a2", weight=1)]
@@ -284,6 +288,7 @@ def test_thoughts_in_every_form() -> None:
         ({"instruction": "Hi", "input": "<noinput>", "output": "x"}, "left out"),
         ({"instruction": "Hi", "input": "nan", "output": "x"}, "missing value"),
         ({"instruction": "Hi", "output": "None"}, "missing value"),
+        ({"instruction": "Hi", "output": "x", "turns": 2}, "key 'turns' is not used"),
         ({"question": "Hi", "answers": ["a", "b"]}, "the first is learned"),
         ({"text": "<|im_start|>user\nHi<|im_end|>"}, "its prompts too"),
         ({"text": "Once.", "tools": [TOOL]}, "key 'tools' is not used"),
@@ -314,6 +319,7 @@ def test_provenance_and_repetitions_only_inform() -> None:
         ({"prompt": "Hi", "chosen": "a", "rejected": "b"}, "--fields output=chosen"),
         ({"prompt": "Hi", "chosen": [{"role": "assistant"}]}, "--fields completion=chosen"),
         ({"chosen": [{"role": "user"}], "rejected": []}, "--fields messages=chosen"),
+        ({**chat("user: Hi"), "chosen": {"role": "assistant"}}, "at the end of its messages"),
         ({**chat("user: Hi", "assistant: x"), "rejected_response": "y"}, "preference data"),
         ({"prompt": "Hi", "completion": "x", "label": True}, "KTO"),
         ({"prompt": "Hi", "completion": "x", "label": "False"}, "KTO"),
@@ -363,6 +369,9 @@ def test_provenance_and_repetitions_only_inform() -> None:
         ({"instruction": "Hi", "output": {"a": float("inf")}}, "can't be written as JSON"),
         ({"question": "Hi"}, "key 'answer' is missing"),
         ({"input_ids": [1, 2], "labels": [1, 2]}, "token ids"),
+        ({"role": "user", "text": "Hi"}, "is one message"),
+        ({"data": ["Hi", "Hello"]}, "--fields instruction=KEY,output=KEY"),
+        ({"input": {}, "preferred_output": [1], "non_preferred_output": [1]}, "preference data"),
         (["Hi", "Hello"], "expected an object, got a list: write"),
     ],
 )  # fmt: skip
@@ -372,11 +381,18 @@ def test_what_cannot_be_meant_is_refused_by_name(record: Any, reason: str) -> No
     assert reason in str(caught.value)
 
 
+@pytest.mark.parametrize(("value", "name"), [(7, "7"), (7.0, "7"), ("a", "a"), ("", None)])
+def test_names_may_be_numbers(value: Any, name: str | None) -> None:
+    assert optional_name({"id": value}, "id") == name
+
+
 def test_the_user_says_which_of_several_is_meant() -> None:
     record = {"question": "Hi", "output": "Hello", "response": "y"}
     parsed = parse_record(record, chosen={"output": "output"})
     assert said(parsed) == HELLO
     assert parsed.notes == ("key 'response' is not used",)
+    choice = {"prompt": "a or b?", "choices": ["a", "b"], "answer": "a"}
+    assert parse_record(choice, chosen={"prompt": "x"}).notes == ("key 'choices' is not used",)
 
 
 KEYS = [

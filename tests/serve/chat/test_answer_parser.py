@@ -8,7 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.chat.tools import described
+from tuneserve.chat.call_formats import HERMES
+from tuneserve.chat.template_traits import TemplateTraits
+from tuneserve.chat.tools import arranged
 from tuneserve.serve.chat.answer_parser import (
     CallArguments,
     Content,
@@ -16,7 +18,7 @@ from tuneserve.serve.chat.answer_parser import (
     PartReader,
     Reasoning,
     calls_of,
-    parse_call,
+    parse_calls,
 )
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
@@ -54,7 +56,7 @@ def test_thoughts_and_content_come_apart(
 def test_calls_are_found_between_content(before: str, value: str, data: st.DataObject) -> None:
     call = json.dumps({"name": "f", "arguments": {"x": value}})
     text = f"{before}<tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call>"
-    parts = read(PartReader(calls=True), cut(text, data))
+    parts = read(PartReader(calls=HERMES), cut(text, data))
     calls = calls_of(parts)
     assert [json.loads(one.arguments) for one in calls] == [{"x": value}] * 2
     assert joined(parts, Content) == before
@@ -65,7 +67,7 @@ def test_calls_are_found_between_content(before: str, value: str, data: st.DataO
 def test_arguments_are_passed_on_as_they_come(value: object) -> None:
     """Every character of them but those that a mark could hold back."""
     arguments = json.dumps({"x": value}, ensure_ascii=False)
-    reader = PartReader(calls=True)
+    reader = PartReader(calls=HERMES)
     assert reader.feed("<tool_call>") == []
     begin = reader.feed('{"name": "f", "arguments": ')
     assert begin == []
@@ -79,14 +81,14 @@ def test_arguments_are_passed_on_as_they_come(value: object) -> None:
 
 
 def test_a_call_that_is_cut_off_keeps_what_it_said() -> None:
-    parts = read(PartReader(calls=True), ['<tool_call>{"name": "f", "arguments": {"x": "a'])
+    parts = read(PartReader(calls=HERMES), ['<tool_call>{"name": "f", "arguments": {"x": "a'])
     (call,) = calls_of(parts)
     assert (call.name, call.arguments) == ("f", '{"x": "a')
 
 
 @given(WORDS, st.data())
 def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> None:
-    for reader in (PartReader(), PartReader("may"), PartReader(calls=True)):
+    for reader in (PartReader(), PartReader("may"), PartReader(calls=HERMES)):
         parts = read(reader, cut(text, data))
         assert joined(parts, Content) == text
         assert PartReader().plain
@@ -94,10 +96,10 @@ def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> No
 
 def test_what_is_no_call_stays_text() -> None:
     text = "<tool_call>not json</tool_call>"
-    assert joined(read(PartReader(calls=True), [text]), Content) == text
-    assert joined(read(PartReader(calls=True), ["a<tool_call>{"]), Content) == "a<tool_call>{"
-    assert parse_call('{"name": 1}') is None
-    assert parse_call('{"name": "f", "arguments": []}') is None
+    assert joined(read(PartReader(calls=HERMES), [text]), Content) == text
+    assert joined(read(PartReader(calls=HERMES), ["a<tool_call>{"]), Content) == "a<tool_call>{"
+    assert parse_calls('{"name": 1}') is None
+    assert parse_calls('{"name": "f", "arguments": []}') is None
 
 
 def test_templates_without_tools_get_them_described() -> None:
@@ -112,7 +114,9 @@ def test_templates_without_tools_get_them_described() -> None:
         },
         {"role": "tool", "content": "2", "tool_call_id": "x"},
     ]
-    turns = described(messages, [tool])
+    traits = TemplateTraits(system=True, tools=None, calls=None, form=HERMES, own_thoughts=False)
+    turns, variables = arranged(messages, [tool], traits)
+    assert variables == {"tools": None}
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert '{"name": "add"}' in turns[0]["content"]
     assert turns[2]["content"].startswith('<tool_call>{"name": "add"')
