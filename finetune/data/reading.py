@@ -108,5 +108,6 @@ def _example(
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
+        shape=parsed.shape,
     )
     return parsed, example
