@@ -155,6 +155,7 @@ def answer_checked(
         message = {**message, "content": split.answer, REASONING: own or split.thoughts}
         text = split.answer
         if not message[REASONING]:
+            del message[REASONING]
             findings.add("empty thoughts are taken as none", odd=False)
     if not context:
         _check_answer(message, text, place, findings)

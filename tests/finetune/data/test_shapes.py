@@ -270,7 +270,7 @@ def test_thoughts_in_every_form() -> None:
         assert parsed.notes == ()
     for empty in ("<think></think>2", "<think>\n\n</think>\n\n2"):
         answer = parse_record({"prompt": "1+1", "completion": empty}).messages[-1]
-        assert (answer["content"], answer["reasoning_content"]) == ("2", "")
+        assert answer == {"role": "assistant", "content": "2"}
 
 
 @pytest.mark.parametrize(
