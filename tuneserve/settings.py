@@ -90,8 +90,8 @@ class DataSettings(Section):
 
     file: Path = Field(
         Path("data/sentiment.jsonl"),
-        description="Examples: a JSONL, JSON, CSV, TSV, Parquet, Arrow or text file, packed or not, a "
-        "folder of them or a pattern (data/*.jsonl), or a data set of the hub (hub:owner/name, "
+        description="Examples: a JSONL, JSON, CSV, TSV, Parquet, Arrow or text file (or packed), "
+        "a folder of them, a pattern (data/*.jsonl), or a data set of the hub (hub:owner/name, "
         "hub:owner/name:config@split). Records with "
         "instruction and output, prompt and completion, messages, conversations or text; optional "
         "keys: system, group, source, id.",

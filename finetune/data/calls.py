@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from tuneserve.chat.template import normal_message
@@ -19,6 +18,7 @@ from tuneserve.finetune.data.values import (
 Call = dict[str, Any]
 _ARGUMENTS = ("arguments", "parameters", "args", "input")
 _SCHEMAS = ("parameters", "input_schema", "inputSchema")
+_KEPT = {"id", "type", "index"}
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -89,12 +89,13 @@ def _call(call: Any, place: str, findings: Findings) -> Call:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRecord(f"{place}: each needs a 'function' with a 'name'")
     function = present(function)
-    outer = {"id", "type", "index"} if flat else set()
     key = next((key for key in _ARGUMENTS if key in function), None)
-    for unused in function.keys() - {"name", key} - outer:
-        findings.add(f"key {unused!r} of a tool call is not used")
+    rest = {k: v for k, v in function.items() if k not in ("name", key)}
+    outer = rest if flat else {k: v for k, v in present(call).items() if k != "function"}
+    for unused in (outer if flat else {**rest, **outer}).keys() - _KEPT:
+        findings.add(f"key {unused!r:.40} of a tool call is not used")
     called = {"name": function["name"], "arguments": function[key] if key else {}}
-    kept: Mapping[str, Any] = {k: v for k, v in call.items() if k in outer} if flat else call
+    kept = {k: v for k, v in outer.items() if k in _KEPT}
     whole = {**kept, "type": "function", "function": called}
     try:  # arguments that are no JSON object
         normal_message({"role": "assistant", "tool_calls": [whole]})

@@ -60,7 +60,8 @@ class Prepared:
     """The split examples, and what was found in the files they came from.
 
     `replay_set` is split too: its train part may be replayed, its eval part is held out. `skipped`
-    counts the records that can't be used.
+    counts the records that can't be used, and `refused` says of those that were not even read where
+    they stand and why.
     """
 
     split: Split
@@ -69,6 +70,7 @@ class Prepared:
     replay_set: Split | None = None
     variants: PromptVariants | None = None
     notes: Notes = field(default_factory=Notes)
+    refused: list[str] = field(default_factory=list)
 
     def parts(self) -> dict[str, list[Example]]:
         """The examples by what they are for: train, eval and test, and with a replay set
@@ -83,34 +85,44 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     """Read all files and split their examples. Raises UsageError for what can't be used, and if
     a split that is wanted comes out empty."""
     files = data_files(settings)
-    reads = [_read(path, weight, settings) for path, weight in files]
-    notes = Notes()
-    for read in reads:
-        notes.update(read.notes)
-    examples = _joined([path for path, _ in files], reads, notes)
+    reads = [read_file(path, weight, settings) for path, weight in files]
+    examples, notes = join_reads([path for path, _ in files], reads)
+    prepared = split_all(examples, reads, notes, settings)
+    check_none_is_empty(prepared.split, settings, examples)
+    add_replay_set(prepared, settings)
+    add_variants(prepared, settings)
+    return prepared
+
+
+def split_all(
+    examples: Sequence[Example], reads: Sequence[Read], notes: Notes, settings: DataSettings
+) -> Prepared:
+    """The `examples` of all files, split, and what was found in reading them."""
     split = split_examples(
         examples,
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    _check_none_is_empty(split, settings, examples)
-    prepared = Prepared(
+    notes.update(split.notes)
+    return Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
         notes=notes,
+        refused=[problem for read in reads for problem in read.problems],
     )
-    prepared.notes.update(split.notes)
-    if settings.general is not None:
-        _add_replay_set(prepared, settings.general, settings)
+
+
+def add_variants(prepared: Prepared, settings: DataSettings) -> None:
+    """Read the prompt variants, if there are any. Raises UsageError if no example uses one."""
     if settings.wordings is not None:
         prepared.variants = read_prompt_variants(settings.wordings)
-        prepared.variants.check_used(split.train)
-    return prepared
+        prepared.variants.check_used(prepared.split.train)
 
 
-def _read(path: Path, weight: float, settings: DataSettings) -> Read:
+def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
+    """The examples of one of `data_files`. Raises UsageError as `read_examples` does."""
     read = read_examples(
         local_path(path),
         system=settings.system,
@@ -121,16 +133,19 @@ def _read(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
-def _joined(files: Sequence[Path], reads: Sequence[Read], notes: Notes) -> list[Example]:
-    """The examples of all files, each under an id of its own. Files may number theirs alike: an id
-    that another example has already gets its file's name in front."""
+def join_reads(files: Sequence[Path], reads: Sequence[Read]) -> tuple[list[Example], Notes]:
+    """The examples of all files, each under an id of its own, and the files' notes. Files may
+    number theirs alike: an id that another example has already gets its file's name in front."""
+    notes = Notes()
+    for read in reads:
+        notes.update(read.notes)
     ids = UniqueIds()
     joined = [
         ids.named(example, str(path))
         for path, read in zip(files, reads, strict=True)
         for example in read.examples
     ]
-    return _with_sides(joined, notes)
+    return _with_sides(joined, notes), notes
 
 
 def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
@@ -140,7 +155,8 @@ def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
     if not sides & {"eval", "test"} or not sides & {None, "train"}:
         for example in examples:
             if example.side not in (None, "train"):
-                notes.add(f"split as all is, though named {example.side!r}", example.where)
+                text = f"split as all is, though named {example.side!r}"
+                notes.add(text, example.where, odd=False)
         return [replace(example, side=None) for example in examples]
     for example in examples:
         if example.side:
@@ -150,9 +166,13 @@ def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
     return examples
 
 
-def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> None:
-    """Split the replay set. None of the task's held-out prompts is among those replayed."""
-    read = _read(path, 1.0, settings)
+def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
+    """Read and split the replay set, if there is one. None of the task's held-out prompts is among
+    those replayed. Raises UsageError if a part of it that is wanted comes out empty."""
+    path = settings.general
+    if path is None:
+        return
+    read = read_file(path, 1.0, settings)
     replay_set = split_examples(
         [replace(example, side=None) for example in read.examples],
         eval_fraction=settings.general_fraction,
@@ -173,6 +193,7 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
     prepared.notes.update(replay_set.notes)
+    prepared.refused += read.problems
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
@@ -270,7 +291,8 @@ def _field_names(settings: DataSettings) -> Mapping[str, str]:
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
+def check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
+    """Raise UsageError if a part of the split that is wanted is empty; `examples` are all."""
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:

@@ -42,7 +42,7 @@ def read_examples(
     read = Read()
     ids = UniqueIds()
     fields = fields or {}
-    names = frozenset(fields.values())
+    names = frozenset(filter(None, fields.values()))
     for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):
@@ -91,8 +91,8 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    gone = {*fields.values(), *(ours for ours, theirs in fields.items() if not theirs)}
-    kept = {key: value for key, value in record.items() if key not in gone}
+    unused = {ours for ours, theirs in fields.items() if not theirs} | set(fields.values())
+    kept = {key: value for key, value in record.items() if key not in unused}
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
@@ -108,5 +108,6 @@ def _example(
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
+        shape=parsed.shape,
     )
     return parsed, example

@@ -88,7 +88,7 @@ def split_examples(
         if name in ready and fraction > 0:
             first = next(example for example in examples if example.side == name)
             text = f"{name}_fraction is not used: files hold the {name} examples themselves"
-            split.notes.add(text, first.where)
+            split.notes.add(text, first.where, odd=False)
     eval_fraction = 0.0 if "eval" in ready else eval_fraction
     test_fraction = 0.0 if "test" in ready else test_fraction
     placed: dict[tuple[str, str], Example] = {}
@@ -108,7 +108,7 @@ def split_examples(
         else:
             split.straddling += 1
             text = f"removed from {side}: its first prompt or its source is in {winner}"
-            split.notes.add(text, example.where)
+            split.notes.add(text, example.where, odd=False)
     split.near += remove_near(split.eval, split.test, near_duplicates)
     split.near += remove_near(split.train, [*split.test, *split.eval], near_duplicates)
     return split

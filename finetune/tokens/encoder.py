@@ -172,10 +172,14 @@ class Encoder:
         encoded = self.encode(example)
         if not encoded.untaught:
             return [(example, encoded)]
-        notes.add(
-            "a conversation of several answers, trained in one example per answer: this template "
-            "changes earlier answers when a conversation goes on", example.where,
-        )  # fmt: skip
+        if any(encoded.untaught):
+            notes.add(
+                "a conversation of several answers, trained in one example per answer: this "
+                "template changes earlier answers when a conversation goes on", example.where,
+            )  # fmt: skip
+        if 0 in encoded.untaught:
+            notes.add("a greeting that this template changes later: read, and not trained",
+                      example.where)  # fmt: skip
         parts = per_answer(example, encoded.untaught)
         for part in parts[:-1]:
             self._check_whole(part, Notes())

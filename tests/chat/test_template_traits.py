@@ -42,7 +42,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
         ("microsoft-Phi-3.5-mini-instruct", True, None, None, False),
         ("HuggingFaceTB-SmolLM3-3B", True, None, None, False),
         ("openai-gpt-oss-120b", True, "tools", HERMES, True),
-        ("google-gemma-4-31B-it", True, "tools", CallStyle(text_arguments=True), True),
+        ("google-gemma-4-31B-it", True, None, None, True),
     ],
 )  # fmt: skip
 def test_traits_of_real_templates(
@@ -74,7 +74,7 @@ def test_ids_that_a_template_refuses_are_numbered_in_the_order_of_calls(
     path = llama_cpp_source / "models/templates/mistralai-Mistral-Nemo-Instruct-2407.jinja"
     template = ChatTemplate(path.read_text(encoding="utf-8"), eos_token="</s>")
     other = {**CALL, "id": "call_y"}
-    messages = [
+    messages: list[dict[str, Any]] = [
         ASKED,
         {**CALLING, "tool_calls": [CALL, other]},
         {**RESULT, "tool_call_id": "call_y"},

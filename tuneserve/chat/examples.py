@@ -10,7 +10,7 @@ import json
 import random
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +31,7 @@ class Example:
     `group` is what results are reported by (a domain, a language), `source` the document the
     example was taken from, `where` its place in the file it came from ('file:line'). `weight` is
     how often it counts in training. `side` is 'train', 'eval' or 'test' where the files say so
-    themselves.
+    themselves. `shape` is what the record was recognised as ('alpaca').
 
     Any answer may carry weight 0 in its message: it is context and not learned. The last message
     never does.
@@ -45,6 +45,7 @@ class Example:
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
     side: str | None = None
+    shape: str = field(default="", compare=False)
 
     @classmethod
     def of_turn(cls, name: str, question: str, answer: str, *, group: str | None = None) -> Self:

@@ -26,7 +26,7 @@ COMMANDS = {
     "bench": "Does the tuned model beat the base? With error bars.",
     "report": "Compare the benchmarks of several runs.",
     "perplexity": "Perplexity of a GGUF on a text, or its divergence from another.",
-    "data": "Build or inspect example files.",
+    "data": "Build example files, or check yours before a training.",
     "import": "Make a Hugging Face checkpoint of a GGUF.",
     "doctor": "Show what was found, what is missing and what to do.",
 }

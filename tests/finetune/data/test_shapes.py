@@ -282,6 +282,8 @@ def test_thoughts_in_every_form() -> None:
          "'conversations'"),
         (chat("user: Hi", ("assistant", "Hello", {"refusal": "no"})), "'refusal' of a message"),
         (chat("user: Hi", ("assistant", "Hello", {"xyz": 0})), "'xyz' of a message"),
+        (chat("user: Hi", ("assistant", "", {"tool_calls": [{**CALL, "xyz": 1}]})), "'xyz'"),
+        (chat("user: Hi", ("assistant", "", {"tool_calls": [{**CALLED[0], "xyz": 1}]})), "'xyz'"),
         ({"instruction": "Hi", "output": "Hello", "rejected": "Go"}, "'rejected'"),
         ({"instruction": "Hi", "output": "<|begin_of_thought|>x"}, "thoughts of another form"),
         ({"instruction": "Hi", "output": "one\r\ntwo"}, "line ends of Windows"),

@@ -171,3 +171,41 @@ def test_what_the_template_does_not_write_is_refused_by_name(demo_tokenizer: Any
     finally:
         demo_tokenizer.chat_template = saved
     assert told_of == ["x.jsonl:1: this base's chat template does not write the system prompt"]
+
+
+GREETED = Example(
+    "x",
+    (
+        {"role": "assistant", "content": "Welcome."},
+        {"role": "user", "content": "Do you sell tea?"},
+        {"role": "assistant", "content": "Yes."},
+    ),
+    where="x.jsonl:1",
+)
+
+
+def test_a_greeting_is_trained_where_it_stands(demo_tokenizer: Any) -> None:
+    notes = Notes()
+    encoder = Encoder(demo_tokenizer, max_length=512)
+    kept, (encoded,), _ = encode_each(encoder, [GREETED], notes)
+    assert kept == [GREETED]
+    assert not notes
+    trained = [token for token in encoded.labels if token != IGNORED]
+    assert demo_tokenizer.decode(trained) == "Welcome.<|im_end|>Yes.<|im_end|>"
+    assert encoded.labels[0] == IGNORED
+
+
+def test_a_greeting_that_the_template_changes_is_context_and_told(demo_tokenizer: Any) -> None:
+    saved = demo_tokenizer.chat_template
+    demo_tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{% if m.role == 'assistant' and not loop.last %} ({{ loop.index }}){% endif %}"
+        "<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    try:
+        texts, notes = told(demo_tokenizer, GREETED)
+    finally:
+        demo_tokenizer.chat_template = saved
+    assert texts == ["Yes.<|im_end|>"]
+    assert notes == ["a greeting that this template changes later: read, and not trained"]
