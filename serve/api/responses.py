@@ -25,17 +25,17 @@ from tuneserve.serve.api.protocol import (
     TopLogprob,
     Usage,
 )
-from tuneserve.serve.chat.answer_parser import (
+from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
     Content,
     Part,
-    PartReader,
     Reasoning,
     ToolCall,
     calls_of,
 )
-from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 
 DONE = b"data: [DONE]\n\n"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from tuneserve.chat.thinking import overlap
-from tuneserve.serve.chat.answer_parser import (
+from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
     Content,

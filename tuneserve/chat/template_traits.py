@@ -13,7 +13,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
-from tuneserve.chat.call_formats import HERMES, CallForm, call_form
+from tuneserve.chat.call_finder import call_form
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template_traits import TemplateTraits
 from tuneserve.chat.tools import arranged
-from tuneserve.serve.chat.answer_parser import (
+from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.parts import (
     CallArguments,
     Content,
     Part,
-    PartReader,
     Reasoning,
     calls_of,
     parse_calls,
 )
-from tuneserve.serve.chat.channels import ChannelReader
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
 

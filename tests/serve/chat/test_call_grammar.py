@@ -17,7 +17,8 @@ from tests.serve.chat.test_round_trip import (
     template,
     written,
 )
-from tuneserve.chat.call_formats import CallForm, call_form
+from tuneserve.chat.call_finder import call_form
+from tuneserve.chat.call_formats import CallForm
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaModel

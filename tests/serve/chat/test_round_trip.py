@@ -10,14 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.chat.call_formats import CallForm, call_form
+from tuneserve.chat.call_finder import call_form
+from tuneserve.chat.call_formats import CallForm
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import Rendering, render_example
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
-from tuneserve.serve.chat.answer_parser import Content, Part, PartReader, Reasoning, calls_of
+from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.parts import (
+    Content,
+    Part,
+    Reasoning,
+    calls_of,
+)
 
 # As google/gemma-3-1b-it has it for conversations of text.
 GEMMA_3 = """{{ bos_token }}
