@@ -42,7 +42,7 @@ def read_examples(
     read = Read()
     ids = UniqueIds()
     fields = fields or {}
-    names = frozenset(fields.values())
+    names = frozenset(filter(None, fields.values()))
     for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,11 @@ def test_patterns_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )
 def test_packed_files_are_told_by_their_first_bytes(tmp_path: Path, name: str) -> None:
     path, text = tmp_path / name, lines("a", "b").encode()
-    pack = {".bz2": bz2.compress, ".xz": lzma.compress, ".zst": _zstandard}
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": _zstandard,
+    }
     path.write_bytes(pack.get(path.suffix, gzip.compress)(text))
     read = read_examples(path)
     assert [example.where for example in read.examples] == [f"{path}:1", f"{path}:2"]
@@ -181,7 +186,7 @@ def _zstandard(data: bytes) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.CompressedOutputStream(sink, "zstd") as stream:
         stream.write(data)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def test_other_tables_may_be_packed_too(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_character_that_ends_a_text_is_refused(tmp_path: Path) -> None:
 
 def test_arrow_gives_what_json_lines_give(tmp_path: Path) -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "messages": [
                 {"role": "user", "content": "a"},
