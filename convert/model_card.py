@@ -115,11 +115,12 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
     `base`: the base's name.
     """
     tuned = Path(result.tuned.path)
-    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
-        template = template_of(model)
     written = ["README.md", "SHA256SUMS"]
     held = read_split(run.split("test"), limit=50)
-    text = modelfile(tuned, template, [one.prompt for one in held if one.prompt and not one.tools])
+    asked = [one.prompt for one in held if one.prompt and not one.tools]
+    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
+        chats = bool(model.metadata("tokenizer.chat_template"))
+        text = modelfile(tuned, template_of(model), asked) if chats else None
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
         written.append("Modelfile")

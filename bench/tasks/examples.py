@@ -49,7 +49,8 @@ def encode_examples(
     model: LlamaModel, examples: Sequence[Example], *, thoughts: str = "train"
 ) -> list[EncodedExample]:
     """Encode with the GGUF's own template and tokenizer; `thoughts` is [data]'s setting."""
-    tokenizer, template = GGUFTokenizer(model), template_of(model)
+    tokenizer = GGUFTokenizer(model)
+    template = template_of(model) if any(example.prompt for example in examples) else None
     return [
         # Files of further tasks may have answers that no training has seen.
         encode(tokenizer, template, example, thoughts=thoughts, as_it_is=True)

@@ -19,9 +19,10 @@ def training_chunks(
     """About `tokens` tokens of the examples, drawn from all of the file and encoded as training
     has them, in chunks; `thoughts` is [data]'s setting. Raises UsageError if there is less than
     SMALLEST_BATCH of them."""
-    tokenizer, template = GGUFTokenizer(model), template_of(model)
+    tokenizer = GGUFTokenizer(model)
     ids: list[int] = []
     for example in sample_split(examples):
+        template = template_of(model) if example.prompt else None
         encoded = encode(tokenizer, template, example, thoughts=thoughts, as_it_is=True)
         ids += encoded.prompt + encoded.answer
         if len(ids) >= tokens:

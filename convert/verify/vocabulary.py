@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tuneserve.chat.prompt import (
     render_example,
     template_of,
 )
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.convert.result import Check
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
@@ -67,10 +69,10 @@ def check_template(
     trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
 ) -> Check:
     """transformers' renderer with the trainer's template against ours with the GGUF's."""
+    asked = [example for example in examples if example.prompt]
     try:
-        template = template_of(model)
-        asked = [example for example in examples if example.prompt]
         for example in asked:
+            template = template_of(model)
             theirs = trainer.render(example)
             ours = render_example(template, example, thoughts=trainer.thoughts).prompt
             if ours != theirs:
@@ -98,7 +100,7 @@ SHOWN_SPECIALS = 32
 class TrainerTokenizer:
     """transformers' tokenizer of the adapter directory, and examples as training encodes them.
 
-    `thoughts` is the run's [data] setting. Raises TuneserveError if there is no chat template.
+    `thoughts` is the run's [data] setting.
     """
 
     def __init__(self, directory: Path, *, thoughts: str = "train") -> None:
@@ -111,9 +113,14 @@ class TrainerTokenizer:
             directory, local_files_only=True
         )
         self._fast = FastTokenizer(self._tokenizer)
-        self.template = self._fast.template()
         # Only the place where the answer proper begins matters here, and 'mask' marks it.
         self.thoughts = "drop" if thoughts == "drop" else "mask"
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The chat template. Raises TuneserveError if there is none: texts without a prompt need
+        none."""
+        return self._fast.template()
 
     def encode(self, text: str) -> list[int]:
         """Ids of text with special tokens parsed and none added."""
@@ -121,7 +128,8 @@ class TrainerTokenizer:
 
     def encode_example(self, example: Example) -> EncodedExample:
         """Ids of the prompt and of the answer as training has them; the thoughts are `unscored`."""
-        return encode(self._fast, self.template, example, thoughts=self.thoughts)
+        template = self.template if example.prompt else None
+        return encode(self._fast, template, example, thoughts=self.thoughts)
 
     def rendering(self, example: Example) -> Rendering:
         """An example that has a prompt, as the project's own renderer gave it to training."""

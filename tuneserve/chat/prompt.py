@@ -299,8 +299,10 @@ def encode(
     (with `as_it_is` the answer's text is taken then), and TemplateError if the template refuses the
     conversation.
     """
-    if template is None or not example.prompt:
+    if not example.prompt:
         return _encode_text(tokenizer, example)
+    if template is None:
+        raise EncodingError("a prompt needs a chat template", where=example.where)
     protect = tokenizer.special_tokens.protect
     guarded = replace(example, messages=protect(example.messages), tools=protect(example.tools))
     rendering = render_example(template, guarded, thoughts=thoughts)
