@@ -209,15 +209,15 @@ def our_steps(
         ProgressCallback,
         StoppingCallback,
         StopSignal,
-        tensorboard_writer,
     )
+    from tuneserve.finetune.training.event_log import EventLog
     from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
 
     settings = our_settings(options)
     examples = [Encoded(ids, list(ids), len(ids), 0) for ids in random_examples(options)]
     clock = timer()
-    logger = tensorboard_writer(Path(directory) / "tensorboard", None)
+    logger = EventLog(Path(directory) / "tensorboard", None)
     with progress_display(options.steps, "benchmark") as display, logger:
         progress = ProgressCallback(display, logger)
         stopping = StoppingCallback(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from tuneserve.base import resolve_base
 from tuneserve.chat.examples import Example
+from tuneserve.finetune.data.kinds import Kind, KindMember, grouped_by_kind, kinds_of, typical
+from tuneserve.finetune.data.notes import Note
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
 from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
 from tuneserve.finetune.tokens.encoder import (
-    IGNORED,
     Encoded,
     Encoder,
     TokenCounts,
@@ -20,30 +20,36 @@ from tuneserve.finetune.tokens.encoder import (
     token_counts,
 )
 from tuneserve.finetune.tokens.epoch import build_training_set
+from tuneserve.finetune.tokens.pieces import Piece, characters
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
 HISTOGRAM_ROWS = 12
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A run of tokens of one kind: 'context', 'trained' or 'special' (a special token; `trained`
-    says which of the two it is as well)."""
-
-    text: str
-    kind: str
-    trained: bool
-
-
 class PreviewFigures(Record):
-    """The counts by part of the data, what would stop the training, and what was left out."""
+    """The counts by part of the data, the kinds of examples, what would stop the training, what was
+    changed (`notes`) and what was left out."""
 
     counts: dict[str, TokenCounts]
+    kinds: list[Kind]
     problems: list[str]
+    notes: list[Note]
     duplicates: int
     near_duplicates: int
     unusable: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A typical example of a kind, its tokens as text in the smallest pieces of whole characters,
+    and how many of them there are before the example is cut."""
+
+    kind: Kind
+    part: str
+    example: Example
+    pieces: list[Piece]
+    length_before_cut: int
 
 
 @dataclass
@@ -52,68 +58,87 @@ class Preview:
 
     prepared: Prepared
     counts: dict[str, TokenCounts]
+    kinds: list[Kind]
     histogram: list[tuple[int, int, int]]
-    shown: list[tuple[Example, list[Piece]]]
+    shown: list[Shown]
     problems: list[str]
     epoch: str
-    """Sentences: what an epoch visits, and which earlier answers the template leaves untrained.
-    Empty where there are problems."""
+    """A sentence: what an epoch visits. Empty where there are problems."""
 
     def figures(self) -> PreviewFigures:
         split = self.prepared.split
         return PreviewFigures(
             counts=self.counts,
+            kinds=self.kinds,
             problems=self.problems,
+            notes=list(self.prepared.notes),
             duplicates=split.duplicates + split.straddling,
             near_duplicates=len(split.near),
             unusable=self.prepared.skipped,
         )
 
 
-def preview(recipe: Recipe, *, examples: int = 3) -> Preview:
-    """Read, split and encode the recipe's data; render its first `examples` training examples.
+def preview(recipe: Recipe, *, examples: int = 6) -> Preview:
+    """Read, split and encode the recipe's data; render a typical example of each of the `examples`
+    most frequent kinds.
 
     Loads the tokenizer and no model. Raises UsageError for data that can't be read; examples
     that can't be trained on are collected in `problems`.
     """
-    prepared = prepare_examples(recipe.data)
+    return preview_prepared(recipe, prepare_examples(recipe.data), examples=examples)
+
+
+def preview_prepared(recipe: Recipe, prepared: Prepared, *, examples: int) -> Preview:
+    """`preview` of data that is read and split already."""
     base = resolve_base(recipe.model.base)
     tokenizer = load_tokenizer(base.path, recipe.model)
     check_convertible(tokenizer, base.path)
     encoder = Encoder.of(recipe, tokenizer, prepared)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
-    train = encoded["train"]
     counts = {name: token_counts(part) for name, part in encoded.items()}
     epoch = ""
     if not problems:
         training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
         epoch = training_set.describe()
+    groups = grouped_by_kind(
+        [
+            KindMember(part, place, example, cut=item.truncated)
+            for part, found in prepared.parts().items()
+            for place, (example, item) in enumerate(zip(found, encoded[part], strict=True))
+        ]
+    )
+    kinds = kinds_of(groups)
     return Preview(
         prepared=prepared,
         counts=counts,
+        kinds=kinds,
         epoch=epoch,
-        histogram=length_histogram([item.length_before_cut for item in train]),
+        histogram=length_histogram([item.length_before_cut for item in encoded["train"]]),
         shown=[
-            (example, pieces(tokenizer, encoder.special_ids, item))
-            for example, item in list(zip(prepared.split.train, train, strict=True))[:examples]
+            _shown(tokenizer, encoder.special_ids, kind, groups[kind.name], encoded)
+            for kind in kinds[:examples]
         ],
         problems=problems,
     )
 
 
-def pieces(tokenizer: Any, special: frozenset[int], encoded: Encoded) -> list[Piece]:
-    """The tokens' text in pieces of one kind; each special token is a piece of its own."""
-
-    def run_of(place: int) -> tuple[bool, bool, int]:
-        is_special = encoded.input_ids[place] in special
-        return is_special, encoded.labels[place] != IGNORED, place if is_special else 0
-
-    found = []
-    for (is_special, trained, _), places in groupby(range(len(encoded.input_ids)), key=run_of):
-        kind = "special" if is_special else "trained" if trained else "context"
-        text = tokenizer.decode([encoded.input_ids[place] for place in places])
-        found.append(Piece(text, kind, trained))
-    return found
+def _shown(
+    tokenizer: Any,
+    special: frozenset[int],
+    kind: Kind,
+    members: Sequence[KindMember],
+    encoded: Mapping[str, Sequence[Encoded]],
+) -> Shown:
+    lengths = [len(encoded[member.part][member.place].input_ids) for member in members]
+    chosen = typical(members, lengths)
+    item = encoded[chosen.part][chosen.place]
+    return Shown(
+        kind=kind,
+        part=chosen.part,
+        example=chosen.example,
+        pieces=list(characters(tokenizer, special, item)),
+        length_before_cut=item.length_before_cut,
+    )
 
 
 def length_histogram(lengths: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -106,6 +106,13 @@ def demo_base() -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_tokenizer(demo_base: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(demo_base)
+
+
+@pytest.fixture(scope="session")
 def tuneserve() -> Runner:
     """Run the `tuneserve` command as a user would: `tuneserve("serve", "x.gguf", cwd=…)`.
     `env` is added to the environment."""

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments, template_of
 from tuneserve.chat.template import Message
 from tuneserve.llama import LlamaModel
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,6 +29,25 @@ def prompt_ids(model: LlamaModel, messages: Sequence[Message]) -> list[int]:
     protect = special_tokens_of(model).protect
     arguments = template_arguments(template, [protect(message) for message in messages])
     return encode_text(model, template.render(add_generation_prompt=True, **arguments))
+
+
+LLAMA_LAYER = {
+    "self_attn.q_proj": (4, 4), "self_attn.k_proj": (2, 4), "self_attn.v_proj": (2, 4),
+    "self_attn.o_proj": (4, 4), "mlp.gate_proj": (8, 4), "mlp.up_proj": (8, 4),
+    "mlp.down_proj": (4, 8), "input_layernorm": (4,), "post_attention_layernorm": (4,),
+}  # fmt: skip
+
+
+def write_small_weights(path: Path, layer: Mapping[str, tuple[int, ...]] = LLAMA_LAYER) -> Path:
+    """The weights of a tiny tied model of two layers, all zero."""
+    shapes = {"model.embed_tokens": (6, 4), "model.norm": (4,)}
+    for number in range(2):
+        shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
+    specs = [TensorSpec(f"{name}.weight", "F32", shape) for name, shape in shapes.items()]
+    with SafetensorsWriter(path, specs) as writer:
+        for spec in specs:
+            writer.write(spec.name, [bytes(spec.size_bytes)])
+    return path
 
 
 @dataclass

@@ -6,6 +6,7 @@ escapes is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 SHOWN_PROBLEMS = 20
@@ -58,3 +59,24 @@ class OutputExistsError(UsageError):
             where=str(path),
             hint="Pass --force to replace it, or choose another name.",
         )
+
+
+_HINTS = {
+    errno.ENOSPC: "Make room on that disk; the same command then goes on.",
+    errno.EDQUOT: "Make room within your quota; the same command then goes on.",
+    errno.EROFS: "Choose a place that can be written.",
+    errno.EACCES: "Choose another place, or change its permissions.",
+    errno.EPERM: "Choose another place, or change its permissions.",
+    errno.EMFILE: "Allow more open files: ulimit -n 4096.",
+}
+
+
+def of_system(error: OSError) -> TuneserveError:
+    """What the system refused (a full disk, a folder that can't be written) as an error for a
+    person."""
+    reason = error.strerror or str(error)
+    return TuneserveError(
+        reason[:1].lower() + reason[1:],
+        where=str(error.filename) if error.filename is not None else "",
+        hint=_HINTS.get(error.errno or 0, ""),
+    )

@@ -4,6 +4,7 @@ user names: read, or an error that says which and why."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -30,16 +31,65 @@ def atomic_path(final: Path) -> Iterator[Path]:
     as it was. The temporary is in a hidden folder made for this call, so that no file of the
     user's is in its way; folders that a killed process left behind are cleared.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _clear_leftovers(final)
-    folder, lock = _locked_folder(final)
+    with errors_named(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _clear_leftovers(final)
+        folder, lock = _locked_folder(final)
+        try:
+            temporary = folder / final.name
+            yield temporary
+            replace(temporary, final, aside=folder / _ASIDE)
+        finally:
+            remove(folder)
+            os.close(lock)
+
+
+# What a system says when it can't take what is written.
+_UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
+)  # fmt: skip
+# How libraries that raise no OSError word it: safetensors, and torch's archives.
+_LIBRARY_WORDS = {"os error 28": errno.ENOSPC, "os error 30": errno.EROFS}
+_TORCH_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
+
+
+@contextmanager
+def errors_named(place: Path) -> Iterator[None]:
+    """Let an OSError about writing name the `place` that is written, in all the forms in which
+    libraries raise it while the block runs."""
     try:
-        temporary = folder / final.name
-        yield temporary
-        replace(temporary, final, aside=folder / _ASIDE)
-    finally:
-        remove(folder)
-        os.close(lock)
+        yield
+    except OSError as error:
+        if error.errno in _UNWRITABLE and not _names_other_place(error, place):
+            error.filename = str(place)
+        raise
+    except Exception as error:
+        number = _number_in(error, place)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(place)) from error
+
+
+def _names_other_place(error: OSError, place: Path) -> bool:
+    """Does the error name a file that has nothing to do with `place`, hidden folders aside?"""
+    return error.filename is not None and _prefix(place) not in str(error.filename)
+
+
+def _number_in(error: Exception, place: Path) -> int | None:
+    """The system's error number in a library's own error about writing."""
+    text = str(error)
+    for words, number in _LIBRARY_WORDS.items():
+        if words in text:
+            return number
+    if any(words in text for words in _TORCH_WORDS) and not _room(place):
+        return errno.ENOSPC
+    return None
+
+
+def _room(place: Path) -> int:
+    """Free mebibytes where `place` is, or is to be."""
+    folder = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(folder).free >> 20
 
 
 def _locked_folder(final: Path) -> tuple[Path, int]:

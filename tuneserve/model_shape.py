@@ -98,7 +98,11 @@ class ModelShape:
 
     def adapter_parameters(self, r: int, targets: tuple[str, ...]) -> int:
         """Parameters of a LoRA adapter of rank `r` on these projections."""
-        sizes = [self.projections[name] for name in targets if name in self.projections]
+        h, f = self.hidden, self.intermediate
+        # Phi-3 has some of the projections in one matrix.
+        fused = {"qkv_proj": (h, self.query + 2 * self.key_value), "gate_up_proj": (h, 2 * f)}
+        known = self.projections | fused
+        sizes = [known[name] for name in targets if name in known]
         return self.layers * r * sum(a + b for a, b in sizes)
 
     def copied_parameters(self, modules: tuple[str, ...]) -> int:

@@ -12,10 +12,12 @@ runs/NAME/
 from __future__ import annotations
 
 import fcntl
+import math
+import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -169,16 +171,35 @@ class RunDirectory:
         return str(self.saved_settings().get("data", {}).get("thoughts", "train"))
 
     def update(self, **changes: Any) -> None:
-        """Replace top-level keys of run.json; all others stay as they are."""
+        """Replace top-level keys of run.json; all others stay as they are.
+
+        Raises TuneserveError for a figure that is no finite number: JSON has none such.
+        """
         content = self.read().to_json() or {
             "schema": RUN_SCHEMA, "name": self.name, "created": _now(),
         }  # fmt: skip
-        changed = RunRecord.model_validate({**content, **changes})
+        changed = RunRecord.model_validate({**content, **changes}).to_json()
+        if broken := _not_finite(changed):
+            raise TuneserveError(
+                f"{broken} is no finite number, so it can't be recorded",
+                where=str(self.record_path),
+            )
         self.root.mkdir(parents=True, exist_ok=True)
-        write_json(self.record_path, changed.to_json())
+        write_json(self.record_path, changed)
 
     def save_settings(self, recipe: Recipe) -> None:
         self.update(settings=recipe.model_dump(mode="json"))
+
+    def check_writable(self) -> None:
+        """Raise TuneserveError if the run can't be written; makes nothing."""
+        place = next(path for path in (self.root, *self.root.absolute().parents) if path.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            raise TuneserveError(
+                "can't be written" if place.is_dir() else "is a file where a folder has to be",
+                where=str(place),
+                hint="A run is written to runs/NAME in the current folder: start in one that you "
+                "may write.",
+            )
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -221,6 +242,19 @@ class RunDirectory:
         """The records of the stages that this one builds on."""
         before = STAGES[: STAGES.index(name)]
         return {key: entry for key, entry in self.read().stages.items() if key in before}
+
+
+def _not_finite(value: Any, place: str = "") -> str | None:
+    """The place of the first number in a JSON value that is not finite."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else place
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list | tuple):
+        inner = enumerate(value)
+    found = (_not_finite(part, f"{place}.{key}".lstrip(".")) for key, part in inner)
+    return next((place for place in found if place), None)
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
@@ -23,14 +31,36 @@ BenchTask = Literal[
     "likelihood", "likelihood_per_token",
 ]  # fmt: skip
 
+
+def _switch_word(value: object) -> object:
+    """TOML's booleans as the words of a setting that has 'auto' beside them."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _listed(value: object) -> object:
+    """A text as the list that the command line makes of it: names between commas."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Switch = Annotated[Literal["auto", "true", "false"], BeforeValidator(_switch_word)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+ALL_LINEAR = "all-linear"
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
 
 
 class Section(BaseModel):
-    """Base of all settings: unknown keys are errors, values can't be changed after loading."""
+    """Base of all settings: unknown keys are errors, values can't be changed after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    No number may be infinite: run.json, which keeps them, has no way to write one.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class ModelSettings(Section):
@@ -60,18 +90,21 @@ class DataSettings(Section):
 
     file: Path = Field(
         Path("data/sentiment.jsonl"),
-        description="Examples: a JSONL, JSON, CSV, TSV, Parquet or text file, a folder of them, or "
-        "a data set of the hub (hub:owner/name, hub:owner/name:config@split). Records with "
+        description="Examples: a JSONL, JSON, CSV, TSV, Parquet, Arrow or text file (or packed), "
+        "a folder of them, a pattern (data/*.jsonl), or a data set of the hub (hub:owner/name, "
+        "hub:owner/name:config@split). Records with "
         "instruction and output, prompt and completion, messages, conversations or text; optional "
         "keys: system, group, source, id.",
     )
     more: tuple[str, ...] = Field(
         (),
-        description="Further files of examples; 'path*2' trains on each of its examples twice, "
-        "'path*0.5' on half of them.",
+        description="Further files, folders or patterns; 'path*2' trains on each of its examples "
+        "twice, 'path*0.5' on half of them.",
     )
     fields: tuple[str, ...] = Field(
-        (), description="Other names of the keys in the files, as ours=theirs: output=answer."
+        (),
+        description="Other names of the keys in the files, as ours=theirs: output=answer. source= "
+        "and group= leave the files' keys of that name unused.",
     )
     skip_bad: bool = Field(
         False, description="Leave out records that can't be used instead of stopping."
@@ -110,7 +143,7 @@ class DataSettings(Section):
         gt=0.0,
         le=1.0,
         description="Likeness of prompts from which an example is removed because a held-out one "
-        "says nearly the same (1 = the very same).",
+        "says nearly the same (1 = exactly the same prompts only).",
     )
     balance: Literal["off", "group", "answer"] = Field(
         "off",
@@ -146,8 +179,10 @@ class TrainSettings(Section):
     r: int = Field(16, ge=1, le=1024, description="LoRA rank.")
     alpha: int = Field(16, ge=1, le=4096, description="LoRA alpha; the update is scaled alpha/r.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the LoRA input.")
-    target_modules: tuple[str, ...] = Field(
-        ALL_PROJECTIONS, min_length=1, description="Projections that get a LoRA adapter."
+    target_modules: Names = Field(
+        ALL_PROJECTIONS,
+        min_length=1,
+        description="Linear layers that get a LoRA adapter; all-linear = all but lm_head.",
     )
     bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases train.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) (rank-stabilised LoRA).")
@@ -155,7 +190,7 @@ class TrainSettings(Section):
         False,
         description="Learn the weights' magnitudes too (DoRA); slower, without fused kernels.",
     )
-    modules_to_save: tuple[str, ...] = Field(
+    modules_to_save: Names = Field(
         (), description="Modules trained whole beside the adapter: embed_tokens, lm_head, norms."
     )
     speed: Literal["auto", "as_given"] = Field(
@@ -163,12 +198,14 @@ class TrainSettings(Section):
         description="auto = the precision of the base, what is recomputed and how many examples "
         "are computed at a time follow from the memory at hand; examples per step stay the same.",
     )
-    compile: Literal["auto", "true", "false"] = Field(
+    compile: Switch = Field(
         "auto",
         description="Compile the layers for training on a CPU (needs a C++ compiler; takes about "
         "a minute the first time); auto = where the tokens to train on make up for that.",
     )
-    gradient_checkpointing: Literal["auto", "unsloth", "true", "false"] = Field(
+    gradient_checkpointing: Annotated[
+        Literal["auto", "unsloth", "true", "false"], BeforeValidator(_switch_word)
+    ] = Field(
         "auto",
         description="Recompute activations to save memory: Unsloth's (offloaded), plain, or off; "
         "auto = the fastest of these that fits the memory at hand.",
@@ -180,7 +217,7 @@ class TrainSettings(Section):
         description="Layers that keep their activations although gradient checkpointing is on "
         "(GPU); auto checkpointing decides it.",
     )
-    offload_embeddings: Literal["auto", "true", "false"] = Field(
+    offload_embeddings: Switch = Field(
         "auto",
         description="Keep the token embeddings in main memory and look them up there (GPU; not "
         "where the output layer shares them or they are trained); auto = where the room they leave "
@@ -191,7 +228,7 @@ class TrainSettings(Section):
         ge=0.0,
         description="GPU memory in GiB that training may take; 0 = what is free on the GPU.",
     )
-    packing: Literal["auto", "true", "false"] = Field(
+    packing: Switch = Field(
         "auto",
         description="Lay a batch's examples end to end in one row, each seeing only itself, "
         "instead of padding them; auto = on a GPU.",
@@ -222,7 +259,11 @@ class TrainSettings(Section):
         "linear", "cosine", "cosine_with_restarts", "polynomial", "inverse_sqrt", "constant",
         "constant_with_warmup",
     ] = Field("cosine", description="Learning-rate schedule after the warm-up.")  # fmt: skip
-    warmup_fraction: Fraction = Field(0.05, description="Share of steps that warm up.")
+    warmup_fraction: Fraction = Field(
+        0.05,
+        description="Share of steps that warm up; the first one learns at a rate above 0, the last "
+        "one at the peak at the latest.",
+    )
     weight_decay: float = Field(0.01, ge=0.0, le=1.0, description="AdamW weight decay.")
     max_grad_norm: float = Field(1.0, ge=0.0, description="Gradient norm clip; 0 = no clipping.")
     optimizer: Literal["auto", "adamw_torch", "adamw_8bit"] = Field(

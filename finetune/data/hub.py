@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import atomic_path, cache_directory
+from tuneserve.finetune.data.data_files import is_there
 from tuneserve.finetune.runtime.libraries import quiet
 
 HUB_PREFIX = "hub:"
@@ -36,9 +37,28 @@ def local_path(path: Path) -> Path:
 
     Raises UsageError for a name that is none, TuneserveError if the data set can't be had.
     """
+    data = _hub_data(path)
+    if data is None:
+        return path
+    if not data.cached.is_file():
+        fetch(data, str(path))
+    return data.cached
+
+
+def is_here(path: Path) -> bool:
+    """Is what a data path means on this machine? Never asks the hub.
+
+    Raises UsageError for a name that is none.
+    """
+    data = _hub_data(path)
+    return is_there(path) if data is None else data.cached.is_file()
+
+
+def _hub_data(path: Path) -> HubData | None:
+    """The hub data set that a data path names, None for a file."""
     spec = str(path)
     if not spec.startswith(HUB_PREFIX):
-        return path
+        return None
     found = _SPEC.fullmatch(spec)
     if found is None:
         raise UsageError(
@@ -46,10 +66,7 @@ def local_path(path: Path) -> Path:
             where=spec,
             hint="Write hub:owner/name, hub:owner/name@split or hub:owner/name:config@split.",
         )
-    data = HubData(found["repository"], found["config"], found["split"] or "train")
-    if not data.cached.is_file():
-        fetch(data, spec)
-    return data.cached
+    return HubData(found["repository"], found["config"], found["split"] or "train")
 
 
 def fetch(data: HubData, spec: str) -> None:

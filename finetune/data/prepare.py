@@ -12,15 +12,21 @@ from pathlib import Path
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, sha256_file, write_jsonl
+from tuneserve.finetune.data.data_files import find_data, is_there
 from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
 from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.split_reasons import why_empty
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
 
+# Names that nothing but the split and the report use: the files' keys of these names may mean
+# something else there.
+_NOT_USED = ("source", "group")
 # A larger weight of a file is taken for a typing error.
 _LARGEST_WEIGHT = 1000
 
@@ -54,7 +60,8 @@ class Prepared:
     """The split examples, and what was found in the files they came from.
 
     `replay_set` is split too: its train part may be replayed, its eval part is held out. `skipped`
-    counts the records that can't be used.
+    counts the records that can't be used, and `refused` says of those that were not even read where
+    they stand and why.
     """
 
     split: Split
@@ -63,6 +70,7 @@ class Prepared:
     replay_set: Split | None = None
     variants: PromptVariants | None = None
     notes: Notes = field(default_factory=Notes)
+    refused: list[str] = field(default_factory=list)
 
     def parts(self) -> dict[str, list[Example]]:
         """The examples by what they are for: train, eval and test, and with a replay set
@@ -77,31 +85,44 @@ def prepare_examples(settings: DataSettings) -> Prepared:
     """Read all files and split their examples. Raises UsageError for what can't be used, and if
     a split that is wanted comes out empty."""
     files = data_files(settings)
-    reads = [_read(path, weight, settings) for path, weight in files]
-    examples = _joined([path for path, _ in files], reads)
+    reads = [read_file(path, weight, settings) for path, weight in files]
+    examples, notes = join_reads([path for path, _ in files], reads)
+    prepared = split_all(examples, reads, notes, settings)
+    check_none_is_empty(prepared.split, settings, examples)
+    add_replay_set(prepared, settings)
+    add_variants(prepared, settings)
+    return prepared
+
+
+def split_all(
+    examples: Sequence[Example], reads: Sequence[Read], notes: Notes, settings: DataSettings
+) -> Prepared:
+    """The `examples` of all files, split, and what was found in reading them."""
     split = split_examples(
         examples,
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
     )
-    _check_none_is_empty(split, settings, len(examples))
-    prepared = Prepared(
+    notes.update(split.notes)
+    return Prepared(
         split,
         shapes=sum((read.shapes for read in reads), Counter()),
         skipped=sum(len(read.problems) for read in reads),
+        notes=notes,
+        refused=[problem for read in reads for problem in read.problems],
     )
-    for read in reads:
-        prepared.notes.update(read.notes)
-    if settings.general is not None:
-        _add_replay_set(prepared, settings.general, settings)
+
+
+def add_variants(prepared: Prepared, settings: DataSettings) -> None:
+    """Read the prompt variants, if there are any. Raises UsageError if no example uses one."""
     if settings.wordings is not None:
         prepared.variants = read_prompt_variants(settings.wordings)
-        prepared.variants.check_used(split.train)
-    return prepared
+        prepared.variants.check_used(prepared.split.train)
 
 
-def _read(path: Path, weight: float, settings: DataSettings) -> Read:
+def read_file(path: Path, weight: float, settings: DataSettings) -> Read:
+    """The examples of one of `data_files`. Raises UsageError as `read_examples` does."""
     read = read_examples(
         local_path(path),
         system=settings.system,
@@ -112,23 +133,48 @@ def _read(path: Path, weight: float, settings: DataSettings) -> Read:
     return read
 
 
-def _joined(files: Sequence[Path], reads: Sequence[Read]) -> list[Example]:
-    """The examples of all files. Files may number theirs alike: an id that another example has
-    already gets its file's name in front."""
-    first: dict[str, str] = {}
-    joined: list[Example] = []
-    for path, read in zip(files, reads, strict=True):
-        for example in read.examples:
-            taken = first.setdefault(example.id, example.content_key) != example.content_key
-            joined.append(example.named(f"{path}:{example.id}") if taken else example)
-    return joined
+def join_reads(files: Sequence[Path], reads: Sequence[Read]) -> tuple[list[Example], Notes]:
+    """The examples of all files, each under an id of its own, and the files' notes. Files may
+    number theirs alike: an id that another example has already gets its file's name in front."""
+    notes = Notes()
+    for read in reads:
+        notes.update(read.notes)
+    ids = UniqueIds()
+    joined = [
+        ids.named(example, str(path))
+        for path, read in zip(files, reads, strict=True)
+        for example in read.examples
+    ]
+    return _with_sides(joined, notes), notes
 
 
-def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> None:
-    """Split the replay set. None of the task's held-out prompts is among those replayed."""
-    read = _read(path, 1.0, settings)
+def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
+    """The examples with the sides that their files name, where there is more than one side: a
+    single file is split, be it called 'train' or 'test'."""
+    sides = {example.side for example in examples}
+    if not sides & {"eval", "test"} or not sides & {None, "train"}:
+        for example in examples:
+            if example.side not in (None, "train"):
+                text = f"split as all is, though named {example.side!r}"
+                notes.add(text, example.where, odd=False)
+        return [replace(example, side=None) for example in examples]
+    for example in examples:
+        if example.side:
+            notes.add(
+                f"stays on the side {example.side!r}, as its file says", example.where, odd=False
+            )
+    return examples
+
+
+def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
+    """Read and split the replay set, if there is one. None of the task's held-out prompts is among
+    those replayed. Raises UsageError if a part of it that is wanted comes out empty."""
+    path = settings.general
+    if path is None:
+        return
+    read = read_file(path, 1.0, settings)
     replay_set = split_examples(
-        read.examples,
+        [replace(example, side=None) for example in read.examples],
         eval_fraction=settings.general_fraction,
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
@@ -146,43 +192,57 @@ def _add_replay_set(prepared: Prepared, path: Path, settings: DataSettings) -> N
     prepared.replay_set = replay_set
     prepared.skipped += len(read.problems)
     prepared.notes.update(read.notes)
+    prepared.notes.update(replay_set.notes)
+    prepared.refused += read.problems
 
 
 def data_files(settings: DataSettings) -> list[tuple[Path, float]]:
-    """The files (or folders) of examples with their weights. Raises UsageError for a weight that
-    is none."""
+    """The files, folders or patterns of examples with their weights. Raises UsageError for a
+    weight that is none."""
     return [(settings.file, 1.0), *(_weighted(entry) for entry in settings.more)]
 
 
 def _weighted(entry: str) -> tuple[Path, float]:
     path, separator, text = entry.rpartition("*")
-    if not separator:
+    if not separator or Path(entry).expanduser().exists():
         return Path(entry), 1.0
     try:
         weight = float(text)
     except ValueError:
+        # The last '*' is a pattern's, as in cases/*.jsonl.
+        if set(text) & set("./") or is_there(Path(entry)):
+            return Path(entry), 1.0
         weight = math.nan
     if not 0 < weight < _LARGEST_WEIGHT:
         raise UsageError(
-            f"{entry!r}: the weight after '*' must be a number above 0 and below "
-            f"{_LARGEST_WEIGHT:,}",
+            f"{entry!r}: no file matches it, and the weight after '*' must be a number above 0 and "
+            f"below {_LARGEST_WEIGHT:,}",
             where="data.more",
         )
     return Path(path), weight
 
 
+def data_inputs(settings: DataSettings) -> list[Path]:
+    """Everything that the examples come from, as the settings name it."""
+    further = (settings.general, settings.wordings)
+    return [*(path for path, _ in data_files(settings)), *(p for p in further if p is not None)]
+
+
 def data_hash(settings: DataSettings) -> str:
-    """SHA-256 over the content of all files that the examples come from, in hex."""
+    """SHA-256 over the content of all files that the examples come from, in hex, and over the
+    sides that their names say if these differ."""
     whole = hashlib.sha256()
-    paths = [local_path(path) for path, _ in data_files(settings)]
-    if settings.general is not None:
-        paths.append(local_path(settings.general))
-    if settings.wordings is not None:
-        paths.append(settings.wordings)
-    for path in paths:
-        files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
-        for file in files:
+    sides: list[str | None] = []
+    for path in data_inputs(settings):
+        if path == settings.wordings:
+            whole.update(bytes.fromhex(sha256_file(path)))
+            continue
+        found = find_data(local_path(path))
+        for file in (*found.described_by, *(file.path for file in found.files)):
             whole.update(bytes.fromhex(sha256_file(file)))
+        sides += [file.side for file in found.files]
+    if len(set(sides)) > 1:
+        whole.update(repr(sides).encode())
     return whole.hexdigest()
 
 
@@ -222,17 +282,27 @@ def describe(prepared: Prepared, settings: DataSettings) -> DataRecord:
 def _field_names(settings: DataSettings) -> Mapping[str, str]:
     pairs = [entry.partition("=") for entry in settings.fields]
     for ours, _, theirs in pairs:
-        if not ours or not theirs:
-            raise UsageError("write each as ours=theirs, e.g. output=answer", where="data.fields")
+        if not ours or not (theirs or ours in _NOT_USED):
+            raise UsageError(
+                "write each as ours=theirs, e.g. output=answer; source= and group= leave that key "
+                "unused",
+                where="data.fields",
+            )
     return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
-def _check_none_is_empty(split: Split, settings: DataSettings, examples: int) -> None:
+def check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
+    """Raise UsageError if a part of the split that is wanted is empty; `examples` are all."""
     wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
+        reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)
         raise UsageError(
-            f"{examples} examples leave none for '{empty[0]}'",
+            f"{_count(examples)} leave none for '{empty[0]}': {reason}",
             where=str(settings.file),
-            hint="Add examples, or change [data] eval_fraction and test_fraction.",
+            hint=hint,
         )
+
+
+def _count(examples: Sequence[Example]) -> str:
+    return f"{len(examples):,} example{'s' * (len(examples) != 1)}"

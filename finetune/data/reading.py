@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_text
+from tuneserve.finetune.data.cleaning import clean_record
 from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
+from tuneserve.finetune.data.ids import UniqueIds
+from tuneserve.finetune.data.keys import KNOWN
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
@@ -37,25 +40,30 @@ def read_examples(
     with `skip_bad` they are only counted. Raises UsageError if no example is left.
     """
     read = Read()
-    places: dict[str, str] = {}
-    for place, record in read_records(path):
+    ids = UniqueIds()
+    fields = fields or {}
+    names = frozenset(filter(None, fields.values()))
+    for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):
                 raise record
-            parsed, example = _example(record, fields or {}, system, place)
-            if example.id in places and optional_name(record, "id"):
-                line = places[example.id].rpartition(":")[2]
-                raise BadRecord(f"id {example.id!r} is taken by line {line}")
+            record, notes = clean_record(record, KNOWN | names)
+            parsed, example = _example(record, fields, system, place)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
             continue
-        places.setdefault(example.id, place)
         read.shapes[parsed.shape] += 1
         for note in parsed.notes:
             read.notes.add(note, place)
-        for note in parsed.told:
+        for note in (*notes, *parsed.told):
             read.notes.add(note, place, odd=False)
-        read.examples.append(example)
+        if example.id:
+            given, example = example.id, ids.named(example, file)
+            if example.id != given:
+                read.notes.add("its id is an earlier record's: it gets another", place, odd=False)
+        else:
+            example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
+        read.examples.append(replace(example, side=side))
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
     if not read.examples:
@@ -83,7 +91,8 @@ def raise_problems(
 def _renamed(record: Any, fields: Mapping[str, str]) -> Any:
     if not isinstance(record, dict) or not fields:
         return record
-    kept = {key: value for key, value in record.items() if key not in fields.values()}
+    unused = {ours for ours, theirs in fields.items() if not theirs} | set(fields.values())
+    kept = {key: value for key, value in record.items() if key not in unused}
     return kept | {ours: record[theirs] for ours, theirs in fields.items() if theirs in record}
 
 
@@ -99,7 +108,6 @@ def _example(
         source=optional_name(record, "source"),
         where=place,
         tools=parsed.tools,
+        shape=parsed.shape,
     )
-    return parsed, example if example.id else example.named(
-        sha256_text(example.content_key)[:ID_LENGTH]
-    )
+    return parsed, example

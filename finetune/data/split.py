@@ -1,19 +1,23 @@
 """Train, eval and test: split by a hash of the content.
 
-Where an example goes depends on nothing but itself, so adding, removing or reordering others never
-moves one from training to the held-out test or back. Groups are hashed alike, which gives each the
-same fractions up to chance.
+A unit is what stays on one side: the examples of one source, or without a source those whose
+conversations begin with the same prompt (`Example.first_prompt`; case, width and white space don't
+count). Where a unit goes depends on nothing but its name, so adding, removing or reordering
+examples never moves one from a held-out side to training or back. What shares a prompt or a source
+with a side of higher precedence (test, eval, train) is removed, not moved. Files that name their
+side themselves are obeyed; what they hold out is not split off the others again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tuneserve.chat.examples import Example
+from tuneserve.chat.examples import Example, fold_messages
 from tuneserve.files import sha256_text
 from tuneserve.finetune.data.near_duplicates import find_near_duplicates
+from tuneserve.finetune.data.notes import Notes
 
 SPLITS = ("train", "eval", "test")
 # Of duplicates in two splits, the one in the split with the higher number is kept.
@@ -39,6 +43,7 @@ class Split:
     duplicates: int = 0
     straddling: int = 0
     near: list[NearDuplicate] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def removed(self) -> int:
@@ -68,27 +73,42 @@ def split_examples(
     test_fraction: float,
     near_duplicates: float = 1.0,
 ) -> Split:
-    """Remove duplicates and split the rest.
+    """Remove exact duplicates and split the rest.
 
-    An example with a source goes where its group and source go, so that pieces of one document
-    stay together; one without goes by its normalised prompt. A prompt that would still occur on
-    two sides (the same sentence in two documents) is kept on the held-out side only, and so is one
-    whose similarity to a held-out prompt is `near_duplicates` or more (see
-    tuneserve.finetune.data.near_duplicates).
+    An example with a side goes there ('train' is what the other sides are split off); a fraction is
+    not used where examples have that side. One with a source goes where its source goes, whatever
+    its group; one without goes by the prompt its conversation begins with. A prompt that would
+    still occur on two sides (the same question in two documents) is kept on the side of higher
+    precedence only, and so is a source, and what is `near_duplicates` or more (below 1) like a
+    held-out prompt (see tuneserve.finetune.data.near_duplicates).
     """
-    unique = _without_duplicates(examples)
-    sides = [side_of(example, eval_fraction, test_fraction) for example in unique]
+    ready = {example.side for example in examples}
+    split = Split()
+    for name, fraction in (("eval", eval_fraction), ("test", test_fraction)):
+        if name in ready and fraction > 0:
+            first = next(example for example in examples if example.side == name)
+            text = f"{name}_fraction is not used: files hold the {name} examples themselves"
+            split.notes.add(text, first.where, odd=False)
+    eval_fraction = 0.0 if "eval" in ready else eval_fraction
+    test_fraction = 0.0 if "test" in ready else test_fraction
+    placed: dict[tuple[str, str], Example] = {}
+    for example in examples:
+        side = side_of(example, eval_fraction, test_fraction)
+        placed.setdefault((side, sha256_text(example.content_key)), example)
+    split.duplicates = len(examples) - len(placed)
     held: dict[str, str] = {}
-    for example, side in zip(unique, sides, strict=True):
-        key = sha256_text(example.prompt_key)
-        if key not in held or _PRECEDENCE[side] > _PRECEDENCE[held[key]]:
-            held[key] = side
-    split = Split(duplicates=len(examples) - len(unique))
-    for example, side in zip(unique, sides, strict=True):
-        if held[sha256_text(example.prompt_key)] == side:
+    for (side, _), example in placed.items():
+        for key in _one_sided(example):
+            if key not in held or _PRECEDENCE[side] > _PRECEDENCE[held[key]]:
+                held[key] = side
+    for (side, _), example in placed.items():
+        winner = max((held[key] for key in _one_sided(example)), key=_PRECEDENCE.__getitem__)
+        if winner == side:
             split.part(side).append(example)
         else:
             split.straddling += 1
+            text = f"removed from {side}: its first prompt or its source is in {winner}"
+            split.notes.add(text, example.where, odd=False)
     split.near += remove_near(split.eval, split.test, near_duplicates)
     split.near += remove_near(split.train, [*split.test, *split.eval], near_duplicates)
     return split
@@ -97,24 +117,23 @@ def split_examples(
 def remove_near(
     examples: list[Example], held: Sequence[Example], least: float
 ) -> list[NearDuplicate]:
-    """Take out of `examples` the near-duplicates, by their prompts, of `held`; returns them."""
-    pairs = find_near_duplicates(
-        [example.prompt_key for example in examples], [other.prompt_key for other in held], least
-    )
-    found = [NearDuplicate(examples[one.text], held[one.held], one.similarity) for one in pairs]
-    places = {one.text for one in pairs}
-    examples[:] = [example for place, example in enumerate(examples) if place not in places]
+    """Take out of `examples` the near-duplicates, by their prompts, of `held`; returns them.
+
+    Conversations that begin with exactly the same prompt are taken out with any `least`. Prompts
+    that differ in case, width or white space only have a similarity of 1 too, and stay with a
+    `least` of 1.
+    """
+    found = list(_near(examples, held, least))
+    places = {id(one.example) for one in found}
+    examples[:] = [example for example in examples if id(example) not in places]
     return found
 
 
 def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str:
     """'train', 'eval' or 'test', from the example alone."""
-    unit = (
-        f"source\x1d{example.group or ''}\x1d{example.source}"
-        if example.source
-        else f"prompt\x1d{example.prompt_key}"
-    )
-    position = int(sha256_text(unit)[:16], 16) / 2**64
+    if example.side in ("eval", "test"):
+        return example.side
+    position = position_of(example)
     if position < test_fraction:
         return "test"
     if position < test_fraction + eval_fraction:
@@ -122,8 +141,39 @@ def side_of(example: Example, eval_fraction: float, test_fraction: float) -> str
     return "train"
 
 
-def _without_duplicates(examples: Sequence[Example]) -> list[Example]:
-    first: dict[str, Example] = {}
+def position_of(example: Example) -> float:
+    """Where its unit stands, from 0 to 1: test takes the lowest, eval the next, train the rest."""
+    return int(sha256_text(unit_of(example))[:16], 16) / 2**64
+
+
+def unit_of(example: Example) -> str:
+    """The name of what stays on one side with the example."""
+    if example.source:
+        return f"source\x1d\x1d{example.source}"
+    return f"prompt\x1d{fold_messages(example.first_prompt)}"
+
+
+def _one_sided(example: Example) -> list[str]:
+    """Hashes of what must not be on two sides: the first prompt and, where there is one, the
+    source."""
+    prompt = sha256_text(f"prompt\x1d{example.first_prompt_key}")
+    return [prompt, sha256_text(f"source\x1d{example.source}")] if example.source else [prompt]
+
+
+def _near(
+    examples: Sequence[Example], held: Sequence[Example], least: float
+) -> Iterator[NearDuplicate]:
+    first = {other.first_prompt_key: other for other in reversed(held)}
+    texts = [fold_messages(other.prompt or other.messages) for other in held]
+    alike = dict(zip(reversed(texts), reversed(held), strict=True)) if least < 1 else {}
+    others: list[tuple[str, Example]] = []
     for example in examples:
-        first.setdefault(sha256_text(example.content_key), example)
-    return list(first.values())
+        text = fold_messages(example.prompt or example.messages)
+        same = first.get(example.first_prompt_key) or alike.get(text)
+        if same is not None:
+            yield NearDuplicate(example, same, 1.0)
+        else:
+            others.append((text, example))
+    if least < 1:
+        for one in find_near_duplicates([text for text, _ in others], texts, least):
+            yield NearDuplicate(others[one.text][1], held[one.held], one.similarity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tuneserve.settings import TrainSettings
@@ -10,7 +11,8 @@ from tuneserve.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Schedule:
-    """Optimizer steps in all, in the warm-up, and between evaluations (0: none)."""
+    """Optimizer steps in all, in the warm-up (fewer than in all), and between evaluations (0:
+    none)."""
 
     steps: int
     warmup: int
@@ -26,4 +28,15 @@ def plan_steps(settings: TrainSettings, examples: int, *, devices: int = 1) -> S
     per_epoch = math.ceil(batches / settings.gradient_accumulation)
     steps = settings.max_steps or max(1, math.ceil(per_epoch * settings.epochs))
     every = math.ceil(steps / settings.evaluations) if settings.evaluations else 0
-    return Schedule(steps, math.ceil(settings.warmup_fraction * steps), every)
+    # A step is left for the peak, so that the only step of a tiny training is at the peak.
+    warmup = min(math.ceil(settings.warmup_fraction * steps), steps - 1)
+    return Schedule(steps, warmup, every)
+
+
+def warmed_up(step: int, usual: Callable[[int], float], *, warmup: int) -> float:
+    """The factor of the peak learning rate at a step (counted from 0).
+
+    In the warm-up it rises in equal parts from 1 / (warmup + 1), for the schedules of transformers
+    begin at 0 and waste the first step; from then on it is the `usual` one of the schedule.
+    """
+    return (step + 1) / (warmup + 1) if step < warmup else usual(step)

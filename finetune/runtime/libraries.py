@@ -97,9 +97,14 @@ def check_hardware(runtime: Runtime, settings: TrainSettings) -> None:
     others instead."""
     import unsloth
 
-    on_cpu = runtime.device == "cpu"
     if settings.precision == "bf16" and not unsloth.is_bfloat16_supported():
         raise UsageError("this hardware does not compute in bf16", where="train.precision")
+    check_device(runtime.device, settings)
+
+
+def check_device(device: str, settings: TrainSettings) -> None:
+    """Raise UsageError for settings that no device of this kind ('cuda' or 'cpu') can honour."""
+    on_cpu = device == "cpu"
     if settings.precision == "fp16" and on_cpu:
         raise UsageError("fp16 needs a GPU; a CPU takes bf16 or fp32", where="train.precision")
     if settings.optimizer == "adamw_8bit" and on_cpu:

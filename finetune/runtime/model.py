@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.errors import TuneserveError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.gguf.sentencepiece import has_space_prefix
@@ -34,22 +34,6 @@ def check_convertible(tokenizer: Any, path: Path) -> None:
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     if content["model"].get("byte_fallback"):
         has_space_prefix(content, str(path))
-
-
-def check_targets(path: Path, settings: TrainSettings) -> None:
-    """Raise UsageError if the checkpoint has no module of a target's name; loads no weights."""
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    for shard in path.glob("*.safetensors"):
-        with safe_open(shard, framework="np") as tensors:
-            names.update(part for key in tensors.keys() for part in key.split("."))  # noqa: SIM118
-    unknown = [name for name in settings.target_modules if name not in names]
-    if unknown:
-        raise UsageError(
-            f"this base model has no module {', '.join(map(repr, unknown))}",
-            where="train.target_modules",
-        )
 
 
 def load_base(
@@ -103,3 +87,19 @@ def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
 
 def trainable_parameters(model: Any) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def check_finite(model: Any, where: str) -> None:
+    """Raise TuneserveError if a trained weight is not a finite number."""
+    broken = [
+        name
+        for name, value in model.named_parameters()
+        if value.requires_grad and not bool(value.isfinite().all())
+    ]
+    if broken:
+        raise TuneserveError(
+            f"{len(broken)} of the adapter's tensors hold values that are no finite numbers "
+            f"({broken[0]}): it is not saved",
+            where=where,
+            hint='Train with a lower learning_rate, or precision = "fp32".',
+        )

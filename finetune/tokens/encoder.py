@@ -58,7 +58,7 @@ class Encoded:
     `length_before_cut` is the length in tokens before it was cut to the longest allowed, and
     `lost` how many trained tokens that cost. `untaught` are the places in the conversation of the
     earlier answers that are not trained here, for the template renders them otherwise once it goes
-    on.
+    on. `where` is the example's place in its file.
     """
 
     input_ids: list[int]
@@ -66,6 +66,7 @@ class Encoded:
     length_before_cut: int
     lost: int
     untaught: tuple[int, ...] = ()
+    where: str = ""
 
     @property
     def trained(self) -> int:
@@ -171,10 +172,14 @@ class Encoder:
         encoded = self.encode(example)
         if not encoded.untaught:
             return [(example, encoded)]
-        notes.add(
-            "a conversation of several answers, trained in one example per answer: this template "
-            "changes earlier answers when a conversation goes on", example.where,
-        )  # fmt: skip
+        if any(encoded.untaught):
+            notes.add(
+                "a conversation of several answers, trained in one example per answer: this "
+                "template changes earlier answers when a conversation goes on", example.where,
+            )  # fmt: skip
+        if 0 in encoded.untaught:
+            notes.add("a greeting that this template changes later: read, and not trained",
+                      example.where)  # fmt: skip
         parts = per_answer(example, encoded.untaught)
         for part in parts[:-1]:
             self._check_whole(part, Notes())
@@ -208,7 +213,7 @@ class Encoder:
         labels = _labels(item)
         lost = sum(label != IGNORED for label in labels[self.max_length :])
         length, cut = len(ids), slice(self.max_length)
-        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untaught)
+        encoded = Encoded(ids[cut], labels[cut], length, lost, item.untaught, example.where)
         if lost and self.too_long != "cut":
             raise TooLongError(
                 f"it has {length:,} tokens and max_seq_length is {self.max_length:,}",

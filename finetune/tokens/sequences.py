@@ -77,7 +77,8 @@ def check_special_tokens(
 
 def per_answer(example: Example, untaught: Sequence[int]) -> list[Example]:
     """The example, and one more for each of its answers `untaught` that can't be trained where it
-    stands: the conversation up to it. Together they train each answer once."""
+    stands: the conversation up to it. Together they train each answer once, but for one that
+    nothing stands before: no prompt leads to it."""
     if not untaught:
         return [example]
     whole = replace(example, messages=_as_context(example.messages, untaught))
@@ -92,6 +93,7 @@ def per_answer(example: Example, untaught: Sequence[int]) -> list[Example]:
                 ),
             )
             for place in untaught
+            if place > 0
         ),
         whole,
     ]

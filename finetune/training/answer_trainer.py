@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from trl import SFTTrainer
 
+from tuneserve.finetune.memory.schedule import warmed_up
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
 from tuneserve.finetune.training.losses import (
@@ -17,6 +19,8 @@ from tuneserve.finetune.training.losses import (
     HeldOutLoss,
     general_rise,
     held_out_loss,
+    no_number,
+    places_of,
 )
 from tuneserve.settings import TrainSettings
 
@@ -31,10 +35,15 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         settings: TrainSettings,
         epochs: EpochSampler,
         general: Sequence[Encoded],
+        examples: Sequence[Encoded],
         **arguments: Any,
     ) -> None:
+        """`examples` are all that it meets, in training and in evaluations."""
         super().__init__(**arguments)
         self._general = to_dataset(general) if general else None
+        self.examples = examples
+        # The tokens of the step at hand, batch by batch.
+        self._batches: list[Any] = []
         self._settings = settings
         # On the device, so that counting does not wait for the GPU at every batch.
         self.tokens_seen: Any = 0
@@ -45,18 +54,28 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._batches.append(inputs["input_ids"])
         mask = inputs.get("attention_mask")
         self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def check_step(self, figures: Mapping[str, float]) -> None:
+        """Raise TuneserveError if a figure of the step that was just made (its loss, the gradient's
+        norm) is no finite number, naming the step and its examples."""
+        batches, self._batches = self._batches, []
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                places = places_of(batches, self.examples)
+                raise no_number(f"the {name}", value, self.state.global_step, places)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {"eval": held_out_loss(self, dataset)}
+        found = {"eval": held_out_loss(self, dataset, "eval")}
         if self._general is not None:
-            found["general"] = held_out_loss(self, self._general)
+            found["general"] = held_out_loss(self, self._general, "general")
         self.evaluated[self.state.global_step] = found
         self.evaluation_seconds += time.monotonic() - started
         metrics = {f"{name}_loss": measured.loss for name, measured in found.items()}
@@ -76,6 +95,21 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
             self.args.data_seed,
         )  # fmt: skip
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        made = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        warmup = self.args.get_warmup_steps(num_training_steps)
+        if made and warmup and self._settings.scheduler != "constant":
+            scheduler.lr_lambdas = [
+                partial(warmed_up, usual=usual, warmup=warmup) for usual in scheduler.lr_lambdas
+            ]
+            for group, rate in zip(
+                scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True
+            ):
+                group["lr"] = rate * warmed_up(0, scheduler.lr_lambdas[0], warmup=warmup)
+            scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
+        return scheduler
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         ratio = self._settings.loraplus_ratio

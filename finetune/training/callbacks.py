@@ -10,7 +10,6 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -25,15 +24,6 @@ from tuneserve.finetune.training.losses import (
     perplexity_of,
 )
 from tuneserve.finetune.training.progress import ProgressDisplay
-
-
-def tensorboard_writer(directory: Path, resumed_at: int | None) -> Any:
-    """A SummaryWriter (a context manager) to runs/NAME/tensorboard. A training that goes on drops
-    what was logged past the step that it goes on from."""
-    from tensorboardX import SummaryWriter
-
-    purge = None if resumed_at is None else resumed_at + 1
-    return SummaryWriter(str(directory), purge_step=purge, flush_secs=10)
 
 
 class StopSignal:
@@ -63,7 +53,7 @@ class StopSignal:
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Shows each step and evaluation, and logs them for TensorBoard."""
+    """Checks and shows each step and evaluation, and logs them for TensorBoard."""
 
     def __init__(self, display: ProgressDisplay, logger: Any = None) -> None:
         self.display, self.logger = display, logger
@@ -75,7 +65,13 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.started = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero or "loss" not in (logs or {}):
+        if "loss" not in (logs or {}):
+            return
+        figures = {"loss": logs["loss"]}
+        if not args.fp16:  # there the scaler leaves a step with such gradients out
+            figures["gradient's norm"] = logs["grad_norm"]
+        self.trainer.check_step(figures)
+        if not state.is_world_process_zero:
             return
         # The loss has been read, so the device is done with the step.
         seconds = time.monotonic() - self.started

@@ -13,6 +13,7 @@ from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
 _STRATEGY = "memory_strategy.json"
+_REPLACING = "replacing"
 # The trainer writes the state last, so a checkpoint that has it is whole.
 _STATE = "trainer_state.json"
 _PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
@@ -57,6 +58,18 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)
     return None
+
+
+def mark_replacing(directory: Path, replacing: bool) -> None:
+    """Write down whether this training is to replace a finished one, which stays until then: the
+    checkpoints are not those of the adapter beside them."""
+    mark = directory / _REPLACING
+    mark.touch() if replacing else mark.unlink(missing_ok=True)
+
+
+def is_replacing(directory: Path) -> bool:
+    """Is an unfinished training here that is to replace a finished one?"""
+    return (directory / _REPLACING).exists()
 
 
 def remember_strategy(directory: Path, decisions: Decisions) -> None:

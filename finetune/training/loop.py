@@ -12,6 +12,7 @@ from typing import Any
 from tuneserve.base import ResolvedBase
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
+from tuneserve.files import errors_named
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
 from tuneserve.finetune.memory.schedule import Schedule
@@ -134,8 +135,8 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         ProgressCallback,
         StoppingCallback,
         StopSignal,
-        tensorboard_writer,
     )
+    from tuneserve.finetune.training.event_log import EventLog
 
     settings = job.budget.settings
     stop = StopSignal()
@@ -144,7 +145,7 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         logger = None
         if is_first_process():
             resumed_at = step_of(resume) if resume else None
-            logger = tensorboard_writer(job.run.root / "tensorboard", resumed_at)
+            logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
         stack.enter_context(stop.handled())
         progress = ProgressCallback(display, logger)
@@ -168,7 +169,8 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
         raise TrainingStoppedError(
             f"stopped after step {trainer.state.global_step} of {job.schedule.steps}; it is saved",
             where=str(job.run.root),
-            hint="Run the same command again to go on from there.",
+            hint="Run the same command again to go on from there (without --force, which starts "
+            "afresh).",
         )
     return trainer
 
@@ -176,13 +178,26 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
 def _step_through(trainer: Any, job: TrainingJob, resume: Path | None) -> None:
     """Train. Memory that runs out in the first step is passed on as it is: nothing is lost yet."""
     first = step_of(resume) if resume else 0
+    if resume and first >= job.schedule.steps:
+        _load_last(trainer, resume)  # the trainer would make one step more
+        return
     try:
-        with quiet():
+        with errors_named(job.run.checkpoints), quiet():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except job.runtime.torch.OutOfMemoryError as error:
         if trainer.state.global_step <= first:
             raise
         raise _out_of_memory(str(error).splitlines()[0]) from error
+
+
+def _load_last(trainer: Any, checkpoint: Path) -> None:
+    """Put the trainer where it was after the last step, when this checkpoint was written."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import TrainerState
+
+    trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
 
 
 def _load_best(job: TrainingJob, trainer: Any) -> int:
@@ -221,7 +236,7 @@ def _held_out(job: TrainingJob, trainer: Any, best: int) -> dict[str, HeldOutLos
         figures: dict[str, HeldOutLoss] = known
         return figures
     return {
-        name: held_out_loss(trainer, to_dataset(job.encoded[name]))
+        name: held_out_loss(trainer, to_dataset(job.encoded[name]), name)
         for name in ("eval", "general")
         if job.encoded.get(name)
     }

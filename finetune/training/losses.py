@@ -8,10 +8,11 @@ exp(loss) is the perplexity of the answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tuneserve.finetune.tokens.encoder import IGNORED
+from tuneserve.errors import TuneserveError
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 from tuneserve.records import Record
 
 EVAL_LOSS = "eval_loss"
@@ -57,22 +58,63 @@ def losses_of(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def held_out_loss(trainer: Any, dataset: Any) -> HeldOutLoss:
-    """The loss over a dataset, every trained token weighed alike, in all processes together."""
+def places_of(batches: Iterable[Any], examples: Sequence[Encoded]) -> list[str]:
+    """Where the examples stand in their files that are in batches of token ids ([rows, length]
+    tensors), however they were padded or laid end to end."""
+    texts = [_joined(batch.flatten().tolist()) for batch in batches]
+    found = (
+        example.where
+        for example in examples
+        if example.where and any(_joined(example.input_ids) in text for text in texts)
+    )
+    return list(dict.fromkeys(found))
+
+
+def _joined(ids: Sequence[int]) -> str:
+    return f",{','.join(map(str, ids))},"
+
+
+def no_number(what: str, value: float, step: int, places: Sequence[str]) -> TuneserveError:
+    """The error for a figure of a step that is no finite number."""
+    about_base = (
+        'The base may not work as it is loaded here: check it, or train with precision = "fp32". '
+    )
+    return TuneserveError(
+        f"{what} is no finite number ({value})" + ("; its examples:" if places else ""),
+        where=f"step {step}",
+        problems=places,
+        hint=(about_base if step <= 1 else "")
+        + "Nothing is saved of this step. Look at these examples; a lower learning_rate, "
+        'max_grad_norm = 1 or precision = "fp32" may help. Then train with --force.',
+    )
+
+
+def held_out_loss(trainer: Any, dataset: Any, name: str) -> HeldOutLoss:
+    """The loss over a dataset, every trained token weighed alike, in all processes together.
+
+    `name` says what it is the loss of. Raises TuneserveError if it is no finite number.
+    """
     import torch
 
     model = trainer.model
     was_training = model.training
     model.eval()
     total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
+    sums = []
     for batch in trainer.get_eval_dataloader(dataset):
         inputs = trainer._prepare_inputs(batch)
         # The first token is predicted from nothing, so its label counts in no loss.
         count = (inputs["labels"][..., 1:] != IGNORED).sum()
         with torch.no_grad(), trainer.compute_loss_context_manager():
             loss = trainer.compute_loss(model, inputs)
-        total += torch.stack([loss.double() * count, count.double()]).to(total.device)
+        sums.append(loss.double() * count)
+        total += torch.stack([sums[-1], count.double()]).to(total.device)
     model.train(was_training)
     total = trainer.accelerator.reduce(total, reduction="sum")
     loss = (total[0] / total[1]).item()
+    if not math.isfinite(loss):
+        batches = trainer.get_eval_dataloader(dataset)
+        bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not s.isfinite()]
+        places = places_of(bad, trainer.examples)
+        raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
     return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=int(total[1].item()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, remove
 from tuneserve.finetune.data.prepare import (
     Prepared,
-    data_files,
     data_hash,
     describe,
     prepare_examples,
@@ -25,7 +25,7 @@ from tuneserve.finetune.memory.schedule import plan_steps
 from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
 from tuneserve.finetune.runtime.model import (
     check_convertible,
-    check_targets,
+    check_finite,
     load_tokenizer,
     trainable_parameters,
 )
@@ -35,6 +35,7 @@ from tuneserve.finetune.runtime.processes import (
     process_count,
     wait_for_all,
 )
+from tuneserve.finetune.runtime.targets import with_targets
 from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
@@ -46,11 +47,13 @@ from tuneserve.finetune.training.checkpoints import (
     claim,
     fingerprint,
     last_checkpoint,
+    mark_replacing,
     remember_strategy,
     remembered_strategy,
     step_of,
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
+from tuneserve.finetune.training.finished import finished_result, was_cut_off
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
 from tuneserve.finetune.training.result import (
     EpochRecord,
@@ -71,15 +74,17 @@ def train(
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
     In a process that is not the first of several there is none. Goes on from the last
-    checkpoint of an unfinished training with the same settings and data.
+    checkpoint of an unfinished training with the same settings and data; with `force` it starts
+    afresh. A finished training that is replaced stays as it is, with its split and its record,
+    until the new adapter is written.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
     run.read()  # a record that can't be read is an error before anything slow or lasting happens
     if skip_done and (done := finished_result(recipe, run)):
-        say(f"{run.adapter}: done already")
         return done
-    if run.adapter.exists() and not force and not _was_cut_off(run):
+    run.check_writable()
+    if run.adapter.exists() and not force and not was_cut_off(run):
         raise OutputExistsError(run.adapter)
     with only_first_talks():
         job = _prepare(recipe, run)
@@ -88,18 +93,27 @@ def train(
             return None
         with run.alone():
             if force:
-                for path in (run.adapter, run.checkpoints):
-                    remove(path)
+                remove(run.checkpoints)
             identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
             resume = claim(run.checkpoints, identity)
-            run.save_settings(recipe)
-            write_split(job.prepared, run)
+            replacing = run.adapter.exists() and "train" in run.read().stages
+            mark_replacing(run.checkpoints, replacing)
+            if not replacing:
+                run.save_settings(recipe)
+                write_split(job.prepared, run)
             if resume:
                 _plan_as_remembered(job)
             remember_strategy(run.checkpoints, job.budget.decisions())
             wait_for_all()
-            with run.stage("train") as running:
-                result = running.result = _train(job, resume)
+            with run.stage("train", keep=replacing) as running:
+                trained = _train(job, resume)
+                with _written_adapter(job, trained.trainer.model):
+                    if replacing:
+                        write_split(job.prepared, run)
+                        running.withdraw()
+                        run.save_settings(recipe)
+                result = running.result = _finish(job, trained, resume)
+            mark_replacing(run.checkpoints, False)
     return result
 
 
@@ -121,30 +135,11 @@ def _plan_as_remembered(job: TrainingJob) -> None:
         )
 
 
-def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
-    """The result of a finished training with these very settings and data, if there is one."""
-    saved, wanted = run.saved_settings(), recipe.model_dump(mode="json")
-    same = all(saved.get(name) == wanted[name] for name in ("model", "data", "train"))
-    files_there = all(path.exists() for path, _ in data_files(recipe.data))
-    if not same or not files_there or not run.adapter.is_dir():
-        return None
-    result = run.finished("train", TrainResult)
-    if result is None or data_hash(recipe.data) != result.data.sha256:
-        return None
-    return result
-
-
-def _was_cut_off(run: RunDirectory) -> bool:
-    """Was the process killed after it wrote the adapter and before run.json says so?"""
-    recorded = "train" in run.read().stages
-    return not recorded and last_checkpoint(run.checkpoints) is not None
-
-
 def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
-    check_targets(base.path, recipe.train)
+    recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
@@ -164,23 +159,31 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     )
 
 
-def _train(job: TrainingJob, resume: Path | None) -> TrainResult:
+def _train(job: TrainingJob, resume: Path | None) -> Trained:
     say(job.budget.describe())
     trained = run_training(job, resume)
+    check_finite(trained.trainer.model, where=str(job.run.root))
+    return trained
+
+
+def _finish(job: TrainingJob, trained: Trained, resume: Path | None) -> TrainResult:
     curves = loss_curves(trained.trainer.state.log_history, trained.best)
     write_curves_page(curves, job.run.root / "curves.html", job.run.name)
-    _save_adapter(job, trained.trainer.model)
     result = _result(job, trained, curves, resume)
     _tell_result(result)
     return result
 
 
-def _save_adapter(job: TrainingJob, model: Any) -> None:
-    with atomic_path(job.run.adapter) as directory, quiet(errors_too=True):
-        model.save_pretrained(directory)
-        job.tokenizer.save_pretrained(directory)
+@contextlib.contextmanager
+def _written_adapter(job: TrainingJob, model: Any) -> Iterator[None]:
+    """The adapter is written when the block begins, and takes its place when it ends."""
+    with atomic_path(job.run.adapter) as directory:
+        with quiet(errors_too=True):
+            model.save_pretrained(directory)
+            job.tokenizer.save_pretrained(directory)
         # PEFT's model card is an empty form for the hub.
         (directory / "README.md").unlink(missing_ok=True)
+        yield
 
 
 def _result(
@@ -265,6 +268,12 @@ def _tell_result(result: TrainResult) -> None:
         f"peak memory {peak.resident_bytes / 2**30:.2f} GiB"
         + (f", GPU {peak.gpu_bytes / 2**30:.2f} GiB" if peak.gpu_bytes is not None else "")
     )
+    if (start := _no_better_than(result)) is not None:
+        say(
+            f"WARNING: no evaluation was below the untouched base's (eval loss {start:.4f} at step "
+            "0): on the eval split this adapter does no better than the base. Lower the "
+            "learning_rate, or look at the data"
+        )
     planned = result.memory_plan
     if planned.predicted_bytes:
         error = planned.measured_bytes / planned.predicted_bytes - 1
@@ -273,3 +282,10 @@ def _tell_result(result: TrainResult) -> None:
         say(
             f"{name}: loss {figures.loss:.4f} per answer token, perplexity {figures.perplexity:.3f}"
         )
+
+
+def _no_better_than(result: TrainResult) -> float | None:
+    """The eval loss of the untouched base, if no later evaluation was below it."""
+    before = [loss for step, loss in result.losses.eval if step == 0]
+    after = [loss for step, loss in result.losses.eval if step > 0]
+    return before[0] if before and after and min(after) >= before[0] else None

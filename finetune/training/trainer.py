@@ -53,6 +53,7 @@ def build_trainer(
             settings=settings,
             epochs=epochs,
             general=general,
+            examples=[*train, *evaluation, *general],
             data_collator=collator(runtime, settings, tokenizer),
         )
         for library_output in (PrinterCallback, ProgressCallback):
@@ -80,6 +81,10 @@ def _arguments(
         gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
+        # transformers' polynomial schedule ends at 1e-7, and begins at no rate below that.
+        lr_scheduler_kwargs={"lr_end": min(1e-7, settings.learning_rate / 10)}
+        if settings.scheduler == "polynomial"
+        else None,
         neftune_noise_alpha=settings.neftune_alpha or None,
         warmup_steps=schedule.warmup,
         weight_decay=settings.weight_decay,
@@ -91,6 +96,8 @@ def _arguments(
         seed=settings.seed,
         data_seed=settings.seed,
         logging_steps=1,
+        # A loss that is no number is to be seen: it ends the training.
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if every else "no",
         eval_steps=every or None,
         eval_on_start=bool(every) and fresh,

@@ -6,29 +6,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments
 from tuneserve.chat.special_tokens import SpecialTokens
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
-from tuneserve.chat.tools import OPEN_CALL
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The next turn of a conversation, ready to be generated."""
+    """The next turn of a conversation, ready to be generated. `calls`: were tools offered?"""
 
     prompt: list[int]
     sampling: SamplingParams
     calls: bool
+    form: CallForm = HERMES
 
-    def reader(self) -> PartReader:
-        return PartReader(self.sampling.thoughts, calls=self.calls)
+    def reader(self) -> PartReader | ChannelReader:
+        if self.form.in_channels:
+            return ChannelReader(calls=self.calls)
+        return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
 
 
 def prepare_turn(
@@ -50,16 +55,28 @@ def prepare_turn(
             param="reasoning_budget",
         )
     text, opening = render_request(template, request, special_tokens_of(model))
+    form = template_traits(template).form
+    # An answer that the client has begun can't go on with a call that only its beginning tells.
+    can_call = bool(form.triggers) or request.must_call or not opening
+    calls = bool(request.callable_tools) and can_call
     sampling = request.sampling(default_max_tokens=default_max_tokens)
     return Turn(
         prompt=encode_text(model, text + opening),
         sampling=replace(
-            _bounded(grammars, sampling, request),
+            _bounded(grammars, sampling, request, form if calls else None),
             thoughts=thoughts_left(text, opening, thinks=thinks),
             thinking_budget=request.reasoning_budget,
+            shown=_control_tokens(model, form) if calls or form.in_channels else frozenset(),
         ),
-        calls=bool(request.callable_tools),
+        form=form,
+        calls=calls,
     )
+
+
+def _control_tokens(model: LlamaModel, form: CallForm) -> frozenset[int]:
+    """The form's marks that are control tokens, which are no text of an answer otherwise."""
+    ids = map(model.tokenize, form.marks)
+    return frozenset(one[0] for one in ids if len(one) == 1 and model.is_special(one[0]))
 
 
 def render_request(
@@ -84,13 +101,16 @@ def render_request(
 
 
 def _bounded(
-    grammars: GrammarCompiler, sampling: SamplingParams, request: ChatRequest
+    grammars: GrammarCompiler,
+    sampling: SamplingParams,
+    request: ChatRequest,
+    form: CallForm | None,
 ) -> SamplingParams:
     """`sampling` with the grammar that the request gives, or its response_format or tools need."""
     if request.grammar is not None:
         return replace(sampling, grammar=grammars.compile_gbnf(request.grammar))
     schema = request.answer_schema
-    callable_tools = request.callable_tools
+    callable_tools = request.callable_tools if form else []
     if schema is None and not callable_tools:
         return sampling
     # Text may come in front of calls where neither a call nor a format is required.
@@ -101,5 +121,7 @@ def _bounded(
         {places[tool["function"]["name"]]: tool["function"] for tool in callable_tools},
         several=request.parallel_tool_calls is not False,
         opened=lazy,
+        form=form or HERMES,
     )
-    return replace(sampling, grammar=grammar, grammar_after=OPEN_CALL if lazy else None)
+    after = form.triggers[0] if lazy and form and form.triggers else None
+    return replace(sampling, grammar=grammar, grammar_after=after)

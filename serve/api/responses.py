@@ -25,12 +25,13 @@ from tuneserve.serve.api.protocol import (
     TopLogprob,
     Usage,
 )
-from tuneserve.serve.chat.answer_parser import (
+from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
     Content,
     Part,
-    PartReader,
     Reasoning,
     ToolCall,
     calls_of,
@@ -230,7 +231,7 @@ class ChatWriter(Writer):
 class _ChoiceStream:
     """How far a streamed choice is."""
 
-    reader: PartReader
+    reader: PartReader | ChannelReader
     calls: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
 

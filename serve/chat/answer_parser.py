@@ -6,87 +6,47 @@ Read from the text as it streams: marks may be cut anywhere, and nothing of them
 from __future__ import annotations
 
 import json
-import re
-import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
 
+from tuneserve.chat.call_formats import PYTHON_TAG, CallForm
 from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
-from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call the model makes; `arguments` is JSON text, as OpenAI has it."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class _Text:
-    text: str
-
-
-class Reasoning(_Text):
-    """Text the model thinks to itself."""
-
-
-class Content(_Text):
-    """Text of the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallBegin:
-    """A call of the function `name` begins."""
-
-    id: str
-    name: str
-
-
-class CallArguments(_Text):
-    """Text of the arguments of the call that has begun."""
-
-
-Part = Reasoning | Content | CallBegin | CallArguments
-
-
-def calls_of(parts: Sequence[Part]) -> list[ToolCall]:
-    """The calls among the parts of an answer."""
-    calls: list[ToolCall] = []
-    for part in parts:
-        if isinstance(part, CallBegin):
-            calls.append(ToolCall(part.id, part.name, ""))
-        elif isinstance(part, CallArguments):
-            calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + part.text)
-    return calls
+from tuneserve.serve.chat.parts import (
+    CallArguments,
+    CallBegin,
+    Content,
+    ObjectEnd,
+    Part,
+    Reasoning,
+    call_id,
+    calls_or_content,
+)
 
 
 class _State(Enum):
+    START = "before anything, where a call is told by its JSON alone"
     CONTENT = "in the answer's text"
-    CALL = "behind <tool_call>, before the arguments"
+    CALL = "at the mark of a call, before its arguments"
     ARGUMENTS = "in the arguments of a call"
-    CALLED = "behind the arguments, before </tool_call>"
+    CALLED = "behind the arguments, before the end of the call"
+    NEXT = "behind a call among several, before the next or their end"
 
 
 class PartReader:
     """Splits growing text. `thoughts`: whether the answer begins inside them ('open'), may have
-    some ('may') or has none; `calls`: tools were offered."""
+    some ('may') or has none; `calls`: the form of calls if tools were offered."""
 
-    def __init__(self, thoughts: Thoughts = "none", *, calls: bool = False):
+    def __init__(self, thoughts: Thoughts = "none", *, calls: CallForm | None = None):
         self._thoughts = ThoughtStream(thoughts)
-        self._calls = calls
+        self._form = calls
         self._held = ""
-        self._state = _State.CONTENT
+        self._state = _State.START if calls and not calls.triggers else _State.CONTENT
         self._trim = False
         self._end = ObjectEnd()
 
     @property
     def plain(self) -> bool:
         """Is all of the text simply content?"""
-        return self._thoughts.in_answer and not self._calls
+        return self._thoughts.in_answer and self._form is None
 
     def feed(self, text: str) -> list[Part]:
         """The parts that `text` completes or continues."""
@@ -96,9 +56,9 @@ class PartReader:
         """What is held when the answer ends; a call without a name is content."""
         parts = self._read(self._thoughts.finish())
         rest, self._held = self._held, ""
-        if self._state is _State.CALL:
-            return parts + _call_or_content(rest, closed=False)
-        if self._state is _State.CALLED:
+        if self._form is not None and self._state is _State.CALL:
+            return parts + calls_or_content(self._form, rest)
+        if self._state in (_State.CALLED, _State.NEXT):
             return parts
         return [*parts, Content(rest)] if rest else parts
 
@@ -121,105 +81,132 @@ class PartReader:
             self._trim = not self._held
         if not self._held:
             return False
-        if self._state is _State.CALL:
-            return self._call(parts)
-        if self._state is _State.ARGUMENTS:
-            return self._arguments(parts)
-        if self._state is _State.CALLED:
-            return self._until_close() is not None
-        if not self._calls:
+        if self._form is None:
             parts.append(Content(self._held))
             self._held = ""
             return False
-        return self._until_call(parts)
+        match self._state:
+            case _State.START:
+                return self._start(self._form)
+            case _State.CONTENT:
+                return self._until_call(parts, self._form)
+            case _State.CALL:
+                return self._call(parts, self._form)
+            case _State.ARGUMENTS:
+                return self._arguments(parts)
+            case _State.CALLED:
+                return self._until_end(self._form)
+            case _State.NEXT:
+                return self._next(self._form)
 
-    def _until_call(self, parts: list[Part]) -> bool:
-        before, found, after = self._held.partition(OPEN_CALL)
-        if found:
-            self._held, self._state, self._trim = after, _State.CALL, True
+    def _start(self, form: CallForm) -> bool:
+        """Where a call has no mark: does the answer begin with an object that names one?"""
+        begun = self._held.lstrip()
+        if begun.startswith(PYTHON_TAG):
+            # What it stands before is a call or a program; the tag is no text.
+            self._held = begun.removeprefix(PYTHON_TAG)
+            return True
+        short = "".join(begun.split())
+        keys = ("type", form.name_key, form.arguments_key)
+        wanted = [f'{{"{key}":' for key in keys]
+        if any(short.startswith(start) for start in wanted):
+            self._state = _State.CALL
+            return True
+        if any(start.startswith(short) for start in (*wanted, PYTHON_TAG)):
+            return False
+        self._form = None  # nothing that comes later can be a call
+        return True
+
+    def _until_call(self, parts: list[Part], form: CallForm) -> bool:
+        places = [place for mark in form.triggers if (place := self._held.find(mark)) >= 0]
+        if places:
+            shown = min(places)
+            self._state = _State.CALL
         else:
-            shown = len(before) - overlap(before, OPEN_CALL)
-            self._held, before = before[shown:], before[:shown]
-        if before:
-            parts.append(Content(before))
-        return bool(found)
+            shown = len(self._held) - max(overlap(self._held, mark) for mark in form.triggers)
+        if shown:
+            parts.append(Content(self._held[:shown]))
+            self._held = self._held[shown:]
+        return bool(places)
 
-    def _call(self, parts: list[Part]) -> bool:
-        if head := _HEAD.match(self._held):
-            parts.append(CallBegin(call_id(), json.loads(head["name"])))
+    def _call(self, parts: list[Part], form: CallForm) -> bool:
+        head, end = form.opening.match(self._held), self._place_of_end(form)
+        if head and (end is None or end > head.end()):
+            name = json.loads(head["name"]) if form.is_object else head["name"]
+            parts.append(CallBegin(call_id(), name))
             self._held = self._held[head.end() :]
             self._state, self._end = _State.ARGUMENTS, ObjectEnd()
             return True
-        inside = self._until_close()
-        if inside is not None:
-            parts += _call_or_content(inside, closed=True)
-        return inside is not None
+        if end is None:
+            return False
+        found = calls_or_content(form, self._held[:end])
+        parts += found
+        self._held = self._held[end:]
+        self._restart()
+        if isinstance(found[0], Content):
+            self._state, self._trim = _State.CONTENT, False
+            # Without a mark, nothing behind text can be a call.
+            self._form = form if form.triggers else None
+        elif form.section_mark:
+            self._state = _State.CONTENT
+        return True
+
+    def _place_of_end(self, form: CallForm) -> int | None:
+        """Where what is held as a call ends, though it is not written as calls are."""
+        if not form.triggers:
+            return ObjectEnd().find(self._held)
+        mark = form.section_end_mark if form.section_mark else form.end_mark
+        place = self._held.find(mark) if mark else -1
+        return place + len(mark) if place >= 0 else None
 
     def _arguments(self, parts: list[Part]) -> bool:
         end = self._end.find(self._held)
         parts.append(CallArguments(self._held[:end]))
         self._held = "" if end is None else self._held[end:]
         if end is not None:
-            self._state = _State.CALLED
+            self._state, self._end = _State.CALLED, ObjectEnd(depth=1)
         return end is not None
 
-    def _until_close(self) -> str | None:
-        """What stands before </tool_call>, taken with it; None if that has not come."""
-        inside, closed, after = self._held.partition(CLOSE_CALL)
-        if not closed:
-            return None
-        self._held, self._state, self._trim = after, _State.CONTENT, True
-        return inside
+    def _until_end(self, form: CallForm) -> bool:
+        """Leave out what stands between the arguments and the end of the call."""
+        if form.end_mark:
+            _, closed, after = self._held.partition(form.end_mark)
+            if not closed:
+                return False
+            self._held = after
+        elif form.is_object:
+            end = self._end.find(self._held)
+            self._held = "" if end is None else self._held[end:]
+            if end is None:
+                return False
+        self._restart()
+        return True
 
+    def _restart(self) -> None:
+        """Behind a call."""
+        self._trim = True
+        if self._form is None or not self._form.triggers:
+            self._state = _State.START
+        else:
+            self._state = _State.NEXT if self._form.section_mark else _State.CONTENT
 
-def _call_or_content(inside: str, *, closed: bool) -> list[Part]:
-    return parse_call(inside) or [Content(f"{OPEN_CALL}{inside}{CLOSE_CALL if closed else ''}")]
-
-
-# What the grammar of calls writes before the arguments.
-_HEAD = re.compile(
-    r'\s*\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)'
-)
-
-
-def call_id() -> str:
-    return f"call_{secrets.token_hex(8)}"
-
-
-def parse_call(text: str) -> list[Part] | None:
-    """The call written between the marks; None if it is none."""
-    try:
-        value = json.loads(text)
-        name, arguments = value["name"], value.get("arguments", {})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return None
-    if not isinstance(name, str) or not isinstance(arguments, dict):
-        return None
-    return [CallBegin(call_id(), name), CallArguments(json.dumps(arguments, ensure_ascii=False))]
-
-
-class ObjectEnd:
-    """Looks for the end of a JSON object in pieces of text."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = self._escaped = False
-
-    def find(self, text: str) -> int | None:
-        """The place behind the object's last brace; None if it goes on."""
-        for place, character in enumerate(text, start=1):
-            if self._escaped:
-                self._escaped = False
-            elif self._in_string and character == "\\":
-                self._escaped = True
-            elif character == '"':
-                self._in_string = not self._in_string
-            elif self._in_string:
-                continue
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return place
-        return None
+    def _next(self, form: CallForm) -> bool:
+        """Behind a call of a section: the next one, or the section's end."""
+        self._held = self._held.lstrip(" \t\r\n," if form.in_list else None)
+        if not self._held:
+            return False
+        beginning = form.begin or "{"
+        if self._held.startswith(beginning):
+            self._state = _State.CALL
+            return True
+        closings = [mark for mark in ("]" if form.in_list else "", form.section_end_mark) if mark]
+        for mark in closings:
+            if self._held.startswith(mark):
+                self._held = self._held[len(mark) :]
+                if mark == closings[-1]:
+                    self._state, self._trim = _State.CONTENT, True
+                return True
+        if any(mark.startswith(self._held) for mark in (beginning, *closings)):
+            return False
+        self._state, self._trim = _State.CONTENT, True
+        return True

@@ -26,9 +26,10 @@ from urllib.parse import unquote
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from tuneserve.chat.tools import CLOSE_CALL, OPEN_CALL
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.chat.call_grammar import call_rules
 from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
@@ -120,28 +121,25 @@ class GrammarCompiler:
         *,
         several: bool,
         opened: bool,
+        form: CallForm = HERMES,
     ) -> LLMatcher:
-        """JSON of a schema, or a call (or `several`) of the functions, by their places among the
-        request's tools; either, if both are given. `opened`: the first `<tool_call>` is there
-        already. Raises GrammarError, which names the schema's field, and UnavailableError."""
+        """JSON of a schema, or a call (or `several`) of the functions in the template's `form`, by
+        their places among the request's tools; either, if both are given. `opened`: the form's
+        first trigger is there already, or where it has none, the answer may be text instead.
+        Raises GrammarError, which names the schema's field, and UnavailableError."""
         parts: dict[str, str] = {}
         if schema is not None:
             parts["response_format"] = _json_rule(schema, "response_format")
-        heads = []
+        arguments: dict[str, str] = {}
         for place, function in functions.items():
             param = f"tools[{place}].function.parameters"
             parts[param] = _json_rule(_parameters(function, param), param)
-            head = rf'/\{{ ?"name": ?"{function["name"]}", ?"arguments": ?/'
-            heads.append(f"{head} p{len(parts) - 1} / ?\\}}/")
+            arguments[function["name"]] = f"p{len(parts) - 1}"
         start = ["p0"] if schema is not None else []
         lines = [f"p{number}: {rule}" for number, rule in enumerate(parts.values())]
-        if heads:
-            start.append(("rest" if opened else "call") + (" (BLANK? call)*" if several else ""))
-            lines += [
-                f"call: {self._mark(OPEN_CALL)} rest",
-                f"rest: BLANK? ({' | '.join(heads)}) BLANK? {self._mark(CLOSE_CALL)}",
-                "BLANK: /[ \\n]/",
-            ]
+        if arguments:
+            start.append("calls")
+            lines += call_rules(form, arguments, self._mark, several=several, opened=opened)
         lark = "\n".join([f"start: {' | '.join(start)}", *lines])
         if len(lark) > LONGEST_SCHEMAS:
             longest = max(parts, key=lambda param: len(parts[param]))
@@ -157,8 +155,11 @@ class GrammarCompiler:
         raise GrammarError(reason, param="tools")
 
     def _mark(self, text: str) -> str:
-        """A mark in Lark: its own token if the vocabulary has one, or else its characters."""
+        """A mark in Lark: its own token if the vocabulary has one, or else its characters; '' for
+        a token that ends the answer, which every grammar allows at its end."""
         ids = self._model.tokenize(text)
+        if len(ids) == 1 and self._model.is_end(ids[0]):
+            return ""
         if len(ids) == 1 and self._tokenizer().is_special_token(ids[0]):
             return f"<[{ids[0]}]>"
         return json.dumps(text)

@@ -406,16 +406,18 @@ class Engine:
             wanted = request.sampling.logprobs
             logprob = None if wanted is None else token_logprob(row, token, wanted)
             self._notifier.urgent |= not request.generated
-            reason = request.advance(token, self._piece(token), logprob)
+            reason = request.advance(token, self._piece(token, request.sampling), logprob)
             if reason is not None:
                 self._scheduler.finish(request)
                 self._end(request, reason)
 
-    def _piece(self, token: int) -> bytes | None:
+    def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
+        if token in sampling.shown and self._pieces[token] is not None:
+            return self.model.token_bytes(token)
         return self._pieces[token]
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:

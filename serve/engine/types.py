@@ -65,7 +65,8 @@ class SamplingParams:
 
     `grammar`, compiled and at its beginning (answers follow copies of it), bounds the answer, but
     never its `thoughts`; with `grammar_after` only what follows the first such mark in it.
-    `thinking_budget` is the number of tokens after which thoughts are closed.
+    `thinking_budget` is the number of tokens after which thoughts are closed. `shown` are control
+    tokens that are part of the answer's text, as others are not.
     """
 
     temperature: float = 1.0
@@ -85,6 +86,7 @@ class SamplingParams:
     grammar_after: str | None = None
     thoughts: Thoughts = "none"
     thinking_budget: int | None = None
+    shown: frozenset[int] = frozenset()
 
     @property
     def penalizes(self) -> bool:

@@ -24,7 +24,11 @@ from tuneserve.chat.thinking import (
     thoughts_left,
 )
 from tuneserve.finetune.data.formats import BadRecord, parse_record
-from tuneserve.serve.chat.answer_parser import Content, PartReader, Reasoning
+from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.parts import (
+    Content,
+    Reasoning,
+)
 from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.settings import BenchSettings
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import Runner
+from tests.support import Runner, write_small_weights
 from tuneserve.cli.planning import plan
 from tuneserve.convert.resources import check_memory, needed_memory
 from tuneserve.errors import TuneserveError
@@ -34,10 +34,10 @@ CONFIG_8B = {
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> Path:
-    """A checkpoint directory without weights."""
+    """A checkpoint directory whose weights are small: only their names and kinds are read."""
     (folder / "config.json").write_text(json.dumps(config))
-    for name in ("tokenizer.json", "model.safetensors"):
-        (folder / name).write_text("never read")
+    (folder / "tokenizer.json").write_text("never read")
+    write_small_weights(folder / "model.safetensors")
     return folder
 
 
@@ -79,6 +79,48 @@ def test_a_base_in_4_bits_is_planned_as_it_is_trained(tuneserve: Runner, tmp_pat
     base = write_checkpoint(tmp_path, config)
     done = tuneserve("plan", "--base", str(base), "--vram", "80", "--json")
     assert json.loads(done.stdout)["chosen"]["load_in_4bit"]
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "message"),
+    [
+        (("--target-modules", "q_prol"), "train.target_modules", "no module 'q_prol'"),
+        (("--target-modules", "q_proj,mlp"), "train.target_modules", "'mlp' is no linear layer"),
+        (("--target-modules", "lm_head"), "train.target_modules", "'lm_head' can't have"),
+        (("--modules-to-save", "nonsense"), "train.modules_to_save", "no module 'nonsense'"),
+        (("--cpu", "--precision", "fp16"), "train.precision", "fp16 needs a GPU"),
+        (("--cpu", "--optimizer", "adamw_8bit"), "train.optimizer", "needs a GPU"),
+    ],
+)
+def test_what_training_refuses_is_refused(
+    tuneserve: Runner, tmp_path: Path, options: tuple[str, ...], where: str, message: str
+) -> None:
+    base = write_checkpoint(tmp_path, CONFIG_8B)
+    done = tuneserve("plan", "--base", str(base), *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {where}: ")
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_all_linear_is_planned_as_all_projections(tuneserve: Runner, tmp_path: Path) -> None:
+    base = write_checkpoint(tmp_path, CONFIG_8B)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[train]\ntarget_modules = "all-linear"\n')
+    found = [
+        json.loads(tuneserve("plan", "--base", str(base), "--json", *options).stdout)
+        for options in ((), ("--config", str(recipe)), ("--target-modules", "all-linear"))
+    ]
+    assert found[0] == found[1] == found[2]
+    training = next(parts for title, parts in found[0]["peaks"].items() if "training" in title)
+    assert training["adapter"] > 2**28
+
+
+def test_phi_3_has_the_same_projections_in_fewer_matrices() -> None:
+    shape = SHAPES["8B"]
+    apart = shape.adapter_parameters(16, ("q_proj", "k_proj", "v_proj"))
+    # One A matrix in place of three.
+    assert shape.adapter_parameters(16, ("qkv_proj",)) == apart - 2 * 32 * 16 * 4096
 
 
 @pytest.mark.parametrize("threads", [2, 8, 16])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import threading
@@ -17,6 +19,7 @@ from tuneserve.base import resolve_base
 from tuneserve.bench.job import _choices
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.perplexity import read_corpus
+from tuneserve.cli import cli, main
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.data.prompt_variants import read_prompt_variants
 from tuneserve.finetune.data.records import read_records
@@ -191,3 +194,42 @@ def test_rope_factors_that_are_of_no_known_kind() -> None:
     config = {"rope_scaling": scaling, "hidden_size": 256, "num_attention_heads": 4}
     with pytest.raises(UsageError, match="long_factor has 3 numbers, not half the RoPE size"):
         list(extra_tensors(config))
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "Make room on that disk"),
+        (errno.EROFS, "Choose a place that can be written"),
+        (errno.EACCES, "change its permissions"),
+        (errno.EIO, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, hint: str
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise OSError(number, os.strerror(number), "runs/x/run.json")
+
+    monkeypatch.setattr(cli, "main", refuse)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: runs/x/run.json: ")
+    assert os.strerror(number).lower() in shown.lower()
+    assert hint in shown
+    assert "Traceback" not in shown
+    with pytest.raises(OSError, match=r"run\.json"):
+        main(["train", "--debug"])
+
+
+def test_an_error_of_a_library_that_only_looks_like_the_systems_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError("a defect of ours")
+
+    monkeypatch.setattr(cli, "main", fail)
+    with pytest.raises(OSError, match="a defect of ours"):
+        main(["train"])

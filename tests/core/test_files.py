@@ -13,6 +13,7 @@ from tests.support import ROOT
 from tuneserve.errors import UsageError
 from tuneserve.files import (
     atomic_path,
+    errors_named,
     read_json,
     read_text,
     sha256_file,
@@ -202,3 +203,30 @@ def test_json_that_is_no_object(tmp_path: Path, content: str, told: str) -> None
     with pytest.raises(UsageError, match=told) as caught:
         read_json(path, hint="Make it again.")
     assert caught.value.hint == "Make it again."
+
+
+def test_a_full_disk_is_named_by_what_was_written(tmp_path: Path) -> None:
+    def write_to_a_full_disk(final: Path) -> None:
+        with atomic_path(final) as temporary:
+            temporary.symlink_to("/dev/full")
+            temporary.write_text("x" * 100_000)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_to_a_full_disk(tmp_path / "run.json")
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "run.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_libraries_that_word_a_full_disk_in_their_own_way(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught, errors_named(tmp_path):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="unexpected pos"), errors_named(tmp_path):
+        raise RuntimeError("unexpected pos 64 vs 0")  # there is room: it is something else
+    with pytest.raises(FileNotFoundError) as caught, errors_named(tmp_path):
+        Path("nowhere.txt").read_text()
+    assert caught.value.filename == "nowhere.txt"

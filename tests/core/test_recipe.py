@@ -99,3 +99,40 @@ def test_any_text_is_accepted_or_refused_cleanly(tmp_path_factory: object, text:
 def test_settings_survive_a_round_trip_through_json() -> None:
     recipe = Recipe()
     assert validate(recipe.model_dump(mode="json"), where="x") == recipe
+
+
+@pytest.mark.parametrize(
+    "key", ["packing", "gradient_checkpointing", "compile", "offload_embeddings"]
+)
+def test_booleans_of_toml_are_the_words_of_a_switch(tmp_path: Path, key: str) -> None:
+    for written, word in (("true", "true"), ('"true"', "true"), ("false", "false")):
+        tables = load_recipe(write(tmp_path, f"[train]\n{key} = {written}\n"))
+        assert getattr(validate(tables, where="x").train, key) == word
+    for wrong in ("1", '"True"', "[]"):
+        with pytest.raises(UsageError, match=f"train.{key}: input should be 'auto'"):
+            load_recipe(write(tmp_path, f"[train]\n{key} = {wrong}\n"))
+
+
+@pytest.mark.parametrize("key", ["target_modules", "modules_to_save"])
+def test_names_of_modules_may_be_one_text(tmp_path: Path, key: str) -> None:
+    for written, names in (
+        ('"all-linear"', ("all-linear",)),
+        ('["all-linear"]', ("all-linear",)),
+        ('"q_proj, v_proj"', ("q_proj", "v_proj")),
+    ):
+        tables = load_recipe(write(tmp_path, f"[train]\n{key} = {written}\n"))
+        assert getattr(validate(tables, where="x").train, key) == names
+    with pytest.raises(UsageError, match=f"train.{key}"):
+        load_recipe(write(tmp_path, f"[train]\n{key} = 3\n"))
+
+
+def test_no_target_is_no_training(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"train\.target_modules"):
+        load_recipe(write(tmp_path, '[train]\ntarget_modules = ""\n'))
+
+
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_settings_are_finite(tmp_path: Path, number: str) -> None:
+    for key in ("checkpoint_minutes", "max_general_rise", "learning_rate"):
+        with pytest.raises(UsageError, match=rf"train\.{key}"):
+            load_recipe(write(tmp_path, f"[train]\n{key} = {number}\n"))

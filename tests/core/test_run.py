@@ -248,3 +248,27 @@ def test_a_byte_order_mark_is_no_content(old_run: RunDirectory) -> None:
     known = old_run.read()
     old_run.record_path.write_bytes(b"\xef\xbb\xbf" + old_run.record_path.read_bytes())
     assert old_run.read() == known
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_record_holds_no_number_that_json_has_not(run: RunDirectory, value: float) -> None:
+    run.update(name="first")
+    before = run.record_path.read_bytes()
+    stages = {"bench": {"result": {"losses": [[0, 1.5], [2, value]]}}}
+    with pytest.raises(TuneserveError, match=r"stages\.bench\.result\.losses\.1\.1 is no finite"):
+        run.update(stages=stages)
+    assert run.record_path.read_bytes() == before
+
+
+def test_a_run_that_can_not_be_written_is_told_and_nothing_is_made(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    run.check_writable()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(TuneserveError, match="is a file where a folder has to be") as caught:
+        run.check_writable()
+    assert caught.value.where == str(tmp_path / "runs")
+    with pytest.raises(TuneserveError, match="can't be written") as caught:
+        RunDirectory(Path("/proc/self/x")).check_writable()
+    assert caught.value.where == "/proc/self"

@@ -23,10 +23,3 @@ def write_lines(tmp_path: Path) -> WriteLines:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def demo_tokenizer(demo_base: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(demo_base)

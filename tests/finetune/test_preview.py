@@ -8,25 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.chat.examples import Example
-from tuneserve.finetune.preview import length_histogram, pieces
-from tuneserve.finetune.tokens.encoder import Encoder
-
-
-def test_pieces_are_the_text_with_trained_and_special_tokens_apart(demo_tokenizer: Any) -> None:
-    encoder = Encoder(demo_tokenizer, max_length=512)
-    messages = (
-        {"role": "system", "content": "S"},
-        {"role": "user", "content": "1+1?"},
-        {"role": "assistant", "content": "Two."},
-    )
-    encoded = encoder.encode(Example("x", messages))
-    found = pieces(demo_tokenizer, encoder.special_ids, encoded)
-    assert "".join(piece.text for piece in found) == demo_tokenizer.decode(encoded.input_ids)
-    assert [(p.text, p.kind) for p in found if p.trained] == [
-        ("Two.", "trained"), ("<|im_end|>", "special"),
-    ]  # fmt: skip
-    assert [p.text for p in found if p.kind == "special"][:2] == ["<|im_start|>", "<|im_end|>"]
+from tuneserve.finetune.preview import length_histogram
 
 
 @given(st.lists(st.integers(1, 5000), max_size=60))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import random
 import unicodedata
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +31,7 @@ class Example:
     `group` is what results are reported by (a domain, a language), `source` the document the
     example was taken from, `where` its place in the file it came from ('file:line'). `weight` is
     how often it counts in training. `side` is 'train', 'eval' or 'test' where the files say so
-    themselves.
+    themselves. `shape` is what the record was recognised as ('alpaca').
 
     Any answer may carry weight 0 in its message: it is context and not learned. The last message
     never does.
@@ -45,6 +45,7 @@ class Example:
     tools: tuple[dict[str, Any], ...] | None = None
     weight: float = 1.0
     side: str | None = None
+    shape: str = field(default="", compare=False)
 
     @classmethod
     def of_turn(cls, name: str, question: str, answer: str, *, group: str | None = None) -> Self:
@@ -78,15 +79,37 @@ class Example:
 
     @property
     def prompt_key(self) -> str:
-        """Folded text of everything before the reference answer; of a text without a prompt, the
-        text."""
-        before = self.prompt or self.messages
-        return "\x1e".join(f"{message['role']}\x1f{fold(_text(message))}" for message in before)
+        """The exact text of the tools and of everything before the reference answer; of a text
+        without a prompt, the text."""
+        return self._key(self.prompt or self.messages)
+
+    @property
+    def first_prompt(self) -> tuple[Message, ...]:
+        """Everything before the first answer that is learned and that a user's message asks for; of
+        a text without a prompt, the text. Conversations of which one is the beginning of the other
+        have the same."""
+        asked = False
+        for place, message in enumerate(self.prompt):
+            if asked and message["role"] == "assistant" and message.get("weight") != 0:
+                return self.messages[:place]
+            asked = asked or message["role"] == "user"
+        return self.prompt or self.messages
+
+    @property
+    def first_prompt_key(self) -> str:
+        """The exact text of the tools and of `first_prompt`."""
+        return self._key(self.first_prompt)
 
     @property
     def content_key(self) -> str:
-        """Folded text of the whole conversation: equal for duplicates."""
-        return f"{self.prompt_key}\x1d{fold(_text(self.messages[-1]))}"
+        """The exact text of the whole example, and which answers are learned: equal for
+        duplicates. Group, source and id don't count."""
+        flags = "".join("0" if m.get("weight") == 0 else "1" for m in self.messages)
+        return f"{flags}\x1d{self._key(self.prompt)}\x1d{_text(self.messages[-1])}"
+
+    def _key(self, messages: Sequence[Message]) -> str:
+        tools = json.dumps(self.tools, sort_keys=True) + "\x1e" if self.tools else ""
+        return tools + "\x1e".join(map(_text, messages))
 
     def to_row(self) -> dict[str, Any]:
         """The example as a line of runs/NAME/data/*.jsonl."""
@@ -177,6 +200,11 @@ def fold(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def fold_messages(messages: Sequence[Message]) -> str:
+    """Roles and folded texts of messages, for telling whether prompts are alike."""
+    return "\x1e".join(f"{m['role']}\x1f{fold(_spoken(m))}" for m in messages)
+
+
 def _opened(path: Path) -> Any:
     try:
         return path.open("rb")
@@ -210,6 +238,17 @@ def _checked(messages: list[Any]) -> Iterator[Message]:
 
 
 def _text(message: Mapping[str, Any]) -> str:
+    """All that a message says, its content last; equal for equal messages only."""
+    others = {
+        key: value
+        for key, value in message.items()
+        if key not in ("role", "content", "weight") and value
+    }
+    told = json.dumps(others, sort_keys=True) if others else ""
+    return f"{message['role']}\x1f{told}\x1f{message.get('content') or ''}"
+
+
+def _spoken(message: Mapping[str, Any]) -> str:
     # A call of a tool may have no content: what it calls tells it apart.
     parts = (message.get("content"), message.get(REASONING), message.get("tool_calls"))
     return "".join(str(part) for part in parts if part)

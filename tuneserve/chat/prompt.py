@@ -406,6 +406,9 @@ def _earlier_answers(
         closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
         after = template.render(**{**rendering.arguments, **closed})
         own = complete_turn(before, after, messages[place])
+        if place == 0 and own is not None and after.endswith(own.text):
+            # No server is asked for a greeting: its prompt is what the template puts before it.
+            before = after.removesuffix(own.text)
         found = None if own is None else _found(tokenizer, rendering.prompt, tokens, before, own)
         turns[number] = found
     return turns

@@ -13,6 +13,8 @@ from functools import lru_cache
 from itertools import product
 from typing import Any
 
+from tuneserve.chat.call_finder import call_form
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 
@@ -54,11 +56,14 @@ class CallStyle:
 class TemplateTraits:
     """`system`: a system message is written. `tools`: the variable under which descriptions of
     tools are written, None if they are not. `calls`: how calls and their results are written, None
-    if they are not. `own_thoughts`: thoughts have a form of the template's own, without <think>."""
+    if they are not, or in no form that can be read back. `form`: what calls look like, Hermes'
+    where they are written as text. `own_thoughts`: thoughts have a form of the template's own,
+    without <think>."""
 
     system: bool
     tools: str | None
     calls: CallStyle | None
+    form: CallForm
     own_thoughts: bool
 
 
@@ -70,11 +75,19 @@ def template_traits(template: ChatTemplate) -> TemplateTraits:
 @lru_cache(maxsize=256)
 def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
     template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
-    calls = _call_style(template)
+    style, form = _call_style(template), call_form(template)
+    # What an answer calls must be told from its text again.
+    calls = style if form else None
     tools = next((name for name in _TOOL_VARIABLES if _writes_tools(template, name)), None)
     if calls is None and tools != "xml_tools":
         tools = None  # its text would tell of a form of calls that conversations do not have
-    return TemplateTraits(_writes_system(template), tools, calls, _own_thoughts(template, calls))
+    return TemplateTraits(
+        system=_writes_system(template),
+        tools=tools,
+        calls=calls,
+        form=form if calls and form else HERMES,
+        own_thoughts=_own_thoughts(template, style),
+    )
 
 
 def _writes_system(template: ChatTemplate) -> bool:

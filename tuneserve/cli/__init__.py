@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import tuneserve
-from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.errors import TuneserveError, UsageError, of_system
 
 COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
@@ -26,7 +26,7 @@ COMMANDS = {
     "bench": "Does the tuned model beat the base? With error bars.",
     "report": "Compare the benchmarks of several runs.",
     "perplexity": "Perplexity of a GGUF on a text, or its divergence from another.",
-    "data": "Build or inspect example files.",
+    "data": "Build example files, or check yours before a training.",
     "import": "Make a Hugging Face checkpoint of a GGUF.",
     "doctor": "Show what was found, what is missing and what to do.",
 }
@@ -95,6 +95,12 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"error: {error.render()}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Without a number it is no refusal of the system's, but a library's own error.
+        if debug or error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        print(f"error: {of_system(error).render()}", file=sys.stderr)
+        sys.exit(TuneserveError.exit_code)
     except ModuleNotFoundError as error:
         # Commands ask for their extra before they start; what they don't foresee ends here.
         if debug or error.name is None or error.name.partition(".")[0] == "tuneserve":

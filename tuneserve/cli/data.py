@@ -1,4 +1,4 @@
-"""`tuneserve data`: build example files."""
+"""`tuneserve data`: build example files, and check them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from tuneserve.cli import data_check
 from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError, UsageError
@@ -75,7 +76,10 @@ def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
 
 @click.group()
 def command() -> None:
-    """Build example files to train on."""
+    """Build example files to train on, and check them."""
+
+
+command.add_command(data_check.command)
 
 
 @command.command()

@@ -86,9 +86,7 @@ def _value_bytes(recipe: Recipe) -> int:
 
 def _served_sizes(recipe: Recipe, shape: ModelShape) -> ModelSizes:
     # One matrix until training changes the embedding or the output layer.
-    untied = {"embed_tokens", "lm_head"} & {
-        *recipe.train.modules_to_save, *recipe.train.target_modules
-    }  # fmt: skip
+    untied = {"embed_tokens", "lm_head"} & {*recipe.train.modules_to_save}
     return ModelSizes.of_shape(replace(shape, tied=shape.tied and not untied), recipe.convert)
 
 

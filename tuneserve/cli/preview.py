@@ -8,24 +8,37 @@ from typing import TYPE_CHECKING
 import click
 
 from tuneserve.cli.common import config_option
+from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_removed
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
 
 if TYPE_CHECKING:
-    from tuneserve.finetune.preview import Piece, Preview
+    from rich.text import Text
+
+    from tuneserve.finetune.preview import Preview, Shown
+    from tuneserve.finetune.tokens.encoder import TokenCounts
+    from tuneserve.finetune.tokens.pieces import Piece
 
 BAR = 40
-NEAR_SHOWN = 5
+# Lines of a screen that are not the example's: its header, the shell's prompt.
+_OTHER_ROWS = 5
+_FEWEST_ROWS = 8
 # Bold as well as coloured: the difference must show without colours too.
-STYLES = {"context": "dim", "trained": "bold green", "special": "cyan"}
+STYLES = {"context": "dim", "trained": "bold green", "special": "cyan", "left out": "yellow"}
+# Control characters as the pictures that Unicode has for them: a terminal would obey them.
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 
 @click.command("preview")
 @config_option
 @click.option(
-    "-n", "--examples", type=click.IntRange(min=0), default=3, help="Examples to show.  [3]"
+    "-n",
+    "--examples",
+    type=click.IntRange(min=0),
+    default=6,
+    help="Kinds of examples to show a typical one of, the most frequent first.  [6]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 @settings_options("model", "data")
@@ -35,8 +48,10 @@ def command(
 ) -> None:
     """Show the examples as the model will see them, and what will be trained.
 
-    Trained tokens are bold green (and between guillemets: «so»), special tokens cyan. No model is
-    loaded. Exits with 2 if the training would refuse the data.
+    One example of each kind (shape of the record, tools, thoughts, several turns, cut). Trained
+    tokens are bold green (and between guillemets: «so»), special tokens cyan. Then what was
+    changed, left out or cut, and why. No model is loaded. Exits with 2 if the training would refuse
+    the data.
 
     \b
     tuneserve preview --config examples/sentiment.toml
@@ -46,9 +61,7 @@ def command(
     from tuneserve.finetune.preview import preview
 
     found = preview(recipe, examples=examples)
-    for example, shown in found.shown:
-        _show_example(f"{example.where} (id {example.id})", shown)
-    _show_counts(found)
+    show(found)
     if as_json:
         print_json(found.figures().to_json())
     if found.problems:
@@ -60,26 +73,73 @@ def command(
         )
 
 
-def _show_example(title: str, shown: list[Piece]) -> None:
+def show(found: Preview) -> None:
+    """Print the typical examples, the counts, and what was changed or left out."""
+    for shown in found.shown:
+        _show_example(shown)
+    show_counts(found.counts, found.histogram)
+    say_kinds(found.kinds)
+    prepared = found.prepared
+    lines = [
+        f"{counts.truncated:,} x cut at the longest length (max_seq_length): "
+        f"{counts.trained_tokens_lost:,} tokens to train are lost in '{part}'"
+        for part, counts in found.counts.items()
+        if counts.truncated
+    ]
+    if prepared.skipped:
+        lines.append(f"{prepared.skipped:,} x left out as unusable (skip_bad)")
+        lines += limited([f"    {reason}" for reason in prepared.refused], indent="    ")
+    say_changes(prepared.notes, lines)
+    say_removed(prepared.split)
+    if found.epoch:
+        say(found.epoch)
+
+
+def _show_example(shown: Shown) -> None:
+    from rich.text import Text
+
+    from tuneserve.finetune.tokens.pieces import joined, shortened
+
+    console = stderr_console()
+    kind, example = shown.kind, shown.example
+    console.rule(f"{kind.name}: {kind.total:,} example{'s' * (kind.total != 1)}",
+                 align="left")  # fmt: skip
+    rows = max(console.height - _OTHER_ROWS, _FEWEST_ROWS)
+    pieces = joined(shortened(shown.pieces, rows=rows, width=console.width))
+    length = sum(piece.tokens for piece in shown.pieces)
+    trained = sum(piece.tokens for piece in shown.pieces if piece.trained)
+    about = f"{example.where} (id {example.id}): {length:,} tokens, {trained:,} of them trained"
+    if shown.length_before_cut > length:
+        about += f"; cut, {shown.length_before_cut:,} before"
+    if shown.part != "train":
+        about += f"; held out for '{shown.part}', and not trained on"
+    console.print(Text(about, style="bold"))
+    console.print(_marked(pieces))
+
+
+def _marked(pieces: list[Piece]) -> Text:
+    """The text with what is trained between guillemets."""
     from rich.text import Text
 
     text = Text()
     inside = False
-    for piece in shown:
+    for piece in pieces:
         if piece.trained != inside:
             text.append("«" if piece.trained else "»", style="bold green")
             inside = piece.trained
-        text.append(piece.text, style=STYLES[piece.kind])
+        shown = f"\n{piece.text}\n" if piece.kind == "left out" else piece.text
+        text.append(shown.translate(_PICTURES), style=STYLES[piece.kind])
     if inside:
         text.append("»", style="bold green")
-    console = stderr_console()
-    console.rule(title, align="left")
-    console.print(text)
+    return text
 
 
-def _show_counts(found: Preview) -> None:
+def show_counts(parts: dict[str, TokenCounts], histogram: list[tuple[int, int, int]]) -> None:
+    """Tables of the tokens by part of the data (empty ones left out), and of the lengths."""
     rows = []
-    for name, counts in found.counts.items():
+    for name, counts in parts.items():
+        if not counts.examples:
+            continue
         per = counts.trained_per_example
         rows.append(
             [
@@ -97,20 +157,7 @@ def _show_counts(found: Preview) -> None:
         "cut", "trained tokens lost",
     )  # fmt: skip
     table("What will be trained", columns, rows)
-    most = max((count for _, _, count in found.histogram), default=1)
+    most = max((count for _, _, count in histogram), default=1)
     say("length in tokens (train)")
-    for low, high, count in found.histogram:
+    for low, high, count in histogram:
         say(f"{low:>8,} to {high - 1:<8,} {'█' * round(BAR * count / most):<{BAR}} {count:,}")
-    prepared = found.prepared
-    split = prepared.split
-    say(
-        f"shapes: {', '.join(f'{name} {count:,}' for name, count in prepared.shapes.items())}; "
-        f"duplicates removed: {split.duplicates + split.straddling:,}, "
-        f"near ones: {len(split.near):,}; unusable left out: {prepared.skipped:,}"
-    )
-    for near in split.near[:NEAR_SHOWN]:
-        say(f"  {near.example.where}: {near.similarity:.0%} like the held-out {near.held.where}")
-    for line in prepared.notes.lines():
-        say(f"note: {line}")
-    if found.epoch:
-        say(found.epoch)

@@ -7,8 +7,10 @@ as training does it.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
+import lzma
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
+from pyarrow import ipc, parquet
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data.prepare import prepare_examples
@@ -26,7 +28,10 @@ from tuneserve.finetune.tokens.encoder import Encoder, encode_each, problems_wit
 from tuneserve.settings import DataSettings
 
 COUNT = 12
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+SUFFIXES = (
+    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".jsonl.gz", ".csv.xz",
+    ".txt",
+)  # fmt: skip
 SHAPES = ("alpaca", "prompt/completion", "messages", "sharegpt", "tools", "thoughts", "text")
 
 
@@ -61,6 +66,15 @@ def turns(question: str, answer: str) -> list[dict[str, Any]]:
 def good_file(suffix: str, shape: str) -> bytes:
     records = [record(shape, number) for number in range(COUNT)]
     match suffix:
+        case ".jsonl.gz":
+            return gzip.compress(good_file(".jsonl", shape))
+        case ".csv.xz":
+            return lzma.compress(good_file(".csv", shape))
+        case ".arrow":
+            rows, stream = pa.Table.from_pylist(records), io.BytesIO()
+            with ipc.new_stream(stream, rows.schema) as file:
+                file.write_table(rows)
+            return stream.getvalue()
         case ".json":
             return json.dumps(records).encode()
         case ".csv" | ".tsv":

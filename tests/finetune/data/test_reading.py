@@ -99,13 +99,23 @@ def test_all_problems_are_told_at_once_but_twenty_are_shown(write_lines: Any) ->
     assert "and 5 more" in caught.value.render()
 
 
-def test_an_id_given_twice_is_a_problem(write_lines: Any) -> None:
+def test_an_id_given_twice_costs_no_record(write_lines: Any) -> None:
     path = write_lines(
-        {"id": "a", "instruction": "x", "output": "y"},
-        {"id": "a", "instruction": "z", "output": "y"},
+        *({"id": "a", "instruction": text, "output": "y"} for text in ("x", "z", "x")),
+        {"id": 1.0, "instruction": "w", "output": "y"},
+        {"id": [2], "instruction": "v", "output": "y"},
     )
-    with pytest.raises(UsageError, match="id 'a' is taken by line 1"):
-        read_examples(path)
+    read = read_examples(path)
+    first, second, third, fourth, fifth = (example.id for example in read.examples)
+    assert (first, fourth, len(fifth)) == ("a", "1", 16)
+    assert second.startswith("a:")
+    assert third.startswith("a:")
+    assert second != third
+    assert [e.id for e in read_examples(path).examples] == [e.id for e in read.examples]
+    assert read.notes.lines() == [
+        f"2 x its id is an earlier record's: it gets another (first: {path}:2)",
+        f"1 x an id that is neither text nor a number is not used (first: {path}:5)",
+    ]
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuneserve.chat.examples import Example
+from tuneserve.chat.examples import Example, fold_messages
+from tuneserve.errors import UsageError
+from tuneserve.finetune.data.prepare import prepare_examples
 from tuneserve.finetune.data.split import SPLITS, Split, side_of, split_examples
+from tuneserve.settings import DataSettings
 
 
 def example(
@@ -68,14 +75,20 @@ def test_sentences_of_one_document_stay_together(items: list[Example]) -> None:
     sides = defaultdict(set)
     for e in items:
         if e.source:
-            sides[e.group, e.source].add(side_of(e, 0.1, 0.3))
+            sides[e.source].add(side_of(e, 0.1, 0.3))
     assert all(len(where) == 1 for where in sides.values())
 
 
-def test_duplicates_differ_in_case_and_white_space_only() -> None:
-    parts = split([example("Is it  so?"), example("is it so? "), example("is it so?", "no")])
+def test_only_what_is_equal_to_the_letter_is_a_duplicate() -> None:
+    first = example("Is it  so?")
+    items = [first, replace(first, id="2", group="g"), example("is it so? "), example("is it so?")]
+    items += [example("Is it  so?", "Yes"), example("Is it  so?", " yes")]
+    items.append(replace(first, id="3", tools=({"type": "function", "function": {"name": "f"}},)))
+    thought = {**first.messages[-1], "reasoning_content": "Hm."}
+    items.append(replace(first, id="4", messages=(*first.prompt, thought)))
+    parts = split(items)
     assert parts.duplicates == 1
-    assert sum(parts.counts().values()) == 2
+    assert sum(parts.counts().values()) == len(items) - 1
 
 
 def test_a_sentence_in_two_documents_stays_on_the_held_out_side() -> None:
@@ -86,3 +99,158 @@ def test_a_sentence_in_two_documents_stays_on_the_held_out_side() -> None:
     parts = split([example("same", "a", trained), example("same", "b", held)])
     assert parts.counts() == {"train": 0, "eval": 0, "test": 1}
     assert parts.straddling == 1
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Example:
+    messages: list[dict[str, Any]] = []
+    if draw(st.booleans()):
+        messages.append({"role": "system", "content": draw(st.sampled_from(["s", "S"]))})
+    for turn in range(draw(st.integers(1, 4))):
+        asked = draw(st.sampled_from(["a", "A", "b", "c", "d", "e"]))
+        messages.append({"role": "user", "content": asked})
+        answer = {"role": "assistant", "content": draw(st.sampled_from(["y", "Y", " y"]))}
+        messages.append(answer | ({"weight": 0} if draw(st.integers(0, 9)) == 9 else {}))
+        del turn
+    messages[-1].pop("weight", None)
+    return Example(
+        str(draw(st.integers(0, 10**9))),
+        tuple(messages),
+        draw(st.sampled_from([None, "g1", "g2"])),
+        draw(st.sampled_from([None, None, "d1", "d2", "d3"])),
+        tools=draw(st.sampled_from([None, (TOOL,)])),
+    )
+
+
+sided = st.builds(
+    lambda item, side: replace(item, side=side),
+    conversations(),
+    st.sampled_from([None, None, "train", "eval", "test"]),
+)
+
+
+def beginnings(item: Example) -> set[str]:
+    """Everything that the learned answers of a conversation are asked by."""
+    found = set()
+    for place, message in enumerate(item.messages):
+        if message["role"] == "assistant" and message.get("weight") != 0:
+            spoken = [(m["role"], m["content"]) for m in item.messages[:place]]
+            found.add(json.dumps([item.tools, spoken]))
+    return found
+
+
+def check_promises(parts: Split, items: list[Example]) -> None:
+    sides = defaultdict(set)
+    for name in SPLITS:
+        for e in parts.part(name):
+            for beginning in beginnings(e):
+                sides["beginning", beginning].add(name)
+            if e.source:
+                sides["source", e.source].add(name)
+    assert all(len(where) == 1 for where in sides.values())
+    kept = [e for name in SPLITS for e in parts.part(name)]
+    assert len({e.content_key for e in kept}) == len(kept)
+    assert len(kept) + parts.removed == len(items)
+    assert len({id(e) for e in kept}) == len(kept)
+    assert {id(e) for e in kept} <= {id(e) for e in items}
+
+
+@pytest.mark.parametrize("near", [1.0, 0.7])
+@given(items=st.lists(sided, max_size=40))
+def test_no_source_no_prompt_and_no_beginning_is_on_two_sides(
+    near: float, items: list[Example]
+) -> None:
+    parts = split_examples(items, eval_fraction=0.2, test_fraction=0.3, near_duplicates=near)
+    check_promises(parts, items)
+    held = {"eval": parts.eval, "test": parts.test}
+    for name, part in held.items():
+        ready = [e for e in items if e.side == name]
+        if ready:
+            assert {e.side for e in part} <= {name}
+        for other in SPLITS:
+            assert not [e for e in ready if e in parts.part(other)] or other == name
+    if near < 1:
+        prompts = {fold_messages(e.prompt) for e in (*parts.eval, *parts.test)}
+        assert not prompts & {fold_messages(e.prompt) for e in parts.train}
+
+
+@given(st.lists(conversations(), max_size=30), st.lists(conversations(), max_size=30))
+def test_added_conversations_move_none(some: list[Example], more: list[Example]) -> None:
+    before, after = split(some), split([*more, *some])
+    for name in SPLITS:
+        others = [e.content_key for other in SPLITS if other != name for e in after.part(other)]
+        # The same words out of another source may stand elsewhere.
+        alone = [e for e in before.part(name) if not e.source]
+        shared = {e.first_prompt_key for e in (*some, *more) if e.source}
+        assert not {e.content_key for e in alone if e.first_prompt_key not in shared} & set(others)
+        moved = {id(e) for other in SPLITS if other != name for e in after.part(other)}
+        assert not {id(e) for e in before.part(name)} & moved
+
+
+@given(conversations(), st.integers(1, 3))
+def test_the_beginning_of_a_conversation_goes_where_the_whole_goes(
+    whole: Example, turns: int
+) -> None:
+    ends = [p for p, m in enumerate(whole.messages) if m["role"] == "assistant"]
+    end = ends[min(turns, len(ends)) - 1]
+    last = {k: v for k, v in whole.messages[end].items() if k != "weight"}
+    short = replace(whole, messages=(*whole.messages[:end], last))
+    if all(m.get("weight") != 0 for m in whole.messages):
+        assert side_of(short, 0.2, 0.4) == side_of(whole, 0.2, 0.4)
+
+
+def test_a_ready_made_test_file_is_the_test_and_takes_its_prompts_out_of_training() -> None:
+    train = [replace(example(f"q {i}"), side="train") for i in range(200)]
+    test = [replace(example(f"q {i}", "no"), side="test") for i in range(10)]
+    parts = split([*train, *test])
+    assert parts.test == test
+    assert parts.straddling == 10
+    assert 5 < len(parts.eval) < 40
+    assert len(parts.train) + len(parts.eval) == 190
+    assert "test_fraction is not used" in parts.notes.lines()[0]
+    assert any("removed from train" in line for line in parts.notes.lines())
+
+
+def refusal(path: Path, rows: list[dict[str, Any]], **settings: Any) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UsageError) as caught:
+        prepare_examples(DataSettings(file=path, **settings))
+    return caught.value.render()
+
+
+def test_an_empty_part_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    jokes = [{"instruction": "Tell me a joke.", "output": f"Joke {i}."} for i in range(100)]
+    message = refusal(path, jokes)
+    assert "all 100 examples begin with the same prompt" in message
+    assert "one prompt stays on one side" in message
+    rows = [
+        {"instruction": f"q {i}", "output": "a", "source": ["wiki", "forum", "news"][i % 3]}
+        for i in range(300)
+    ]
+    message = refusal(path, rows)
+    assert "300 examples leave none for" in message
+    assert "3 sources ('wiki', 'forum', 'news'), and a source stays on one side" in message
+    assert "--fields source=" in message
+    without = prepare_examples(DataSettings(file=path, fields=("source=",), near_duplicates=1))
+    assert all(without.split.counts().values())
+
+
+def test_a_fraction_that_is_too_small_is_told_with_one_that_is_enough(tmp_path: Path) -> None:
+    rows = [{"instruction": f"question {i}", "output": "a"} for i in range(8)]
+    message = refusal(tmp_path / "a.jsonl", rows, eval_fraction=0.001, test_fraction=0.0)
+    assert "8 prompts are spread by a hash, and 0.001 of them was too little" in message
+    enough = float(message.partition("eval_fraction to ")[2].split()[0])
+    settings = DataSettings(file=tmp_path / "a.jsonl", eval_fraction=enough, test_fraction=0.0)
+    assert prepare_examples(settings.model_copy(update={"near_duplicates": 1.0})).split.eval
+
+
+def test_a_prompt_in_another_case_is_near_however_few_texts_there_are() -> None:
+    test, train = replace(example("Is it so?"), side="test"), example("IS IT  SO?")
+    alike = split_examples([test, train], eval_fraction=0, test_fraction=0, near_duplicates=0.9)
+    assert [(one.example, one.similarity) for one in alike.near] == [(train, 1.0)]
+    same_only = split_examples([test, train], eval_fraction=0, test_fraction=0)
+    assert same_only.counts() == {"train": 1, "eval": 0, "test": 1}

@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decay": {"weight_decay": 1.0, "learning_rate": 1e-2},
     "no decay": {"weight_decay": 0.0, "learning_rate": 1e-2},
     "polynomial": {"scheduler": "polynomial"},
+    "slow polynomial": {"scheduler": "polynomial", "learning_rate": 1e-8},
+    "warm": {"warmup_fraction": 0.5},
     "inverse_sqrt": {"scheduler": "inverse_sqrt"},
     "restarts": {"scheduler": "cosine_with_restarts"},
 }
@@ -69,9 +71,15 @@ def test_settings_that_change_training_change_the_losses(
 
 
 def test_every_schedule_steps_at_a_rate_of_its_own(found: dict[str, dict[str, Any]]) -> None:
-    for schedule in ("polynomial", "inverse_sqrt", "restarts"):
+    for schedule in ("polynomial", "slow polynomial", "inverse_sqrt", "restarts"):
         assert len(found[schedule]["losses"]) == 3
     assert not same(found, "polynomial", "inverse_sqrt")
+
+
+def test_the_warm_up_reaches_the_optimizer(found: dict[str, dict[str, Any]]) -> None:
+    # Two steps of three warm up, the third is at the peak.
+    assert found["warm"]["steps"] == pytest.approx([5e-3 / 3, 2 * 5e-3 / 3, 5e-3])
+    assert found["plain"]["steps"][0] == pytest.approx(5e-3)
 
 
 def test_weight_decay_reaches_the_optimizer(found: dict[str, dict[str, Any]]) -> None:

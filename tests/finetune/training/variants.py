@@ -50,7 +50,7 @@ def make_small(base: Path, directory: Path) -> Path:
 
 
 def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Loss of each step, what trained, and the learning rates of the optimizer's groups."""
+    """Loss and learning rate of each step, what trained, and the peak rates of the groups."""
     from tuneserve.finetune.memory.schedule import plan_steps
     from tuneserve.finetune.runtime.libraries import quiet
     from tuneserve.finetune.runtime.model import add_adapter, load_base
@@ -84,6 +84,7 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     return {
         "losses": [entry["loss"] for entry in history if "loss" in entry],
         "rates": rates,
+        "steps": [entry["learning_rate"] for entry in history if "loss" in entry],
         "kinds": sorted({kind for kind in ("lora_A", "lora_B", "magnitude", "modules_to_save")
                          if any(kind in name for name in trained)}),
     }  # fmt: skip

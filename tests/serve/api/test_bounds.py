@@ -15,7 +15,11 @@ import pytest
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.serve.api.prepare import Turn, prepare_turn
 from tuneserve.serve.api.protocol import ChatRequest
-from tuneserve.serve.chat.answer_parser import Content, Reasoning, calls_of
+from tuneserve.serve.chat.parts import (
+    Content,
+    Reasoning,
+    calls_of,
+)
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Engine
 from tuneserve.settings import ServeSettings

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tuneserve.chat.tools import described
-from tuneserve.serve.chat.answer_parser import (
+from tuneserve.chat.call_formats import HERMES, CallForm
+from tuneserve.chat.template_traits import TemplateTraits
+from tuneserve.chat.tools import arranged
+from tuneserve.serve.chat.answer_parser import PartReader
+from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.parts import (
     CallArguments,
     Content,
     Part,
-    PartReader,
     Reasoning,
     calls_of,
-    parse_call,
+    parse_calls,
 )
 
 WORDS = st.text(alphabet="ab <>/", max_size=12)
@@ -54,7 +58,7 @@ def test_thoughts_and_content_come_apart(
 def test_calls_are_found_between_content(before: str, value: str, data: st.DataObject) -> None:
     call = json.dumps({"name": "f", "arguments": {"x": value}})
     text = f"{before}<tool_call>\n{call}\n</tool_call>\n<tool_call>{call}</tool_call>"
-    parts = read(PartReader(calls=True), cut(text, data))
+    parts = read(PartReader(calls=HERMES), cut(text, data))
     calls = calls_of(parts)
     assert [json.loads(one.arguments) for one in calls] == [{"x": value}] * 2
     assert joined(parts, Content) == before
@@ -65,7 +69,7 @@ def test_calls_are_found_between_content(before: str, value: str, data: st.DataO
 def test_arguments_are_passed_on_as_they_come(value: object) -> None:
     """Every character of them but those that a mark could hold back."""
     arguments = json.dumps({"x": value}, ensure_ascii=False)
-    reader = PartReader(calls=True)
+    reader = PartReader(calls=HERMES)
     assert reader.feed("<tool_call>") == []
     begin = reader.feed('{"name": "f", "arguments": ')
     assert begin == []
@@ -78,15 +82,96 @@ def test_arguments_are_passed_on_as_they_come(value: object) -> None:
     assert reader.feed("}\n</tool_call> after") == [Content("after")]
 
 
+LLAMA = CallForm(middle='", "parameters": ', several=False)
+MISTRAL = CallForm(section="[TOOL_CALLS][", tail=', "id": "\x00"}', separator=",", section_end="]")
+MISTRAL_NAMED = CallForm(begin="[TOOL_CALLS]", head="", middle="[ARGS]", tail="")
+DEEPSEEK = CallForm(
+    section="<calls>", begin="<call>function<sep>", head="", middle="\n```json\n", tail="",
+    end="```</call>", section_end="</calls>",
+)  # fmt: skip
+PIECES = [
+    "<tool_call>", "</tool_call>", '{"name": "f", "arguments": {', '{"name": "g", ',
+    '"parameters": {', '"a": "}"', "}", "}}", "]", ", ", "\n", " ", "a", "[TOOL_CALLS]", "[", "f",
+    "f[ARGS]{", "<calls>", "<call>function<sep>", "\n```json\n{", "```</call>", "</call>", "{", '"',
+    "</calls>", "<|python_tag|>", "\\", "<think>", "</think>",
+]  # fmt: skip
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from([HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, DEEPSEEK]),
+    st.sampled_from(["none", "may", "open"]),
+    st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
+    st.data(),
+)
+def test_an_answer_is_read_the_same_however_it_is_cut(
+    form: CallForm, thoughts: Any, text: str, data: st.DataObject
+) -> None:
+    whole = read(PartReader(thoughts, calls=form), [text])
+    for pieces in (cut(text, data), list(text)):
+        parts = read(PartReader(thoughts, calls=form), pieces)
+        assert [(c.name, c.arguments) for c in calls_of(parts)] == [
+            (c.name, c.arguments) for c in calls_of(whole)
+        ]
+        for kind in (Content, Reasoning):
+            assert joined(parts, kind) == joined(whole, kind)
+    if thoughts == "none" and not calls_of(whole):
+        tags = r"\A(\s*<\|python_tag\|>)+" if form is LLAMA else r"\A"
+        assert joined(whole, Content) == re.sub(tags, "", text)
+
+
+def test_calls_in_other_words_are_read() -> None:
+    """The order of the keys, the arguments as text, a list, spaces: as models write them."""
+    written = {"arguments": {"x": 1}, "name": "f"}
+    for form, text in (
+        (HERMES, f"<tool_call>{json.dumps(written)}</tool_call>"),
+        (HERMES, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>'),
+        (LLAMA, '<|python_tag|> {"type": "function", "name": "f", "parameters": {"x": 1}}'),
+        (LLAMA, '{"parameters": {"x": 1}, "name": "f", "type": "function"}'),
+        (MISTRAL, f"[TOOL_CALLS] [ {json.dumps(written)} ]"),
+        (MISTRAL_NAMED, '[TOOL_CALLS]f[ARGS] {"x": 1}'),
+        (DEEPSEEK, '<call>function<sep>f\n```json\n{"x": 1}\n```</call>'),
+    ):
+        parts = read(PartReader(calls=form), [text])
+        assert [(c.name, json.loads(c.arguments)) for c in calls_of(parts)] == [("f", {"x": 1})]
+        assert joined(parts, Content) == ""
+
+
+def test_an_answer_in_json_is_no_call() -> None:
+    for text in ('{"name": "Bob", "age": 3}\n\nThat is all.', ' {"a": 1}', '{"name": "B'):
+        parts = read(PartReader(calls=LLAMA), [text])
+        assert calls_of(parts) == []
+        assert joined(parts, Content) == text
+
+
+def test_channels_are_told_apart() -> None:
+    text = (
+        "<|channel|>analysis<|message|>Rome <b>?<|end|><|start|>assistant<|channel|>commentary"
+        "<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+        '<|constrain|>json<|message|>{"x": 1}<|call|>'
+    )
+    for pieces in ([text], list(text)):
+        reader = ChannelReader(calls=True)
+        parts = [part for piece in pieces for part in reader.feed(piece)] + reader.finish()
+        assert joined(parts, Reasoning) == "Rome <b>?"
+        assert joined(parts, Content) == "I look."
+        assert [(c.name, c.arguments) for c in calls_of(parts)] == [("f", '{"x": 1}')]
+    without = ChannelReader(calls=False)
+    assert joined(
+        without.feed("<|channel|>final<|message|>Hi <|e") + without.finish(), Content
+    ) == ("Hi <|e")
+    assert joined(ChannelReader(calls=True).feed("Hi"), Content) == "Hi"
+
+
 def test_a_call_that_is_cut_off_keeps_what_it_said() -> None:
-    parts = read(PartReader(calls=True), ['<tool_call>{"name": "f", "arguments": {"x": "a'])
+    parts = read(PartReader(calls=HERMES), ['<tool_call>{"name": "f", "arguments": {"x": "a'])
     (call,) = calls_of(parts)
     assert (call.name, call.arguments) == ("f", '{"x": "a')
 
 
 @given(WORDS, st.data())
 def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> None:
-    for reader in (PartReader(), PartReader("may"), PartReader(calls=True)):
+    for reader in (PartReader(), PartReader("may"), PartReader(calls=HERMES)):
         parts = read(reader, cut(text, data))
         assert joined(parts, Content) == text
         assert PartReader().plain
@@ -94,10 +179,10 @@ def test_text_without_marks_is_all_content(text: str, data: st.DataObject) -> No
 
 def test_what_is_no_call_stays_text() -> None:
     text = "<tool_call>not json</tool_call>"
-    assert joined(read(PartReader(calls=True), [text]), Content) == text
-    assert joined(read(PartReader(calls=True), ["a<tool_call>{"]), Content) == "a<tool_call>{"
-    assert parse_call('{"name": 1}') is None
-    assert parse_call('{"name": "f", "arguments": []}') is None
+    assert joined(read(PartReader(calls=HERMES), [text]), Content) == text
+    assert joined(read(PartReader(calls=HERMES), ["a<tool_call>{"]), Content) == "a<tool_call>{"
+    assert parse_calls('{"name": 1}') is None
+    assert parse_calls('{"name": "f", "arguments": []}') is None
 
 
 def test_templates_without_tools_get_them_described() -> None:
@@ -112,7 +197,9 @@ def test_templates_without_tools_get_them_described() -> None:
         },
         {"role": "tool", "content": "2", "tool_call_id": "x"},
     ]
-    turns = described(messages, [tool])
+    traits = TemplateTraits(system=True, tools=None, calls=None, form=HERMES, own_thoughts=False)
+    turns, variables = arranged(messages, [tool], traits)
+    assert variables == {"tools": None}
     assert [turn["role"] for turn in turns] == ["system", "user", "assistant", "user"]
     assert '{"name": "add"}' in turns[0]["content"]
     assert turns[2]["content"].startswith('<tool_call>{"name": "add"')

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
+from tuneserve.chat.call_formats import CallForm
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import as_api_error
 from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler, GrammarError
@@ -540,7 +541,7 @@ def test_what_could_not_be_enforced_is_refused(
     assert error["param"] == "response_format"
 
 
-def calls_of(grammars: GrammarCompiler, *functions: Any, **options: bool) -> LLMatcher:
+def calls_of(grammars: GrammarCompiler, *functions: Any, **options: Any) -> LLMatcher:
     ways = {"several": False, "opened": True, **options}
     return grammars.compile_answer(None, dict(enumerate(functions)), **ways)
 
@@ -609,13 +610,12 @@ def test_the_tool_that_can_not_be_enforced_is_named(
 
 
 def test_marks_that_are_tokens_are_written_as_such(
-    grammars: GrammarCompiler, model: LlamaModel, monkeypatch: pytest.MonkeyPatch
+    grammars: GrammarCompiler, model: LlamaModel
 ) -> None:
     """Qwen's <tool_call> is one token; its characters, one by one, are another thing to it."""
-    start, end = model.tokenize("<|im_start|>"), model.tokenize("<repo_name>")
-    monkeypatch.setattr("tuneserve.serve.chat.structured.OPEN_CALL", "<|im_start|>")
-    monkeypatch.setattr("tuneserve.serve.chat.structured.CLOSE_CALL", "<repo_name>")
-    grammar = calls_of(grammars, {"name": "rest"}, opened=False)
+    start, end = model.tokenize("<jupyter_start>"), model.tokenize("<repo_name>")
+    form = CallForm(begin="<jupyter_start>", end="<repo_name>")
+    grammar = calls_of(grammars, {"name": "rest"}, opened=False, form=form)
     inside = model.tokenize('{"name": "rest", "arguments": {}}')
     matcher = grammar.deep_copy()
     tokens = [*start, *inside, *end]

@@ -1,0 +1,132 @@
+"""The modules of a base that settings name: which get an adapter, which are trained whole.
+
+Names and shapes come from the checkpoint's headers, so that `tuneserve plan` refuses what training
+refuses, without torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuneserve.errors import UsageError
+from tuneserve.safetensors import checkpoint_tensors
+from tuneserve.settings import ALL_LINEAR, TrainSettings
+
+# The input embedding and the output layer, as all bases that can be trained call them.
+_TABLES = ("embed_tokens", "lm_head")
+_SUFFIX = ".weight"
+
+
+def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
+    """The settings with `all-linear` put as this base's own layers. Reads no weights.
+
+    Raises UsageError for a name in target_modules that is none of its linear layers, and for one in
+    modules_to_save that can't be trained whole.
+    """
+    modules = _Modules(checkpoint)
+    targets: list[str] = []
+    for name in settings.target_modules:
+        if name.lower() == ALL_LINEAR:
+            targets += modules.linear_names()
+        else:
+            modules.check_linear(name)
+            targets.append(name)
+    for name in settings.modules_to_save:
+        modules.check_whole(name)
+    return settings.model_copy(update={"target_modules": tuple(dict.fromkeys(targets))})
+
+
+class _Modules:
+    """The modules of a checkpoint that have weights, by what kind they are."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.linear: list[str] = []
+        self.norms: list[str] = []
+        self.others: list[str] = []
+        for key, tensor in checkpoint_tensors(checkpoint).items():
+            name = key.removesuffix(_SUFFIX)
+            if name == key:  # a bias, or what 4-bit weights need beside them
+                continue
+            leaf = _leaf(name)
+            # Packed 4-bit weights are one column of bytes.
+            if len(tensor.shape) == 2 and leaf not in _TABLES and "embed" not in leaf:
+                self.linear.append(name)
+            elif "norm" in leaf:
+                self.norms.append(name)
+            else:
+                self.others.append(name)
+
+    def linear_names(self) -> list[str]:
+        """The linear layers' last names, each once. The output layer is none of them."""
+        return list(dict.fromkeys(map(_leaf, self.linear)))
+
+    def check_linear(self, name: str) -> None:
+        """Raise UsageError if `name` is not that of linear layers (PEFT goes by the end of a
+        path)."""
+        where = "train.target_modules"
+        if _leaf(name) in _TABLES:
+            # Unsloth would train the whole table without a word.
+            raise UsageError(
+                f"'{name}' can't have an adapter: it is trained whole or not at all",
+                where=where,
+                hint=f'Take it out, or train the whole table: modules_to_save = ["{name}"].',
+            )
+        everything = [*self.linear, *self.norms, *self.others]
+        found = [module for module in everything if _ends(module, name)]
+        if found and all(module in self.linear for module in found):
+            return
+        inside = [module for module in self.linear if f".{name}." in f".{module}"]
+        if found:
+            problem, hint = f"'{name}' is no linear layer", self._linear_hint()
+        elif inside:
+            parts = list(dict.fromkeys(map(_leaf, inside)))
+            problem = f"'{name}' is no linear layer itself"
+            hint = f"Name the layers in it: {_quoted(parts)}."
+        else:
+            problem = f"this base model has no module '{name}'"
+            hint = _nearest(name, [*self.linear_names(), ALL_LINEAR]) + self._linear_hint()
+        raise UsageError(problem, where=where, hint=hint)
+
+    def check_whole(self, name: str) -> None:
+        """Raise UsageError if modules of this name can't be trained whole (PEFT goes by the end of
+        a path, be it in the middle of a name)."""
+        if _leaf(name) in _TABLES:  # a tied base has the output layer without weights of its own
+            return
+        everything = [*self.linear, *self.norms, *self.others]
+        found = [module for module in everything if module.endswith(name)] if name else []
+        if found and all(module in self.norms for module in found):
+            return
+        known = any(f".{name}." in f".{module}." for module in everything)
+        raise UsageError(
+            f"'{name}' can't be trained whole"
+            if found or known
+            else f"this base model has no module '{name}'",
+            where="train.modules_to_save",
+            hint="Trained whole are embed_tokens, lm_head and norms "
+            f"({', '.join(dict.fromkeys(map(_leaf, self.norms)))}); linear layers get an adapter "
+            "by target_modules.",
+        )
+
+    def _linear_hint(self) -> str:
+        return (
+            f"Linear layers here: {', '.join(self.linear_names())}; '{ALL_LINEAR}' means them all."
+        )
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _ends(module: str, name: str) -> bool:
+    return f".{module}".endswith(f".{name}")
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"Did you mean '{found[0]}'? " if found else ""

@@ -1,0 +1,83 @@
+"""Answers in channels, as gpt-oss writes them: every message has a header that says whom it is for.
+
+Thoughts are `<|channel|>analysis<|message|>…<|end|>`, the answer is
+`<|start|>assistant<|channel|>final<|message|>…`, a call is
+`<|start|>assistant to=functions.NAME<|channel|>commentary json<|message|>{…}`. The prompt ends with
+`<|start|>assistant`, so an answer begins within a header.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tuneserve.chat.thinking import overlap
+from tuneserve.serve.chat.parts import (
+    CallArguments,
+    CallBegin,
+    Content,
+    Part,
+    Reasoning,
+    call_id,
+)
+
+_MESSAGE = "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>")
+_HEADER = ("<|start|>", "<|channel|>", "<|constrain|>", _MESSAGE, "assistant", "to=")
+_RECEIVER = re.compile(r"to=functions\.([\w.-]+)")
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+
+
+class ChannelReader:
+    """Splits growing text of channels, as PartReader does other text. `calls`: tools were offered;
+    if not, a call is text."""
+
+    plain = False
+
+    def __init__(self, *, calls: bool) -> None:
+        self._calls = calls
+        self._held = ""
+        self._kind: type[Reasoning | Content | CallArguments] | None = None  # None: in a header
+
+    def feed(self, text: str) -> list[Part]:
+        """The parts that `text` completes or continues."""
+        self._held += text
+        parts: list[Part] = []
+        while self._held and (self._header(parts) if self._kind is None else self._body(parts)):
+            pass
+        return parts
+
+    def finish(self) -> list[Part]:
+        """What is held when the answer ends; a header without a message is nothing."""
+        rest, self._held = self._held, ""
+        return [self._kind(rest)] if rest and self._kind is not None else []
+
+    def _header(self, parts: list[Part]) -> bool:
+        header, ended, after = self._held.partition(_MESSAGE)
+        begun = header.lstrip()
+        if begun and not any(begun.startswith(m) or m.startswith(begun) for m in _HEADER):
+            self._kind = Content  # no header at all
+            return True
+        if not ended:
+            return False
+        self._held = after
+        receiver, channel = _RECEIVER.search(header), _CHANNEL.search(header)
+        if receiver and self._calls:
+            self._kind = CallArguments
+            parts.append(CallBegin(call_id(), receiver[1]))
+        else:
+            thinks = channel is not None and channel[1] == "analysis"
+            self._kind = Reasoning if thinks else Content
+        return True
+
+    def _body(self, parts: list[Part]) -> bool:
+        assert self._kind is not None
+        places = [place for mark in _ENDS if (place := self._held.find(mark)) >= 0]
+        shown = min(places, default=len(self._held) - max(overlap(self._held, m) for m in _ENDS))
+        if shown:
+            parts.append(self._kind(self._held[:shown]))
+        self._held = self._held[shown:]
+        if places:
+            ended = next(mark for mark in _ENDS if self._held.startswith(mark))
+            self._held = self._held.removeprefix(ended)
+            self._kind = None
+        return bool(places)

@@ -1,0 +1,170 @@
+"""Whole trainings of a tiny model, as a user runs them: the first step, the last, and failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.finetune.training.variants import make_small
+from tests.support import ROOT
+from tuneserve.files import sha256_file
+
+pytestmark = pytest.mark.slow
+
+Train = Callable[..., subprocess.CompletedProcess[str]]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+COMMAND = (
+    *(sys.executable, "-m", "tuneserve", "train", "--compile", "false", "--max-seq-length", "64"),
+    *("--r", "4"),
+)
+SPLIT = ("--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2")
+SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory, demo_base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "tiny").mkdir()
+    make_small(demo_base, folder / "tiny")
+    # One infinite weight stands for an overflow.
+    shutil.copytree(folder / "tiny", folder / "broken")
+    weights = load_file(folder / "broken" / "model.safetensors")
+    weights["model.layers.2.mlp.up_proj.weight"][3, 5] = torch.inf
+    save_file(weights, folder / "broken" / "model.safetensors", metadata={"format": "pt"})
+    rows = [
+        json.dumps({"instruction": f"Which colour has number {i}?", "output": "red" * (i % 3 + 1)})
+        for i in range(40)
+    ]
+    (folder / "colours.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "eight.jsonl").write_text("\n".join(rows[:8]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(workspace: Path) -> Train:
+    def call(run: str, *options: str, base: str = "tiny") -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*COMMAND, "--run", run, "--base", base, *options], cwd=workspace, env=ENVIRONMENT,
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        return done
+
+    return call
+
+
+def test_the_only_step_of_a_handful_of_rows_learns(workspace: Path, train: Train) -> None:
+    recipe = workspace / "switches.toml"
+    recipe.write_text(
+        '[train]\ntarget_modules = "all-linear"\npacking = true\n'
+        "gradient_checkpointing = true\ncompile = false\n"
+    )
+    done = train(
+        "eight", "--config", str(recipe), "--file", "eight.jsonl", "--eval-fraction", "0",
+        "--test-fraction", "0", "--near-duplicates", "1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "step 1/1" in done.stderr
+    weights = load_file(workspace / "runs" / "eight" / "adapter" / "adapter_model.safetensors")
+    factors = [value for name, value in weights.items() if "lora_B" in name]
+    assert len(factors) == 4 * 7
+    assert all(bool(value.any()) for value in factors)
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "told", "examples"),
+    [("2", "error: step 0: the eval loss is no finite number (nan)", 6),
+     ("0", "error: step 1: the loss is no finite number (nan)", 2)],
+)  # fmt: skip
+def test_a_loss_that_is_no_number_ends_the_training(
+    workspace: Path, train: Train, evaluations: str, told: str, examples: int
+) -> None:
+    name = f"broken{evaluations}"
+    failed = train(name, *SHORT, "--evaluations", evaluations, base="broken")
+    assert failed.returncode == 1
+    assert told in failed.stderr
+    assert failed.stderr.count("\n  colours.jsonl:") == examples
+    run = workspace / "runs" / name
+    assert not (run / "adapter").exists()
+    record = (run / "run.json").read_text()
+    assert json.loads(record, parse_constant=lambda word: pytest.fail(word))["stages"] == {}
+
+
+def state_of(run: Path) -> dict[str, str]:
+    """What the later stages read of a run, by its content."""
+    files = [*(run / "adapter").iterdir(), *(run / "data").iterdir(), run / "run.json"]
+    return {str(file.relative_to(run)): sha256_file(file) for file in files}
+
+
+def test_a_replaced_training_stays_until_the_new_one_is_there(
+    workspace: Path, train: Train
+) -> None:
+    run = workspace / "runs" / "again"
+    assert train("again", *SHORT).returncode == 0
+    before = state_of(run)
+
+    failed = train("again", *SHORT, "--force", base="broken")
+    assert failed.returncode == 1
+    assert state_of(run) == before
+
+    other = (*SHORT, "--max-steps", "60", "--test-fraction", "0.3", "--checkpoint-minutes", "1e-6")
+    process = subprocess.Popen(
+        [*COMMAND, "--run", "again", "--base", "tiny", *other, "--force"], cwd=workspace,
+        env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((run / "checkpoints").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 130, log
+    assert "Run the same command again to go on from there (without --force" in log
+    assert state_of(run) == before
+    # The finished training is still done, and the unfinished one goes on where it was.
+    assert "done already" in train("again", *SHORT, "--skip-done").stderr
+    done = train("again", *other, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"]["resumed_from"] > 0
+    after = state_of(run)
+    assert all(after[name] != before[name] for name in ("data/test.jsonl", "run.json"))
+    assert after["adapter/adapter_model.safetensors"] != before["adapter/adapter_model.safetensors"]
+    saved = json.loads((run / "run.json").read_text())["settings"]
+    assert (saved["train"]["max_steps"], saved["data"]["test_fraction"]) == (60, 0.3)
+    assert "already exists" in train("again", *other).stderr
+
+
+def test_a_training_killed_after_its_last_step_makes_none_more(
+    workspace: Path, train: Train
+) -> None:
+    options = (*SHORT, "--scheduler", "constant")
+    assert train("killed", *options).returncode == 0
+    run = workspace / "runs" / "killed"
+    adapter = sha256_file(run / "adapter" / "adapter_model.safetensors")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "stages": {}}))
+    done = train("killed", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "step 3" not in done.stderr
+    assert json.loads(done.stdout)["steps"] == {
+        "planned": 2, "done": 2, "best": 2, "resumed_from": 2,
+    }  # fmt: skip
+    assert sha256_file(run / "adapter" / "adapter_model.safetensors") == adapter
+
+
+def test_a_training_that_never_beats_the_base_says_so(train: Train) -> None:
+    done = train("worse", *SHORT, "--learning-rate", "1", "--max-grad-norm", "0")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: no evaluation was below the untouched base's" in done.stderr

@@ -1,0 +1,227 @@
+"""The form in which a chat template writes calls of tools, found by rendering calls of known names,
+so that the server reads what training writes.
+
+Hermes and Qwen write
+`<tool_call>{"name": …, "arguments": {…}}</tool_call>`, Llama 3 the JSON object alone, Mistral
+`[TOOL_CALLS][{…}]` or `[TOOL_CALLS]NAME[ARGS]{…}`; any other text around a name and its arguments
+is found as well, as long as the name comes first and the arguments are a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any
+
+from tuneserve.chat.call_formats import CALL_ID, MARK, CallForm
+from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.chat.thinking import CLOSE_THOUGHTS
+
+
+def call_form(template: ChatTemplate) -> CallForm | None:
+    """The form in which a template writes calls; None if it writes none, or none that can be read
+    back (arguments that are no JSON, for instance)."""
+    return _found(template.source, template.bos_token, template.eos_token)
+
+
+@lru_cache(maxsize=64)
+def _found(source: str, bos_token: str, eos_token: str) -> CallForm | None:
+    template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
+    one = min(_written(template, _CALLS[:1]), key=_length, default=None)
+    if one is None:
+        return None
+    two = min(_written(template, _CALLS), key=_length, default=None)
+    after_turn = _turn_end(template)
+    form = _form(one, two, after_turn)
+    return form if _can_be_read(form, after_turn) else None
+
+
+_QUESTION = {"role": "user", "content": "zq asks"}
+_ANSWER = "zq answers"
+_NAMES = ("zqfirst", "zqsecond")
+_ARGUMENTS: tuple[dict[str, Any], ...] = (
+    {"zqtext": "zq value", "zqlist": [7]},
+    {"zqtext": "zq other", "zqlist": [8]},
+)
+_IDS = ("zqcallid1", "zqcallid2")  # nine letters and digits: Mistral's templates refuse others
+_CALLS = tuple(zip(_IDS, _NAMES, _ARGUMENTS, strict=True))
+_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "zq does",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "zqtext": {"type": "string", "description": "zq text"},
+                    "zqlist": {"type": "array", "items": {"type": "integer"}},
+                },
+                "required": ["zqtext"],
+            },
+        },
+    }
+    for name in _NAMES
+]
+
+
+@dataclass(frozen=True)
+class _Rendered:
+    """Rendered calls: the text before the first name, the `middles` between name and arguments,
+    the texts `between` calls, and the text `after` the last arguments."""
+
+    before: str
+    middles: tuple[str, ...]
+    between: tuple[str, ...]
+    after: str
+
+
+def _length(rendered: _Rendered) -> int:
+    """The shortest rendering of several writes nothing for the content that there is none of."""
+    return len(rendered.before) + len(rendered.after)
+
+
+def _written(
+    template: ChatTemplate, calls: Sequence[tuple[str, str, Mapping[str, Any]]]
+) -> Iterator[_Rendered]:
+    """What a template writes for an answer of calls, in the ways that templates want them given."""
+    for as_text in (False, True):
+        written = [
+            {
+                "id": number,
+                "type": "function",
+                "function": {
+                    "name": name,
+                    "arguments": json.dumps(arguments) if as_text else arguments,
+                },
+            }
+            for number, name, arguments in calls
+        ]
+        for content in ({}, {"content": None}, {"content": ""}):
+            answer = {"role": "assistant", **content, "tool_calls": written}
+            try:
+                prompt = template.render([_QUESTION], tools=_TOOLS, add_generation_prompt=True)
+                full = template.render([_QUESTION, answer], tools=_TOOLS)
+            except TemplateError:
+                continue
+            if rendered := _taken_apart(_behind(prompt, full), calls):
+                yield rendered
+
+
+def _behind(prompt: str, full: str) -> str:
+    """The text of the answer: what `full` has behind the beginning it shares with the prompt."""
+    pairs = zip(_units(prompt), _units(full), strict=False)
+    shared = sum(len(unit) for unit, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return full[shared:].rpartition(CLOSE_THOUGHTS)[2]
+
+
+def _taken_apart(
+    text: str, calls: Sequence[tuple[str, str, Mapping[str, Any]]]
+) -> _Rendered | None:
+    """The rendering around the calls; None unless all of them are there, in JSON."""
+    pieces, middles = [], []
+    place = 0
+    for _, name, arguments in calls:
+        start = text.find(name, place)
+        opening = text.find("{", start)
+        if start < 0 or opening < 0:
+            return None
+        try:
+            value, end = json.JSONDecoder().raw_decode(text, opening)
+        except (ValueError, RecursionError):
+            return None
+        if value != arguments:
+            return None
+        pieces.append(text[place:start])
+        middles.append(text[start + len(name) : opening])
+        place = end
+    parts = [_without_ids(piece) for piece in (*pieces, text[place:])]
+    if any("zq" in part for part in parts):
+        return None
+    return _Rendered(parts[0], tuple(map(_without_ids, middles)), tuple(parts[1:-1]), parts[-1])
+
+
+def _without_ids(text: str) -> str:
+    for number in _IDS:
+        text = text.replace(number, CALL_ID)
+    return re.sub(r":\d+", f":{CALL_ID}", text)  # Kimi counts calls
+
+
+def _turn_end(template: ChatTemplate) -> str:
+    """What a template writes behind an answer of text."""
+    answer = {"role": "assistant", "content": _ANSWER}
+    try:
+        return template.render([_QUESTION, answer], tools=_TOOLS).rpartition(_ANSWER)[2]
+    except TemplateError:
+        return ""
+
+
+def _form(one: _Rendered, two: _Rendered | None, turn_end: str) -> CallForm:
+    several = two is not None and len(set(two.middles)) == 1
+    rendered = two if two is not None and several else one
+    between = rendered.between[0] if several else None
+    after = _without_end(rendered.after, turn_end)
+    # In front of a call: the section's beginning, then what stands in front of every call.
+    each = rendered.before if between is None else _common_end(rendered.before, between)
+    section = rendered.before[: len(rendered.before) - len(each)]
+    head = found[0] if (found := _OBJECT.search(each)) else ""
+    # Behind a call: what stands behind every call, then the section's end.
+    closing = after if between is None else _common_start(after, between)
+    section_end = after[len(closing) :]
+    tail_end = closing.find("}") + 1 if head else 0
+    separator = ""
+    if between is not None:
+        separator = between[len(closing) : len(between) - len(each)]
+    return CallForm(
+        begin=each.removesuffix(head).strip(),
+        head=head,
+        middle=rendered.middles[0],
+        tail=closing[:tail_end],
+        end=closing[tail_end:].strip(),
+        section=section.strip(),
+        section_end=section_end.strip() if section.strip() else "",
+        separator=separator.strip(),
+        several=several,
+    )
+
+
+def _can_be_read(form: CallForm, turn_end: str) -> bool:
+    outside = form.section + form.begin
+    # The end of a turn ends the answer: what comes behind it is never written.
+    if any(mark in outside for mark in MARK.findall(turn_end)[:1]):
+        return False
+    if CALL_ID in outside + form.head or re.search(r'["{]', outside + form.separator):
+        return False
+    if form.is_object:
+        return bool(form.name_key and form.arguments_key and form.tail)
+    return bool(form.begin and form.middle)
+
+
+_OBJECT = re.compile(r'\{\s*"[^{}]*"\Z')
+"""An object's beginning up to within the text of the name."""
+
+
+def _without_end(text: str, turn_end: str) -> str:
+    text = text.rstrip()
+    ended = _common_end(text, turn_end.rstrip())
+    return text[: len(text) - len(ended)]
+
+
+def _units(text: str) -> list[str]:
+    """Marks, words, white space and other characters: what is alike or not as a whole."""
+    return re.findall(rf"{MARK.pattern}|\s+|\w+|.", text, re.DOTALL)
+
+
+def _common_start(first: str, second: str) -> str:
+    pairs = zip(_units(first), _units(second), strict=False)
+    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _common_end(first: str, second: str) -> str:
+    pairs = zip(reversed(_units(first)), reversed(_units(second)), strict=False)
+    same = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return "".join(reversed(same))

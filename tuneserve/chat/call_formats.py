@@ -1,0 +1,128 @@
+"""The form in which a chat template writes calls of tools, as data: the texts around name and
+arguments. The server reads answers with it and bounds them by it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+CALL_ID = "\x00"
+"""Stands in a form's texts for the id of a call."""
+PYTHON_TAG = "<|python_tag|>"
+"""What Llama 3 may write before a call."""
+MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
+"""What may be a token of its own in a form's texts."""
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """How calls are written: `section`, then for each call `begin`, `head`, its name, `middle`, its
+    arguments (a JSON object), `tail` and `end`, with `separator` between them, then `section_end`.
+
+    `head` is '' where the name stands bare, or begins a JSON object, which `tail` closes. Outer
+    white space is in none of the texts but `middle` and `tail`.
+    """
+
+    begin: str = ""
+    head: str = '{"name": "'
+    middle: str = '", "arguments": '
+    tail: str = "}"
+    end: str = ""
+    section: str = ""
+    section_end: str = ""
+    separator: str = ""
+    several: bool = True
+
+    @property
+    def is_object(self) -> bool:
+        """Is a call one JSON object?"""
+        return bool(self.head)
+
+    @property
+    def in_list(self) -> bool:
+        """Are the calls a JSON list?"""
+        return self.section.endswith("[")
+
+    @property
+    def in_channels(self) -> bool:
+        """Are they messages in channels, as gpt-oss writes all of its answer?"""
+        return "<|channel|>" in self.middle
+
+    @property
+    def section_mark(self) -> str:
+        return self.section.removesuffix("[").rstrip() if self.in_list else self.section
+
+    @property
+    def section_end_mark(self) -> str:
+        return self.section_end.removeprefix("]").lstrip() if self.in_list else self.section_end
+
+    @property
+    def triggers(self) -> tuple[str, ...]:
+        """What calls begin with; none where a call is only told by its JSON."""
+        return tuple(mark for mark in (self.section_mark, self.begin) if mark)
+
+    @property
+    def writes_ids(self) -> bool:
+        return CALL_ID in self.head + self.middle + self.tail
+
+    @cached_property
+    def end_mark(self) -> str:
+        """The part of `end` by which it is known."""
+        marks = MARK.findall(self.end)
+        return marks[-1] if marks else self.end
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """All that may be a token of its own."""
+        texts = (self.section, self.begin, self.head, self.middle, self.tail, self.end,
+                 self.section_end)  # fmt: skip
+        found = {mark for text in texts for mark in MARK.findall(text)}
+        if self.in_channels:
+            found |= {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"}
+        return frozenset(found if self.triggers else {*found, PYTHON_TAG})
+
+    @cached_property
+    def arguments_key(self) -> str:
+        """The key of the arguments in a call's object."""
+        return _last_key(self.middle)
+
+    @cached_property
+    def name_key(self) -> str:
+        """The key of the name in a call's object."""
+        return _last_key(self.head)
+
+    @cached_property
+    def opening(self) -> re.Pattern[str]:
+        """Matches a call up to its arguments; `name` is JSON text in an object, or else bare."""
+        before = "".join(rf"(?:{re.escape(mark)})?\s*" for mark in self.triggers[:1])
+        before += r"[\[,\s]*" if self.in_list else ""
+        before += "".join(rf"(?:{re.escape(mark)})?\s*" for mark in self.triggers[1:])
+        if not self.is_object:
+            middle = _loose(self.middle)
+            return re.compile(rf"{before}(?P<name>[\w.-]+){middle}\s*(?=\{{)")
+        text = r'"(?:[^"\\]|\\.)*"'
+        others = rf'(?:"(?!{self.name_key}")\w+"\s*:\s*{text}\s*,\s*)*'
+        return re.compile(
+            rf'\s*{before}\{{\s*{others}"{self.name_key}"\s*:\s*(?P<name>{text})\s*,\s*'
+            rf'"{self.arguments_key}"\s*:\s*(?=\{{)'
+        )
+
+
+HERMES = CallForm(begin="<tool_call>", end="</tool_call>")
+"""The form in which tools.py writes calls for templates that write none."""
+
+
+def _last_key(text: str) -> str:
+    keys = re.findall(r'"(\w+)"\s*:', text)
+    return str(keys[-1]) if keys else ""
+
+
+def _loose(text: str) -> str:
+    """A text as a regular expression that does not mind white space; ids are any."""
+    parts = re.split(rf"(\s+|{CALL_ID})", text)
+    return "".join(
+        r"[\w-]*" if part == CALL_ID else r"\s*" if not part.strip() else re.escape(part)
+        for part in parts
+    )
