@@ -126,7 +126,7 @@ def _message(
             message[key] = as_text(turn[key], f"{place}.{key}", Findings())
     if "tool_name" in turn and role == "tool":
         message.setdefault("name", as_text(turn["tool_name"], f"{place}.tool_name", Findings()))
-    if content.thoughts:
+    if content.thoughts.strip():
         message[REASONING] = content.thoughts
     return (
         answer_checked(message, place, findings, context=context)
