@@ -161,7 +161,9 @@ def _with_sides(examples: list[Example], notes: Notes) -> list[Example]:
     for example in examples:
         if example.side:
             notes.add(
-                f"stays on the side {example.side!r}, as its file says", example.where, odd=False
+                f"stays on the side {example.side!r}, as its file or record says",
+                example.where,
+                odd=False,
             )
     return examples
 

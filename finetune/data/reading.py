@@ -14,7 +14,7 @@ from tuneserve.files import sha256_text
 from tuneserve.finetune.data.cleaning import clean_record
 from tuneserve.finetune.data.formats import BadRecord, Parsed, optional_name, parse_record
 from tuneserve.finetune.data.ids import UniqueIds
-from tuneserve.finetune.data.keys import KNOWN
+from tuneserve.finetune.data.keys import KNOWN, side_of_name
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
@@ -48,6 +48,7 @@ def read_examples(
             if isinstance(record, BadRecord):
                 raise record
             record, notes = clean_record(record, KNOWN | names)
+            record, side = _with_side(record, side, names)
             parsed, example = _example(record, fields, system, place)
         except BadRecord as problem:
             read.problems.append(f"{place}: {problem}")
@@ -69,6 +70,15 @@ def read_examples(
     if not read.examples:
         raise UsageError("holds no usable example", where=str(path), problems=read.problems)
     return read
+
+
+def _with_side(record: Any, side: str | None, names: frozenset[str]) -> tuple[Any, str | None]:
+    """The record without a 'split' that names a side, and the side; else that of its file."""
+    own = record.get("split") if isinstance(record, dict) and "split" not in names else None
+    named = side_of_name(own) if isinstance(own, str) else None
+    if named is None:
+        return record, side
+    return {key: value for key, value in record.items() if key != "split"}, named
 
 
 def raise_problems(

@@ -129,7 +129,9 @@ def test_lists_named_after_sides_are_kept_apart_as_well(tmp_path: Path) -> None:
     settings = DataSettings(file=path, eval_fraction=0, test_fraction=0)
     prepared = prepare_examples(settings)
     texts = [note.text for note in prepared.notes]
-    assert texts == [f"stays on the side {side!r}, as its file says" for side in ("train", "test")]
+    assert texts == [
+        f"stays on the side {side!r}, as its file or record says" for side in ("train", "test")
+    ]
 
 
 def test_patterns_and_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,3 +336,15 @@ def test_a_dataset_info_that_can_not_be_understood_is_refused(
     put(tmp_path, dataset_info_json=content, x_jsonl=lines("a"))
     with pytest.raises(UsageError, match=reason):
         read_examples(tmp_path)
+
+
+def test_a_record_may_name_its_side(tmp_path: Path) -> None:
+    path = tmp_path / "all.jsonl"
+    rows = [
+        {"instruction": f"Name {n}", "output": str(n), "split": side}
+        for n, side in enumerate(["train", "train", "validation", "test", "hard"])
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    read = read_examples(path)
+    assert [example.side for example in read.examples] == ["train", "train", "eval", "test", None]
+    assert [note.text for note in read.notes] == ["key 'split' is not used"]
