@@ -175,7 +175,8 @@ class Encoder:
         if any(encoded.untaught):
             notes.add(
                 "a conversation of several answers, trained in one example per answer: this "
-                "template changes earlier answers when a conversation goes on", example.where,
+                "template changes earlier answers when a conversation goes on",
+                example.where, odd=False,
             )  # fmt: skip
         if 0 in encoded.untaught:
             notes.add("a greeting that this template changes later: read, and not trained",
@@ -232,7 +233,7 @@ class Encoder:
         room = self.max_length - 2  # for BOS and an end token
         if len(tokens) <= room or self.too_long != "cut":
             return [(example, self.encode(example))]
-        notes.add("a text longer than max_seq_length, cut into pieces", example.where)
+        notes.add("a text longer than max_seq_length, cut into pieces", example.where, odd=False)
         return [(part, self.encode(part)) for part in pieces(example, tokens, room)]
 
     def _check_whole(self, example: Example, notes: Notes) -> None:
