@@ -322,7 +322,9 @@ def encode_each(
                 found = [(read, encoder.encode(read))]
         except TooLongError as error:
             if encoder.too_long == "drop":
-                notes.add("an example longer than max_seq_length, left out", example.where)
+                notes.add(
+                    "an example longer than max_seq_length, left out", example.where, odd=False
+                )
             else:
                 problems.append(f"{example.where}: {error.message}")
             continue
@@ -348,6 +350,7 @@ def encode_parts(
         )
         if skip_bad and part:
             prepared.skipped += len(found)
+            prepared.refused += found
         else:
             problems += found
     problems += problems_with_ends(encoder, prepared.split.train, encoded["train"])

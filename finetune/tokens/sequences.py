@@ -57,7 +57,9 @@ def check_special_tokens(
     if wanted == "refuse":
         raise EncodingError(f"its text spells out special tokens: {names}", where=example.where)
     if wanted == "control":
-        notes.add("special tokens in texts, trained as the tokens they spell", example.where)
+        notes.add(
+            "special tokens in texts, trained as the tokens they spell", example.where, odd=False
+        )
         return
     if not tokenizer.special_tokens.found(found[0]):
         raise EncodingError(
