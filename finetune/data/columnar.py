@@ -27,6 +27,8 @@ def read_columns(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[Ra
     number = 0
     try:
         for batch in _batches(path):
+            # Arrow believes the offsets in a file: a damaged one would be read out of bounds.
+            batch.validate(full=True)
             names = Counter(batch.schema.names)
             if twice := [name for name, count in names.items() if count > 1]:
                 yield RawRecord(f"{path}:1", BadRecord(f"two columns are named {twice[0][:40]!r}"))
@@ -36,7 +38,8 @@ def read_columns(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[Ra
                 number += 1
                 place = f"{path}:row {number}"
                 yield RawRecord(place, _plain_row(row, types, notes, place))
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    # A damaged file may give a size that no memory has.
+    except (pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = "Parquet" if kind_of(path) == ".parquet" else "an Arrow file"
         problem = BadRecord(f"not {what}: {reason[:120]}")
