@@ -21,7 +21,7 @@ from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import (
     REASONING,
     TargetText,
-    complete_turn,
+    complete,
     opens_thoughts,
     without_thoughts,
 )
@@ -32,6 +32,9 @@ from tuneserve.llama import LlamaModel
 _THINKING_BY_DEFAULT = (
     "{% if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}{{ '' }}"
 )
+
+
+_ANSWER_MARK = "qzanswerqz"
 
 
 class EncodingError(TuneserveError):
@@ -277,8 +280,28 @@ def render_example(
     *before, last = arguments["messages"]
     arguments |= {"messages": before, "add_generation_prompt": True}
     prompt = template.render(**arguments)
-    completion = complete_turn(prompt, full, last)
+    completion = _completion(template, {**arguments, "messages": [*before, last]}, prompt, full)
     return Rendering(prompt, completion, arguments)
+
+
+def _completion(
+    template: ChatTemplate, arguments: Mapping[str, Any], prompt: str, full: str
+) -> TargetText | None:
+    """What the model writes after `prompt` to give the last of the messages in `arguments`, with
+    which `full` was rendered; None if the template does not render it as it is."""
+    *before, last = arguments["messages"]
+    content = last["content"] or ""
+    start = None
+    if content.strip() and not full.startswith(prompt):
+        # The prompt is rendered otherwise once it is answered, and a question may hold its answer's
+        # text: a mark shows where that begins.
+        marked = [*before, {**last, "content": _ANSWER_MARK + content}]
+        ended = {"messages": marked, "add_generation_prompt": False}
+        start = template.render(**{**arguments, **ended}).find(_ANSWER_MARK)
+        if start < 0:
+            return None
+    calls = bool(last.get("tool_calls"))
+    return complete(prompt, full, content, last.get(REASONING), calls=calls, start=start)
 
 
 def encode(
@@ -407,7 +430,7 @@ def _earlier_answers(
         before = template.render(**{**rendering.arguments, "messages": messages[:place]})
         closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
         after = template.render(**{**rendering.arguments, **closed})
-        own = complete_turn(before, after, messages[place])
+        own = _completion(template, {**rendering.arguments, **closed}, before, after)
         if place == 0 and own is not None and after.endswith(own.text):
             # No server is asked for a greeting: its prompt is what the template puts before it.
             before = after.removesuffix(own.text)

@@ -177,23 +177,24 @@ def without_thoughts(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     return [{k: v for k, v in message.items() if k != REASONING} for message in messages]
 
 
-def complete_turn(prompt: str, full: str, message: Mapping[str, Any]) -> TargetText | None:
-    """What follows `prompt` when the model writes the assistant's `message`: thoughts, text, calls.
-
-    `prompt` and `full` are the template's rendering without and with that final turn. None if it
-    can't be found in what the template rendered.
-    """
-    calls = bool(message.get("tool_calls"))
-    return complete(prompt, full, message["content"] or "", message.get(REASONING), calls=calls)
-
-
 def complete(
-    prompt: str, full: str, answer: str, thoughts: str | None, *, calls: bool = False
+    prompt: str,
+    full: str,
+    answer: str,
+    thoughts: str | None,
+    *,
+    calls: bool = False,
+    start: int | None = None,
 ) -> TargetText | None:
     """What follows `prompt` when the model gives `answer` after `thoughts`; with `calls` the answer
-    calls tools and may have no text. See `complete_turn`."""
+    calls tools and may have no text.
+
+    `prompt` and `full` are the template's rendering without and with the final turn; `start` is
+    where the answer's text begins in `full`, if that is known. None if the answer can't be found in
+    what the template rendered.
+    """
     opened = opens_thoughts(prompt)
-    tail = _tail(prompt, full, answer, calls=calls)
+    tail = _tail(prompt, full, answer, calls=calls, start=start)
     if tail is None:
         return None
     rendered = thoughts is not None and thoughts.strip() in tail and CLOSE_THOUGHTS in tail
@@ -216,7 +217,7 @@ def thoughts_end(text: str, answer: str) -> int:
     return end + len(text[end:]) - len(text[end:].lstrip())
 
 
-def _tail(prompt: str, full: str, answer: str, *, calls: bool) -> str | None:
+def _tail(prompt: str, full: str, answer: str, *, calls: bool, start: int | None) -> str | None:
     if full.startswith(prompt):
         return full[len(prompt) :]
     # The template renders a finished turn otherwise than the beginning that it puts into a prompt
@@ -224,9 +225,15 @@ def _tail(prompt: str, full: str, answer: str, *, calls: bool) -> str | None:
     turn = _turn_start(prompt, full)
     if not answer.strip():
         return full[turn:] if calls else None
+    if start is not None:
+        return (
+            full[start:]
+            if full.startswith(answer.strip(), start) or full.startswith(answer, start)
+            else None
+        )
     places = (full.find(text, turn) for text in (answer, answer.strip()))
-    start = next((place for place in places if place >= 0), None)
-    return None if start is None else full[start:]
+    found = next((place for place in places if place >= 0), None)
+    return None if found is None else full[found:]
 
 
 def _turn_start(prompt: str, full: str) -> int:
