@@ -169,8 +169,7 @@ def tokenizers(
     return get
 
 
-def product(tokenizer: Any, messages: Conversation) -> list[Sequence_]:
-    encoder = Encoder(tokenizer, max_length=1 << 16)
+def product(encoder: Encoder, messages: Conversation) -> list[Sequence_]:
     example = Example("x", tuple(messages), where="x.jsonl:1")
     found = encoder.sequences(example, Notes())
     return [Sequence_(encoded.input_ids, encoded.labels) for _, encoded in found]
@@ -249,10 +248,12 @@ def runs(sequence: Sequence_) -> list[tuple[list[int], list[int]]]:
     return found
 
 
-def check(script: Script, messages: Conversation, whole: Sequence_, *, differs: bool) -> None:
+def check(
+    encoder: Encoder, script: Script, messages: Conversation, whole: Sequence_, *, differs: bool
+) -> None:
     """The product's sequences are `whole`, or if it differs by right, train each answer once as a
     server's prompt leads to it."""
-    got = product(script.tokenizer, messages)
+    got = product(encoder, messages)
     if not differs:
         assert got == [whole]
         return
@@ -277,13 +278,14 @@ def test_the_mask_is_that_of_a_plain_script(
 ) -> None:
     family = PLAIN[name]
     script = Script(tokenizers(family, llama_cpp_source / "models/templates"), family)
+    encoder = Encoder(script.tokenizer, max_length=1 << 16)
     counts = {"merged": 0, "apart": 0}
     for messages in of(family):
         whole, merged = script.at_once(messages)
         apart = script.changes(messages)
         counts["merged"] += merged
         counts["apart"] += apart
-        check(script, messages, whole, differs=merged or apart)
+        check(encoder, script, messages, whole, differs=merged or apart)
     assert counts == {"merged": family.merged, "apart": family.apart}
 
 
@@ -325,6 +327,7 @@ def test_the_mask_is_that_of_trl_but_for_line_ends_outside_the_answer(
     line, end = script.ids("\n"), tokenizer.eos_token_id
     behind = 0 if name == "Llama 3" else 1  # TRL trains the template's "\n" behind the end token,
     before = 1 if name == "Qwen2.5" else 0  # and Qwen2.5's in front of the answer.
+    encoder = Encoder(script.tokenizer, max_length=1 << 16)
     counts = {"merged": 0, "apart": 0}
     for messages, (ids, labels) in zip(rows, by_trl(tokenizer, rows, tmp_path), strict=True):
         whole, merged = script.at_once(messages)
@@ -348,5 +351,5 @@ def test_the_mask_is_that_of_trl_but_for_line_ends_outside_the_answer(
             assert labels.pop() == IGNORED
         if not merged:
             assert (ids, labels) == whole
-        check(script, messages, Sequence_(ids, labels), differs=merged)
+        check(encoder, script, messages, Sequence_(ids, labels), differs=merged)
     assert counts == {"merged": family.merged, "apart": family.apart}
