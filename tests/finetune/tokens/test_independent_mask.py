@@ -27,7 +27,7 @@ Conversation = list[dict[str, str]]
 QWEN, LLAMA, PHI = (f"ggml-vocab-{name}.gguf" for name in ("qwen2", "llama-bpe", "phi-3"))
 
 
-class Sequence_(NamedTuple):
+class Masked(NamedTuple):
     """Token ids and labels, [length] each."""
 
     ids: list[int]
@@ -109,11 +109,12 @@ def texts() -> list[str]:
     marks = re.compile(r"<\||</?s>|_of_turn|think>|\[/?[A-Z_]+\]")
     found = [text[:400] for text in found if text.strip() and not marks.search(text)]
     odd = [
-        "Straße, naïve café", "日本語の文章です。", "नमस्ते दुनिया", "Привет, мир!", "שלום עולם", "👩🏽‍🚀🚀",
+        "Straße, naïve café", "日本語の文章です。", "नमस्ते दुनिया", "Привет, мир!", "שלום עולם",
+        "👩🏽‍🚀🚀",
         "def f(x):\n\treturn x  # twice\n\n\n", "  indented\n    more", "\nbegins with a line",
         "\n\n  two lines", "\r\nDOS\r\n", "ends with spaces   ", "...", "1234567890", "</b><b>",
-        '{"a": [1, 2]}', "e\u0301 and \u00e9", "\u00a0no-break\u3000wide", "\t tab", "-", "1 + 1 = 2\n",
-        "assistant", "system\nuser", "It's", " leading", "|", "<", "im_end",
+        '{"a": [1, 2]}', "e\u0301 and \u00e9", "\u00a0no-break\u3000wide", "\t tab", "-",
+        "1 + 1 = 2\n", "assistant", "system\nuser", "It's", " leading", "|", "<", "im_end",
     ]  # fmt: skip
     return found + odd * 12
 
@@ -169,10 +170,10 @@ def tokenizers(
     return get
 
 
-def product(encoder: Encoder, messages: Conversation) -> list[Sequence_]:
+def product(encoder: Encoder, messages: Conversation) -> list[Masked]:
     example = Example("x", tuple(messages), where="x.jsonl:1")
     found = encoder.sequences(example, Notes())
-    return [Sequence_(encoded.input_ids, encoded.labels) for _, encoded in found]
+    return [Masked(encoded.input_ids, encoded.labels) for _, encoded in found]
 
 
 class Script:
@@ -202,18 +203,19 @@ class Script:
     def with_bos(self, ids: list[int]) -> list[int]:
         return ids if ids[:1] == self.bos else self.bos + ids
 
-    def at_once(self, messages: Conversation) -> tuple[Sequence_, bool]:
+    def at_once(self, messages: Conversation) -> tuple[Masked, bool]:
         """The whole text tokenized at once, up to the last end token, and whether a token reaches
         over the beginning of an answer in it."""
         text = self.render(messages)
         spans = [match.span(1) for match in self.answer.finditer(text)]
-        tokens = [token for token in self.tokens(text) if token[2] <= spans[-1][1]]
-        trained = [any(a <= start and end <= b for a, b in spans) for _, start, end in tokens]
+        tokens = [token for token in self.tokens(text) if token[1] < spans[-1][1]]
+        # Phi's special tokens take the line end behind them with them.
+        trained = [any(a <= start < b for a, b in spans) for _, start, _ in tokens]
         merged = any(start < a < end for _, start, end in tokens for a, _ in spans)
         ids = [token for token, _, _ in tokens]
         labels = [id_ if taught else IGNORED for id_, taught in zip(ids, trained, strict=True)]
         added = len(self.with_bos(ids)) - len(ids)
-        return Sequence_(self.with_bos(ids), [IGNORED] * added + labels), merged
+        return Masked(self.with_bos(ids), [IGNORED] * added + labels), merged
 
     def changes(self, messages: Conversation) -> bool:
         """Does the template render what stands before an earlier answer otherwise later?"""
@@ -221,21 +223,19 @@ class Script:
         places = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
         return not all(text.startswith(self.render(messages[:n], prompt=True)) for n in places)
 
-    def as_served(self, messages: Conversation) -> list[Sequence_]:
+    def as_served(self, messages: Conversation) -> list[Masked]:
         """Each answer by itself, behind the prompt that a server renders for it."""
         made = []
         for place, message in enumerate(messages):
             if message["role"] == "assistant":
                 prompt = self.render(messages[:place], prompt=True)
-                text = self.render(messages[: place + 1])
-                answer = text[len(prompt) : list(self.answer.finditer(text))[-1].end(1)]
-                assert text.startswith(prompt)
+                answer = self.answer.findall(self.render(messages[: place + 1]))[-1]
                 before, after = self.with_bos(self.ids(prompt)), self.ids(answer)
-                made.append(Sequence_(before + after, [IGNORED] * len(before) + after))
+                made.append(Masked(before + after, [IGNORED] * len(before) + after))
         return made
 
 
-def runs(sequence: Sequence_) -> list[tuple[list[int], list[int]]]:
+def runs(sequence: Masked) -> list[tuple[list[int], list[int]]]:
     """(all ids before, ids trained) of each stretch of trained ids that ends with its end token."""
     found: list[tuple[list[int], list[int]]] = []
     start: int | None = None
@@ -249,7 +249,7 @@ def runs(sequence: Sequence_) -> list[tuple[list[int], list[int]]]:
 
 
 def check(
-    encoder: Encoder, script: Script, messages: Conversation, whole: Sequence_, *, differs: bool
+    encoder: Encoder, script: Script, messages: Conversation, whole: Masked, *, differs: bool
 ) -> None:
     """The product's sequences are `whole`, or if it differs by right, train each answer once as a
     server's prompt leads to it."""
@@ -289,7 +289,25 @@ def test_the_mask_is_that_of_a_plain_script(
     assert counts == {"merged": family.merged, "apart": family.apart}
 
 
-def by_trl(tokenizer: Any, rows: list[Conversation], directory: Path) -> list[Sequence_]:
+def test_an_answer_that_stands_in_the_question_too_is_found_in_its_own_turn(
+    tokenizers: Any, llama_cpp_source: Path
+) -> None:
+    # Mistral Nemo's template writes the system prompt into the last question, and leaves it out
+    # where an answer follows.
+    family = PLAIN["Mistral Nemo"]
+    tokenizer = tokenizers(family, llama_cpp_source / "models/templates")
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Is it yes or no?"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    [(ids, labels)] = product(Encoder(tokenizer, max_length=512), messages)
+    trained = [label for label in labels if label != IGNORED]
+    assert tokenizer.decode(ids[: -len(trained)]).endswith("Be brief.\n\nIs it yes or no?[/INST]")
+    assert tokenizer.decode(trained) == "yes</s>"
+
+
+def by_trl(tokenizer: Any, rows: list[Conversation], directory: Path) -> list[Masked]:
     """What TRL's trainer makes of conversations with `assistant_only_loss`."""
     from datasets import Dataset
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -310,7 +328,7 @@ def by_trl(tokenizer: Any, rows: list[Conversation], directory: Path) -> list[Se
     made = []
     for row in trainer.train_dataset:
         batch = trainer.data_collator([row])
-        made.append(Sequence_(batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
+        made.append(Masked(batch["input_ids"][0].tolist(), batch["labels"][0].tolist()))
     return made
 
 
@@ -351,5 +369,5 @@ def test_the_mask_is_that_of_trl_but_for_line_ends_outside_the_answer(
             assert labels.pop() == IGNORED
         if not merged:
             assert (ids, labels) == whole
-        check(encoder, script, messages, Sequence_(ids, labels), differs=merged)
+        check(encoder, script, messages, Masked(ids, labels), differs=merged)
     assert counts == {"merged": family.merged, "apart": family.apart}
