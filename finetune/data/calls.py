@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneserve.chat.template import normal_message
+from tuneserve.chat.template import Message, normal_message
 from tuneserve.finetune.data.values import (
     BadRecord,
     Findings,
@@ -103,3 +104,27 @@ def _call(call: Any, place: str, findings: Findings) -> Call:
         raise BadRecord(f"{place}: {error}") from None
     check_json(whole, place)
     return whole
+
+
+def note_calls(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, findings: Findings
+) -> None:
+    """Note results that answer no call, calls without a result, and calls of functions that the
+    record's tools do not list."""
+    known = {tool.get("function", tool).get("name") for tool in tools or ()}
+    waiting: list[str] = []  # ids of the calls whose results are to come
+    for message in messages:
+        if message["role"] == "tool":
+            name = message.get("tool_call_id")
+            if name in waiting or (waiting and not (name and any(waiting))):
+                waiting.remove(name if name in waiting else waiting[0])
+            elif name:
+                findings.add("a tool's result has the id of no call before it")
+            continue
+        if waiting:
+            findings.add("a call of a tool has no result before the next message")
+        calls = message.get("tool_calls") or ()
+        waiting = [call.get("id") or "" for call in calls]
+        for called in (call["function"]["name"] for call in calls):
+            if known and called not in known:
+                findings.add(f"a call of {called!r:.40}, which is not among the tools")

@@ -19,7 +19,7 @@ from typing import Any
 from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.finetune.data import pairs
-from tuneserve.finetune.data.calls import read_tools
+from tuneserve.finetune.data.calls import note_calls, read_tools
 from tuneserve.finetune.data.conversations import (
     CONVERSATION_KEYS,
     SURE_KEYS,
@@ -95,6 +95,7 @@ def parse_record(record: Any, *, system: str = "", chosen: Container[str] = ()) 
         messages = _with_system(messages, own, system, findings)
     note_unused(row, [text for message in messages for text in _texts(message)], findings)
     normal = tuple(normal_message(message) for message in messages)
+    note_calls(normal, tools, findings)
     return Parsed(shape, normal, tools, tuple(findings.odd), tuple(findings.told))
 
 

@@ -247,14 +247,20 @@ class Encoder:
             )
         lost = lost_parts(self.template, example, thoughts=self.thoughts)
         if any(part.thoughts for part in lost):
+            trained = self.thoughts == "train" and self.train_on == "all"
             notes.add(
-                "thoughts of earlier answers, which this template does not write: they are "
-                "trained, but the answers after them do not see them",
+                "thoughts of earlier answers, which this template does not write: "
+                + (
+                    "they are trained, but the answers after them do not see them"
+                    if trained
+                    else "the answers after them do not see them"
+                ),
                 example.where,
             )
         if missing := dict.fromkeys(part.name for part in lost if not part.thoughts):
             raise EncodingError(
-                f"this base's chat template does not write {', '.join(missing)}",
+                f"this base's chat template does not write {', '.join(missing)}: the model would "
+                "never see it; write the record otherwise, or leave such records out",
                 where=example.where,
             )
 

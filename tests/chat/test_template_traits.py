@@ -105,3 +105,14 @@ def test_results_that_follow_one_another_are_one_turn_of_the_users() -> None:
     assert turns[2]["content"] == (
         "<tool_response>\n11\n</tool_response>\n<tool_response>\n12\n</tool_response>"
     )
+
+
+def test_results_stand_in_the_order_of_their_calls(llama_cpp_source: Path) -> None:
+    traits = template_traits(ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}"))
+    calling = {**CALLING, "tool_calls": [CALL, {**CALL, "id": "call_y"}]}
+    results = [{**RESULT, "tool_call_id": "call_y", "content": "second"}, RESULT]
+    turns, _ = arranged([ASKED, calling, *results], [], traits)
+    assert turns[2]["content"].index("11") < turns[2]["content"].index("second")
+    unknown = [{**results[0], "tool_call_id": "other"}, RESULT]
+    turns, _ = arranged([ASKED, calling, *unknown], [], traits)
+    assert turns[2]["content"].index("11") > turns[2]["content"].index("second")

@@ -23,6 +23,7 @@ def arranged(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Messages as a template with these traits can write all of them, and the variable that holds
     the tools (`tools` if there are none)."""
+    messages = _results_in_order(messages)
     if traits.calls is None:
         turns = _calls_as_text(messages)
     else:
@@ -34,6 +35,22 @@ def arranged(
     if tools and traits.tools is not None:
         return turns, {traits.tools: list(tools)}
     return turns, {"tools": None}
+
+
+def _results_in_order(messages: Sequence[Message]) -> list[Message]:
+    """Results in the order of the calls that they answer: most templates do not write the ids that
+    would tell."""
+    order: dict[Any, int] = {}
+    ordered: list[Message] = []
+    for is_result, group in groupby(messages, key=lambda message: message["role"] == "tool"):
+        turns = list(group)
+        if not is_result:
+            calls = turns[-1].get("tool_calls") or ()
+            order = {call.get("id"): place for place, call in enumerate(calls)}
+        elif all(turn.get("tool_call_id") in order for turn in turns):
+            turns.sort(key=lambda turn: order[turn.get("tool_call_id")])
+        ordered += turns
+    return ordered
 
 
 def _description(tools: Sequence[Mapping[str, Any]], *, by_text: bool) -> str:

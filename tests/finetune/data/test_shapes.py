@@ -493,3 +493,38 @@ def test_every_text_of_a_record_is_trained_or_its_key_is_noted(data: Any) -> Non
               if f"key {key!r} " in notes and isinstance(value, str)}  # fmt: skip
     for text in set(re.findall(r"(?:leaf|key)\d+e", json.dumps(record))):
         assert text in found or text in notes or text in unused
+
+
+def calling(*ids: str, results: tuple[str, ...], name: str = "look_up") -> dict[str, Any]:
+    calls = [{"id": i, "function": {"name": name, "arguments": {}}} for i in ids]
+    return {
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            *({"role": "tool", "tool_call_id": i, "content": i} for i in results),
+            {"role": "assistant", "content": "Fine."},
+        ],
+        "tools": [{"type": "function", "function": {"name": "look_up", "parameters": {}}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("record", "notes"),
+    [
+        (calling("a", "b", results=("b", "a")), ()),
+        (calling("a", results=("c",)), (
+            "a tool's result has the id of no call before it",
+            "a call of a tool has no result before the next message",
+        )),
+        (calling("a", "b", results=("a",)), (
+            "a call of a tool has no result before the next message",
+        )),
+        (calling("a", results=("a",), name="other"), (
+            "a call of 'other', which is not among the tools",
+        )),
+    ],
+)  # fmt: skip
+def test_calls_and_results_that_do_not_fit_are_noted(
+    record: dict[str, Any], notes: tuple[str, ...]
+) -> None:
+    assert parse_record(record).notes == notes
