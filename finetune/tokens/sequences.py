@@ -38,7 +38,8 @@ def _without_end(
         notes.add(f"an answer ends with {end}, of other models: it is trained as text", place)
         return message
     notes.add(f"an answer ends with {end}: taken out, since the template writes the end", place)
-    return {**message, "content": text.removesuffix(end).rstrip(" ")}
+    shorter = {**message, "content": text.removesuffix(end).rstrip(" ")}
+    return _without_end(shorter, tokenizer, notes, place)  # some data has two
 
 
 def check_special_tokens(

@@ -38,6 +38,12 @@ def test_an_end_token_of_the_data_is_taken_out(demo_tokenizer: Any, end: str) ->
     ]
 
 
+def test_every_end_token_of_the_data_is_taken_out(demo_tokenizer: Any) -> None:
+    texts, notes = told(demo_tokenizer, chat("Iron.<|im_end|><|im_end|> <|endoftext|>"))
+    assert texts == ["Iron.<|im_end|>"]
+    assert len(notes) == 2
+
+
 def test_an_end_token_of_other_models_is_told(demo_tokenizer: Any) -> None:
     texts, notes = told(demo_tokenizer, chat("Iron.</s>"))
     assert texts == ["Iron.</s><|im_end|>"]
