@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 from tuneserve.chat.examples import CONTINUES, Example
-from tuneserve.chat.special_tokens import SpecialTokens
+from tuneserve.chat.special_tokens import MARK, SpecialTokens
 from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import (
@@ -201,6 +201,8 @@ def _joined(
     special: SpecialTokens, text: str, tokenize: Callable[[str, bool], list[TokenSpan]]
 ) -> list[TokenSpan]:
     """The tokens of a text's segments, their places those in the text."""
+    if MARK not in text:
+        return tokenize(text, False)
     found: list[TokenSpan] = []
     for piece in special.segments(text):
         places = [*piece.places, piece.places[-1] + 1]
