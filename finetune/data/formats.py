@@ -56,7 +56,8 @@ _KNOWN = frozenset((
 ))  # fmt: skip
 _CHAT_MARKS = (
     "<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>", "<|assistant|>",
-    "### Instruction:", "### Response:", "<｜User｜>",
+    "### Instruction:", "### Response:", "<｜User｜>", "### Human:", "### Assistant:",
+    "\nAssistant:", "\nASSISTANT:",
 )  # fmt: skip
 
 
@@ -142,8 +143,8 @@ def _text_alone(row: Row, findings: Findings) -> str:
     note_line_ends(text, findings)
     if mark := next((mark for mark in _CHAT_MARKS if mark in text), None):
         findings.add(
-            f"'text' looks like a conversation that is written out ({mark}): all of it is learned, "
-            "its prompts too"
+            f"'text' looks like a conversation that is written out ({mark.strip()}): all of it "
+            "is learned, its prompts too"
         )
     return text
 

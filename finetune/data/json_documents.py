@@ -144,5 +144,5 @@ def _inside(
         return
     for key in value:
         if key in unread:
-            odd = isinstance(value[key], list | dict)
+            odd = isinstance(value[key], list | dict) or key.lower() == "system"
             notes.add(f"the key {key[:40]!r} beside the records is not read", place, odd=odd)

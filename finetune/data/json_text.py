@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tuneserve.finetune.data.containers import open_data
+from tuneserve.finetune.data.containers import kind_of, open_data
+from tuneserve.finetune.data.conversations import CONVERSATION_KEYS
 from tuneserve.finetune.data.encodings import MARK_LENGTH, encoding_by_mark, encoding_note
 from tuneserve.finetune.data.formats import BadRecord
 from tuneserve.finetune.data.json_documents import as_record, is_conversation, records_in
@@ -136,7 +137,7 @@ def _records(
 ) -> Iterator[RawRecord]:
     if len(values) > 1 and all(isinstance(v, list) and not is_conversation(v) for _, v in values):
         values = [(values[0][0], [item for _, value in values for item in value])]
-    if len(values) > 1:
+    if len(values) > 1 or (values and _is_line(path, values[0][1])):
         for number, value in values:
             place = f"{path}:{number}"
             yield RawRecord(place, as_record(value, notes, place))
@@ -144,6 +145,12 @@ def _records(
     for number, value in values:
         for name, record, side in records_in(value, marks, notes, f"{path}:{number}"):
             yield RawRecord(f"{path}:{name or number}", record, side)
+
+
+def _is_line(path: Path, value: Any) -> bool:
+    """Is the only value of a file one line of JSON Lines with a conversation, not a document?"""
+    named = kind_of(path) in (".jsonl", ".ndjson") and isinstance(value, dict)
+    return named and any(key in CONVERSATION_KEYS for key in value)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:

@@ -71,7 +71,9 @@ def read_pair(
         shape = "alpaca"
     prompt, answer = _messages_or(row.take(prompt_key)), _messages_or(row.take(answer_key))
     if is_conversation(prompt) or is_conversation(answer):
-        before = prompt if is_conversation(prompt) else [{"role": "user", "content": prompt}]
+        before = [{"role": "user", "content": prompt}]
+        if is_conversation(prompt):
+            before = _context(prompt, prompt_key, findings)
         after = answer if is_conversation(answer) else [{"role": "assistant", "content": answer}]
         return shape, conversation([*before, *after], f"{prompt_key} + {answer_key}", findings)
     text = _prompt(row, prompt, prompt_key, contexts, findings)
@@ -81,6 +83,20 @@ def read_pair(
     message = _answer(row, answer, answer_key, findings)
     turns: list[Turn] = [*earlier, ({"role": "user", "content": text}, None), (message, None)]
     return shape, ended(turns, prompt_key, findings)
+
+
+def _context(messages: list[Any], key: str, findings: Findings) -> list[Any]:
+    """The messages of a prompt, whose answers are read and not learned: the loss is on what
+    completes them. Raises BadRecord if the last one is the beginning of the answer."""
+    answers = [m for m in messages if isinstance(m, dict) and m.get("role") == "assistant"]
+    if answers and messages[-1] is answers[-1]:
+        raise BadRecord(
+            f"{key!r} ends with the beginning of the answer, which can't be read alone: write the "
+            "whole answer after the prompt"
+        )
+    if answers:
+        findings.add(f"answers in {key!r} are read and not learned", odd=False)
+    return [{"weight": 0, **m} if m in answers else m for m in messages]
 
 
 def _one_of(row: Row, names: tuple[str, ...], chosen: Container[str], what: str) -> str | None:

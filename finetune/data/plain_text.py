@@ -22,6 +22,9 @@ def read_text(path: Path, notes: Notes, marks: frozenset[str]) -> Iterator[RawRe
         return
     if encoding is not None:
         notes.add(encoding_note(encoding), str(path), odd=not encoding.startswith("UTF"))
+    if text.lstrip().startswith(("{", "[{")):
+        notes.add("a text that looks like JSON: read as text, name it .jsonl to read it as records",
+                  str(path))  # fmt: skip
     yield from _paragraphs(path, text.split("\n"))
 
 

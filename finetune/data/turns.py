@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,7 @@ _OTHER_THOUGHTS = (
 
 Turn = tuple[dict[str, Any], bool | None]
 """A message, and whether its flags ask to learn it (None: they don't say)."""
+_RESULT = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
 
 
 def role_of(name: Any) -> str | None:
@@ -128,6 +130,9 @@ def _message(
         message.setdefault("name", as_text(turn["tool_name"], f"{place}.tool_name", Findings()))
     if content.thoughts.strip():
         message[REASONING] = content.thoughts
+    if role == "tool" and (inside := _RESULT.fullmatch(content.text)):
+        message["content"] = inside[1]
+        findings.add("<tool_response> around a tool's result is left out", odd=False)
     return (
         answer_checked(message, place, findings, context=context)
         if role == "assistant"
@@ -257,6 +262,8 @@ def _note_unused(turn: dict[str, Any], used: set[Any], place: str, findings: Fin
     for key in _unused(turn, used):
         if key in PICTURES:
             raise BadRecord(f"{place}: {key!r}: pictures and sounds can't be trained, only text")
+        if key == "prefix" and turn[key] is True:
+            raise BadRecord(f"{place}: 'prefix': the beginning of an answer can't be read alone")
         if key in ("tools", "functions"):
             raise BadRecord(f"{place}: {key!r} belong beside the messages, not into one")
         findings.add(f"key {key!r:.40} of a message is not used", odd=key not in _HARMLESS)

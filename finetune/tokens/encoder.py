@@ -246,7 +246,10 @@ class Encoder:
                 where=example.where,
             )
         lost = lost_parts(self.template, example, thoughts=self.thoughts)
-        if any(part.thoughts for part in lost):
+        kinds = {part.kind for part in lost}
+        if "name" in kinds:
+            notes.add("names of speakers, which this template does not write", example.where)
+        if "thoughts" in kinds:
             trained = self.thoughts == "train" and self.train_on == "all"
             notes.add(
                 "thoughts of earlier answers, which this template does not write: "
@@ -257,7 +260,7 @@ class Encoder:
                 ),
                 example.where,
             )
-        if missing := dict.fromkeys(part.name for part in lost if not part.thoughts):
+        if missing := dict.fromkeys(part.name for part in lost if part.kind == "content"):
             raise EncodingError(
                 f"this base's chat template does not write {', '.join(missing)}: the model would "
                 "never see it; write the record otherwise, or leave such records out",

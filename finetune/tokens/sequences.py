@@ -32,7 +32,7 @@ def _without_end(
     text = (message.get("content") or "").rstrip()
     end = next((end for end in tokenizer.end_texts | END_TOKENS if text.endswith(end)), None)
     # HTML strikes text out so: <s>old</s>
-    if end is None or (end == "</s>" and "<s>" in text):
+    if end is None or (end == "</s>" and "<s>" in text.lstrip()[1:]):
         return message
     if end not in tokenizer.end_texts:
         notes.add(f"an answer ends with {end}, of other models: it is trained as text", place)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import render_example
@@ -21,11 +21,11 @@ from tuneserve.chat.thinking import REASONING
 
 @dataclass(frozen=True)
 class LostPart:
-    """A part that the template does not write. `thoughts`: it is those of an earlier answer, which
-    many templates leave out on purpose."""
+    """A part that the template does not write. `kind`: 'thoughts' of an earlier answer or a
+    speaker's 'name', which many templates leave out on purpose; 'content' is all else."""
 
     name: str
-    thoughts: bool = False
+    kind: Literal["content", "thoughts", "name"] = "content"
 
 
 def lost_parts(
@@ -45,7 +45,7 @@ def lost_parts(
         part
         for text, marks in ((rendering.prompt, before), (completion, answer))
         for mark, part in marks
-        if mark not in text and not (thoughts == "drop" and part.thoughts)
+        if mark not in text and not (thoughts == "drop" and part.kind == "thoughts")
     ]
 
 
@@ -66,8 +66,11 @@ class _Marker:
             kind = "the system prompt" if message["role"] == "system" else f"the text of {name}"
             marked["content"] = _inside(message["content"], self._new(LostPart(kind)))
         if message.get(REASONING):
-            part = LostPart(f"the thoughts of {name}", thoughts=True)
+            part = LostPart(f"the thoughts of {name}", kind="thoughts")
             marked[REASONING] = _inside(message[REASONING], self._new(part))
+        if message.get("name") and message["role"] != "tool":
+            part = LostPart(f"the name in {name}", kind="name")
+            marked["name"] = f"{message['name']}{self._new(part)}"
         if calls := message.get("tool_calls"):
             marked["tool_calls"] = [self._call(f"a call of {name}", call) for call in calls]
         return marked

@@ -528,3 +528,33 @@ def test_calls_and_results_that_do_not_fit_are_noted(
     record: dict[str, Any], notes: tuple[str, ...]
 ) -> None:
     assert parse_record(record).notes == notes
+
+
+def test_of_prompt_and_completion_the_completion_is_learned() -> None:
+    prompt = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a0"},
+        {"role": "user", "content": "q1"},
+    ]
+    completion = [{"role": "assistant", "content": "a1"}]
+    parsed = parse_record({"prompt": prompt, "completion": completion})
+    assert [message.get("weight") for message in parsed.messages] == [None, 0, None, None]
+    assert parsed.told == ("answers in 'prompt' are read and not learned",)
+    with pytest.raises(BadRecord, match="ends with the beginning of the answer"):
+        parse_record({"prompt": prompt[:2], "completion": completion})
+
+
+def test_marks_around_a_tools_result_are_left_out() -> None:
+    turns = [
+        {"from": "human", "value": "q"},
+        {"from": "gpt", "value": '<tool_call>{"name": "f", "arguments": {}}</tool_call>'},
+        {"from": "tool", "value": "<tool_response>\n5\n</tool_response>"},
+        {"from": "gpt", "value": "five"},
+    ]
+    assert parse_record({"conversations": turns}).messages[2]["content"] == "5"
+
+
+@pytest.mark.parametrize("text", ["### Human: q### Assistant: a", "User: hi\nAssistant: hello"])
+def test_a_conversation_written_out_in_a_text_is_noted(text: str) -> None:
+    (note,) = parse_record({"text": text}).notes
+    assert "looks like a conversation that is written out" in note

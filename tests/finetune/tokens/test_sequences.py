@@ -48,7 +48,9 @@ def test_an_end_token_of_other_models_is_told(demo_tokenizer: Any) -> None:
     texts, notes = told(demo_tokenizer, chat("Iron.</s>"))
     assert texts == ["Iron.</s><|im_end|>"]
     assert notes == ["an answer ends with </s>, of other models: it is trained as text"]
-    assert told(demo_tokenizer, chat("<s>Iron</s>")) == (["<s>Iron</s><|im_end|>"], [])
+    assert told(demo_tokenizer, chat("<s>Iron</s>"))[1] == notes
+    struck = "Not <s>gold</s>"
+    assert told(demo_tokenizer, chat(struck)) == ([f"{struck}<|im_end|>"], [])
 
 
 def test_an_answer_of_an_end_token_alone_is_refused(demo_tokenizer: Any) -> None:
