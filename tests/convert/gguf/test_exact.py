@@ -166,6 +166,11 @@ def test_equals_llama_cpps_converter(
     for name, tensor in theirs.tensors.items():
         assert ours.shape(name) == theirs.shape(name), name
         assert ours.type_name(name) == theirs.type_name(name), name
+        if name == "rope_freqs.weight":
+            # The last bit of torch's power, which the converter takes, differs between its runs.
+            pair = (one.data.view(np.float32) for one in (ours.tensors[name], tensor))
+            np.testing.assert_array_max_ulp(*pair, maxulp=1)
+            continue
         assert np.array_equal(ours.tensors[name].data, tensor.data), name
 
     found, expected = ours.metadata, theirs.metadata
