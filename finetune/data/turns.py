@@ -130,7 +130,7 @@ def _message(
         message.setdefault("name", as_text(turn["tool_name"], f"{place}.tool_name", Findings()))
     if content.thoughts.strip():
         message[REASONING] = content.thoughts
-    if role == "tool" and (inside := _RESULT.fullmatch(content.text)):
+    if role == "tool" and (inside := _RESULT.fullmatch(content.text or "")):
         message["content"] = inside[1]
         findings.add("<tool_response> around a tool's result is left out", odd=False)
     return (
