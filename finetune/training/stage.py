@@ -148,6 +148,8 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     encoder = Encoder.of(recipe, tokenizer, prepared)
     examples = sum(map(len, prepared.parts().values()))
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
+    for line in prepared.notes.lines():
+        say(f"note: {line}")
     raise_problems(problems, examples, where=str(recipe.data.file), what="trained on")
     _tell_tokens(encoded)
     training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
@@ -234,8 +236,6 @@ def _tell_split(prepared: Prepared) -> None:
         + (f" ({len(split.near):,} of them near ones)" if split.near else "")
         + (f"; {prepared.skipped:,} unusable left out" if prepared.skipped else "")
     )
-    for line in prepared.notes.lines():
-        say(f"note: {line}")
     if replay_set is not None:
         removed = replay_set.removed
         say(

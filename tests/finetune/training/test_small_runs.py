@@ -168,3 +168,12 @@ def test_a_training_that_never_beats_the_base_says_so(train: Train) -> None:
     done = train("worse", *SHORT, "--learning-rate", "1", "--max-grad-norm", "0")
     assert done.returncode == 0, done.stderr
     assert "WARNING: no evaluation was below the untouched base's" in done.stderr
+
+
+def test_what_was_changed_in_the_data_is_told(workspace: Path, train: Train) -> None:
+    ended = workspace / "ended.jsonl"
+    ended.write_text((workspace / "colours.jsonl").read_text().replace('red"', 'red<|im_end|>"'))
+    options = ("--file", ended.name, "--max-steps", "1", "--batch-size", "2", "--evaluations", "1")
+    done = train("ended", *options, "--test-fraction", "0.2", "--eval-fraction", "0.2")
+    assert done.returncode == 0
+    assert "note: 40 x an answer ends with <|im_end|>: taken out" in done.stderr
