@@ -315,10 +315,14 @@ def encode_each(
     expand: bool = True,
 ) -> tuple[list[Example], list[Encoded], list[str]]:
     """What can be trained on, its tokens, and what is wrong with the other examples. With `expand`
-    an example may become several; without, it stays one (an answer that is held out is one)."""
+    an example may become several; without, it stays one (an answer that is held out is one).
+
+    What is too long is left out only where there are `notes` to tell it, else it is a problem.
+    """
     kept: list[Example] = []
     encoded: list[Encoded] = []
     problems: list[str] = []
+    leaves_out = encoder.too_long == "drop" and notes is not None
     notes = Notes() if notes is None else notes
     if any(example.prompt for example in examples):
         _ = encoder.template  # its lack is one error, not one for each example
@@ -330,7 +334,7 @@ def encode_each(
                 read = encoder.read(example, notes)
                 found = [(read, encoder.encode(read))]
         except TooLongError as error:
-            if encoder.too_long == "drop":
+            if leaves_out:
                 notes.add(
                     "an example longer than max_seq_length, left out", example.where, odd=False
                 )

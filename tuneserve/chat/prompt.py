@@ -107,11 +107,14 @@ class FastTokenizer:
         bos: int | None = tokenizer.bos_token_id
         self.leading_bos = bos if bos is not None and ids[:1] == [bos] else None
         self.end_token: int | None = tokenizer.eos_token_id
-        if protects and joins(self, tokenizer.eos_token or ""):
+        if protects and _joins(self._ids, tokenizer.eos_token or ""):
             self.special_tokens = self.all_special
 
     def tokens(self, text: str) -> list[TokenSpan]:
         return _joined(self.special_tokens, text, self._of_piece)
+
+    def _ids(self, text: str) -> list[int]:
+        return [token.id for token in self.tokens(text)]
 
     def _of_piece(self, text: str, plain: bool) -> list[TokenSpan]:
         coded = self._tokenizer(
@@ -184,17 +187,15 @@ _SPECIAL: WeakKeyDictionary[LlamaModel, SpecialTokens] = WeakKeyDictionary()
 def special_tokens_of(model: LlamaModel) -> SpecialTokens:
     """The special tokens of a GGUF's vocabulary that texts may spell out."""
     if model not in _SPECIAL:
-        end = model.token_text(model.eos)
-        joined = model.tokenize(f"{end}a")[1:] == model.tokenize("a")
+        joined = _joins(model.tokenize, model.token_text(model.eos))
         _SPECIAL[model] = SpecialTokens(model.control_texts if joined else ())
     return _SPECIAL[model]
 
 
-def joins(tokenizer: Tokenizer, special: str) -> bool:
+def _joins(tokenize: Callable[[str], list[int]], special: str) -> bool:
     """Is text behind a special token tokenized as it is by itself? Some sentencepiece vocabularies
     put a space in front of every text; with them no text can be told from special tokens."""
-    behind = [token.id for token in tokenizer.tokens(f"{special}a")][1:]
-    return behind == [token.id for token in tokenizer.tokens("a")]
+    return tokenize(f"{special}a")[1:] == tokenize("a")
 
 
 def _joined(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tuneserve.chat.examples import CONTINUES, Example
+from tuneserve.errors import UsageError
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoder, encode_each
 
@@ -124,6 +125,13 @@ def test_an_answer_that_would_be_cut(
     assert len(found) == texts
     assert notes[0].startswith(told_of)
     assert len(told(demo_tokenizer, long, max_length=64)[0]) == 1
+
+
+def test_nothing_is_left_out_where_an_example_must_have_its_tokens(demo_tokenizer: Any) -> None:
+    """The other wordings of an example are encoded so: one that is lost would shift the others."""
+    encoder = Encoder(demo_tokenizer, max_length=64, too_long="drop")
+    with pytest.raises(UsageError, match="max_seq_length is 64"):
+        encoder.encode_all([chat("short"), chat("word " * 100)])
 
 
 def test_earlier_thoughts_are_trained_where_the_template_does_not_write_them(
