@@ -26,13 +26,15 @@ def write_quantized(
     matrix: ImportanceMatrix | None = None,
     matrix_file: str = "",
     copied: Mapping[str, CopiedTensor] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """Write a GGUF and show how far it is; returns the type of each tensor.
 
     `matrix` steers the quantization and is named in the metadata as `matrix_file`. Tensors in
-    `copied` are taken from there instead of being made.
+    `copied` are taken from there instead of being made; `overrides`: types by tensor, other than
+    the quantization's.
     """
-    choices = model.choices(quantization, has_imatrix=matrix is not None)
+    choices = model.choices(quantization, has_imatrix=matrix is not None, overrides=overrides)
     metadata = model.metadata(quantization)
     if matrix is not None:
         metadata |= matrix.provenance(matrix_file)

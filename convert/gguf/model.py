@@ -94,8 +94,15 @@ class GGUFModel:
         source = self.sources[gguf_name]
         return source.order if isinstance(source, CheckpointTensor) else None
 
-    def choices(self, quantization: str, *, has_imatrix: bool = False) -> list[Choice]:
-        """The type of each tensor in a GGUF of this quantization."""
+    def choices(
+        self,
+        quantization: str,
+        *,
+        has_imatrix: bool = False,
+        overrides: Mapping[str, str] | None = None,
+    ) -> list[Choice]:
+        """The type of each tensor in a GGUF of this quantization; `overrides` names, by tensor, a
+        type other than the mixture's."""
         heads = int(self.config["num_attention_heads"])
         return choose_types(
             {name: source.shape for name, source in self.sources.items()},
@@ -103,6 +110,7 @@ class GGUFModel:
             layers=int(self.config["num_hidden_layers"]),
             grouping=heads // int(self.config.get("num_key_value_heads") or heads),
             has_imatrix=has_imatrix,
+            overrides=overrides,
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:

@@ -65,11 +65,15 @@ def choose_types(
     layers: int,
     grouping: int,
     has_imatrix: bool = False,
+    overrides: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
-    `layers`: number of blocks; `grouping`: query heads per key-value head.
+    `layers`: number of blocks; `grouping`: query heads per key-value head. `overrides`: the type,
+    by name, of matrices that are not to have the mixture's; a row length that it does not allow
+    falls back as everywhere.
     """
+    chosen = overrides or {}
     plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
     values = [name for name in names if "attn_v.weight" in name or "attn_qkv.weight" in name]
@@ -95,7 +99,7 @@ def choose_types(
         elif plain in UNQUANTIZED:
             choices.append(Choice(name, plain))
         else:
-            best = wanted(name, columns)
+            best = chosen.get(name) or wanted(name, columns)
             fitting = fitting_type(best, columns)
             choices.append(Choice(name, fitting, None if fitting == best else best))
     return choices
