@@ -114,7 +114,7 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
 
 
 def _load(job: TrainingJob) -> tuple[Any, Any]:
-    """The base with a fresh adapter, and its tokenizer as Unsloth sets it up to train."""
+    """The base with a fresh adapter, and its tokenizer."""
     settings = job.budget.settings
     compile_layers(job.budget.compiled)
     model, tokenizer = load_base(
