@@ -10,7 +10,7 @@ _AT_A_TIME = 20_000
 
 def merges_give_every_token(content: Mapping[str, Any]) -> bool:
     """Do the merges of a BPE tokenizer.json lead to each of its tokens? Then a piece of text that
-    is a token becomes that token with `ignore_merges` or without (o200k of gpt-oss has it, llama.cpp
+    is a token becomes that token with `ignore_merges` or without (gpt-oss's file has it, llama.cpp
     does not)."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE

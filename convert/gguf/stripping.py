@@ -22,13 +22,13 @@ def template_is_stripped(directory: Path) -> bool:
     without.
     """
     tokenizer = load_fast_tokenizer(directory)
-    stripping, plain = FastTokenizer(tokenizer), FastTokenizer(without_stripping(tokenizer))
     if not tokenizer.chat_template:
         return True
+    stripping, plain = FastTokenizer(tokenizer), FastTokenizer(without_stripping(tokenizer))
     template = stripping.template()
     asked = False
     for messages in _CONVERSATIONS:
-        example = Example(messages, "")
+        example = Example("asked", messages)
         try:
             one, other = (encode(fast, template, example) for fast in (stripping, plain))
         except TuneserveError:

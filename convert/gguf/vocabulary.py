@@ -1,8 +1,8 @@
 """The trainer's tokenizer as GGUF metadata (`tokenizer.*`).
 
-Byte-level BPE, sentencepiece and Gemma 4's BPE. Tokens, merges and types come from tokenizer.json, the
-pre-tokenizer's name from its structure, special ids and the chat template from the gguf package's
-own reader. Nothing is guessed: what is not understood is an error.
+Byte-level BPE, sentencepiece and Gemma 4's BPE. Tokens, merges and types come from tokenizer.json,
+the pre-tokenizer's name from its structure, special ids and the chat template from the gguf
+package's own reader. Nothing is guessed: what is not understood is an error.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import read_json, write_json
 from tuneserve.gguf.tokens import NEVER_STRIPPING
 
+FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _CLASS = "PreTrainedTokenizerFast"
 # What from_pretrained was called with, which save_pretrained writes down as if it were the model's.
 _CALL = ("is_local", "local_files_only")
@@ -41,7 +43,8 @@ def load_fast_tokenizer(directory: Path) -> Any:
             "Take both from the same model, or train on a GGUF of the base.",
         )
     try:
-        return PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        _keep_flags(tokenizer, read_json(path))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the tokenizer can't be read: {error}", where=str(path)) from error
     except Exception as error:
@@ -49,6 +52,29 @@ def load_fast_tokenizer(directory: Path) -> Any:
         if type(error) is not Exception:
             raise
         raise UsageError(f"no tokenizer of tokenizers: {error}", where=str(path)) from error
+    return tokenizer
+
+
+def _keep_flags(tokenizer: Any, content: Mapping[str, Any]) -> None:
+    """Give the file's added tokens its own flags: otherwise tokenizer_config.json's win."""
+    given = {
+        entry["content"]: {key: entry[key] for key in FLAGS} for entry in content["added_tokens"]
+    }
+    now = {
+        token.content: {key: getattr(token, key) for key in FLAGS}
+        for token in tokenizer.added_tokens_decoder.values()
+    }
+    if any(now.get(text, flags) != flags for text, flags in given.items()):
+        _change_flags(tokenizer, lambda text: given.get(text, {}))
+
+
+def _change_flags(tokenizer: Any, flags: Callable[[str], Mapping[str, bool]]) -> None:
+    from tokenizers import Tokenizer
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for entry in content["added_tokens"]:
+        entry.update(flags(entry["content"]))
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
 
 
 def save_fast_tokenizer(tokenizer: Any, directory: Path) -> None:
@@ -74,11 +100,6 @@ def swallows_whitespace(tokenizer: Any) -> bool:
 
 def without_stripping(tokenizer: Any) -> Any:
     """A copy whose added tokens leave the whitespace beside them alone, as llama.cpp's do."""
-    from tokenizers import Tokenizer
-
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    for entry in content["added_tokens"]:
-        entry.update(lstrip=False, rstrip=False)
     changed = copy.copy(tokenizer)
-    changed._tokenizer = Tokenizer.from_str(json.dumps(content))
+    _change_flags(changed, lambda text: {"lstrip": False, "rstrip": False})
     return changed

@@ -1,9 +1,9 @@
 """A GGUF's tokenizer as tokenizer.json and its companions, from the file's own tables.
 
-Byte-level BPE (`tokenizer.ggml.model` = gpt2), sentencepiece (llama) and Gemma 4's BPE. Token ids are those of
-llama.cpp by construction: same tokens, same merges, the pre-tokenizer that `pre` names, special
-tokens cut out first. No Unicode normalization is written, because llama.cpp does none: training
-must see the same ids as serving.
+Byte-level BPE (`tokenizer.ggml.model` = gpt2), sentencepiece (llama) and Gemma 4's BPE. Token ids
+are those of llama.cpp by construction: same tokens, same merges, the pre-tokenizer that `pre`
+names, special tokens cut out first. No Unicode normalization is written, because llama.cpp does
+none: training must see the same ids as serving.
 """
 
 from __future__ import annotations

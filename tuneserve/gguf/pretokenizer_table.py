@@ -1,8 +1,8 @@
 """The table of pre-tokenizers: llama.cpp's name for each, its `tokenizers` structure, and twins.
 
-Sources: the `tokenizer.json` files of the model families, and llama.cpp's `llm_tokenizer_bpe`. Where
-a family's file was not at hand, the structure says what llama.cpp does (a name is read all the same).
-Every row's ids are llama.cpp's own on random texts.
+Sources: the `tokenizer.json` files of the model families, and llama.cpp's `llm_tokenizer_bpe`.
+Where the two differ, or a family's file was not at hand, the steps are what llama.cpp does: every
+row's ids are its own on random texts.
 """
 
 from __future__ import annotations
