@@ -3,7 +3,7 @@
 A quantization such as Q4_K_M is a mixture: most matrices get the plain type, the ones that hurt
 most when rounded (attention values, FFN down, output) get more bits in some layers, and a row
 length that is no multiple of a type's block falls back to a type that fits. The rules are those of
-`llama_tensor_get_type` in llama.cpp, for dense models.
+`llama_tensor_get_type` in llama.cpp.
 """
 
 from __future__ import annotations
@@ -32,15 +32,19 @@ MIXTURES: Mapping[str, Mixture] = {
     "Q8_0": Mixture("Q8_0", 7),
     "Q4_0": Mixture("Q4_0", 2),
     "IQ4_XS": Mixture("IQ4_XS", 30),
+    "MXFP4_MOE": Mixture("MXFP4", 38),
     "F16": Mixture("F16", 1),
     "BF16": Mixture("BF16", 32),
 }
 BLOCK = {
     "F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32,
-    "IQ4_NL": 32, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256,
+    "IQ4_NL": 32, "MXFP4": 32, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256,
 }  # fmt: skip
 FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
 UNQUANTIZED = ("F32", "F16", "BF16")
+_UNQUANTIZABLE = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+# What llama.cpp takes for attention values.
+_VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
 @dataclass(frozen=True)
@@ -64,31 +68,39 @@ def choose_types(
     *,
     layers: int,
     grouping: int,
+    experts: int = 0,
     has_imatrix: bool = False,
     overrides: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
-    `layers`: number of blocks; `grouping`: query heads per key-value head. `overrides`: the type,
+    `layers`: number of blocks; `grouping`: query heads per key-value head; `experts`: of a layer, in
+    a mixture of them. `overrides`: the type,
     by name, of matrices that are not to have the mixture's; a row length that it does not allow
     falls back as everywhere.
     """
     chosen = overrides or {}
     plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
-    values = [name for name in names if "attn_v.weight" in name or "attn_qkv.weight" in name]
-    downs = [name for name in names if "ffn_down" in name]
+    quantizable = [name for name in names if is_quantizable(name, shapes[name])]
+    values = [name for name in quantizable if any(kind in name for kind in _VALUES)]
+    downs = [name for name in quantizable if "ffn_down" in name]
     output = "output.weight" if "output.weight" in shapes else "token_embd.weight"
 
     def wanted(name: str, columns: int) -> str:
         """The type by the tensor's role, whether its row length allows it or not."""
-        if name == output:
+        if name == output and plain != "MXFP4":
             return "Q8_0" if columns % BLOCK[plain] or plain == "Q8_0" else "Q6_K"
+        if plain == "MXFP4":
+            return "MXFP4" if len(shapes[name]) == 3 else "Q8_0"
+        if experts == 8 and (better := _of_eight_experts(quantization, name, name in values)):
+            return better
         if name in values:
             number, count = values.index(name), len(values)
             return _attention_values(quantization, number, count, layers, grouping)
         if name in downs:
-            return _ffn_down(quantization, downs.index(name), layers, has_imatrix)
+            number = loader_order(name)[0] if experts > 1 else downs.index(name)
+            return _ffn_down(quantization, number, layers, has_imatrix)
         return plain
 
     choices = []
@@ -106,8 +118,9 @@ def choose_types(
 
 
 def is_quantizable(name: str, shape: Shape) -> bool:
-    """Matrices are; norms, biases and RoPE factors stay float32."""
-    return len(shape) >= 2 and name.endswith("weight") and "_norm.weight" not in name
+    """Matrices are; norms, biases, RoPE factors and what routes to experts stay float32."""
+    matrix = len(shape) >= 2 and name.endswith("weight")
+    return matrix and not any(kind in name for kind in _UNQUANTIZABLE)
 
 
 def fitting_type(wanted: str, columns: int) -> str:
@@ -132,6 +145,16 @@ def _attention_values(
     # Such a model is what llama.cpp takes for one of 70B.
     large = layers == 80 and grouping > 1
     return "Q5_K" if large and chosen == "Q4_K" else chosen
+
+
+def _of_eight_experts(quantization: str, name: str, is_values: bool) -> str | None:
+    """The type of attention's matrices where there are eight experts: next to them they are small.
+    None: the usual one."""
+    if is_values or "attn_k.weight" in name:
+        return "Q8_0"
+    if "attn_output.weight" in name and quantization in ("Q4_K_S", "Q4_K_M", "IQ4_XS"):
+        return "Q5_K"
+    return None
 
 
 def _ffn_down(quantization: str, number: int, layers: int, has_imatrix: bool) -> str:
