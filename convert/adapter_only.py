@@ -82,7 +82,7 @@ def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]
     from tuneserve.convert.verify.reference import reference_logits
 
     trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
-    examples = read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
+    examples = read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     _, sequences = choose_sequences(trainer, examples, tuned.vocabulary_size)
     with one_blas_thread():
         say("verify: token ids, chat template")

@@ -29,6 +29,7 @@ from tuneserve.convert.quantize import (
 )
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
+from tuneserve.convert.route import require_own_architecture
 from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
@@ -89,6 +90,10 @@ class Plan:
         )
 
 
+Make = Callable[[Plan, Callable[[], None]], ConvertResult]
+"""Writes and verifies the files of a plan; calls the other before they replace older ones."""
+
+
 class Clock:
     """Seconds of each part of the work, by name."""
 
@@ -104,10 +109,16 @@ class Clock:
 
 
 def convert(
-    run: RunDirectory, settings: ConvertSettings, *, force: bool = False, skip_done: bool = False
+    run: RunDirectory,
+    settings: ConvertSettings,
+    *,
+    force: bool = False,
+    skip_done: bool = False,
+    make: Make | None = None,
 ) -> ConvertResult:
     """Merge, write, quantize and verify; returns the stage's result as kept in run.json.
 
+    `make`: what makes and verifies the files, if it is not this module.
     Raises OutputExistsError before any slow work if there is a result already (unless `force`, or
     `skip_done` and it was made from the same inputs with the same settings), VerificationError if
     the result fails verification: then nothing is left under the final names.
@@ -119,7 +130,7 @@ def convert(
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
     with run.alone(), run.stage("convert", keep=True) as running:
-        result = _make(plan, *checked_models(plan), running.withdraw)
+        result = (make or _make)(plan, running.withdraw)
         result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
         running.result = result
     return result
@@ -138,9 +149,11 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
     check_checkpoint(plan.base_checkpoint)
-    read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
+    read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     adapter = plan.run.adapter
     base = MergedCheckpoint(plan.base_checkpoint)
+    # Before the adapter is read: what is unknown is the architecture, not what is adapted in it.
+    require_own_architecture(base.architecture, where=str(base.directory))
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
     models = (
         GGUFModel(tuned, adapter, name=plan.run.name),
@@ -150,11 +163,10 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     return models
 
 
-def _make(
-    plan: Plan, tuned: GGUFModel, base: GGUFModel, withdraw: Callable[[], None]
-) -> ConvertResult:
+def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings = plan.settings
+    tuned, base = checked_models(plan)
     clock = Clock()
     with ExitStack() as files:
         # The files get their names when this block ends well, after the verification.
@@ -188,7 +200,7 @@ def _make(
         clock.lap("quantize the base")
         checks, sample = verify(
             Candidate(
-                made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
+                made_tuned, tuned, plan.run.adapter, plan.run.held_out, made_base, base,
                 matrix.means() if matrix else None, checkpoint, made_f16,
                 plan.run.thoughts,
             ),
@@ -198,8 +210,8 @@ def _make(
         if not all(check.passed for check in checks):
             raise VerificationError(checks, str(plan.tuned))
         result = ConvertResult(
-            tuned=_described(made_tuned, plan.tuned, settings.quantization),
-            base=_described(made_base, plan.base, settings.quantization),
+            tuned=described(made_tuned, plan.tuned, settings.quantization),
+            base=described(made_base, plan.base, settings.quantization),
             tensor_types=dict(Counter(choice.type for choice in choices)),
             fallbacks=fallbacks(choices),
             verification=checks,
@@ -273,21 +285,26 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
     raise OutputExistsError(existing[0])
 
 
-def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
+def _check_resources(plan: Plan, models: tuple[GGUFModel, GGUFModel]) -> None:
     """Raise TuneserveError if memory, or the most that is on disk at any moment, does not fit."""
-    settings = plan.settings
     check_memory(plan.threads)
-    needed = sum(planned_bytes(model, settings.quantization) for model in models)
+    check_disk(plan.run.gguf, needed_disk(plan.settings, *models))
+
+
+def needed_disk(settings: ConvertSettings, tuned: GGUFModel, base: GGUFModel) -> int:
+    """The most bytes that a conversion has on disk at any moment."""
+    needed = sum(planned_bytes(model, settings.quantization) for model in (tuned, base))
     if settings.keep_f16 and settings.quantization != "F16":
-        needed += planned_bytes(models[0], "F16")
+        needed += planned_bytes(tuned, "F16")
     if uses_imatrix(settings):
-        needed += planned_bytes(models[0], temporary_quantization(models[0]))
+        needed += planned_bytes(tuned, temporary_quantization(tuned))
     if settings.merged_checkpoint:
-        needed += checkpoint_bytes(models[0].checkpoint)
-    check_disk(plan.run.gguf, needed + PROBE_BYTES)
+        needed += checkpoint_bytes(tuned.checkpoint)
+    return needed + PROBE_BYTES
 
 
-def _described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+def described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+    """The record of a file that gets the name `final`."""
     return GGUFRecord(
         path=str(final),
         size_bytes=made.stat().st_size,

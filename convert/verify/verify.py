@@ -147,7 +147,7 @@ def _check_logits(
     base, adapted, merged = reference_logits(model, candidate.adapter, sequences, threads=threads)
     checks += [
         check_near("merged = adapter on base", adapted, merged, MERGE_LIMIT),
-        _check_is_tuned(base, adapted, merged),
+        check_is_tuned(base, adapted, merged),
     ]
     say("verify: the files' logits")
     checks.append(
@@ -200,7 +200,7 @@ def check_near(
     return Check(contract, lost.mean <= limit, str(lost), lost.figures())
 
 
-def _check_is_tuned(
+def check_is_tuned(
     base: Sequence[Floats], adapted: Sequence[Floats], merged: Sequence[Floats]
 ) -> Check:
     """Are the merged weights nearer to what was trained than to the base? Compared before
