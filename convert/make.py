@@ -20,7 +20,7 @@ from tuneserve.convert.keep_gain import keep_gain
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
 from tuneserve.convert.pair import Pair, Verdict
-from tuneserve.convert.plan import Plan
+from tuneserve.convert.plan import Plan, checked_models
 from tuneserve.convert.quantize import (
     measure_importance,
     temporary_quantization,
@@ -47,13 +47,13 @@ class Clock:
         self._last = now
 
 
-def make(
-    plan: Plan, tuned: GGUFModel, base: GGUFModel, withdraw: Callable[[], None]
-) -> ConvertResult:
+def make_files(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     """Write and verify the files; `withdraw` is called before they replace older ones.
 
-    Raises VerificationError if they fail verification: then nothing is left.
+    Raises what `checked_models` does, and VerificationError if they fail verification: then nothing
+    is left.
     """
+    tuned, base = checked_models(plan)
     clock = Clock()
     with ExitStack() as stack:
         # The files get their names when this block ends well, after the verification.
@@ -130,14 +130,14 @@ def _result(pair: Pair, verdict: Verdict, lora: Path | None, clock: Clock) -> Co
     quantization = plan.settings.quantization
     choices = pair.choices(pair.tuned_model if lora is None else pair.base_model)
     tuned = (
-        _described(pair.tuned, plan.tuned, quantization)
+        described(pair.tuned, plan.tuned, quantization)
         if lora is None
-        else _described(lora, plan.run.lora_gguf, "F16")
+        else described(lora, plan.run.lora_gguf, "F16")
     )
     weights = pair.tuned_model.checkpoint.kind
     result = ConvertResult(
         tuned=tuned,
-        base=_described(pair.base, plan.base, quantization),
+        base=described(pair.base, plan.base, quantization),
         as_adapter=lora is not None,
         gain=verdict.measured.gain,
         tensor_types=dict(Counter(choice.type for choice in choices)),
@@ -195,7 +195,8 @@ def fallbacks(choices: Sequence[Choice]) -> dict[str, int]:
     return dict(Counter(f"{c.wanted} → {c.type}" for c in choices if c.wanted))
 
 
-def _described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+def described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+    """The record of a file that gets the name `final`."""
     return GGUFRecord(
         path=str(final),
         size_bytes=made.stat().st_size,

@@ -86,7 +86,7 @@ class Pair:
         """Run all checks; `measured` may bring the reference along."""
         plan = self.plan
         candidate = Candidate(
-            self.tuned, self.tuned_model, plan.run.adapter, plan.held_out, self.base,
+            self.tuned, self.tuned_model, plan.run.adapter, plan.run.held_out, self.base,
             self.base_model, self.importance, self.checkpoint, self.f16, plan.run.thoughts,
             self.overrides,
         )  # fmt: skip

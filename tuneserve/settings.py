@@ -307,6 +307,16 @@ class ConvertSettings(Section):
         description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "
         "which training used a 4-bit copy (a directory, a .gguf file or a hub id).",
     )
+    preflight: bool = Field(
+        True,
+        description="Before training, check all that the conversion needs and that takes no "
+        "trained weights; off where the adapter is not to be converted.",
+    )
+    converter: Path | None = Field(
+        None,
+        description="llama.cpp's convert_hf_to_gguf.py, for a base whose architecture tuneserve "
+        "can't convert itself; it is run on the merged checkpoint.",
+    )
     merged_checkpoint: bool = Field(
         False, description="Write the merged model as a Hugging Face checkpoint too."
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base import resolve_base
+from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.charts import LossCurves
+from tuneserve.chat.examples import Example
 from tuneserve.console import human_seconds, say
 from tuneserve.errors import OutputExistsError
 from tuneserve.files import atomic_path, remove
@@ -67,16 +68,25 @@ from tuneserve.finetune.training.result import (
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
+Preflight = Callable[[Recipe, ResolvedBase, Sequence[Example]], None]
+"""Looks at what a training is about to begin with: recipe, base, examples."""
+
 
 def train(
-    recipe: Recipe, run: RunDirectory, *, force: bool = False, skip_done: bool = False
+    recipe: Recipe,
+    run: RunDirectory,
+    *,
+    force: bool = False,
+    skip_done: bool = False,
+    preflight: Preflight | None = None,
 ) -> TrainResult | None:
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
     In a process that is not the first of several there is none. Goes on from the last
     checkpoint of an unfinished training with the same settings and data; with `force` it starts
     afresh. A finished training that is replaced stays as it is, with its split and its record,
-    until the new adapter is written.
+    until the new adapter is written. `preflight` is called before the training libraries are
+    loaded, by the first process alone; an error that it raises ends the training.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
@@ -87,7 +97,7 @@ def train(
     if run.adapter.exists() and not force and not was_cut_off(run):
         raise OutputExistsError(run.adapter)
     with only_first_talks():
-        job = _prepare(recipe, run)
+        job = _prepare(recipe, run, preflight)
         if not is_first_process():
             _compute_beside(job)
             return None
@@ -135,10 +145,12 @@ def _plan_as_remembered(job: TrainingJob) -> None:
         )
 
 
-def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
+def _prepare(recipe: Recipe, run: RunDirectory, preflight: Preflight | None) -> TrainingJob:
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
+    if preflight is not None and is_first_process():
+        preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
