@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from tuneserve.cli.common import select_run, stage_options
 from tuneserve.console import print_json, say
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
+
+if TYPE_CHECKING:
+    from tuneserve.convert.rounding import StoredWeights
 
 
 @click.command("train")
@@ -41,7 +45,14 @@ def command(
     require_extra("train", "training")
     from tuneserve.finetune.training.stage import train
 
-    result = train(recipe, run, force=force, skip_done=skip_done)
+    def stored_weights(base: Path) -> StoredWeights:
+        from tuneserve.convert import rounding
+
+        return rounding.StoredWeights(
+            base, recipe.convert.quantization, threads=recipe.convert.threads
+        )
+
+    result = train(recipe, run, force=force, skip_done=skip_done, stored_weights=stored_weights)
     if result is None:  # of several processes only the first has one
         return
     say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")
