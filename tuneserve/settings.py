@@ -290,6 +290,18 @@ class TrainSettings(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="What training computes in; auto = bf16 where the hardware has it."
     )
+    quantization_aware: bool = Field(
+        False,
+        description="Train on the weights as [convert] quantization rounds them, with the adapter "
+        "in them, so that what is learned survives the rounding; needs a base in 16 bits.",
+    )
+    rounding_steps: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="Optimizer steps after which quantization_aware rounds anew: it takes as long "
+        "as quantizing the model.",
+    )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
     @property

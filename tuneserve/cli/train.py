@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from tuneserve.cli.common import PREFLIGHT_SETTINGS, select_run, stage_options
 from tuneserve.console import print_json, say
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
+
+if TYPE_CHECKING:
+    from tuneserve.convert.rounding import StoredWeights
 
 
 @click.command("train")
@@ -45,9 +49,15 @@ def command(
     from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
 
+    def stored_weights(base: Path) -> StoredWeights:
+        from tuneserve.convert import rounding
+
+        settings = recipe.convert
+        return rounding.StoredWeights(base, settings.quantization, threads=settings.threads)
+
     result = train(
         recipe, run, force=force, skip_done=skip_done,
-        preflight=partial(require_convertible, place=run.root),
+        preflight=partial(require_convertible, place=run.root), stored_weights=stored_weights,
     )  # fmt: skip
     if result is None:  # of several processes only the first has one
         return
