@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import make_adapter, make_base
-from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -44,6 +44,7 @@ def test_model_computes_with_what_the_file_holds(
     file = TensorFile(tmp_path / "tuned.gguf")
     computed = model.merge_and_unload().state_dict()
     for name, source in tuned.sources.items():
+        assert isinstance(source, CheckpointTensor)
         expected = file.dequantized(name)
         found = computed[source.name].numpy()
         order = tuned.row_order(name)
