@@ -116,7 +116,7 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
     """
     tuned = Path(result.tuned.path)
     written = ["README.md", "SHA256SUMS"]
-    held = read_split(run.split("test"), limit=50)
+    held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
     with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
         chats = bool(model.metadata("tokenizer.chat_template"))

@@ -60,10 +60,16 @@ def check_memory(threads: int) -> None:
         )
 
 
+def free_disk(folder: Path) -> int:
+    """Free bytes of the disk that `folder` is on, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
 def check_disk(folder: Path, needed: int) -> None:
     """Raise TuneserveError if `needed` bytes and a little more do not fit on `folder`'s disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = free_disk(folder)
     if free < needed + SPARE_DISK:
         raise TuneserveError(
             f"{human_bytes(needed + SPARE_DISK)} of disk are needed, {human_bytes(free)} are free",

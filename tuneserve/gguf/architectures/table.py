@@ -29,8 +29,8 @@ class Architecture:
     `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
     where the two sides differ.
     `norm_shift` is added to every norm's weights on the way into a GGUF.
-    `stacks` are a block's tensors that are cut out of stacked parameters (experts), by GGUF name with
-    its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no suffix or
+    `stacks` are a block's tensors that are cut out of stacked parameters (experts), by GGUF name
+    with its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no suffix or
     another one. `absent(config, layer)`: which of a block's tensors this one lacks.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     """
