@@ -88,6 +88,25 @@ class GainKept(Record):
         """The share that decides whether the tune is kept."""
         return self.update_kept if self.share is None else self.share
 
+    def describe(self) -> str:
+        """In words: the share with its interval, log-likelihoods, greedy answers, updates."""
+        words = "a gain can't be told from none"
+        if self.share is not None and self.low is not None and self.high is not None:
+            words = f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}) of the gain is kept"
+        words += (
+            f" on {self.examples} held-out answers: log-likelihood a token {self.base:.3f} (base), "
+            f"{self.merged:.3f} (tuned), {self.file:.3f} (file)"
+        )
+        if self.answers:
+            words += (
+                f"; {self.same_answers} of {self.answers} answers token by token as the tuned "
+                f"model's, right {self.right_base} (base), {self.right_merged} (tuned), "
+                f"{self.right_file} (file)"
+            )
+        if self.update_kept is not None:
+            words += f"; {self.update_kept:.1%} of the weights' update is kept"
+        return words
+
 
 class ConvertOutput(Record):
     """What later stages read of a conversion.
