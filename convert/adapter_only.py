@@ -9,6 +9,7 @@ from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import AUTO, NEEDS_IMATRIX
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.result import AdapterResult, Check
 from tuneserve.convert.slabs import one_blas_thread
@@ -23,7 +24,7 @@ from tuneserve.convert.verify.verify import (
 )
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.divergence import divergence
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
@@ -47,6 +48,12 @@ def convert_adapter(
             say(f"convert: done already: {target}")
             return done
         raise OutputExistsError(target)
+    if settings.quantization in (AUTO, *NEEDS_IMATRIX) and not plan.base.exists():
+        raise UsageError(
+            f"a base of type {settings.quantization} is made with the merged model only",
+            where="quantization",
+            hint="Run convert without --adapter-only first, or choose another type.",
+        )
     tuned, base = checked_models(plan)
     with run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))

@@ -13,26 +13,28 @@ from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import bytes_per_second, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.quantization import AUTO, NEEDS_IMATRIX, Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
+from tuneserve.convert.mixture import choose_mix
 from tuneserve.convert.model_card import write_handover
 from tuneserve.convert.quantize import (
     measure_importance,
     planned_bytes,
+    quantized_bytes,
     temporary_quantization,
     write_quantized,
 )
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
-from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
+from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto, Mix
 from tuneserve.convert.verify import Candidate, VerificationError, verify
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import PARTIAL_SUFFIX, atomic_path, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
@@ -137,6 +139,11 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
+    wanted = plan.settings.quantization
+    if wanted in NEEDS_IMATRIX and not plan.settings.imatrix:
+        raise UsageError(
+            f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
+        )
     check_checkpoint(plan.base_checkpoint)
     read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
     adapter = plan.run.adapter
@@ -165,7 +172,9 @@ def _make(
             made_f16 = files.enter_context(atomic_path(plan.f16))
             write_quantized(tuned, made_f16, "F16", threads=plan.threads)
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        matrix = _importance_matrix(plan, tuned, files) if uses_imatrix(settings) else None
+        matrix, mix = _measured(plan, tuned, files) if uses_imatrix(settings) else (None, None)
+        if mix is not None:
+            tuned.mix = base.mix = mix.types
         checkpoint = None
         if settings.merged_checkpoint:
             checkpoint = files.enter_context(atomic_path(plan.merged))
@@ -205,6 +214,7 @@ def _make(
             verification=checks,
             sample=sample,
             seconds=clock.laps,
+            mix=mix,
             settings=settings.model_dump(mode="json"),
             inputs=plan.inputs(),
             merged_into=MergedInto(path=str(plan.base_checkpoint), weights=tuned.checkpoint.kind),
@@ -221,8 +231,11 @@ def _write_checkpoint(plan: Plan, merged: MergedCheckpoint, target: Path) -> Non
         write_checkpoint(target, merged, plan.run.adapter, threads=plan.threads, advance=advance)
 
 
-def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> ImportanceMatrix:
-    """The importance matrix of the training examples, which is kept beside the GGUFs.
+def _measured(
+    plan: Plan, tuned: GGUFModel, files: ExitStack
+) -> tuple[ImportanceMatrix, Mix | None]:
+    """The importance matrix of the training examples, which is kept beside the GGUFs, and the types
+    that AUTO stands for, if it is asked for.
 
     Measured on a temporary file.
     """
@@ -234,10 +247,13 @@ def _importance_matrix(plan: Plan, tuned: GGUFModel, files: ExitStack) -> Import
         matrix = measure_importance(
             path, plan.run, plan.settings.imatrix_tokens, threads=plan.threads
         )
+        matrix.write(made)
+        if plan.settings.quantization != AUTO:
+            return matrix, None
+        mix = choose_mix(path, tuned, plan.run, matrix, plan.settings, threads=plan.threads)
+        return matrix, mix
     finally:
         path.unlink(missing_ok=True)
-    matrix.write(made)
-    return matrix
 
 
 def copied_tensors(
@@ -277,11 +293,11 @@ def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
     """Raise TuneserveError if memory, or the most that is on disk at any moment, does not fit."""
     settings = plan.settings
     check_memory(plan.threads)
-    needed = sum(planned_bytes(model, settings.quantization) for model in models)
+    needed = sum(planned_bytes(model, settings) for model in models)
     if settings.keep_f16 and settings.quantization != "F16":
-        needed += planned_bytes(models[0], "F16")
+        needed += quantized_bytes(models[0], "F16")
     if uses_imatrix(settings):
-        needed += planned_bytes(models[0], temporary_quantization(models[0]))
+        needed += quantized_bytes(models[0], temporary_quantization(models[0]))
     if settings.merged_checkpoint:
         needed += checkpoint_bytes(models[0].checkpoint)
     check_disk(plan.run.gguf, needed + PROBE_BYTES)
