@@ -147,10 +147,10 @@ class GGUFModel:
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
         if quantization == AUTO:
             shapes = {name: source.shape for name, source in self.sources.items()}
-            kind = file_type(self.choices(AUTO), shapes)
+            number = file_type(self.choices(AUTO), shapes)
         else:
-            kind = MIXTURES[quantization].file_type
-        entries["general.file_type"] = ("uint32", kind)
+            number = MIXTURES[quantization].file_type
+        entries["general.file_type"] = ("uint32", number)
         return entries
 
     def _find_sources(self) -> dict[str, Source]:
