@@ -145,8 +145,8 @@ class ConvertResult(ConvertOutput):
     checks, a generated sample, seconds of each part, the settings as JSON. `merged_checkpoint` is
     the path of the Hugging Face checkpoint where one was asked for; `mix` are auto's types;
     `handover` are the files written beside the GGUFs. `updates`: what each changed tensor keeps of
-    its change, most lost first; `overrides`: tensors that got a finer type than the quantization's to keep the gain;
-    `before_repair`: what would have been kept without."""
+    its change, most lost first; `overrides`: tensors that got a finer type than the quantization's
+    to keep the gain; `before_repair`: what would have been kept without."""
 
     tensor_types: dict[str, int]
     fallbacks: dict[str, int]
