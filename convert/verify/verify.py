@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from tuneserve.arrays import Floats
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
@@ -16,7 +18,13 @@ from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.verify.gain import check_gain, choose_answers, score_answers
+from tuneserve.convert.verify.gain import (
+    MOST_POSITIONS,
+    WORK,
+    check_gain,
+    choose_answers,
+    score_answers,
+)
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
@@ -201,19 +209,39 @@ def make_reference(
     from tuneserve.convert.verify.reference import reference_logits
 
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
-    say("verify: the trainer's logits (base, adapter on base, merged)")
-    base, adapted, merged = reference_logits(model, adapter, sequences, threads=threads)
-    # Those whose logits are at hand come first.
+    # Those whose logits are needed anyway come first.
     ids = {item.example.id for item in chosen}
     others = (trainer.encode_example(one) for one in examples if one.id not in ids)
     answers = choose_answers(
-        [*chosen, *others], parameters=model.parameters, vocabulary=model.vocabulary_size,
-        threads=threads, thoughts=thoughts == "train",
+        [*chosen, *others], work=answer_positions(model.parameters, threads),
+        vocabulary=model.vocabulary_size, thoughts=thoughts == "train",
     )  # fmt: skip
-    pairs = zip(base, merged, strict=True)
-    at_hand = dict(zip(map(tuple, sequences), pairs, strict=True))
-    scores = score_answers(answers, model, at_hand, threads=threads)
-    return Reference(chosen, sequences, base, adapted, merged, scores)
+    whole = set(map(tuple, sequences))
+    more = [answer for answer in answers if tuple(answer.ids) not in whole]
+    say("verify: the trainer's logits (base, adapter on base, merged)")
+    base, adapted, merged = reference_logits(
+        model, adapter, [*sequences, *(answer.ids for answer in more)],
+        [*(np.arange(len(ids)) for ids in sequences), *(answer.positions for answer in more)],
+        threads=threads,
+    )  # fmt: skip
+    count = len(sequences)
+    scores = score_answers(
+        answers,
+        {tuple(ids): pair for ids, *pair in zip(sequences, base, merged, strict=False)},
+        {tuple(answer.ids): pair
+         for answer, *pair in zip(more, base[count:], merged[count:], strict=True)},
+    )  # fmt: skip
+    return Reference(chosen, sequences, base[:count], adapted[:count], merged[:count], scores)
+
+
+def answer_positions(parameters: int, threads: int) -> int:
+    """Positions, padding included, that the reference may compute for answers: what takes about ten
+    seconds on this machine."""
+    from tuneserve.convert.verify.reference import reference_device
+
+    if reference_device().type == "cuda":
+        return MOST_POSITIONS
+    return int(min(MOST_POSITIONS, WORK * threads / parameters))
 
 
 def _check_gain(
