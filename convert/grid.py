@@ -28,7 +28,8 @@ ON_GRID = 0.5
 
 
 def on_grid(checkpoint: Path, quantization: str) -> float:
-    """The share of a checkpoint's weights (0 to 1) that lie on the quantization's grid.
+    """The share (0 to 1) of a checkpoint's weights that lie on the quantization's grid, of the
+    matrices in its layers: those that adapters change.
 
     Raises UsageError for an architecture or a tokenizer that can't be converted.
     """
@@ -39,7 +40,11 @@ def on_grid(checkpoint: Path, quantization: str) -> float:
 
 def share_on_grid(model: GGUFModel, quantization: str) -> float:
     """The same of a model that is open already."""
-    choices = [choice for choice in model.choices(quantization) if choice.type not in UNQUANTIZED]
+    choices = [
+        choice
+        for choice in model.choices(quantization)
+        if choice.type not in UNQUANTIZED and choice.name.startswith("blk.")
+    ]
 
     def is_on_grid(name: str, kind: str) -> bool:
         source = model.sources[name]
