@@ -19,6 +19,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.verify.update import row_count
 from tuneserve.llama import ggml, physical_cores
 
 ROWS = 8
@@ -48,9 +49,9 @@ def share_on_grid(model: GGUFModel, quantization: str) -> float:
 
     def is_on_grid(name: str, kind: str) -> bool:
         source = model.sources[name]
-        first = (source.shape[0] - min(ROWS, source.shape[0])) // 2
-        rows = source.rows(first, first + min(ROWS, source.shape[0]))
-        values = as_float16(rows.reshape(-1, rows.shape[-1])).astype(np.float32)
+        count = row_count(source.shape)
+        first = (count - min(ROWS, count)) // 2
+        values = as_float16(source.rows(first, min(first + ROWS, count))).astype(np.float32)
         return _rounding(values, kind) < ON_GRID * _usual_rounding(kind, values.shape[-1])
 
     with ThreadPoolExecutor(physical_cores()) as pool:
