@@ -60,10 +60,11 @@ class Plan:
     def threads(self) -> int:
         return worker_threads(self.settings)
 
-    def outputs(self) -> list[Path]:
-        """What must not be there already."""
+    def outputs(self, *, as_adapter: bool = False) -> list[Path]:
+        """What must not be there already; `as_adapter`: where the adapter stayed beside the
+        base."""
         merged = [self.merged] if self.settings.merged_checkpoint else []
-        return [self.tuned, self.base, *merged]
+        return [self.run.lora_gguf if as_adapter else self.tuned, self.base, *merged]
 
     def inputs(self) -> ConvertInputs:
         """What the result depends on, for telling whether it is still up to date."""
