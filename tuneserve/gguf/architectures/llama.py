@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries, RowOrder
 
@@ -43,24 +41,6 @@ def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
     if scaling.get("rope_type") == "llama3":
         factors = llama3_factors(scaling, common.rope_theta(config), common.head_size(config))
         yield "rope_freqs.weight", factors
-
-
-def llama3_scaling(factors: Floats, base: float, size: int) -> dict[str, Any]:
-    """The `rope_scaling` that gives these factors, the reverse of `extra_tensors`.
-
-    The factors don't tell the parameters apart, so the ones every Llama 3.x release uses are
-    tried. Raises UsageError if they give other factors.
-    """
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    if not np.allclose(llama3_factors(scaling, base, size), factors, rtol=1e-5):
-        raise UsageError("the RoPE factors (rope_freqs.weight) are not Llama 3's")
-    return scaling
 
 
 def llama3_factors(scaling: Config, base: float, size: int) -> Floats:
