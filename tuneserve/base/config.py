@@ -98,7 +98,7 @@ def _check_taken_over(
         problems.append(f"{gguf.architecture}.attention.value_length = {width}, keys have {head}")
     if problems:
         raise UsageError(
-            f"a {config['architectures'][0]} checkpoint has no counterpart for entries of this file",
+            f"a {config['architectures'][0]} checkpoint has nothing for these entries",
             where=str(gguf.path),
             problems=problems,
             hint="An import would compute something else. Train on the model's checkpoint.",
