@@ -330,6 +330,24 @@ class ConvertSettings(Section):
         description="Refuse the result if the mean KL divergence of the quantized GGUF from the "
         "F16 one is above this.",
     )
+    min_gain_kept: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="Refuse the result if the quantized GGUF keeps less than this share of what "
+        "the tune gained in log-likelihood of held-out answers; 0 = keep any.",
+    )
+    keep_gain: bool = Field(
+        True,
+        description="Where quantization loses the tune, give the tensors that lose most a finer "
+        "type, or if that makes the file too large, keep the adapter beside the quantized base.",
+    )
+    max_growth: float = Field(
+        1.25,
+        ge=1.0,
+        le=8.0,
+        description="How much larger than plain quantization finer types may make the GGUF.",
+    )
 
 
 class ServeSettings(Section):

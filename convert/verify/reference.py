@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
@@ -138,6 +138,15 @@ class StreamedModel:
         All go through the model at once, padded at the end: a causal model never looks ahead.
         To be called once: the threads end with it.
         """
+        found = self._forward(sequences)
+        count = len(sequences)
+        return [
+            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
+            for v in range(len(self._variants))
+        ]
+
+    def _forward(self, sequences: Sequence[Sequence[int]]) -> Floats:
+        """What the model makes of the padded sequences, of each variant."""
         longest = max(len(ids) for ids in sequences)
         padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
         rows = torch.tensor(padded * len(self._variants))
@@ -146,14 +155,24 @@ class StreamedModel:
         torch.set_num_threads(1)
         try:
             with self._pool, torch.inference_mode():
-                found = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+                found: Floats = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
         finally:
             torch.set_num_threads(before)
-        count = len(sequences)
-        return [
-            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
-            for v in range(len(self._variants))
-        ]
+        return found
+
+    def logits_at(
+        self, sequences: Sequence[Sequence[int]], positions: Sequence[Ids]
+    ) -> list[list[Floats]]:
+        """As `logits`, but of each sequence the rows `positions` alone: [positions, vocabulary].
+        The others are never made."""
+        longest = max(len(ids) for ids in sequences)
+        head = self._model.get_output_embeddings()
+        places = np.concatenate([n * longest + at for n, at in enumerate(positions)])
+        # One row for each variant, which is what StackedVariants takes apart.
+        self._model.set_output_embeddings(_AtPositions(head, places, len(self._variants)))
+        found = self._forward(sequences)
+        ends = np.cumsum([len(at) for at in positions])[:-1]
+        return [np.split(rows, ends) for rows in found]
 
     def _install(self, parent: nn.Module, path: str) -> None:
         for child_name, child in list(parent.named_children()):
@@ -200,6 +219,19 @@ class StreamedModel:
             if not stays(parameter):
                 result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
         return result
+
+
+class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
+    """An output layer for some positions alone: [variants * sequences, tokens, hidden] to
+    [variants, positions, vocabulary]."""
+
+    def __init__(self, head: nn.Module, places: Ids, variants: int) -> None:
+        super().__init__()
+        self.head, self._places, self._variants = head, torch.from_numpy(places), variants
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, self._places])
+        return kept
 
 
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
@@ -249,14 +281,26 @@ def reference_logits(
 ) -> list[list[Floats]]:
     """Logits [tokens, vocabulary] of each sequence, of three models side by side: the base, the
     base with its adapter, the merged weights. Each weight is read when it is needed."""
-    # Notes of these libraries to their own developers.
-    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    checkpoint = tuned.checkpoint
-    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
+    trainer, checkpoint = _trainer_weights(tuned), tuned.checkpoint
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
     config = transformers_config(tuned)
     return StreamedModel(config, variants, adapter=adapter, threads=threads).logits(sequences)
+
+
+def answer_logits(
+    tuned: GGUFModel, sequences: Sequence[Sequence[int]], positions: Sequence[Ids], *, threads: int
+) -> list[list[Floats]]:
+    """Logits [positions, vocabulary] of each sequence, of the base and of the merged weights."""
+    variants = [Variant(_trainer_weights(tuned)), Variant(tuned.checkpoint)]
+    model = StreamedModel(transformers_config(tuned), variants, threads=threads)
+    return model.logits_at(sequences, positions)
+
+
+def _trainer_weights(tuned: GGUFModel) -> TrainerWeights:
+    # Notes of these libraries to their own developers.
+    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
 
 
 def transformers_config(model: GGUFModel) -> Any:
