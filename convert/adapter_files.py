@@ -64,7 +64,7 @@ def check_adapter(
     bring the reference along."""
     threads = plan.threads
     trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
-    examples = read_split(plan.held_out, limit=TOKEN_EXAMPLES)
+    examples = read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     with one_blas_thread():
         say("verify: token ids, chat template")
         checks = vocabulary_checks(base, trainer, examples)

@@ -121,8 +121,7 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
     """
     weights, lora = result.files(run)
     written = ["README.md", "SHA256SUMS"]
-    test = run.split("test")
-    held = read_split(test, limit=50) if test.is_file() else []
+    held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
     with LlamaModel(weights, vocab_only=True) as model:
         chats = bool(model.metadata("tokenizer.chat_template"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +9,17 @@ from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import NEEDS_IMATRIX
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
-from tuneserve.convert.quantize import planned_bytes, temporary_quantization
+from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs
+from tuneserve.convert.route import require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
+from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
@@ -55,13 +57,6 @@ class Plan:
         return self.run.root / "merged"
 
     @property
-    def held_out(self) -> Path:
-        """The examples to verify with: test, or where none are held out eval, or else train."""
-        paths = [self.run.split(name) for name in ("test", "eval", "train")]
-        there = (path for path in paths if path.is_file() and path.stat().st_size)
-        return next(there, paths[0])
-
-    @property
     def threads(self) -> int:
         return worker_threads(self.settings)
 
@@ -93,12 +88,19 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
+    wanted = plan.settings.quantization
+    if wanted in NEEDS_IMATRIX and not plan.settings.imatrix:
+        raise UsageError(
+            f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
+        )
     check_checkpoint(plan.base_checkpoint)
-    read_split(plan.held_out, limit=TOKEN_EXAMPLES)
-    if plan.held_out != plan.run.split("test"):
-        say(f"convert: no test examples are held out; verified with {plan.held_out}")
+    read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
+    if plan.run.held_out != plan.run.split("test"):
+        say(f"convert: no test examples are held out; verified with {plan.run.held_out}")
     adapter = plan.run.adapter
     base = MergedCheckpoint(plan.base_checkpoint)
+    # Before the adapter is read: what is unknown is the architecture, not what is adapted in it.
+    require_own_architecture(base.architecture, where=str(base.directory))
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
     models = (
         GGUFModel(tuned, adapter, name=plan.run.name),
@@ -108,15 +110,19 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     return models
 
 
-def _check_resources(plan: Plan, models: Sequence[GGUFModel]) -> None:
+def _check_resources(plan: Plan, models: tuple[GGUFModel, GGUFModel]) -> None:
     """Raise TuneserveError if memory, or the most that is on disk at any moment, does not fit."""
-    settings = plan.settings
     check_memory(plan.threads)
-    needed = sum(planned_bytes(model, settings.quantization) for model in models)
+    check_disk(plan.run.gguf, needed_disk(plan.settings, *models))
+
+
+def needed_disk(settings: ConvertSettings, tuned: GGUFModel, base: GGUFModel) -> int:
+    """The most bytes that a conversion has on disk at any moment."""
+    needed = sum(planned_bytes(model, settings) for model in (tuned, base))
     if settings.keep_f16 and settings.quantization != "F16":
-        needed += planned_bytes(models[0], "F16")
+        needed += quantized_bytes(tuned, "F16")
     if uses_imatrix(settings):
-        needed += planned_bytes(models[0], temporary_quantization(models[0]))
+        needed += quantized_bytes(tuned, temporary_quantization(tuned))
     if settings.merged_checkpoint:
-        needed += checkpoint_bytes(models[0].checkpoint)
-    check_disk(plan.run.gguf, needed + PROBE_BYTES)
+        needed += checkpoint_bytes(tuned.checkpoint)
+    return needed + PROBE_BYTES

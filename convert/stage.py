@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tuneserve.console import say
-from tuneserve.convert.make import make
+from tuneserve.convert.make import make_files
 from tuneserve.convert.model_card import write_handover
-from tuneserve.convert.plan import Plan, checked_models, plan_of
+from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.result import ConvertResult
 from tuneserve.errors import OutputExistsError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
+Make = Callable[[Plan, Callable[[], None]], ConvertResult]
+"""Writes and verifies the files of a plan; calls the other before they replace older ones."""
+
 
 def convert(
-    run: RunDirectory, settings: ConvertSettings, *, force: bool = False, skip_done: bool = False
+    run: RunDirectory,
+    settings: ConvertSettings,
+    *,
+    force: bool = False,
+    skip_done: bool = False,
+    make: Make = make_files,
 ) -> ConvertResult:
     """Merge, write, quantize and verify; returns the stage's result as kept in run.json.
 
+    `make` writes and verifies the files.
     Raises OutputExistsError before any slow work if there is a result already (unless `force`, or
     `skip_done` and it was made from the same inputs with the same settings), VerificationError if
     the result fails verification: then nothing is left under the final names.
@@ -28,7 +39,7 @@ def convert(
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
     with run.alone(), run.stage("convert", keep=True) as running:
-        result = make(plan, *checked_models(plan), running.withdraw)
+        result = make(plan, running.withdraw)
         result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
         running.result = result
     return result

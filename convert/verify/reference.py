@@ -104,9 +104,54 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
-        parts = x.chunk(len(self.layers))
-        return torch.cat([f(p, *rest, **more) for f, p in zip(self.layers, parts, strict=True)])
+    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        count, rows = len(self.layers), len(x)
+
+        def part(value: Any, number: int) -> Any:
+            """What belongs to a variant: of what has a row for each token its rows."""
+            split = isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
+            return value.chunk(count)[number] if split else value
+
+        results = [
+            layer(
+                part(x, n),
+                *[part(value, n) for value in rest],
+                **{key: part(value, n) for key, value in more.items()},
+            )
+            for n, layer in enumerate(self.layers)
+        ]
+        if isinstance(results[0], tuple):
+            return tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
+        return torch.cat(results)
+
+
+class StreamedStack:
+    """A parameter of stacked experts whose matrices stay where they are stored: indexing reads one,
+    any function of torch all of them."""
+
+    def __init__(self, weights: Weights, name: str, shape: tuple[int, ...]) -> None:
+        self._weights, self._name, self.shape = weights, name, shape
+        self.factors: Any = None
+        """PEFT's change of it: two factors for each expert, and their product's scale."""
+
+    def __getitem__(self, number: Any) -> torch.Tensor:
+        matrix = self._weights.expert(self._name, int(number))
+        assert matrix is not None
+        values = torch.from_numpy(np.ascontiguousarray(matrix))
+        if self.factors is None:
+            return values
+        left, right, scale = self.factors
+        return values + scale * (left[int(number)] @ right[int(number)])
+
+    def whole(self) -> torch.Tensor:
+        return torch.stack([self[number] for number in range(self.shape[0])])
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, arguments: Any = (), more: Any = None
+    ) -> Any:
+        read = [each.whole() if isinstance(each, cls) else each for each in arguments]
+        return function(*read, **(more or {}))
 
 
 class StreamedModel:
@@ -191,6 +236,14 @@ class StreamedModel:
         streamed = self._streamed(plain or child, variant, name)
         if not variant.adapted or plain is None:
             return streamed
+        wrappers = _parameter_wrappers(child)
+        for wrapper in wrappers:
+            # PEFT adds its change to the whole parameter, here it is added to what is read of it.
+            stack = getattr(streamed, wrapper.parameter_name)
+            if isinstance(stack, StreamedStack):
+                stack.factors = wrapper.get_delta_factors(wrapper.active_adapters[0])
+        if any(isinstance(value, StreamedStack) for value in vars(streamed).values()):
+            return streamed
         for inner in ("base_layer", "original_module"):
             if inner in child._modules:
                 child._modules[inner] = streamed
@@ -203,7 +256,8 @@ class StreamedModel:
         def stays(parameter: torch.Tensor | None) -> bool:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
-        if isinstance(module, nn.Linear) and not stays(module.weight):
+        plain = type(module).forward is nn.Linear.forward
+        if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = StreamedLinear(module, weights, name, self._pool)
             if stays(module.bias):
                 streamed.bias = module.bias
@@ -212,12 +266,21 @@ class StreamedModel:
             return StreamedEmbedding(module, weights, name)
         if list(module.children()):
             raise TuneserveError(f"'{name}' is no layer that can be verified")
-        # A copy of a small layer (a norm) with its parameters in it.
+        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts.
         result = copy.copy(module)
-        result._parameters = dict(module._parameters)
+        result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
-            if not stays(parameter):
+            if stays(parameter):
+                continue
+            if weights.expert_parameter(f"{name}.{key}") is not None:
+                del result._parameters[key]
+                stack = StreamedStack(weights, f"{name}.{key}", tuple(parameter.shape))
+                setattr(result, key, stack)
+            else:
                 result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
+        for key, buffer in module._buffers.items():
+            if key not in module._non_persistent_buffers_set:
+                result._buffers[key] = _parameter(buffer, weights, f"{name}.{key}")
         return result
 
 
@@ -237,7 +300,20 @@ class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
     if like is None:
         return None
-    return nn.Parameter(torch.from_numpy(np.array(weights.rows(name))), requires_grad=False)
+    values = torch.from_numpy(np.array(weights.rows(name))).reshape(like.shape)
+    return nn.Parameter(values, requires_grad=False)
+
+
+def _parameter_wrappers(module: nn.Module) -> list[Any]:
+    """PEFT's layers on parameters of one module, which are nested."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    found = []
+    inner: Any = module
+    while isinstance(inner, ParamWrapper):
+        found.append(inner)
+        inner = inner.base_layer
+    return found
 
 
 def _without_adapter(module: nn.Module) -> nn.Module | None:
@@ -259,7 +335,10 @@ def _empty_model(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        # Experts one after the other: other ways need all their weights at once.
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, experts_implementation="eager"
+        )
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:

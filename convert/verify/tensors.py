@@ -17,9 +17,9 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
 from tuneserve.convert.result import Check
-from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
 
 ROWS = 8
@@ -40,7 +40,7 @@ def check_written(
         name, source = choice.name, model.sources[choice.name]
         if file.shape(name) != source.shape or file.type_name(name) != choice.type:
             return f"{name} is {file.type_name(name)} {list(file.shape(name))}"
-        count = source.shape[0]
+        count = row_count(source.shape)
         vector = len(source.shape) == 1
         for start, stop in [(0, count)] if vector else sampled_rows(count):
             weights = (importance or {}).get(name)
@@ -64,11 +64,11 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     def differs(name: str, start: int, stop: int) -> bool:
         stored = files[name]
         expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-        return stored.raw(start, stop).tobytes() != expected
+        return flat(stored).raw(start, stop).tobytes() != expected
 
     problems = []
     for name in merged.names:
-        spans = sampled_rows(files[name].shape[0]) if name in files else []
+        spans = sampled_rows(row_count(files[name].shape)) if name in files else []
         wrong = next((start for start, stop in spans if differs(name, start, stop)), None)
         if name not in files:
             problems.append(f"{name} is missing")

@@ -164,7 +164,7 @@ def _check_logits(
     sequences = reference.sequences
     checks += [
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
-        _check_is_tuned(reference.base, reference.adapted, reference.merged),
+        check_is_tuned(reference.base, reference.adapted, reference.merged),
     ]
     say("verify: the files' logits")
     checks.append(
@@ -259,7 +259,7 @@ def check_near(
     return Check(contract, lost.mean <= limit, str(lost), lost.figures())
 
 
-def _check_is_tuned(
+def check_is_tuned(
     base: Sequence[Floats], adapted: Sequence[Floats], merged: Sequence[Floats]
 ) -> Check:
     """Are the merged weights nearer to what was trained than to the base? Compared before
