@@ -20,6 +20,7 @@ from tuneserve.convert.verify.gain import check_gain, choose_answers, score_answ
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
+from tuneserve.convert.verify.recorded import check_recorded, read_recorded
 from tuneserve.convert.verify.tensors import (
     check_changed_tensors,
     check_merged_checkpoint,
@@ -50,7 +51,8 @@ MERGE_LIMIT = 1e-6
 @dataclass(frozen=True)
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
-    setting of the training; `overrides` are types of tensors other than the quantization's."""
+    setting of the training; `overrides` are types of tensors other than the quantization's;
+    `recorded` is the folder of the losses that training recorded for these very weights."""
 
     tuned: Path
     model: GGUFModel
@@ -63,6 +65,7 @@ class Candidate:
     f16: Path | None = None
     thoughts: str = "train"
     overrides: Mapping[str, str] = field(default_factory=dict)
+    recorded: Path | None = None
 
 
 class VerificationError(TuneserveError):
@@ -159,12 +162,14 @@ def _check_logits(
             examples,
             threads=threads,
             thoughts=candidate.thoughts,
+            recorded=candidate.recorded,
         )
     reference = measured.reference
     sequences = reference.sequences
     checks += [
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
         check_is_tuned(reference.base, reference.adapted, reference.merged),
+        *reference.loss_as_trained,
     ]
     say("verify: the files' logits")
     checks.append(
@@ -196,13 +201,23 @@ def make_reference(
     *,
     threads: int,
     thoughts: str,
+    recorded: Path | None = None,
 ) -> Reference:
-    """Compute what the trainer's models make of held-out examples."""
+    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones."""
     from tuneserve.convert.verify.reference import reference_logits
 
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
     say("verify: the trainer's logits (base, adapter on base, merged)")
-    base, adapted, merged = reference_logits(model, adapter, sequences, threads=threads)
+    known = recorded and read_recorded(
+        recorded, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
+    )
+    further = [item.ids for item in known.examples] if known else []
+    base, adapted, merged = reference_logits(
+        model, adapter, [*sequences, *further], threads=threads
+    )
+    count = len(sequences)
+    checks = [check_recorded(known, merged[count:])] if known else []
+    base, adapted, merged = base[:count], adapted[:count], merged[:count]
     # Those whose logits are at hand come first.
     ids = {item.example.id for item in chosen}
     others = (trainer.encode_example(one) for one in examples if one.id not in ids)
@@ -213,7 +228,7 @@ def make_reference(
     pairs = zip(base, merged, strict=True)
     at_hand = dict(zip(map(tuple, sequences), pairs, strict=True))
     scores = score_answers(answers, model, at_hand, threads=threads)
-    return Reference(chosen, sequences, base, adapted, merged, scores)
+    return Reference(chosen, sequences, base, adapted, merged, scores, checks)
 
 
 def _check_gain(
