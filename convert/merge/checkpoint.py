@@ -15,6 +15,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter, LowRank, plain_module, scale_of
+from tuneserve.convert.merge.config import read_config
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
     Part,
@@ -27,7 +28,6 @@ from tuneserve.convert.merge.experts import (
 from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, readable_tensors
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,7 +42,7 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.config = read_json(base / "config.json")
+        self.config = read_config(base)
         self._base = readable_tensors(checkpoint_tensors(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
