@@ -37,6 +37,11 @@ class CheckpointTensor:
         """The stored tensors that it is made of."""
         return [self.name]
 
+    @property
+    def place(self) -> str:
+        """Where it comes from, for errors."""
+        return self.checkpoint.place(self.name)
+
     def rows(self, start: int, stop: int) -> Floats:
         if self.order is None:
             values = self.checkpoint.rows(self.name, start, stop)

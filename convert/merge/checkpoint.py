@@ -126,6 +126,14 @@ class MergedCheckpoint:
         bias = self._biases.get(name)
         return values if bias is None else values + bias[start:stop]
 
+    def place(self, name: str) -> str:
+        """The file and tensor that the merged tensor comes from, for errors."""
+        name = EMBEDDING if name == HEAD and self._head_follows else name
+        if name in self._replaced:
+            return f"{self._replaced[name].path}: {name}"
+        changed = ", with the adapter's change" if self.is_changed(name) else ""
+        return f"{self.directory}: {self._stored_name(name)}{changed}"
+
     def replaced_names(self) -> list[str]:
         """Tensors that the adapter changes by no product of low rank: those that it brings whole
         and that are not the base's own, bit for bit (PEFT saves an adapted embedding's base too),

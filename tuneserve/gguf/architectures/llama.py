@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures import common, longrope
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries, RowOrder
 
 
@@ -24,20 +24,33 @@ def interleaved(config: Config, rows: int, *, queries: bool) -> RowOrder:
 def to_metadata(config: Config) -> Entries:
     """GGUF metadata (keys without the architecture's prefix) of a Llama config.json."""
     return [
-        *common.usual_metadata(config, computed=("llama3",)),
+        *common.usual_metadata(config, computed=("llama3", *longrope.NAMES)),
+        *_longrope_metadata(config),
         *common.head_size_metadata(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("rope.dimension_count", "uint32", common.head_size(config)),
     ]
 
 
+def _longrope_metadata(config: Config) -> Entries:
+    if common.rope_scaling(config).get("rope_type") not in longrope.NAMES:
+        return []
+    return [
+        ("rope.scaling.type", "string", "longrope"),
+        ("rope.scaling.original_context_length", "uint32", longrope.original_context(config)),
+        ("rope.scaling.attn_factor", "float32", longrope.attention_factor(config)),
+    ]
+
+
 def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
-    """`rope_freqs.weight`, float32 [head size / 2]: Llama 3's RoPE factors, one per frequency.
+    """LongRoPE's factors, or `rope_freqs.weight`, float32 [head size / 2]: Llama 3's.
 
     A frequency whose wavelength is below the model's original context is left alone, one far
     above it is slowed down by `factor`, those in between are blended (Llama 3.1's scheme).
     """
     scaling = common.rope_scaling(config)
+    if scaling.get("rope_type") in longrope.NAMES:
+        yield from longrope.factor_tensors(config, common.head_size(config))
     if scaling.get("rope_type") == "llama3":
         factors = llama3_factors(scaling, common.rope_theta(config), common.head_size(config))
         yield "rope_freqs.weight", factors
