@@ -3,6 +3,7 @@ import is refused and says which."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,10 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.factor": (1.0,),
     "rope.scaling.type": ("none",),
 }
+_POSITIVE = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta",
+)  # fmt: skip
 # llama.cpp reads no window for these; files of Mistral name one.
 _WITHOUT_WINDOW = frozenset({"llama", "qwen2", "qwen3"})
 
@@ -47,6 +52,12 @@ def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, A
         raise UsageError(
             f"the sizes in this GGUF can't be imported ({error})", where=str(gguf.path)
         ) from error
+    for name in _POSITIVE:
+        if not 0 < config.get(name, 1) < math.inf:
+            raise UsageError(
+                f"the sizes in this GGUF can't be imported ({name} is {config[name]})",
+                where=str(gguf.path),
+            )
     rows = gguf.shape("token_embd.weight")[0]
     config |= {
         "vocab_size": rows,

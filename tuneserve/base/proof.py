@@ -9,9 +9,6 @@ the same code.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats, Ids
 from tuneserve.base.weights import checkpoint_dtype
+from tuneserve.child import own_module, run_child
 from tuneserve.console import say
 from tuneserve.divergence import DivergenceSummary, divergence
 from tuneserve.errors import TuneserveError, UsageError
@@ -34,7 +32,7 @@ weights gives 1e-7 to 1e-5, the smallest fault known (YaRN lost) 1.4e-3."""
 
 PROBE_BYTES = 256 << 20
 SEQUENCES, TOKENS = 3, 48
-LONGEST = 1024
+LONGEST = 1088
 TEXTS = (
     "", " ", "  two  spaces ", "\n\n\t x\r\n", "Hello, world!", "don't I'LL we've", "HTTPServer2",
     "1234567890 3.14 0x1F ²", "def f(x):\n    return x ** 2  # squared\n", "naïve Größe Łódź",
@@ -195,18 +193,14 @@ def _transformers_logits(
     """Computed in a process of its own: a training has to load Unsloth before it loads torch."""
     job, result = folder / "job.json", folder / "logits.npz"
     write_json(job, {"used": used.tolist(), "layers": layers, "sequences": sequences})
-    done = subprocess.run(
-        [sys.executable, "-m", "tuneserve.base.trainer_logits", checkpoint, job, result],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
+    command = own_module("tuneserve.base.trainer_logits", str(checkpoint), str(job), str(result))
+    try:
+        run_child(command, what="transformers' computation")
+    except TuneserveError as error:
         raise ImportedOtherwiseError(
-            "transformers can't compute with the checkpoint made of it",
+            f"transformers can't compute with the checkpoint made of it: {error.message}",
             where=where,
-            problems=done.stderr.strip().splitlines()[-12:],
-        )
+            problems=error.problems,
+        ) from error
     with np.load(result) as found:
         return [found[str(number)] for number in range(len(sequences))]

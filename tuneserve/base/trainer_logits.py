@@ -45,6 +45,8 @@ def logits(
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
     model.eval()
+    # It is little work; several threads that wait for each other can take longer than one.
+    torch.set_num_threads(1)
     with torch.inference_mode():
         return [
             model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
