@@ -78,7 +78,7 @@ class TrainResult(Record):
     `tokens_per_second` counts those of the training steps, without evaluations."""
 
     base: TrainedBase
-    files: dict[str, str]
+    files: dict[str, str] = Field(default_factory=dict)
     examples: dict[str, int]
     data: DataRecord
     tokens: dict[str, TokenCounts]

@@ -127,7 +127,7 @@ def _hub_snapshot(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     wanted = {
-        "allow_patterns": ["*.json", "model*.safetensors", "*.jinja", "tokenizer.model"],
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
         # The weights a second time, in another form or place.
         "ignore_patterns": ["consolidated*", "adapter_model*", "*/*"],
     }
