@@ -32,7 +32,8 @@ def open_whole(path: Path) -> GGUFFile:
     Raises UsageError if parts are missing, or don't belong together.
     """
     paths = part_paths(path)
-    if missing := [str(part) for part in paths if not part.is_file()]:
+    missing = [str(part) for part in paths if not part.is_file()]
+    if missing and len(paths) > 1:
         raise UsageError(
             f"{len(missing)} of the {len(paths)} parts of this GGUF are missing",
             where=str(path),
