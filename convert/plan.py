@@ -22,6 +22,7 @@ from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -55,6 +56,12 @@ class Plan:
     def merged(self) -> Path:
         """The merged Hugging Face checkpoint, if it is asked for."""
         return self.run.root / "merged"
+
+    @property
+    def recorded(self) -> Path | None:
+        """Where training recorded losses that the merged weights must have; None where they are
+        merged into another base."""
+        return None if self.settings.merge_base else self.run.data
 
     @property
     def threads(self) -> int:
@@ -95,6 +102,10 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
             f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
         )
     check_checkpoint(plan.base_checkpoint)
+    trained = plan.run.require_stage("train", TrainOutput)
+    # Another base to merge into is another one on purpose.
+    own_base = None if plan.settings.merge_base else plan.base_checkpoint
+    check_trained_files(plan.run, trained, own_base)
     read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     if plan.run.held_out != plan.run.split("test"):
         say(f"convert: no test examples are held out; verified with {plan.run.held_out}")

@@ -310,6 +310,9 @@ class StreamedModel:
         for inner in ("base_layer", "original_module"):
             if inner in child._modules:
                 child._modules[inner] = streamed
+        # The rows of trained tokens are put over the embedding by a layer of their own.
+        if (tokens := child._modules.get("token_adapter")) is not None:
+            tokens._modules["base_layer"] = streamed
         return child
 
     def _streamed(self, module: nn.Module, variant: Variant, name: str) -> nn.Module:

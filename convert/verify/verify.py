@@ -28,6 +28,7 @@ from tuneserve.convert.verify.gain import (
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
+from tuneserve.convert.verify.recorded import check_recorded, read_recorded
 from tuneserve.convert.verify.tensors import (
     check_changed_tensors,
     check_merged_checkpoint,
@@ -62,7 +63,8 @@ EFFECT_SHARE = 0.5
 @dataclass(frozen=True)
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
-    setting of the training; `overrides` are types of tensors other than the quantization's."""
+    setting of the training; `overrides` are types of tensors other than the quantization's;
+    `recorded` is the folder of the losses that training recorded for these very weights."""
 
     tuned: Path
     model: GGUFModel
@@ -75,6 +77,7 @@ class Candidate:
     f16: Path | None = None
     thoughts: str = "train"
     overrides: Mapping[str, str] = field(default_factory=dict)
+    recorded: Path | None = None
 
 
 class VerificationError(TuneserveError):
@@ -171,12 +174,14 @@ def _check_logits(
             examples,
             threads=threads,
             thoughts=candidate.thoughts,
+            recorded=candidate.recorded,
         )
     reference = measured.reference
     sequences = reference.sequences
     checks += [
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
         check_is_tuned(reference.base, reference.adapted, reference.merged),
+        *reference.loss_as_trained,
     ]
     say("verify: the files' logits")
     checks.append(
@@ -209,8 +214,9 @@ def make_reference(
     *,
     threads: int,
     thoughts: str,
+    recorded: Path | None = None,
 ) -> Reference:
-    """Compute what the trainer's models make of held-out examples."""
+    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones."""
     from tuneserve.convert.verify.reference import reference_logits
 
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
@@ -223,20 +229,28 @@ def make_reference(
     )  # fmt: skip
     whole = set(map(tuple, sequences))
     more = [answer for answer in answers if tuple(answer.ids) not in whole]
+    known = recorded and read_recorded(
+        recorded, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
+    )
+    trained = [item.ids for item in known.examples] if known else []
+    entire = [*sequences, *trained]
     say("verify: the trainer's logits (base, adapter on base, merged)")
     base, adapted, merged = reference_logits(
-        model, adapter, [*sequences, *(answer.ids for answer in more)],
-        [*(np.arange(len(ids)) for ids in sequences), *(answer.positions for answer in more)],
+        model, adapter, [*entire, *(answer.ids for answer in more)],
+        [*(np.arange(len(ids)) for ids in entire), *(answer.positions for answer in more)],
         threads=threads,
     )  # fmt: skip
-    count = len(sequences)
+    count, total = len(sequences), len(entire)
+    checks = [check_recorded(known, merged[count:total])] if known else []
     scores = score_answers(
         answers,
         {tuple(ids): pair for ids, *pair in zip(sequences, base, merged, strict=False)},
         {tuple(answer.ids): pair
-         for answer, *pair in zip(more, base[count:], merged[count:], strict=True)},
+         for answer, *pair in zip(more, base[total:], merged[total:], strict=True)},
     )  # fmt: skip
-    return Reference(chosen, sequences, base[:count], adapted[:count], merged[:count], scores)
+    return Reference(
+        chosen, sequences, base[:count], adapted[:count], merged[:count], scores, checks
+    )
 
 
 def answer_positions(parameters: int, threads: int) -> int:
