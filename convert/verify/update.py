@@ -22,6 +22,7 @@ from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.result import TensorUpdate
+from tuneserve.convert.slabs import row_count
 
 SAMPLED_VALUES = 1 << 17  # of a tensor, at least one row
 SAMPLED_BLOCKS = 8
@@ -76,10 +77,10 @@ def base_name(base: TensorFile, name: str) -> str:
 
 def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of rows in a few blocks spread over a tensor; of a vector all elements."""
-    count = shape[0]
+    count = row_count(shape)
     if len(shape) == 1:
         return np.arange(count)
-    wanted = min(count, max(1, SAMPLED_VALUES // int(np.prod(shape[1:]))))
+    wanted = min(count, max(1, SAMPLED_VALUES // shape[-1]))
     each = -(-wanted // SAMPLED_BLOCKS)
     starts = np.linspace(0, count - each, min(SAMPLED_BLOCKS, wanted)).astype(np.int64)
     return np.unique(np.concatenate([np.arange(start, start + each) for start in starts]))
@@ -95,7 +96,9 @@ def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray
         return np.concatenate(parts)
 
     plain = read(source)
-    return SampledUpdate(plain, read(tuned.sources[name]) - plain, source.shape[0] / len(rows))
+    return SampledUpdate(
+        plain, read(tuned.sources[name]) - plain, row_count(source.shape) / len(rows)
+    )
 
 
 def kept_in_all(updates: Sequence[TensorUpdate]) -> float:

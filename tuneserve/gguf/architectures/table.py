@@ -30,8 +30,8 @@ class Architecture:
     where the two sides differ.
     `norm_shift` is added to every norm's weights on the way into a GGUF.
     `stacks` are a block's tensors that are cut out of stacked parameters (experts), by GGUF name
-    with its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no suffix or
-    another one. `absent(config, layer)`: which of a block's tensors this one lacks.
+    with its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no
+    suffix or another one. `absent(config, layer)`: which of a block's tensors this one lacks.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     """
 
