@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.gguf.quantization import MIXTURES, Choice, choose_types
+from tuneserve.convert.gguf.quantization import AUTO, MIXTURES, Choice, choose_types, file_type
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -70,7 +70,8 @@ class GGUFModel:
     """What goes into a GGUF of this checkpoint, whatever its quantization."""
 
     def __init__(self, checkpoint: MergedCheckpoint, tokenizer: Path, *, name: str) -> None:
-        """`tokenizer`: directory of the tokenizer to write; `name`: general.name.
+        """`tokenizer`: directory of the tokenizer to write; `name`: general.name. The types that
+        `auto` stands for are set later, as `mix`.
 
         Raises UsageError for an architecture, tensor or tokenizer that is not supported.
         """
@@ -79,6 +80,7 @@ class GGUFModel:
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
         self.config: Mapping[str, Any] = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
+        self.mix: Mapping[str, str] = {}
         self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
         self.vocabulary = Vocabulary(
             tokenizer,
@@ -115,6 +117,8 @@ class GGUFModel:
         """The type of each tensor in a GGUF of this quantization; `overrides` names, by tensor, a
         type other than the mixture's."""
         heads = int(self.config["num_attention_heads"])
+        if quantization == AUTO:
+            overrides = {**self.mix, **(overrides or {})}
         return choose_types(
             {name: source.shape for name, source in self.sources.items()},
             quantization,
@@ -146,7 +150,12 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        entries["general.file_type"] = ("uint32", MIXTURES[quantization].file_type)
+        if quantization == AUTO:
+            shapes = {name: source.shape for name, source in self.sources.items()}
+            number = file_type(self.choices(AUTO), shapes)
+        else:
+            number = MIXTURES[quantization].file_type
+        entries["general.file_type"] = ("uint32", number)
         return entries
 
     def _find_sources(self) -> dict[str, Source]:

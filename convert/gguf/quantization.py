@@ -9,8 +9,10 @@ length that is no multiple of a type's block falls back to a type that fits. The
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 Shape = tuple[int, ...]
 
@@ -23,6 +25,8 @@ class Mixture:
     file_type: int
 
 
+AUTO = "auto"
+"""Types chosen for each tensor (convert/mixture)."""
 MIXTURES: Mapping[str, Mixture] = {
     "Q4_K_M": Mixture("Q4_K", 15),
     "Q4_K_S": Mixture("Q4_K", 14),
@@ -123,6 +127,7 @@ def choose_types(
     mixture's; a row length that it does not allow falls back as everywhere. `kept`: the type of
     tensors that are stored in it and are not made anew.
     """
+    quantization = like(quantization)
     chosen = overrides or {}
     plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
@@ -170,6 +175,20 @@ def choose_types(
             fitting = fitting_type(best, columns)
             choices.append(Choice(name, fitting, None if fitting == best else best))
     return choices
+
+
+def like(quantization: str) -> str:
+    """The mixture whose rules hold where nothing else is said: its own, for AUTO Q4_K_M's."""
+    return "Q4_K_M" if quantization == AUTO else quantization
+
+
+def file_type(choices: Sequence[Choice], shapes: Mapping[str, Shape]) -> int:
+    """The file type of a mix: that of the type which holds most of the weights."""
+    weights: Counter[str] = Counter()
+    for choice in choices:
+        weights[choice.type] += prod(shapes[choice.name])
+    kind = weights.most_common(1)[0][0]
+    return next((m.file_type for m in MIXTURES.values() if m.plain == kind), 0)
 
 
 def is_quantizable(name: str, shape: Shape) -> bool:

@@ -211,7 +211,7 @@ def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) ->
     """Is the share of the gain (or where there is no telling, of the updates) at least `limit`?"""
     decisive = kept.decisive
     passed = decisive is None or decisive >= limit
-    detail = describe_gain(kept)
+    detail = kept.describe()
     if not passed:
         lost = [f"{update.name} ({update.type}) keeps {update.kept:.0%}"
                 for update in updates[:WORST] if update.kept < limit]  # fmt: skip
@@ -225,25 +225,3 @@ def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) ->
         )
     figures = {name: value for name, value in kept.to_json().items() if value is not None}
     return Check(GAIN_CONTRACT, passed, detail, figures)
-
-
-def describe_gain(kept: GainKept) -> str:
-    """In words: the share with its interval, log-likelihoods, greedy answers, updates."""
-    words = (
-        f"{kept.share:.1%} ({kept.low:.1%} to {kept.high:.1%})"
-        if kept.share is not None and kept.low is not None and kept.high is not None
-        else "a gain can't be told from none"
-    )
-    words += (
-        f" on {kept.examples} held-out answers: log-likelihood a token {kept.base:.3f} (base), "
-        f"{kept.merged:.3f} (tuned), {kept.file:.3f} (file)"
-    )
-    if kept.answers:
-        words += (
-            f"; {kept.same_answers} of {kept.answers} answers token by token as the tuned "
-            f"model's, right {kept.right_base} (base), {kept.right_merged} (tuned), "
-            f"{kept.right_file} (file)"
-        )
-    if kept.update_kept is not None:
-        words += f"; {kept.update_kept:.1%} of the weights' update is kept"
-    return words
