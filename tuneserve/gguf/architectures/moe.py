@@ -72,7 +72,9 @@ def expert_metadata(config: Config) -> Entries:
     for key, name in (("n_group", "expert_group_count"), ("topk_group", "expert_group_used_count")):
         if config.get(key) is not None:
             entries.append((name, "uint32", config[key]))
-    scores = config.get("scoring_func")
+    # Where a configuration doesn't say it, transformers' models of this kind take the sigmoid.
+    default = "sigmoid" if config.get("model_type") in ("deepseek_v3", "dots1") else None
+    scores = config.get("scoring_func", default)
     if scores is not None:
         kind = SIGMOID if scores == "sigmoid" else SOFTMAX
         entries.append(("expert_gating_func", "uint32", kind))
