@@ -1,9 +1,10 @@
 """Contract: what llama.cpp computes from the file is what transformers computes from its weights.
 
 A quantized model can't be compared closely: rounding hides a wrong RoPE base. So a probe is made, a
-GGUF with the file's own metadata, its first layers dequantized to float16, and the rows of the
-embedding that are used. llama.cpp and transformers compute with the same weights, so their KL
-divergence is about 1e-6. Of a mixture of experts it is float32. The probe of a small model has all layers, of a large one a few.
+GGUF with the file's own metadata, its first layers dequantized to float16 (of a mixture of experts
+float32), and the rows of the embedding that are used. llama.cpp and transformers compute with the
+same weights, so their KL divergence is about 1e-6. The probe of a small model has all layers, of a
+large one a few.
 """
 
 from __future__ import annotations

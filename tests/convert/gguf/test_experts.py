@@ -5,6 +5,8 @@ Tiny random checkpoints of every family, whose weights are wide enough that a fa
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import make_adapter
-from tests.convert.gguf.test_exact import make_checkpoint
+from tests.convert.gguf.test_exact import DIFFERENT, DRIVER, make_checkpoint
+from tests.convert.gguf.test_quantization import check_quantized_alike
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_rows, write_gguf
@@ -25,9 +28,11 @@ from tuneserve.convert.verify.reference import StreamedModel, Variant, transform
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.safetensors import checkpoint_tensors
 
 _EIGHT = {"num_local_experts": 8, "num_experts_per_tok": 2, "sliding_window": None}
+_LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _QWEN = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _ROUTED = {
     "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
@@ -43,22 +48,26 @@ MIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2-moe": ("Qwen2MoeForCausalLM", {**_QWEN, "shared_expert_intermediate_size": 48}),
     "olmoe": ("OlmoeForCausalLM", {**_QWEN, "rms_norm_eps": 1e-5, "num_key_value_heads": 4}),
     "mixtral": ("MixtralForCausalLM", _EIGHT),
-    "gpt-oss": ("GptOssForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 2,
-                "head_dim": 32, "sliding_window": 16}),
-    "llama4": ("Llama4ForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 1,
-               "intermediate_size_mlp": 128, "head_dim": 32, "num_hidden_layers": 4,
-               "interleave_moe_layer_step": 2}),
+    "gpt-oss": ("GptOssForCausalLM", {**_LOCAL, "head_dim": 32, "sliding_window": 16}),
+    "llama4": ("Llama4ForCausalLM", {
+        **_LOCAL, "num_experts_per_tok": 1, "intermediate_size_mlp": 128, "head_dim": 32,
+        "num_hidden_layers": 4, "interleave_moe_layer_step": 2,
+    }),
     "deepseek-v2": ("DeepseekV2ForCausalLM", _LATENT),
-    "deepseek-v3": ("DeepseekV3ForCausalLM",
-                    {**_LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1}),
-    "granite-moe": ("GraniteMoeForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 2,
-                    "logits_scaling": 4.0, "embedding_multiplier": 3.0,
-                    "attention_multiplier": 0.2, "residual_multiplier": 0.5}),
-    "granite-shared": ("GraniteMoeSharedForCausalLM", {"num_local_experts": 4,
-                       "num_experts_per_tok": 2, "shared_intermediate_size": 48}),
-    "glm4-moe": ("Glm4MoeForCausalLM", {**_ROUTED, "head_dim": 32,
-                 "num_nextn_predict_layers": 0}),
-    "dots1": ("Dots1ForCausalLM", {**_ROUTED, "head_dim": 32, "num_key_value_heads": 4}),
+    "deepseek-v3": ("DeepseekV3ForCausalLM", {
+        **_LATENT, "scoring_func": "sigmoid", "n_routed_experts": 8, "n_group": 2, "topk_group": 1,
+    }),
+    "granite-moe": ("GraniteMoeForCausalLM", {
+        **_LOCAL, "logits_scaling": 4.0, "embedding_multiplier": 3.0, "attention_multiplier": 0.2,
+        "residual_multiplier": 0.5,
+    }),
+    "granite-shared": ("GraniteMoeSharedForCausalLM", {**_LOCAL, "shared_intermediate_size": 48}),
+    "glm4-moe": ("Glm4MoeForCausalLM", {
+        **_ROUTED, "head_dim": 32, "num_nextn_predict_layers": 0,
+    }),
+    "dots1": ("Dots1ForCausalLM", {
+        **_ROUTED, "scoring_func": "sigmoid", "head_dim": 32, "num_key_value_heads": 4,
+    }),
 }  # fmt: skip
 # One of each way to store experts: matrices of each, stacked, transposed, latent attention beside.
 KINDS = ("qwen3-moe", "mixtral", "gpt-oss", "llama4", "deepseek-v2", "granite-shared")
@@ -127,6 +136,55 @@ def test_an_adapter_on_experts(tokenizer_directory: Path, tmp_path: Path, case: 
     write_lora(tmp_path / "lora.gguf", tuned, "x")
     with_lora = file_logits(plain_file, SEQUENCES, threads=2, lora=tmp_path / "lora.gguf")
     assert divergence(trained, with_lora).mean < 1e-5
+
+
+@pytest.fixture(scope="module")
+def eight(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> GGUFModel:
+    """Eight experts, rows of 256 and nine layers, so that all rules of the mixtures act."""
+    model_class, changes = MIXTURES["mixtral"]
+    wide = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 9}
+    base = make_checkpoint(
+        tmp_path_factory.mktemp("eight"), model_class, tokenizer_directory, {**changes, **wide}
+    )
+    return GGUFModel(MergedCheckpoint(base), base, name="x")
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    ["Q4_K_M", "Q4_K_S", "Q3_K_M", "Q3_K_L", "Q2_K", "IQ3_M", "IQ4_XS", "Q8_0", "MXFP4_MOE"],
+)
+def test_equals_llama_model_quantize(eight: GGUFModel, tmp_path: Path, quantization: str) -> None:
+    check_quantized_alike(eight, quantization, tmp_path)
+
+
+@pytest.mark.slow
+def test_equals_llama_cpps_converter(
+    tokenizer_directory: Path, llama_cpp_source: Path, tmp_path: Path
+) -> None:
+    """Every tensor's bytes and every key, as F16."""
+    made = {case: tmp_path / f"{case}.gguf" for case in MIXTURES}
+    bases = {case: make_mixture(tmp_path / case, case, tokenizer_directory) for case in MIXTURES}
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(llama_cpp_source),
+         *(f"{bases[case]}={path}=f16" for case, path in made.items())],
+        capture_output=True, text=True, timeout=1000, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    for case, path in made.items():
+        ours = GGUFFile(
+            write(GGUFModel(MergedCheckpoint(bases[case]), bases[case], name=case), tmp_path / "x")
+        )
+        theirs = GGUFFile(path)
+        assert set(ours.tensors) == set(theirs.tensors), case
+        for name, tensor in theirs.tensors.items():
+            where = f"{case}: {name}"
+            assert (ours.shape(name), ours.type_name(name)) == (
+                theirs.shape(name), theirs.type_name(name)
+            ), where  # fmt: skip
+            assert np.array_equal(ours.tensors[name].data, tensor.data), where
+        assert {k: v for k, v in ours.metadata.items() if k not in DIFFERENT} == {
+            k: v for k, v in theirs.metadata.items() if k not in DIFFERENT
+        }, case
 
 
 def test_rows_of_stacks_are_rows_of_the_whole(tokenizer_directory: Path, tmp_path: Path) -> None:
