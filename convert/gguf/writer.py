@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_count, row_spans
 from tuneserve.errors import TuneserveError
@@ -61,6 +62,8 @@ def encoded_rows(
     """
     if isinstance(source, CopiedTensor):
         return source.file.encoded(source.name, start, stop)
+    if kind == "MXFP4" and isinstance(source, StackedTensor) and source.packed is not None:
+        return source.packed_rows(start, stop)
     values = source.rows(start, stop)
     if kind == "F32":
         if not np.isfinite(values).all():
