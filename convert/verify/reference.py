@@ -375,10 +375,14 @@ def answer_logits(
     return model.logits_at(sequences, positions)
 
 
-def _trainer_weights(tuned: GGUFModel) -> TrainerWeights:
-    # Notes of these libraries to their own developers.
+def silence_libraries() -> None:
+    """Keep back what these libraries note for their own developers."""
     for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _trainer_weights(tuned: GGUFModel) -> TrainerWeights:
+    silence_libraries()
     return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
 
 
