@@ -444,15 +444,19 @@ def reference_logits(
 ) -> list[list[Floats]]:
     """Logits [positions, vocabulary] of each sequence, of three models side by side: the base, the
     base with its adapter, the merged weights. Each weight is read when it is needed."""
-    # Notes of these libraries to their own developers.
-    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence_libraries()
     checkpoint = tuned.checkpoint
     trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
     config = transformers_config(tuned)
     model = StreamedModel(config, variants, adapter=adapter, threads=threads)
     return model.logits_at(sequences, positions)
+
+
+def silence_libraries() -> None:
+    """Keep back what these libraries note for their own developers."""
+    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def transformers_config(model: GGUFModel) -> Any:
