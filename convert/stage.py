@@ -20,7 +20,7 @@ from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
-from tuneserve.convert.mixture import choose_mix
+from tuneserve.convert.mixture import check_limit, choose_mix
 from tuneserve.convert.model_card import write_handover
 from tuneserve.convert.quantize import (
     measure_importance,
@@ -153,6 +153,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
+    if wanted == AUTO:
+        check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneserve.console import progress, say
+from tuneserve.console import human_bytes, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import fitting_type
+from tuneserve.convert.gguf.quantization import fitting_type, is_quantizable
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.mixture.answers import find_answers
@@ -24,6 +24,24 @@ from tuneserve.settings import ConvertSettings
 PROBES = ("Q4_K", "IQ4_NL")
 """The type that a group is tried in, by the block its rows allow."""
 BISECTIONS = 8
+
+
+def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
+    """Raise UsageError if not even the smallest types fit the size limit."""
+    choices = model.choices(BASELINE, has_imatrix=True)
+    shapes = {name: source.shape for name, source in model.sources.items()}
+    usual = sum(encoded_size(shapes[choice.name], choice.type) for choice in choices)
+    smallest = 0
+    for choice in choices:
+        shape = shapes[choice.name]
+        kinds = types_of(shape) if is_quantizable(choice.name, shape) else (choice.type,)
+        smallest += min(encoded_size(shape, kind) for kind in kinds)
+    limit = size_limit(settings, usual)
+    if smallest > limit and not settings.max_divergence:
+        raise UsageError(
+            f"the smallest types take {human_bytes(smallest)}, {human_bytes(limit)} are allowed",
+            where="size_limit",
+        )
 
 
 def choose_mix(
