@@ -27,7 +27,11 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
-ANSWERS = [Answer(list(range(40, 70)), 20), Answer(list(range(900, 915)), 3)]
+# With a common beginning of five tokens.
+ANSWERS = [
+    Answer([5, 6, 7, 8, 9, *range(40, 70)], 20),
+    Answer([5, 6, 7, 8, 9, *range(900, 915)], 8),
+]
 
 
 def settings(**changes: Any) -> ConvertSettings:
