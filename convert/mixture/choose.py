@@ -125,36 +125,24 @@ class _Search:
         return self._mix(best, found)
 
     def _measured(self, errors: Mapping[str, Mapping[str, float]]) -> list[list[Option]]:
-        """What each type of each tensor costs: a group's harm in one type is measured, and shared
-        among its tensors and scaled to other types by their rounding errors. A tensor that is a
-        group of its own is measured in every type."""
-        harms: dict[str, dict[str, float]] = {}
-        passes = sum(len(errors[group[0]]) if len(group) == 1 else 1 for group in self._groups)
-        with progress("what each tensor's rounding costs", passes, unit="passes") as advance:
+        """What each type of each tensor costs: a group's harm in one type is measured, shared among
+        its tensors and scaled to other types by their rounding errors."""
+        options = []
+        with progress("what rounding costs", len(self._groups), unit="groups") as advance:
             for group in self._groups:
-                types = tuple(errors[group[0]])
-                measured = types if self._is_alone(group) else (probe_of(self._shapes[group[0]]),)
-                for kind in measured:
-                    harm = self._trial.harm(dict.fromkeys(group, kind))
-                    total = sum(errors[name][kind] for name in group)
-                    for name in group:
-                        per_error = harm / total if total else 0.0
-                        others = (kind,) if len(measured) > 1 else types
-                        harms.setdefault(name, {}).update(
-                            {other: per_error * errors[name][other] for other in others}
-                        )
-                    advance(1)
-        return [
-            [
-                Option(kind, encoded_size(self._shapes[name], kind), harm)
-                for kind, harm in harms[name].items()
-            ]
-            for name in self._names
-        ]
-
-    @staticmethod
-    def _is_alone(group: list[str]) -> bool:
-        return not group[0].startswith("blk.")
+                kind = probe_of(self._shapes[group[0]])
+                harm = self._trial.harm(dict.fromkeys(group, kind))
+                error = sum(errors[name][kind] for name in group)
+                per_error = harm / error if error else 0.0
+                options += [
+                    [
+                        Option(other, encoded_size(self._shapes[name], other), per_error * far)
+                        for other, far in errors[name].items()
+                    ]
+                    for name in group
+                ]
+                advance(1)
+        return options
 
     def _chosen(self, limit: int) -> dict[str, str]:
         chosen = choose_options(self._options, limit - self._fixed)
