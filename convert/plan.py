@@ -12,6 +12,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
+from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs
@@ -112,6 +113,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
+    if wanted == AUTO:
+        check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
 
