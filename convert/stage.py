@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -156,6 +156,7 @@ def _make(
     """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings = plan.settings
     clock = Clock()
+    written: dict[Path, dict[str, Sequence[bytes]]] = defaultdict(dict)
     with ExitStack() as files:
         # The files get their names when this block ends well, after the verification.
         made_tuned = files.enter_context(atomic_path(plan.tuned))
@@ -163,7 +164,7 @@ def _make(
         made_f16 = None
         if settings.keep_f16 and settings.quantization != "F16":
             made_f16 = files.enter_context(atomic_path(plan.f16))
-            write_quantized(tuned, made_f16, "F16", threads=plan.threads)
+            write_quantized(tuned, made_f16, "F16", threads=plan.threads, digests=written[made_f16])
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix = _importance_matrix(plan, tuned, files) if uses_imatrix(settings) else None
         checkpoint = None
@@ -174,6 +175,7 @@ def _make(
         choices = write_quantized(
             tuned, made_tuned, settings.quantization,
             threads=plan.threads, matrix=matrix, matrix_file=plan.imatrix.name,
+            digests=written[made_tuned],
         )  # fmt: skip
         clock.lap("merge and quantize")
         copied = copied_tensors(
@@ -184,13 +186,14 @@ def _make(
         write_quantized(
             base, made_base, settings.quantization,
             threads=plan.threads, matrix=matrix, matrix_file=plan.imatrix.name, copied=copied,
+            digests=written[made_base],
         )  # fmt: skip
         clock.lap("quantize the base")
         checks, sample = verify(
             Candidate(
                 made_tuned, tuned, plan.run.adapter, plan.run.split("test"), made_base, base,
                 matrix.means() if matrix else None, checkpoint, made_f16,
-                plan.run.thoughts,
+                plan.run.thoughts, written,
             ),
             settings,
         )  # fmt: skip

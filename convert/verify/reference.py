@@ -245,16 +245,24 @@ def _placeholder(shape: torch.Size) -> nn.Parameter:
 
 
 def reference_logits(
-    tuned: GGUFModel, adapter: Path, sequences: Sequence[Sequence[int]], *, threads: int
+    tuned: GGUFModel,
+    adapter: Path,
+    sequences: Sequence[Sequence[int]],
+    *,
+    threads: int,
+    base_weights: Weights | None = None,
+    merged_weights: Weights | None = None,
 ) -> list[list[Floats]]:
     """Logits [tokens, vocabulary] of each sequence, of three models side by side: the base, the
-    base with its adapter, the merged weights. Each weight is read when it is needed."""
+    base with its adapter, the merged weights. Each weight is read when it is needed; the base's
+    and the merged ones by the objects given, if they are to see what is read."""
     # Notes of these libraries to their own developers.
     for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
     checkpoint = tuned.checkpoint
-    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
-    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
+    trainer = base_weights or TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
+    merged = merged_weights or checkpoint
+    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(merged)]
     config = transformers_config(tuned)
     return StreamedModel(config, variants, adapter=adapter, threads=threads).logits(sequences)
 

@@ -4,7 +4,7 @@ vocabulary, for instance, shows in its own check before the logits."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuneserve.arrays import Floats
@@ -14,23 +14,28 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.writer import Digests
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.rows import ComparedWeights
+from tuneserve.convert.verify.tables import check_tables
+from tuneserve.convert.verify.templates import check_template
 from tuneserve.convert.verify.tensors import (
     check_changed_tensors,
     check_merged_checkpoint,
+    check_metadata,
     check_written,
 )
 from tuneserve.convert.verify.vocabulary import (
     TrainerTokenizer,
     check_special_tokens,
-    check_template,
     check_token_ids,
 )
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.settings import ConvertSettings
 
@@ -47,7 +52,7 @@ MERGE_LIMIT = 1e-6
 @dataclass(frozen=True)
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
-    setting of the training."""
+    setting of the training; `written`: by file, the hashes of what was written into it."""
 
     tuned: Path
     model: GGUFModel
@@ -59,6 +64,7 @@ class Candidate:
     checkpoint: Path | None = None
     f16: Path | None = None
     thoughts: str = "train"
+    written: Mapping[Path, Digests] = field(default_factory=dict)
 
 
 class VerificationError(TuneserveError):
@@ -99,9 +105,10 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> tuple[list[Check]
 def vocabulary_checks(
     path: Path, trainer: TrainerTokenizer, examples: Sequence[Example]
 ) -> list[Check]:
-    """What needs no weights: token ids, special tokens, chat template."""
+    """What needs no weights: tables of tokens, token ids, special tokens, chat template."""
     with LlamaModel(path, vocab_only=True) as vocabulary:
         return [
+            check_tables(trainer.directory, GGUFFile(path)),
             check_token_ids(trainer, vocabulary, examples),
             check_special_tokens(trainer, vocabulary),
             check_template(trainer, vocabulary, examples),
@@ -114,17 +121,28 @@ def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int
     def written(contract: str, path: Path, model: GGUFModel, kind: str) -> Check:
         weights = None if kind in UNQUANTIZED else importance
         choices = model.choices(kind, has_imatrix=weights is not None)
-        return check_written(contract, TensorFile(path), model, choices, weights, threads=threads)
+        return check_written(
+            contract, TensorFile(path), model, choices, weights, candidate.written.get(path),
+            threads=threads,
+        )  # fmt: skip
 
     checks = [written("written as merged", candidate.tuned, candidate.model, quantization)]
     if candidate.f16 is not None:
         checks.append(written("F16 written as merged", candidate.f16, candidate.model, "F16"))
     checks += [
         written("base written as it is", candidate.base, candidate.base_model, quantization),
+        check_metadata("metadata", TensorFile(candidate.tuned), candidate.model, quantization),
+        check_metadata(
+            "metadata of the base", TensorFile(candidate.base), candidate.base_model, quantization
+        ),
         check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
     ]
     if candidate.checkpoint is not None:
-        checks.append(check_merged_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
+        checks.append(
+            check_merged_checkpoint(
+                candidate.checkpoint, candidate.model.checkpoint, threads=threads
+            )
+        )
     return checks
 
 
@@ -140,21 +158,33 @@ def _check_logits(
     # PyTorch and transformers take seconds to import.
     from tuneserve.convert.verify.probe import check_probe
     from tuneserve.convert.verify.reference import reference_logits
+    from tuneserve.convert.verify.weights import TrainerWeights
 
     quantization, model = settings.quantization, candidate.model
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
     say("verify: the trainer's logits (base, adapter on base, merged)")
-    base, adapted, merged = reference_logits(model, candidate.adapter, sequences, threads=threads)
+    checkpoint = model.checkpoint
+    read = (
+        ComparedWeights(checkpoint, TensorFile(candidate.tuned), model),
+        ComparedWeights(
+            TrainerWeights(checkpoint.directory, tied=checkpoint.tied),
+            TensorFile(candidate.base), candidate.base_model,
+        ),
+    )  # fmt: skip
+    base, adapted, merged = reference_logits(
+        model, candidate.adapter, sequences,
+        threads=threads, merged_weights=read[0], base_weights=read[1],
+    )  # fmt: skip
     checks += [
+        read[0].check("every row"),
+        read[1].check("every row of the base"),
         check_near("merged = adapter on base", adapted, merged, MERGE_LIMIT),
         _check_is_tuned(base, adapted, merged),
     ]
     say("verify: the files' logits")
-    checks.append(
-        check_probe(
-            candidate.tuned, model, sequences, folder=candidate.tuned.parent,
-            limit=settings.max_kld, threads=threads,
-        )
+    checks += check_probe(
+        candidate.tuned, model, sequences, folder=candidate.tuned.parent,
+        limit=settings.max_kld, threads=threads,
     )  # fmt: skip
     limit = settings.max_kld if quantization in UNQUANTIZED else settings.max_quantized_kld
     for contract, path, expected in (

@@ -12,7 +12,6 @@ from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.errors import TuneserveError
@@ -96,43 +95,57 @@ class TrainerWeights:
 
 
 class FileWeights:
-    """A GGUF's own weights, rounded to float16, under their Hugging Face names.
+    """A GGUF's own weights, dequantized, under their Hugging Face names.
 
-    Embedding and output hold the rows of the tokens `used` alone.
+    Embedding and output hold the rows of the tokens `used` alone. With `noise` every other column
+    of a matrix is larger by this share of itself, the others smaller.
     """
 
-    def __init__(self, file: TensorFile, model: GGUFModel, used: Ids) -> None:
+    def __init__(
+        self, file: TensorFile, model: GGUFModel, used: Ids, *, noise: float = 0.0
+    ) -> None:
         self._file = file
         self._model = model
         self._used = used
+        self._noise = np.float32(noise)
 
     def shape(self, name: str) -> tuple[int, ...]:
         gguf_name = self._gguf_name(name)
         rows, *rest = self._file.shape(gguf_name)
-        return (len(self._used) if self._is_by_token(gguf_name) else rows, *rest)
+        return (len(self._used) if is_by_token(gguf_name) else rows, *rest)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         gguf_name = self._gguf_name(name)
         stop = self.shape(name)[0] if stop is None else stop
-        if self._is_by_token(gguf_name):
+        if is_by_token(gguf_name):
             wanted: Any = self._used[start:stop]
         else:
             order = self._model.row_order(gguf_name)
             wanted = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         values = self._file.rows_at(gguf_name, wanted)
-        if is_quantizable(gguf_name, self._file.shape(gguf_name)):
-            return as_float16(values).astype(np.float32)
-        shift = self._model.architecture.norm_shift if name.endswith("norm.weight") else 0.0
-        return values - np.float32(shift)
-
-    @staticmethod
-    def _is_by_token(gguf_name: str) -> bool:
-        return gguf_name in ("token_embd.weight", "output.weight")
+        if not is_quantizable(gguf_name, self._file.shape(gguf_name)):
+            shift = self._model.architecture.norm_shift if name.endswith("norm.weight") else 0.0
+            return values - np.float32(shift)
+        if self._noise:
+            values[..., ::2] *= 1 + self._noise
+            values[..., 1::2] *= 1 - self._noise
+        return values
 
     def _gguf_name(self, name: str) -> str:
-        found = self._model.architecture.gguf_tensor_name(name)
-        if found == "output.weight" and found not in self._file.tensors:
-            found = "token_embd.weight"
-        if found is None or found not in self._file.tensors:
+        found = gguf_tensor(self._file, self._model, name)
+        if found is None:
             raise TuneserveError(f"the file has no tensor for '{name}'")
         return found
+
+
+def is_by_token(gguf_name: str) -> bool:
+    return gguf_name in ("token_embd.weight", "output.weight")
+
+
+def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:
+    """The file's tensor for a Hugging Face name; for a tied head it is the embedding. None if
+    there is none."""
+    found = model.architecture.gguf_tensor_name(name)
+    if found == "output.weight" and found not in file.tensors:
+        found = "token_embd.weight"
+    return found if found in file.tensors else None
