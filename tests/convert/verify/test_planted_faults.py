@@ -139,7 +139,7 @@ METADATA: dict[str, tuple[str, Callable[[Metadata], None], str]] = {
         "qwen2", drop("qwen2.rope.scaling.type", "qwen2.rope.scaling.factor"), PROBE),
     "yarn's factor": ("qwen2", set_value("qwen2.rope.scaling.factor", "float32", 4.1), PROBE),
     "yarn's original context": (
-        "qwen2", set_value("qwen2.rope.scaling.original_context_length", "uint32", 500), PROBE),
+        "qwen2", set_value("qwen2.rope.scaling.original_context_length", "uint32", 128), PROBE),
     "sliding window lost": (
         "gemma3", set_value("gemma3.attention.sliding_window", "uint32", 8192), LONG),
     "sliding window one shorter": (
