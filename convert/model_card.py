@@ -111,11 +111,13 @@ def modelfile(
     *,
     adds_bos: bool = False,
     context: int = CONTEXT,
+    adapter: str = "",
 ) -> str | None:
     """An Ollama Modelfile beside `gguf`; None where it would not render `prompts` the same.
 
     `adds_bos`: the vocabulary puts BOS in front, which Ollama does then, so that the template may
-    not. `context`: what the model was made for, in tokens.
+    not. `context`: what the model was made for, in tokens; `adapter`: the name of a LoRA GGUF that
+    goes on it.
     """
     turns = probe(template)
     if turns is None or any(
@@ -128,7 +130,8 @@ def modelfile(
         return None
     return (
         f"FROM ./{gguf.name}\n"
-        f'TEMPLATE """{text}"""\n'
+        + (f"ADAPTER ./{adapter}\n" if adapter else "")
+        + f'TEMPLATE """{text}"""\n'
         f'PARAMETER stop "{template.eos_token}"\n'
         f"PARAMETER num_ctx {min(context, CONTEXT)}\n"
         "PARAMETER temperature 0\n"
@@ -141,15 +144,17 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
     `base`: the base's name.
     """
     tuned = Path(result.tuned.path)
+    served = Path(result.base.path) if result.as_adapter else tuned
     written = ["README.md", "SHA256SUMS"]
-    held = read_split(run.split("test"), limit=50)
+    held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
-    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
+    with LlamaModel(run.gguf / served.name, vocab_only=True) as model:
         chats = bool(model.metadata("tokenizer.chat_template"))
         text = (
             modelfile(
-                tuned, template_of(model), asked,
+                served, template_of(model), asked,
                 adds_bos=model.adds_bos, context=model.n_ctx_train,
+                adapter=tuned.name if result.as_adapter else "",
             )
             if chats
             else None
@@ -168,10 +173,18 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
     name = Path(result.tuned.path).name
+    of_base = Path(result.base.path).name
+    ours, theirs = f"tuneserve serve {name}", f"llama-server -m {name}"
+    if result.as_adapter:
+        ours = f"tuneserve serve {of_base} --lora tuned={name}"
+        theirs = f"llama-server -m {of_base} --lora {name}"
     rows = "\n".join(
         f"| {made.quantization} | `{Path(made.path).name}` | "
         f"{human_bytes(made.size_bytes)} | {what} |"
-        for made, what in ((result.tuned, "fine-tuned"), (result.base, "base, for comparison"))
+        for made, what in (
+            (result.tuned, "the adapter" if result.as_adapter else "fine-tuned"),
+            (result.base, "the base it goes on" if result.as_adapter else "base, for comparison"),
+        )
     )
     checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
     splits = {name: run.split(name) for name in ("train", "eval", "test")}
@@ -193,7 +206,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 ---
 # {run.name}
 
-{base}, fine-tuned with LoRA and merged.
+{base}, fine-tuned with LoRA{" and merged" if not result.as_adapter else ""}.
 
 | quantization | file | size | model |
 |---|---|---|---|
@@ -209,8 +222,8 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 
 ## Run
 ```
-tuneserve serve {name}
-llama-server -m {name}
+{ours}
+{theirs}
 {ollama}```
 {no_ollama}"""
 

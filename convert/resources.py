@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 
 from tuneserve.console import human_bytes
-from tuneserve.convert.gguf.quantization import choose_types
+from tuneserve.convert.gguf.quantization import AUTO, choose_types
 from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.slabs import SLAB_VALUES
 from tuneserve.convert.verify.verify import LOGIT_BYTES
 from tuneserve.errors import TuneserveError
@@ -41,7 +42,8 @@ def worker_threads(settings: ConvertSettings) -> int:
 def uses_imatrix(settings: ConvertSettings) -> bool:
     """Is an importance matrix measured and used? Rounding to the types in FIXED_ROUNDING has no
     free choice that it could steer."""
-    return settings.imatrix and settings.quantization not in FIXED_ROUNDING
+    wanted = settings.imatrix or settings.quantization == AUTO
+    return wanted and settings.quantization not in FIXED_ROUNDING
 
 
 def needed_memory(threads: int) -> int:
@@ -60,10 +62,16 @@ def check_memory(threads: int) -> None:
         )
 
 
+def free_disk(folder: Path) -> int:
+    """Free bytes of the disk that `folder` is on, or will be."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
 def check_disk(folder: Path, needed: int) -> None:
     """Raise TuneserveError if `needed` bytes and a little more do not fit on `folder`'s disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+    free = free_disk(folder)
     if free < needed + SPARE_DISK:
         raise TuneserveError(
             f"{human_bytes(needed + SPARE_DISK)} of disk are needed, {human_bytes(free)} are free",
@@ -72,13 +80,19 @@ def check_disk(folder: Path, needed: int) -> None:
 
 
 def gguf_tensor_bytes(shape: ModelShape, settings: ConvertSettings) -> dict[str, int]:
-    """Bytes of each tensor, by name, of the GGUF that a model of this shape becomes."""
+    """Bytes of each tensor, by name, of the GGUF that a model of this shape becomes; of AUTO, whose
+    types are not known before, an equal share of the size limit."""
     shapes = _gguf_shapes(shape)
     choices = choose_types(
         shapes, settings.quantization, layers=shape.layers, grouping=shape.grouping,
         has_imatrix=uses_imatrix(settings),
     )  # fmt: skip
-    return {choice.name: encoded_size(shapes[choice.name], choice.type) for choice in choices}
+    sizes = {choice.name: encoded_size(shapes[choice.name], choice.type) for choice in choices}
+    if settings.quantization == AUTO and not settings.max_divergence:
+        usual = sum(sizes.values())
+        share = size_limit(settings, usual) / usual
+        sizes = {name: int(size * share) for name, size in sizes.items()}
+    return sizes
 
 
 def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:

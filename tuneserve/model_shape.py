@@ -11,7 +11,13 @@ from typing import Any
 from tuneserve.errors import UsageError
 
 # What configs of different families call the number of experts in a layer.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def expert_count(config: Mapping[str, Any]) -> int:
+    """How many experts a layer of config.json's model chooses from; 0 if it is no mixture."""
+    counts = [config[name] for name in _EXPERTS if isinstance(config.get(name), int)]
+    return counts[0] if counts and counts[0] > 1 else 0
 
 
 @dataclass(frozen=True)

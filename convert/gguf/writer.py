@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
+from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_count, row_spans
 from tuneserve.llama import ggml
 
 Digests = Mapping[str, Sequence[bytes]]
@@ -35,7 +35,8 @@ class RowSource(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def rows(self, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32; for a vector: elements."""
+        """Rows [start, stop) as float32, all matrices' rows one after the other; for a vector:
+        elements."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,10 @@ def encoded_rows(
     source: RowSource, kind: str, start: int, stop: int, importance: Floats | None = None
 ) -> Bytes:
     """Rows [start, stop) as the bytes of a ggml type. Raises TuneserveError for values that are
-    not finite, or too large for float16."""
+    not finite, or too large for float16.
+
+    `importance`: [columns], or of a stack of matrices [matrices, columns].
+    """
     if isinstance(source, CopiedTensor):
         return source.file.encoded(source.name, start, stop)
     values = source.rows(start, stop)
@@ -70,7 +74,17 @@ def encoded_rows(
     ggml.check_values(halves.view(np.uint8), "F16")
     if kind == "F16":
         return halves.view(np.uint8).reshape(-1)
-    return ggml.quantize(halves.astype(np.float32), kind, importance).reshape(-1)
+    values = halves.astype(np.float32)
+    if importance is None or importance.ndim == 1:
+        return ggml.quantize(values, kind, importance).reshape(-1)
+    height = source.shape[-2]
+    pieces = [
+        ggml.quantize(
+            values[max(start, n * height) - start : (n + 1) * height - start], kind, importance[n]
+        ).reshape(-1)
+        for n in range(start // height, -(-stop // height))
+    ]
+    return np.concatenate(pieces)
 
 
 def as_float16(values: Floats) -> npt.NDArray[np.float16]:
@@ -117,9 +131,9 @@ def write_gguf(
                 data.tofile(file)
                 digests[choice.name].append(made)
                 shape = sources[choice.name].shape
-                if stop == shape[0]:
+                if stop == row_count(shape):
                     writer.write_padding(file, encoded_size(shape, choice.type))
-                advance((stop - start) * prod(shape[1:]))
+                advance((stop - start) * (shape[-1] if len(shape) > 1 else 1))
     finally:
         writer.close()
     return digests

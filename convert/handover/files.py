@@ -31,19 +31,23 @@ class HandedFile:
 
 def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFile]:
     """The tuned GGUF with its card, the adapter, the adapter as GGUF and the importance matrix as
-    far as they were made; `with_base` the base's GGUF too.
+    far as they were made; `with_base`, or where the adapter stays beside it, the base's GGUF too.
+    The first is the tuned one.
 
     Raises UsageError if the run is not converted, or a file is missing or not the one in run.json.
     """
     result = run.require_stage("convert", ConvertResult)
-    made = [result.tuned, result.base] if with_base else [result.tuned]
+    made = [result.tuned]
+    if with_base or result.as_adapter:  # an adapter is nothing without its base
+        made.append(result.base)
     files = [HandedFile(run.gguf / Path(one.path).name, Path(one.path).name, one.sha256)
              for one in made]  # fmt: skip
     files += [
         HandedFile(run.adapter / name, f"adapter/{name}", digest)
         for name, digest in result.inputs.adapter.items()
     ]
-    if (lora := run.read().lora) and run.lora_gguf.is_file():
+    lora = None if result.as_adapter else run.read().lora
+    if lora and run.lora_gguf.is_file():
         adapter = parse(AdapterResult, lora, where=f"{run.record_path}, 'lora'", hint="")
         files.append(HandedFile(run.lora_gguf, run.lora_gguf.name, adapter.sha256))
     beside = [*TEXTS, f"{run.name}.imatrix.gguf"]

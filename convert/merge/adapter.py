@@ -57,7 +57,12 @@ class LowRank:
 
 
 class Adapter:
-    """An adapter directory: `changes` and `replaced`, by the base's tensor names."""
+    """An adapter directory: `changes` and `replaced`, by the base's tensor names.
+
+    `stacked` are the factors of parameters that stack experts, by the module that PEFT put them on:
+    which parameter they belong to tells the base's shapes (`MergedCheckpoint`). `one_sided` are
+    weights without an adapter in layers whose like have one in others, if the base has them.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Read it. Raises UsageError for what is missing or of a kind that can't be merged."""
@@ -65,6 +70,8 @@ class Adapter:
         self.config = _read_config(directory)
         self._files = stored_tensors(_weights_path(directory))
         self.changes: dict[str, LowRank] = {}
+        self.stacked: dict[str, tuple[Floats, Floats]] = {}
+        self.one_sided: list[str] = []
         self.replaced: dict[str, StoredTensor] = {}
         self._sort_tensors()
 
@@ -94,6 +101,8 @@ class Adapter:
             elif sides["A"].shape[0] != sides["B"].shape[1]:
                 problems.append(f"{module}: lora_A has rank {sides['A'].shape[0]}, "
                                 f"lora_B {sides['B'].shape[1]}")  # fmt: skip
+            elif self._is_of_parameter(module):
+                self.stacked[module] = sides["A"], sides["B"]
             else:
                 self.changes[f"{module}.weight"] = LowRank(
                     np.ascontiguousarray(sides["A"]),
@@ -101,14 +110,27 @@ class Adapter:
                     scale_of(self.config, module, rank=sides["A"].shape[0]),
                     magnitudes.get(module),
                 )
-        problems += self._expected_but_absent(set(factors))
+        self.one_sided = self._expected_elsewhere({plain_module(module) for module in factors})
         if problems:
             raise UsageError(
                 "this adapter is damaged", where=str(self.directory), problems=problems
             )
 
-    def _expected_but_absent(self, modules: set[str]) -> list[str]:
-        """Layers that lack a projection which other layers have: PEFT adapts all or none.
+    def _is_of_parameter(self, module: str) -> bool:
+        """Are the factors of this module those of a parameter (PEFT's `target_parameters`) that is
+        no weight of a linear layer? PEFT nests the parameters of a module as its base layers."""
+        targets = [str(name) for name in self.config.get("target_parameters") or ()]
+        name = plain_module(module)
+        return any(
+            not parameter.endswith(".weight")
+            and f".{name}".endswith(f".{of}" if of else ".experts")
+            for parameter in targets
+            for of in [parameter.rpartition(".")[0]]
+        )
+
+    def _expected_elsewhere(self, modules: set[str]) -> list[str]:
+        """The weights of projections without an adapter that other layers have one on: PEFT adapts
+        all or none.
 
         Only where the configuration doesn't choose layers itself.
         """
@@ -120,10 +142,15 @@ class Adapter:
                 by_layer.setdefault(match.group(1), set()).add(match.group(2))
         everywhere = set().union(*by_layer.values()) if by_layer else set()
         return [
-            f"{layer}.{name}: no adapter, other layers have one"
+            f"{layer}.{name}"
             for layer, names in sorted(by_layer.items())
             for name in sorted(everywhere - names)
         ]
+
+
+def plain_module(module: str) -> str:
+    """The module's name without what PEFT puts into it where it nests layers."""
+    return module.replace(".base_layer", "")
 
 
 def scale_of(config: Mapping[str, Any], module: str, *, rank: int) -> float:
@@ -162,8 +189,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
     config = read_json(path)
     unsupported = [
         name
-        for name in ("fan_in_fan_out", "lora_bias", "target_parameters", "megatron_config",
-                     "trainable_token_indices", "eva_config", "corda_config")
+        for name in ("fan_in_fan_out", "lora_bias", "megatron_config", "trainable_token_indices",
+                     "eva_config", "corda_config")
         if config.get(name)
     ]  # fmt: skip
     if config.get("peft_type") != "LORA":

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
@@ -104,9 +104,54 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> torch.Tensor:
-        parts = x.chunk(len(self.layers))
-        return torch.cat([f(p, *rest, **more) for f, p in zip(self.layers, parts, strict=True)])
+    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        count, rows = len(self.layers), len(x)
+
+        def part(value: Any, number: int) -> Any:
+            """What belongs to a variant: of what has a row for each token its rows."""
+            split = isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
+            return value.chunk(count)[number] if split else value
+
+        results = [
+            layer(
+                part(x, n),
+                *[part(value, n) for value in rest],
+                **{key: part(value, n) for key, value in more.items()},
+            )
+            for n, layer in enumerate(self.layers)
+        ]
+        if isinstance(results[0], tuple):
+            return tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
+        return torch.cat(results)
+
+
+class StreamedStack:
+    """A parameter of stacked experts whose matrices stay where they are stored: indexing reads one,
+    any function of torch all of them."""
+
+    def __init__(self, weights: Weights, name: str, shape: tuple[int, ...]) -> None:
+        self._weights, self._name, self.shape = weights, name, shape
+        self.factors: Any = None
+        """PEFT's change of it: two factors for each expert, and their product's scale."""
+
+    def __getitem__(self, number: Any) -> torch.Tensor:
+        matrix = self._weights.expert(self._name, int(number))
+        assert matrix is not None
+        values = torch.from_numpy(np.ascontiguousarray(matrix))
+        if self.factors is None:
+            return values
+        left, right, scale = self.factors
+        return values + scale * (left[int(number)] @ right[int(number)])
+
+    def whole(self) -> torch.Tensor:
+        return torch.stack([self[number] for number in range(self.shape[0])])
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, arguments: Any = (), more: Any = None
+    ) -> Any:
+        read = [each.whole() if isinstance(each, cls) else each for each in arguments]
+        return function(*read, **(more or {}))
 
 
 class StreamedModel:
@@ -138,6 +183,15 @@ class StreamedModel:
         All go through the model at once, padded at the end: a causal model never looks ahead.
         To be called once: the threads end with it.
         """
+        found = self._forward(sequences)
+        count = len(sequences)
+        return [
+            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
+            for v in range(len(self._variants))
+        ]
+
+    def _forward(self, sequences: Sequence[Sequence[int]]) -> Floats:
+        """What the model makes of the padded sequences, of each variant."""
         longest = max(len(ids) for ids in sequences)
         padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
         rows = torch.tensor(padded * len(self._variants))
@@ -146,14 +200,24 @@ class StreamedModel:
         torch.set_num_threads(1)
         try:
             with self._pool, torch.inference_mode():
-                found = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+                found: Floats = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
         finally:
             torch.set_num_threads(before)
-        count = len(sequences)
-        return [
-            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
-            for v in range(len(self._variants))
-        ]
+        return found
+
+    def logits_at(
+        self, sequences: Sequence[Sequence[int]], positions: Sequence[Ids]
+    ) -> list[list[Floats]]:
+        """As `logits`, but of each sequence the rows `positions` alone: [positions, vocabulary].
+        The others are never made."""
+        longest = max(len(ids) for ids in sequences)
+        head = self._model.get_output_embeddings()
+        places = np.concatenate([n * longest + at for n, at in enumerate(positions)])
+        # One row for each variant, which is what StackedVariants takes apart.
+        self._model.set_output_embeddings(_AtPositions(head, places, len(self._variants)))
+        found = self._forward(sequences)
+        ends = np.cumsum([len(at) for at in positions])[:-1]
+        return [np.split(rows, ends) for rows in found]
 
     def _install(self, parent: nn.Module, path: str) -> None:
         for child_name, child in list(parent.named_children()):
@@ -172,6 +236,14 @@ class StreamedModel:
         streamed = self._streamed(plain or child, variant, name)
         if not variant.adapted or plain is None:
             return streamed
+        wrappers = _parameter_wrappers(child)
+        for wrapper in wrappers:
+            # PEFT adds its change to the whole parameter, here it is added to what is read of it.
+            stack = getattr(streamed, wrapper.parameter_name)
+            if isinstance(stack, StreamedStack):
+                stack.factors = wrapper.get_delta_factors(wrapper.active_adapters[0])
+        if any(isinstance(value, StreamedStack) for value in vars(streamed).values()):
+            return streamed
         for inner in ("base_layer", "original_module"):
             if inner in child._modules:
                 child._modules[inner] = streamed
@@ -184,7 +256,8 @@ class StreamedModel:
         def stays(parameter: torch.Tensor | None) -> bool:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
-        if isinstance(module, nn.Linear) and not stays(module.weight):
+        plain = type(module).forward is nn.Linear.forward
+        if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = StreamedLinear(module, weights, name, self._pool)
             if stays(module.bias):
                 streamed.bias = module.bias
@@ -193,19 +266,54 @@ class StreamedModel:
             return StreamedEmbedding(module, weights, name)
         if list(module.children()):
             raise TuneserveError(f"'{name}' is no layer that can be verified")
-        # A copy of a small layer (a norm) with its parameters in it.
+        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts.
         result = copy.copy(module)
-        result._parameters = dict(module._parameters)
+        result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
-            if not stays(parameter):
+            if stays(parameter):
+                continue
+            if weights.expert_parameter(f"{name}.{key}") is not None:
+                del result._parameters[key]
+                stack = StreamedStack(weights, f"{name}.{key}", tuple(parameter.shape))
+                setattr(result, key, stack)
+            else:
                 result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
+        for key, buffer in module._buffers.items():
+            if key not in module._non_persistent_buffers_set:
+                result._buffers[key] = _parameter(buffer, weights, f"{name}.{key}")
         return result
+
+
+class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
+    """An output layer for some positions alone: [variants * sequences, tokens, hidden] to
+    [variants, positions, vocabulary]."""
+
+    def __init__(self, head: nn.Module, places: Ids, variants: int) -> None:
+        super().__init__()
+        self.head, self._places, self._variants = head, torch.from_numpy(places), variants
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, self._places])
+        return kept
 
 
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
     if like is None:
         return None
-    return nn.Parameter(torch.from_numpy(np.array(weights.rows(name))), requires_grad=False)
+    values = torch.from_numpy(np.array(weights.rows(name))).reshape(like.shape)
+    return nn.Parameter(values, requires_grad=False)
+
+
+def _parameter_wrappers(module: nn.Module) -> list[Any]:
+    """PEFT's layers on parameters of one module, which are nested."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    found = []
+    inner: Any = module
+    while isinstance(inner, ParamWrapper):
+        found.append(inner)
+        inner = inner.base_layer
+    return found
 
 
 def _without_adapter(module: nn.Module) -> nn.Module | None:
@@ -227,7 +335,10 @@ def _empty_model(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        # Experts one after the other: other ways need all their weights at once.
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, experts_implementation="eager"
+        )
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if parameter is not None:
@@ -256,15 +367,28 @@ def reference_logits(
     """Logits [tokens, vocabulary] of each sequence, of three models side by side: the base, the
     base with its adapter, the merged weights. Each weight is read when it is needed; the base's
     and the merged ones by the objects given, if they are to see what is read."""
-    # Notes of these libraries to their own developers.
-    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    checkpoint = tuned.checkpoint
-    trainer = base_weights or TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
-    merged = merged_weights or checkpoint
+    trainer = base_weights or trainer_weights(tuned)
+    merged = merged_weights or tuned.checkpoint
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(merged)]
     config = transformers_config(tuned)
     return StreamedModel(config, variants, adapter=adapter, threads=threads).logits(sequences)
+
+
+def answer_logits(
+    tuned: GGUFModel, sequences: Sequence[Sequence[int]], positions: Sequence[Ids], *, threads: int
+) -> list[list[Floats]]:
+    """Logits [positions, vocabulary] of each sequence, of the base and of the merged weights."""
+    variants = [Variant(trainer_weights(tuned)), Variant(tuned.checkpoint)]
+    model = StreamedModel(transformers_config(tuned), variants, threads=threads)
+    return model.logits_at(sequences, positions)
+
+
+def trainer_weights(tuned: GGUFModel) -> TrainerWeights:
+    """The base of this model as the trainer's libraries read it."""
+    # Notes of these libraries to their own developers.
+    for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
 
 
 def transformers_config(model: GGUFModel) -> Any:

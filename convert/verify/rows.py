@@ -8,14 +8,17 @@ row that was lost while it was written, differs by more than the rounding of its
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from tuneserve.arrays import Doubles, Floats
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.merge.experts import ExpertParameter
 from tuneserve.convert.result import Check
-from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.convert.verify.weights import Weights, gguf_tensor
 
 TIMES_MEDIAN = 4.0
@@ -37,8 +40,12 @@ class ComparedWeights:
 
     def __init__(self, weights: Weights, file: TensorFile, model: GGUFModel) -> None:
         self._weights, self._file, self._model = weights, file, model
+        self._stacks = {
+            name: source
+            for name, source in model.sources.items()
+            if isinstance(source, StackedTensor)
+        }
         self._errors: dict[str, Doubles] = {}
-        self._lengths: dict[str, Doubles] = {}
         self._lock = threading.Lock()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -52,18 +59,36 @@ class ComparedWeights:
             self._compare(target, name, start, values)
         return values
 
-    def check(self, contract: str) -> Check:
+    def expert_parameter(self, name: str) -> ExpertParameter | None:
+        return self._weights.expert_parameter(name)
+
+    def expert(self, name: str, number: int) -> Floats | None:
+        return self._weights.expert(name, number)
+
+    def check(self, contract: str, *, threads: int) -> Check:
         """Reads what nobody has read, and says which tensors differ."""
         problems = []
+        unread: list[tuple[str, tuple[int, int]]] = []
+        stacked = {s for source in self._stacks.values() for s in source.names}
         for name in self._model.checkpoint.names:
             target = gguf_tensor(self._file, self._model, name)
+            if name in stacked:
+                continue
             if target is None:
                 if self._model.architecture.gguf_tensor_name(name) is not None:
                     problems.append(f"{name} is missing")
                 continue
-            for span in row_spans(self._weights.shape(name)):
-                if not self._is_done(target, *span):
-                    self.rows(name, *span)
+            spans = row_spans(self._weights.shape(name))
+            unread += [(name, span) for span in spans if not self._is_done(target, *span)]
+        in_stacks = [
+            (target, span)
+            for target, source in self._stacks.items()
+            if target in self._file.tensors
+            for span in row_spans(source.shape)
+        ]
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda one: self.rows(one[0], *one[1]), unread))
+            list(pool.map(self._compare_stack, in_stacks))
         problems += [found for target in self._errors if (found := self._problem(target))]
         compared = sum(len(errors) for errors in self._errors.values())
         worst = max((float(e.max()) for e in self._errors.values()), default=0.0)
@@ -81,17 +106,26 @@ class ComparedWeights:
         """Note the error of each row, by the checkpoint's numbers of rows."""
         stored = self._stored(target, name, start, start + len(values))
         if values.ndim == 1:
-            values, stored, start = values[None], stored[None], 0
+            self._note(target, 1, 0, values[None], stored[None])
+        else:
+            self._note(target, self._weights.shape(name)[0], start, values, stored)
+
+    def _note(self, target: str, rows: int, start: int, values: Floats, stored: Floats) -> None:
         lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
         apart = values - stored
         errors = np.sqrt(np.einsum("ij,ij->i", apart, apart, dtype=np.float64))
         errors /= np.maximum(lengths, SMALL_ROW * np.sqrt(np.mean(lengths**2)) or 1.0)
         with self._lock:
             if target not in self._errors:
-                shape = self._weights.shape(name)
-                rows = shape[0] if len(shape) > 1 else 1
                 self._errors[target] = np.full(rows, np.nan)
             self._errors[target][start : start + len(errors)] = np.nan_to_num(errors, nan=np.inf)
+
+    def _compare_stack(self, slab: tuple[str, tuple[int, int]]) -> None:
+        """Experts are stacked otherwise in a GGUF: compared as the model's source stacks them."""
+        target, (start, stop) = slab
+        source = self._stacks[target]
+        stored = self._file.rows_at(target, np.arange(start, stop))
+        self._note(target, row_count(source.shape), start, source.rows(start, stop), stored)
 
     def _stored(self, target: str, name: str, start: int, stop: int) -> Floats:
         """The file's values of the checkpoint's rows [start, stop)."""

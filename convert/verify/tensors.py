@@ -20,9 +20,9 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests, digest, encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
 from tuneserve.convert.result import Check
-from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
 
 ROWS = 8
@@ -45,7 +45,7 @@ def check_written(
         name, source = choice.name, model.sources[choice.name]
         if file.shape(name) != source.shape or file.type_name(name) != choice.type:
             return f"{name} is {file.type_name(name)} {list(file.shape(name))}"
-        count = source.shape[0]
+        count = row_count(source.shape)
         vector = len(source.shape) == 1
         for start, stop in [(0, count)] if vector else sampled_rows(count):
             weights = (importance or {}).get(name)
@@ -97,7 +97,7 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, thread
         stored = files[name]
         for start, stop in row_spans(stored.shape):
             expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-            if stored.raw(start, stop).tobytes() != expected:
+            if flat(stored).raw(start, stop).tobytes() != expected:
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 

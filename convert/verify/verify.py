@@ -17,8 +17,10 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
+from tuneserve.convert.verify.gain import check_gain, choose_answers, score_answers
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.measured import Measured, Reference
 from tuneserve.convert.verify.rows import ComparedWeights
 from tuneserve.convert.verify.tables import check_tables
 from tuneserve.convert.verify.templates import check_template
@@ -28,11 +30,13 @@ from tuneserve.convert.verify.tensors import (
     check_metadata,
     check_written,
 )
+from tuneserve.convert.verify.update import measure_updates
 from tuneserve.convert.verify.vocabulary import (
     TrainerTokenizer,
     check_special_tokens,
     check_token_ids,
 )
+from tuneserve.convert.verify.weights import Weights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
@@ -52,7 +56,8 @@ MERGE_LIMIT = 1e-6
 @dataclass(frozen=True)
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
-    setting of the training; `written`: by file, the hashes of what was written into it."""
+    setting of the training; `overrides` are types of tensors other than the quantization's;
+    `written`: by file, the hashes of what was written into it."""
 
     tuned: Path
     model: GGUFModel
@@ -64,6 +69,7 @@ class Candidate:
     checkpoint: Path | None = None
     f16: Path | None = None
     thoughts: str = "train"
+    overrides: Mapping[str, str] = field(default_factory=dict)
     written: Mapping[Path, Digests] = field(default_factory=dict)
 
 
@@ -81,11 +87,14 @@ class VerificationError(TuneserveError):
         self.checks = list(checks)
 
 
-def verify(candidate: Candidate, settings: ConvertSettings) -> tuple[list[Check], str]:
+def verify(
+    candidate: Candidate, settings: ConvertSettings, measured: Measured | None = None
+) -> tuple[list[Check], str]:
     """Run every check, also after one has failed.
 
-    Returns the checks, in order, and a generated sample.
+    Returns the checks, in order, and a generated sample; `measured` gets the figures behind them.
     """
+    measured = Measured() if measured is None else measured
     checks: list[Check] = []
     sample = ""
     threads = settings.threads or physical_cores()
@@ -96,7 +105,7 @@ def verify(candidate: Candidate, settings: ConvertSettings) -> tuple[list[Check]
             say("verify: token ids, chat template, tensors")
             checks += vocabulary_checks(candidate.tuned, trainer, examples)
             checks += _tensor_checks(candidate, settings, threads)
-            sample = _check_logits(candidate, settings, trainer, examples, checks, threads)
+            sample = _check_logits(candidate, settings, trainer, examples, checks, measured)
     except TuneserveError as error:
         checks.append(Check("the file loads", False, error.render().replace("\n", " ")))
     return checks, sample
@@ -120,7 +129,9 @@ def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int
 
     def written(contract: str, path: Path, model: GGUFModel, kind: str) -> Check:
         weights = None if kind in UNQUANTIZED else importance
-        choices = model.choices(kind, has_imatrix=weights is not None)
+        choices = model.choices(
+            kind, has_imatrix=weights is not None, overrides=candidate.overrides
+        )
         return check_written(
             contract, TensorFile(path), model, choices, weights, candidate.written.get(path),
             threads=threads,
@@ -152,34 +163,36 @@ def _check_logits(
     trainer: TrainerTokenizer,
     examples: Sequence[Example],
     checks: list[Check],
-    threads: int,
+    measured: Measured,
 ) -> str:
     """Add the checks that compare logits to `checks`; returns a generated sample."""
     # PyTorch and transformers take seconds to import.
     from tuneserve.convert.verify.probe import check_probe
-    from tuneserve.convert.verify.reference import reference_logits
-    from tuneserve.convert.verify.weights import TrainerWeights
+    from tuneserve.convert.verify.reference import trainer_weights
 
+    threads = settings.threads or physical_cores()
     quantization, model = settings.quantization, candidate.model
-    chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
-    say("verify: the trainer's logits (base, adapter on base, merged)")
-    checkpoint = model.checkpoint
     read = (
-        ComparedWeights(checkpoint, TensorFile(candidate.tuned), model),
-        ComparedWeights(
-            TrainerWeights(checkpoint.directory, tied=checkpoint.tied),
-            TensorFile(candidate.base), candidate.base_model,
-        ),
-    )  # fmt: skip
-    base, adapted, merged = reference_logits(
-        model, candidate.adapter, sequences,
-        threads=threads, merged_weights=read[0], base_weights=read[1],
-    )  # fmt: skip
+        ComparedWeights(trainer_weights(model), TensorFile(candidate.base), candidate.base_model),
+        ComparedWeights(model.checkpoint, TensorFile(candidate.tuned), model),
+    )
+    if measured.reference is None:
+        measured.reference = make_reference(
+            model,
+            candidate.adapter,
+            trainer,
+            examples,
+            threads=threads,
+            thoughts=candidate.thoughts,
+            read=read,
+        )
+    reference = measured.reference
+    sequences = reference.sequences
     checks += [
-        read[0].check("every row"),
-        read[1].check("every row of the base"),
-        check_near("merged = adapter on base", adapted, merged, MERGE_LIMIT),
-        _check_is_tuned(base, adapted, merged),
+        read[1].check("every row", threads=threads),
+        read[0].check("every row of the base", threads=threads),
+        check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
+        check_is_tuned(reference.base, reference.adapted, reference.merged),
     ]
     say("verify: the files' logits")
     checks += check_probe(
@@ -187,17 +200,64 @@ def _check_logits(
         limit=settings.max_kld, threads=threads,
     )  # fmt: skip
     limit = settings.max_kld if quantization in UNQUANTIZED else settings.max_quantized_kld
-    for contract, path, expected in (
-        (f"{quantization} ≈ merged", candidate.tuned, merged),
-        (f"base {quantization} ≈ base", candidate.base, base),
-    ):
-        found = file_logits(path, sequences, threads=threads)
-        checks.append(check_near(contract, expected, found, limit))
+    found = file_logits(candidate.tuned, sequences, threads=threads)
+    of_base = file_logits(candidate.base, sequences, threads=threads)
+    checks += [
+        check_near(f"{quantization} ≈ merged", reference.merged, found, limit),
+        check_near(f"base {quantization} ≈ base", reference.base, of_base, limit),
+        _check_gain(candidate, settings, measured, found),
+    ]
     ending, sample = check_ending(
-        candidate.tuned, chosen, adapted, longest=LONGEST, threads=threads
+        candidate.tuned, reference.chosen, reference.adapted, longest=LONGEST, threads=threads
     )
     checks.append(ending)
     return sample
+
+
+def make_reference(
+    model: GGUFModel,
+    adapter: Path,
+    trainer: TrainerTokenizer,
+    examples: Sequence[Example],
+    *,
+    threads: int,
+    thoughts: str,
+    read: tuple[Weights | None, Weights | None] = (None, None),
+) -> Reference:
+    """Compute what the trainer's models make of held-out examples. `read`: the base's and the
+    merged weights, if other objects are to read them."""
+    from tuneserve.convert.verify.reference import reference_logits
+
+    chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
+    say("verify: the trainer's logits (base, adapter on base, merged)")
+    base, adapted, merged = reference_logits(
+        model, adapter, sequences,
+        threads=threads, base_weights=read[0], merged_weights=read[1],
+    )  # fmt: skip
+    # Those whose logits are at hand come first.
+    ids = {item.example.id for item in chosen}
+    others = (trainer.encode_example(one) for one in examples if one.id not in ids)
+    answers = choose_answers(
+        [*chosen, *others], parameters=model.parameters, vocabulary=model.vocabulary_size,
+        threads=threads, thoughts=thoughts == "train",
+    )  # fmt: skip
+    pairs = zip(base, merged, strict=True)
+    at_hand = dict(zip(map(tuple, sequences), pairs, strict=True))
+    scores = score_answers(answers, model, at_hand, threads=threads)
+    return Reference(chosen, sequences, base, adapted, merged, scores)
+
+
+def _check_gain(
+    candidate: Candidate, settings: ConvertSettings, measured: Measured, found: Sequence[Floats]
+) -> Check:
+    """`found`: the file's logits of the reference's sequences."""
+    threads = settings.threads or physical_cores()
+    measured.updates = measure_updates(
+        TensorFile(candidate.tuned), TensorFile(candidate.base), candidate.model,
+        candidate.base_model, threads=threads,
+    )  # fmt: skip
+    gain = measured.score(candidate.tuned, found, threads=threads)
+    return check_gain(gain, measured.updates, settings.min_gain_kept)
 
 
 def choose_sequences(
@@ -230,7 +290,7 @@ def check_near(
     return Check(contract, lost.mean <= limit, str(lost), lost.figures())
 
 
-def _check_is_tuned(
+def check_is_tuned(
     base: Sequence[Floats], adapted: Sequence[Floats], merged: Sequence[Floats]
 ) -> Check:
     """Are the merged weights nearer to what was trained than to the base? Compared before

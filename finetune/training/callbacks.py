@@ -24,6 +24,7 @@ from tuneserve.finetune.training.losses import (
     perplexity_of,
 )
 from tuneserve.finetune.training.progress import ProgressDisplay
+from tuneserve.finetune.training.quantization_aware import RoundedBase
 
 
 class StopSignal:
@@ -148,3 +149,18 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
                 f"{self.max_general_rise:g}"
             )
             control.should_training_stop = True
+
+
+class RoundingCallback(TrainerCallback):  # type: ignore[misc]
+    """Rounds the base anew every `every` steps, and before what is measured."""
+
+    def __init__(self, base: RoundedBase, every: int) -> None:
+        self.base, self.every = base, every
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.base.refresh()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer's own callbacks, which decide whether to evaluate, come first.
+        if state.global_step % self.every == 0 or control.should_evaluate:
+            self.base.refresh()

@@ -26,6 +26,7 @@ from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_stra
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
+from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
 from tuneserve.finetune.training.trainer import build_trainer
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -42,7 +43,8 @@ class TrainingJob:
     """What training needs, checked and ready before anything slow or lasting happens.
 
     The examples are there as tokens by split ('replay': the replay set, 'general': what is held
-    out of it), with what an epoch visits of them and how they are trained on.
+    out of it), with what an epoch visits of them and how they are trained on. `stored`: the base's
+    weights as the file will hold them, where training is to reckon with it.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class TrainingJob:
     training_set: TrainingSet
     schedule: Schedule
     budget: Budget
+    stored: StoredWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,14 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         f"{job.runtime.precision}, {job.schedule.steps} steps{compiled}"
         + (f", going on from {resume.name}" if resume else "")
     )
+    rounded = RoundedBase(model, job.stored) if job.stored is not None else None
     started = time.monotonic()
     with plain_attention(job.runtime, job.training_set.encoded):
-        trainer = _run_steps(job, model, tokenizer, resume)
+        trainer = _run_steps(job, model, tokenizer, resume, rounded)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
+        if rounded is not None:
+            rounded.refresh()
         return Trained(trainer, best, seconds, _held_out(job, trainer, best))
 
 
@@ -129,10 +135,17 @@ def _load(job: TrainingJob) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None) -> Any:
+def _run_steps(
+    job: TrainingJob,
+    model: Any,
+    tokenizer: Any,
+    resume: Path | None,
+    rounded: RoundedBase | None,
+) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
     from tuneserve.finetune.training.callbacks import (
         ProgressCallback,
+        RoundingCallback,
         StoppingCallback,
         StopSignal,
     )
@@ -155,11 +168,14 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
             max_general_rise=settings.max_general_rise,
             checkpoint_seconds=60 * settings.checkpoint_minutes,
         )
+        callbacks: list[Any] = [progress, stopping]
+        if rounded is not None:
+            callbacks.append(RoundingCallback(rounded, settings.rounding_steps))
         trainer = build_trainer(
             job.runtime, model, tokenizer, settings, job.schedule,
             job.training_set.encoded, job.training_set.sampler, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
-            fresh=resume is None, callbacks=[progress, stopping],
+            fresh=resume is None, callbacks=callbacks,
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)

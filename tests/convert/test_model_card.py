@@ -52,5 +52,12 @@ def test_bos_is_written_once() -> None:
     assert "{{ else }}<s><|im_start|>" in kept
 
 
+def test_an_adapter_goes_on_its_base() -> None:
+    template = ChatTemplate(CHATML, eos_token="<|im_end|>")
+    text = modelfile(Path("base.gguf"), template, TALKS, adapter="x-lora.gguf")
+    assert text is not None
+    assert text.startswith("FROM ./base.gguf\nADAPTER ./x-lora.gguf\nTEMPLATE ")
+
+
 def test_a_template_that_is_no_sequence_of_turns_gives_none() -> None:
     assert modelfile(Path("x.gguf"), ChatTemplate(UPPER), TALKS) is None

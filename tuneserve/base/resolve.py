@@ -83,6 +83,19 @@ def demo_gguf() -> Path:
     )
 
 
+def source_gguf(spec: str, checkpoint: Path) -> Path | None:
+    """The GGUF that `resolve_base` imported as this checkpoint when a recipe named `spec`; None if
+    there is none, or it is not the same file any more."""
+    if spec == DEMO:
+        path = demo_gguf()
+    elif spec.endswith(".gguf"):
+        path = Path(spec)
+    else:
+        return None
+    same = path.is_file() and checkpoint.name.endswith(f"-{sha256_file(path)[:16]}")
+    return path if same else None
+
+
 def _imported(gguf: Path, spec: str) -> ResolvedBase:
     if not gguf.is_file():
         raise UsageError("no such file", where=str(gguf))

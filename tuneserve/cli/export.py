@@ -32,9 +32,16 @@ def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, forc
     """
     from tuneserve.convert.handover.files import handed_files
     from tuneserve.convert.handover.local import LM_STUDIO, to_lm_studio
+    from tuneserve.errors import UsageError
 
     run = RunDirectory.named(run_name).require()
     tuned = handed_files(run)[0]
+    if tuned.path == run.lora_gguf:
+        raise UsageError(
+            "this run is an adapter beside its base, which LM Studio does not load",
+            where=str(run.root),
+            hint="Convert it to a merged GGUF, or serve it: tuneserve serve --run NAME.",
+        )
     target = to_lm_studio(
         tuned, publisher=publisher, name=name or run.name, models=models or LM_STUDIO, force=force
     )

@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
 from tuneserve.convert.gguf.model import ComputedTensor
-from tuneserve.convert.gguf.quantization import BLOCK, MIXTURES, fitting_type, loader_order
+from tuneserve.convert.gguf.quantization import (
+    BLOCK,
+    MIXTURES,
+    NEEDS_IMATRIX,
+    fitting_type,
+    loader_order,
+)
 from tuneserve.convert.gguf.writer import encoded_rows, write_gguf
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import backend
@@ -35,8 +41,11 @@ def shaped(
     return Trained(base, adapter, write_held_out(root / "test.jsonl"))
 
 
-# BF16 is made from the checkpoint's own values, llama_model_quantize's from the F16 file's.
-@pytest.mark.parametrize("quantization", [name for name in MIXTURES if name != "BF16"])
+# BF16 is made from the checkpoint's own values, llama_model_quantize's from the F16 file's. What
+# needs an importance matrix is in tests/convert/imatrix.
+@pytest.mark.parametrize(
+    "quantization", [name for name in MIXTURES if name not in ("BF16", *NEEDS_IMATRIX)]
+)
 def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantization: str) -> None:
     model = shaped.model()
     f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))

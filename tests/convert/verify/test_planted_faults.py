@@ -166,6 +166,10 @@ class Changed:
     change: Callable[[Any, int], Any]
 
     @property
+    def names(self) -> list[str]:
+        return list(self.source.names)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.source.shape)
 
