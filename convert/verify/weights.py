@@ -78,7 +78,11 @@ class TrainerWeights:
 
     def expert(self, name: str, number: int) -> Floats | None:
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self._flat_rows, *parameter.span(number))
+        return (
+            None
+            if parameter is None
+            else read_parameter(parameter, self._flat_rows, *parameter.span(number))
+        )
 
     def _flat_rows(self, name: str, start: int, stop: int) -> Floats:
         """Rows of all matrices of a stored tensor together."""
@@ -179,7 +183,7 @@ class FileWeights:
 
     def expert(self, name: str, number: int) -> Floats | None:
         parameter = self.expert_parameter(name)
-        return parameter and self._matrix(parameter.parts[0].name, number)
+        return None if parameter is None else self._matrix(parameter.parts[0].name, number)
 
     def _matrix(self, name: str, number: int) -> Floats:
         """A matrix of the parameter that the stored tensor `name` belongs to."""
