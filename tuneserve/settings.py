@@ -23,8 +23,10 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 QuantizationType = Literal[
-    "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "F16", "BF16"
-]
+    "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
+    "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
+    "IQ3_XXS", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
+]  # fmt: skip
 
 BenchTask = Literal[
     "exact", "contains", "number", "regex", "choice", "json", "rouge_l", "chrf", "python",
@@ -290,6 +292,18 @@ class TrainSettings(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="What training computes in; auto = bf16 where the hardware has it."
     )
+    quantization_aware: bool = Field(
+        False,
+        description="Train on the weights as [convert] quantization rounds them, with the adapter "
+        "in them, so that what is learned survives the rounding; needs a base in 16 bits.",
+    )
+    rounding_steps: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="Optimizer steps after which quantization_aware rounds anew: it takes as long "
+        "as quantizing the model.",
+    )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
     @property
@@ -301,11 +315,47 @@ class TrainSettings(Section):
 class ConvertSettings(Section):
     """Merge, GGUF and quantization."""
 
-    quantization: QuantizationType = Field("Q4_K_M", description="Quantization type of the GGUF.")
+    quantization: QuantizationType = Field(
+        "Q4_K_M",
+        description="Quantization type of the GGUF; auto = a type for each tensor, chosen so that "
+        "your examples' answers change least within size_limit.",
+    )
+    size_limit: str = Field(
+        "100%",
+        pattern=r"^\d+(\.\d+)? ?(%|B|kB|MB|GB|MiB|GiB)?$",
+        description="Of auto: the largest size, in bytes (90MB) or as a share of what Q4_K_M takes "
+        "(80%).",
+    )
+    max_divergence: float = Field(
+        0.0,
+        ge=0.0,
+        description="Of auto: take the smallest size whose mean KL divergence (nats) from F16 on "
+        "the answers is at most this, instead of size_limit; 0 = by size.",
+    )
+    mix_tokens: int = Field(
+        4096, ge=64, description="Of auto: tokens of the examples that types are measured on."
+    )
+    mix_tries: int = Field(
+        64,
+        ge=8,
+        le=10_000,
+        description="Of auto: groups of tensors that are measured; each takes one pass over "
+        "mix_tokens.",
+    )
     merge_base: str = Field(
         "",
         description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "
         "which training used a 4-bit copy (a directory, a .gguf file or a hub id).",
+    )
+    preflight: bool = Field(
+        True,
+        description="Before training, check all that the conversion needs and that takes no "
+        "trained weights; off where the adapter is not to be converted.",
+    )
+    converter: Path | None = Field(
+        None,
+        description="llama.cpp's convert_hf_to_gguf.py, for a base whose architecture tuneserve "
+        "can't convert itself; it is run on the merged checkpoint.",
     )
     merged_checkpoint: bool = Field(
         False, description="Write the merged model as a Hugging Face checkpoint too."
@@ -329,6 +379,24 @@ class ConvertSettings(Section):
         gt=0.0,
         description="Refuse the result if the mean KL divergence of the quantized GGUF from the "
         "F16 one is above this.",
+    )
+    min_gain_kept: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="Refuse the result if the quantized GGUF keeps less than this share of what "
+        "the tune gained in log-likelihood of held-out answers; 0 = keep any.",
+    )
+    keep_gain: bool = Field(
+        True,
+        description="Where quantization loses the tune, give the tensors that lose most a finer "
+        "type, or if that makes the file too large, keep the adapter beside the quantized base.",
+    )
+    max_growth: float = Field(
+        1.25,
+        ge=1.0,
+        le=8.0,
+        description="How much larger than plain quantization finer types may make the GGUF.",
     )
 
 

@@ -53,9 +53,9 @@ def command(
         made = convert_adapter(run, recipe.convert, force=force, skip_done=skip_done)
         print_json(made.to_json()) if as_json else show_adapter(made)
         return
-    from tuneserve.convert.stage import convert
+    from tuneserve.convert.upstream import convert_run
 
-    result = convert(run, recipe.convert, force=force, skip_done=skip_done)
+    result = convert_run(run, recipe.convert, force=force, skip_done=skip_done)
     run.save_settings(recipe)
     if as_json:
         print_json(result.to_json())
@@ -75,6 +75,12 @@ def show(result: ConvertResult) -> None:
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result.fallbacks.items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
+    if result.mix:
+        mix = result.mix
+        say(
+            f"  divergence on the answers that types were chosen by {mix.divergence:.2e}, Q4_K_M's "
+            f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
+        )
     show_checks(result.verification)
     say(f"  sample answer: {result.sample!r}")
 
