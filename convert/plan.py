@@ -9,17 +9,17 @@ from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import NEEDS_IMATRIX
+from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
+from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs
-from tuneserve.convert.route import require_own_architecture
+from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
-from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.finetune.training.trained_files import check_trained_files
@@ -96,11 +96,7 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
-    wanted = plan.settings.quantization
-    if wanted in NEEDS_IMATRIX and not plan.settings.imatrix:
-        raise UsageError(
-            f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
-        )
+    check_quantization(plan.settings)
     check_checkpoint(plan.base_checkpoint)
     trained = plan.run.require_stage("train", TrainOutput)
     # Another base to merge into is another one on purpose.
@@ -118,6 +114,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
+    if plan.settings.quantization == AUTO:
+        check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
 

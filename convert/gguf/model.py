@@ -131,6 +131,11 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
+            kept={
+                name: "MXFP4"
+                for name, source in self.sources.items()
+                if isinstance(source, StackedTensor) and source.packed is not None
+            },
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:

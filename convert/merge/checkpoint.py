@@ -26,6 +26,7 @@ from tuneserve.convert.merge.experts import (
     stored_name,
 )
 from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, readable_tensors
+from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
@@ -89,7 +90,11 @@ class MergedCheckpoint:
         """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
         that is no parameter of stacked experts."""
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self.rows, *parameter.span(number))
+        return (
+            None
+            if parameter is None
+            else read_parameter(parameter, self.rows, *parameter.span(number))
+        )
 
     @property
     def kind(self) -> str:
@@ -97,6 +102,8 @@ class MergedCheckpoint:
         tensors = self._base.values()
         if any(isinstance(tensor, FourBitTensor) for tensor in tensors):
             return "bitsandbytes 4-bit, dequantized"
+        if any(isinstance(tensor, MXFP4Tensor) for tensor in tensors):
+            return "BF16, experts MXFP4"
         return ", ".join(sorted({tensor.dtype for tensor in tensors if len(tensor.shape) > 1}))
 
     def dtype(self, name: str) -> str:
@@ -133,6 +140,12 @@ class MergedCheckpoint:
             return f"{self._replaced[name].path}: {name}"
         changed = ", with the adapter's change" if self.is_changed(name) else ""
         return f"{self.directory}: {self._stored_name(name)}{changed}"
+
+    def packed(self, name: str) -> MXFP4Tensor | None:
+        """The stored tensor, if it is MXFP4 and the adapter leaves it as it is."""
+        stored = self._base[self._stored_name(name)]
+        kept = isinstance(stored, MXFP4Tensor) and not self.is_changed(name)
+        return stored if kept and isinstance(stored, MXFP4Tensor) else None
 
     def replaced_names(self) -> list[str]:
         """Tensors that the adapter changes by no product of low rank: those that it brings whole

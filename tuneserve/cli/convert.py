@@ -89,6 +89,12 @@ def show(result: ConvertResult) -> None:
     if lost:
         rows = [[one.name, one.type, f"{one.kept:.0%}"] for one in lost]
         table("Tensors that lose most of their update", ["tensor", "type", "kept"], rows)
+    if result.mix:
+        mix = result.mix
+        say(
+            f"  divergence on the answers that types were chosen by {mix.divergence:.2e}, Q4_K_M's "
+            f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
+        )
     show_checks(result.verification)
     say(f"  sample answer: {result.sample!r}")
 
