@@ -28,7 +28,10 @@ def recorded(logits: list[Floats], precision: str) -> RecordedLosses:
 
 
 def test_other_weights_are_noticed(trained: Trained) -> None:
-    base, adapted, merged = reference_logits(trained.model(), trained.adapter, SEQUENCES, threads=1)
+    positions = [np.arange(len(ids)) for ids in SEQUENCES]
+    base, adapted, merged = reference_logits(
+        trained.model(), trained.adapter, SEQUENCES, positions, threads=1
+    )
     assert check_recorded(recorded(adapted, "fp32"), merged).passed
     assert not check_recorded(recorded(adapted, "fp32"), base).passed
 
