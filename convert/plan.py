@@ -63,6 +63,13 @@ class Plan:
         merged into another base."""
         return None if self.settings.merge_base else self.run.data
 
+    def check_as_trained(self) -> None:
+        """Raise UsageError if adapter, splits or base have changed since the training."""
+        trained = self.run.require_stage("train", TrainOutput)
+        # Another base to merge into is another one on purpose.
+        base = None if self.settings.merge_base else self.base_checkpoint
+        check_trained_files(self.run, trained, base)
+
     @property
     def threads(self) -> int:
         return worker_threads(self.settings)
@@ -98,10 +105,7 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
     check_quantization(plan.settings)
     check_checkpoint(plan.base_checkpoint)
-    trained = plan.run.require_stage("train", TrainOutput)
-    # Another base to merge into is another one on purpose.
-    own_base = None if plan.settings.merge_base else plan.base_checkpoint
-    check_trained_files(plan.run, trained, own_base)
+    plan.check_as_trained()
     read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     if plan.run.held_out != plan.run.split("test"):
         say(f"convert: no test examples are held out; verified with {plan.run.held_out}")

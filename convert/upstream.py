@@ -42,6 +42,7 @@ from tuneserve.llama import ggml
 from tuneserve.llama.quantizer import quantize_gguf
 from tuneserve.memory import main_memory
 from tuneserve.run import RunDirectory
+from tuneserve.safetensors import INDEX, SINGLE, weight_files
 from tuneserve.settings import ConvertSettings
 
 _HINT = (
@@ -86,8 +87,14 @@ def stage_checkpoint(base: Path, tokenizer: Path, folder: Path) -> Path:
     """A checkpoint directory of links: the base's weights and configuration, and the `tokenizer`
     of another directory."""
     folder.mkdir(parents=True)
+    left_out = {path.name for pattern in TOKENIZER_FILES for path in base.glob(pattern)}
+    # An older index beside model.safetensors, weights in another form: what training did not read.
+    read = weight_files(base)
+    left_out |= {path.name for path in base.glob("*.safetensors") if path not in read}
+    if read == [base / SINGLE]:
+        left_out.add(INDEX)
     for path in base.iterdir():
-        if path.is_file() and not any(path.match(pattern) for pattern in TOKENIZER_FILES):
+        if path.is_file() and path.name not in left_out:
             (folder / path.name).symlink_to(path.resolve())
     _add_tokenizer(base, tokenizer, folder)
     return folder
@@ -141,6 +148,7 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings, run, clock = plan.settings, plan.run, Clock()
     check_quantization(settings)
+    plan.check_as_trained()
     read_split(run.held_out, limit=TOKEN_EXAMPLES)
     base = MergedCheckpoint(plan.base_checkpoint)
     merged = MergedCheckpoint(plan.base_checkpoint, Adapter(run.adapter))

@@ -179,6 +179,11 @@ class MergedCheckpoint:
             stored = self._base.get(self._stored_name(name))
             if stored is None:
                 problems.append(f"{name}: the base has no such {kind}")
+            elif name in (EMBEDDING, HEAD) and shape[0] > stored.shape[0]:
+                problems.append(
+                    f"{name}: {shape[0] - stored.shape[0]} more rows than the base has (new "
+                    "tokens). Save a base that is resized so, and name it: --merge-base DIRECTORY"
+                )
             elif stored.shape != shape:
                 problems.append(
                     f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"

@@ -33,7 +33,7 @@ def tensors_of(architecture: str, layers: int) -> dict[str, Floats]:
         norms |= {"attn_q_norm": HEAD, "attn_k_norm": HEAD}
     if architecture == "gemma3":
         norms |= {"post_attention_norm": HIDDEN, "post_ffw_norm": HIDDEN}
-    found: dict[str, Floats] = {
+    found: dict[str, Any] = {
         "token_embd.weight": random.normal(0, 0.15, (TOKENS, HIDDEN)),
         "output_norm.weight": 1 + random.normal(0, 0.1, HIDDEN),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from tests.base.gguf_support import (
 from tuneserve.base import import_gguf
 from tuneserve.base.config import checkpoint_config
 from tuneserve.base.proof import ImportedOtherwiseError, check_ids
-from tuneserve.base.rope import llama3_scaling
+from tuneserve.base.rope import llama3_scaling, rope_scaling
+from tuneserve.base.tokenizer import tokenizer_json
 from tuneserve.base.weights import tensor_names
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import by_gguf_name
@@ -181,7 +183,7 @@ def test_a_piece_of_a_file_is_told_how_to_join(demo: GGUFFile, tmp_path: Path) -
 def test_import_equals_llama_cpp_or_fails(
     demo: GGUFFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Everything at once; then the same with the scaling left out, which must not get a name."""
+    """Everything at once; then with another scaling, which must not get a name."""
     source = write_tiny(
         tmp_path / "x.gguf", demo, architecture="gemma3", layers=7,
         entries=WINDOW | LINEAR | {"final_logit_softcapping": 2.0},
@@ -191,16 +193,18 @@ def test_import_equals_llama_cpp_or_fails(
     import_gguf(biased, tmp_path / "biased")
     assert not list((tmp_path / "biased").glob("tmp*"))
 
-    monkeypatch.setattr("tuneserve.base.config.rope_scaling", lambda *_: {})
+    def mistaken(*given: Any) -> dict[str, Any]:
+        return {**rope_scaling(*given), "factor": 2.0}
+
+    monkeypatch.setattr("tuneserve.base.config.rope_scaling", mistaken)
     with pytest.raises(ImportedOtherwiseError, match="something else"):
         import_gguf(biased, tmp_path / "lost")
     assert not (tmp_path / "lost").exists()
 
 
-def test_another_tokenizer_is_noticed(demo: GGUFFile, tmp_path: Path, checkpoint: Path) -> None:
-    text = (checkpoint / "tokenizer.json").read_text()
-    other = text.replace('"individual_digits": true', '"individual_digits": false')
-    assert other != text
-    (tmp_path / "tokenizer.json").write_text(other)
+def test_another_tokenizer_is_noticed(demo: GGUFFile, tmp_path: Path) -> None:
+    content = tokenizer_json(demo)
+    del content["model"]["merges"][1000:]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(ImportedOtherwiseError, match="gives other ids"):
         check_ids(demo, tmp_path)

@@ -120,3 +120,21 @@ def test_a_staged_checkpoint_has_the_trainers_tokenizer(tmp_path: Path) -> None:
     assert texts == {
         "config.json": "{}", "tokenizer.json": "the trainer's", "tokenizer.model": "pieces",
     }  # fmt: skip
+
+
+def test_what_training_did_not_read_is_not_handed_on(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    index = '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+    names = ("config.json", "model.safetensors", "model-00001-of-00001.safetensors",
+             "consolidated.safetensors", "tokenizer.json")  # fmt: skip
+    for name in names:
+        (base / name).write_text("{}")
+    (base / "model.safetensors.index.json").write_text(index)
+    made = stage_checkpoint(base, base, tmp_path / "made")
+    weights = sorted(path.name for path in made.iterdir() if "safetensors" in path.name)
+    assert weights == ["model.safetensors"]
+    (base / "model.safetensors").unlink()
+    made = stage_checkpoint(base, base, tmp_path / "again")
+    weights = sorted(path.name for path in made.iterdir() if "safetensors" in path.name)
+    assert weights == ["model-00001-of-00001.safetensors", "model.safetensors.index.json"]

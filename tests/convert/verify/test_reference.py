@@ -88,8 +88,9 @@ def test_every_kind_of_adapter(
     from tests.convert.convert_support import make_base
 
     base = make_base(
-        tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512
-    )
+        tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512,
+        attention_bias=kind == "bias",
+    )  # fmt: skip
     adapter = make_adapter(tmp_path / "adapter", base, tokenizer_directory, **KINDS[kind])
     variants = [Variant(TrainerWeights(base, tied=tied), adapted=True)]
     streamed = StreamedModel(AutoConfig.from_pretrained(base), variants, adapter=adapter, threads=2)
