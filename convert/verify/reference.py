@@ -23,10 +23,15 @@ from torch import nn
 
 from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.adapter import PEFT_PREFIX
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.architectures.shell import text_name
+from tuneserve.safetensors import stored_tensors
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -170,10 +175,7 @@ class StreamedModel:
         self._pool = ThreadPoolExecutor(threads)
         model = _empty_model(config)
         if adapter is not None:
-            from peft import PeftModel
-
-            # PEFT's layers go into `model` itself.
-            PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
+            _add_adapter(model, adapter)
         self._install(model, "")
         self._model = model.eval()
 
@@ -295,6 +297,29 @@ class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, self._places])
         return kept
+
+
+def _add_adapter(model: nn.Module, directory: Path) -> None:
+    """Put PEFT's layers into `model`; one trained in a model with eyes and ears names its modules
+    by where they hang there."""
+    from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    names = [key.removeprefix(PEFT_PREFIX) for key in stored_tensors(directory / ADAPTER_WEIGHTS)]
+    moved = {name: text_name(name) or name for name in names}
+    if all(name == short for name, short in moved.items()) or not hasattr(model, "model"):
+        PeftModel.from_pretrained(model, directory, low_cpu_mem_usage=True, torch_device="cpu")
+        return
+    config = LoraConfig.from_pretrained(directory)
+    modules = {short.partition(".lora_")[0] for short in moved.values() if ".lora_" in short}
+    config.target_modules, config.exclude_modules = modules, None
+    peft = get_peft_model(model, config, low_cpu_mem_usage=True)
+    weights = load_file(directory / ADAPTER_WEIGHTS)
+    set_peft_model_state_dict(
+        peft,
+        {f"{PEFT_PREFIX}{short}": weights[f"{PEFT_PREFIX}{name}"] for name, short in moved.items()},
+        low_cpu_mem_usage=True,
+    )
 
 
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:

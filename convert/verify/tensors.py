@@ -62,19 +62,21 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     files = checkpoint_tensors(directory)
 
     def differs(name: str, start: int, stop: int) -> bool:
-        stored = files[name]
+        stored = files[merged.file_name(name)]
         expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
         return flat(stored).raw(start, stop).tobytes() != expected
 
     problems = []
-    for name in merged.names:
-        spans = sampled_rows(row_count(files[name].shape)) if name in files else []
+    names = [*merged.names, *merged.outside]
+    for name in names:
+        stored = files.get(merged.file_name(name))
+        spans = sampled_rows(row_count(stored.shape)) if stored else []
         wrong = next((start for start, stop in spans if differs(name, start, stop)), None)
-        if name not in files:
+        if stored is None:
             problems.append(f"{name} is missing")
         elif wrong is not None:
             problems.append(f"{name} differs in row {wrong}")
-    return _as_check("checkpoint as merged", problems, len(merged.names))
+    return _as_check("checkpoint as merged", problems, len(names))
 
 
 def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str = "") -> Check:

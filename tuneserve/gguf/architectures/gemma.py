@@ -58,21 +58,22 @@ def to_metadata(config: Config) -> Entries:
     return entries
 
 
+LAYER_TENSORS = {
+    **common.LAYER_TENSORS,
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
 GEMMA3 = Architecture(
     gguf_name="gemma3",
-    hf_names=("Gemma3ForCausalLM",),
+    hf_names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
     tensors=common.TENSORS,
-    layer_tensors={
-        **common.LAYER_TENSORS,
-        "attn_q_norm": "self_attn.q_norm",
-        "attn_k_norm": "self_attn.k_norm",
-        "post_attention_norm": "post_attention_layernorm",
-        "ffn_norm": "pre_feedforward_layernorm",
-        "post_ffw_norm": "post_feedforward_layernorm",
-    },
+    layer_tensors=LAYER_TENSORS,
     to_config=to_config,
     to_metadata=to_metadata,
-    # Gemma multiplies by (1 + weight); GGUF stores the sum.
-    norm_shift=1.0,
+    values=common.norms_plus_one(common.TENSORS, LAYER_TENSORS),
 )
