@@ -7,15 +7,17 @@ from contextlib import ExitStack
 from tuneserve.console import say
 from tuneserve.convert.adapter_files import check_adapter, write_own_base
 from tuneserve.convert.gguf.lora import write_lora
+from tuneserve.convert.gguf.quantization import AUTO, NEEDS_IMATRIX
 from tuneserve.convert.plan import checked_models, plan_of
 from tuneserve.convert.result import AdapterResult
 from tuneserve.convert.verify.measured import Measured
 from tuneserve.convert.verify.verify import VerificationError
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
+from tuneserve.signals import ended_by_sigterm
 
 
 def convert_adapter(
@@ -35,8 +37,14 @@ def convert_adapter(
             say(f"convert: done already: {target}")
             return done
         raise OutputExistsError(target)
+    if settings.quantization in (AUTO, *NEEDS_IMATRIX) and not plan.base.exists():
+        raise UsageError(
+            f"a base of type {settings.quantization} is made with the merged model only",
+            where="quantization",
+            hint="Run convert without --adapter-only first, or choose another type.",
+        )
     tuned, base = checked_models(plan)
-    with run.alone(), ExitStack() as files:
+    with ended_by_sigterm(), run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
         write_lora(made, tuned, run.name)
         made_base = plan.base

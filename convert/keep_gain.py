@@ -15,7 +15,6 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.pair import Pair, Verdict
 from tuneserve.convert.repair import choose_repair, finer_options
-from tuneserve.convert.verify.gain import describe_gain
 from tuneserve.convert.verify.measured import Measured
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path
@@ -34,7 +33,7 @@ def keep_gain(plain: Pair, verdict: Verdict, stack: ExitStack) -> tuple[Pair, Ve
     pair has no tuned file then.
     """
     assert verdict.measured.gain is not None
-    say(f"convert: quantization loses the tune: {describe_gain(verdict.measured.gain)}")
+    say(f"convert: quantization loses the tune: {verdict.measured.gain.describe()}")
     if plain.plan.settings.quantization not in UNQUANTIZED:
         pair, verdict = _with_finer_types(plain, verdict)
         if verdict.passed:
@@ -74,7 +73,7 @@ def _with_finer_types(plain: Pair, verdict: Verdict) -> tuple[Pair, Verdict]:
         gain = measured.score(finer.tuned, threads=threads)
         share = repair.kept if gain.share is None else gain.share
         if share < settings.min_gain_kept:
-            say(f"convert: not enough: {describe_gain(gain)}")
+            say(f"convert: not enough: {gain.describe()}")
             finer.tuned.unlink()
             continue
         finer.write_base(_others(plain.base, repair.overrides))

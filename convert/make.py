@@ -12,13 +12,14 @@ from pathlib import Path
 
 from tuneserve.console import bytes_per_second, progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.quantization import AUTO, Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.keep_gain import keep_gain
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes, write_checkpoint
+from tuneserve.convert.mixture import choose_mix
 from tuneserve.convert.pair import Pair, Verdict
 from tuneserve.convert.plan import Plan, checked_models
 from tuneserve.convert.quantize import (
@@ -27,7 +28,7 @@ from tuneserve.convert.quantize import (
     write_quantized,
 )
 from tuneserve.convert.resources import uses_imatrix
-from tuneserve.convert.result import ConvertResult, GGUFRecord, MergedInto
+from tuneserve.convert.result import ConvertResult, GGUFRecord, MergedInto, Mix
 from tuneserve.convert.verify import VerificationError
 from tuneserve.convert.verify.measured import Measured
 from tuneserve.files import atomic_path, sha256_file
@@ -94,7 +95,10 @@ def _write_files(
         write_quantized(tuned, pair.f16, "F16", threads=plan.threads)
     if uses_imatrix(settings):
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        pair = replace(pair, matrix=_importance_matrix(plan, tuned, stack))
+        matrix, mix = _measured(plan, tuned, stack)
+        pair = replace(pair, matrix=matrix, mix=mix)
+        if mix is not None:
+            tuned.mix = base.mix = mix.types
     if settings.merged_checkpoint:
         pair = replace(pair, checkpoint=stack.enter_context(atomic_path(plan.merged)))
         assert pair.checkpoint is not None
@@ -150,6 +154,7 @@ def _result(pair: Pair, verdict: Verdict, lora: Path | None, clock: Clock) -> Co
         merged_into=MergedInto(path=str(plan.base_checkpoint), weights=weights),
         updates=verdict.measured.updates,
         overrides=dict(pair.overrides),
+        mix=pair.mix,
     )
     if plan.settings.merged_checkpoint:
         result = result.model_copy(update={"merged_checkpoint": str(plan.merged)})
@@ -162,8 +167,11 @@ def _write_checkpoint(plan: Plan, merged: MergedCheckpoint, target: Path) -> Non
         write_checkpoint(target, merged, plan.run.adapter, threads=plan.threads, advance=advance)
 
 
-def _importance_matrix(plan: Plan, tuned: GGUFModel, stack: ExitStack) -> ImportanceMatrix:
-    """The importance matrix of the training examples, which is kept beside the GGUFs.
+def _measured(
+    plan: Plan, tuned: GGUFModel, stack: ExitStack
+) -> tuple[ImportanceMatrix, Mix | None]:
+    """The importance matrix of the training examples, which is kept beside the GGUFs, and the types
+    that AUTO stands for, if it is asked for.
 
     Measured on a temporary file.
     """
@@ -172,9 +180,12 @@ def _importance_matrix(plan: Plan, tuned: GGUFModel, stack: ExitStack) -> Import
     path = made.with_name("for-imatrix.gguf")
     write_quantized(tuned, path, temporary_quantization(tuned), threads=plan.threads)
     matrix = measure_importance(path, plan.run, plan.settings.imatrix_tokens, threads=plan.threads)
-    path.unlink()
     matrix.write(made)
-    return matrix
+    mix = None
+    if plan.settings.quantization == AUTO:
+        mix = choose_mix(path, tuned, plan.run, matrix, plan.settings, threads=plan.threads)
+    path.unlink()
+    return matrix, mix
 
 
 def copied_tensors(

@@ -91,9 +91,13 @@ def probe(template: ChatTemplate) -> Turns | None:
 
 
 def modelfile(
-    gguf: Path, template: ChatTemplate, prompts: Sequence[Sequence[Message]]
+    gguf: Path,
+    template: ChatTemplate,
+    prompts: Sequence[Sequence[Message]],
+    adapter: Path | None = None,
 ) -> str | None:
-    """An Ollama Modelfile beside `gguf`; None where it would not render `prompts` the same."""
+    """An Ollama Modelfile beside `gguf` and the LoRA GGUF `adapter` on it; None where it would not
+    render `prompts` the same."""
     turns = probe(template)
     if turns is None or any(
         turns.render(prompt) != template.render(prompt, add_generation_prompt=True)
@@ -103,6 +107,7 @@ def modelfile(
     end = template.eos_token
     return (
         f"FROM ./{gguf.name}\n"
+        f"{f'ADAPTER ./{adapter.name}' + chr(10) if adapter else ''}"
         f'TEMPLATE """{turns.to_ollama()}"""\n'
         f'PARAMETER stop "{end}"\n'
         "PARAMETER temperature 0\n"
@@ -114,13 +119,13 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
     `base`: the base's name.
     """
-    tuned = Path(result.tuned.path)
+    weights, lora = result.files(run)
     written = ["README.md", "SHA256SUMS"]
     held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
-    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
+    with LlamaModel(weights, vocab_only=True) as model:
         chats = bool(model.metadata("tokenizer.chat_template"))
-        text = modelfile(tuned, template_of(model), asked) if chats else None
+        text = modelfile(weights, template_of(model), asked, lora) if chats else None
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
         written.append("Modelfile")
@@ -134,11 +139,25 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
 def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
-    name = Path(result.tuned.path).name
+    weights, lora = result.files(run)
+    name = weights.name
+    on_it = "" if lora is None else f" --lora {lora.name}"
+    served = name if lora is None else f"{name} --lora {run.name}={lora.name}"
+    made_so = (
+        "fine-tuned with LoRA and merged"
+        if lora is None
+        else (
+            "fine-tuned with LoRA; the adapter stays beside the base, on whose quantization grid "
+            "it would be rounded away"
+        )
+    )
     rows = "\n".join(
         f"| {made.quantization} | `{Path(made.path).name}` | "
         f"{human_bytes(made.size_bytes)} | {what} |"
-        for made, what in ((result.tuned, "fine-tuned"), (result.base, "base, for comparison"))
+        for made, what in (
+            (result.tuned, "fine-tuned" if lora is None else "adapter, goes on the base"),
+            (result.base, "base, for comparison" if lora is None else "base"),
+        )
     )
     checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
     splits = {name: run.split(name) for name in ("train", "eval", "test")}
@@ -154,7 +173,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
     ollama = f"ollama create {run.name} -f Modelfile\n" if has_modelfile else ""
     return f"""# {run.name}
 
-{base}, fine-tuned with LoRA and merged.
+{base}, {made_so}.
 
 | quantization | file | size | model |
 |---|---|---|---|
@@ -170,8 +189,8 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 
 ## Run
 ```
-tuneserve serve {name}
-llama-server -m {name}
+tuneserve serve {served}
+llama-server -m {name}{on_it}
 {ollama}```
 """
 

@@ -13,7 +13,7 @@ from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.plan import Plan
 from tuneserve.convert.quantize import write_quantized
-from tuneserve.convert.result import Check
+from tuneserve.convert.result import Check, Mix
 from tuneserve.convert.verify import Candidate, verify
 from tuneserve.convert.verify.gain import GAIN_CONTRACT
 from tuneserve.convert.verify.measured import Measured
@@ -42,7 +42,7 @@ class Pair:
     """The files under temporary names, and the models that they are made of.
 
     `f16` and `checkpoint` are made where the settings ask for them; `overrides`: types of tensors,
-    in both files, other than the quantization's.
+    in both files, other than the quantization's; `mix`: those that auto stands for.
     """
 
     plan: Plan
@@ -53,6 +53,7 @@ class Pair:
     f16: Path | None = None
     checkpoint: Path | None = None
     matrix: ImportanceMatrix | None = None
+    mix: Mix | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -88,7 +89,7 @@ class Pair:
         candidate = Candidate(
             self.tuned, self.tuned_model, plan.run.adapter, plan.run.held_out, self.base,
             self.base_model, self.importance, self.checkpoint, self.f16, plan.run.thoughts,
-            self.overrides,
+            self.overrides, plan.recorded,
         )  # fmt: skip
         checks, sample = verify(candidate, plan.settings, measured)
         return Verdict(checks, sample, measured)

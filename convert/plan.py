@@ -12,14 +12,16 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
-from tuneserve.convert.quantize import planned_bytes, temporary_quantization
+from tuneserve.convert.mixture import check_limit
+from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs
-from tuneserve.convert.route import require_own_architecture
+from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -55,13 +57,20 @@ class Plan:
         return self.run.root / "merged"
 
     @property
+    def recorded(self) -> Path | None:
+        """Where training recorded losses that the merged weights must have; None where they are
+        merged into another base."""
+        return None if self.settings.merge_base else self.run.data
+
+    @property
     def threads(self) -> int:
         return worker_threads(self.settings)
 
-    def outputs(self) -> list[Path]:
-        """What must not be there already."""
+    def outputs(self, *, as_adapter: bool = False) -> list[Path]:
+        """What must not be there already; `as_adapter`: where the adapter stayed beside the
+        base."""
         merged = [self.merged] if self.settings.merged_checkpoint else []
-        return [self.tuned, self.base, *merged]
+        return [self.run.lora_gguf if as_adapter else self.tuned, self.base, *merged]
 
     def inputs(self) -> ConvertInputs:
         """What the result depends on, for telling whether it is still up to date."""
@@ -86,7 +95,12 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
+    check_quantization(plan.settings)
     check_checkpoint(plan.base_checkpoint)
+    trained = plan.run.require_stage("train", TrainOutput)
+    # Another base to merge into is another one on purpose.
+    own_base = None if plan.settings.merge_base else plan.base_checkpoint
+    check_trained_files(plan.run, trained, own_base)
     read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     if plan.run.held_out != plan.run.split("test"):
         say(f"convert: no test examples are held out; verified with {plan.run.held_out}")
@@ -99,6 +113,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
+    if wanted == AUTO:
+        check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
 
@@ -111,11 +127,11 @@ def _check_resources(plan: Plan, models: tuple[GGUFModel, GGUFModel]) -> None:
 
 def needed_disk(settings: ConvertSettings, tuned: GGUFModel, base: GGUFModel) -> int:
     """The most bytes that a conversion has on disk at any moment."""
-    needed = sum(planned_bytes(model, settings.quantization) for model in (tuned, base))
+    needed = sum(planned_bytes(model, settings) for model in (tuned, base))
     if settings.keep_f16 and settings.quantization != "F16":
-        needed += planned_bytes(tuned, "F16")
+        needed += quantized_bytes(tuned, "F16")
     if uses_imatrix(settings):
-        needed += planned_bytes(tuned, temporary_quantization(tuned))
+        needed += quantized_bytes(tuned, temporary_quantization(tuned))
     if settings.merged_checkpoint:
         needed += checkpoint_bytes(tuned.checkpoint)
     return needed + PROBE_BYTES

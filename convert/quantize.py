@@ -7,12 +7,14 @@ from pathlib import Path
 
 from tuneserve.console import bytes_per_second, progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.quantization import AUTO, Choice
 from tuneserve.convert.gguf.writer import CopiedTensor, encoded_size, write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
+from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.verify.logits import open_model
 from tuneserve.files import PARTIAL_SUFFIX
 from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
 
 LARGE_BYTES = 4 * 1024**3
 
@@ -49,7 +51,17 @@ def write_quantized(
     return choices
 
 
-def planned_bytes(model: GGUFModel, quantization: str) -> int:
+def planned_bytes(model: GGUFModel, settings: ConvertSettings) -> int:
+    """Bytes that the tensors of a conversion's GGUF take at most, as far as its settings say."""
+    usual = quantized_bytes(model, settings.quantization)
+    if settings.quantization != AUTO:
+        return usual
+    if settings.max_divergence:
+        return quantized_bytes(model, "Q8_0")
+    return size_limit(settings, usual)
+
+
+def quantized_bytes(model: GGUFModel, quantization: str) -> int:
     """Bytes of the tensors of a GGUF of this quantization."""
     return sum(
         encoded_size(model.sources[choice.name].shape, choice.type)
@@ -60,7 +72,7 @@ def planned_bytes(model: GGUFModel, quantization: str) -> int:
 def temporary_quantization(model: GGUFModel) -> str:
     """The quantization of a GGUF that is made to be run once: F16, or Q8_0 (which says nearly the
     same) where that would be large."""
-    return "F16" if planned_bytes(model, "F16") <= LARGE_BYTES else "Q8_0"
+    return "F16" if quantized_bytes(model, "F16") <= LARGE_BYTES else "Q8_0"
 
 
 def measure_importance(

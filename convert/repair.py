@@ -21,7 +21,7 @@ from tuneserve.convert.result import TensorUpdate
 from tuneserve.convert.verify.update import sample_update, sampled_rows
 from tuneserve.llama import ggml
 
-FINER = ("Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0", "F16")
+FINER = ("Q4_K", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0", "F16")
 WHOLE = 0.98  # a tensor that keeps this share of its update needs no finer type
 
 

@@ -88,6 +88,38 @@ class GainKept(Record):
         """The share that decides whether the tune is kept."""
         return self.update_kept if self.share is None else self.share
 
+    def describe(self) -> str:
+        """In words: the share with its interval, log-likelihoods, greedy answers, updates."""
+        words = "a gain can't be told from none"
+        if self.share is not None and self.low is not None and self.high is not None:
+            words = f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}) of the gain is kept"
+        words += (
+            f" on {self.examples} held-out answers: log-likelihood a token {self.base:.3f} (base), "
+            f"{self.merged:.3f} (tuned), {self.file:.3f} (file)"
+        )
+        if self.answers:
+            words += (
+                f"; {self.same_answers} of {self.answers} answers token by token as the tuned "
+                f"model's, right {self.right_base} (base), {self.right_merged} (tuned), "
+                f"{self.right_file} (file)"
+            )
+        if self.update_kept is not None:
+            words += f"; {self.update_kept:.1%} of the weights' update is kept"
+        return words
+
+
+class Mix(Record):
+    """Types by tensor that were chosen for this model: the bytes of all tensors, and the mean KL
+    divergence (nats) from the unrounded model on the answers they were chosen by, with Q4_K_M's
+    beside them; `passes` over those answers were made."""
+
+    types: dict[str, str]
+    bytes: int
+    divergence: float
+    baseline_bytes: int
+    baseline_divergence: float
+    passes: int
+
 
 class ConvertOutput(Record):
     """What later stages read of a conversion.
@@ -111,10 +143,10 @@ class ConvertOutput(Record):
 class ConvertResult(ConvertOutput):
     """A finished conversion: tensors by type and those that got another type than wanted, the
     checks, a generated sample, seconds of each part, the settings as JSON. `merged_checkpoint` is
-    the path of the Hugging Face checkpoint where one was asked for; `handover` are the files
-    written beside the GGUFs. `updates`: what each changed tensor keeps of its change, most lost
-    first; `overrides`: tensors that got a finer type than the quantization's to keep the gain;
-    `before_repair`: what would have been kept without."""
+    the path of the Hugging Face checkpoint where one was asked for; `mix` are auto's types;
+    `handover` are the files written beside the GGUFs. `updates`: what each changed tensor keeps of
+    its change, most lost first; `overrides`: tensors that got a finer type than the quantization's
+    to keep the gain; `before_repair`: what would have been kept without."""
 
     tensor_types: dict[str, int]
     fallbacks: dict[str, int]
@@ -125,6 +157,7 @@ class ConvertResult(ConvertOutput):
     inputs: ConvertInputs
     merged_into: MergedInto
     merged_checkpoint: str | None = None
+    mix: Mix | None = None
     handover: list[str] = Field(default_factory=list)
     updates: list[TensorUpdate] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)

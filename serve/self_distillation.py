@@ -16,7 +16,7 @@ from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.console import progress, say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.quantize import planned_bytes, temporary_quantization, write_quantized
+from tuneserve.convert.quantize import quantized_bytes, temporary_quantization, write_quantized
 from tuneserve.convert.resources import check_disk
 from tuneserve.errors import TuneserveError
 from tuneserve.files import cache_directory
@@ -88,7 +88,7 @@ def _only_torch_has_a_gpu() -> bool:
 def _write_base(base: ResolvedBase, folder: Path) -> Path:
     model = GGUFModel(MergedCheckpoint(base.path), base.path, name=base.name)
     kind = temporary_quantization(model)
-    check_disk(folder, planned_bytes(model, kind))
+    check_disk(folder, quantized_bytes(model, kind))
     path = folder / f"base-{kind}.gguf"
     write_quantized(model, path, kind, threads=physical_cores())
     return path

@@ -23,8 +23,10 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 QuantizationType = Literal[
-    "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q4_0", "IQ4_XS", "F16", "BF16"
-]
+    "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
+    "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
+    "IQ3_XXS", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
+]  # fmt: skip
 
 BenchTask = Literal[
     "exact", "contains", "number", "regex", "choice", "json", "rouge_l", "chrf", "python",
@@ -313,7 +315,33 @@ class TrainSettings(Section):
 class ConvertSettings(Section):
     """Merge, GGUF and quantization."""
 
-    quantization: QuantizationType = Field("Q4_K_M", description="Quantization type of the GGUF.")
+    quantization: QuantizationType = Field(
+        "Q4_K_M",
+        description="Quantization type of the GGUF; auto = a type for each tensor, chosen so that "
+        "your examples' answers change least within size_limit.",
+    )
+    size_limit: str = Field(
+        "100%",
+        pattern=r"^\d+(\.\d+)? ?(%|B|kB|MB|GB|MiB|GiB)?$",
+        description="Of auto: the largest size, in bytes (90MB) or as a share of what Q4_K_M takes "
+        "(80%).",
+    )
+    max_divergence: float = Field(
+        0.0,
+        ge=0.0,
+        description="Of auto: take the smallest size whose mean KL divergence (nats) from F16 on "
+        "the answers is at most this, instead of size_limit; 0 = by size.",
+    )
+    mix_tokens: int = Field(
+        4096, ge=64, description="Of auto: tokens of the examples that types are measured on."
+    )
+    mix_tries: int = Field(
+        64,
+        ge=8,
+        le=10_000,
+        description="Of auto: groups of tensors that are measured; each takes one pass over "
+        "mix_tokens.",
+    )
     merge_base: str = Field(
         "",
         description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.gguf.quantization import MIXTURES, Choice, choose_types
+from tuneserve.convert.gguf.quantization import AUTO, MIXTURES, Choice, choose_types, file_type
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -43,6 +42,11 @@ class CheckpointTensor:
     def names(self) -> list[str]:
         """The stored tensors that it is made of."""
         return [self.name]
+
+    @property
+    def place(self) -> str:
+        """Where it comes from, for errors."""
+        return self.checkpoint.place(self.name)
 
     def rows(self, start: int, stop: int) -> Floats:
         found = self._in_order(start, stop)
@@ -85,15 +89,17 @@ class GGUFModel:
     """What goes into a GGUF of this checkpoint, whatever its quantization."""
 
     def __init__(self, checkpoint: MergedCheckpoint, tokenizer: Path, *, name: str) -> None:
-        """`tokenizer`: directory of the tokenizer to write; `name`: general.name.
+        """`tokenizer`: directory of the tokenizer to write; `name`: general.name. The types that
+        `auto` stands for are set later, as `mix`.
 
         Raises UsageError for an architecture, tensor or tokenizer that is not supported.
         """
         self.checkpoint = checkpoint
         self.name = name
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
-        self.config: Mapping[str, Any] = checkpoint.config
+        self.config = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
+        self.mix: Mapping[str, str] = {}
         self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
         self.vocabulary = Vocabulary(
             tokenizer,
@@ -130,6 +136,8 @@ class GGUFModel:
         """The type of each tensor in a GGUF of this quantization; `overrides` names, by tensor, a
         type other than the mixture's."""
         heads = int(self.config["num_attention_heads"])
+        if quantization == AUTO:
+            overrides = {**self.mix, **(overrides or {})}
         return choose_types(
             {name: source.shape for name, source in self.sources.items()},
             quantization,
@@ -138,6 +146,11 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
+            kept={
+                name: "MXFP4"
+                for name, source in self.sources.items()
+                if isinstance(source, StackedTensor) and source.packed is not None
+            },
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:
@@ -145,7 +158,7 @@ class GGUFModel:
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
-        config = {**self.config, "vocab_size": self.vocabulary_size}
+        config = self.config.changed(vocab_size=self.vocabulary_size)
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),
@@ -156,7 +169,12 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        entries["general.file_type"] = ("uint32", MIXTURES[quantization].file_type)
+        if quantization == AUTO:
+            shapes = {name: source.shape for name, source in self.sources.items()}
+            number = file_type(self.choices(AUTO), shapes)
+        else:
+            number = MIXTURES[quantization].file_type
+        entries["general.file_type"] = ("uint32", number)
         return entries
 
     def _find_sources(self) -> dict[str, Source]:

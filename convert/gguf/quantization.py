@@ -9,8 +9,10 @@ length that is no multiple of a type's block falls back to a type that fits. The
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 Shape = tuple[int, ...]
 
@@ -23,6 +25,8 @@ class Mixture:
     file_type: int
 
 
+AUTO = "auto"
+"""Types chosen for each tensor (convert/mixture)."""
 MIXTURES: Mapping[str, Mixture] = {
     "Q4_K_M": Mixture("Q4_K", 15),
     "Q4_K_S": Mixture("Q4_K", 14),
@@ -114,14 +118,16 @@ def choose_types(
     experts: int = 0,
     has_imatrix: bool = False,
     overrides: Mapping[str, str] | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
     `layers`: number of blocks; `grouping`: query heads per key-value head; `experts`: of a layer,
-    in a mixture of them. `overrides`: the type,
-    by name, of matrices that are not to have the mixture's; a row length that it does not allow
-    falls back as everywhere.
+    in a mixture of them. `overrides`: the type, by name, of matrices that are not to have the
+    mixture's; a row length that it does not allow falls back as everywhere. `kept`: the type of
+    tensors that are stored in it and are not made anew.
     """
+    quantization = like(quantization)
     chosen = overrides or {}
     plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
@@ -158,7 +164,9 @@ def choose_types(
     choices = []
     for name in names:
         columns = shapes[name][-1]
-        if not is_quantizable(name, shapes[name]):
+        if kept and name in kept:
+            choices.append(Choice(name, kept[name]))
+        elif not is_quantizable(name, shapes[name]):
             choices.append(Choice(name, "F32"))
         elif plain in UNQUANTIZED:
             choices.append(Choice(name, plain))
@@ -167,6 +175,20 @@ def choose_types(
             fitting = fitting_type(best, columns)
             choices.append(Choice(name, fitting, None if fitting == best else best))
     return choices
+
+
+def like(quantization: str) -> str:
+    """The mixture whose rules hold where nothing else is said: its own, for AUTO Q4_K_M's."""
+    return "Q4_K_M" if quantization == AUTO else quantization
+
+
+def file_type(choices: Sequence[Choice], shapes: Mapping[str, Shape]) -> int:
+    """The file type of a mix: that of the type which holds most of the weights."""
+    weights: Counter[str] = Counter()
+    for choice in choices:
+        weights[choice.type] += prod(shapes[choice.name])
+    kind = weights.most_common(1)[0][0]
+    return next((m.file_type for m in MIXTURES.values() if m.plain == kind), 0)
 
 
 def is_quantizable(name: str, shape: Shape) -> bool:

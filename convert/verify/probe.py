@@ -1,9 +1,10 @@
 """Contract: what llama.cpp computes from the file is what transformers computes from its weights.
 
 A quantized model can't be compared closely: rounding hides a wrong RoPE base. So a probe is made, a
-GGUF with the file's own metadata, its first layers dequantized to float16, and the rows of the
-embedding that are used. llama.cpp and transformers compute with the same weights, so their KL
-divergence is about 1e-6. The probe of a small model has all layers, of a large one a few.
+GGUF with the file's own metadata, its first layers dequantized to float16 (of a mixture of experts
+float32), and the rows of the embedding that are used. llama.cpp and transformers compute with the
+same weights, so their KL divergence is about 1e-6. The probe of a small model has all layers, of a
+large one a few.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tuneserve.convert.verify.reference import StreamedModel, Variant, transform
 from tuneserve.convert.verify.weights import FileWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
+from tuneserve.model_shape import expert_count
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def check_probe(
     (theirs,) = StreamedModel(config, [variant], threads=threads).logits(numbered)
     found = divergence(theirs, ours)
     total = int(model.config["num_hidden_layers"])
-    detail = f"F16, {layers} of {total} layers: {found}"
+    kind = "F32" if expert_count(model.config) else "F16"
+    detail = f"{kind}, {layers} of {total} layers: {found}"
     figures = {**found.figures(), "layers": layers}
     return Check("llama.cpp = transformers", found.mean <= limit, detail, figures)
 
@@ -86,9 +89,15 @@ def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
         for name, source in model.sources.items()
         if name.startswith("blk.0.")
     )
-    kinds = list(model.config.get("layer_types") or [])
-    needed = max((kinds.index(kind) + 1 for kind in set(kinds)), default=1)
-    return min(int(model.config["num_hidden_layers"]), max(needed, room // size))
+    total = int(model.config["num_hidden_layers"])
+    names: list[set[str]] = [set() for _ in range(total)]
+    for name in model.sources:
+        if block := re.match(r"blk\.(\d+)\.", name):
+            names[int(block.group(1))].add(name[block.end() :])
+    types = list(model.config.get("layer_types") or [""] * total)
+    kinds = [(kind, frozenset(found)) for kind, found in zip(types, names, strict=True)]
+    needed = max(kinds.index(kind) + 1 for kind in set(kinds))
+    return min(total, max(needed, room // size))
 
 
 def write_probe(
@@ -96,6 +105,12 @@ def write_probe(
 ) -> None:
     """A GGUF of the first `layers` layers, whose vocabulary is the ids `used`, without texts."""
     prefix = model.architecture.gguf_name
+    # llama.cpp rounds what it multiplies with an F16 matrix to float16. Where a router has to
+    # choose between experts of nearly the same score, it may then choose another one.
+    exact = bool(expert_count(model.config))
+    experts = {name: file.shape(name) for name in file.tensors if "_exps." in name}
+    large = sum(encoded_size(shape, "F32") for shape in experts.values()) > PROBE_BYTES
+    rounded = set(experts) if large else set()
     tensors, choices = {}, []
     for name in file.tensors:
         block = re.match(r"blk\.(\d+)\.", name)
@@ -103,7 +118,8 @@ def write_probe(
             continue
         by_token = name in ("token_embd.weight", "output.weight")
         tensors[name] = ProbeTensor(file, name, used if by_token else None)
-        kind = "F16" if is_quantizable(name, file.shape(name)) else "F32"
+        plain = is_quantizable(name, file.shape(name)) and (not exact or name in rounded)
+        kind = "F16" if plain else "F32"
         choices.append(Choice(name, kind))
     metadata: dict[str, Value] = {
         **_model_metadata(file, prefix),

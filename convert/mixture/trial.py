@@ -1,0 +1,140 @@
+"""What rounding some tensors does to the answers, measured on a running model.
+
+llama.cpp maps the file, so tensors that are written into it act in the next computation: a trial
+costs the writing of its tensors and one pass over the answers, and no other file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from math import prod
+from pathlib import Path
+from typing import Self
+
+from tuneserve.arrays import Bytes, Floats
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.writer import RowSource, encoded_rows
+from tuneserve.convert.mixture.answers import Answer, common_beginning
+from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
+from tuneserve.convert.verify.logits import make_context, open_model
+from tuneserve.divergence import divergence
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, ggml
+
+Encode = Callable[[str, int, int], Bytes]
+
+
+class Trial:
+    """A GGUF in 16 or 8 bits (of `sources`, unrounded) whose tensors can be tried in other types.
+
+    The file is changed while a trial runs. Use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sources: Mapping[str, RowSource],
+        importance: Mapping[str, Floats],
+        *,
+        threads: int,
+    ) -> None:
+        self._sources, self._importance, self._threads = sources, importance, threads
+        self._file = TensorFile(path)
+        self._model: LlamaModel = open_model(path)
+        self._context: LlamaContext | None = None
+        self._answers: Sequence[Answer] = ()
+        self._reference: list[Floats] = []
+        self.runs = 0
+
+    @property
+    def model(self) -> LlamaModel:
+        return self._model
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of the file before its tensors."""
+        return min(tensor.offset for tensor in self._file.tensors.values())
+
+    def compare_on(self, answers: Sequence[Answer]) -> None:
+        """Measure from here on by these answers."""
+        self._close_context()
+        self._answers = answers
+        longest = max(len(answer.ids) for answer in answers)
+        self._context = make_context(self._model, longest, threads=self._threads)
+        self._reference = self._logits()
+
+    def harm(self, types: Mapping[str, str]) -> float:
+        """Mean KL divergence, in nats, on the answers when these tensors have these types."""
+
+        def rounded(name: str, start: int, stop: int) -> Bytes:
+            data = self._encoded(name, types[name], start, stop)
+            columns = self._sources[name].shape[-1]
+            values = ggml.dequantize(data, types[name], columns)
+            return ggml.quantize(values, self._file.type_name(name)).reshape(-1)
+
+        def original(name: str, start: int, stop: int) -> Bytes:
+            return self._encoded(name, self._file.type_name(name), start, stop)
+
+        try:
+            self._write(list(types), rounded)
+            return divergence(self._reference, self._logits()).mean
+        finally:
+            self._write(list(types), original)
+
+    def _encoded(self, name: str, kind: str, start: int, stop: int) -> Bytes:
+        weights = self._importance.get(name) if kind != self._file.type_name(name) else None
+        return encoded_rows(self._sources[name], kind, start, stop, weights)
+
+    def _write(self, names: Sequence[str], encode: Encode) -> None:
+        spans = ((n, *span) for n in names for span in row_spans(self._sources[n].shape))
+
+        def place(span: tuple[str, int, int]) -> None:
+            name, start, stop = span
+            shape = self._sources[name].shape
+            row = prod(shape[1:-1]) * ggml.row_bytes(self._file.type_name(name), shape[-1])
+            data = encode(name, start, stop)
+            os.pwrite(target, data.tobytes(), self._file.tensors[name].offset + start * row)
+
+        target = os.open(self._file.path, os.O_WRONLY)
+        try:
+            with one_blas_thread(), ThreadPoolExecutor(self._threads) as pool:
+                for _ in made_in_order(pool, place, spans, 2 * self._threads):
+                    pass
+        finally:
+            os.close(target)
+
+    def _logits(self) -> list[Floats]:
+        assert self._context is not None
+        self.runs += 1
+        context, beginning = self._context, len(common_beginning(self._answers))
+        context.clear()
+        kept = 0
+        rows = []
+        for answer in self._answers:
+            rows.append(_answer_logits(context, answer, kept))
+            # What the next one begins with stays in the cache.
+            kept = beginning if context.truncate(0, beginning) else 0
+            if not kept:
+                context.clear()
+        return rows
+
+    def _close_context(self) -> None:
+        if self._context is not None:
+            self._context.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_context()
+        self._model.close()
+
+
+def _answer_logits(context: LlamaContext, answer: Answer, kept: int) -> Floats:
+    """Logits that an answer is drawn from, [tokens, n_vocab]; `kept` ids are in the cache."""
+    outputs = len(answer.ids) - answer.start
+    batch = TokenBatch(len(answer.ids))
+    batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
+    context.decode(batch)
+    return context.batch_logits(outputs).copy()
