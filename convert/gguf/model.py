@@ -126,6 +126,11 @@ class GGUFModel:
         source = self.sources[gguf_name]
         return source.order if isinstance(source, CheckpointTensor) else None
 
+    def column_order(self, gguf_name: str) -> RowOrder | None:
+        """The same of its columns."""
+        source = self.sources[gguf_name]
+        return source.columns if isinstance(source, CheckpointTensor) else None
+
     def choices(
         self,
         quantization: str,

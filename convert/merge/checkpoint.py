@@ -284,8 +284,7 @@ class MergedCheckpoint:
             names.append(HEAD)
         return names
 
-    @staticmethod
-    def _keeps_tied(adapter: Adapter) -> bool:
+    def _keeps_tied(self, adapter: Adapter) -> bool:
         """Does what the adapter does to a tied embedding happen to the output too? PEFT trains rows
         of tokens so, and all else with `ensure_weight_tying`."""
         changes = self._text_names(adapter, adapter.changes)

@@ -29,7 +29,6 @@ from tuneserve.convert.verify.logits import PROBE_BYTES, file_logits
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
 from tuneserve.convert.verify.weights import FileWeights
 from tuneserve.divergence import divergence
-from tuneserve.errors import TuneserveError
 from tuneserve.model_shape import expert_count
 
 
@@ -122,7 +121,7 @@ def write_probe(
         kind = "F16" if plain else "F32"
         choices.append(Choice(name, kind))
     metadata: dict[str, Value] = {
-        **_model_metadata(file, prefix),
+        **_model_metadata(file, prefix, layers),
         f"{prefix}.block_count": ("uint32", layers),
         f"{prefix}.vocab_size": ("uint32", len(used)),
         "tokenizer.ggml.model": ("string", "no_vocab"),
@@ -130,16 +129,15 @@ def write_probe(
     write_gguf(path, metadata, tensors, choices, threads=threads)
 
 
-def _model_metadata(file: TensorFile, prefix: str) -> Mapping[str, Value]:
+def _model_metadata(file: TensorFile, prefix: str, layers: int) -> Mapping[str, Value]:
     from gguf import GGUFValueType
 
     found: dict[str, Value] = {"general.architecture": ("string", file.architecture)}
     for key, value in file.metadata.items():
         if key.startswith(f"{prefix}."):
             kind = GGUFValueType(file.value_types[key])
-            if kind is GGUFValueType.ARRAY:
-                raise TuneserveError(f"'{key}' is a list, which a probe can't take over")
-            found[key] = (kind.name, value)
+            by_layer = kind is GGUFValueType.ARRAY and not key.startswith(f"{prefix}.rope.")
+            found[key] = (kind.name, list(value)[:layers] if by_layer else value)
     return found
 
 

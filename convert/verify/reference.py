@@ -144,8 +144,8 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self.layers, self._counts = nn.ModuleList(layers), list(counts)
 
-    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        rows = len(x)
+    def forward(self, *rest: Any, **more: Any) -> Any:
+        rows = len(rest[0] if rest else more["hidden_states"])
         each = rows // sum(self._counts)
         sizes = [each * count for count in self._counts]
 
@@ -156,7 +156,6 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
 
         results = [
             layer(
-                part(x, n),
                 *[part(value, n) for value in rest],
                 **{key: part(value, n) for key, value in more.items()},
             )
@@ -262,7 +261,7 @@ class StreamedModel:
         for child_name, child in list(parent.named_children()):
             name = f"{path}{child_name}"
             plain = _without_adapter(child)
-            if plain is None and not list(child.parameters(recurse=False)):
+            if plain is None and not _is_whole(child):
                 self._install(child, f"{name}.")
                 continue
             setattr(parent, child_name, self._stacked(child, plain, name))
@@ -273,10 +272,11 @@ class StreamedModel:
         layers: list[nn.Module] = []
         counts: list[int] = []
         before: Variant | None = None
+        adapted = any(_without_adapter(module) for module in child.modules())
         for variant in self._variants:
             same = before is not None and before.weights is variant.weights
             before = variant
-            if same and plain is None:
+            if same and plain is None and not adapted:
                 counts[-1] += 1
                 continue
             layer = self._layer(child, plain, variant, name)
@@ -332,10 +332,13 @@ class StreamedModel:
             return streamed
         if isinstance(module, nn.Embedding) and not stays(module.weight):
             return StreamedEmbedding(module, weights, name)
-        if list(module.children()):
-            raise TuneserveError(f"'{name}' is no layer that can be verified")
-        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts.
+        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts; of a
+        # layer with parts with copies of these.
         result = copy.copy(module)
+        result._modules = {
+            key: part and self._layer(part, _without_adapter(part), variant, f"{name}.{key}")
+            for key, part in module._modules.items()
+        }
         result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
             if stays(parameter):
@@ -351,6 +354,12 @@ class StreamedModel:
             if key not in module._non_persistent_buffers_set:
                 result._buffers[key] = _parameter(buffer, weights, f"{name}.{key}")
         return result
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Does this layer compute with weights itself, be it with those of a convolution in it?"""
+    inside = (isinstance(child, nn.Conv1d) for child in module.children())
+    return any(inside) or bool(list(module.parameters(recurse=False)))
 
 
 class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import gemma, llama, moe, phi, qwen
+from tuneserve.gguf.architectures import dense, gemma, llama, moe, phi, qwen, qwen35
 from tuneserve.gguf.architectures.shell import is_shell, text_config
 from tuneserve.gguf.architectures.table import Architecture
 
@@ -19,7 +19,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     qwen.QWEN2,
     qwen.QWEN3,
     gemma.GEMMA3,
+    gemma.GEMMA2,
+    gemma.GEMMA,
     phi.PHI3,
+    qwen35.QWEN35,
+    *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
 )
 
