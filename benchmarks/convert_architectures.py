@@ -159,8 +159,7 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted: list[str] = []
     for case in arguments.only:
-        spm = case in Made = TypeVar("Made")
-WITH_SENTENCEPIECE
+        spm = case in WITH_SENTENCEPIECE
         work = arguments.work / case
         tokenizer = arguments.spm if spm else arguments.tokenizer
         rows = SENTENCEPIECE_ROWS if spm else 49152

@@ -9,6 +9,7 @@ from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
@@ -113,7 +114,7 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
-    if wanted == AUTO:
+    if plan.settings.quantization == AUTO:
         check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models

@@ -143,7 +143,11 @@ class MergedCheckpoint:
         """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
         that is no parameter of stacked experts."""
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self.rows, *parameter.span(number))
+        return (
+            None
+            if parameter is None
+            else read_parameter(parameter, self.rows, *parameter.span(number))
+        )
 
     @property
     def kind(self) -> str:

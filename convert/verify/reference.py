@@ -475,16 +475,24 @@ def reference_logits(
     positions: Sequence[Ids],
     *,
     threads: int,
+    base_weights: Weights | None = None,
+    merged_weights: Weights | None = None,
 ) -> list[list[Floats]]:
     """Logits [positions, vocabulary] of each sequence, of three models side by side: the base, the
-    base with its adapter, the merged weights. Each weight is read when it is needed."""
-    silence_libraries()
-    checkpoint = tuned.checkpoint
-    trainer = TrainerWeights(checkpoint.directory, tied=checkpoint.tied)
-    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
+    base with its adapter, the merged weights. Each weight is read when it is needed; the base's
+    and the merged ones by the objects given, if they are to see what is read."""
+    trainer = base_weights or trainer_weights(tuned)
+    merged = merged_weights or tuned.checkpoint
+    variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(merged)]
     config = transformers_config(tuned)
     model = StreamedModel(config, variants, adapter=adapter, threads=threads)
     return model.logits_at(sequences, positions)
+
+
+def trainer_weights(tuned: GGUFModel) -> TrainerWeights:
+    """The base of this model as the trainer's libraries read it."""
+    silence_libraries()
+    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
 
 
 def silence_libraries() -> None:

@@ -16,6 +16,7 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.writer import Digests
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.gain import (
@@ -29,20 +30,25 @@ from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
 from tuneserve.convert.verify.recorded import check_recorded, read_recorded
+from tuneserve.convert.verify.rows import ComparedWeights
+from tuneserve.convert.verify.tables import check_tables
+from tuneserve.convert.verify.templates import check_template
 from tuneserve.convert.verify.tensors import (
     check_changed_tensors,
     check_merged_checkpoint,
+    check_metadata,
     check_written,
 )
 from tuneserve.convert.verify.update import measure_updates
 from tuneserve.convert.verify.vocabulary import (
     TrainerTokenizer,
     check_special_tokens,
-    check_template,
     check_token_ids,
 )
+from tuneserve.convert.verify.weights import Weights
 from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.model_shape import expert_count
 from tuneserve.settings import ConvertSettings
@@ -65,7 +71,8 @@ EFFECT_SHARE = 0.5
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
     setting of the training; `overrides` are types of tensors other than the quantization's;
-    `recorded` is the folder of the losses that training recorded for these very weights."""
+    `recorded` is the folder of the losses that training recorded for these very weights; `written`:
+    by file, the hashes of what was written into it."""
 
     tuned: Path
     model: GGUFModel
@@ -79,6 +86,7 @@ class Candidate:
     thoughts: str = "train"
     overrides: Mapping[str, str] = field(default_factory=dict)
     recorded: Path | None = None
+    written: Mapping[Path, Digests] = field(default_factory=dict)
 
 
 class VerificationError(TuneserveError):
@@ -122,9 +130,10 @@ def verify(
 def vocabulary_checks(
     path: Path, trainer: TrainerTokenizer, examples: Sequence[Example]
 ) -> list[Check]:
-    """What needs no weights: token ids, special tokens, chat template."""
+    """What needs no weights: tables of tokens, token ids, special tokens, chat template."""
     with LlamaModel(path, vocab_only=True) as vocabulary:
         return [
+            check_tables(trainer.directory, GGUFFile(path)),
             check_token_ids(trainer, vocabulary, examples),
             check_special_tokens(trainer, vocabulary),
             check_template(trainer, vocabulary, examples),
@@ -139,17 +148,28 @@ def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int
         choices = model.choices(
             kind, has_imatrix=weights is not None, overrides=candidate.overrides
         )
-        return check_written(contract, TensorFile(path), model, choices, weights, threads=threads)
+        return check_written(
+            contract, TensorFile(path), model, choices, weights, candidate.written.get(path),
+            threads=threads,
+        )  # fmt: skip
 
     checks = [written("written as merged", candidate.tuned, candidate.model, quantization)]
     if candidate.f16 is not None:
         checks.append(written("F16 written as merged", candidate.f16, candidate.model, "F16"))
     checks += [
         written("base written as it is", candidate.base, candidate.base_model, quantization),
+        check_metadata("metadata", TensorFile(candidate.tuned), candidate.model, quantization),
+        check_metadata(
+            "metadata of the base", TensorFile(candidate.base), candidate.base_model, quantization
+        ),
         check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
     ]
     if candidate.checkpoint is not None:
-        checks.append(check_merged_checkpoint(candidate.checkpoint, candidate.model.checkpoint))
+        checks.append(
+            check_merged_checkpoint(
+                candidate.checkpoint, candidate.model.checkpoint, threads=threads
+            )
+        )
     return checks
 
 
@@ -164,9 +184,14 @@ def _check_logits(
     """Add the checks that compare logits to `checks`; returns a generated sample."""
     # PyTorch and transformers take seconds to import.
     from tuneserve.convert.verify.probe import check_probe
+    from tuneserve.convert.verify.reference import trainer_weights
 
     threads = settings.threads or physical_cores()
     quantization, model = settings.quantization, candidate.model
+    read = (
+        ComparedWeights(trainer_weights(model), TensorFile(candidate.base), candidate.base_model),
+        ComparedWeights(model.checkpoint, TensorFile(candidate.tuned), model),
+    )
     if measured.reference is None:
         measured.reference = make_reference(
             model,
@@ -176,20 +201,21 @@ def _check_logits(
             threads=threads,
             thoughts=candidate.thoughts,
             recorded=candidate.recorded,
+            read=read,
         )
     reference = measured.reference
     sequences = reference.sequences
     checks += [
+        read[1].check("every row", threads=threads),
+        read[0].check("every row of the base", threads=threads),
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
         check_is_tuned(reference.base, reference.adapted, reference.merged),
         *reference.loss_as_trained,
     ]
     say("verify: the files' logits")
-    checks.append(
-        check_probe(
-            candidate.tuned, model, sequences, folder=candidate.tuned.parent,
-            limit=settings.max_kld, threads=threads,
-        )
+    checks += check_probe(
+        candidate.tuned, model, sequences, folder=candidate.tuned.parent,
+        limit=settings.max_kld, threads=threads,
     )  # fmt: skip
     # Of a mixture of experts some tokens go through another expert after any rounding.
     exact = quantization in UNQUANTIZED and not expert_count(model.config)
@@ -218,8 +244,10 @@ def make_reference(
     threads: int,
     thoughts: str,
     recorded: Path | None = None,
+    read: tuple[Weights | None, Weights | None] = (None, None),
 ) -> Reference:
-    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones."""
+    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones.
+    `read`: the base's and the merged weights, if other objects are to read them."""
     from tuneserve.convert.verify.reference import reference_logits
 
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
@@ -241,7 +269,7 @@ def make_reference(
     base, adapted, merged = reference_logits(
         model, adapter, [*entire, *(answer.ids for answer in more)],
         [*(np.arange(len(ids)) for ids in entire), *(answer.positions for answer in more)],
-        threads=threads,
+        threads=threads, base_weights=read[0], merged_weights=read[1],
     )  # fmt: skip
     count, total = len(sequences), len(entire)
     checks = [check_recorded(known, merged[count:total])] if known else []
