@@ -29,8 +29,8 @@ from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
-from tuneserve.gguf.architectures.shell import text_name
 from tuneserve.safetensors import stored_tensors
+from tuneserve.text_model import text_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
