@@ -30,8 +30,9 @@ from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, read
 from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
-from tuneserve.text_model import is_shell, part_name, text_config, text_name
+from tuneserve.text_model import is_shell, part_name, text_name
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -50,8 +51,8 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.file_config = read_config(base)
-        self.config = text_config(self.file_config)
+        self.file_config = read_json(base / "config.json")
+        self.config = read_config(base)
         self._file_names: dict[str, str] = {}
         self._base = self._read_base()
         self.adapter = adapter

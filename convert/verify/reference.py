@@ -263,6 +263,9 @@ class StreamedModel:
             plain = _without_adapter(child)
             if plain is None and not _is_whole(child):
                 self._install(child, f"{name}.")
+                for key in set(child._buffers) - child._non_persistent_buffers_set:
+                    weights = self._variants[0].weights
+                    child._buffers[key] = _parameter(child._buffers[key], weights, f"{name}.{key}")
                 continue
             setattr(parent, child_name, self._stacked(child, plain, name))
 
