@@ -51,13 +51,13 @@ class CheckpointTensor:
     def rows(self, start: int, stop: int) -> Floats:
         found = self._in_order(start, stop)
         if self.columns is not None:
-            found = found[..., self.columns]
+            found = np.take(found, self.columns, axis=-1)
         return found if self.values is None else self.values.forward(found)
 
     def back(self, values: Floats) -> Floats:
         """Rows of a GGUF as the checkpoint has them, but for the order of the rows."""
         if self.columns is not None:
-            values = values[..., np.argsort(self.columns)]
+            values = np.take(values, np.argsort(self.columns), axis=-1)
         return values if self.values is None else self.values.back(values)
 
     def _in_order(self, start: int, stop: int) -> Floats:

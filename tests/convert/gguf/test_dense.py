@@ -51,7 +51,7 @@ _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
 DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3.5": ("Qwen3_5ForCausalLM", _QWEN35),
     "gemma-2": ("Gemma2ForCausalLM", {"head_dim": 32, "query_pre_attn_scalar": 32,
-                                      "sliding_window": 16}),
+                                      "sliding_window": 16, "tie_word_embeddings": True}),
     "gemma": ("GemmaForCausalLM", {"head_dim": 32, "tie_word_embeddings": True}),
     "smollm3": ("SmolLM3ForCausalLM", {}),
     "granite": ("GraniteForCausalLM", {"attention_multiplier": 0.2, "embedding_multiplier": 3.0,

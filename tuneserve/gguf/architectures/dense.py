@@ -56,17 +56,18 @@ def smollm3_metadata(config: Config) -> Entries:
             "llama.cpp computes every fourth layer without RoPE, this model others",
             where="config.json: no_rope_layers",
         )
-    return llama.to_metadata(config)
+    return llama_metadata(config)
+
+
+def llama_metadata(config: Config) -> Entries:
+    """Llama's, of a config.json that may know no head size of its own."""
+    sizes = () if config.get("head_dim") else ("attention.key_length", "attention.value_length")
+    return [entry for entry in llama.to_metadata(config) if entry[0] not in sizes]
 
 
 def granite_metadata(config: Config) -> Entries:
-    entries = llama.to_metadata(config)
-    if not config.get("head_dim"):
-        entries = [
-            entry for entry in entries if not entry[0].endswith(("key_length", "value_length"))
-        ]
     return [
-        *entries,
+        *llama_metadata(config),
         *((key, "float32", config[name]) for key, name in _SCALES.items() if config.get(name)),
     ]  # fmt: skip
 

@@ -121,10 +121,13 @@ _GEMMA2_LAYERS = {
     name: inner for name, inner in LAYER_TENSORS.items() if not name.endswith(("q_norm", "k_norm"))
 }
 
+# llama.cpp knows these with the embedding as output matrix alone.
+_TIED = {name: inner for name, inner in common.TENSORS.items() if name != "output"}
+
 GEMMA2 = Architecture(
     gguf_name="gemma2",
     hf_names=("Gemma2ForCausalLM",),
-    tensors=common.TENSORS,
+    tensors=_TIED,
     layer_tensors=_GEMMA2_LAYERS,
     to_metadata=gemma2_metadata,
     values=common.norms_plus_one(common.TENSORS, _GEMMA2_LAYERS),
@@ -132,7 +135,7 @@ GEMMA2 = Architecture(
 GEMMA = Architecture(
     gguf_name="gemma",
     hf_names=("GemmaForCausalLM",),
-    tensors=common.TENSORS,
+    tensors=_TIED,
     layer_tensors=common.LAYER_TENSORS,
     to_metadata=_plain_metadata,
     values=common.norms_plus_one(common.TENSORS, common.LAYER_TENSORS),
