@@ -26,6 +26,8 @@ from tuneserve.gguf.sentencepiece import LOWEST_SCORE, has_space_prefix
 from tuneserve.gguf.tokens import NEVER_STRIPPING, Token, TokenType, strips_right
 
 Value = tuple[str, Any]
+# Architectures whose files always say whether a space is put in front, if the tokenizer's do.
+_LLAMA_LIKE = ("llama", "smollm3", "granite", "mistral3")
 
 
 class Vocabulary:
@@ -125,9 +127,9 @@ class Vocabulary:
         if self.is_sentencepiece:
             prefix = has_space_prefix(self.json, str(self.directory / "tokenizer.json"))
             # llama.cpp's default is True.
-            written = not prefix or (self.architecture == "llama" and named is not None)
+            written = not prefix or (self.architecture in _LLAMA_LIKE and named is not None)
             return prefix if written else None
-        return bool(named) if self.architecture == "llama" and named is not None else None
+        return bool(named) if self.architecture in _LLAMA_LIKE and named is not None else None
 
     def _special(self) -> Any:
         """Special ids, what is added around a text, chat template (gguf.SpecialVocab)."""
