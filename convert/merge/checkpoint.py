@@ -87,7 +87,9 @@ class MergedCheckpoint:
         """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
         that is no parameter of stacked experts."""
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self.rows, *parameter.span(number))
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self.rows, *parameter.span(number))
 
     @property
     def kind(self) -> str:

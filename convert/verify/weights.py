@@ -83,7 +83,9 @@ class TrainerWeights:
         if name + BLOCKS in self._paths:
             return self._by_transformers(name, number)
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self._flat_rows, *parameter.span(number))
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self._flat_rows, *parameter.span(number))
 
     def _by_transformers(self, name: str, number: int) -> Floats:
         """One expert of an MXFP4 parameter."""
@@ -191,7 +193,7 @@ class FileWeights:
 
     def expert(self, name: str, number: int) -> Floats | None:
         parameter = self.expert_parameter(name)
-        return parameter and self._matrix(parameter.parts[0].name, number)
+        return None if parameter is None else self._matrix(parameter.parts[0].name, number)
 
     def _matrix(self, name: str, number: int) -> Floats:
         """A matrix of the parameter that the stored tensor `name` belongs to."""
