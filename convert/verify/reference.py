@@ -141,7 +141,8 @@ class StreamedStack:
         if self.factors is None:
             return values
         left, right, scale = self.factors
-        return values + scale * (left[int(number)] @ right[int(number)])
+        changed: torch.Tensor = values + scale * (left[int(number)] @ right[int(number)])
+        return changed
 
     def whole(self) -> torch.Tensor:
         return torch.stack([self[number] for number in range(self.shape[0])])
@@ -264,13 +265,13 @@ class StreamedModel:
             return streamed
         if isinstance(module, nn.Embedding) and not stays(module.weight):
             return StreamedEmbedding(module, weights, name)
-        if list(module.children()):
+        if any(list(child.parameters()) for child in module.children()):
             raise TuneserveError(f"'{name}' is no layer that can be verified")
         # A copy of a small layer (a norm) with its parameters in it, but for stacked experts.
         result = copy.copy(module)
         result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
-            if stays(parameter):
+            if parameter is None or stays(parameter):
                 continue
             if weights.expert_parameter(f"{name}.{key}") is not None:
                 del result._parameters[key]

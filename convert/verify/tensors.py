@@ -17,7 +17,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat_stored
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
@@ -64,7 +64,7 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
     def differs(name: str, start: int, stop: int) -> bool:
         stored = files[name]
         expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-        return flat(stored).raw(start, stop).tobytes() != expected
+        return flat_stored(stored).raw(start, stop).tobytes() != expected
 
     problems = []
     for name in merged.names:
