@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.result import TensorUpdate
-from tuneserve.convert.slabs import row_count
 
 SAMPLED_VALUES = 1 << 17  # of a tensor, at least one row
 SAMPLED_BLOCKS = 8
@@ -86,6 +86,11 @@ def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(start, start + each) for start in starts]))
 
 
+def row_count(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor, of stacked matrices all together; of a vector its elements."""
+    return shape[0] if len(shape) == 1 else prod(shape[:-1])
+
+
 def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray) -> SampledUpdate:
     """W and D of these rows."""
     source = base.sources.get(name) or base.sources["token_embd.weight"]
@@ -96,9 +101,8 @@ def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray
         return np.concatenate(parts)
 
     plain = read(source)
-    return SampledUpdate(
-        plain, read(tuned.sources[name]) - plain, row_count(source.shape) / len(rows)
-    )
+    scale = row_count(source.shape) / len(rows)
+    return SampledUpdate(plain, read(tuned.sources[name]) - plain, scale)
 
 
 def kept_in_all(updates: Sequence[TensorUpdate]) -> float:

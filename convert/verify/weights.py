@@ -13,7 +13,6 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
@@ -144,15 +143,19 @@ class TrainerWeights:
 
 
 class FileWeights:
-    """A GGUF's own weights, rounded to float16, under their Hugging Face names.
+    """A GGUF's own weights, dequantized, under their Hugging Face names.
 
-    Embedding and output hold the rows of the tokens `used` alone.
+    Embedding and output hold the rows of the tokens `used` alone. With `noise` every other column
+    of a matrix is larger by this share of itself, the others smaller.
     """
 
-    def __init__(self, file: TensorFile, model: GGUFModel, used: Ids) -> None:
+    def __init__(
+        self, file: TensorFile, model: GGUFModel, used: Ids, *, noise: float = 0.0
+    ) -> None:
         self._file = file
         self._model = model
         self._used = used
+        self._noise = np.float32(noise)
         # The stacks that a parameter is spread over, by the stored tensors of the parameter.
         self._stacks: dict[str, list[tuple[str, StackedTensor]]] = {}
         for gguf_name, source in model.sources.items():
@@ -166,7 +169,7 @@ class FileWeights:
             return self._model.checkpoint.shape(name)
         gguf_name = self._gguf_name(name)
         rows, *rest = self._file.shape(gguf_name)
-        return (len(self._used) if self._is_by_token(gguf_name) else rows, *rest)
+        return (len(self._used) if is_by_token(gguf_name) else rows, *rest)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._stored_name(name)
@@ -177,7 +180,7 @@ class FileWeights:
             return whole[start:stop]
         gguf_name = self._gguf_name(name)
         stop = self.shape(name)[0] if stop is None else stop
-        if self._is_by_token(gguf_name):
+        if is_by_token(gguf_name):
             wanted: Any = self._used[start:stop]
         else:
             order = self._model.row_order(gguf_name)
@@ -208,22 +211,30 @@ class FileWeights:
         return whole
 
     def _as_used(self, gguf_name: str, values: Floats) -> Floats:
-        """The values as the probe has them."""
-        if is_quantizable(gguf_name, self._file.shape(gguf_name)):
-            return as_float16(values).astype(np.float32)
+        """The values with the noise that is asked for."""
+        if self._noise and is_quantizable(gguf_name, self._file.shape(gguf_name)):
+            values[..., ::2] *= 1 + self._noise
+            values[..., 1::2] *= 1 - self._noise
         return values
 
     def _stored_name(self, name: str) -> str:
         return stored_name(name, self._model.checkpoint.names)
 
-    @staticmethod
-    def _is_by_token(gguf_name: str) -> bool:
-        return gguf_name in ("token_embd.weight", "output.weight")
-
     def _gguf_name(self, name: str) -> str:
-        found = self._model.architecture.gguf_tensor_name(name)
-        if found == "output.weight" and found not in self._file.tensors:
-            found = "token_embd.weight"
-        if found is None or found not in self._file.tensors:
+        found = gguf_tensor(self._file, self._model, name)
+        if found is None:
             raise TuneserveError(f"the file has no tensor for '{name}'")
         return found
+
+
+def is_by_token(gguf_name: str) -> bool:
+    return gguf_name in ("token_embd.weight", "output.weight")
+
+
+def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:
+    """The file's tensor for a Hugging Face name; for a tied head it is the embedding. None if
+    there is none."""
+    found = model.architecture.gguf_tensor_name(name)
+    if found == "output.weight" and found not in file.tensors:
+        found = "token_embd.weight"
+    return found if found in file.tensors else None
