@@ -16,21 +16,27 @@ from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import by_hf_name
+from tuneserve.gguf.architectures.common import with_suffix
 from tuneserve.gguf.architectures.table import Architecture, RowOrder
+from tuneserve.gguf.architectures.values import Values
 from tuneserve.model_shape import expert_count
 
+# Rows that are read though they are not wanted, rather than reading twice.
+LARGEST_GAP = 64
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the generation of ggml's block formats
 
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """One tensor of the checkpoint in GGUF's row order."""
+    """One tensor of the checkpoint as a GGUF has it: rows (`order`) and `columns` in its order, its
+    numbers changed (`values`)."""
 
     checkpoint: MergedCheckpoint
     name: str
     shape: tuple[int, ...]
-    order: RowOrder | None
-    shift: float = 0.0
+    order: RowOrder | None = None
+    columns: RowOrder | None = None
+    values: Values | None = None
 
     @property
     def names(self) -> list[str]:
@@ -43,13 +49,22 @@ class CheckpointTensor:
         return self.checkpoint.place(self.name)
 
     def rows(self, start: int, stop: int) -> Floats:
+        found = self._in_order(start, stop)
+        if self.columns is not None:
+            found = found[..., self.columns]
+        return found if self.values is None else self.values.forward(found)
+
+    def _in_order(self, start: int, stop: int) -> Floats:
         if self.order is None:
-            values = self.checkpoint.rows(self.name, start, stop)
-            return values + np.float32(self.shift) if self.shift else values
+            return self.checkpoint.rows(self.name, start, stop)
         wanted = self.order[start:stop]
-        first = int(wanted.min())
-        values = self.checkpoint.rows(self.name, first, int(wanted.max()) + 1)
-        return values[wanted - first]
+        ordered = np.sort(wanted)
+        runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > LARGEST_GAP) + 1)
+        pieces = [
+            self.checkpoint.rows(self.name, int(run[0]), int(run[-1]) + 1)[run - run[0]]
+            for run in runs
+        ]
+        return np.concatenate(pieces)[np.searchsorted(ordered, wanted)]
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,11 @@ class GGUFModel:
         source = self.sources[gguf_name]
         return source.order if isinstance(source, CheckpointTensor) else None
 
+    def column_order(self, gguf_name: str) -> RowOrder | None:
+        """The same of its columns."""
+        source = self.sources[gguf_name]
+        return source.columns if isinstance(source, CheckpointTensor) else None
+
     def choices(
         self,
         quantization: str,
@@ -171,13 +191,20 @@ class GGUFModel:
                 continue
             gguf_name = self.architecture.gguf_tensor_name(name)
             if gguf_name is None:
-                if not name.endswith(".rotary_emb.inv_freq"):
+                if not self.architecture.is_ignored(name):
                     unknown.append(name)
                 continue
             shape = self.checkpoint.shape(name)
-            order = self.architecture.gguf_row_order(gguf_name, self.config, shape[0])
-            shift = self.architecture.norm_shift if name.endswith("norm.weight") else 0.0
-            sources[gguf_name] = CheckpointTensor(self.checkpoint, name, shape, order, shift)
+            if len(shape) > 2:  # the kernels of a convolution, one for each channel
+                shape = tuple(size for size in shape if size != 1)
+            sources[gguf_name] = CheckpointTensor(
+                self.checkpoint,
+                name,
+                shape,
+                self.architecture.gguf_row_order(gguf_name, self.config, shape[0]),
+                self.architecture.gguf_column_order(gguf_name, self.config, shape[-1]),
+                self.architecture.gguf_values(gguf_name),
+            )
         if unknown:
             raise UsageError(
                 f"{len(unknown)} tensors don't belong to {self.checkpoint.architecture}",
@@ -205,8 +232,8 @@ class GGUFModel:
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
-        expected = {f"{name}.weight" for name in self.architecture.tensors}
-        names = [f"{name}.weight" for name in self.architecture.layer_tensors]
+        expected = {with_suffix(name) for name in self.architecture.tensors}
+        names = [with_suffix(name) for name in self.architecture.layer_tensors]
         names += [*self.architecture.stacks, *self.architecture.exact]
         for layer in range(int(self.config["num_hidden_layers"])):
             absent = self.architecture.absent(self.config, layer)

@@ -92,19 +92,20 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, thread
     files = checkpoint_tensors(directory)
 
     def difference(name: str) -> str | None:
-        if name not in files:
+        stored = files.get(merged.file_name(name))
+        if stored is None:
             return f"{name} is missing"
-        stored = files[name]
         for start, stop in row_spans(stored.shape):
             expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
             if flat_stored(stored).raw(start, stop).tobytes() != expected:
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 
+    names = [*merged.names, *merged.outside]
     with ThreadPoolExecutor(threads) as pool:
-        problems = list(filter(None, pool.map(difference, merged.names)))
-    how = f"all bytes of {len(merged.names)} tensors"
-    return _as_check("checkpoint as merged", problems, len(merged.names), how)
+        problems = list(filter(None, pool.map(difference, names)))
+    how = f"all bytes of {len(names)} tensors"
+    return _as_check("checkpoint as merged", problems, len(names), how)
 
 
 def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str) -> Check:

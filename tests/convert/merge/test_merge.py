@@ -139,8 +139,9 @@ def test_a_missing_factor_is_named(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_a_layer_without_adapter_is_named(trained: Trained, tmp_path: Path) -> None:
+    adapter = Adapter(damaged(trained, tmp_path / "a", "layers.1.mlp.up_proj"))
     with pytest.raises(UsageError, match="damaged") as caught:
-        Adapter(damaged(trained, tmp_path / "a", "layers.1.mlp.up_proj"))
+        MergedCheckpoint(trained.base, adapter)
     assert caught.value.problems == [
         "model.layers.1.mlp.up_proj: no adapter, other layers have one"
     ]
