@@ -54,6 +54,12 @@ class CheckpointTensor:
             found = found[..., self.columns]
         return found if self.values is None else self.values.forward(found)
 
+    def back(self, values: Floats) -> Floats:
+        """Rows of a GGUF as the checkpoint has them, but for the order of the rows."""
+        if self.columns is not None:
+            values = values[..., np.argsort(self.columns)]
+        return values if self.values is None else self.values.back(values)
+
     def _in_order(self, start: int, stop: int) -> Floats:
         if self.order is None:
             return self.checkpoint.rows(self.name, start, stop)

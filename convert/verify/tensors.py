@@ -90,6 +90,7 @@ def _same_value(found: Any, expected: Any) -> bool:
 def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, threads: int) -> Check:
     """The same of the merged Hugging Face checkpoint: every tensor is there, with all its bytes."""
     files = checkpoint_tensors(directory)
+    names = [*merged.names, *merged.outside]
 
     def difference(name: str) -> str | None:
         stored = files.get(merged.file_name(name))
@@ -101,7 +102,6 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, thread
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 
-    names = [*merged.names, *merged.outside]
     with ThreadPoolExecutor(threads) as pool:
         problems = list(filter(None, pool.map(difference, names)))
     how = f"all bytes of {len(names)} tensors"

@@ -193,12 +193,7 @@ class FileWeights:
             wanted = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         values = self._as_used(gguf_name, self._file.rows_at(gguf_name, wanted))
         source = self._model.sources[gguf_name]
-        if isinstance(source, CheckpointTensor):
-            if source.columns is not None:
-                values = values[..., np.argsort(source.columns)]
-            if source.values is not None:
-                values = source.values.back(values)
-        return values
+        return source.back(values) if isinstance(source, CheckpointTensor) else values
 
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         return self._model.checkpoint.expert_parameter(name)
