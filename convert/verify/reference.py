@@ -326,7 +326,8 @@ class StreamedModel:
         def stays(parameter: torch.Tensor | None) -> bool:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
-        plain = type(module).forward is nn.Linear.forward
+        # One that was put in for another variant, or a plain one: a router may compute more.
+        plain = isinstance(module, _Linear) or type(module).forward is nn.Linear.forward
         if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = self._linear(StreamedLinear, module, weights, name)
             if stays(module.bias):
