@@ -327,7 +327,7 @@ class StreamedModel:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
         # One that was put in for another variant, or a plain one: a router may compute more.
-        plain = isinstance(module, _Linear) or type(module).forward is nn.Linear.forward
+        plain = isinstance(module, StreamedLinear) or type(module).forward is nn.Linear.forward
         if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = self._linear(StreamedLinear, module, weights, name)
             if stays(module.bias):
