@@ -12,7 +12,7 @@ Tiny random checkpoints (tests/convert/gguf/test_dense.py). For each:
     python benchmarks/convert_architectures.py LLAMA_CPP_SOURCE TOKENIZER SPM --work DIRECTORY
 
 TOKENIZER: a directory with a byte-level tokenizer.json, SPM: one with a tokenizer.model, for Gemma.
-Prints a table, and why something failed.
+What DIRECTORY holds already is used again. Prints a table, and why something failed.
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ def trains(base: Path, work: Path, case: str) -> str:
     return "yes" if not done.returncode else done.stderr.strip().splitlines()[-1][:80]
 
 
-def attempt(case: str, work: Callable[[], Made]) -> Made | None:
+def attempt(case: str, work: Callable[..., Made], *given: Any) -> Made | None:
     """The result; None, and a line that says why, where it fails: the others are measured."""
     try:
-        return work()
+        return work(*given)
     except Exception as error:
         print(f"| {case} | {type(error).__name__}: {error} {getattr(error, 'problems', '')} |")
         return None
@@ -163,10 +163,18 @@ def main() -> None:
         work = arguments.work / case
         tokenizer = arguments.spm if spm else arguments.tokenizer
         rows = SENTENCEPIECE_ROWS if spm else 49152
-        base = attempt(case, lambda: make_dense(work / "base", case, tokenizer, rows))  # noqa: B023
+        base = (
+            work / "base"
+            if (work / "base").exists()
+            else attempt(case, make_dense, work / "base", case, tokenizer, rows)
+        )
         if base is not None:
             kinds = ("F16", "BF16")
-            wanted += [f"{base}={work / f'theirs-{kind}.gguf'}={kind.lower()}" for kind in kinds]
+            wanted += [
+                f"{base}={work / f'theirs-{kind}.gguf'}={kind.lower()}"
+                for kind in kinds
+                if not list(work.glob(f"theirs-{kind}.gguf*"))
+            ]
     subprocess.run(
         [sys.executable, "-c", _DRIVER, str(arguments.source), *wanted],
         capture_output=True, timeout=900, check=False,
@@ -175,7 +183,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for case in arguments.only:
         work = arguments.work / case
-        row = attempt(case, lambda: measure(case, work))  # noqa: B023
+        row = attempt(case, measure, case, work)
         if row is None:
             continue
         trained = trains(work / "base", work, case) if arguments.train else ""

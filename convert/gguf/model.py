@@ -238,13 +238,14 @@ class GGUFModel:
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
-        expected = {with_suffix(name) for name in self.architecture.tensors}
+        tensors = set(self.architecture.tensors) - self.architecture.optional
+        expected = {with_suffix(name) for name in tensors}
         names = [with_suffix(name) for name in self.architecture.layer_tensors]
         names += [*self.architecture.stacks, *self.architecture.exact]
         for layer in range(int(self.config["num_hidden_layers"])):
             absent = self.architecture.absent(self.config, layer)
             expected |= {f"blk.{layer}.{name}" for name in names if name not in absent}
-        missing = sorted(expected - {"output.weight"} - set(sources))
+        missing = sorted(expected - set(sources))
         if missing:
             raise UsageError(
                 f"{len(missing)} tensors are missing from the checkpoint",

@@ -30,9 +30,9 @@ from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, read
 from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import class_of
-from tuneserve.gguf.architectures.shell import is_shell, part_name, text_config, text_name
+from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
+from tuneserve.text_model import is_shell, part_name, text_name
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -51,8 +51,8 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.file_config = read_config(base)
-        self.config = text_config(self.file_config)
+        self.file_config = read_json(base / "config.json")
+        self.config = read_config(base)
         self._file_names: dict[str, str] = {}
         self._base = self._read_base()
         self.adapter = adapter
@@ -72,14 +72,13 @@ class MergedCheckpoint:
 
     @property
     def architecture(self) -> str:
-        """config.json's `architectures[0]`; of a model with eyes and ears its text model's, if
-        that has one of its own."""
-        name = class_of(self.file_config)
-        if name is None:
+        """config.json's `architectures[0]`."""
+        names = self.file_config.get("architectures") or []
+        if not names:
             raise UsageError(
                 "config.json names no architecture", where=str(self.directory / "config.json")
             )
-        return name
+        return str(names[0])
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -112,7 +111,13 @@ class MergedCheckpoint:
 
     def _text_names(self, adapter: Adapter, by_name: Mapping[str, Found]) -> dict[str, Found]:
         """Raises UsageError if the adapter changes what is none of the text model's."""
-        strangers = [name for name in by_name if self._text_name(name) is None]
+        outside = {name: by_name[name] for name in by_name if self._text_name(name) is None}
+        # What got no gradient is as PEFT begins: it adds nothing.
+        strangers = [
+            name
+            for name, change in outside.items()
+            if not isinstance(change, LowRank) or change.b.any()
+        ]
         if strangers:
             parts = ", ".join(dict.fromkeys(map(part_name, strangers)))
             raise UsageError(
@@ -121,7 +126,8 @@ class MergedCheckpoint:
                 problems=strangers,
                 hint=f"A GGUF holds the text model alone: train without the layers of {parts}.",
             )
-        return {str(self._text_name(name)): value for name, value in by_name.items()}
+        names = ((self._text_name(name), value) for name, value in by_name.items())
+        return {name: value for name, value in names if name is not None}
 
     @property
     def changes(self) -> Mapping[str, LowRank | StackedLowRank]:

@@ -29,8 +29,8 @@ from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
-from tuneserve.gguf.architectures.shell import text_name
 from tuneserve.safetensors import stored_tensors
+from tuneserve.text_model import text_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -265,6 +265,9 @@ class StreamedModel:
             plain = _without_adapter(child)
             if plain is None and not _is_whole(child):
                 self._install(child, f"{name}.")
+                for key in set(child._buffers) - child._non_persistent_buffers_set:
+                    weights = self._variants[0].weights
+                    child._buffers[key] = _parameter(child._buffers[key], weights, f"{name}.{key}")
                 continue
             setattr(parent, child_name, self._stacked(child, plain, name))
 

@@ -24,8 +24,8 @@ from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_json
-from tuneserve.gguf.architectures.shell import is_shell, text_name
 from tuneserve.safetensors import checkpoint_tensors
+from tuneserve.text_model import is_shell, text_name
 
 
 class Weights(Protocol):

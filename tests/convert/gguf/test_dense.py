@@ -41,6 +41,10 @@ _QWEN35: dict[str, Any] = {
 }  # fmt: skip
 _GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16,
            "layer_types": _MIXED}  # fmt: skip
+_GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16, "layer_types": _MIXED,
+           "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 49152,
+           "attention_k_eq_v": False, "enable_moe_block": False,
+           "tie_word_embeddings": True}  # fmt: skip
 _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
            "num_attention_heads": 2, "image_size": 28, "patch_size": 14}  # fmt: skip
 # name: (model class, config; of a model with eyes that of its text model, and the whole one's)
@@ -67,6 +71,7 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
              "block_ff_dim": 96}),
     "phi-4-mini": ("Phi3ForCausalLM", {"partial_rotary_factor": 0.5, "sliding_window": None,
                    "original_max_position_embeddings": 512}),
+    "gemma-4": ("Gemma4ForCausalLM", {**_GEMMA4, "num_kv_shared_layers": 0}),
     "gemma-3-shell": ("Gemma3ForConditionalGeneration", _GEMMA3),
     "mistral-3-shell": ("Mistral3ForConditionalGeneration", {"head_dim": 32}),
     "qwen3.5-shell": ("Qwen3_5ForConditionalGeneration", _QWEN35),

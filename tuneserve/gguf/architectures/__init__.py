@@ -6,12 +6,8 @@ checkpoint's config.json.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import dense, gemma, llama, moe, phi, qwen, qwen35
-from tuneserve.gguf.architectures.shell import is_shell, text_config
+from tuneserve.gguf.architectures import dense, gemma, gemma4, llama, moe, phi, qwen, qwen35
 from tuneserve.gguf.architectures.table import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -21,6 +17,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     gemma.GEMMA3,
     gemma.GEMMA2,
     gemma.GEMMA,
+    gemma4.GEMMA4,
     phi.PHI3,
     qwen35.QWEN35,
     *dense.ARCHITECTURES,
@@ -48,15 +45,3 @@ def by_hf_name(name: str) -> Architecture:
     raise UsageError(
         f"architecture '{name}' is not supported", hint=f"Supported: {', '.join(known)}."
     )
-
-
-def class_of(config: Mapping[str, Any]) -> str | None:
-    """config.json's `architectures[0]`; of a model with eyes and ears the class of its text model,
-    where that has a row of its own (a Mistral and a Ministral 3 come in the same shell)."""
-    names = config.get("architectures") or [None]
-    if is_shell(config):
-        text = text_config(config)
-        for architecture in ARCHITECTURES:
-            if text.get("model_type") in architecture.text_types:
-                return architecture.hf_names[0]
-    return names[0] and str(names[0])

@@ -79,6 +79,8 @@ def granite_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
 
 
 def ministral_metadata(config: Config) -> Entries:
+    if config["model_type"] != "ministral3":  # a Mistral in the same shell
+        return llama.to_metadata(config)
     scaling = common.rope_scaling(config)
     if scaling.get("rope_type") != "yarn":
         raise UsageError("llama.cpp knows Ministral 3 with yarn alone", where="config.json")
@@ -190,9 +192,8 @@ GRANITE = replace(
 MINISTRAL3 = replace(
     llama.LLAMA,
     gguf_name="mistral3",
-    hf_names=("Ministral3ForCausalLM",),
+    hf_names=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
     model_type="ministral3",
-    text_types=("ministral3",),
     to_config=no_import,
     to_metadata=ministral_metadata,
 )

@@ -82,7 +82,6 @@ def llama3_factors(scaling: Config, base: float, size: int) -> Floats:
 LLAMA = Architecture(
     gguf_name="llama",
     hf_names=("LlamaForCausalLM", "MistralForCausalLM"),
-    text_types=("llama", "mistral"),
     tensors=common.TENSORS,
     layer_tensors=common.LAYER_TENSORS,
     to_config=common.shape_config,

@@ -45,8 +45,7 @@ class Architecture:
     suffix or another one. `absent(config, layer)`: which of a block's tensors this one lacks.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     `ignored`: Hugging Face names, as regular expressions, that a checkpoint may hold and the model
-    does not compute with. `text_types`: the `model_type`s of a vision model's text part that is
-    this architecture, where the class of the whole doesn't tell.
+    does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
     """
 
     gguf_name: str
@@ -65,7 +64,7 @@ class Architecture:
     exact: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[Config, int], Container[str]] = lambda _config, _layer: ()
     ignored: tuple[str, ...] = ()
-    text_types: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset({"output"})
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""

@@ -33,7 +33,8 @@ def text_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if not is_shell(config):
         return dict(config)
     shared = {key: config[key] for key in _SHARED if key in config}
-    return {**config["text_config"], **shared}
+    name = {"architectures": config["architectures"]} if config.get("architectures") else {}
+    return {**name, **config["text_config"], **shared}
 
 
 def text_name(name: str) -> str | None:
