@@ -164,7 +164,7 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
-            kept={name: "MXFP4" for name in self._packed},
+            kept=dict.fromkeys(self._packed, "MXFP4"),
         )
 
     @property
