@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.gguf.quantization import AUTO, MIXTURES, Choice, choose_types, file_type
+from tuneserve.convert.gguf.quantization import (
+    AUTO,
+    MIXTURES,
+    UNQUANTIZED,
+    Choice,
+    choose_types,
+    file_type,
+)
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -157,12 +164,17 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
-            kept={
-                name: "MXFP4"
-                for name, source in self.sources.items()
-                if isinstance(source, StackedTensor) and source.packed is not None
-            },
+            kept=dict.fromkeys(self._packed, "MXFP4"),
         )
+
+    @property
+    def _packed(self) -> list[str]:
+        """The tensors that are stored as MXFP4 blocks and stay so."""
+        return [
+            name
+            for name, source in self.sources.items()
+            if isinstance(source, StackedTensor) and source.packed is not None
+        ]
 
     def metadata(self, quantization: str) -> dict[str, Value]:
         """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order."""
@@ -183,6 +195,8 @@ class GGUFModel:
         if quantization == AUTO:
             shapes = {name: source.shape for name, source in self.sources.items()}
             number = file_type(self.choices(AUTO), shapes)
+        elif quantization in UNQUANTIZED and self._packed:
+            number = MIXTURES["MXFP4_MOE"].file_type
         else:
             number = MIXTURES[quantization].file_type
         entries["general.file_type"] = ("uint32", number)

@@ -149,11 +149,9 @@ class MergedCheckpoint:
         """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
         that is no parameter of stacked experts."""
         parameter = self.expert_parameter(name)
-        return (
-            None
-            if parameter is None
-            else read_parameter(parameter, self.rows, *parameter.span(number))
-        )
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self.rows, *parameter.span(number))
 
     @property
     def kind(self) -> str:
@@ -314,9 +312,14 @@ class MergedCheckpoint:
 
 def flat(stored: ReadableTensor) -> ReadableTensor:
     """The tensor with all its rows one after the other, of however many matrices they are."""
-    if isinstance(stored, StoredTensor) and len(stored.shape) > 2:
-        return replace(stored, shape=(row_count(stored.shape), stored.shape[-1]))
-    return stored
+    return flat_stored(stored) if isinstance(stored, StoredTensor) else stored
+
+
+def flat_stored(stored: StoredTensor) -> StoredTensor:
+    """The same of a tensor that is stored as it is."""
+    if len(stored.shape) < 3:
+        return stored
+    return replace(stored, shape=(row_count(stored.shape), stored.shape[-1]))
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:

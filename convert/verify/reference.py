@@ -162,7 +162,8 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
             for n, layer in enumerate(self.layers)
         ]
         if isinstance(results[0], tuple):
-            return tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
+            columns = zip(*results, strict=True)
+            return tuple(None if each[0] is None else torch.cat(each) for each in columns)
         return torch.cat(results)
 
 
@@ -185,7 +186,8 @@ class StreamedStack:
             return values
         left, right, scale = self.factors
         change = left[int(number)] @ right[int(number)]
-        return values + scale * change.to(self._device)
+        changed: torch.Tensor = values + scale * change.to(self._device)
+        return changed
 
     def whole(self) -> torch.Tensor:
         return torch.stack([self[number] for number in range(self.shape[0])])
@@ -327,7 +329,8 @@ class StreamedModel:
         def stays(parameter: torch.Tensor | None) -> bool:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
-        plain = type(module).forward is nn.Linear.forward
+        # One that was put in for another variant, or a plain one: a router may compute more.
+        plain = isinstance(module, StreamedLinear) or type(module).forward is nn.Linear.forward
         if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = self._linear(StreamedLinear, module, weights, name)
             if stays(module.bias):
@@ -344,7 +347,7 @@ class StreamedModel:
         }
         result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
-            if stays(parameter):
+            if parameter is None or stays(parameter):
                 continue
             if weights.expert_parameter(f"{name}.{key}") is not None:
                 del result._parameters[key]

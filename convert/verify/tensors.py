@@ -20,7 +20,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests, digest, encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat_stored
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
@@ -98,7 +98,7 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, thread
             return f"{name} is missing"
         for start, stop in row_spans(stored.shape):
             expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-            if flat(stored).raw(start, stop).tobytes() != expected:
+            if flat_stored(stored).raw(start, stop).tobytes() != expected:
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 

@@ -88,11 +88,9 @@ class TrainerWeights:
         if name + BLOCKS in self._paths:
             return self._by_transformers(name, number)
         parameter = self.expert_parameter(name)
-        return (
-            None
-            if parameter is None
-            else read_parameter(parameter, self._flat_rows, *parameter.span(number))
-        )
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self._flat_rows, *parameter.span(number))
 
     def _by_transformers(self, name: str, number: int) -> Floats:
         """One expert of an MXFP4 parameter."""
