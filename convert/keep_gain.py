@@ -77,8 +77,9 @@ def _with_finer_types(plain: Pair, verdict: Verdict) -> tuple[Pair, Verdict]:
             finer.tuned.unlink()
             continue
         finer.write_base(_others(plain.base, repair.overrides))
-        finer.tuned.replace(plain.tuned)
-        finer.base.replace(plain.base)
+        for made, final in ((finer.tuned, plain.tuned), (finer.base, plain.base)):
+            made.replace(final)
+            finer.written[final] = finer.written.pop(made)
         finer = replace(finer, tuned=plain.tuned, base=plain.base)
         return finer, finer.verify(measured)
     return plain, verdict

@@ -92,7 +92,10 @@ def _write_files(
     if settings.keep_f16 and settings.quantization != "F16":
         pair = replace(pair, f16=stack.enter_context(atomic_path(plan.f16)))
         assert pair.f16 is not None
-        write_quantized(tuned, pair.f16, "F16", threads=plan.threads)
+        write_quantized(
+            tuned, pair.f16, "F16",
+            threads=plan.threads, digests=pair.written.setdefault(pair.f16, {}),
+        )  # fmt: skip
     if uses_imatrix(settings):
         # One matrix for both, so that the weights that training left alone stay equal in both.
         matrix, mix = _measured(plan, tuned, stack)

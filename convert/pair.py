@@ -42,7 +42,8 @@ class Pair:
     """The files under temporary names, and the models that they are made of.
 
     `f16` and `checkpoint` are made where the settings ask for them; `overrides`: types of tensors,
-    in both files, other than the quantization's; `mix`: those that auto stands for.
+    in both files, other than the quantization's; `mix`: those that auto stands for; `written`: by
+    file, the hashes of what was written into it.
     """
 
     plan: Plan
@@ -55,6 +56,7 @@ class Pair:
     matrix: ImportanceMatrix | None = None
     mix: Mix | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    written: dict[Path, dict[str, Sequence[bytes]]] = field(default_factory=dict)
 
     @property
     def importance(self) -> Mapping[str, Floats] | None:
@@ -80,7 +82,7 @@ class Pair:
         write_quantized(
             model, path, self.plan.settings.quantization,
             threads=self.plan.threads, matrix=self.matrix, matrix_file=self.plan.imatrix.name,
-            copied=copied, overrides=self.overrides,
+            copied=copied, overrides=self.overrides, digests=self.written.setdefault(path, {}),
         )  # fmt: skip
 
     def verify(self, measured: Measured) -> Verdict:
@@ -89,7 +91,7 @@ class Pair:
         candidate = Candidate(
             self.tuned, self.tuned_model, plan.run.adapter, plan.run.held_out, self.base,
             self.base_model, self.importance, self.checkpoint, self.f16, plan.run.thoughts,
-            self.overrides,
+            self.overrides, plan.recorded, self.written,
         )  # fmt: skip
         checks, sample = verify(candidate, plan.settings, measured)
         return Verdict(checks, sample, measured)

@@ -13,7 +13,6 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
@@ -22,6 +21,7 @@ from tuneserve.convert.merge.experts import (
     stored_name,
 )
 from tuneserve.convert.merge.four_bit import STATE
+from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
 from tuneserve.errors import TuneserveError
 from tuneserve.safetensors import checkpoint_tensors
 
@@ -52,6 +52,7 @@ class TrainerWeights:
         places = checkpoint_tensors(directory)
         self._paths = {name: stored.path for name, stored in places.items()}
         self._shapes = {name: stored.shape for name, stored in places.items()}
+        self._shapes |= {name: stored.shape for name, stored in mxfp4_tensors(places).items()}
         self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
         self._lock = threading.Lock()
@@ -78,8 +79,25 @@ class TrainerWeights:
         return expert_parameter(name, self._shapes)
 
     def expert(self, name: str, number: int) -> Floats | None:
+        if name + BLOCKS in self._paths:
+            return self._by_transformers(name, number)
         parameter = self.expert_parameter(name)
-        return parameter and read_parameter(parameter, self._flat_rows, *parameter.span(number))
+        return (
+            None
+            if parameter is None
+            else read_parameter(parameter, self._flat_rows, *parameter.span(number))
+        )
+
+    def _by_transformers(self, name: str, number: int) -> Floats:
+        """One expert of an MXFP4 parameter."""
+        from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+        parts = []
+        for key in (name + BLOCKS, name + SCALES):
+            with self._open(key) as file:
+                parts.append(file.get_slice(key)[number : number + 1].clone())
+        found: Floats = convert_moe_packed_tensors(*parts)[0].float().numpy()
+        return found
 
     def _flat_rows(self, name: str, start: int, stop: int) -> Floats:
         """Rows of all matrices of a stored tensor together."""
@@ -127,15 +145,19 @@ class TrainerWeights:
 
 
 class FileWeights:
-    """A GGUF's own weights, rounded to float16, under their Hugging Face names.
+    """A GGUF's own weights, dequantized, under their Hugging Face names.
 
-    Embedding and output hold the rows of the tokens `used` alone.
+    Embedding and output hold the rows of the tokens `used` alone. With `noise` every other column
+    of a matrix is larger by this share of itself, the others smaller.
     """
 
-    def __init__(self, file: TensorFile, model: GGUFModel, used: Ids) -> None:
+    def __init__(
+        self, file: TensorFile, model: GGUFModel, used: Ids, *, noise: float = 0.0
+    ) -> None:
         self._file = file
         self._model = model
         self._used = used
+        self._noise = np.float32(noise)
         # The stacks that a parameter is spread over, by the stored tensors of the parameter.
         self._stacks: dict[str, list[tuple[str, StackedTensor]]] = {}
         for gguf_name, source in model.sources.items():
@@ -149,7 +171,7 @@ class FileWeights:
             return self._model.checkpoint.shape(name)
         gguf_name = self._gguf_name(name)
         rows, *rest = self._file.shape(gguf_name)
-        return (len(self._used) if self._is_by_token(gguf_name) else rows, *rest)
+        return (len(self._used) if is_by_token(gguf_name) else rows, *rest)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._stored_name(name)
@@ -160,7 +182,7 @@ class FileWeights:
             return whole[start:stop]
         gguf_name = self._gguf_name(name)
         stop = self.shape(name)[0] if stop is None else stop
-        if self._is_by_token(gguf_name):
+        if is_by_token(gguf_name):
             wanted: Any = self._used[start:stop]
         else:
             order = self._model.row_order(gguf_name)
@@ -176,7 +198,7 @@ class FileWeights:
 
     def expert(self, name: str, number: int) -> Floats | None:
         parameter = self.expert_parameter(name)
-        return parameter and self._matrix(parameter.parts[0].name, number)
+        return None if parameter is None else self._matrix(parameter.parts[0].name, number)
 
     def _matrix(self, name: str, number: int) -> Floats:
         """A matrix of the parameter that the stored tensor `name` belongs to."""
@@ -191,22 +213,30 @@ class FileWeights:
         return whole
 
     def _as_used(self, gguf_name: str, values: Floats) -> Floats:
-        """The values as the probe has them."""
-        if is_quantizable(gguf_name, self._file.shape(gguf_name)):
-            return as_float16(values).astype(np.float32)
+        """The values with the noise that is asked for."""
+        if self._noise and is_quantizable(gguf_name, self._file.shape(gguf_name)):
+            values[..., ::2] *= 1 + self._noise
+            values[..., 1::2] *= 1 - self._noise
         return values
 
     def _stored_name(self, name: str) -> str:
         return stored_name(name, self._model.checkpoint.names)
 
-    @staticmethod
-    def _is_by_token(gguf_name: str) -> bool:
-        return gguf_name in ("token_embd.weight", "output.weight")
-
     def _gguf_name(self, name: str) -> str:
-        found = self._model.architecture.gguf_tensor_name(name)
-        if found == "output.weight" and found not in self._file.tensors:
-            found = "token_embd.weight"
-        if found is None or found not in self._file.tensors:
+        found = gguf_tensor(self._file, self._model, name)
+        if found is None:
             raise TuneserveError(f"the file has no tensor for '{name}'")
         return found
+
+
+def is_by_token(gguf_name: str) -> bool:
+    return gguf_name in ("token_embd.weight", "output.weight")
+
+
+def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:
+    """The file's tensor for a Hugging Face name; for a tied head it is the embedding. None if
+    there is none."""
+    found = model.architecture.gguf_tensor_name(name)
+    if found == "output.weight" and found not in file.tensors:
+        found = "token_embd.weight"
+    return found if found in file.tensors else None
