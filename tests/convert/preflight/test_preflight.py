@@ -97,7 +97,10 @@ def config(**changes: Any) -> Change:
 
 
 def template(source: str) -> Change:
-    return lambda base: (base / "chat_template.jinja").write_text(source) and None
+    def change(base: Path) -> None:
+        (base / "chat_template.jinja").write_text(source)
+
+    return change
 
 
 def tokenizer(change: Callable[[Any], Any]) -> Change:
