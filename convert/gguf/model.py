@@ -133,12 +133,13 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        if quantization == AUTO:
-            shapes = {name: source.shape for name, source in self.sources.items()}
-            kind = file_type(self.choices(AUTO), shapes)
-        else:
-            kind = MIXTURES[quantization].file_type
-        entries["general.file_type"] = ("uint32", kind)
+        shapes = {name: source.shape for name, source in self.sources.items()}
+        number = (
+            file_type(self.choices(AUTO), shapes)
+            if quantization == AUTO
+            else MIXTURES[quantization].file_type
+        )
+        entries["general.file_type"] = ("uint32", number)
         return entries
 
     def _find_sources(self) -> dict[str, Source]:

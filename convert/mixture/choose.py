@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneserve.console import human_bytes, progress, say
+from tuneserve.console import human_bytes, progress
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import fitting_type, is_quantizable
 from tuneserve.convert.gguf.writer import encoded_size
@@ -62,12 +62,7 @@ def choose_mix(
     with Trial(path, model.sources, matrix.means(), threads=threads) as trial:
         trial.compare_on(find_answers(trial.model, run, settings.mix_tokens))
         search = _Search(model, matrix, trial, settings, threads)
-        mix = search.within_divergence() if settings.max_divergence else search.within_size()
-    say(
-        f"types: divergence {mix.divergence:.2e} on the answers they were chosen by, {BASELINE}'s "
-        f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
-    )
-    return mix
+        return search.within_divergence() if settings.max_divergence else search.within_size()
 
 
 class _Search:
