@@ -32,9 +32,11 @@ from tuneserve.bench.tasks.tasks import (
 )
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.convert.result import ConvertOutput, GGUFRecord
+from tuneserve.convert.result import ConvertOutput, GainKept, GGUFRecord
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
+from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
@@ -50,7 +52,8 @@ class BenchmarkJob:
     that the run was tuned for. `elsewhere`: further tasks, which show what the tune cost. `replay`:
     the held-out part of the replay set; the likelihood of their references is measured.
     `training`: the examples trained on, which held-out prompts are compared with to find
-    contamination; None if the run keeps none. `own_workload`: what `asked` needs; `workload`: that
+    contamination; None if the run keeps none. `gain`: what quantization keeps of the tune.
+    `own_workload`: what `asked` needs; `workload`: that
     and what `elsewhere`, `replay` and the texts need.
     """
 
@@ -66,6 +69,7 @@ class BenchmarkJob:
     workload: Workload
     own_workload: Workload
     conditions: dict[str, str]
+    gain: GainKept | None = None
 
     @property
     def settings(self) -> BenchSettings:
@@ -110,10 +114,16 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     """Read, check and tokenize everything. Raises UsageError for what can't be measured,
     TuneserveError where base and tuned can't be compared."""
     settings = recipe.bench
-    quantization = converted.tuned.quantization
-    paths = {"base": run.base_gguf(quantization), "tuned": run.tuned_gguf(quantization)}
-    made = {"base": converted.base, "tuned": converted.tuned}
-    hashes = {name: _verified_hash(path, made[name], run) for name, path in paths.items()}
+    quantization = converted.base.quantization
+    tuned, lora = converted.files(run)
+    paths = {"base": run.base_gguf(quantization), "tuned": tuned}
+    hashes = {
+        "base": _verified_hash(paths["base"], converted.base, run),
+        "tuned": _verified_hash(lora or tuned, converted.tuned, run),
+    }
+    if trained := run.finished("train", TrainOutput):
+        # The base itself is not read here: what is measured are the GGUFs, whose hashes are known.
+        check_trained_files(run, trained, base=None)
     own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:
@@ -155,14 +165,19 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         recipe=recipe,
         quantization=quantization,
         hashes=hashes,
-        contenders={name: Contender(name, path, serve, settings) for name, path in paths.items()},
+        contenders={
+            name: Contender(name, path, serve, settings, lora if name == "tuned" else None)
+            for name, path in paths.items()
+        },
         asked=own,
         elsewhere=elsewhere,
         replay=replay_encoded,
         training=_askable_of(run, "train"),
         workload=workload,
         own_workload=own_workload,
-        conditions=conditions.describe_conditions(quantization, types, template, serve, settings),
+        conditions=conditions.describe_conditions(quantization, types, template, serve, settings)
+        | ({"Tuned": f"the base's GGUF with the adapter {lora.name} on it"} if lora else {}),
+        gain=converted.gain,
     )
 
 

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 
-from tuneserve.chat.examples import read_split
 from tuneserve.console import say
+from tuneserve.convert.adapter_files import check_adapter, write_own_base
 from tuneserve.convert.gguf.lora import write_lora
-from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO, NEEDS_IMATRIX
-from tuneserve.convert.quantize import write_quantized
-from tuneserve.convert.result import AdapterResult, Check
-from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.stage import Plan, checked_models, plan_of
-from tuneserve.convert.verify.logits import file_logits
-from tuneserve.convert.verify.verify import (
-    TOKEN_EXAMPLES,
-    VerificationError,
-    check_near,
-    choose_sequences,
-    vocabulary_checks,
-)
-from tuneserve.convert.verify.vocabulary import TrainerTokenizer
-from tuneserve.divergence import divergence
+from tuneserve.convert.plan import checked_models, plan_of
+from tuneserve.convert.result import AdapterResult
+from tuneserve.convert.verify.measured import Measured
+from tuneserve.convert.verify.verify import VerificationError
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, sha256_file
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
+from tuneserve.signals import ended_by_sigterm
 
 
 def convert_adapter(
@@ -55,19 +44,20 @@ def convert_adapter(
             hint="Run convert without --adapter-only first, or choose another type.",
         )
     tuned, base = checked_models(plan)
-    with run.alone(), ExitStack() as files:
+    with ended_by_sigterm(), run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
         write_lora(made, tuned, run.name)
         made_base = plan.base
         if not made_base.exists():
             made_base = files.enter_context(atomic_path(plan.base))
-            write_quantized(base, made_base, settings.quantization, threads=plan.threads)
-        checks = _checks(plan, tuned, made, made_base)
+            write_own_base(plan, base, made_base)
+        measured = Measured()
+        checks = check_adapter(plan, tuned, made, made_base, measured)
         if not all(check.passed for check in checks):
             raise VerificationError(checks, str(target))
         result = AdapterResult(
             path=str(target), size_bytes=made.stat().st_size, sha256=sha256_file(made),
-            base=str(plan.base), verification=checks, inputs=plan.inputs(),
+            base=str(plan.base), verification=checks, inputs=plan.inputs(), gain=measured.gain,
         )  # fmt: skip
     run.update(lora=result.to_json())
     return result
@@ -83,29 +73,3 @@ def _finished_result(run: RunDirectory) -> AdapterResult | None:
         where=f"{run.record_path}, 'lora'",
         hint=f"Make it again: tuneserve convert --run {run.name} --adapter-only --force",
     )
-
-
-def _checks(plan: Plan, tuned: GGUFModel, lora: Path, base: Path) -> list[Check]:
-    from tuneserve.convert.verify.reference import reference_logits
-
-    trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
-    examples = read_split(plan.run.split("test"), limit=TOKEN_EXAMPLES)
-    _, sequences = choose_sequences(trainer, examples, tuned.vocabulary_size)
-    with one_blas_thread():
-        say("verify: token ids, chat template")
-        checks = vocabulary_checks(base, trainer, examples)
-        say("verify: the trainer's logits (adapter on base)")
-        _, trained, _ = reference_logits(tuned, plan.run.adapter, sequences, threads=plan.threads)
-        say("verify: the logits of base and LoRA GGUF")
-        plain = file_logits(base, sequences, threads=plan.threads)
-        adapted = file_logits(base, sequences, threads=plan.threads, lora=lora)
-    near = check_near(
-        "base + LoRA ≈ adapter on base", trained, adapted, plan.settings.max_quantized_kld
-    )
-    lost, without = near.figures["mean_kld"], divergence(trained, plain).mean
-    acts = Check(
-        "the LoRA acts", lost < without,
-        f"KL divergence from the trained model {lost:.2e} with it, {without:.2e} without",
-        {"kld_with": lost, "kld_without": without},
-    )  # fmt: skip
-    return [*checks, near, acts]

@@ -1,14 +1,16 @@
 """What goes along with the GGUFs: an Ollama Modelfile, a model card, SHA-256 sums.
 
-Ollama has its own template language, so the chat template is probed with marked messages and
-written down as the texts around them. Where the probe does not reproduce the chat template, no
-Modelfile is written.
+Ollama does not render the chat template in a GGUF: without a TEMPLATE it takes the most similar of
+a few of its own, or none at all. It has its own template language, so the chat template is probed
+with marked messages and written down as the texts around them. Where the probe does not reproduce
+the chat template, no Modelfile is written.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tuneserve.chat.examples import read_split
@@ -45,6 +47,15 @@ class Turns:
             around = self.user if message["role"] == "user" else self.assistant
             text += str(message["content"]).join(around)
         return text + self.opening
+
+    def without_bos(self, bos: str) -> Turns:
+        """The same, where someone else puts BOS in front."""
+        before, after = self.system
+        return replace(
+            self,
+            system=(before.removeprefix(bos), after),
+            default=self.default.removeprefix(bos),
+        )
 
     def to_ollama(self) -> str:
         """As an Ollama (Go) template."""
@@ -90,21 +101,39 @@ def probe(template: ChatTemplate) -> Turns | None:
     )  # fmt: skip
 
 
+CONTEXT = 8192  # tokens of Ollama's context at most; its own default is shorter
+
+
 def modelfile(
-    gguf: Path, template: ChatTemplate, prompts: Sequence[Sequence[Message]]
+    gguf: Path,
+    template: ChatTemplate,
+    prompts: Sequence[Sequence[Message]],
+    *,
+    adapter: Path | None = None,
+    adds_bos: bool = False,
+    context: int = CONTEXT,
 ) -> str | None:
-    """An Ollama Modelfile beside `gguf`; None where it would not render `prompts` the same."""
+    """An Ollama Modelfile beside `gguf` and the LoRA GGUF `adapter` on it; None where it would not
+    render `prompts` the same.
+
+    `adds_bos`: the vocabulary puts BOS in front, which Ollama does then, so that the template may
+    not. `context`: what the model was made for, in tokens.
+    """
     turns = probe(template)
     if turns is None or any(
         turns.render(prompt) != template.render(prompt, add_generation_prompt=True)
         for prompt in prompts
     ):
         return None
-    end = template.eos_token
+    text = (turns.without_bos(template.bos_token) if adds_bos else turns).to_ollama()
+    if '"""' in text:  # the end of a text in a Modelfile, which can't be written in one
+        return None
     return (
         f"FROM ./{gguf.name}\n"
-        f'TEMPLATE """{turns.to_ollama()}"""\n'
-        f'PARAMETER stop "{end}"\n'
+        + (f"ADAPTER ./{adapter.name}\n" if adapter else "")
+        + f'TEMPLATE """{text}"""\n'
+        f'PARAMETER stop "{template.eos_token}"\n'
+        f"PARAMETER num_ctx {min(context, CONTEXT)}\n"
         "PARAMETER temperature 0\n"
     )
 
@@ -114,13 +143,17 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
     `base`: the base's name.
     """
-    tuned = Path(result.tuned.path)
+    weights, lora = result.files(run)
     written = ["README.md", "SHA256SUMS"]
-    held = read_split(run.split("test"), limit=50)
+    held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
-    with LlamaModel(run.gguf / tuned.name, vocab_only=True) as model:
-        chats = bool(model.metadata("tokenizer.chat_template"))
-        text = modelfile(tuned, template_of(model), asked) if chats else None
+    with LlamaModel(weights, vocab_only=True) as model:
+        text = None
+        if model.metadata("tokenizer.chat_template"):
+            text = modelfile(
+                weights, template_of(model), asked, adapter=lora,
+                adds_bos=model.adds_bos, context=model.n_ctx_train,
+            )  # fmt: skip
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
         written.append("Modelfile")
@@ -134,11 +167,25 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
 def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
-    name = Path(result.tuned.path).name
+    weights, lora = result.files(run)
+    name = weights.name
+    on_it = "" if lora is None else f" --lora {lora.name}"
+    served = name if lora is None else f"{name} --lora {run.name}={lora.name}"
+    made_so = (
+        "fine-tuned with LoRA and merged"
+        if lora is None
+        else (
+            "fine-tuned with LoRA; the adapter stays beside the base, on whose quantization grid "
+            "it would be rounded away"
+        )
+    )
     rows = "\n".join(
         f"| {made.quantization} | `{Path(made.path).name}` | "
         f"{human_bytes(made.size_bytes)} | {what} |"
-        for made, what in ((result.tuned, "fine-tuned"), (result.base, "base, for comparison"))
+        for made, what in (
+            (result.tuned, "fine-tuned" if lora is None else "adapter, goes on the base"),
+            (result.base, "base, for comparison" if lora is None else "base"),
+        )
     )
     checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
     splits = {name: run.split(name) for name in ("train", "eval", "test")}
@@ -152,9 +199,15 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
     keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
     settings = ", ".join(f"{key} {train[key]}" for key in keys if key in train)
     ollama = f"ollama create {run.name} -f Modelfile\n" if has_modelfile else ""
-    return f"""# {run.name}
+    no_ollama = "" if has_modelfile else NO_MODELFILE
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not Path(spec).exists()
+    of_hub = f"base_model: {spec}\n" if is_hub_id else ""
+    return f"""---
+{of_hub}tags: [gguf, lora]
+---
+# {run.name}
 
-{base}, fine-tuned with LoRA and merged.
+{base}, {made_so}.
 
 | quantization | file | size | model |
 |---|---|---|---|
@@ -170,9 +223,15 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 
 ## Run
 ```
-tuneserve serve {name}
-llama-server -m {name}
+tuneserve serve {served}
+llama-server -m {name}{on_it}
 {ollama}```
+{no_ollama}"""
+
+
+NO_MODELFILE = """
+There is no Modelfile: this chat template can't be said in Ollama's template language, and Ollama
+does not read the one in the GGUF.
 """
 
 

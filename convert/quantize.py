@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuneserve.console import bytes_per_second, progress
@@ -29,12 +29,13 @@ def write_quantized(
     matrix_file: str = "",
     copied: Mapping[str, CopiedTensor] | None = None,
     overrides: Mapping[str, str] | None = None,
+    digests: dict[str, Sequence[bytes]] | None = None,
 ) -> list[Choice]:
     """Write a GGUF and show how far it is; returns the type of each tensor.
 
     `matrix` steers the quantization and is named in the metadata as `matrix_file`. Tensors in
     `copied` are taken from there instead of being made; `overrides`: types by tensor, other than
-    the quantization's.
+    the quantization's; `digests` gets the hashes of what was written.
     """
     choices = model.choices(quantization, has_imatrix=matrix is not None, overrides=overrides)
     metadata = model.metadata(quantization)
@@ -42,12 +43,14 @@ def write_quantized(
         metadata |= matrix.provenance(matrix_file)
     label = f"write {path.name.removesuffix(PARTIAL_SUFFIX)}"
     with progress(label, 2 * model.parameters, rate=bytes_per_second) as advance:
-        write_gguf(
+        written = write_gguf(
             path, metadata, {**model.sources, **(copied or {})}, choices,
             threads=threads,
             importance=matrix.means() if matrix else None,
             advance=lambda values: advance(2 * values),  # bytes of 16-bit weights
         )  # fmt: skip
+    if digests is not None:
+        digests.update(written)
     return choices
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tuneserve.records import Number, Record
+from tuneserve.run import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,67 @@ class MergedInto(Record):
     weights: str
 
 
+class TensorUpdate(Record):
+    """What quantization keeps of a tensor's change by the tune: the share `kept` (see
+    convert/verify/update.py), the tensor's type, and the change's `size`, its squared norm."""
+
+    name: str
+    type: str
+    kept: float
+    size: float
+
+
+class GainKept(Record):
+    """What a file keeps of the gain on held-out reference answers.
+
+    `share` with its 95 % interval `low` to `high`; None where the gain can't be told from none.
+    `base`, `merged` and `file`: log-likelihood a token (nats) under the trainer's base, the tuned
+    model and the file, of `tokens` tokens of `examples` answers. Of `answers` all tokens were
+    compared: `same_answers` are those of which the file finds the same tokens most likely as the
+    tuned model does, `right_…` those whose reference a model writes greedily. `update_kept`: the
+    share of all tensors' updates, None for an adapter that stays beside its base.
+    """
+
+    share: float | None
+    low: float | None
+    high: float | None
+    base: float
+    merged: float
+    file: float
+    examples: int
+    tokens: int
+    answers: int
+    same_answers: int
+    right_base: int
+    right_merged: int
+    right_file: int
+    update_kept: float | None
+
+    @property
+    def decisive(self) -> float | None:
+        """The share that decides whether the tune is kept."""
+        return self.update_kept if self.share is None else self.share
+
+    def describe(self) -> str:
+        """In words: the share with its interval, log-likelihoods, greedy answers, updates."""
+        words = "a gain can't be told from none"
+        if self.share is not None and self.low is not None and self.high is not None:
+            words = f"{self.share:.1%} ({self.low:.1%} to {self.high:.1%}) of the gain is kept"
+        words += (
+            f" on {self.examples} held-out answers: log-likelihood a token {self.base:.3f} (base), "
+            f"{self.merged:.3f} (tuned), {self.file:.3f} (file)"
+        )
+        if self.answers:
+            words += (
+                f"; {self.same_answers} of {self.answers} answers token by token as the tuned "
+                f"model's, right {self.right_base} (base), {self.right_merged} (tuned), "
+                f"{self.right_file} (file)"
+            )
+        if self.update_kept is not None:
+            words += f"; {self.update_kept:.1%} of the weights' update is kept"
+        return words
+
+
 class Mix(Record):
     """Types by tensor that were chosen for this model: the bytes of all tensors, and the mean KL
     divergence (nats) from the unrounded model on the answers they were chosen by, with Q4_K_M's
@@ -59,17 +122,31 @@ class Mix(Record):
 
 
 class ConvertOutput(Record):
-    """What later stages read of a conversion: the two GGUFs."""
+    """What later stages read of a conversion.
+
+    `tuned` and `base` are GGUFs of one quantization. With `as_adapter` the tuned model is `base`
+    with the LoRA GGUF `tuned` on it. `gain`: what of the tune is kept.
+    """
 
     tuned: GGUFRecord
     base: GGUFRecord
+    as_adapter: bool = False
+    gain: GainKept | None = None
+
+    def files(self, run: RunDirectory) -> tuple[Path, Path | None]:
+        """The GGUF of the tuned model's weights in this run, and the LoRA GGUF that goes on it."""
+        if self.as_adapter:
+            return run.base_gguf(self.base.quantization), run.lora_gguf
+        return run.tuned_gguf(self.tuned.quantization), None
 
 
 class ConvertResult(ConvertOutput):
     """A finished conversion: tensors by type and those that got another type than wanted, the
     checks, a generated sample, seconds of each part, the settings as JSON. `merged_checkpoint` is
-    the path of the Hugging Face checkpoint where one was asked for; `mix` are AUTO's
-    types; `handover` are the files written beside the GGUFs."""
+    the path of the Hugging Face checkpoint where one was asked for; `mix` are auto's types;
+    `handover` are the files written beside the GGUFs. `updates`: what each changed tensor keeps of
+    its change, most lost first; `overrides`: tensors that got a finer type than the quantization's
+    to keep the gain; `before_repair`: what would have been kept without."""
 
     tensor_types: dict[str, int]
     fallbacks: dict[str, int]
@@ -82,6 +159,9 @@ class ConvertResult(ConvertOutput):
     merged_checkpoint: str | None = None
     mix: Mix | None = None
     handover: list[str] = Field(default_factory=list)
+    updates: list[TensorUpdate] = Field(default_factory=list)
+    overrides: dict[str, str] = Field(default_factory=dict)
+    before_repair: GainKept | None = None
 
 
 class AdapterResult(Record):
@@ -93,3 +173,4 @@ class AdapterResult(Record):
     base: str
     verification: list[Check]
     inputs: ConvertInputs
+    gain: GainKept | None = None

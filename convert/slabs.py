@@ -27,10 +27,15 @@ def one_blas_thread() -> Iterator[None]:
         yield
 
 
+def row_count(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor: all vectors along its last axis; of a vector its elements."""
+    return prod(shape[:-1]) if len(shape) > 1 else shape[0]
+
+
 def row_spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
     """[start, stop) of a tensor's slabs of about SLAB_VALUES values; a vector is one slab."""
-    rows = shape[0]
-    step = rows if len(shape) == 1 else max(1, SLAB_VALUES // prod(shape[1:]))
+    rows = row_count(shape)
+    step = rows if len(shape) == 1 else max(1, SLAB_VALUES // shape[-1])
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 

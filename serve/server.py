@@ -32,13 +32,15 @@ def serve(
     settings: ServeSettings,
     *,
     adapters: Mapping[str, Path] | None = None,
+    lora: Path | None = None,
 ) -> None:
     """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
+    `lora` is an adapter that belongs to the model itself.
 
     Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
     TuneserveError if llama.cpp can't load the model.
     """
-    for path in (model_path, *(adapters or {}).values()):
+    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values()):
         check_is_gguf(path)
     _check_tls(settings)
     _check_log(settings)
@@ -53,7 +55,7 @@ def serve(
             )
         settings = with_gpu_layers(model_path, settings, tell=True)
         say(f"loading {model_path}")
-        service = Service(model_path, name, settings, adapters=adapters)
+        service = Service(model_path, name, settings, adapters=adapters, lora=lora)
         if settings.mlock and not locked_bytes():
             say(
                 "warning: the model could not be locked in RAM; raise the limit of locked memory "

@@ -113,6 +113,14 @@ class RunDirectory:
         """Path of the 'train', 'eval' or 'test' examples as used."""
         return self.data / f"{name}.jsonl"
 
+    @property
+    def held_out(self) -> Path:
+        """The examples that a conversion is verified with: those of 'test'; where none were held
+        out, of 'eval' or, if there are none either, of 'train'."""
+        there = (self.split(name) for name in ("test", "eval", "train"))
+        filled = (path for path in there if path.is_file() and path.stat().st_size)
+        return next(filled, self.split("test"))
+
     def require(self) -> RunDirectory:
         """This run, or UsageError naming those that exist, or saying that its record is of a newer
         release."""

@@ -24,8 +24,8 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 QuantizationType = Literal[
     "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
-    "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS",
-    "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
+    "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
+    "IQ3_XXS", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
 ]  # fmt: skip
 
 BenchTask = Literal[
@@ -292,6 +292,18 @@ class TrainSettings(Section):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="What training computes in; auto = bf16 where the hardware has it."
     )
+    quantization_aware: bool = Field(
+        False,
+        description="Train on the weights as [convert] quantization rounds them, with the adapter "
+        "in them, so that what is learned survives the rounding; needs a base in 16 bits.",
+    )
+    rounding_steps: int = Field(
+        16,
+        ge=1,
+        le=100_000,
+        description="Optimizer steps after which quantization_aware rounds anew: it takes as long "
+        "as quantizing the model.",
+    )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
     @property
@@ -335,6 +347,16 @@ class ConvertSettings(Section):
         description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "
         "which training used a 4-bit copy (a directory, a .gguf file or a hub id).",
     )
+    preflight: bool = Field(
+        True,
+        description="Before training, check all that the conversion needs and that takes no "
+        "trained weights; off where the adapter is not to be converted.",
+    )
+    converter: Path | None = Field(
+        None,
+        description="llama.cpp's convert_hf_to_gguf.py, for a base whose architecture tuneserve "
+        "can't convert itself; it is run on the merged checkpoint.",
+    )
     merged_checkpoint: bool = Field(
         False, description="Write the merged model as a Hugging Face checkpoint too."
     )
@@ -357,6 +379,24 @@ class ConvertSettings(Section):
         gt=0.0,
         description="Refuse the result if the mean KL divergence of the quantized GGUF from the "
         "F16 one is above this.",
+    )
+    min_gain_kept: float = Field(
+        0.9,
+        ge=0.0,
+        le=1.0,
+        description="Refuse the result if the quantized GGUF keeps less than this share of what "
+        "the tune gained in log-likelihood of held-out answers; 0 = keep any.",
+    )
+    keep_gain: bool = Field(
+        True,
+        description="Where quantization loses the tune, give the tensors that lose most a finer "
+        "type, or if that makes the file too large, keep the adapter beside the quantized base.",
+    )
+    max_growth: float = Field(
+        1.25,
+        ge=1.0,
+        le=8.0,
+        description="How much larger than plain quantization finer types may make the GGUF.",
     )
 
 

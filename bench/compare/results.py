@@ -244,6 +244,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class KeptGain:
+    """What quantization keeps of the tune, as the conversion measured it: the share of the gain in
+    log-likelihood with its 95 % interval (None where the gain can't be told from none), that of the
+    weights' update (None for an adapter beside its base), and both in a sentence."""
+
+    share: float | None
+    low: float | None
+    high: float | None
+    update_kept: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything in report.json, and all that the pages are made of."""
 
@@ -269,4 +282,5 @@ class Report:
     tuned: ContenderSummary
     conditions: dict[str, str]
     provenance: Provenance
+    gain: KeptGain | None = None
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -90,7 +90,9 @@ def measure_clients(
     bias = _no_end(contender.path)
     rounds = (ROUNDS + 1) * len(todo)
     with (
-        served(contender.path, _settings(contender.serve, contender.bench)) as server,
+        served(
+            contender.path, _settings(contender.serve, contender.bench), contender.lora
+        ) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=START_SECONDS) as client,
         progress(f"{contender.name}: clients", rounds, unit="rounds") as advance,
     ):
@@ -121,11 +123,13 @@ class Served:
 
 
 @contextmanager
-def served(path: Path, settings: ServeSettings) -> Iterator[Served]:
-    """`tuneserve serve` on any free port, ready; stopped when the block is left."""
+def served(path: Path, settings: ServeSettings, lora: Path | None = None) -> Iterator[Served]:
+    """`tuneserve serve` on any free port, ready; stopped when the block is left. With `lora` the
+    adapter has the model's name."""
     root = str(Path(tuneserve.__file__).parents[1])
     command = [sys.executable, "-P", "-c", _TUNESERVE, root]
-    command += ["serve", str(path), "--name", SERVED_NAME]
+    command += ["serve", str(path), "--name", f"{SERVED_NAME}-base" if lora else SERVED_NAME]
+    command += ["--lora", f"{SERVED_NAME}={lora}"] if lora else []
     command += as_options(Recipe(serve=settings), option_names(["serve"]))
     free = sum(free_gpu_memory())
     with tempfile.TemporaryFile() as log:

@@ -21,6 +21,7 @@ from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measu
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import Advance, progress
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
+from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings
 
@@ -61,12 +62,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Contender:
-    """A model to measure under a name ('base', 'tuned'), and how it is run."""
+    """A model to measure under a name ('base', 'tuned'), and how it is run; `lora` is a LoRA GGUF
+    that goes on it."""
 
     name: str
     path: Path
     serve: ServeSettings
     bench: BenchSettings
+    lora: Path | None = None
 
 
 def measure(contender: Contender, workload: Workload, journal: Journal) -> None:
@@ -103,13 +106,20 @@ class _ModelMeasurement(ExitStack):
 
     def _context(self, n_ctx: int) -> LlamaContext:
         """A context with the KV cache and threads that the served model has."""
-        return served_context(
-            self._model,
-            self._contender.serve,
-            n_ctx=n_ctx,
-            n_batch=LIKELIHOOD_BATCH,
-            n_seq_max=PACKED_SEQUENCES,
+        return self._with_lora(
+            served_context(
+                self._model,
+                self._contender.serve,
+                n_ctx=n_ctx,
+                n_batch=LIKELIHOOD_BATCH,
+                n_seq_max=PACKED_SEQUENCES,
+            )
         )
+
+    def _with_lora(self, context: LlamaContext) -> LlamaContext:
+        if self._contender.lora is not None:
+            use_adapter(context, load_adapter(self._model, self._contender.lora))
+        return context
 
     def likelihoods(self, kind: str, encoded: Sequence[EncodedExample]) -> None:
         name, journal = self._contender.name, self._journal
@@ -134,7 +144,7 @@ class _ModelMeasurement(ExitStack):
             return
         total = sum(map(len, todo.values()))
         with (
-            perplexity_context(self._model, contender.serve) as context,
+            self._with_lora(perplexity_context(self._model, contender.serve)) as context,
             progress(f"{contender.name}: texts", total, unit="chunks") as advance,
         ):
             for name, chunks in todo.items():
@@ -175,7 +185,10 @@ def generate_answers(
 
     with (
         Engine(
-            contender.path, engine_settings(contender.serve, contender.bench), steady=True
+            contender.path,
+            engine_settings(contender.serve, contender.bench),
+            lora=contender.lora,
+            steady=True,
         ) as engine,
         progress(f"{contender.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
     ):

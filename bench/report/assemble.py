@@ -14,7 +14,7 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, ContenderSummary, Report
+from tuneserve.bench.compare.results import Answer, ContenderSummary, KeptGain, Report
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import START, ServerStart, read_load
@@ -24,6 +24,7 @@ from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.provenance import provenance
 from tuneserve.bench.result import AccuracySummary, BenchResult, PerplexitySummary
 from tuneserve.charts import LossCurves
+from tuneserve.convert.result import GainKept
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.run import RunDirectory
 
@@ -71,8 +72,15 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
+        gain=_kept(job.gain),
         pairs=pairs,
     )
+
+
+def _kept(gain: GainKept | None) -> KeptGain | None:
+    if gain is None:
+        return None
+    return KeptGain(gain.share, gain.low, gain.high, gain.update_kept, gain.describe())
 
 
 def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
@@ -123,12 +131,14 @@ def read_curves(run: RunDirectory) -> LossCurves | None:
 def _contender(
     name: str, job: BenchmarkJob, journal: Journal, answers: Sequence[Answer]
 ) -> ContenderSummary:
-    path = job.contenders[name].path
+    contender = job.contenders[name]
+    path = contender.lora or contender.path
+    size = contender.path.stat().st_size
     timed = journal.get(SPEED, name)
     return ContenderSummary(
         name=name,
         file=path.name,
-        size_bytes=path.stat().st_size,
+        size_bytes=size + (contender.lora.stat().st_size if contender.lora else 0),
         sha256=job.hashes[name],
         quantization=job.quantization,
         speed=Speed(Rate(**timed["prompt"]), Rate(**timed["generation"])),

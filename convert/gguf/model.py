@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.quantization import AUTO, MIXTURES, Choice, choose_types, file_type
+from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import by_hf_name
 from tuneserve.gguf.architectures.table import Architecture, RowOrder
+from tuneserve.model_shape import expert_count
 
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the generation of ggml's block formats
 
@@ -30,6 +31,16 @@ class CheckpointTensor:
     shape: tuple[int, ...]
     order: RowOrder | None
     shift: float = 0.0
+
+    @property
+    def names(self) -> list[str]:
+        """The stored tensors that it is made of."""
+        return [self.name]
+
+    @property
+    def place(self) -> str:
+        """Where it comes from, for errors."""
+        return self.checkpoint.place(self.name)
 
     def rows(self, start: int, stop: int) -> Floats:
         if self.order is None:
@@ -46,6 +57,7 @@ class ComputedTensor:
     """A small tensor that is in no checkpoint (RoPE factors)."""
 
     values: Floats
+    names: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,7 +67,7 @@ class ComputedTensor:
         return self.values[start:stop]
 
 
-Source = CheckpointTensor | ComputedTensor
+Source = CheckpointTensor | ComputedTensor | StackedTensor
 
 
 class GGUFModel:
@@ -70,7 +82,7 @@ class GGUFModel:
         self.checkpoint = checkpoint
         self.name = name
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
-        self.config: Mapping[str, Any] = checkpoint.config
+        self.config = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
         self.mix: Mapping[str, str] = {}
         self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
@@ -88,8 +100,11 @@ class GGUFModel:
     @property
     def changed(self) -> set[str]:
         """GGUF names of the tensors that the adapter changes."""
-        names = filter(self.checkpoint.is_changed, self.checkpoint.names)
-        return {str(self.architecture.gguf_tensor_name(name)) for name in names}
+        return {
+            name
+            for name, source in self.sources.items()
+            if any(self.checkpoint.is_changed(stored) for stored in source.names)
+        }
 
     def row_order(self, gguf_name: str) -> RowOrder | None:
         """GGUF row i of this tensor is the checkpoint's row `order[i]`; None: the same rows."""
@@ -113,8 +128,14 @@ class GGUFModel:
             quantization,
             layers=int(self.config["num_hidden_layers"]),
             grouping=heads // int(self.config.get("num_key_value_heads") or heads),
+            experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
+            kept={
+                name: "MXFP4"
+                for name, source in self.sources.items()
+                if isinstance(source, StackedTensor) and source.packed is not None
+            },
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:
@@ -122,7 +143,7 @@ class GGUFModel:
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
-        config = {**self.config, "vocab_size": self.vocabulary_size}
+        config = self.config.changed(vocab_size=self.vocabulary_size)
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),
@@ -133,19 +154,21 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        shapes = {name: source.shape for name, source in self.sources.items()}
-        number = (
-            file_type(self.choices(AUTO), shapes)
-            if quantization == AUTO
-            else MIXTURES[quantization].file_type
-        )
+        if quantization == AUTO:
+            shapes = {name: source.shape for name, source in self.sources.items()}
+            number = file_type(self.choices(AUTO), shapes)
+        else:
+            number = MIXTURES[quantization].file_type
         entries["general.file_type"] = ("uint32", number)
         return entries
 
     def _find_sources(self) -> dict[str, Source]:
-        sources: dict[str, Source] = {}
+        sources: dict[str, Source] = {**self._stacks()}
+        stacked = {stored for source in sources.values() for stored in source.names}
         unknown = []
         for name in self.checkpoint.names:
+            if name in stacked:
+                continue
             gguf_name = self.architecture.gguf_tensor_name(name)
             if gguf_name is None:
                 if not name.endswith(".rotary_emb.inv_freq"):
@@ -166,15 +189,32 @@ class GGUFModel:
             sources[name] = ComputedTensor(values)
         return sources
 
+    def _stacks(self) -> dict[str, StackedTensor]:
+        found: dict[str, StackedTensor] = {}
+        for layer in range(int(self.config["num_hidden_layers"])):
+            for name, stack in self.architecture.stacks.items():
+                source = f"model.layers.{layer}.{stack.source}"
+                matrices = stack.matrices(self.config) if stack.matrices else None
+                parameter = self.checkpoint.expert_parameter(source, matrices)
+                if parameter is not None:
+                    cut = stack.cut(self.config, *parameter.shape[1:])
+                    found[f"blk.{layer}.{name}"] = StackedTensor(
+                        self.checkpoint, parameter, cut, stack.transposed
+                    )
+        return found
+
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
         expected = {f"{name}.weight" for name in self.architecture.tensors}
+        names = [f"{name}.weight" for name in self.architecture.layer_tensors]
+        names += [*self.architecture.stacks, *self.architecture.exact]
         for layer in range(int(self.config["num_hidden_layers"])):
-            expected |= {f"blk.{layer}.{name}.weight" for name in self.architecture.layer_tensors}
+            absent = self.architecture.absent(self.config, layer)
+            expected |= {f"blk.{layer}.{name}" for name in names if name not in absent}
         missing = sorted(expected - {"output.weight"} - set(sources))
         if missing:
             raise UsageError(
                 f"{len(missing)} tensors are missing from the checkpoint",
                 where=str(self.checkpoint.directory),
-                problems=[str(self.architecture.hf_name(name)) for name in missing],
+                problems=[str(self.architecture.hf_name(name) or name) for name in missing],
             )

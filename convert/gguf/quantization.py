@@ -3,7 +3,7 @@
 A quantization such as Q4_K_M is a mixture: most matrices get the plain type, the ones that hurt
 most when rounded (attention values, FFN down, output) get more bits in some layers, and a row
 length that is no multiple of a type's block falls back to a type that fits. The rules are those of
-`llama_tensor_get_type` in llama.cpp, for dense models.
+`llama_tensor_get_type` in llama.cpp.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ MIXTURES: Mapping[str, Mixture] = {
     "IQ2_S": Mixture("IQ2_XS", 28),
     "IQ2_XS": Mixture("IQ2_XS", 20),
     "IQ2_XXS": Mixture("IQ2_XXS", 19),
+    "MXFP4_MOE": Mixture("MXFP4", 38),
     "F16": Mixture("F16", 1),
     "BF16": Mixture("BF16", 32),
 }
 BLOCK = {
     "F32": 1, "F16": 1, "BF16": 1, "Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32,
-    "IQ4_NL": 32, "Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256,
-    "IQ3_S": 256, "IQ3_XXS": 256, "IQ2_S": 256, "IQ2_XS": 256, "IQ2_XXS": 256,
+    "IQ4_NL": 32, "MXFP4": 32, "Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256,
+    "IQ4_XS": 256, "IQ3_S": 256, "IQ3_XXS": 256, "IQ2_S": 256, "IQ2_XS": 256, "IQ2_XXS": 256,
 }  # fmt: skip
 FALLBACK = {
     "Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0",
@@ -83,6 +84,14 @@ ROLE_TYPES: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 UNQUANTIZED = ("F32", "F16", "BF16")
+_UNQUANTIZABLE = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+# Mixtures that give attention's output more bits where there are eight experts.
+_FINE_OUTPUT = (
+    *TWO_BITS, "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "IQ4_NL",
+    "IQ4_XS", "Q4_K_S", "Q4_K_M",
+)  # fmt: skip
+# What llama.cpp takes for attention values.
+_VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
 @dataclass(frozen=True)
@@ -106,34 +115,46 @@ def choose_types(
     *,
     layers: int,
     grouping: int,
+    experts: int = 0,
     has_imatrix: bool = False,
     overrides: Mapping[str, str] | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
-    `layers`: number of blocks; `grouping`: query heads per key-value head. `overrides`: the type,
-    by name, of matrices that are not to have the mixture's; a row length that it does not allow
-    falls back as everywhere.
+    `layers`: number of blocks; `grouping`: query heads per key-value head; `experts`: of a layer,
+    in a mixture of them. `overrides`: the type, by name, of matrices that are not to have the
+    mixture's; a row length that it does not allow falls back as everywhere. `kept`: the type of
+    tensors that are stored in it and are not made anew.
     """
     quantization = like(quantization)
     chosen = overrides or {}
     plain = MIXTURES[quantization].plain
     names = sorted(shapes, key=loader_order)
-    values = [name for name in names if "attn_v.weight" in name or "attn_qkv.weight" in name]
-    downs = [name for name in names if "ffn_down" in name]
+    quantizable = [name for name in names if is_quantizable(name, shapes[name])]
+    values = [name for name in quantizable if any(kind in name for kind in _VALUES)]
+    downs = [name for name in quantizable if "ffn_down" in name]
     output = "output.weight" if "output.weight" in shapes else "token_embd.weight"
 
     def wanted(name: str, columns: int) -> str:
         """The type by the tensor's role, whether its row length allows it or not."""
+        if plain == "MXFP4":
+            return "MXFP4" if len(shapes[name]) == 3 else "Q8_0"
         if name == output:
             if columns % BLOCK[plain] or plain == "Q8_0":
                 return "Q8_0"
             return "Q5_K" if quantization in (*TWO_BITS, "IQ3_XXS") else "Q6_K"
+        if better := _beside_experts(quantization, name, experts, is_values=name in values):
+            return better
         if name in values:
             number, count = values.index(name), len(values)
             return _attention_values(quantization, number, count, layers, grouping)
         if name in downs:
-            return _ffn_down(quantization, downs.index(name), layers, has_imatrix)
+            by_layer = experts > 1 and quantization not in TWO_BITS
+            number = loader_order(name)[0] if by_layer else downs.index(name)
+            if quantization == "IQ3_M" and experts == 8 and more_bits(number, layers):
+                return "Q4_K"
+            return _ffn_down(quantization, number, layers, has_imatrix)
         if quantization == "IQ3_XS" and ("ffn_gate" in name or "ffn_up" in name):
             middle = layers // 8 <= loader_order(name)[0] < 7 * layers // 8
             return "IQ3_XXS" if middle else plain
@@ -143,7 +164,9 @@ def choose_types(
     choices = []
     for name in names:
         columns = shapes[name][-1]
-        if not is_quantizable(name, shapes[name]):
+        if kept and name in kept:
+            choices.append(Choice(name, kept[name]))
+        elif not is_quantizable(name, shapes[name]):
             choices.append(Choice(name, "F32"))
         elif plain in UNQUANTIZED:
             choices.append(Choice(name, plain))
@@ -169,8 +192,9 @@ def file_type(choices: Sequence[Choice], shapes: Mapping[str, Shape]) -> int:
 
 
 def is_quantizable(name: str, shape: Shape) -> bool:
-    """Matrices are; norms, biases and RoPE factors stay float32."""
-    return len(shape) >= 2 and name.endswith("weight") and "_norm.weight" not in name
+    """Matrices are; norms, biases, RoPE factors and what routes to experts stay float32."""
+    matrix = len(shape) >= 2 and name.endswith("weight")
+    return matrix and not any(kind in name for kind in _UNQUANTIZABLE)
 
 
 def fitting_type(wanted: str, columns: int) -> str:
@@ -207,6 +231,21 @@ def _attention_values(
     # Such a model is what llama.cpp takes for one of 70B.
     large = layers == 80 and grouping > 1
     return "Q5_K" if large and chosen in ("Q3_K", "Q4_K") else chosen
+
+
+def _beside_experts(quantization: str, name: str, experts: int, *, is_values: bool) -> str | None:
+    """The type of one of attention's matrices in a mixture of experts: beside them it is small.
+    None: the usual one."""
+    two_bits = quantization in TWO_BITS
+    if two_bits and is_values and experts >= 4:
+        return "Q4_K"
+    if experts != 8:
+        return None
+    if is_values or "attn_k.weight" in name:
+        return "Q4_K" if two_bits else "Q8_0"
+    if "attn_output.weight" in name:
+        return "Q5_K" if quantization in _FINE_OUTPUT else MIXTURES[quantization].plain
+    return None
 
 
 def _ffn_down(quantization: str, number: int, layers: int, has_imatrix: bool) -> str:

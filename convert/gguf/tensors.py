@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from tuneserve.arrays import Bytes, Floats, Ids
+from tuneserve.convert.slabs import row_count
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import ggml
 
@@ -16,9 +17,10 @@ class TensorFile(GGUFFile):
     """An open GGUF whose rows are read as bytes or float32."""
 
     def encoded(self, name: str, start: int, stop: int) -> Bytes:
-        """Rows [start, stop) as they are stored (of a vector: all of it)."""
+        """Rows [start, stop) as they are stored (of a vector: all of it; of a stack of matrices:
+        all their rows one after the other)."""
         tensor = self.tensor(name)
-        size = tensor.size // tensor.shape[0] if len(tensor.shape) > 1 else tensor.size
+        size = tensor.size // row_count(tensor.shape) if len(tensor.shape) > 1 else tensor.size
         if len(tensor.shape) == 1:
             start, stop = 0, 1
         with self.path.open("rb") as file:

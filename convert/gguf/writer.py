@@ -7,6 +7,7 @@ intermediate file is written.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +20,14 @@ import numpy.typing as npt
 
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
+from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_count, row_spans
+from tuneserve.errors import TuneserveError
 from tuneserve.llama import ggml
+
+Digests = Mapping[str, Sequence[bytes]]
+"""By tensor: the hash of each of its slabs (`slabs.row_spans`), as it was written."""
 
 
 class RowSource(Protocol):
@@ -31,7 +37,8 @@ class RowSource(Protocol):
     def shape(self) -> tuple[int, ...]: ...
 
     def rows(self, start: int, stop: int) -> Floats:
-        """Rows [start, stop) as float32; for a vector: elements."""
+        """Rows [start, stop) as float32, all matrices' rows one after the other; for a vector:
+        elements."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,18 @@ def encoded_rows(
     source: RowSource, kind: str, start: int, stop: int, importance: Floats | None = None
 ) -> Bytes:
     """Rows [start, stop) as the bytes of a ggml type. Raises TuneserveError for values that are
-    not finite, or too large for float16."""
+    not finite, or too large for float16.
+
+    `importance`: [columns], or of a stack of matrices [matrices, columns].
+    """
     if isinstance(source, CopiedTensor):
         return source.file.encoded(source.name, start, stop)
+    if kind == "MXFP4" and isinstance(source, StackedTensor) and source.packed is not None:
+        return source.packed_rows(start, stop)
     values = source.rows(start, stop)
     if kind == "F32":
+        if not np.isfinite(values).all():
+            raise TuneserveError("a weight is not a finite number")
         return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
     if kind == "BF16":
         return ggml.quantize(values, kind, importance).reshape(-1)
@@ -66,7 +80,17 @@ def encoded_rows(
     ggml.check_values(halves.view(np.uint8), "F16")
     if kind == "F16":
         return halves.view(np.uint8).reshape(-1)
-    return ggml.quantize(halves.astype(np.float32), kind, importance).reshape(-1)
+    values = halves.astype(np.float32)
+    if importance is None or importance.ndim == 1:
+        return ggml.quantize(values, kind, importance).reshape(-1)
+    height = source.shape[-2]
+    pieces = [
+        ggml.quantize(
+            values[max(start, n * height) - start : (n + 1) * height - start], kind, importance[n]
+        ).reshape(-1)
+        for n in range(start // height, -(-stop // height))
+    ]
+    return np.concatenate(pieces)
 
 
 def as_float16(values: Floats) -> npt.NDArray[np.float16]:
@@ -84,8 +108,9 @@ def write_gguf(
     threads: int,
     importance: Mapping[str, Floats] | None = None,
     advance: Callable[[float], None] = lambda _: None,
-) -> None:
+) -> Digests:
     """Write `path`: metadata (key → (type, value)) and the tensors in the order of `choices`.
+    Returns the hashes of what was given to the disk.
 
     Quantized types are made from values rounded to float16 first, so that the file equals one
     quantized from an F16 GGUF. `advance` gets the count of values done.
@@ -98,23 +123,36 @@ def write_gguf(
         for start, stop in row_spans(sources[choice.name].shape)
     )
 
-    def encode(span: tuple[Choice, int, int]) -> tuple[Choice, int, int, Bytes]:
+    def encode(span: tuple[Choice, int, int]) -> tuple[Choice, int, int, Bytes, bytes]:
         choice, start, stop = span
         weights = (importance or {}).get(choice.name)
-        data = encoded_rows(sources[choice.name], choice.type, start, stop, weights)
-        return choice, start, stop, data
+        source = sources[choice.name]
+        try:
+            data = encoded_rows(source, choice.type, start, stop, weights)
+        except TuneserveError as error:
+            place = getattr(source, "place", None) or choice.name
+            raise TuneserveError(error.message, where=error.where or place) from error
+        return choice, start, stop, data, digest(data)
 
+    digests: dict[str, list[bytes]] = {choice.name: [] for choice in choices}
     try:
         writer.write_padding(file, file.tell())
         with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
-            for choice, start, stop, data in made_in_order(pool, encode, spans, 2 * threads):
+            for choice, start, stop, data, made in made_in_order(pool, encode, spans, 2 * threads):
                 data.tofile(file)
+                digests[choice.name].append(made)
                 shape = sources[choice.name].shape
-                if stop == shape[0]:
+                if stop == row_count(shape):
                     writer.write_padding(file, encoded_size(shape, choice.type))
-                advance((stop - start) * prod(shape[1:]))
+                advance((stop - start) * (shape[-1] if len(shape) > 1 else 1))
     finally:
         writer.close()
+    return digests
+
+
+def digest(data: Bytes) -> bytes:
+    """SHA-256 of a slab as it is stored."""
+    return hashlib.sha256(data.data).digest()
 
 
 def _open(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.imatrix.matrix import Importance, ImportanceMatrix
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, ggml, llama_module
@@ -60,6 +61,7 @@ class _Collector:
         self.weights: dict[str, Importance] = {}
         self.error: Exception | None = None
         self._multiplication = ggml.operation_number("MUL_MAT")
+        self._of_experts = ggml.operation_number("MUL_MAT_ID")
         # Kept here because llama.cpp holds only a pointer to it.
         self.callback = llama_module().llama_cpp.ggml_backend_sched_eval_callback(self._called)
 
@@ -67,29 +69,61 @@ class _Collector:
         """llama.cpp asks first whether a tensor is wanted, then shows it computed."""
         try:
             tensor = ggml.GGMLTensor.at(address)
-            if tensor.op != self._multiplication:
+            if tensor.op not in (self._multiplication, self._of_experts):
                 return not asked
-            name = weight_name(ggml.GGMLTensor.at(tensor.src[0]).name.decode())
+            weight = ggml.GGMLTensor.at(tensor.src[0])
+            name = weight_name(weight.name.decode())
             inputs = ggml.GGMLTensor.at(tensor.src[1])
+            if tensor.op == self._of_experts:
+                if not asked:
+                    chosen = ggml.GGMLTensor.at(tensor.src[2]).values(np.int32)[0, 0]
+                    self._add_experts(name, inputs, chosen, weight.ne[2])
+                return True
             if asked:
                 wanted = name.startswith("blk.") and inputs.ne[1] >= SMALLEST_BATCH
                 return bool(wanted and inputs.type == F32)
-            self._add(name, inputs)
+            self._add(name, inputs, weight.ne[2])
         except Exception as error:
             self.error = error
             return False
         return True
 
-    def _add(self, name: str, inputs: ggml.GGMLTensor) -> None:
-        """Add the squares of `inputs` (ne0 columns, float32) to the sums of weight `name`."""
+    def _add(self, name: str, inputs: ggml.GGMLTensor, matrices: int) -> None:
+        """Add the squares of `inputs` (ne0 columns, float32) to the sums of weight `name`, which
+        has `matrices` of its own, each for its part of the inputs."""
         columns = inputs.ne[0]
-        rows = inputs.values().reshape(-1, columns)
-        entry = self.weights.setdefault(name, Importance(np.zeros(columns, dtype=np.float32)))
-        # NumPy adds along the first axis row after row, as llama.cpp does.
-        entry.sums = np.add.reduce(np.concatenate([entry.sums[None, :], rows * rows]), axis=0)
-        entry.tokens += len(rows)
-        if not np.isfinite(entry.sums).all():
-            raise TuneserveError(f"activations that are not finite at {name}")
+        rows = inputs.values().reshape(-1, matrices, inputs.ne[1], columns)
+        shape = (matrices, columns) if matrices > 1 else (columns,)
+        entry = self.weights.setdefault(name, Importance(np.zeros(shape, dtype=np.float32)))
+        for matrix, sums in enumerate(np.atleast_2d(entry.sums)):
+            _add_squares(sums, rows[:, matrix].reshape(-1, columns))
+        entry.tokens += rows.size // columns // matrices
+        _check_finite(name, entry)
+
+    def _add_experts(self, name: str, inputs: ggml.GGMLTensor, chosen: Ids, experts: int) -> None:
+        """Add the squares of what each expert got. `chosen` [tokens, used]: which experts; `inputs`
+        [tokens, used or 1, columns]."""
+        columns = inputs.ne[0]
+        rows = inputs.values()[0]
+        sums = np.zeros((experts, columns), dtype=np.float32)
+        entry = self.weights.setdefault(name, Importance(sums, np.zeros(experts, dtype=np.int64)))
+        for expert in np.unique(chosen):
+            # llama.cpp goes through the first choice of every token, then the second.
+            used, tokens = np.nonzero(expert == chosen.T)
+            _add_squares(entry.sums[expert], rows[tokens, used % rows.shape[1]])
+        entry.tokens += np.bincount(chosen.reshape(-1), minlength=experts)
+        _check_finite(name, entry)
+
+
+def _add_squares(sums: Floats, rows: Floats) -> None:
+    """Add the squares of `rows` to `sums`, in place."""
+    # NumPy adds along the first axis row after row, as llama.cpp does.
+    np.add.reduce(np.concatenate([sums[None, :], rows * rows]), axis=0, out=sums)
+
+
+def _check_finite(name: str, entry: Importance) -> None:
+    if not np.isfinite(entry.sums).all():
+        raise TuneserveError(f"activations that are not finite at {name}")
 
 
 def weight_name(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import ComputedTensor
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.vocabulary import Value
@@ -21,14 +21,20 @@ LONGEST_STRING = 127  # bytes of a string that llama-quantize can write
 
 @dataclass
 class Importance:
-    """Of one weight: float32 sums of squares [columns], and over how many tokens."""
+    """Of one weight: float32 sums of squares [columns], and over how many tokens.
+
+    Of stacked matrices (experts) the sums are [matrices, columns], and each expert has its own
+    number of tokens.
+    """
 
     sums: Floats
-    tokens: int = 0
+    tokens: int | Ids = 0
 
     def means(self) -> Floats:
-        """What the quantizer takes: the mean square by column."""
-        return self.sums / np.float32(self.tokens)
+        """What the quantizer takes: the mean square by column, 1 where no token came by."""
+        counts = np.asarray(self.tokens, dtype=np.float32)[..., None]
+        seen: Floats = np.where(counts > 0, self.sums / np.maximum(counts, 1), np.float32(1))
+        return seen
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class ImportanceMatrix:
         tensors: dict[str, ComputedTensor] = {}
         for name, importance in sorted(self.weights.items()):
             tensors[name + SUMS] = ComputedTensor(importance.sums)
-            tensors[name + COUNTS] = ComputedTensor(np.asarray([importance.tokens], np.float32))
+            counts = np.asarray(importance.tokens, np.float32).reshape(-1, 1)
+            tensors[name + COUNTS] = ComputedTensor(counts if len(counts) > 1 else counts[0])
         metadata: dict[str, Value] = {
             "general.type": ("string", "imatrix"),
             "imatrix.datasets": ("array", [self.dataset]),

@@ -6,21 +6,35 @@ and hands them on. Without an adapter it is the base itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.four_bit import FourBitTensor, readable_tensors
-from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.merge.adapter import Adapter, LowRank, plain_module, scale_of
+from tuneserve.convert.merge.config import read_config
+from tuneserve.convert.merge.experts import (
+    ExpertParameter,
+    Part,
+    StackedLowRank,
+    expert_parameter,
+    read_parameter,
+    stacked_change,
+    stored_name,
+)
+from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, readable_tensors
+from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
+from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json
-from tuneserve.safetensors import checkpoint_tensors
+from tuneserve.safetensors import StoredTensor, checkpoint_tensors
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+# Models whose stacked experts PEFT takes for transposed.
+_TRANSPOSED = ("gpt_oss",)
 
 
 class MergedCheckpoint:
@@ -29,13 +43,20 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.config = read_json(base / "config.json")
+        self.config = read_config(base)
         self._base = readable_tensors(checkpoint_tensors(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
-        self._changes = adapter.changes if adapter else {}
+        self._shapes = {name: tensor.shape for name, tensor in self._base.items()}
+        self._transposed = self.config.get("model_type") in _TRANSPOSED
+        self._changes: dict[str, LowRank | StackedLowRank] = {}
         self._replaced = adapter.replaced if adapter else {}
+        self._biases = adapter.biases if adapter else {}
+        self._tokens = adapter.tokens if adapter else {}
+        self._head_follows = self.tied and adapter is not None and self._keeps_tied(adapter)
         if adapter:
+            self._changes |= adapter.changes
+            self._changes |= self._stacked_changes(adapter)
             self._check_fits(adapter)
         self.names = self._tensor_names()
 
@@ -50,11 +71,39 @@ class MergedCheckpoint:
         return str(names[0])
 
     @property
+    def changes(self) -> Mapping[str, LowRank | StackedLowRank]:
+        """What the adapter adds to tensors, by name."""
+        return self._changes
+
+    def expert_parameter(self, name: str, matrices: int | None = None) -> ExpertParameter | None:
+        """The parameter of stacked experts that transformers calls `name`; None if it is none.
+
+        `matrices`: a tensor of this name that has two dimensions is taken for that many.
+        """
+        if matrices and name in self._base:
+            rows, columns = self._base[name].shape
+            shape = matrices, rows // matrices, columns
+            return ExpertParameter(shape, (Part(name, None, 0, shape[1]),))
+        return expert_parameter(name, self._shapes, transposed=self._transposed)
+
+    def expert(self, name: str, number: int) -> Floats | None:
+        """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
+        that is no parameter of stacked experts."""
+        parameter = self.expert_parameter(name)
+        return (
+            None
+            if parameter is None
+            else read_parameter(parameter, self.rows, *parameter.span(number))
+        )
+
+    @property
     def kind(self) -> str:
         """What the base's weights are: 'bitsandbytes 4-bit, dequantized' or their type."""
         tensors = self._base.values()
         if any(isinstance(tensor, FourBitTensor) for tensor in tensors):
             return "bitsandbytes 4-bit, dequantized"
+        if any(isinstance(tensor, MXFP4Tensor) for tensor in tensors):
+            return "BF16, experts MXFP4"
         return ", ".join(sorted({tensor.dtype for tensor in tensors if len(tensor.shape) > 1}))
 
     def dtype(self, name: str) -> str:
@@ -66,33 +115,66 @@ class MergedCheckpoint:
 
     def is_changed(self, name: str) -> bool:
         """Does the adapter change this tensor?"""
-        return name in self._changes or name in self._replaced
+        parts = (self._changes, self._replaced, self._biases, self._tokens)
+        return any(name in part for part in parts)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        """Rows [start, stop) of the merged tensor, float32. Safe to call from several threads."""
+        """Rows [start, stop) of the merged tensor, float32; of stacked experts those of all of them
+        one after the other. Safe to call from several threads."""
+        if name == HEAD and self._head_follows:
+            name = EMBEDDING
+        name = name if name in self._replaced or name == HEAD else self._stored_name(name)
         stored = self._replaced.get(name) or self._base[self._stored_name(name)]
-        values = stored.rows(start, stop)
-        change = self._changes.get(name)
-        if change is None:
-            return values
-        return change.apply(values, start, stored.shape[0] if stop is None else stop)
+        stop = row_count(stored.shape) if stop is None else stop
+        values = flat(stored).rows(start, stop)
+        for changes in (self._changes, self._tokens):
+            if (change := changes.get(name)) is not None:
+                values = change.apply(values, start, stop)
+        bias = self._biases.get(name)
+        return values if bias is None else values + bias[start:stop]
+
+    def place(self, name: str) -> str:
+        """The file and tensor that the merged tensor comes from, for errors."""
+        name = EMBEDDING if name == HEAD and self._head_follows else name
+        if name in self._replaced:
+            return f"{self._replaced[name].path}: {name}"
+        changed = ", with the adapter's change" if self.is_changed(name) else ""
+        return f"{self.directory}: {self._stored_name(name)}{changed}"
+
+    def packed(self, name: str) -> MXFP4Tensor | None:
+        """The stored tensor, if it is MXFP4 and the adapter leaves it as it is."""
+        stored = self._base[self._stored_name(name)]
+        kept = isinstance(stored, MXFP4Tensor) and not self.is_changed(name)
+        return stored if kept and isinstance(stored, MXFP4Tensor) else None
 
     def replaced_names(self) -> list[str]:
-        """Tensors that the adapter brings whole and that are not the base's own, bit for bit: PEFT
-        saves an adapted embedding's base too."""
-        return [name for name in self._replaced if not self._is_the_bases(name)]
+        """Tensors that the adapter changes by no product of low rank: those that it brings whole
+        and that are not the base's own, bit for bit (PEFT saves an adapted embedding's base too),
+        biases and rows of tokens."""
+        whole = [name for name in self._replaced if not self._is_the_bases(name)]
+        return [*whole, *self._biases, *self._tokens]
 
     def _is_the_bases(self, name: str) -> bool:
         ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
         return all(
-            np.array_equal(ours.rows(*span), theirs.rows(*span)) for span in row_spans(ours.shape)
+            np.array_equal(flat(ours).rows(*span), flat(theirs).rows(*span))
+            for span in row_spans(ours.shape)
         )
 
     def _check_fits(self, adapter: Adapter) -> None:
         """Raise UsageError listing every tensor that does not fit the base."""
-        problems = []
-        expected = [("weight", name, change.shape) for name, change in adapter.changes.items()]
+        problems = [
+            f"{name}: no adapter, other layers have one"
+            for name in adapter.one_sided
+            if f"{name}.weight" in self._base
+        ]
+        if problems:
+            raise UsageError(
+                "this adapter is damaged", where=str(adapter.directory), problems=problems
+            )
+        expected = [("weight", name, change.shape) for name, change in self._changes.items()]
         expected += [("tensor", name, tensor.shape) for name, tensor in adapter.replaced.items()]
+        expected += [("bias", name, bias.shape) for name, bias in adapter.biases.items()]
         for kind, name, shape in expected:
             stored = self._base.get(self._stored_name(name))
             if stored is None:
@@ -101,6 +183,10 @@ class MergedCheckpoint:
                 problems.append(
                     f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"
                 )
+        for name, tokens in adapter.tokens.items():
+            rows = self._base[name].shape[0] if name in self._base else 0
+            if tokens.numbers.max(initial=-1) >= rows:
+                problems.append(f"{name}: the base has {rows} rows, a trained token lies beyond")
         if problems:
             raise UsageError(
                 f"this adapter does not belong to the base ({len(problems)} mismatches)",
@@ -109,15 +195,63 @@ class MergedCheckpoint:
                 hint=f"It was trained on '{adapter.config.get('base_model_name_or_path')}'.",
             )
 
+    def _stacked_changes(self, adapter: Adapter) -> dict[str, LowRank | StackedLowRank]:
+        """The changes of stacked experts, by the names of the stored tensors.
+
+        Raises UsageError for factors that fit none of the base's parameters.
+        """
+        found: dict[str, LowRank | StackedLowRank] = {}
+        for module, (a, b) in adapter.stacked.items():
+            for leaf in ("gate_up_proj", "down_proj"):
+                name = f"{plain_module(module)}.{leaf}"
+                parameter = self.expert_parameter(name)
+                if parameter is None or stacked_change(parameter, a, b, 1.0) is None:
+                    continue
+                scale = scale_of(adapter.config, name, rank=len(a) // parameter.shape[0])
+                change = stacked_change(parameter, a, b, scale)
+                assert change is not None
+                for part in parameter.parts:
+                    found[part.name] = change if part.expert is None else LowRank(
+                        change.a[part.expert], change.b[part.expert, part.first : part.last], scale
+                    )  # fmt: skip
+                break
+            else:
+                raise UsageError(
+                    "this adapter does not belong to the base",
+                    where=str(adapter.directory),
+                    problems=[f"{module}: no stacked experts of the base have such factors"],
+                )
+        return found
+
     def _tensor_names(self) -> list[str]:
         names = [name for name in self._base if not (self.tied and name == HEAD)]
         # Embedding and output share one matrix until an adapter changes only one of them.
-        if self.tied and (self.is_changed(EMBEDDING) or self.is_changed(HEAD)):
+        if (
+            self.tied
+            and not self._head_follows
+            and (self.is_changed(EMBEDDING) or self.is_changed(HEAD))
+        ):
             names.append(HEAD)
         return names
 
+    @staticmethod
+    def _keeps_tied(adapter: Adapter) -> bool:
+        """Does what the adapter does to a tied embedding happen to the output too? PEFT trains rows
+        of tokens so, and all else with `ensure_weight_tying`."""
+        whole = EMBEDDING in adapter.changes or EMBEDDING in adapter.replaced
+        if whole:
+            return bool(adapter.config.get("ensure_weight_tying"))
+        return EMBEDDING in adapter.tokens and HEAD not in adapter.changes
+
     def _stored_name(self, name: str) -> str:
-        return EMBEDDING if name == HEAD and self.tied else name
+        return EMBEDDING if name == HEAD and self.tied else stored_name(name, self._base)
+
+
+def flat(stored: ReadableTensor) -> ReadableTensor:
+    """The tensor with all its rows one after the other, of however many matrices they are."""
+    if isinstance(stored, StoredTensor) and len(stored.shape) > 2:
+        return replace(stored, shape=(row_count(stored.shape), stored.shape[-1]))
+    return stored
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Contract: the file holds the merged tensors, quantized, and nothing else.
 
-Rows of every tensor are computed, quantized and compared byte by byte with what is in the file.
+Rows of every tensor are computed, quantized and compared byte by byte with what is in the file;
+of all its bytes the hashes are those of what was given to the disk (rows.py compares all rows by
+their values).
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +19,10 @@ from tuneserve.base.weights import encode_values
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.gguf.writer import encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.gguf.writer import Digests, digest, encoded_rows
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
 from tuneserve.convert.result import Check
-from tuneserve.convert.slabs import row_spans
+from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
 
 ROWS = 8
@@ -31,22 +34,28 @@ def check_written(
     model: GGUFModel,
     choices: Sequence[Choice],
     importance: Mapping[str, Floats] | None,
+    digests: Digests | None = None,
     *,
     threads: int,
 ) -> Check:
-    """Names, shapes, types, and ROWS rows of each tensor spread from the first to the last."""
+    """Names, shapes, types, ROWS rows of each tensor spread from the first to the last, and all
+    bytes by their `digests`."""
 
     def difference(choice: Choice) -> str | None:
         name, source = choice.name, model.sources[choice.name]
         if file.shape(name) != source.shape or file.type_name(name) != choice.type:
             return f"{name} is {file.type_name(name)} {list(file.shape(name))}"
-        count = source.shape[0]
+        count = row_count(source.shape)
         vector = len(source.shape) == 1
         for start, stop in [(0, count)] if vector else sampled_rows(count):
             weights = (importance or {}).get(name)
             expected = encoded_rows(source, choice.type, start, stop, weights)
             if not np.array_equal(file.encoded(name, start, stop), expected):
                 return f"{name} differs in row {start}"
+        spans = list(row_spans(source.shape)) if digests is not None else []
+        for (start, stop), written in zip(spans, (digests or {}).get(name, ()), strict=True):
+            if digest(file.encoded(name, start, stop)) != written:
+                return f"{name} is not what was written, in rows {start} to {stop - 1}"
         return None
 
     problems = [f"{name} is missing" for name in model.sources if name not in file.tensors]
@@ -54,31 +63,52 @@ def check_written(
     with ThreadPoolExecutor(threads) as pool:
         there = [choice for choice in choices if choice.name in file.tensors]
         problems += filter(None, pool.map(difference, there))
-    return _as_check(contract, problems, len(choices), ", byte for byte")
+    all_bytes = "; all bytes as they were written" if digests is not None else ""
+    how = f"{ROWS} rows of each of {len(choices)} tensors, byte for byte{all_bytes}"
+    return _as_check(contract, problems, len(choices), how)
 
 
-def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint) -> Check:
-    """The same of the merged Hugging Face checkpoint: every tensor is there, ROWS rows of each."""
+def check_metadata(contract: str, file: TensorFile, model: GGUFModel, quantization: str) -> Check:
+    """Every key of the file has the value that the model gives it, and none is missing."""
+    expected = model.metadata(quantization)
+    problems = [
+        f"{key} is {str(file.get(key))[:60]}"
+        for key, (_, value) in expected.items()
+        if key not in file.metadata or not _same_value(file.metadata[key], value)
+    ]
+    return Check(contract, not problems, "; ".join(problems[:5]) or f"{len(expected)} keys equal")
+
+
+def _same_value(found: Any, expected: Any) -> bool:
+    if isinstance(expected, float):
+        return bool(np.float32(found) == np.float32(expected))
+    if isinstance(expected, Sequence) and not isinstance(expected, str | bytes):
+        return len(found) == len(expected) and bool(np.array_equal(found, expected))
+    return bool(found == expected)
+
+
+def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, threads: int) -> Check:
+    """The same of the merged Hugging Face checkpoint: every tensor is there, with all its bytes."""
     files = checkpoint_tensors(directory)
 
-    def differs(name: str, start: int, stop: int) -> bool:
-        stored = files[name]
-        expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-        return stored.raw(start, stop).tobytes() != expected
-
-    problems = []
-    for name in merged.names:
-        spans = sampled_rows(files[name].shape[0]) if name in files else []
-        wrong = next((start for start, stop in spans if differs(name, start, stop)), None)
+    def difference(name: str) -> str | None:
         if name not in files:
-            problems.append(f"{name} is missing")
-        elif wrong is not None:
-            problems.append(f"{name} differs in row {wrong}")
-    return _as_check("checkpoint as merged", problems, len(merged.names))
+            return f"{name} is missing"
+        stored = files[name]
+        for start, stop in row_spans(stored.shape):
+            expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
+            if flat(stored).raw(start, stop).tobytes() != expected:
+                return f"{name} differs in rows {start} to {stop - 1}"
+        return None
+
+    with ThreadPoolExecutor(threads) as pool:
+        problems = list(filter(None, pool.map(difference, merged.names)))
+    how = f"all bytes of {len(merged.names)} tensors"
+    return _as_check("checkpoint as merged", problems, len(merged.names), how)
 
 
-def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str = "") -> Check:
-    detail = f"{ROWS} rows of each of {tensors} tensors{how}"
+def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str) -> Check:
+    detail = how
     if problems:
         detail = "; ".join(problems[:5]) + (f" … ({len(problems)})" if len(problems) > 5 else "")
     return Check(contract, not problems, detail, {"tensors": tensors, "wrong": len(problems)})

@@ -16,11 +16,15 @@ from tuneserve.chat.prompt import (
     Rendering,
     encode,
     render_example,
-    template_of,
 )
-from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.convert.result import Check
-from tuneserve.errors import TuneserveError
+from tuneserve.convert.verify.hard_strings import (
+    HARD_STRINGS,
+    first_difference,
+    mixed_strings,
+    special_token_strings,
+)
 from tuneserve.llama import LlamaModel
 
 
@@ -28,7 +32,7 @@ def check_token_ids(
     trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
 ) -> Check:
     """Held-out texts, hard strings and written-out special tokens, id by id."""
-    texts = [unicodedata.normalize("NFC", text) for text in HARD_STRINGS]
+    texts = [unicodedata.normalize("NFC", text) for text in (*HARD_STRINGS, *mixed_strings())]
     texts += special_token_strings(trainer.special_tokens)
     for example in examples:
         texts += [str(message["content"]) for message in example.messages]
@@ -38,7 +42,7 @@ def check_token_ids(
     for text in texts:
         ours, theirs = trainer.encode(text), model.tokenize(text)
         if ours != theirs:
-            place = _first_difference(ours, theirs)
+            place = first_difference(ours, theirs)
             return Check(
                 "token ids", False,
                 f"the GGUF cuts {text[:60]!r} differently: at position {place} the trainer has "
@@ -65,45 +69,14 @@ def check_special_tokens(trainer: TrainerTokenizer, model: LlamaModel) -> Check:
     return Check("special tokens", not problems, detail)
 
 
-def check_template(
-    trainer: TrainerTokenizer, model: LlamaModel, examples: Sequence[Example]
-) -> Check:
-    """transformers' renderer with the trainer's template against ours with the GGUF's."""
-    asked = [example for example in examples if example.prompt]
-    try:
-        for example in asked:
-            template = template_of(model)
-            theirs = trainer.render(example)
-            ours = render_example(template, example, thoughts=trainer.thoughts).prompt
-            if ours != theirs:
-                place = _first_difference(ours, theirs)
-                return Check(
-                    "chat template", False,
-                    f"a prompt is rendered differently: training has "
-                    f"{theirs[place : place + 40]!r}, the GGUF {ours[place : place + 40]!r}",
-                )  # fmt: skip
-    except TuneserveError as error:
-        return Check("chat template", False, str(error))
-    return Check(
-        "chat template", True, f"equal on {len(asked)} prompts", {"prompts": len(asked)},
-    )  # fmt: skip
-
-
-def _first_difference(one: Sequence[object], other: Sequence[object]) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
-
-
-SHOWN_SPECIALS = 32
-
-
 class TrainerTokenizer:
-    """transformers' tokenizer of the adapter directory, and examples as training encodes them.
+    """transformers' tokenizer of the adapter `directory`, and examples as training encodes them.
 
     `thoughts` is the run's [data] setting.
     """
 
     def __init__(self, directory: Path, *, thoughts: str = "train") -> None:
+        self.directory = directory
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         from transformers import PreTrainedTokenizerFast
 
@@ -121,6 +94,11 @@ class TrainerTokenizer:
         """The chat template. Raises TuneserveError if there is none: texts without a prompt need
         none."""
         return self._fast.template()
+
+    @cached_property
+    def template_source(self) -> str:
+        """The chat template's text; '' if there is none."""
+        return str(self._tokenizer.chat_template or "")
 
     def encode(self, text: str) -> list[int]:
         """Ids of text with special tokens parsed and none added."""
@@ -160,30 +138,9 @@ class TrainerTokenizer:
     @property
     def special_tokens(self) -> list[str]:
         added = self._tokenizer.added_tokens_decoder.values()
-        return [token.content for token in added][:SHOWN_SPECIALS]
+        return [token.content for token in added]
 
-
-HARD_STRINGS = (
-    "", " ", "  ", "\n", "\n\n\n", "\t\t x", " leading", "trailing ", "a  b   c    d", "\r\n\r\n",
-    "Hello, world!", "HELLO WORLD", "don't can't I'll we've she's he'd I'm you're", "DON'T I'LL",
-    "0", "1234567890", "3.14159", "1,000,000", "12 345", "1st 2nd", "0x1F", "²³½", "٣٤٥", "Ⅷ",
-    "def f(x):\n    return x ** 2  # squared\n", "if (a&&b||!c) { d[i++] = e->f; }\n",
-    "SELECT * FROM t WHERE a >= 10;", "<div class=\"x\">&amp;</div>", "```python\nprint(1)\n```",
-    "https://example.org/a/b?c=d&e=%20#f", "user@example.org", "C:\\Users\\x\\y.txt",
-    "--flag=value",
-    "naïve café Größe Łódź", "Привет, мир!", "Γειά σου Κόσμε", "שלום עולם", "مرحبا بالعالم",
-    "नमस्ते दुनिया", "สวัสดีชาวโลก", "你好，世界！", "こんにちは世界", "안녕하세요 세계",
-    "Xin chào thế giới",
-    "🙂", "👨‍👩‍👧‍👦", "🇩🇪🇫🇷", "👍🏽", "✅ done ❌ failed",
-    "→ ← ↑ ↓ ≤ ≥ ≠ ∞ ∑ √", "“quotes” ‘single’ — – …",
-    "\u00a0nbsp\u00a0", "\u2003em\u2003", "\u200bzero\u200bwidth", "\ufeffbom", "a\u0300 e\u0301",
-    "...", "!!!???", "~~~~", "=====", "-----\n=====", "((((()))))", "____", "'''", '"""',
-    "$$$ €€ ££",
-    "aaaaaaaaaaaaaaaaaaaaaaaa", "supercalifragilisticexpialidocious", "x" * 200, "ab" * 100,
-    "line one\nline two\r\nline three\rline four", "a\tb\tc", "\x00\x01\x7f", "end.\n\n  next",
-)  # fmt: skip
-
-
-def special_token_strings(tokens: Sequence[str]) -> list[str]:
-    """Texts with special tokens written out, alone and between words."""
-    return [form for token in tokens for form in (token, f"a{token}b", f"x {token}\n{token} y")]
+    def render_plainly(self, messages: Sequence[Message], **arguments: Any) -> str:
+        """transformers' renderer with nothing arranged for the template."""
+        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
+        return text

@@ -54,6 +54,10 @@ class Split:
         """The examples of 'train', 'eval' or 'test'."""
         return {"train": self.train, "eval": self.eval, "test": self.test}[name]
 
+    def examples(self) -> list[Example]:
+        """All of them, held-out ones first."""
+        return [*self.test, *self.eval, *self.train]
+
     def counts(self) -> dict[str, int]:
         return {name: len(self.part(name)) for name in SPLITS}
 

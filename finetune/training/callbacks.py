@@ -10,6 +10,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from tuneserve.console import say
 from tuneserve.finetune.runtime.libraries import memory_in_use
 from tuneserve.finetune.runtime.processes import any_process
+from tuneserve.finetune.training.checkpoints import checkpoint_directory, remember_hashes
 from tuneserve.finetune.training.losses import (
     evaluations_without_gain,
     general_rise,
@@ -24,6 +26,7 @@ from tuneserve.finetune.training.losses import (
     perplexity_of,
 )
 from tuneserve.finetune.training.progress import ProgressDisplay
+from tuneserve.finetune.training.quantization_aware import RoundedBase
 
 
 class StopSignal:
@@ -135,6 +138,8 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            remember_hashes(checkpoint_directory(Path(args.output_dir), state.global_step))
         self.saved_at = time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -148,3 +153,18 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
                 f"{self.max_general_rise:g}"
             )
             control.should_training_stop = True
+
+
+class RoundingCallback(TrainerCallback):  # type: ignore[misc]
+    """Rounds the base anew every `every` steps, and before what is measured."""
+
+    def __init__(self, base: RoundedBase, every: int) -> None:
+        self.base, self.every = base, every
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.base.refresh()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer's own callbacks, which decide whether to evaluate, come first.
+        if state.global_step % self.every == 0 or control.should_evaluate:
+            self.base.refresh()

@@ -26,6 +26,8 @@ from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_stra
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
+from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
+from tuneserve.finetune.training.recorded import RecordedLosses, record_losses
 from tuneserve.finetune.training.trainer import build_trainer
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -42,7 +44,8 @@ class TrainingJob:
     """What training needs, checked and ready before anything slow or lasting happens.
 
     The examples are there as tokens by split ('replay': the replay set, 'general': what is held
-    out of it), with what an epoch visits of them and how they are trained on.
+    out of it), with what an epoch visits of them and how they are trained on. `stored`: the base's
+    weights as the file will hold them, where training is to reckon with it.
     """
 
     recipe: Recipe
@@ -55,12 +58,14 @@ class TrainingJob:
     training_set: TrainingSet
     schedule: Schedule
     budget: Budget
+    stored: StoredWeights | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
     """A training that is over: its trainer with the best adapter in the model, and the figures.
 
+    `recorded` holds losses that a conversion must find again.
     `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
     best adapter on the eval split (empty without one).
     """
@@ -69,6 +74,7 @@ class Trained:
     best: int
     seconds: float
     held_out: dict[str, HeldOutLoss]
+    recorded: RecordedLosses | None = None
 
 
 def run_training(job: TrainingJob, resume: Path | None) -> Trained:
@@ -105,12 +111,20 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         f"{job.runtime.precision}, {job.schedule.steps} steps{compiled}"
         + (f", going on from {resume.name}" if resume else "")
     )
+    rounded = RoundedBase(model, job.stored) if job.stored is not None else None
     started = time.monotonic()
     with plain_attention(job.runtime, job.training_set.encoded):
-        trainer = _run_steps(job, model, tokenizer, resume)
+        trainer = _run_steps(job, model, tokenizer, resume, rounded)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
-        return Trained(trainer, best, seconds, _held_out(job, trainer, best))
+        if rounded is not None:
+            rounded.refresh()
+        held_out = _held_out(job, trainer, best)
+        # With the base as it is rounded the losses are not the merged weights'.
+        recorded = None
+        if not job.recipe.train.quantization_aware:
+            recorded = record_losses(trainer, job.encoded, job.runtime.precision)
+        return Trained(trainer, best, seconds, held_out, recorded)
 
 
 def _load(job: TrainingJob) -> tuple[Any, Any]:
@@ -129,10 +143,17 @@ def _load(job: TrainingJob) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None) -> Any:
+def _run_steps(
+    job: TrainingJob,
+    model: Any,
+    tokenizer: Any,
+    resume: Path | None,
+    rounded: RoundedBase | None,
+) -> Any:
     """The trainer after its last step. Raises TrainingStoppedError if it was stopped before."""
     from tuneserve.finetune.training.callbacks import (
         ProgressCallback,
+        RoundingCallback,
         StoppingCallback,
         StopSignal,
     )
@@ -155,11 +176,14 @@ def _run_steps(job: TrainingJob, model: Any, tokenizer: Any, resume: Path | None
             max_general_rise=settings.max_general_rise,
             checkpoint_seconds=60 * settings.checkpoint_minutes,
         )
+        callbacks: list[Any] = [progress, stopping]
+        if rounded is not None:
+            callbacks.append(RoundingCallback(rounded, settings.rounding_steps))
         trainer = build_trainer(
             job.runtime, model, tokenizer, settings, job.schedule,
             job.training_set.encoded, job.training_set.sampler, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
-            fresh=resume is None, callbacks=[progress, stopping],
+            fresh=resume is None, callbacks=callbacks,
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base import resolve_base
+from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.charts import LossCurves
+from tuneserve.chat.examples import Example
 from tuneserve.console import human_seconds, say
-from tuneserve.errors import OutputExistsError
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, remove
 from tuneserve.finetune.data.prepare import (
     Prepared,
@@ -55,6 +57,9 @@ from tuneserve.finetune.training.checkpoints import (
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.finished import finished_result, was_cut_off
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
+from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
+from tuneserve.finetune.training.recorded import FILE as RECORDED
+from tuneserve.finetune.training.recorded import write_losses
 from tuneserve.finetune.training.result import (
     EpochRecord,
     Losses,
@@ -64,19 +69,33 @@ from tuneserve.finetune.training.result import (
     TrainedBase,
     TrainResult,
 )
+from tuneserve.finetune.training.trained_files import base_hashes, run_hashes
+from tuneserve.identity import Hashes
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
+Preflight = Callable[[Recipe, ResolvedBase, Sequence[Example]], None]
+"""Looks at what a training is about to begin with: recipe, base, examples."""
+
 
 def train(
-    recipe: Recipe, run: RunDirectory, *, force: bool = False, skip_done: bool = False
+    recipe: Recipe,
+    run: RunDirectory,
+    *,
+    force: bool = False,
+    skip_done: bool = False,
+    preflight: Preflight | None = None,
+    stored_weights: Callable[[Path], StoredWeights] | None = None,
 ) -> TrainResult | None:
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
+    `stored_weights` gives, for a base's checkpoint, its weights as the file of the recipe's
+    quantization will hold them; quantization_aware needs it.
     In a process that is not the first of several there is none. Goes on from the last
     checkpoint of an unfinished training with the same settings and data; with `force` it starts
     afresh. A finished training that is replaced stays as it is, with its split and its record,
-    until the new adapter is written.
+    until the new adapter is written. `preflight` is called before the training libraries are
+    loaded, by the first process alone; an error that it raises ends the training.
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
@@ -87,7 +106,7 @@ def train(
     if run.adapter.exists() and not force and not was_cut_off(run):
         raise OutputExistsError(run.adapter)
     with only_first_talks():
-        job = _prepare(recipe, run)
+        job = _prepare(recipe, run, preflight, stored_weights)
         if not is_first_process():
             _compute_beside(job)
             return None
@@ -106,13 +125,21 @@ def train(
             remember_strategy(run.checkpoints, job.budget.decisions())
             wait_for_all()
             with run.stage("train", keep=replacing) as running:
-                trained = _train(job, resume)
+                # Read beside the steps: a base that is exchanged meanwhile is not what was loaded.
+                with ThreadPoolExecutor(1) as pool:
+                    hashed = pool.submit(base_hashes, job.base.path)
+                    trained = _train(job, resume)
                 with _written_adapter(job, trained.trainer.model):
                     if replacing:
                         write_split(job.prepared, run)
                         running.withdraw()
                         run.save_settings(recipe)
-                result = running.result = _finish(job, trained, resume)
+                    if trained.recorded is not None:
+                        write_losses(trained.recorded, run.data)
+                    else:
+                        remove(run.data / RECORDED)
+                result = _finish(job, trained, resume, hashed.result())
+                running.result = result
             mark_replacing(run.checkpoints, False)
     return result
 
@@ -135,11 +162,25 @@ def _plan_as_remembered(job: TrainingJob) -> None:
         )
 
 
-def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
+def _prepare(
+    recipe: Recipe,
+    run: RunDirectory,
+    preflight: Preflight | None,
+    stored_weights: Callable[[Path], StoredWeights] | None,
+) -> TrainingJob:
+    recipe = rounding_recipe(recipe)
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
     base = resolve_base(recipe.model.base)
+    if preflight is not None and is_first_process():
+        preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
+    stored = None
+    if recipe.train.quantization_aware:
+        if stored_weights is None:
+            raise UsageError("nothing rounds the weights here", where="train.quantization_aware")
+        stored = stored_weights(base.path)
+        say(f"the weights are rounded to {stored.quantization} while training")
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
@@ -157,8 +198,9 @@ def _prepare(recipe: Recipe, run: RunDirectory) -> TrainingJob:
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
     budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule)
     return TrainingJob(
-        recipe, run, base, runtime, tokenizer, prepared, encoded, training_set, schedule, budget
-    )
+        recipe, run, base, runtime, tokenizer, prepared, encoded, training_set, schedule, budget,
+        stored,
+    )  # fmt: skip
 
 
 def _train(job: TrainingJob, resume: Path | None) -> Trained:
@@ -168,10 +210,10 @@ def _train(job: TrainingJob, resume: Path | None) -> Trained:
     return trained
 
 
-def _finish(job: TrainingJob, trained: Trained, resume: Path | None) -> TrainResult:
+def _finish(job: TrainingJob, trained: Trained, resume: Path | None, base: Hashes) -> TrainResult:
     curves = loss_curves(trained.trainer.state.log_history, trained.best)
     write_curves_page(curves, job.run.root / "curves.html", job.run.name)
-    result = _result(job, trained, curves, resume)
+    result = _result(job, trained, curves, resume, base)
     _tell_result(result)
     return result
 
@@ -189,13 +231,16 @@ def _written_adapter(job: TrainingJob, model: Any) -> Iterator[None]:
 
 
 def _result(
-    job: TrainingJob, trained: Trained, curves: LossCurves, resume: Path | None
+    job: TrainingJob, trained: Trained, curves: LossCurves, resume: Path | None, base: Hashes
 ) -> TrainResult:
     trainer = trained.trainer
     peak = peak_memory()
     train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
     return TrainResult(
-        base=TrainedBase(spec=job.base.spec, path=str(job.base.path), name=job.base.name),
+        base=TrainedBase(
+            spec=job.base.spec, path=str(job.base.path.absolute()), name=job.base.name, sha256=base
+        ),
+        files=run_hashes(job.run),
         examples=job.prepared.split.counts(),
         data=describe(job.prepared, job.recipe.data),
         tokens={name: token_counts(part) for name, part in job.encoded.items()},

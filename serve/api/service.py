@@ -42,13 +42,17 @@ class Service:
         settings: ServeSettings,
         *,
         adapters: Mapping[str, Path] | None = None,
+        lora: Path | None = None,
     ) -> None:
+        """`adapters` are served under their names too; `lora` belongs to the model itself."""
         self.name = name
         self.adapters = tuple(adapters or ())
         self.settings = settings
         self.created = int(time.time())
         self.bridge = Bridge()
-        self.engine = Engine(model_path, settings, adapters=adapters, after_step=self.bridge.flush)
+        self.engine = Engine(
+            model_path, settings, adapters=adapters, lora=lora, after_step=self.bridge.flush
+        )
         self.grammars = GrammarCompiler(self.engine.model)
         self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)

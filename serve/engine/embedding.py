@@ -5,11 +5,13 @@ from __future__ import annotations
 import concurrent.futures
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
+from tuneserve.llama.lora import use_adapter
 from tuneserve.serve.engine.types import EngineError
 from tuneserve.settings import ServeSettings
 
@@ -49,7 +51,10 @@ class EmbeddingJob:
 class Embedder:
     """A small context of its own beside the engine's, on the same model."""
 
-    def __init__(self, model: LlamaModel, settings: ServeSettings) -> None:
+    def __init__(
+        self, model: LlamaModel, settings: ServeSettings, adapter: Any | None = None
+    ) -> None:
+        """`adapter`: llama.cpp's handle of the LoRA that belongs to the model."""
         size = min(EMBEDDING_CONTEXT, model.n_ctx_train)
         self._context = LlamaContext(
             model,
@@ -61,6 +66,8 @@ class Embedder:
             threads=settings.threads,
             hint="Try fewer --gpu-layers, or leave --embeddings out.",
         )
+        if adapter is not None:
+            use_adapter(self._context, adapter)
         self._batch = TokenBatch(size)
 
     def close(self) -> None:

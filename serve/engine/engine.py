@@ -71,7 +71,8 @@ class Notifier:
 class Engine:
     """A model and a context that answers many requests at once. See the package's docstring.
 
-    `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`.
+    `adapters` are LoRA GGUFs by name, for `submit(…, adapter=name)`; `lora` is one that belongs to
+    the model itself: it is on wherever no other is.
     `after_step` is called in the engine's thread when the events delivered since the last call
     are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
     unless a step takes longer.
@@ -85,6 +86,7 @@ class Engine:
         settings: ServeSettings,
         *,
         adapters: Mapping[str, Path] | None = None,
+        lora: Path | None = None,
         after_step: Callable[[], None] | None = None,
         steady: bool = False,
     ) -> None:
@@ -104,6 +106,7 @@ class Engine:
             self._adapters = {
                 name: load_adapter(self.model, path) for name, path in (adapters or {}).items()
             }
+            self._lora = None if lora is None else load_adapter(self.model, lora)
             self._context = served_context(
                 self.model,
                 settings,
@@ -115,7 +118,11 @@ class Engine:
                 n_outputs_max=sequences,
             )
             undone.callback(self._context.close)
-            self._embedder = Embedder(self.model, settings) if settings.embeddings else None
+            if self._lora is not None:
+                use_adapter(self._context, self._lora)
+            self._embedder = (
+                Embedder(self.model, settings, self._lora) if settings.embeddings else None
+            )
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -369,7 +376,8 @@ class Engine:
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
-            use_adapter(self._context, None if adapter is None else self._adapters[adapter])
+            own = self._lora if adapter is None else self._adapters[adapter]
+            use_adapter(self._context, own)
             self._adapter_in_use = adapter
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:

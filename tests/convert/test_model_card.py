@@ -39,5 +39,25 @@ def test_modelfile_has_template_and_stop() -> None:
     assert "{{ else }}<|im_start|>system\nBe kind.<|im_end|>\n{{ end }}" in text
 
 
+def test_bos_is_written_once() -> None:
+    """Ollama puts it in front where the vocabulary says so."""
+    template = ChatTemplate("{{ bos_token }}" + CHATML, bos_token="<s>", eos_token="<|im_end|>")
+    text = modelfile(Path("x.gguf"), template, TALKS, adds_bos=True, context=2048)
+    assert text is not None
+    assert "<s>" not in text
+    assert "PARAMETER num_ctx 2048\n" in text
+    kept = modelfile(Path("x.gguf"), template, TALKS)
+    assert kept is not None
+    assert '"""{{ if .System }}<s><|im_start|>' in kept
+    assert "{{ else }}<s><|im_start|>" in kept
+
+
+def test_an_adapter_goes_on_its_base() -> None:
+    template = ChatTemplate(CHATML, eos_token="<|im_end|>")
+    text = modelfile(Path("base.gguf"), template, TALKS, adapter="x-lora.gguf")
+    assert text is not None
+    assert text.startswith("FROM ./base.gguf\nADAPTER ./x-lora.gguf\nTEMPLATE ")
+
+
 def test_a_template_that_is_no_sequence_of_turns_gives_none() -> None:
     assert modelfile(Path("x.gguf"), ChatTemplate(UPPER), TALKS) is None

@@ -26,6 +26,8 @@ COMMANDS = {
     "bench": "Does the tuned model beat the base? With error bars.",
     "report": "Compare the benchmarks of several runs.",
     "perplexity": "Perplexity of a GGUF on a text, or its divergence from another.",
+    "push": "Send a converted run to a repository on a hub.",
+    "export": "Hand a converted run to Ollama or LM Studio.",
     "data": "Build example files, or check yours before a training.",
     "import": "Make a Hugging Face checkpoint of a GGUF.",
     "doctor": "Show what was found, what is missing and what to do.",

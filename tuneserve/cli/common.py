@@ -13,6 +13,8 @@ from tuneserve.options import resolve_settings
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
+# Of [convert], what is asked before training.
+PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 

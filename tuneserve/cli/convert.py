@@ -53,9 +53,9 @@ def command(
         made = convert_adapter(run, recipe.convert, force=force, skip_done=skip_done)
         print_json(made.to_json()) if as_json else show_adapter(made)
         return
-    from tuneserve.convert.stage import convert
+    from tuneserve.convert.upstream import convert_run
 
-    result = convert(run, recipe.convert, force=force, skip_done=skip_done)
+    result = convert_run(run, recipe.convert, force=force, skip_done=skip_done)
     run.save_settings(recipe)
     if as_json:
         print_json(result.to_json())

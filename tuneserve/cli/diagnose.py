@@ -7,36 +7,15 @@ import os
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from tuneserve.console import human_bytes
 from tuneserve.extras import installed_version, missing_packages
+from tuneserve.findings import Diagnosis, Finding
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
 from tuneserve.memory import main_memory
 
-Status = Literal["ok", "note", "missing"]
-
 EXTRAS = {"train": "to train", "convert": "to convert", "bench": "to compare quantizations"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at. `advice` says what to do where the status is not 'ok'."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """All findings; `ready`: nothing that every stage needs is missing."""
-
-    ready: bool
-    findings: list[Finding]
 
 
 def diagnose() -> Diagnosis:
@@ -50,7 +29,7 @@ def diagnose() -> Diagnosis:
         *(_extra(name, purpose) for name, purpose in EXTRAS.items()),
         _demo_model(),
     ]
-    return Diagnosis(all(finding.status != "missing" for finding in findings), findings)
+    return Diagnosis.of(findings)
 
 
 def _python() -> Finding:

@@ -3,32 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.console import print_json, stderr_console
+from tuneserve.cli.common import config_option
+from tuneserve.console import print_json
+from tuneserve.findings import Diagnosis, show_findings
+from tuneserve.options import resolve_settings
+
+if TYPE_CHECKING:
+    from tuneserve.chat.examples import Example
 
 
-@click.command()
+@click.command("doctor")
+@click.option("--base", help="Base model: can what is trained on it be converted?")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON on stdout.")
-def command(as_json: bool) -> int:
+@click.pass_context
+def command(context: click.Context, /, base: str | None, config: Path | None, as_json: bool) -> int:
     """Show what was found, what is missing and what to do.
 
-    Exit code 1 if something that every stage needs is missing.
-    """
-    from tuneserve.cli.diagnose import diagnose
+    Of this machine and what is installed; with --base or --config of a base model, or of a recipe
+    with its data: all that a conversion to GGUF would meet and that takes no trained weights. Exit
+    code 1 if something that every stage needs is missing, or if the conversion would fail.
 
-    found = diagnose()
+    \b
+    tuneserve doctor
+    tuneserve doctor --base ./my-model --config mine.toml
+    """
+    if base is None and config is None:
+        from tuneserve.cli.diagnose import diagnose
+
+        found = diagnose()
+    else:
+        found = _of_base(context, base, config)
     if as_json:
         print_json(asdict(found))
     else:
-        console = stderr_console()
-        marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "missing": "[red]missing[/]"}
-        width = max(len(finding.name) for finding in found.findings)
-        for finding in found.findings:
-            padding = " " * (8 - len(finding.status))
-            console.print(f"{marks[finding.status]}{padding}{finding.name:<{width}}  ", end="")
-            console.print(finding.found, markup=False)
-            if finding.advice:
-                console.print(f"{'':<{width + 10}}→ {finding.advice}", markup=False)
+        show_findings(found.findings)
     return 0 if found.ready else 1
+
+
+def _of_base(context: click.Context, base: str | None, config: Path | None) -> Diagnosis:
+    from tuneserve.base import resolve_base
+    from tuneserve.convert.preflight import check_apart
+
+    recipe = resolve_settings(context, recipe=config)
+    examples: list[Example] = []
+    if config is not None:
+        from tuneserve.finetune.data.prepare import prepare_examples
+
+        examples = prepare_examples(recipe.data).split.examples()
+    resolved = resolve_base(base or recipe.model.base)
+    return Diagnosis.of(check_apart(recipe, resolved, examples, place=Path("runs")))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import config_option
+from tuneserve.cli.common import PREFLIGHT_SETTINGS, config_option
 from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_removed
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
@@ -42,6 +42,7 @@ _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
 @settings_options("model", "data")
+@settings_options("convert", only=PREFLIGHT_SETTINGS)
 @click.pass_context
 def command(
     context: click.Context, /, config: Path | None, examples: int, as_json: bool, **_: object
@@ -51,7 +52,7 @@ def command(
     One example of each kind (shape of the record, tools, thoughts, several turns, cut). Trained
     tokens are bold green (and between guillemets: «so»), special tokens cyan. Then what was
     changed, left out or cut, and why. No model is loaded. Exits with 2 if the training would refuse
-    the data.
+    the data, or what is trained could not be converted.
 
     \b
     tuneserve preview --config examples/sentiment.toml
@@ -71,6 +72,11 @@ def command(
             problems=found.problems,
             hint="Mend them, or train with --skip-bad to leave them out.",
         )
+    from tuneserve.base import resolve_base
+    from tuneserve.convert.preflight import require_convertible
+
+    base = resolve_base(recipe.model.base)
+    require_convertible(recipe, base, found.prepared.split.examples(), place=Path("runs"))
 
 
 def show(found: Preview) -> None:

@@ -54,15 +54,15 @@ def command(
     if model is not None and (run_name is not None or base):
         raise UsageError("give a GGUF file or a run, not both")
     if model is not None:
-        path, found_name = model, model.stem
+        path, lora, found_name = model, None, model.stem
         settings = resolve_settings(context, recipe=config).serve
     else:
-        path, found_name, settings = _of_run(context, run_name, config, base=base)
+        path, lora, found_name, settings = _of_run(context, run_name, config, base=base)
     served_name = name or found_name
     adapters = _adapters(loras, served_name)
     from tuneserve.serve.server import serve
 
-    serve(path, served_name, settings, adapters=adapters)
+    serve(path, served_name, settings, adapters=adapters, lora=lora)
 
 
 def _adapters(loras: tuple[str, ...], base_name: str) -> dict[str, Path]:
@@ -80,8 +80,8 @@ def _adapters(loras: tuple[str, ...], base_name: str) -> dict[str, Path]:
 
 def _of_run(
     context: click.Context, run_name: str | None, config: Path | None, *, base: bool
-) -> tuple[Path, str, ServeSettings]:
-    """(GGUF, model name, settings) of a converted run."""
+) -> tuple[Path, Path | None, str, ServeSettings]:
+    """(GGUF, the LoRA GGUF that goes on it, model name, settings) of a converted run."""
     if run_name is None and config is None:
         raise UsageError("say what to serve: a GGUF file, --run NAME or --config RECIPE")
     run = select_run(run_name, config)
@@ -90,5 +90,5 @@ def _of_run(
     converted = run.require_stage("convert", ConvertOutput)
     settings = later_stage_settings(context, run, config, "serve").serve
     if base:
-        return run.base_gguf(converted.base.quantization), f"{run.name}-base", settings
-    return run.tuned_gguf(converted.tuned.quantization), run.name, settings
+        return run.base_gguf(converted.base.quantization), None, f"{run.name}-base", settings
+    return *converted.files(run), run.name, settings

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import select_run, stage_options
+from tuneserve.cli.common import PREFLIGHT_SETTINGS, select_run, stage_options
 from tuneserve.console import print_json, say
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
+
+if TYPE_CHECKING:
+    from tuneserve.convert.rounding import StoredWeights
 
 
 @click.command("train")
 @stage_options
 @settings_options("model", "data", "train")
+@settings_options("convert", only=PREFLIGHT_SETTINGS)
 @click.pass_context
 def command(
     context: click.Context,
@@ -28,9 +34,10 @@ def command(
 ) -> None:
     """Fine-tune the base model on your examples (LoRA, Unsloth).
 
-    The adapter lands in runs/NAME/adapter, with the split, the curves and the figures beside it.
-    A training that was stopped goes on where it was when the same command is given again. For
-    several GPUs: accelerate launch --no_python tuneserve train ...
+    What would fail the conversion afterwards (architecture, vocabulary, chat template, disk) is
+    refused before anything is loaded. The adapter lands in runs/NAME/adapter, with the split, the
+    curves and the figures beside it. A training that was stopped goes on where it was when the
+    same command is given again. For several GPUs: accelerate launch --no_python tuneserve train ...
 
     \b
     tuneserve train --config examples/sentiment.toml
@@ -39,9 +46,19 @@ def command(
     recipe = resolve_settings(context, recipe=config)
     run = select_run(run_name, config)
     require_extra("train", "training")
+    from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
 
-    result = train(recipe, run, force=force, skip_done=skip_done)
+    def stored_weights(base: Path) -> StoredWeights:
+        from tuneserve.convert import rounding
+
+        settings = recipe.convert
+        return rounding.StoredWeights(base, settings.quantization, threads=settings.threads)
+
+    result = train(
+        recipe, run, force=force, skip_done=skip_done,
+        preflight=partial(require_convertible, place=run.root), stored_weights=stored_weights,
+    )  # fmt: skip
     if result is None:  # of several processes only the first has one
         return
     say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")

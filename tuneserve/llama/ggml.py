@@ -77,14 +77,14 @@ class GGMLTensor(ctypes.Structure):
             )
         return cls.from_address(address)
 
-    def values(self) -> Floats:
-        """A copy of a float32 tensor's values in C order [ne3, ne2, ne1, ne0], from whatever
-        device holds them."""
+    def values(self, dtype: Any = np.float32) -> Any:
+        """A copy of the tensor's values (of four bytes each) in C order [ne3, ne2, ne1, ne0], from
+        whatever device holds them."""
         library, address = _library(), ctypes.addressof(self)
         data = np.empty(library.ggml_nbytes(address), dtype=np.uint8)
         library.ggml_backend_tensor_get(address, data.ctypes.data, 0, data.nbytes)
         strides, shape = tuple(self.nb)[::-1], tuple(self.ne)[::-1]
-        return np.lib.stride_tricks.as_strided(data.view(np.float32), shape, strides)
+        return np.lib.stride_tricks.as_strided(data.view(dtype), shape, strides)
 
 
 @cache

@@ -61,7 +61,11 @@ def small_model(shaped: Trained) -> GGUFModel:
 # BF16 is made from the checkpoint's own values, llama_model_quantize's from the F16 file's.
 @pytest.mark.parametrize("quantization", [name for name in MIXTURES if name != "BF16"])
 def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantization: str) -> None:
-    model = small_model(shaped)
+    check_quantized_alike(small_model(shaped), quantization, tmp_path)
+
+
+def check_quantized_alike(model: GGUFModel, quantization: str, tmp_path: Path) -> None:
+    """The file equals, byte for byte, what llama.cpp's quantizer makes of the F16 file."""
     f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))
     write_gguf(f16, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
     matrix = random_matrix(model) if quantization in NEEDS_IMATRIX else None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.convert.convert_support import make_adapter
+from tests.convert.convert_support import Trained, make_adapter
 from tests.convert.gguf.test_exact import CASES, make_checkpoint
 from tests.convert.merge.test_merge import KINDS
 from tuneserve.convert.gguf.model import GGUFModel
@@ -69,9 +69,10 @@ def test_every_architecture(tokenizer_directory: Path, tmp_path: Path, case: str
 
     right = tmp_path / "right.gguf"
     write_gguf(right, model.metadata("Q8_0"), model.sources, model.choices("Q8_0"), threads=2)
-    check = check_probe(right, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
-    assert check.passed, check.detail
-    assert check.figures["mean_kld"] < 1e-4
+    checks = check_probe(right, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+    for check in checks:
+        assert check.passed, check.detail
+        assert check.figures["mean_kld"] < check.figures["limit"] / 20
     assert not list(tmp_path.glob("*.probe"))
 
 
@@ -117,11 +118,9 @@ def test_an_attention_scale_that_llama_cpp_does_not_have(
     file = tmp_path / "x.gguf"
     metadata, choices = models[32].metadata("F16"), models[32].choices("F16")
     write_gguf(file, metadata, models[32].sources, choices, threads=2)
-    found = {
-        scale: check_probe(file, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
-        for scale, model in models.items()
-    }
-    assert {scale: check.passed for scale, check in found.items()} == {32: True, 64: False}
+    for scale, model in models.items():
+        checks = check_probe(file, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+        assert {check.passed for check in checks} == {scale == 32}
 
     make_adapter(run.adapter, bases[64], tokenizer_directory)
     with run.stage("train") as record:
@@ -134,12 +133,13 @@ def test_an_attention_scale_that_llama_cpp_does_not_have(
     assert "convert" not in run.read().stages
 
 
-def test_a_probe_has_every_kind_of_layer(tokenizer_directory: Path, tmp_path: Path) -> None:
+def test_a_probe_has_every_kind_of_layer(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path
+) -> None:
     kinds = ["sliding_attention"] * 2 + ["full_attention"]
     changes = {**CASES["gemma3"][2], "num_hidden_layers": 3, "layer_types": kinds}
     base = make_checkpoint(tmp_path / "b", "Gemma3ForCausalLM", tokenizer_directory, changes)
     model = GGUFModel(MergedCheckpoint(base), base, name="x")
     assert probe_layers(model) == 3
     assert probe_layers(model, room=1) == 3
-    model.config = {**model.config, "layer_types": None}
-    assert probe_layers(model, room=1) == 1
+    assert probe_layers(trained.model(), room=1) == 1

@@ -7,7 +7,7 @@ checkpoint's config.json.
 from __future__ import annotations
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import gemma, llama, phi, qwen
+from tuneserve.gguf.architectures import gemma, llama, moe, phi, qwen
 from tuneserve.gguf.architectures.table import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -16,6 +16,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     qwen.QWEN3,
     gemma.GEMMA3,
     phi.PHI3,
+    *moe.ARCHITECTURES,
 )
 
 

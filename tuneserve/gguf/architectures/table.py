@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.gguf.architectures.stacks import Stack
 from tuneserve.gguf.reader import ArchitectureMetadata
 
 RowOrder = Ids
 Config = Mapping[str, Any]
-Entries = list[tuple[str, Literal["uint32", "float32", "string"], Any]]
+Entries = list[tuple[str, Literal["uint32", "float32", "string", "bool", "array"], Any]]
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Architecture:
     `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
     where the two sides differ.
     `norm_shift` is added to every norm's weights on the way into a GGUF.
+    `stacks` are a block's tensors that are cut out of stacked parameters (experts), by GGUF name
+    with its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no
+    suffix or another one. `absent(config, layer)`: which of a block's tensors this one lacks.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     """
 
@@ -42,6 +46,9 @@ class Architecture:
     row_order: Mapping[str, Callable[[Config, int], RowOrder]] = field(default_factory=dict)
     extra_tensors: Callable[[Config], Iterator[tuple[str, Floats]]] = lambda _: iter(())
     norm_shift: float = 0.0
+    stacks: Mapping[str, Stack] = field(default_factory=dict)
+    exact: Mapping[str, str] = field(default_factory=dict)
+    absent: Callable[[Config, int], Container[str]] = lambda _config, _layer: ()
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""
@@ -54,6 +61,8 @@ class Architecture:
 
     def hf_name(self, gguf_name: str) -> str | None:
         """Hugging Face name of a GGUF tensor; None if this architecture has no such tensor."""
+        if (match := re.fullmatch(r"blk\.(\d+)\.(.+)", gguf_name)) and match.group(2) in self.exact:
+            return f"model.layers.{match.group(1)}.{self.exact[match.group(2)]}"
         stem, suffix = _split_suffix(gguf_name)
         if match := re.fullmatch(r"blk\.(\d+)\.(.+)", stem):
             inner = self.layer_tensors.get(match.group(2))
@@ -63,6 +72,10 @@ class Architecture:
 
     def gguf_tensor_name(self, hf_name: str) -> str | None:
         """GGUF name of a Hugging Face tensor; None if this architecture has no such tensor."""
+        if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", hf_name):
+            inner = _key_of(self.exact, match.group(2))
+            if inner is not None:
+                return f"blk.{match.group(1)}.{inner}"
         stem, suffix = _split_suffix(hf_name)
         if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem):
             inner = _key_of(self.layer_tensors, match.group(2))

@@ -1,0 +1,72 @@
+"""What of a run is handed over, each file proved by the hash in run.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneserve.convert.result import AdapterResult, ConvertResult
+from tuneserve.errors import UsageError
+from tuneserve.files import sha256_file
+from tuneserve.records import parse
+from tuneserve.run import RunDirectory
+
+TEXTS = ("README.md", "Modelfile", "SHA256SUMS")
+
+
+@dataclass(frozen=True)
+class HandedFile:
+    """A file and its name for the receiver. `sha256` is run.json's, '' for one that is written
+    beside the GGUFs and has none there (the card, the importance matrix)."""
+
+    path: Path
+    name: str
+    sha256: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.path.stat().st_size
+
+
+def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFile]:
+    """The tuned GGUF with its card, the adapter, the adapter as GGUF and the importance matrix as
+    far as they were made; `with_base`, or where the adapter stays beside it, the base's GGUF too.
+    The first is the tuned one.
+
+    Raises UsageError if the run is not converted, or a file is missing or not the one in run.json.
+    """
+    result = run.require_stage("convert", ConvertResult)
+    made = [result.tuned]
+    if with_base or result.as_adapter:  # an adapter is nothing without its base
+        made.append(result.base)
+    files = [HandedFile(run.gguf / Path(one.path).name, Path(one.path).name, one.sha256)
+             for one in made]  # fmt: skip
+    files += [
+        HandedFile(run.adapter / name, f"adapter/{name}", digest)
+        for name, digest in result.inputs.adapter.items()
+    ]
+    lora = None if result.as_adapter else run.read().lora
+    if lora and run.lora_gguf.is_file():
+        adapter = parse(AdapterResult, lora, where=f"{run.record_path}, 'lora'", hint="")
+        files.append(HandedFile(run.lora_gguf, run.lora_gguf.name, adapter.sha256))
+    beside = [*TEXTS, f"{run.name}.imatrix.gguf"]
+    files += [HandedFile(run.gguf / name, name) for name in beside if (run.gguf / name).is_file()]
+    _check(run, files)
+    return files
+
+
+def _check(run: RunDirectory, files: list[HandedFile]) -> None:
+    problems = []
+    for file in files:
+        if not file.path.is_file():
+            problems.append(f"{file.path} is missing")
+        elif file.sha256 and sha256_file(file.path) != file.sha256:
+            problems.append(f"{file.path} is not the file that was verified")
+    if problems:
+        raise UsageError(
+            "this run is not what its run.json describes",
+            where=str(run.record_path),
+            problems=problems,
+            hint=f"Make it again: tuneserve convert --run {run.name} --force",
+        )

@@ -1,0 +1,48 @@
+"""Upload to a repository on a hub, by huggingface_hub's own client.
+
+The client reads HF_ENDPOINT and HF_TOKEN, or the token that `hf auth login` kept. A file that the
+hub has already is not sent again, so that a push that broke off is ended by the next one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tuneserve.convert.handover.files import HandedFile
+from tuneserve.errors import TuneserveError, UsageError
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+
+
+def check_repository(name: str) -> None:
+    """Raise UsageError if this is no 'owner/name'."""
+    if not _REPOSITORY.fullmatch(name):
+        raise UsageError("a repository is named owner/name", where=f"--to {name}")
+
+
+def push(files: Sequence[HandedFile], repository: str, *, private: bool, message: str) -> str:
+    """Upload the files in one commit into a model repository, which is made if it is not there;
+    returns the commit's URL.
+
+    `private` holds for a repository that is made. Raises TuneserveError if the hub refuses, or is
+    not reached.
+    """
+    check_repository(repository)
+    import httpx
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(file.name, str(file.path)) for file in files]
+        made = api.create_commit(repository, operations, commit_message=message)
+    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, ValueError) as error:
+        raise TuneserveError(
+            f"the hub does not take the files: {str(error).splitlines()[0]}",
+            where=f"{api.endpoint}/{repository}",
+            hint="Check the name, the network and that you are logged in (HF_TOKEN, or hf auth "
+            "login). The same command goes on where it broke off.",
+        ) from error
+    return str(made.commit_url)

@@ -1,0 +1,42 @@
+"""A tuned GGUF where programs on this machine look for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from tuneserve.convert.handover.files import HandedFile
+from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.files import atomic_path
+
+LM_STUDIO = Path.home() / ".lmstudio" / "models"
+
+
+def to_lm_studio(
+    gguf: HandedFile, *, publisher: str, name: str, models: Path = LM_STUDIO, force: bool = False
+) -> Path:
+    """Put the GGUF where LM Studio lists models, `models`/publisher/name/file.gguf; returns its
+    path there. A hard link where the file system allows, else a copy.
+
+    Raises OutputExistsError if there is another file (unless `force`).
+    """
+    for part in (publisher, name):
+        if not re.fullmatch(r"[\w][\w.-]*", part):
+            raise UsageError("a name of letters, digits, '.', '_' and '-' is needed", where=part)
+    target = models / publisher / name / gguf.path.name
+    if target.exists():
+        if target.samefile(gguf.path):
+            return target
+        if not force:
+            raise OutputExistsError(target)
+    with atomic_path(target) as temporary:
+        try:
+            os.link(gguf.path, temporary)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            shutil.copyfile(gguf.path, temporary)
+    return target

@@ -1,0 +1,91 @@
+"""The check of a conversion in a process of its own.
+
+It takes transformers, which a training must not import before Unsloth, and llama.cpp, which may end
+its process over a vocabulary that it can't take.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuneserve.base import ResolvedBase
+from tuneserve.chat.examples import Example
+from tuneserve.child import own_module, run_child
+from tuneserve.console import human_seconds, say
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.extras import missing_packages
+from tuneserve.findings import Finding
+from tuneserve.settings import Recipe
+
+EXAMPLES = 200
+# Nothing is fetched, no GPU is taken, and transformers is not to speak of its own parallelism.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
+
+
+def check_apart(
+    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+) -> list[Finding]:
+    """`check_conversion` with EXAMPLES of the examples, from the first to the last, in another
+    process."""
+    if missing := missing_packages("convert"):
+        return [
+            Finding(
+                "conversion", "note", f"not checked; not installed: {', '.join(missing)}",
+                "pip install 'tuneserve[convert]'",
+            )
+        ]  # fmt: skip
+    request = {
+        "recipe": recipe.model_dump(mode="json"),
+        "base": {"path": str(base.path), "name": base.name, "spec": base.spec},
+        "examples": [example.to_row() for example in _sample(examples)],
+        "place": str(place),
+    }
+    try:
+        answer = run_child(
+            own_module("tuneserve.convert.preflight"), what="its check",
+            stdin=json.dumps(request), env=_ENVIRONMENT,
+        )  # fmt: skip
+    except TuneserveError as error:
+        return [Finding("conversion", "refused", error.render().replace("\n", " "))]
+    return [Finding(**one) for one in json.loads(answer)]
+
+
+def _sample(examples: Sequence[Example]) -> Sequence[Example]:
+    return examples[:: max(1, len(examples) // EXAMPLES)][:EXAMPLES]
+
+
+def require_convertible(
+    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+) -> None:
+    """Tell what stands in the way of a conversion. Raises UsageError if something would fail it.
+
+    `recipe.convert.preflight` off: nothing is checked.
+    """
+    if not recipe.convert.preflight:
+        return
+    started = time.monotonic()
+    findings = check_apart(recipe, base, examples, place=place)
+    for finding in findings:
+        if finding.status == "note":
+            say(f"note: {finding.name}: {finding.found}. {finding.advice}".rstrip())
+    refused = [finding for finding in findings if finding.status == "refused"]
+    if refused:
+        raise UsageError(
+            "what is trained here can't be converted to a GGUF",
+            where=base.spec,
+            problems=[
+                line
+                for finding in refused
+                for line in (f"{finding.name}: {finding.found}", f"  {finding.advice}")
+                if line.strip()
+            ],
+            hint="To train without a conversion: --no-preflight (convert.preflight = false).",
+        )
+    passed = sum(finding.status == "ok" for finding in findings)
+    seconds = human_seconds(time.monotonic() - started)
+    say(f"the conversion can be done: {passed} of {len(findings)} checks without a note, {seconds}")

@@ -1,0 +1,221 @@
+"""All that can fail in a conversion without trained weights, for a base and a recipe.
+
+What depends on something that is refused is left out; everything else is looked at, so that all
+that is wrong is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+from tuneserve.base import ResolvedBase, resolve_base
+from tuneserve.chat.examples import Example
+from tuneserve.console import human_bytes
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.grid import share_on_grid
+from tuneserve.convert.make import fallbacks
+from tuneserve.convert.merge.checkpoint import EMBEDDING, MergedCheckpoint
+from tuneserve.convert.plan import needed_disk
+from tuneserve.convert.preflight.vocabulary import (
+    check_vocabulary,
+    save_tokenizer,
+    write_vocabulary,
+)
+from tuneserve.convert.resources import SPARE_DISK, check_memory, free_disk, worker_threads
+from tuneserve.convert.route import check_converter, check_quantization, uses_converter
+from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
+from tuneserve.errors import TuneserveError
+from tuneserve.findings import Finding
+from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
+
+Value = TypeVar("Value")
+# From this share of the weights on, a base is taken for one that was quantized to the same type.
+_MUCH_ON_GRID = 0.1
+_ENDS = {"embed_tokens", "lm_head"}
+
+
+def check_conversion(
+    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+) -> list[Finding]:
+    """What converting a training of this recipe on this base would meet.
+
+    `examples`: a sample of the data; `place`: where the run will be. A finding that is 'refused'
+    would fail the conversion.
+    """
+    found: list[Finding] = []
+    settings = recipe.convert
+    _tell_merge_base(settings, found)
+    checkpoint = _tried(found, "base", lambda: MergedCheckpoint(base.path), base.path)
+    if checkpoint is None:
+        return found
+    by_converter = _tried(
+        found, "architecture", base=base.path,
+        work=lambda: uses_converter(checkpoint.architecture, settings, where=str(base.path)),
+    )  # fmt: skip
+    if by_converter is None:
+        return found
+    how = f", by {settings.converter}" if by_converter else ""
+    found.append(Finding("architecture", "ok", f"{checkpoint.architecture}{how}"))
+    with TemporaryDirectory(prefix="tuneserve-") as name:
+        folder = Path(name)
+        tokenizer, gguf = folder / "tokenizer", folder / "vocabulary.gguf"
+
+        def tried(what: str, work: Callable[[], Value]) -> Value | None:
+            return _tried(found, what, work, base.path, folder)
+
+        saved = tried("tokenizer", lambda: (save_tokenizer(base.path, recipe.model, tokenizer), 1))
+        if saved is None:
+            return found
+        if by_converter:
+            written = tried(
+                "converter", lambda: _converted_vocabulary(settings, checkpoint, tokenizer, gguf)
+            )
+            tried("disk", lambda: _disk(place, needed_by_converter(checkpoint, settings), found))
+        else:
+            model = tried(
+                "tensors and vocabulary",
+                lambda: GGUFModel(checkpoint, tokenizer, name=base.name),
+            )
+            if model is None:
+                return found
+            size = f"{len(model.sources):,} tensors, {len(model.vocabulary.tokens):,} tokens"
+            found.append(Finding("tensors and vocabulary", "ok", size))
+            written = tried("metadata", lambda: (write_vocabulary(model, gguf), 1))
+            tried("quantization", lambda: _quantization(model, settings, found))
+            needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
+            tried("disk", lambda: _disk(place, needed, found))
+            tried("memory", lambda: _memory(settings, found))
+        if written is not None:
+            checks = tried(
+                "tokens",
+                lambda: list(check_vocabulary(gguf, tokenizer, examples, recipe.data)),
+            )
+            found += checks or []
+    found.append(_adapter(recipe.train, checkpoint))
+    if recipe.data.test_fraction == 0:
+        found.append(_no_held_out(recipe))
+    return found
+
+
+def _tried(
+    found: list[Finding], name: str, work: Callable[[], Value], base: Path,
+    folder: Path | None = None,
+) -> Value | None:  # fmt: skip
+    """The result of `work`; None, and a finding that says why, where it raises an error."""
+    try:
+        return work()
+    except TuneserveError as error:
+        where = error.where.replace(str(folder), str(base)) if folder else error.where
+        shown = f"{where}: {error.message}" if where and where != str(base) else error.message
+        if error.problems:
+            more = len(error.problems) - 3
+            shown += ": " + "; ".join(error.problems[:3]) + (f" … (+{more})" if more > 0 else "")
+        found.append(Finding(name, "refused", shown, error.hint))
+        return None
+
+
+def _tell_merge_base(settings: ConvertSettings, found: list[Finding]) -> None:
+    """A 16-bit base to merge into that isn't there, or a converter; hub ids are not fetched yet."""
+    if settings.converter is not None:
+        _tried(found, "converter", lambda: check_converter(settings.converter or Path()), Path())
+    given = settings.merge_base
+    if given and (Path(given).expanduser().exists() or given.endswith(".gguf")):
+        _tried(found, "merge base", lambda: resolve_base(given), Path())
+
+
+def _converted_vocabulary(
+    settings: ConvertSettings, checkpoint: MergedCheckpoint, tokenizer: Path, gguf: Path
+) -> bool:
+    """Let the converter write the vocabulary alone, of the base with the saved tokenizer."""
+    assert settings.converter is not None
+    staged = stage_checkpoint(checkpoint.directory, tokenizer, gguf.with_name("checkpoint"))
+    run_converter(settings.converter, staged, gguf, vocabulary_only=True)
+    return True
+
+
+def _quantization(model: GGUFModel, settings: ConvertSettings, found: list[Finding]) -> bool:
+    """Does the base lie on the grid of the type, which a small update does not leave?"""
+    check_quantization(settings)
+    found.append(_types(model, settings))
+    share = share_on_grid(model, settings.quantization)
+    if share >= _MUCH_ON_GRID:
+        helps = "keep_gain gives finer types to what loses most, or the adapter its own GGUF"
+        if not settings.keep_gain:
+            helps = "set [convert] keep_gain = true, or convert with --adapter-only"
+        found.append(
+            Finding(
+                "quantized base", "note", f"{share:.0%} of its weights are rounded to this type's "
+                "grid already: a small update is lost when they are rounded again", f"{helps}.",
+            )
+        )  # fmt: skip
+    return True
+
+
+def _types(model: GGUFModel, settings: ConvertSettings) -> Finding:
+    """Which tensors the quantization gives another type than its own."""
+    changed = fallbacks(model.choices(settings.quantization))
+    if not changed:
+        return Finding("quantization", "ok", settings.quantization)
+    shown = ", ".join(f"{count} x {change}" for change, count in changed.items())
+    return Finding(
+        "quantization", "note", f"{settings.quantization}; {shown}: the rows of these tensors are "
+        "no multiple of the first type's block",
+        "The file is larger than this type's usual size.",
+    )  # fmt: skip
+
+
+def _untied_bytes(model: GGUFModel, train: TrainSettings) -> int:
+    """What the tuned file holds more, where training makes embedding and output differ."""
+    if not model.checkpoint.tied or not _ENDS & {*train.modules_to_save, *train.target_modules}:
+        return 0
+    return encoded_size(model.checkpoint.shape(EMBEDDING), "F16")
+
+
+def _disk(place: Path, needed: int, found: list[Finding]) -> bool:
+    free = free_disk(place)
+    if free < needed + SPARE_DISK:
+        raise TuneserveError(
+            f"the conversion will need {human_bytes(needed + SPARE_DISK)}, "
+            f"{human_bytes(free)} are free",
+            where=str(place), hint="Make room on that disk, or start in a folder on another.",
+        )  # fmt: skip
+    found.append(Finding("disk", "ok", f"{human_bytes(needed)} of {human_bytes(free)} free"))
+    return True
+
+
+def _memory(settings: ConvertSettings, found: list[Finding]) -> bool:
+    check_memory(worker_threads(settings))
+    found.append(Finding("memory", "ok", "enough for the conversion"))
+    return True
+
+
+def _adapter(train: TrainSettings, checkpoint: MergedCheckpoint) -> Finding:
+    """Can the adapter be merged, and can it be a GGUF of its own?"""
+    reasons = []
+    if train.use_dora:
+        reasons.append("use_dora")
+    if train.modules_to_save:
+        reasons.append("modules_to_save")
+    if checkpoint.tied and _ENDS & {*train.target_modules}:
+        reasons.append("an adapter on the embedding, which is the output too")
+    if train.bias != "none":
+        reasons.append(f"bias = {train.bias!r}")
+    if reasons:
+        return Finding(
+            "adapter", "note", f"it can be merged, but be no GGUF of its own: {', '.join(reasons)}",
+            "Leave that out if `convert --adapter-only` is wanted.",
+        )  # fmt: skip
+    return Finding("adapter", "ok", "it can be merged, or be a GGUF of its own")
+
+
+def _no_held_out(recipe: Recipe) -> Finding:
+    instead = "eval" if recipe.data.eval_fraction else "training"
+    return Finding(
+        "held-out examples", "note", "none (data.test_fraction = 0): the conversion is verified "
+        f"with {instead} examples, and there is nothing to benchmark with",
+        "Hold some out: test_fraction = 0.1.",
+    )  # fmt: skip

@@ -1,0 +1,111 @@
+"""How much of the change of each tensor is still there after quantization.
+
+A tensor W of the base becomes W + D by the tune. The files hold Q(W) and Q(W + D). Of D is kept
+
+    <Q(W + D) - Q(W), D> / <D, D>
+
+which is 1 where rounding adds noise that has nothing to do with D, and near 0 where W lies on the
+quantizer's grid and D is less than half a step: then Q(W + D) = Q(W). The base as it is in its file
+is the baseline, not W: Q(W) - W goes with W (a quantizer shrinks), and so with any D that goes with
+W, although both files have that error. On the grid the two are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from tuneserve.arrays import Floats
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.result import TensorUpdate
+
+SAMPLED_VALUES = 1 << 17  # of a tensor, at least one row
+SAMPLED_BLOCKS = 8
+
+
+@dataclass(frozen=True)
+class SampledUpdate:
+    """Rows of a changed tensor: `base` (W), `change` (D), and `scale`, the tensor's rows for each
+    sampled one."""
+
+    base: Floats
+    change: Floats
+    scale: float
+
+    @property
+    def size(self) -> float:
+        """<D, D> of the whole tensor, estimated."""
+        return self.scale * float(np.square(self.change, dtype=np.float64).sum())
+
+    def kept(self, found: Floats) -> float:
+        """The share of D in `found`, what the rows changed by."""
+        change = self.change.astype(np.float64)
+        return float((found * change).sum() / np.square(change).sum())
+
+
+def measure_updates(
+    tuned: TensorFile, base: TensorFile, tuned_model: GGUFModel, base_model: GGUFModel, *,
+    threads: int,
+) -> list[TensorUpdate]:  # fmt: skip
+    """Of each tensor that the adapter changes, what the two files keep of it; most lost first."""
+
+    def measure(name: str) -> TensorUpdate | None:
+        rows = sampled_rows(tuned_model.sources[name].shape)
+        sample = sample_update(tuned_model, base_model, name, rows)
+        if sample.size == 0.0:
+            return None
+        found = tuned.rows_at(name, rows) - base.rows_at(base_name(base, name), rows)
+        return TensorUpdate(
+            name=name, type=tuned.type_name(name), kept=sample.kept(found), size=sample.size
+        )
+
+    names = sorted(tuned_model.changed & set(tuned.tensors))
+    with ThreadPoolExecutor(threads) as pool:
+        updates = [update for update in pool.map(measure, names) if update is not None]
+    return sorted(updates, key=lambda update: (update.kept - 1) * update.size)
+
+
+def base_name(base: TensorFile, name: str) -> str:
+    """A tuned output that the base shares with its embedding is compared with that."""
+    return name if name in base.tensors else "token_embd.weight"
+
+
+def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of rows in a few blocks spread over a tensor; of a vector all elements."""
+    count = row_count(shape)
+    if len(shape) == 1:
+        return np.arange(count)
+    wanted = min(count, max(1, SAMPLED_VALUES // shape[-1]))
+    each = -(-wanted // SAMPLED_BLOCKS)
+    starts = np.linspace(0, count - each, min(SAMPLED_BLOCKS, wanted)).astype(np.int64)
+    return np.unique(np.concatenate([np.arange(start, start + each) for start in starts]))
+
+
+def row_count(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor, of stacked matrices all together; of a vector its elements."""
+    return shape[0] if len(shape) == 1 else prod(shape[:-1])
+
+
+def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray) -> SampledUpdate:
+    """W and D of these rows."""
+    source = base.sources.get(name) or base.sources["token_embd.weight"]
+
+    def read(model_source: object) -> Floats:
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        parts = [model_source.rows(int(run[0]), int(run[-1]) + 1) for run in runs]  # type: ignore[attr-defined]
+        return np.concatenate(parts)
+
+    plain = read(source)
+    scale = row_count(source.shape) / len(rows)
+    return SampledUpdate(plain, read(tuned.sources[name]) - plain, scale)
+
+
+def kept_in_all(updates: Sequence[TensorUpdate]) -> float:
+    """The share kept of all tensors' updates together; 1 where there are none."""
+    size = sum(update.size for update in updates)
+    return sum(update.kept * update.size for update in updates) / size if size else 1.0

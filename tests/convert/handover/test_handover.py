@@ -1,0 +1,172 @@
+"""A converted run goes to a hub, to LM Studio and to Ollama as run.json describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.convert.handover.hub_double import Hub, running_hub
+from tests.support import Runner
+from tuneserve.convert.handover.files import handed_files
+from tuneserve.convert.handover.local import to_lm_studio
+from tuneserve.convert.result import ConvertInputs, ConvertResult, GGUFRecord, MergedInto
+from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory
+
+TOKEN = "hf_secretsecret"
+
+
+@pytest.fixture
+def converted(tmp_path: Path) -> RunDirectory:
+    """A run with a record and files of a conversion; what is in the files does not matter here."""
+    run = RunDirectory(tmp_path / "runs" / "small")
+    contents = {
+        run.tuned_gguf("Q8_0"): b"GGUF" + bytes(9000), run.base_gguf("Q8_0"): b"GGUF" + bytes(8000),
+        run.adapter / "adapter_model.safetensors": bytes(5000),
+        run.adapter / "adapter_config.json": b"{}",
+        run.gguf / "README.md": b"---\ntags: [gguf]\n---\n# small\n",
+        run.gguf / "Modelfile": b"FROM ./small-Q8_0.gguf\n",
+        run.gguf / "small.imatrix.gguf": b"GGUF" + bytes(6000),
+    }  # fmt: skip
+    for path, content in contents.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def record(path: Path) -> GGUFRecord:
+        size = path.stat().st_size
+        return GGUFRecord(
+            path=str(path), size_bytes=size, sha256=sha256_file(path), quantization="Q8_0"
+        )
+
+    adapter = {path.name: sha256_file(path) for path in run.adapter.iterdir()}
+    with run.stage("convert") as running:
+        running.result = ConvertResult(
+            tuned=record(run.tuned_gguf("Q8_0")), base=record(run.base_gguf("Q8_0")),
+            tensor_types={}, fallbacks={}, verification=[], sample="", seconds={}, settings={},
+            inputs=ConvertInputs(base="b", adapter=adapter),
+            merged_into=MergedInto(path="b", weights="F32"),
+        )  # fmt: skip
+    return run
+
+
+SENT = {"small-Q8_0.gguf", "adapter/adapter_model.safetensors", "adapter/adapter_config.json",
+        "README.md", "Modelfile", "small.imatrix.gguf"}  # fmt: skip
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running_hub() as made:
+        yield made
+
+
+class Pushing:
+    """`tuneserve push` against the hub on this machine."""
+
+    def __init__(self, tuneserve: Runner, run: RunDirectory, hub: Hub) -> None:
+        self._tuneserve, self._folder = tuneserve, run.root.parents[1]
+        # Its own home: the token of whoever runs the tests is not read.
+        home = str(self._folder / "home")
+        self._env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": home,
+                     "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}  # fmt: skip
+
+    def __call__(self, *more: str, to: str = "me/small-GGUF", **env: str) -> Any:
+        done = self._tuneserve(
+            "push", "small", "--to", to, *more, cwd=self._folder, env={**self._env, **env}
+        )
+        assert TOKEN not in done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def push(tuneserve: Runner, converted: RunDirectory, hub: Hub) -> Pushing:
+    return Pushing(tuneserve, converted, hub)
+
+
+def test_push_sends_each_file_once(push: Pushing, converted: RunDirectory, hub: Hub) -> None:
+    done = push("--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["commit"] == f"{hub.url}/me/small-GGUF/commit/1"
+    files = hub.repositories["me/small-GGUF"]
+    assert set(files) == SENT == set(result["files"])
+    assert files["small-Q8_0.gguf"] == converted.tuned_gguf("Q8_0").read_bytes()
+    assert files["adapter/adapter_config.json"] == b"{}"
+    assert hub.private == {"me/small-GGUF": True}
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+    # A second push finds the repository and what it has.
+    sent = list(hub.uploads)
+    done = push("--with-base", "--public")
+    assert done.returncode == 0, done.stderr
+    assert len(hub.uploads) == len(sent) + 1
+    assert "base-Q8_0.gguf" in hub.repositories["me/small-GGUF"]
+
+
+def test_a_dry_run_uses_no_network(push: Pushing, hub: Hub) -> None:
+    done = push("--dry-run")
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
+    assert all(name in shown for name in SENT)
+    assert "8.8 KiB" in shown
+    assert "nothing was sent" in shown
+    assert hub.requests == hub.uploads == []
+
+
+def test_what_is_refused(push: Pushing, converted: RunDirectory, hub: Hub) -> None:
+    done = push(to="nobody")
+    assert done.returncode == 2
+    assert "a repository is named owner/name" in done.stderr
+    hub.refuse = 403
+    done = push()
+    assert done.returncode == 1
+    assert "the hub does not take the files" in done.stderr
+    assert "Traceback" not in done.stderr
+    hub.refuse = 0
+    done = push(HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    with converted.tuned_gguf("Q8_0").open("r+b") as file:
+        file.write(b"gguf")
+    hub.requests.clear()
+    done = push()
+    assert done.returncode == 2
+    assert "small-Q8_0.gguf is not the file that was verified" in done.stderr
+    assert hub.requests == []
+
+
+def test_a_missing_file_is_named(converted: RunDirectory) -> None:
+    (converted.adapter / "adapter_config.json").unlink()
+    with pytest.raises(UsageError, match=r"not what its run\.json describes") as caught:
+        handed_files(converted)
+    assert [problem.endswith("is missing") for problem in caught.value.problems] == [True]
+
+
+def test_lm_studio_finds_the_file(converted: RunDirectory, tmp_path: Path) -> None:
+    tuned = handed_files(converted)[0]
+    models = tmp_path / "models"
+    target = to_lm_studio(tuned, publisher="me", name="small", models=models)
+    assert target == models / "me" / "small" / "small-Q8_0.gguf"
+    assert target.samefile(tuned.path)
+    assert to_lm_studio(tuned, publisher="me", name="small", models=models) == target
+    target.unlink()
+    target.write_bytes(b"other")
+    with pytest.raises(OutputExistsError):
+        to_lm_studio(tuned, publisher="me", name="small", models=models)
+    to_lm_studio(tuned, publisher="me", name="small", models=models, force=True)
+    assert target.read_bytes() == tuned.path.read_bytes()
+    with pytest.raises(UsageError):
+        to_lm_studio(tuned, publisher="../x", name="small", models=models)
+
+
+def test_ollama_is_told_how(tuneserve: Runner, converted: RunDirectory, tmp_path: Path) -> None:
+    done = tuneserve("export", "ollama", "small", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ollama create small -f" in done.stdout + done.stderr
+    (converted.gguf / "Modelfile").unlink()
+    done = tuneserve("export", "ollama", "small", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no Modelfile was written" in done.stderr

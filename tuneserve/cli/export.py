@@ -1,0 +1,73 @@
+"""`tuneserve export`: a converted run for Ollama or LM Studio on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tuneserve.console import say
+from tuneserve.run import RunDirectory
+
+
+@click.group()
+def command() -> None:
+    """Hand a converted run to another program on this machine."""
+
+
+@command.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--publisher", default="tuneserve", show_default=True, help="First folder.")
+@click.option("--name", default="", help="Second folder (default: the run's name).")
+@click.option(
+    "--models", type=click.Path(path_type=Path),
+    help="LM Studio's folder of models (default: ~/.lmstudio/models).",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace another file of this name.")
+def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, force: bool) -> None:
+    """Put the tuned GGUF where LM Studio lists models.
+
+    \b
+    tuneserve export lmstudio sentiment
+    """
+    from tuneserve.convert.handover.files import handed_files
+    from tuneserve.convert.handover.local import LM_STUDIO, to_lm_studio
+    from tuneserve.errors import UsageError
+
+    run = RunDirectory.named(run_name).require()
+    tuned = handed_files(run)[0]
+    if tuned.path == run.lora_gguf:
+        raise UsageError(
+            "this run is an adapter beside its base, which LM Studio does not load",
+            where=str(run.root),
+            hint="Convert it to a merged GGUF, or serve it: tuneserve serve --run NAME.",
+        )
+    target = to_lm_studio(
+        tuned, publisher=publisher, name=name or run.name, models=models or LM_STUDIO, force=force
+    )
+    say(str(target))
+
+
+@command.command()
+@click.argument("run_name", metavar="RUN")
+def ollama(run_name: str) -> None:
+    """Say how Ollama takes the tuned GGUF, by the Modelfile that convert wrote.
+
+    \b
+    tuneserve export ollama sentiment
+    """
+    from tuneserve.convert.handover.files import handed_files
+    from tuneserve.errors import UsageError
+
+    run = RunDirectory.named(run_name).require()
+    names = {file.name: file.path for file in handed_files(run)}
+    if "Modelfile" not in names:
+        raise UsageError(
+            "no Modelfile was written for this run: its chat template can't be said in Ollama's "
+            "template language",
+            where=str(run.gguf),
+            hint="Ollama does not read the chat template in a GGUF. Serve it with tuneserve serve "
+            "or llama-server.",
+        )
+    say(f"ollama create {run.name} -f {names['Modelfile']}")
+    say(f"ollama run {run.name}")

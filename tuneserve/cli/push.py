@@ -1,0 +1,57 @@
+"""`tuneserve push`: a converted run into a repository on a hub."""
+
+from __future__ import annotations
+
+import click
+
+from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.extras import require_extra
+from tuneserve.run import RunDirectory
+
+
+@click.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--to", "repository", required=True, help="The repository: owner/name.")
+@click.option("--public", is_flag=True, help="A repository that is made is open to everybody.")
+@click.option("--with-base", is_flag=True, help="Send the GGUF of the base too.")
+@click.option("--message", default="", help="The commit's message.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent; the network is not used.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+def command(
+    run_name: str,
+    repository: str,
+    public: bool,
+    with_base: bool,
+    message: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Send GGUF, card, adapter and importance matrix to a model repository.
+
+    The files must be those that run.json describes. A new repository is private. The token is
+    HF_TOKEN, or what `hf auth login` kept; HF_ENDPOINT names another hub.
+
+    \b
+    tuneserve push sentiment --to me/sentiment-GGUF --dry-run
+    tuneserve push sentiment --to me/sentiment-GGUF
+    """
+    from tuneserve.convert.handover.files import handed_files
+    from tuneserve.convert.handover.hub import check_repository, push
+
+    check_repository(repository)
+    run = RunDirectory.named(run_name).require()
+    files = handed_files(run, with_base=with_base)
+    sizes = {file.name: file.size for file in files}
+    if not as_json:
+        rows = [[name, human_bytes(size)] for name, size in sizes.items()]
+        table(f"{repository}: {human_bytes(sum(sizes.values()))}", ["file", "size"], rows)
+    url = None
+    if not dry_run:
+        require_extra("convert", "a push")
+        url = push(
+            files, repository, private=not public, message=message or f"Add {run.name} (tuneserve)"
+        )
+    if as_json:
+        print_json({"repository": repository, "files": sizes, "commit": url})
+    else:
+        say(f"sent: {url}" if url else "dry run: nothing was sent")
