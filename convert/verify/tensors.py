@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from tuneserve.convert.gguf.writer import Digests, digest, encoded_rows
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import row_count, row_spans
-from tuneserve.safetensors import checkpoint_tensors
+from tuneserve.safetensors import StoredTensor, checkpoint_tensors
 
 ROWS = 8
 
@@ -94,10 +94,11 @@ def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, thread
     def difference(name: str) -> str | None:
         if name not in files:
             return f"{name} is missing"
-        stored = files[name]
-        for start, stop in row_spans(stored.shape):
-            expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-            if flat(stored).raw(start, stop).tobytes() != expected:
+        shape, dtype = files[name].shape, files[name].dtype
+        stored = cast(StoredTensor, flat(files[name]))
+        for start, stop in row_spans(shape):
+            expected = encode_values(merged.rows(name, start, stop), dtype, where=name)
+            if stored.raw(start, stop).tobytes() != expected:
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 
