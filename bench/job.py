@@ -35,6 +35,8 @@ from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import ConvertOutput, GainKept, GGUFRecord
 from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
+from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory, versions
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
@@ -119,6 +121,9 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         "base": _verified_hash(paths["base"], converted.base, run),
         "tuned": _verified_hash(lora or tuned, converted.tuned, run),
     }
+    if trained := run.finished("train", TrainOutput):
+        # The base itself is not read here: what is measured are the GGUFs, whose hashes are known.
+        check_trained_files(run, trained, base=None)
     own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
     if settings.general:

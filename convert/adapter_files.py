@@ -69,8 +69,9 @@ def check_adapter(
         say("verify: token ids, chat template")
         checks = vocabulary_checks(base, trainer, examples)
         reference = measured.reference or make_reference(
-            tuned, plan.run.adapter, trainer, examples, threads=threads, thoughts=plan.run.thoughts
-        )
+            tuned, plan.run.adapter, trainer, examples, threads=threads,
+            thoughts=plan.run.thoughts, recorded=plan.recorded,
+        )  # fmt: skip
         measured.reference = reference
         say("verify: the logits of base and LoRA GGUF")
         plain = file_logits(base, reference.sequences, threads=threads)
@@ -85,4 +86,5 @@ def check_adapter(
         f"KL divergence from the trained model {lost:.2e} with it, {without:.2e} without",
         {"kld_with": lost, "kld_without": without},
     )  # fmt: skip
+    checks += reference.loss_as_trained
     return [*checks, near, acts, check_gain(gain, [], plan.settings.min_gain_kept)]

@@ -17,6 +17,7 @@ from tuneserve.files import atomic_path, sha256_file
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
+from tuneserve.signals import ended_by_sigterm
 
 
 def convert_adapter(
@@ -43,7 +44,7 @@ def convert_adapter(
             hint="Run convert without --adapter-only first, or choose another type.",
         )
     tuned, base = checked_models(plan)
-    with run.alone(), ExitStack() as files:
+    with ended_by_sigterm(), run.alone(), ExitStack() as files:
         made = files.enter_context(atomic_path(target))
         write_lora(made, tuned, run.name)
         made_base = plan.base

@@ -19,6 +19,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.verify.update import row_count
 from tuneserve.llama import ggml, physical_cores
 
 ROWS = 8
@@ -28,7 +29,8 @@ ON_GRID = 0.5
 
 
 def on_grid(checkpoint: Path, quantization: str) -> float:
-    """The share of a checkpoint's weights (0 to 1) that lie on the quantization's grid.
+    """The share (0 to 1) of a checkpoint's weights that lie on the quantization's grid, of the
+    matrices in its layers: those that adapters change.
 
     Raises UsageError for an architecture or a tokenizer that can't be converted.
     """
@@ -39,13 +41,17 @@ def on_grid(checkpoint: Path, quantization: str) -> float:
 
 def share_on_grid(model: GGUFModel, quantization: str) -> float:
     """The same of a model that is open already."""
-    choices = [choice for choice in model.choices(quantization) if choice.type not in UNQUANTIZED]
+    choices = [
+        choice
+        for choice in model.choices(quantization)
+        if choice.type not in UNQUANTIZED and choice.name.startswith("blk.")
+    ]
 
     def is_on_grid(name: str, kind: str) -> bool:
         source = model.sources[name]
-        first = (source.shape[0] - min(ROWS, source.shape[0])) // 2
-        rows = source.rows(first, first + min(ROWS, source.shape[0]))
-        values = as_float16(rows.reshape(-1, rows.shape[-1])).astype(np.float32)
+        count = row_count(source.shape)
+        first = (count - min(ROWS, count)) // 2
+        values = as_float16(source.rows(first, min(first + ROWS, count))).astype(np.float32)
         return _rounding(values, kind) < ON_GRID * _usual_rounding(kind, values.shape[-1])
 
     with ThreadPoolExecutor(physical_cores()) as pool:

@@ -109,15 +109,15 @@ def modelfile(
     template: ChatTemplate,
     prompts: Sequence[Sequence[Message]],
     *,
+    adapter: Path | None = None,
     adds_bos: bool = False,
     context: int = CONTEXT,
-    adapter: str = "",
 ) -> str | None:
-    """An Ollama Modelfile beside `gguf`; None where it would not render `prompts` the same.
+    """An Ollama Modelfile beside `gguf` and the LoRA GGUF `adapter` on it; None where it would not
+    render `prompts` the same.
 
     `adds_bos`: the vocabulary puts BOS in front, which Ollama does then, so that the template may
-    not. `context`: what the model was made for, in tokens; `adapter`: the name of a LoRA GGUF that
-    goes on it.
+    not. `context`: what the model was made for, in tokens.
     """
     turns = probe(template)
     if turns is None or any(
@@ -130,7 +130,7 @@ def modelfile(
         return None
     return (
         f"FROM ./{gguf.name}\n"
-        + (f"ADAPTER ./{adapter}\n" if adapter else "")
+        + (f"ADAPTER ./{adapter.name}\n" if adapter else "")
         + f'TEMPLATE """{text}"""\n'
         f'PARAMETER stop "{template.eos_token}"\n'
         f"PARAMETER num_ctx {min(context, CONTEXT)}\n"
@@ -143,22 +143,17 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
     `base`: the base's name.
     """
-    tuned = Path(result.tuned.path)
-    served = Path(result.base.path) if result.as_adapter else tuned
+    weights, lora = result.files(run)
     written = ["README.md", "SHA256SUMS"]
     held = read_split(run.held_out, limit=50)
     asked = [one.prompt for one in held if one.prompt and not one.tools]
-    with LlamaModel(run.gguf / served.name, vocab_only=True) as model:
-        chats = bool(model.metadata("tokenizer.chat_template"))
-        text = (
-            modelfile(
-                served, template_of(model), asked,
+    with LlamaModel(weights, vocab_only=True) as model:
+        text = None
+        if model.metadata("tokenizer.chat_template"):
+            text = modelfile(
+                weights, template_of(model), asked, adapter=lora,
                 adds_bos=model.adds_bos, context=model.n_ctx_train,
-                adapter=tuned.name if result.as_adapter else "",
-            )
-            if chats
-            else None
-        )  # fmt: skip
+            )  # fmt: skip
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
         written.append("Modelfile")
@@ -172,18 +167,24 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
 
 def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:
     """The README of the GGUFs: what they are made of, what was checked, how to run them."""
-    name = Path(result.tuned.path).name
-    of_base = Path(result.base.path).name
-    ours, theirs = f"tuneserve serve {name}", f"llama-server -m {name}"
-    if result.as_adapter:
-        ours = f"tuneserve serve {of_base} --lora tuned={name}"
-        theirs = f"llama-server -m {of_base} --lora {name}"
+    weights, lora = result.files(run)
+    name = weights.name
+    on_it = "" if lora is None else f" --lora {lora.name}"
+    served = name if lora is None else f"{name} --lora {run.name}={lora.name}"
+    made_so = (
+        "fine-tuned with LoRA and merged"
+        if lora is None
+        else (
+            "fine-tuned with LoRA; the adapter stays beside the base, on whose quantization grid "
+            "it would be rounded away"
+        )
+    )
     rows = "\n".join(
         f"| {made.quantization} | `{Path(made.path).name}` | "
         f"{human_bytes(made.size_bytes)} | {what} |"
         for made, what in (
-            (result.tuned, "the adapter" if result.as_adapter else "fine-tuned"),
-            (result.base, "the base it goes on" if result.as_adapter else "base, for comparison"),
+            (result.tuned, "fine-tuned" if lora is None else "adapter, goes on the base"),
+            (result.base, "base, for comparison" if lora is None else "base"),
         )
     )
     checks = "\n".join(f"- {check.contract}: {check.detail}" for check in result.verification)
@@ -206,7 +207,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 ---
 # {run.name}
 
-{base}, fine-tuned with LoRA{" and merged" if not result.as_adapter else ""}.
+{base}, {made_so}.
 
 | quantization | file | size | model |
 |---|---|---|---|
@@ -222,8 +223,8 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 
 ## Run
 ```
-{ours}
-{theirs}
+tuneserve serve {served}
+llama-server -m {name}{on_it}
 {ollama}```
 {no_ollama}"""
 

@@ -91,7 +91,7 @@ class Pair:
         candidate = Candidate(
             self.tuned, self.tuned_model, plan.run.adapter, plan.run.held_out, self.base,
             self.base_model, self.importance, self.checkpoint, self.f16, plan.run.thoughts,
-            self.overrides, self.written,
+            self.overrides, plan.recorded, self.written,
         )  # fmt: skip
         checks, sample = verify(candidate, plan.settings, measured)
         return Verdict(checks, sample, measured)

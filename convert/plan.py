@@ -9,19 +9,20 @@ from tuneserve.base import check_checkpoint, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import NEEDS_IMATRIX
+from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.writer import checkpoint_bytes
+from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
 from tuneserve.convert.result import ConvertInputs
-from tuneserve.convert.route import require_own_architecture
+from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
-from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -57,13 +58,20 @@ class Plan:
         return self.run.root / "merged"
 
     @property
+    def recorded(self) -> Path | None:
+        """Where training recorded losses that the merged weights must have; None where they are
+        merged into another base."""
+        return None if self.settings.merge_base else self.run.data
+
+    @property
     def threads(self) -> int:
         return worker_threads(self.settings)
 
-    def outputs(self) -> list[Path]:
-        """What must not be there already."""
+    def outputs(self, *, as_adapter: bool = False) -> list[Path]:
+        """What must not be there already; `as_adapter`: where the adapter stayed beside the
+        base."""
         merged = [self.merged] if self.settings.merged_checkpoint else []
-        return [self.tuned, self.base, *merged]
+        return [self.run.lora_gguf if as_adapter else self.tuned, self.base, *merged]
 
     def inputs(self) -> ConvertInputs:
         """What the result depends on, for telling whether it is still up to date."""
@@ -88,12 +96,12 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
 def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     """Tuned and base. Raises UsageError or TuneserveError for all that can be known to be wrong
     before slow work starts: base, adapter, tokenizer, held-out examples, memory, disk."""
-    wanted = plan.settings.quantization
-    if wanted in NEEDS_IMATRIX and not plan.settings.imatrix:
-        raise UsageError(
-            f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
-        )
+    check_quantization(plan.settings)
     check_checkpoint(plan.base_checkpoint)
+    trained = plan.run.require_stage("train", TrainOutput)
+    # Another base to merge into is another one on purpose.
+    own_base = None if plan.settings.merge_base else plan.base_checkpoint
+    check_trained_files(plan.run, trained, own_base)
     read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
     if plan.run.held_out != plan.run.split("test"):
         say(f"convert: no test examples are held out; verified with {plan.run.held_out}")
@@ -106,6 +114,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),
     )
+    if plan.settings.quantization == AUTO:
+        check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
 

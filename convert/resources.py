@@ -31,7 +31,7 @@ LIBRARIES = 1300 * 1024 * 1024
 BYTES_PER_VALUE = 32
 FIXED_ROUNDING = ("F16", "BF16", "Q8_0")
 # Architectures whose query, key and value projections have biases.
-_BIASED = ("qwen2",)
+_BIASED = ("qwen2", "qwen2moe", "gpt-oss")
 
 
 def worker_threads(settings: ConvertSettings) -> int:
@@ -85,6 +85,7 @@ def gguf_tensor_bytes(shape: ModelShape, settings: ConvertSettings) -> dict[str,
     shapes = _gguf_shapes(shape)
     choices = choose_types(
         shapes, settings.quantization, layers=shape.layers, grouping=shape.grouping,
+        experts=shape.experts.count if shape.experts else 0,
         has_imatrix=uses_imatrix(settings),
     )  # fmt: skip
     sizes = {choice.name: encoded_size(shapes[choice.name], choice.type) for choice in choices}
@@ -102,21 +103,48 @@ def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         (known for known in ARCHITECTURES if shape.architecture in known.hf_names), LLAMA
     )
     hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query, shape.key_value
-    fused = "ffn_gate" not in architecture.layer_tensors
-    matrices = {
+    fused = "ffn_gate" not in architecture.layer_tensors and shape.experts is None
+    matrices: dict[str, tuple[int, ...]] = {
         "attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden),
         "attn_qkv": (query + 2 * key, hidden), "attn_output": (hidden, query),
         "attn_q_norm": (shape.head,), "attn_k_norm": (shape.head,),
         "ffn_gate": (wide, hidden), "ffn_up": (2 * wide if fused else wide, hidden),
         "ffn_down": (hidden, wide),
     }  # fmt: skip
-    layer = {f"{name}.weight": matrices.get(name, (hidden,)) for name in architecture.layer_tensors}
+    dense_layers, experts = shape.layers, shape.experts
+    of_experts: set[str] = set()
+    if experts is not None:
+        count, width, dense_layers = experts.count, experts.intermediate, experts.dense_layers
+        mixture = {
+            "ffn_gate_inp": (count, hidden),
+            "ffn_gate_exps": (count, width, hidden), "ffn_up_exps": (count, width, hidden),
+            "ffn_down_exps": (count, hidden, width),
+            "ffn_gate_shexp": (experts.shared, hidden), "ffn_up_shexp": (experts.shared, hidden),
+            "ffn_down_shexp": (hidden, experts.shared),
+        }  # fmt: skip
+        of_experts = {f"{name}.weight" for name in mixture}
+        matrices |= mixture
+    names = [f"{name}.weight" for name in architecture.layer_tensors]
+    names += [name for name in architecture.stacks if name in of_experts]
+    layer = {name: matrices.get(name.removesuffix(".weight"), (hidden,)) for name in names}
     if architecture.gguf_name in _BIASED:
         layer |= {f"{name}.bias": matrices[name][:1] for name in ("attn_q", "attn_k", "attn_v")}
     embedding = (shape.vocabulary, hidden)
+
+    def belongs(name: str, number: int) -> bool:
+        """Is this one of the layer's tensors?"""
+        if experts is None or not name.startswith("ffn_") or name == "ffn_norm.weight":
+            return True
+        return (name in of_experts) == (number >= dense_layers)
+
     return {
         "token_embd.weight": embedding,
         "output_norm.weight": (hidden,),
         **({} if shape.tied else {"output.weight": embedding}),
-        **{f"blk.{n}.{name}": of for n in range(shape.layers) for name, of in layer.items()},
+        **{
+            f"blk.{n}.{name}": of
+            for n in range(shape.layers)
+            for name, of in layer.items()
+            if belongs(name, n)
+        },
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tuneserve.convert.gguf.quantization import AUTO, NEEDS_IMATRIX
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import ARCHITECTURES, by_hf_name
 from tuneserve.settings import ConvertSettings
@@ -24,7 +25,13 @@ def uses_converter(architecture: str, settings: ConvertSettings, *, where: str) 
         require_own_architecture(architecture, where=where)
         return False
     check_converter(settings.converter)
-    return not any(architecture in known.hf_names for known in ARCHITECTURES)
+    theirs = not any(architecture in known.hf_names for known in ARCHITECTURES)
+    if theirs and settings.quantization == AUTO:
+        raise UsageError(
+            "types can't be chosen by their divergence for what the converter makes",
+            where="convert.quantization = 'auto'", hint="Take Q4_K_M, or another fixed type.",
+        )  # fmt: skip
+    return theirs
 
 
 def require_own_architecture(architecture: str, *, where: str) -> None:
@@ -35,6 +42,15 @@ def require_own_architecture(architecture: str, *, where: str) -> None:
     except UsageError as error:
         hint = f"{error.hint} {_WAY_OUT}".strip()
         raise UsageError(error.message, where=where, hint=hint) from error
+
+
+def check_quantization(settings: ConvertSettings) -> None:
+    """Raise UsageError for a type that needs an importance matrix, where none is asked for."""
+    wanted = settings.quantization
+    if wanted in NEEDS_IMATRIX and not settings.imatrix:
+        raise UsageError(
+            f"{wanted} needs an importance matrix", where="quantization", hint="Add --imatrix."
+        )
 
 
 def check_converter(path: Path) -> None:

@@ -12,6 +12,7 @@ from tuneserve.convert.result import ConvertResult
 from tuneserve.errors import OutputExistsError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
+from tuneserve.signals import ended_by_sigterm
 
 Make = Callable[[Plan, Callable[[], None]], ConvertResult]
 """Writes and verifies the files of a plan; calls the other before they replace older ones."""
@@ -38,7 +39,7 @@ def convert(
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
-    with run.alone(), run.stage("convert", keep=True) as running:
+    with ended_by_sigterm(), run.alone(), run.stage("convert", keep=True) as running:
         result = make(plan, running.withdraw)
         result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
         running.result = result
@@ -47,13 +48,15 @@ def convert(
 
 def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
     """The finished result if it may stand; None if there is nothing in the way."""
-    existing = [path for path in plan.outputs() if path.exists()]
+    result = plan.run.finished("convert", ConvertResult) if skip_done else None
+    as_adapter = result is not None and result.as_adapter
+    outputs = plan.outputs(as_adapter=as_adapter)
+    existing = [path for path in outputs if path.exists()]
     if not existing:
         return None
-    result = plan.run.finished("convert", ConvertResult) if skip_done else None
     if skip_done and result is None:
         return None  # a conversion was killed between its files and its record
-    if result is not None and len(existing) == len(plan.outputs()):
+    if result is not None and len(existing) == len(outputs):
         same = result.settings == plan.settings.model_dump(mode="json")
         if same and result.inputs == plan.inputs():
             return result

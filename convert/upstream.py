@@ -31,7 +31,7 @@ from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.quantize import measure_importance
 from tuneserve.convert.resources import LIBRARIES, check_disk, uses_imatrix
 from tuneserve.convert.result import ConvertResult, MergedInto
-from tuneserve.convert.route import uses_converter
+from tuneserve.convert.route import check_quantization, uses_converter
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
 from tuneserve.convert.verify.plain import FilePair, verify_files
@@ -140,6 +140,7 @@ class _Work:
 def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     """Write and verify the files; `withdraw` is called before they replace older ones."""
     settings, run, clock = plan.settings, plan.run, Clock()
+    check_quantization(settings)
     read_split(run.held_out, limit=TOKEN_EXAMPLES)
     base = MergedCheckpoint(plan.base_checkpoint)
     merged = MergedCheckpoint(plan.base_checkpoint, Adapter(run.adapter))

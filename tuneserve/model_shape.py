@@ -21,11 +21,57 @@ def expert_count(config: Mapping[str, Any]) -> int:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """The mixture of a layer: `count` experts of width `intermediate`, of which a token goes
+    through `used`, and one of width `shared` (0: none) that all go through; the model's
+    `dense_layers` have none."""
+
+    count: int
+    used: int
+    intermediate: int
+    shared: int = 0
+    dense_layers: int = 0
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Experts | None:
+        """From config.json's content; None for a dense model. Raises KeyError for a size that is
+        missing."""
+        count = expert_count(config)
+        if not count:
+            return None
+        width = int(config.get("moe_intermediate_size") or config["intermediate_size"])
+        shared = config.get("shared_expert_intermediate_size") or config.get(
+            "shared_intermediate_size"
+        )
+        if shared is None:
+            number = config.get("n_shared_experts") or config.get("moe_num_shared_experts") or 0
+            # Llama 4 has one, and calls its own width that of the dense layers.
+            shared = number * width if "intermediate_size_mlp" not in config else width
+        return cls(
+            count=count,
+            used=int(config.get("num_experts_per_tok") or config.get("moe_k") or 1),
+            intermediate=width,
+            shared=int(shared),
+            dense_layers=_dense_layers(config),
+        )
+
+
+def _dense_layers(config: Mapping[str, Any]) -> int:
+    layers = int(config["num_hidden_layers"])
+    if isinstance(config.get("moe_layers"), list):
+        return layers - len(config["moe_layers"])
+    step = int(config.get("interleave_moe_layer_step") or 1)
+    first = config.get("first_k_dense_replace") or config.get("num_dense_layers")
+    return int(first or config.get("moe_layer_start_index") or layers - layers // step)
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """The sizes of a Llama-like decoder.
 
     `query` and `key_value` are the widths of all heads together; `architecture` is config.json's
-    `architectures[0]`.
+    `architectures[0]`; `intermediate` is the width of a dense layer, `experts` the mixture of the
+    others, if it is one.
     """
 
     hidden: int
@@ -37,19 +83,19 @@ class ModelShape:
     heads: int
     tied: bool
     architecture: str = "LlamaForCausalLM"
+    experts: Experts | None = None
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
-        """From config.json's content. Raises UsageError naming a size that is missing, and for a
-        mixture of experts, whose layers hold several times the sizes they compute with."""
-        if any(config.get(key) not in (None, 0, 1) for key in _EXPERTS):
-            raise UsageError("a mixture of experts can't be planned", where=where)
+        """From config.json's content. Raises UsageError naming a size that is missing."""
         try:
             heads = config["num_attention_heads"]
             head = config.get("head_dim") or config["hidden_size"] // heads
+            if config.get("qk_nope_head_dim"):  # DeepSeek
+                head = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
             return cls(
                 hidden=config["hidden_size"],
-                intermediate=config["intermediate_size"],
+                intermediate=config.get("intermediate_size_mlp") or config["intermediate_size"],
                 layers=config["num_hidden_layers"],
                 query=heads * head,
                 key_value=(config.get("num_key_value_heads") or heads) * head,
@@ -57,6 +103,7 @@ class ModelShape:
                 heads=heads,
                 tied=bool(config.get("tie_word_embeddings", False)),
                 architecture=(config.get("architectures") or [cls.architecture])[0],
+                experts=Experts.of(config),
             )
         except (KeyError, TypeError) as error:
             raise UsageError(
@@ -81,7 +128,7 @@ class ModelShape:
 
     @property
     def projections(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of a layer's projections."""
+        """(inputs, outputs) of a dense layer's projections."""
         h, f = self.hidden, self.intermediate
         return {
             "q_proj": (h, self.query), "k_proj": (h, self.key_value),
@@ -89,9 +136,29 @@ class ModelShape:
             "gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h),
         }  # fmt: skip
 
+    def _times(self, name: str) -> list[tuple[int, int, int]]:
+        """How often the model has a projection of this name, with which inputs and outputs."""
+        inputs, outputs = self.projections[name]
+        mixture = self.experts
+        if mixture is None or name not in ("gate_proj", "up_proj", "down_proj"):
+            return [(self.layers, inputs, outputs)]
+        mixed = self.layers - mixture.dense_layers
+        found = [(mixture.dense_layers, inputs, outputs)]
+        for count, width in ((mixture.count, mixture.intermediate), (1, mixture.shared)):
+            sizes = (width, self.hidden) if name == "down_proj" else (self.hidden, width)
+            found.append((mixed * count if width else 0, *sizes))
+        return found
+
     @property
     def projection_parameters(self) -> int:
-        return self.layers * sum(a * b for a, b in self.projections.values())
+        routers = 0
+        if self.experts is not None:
+            routers = self.experts.count * self.hidden * (self.layers - self.experts.dense_layers)
+        return routers + sum(
+            times * inputs * outputs
+            for name in self.projections
+            for times, inputs, outputs in self._times(name)
+        )
 
     @property
     def embedding_parameters(self) -> int:
@@ -103,13 +170,20 @@ class ModelShape:
         return self.projection_parameters + self.embedding_parameters + norms
 
     def adapter_parameters(self, r: int, targets: tuple[str, ...]) -> int:
-        """Parameters of a LoRA adapter of rank `r` on these projections."""
+        """Parameters of a LoRA adapter of rank `r` on these projections, of experts on each one's
+        matrices."""
         h, f = self.hidden, self.intermediate
-        # Phi-3 has some of the projections in one matrix.
-        fused = {"qkv_proj": (h, self.query + 2 * self.key_value), "gate_up_proj": (h, 2 * f)}
-        known = self.projections | fused
-        sizes = [known[name] for name in targets if name in known]
-        return self.layers * r * sum(a + b for a, b in sizes)
+        names = set(targets)
+        if self.experts is not None:
+            # PEFT adapts experts' gate and up together, with twice the rank where both are named.
+            fused = {"gate_up_proj"} & names
+            names = (names - fused) | ({"gate_proj", "up_proj"} if fused else set())
+        sizes = [size for name in self.projections if name in names for size in self._times(name)]
+        if self.experts is None:
+            # Phi-3 has some of the projections in one matrix.
+            fused_sizes = {"qkv_proj": self.query + 2 * self.key_value, "gate_up_proj": 2 * f}
+            sizes += [(self.layers, h, out) for name, out in fused_sizes.items() if name in names]
+        return r * sum(times * (inputs + outputs) for times, inputs, outputs in sizes)
 
     def copied_parameters(self, modules: tuple[str, ...]) -> int:
         """Parameters of the modules that are trained whole, as copies."""
@@ -118,5 +192,11 @@ class ModelShape:
 
     @property
     def kept_per_token(self) -> int:
-        """Values that one layer keeps per token for its backward pass."""
-        return 3 * self.intermediate + 2 * self.query + 2 * self.key_value + 2 * self.hidden
+        """Values that one layer keeps per token for its backward pass; of experts, those that a
+        token goes through, each with its own copy of the input and the output."""
+        width, copies = self.intermediate, 0
+        if self.experts is not None:
+            mixed = self.experts.used * self.experts.intermediate + self.experts.shared
+            width = max(mixed, width if self.experts.dense_layers else 0)
+            copies = 2 * self.experts.used * self.hidden
+        return 3 * width + copies + 2 * self.query + 2 * self.key_value + 2 * self.hidden

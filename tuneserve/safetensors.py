@@ -73,22 +73,39 @@ def as_float32(values: npt.NDArray[np.generic], dtype: str) -> Floats:
     return values.astype(np.float32, copy=False)
 
 
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that transformers would read a checkpoint's weights from: model.safetensors, or
+    else the shards that the index names, whatever else lies beside them (an older export's index
+    and shards, `consolidated.safetensors`, an adapter). [] if there are neither.
+
+    Raises UsageError for a damaged index and for shards that are missing or outside the directory.
+    """
+    if (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    index = directory / INDEX
+    if not index.is_file():
+        return []
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UsageError("has no weight_map", where=str(index))
+    names = sorted(set(map(str, weight_map.values())))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise UsageError("names files of other folders", where=str(index), problems=outside)
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise UsageError("shards are missing", where=str(directory), problems=missing)
+    return [directory / name for name in names]
+
+
 def checkpoint_tensors(directory: Path) -> dict[str, StoredTensor]:
     """A checkpoint directory's weights by name, in shards or not. Raises UsageError for files that
     are missing or damaged."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise UsageError("has no weight_map", where=str(index))
-        paths = [directory / name for name in sorted(set(map(str, weight_map.values())))]
-    else:
-        paths = sorted(directory.glob("*.safetensors"))
+    paths = weight_files(directory)
     if not paths:
-        raise UsageError("no .safetensors files", where=str(directory))
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        raise UsageError("shards are missing", where=str(directory), problems=missing)
+        raise UsageError(f"neither {SINGLE} nor {INDEX} is here", where=str(directory))
     return {name: tensor for path in paths for name, tensor in stored_tensors(path).items()}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,6 +36,11 @@ class CheckpointTensor:
     def names(self) -> list[str]:
         """The stored tensors that it is made of."""
         return [self.name]
+
+    @property
+    def place(self) -> str:
+        """Where it comes from, for errors."""
+        return self.checkpoint.place(self.name)
 
     def rows(self, start: int, stop: int) -> Floats:
         if self.order is None:
@@ -78,7 +82,7 @@ class GGUFModel:
         self.checkpoint = checkpoint
         self.name = name
         self.architecture: Architecture = by_hf_name(checkpoint.architecture)
-        self.config: Mapping[str, Any] = checkpoint.config
+        self.config = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
         self.mix: Mapping[str, str] = {}
         self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]
@@ -127,6 +131,11 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
+            kept={
+                name: "MXFP4"
+                for name, source in self.sources.items()
+                if isinstance(source, StackedTensor) and source.packed is not None
+            },
         )
 
     def metadata(self, quantization: str) -> dict[str, Value]:
@@ -134,7 +143,7 @@ class GGUFModel:
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
-        config = {**self.config, "vocab_size": self.vocabulary_size}
+        config = self.config.changed(vocab_size=self.vocabulary_size)
         entries: dict[str, Value] = {
             "general.architecture": ("string", prefix),
             "general.type": ("string", "model"),

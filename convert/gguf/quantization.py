@@ -118,13 +118,14 @@ def choose_types(
     experts: int = 0,
     has_imatrix: bool = False,
     overrides: Mapping[str, str] | None = None,
+    kept: Mapping[str, str] | None = None,
 ) -> list[Choice]:
     """The type of each tensor, in the order in which llama.cpp writes them.
 
     `layers`: number of blocks; `grouping`: query heads per key-value head; `experts`: of a layer,
-    in a mixture of them. `overrides`: the type,
-    by name, of matrices that are not to have the mixture's; a row length that it does not allow
-    falls back as everywhere.
+    in a mixture of them. `overrides`: the type, by name, of matrices that are not to have the
+    mixture's; a row length that it does not allow falls back as everywhere. `kept`: the type of
+    tensors that are stored in it and are not made anew.
     """
     quantization = like(quantization)
     chosen = overrides or {}
@@ -163,7 +164,9 @@ def choose_types(
     choices = []
     for name in names:
         columns = shapes[name][-1]
-        if not is_quantizable(name, shapes[name]):
+        if kept and name in kept:
+            choices.append(Choice(name, kept[name]))
+        elif not is_quantizable(name, shapes[name]):
             choices.append(Choice(name, "F32"))
         elif plain in UNQUANTIZED:
             choices.append(Choice(name, plain))

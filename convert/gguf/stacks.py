@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
@@ -15,6 +15,7 @@ from tuneserve.convert.merge.experts import (
     StackedLowRank,
     read_parameter,
 )
+from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,23 @@ class StackedTensor:
                 self._last[number] = read_parameter(self.parameter, self.checkpoint.rows, *span)
             whole = self._last[number]
         return whole[self.cut].T[start:stop]
+
+    @property
+    def packed(self) -> MXFP4Tensor | None:
+        """What holds it as MXFP4 blocks already, if so."""
+        return self.checkpoint.packed(self.parameter.parts[0].name) if self.transposed else None
+
+    def packed_rows(self, start: int, stop: int) -> Bytes:
+        """Rows [start, stop) of all matrices together, as MXFP4 blocks."""
+        assert self.packed is not None
+        height, outputs = self.matrix[0], self.parameter.shape[2]
+        pieces = []
+        for number in range(start // height, -(-stop // height)):
+            offset = number * height
+            first, last = max(start, offset) - offset, min(stop, offset + height) - offset
+            wanted = range(number * outputs, (number + 1) * outputs)[self.cut[1]][first:last]
+            pieces.append(self.packed.packed_rows(wanted))
+        return np.concatenate(pieces)
 
     def put_back(self, values: Floats, into: Floats) -> None:
         """Put a matrix of the stack into its place in the parameter's matrix, in place."""

@@ -20,8 +20,10 @@ import numpy.typing as npt
 
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.quantization import Choice
+from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_count, row_spans
+from tuneserve.errors import TuneserveError
 from tuneserve.llama import ggml
 
 Digests = Mapping[str, Sequence[bytes]]
@@ -64,8 +66,12 @@ def encoded_rows(
     """
     if isinstance(source, CopiedTensor):
         return source.file.encoded(source.name, start, stop)
+    if kind == "MXFP4" and isinstance(source, StackedTensor) and source.packed is not None:
+        return source.packed_rows(start, stop)
     values = source.rows(start, stop)
     if kind == "F32":
+        if not np.isfinite(values).all():
+            raise TuneserveError("a weight is not a finite number")
         return np.ascontiguousarray(values, dtype="<f4").view(np.uint8).reshape(-1)
     if kind == "BF16":
         return ggml.quantize(values, kind, importance).reshape(-1)
@@ -120,7 +126,12 @@ def write_gguf(
     def encode(span: tuple[Choice, int, int]) -> tuple[Choice, int, int, Bytes, bytes]:
         choice, start, stop = span
         weights = (importance or {}).get(choice.name)
-        data = encoded_rows(sources[choice.name], choice.type, start, stop, weights)
+        source = sources[choice.name]
+        try:
+            data = encoded_rows(source, choice.type, start, stop, weights)
+        except TuneserveError as error:
+            place = getattr(source, "place", None) or choice.name
+            raise TuneserveError(error.message, where=error.where or place) from error
         return choice, start, stop, data, digest(data)
 
     digests: dict[str, list[bytes]] = {choice.name: [] for choice in choices}

@@ -16,13 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Floats, Ids
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, stored_tensors
 
 PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+_BIAS = re.compile(r"(.+)\.lora_B\.bias")
+_TOKENS = re.compile(r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 
 
@@ -56,8 +58,27 @@ class LowRank:
         return result
 
 
+@dataclass(frozen=True)
+class TokenRows:
+    """Rows of an embedding that were trained by themselves: their numbers [n] and `values`
+    [n, columns]."""
+
+    numbers: Ids
+    values: Floats
+
+    def apply(self, values: Floats, start: int, stop: int) -> Floats:
+        """Rows [start, stop) of the embedding with the trained ones in their places."""
+        inside = (self.numbers >= start) & (self.numbers < stop)
+        if not inside.any():
+            return values
+        result = values.copy()
+        result[self.numbers[inside] - start] = self.values[inside]
+        return result
+
+
 class Adapter:
-    """An adapter directory: `changes` and `replaced`, by the base's tensor names.
+    """An adapter directory: `changes`, `replaced`, `biases` (added to the base's) and `tokens`, by
+    the base's tensor names.
 
     `stacked` are the factors of parameters that stack experts, by the module that PEFT put them on:
     which parameter they belong to tells the base's shapes (`MergedCheckpoint`). `one_sided` are
@@ -73,11 +94,14 @@ class Adapter:
         self.stacked: dict[str, tuple[Floats, Floats]] = {}
         self.one_sided: list[str] = []
         self.replaced: dict[str, StoredTensor] = {}
+        self.biases: dict[str, Floats] = {}
+        self.tokens: dict[str, TokenRows] = {}
         self._sort_tensors()
 
     def _sort_tensors(self) -> None:
         factors: dict[str, dict[str, Floats]] = {}
         magnitudes: dict[str, Floats] = {}
+        biases: dict[str, Floats] = {}
         problems: list[str] = []
         for key in self._files:
             name = key.removeprefix(PEFT_PREFIX)
@@ -89,6 +113,11 @@ class Adapter:
                 factors.setdefault(module, {})[target] = values.T if embedding else values
             elif match := _MAGNITUDE.fullmatch(name):
                 magnitudes[match.group(1)] = self._files[key].rows().reshape(-1)
+            elif match := _BIAS.fullmatch(name):
+                biases[match.group(1)] = self._files[key].rows()
+            elif match := _TOKENS.fullmatch(name):
+                module = match.group(1)
+                self.tokens[f"{module}.weight"] = self._token_rows(module, self._files[key])
             elif ".lora_" in name:
                 problems.append(f"{key}: unknown kind of adapter tensor")
             else:
@@ -110,6 +139,13 @@ class Adapter:
                     scale_of(self.config, module, rank=sides["A"].shape[0]),
                     magnitudes.get(module),
                 )
+        for module, bias in biases.items():
+            rank = factors[module]["A"].shape[0] if "A" in factors.get(module, {}) else 0
+            if rank:
+                scale = np.float32(scale_of(self.config, module, rank=rank))
+                self.biases[f"{module}.bias"] = scale * bias
+            else:
+                problems.append(f"{module}: a bias of lora_B without lora_A")
         self.one_sided = self._expected_elsewhere({plain_module(module) for module in factors})
         if problems:
             raise UsageError(
@@ -132,7 +168,7 @@ class Adapter:
         """The weights of projections without an adapter that other layers have one on: PEFT adapts
         all or none.
 
-        Only where the configuration doesn't choose layers itself.
+        Only those that the configuration targets, where it doesn't choose layers itself.
         """
         if self.config.get("layers_to_transform") is not None:
             return []
@@ -145,7 +181,36 @@ class Adapter:
             f"{layer}.{name}"
             for layer, names in sorted(by_layer.items())
             for name in sorted(everywhere - names)
+            if self._is_targeted(f"{layer}.{name}")
         ]
+
+    def _is_targeted(self, module: str) -> bool:
+        """Do `target_modules`, without `exclude_modules`, name this module?"""
+        targets = self.config.get("target_modules")
+        if _is_named(module, self.config.get("exclude_modules")):
+            return False
+        everything = targets is None or targets == "all-linear"
+        return everything or _is_named(module, targets) or self._is_of_parameter(module)
+
+    def _token_rows(self, module: str, stored: StoredTensor) -> TokenRows:
+        """The rows of `trainable_token_indices`. Raises UsageError if they are not as many."""
+        named = self.config.get("trainable_token_indices") or []
+        leaf = module.rpartition(".")[2]
+        numbers = named.get(leaf, []) if isinstance(named, dict) else named
+        if stored.shape[:1] != (len(numbers),):
+            raise UsageError(
+                f"has {stored.shape[0]} trained tokens, adapter_config.json names {len(numbers)}",
+                where=f"{stored.path}: {module}",
+            )
+        return TokenRows(np.asarray(numbers, dtype=np.int64), stored.rows())
+
+
+def _is_named(module: str, names: Any) -> bool:
+    """Is a module among `names` as PEFT reads them: a regular expression for all of it, or a list
+    of its last parts?"""
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(module == name or module.endswith(f".{name}") for name in names or ())
 
 
 def plain_module(module: str) -> str:
@@ -184,15 +249,25 @@ def _weights_path(directory: Path) -> Path:
     return path
 
 
+# Ways to begin that take the adapter's first value out of the base's weights, or round these.
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "adapter_config.json"
     config = read_json(path)
-    unsupported = [
-        name
-        for name in ("fan_in_fan_out", "lora_bias", "megatron_config", "trainable_token_indices",
-                     "eva_config", "corda_config")
-        if config.get(name)
-    ]  # fmt: skip
+    unsupported = [name for name in ("fan_in_fan_out", "megatron_config") if config.get(name)]
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGE_THE_BASE):
+        raise UsageError(
+            f"init_lora_weights = '{start}' has trained on a changed base, which is not here",
+            where=str(path),
+            hint="Convert it with PEFT first: save_pretrained(DIRECTORY, "
+            "path_initial_model_for_weight_conversion=INITIAL).",
+        )
+    for name in ("r", "lora_alpha"):
+        if not isinstance(config.get(name), int | float) or not config[name] > 0:
+            raise UsageError(f"{name} is no positive number", where=str(path))
     if config.get("peft_type") != "LORA":
         unsupported.insert(0, f"peft_type {config.get('peft_type')}")
     if unsupported:

@@ -15,6 +15,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.merge.adapter import Adapter, LowRank, plain_module, scale_of
+from tuneserve.convert.merge.config import read_config
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
     Part,
@@ -25,9 +26,9 @@ from tuneserve.convert.merge.experts import (
     stored_name,
 )
 from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, readable_tensors
+from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -42,7 +43,7 @@ class MergedCheckpoint:
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
-        self.config = read_json(base / "config.json")
+        self.config = read_config(base)
         self._base = readable_tensors(checkpoint_tensors(base))
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
@@ -50,6 +51,9 @@ class MergedCheckpoint:
         self._transposed = self.config.get("model_type") in _TRANSPOSED
         self._changes: dict[str, LowRank | StackedLowRank] = {}
         self._replaced = adapter.replaced if adapter else {}
+        self._biases = adapter.biases if adapter else {}
+        self._tokens = adapter.tokens if adapter else {}
+        self._head_follows = self.tied and adapter is not None and self._keeps_tied(adapter)
         if adapter:
             self._changes |= adapter.changes
             self._changes |= self._stacked_changes(adapter)
@@ -98,6 +102,8 @@ class MergedCheckpoint:
         tensors = self._base.values()
         if any(isinstance(tensor, FourBitTensor) for tensor in tensors):
             return "bitsandbytes 4-bit, dequantized"
+        if any(isinstance(tensor, MXFP4Tensor) for tensor in tensors):
+            return "BF16, experts MXFP4"
         return ", ".join(sorted({tensor.dtype for tensor in tensors if len(tensor.shape) > 1}))
 
     def dtype(self, name: str) -> str:
@@ -109,22 +115,44 @@ class MergedCheckpoint:
 
     def is_changed(self, name: str) -> bool:
         """Does the adapter change this tensor?"""
-        return name in self._changes or name in self._replaced
+        parts = (self._changes, self._replaced, self._biases, self._tokens)
+        return any(name in part for part in parts)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Rows [start, stop) of the merged tensor, float32; of stacked experts those of all of them
         one after the other. Safe to call from several threads."""
+        if name == HEAD and self._head_follows:
+            name = EMBEDDING
         name = name if name in self._replaced or name == HEAD else self._stored_name(name)
         stored = self._replaced.get(name) or self._base[self._stored_name(name)]
         stop = row_count(stored.shape) if stop is None else stop
         values = flat(stored).rows(start, stop)
-        change = self._changes.get(name)
-        return values if change is None else change.apply(values, start, stop)
+        for changes in (self._changes, self._tokens):
+            if (change := changes.get(name)) is not None:
+                values = change.apply(values, start, stop)
+        bias = self._biases.get(name)
+        return values if bias is None else values + bias[start:stop]
+
+    def place(self, name: str) -> str:
+        """The file and tensor that the merged tensor comes from, for errors."""
+        name = EMBEDDING if name == HEAD and self._head_follows else name
+        if name in self._replaced:
+            return f"{self._replaced[name].path}: {name}"
+        changed = ", with the adapter's change" if self.is_changed(name) else ""
+        return f"{self.directory}: {self._stored_name(name)}{changed}"
+
+    def packed(self, name: str) -> MXFP4Tensor | None:
+        """The stored tensor, if it is MXFP4 and the adapter leaves it as it is."""
+        stored = self._base[self._stored_name(name)]
+        kept = isinstance(stored, MXFP4Tensor) and not self.is_changed(name)
+        return stored if kept and isinstance(stored, MXFP4Tensor) else None
 
     def replaced_names(self) -> list[str]:
-        """Tensors that the adapter brings whole and that are not the base's own, bit for bit: PEFT
-        saves an adapted embedding's base too."""
-        return [name for name in self._replaced if not self._is_the_bases(name)]
+        """Tensors that the adapter changes by no product of low rank: those that it brings whole
+        and that are not the base's own, bit for bit (PEFT saves an adapted embedding's base too),
+        biases and rows of tokens."""
+        whole = [name for name in self._replaced if not self._is_the_bases(name)]
+        return [*whole, *self._biases, *self._tokens]
 
     def _is_the_bases(self, name: str) -> bool:
         ours, theirs = self._replaced[name], self._base[self._stored_name(name)]
@@ -146,6 +174,7 @@ class MergedCheckpoint:
             )
         expected = [("weight", name, change.shape) for name, change in self._changes.items()]
         expected += [("tensor", name, tensor.shape) for name, tensor in adapter.replaced.items()]
+        expected += [("bias", name, bias.shape) for name, bias in adapter.biases.items()]
         for kind, name, shape in expected:
             stored = self._base.get(self._stored_name(name))
             if stored is None:
@@ -154,6 +183,10 @@ class MergedCheckpoint:
                 problems.append(
                     f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"
                 )
+        for name, tokens in adapter.tokens.items():
+            rows = self._base[name].shape[0] if name in self._base else 0
+            if tokens.numbers.max(initial=-1) >= rows:
+                problems.append(f"{name}: the base has {rows} rows, a trained token lies beyond")
         if problems:
             raise UsageError(
                 f"this adapter does not belong to the base ({len(problems)} mismatches)",
@@ -193,9 +226,22 @@ class MergedCheckpoint:
     def _tensor_names(self) -> list[str]:
         names = [name for name in self._base if not (self.tied and name == HEAD)]
         # Embedding and output share one matrix until an adapter changes only one of them.
-        if self.tied and (self.is_changed(EMBEDDING) or self.is_changed(HEAD)):
+        if (
+            self.tied
+            and not self._head_follows
+            and (self.is_changed(EMBEDDING) or self.is_changed(HEAD))
+        ):
             names.append(HEAD)
         return names
+
+    @staticmethod
+    def _keeps_tied(adapter: Adapter) -> bool:
+        """Does what the adapter does to a tied embedding happen to the output too? PEFT trains rows
+        of tokens so, and all else with `ensure_weight_tying`."""
+        whole = EMBEDDING in adapter.changes or EMBEDDING in adapter.replaced
+        if whole:
+            return bool(adapter.config.get("ensure_weight_tying"))
+        return EMBEDDING in adapter.tokens and HEAD not in adapter.changes
 
     def _stored_name(self, name: str) -> str:
         return EMBEDDING if name == HEAD and self.tied else stored_name(name, self._base)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
 from tuneserve.errors import UsageError
 from tuneserve.safetensors import STORAGE, StoredTensor
 
@@ -106,9 +107,12 @@ def readable_tensors(files: Mapping[str, StoredTensor]) -> dict[str, ReadableTen
     weights = {name.partition(STATE)[0] for name in files if STATE in name}
     # A layer's own bias ends in '.bias', its weight's parts begin with '.weight.'.
     parts = tuple(f"{name}." for name in weights)
-    found: dict[str, ReadableTensor] = {}
+    found: dict[str, ReadableTensor] = {**mxfp4_tensors(files)}
+    packed = {name + end for name in found for end in (BLOCKS, SCALES)}
     unreadable = []
     for name, tensor in files.items():
+        if name in packed:
+            continue
         if name in weights:
             found[name] = _four_bit(files, name)
         elif not name.startswith(parts):
@@ -120,8 +124,8 @@ def readable_tensors(files: Mapping[str, StoredTensor]) -> dict[str, ReadableTen
             f"{len(unreadable)} tensors are quantized in a way that can't be read",
             where=str(next(iter(files.values())).path.parent),
             problems=unreadable,
-            hint="Supported: F32, F16, BF16, and bitsandbytes 4-bit (nf4, fp4). Name a 16-bit "
-            "copy of the base: --merge-base.",
+            hint="Supported: F32, F16, BF16, bitsandbytes 4-bit (nf4, fp4), gpt-oss's MXFP4. "
+            "Name a 16-bit copy of the base: --merge-base.",
         )
     return found
 

@@ -8,6 +8,6 @@ knapsack    the types that cost least within a size
 choose      all of it
 """
 
-from tuneserve.convert.mixture.choose import choose_mix
+from tuneserve.convert.mixture.choose import check_limit, choose_mix
 
-__all__ = ["choose_mix"]
+__all__ = ["check_limit", "choose_mix"]

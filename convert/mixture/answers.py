@@ -3,8 +3,9 @@ test split."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, takewhile
 
 from tuneserve.chat.examples import sample_split
 from tuneserve.chat.prompt import GGUFTokenizer, encode, template_of
@@ -26,8 +27,16 @@ class Answer:
     start: int
 
 
+def common_beginning(answers: Sequence[Answer]) -> list[int]:
+    """The ids that all of these begin with, before any answer; computed once for all of them."""
+    places = zip(*(answer.ids for answer in answers), strict=False)
+    same = takewhile(lambda ids: len(set(ids)) == 1, places)
+    return [ids[0] for ids in same][: min(answer.start for answer in answers)]
+
+
 def find_answers(model: LlamaModel, run: RunDirectory, tokens: int) -> list[Answer]:
-    """Examples of about `tokens` tokens in all: of the eval split, then of the training split.
+    """Examples of about `tokens` tokens in all, a common beginning counted once: of the eval split,
+    then of the training split.
 
     `model` is the tuned one. Raises UsageError if there is none.
     """
@@ -44,7 +53,8 @@ def find_answers(model: LlamaModel, run: RunDirectory, tokens: int) -> list[Answ
         if len(ids) == start:
             continue
         answers.append(Answer(ids, start))
-        tokens, room = tokens - len(ids), room - (len(ids) - start)
+        beginning = len(common_beginning(answers)) if len(answers) > 1 else 0
+        tokens, room = tokens - (len(ids) - beginning), room - (len(ids) - start)
         if tokens <= 0 or room <= 0:
             break
     if not answers:

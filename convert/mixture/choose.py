@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneserve.console import progress, say
+from tuneserve.console import human_bytes, progress, say
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import fitting_type
+from tuneserve.convert.gguf.quantization import fitting_type, is_quantizable
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.mixture.answers import find_answers
@@ -24,6 +24,24 @@ from tuneserve.settings import ConvertSettings
 PROBES = ("Q4_K", "IQ4_NL")
 """The type that a group is tried in, by the block its rows allow."""
 BISECTIONS = 8
+
+
+def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
+    """Raise UsageError if not even the smallest types fit the size limit."""
+    choices = model.choices(BASELINE, has_imatrix=True)
+    shapes = {name: source.shape for name, source in model.sources.items()}
+    usual = sum(encoded_size(shapes[choice.name], choice.type) for choice in choices)
+    smallest = 0
+    for choice in choices:
+        shape = shapes[choice.name]
+        kinds = types_of(shape) if is_quantizable(choice.name, shape) else (choice.type,)
+        smallest += min(encoded_size(shape, kind) for kind in kinds)
+    limit = size_limit(settings, usual)
+    if smallest > limit and not settings.max_divergence:
+        raise UsageError(
+            f"the smallest types take {human_bytes(smallest)}, {human_bytes(limit)} are allowed",
+            where="size_limit",
+        )
 
 
 def choose_mix(
@@ -107,36 +125,24 @@ class _Search:
         return self._mix(best, found)
 
     def _measured(self, errors: Mapping[str, Mapping[str, float]]) -> list[list[Option]]:
-        """What each type of each tensor costs: a group's harm in one type is measured, and shared
-        among its tensors and scaled to other types by their rounding errors. A tensor that is a
-        group of its own is measured in every type."""
-        harms: dict[str, dict[str, float]] = {}
-        passes = sum(len(errors[group[0]]) if len(group) == 1 else 1 for group in self._groups)
-        with progress("what each tensor's rounding costs", passes, unit="passes") as advance:
+        """What each type of each tensor costs: a group's harm in one type is measured, shared among
+        its tensors and scaled to other types by their rounding errors."""
+        options = []
+        with progress("what rounding costs", len(self._groups), unit="groups") as advance:
             for group in self._groups:
-                types = tuple(errors[group[0]])
-                measured = types if self._is_alone(group) else (probe_of(self._shapes[group[0]]),)
-                for kind in measured:
-                    harm = self._trial.harm(dict.fromkeys(group, kind))
-                    total = sum(errors[name][kind] for name in group)
-                    for name in group:
-                        per_error = harm / total if total else 0.0
-                        others = (kind,) if len(measured) > 1 else types
-                        harms.setdefault(name, {}).update(
-                            {other: per_error * errors[name][other] for other in others}
-                        )
-                    advance(1)
-        return [
-            [
-                Option(kind, encoded_size(self._shapes[name], kind), harm)
-                for kind, harm in harms[name].items()
-            ]
-            for name in self._names
-        ]
-
-    @staticmethod
-    def _is_alone(group: list[str]) -> bool:
-        return not group[0].startswith("blk.")
+                kind = probe_of(self._shapes[group[0]])
+                harm = self._trial.harm(dict.fromkeys(group, kind))
+                error = sum(errors[name][kind] for name in group)
+                per_error = harm / error if error else 0.0
+                options += [
+                    [
+                        Option(other, encoded_size(self._shapes[name], other), per_error * far)
+                        for other, far in errors[name].items()
+                    ]
+                    for name in group
+                ]
+                advance(1)
+        return options
 
     def _chosen(self, limit: int) -> dict[str, str]:
         chosen = choose_options(self._options, limit - self._fixed)

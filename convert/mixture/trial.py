@@ -16,11 +16,11 @@ from typing import Self
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import RowSource, encoded_rows
-from tuneserve.convert.mixture.answers import Answer
+from tuneserve.convert.mixture.answers import Answer, common_beginning
 from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
 from tuneserve.convert.verify.logits import make_context, open_model
 from tuneserve.divergence import divergence
-from tuneserve.llama import LlamaContext, LlamaModel, ggml
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, ggml
 
 Encode = Callable[[str, int, int], Bytes]
 
@@ -107,7 +107,17 @@ class Trial:
     def _logits(self) -> list[Floats]:
         assert self._context is not None
         self.runs += 1
-        return [self._context.logits(answer.ids, start=answer.start) for answer in self._answers]
+        context, beginning = self._context, len(common_beginning(self._answers))
+        context.clear()
+        kept = 0
+        rows = []
+        for answer in self._answers:
+            rows.append(_answer_logits(context, answer, kept))
+            # What the next one begins with stays in the cache.
+            kept = beginning if context.truncate(0, beginning) else 0
+            if not kept:
+                context.clear()
+        return rows
 
     def _close_context(self) -> None:
         if self._context is not None:
@@ -119,3 +129,12 @@ class Trial:
     def __exit__(self, *_: object) -> None:
         self._close_context()
         self._model.close()
+
+
+def _answer_logits(context: LlamaContext, answer: Answer, kept: int) -> Floats:
+    """Logits that an answer is drawn from, [tokens, n_vocab]; `kept` ids are in the cache."""
+    outputs = len(answer.ids) - answer.start
+    batch = TokenBatch(len(answer.ids))
+    batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
+    context.decode(batch)
+    return context.batch_logits(outputs).copy()

@@ -16,6 +16,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.grid import share_on_grid
 from tuneserve.convert.make import fallbacks
 from tuneserve.convert.merge.checkpoint import EMBEDDING, MergedCheckpoint
 from tuneserve.convert.plan import needed_disk
@@ -25,13 +26,15 @@ from tuneserve.convert.preflight.vocabulary import (
     write_vocabulary,
 )
 from tuneserve.convert.resources import SPARE_DISK, check_memory, free_disk, worker_threads
-from tuneserve.convert.route import check_converter, uses_converter
+from tuneserve.convert.route import check_converter, check_quantization, uses_converter
 from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
 from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
 
 Value = TypeVar("Value")
+# From this share of the weights on, a base is taken for one that was quantized to the same type.
+_MUCH_ON_GRID = 0.1
 _ENDS = {"embed_tokens", "lm_head"}
 
 
@@ -82,7 +85,7 @@ def check_conversion(
             size = f"{len(model.sources):,} tensors, {len(model.vocabulary.tokens):,} tokens"
             found.append(Finding("tensors and vocabulary", "ok", size))
             written = tried("metadata", lambda: (write_vocabulary(model, gguf), 1))
-            found.append(_types(model, settings))
+            tried("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
             tried("disk", lambda: _disk(place, needed, found))
             tried("memory", lambda: _memory(settings, found))
@@ -131,6 +134,24 @@ def _converted_vocabulary(
     assert settings.converter is not None
     staged = stage_checkpoint(checkpoint.directory, tokenizer, gguf.with_name("checkpoint"))
     run_converter(settings.converter, staged, gguf, vocabulary_only=True)
+    return True
+
+
+def _quantization(model: GGUFModel, settings: ConvertSettings, found: list[Finding]) -> bool:
+    """Does the base lie on the grid of the type, which a small update does not leave?"""
+    check_quantization(settings)
+    found.append(_types(model, settings))
+    share = share_on_grid(model, settings.quantization)
+    if share >= _MUCH_ON_GRID:
+        helps = "keep_gain gives finer types to what loses most, or the adapter its own GGUF"
+        if not settings.keep_gain:
+            helps = "set [convert] keep_gain = true, or convert with --adapter-only"
+        found.append(
+            Finding(
+                "quantized base", "note", f"{share:.0%} of its weights are rounded to this type's "
+                "grid already: a small update is lost when they are rounded again", f"{helps}.",
+            )
+        )  # fmt: skip
     return True
 
 

@@ -12,7 +12,7 @@ none (few examples, a short training), the share of the tensors' updates that is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,6 @@ import numpy as np
 
 from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.result import Check, GainKept, TensorUpdate
 from tuneserve.convert.verify.logits import make_context, open_model
 from tuneserve.convert.verify.ratio import cluster_of, ratio
@@ -36,7 +35,6 @@ LONGEST = 512
 WORK = 2e11
 # Bytes that the reference's logits at the scored positions may take.
 SCORED_BYTES = 256 * 1024 * 1024
-Logits = tuple[Floats, Floats]
 FEWEST_POSITIONS = 4  # scored of an answer
 WORST = 5  # tensors named
 
@@ -81,23 +79,21 @@ class AnswerScores:
 
 
 def choose_answers(
-    encoded: Sequence[EncodedExample], *, parameters: int, vocabulary: int, threads: int,
-    thoughts: bool,
-) -> list[Scored]:  # fmt: skip
-    """As many examples as the time allows: MOST_EXAMPLES of a small model, few of a large one.
+    encoded: Iterable[EncodedExample], *, work: int, vocabulary: int, thoughts: bool
+) -> list[Scored]:
+    """As many examples as `work` positions allow when all are filled up to the longest, and at most
+    MOST_EXAMPLES.
 
     `thoughts`: they are trained and scored too. Long prompts lose their beginning.
     """
-    work = min(MOST_POSITIONS, WORK * threads / parameters)
-    limit = int(min(LONGEST, max(work, 64)))
+    limit = min(LONGEST, max(work, 64))
     chosen: list[tuple[EncodedExample, int]] = []
-    positions = 0
+    longest = 0
     for number, item in enumerate(encoded):
-        length = min(limit, len(item.prompt) + len(item.answer))
-        if chosen and positions + length > work:
+        longest = max(longest, min(limit, len(item.prompt) + len(item.answer)))
+        if chosen and (len(chosen) + 1) * longest > work:
             break
         chosen.append((item, number))
-        positions += length
         if len(chosen) == MOST_EXAMPLES:
             break
     room = SCORED_BYTES // (2 * 4 * vocabulary)
@@ -124,28 +120,18 @@ def _scored(item: EncodedExample, number: int, limit: int, most: int, thoughts: 
 
 
 def score_answers(
-    examples: Sequence[Scored], model: GGUFModel, at_hand: Mapping[tuple[int, ...], Logits], *,
-    threads: int,
-) -> AnswerScores:  # fmt: skip
-    """The examples under base and merged weights; `at_hand`: logits of whole sequences, of both,
-    that are there already."""
-    from tuneserve.convert.verify.reference import answer_logits
+    examples: Sequence[Scored],
+    whole: Mapping[tuple[int, ...], Sequence[Floats]],
+    at_positions: Mapping[tuple[int, ...], Sequence[Floats]],
+) -> AnswerScores:
+    """The examples under base and merged weights. By an example's ids: the logits of both, of the
+    `whole` sequence or `at_positions` alone."""
 
-    missing = [example for example in examples if tuple(example.ids) not in at_hand]
-    made = (
-        answer_logits(
-            model, [example.ids for example in missing],
-            [example.positions for example in missing], threads=threads,
-        )
-        if missing else ([], [])
-    )  # fmt: skip
-    computed = iter(zip(*made, strict=True))
-
-    def rows(example: Scored) -> tuple[Floats, Floats]:
-        whole = at_hand.get(tuple(example.ids))
-        if whole is None:
-            return next(computed)
-        return whole[0][example.positions], whole[1][example.positions]
+    def rows(example: Scored) -> Sequence[Floats]:
+        key = tuple(example.ids)
+        if key in whole:
+            return [logits[example.positions] for logits in whole[key]]
+        return at_positions[key]
 
     scores = [tuple(map(example.score, rows(example))) for example in examples]
     base, merged = zip(*scores, strict=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuneserve.arrays import Floats
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.convert.result import GainKept, TensorUpdate
+from tuneserve.convert.result import Check, GainKept, TensorUpdate
 from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.gain import AnswerScores, file_scores, measure_gain
 
@@ -25,6 +25,8 @@ class Reference:
     adapted: list[Floats]
     merged: list[Floats]
     answers: AnswerScores
+    loss_as_trained: list[Check] = field(default_factory=list)
+    """Is the recorded loss found again? Empty if training recorded none."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from tuneserve.arrays import Floats
@@ -16,6 +17,15 @@ from tuneserve.console import say
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.result import Check
+from tuneserve.convert.verify.gain import (
+    AnswerScores,
+    Score,
+    Scored,
+    check_gain,
+    choose_answers,
+    file_scores,
+    measure_gain,
+)
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.tensors import check_changed_tensors
@@ -66,10 +76,15 @@ def verify_files(
         with LlamaModel(pair.tuned, vocab_only=True) as model:
             vocabulary = model.n_vocab
         chosen, sequences = choose_sequences(trainer, examples, vocabulary)
+        encoded = [trainer.encode_example(example) for example in examples]
+        answers = choose_answers(
+            encoded, parameters=_parameters(pair.tuned), vocabulary=vocabulary, threads=threads,
+            thoughts=run.thoughts == "train",
+        )  # fmt: skip
         say("verify: transformers' logits (base, adapter on base, merged)")
-        base = transformers_logits(pair.base_checkpoint, sequences)
-        adapted = transformers_logits(pair.base_checkpoint, sequences, adapter=pair.adapter)
-        merged = transformers_logits(pair.merged, sequences)
+        base, before = _logits_and_scores(pair.base_checkpoint, sequences, answers)
+        adapted, _ = _logits_and_scores(pair.base_checkpoint, sequences, [], adapter=pair.adapter)
+        merged, after = _logits_and_scores(pair.merged, sequences, answers)
         # The merged weights are rounded to the base's type.
         limit = MERGE_LIMIT if pair.exact else settings.max_kld
         checks += [
@@ -87,6 +102,10 @@ def verify_files(
         ):
             found = file_logits(path, sequences, threads=threads)
             checks.append(check_near(contract, expected, found, limit))
+        if answers:
+            scores = file_scores(pair.tuned, answers, threads=threads, at_hand={})
+            gain = measure_gain(AnswerScores(answers, before, after), scores, [])
+            checks.append(check_gain(gain, [], settings.min_gain_kept))
         ending, sample = check_ending(pair.tuned, chosen, adapted, longest=LONGEST, threads=threads)
         checks.append(ending)
     except TuneserveError as error:
@@ -94,14 +113,23 @@ def verify_files(
     return checks, sample
 
 
-def transformers_logits(
-    checkpoint: Path, sequences: Sequence[Sequence[int]], *, adapter: Path | None = None
-) -> list[Floats]:
-    """Logits [tokens, vocabulary] of each sequence, by transformers' model in float32, with PEFT's
-    `adapter` on it."""
+def _logits_and_scores(
+    checkpoint: Path,
+    sequences: Sequence[Sequence[int]],
+    answers: Sequence[Scored],
+    *,
+    adapter: Path | None = None,
+) -> tuple[list[Floats], list[Score]]:
+    """The logits [tokens, vocabulary] of each sequence, and the scores of the answers, by
+    transformers' model in float32, with PEFT's `adapter` on it."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    from tuneserve.convert.verify.reference import silence_libraries
+
+    silence_libraries()
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False
     )
@@ -110,11 +138,21 @@ def transformers_logits(
 
         model = PeftModel.from_pretrained(model, adapter)
     model.eval()
+
+    def logits(ids: Sequence[int]) -> Floats:
+        found: Floats = (
+            model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].numpy()
+        )
+        return found
+
     with torch.inference_mode():
-        return [
-            model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0].float().numpy()
-            for ids in sequences
-        ]
+        scores = [answer.score(logits(answer.ids)[answer.positions]) for answer in answers]
+        return [logits(ids) for ids in sequences], scores
+
+
+def _parameters(path: Path) -> int:
+    file = TensorFile(path)
+    return sum(prod(file.shape(name)) for name in file.tensors)
 
 
 def _gguf_names(pair: FilePair) -> set[str]:

@@ -130,9 +130,16 @@ def probe_layers(model: GGUFModel, room: int = PROBE_BYTES) -> int:
 
 
 def needed_layers(model: GGUFModel) -> int:
-    """The first layers among which there is one of every kind."""
-    kinds = list(getattr(transformers_config(model), "layer_types", None) or [])
-    return max((kinds.index(kind) + 1 for kind in set(kinds)), default=1)
+    """The first layers among which there is one of every kind: of each type of attention, and of
+    each set of tensors."""
+    total = int(model.config["num_hidden_layers"])
+    names: list[set[str]] = [set() for _ in range(total)]
+    for name in model.sources:
+        if block := re.match(r"blk\.(\d+)\.", name):
+            names[int(block.group(1))].add(name[block.end() :])
+    types = list(getattr(transformers_config(model), "layer_types", None) or [""] * total)
+    kinds = [(kind, frozenset(found)) for kind, found in zip(types, names, strict=True)]
+    return max(kinds.index(kind) + 1 for kind in set(kinds))
 
 
 def long_text(model: GGUFModel) -> list[int]:

@@ -4,7 +4,8 @@ The model is built without weights. Each of its layers is then replaced by one t
 slab by slab, multiplies and forgets them, so that an 8B model needs no more memory than a small
 one. Several variants (the base, the base with its adapter, the merged weights) go through the
 model stacked in the batch dimension, one after the other (variant-major). accelerate's disk
-offload runs one set of weights at a time; here each input is computed for all variants at once.
+offload runs one set of weights at a time; here each input is computed for all variants at once, and
+what two of them share is read once. A GPU multiplies, where there is one; weights pass through it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
+
+# GPU memory that the reference takes at most: logits, and the rows in hand.
+GPU_BYTES = 3 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,17 @@ class StreamedLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
     """nn.Linear whose weight stays where it is stored."""
 
     def __init__(
-        self, like: nn.Linear, weights: Weights, name: str, pool: ThreadPoolExecutor
+        self,
+        like: nn.Linear,
+        weights: Weights,
+        name: str,
+        pool: ThreadPoolExecutor,
+        device: torch.device,
     ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = like.in_features, like.out_features
         self._weights, self._name, self._pool = weights, f"{name}.weight", pool
+        self._device = device
         shape = weights.shape(self._name)
         if shape[1] != like.in_features:
             raise TuneserveError(f"'{self._name}' has shape {list(shape)}")
@@ -56,22 +66,25 @@ class StreamedLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override, unused-ignore]
         """The whole matrix (DoRA's norms need it)."""
-        return torch.from_numpy(self._weights.rows(self._name))
+        return torch.from_numpy(self._weights.rows(self._name)).to(self._device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(-1, self.in_features)
-        result = torch.empty((flat.shape[0], self.out_features), dtype=torch.float32)
+        result = flat.new_empty((flat.shape[0], self.out_features))
 
         def multiply(span: tuple[int, int]) -> None:
             # Gradients are switched off by thread.
             with torch.inference_mode():
-                rows = torch.from_numpy(self._weights.rows(self._name, *span))
+                rows = torch.from_numpy(self._weights.rows(self._name, *span)).to(self._device)
                 result[:, slice(*span)] = flat @ rows.T
 
         list(self._pool.map(multiply, row_spans((self.out_features, self.in_features))))
         if self.bias is not None:
             result += self.bias
         return result.reshape(*x.shape[:-1], self.out_features)
+
+
+_Linear = TypeVar("_Linear", bound=StreamedLinear)
 
 
 class StreamedEmbedding(nn.Embedding):  # type: ignore[misc, unused-ignore]
@@ -93,24 +106,48 @@ class StreamedEmbedding(nn.Embedding):  # type: ignore[misc, unused-ignore]
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         unique, places = torch.unique(ids, return_inverse=True)
         rows = [self._weights.rows(self._name, int(i), int(i) + 1) for i in unique]
-        found = torch.from_numpy(np.concatenate(rows))[places]
-        return found if self._scale is None else found * self._scale
+        found = torch.from_numpy(np.concatenate(rows)).to(ids.device)[places]
+        return found if self._scale is None else found * _on(self._scale, ids.device)
+
+
+class _Computed(StreamedLinear):
+    """A layer whose result is at hand, for PEFT's layer on it to add to."""
+
+    result: torch.Tensor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.result
+
+
+class SharedLinear(nn.Module):  # type: ignore[misc, unused-ignore]
+    """A base's layer and PEFT's layer on the same weights, which are read once for both."""
+
+    def __init__(self, base: StreamedLinear, adapted: nn.Module, under: _Computed) -> None:
+        super().__init__()
+        self.base, self.adapted, self.under = base, adapted, under
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        plain, self.under.result = self.base(x).chunk(2)
+        return torch.cat([plain, self.adapted(x.chunk(2)[1])])
 
 
 class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
-    """One layer of each variant; each gets its part of the batch."""
+    """The layers of the variants, each for the next `counts` of them; each gets its part of the
+    batch."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], counts: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers, self._counts = nn.ModuleList(layers), list(counts)
 
     def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        count, rows = len(self.layers), len(x)
+        rows = len(x)
+        each = rows // sum(self._counts)
+        sizes = [each * count for count in self._counts]
 
         def part(value: Any, number: int) -> Any:
-            """What belongs to a variant: of what has a row for each token its rows."""
+            """What belongs to a layer: of what has a row for each token its rows."""
             split = isinstance(value, torch.Tensor) and value.dim() and len(value) == rows
-            return value.chunk(count)[number] if split else value
+            return value.split(sizes)[number] if split else value
 
         results = [
             layer(
@@ -129,19 +166,22 @@ class StreamedStack:
     """A parameter of stacked experts whose matrices stay where they are stored: indexing reads one,
     any function of torch all of them."""
 
-    def __init__(self, weights: Weights, name: str, shape: tuple[int, ...]) -> None:
-        self._weights, self._name, self.shape = weights, name, shape
+    def __init__(
+        self, weights: Weights, name: str, shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        self._weights, self._name, self.shape, self._device = weights, name, shape, device
         self.factors: Any = None
         """PEFT's change of it: two factors for each expert, and their product's scale."""
 
     def __getitem__(self, number: Any) -> torch.Tensor:
         matrix = self._weights.expert(self._name, int(number))
         assert matrix is not None
-        values = torch.from_numpy(np.ascontiguousarray(matrix))
+        values = torch.from_numpy(np.ascontiguousarray(matrix)).to(self._device)
         if self.factors is None:
             return values
         left, right, scale = self.factors
-        return values + scale * (left[int(number)] @ right[int(number)])
+        change = left[int(number)] @ right[int(number)]
+        return values + scale * change.to(self._device)
 
     def whole(self) -> torch.Tensor:
         return torch.stack([self[number] for number in range(self.shape[0])])
@@ -168,6 +208,7 @@ class StreamedModel:
         """`config`: transformers' configuration; `adapter`: the directory that PEFT loads."""
         self._variants = variants
         self._pool = ThreadPoolExecutor(threads)
+        self._device = reference_device()
         model = _empty_model(config)
         if adapter is not None:
             from peft import PeftModel
@@ -175,32 +216,24 @@ class StreamedModel:
             # PEFT's layers go into `model` itself.
             PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
         self._install(model, "")
-        self._model = model.eval()
+        self._model = model.eval().to(self._device)
 
     def logits(self, sequences: Sequence[Sequence[int]]) -> list[list[Floats]]:
-        """Of each variant, of each sequence: float32 [tokens, vocabulary].
-
-        All go through the model at once, padded at the end: a causal model never looks ahead.
-        To be called once: the threads end with it.
-        """
-        found = self._forward(sequences)
-        count = len(sequences)
-        return [
-            [found[v * count + n][: len(ids)] for n, ids in enumerate(sequences)]
-            for v in range(len(self._variants))
-        ]
+        """Of each variant, of each sequence: float32 [tokens, vocabulary]."""
+        return self.logits_at(sequences, [np.arange(len(ids)) for ids in sequences])
 
     def _forward(self, sequences: Sequence[Sequence[int]]) -> Floats:
         """What the model makes of the padded sequences, of each variant."""
         longest = max(len(ids) for ids in sequences)
         padded = [[*ids, *[ids[-1]] * (longest - len(ids))] for ids in sequences]
-        rows = torch.tensor(padded * len(self._variants))
+        rows = torch.tensor(padded * len(self._variants), device=self._device)
         # The slabs are spread over the pool's threads; each computes alone.
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with self._pool, torch.inference_mode():
-                found: Floats = self._model(input_ids=rows, use_cache=False).logits.float().numpy()
+                made = self._model(input_ids=rows, use_cache=False).logits
+                found: Floats = made.float().cpu().numpy()
         finally:
             torch.set_num_threads(before)
         return found
@@ -209,7 +242,11 @@ class StreamedModel:
         self, sequences: Sequence[Sequence[int]], positions: Sequence[Ids]
     ) -> list[list[Floats]]:
         """As `logits`, but of each sequence the rows `positions` alone: [positions, vocabulary].
-        The others are never made."""
+        The others are never made.
+
+        All go through the model at once, padded at the end: a causal model never looks ahead.
+        To be called once: the threads end with it.
+        """
         longest = max(len(ids) for ids in sequences)
         head = self._model.get_output_embeddings()
         places = np.concatenate([n * longest + at for n, at in enumerate(positions)])
@@ -226,8 +263,34 @@ class StreamedModel:
             if plain is None and not list(child.parameters(recurse=False)):
                 self._install(child, f"{name}.")
                 continue
-            layers = [self._layer(child, plain, variant, name) for variant in self._variants]
-            setattr(parent, child_name, StackedVariants(layers))
+            setattr(parent, child_name, self._stacked(child, plain, name))
+
+    def _stacked(self, child: nn.Module, plain: nn.Module | None, name: str) -> StackedVariants:
+        """The variants' layers; two variants of the same weights, one behind the other, share what
+        is read."""
+        layers: list[nn.Module] = []
+        counts: list[int] = []
+        before: Variant | None = None
+        for variant in self._variants:
+            same = before is not None and before.weights is variant.weights
+            before = variant
+            if same and plain is None:
+                counts[-1] += 1
+                continue
+            layer = self._layer(child, plain, variant, name)
+            inner = getattr(layer, "base_layer", None)
+            base = layers[-1] if layers else None
+            if same and isinstance(base, StreamedLinear) and isinstance(inner, StreamedLinear):
+                under = self._linear(_Computed, plain, variant.weights, name)
+                layer._modules["base_layer"] = under
+                layers[-1], counts[-1] = SharedLinear(base, layer, under), counts[-1] + 1
+            else:
+                layers.append(layer)
+                counts.append(1)
+        return StackedVariants(layers, counts)
+
+    def _linear(self, kind: type[_Linear], like: Any, weights: Weights, name: str) -> _Linear:
+        return kind(like, weights, name, self._pool, self._device)
 
     def _layer(
         self, child: nn.Module, plain: nn.Module | None, variant: Variant, name: str
@@ -247,6 +310,9 @@ class StreamedModel:
         for inner in ("base_layer", "original_module"):
             if inner in child._modules:
                 child._modules[inner] = streamed
+        # The rows of trained tokens are put over the embedding by a layer of their own.
+        if (tokens := child._modules.get("token_adapter")) is not None:
+            tokens._modules["base_layer"] = streamed
         return child
 
     def _streamed(self, module: nn.Module, variant: Variant, name: str) -> nn.Module:
@@ -258,7 +324,7 @@ class StreamedModel:
 
         plain = type(module).forward is nn.Linear.forward
         if isinstance(module, nn.Linear) and plain and not stays(module.weight):
-            streamed = StreamedLinear(module, weights, name, self._pool)
+            streamed = self._linear(StreamedLinear, module, weights, name)
             if stays(module.bias):
                 streamed.bias = module.bias
             return streamed
@@ -274,7 +340,8 @@ class StreamedModel:
                 continue
             if weights.expert_parameter(f"{name}.{key}") is not None:
                 del result._parameters[key]
-                stack = StreamedStack(weights, f"{name}.{key}", tuple(parameter.shape))
+                shape = tuple(parameter.shape)
+                stack = StreamedStack(weights, f"{name}.{key}", shape, self._device)
                 setattr(result, key, stack)
             else:
                 result._parameters[key] = _parameter(parameter, weights, f"{name}.{key}")
@@ -293,8 +360,20 @@ class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
         self.head, self._places, self._variants = head, torch.from_numpy(places), variants
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, self._places])
+        places = self._places.to(x.device)
+        kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, places])
         return kept
+
+
+def reference_device() -> torch.device:
+    """Where the reference is computed: on the GPU, if it has room."""
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] >= GPU_BYTES:
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _parameter(like: torch.Tensor | None, weights: Weights, name: str) -> nn.Parameter | None:
@@ -359,36 +438,33 @@ def reference_logits(
     tuned: GGUFModel,
     adapter: Path,
     sequences: Sequence[Sequence[int]],
+    positions: Sequence[Ids],
     *,
     threads: int,
     base_weights: Weights | None = None,
     merged_weights: Weights | None = None,
 ) -> list[list[Floats]]:
-    """Logits [tokens, vocabulary] of each sequence, of three models side by side: the base, the
+    """Logits [positions, vocabulary] of each sequence, of three models side by side: the base, the
     base with its adapter, the merged weights. Each weight is read when it is needed; the base's
     and the merged ones by the objects given, if they are to see what is read."""
     trainer = base_weights or trainer_weights(tuned)
     merged = merged_weights or tuned.checkpoint
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(merged)]
     config = transformers_config(tuned)
-    return StreamedModel(config, variants, adapter=adapter, threads=threads).logits(sequences)
-
-
-def answer_logits(
-    tuned: GGUFModel, sequences: Sequence[Sequence[int]], positions: Sequence[Ids], *, threads: int
-) -> list[list[Floats]]:
-    """Logits [positions, vocabulary] of each sequence, of the base and of the merged weights."""
-    variants = [Variant(trainer_weights(tuned)), Variant(tuned.checkpoint)]
-    model = StreamedModel(transformers_config(tuned), variants, threads=threads)
+    model = StreamedModel(config, variants, adapter=adapter, threads=threads)
     return model.logits_at(sequences, positions)
 
 
 def trainer_weights(tuned: GGUFModel) -> TrainerWeights:
     """The base of this model as the trainer's libraries read it."""
-    # Notes of these libraries to their own developers.
+    silence_libraries()
+    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
+
+
+def silence_libraries() -> None:
+    """Keep back what these libraries note for their own developers."""
     for name in ("torch.utils._pytree", "bitsandbytes", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
 
 
 def transformers_config(model: GGUFModel) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -76,13 +77,18 @@ def base_name(base: TensorFile, name: str) -> str:
 
 def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
     """Numbers of rows in a few blocks spread over a tensor; of a vector all elements."""
-    count = shape[0]
+    count = row_count(shape)
     if len(shape) == 1:
         return np.arange(count)
-    wanted = min(count, max(1, SAMPLED_VALUES // int(np.prod(shape[1:]))))
+    wanted = min(count, max(1, SAMPLED_VALUES // shape[-1]))
     each = -(-wanted // SAMPLED_BLOCKS)
     starts = np.linspace(0, count - each, min(SAMPLED_BLOCKS, wanted)).astype(np.int64)
     return np.unique(np.concatenate([np.arange(start, start + each) for start in starts]))
+
+
+def row_count(shape: tuple[int, ...]) -> int:
+    """Rows of a tensor, of stacked matrices all together; of a vector its elements."""
+    return shape[0] if len(shape) == 1 else prod(shape[:-1])
 
 
 def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray) -> SampledUpdate:
@@ -95,7 +101,8 @@ def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray
         return np.concatenate(parts)
 
     plain = read(source)
-    return SampledUpdate(plain, read(tuned.sources[name]) - plain, source.shape[0] / len(rows))
+    scale = row_count(source.shape) / len(rows)
+    return SampledUpdate(plain, read(tuned.sources[name]) - plain, scale)
 
 
 def kept_in_all(updates: Sequence[TensorUpdate]) -> float:

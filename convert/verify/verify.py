@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from tuneserve.arrays import Floats
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
@@ -17,10 +19,17 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.verify.gain import check_gain, choose_answers, score_answers
+from tuneserve.convert.verify.gain import (
+    MOST_POSITIONS,
+    WORK,
+    check_gain,
+    choose_answers,
+    score_answers,
+)
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
+from tuneserve.convert.verify.recorded import check_recorded, read_recorded
 from tuneserve.convert.verify.rows import ComparedWeights
 from tuneserve.convert.verify.tables import check_tables
 from tuneserve.convert.verify.templates import check_template
@@ -41,6 +50,7 @@ from tuneserve.divergence import divergence
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, physical_cores
+from tuneserve.model_shape import expert_count
 from tuneserve.settings import ConvertSettings
 
 TOKEN_EXAMPLES = 400
@@ -51,13 +61,18 @@ LOGIT_BYTES = 512 * 1024 * 1024
 POSITIONS = (128, 768)
 # Two float32 computations of the same weights: only the order of the sums differs.
 MERGE_LIMIT = 1e-6
+# A file's divergence from the tuned model may be this many times that of the base's file from the
+# base, or this share of the tuned model's from the base, if that is more.
+BASE_TIMES = 4.0
+EFFECT_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
     setting of the training; `overrides` are types of tensors other than the quantization's;
-    `written`: by file, the hashes of what was written into it."""
+    `recorded` is the folder of the losses that training recorded for these very weights; `written`:
+    by file, the hashes of what was written into it."""
 
     tuned: Path
     model: GGUFModel
@@ -70,6 +85,7 @@ class Candidate:
     f16: Path | None = None
     thoughts: str = "train"
     overrides: Mapping[str, str] = field(default_factory=dict)
+    recorded: Path | None = None
     written: Mapping[Path, Digests] = field(default_factory=dict)
 
 
@@ -184,6 +200,7 @@ def _check_logits(
             examples,
             threads=threads,
             thoughts=candidate.thoughts,
+            recorded=candidate.recorded,
             read=read,
         )
     reference = measured.reference
@@ -193,18 +210,22 @@ def _check_logits(
         read[0].check("every row of the base", threads=threads),
         check_near("merged = adapter on base", reference.adapted, reference.merged, MERGE_LIMIT),
         check_is_tuned(reference.base, reference.adapted, reference.merged),
+        *reference.loss_as_trained,
     ]
     say("verify: the files' logits")
     checks += check_probe(
         candidate.tuned, model, sequences, folder=candidate.tuned.parent,
         limit=settings.max_kld, threads=threads,
     )  # fmt: skip
-    limit = settings.max_kld if quantization in UNQUANTIZED else settings.max_quantized_kld
+    # Of a mixture of experts some tokens go through another expert after any rounding.
+    exact = quantization in UNQUANTIZED and not expert_count(model.config)
+    limit = settings.max_kld if exact else settings.max_quantized_kld
     found = file_logits(candidate.tuned, sequences, threads=threads)
     of_base = file_logits(candidate.base, sequences, threads=threads)
+    near_base = check_near(f"base {quantization} ≈ base", reference.base, of_base, limit)
     checks += [
-        check_near(f"{quantization} ≈ merged", reference.merged, found, limit),
-        check_near(f"base {quantization} ≈ base", reference.base, of_base, limit),
+        _check_near_tuned(f"{quantization} ≈ merged", reference, found, limit, near_base),
+        near_base,
         _check_gain(candidate, settings, measured, found),
     ]
     ending, sample = check_ending(
@@ -222,29 +243,55 @@ def make_reference(
     *,
     threads: int,
     thoughts: str,
+    recorded: Path | None = None,
     read: tuple[Weights | None, Weights | None] = (None, None),
 ) -> Reference:
-    """Compute what the trainer's models make of held-out examples. `read`: the base's and the
-    merged weights, if other objects are to read them."""
+    """Compute what the trainer's models make of held-out examples, and of the `recorded` ones.
+    `read`: the base's and the merged weights, if other objects are to read them."""
     from tuneserve.convert.verify.reference import reference_logits
 
     chosen, sequences = choose_sequences(trainer, examples, model.vocabulary_size)
-    say("verify: the trainer's logits (base, adapter on base, merged)")
-    base, adapted, merged = reference_logits(
-        model, adapter, sequences,
-        threads=threads, base_weights=read[0], merged_weights=read[1],
-    )  # fmt: skip
-    # Those whose logits are at hand come first.
+    # Those whose logits are needed anyway come first.
     ids = {item.example.id for item in chosen}
     others = (trainer.encode_example(one) for one in examples if one.id not in ids)
     answers = choose_answers(
-        [*chosen, *others], parameters=model.parameters, vocabulary=model.vocabulary_size,
-        threads=threads, thoughts=thoughts == "train",
+        [*chosen, *others], work=answer_positions(model.parameters, threads),
+        vocabulary=model.vocabulary_size, thoughts=thoughts == "train",
     )  # fmt: skip
-    pairs = zip(base, merged, strict=True)
-    at_hand = dict(zip(map(tuple, sequences), pairs, strict=True))
-    scores = score_answers(answers, model, at_hand, threads=threads)
-    return Reference(chosen, sequences, base, adapted, merged, scores)
+    whole = set(map(tuple, sequences))
+    more = [answer for answer in answers if tuple(answer.ids) not in whole]
+    known = recorded and read_recorded(
+        recorded, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
+    )
+    trained = [item.ids for item in known.examples] if known else []
+    entire = [*sequences, *trained]
+    say("verify: the trainer's logits (base, adapter on base, merged)")
+    base, adapted, merged = reference_logits(
+        model, adapter, [*entire, *(answer.ids for answer in more)],
+        [*(np.arange(len(ids)) for ids in entire), *(answer.positions for answer in more)],
+        threads=threads, base_weights=read[0], merged_weights=read[1],
+    )  # fmt: skip
+    count, total = len(sequences), len(entire)
+    checks = [check_recorded(known, merged[count:total])] if known else []
+    scores = score_answers(
+        answers,
+        {tuple(ids): pair for ids, *pair in zip(sequences, base, merged, strict=False)},
+        {tuple(answer.ids): pair
+         for answer, *pair in zip(more, base[total:], merged[total:], strict=True)},
+    )  # fmt: skip
+    return Reference(
+        chosen, sequences, base[:count], adapted[:count], merged[:count], scores, checks
+    )
+
+
+def answer_positions(parameters: int, threads: int) -> int:
+    """Positions, padding included, that the reference may compute for answers: what takes about ten
+    seconds on this machine."""
+    from tuneserve.convert.verify.reference import reference_device
+
+    if reference_device().type == "cuda":
+        return MOST_POSITIONS
+    return int(min(MOST_POSITIONS, WORK * threads / parameters))
 
 
 def _check_gain(
@@ -288,6 +335,20 @@ def check_near(
 ) -> Check:
     lost = divergence(reference, found)
     return Check(contract, lost.mean <= limit, str(lost), lost.figures())
+
+
+def _check_near_tuned(
+    contract: str, reference: Reference, found: Sequence[Floats], limit: float, near_base: Check
+) -> Check:
+    """`check_near`, and nearer than the base: rounding that takes several times as much from the
+    tune as from the base, and most of what training changed, has rounded the tune away."""
+    near = check_near(contract, reference.merged, found, limit)
+    lost, of_base = near.figures["mean_kld"], near_base.figures["mean_kld"]
+    effect = divergence(reference.base, reference.merged).mean
+    passed = near.passed and lost <= max(BASE_TIMES * of_base, EFFECT_SHARE * effect)
+    detail = f"{near.detail}; the base's own file {of_base:.2e}, training's effect {effect:.2e}"
+    figures = {**near.figures, "base_kld": of_base, "effect_of_training": effect}
+    return Check(contract, passed, detail, figures)
 
 
 def check_is_tuned(

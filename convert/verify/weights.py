@@ -21,6 +21,7 @@ from tuneserve.convert.merge.experts import (
     stored_name,
 )
 from tuneserve.convert.merge.four_bit import STATE
+from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
 from tuneserve.errors import TuneserveError
 from tuneserve.safetensors import checkpoint_tensors
 
@@ -51,6 +52,7 @@ class TrainerWeights:
         places = checkpoint_tensors(directory)
         self._paths = {name: stored.path for name, stored in places.items()}
         self._shapes = {name: stored.shape for name, stored in places.items()}
+        self._shapes |= {name: stored.shape for name, stored in mxfp4_tensors(places).items()}
         self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
         self._lock = threading.Lock()
@@ -77,12 +79,25 @@ class TrainerWeights:
         return expert_parameter(name, self._shapes)
 
     def expert(self, name: str, number: int) -> Floats | None:
+        if name + BLOCKS in self._paths:
+            return self._by_transformers(name, number)
         parameter = self.expert_parameter(name)
         return (
             None
             if parameter is None
             else read_parameter(parameter, self._flat_rows, *parameter.span(number))
         )
+
+    def _by_transformers(self, name: str, number: int) -> Floats:
+        """One expert of an MXFP4 parameter."""
+        from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+        parts = []
+        for key in (name + BLOCKS, name + SCALES):
+            with self._open(key) as file:
+                parts.append(file.get_slice(key)[number : number + 1].clone())
+        found: Floats = convert_moe_packed_tensors(*parts)[0].float().numpy()
+        return found
 
     def _flat_rows(self, name: str, start: int, stop: int) -> Floats:
         """Rows of all matrices of a stored tensor together."""

@@ -7,6 +7,7 @@ refuses, without torch.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from tuneserve.settings import ALL_LINEAR, TrainSettings
 # The input embedding and the output layer, as all bases that can be trained call them.
 _TABLES = ("embed_tokens", "lm_head")
 _SUFFIX = ".weight"
+# A tensor of experts: of each expert its own, or one of them all.
+_EXPERT = re.compile(r"\.experts\.|\.block_sparse_moe\.(in|out)put_linear\.")
+_ROUTERS = ("gate", "router")
+# What transformers calls the parameters, and the matrices in the first, by which Unsloth finds it.
+_STACKS = ("gate_up_proj", "down_proj")
+_IN_STACKS = ("gate_proj", "up_proj")
 
 
 def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
@@ -35,6 +42,7 @@ def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
             targets.append(name)
     for name in settings.modules_to_save:
         modules.check_whole(name)
+    modules.check_experts(targets, settings)
     return settings.model_copy(update={"target_modules": tuple(dict.fromkeys(targets))})
 
 
@@ -45,13 +53,19 @@ class _Modules:
         self.linear: list[str] = []
         self.norms: list[str] = []
         self.others: list[str] = []
+        self.has_experts = False
         for key, tensor in checkpoint_tensors(checkpoint).items():
             name = key.removesuffix(_SUFFIX)
+            if _EXPERT.search(key):  # loaded as parameters that stack all experts of a layer
+                self.has_experts = True
+                continue
             if name == key:  # a bias, or what 4-bit weights need beside them
                 continue
             leaf = _leaf(name)
             # Packed 4-bit weights are one column of bytes.
-            if len(tensor.shape) == 2 and leaf not in _TABLES and "embed" not in leaf:
+            if leaf in _ROUTERS or ".router." in name:
+                self.others.append(name)
+            elif len(tensor.shape) == 2 and leaf not in _TABLES and "embed" not in leaf:
                 self.linear.append(name)
             elif "norm" in leaf:
                 self.norms.append(name)
@@ -59,8 +73,23 @@ class _Modules:
                 self.others.append(name)
 
     def linear_names(self) -> list[str]:
-        """The linear layers' last names, each once. The output layer is none of them."""
-        return list(dict.fromkeys(map(_leaf, self.linear)))
+        """The linear layers' last names, each once, and those of stacked experts. The output layer
+        is none of them."""
+        experts = _STACKS if self.has_experts else ()
+        return list(dict.fromkeys([*map(_leaf, self.linear), *experts]))
+
+    def check_experts(self, targets: Sequence[str], settings: TrainSettings) -> None:
+        """Raise UsageError if experts are to be adapted in a way that PEFT has not for them."""
+        named = [name for name in targets if name in (*_STACKS, *_IN_STACKS)]
+        if not self.has_experts or not named:
+            return
+        for field, is_set in (("dropout", settings.dropout > 0), ("use_dora", settings.use_dora)):
+            if is_set:
+                raise UsageError(
+                    f"experts can't be trained with {field} (target_modules: {_quoted(named)})",
+                    where=f"train.{field}",
+                    hint="Switch it off, or take these names out.",
+                )
 
     def check_linear(self, name: str) -> None:
         """Raise UsageError if `name` is not that of linear layers (PEFT goes by the end of a
@@ -73,6 +102,8 @@ class _Modules:
                 where=where,
                 hint=f'Take it out, or train the whole table: modules_to_save = ["{name}"].',
             )
+        if self.has_experts and name in (*_STACKS, *_IN_STACKS):
+            return
         everything = [*self.linear, *self.norms, *self.others]
         found = [module for module in everything if _ends(module, name)]
         if found and all(module in self.linear for module in found):

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from tuneserve.console import say
 from tuneserve.finetune.runtime.libraries import memory_in_use
 from tuneserve.finetune.runtime.processes import any_process
+from tuneserve.finetune.training.checkpoints import checkpoint_directory, remember_hashes
 from tuneserve.finetune.training.losses import (
     evaluations_without_gain,
     general_rise,
@@ -136,6 +138,8 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            remember_hashes(checkpoint_directory(Path(args.output_dir), state.global_step))
         self.saved_at = time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

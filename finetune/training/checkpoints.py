@@ -9,11 +9,13 @@ from typing import Any
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json, write_json
 from tuneserve.finetune.memory.search import Decisions
+from tuneserve.identity import check_unchanged, hashes_of
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
 _STRATEGY = "memory_strategy.json"
 _REPLACING = "replacing"
+_HASHES = "sha256.json"
 # The trainer writes the state last, so a checkpoint that has it is whole.
 _STATE = "trainer_state.json"
 _PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
@@ -33,16 +35,40 @@ def last_checkpoint(directory: Path) -> Path | None:
     return max(whole, key=step_of, default=None)
 
 
+def checkpoint_directory(directory: Path, step: int) -> Path:
+    """Where the trainer writes its state after a step."""
+    return directory / f"checkpoint-{step}"
+
+
 def checkpoint_at(directory: Path, step: int) -> Path | None:
-    path = directory / f"checkpoint-{step}"
+    path = checkpoint_directory(directory, step)
     return path if _is_whole(path) else None
+
+
+def remember_hashes(checkpoint: Path) -> None:
+    """Write down what the files of a checkpoint hold, for when it is gone on from."""
+    if _is_whole(checkpoint):
+        paths = [checkpoint / name for name in _PARTS]
+        write_json(checkpoint / _HASHES, hashes_of(paths, checkpoint))
+
+
+def _check_hashes(checkpoint: Path) -> None:
+    """Raise UsageError if a file of a checkpoint is not as it was written."""
+    record = checkpoint / _HASHES
+    if record.is_file():
+        check_unchanged(
+            read_json(record),
+            checkpoint,
+            what="this checkpoint",
+            hint="Delete its folder to go on from the one before, or pass --force to start afresh.",
+        )
 
 
 def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, if these are the settings and data it was made with.
 
     Writes the fingerprint of a fresh run. Raises UsageError if the directory holds checkpoints
-    of other settings.
+    of other settings, or the last one is damaged.
     """
     record = directory / FINGERPRINT
     last = last_checkpoint(directory)
@@ -54,6 +80,7 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
                 where=str(directory),
                 hint="Pass --force to start afresh, or choose another run with --run NAME.",
             )
+        _check_hashes(last)
         return last
     directory.mkdir(parents=True, exist_ok=True)
     write_json(record, identity)

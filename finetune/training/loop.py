@@ -27,6 +27,7 @@ from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_a
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
+from tuneserve.finetune.training.recorded import RecordedLosses, record_losses
 from tuneserve.finetune.training.trainer import build_trainer
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -64,6 +65,7 @@ class TrainingJob:
 class Trained:
     """A training that is over: its trainer with the best adapter in the model, and the figures.
 
+    `recorded` holds losses that a conversion must find again.
     `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
     best adapter on the eval split (empty without one).
     """
@@ -72,6 +74,7 @@ class Trained:
     best: int
     seconds: float
     held_out: dict[str, HeldOutLoss]
+    recorded: RecordedLosses | None = None
 
 
 def run_training(job: TrainingJob, resume: Path | None) -> Trained:
@@ -116,7 +119,12 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         best = _load_best(job, trainer)
         if rounded is not None:
             rounded.refresh()
-        return Trained(trainer, best, seconds, _held_out(job, trainer, best))
+        held_out = _held_out(job, trainer, best)
+        # With the base as it is rounded the losses are not the merged weights'.
+        recorded = None
+        if not job.recipe.train.quantization_aware:
+            recorded = record_losses(trainer, job.encoded, job.runtime.precision)
+        return Trained(trainer, best, seconds, held_out, recorded)
 
 
 def _load(job: TrainingJob) -> tuple[Any, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from tuneserve.finetune.data.prepare import DataRecord
 from tuneserve.finetune.memory.search import Decisions
 from tuneserve.finetune.tokens.encoder import TokenCounts
@@ -10,11 +12,13 @@ from tuneserve.records import Record
 
 
 class TrainedBase(Record):
-    """The base model: what was asked for, its checkpoint directory, its name."""
+    """The base model: what was asked for, its checkpoint directory, its name, and the SHA-256 of
+    its weights and config.json by file."""
 
     spec: str
     path: str
     name: str
+    sha256: dict[str, str] = Field(default_factory=dict)
 
 
 class Losses(Record):
@@ -60,9 +64,11 @@ class MemoryRecord(Decisions):
 
 
 class TrainOutput(Record):
-    """What later stages read of a TrainResult. Only the base has to be there."""
+    """What later stages read of a TrainResult. Only the base has to be there. `files`: SHA-256 of
+    the adapter's files and of the splits, by path in the run."""
 
     base: TrainedBase
+    files: dict[str, str] = Field(default_factory=dict)
     losses: Losses | None = None
     steps: Steps | None = None
 
@@ -72,6 +78,7 @@ class TrainResult(Record):
     `tokens_per_second` counts those of the training steps, without evaluations."""
 
     base: TrainedBase
+    files: dict[str, str] = Field(default_factory=dict)
     examples: dict[str, int]
     data: DataRecord
     tokens: dict[str, TokenCounts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.finished import finished_result, was_cut_off
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
 from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
+from tuneserve.finetune.training.recorded import FILE as RECORDED
+from tuneserve.finetune.training.recorded import write_losses
 from tuneserve.finetune.training.result import (
     EpochRecord,
     Losses,
@@ -66,6 +69,8 @@ from tuneserve.finetune.training.result import (
     TrainedBase,
     TrainResult,
 )
+from tuneserve.finetune.training.trained_files import base_hashes, run_hashes
+from tuneserve.identity import Hashes
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -120,13 +125,21 @@ def train(
             remember_strategy(run.checkpoints, job.budget.decisions())
             wait_for_all()
             with run.stage("train", keep=replacing) as running:
-                trained = _train(job, resume)
+                # Read beside the steps: a base that is exchanged meanwhile is not what was loaded.
+                with ThreadPoolExecutor(1) as pool:
+                    hashed = pool.submit(base_hashes, job.base.path)
+                    trained = _train(job, resume)
                 with _written_adapter(job, trained.trainer.model):
                     if replacing:
                         write_split(job.prepared, run)
                         running.withdraw()
                         run.save_settings(recipe)
-                result = running.result = _finish(job, trained, resume)
+                    if trained.recorded is not None:
+                        write_losses(trained.recorded, run.data)
+                    else:
+                        remove(run.data / RECORDED)
+                result = _finish(job, trained, resume, hashed.result())
+                running.result = result
             mark_replacing(run.checkpoints, False)
     return result
 
@@ -197,10 +210,10 @@ def _train(job: TrainingJob, resume: Path | None) -> Trained:
     return trained
 
 
-def _finish(job: TrainingJob, trained: Trained, resume: Path | None) -> TrainResult:
+def _finish(job: TrainingJob, trained: Trained, resume: Path | None, base: Hashes) -> TrainResult:
     curves = loss_curves(trained.trainer.state.log_history, trained.best)
     write_curves_page(curves, job.run.root / "curves.html", job.run.name)
-    result = _result(job, trained, curves, resume)
+    result = _result(job, trained, curves, resume, base)
     _tell_result(result)
     return result
 
@@ -218,13 +231,16 @@ def _written_adapter(job: TrainingJob, model: Any) -> Iterator[None]:
 
 
 def _result(
-    job: TrainingJob, trained: Trained, curves: LossCurves, resume: Path | None
+    job: TrainingJob, trained: Trained, curves: LossCurves, resume: Path | None, base: Hashes
 ) -> TrainResult:
     trainer = trained.trainer
     peak = peak_memory()
     train_seconds = max(trained.seconds - trainer.evaluation_seconds, 1e-9)
     return TrainResult(
-        base=TrainedBase(spec=job.base.spec, path=str(job.base.path), name=job.base.name),
+        base=TrainedBase(
+            spec=job.base.spec, path=str(job.base.path.absolute()), name=job.base.name, sha256=base
+        ),
+        files=run_hashes(job.run),
         examples=job.prepared.split.counts(),
         data=describe(job.prepared, job.recipe.data),
         tokens={name: token_counts(part) for name, part in job.encoded.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def test_directory_is_checked(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UsageError) as caught:
         resolve_base(str(tmp_path))
-    assert [p.split()[1] for p in caught.value.problems] == ["tokenizer.json", "*.safetensors"]
+    assert [p.split()[1] for p in caught.value.problems] == ["tokenizer.json", "model.safetensors,"]
 
 
 @pytest.mark.parametrize("spec", ["no such thing", "/not/here", "./nowhere"])
@@ -54,7 +55,38 @@ def test_missing_gguf_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("a/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M"), ("m-Q4_K_M.gguf", "m"), ("plain.gguf", "plain")],
+    [
+        ("a/SmolLM2-135M.Q4_1.gguf", "SmolLM2-135M"),
+        ("m-Q4_K_M.gguf", "m"),
+        ("plain.gguf", "plain"),
+        ("m-Q4_K_M-00002-of-00003.gguf", "m"),
+        ("m-00001-of-00003.gguf", "m"),
+    ],
 )
 def test_short_name_has_no_quantization(file: str, name: str) -> None:
     assert short_name(Path(file)) == name
+
+
+def test_an_adapter_in_the_folder_is_refused(tmp_path: Path) -> None:
+    """transformers would load it, or the base that it names, instead of what lies there."""
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=r"adapter_config\.json: holds an adapter"):
+        check_checkpoint(tmp_path)
+
+
+def test_a_hub_model_is_fetched_without_weights_of_other_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    def fetched(_: str, **given: Any) -> str:
+        given.pop("local_files_only", None)
+        files = ["config.json", "model-00001-of-00002.safetensors", "consolidated.safetensors",
+                 "adapter_model.safetensors", "original/model.safetensors", "x.bin"]  # fmt: skip
+        kept = list(filter_repo_objects(files, **given))
+        assert kept == ["config.json", "model-00001-of-00002.safetensors"]
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
+    assert resolve_base("owner/name").path == tmp_path

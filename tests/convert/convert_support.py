@@ -79,7 +79,7 @@ def make_adapter(directory: Path, base: Path, tokenizer: Path, **lora: Any) -> P
     for name, weight in peft.named_parameters():
         if "lora_" in name and "magnitude" not in name:
             torch.nn.init.normal_(weight, std=0.1)
-        elif "modules_to_save" in name:
+        elif "modules_to_save" in name or "trainable_tokens_delta" in name:
             weight.data += 0.05 * torch.randn_like(weight)
     peft.save_pretrained(directory)
     copy_tokenizer(tokenizer, directory)

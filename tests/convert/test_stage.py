@@ -121,9 +121,16 @@ def test_too_little_memory_or_disk_is_refused_first(
     assert gguf_files(run) == []
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize(
-    "moment", [".small-Q8_0.gguf.*/*", ".base-Q8_0.gguf.*/*", ".small*/*.probe"]
+    ("sent", "moment"),
+    [
+        *[
+            (sent, moment)
+            for sent in (signal.SIGINT, signal.SIGKILL)
+            for moment in (".small-Q8_0.gguf.*/*", ".base-Q8_0.gguf.*/*", ".small*/*.probe")
+        ],
+        (signal.SIGTERM, ".base-Q8_0.gguf.*/*"),
+    ],
 )
 def test_stopped_at_any_moment_leaves_no_half_file(
     run: RunDirectory, sent: signal.Signals, moment: str
@@ -149,7 +156,7 @@ def test_stopped_at_any_moment_leaves_no_half_file(
     process.send_signal(sent)
     process.wait()
     left = gguf_files(run)
-    if sent is signal.SIGINT:
+    if sent is not signal.SIGKILL:
         assert left == []
     assert [name for name in left if not name.startswith(".")] == []
     assert "convert" not in json.loads(run.record_path.read_text())["stages"]

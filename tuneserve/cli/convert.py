@@ -75,6 +75,12 @@ def show(result: ConvertResult) -> None:
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result.fallbacks.items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
+    if result.mix:
+        mix = result.mix
+        say(
+            f"  divergence on the answers that types were chosen by {mix.divergence:.2e}, Q4_K_M's "
+            f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
+        )
     show_checks(result.verification)
     say(f"  sample answer: {result.sample!r}")
 

@@ -8,6 +8,7 @@ long.
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass, field
 from functools import cache
@@ -86,7 +87,7 @@ class GGUFFile:
             raise UsageError(
                 f"this GGUF is truncated or damaged: {error}",
                 where=str(path),
-                hint="Download or make it again, and compare its checksum.",
+                hint=_hint_of_damage(path),
             ) from error
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -250,6 +251,17 @@ class _HeaderReader:
         return list(self._unpack(f"{count}{form}", size))
 
 
+# What people call the pieces of a file that was cut by size: x.gguf.part00, x.gguf-split-a
+_PIECE = re.compile(r"(.+\.gguf)[.-](part|split|chunk)?[-_.]?(\d+|[a-z]{1,2})", re.IGNORECASE)
+
+
+def _hint_of_damage(path: Path) -> str:
+    if match := _PIECE.fullmatch(path.name):
+        whole = match[1]
+        return f"It looks like a piece of a file. Join all of them: cat {whole}?* > {whole}"
+    return "Download or make it again, and compare its checksum."
+
+
 @cache
 def _block_sizes() -> dict[int, tuple[int, int]]:
     """Values and bytes of a block, by ggml type number."""
@@ -273,17 +285,33 @@ def _aligned(offset: int, alignment: int) -> int:
 
 
 class ArchitectureMetadata:
-    """A GGUF's metadata under its architecture's prefix: view["block_count"]."""
+    """A GGUF's metadata under its architecture's prefix: view["block_count"].
+
+    It remembers what was asked for, so that what nobody took over can be told.
+    """
 
     def __init__(self, gguf: GGUFFile) -> None:
         self._gguf = gguf
         self._prefix = gguf.architecture
+        self._asked: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
+        self._asked.add(key)
         return self._gguf.require(f"{self._prefix}.{key}")
 
     def get(self, key: str, default: Any) -> Any:
+        self._asked.add(key)
         return self._gguf.get(f"{self._prefix}.{key}", default)
+
+    def unasked(self) -> dict[str, Any]:
+        """The entries that were never asked for, by key."""
+        prefix = f"{self._prefix}."
+        entries = {
+            key.removeprefix(prefix): value
+            for key, value in self._gguf.metadata.items()
+            if key.startswith(prefix)
+        }
+        return {key: value for key, value in entries.items() if key not in self._asked}
 
 
 def check_is_gguf(path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
-from tuneserve.convert.gguf.model import ComputedTensor
+from tuneserve.convert.gguf.model import ComputedTensor, GGUFModel
 from tuneserve.convert.gguf.quantization import (
     BLOCK,
     MIXTURES,
@@ -47,7 +47,11 @@ def shaped(
     "quantization", [name for name in MIXTURES if name not in ("BF16", *NEEDS_IMATRIX)]
 )
 def test_equals_llama_model_quantize(shaped: Trained, tmp_path: Path, quantization: str) -> None:
-    model = shaped.model()
+    check_quantized_alike(shaped.model(), quantization, tmp_path)
+
+
+def check_quantized_alike(model: GGUFModel, quantization: str, tmp_path: Path) -> None:
+    """The file equals, byte for byte, what llama.cpp's quantizer makes of the F16 file."""
     f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))
     write_gguf(f16, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
     params = backend().llama_model_quantize_default_params()

@@ -25,6 +25,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "whole-tensors": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
     "embedding": {"target_modules": ["embed_tokens", "v_proj"]},
     "head": {"target_modules": ["lm_head", "q_proj"]},
+    "one-matrix": {"target_modules": ["embed_tokens", "v_proj"], "ensure_weight_tying": True},
+    "exclude": {"exclude_modules": r".*layers\.1\.mlp\..*"},
+    "exclude-listed": {"exclude_modules": ["layers.0.self_attn.q_proj"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [5, 300]},
+    "bias": {"target_modules": ["q_proj", "o_proj"], "lora_bias": True},
 }
 
 
@@ -39,8 +44,9 @@ def test_equals_the_adapted_model(
     from transformers import AutoModelForCausalLM
 
     base = make_base(
-        tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512
-    )
+        tmp_path / "base", tokenizer_directory, tie_word_embeddings=tied, vocab_size=512,
+        attention_bias=kind == "bias",
+    )  # fmt: skip
     adapter = make_adapter(tmp_path / "adapter", base, tokenizer_directory, **KINDS[kind])
     merged = MergedCheckpoint(base, Adapter(adapter))
 
@@ -142,7 +148,15 @@ def test_a_layer_without_adapter_is_named(trained: Trained, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"peft_type": "IA3"}, "peft_type IA3"), ({"fan_in_fan_out": True}, "fan_in_fan_out")],
+    [
+        ({"peft_type": "IA3"}, "peft_type IA3"),
+        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
+        ({"init_lora_weights": "corda"}, "init_lora_weights = 'corda'"),
+        ({"lora_alpha": None}, "lora_alpha is no positive number"),
+        ({"r": 0}, "r is no positive number"),
+    ],
 )
 def test_other_kinds_are_refused(
     trained: Trained, tmp_path: Path, change: dict[str, Any], message: str

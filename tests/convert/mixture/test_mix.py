@@ -13,6 +13,8 @@ from tests.convert.convert_support import Trained, write_held_out
 from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.gguf.quantization import AUTO, Choice, file_type
 from tuneserve.convert.gguf.writer import write_gguf
+from tuneserve.convert.imatrix import ImportanceMatrix
+from tuneserve.convert.mixture import choose_mix
 from tuneserve.convert.mixture.answers import Answer
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.mixture.trial import Trial
@@ -25,7 +27,11 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
-ANSWERS = [Answer(list(range(40, 70)), 20), Answer(list(range(900, 915)), 3)]
+# With a common beginning of five tokens.
+ANSWERS = [
+    Answer([5, 6, 7, 8, 9, *range(40, 70)], 20),
+    Answer([5, 6, 7, 8, 9, *range(900, 915)], 8),
+]
 
 
 def settings(**changes: Any) -> ConvertSettings:
@@ -86,10 +92,17 @@ def test_a_conversion_to_chosen_types(run: RunDirectory) -> None:
     }  # fmt: skip
 
 
-def test_the_smallest_file_within_a_divergence(run: RunDirectory) -> None:
+def test_the_smallest_file_within_a_divergence(
+    run: RunDirectory, trained: Trained, tmp_path: Path
+) -> None:
     write_held_out(run.split("train"), count=40)
-    found = [convert(run, settings(max_divergence=limit), force=True).mix for limit in (1e-2, 1e-1)]
-    fine, coarse = (mix for mix in found if mix is not None)
+    model, path = trained.model(), tmp_path / "f16.gguf"
+    write_quantized(model, path, "F16", threads=2)
+    matrix = ImportanceMatrix({}, 1)
+    fine, coarse = (
+        choose_mix(path, model, run, matrix, settings(max_divergence=limit), threads=2)
+        for limit in (1e-2, 1e-1)
+    )
     assert fine.divergence <= 1e-2
     assert coarse.divergence <= 1e-1
     assert coarse.bytes < fine.bytes
@@ -104,7 +117,6 @@ def test_a_limit_is_a_share_of_q4_k_m_or_the_bytes_of_a_file(limit: str, expecte
 
 
 def test_what_does_not_fit_is_refused(run: RunDirectory) -> None:
-    write_held_out(run.split("train"), count=40)
     with pytest.raises(UsageError, match="smallest types take"):
         convert(run, settings(size_limit="10%"))
     assert not any(run.gguf.glob("*.gguf"))

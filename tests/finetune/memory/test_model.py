@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -212,10 +213,43 @@ def test_a_config_without_the_sizes_is_named() -> None:
         ModelShape.of({"hidden_size": 8}, "x/config.json")
 
 
-@pytest.mark.parametrize("key", ["num_experts", "num_local_experts", "n_routed_experts"])
-def test_a_mixture_of_experts_is_not_planned_as_a_dense_model(demo_base: Path, key: str) -> None:
+QWEN3_30B: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 48, "head_dim": 128,
+    "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 151936,
+    "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
+}  # fmt: skip
+GPT_OSS_20B: dict[str, Any] = {
+    "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 24, "head_dim": 64,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 201088,
+    "num_local_experts": 32, "num_experts_per_tok": 4,
+}  # fmt: skip
+DEEPSEEK_V2_LITE: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 10944, "num_hidden_layers": 27,
+    "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 102400,
+    "n_routed_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 1408,
+    "n_shared_experts": 2, "first_k_dense_replace": 1, "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "billions"), [(QWEN3_30B, 30.5), (GPT_OSS_20B, 20.9), (DEEPSEEK_V2_LITE, 15.7)]
+)
+def test_a_mixture_of_experts_has_the_published_size(
+    config: dict[str, Any], billions: float
+) -> None:
+    assert ModelShape.of(config).parameters / 1e9 == pytest.approx(billions, rel=0.03)
+
+
+def test_a_mixture_keeps_what_a_token_goes_through(demo_base: Path) -> None:
+    shape = ModelShape.of(QWEN3_30B)
+    assert shape.experts is not None
+    dense = dataclasses.replace(shape, experts=None, intermediate=8 * 768)
+    assert shape.kept_per_token == dense.kept_per_token + 2 * 8 * 2048
+    every = shape.adapter_parameters(8, ("gate_up_proj", "down_proj"))
+    assert every == shape.adapter_parameters(8, ("gate_proj", "up_proj", "down_proj"))
+    assert every == 8 * 48 * 128 * 3 * (2048 + 768)
+    assert shape.adapter_parameters(8, ("q_proj",)) == 8 * 48 * (2048 + 4096)
     config = json.loads((demo_base / "config.json").read_text(encoding="utf-8"))
     for none in (1, None):
-        assert ModelShape.of({**config, key: none}) == ModelShape.of(config)
-    with pytest.raises(UsageError, match="a mixture of experts can't be planned"):
-        ModelShape.of({**config, key: 8}, "x/config.json")
+        assert ModelShape.of({**config, "num_experts": none}) == ModelShape.of(config)

@@ -82,3 +82,34 @@ def test_what_can_not_be_trained_whole(base: Path, name: str, message: str) -> N
         targets(base, "q_proj", saved=("embed_tokens", name))
     assert caught.value.where == "train.modules_to_save"
     assert "norms (norm, input_layernorm, post_attention_layernorm)" in caught.value.hint
+
+
+EXPERTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "matrices of each": {
+        "mlp.experts.0.gate_proj": (4, 4), "mlp.experts.0.up_proj": (4, 4),
+        "mlp.experts.0.down_proj": (4, 4),
+    },
+    "of Mixtral": {
+        "block_sparse_moe.experts.0.w1": (4, 4), "block_sparse_moe.experts.0.w2": (4, 4),
+        "block_sparse_moe.experts.0.w3": (4, 4),
+    },
+    "of Granite": {
+        "block_sparse_moe.input_linear": (2, 8, 4), "block_sparse_moe.output_linear": (2, 4, 4),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_experts_have_the_names_of_their_parameters(base: Path, kind: str) -> None:
+    layer = {"self_attn.q_proj": (4, 4), "mlp.gate": (2, 4), **EXPERTS[kind]}
+    write_small_weights(base / "model.safetensors", layer)
+    assert targets(base, "all-linear") == ("q_proj", "gate_up_proj", "down_proj")
+    for names in (("gate_proj", "up_proj", "down_proj"), ("gate_up_proj",)):
+        assert targets(base, *names) == names
+    for router in ("gate", "mlp.gate"):
+        with pytest.raises(UsageError, match=f"'{router}' is no linear layer"):
+            targets(base, "q_proj", router)
+    refused = TrainSettings(target_modules=("q_proj", "down_proj"), dropout=0.1)
+    with pytest.raises(UsageError, match="experts can't be trained with dropout") as caught:
+        with_targets(base, refused)
+    assert caught.value.where == "train.dropout"

@@ -19,24 +19,39 @@ def local_rope_theta(config: Config) -> float:
 def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     config = common.shape_config(metadata)
     del config["hidden_act"]
+    layers = config["num_hidden_layers"]
+    pattern = metadata.get("attention.sliding_window_pattern", LAYERS_OF_A_PATTERN)
+    if not isinstance(pattern, list):
+        pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
+    soft_cap = metadata.get("final_logit_softcapping", 0.0)
     return {
         **config,
         "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": config["head_dim"],
+        "query_pre_attn_scalar": attention_size(config),
+        "layer_types": [
+            "sliding_attention" if sliding else "full_attention" for sliding in pattern
+        ],
+        "final_logit_softcapping": common.shortest(soft_cap) if soft_cap else None,
         "sliding_window": int(metadata["attention.sliding_window"]),
         "rope_local_base_freq": common.shortest(metadata.get("rope.freq_base_swa", 10000.0)),
     }
 
 
 LAYERS_OF_27B = 62
+LAYERS_OF_A_PATTERN = 6  # the last of which looks at everything
+
+
+def attention_size(config: Config) -> int:
+    """The size whose root llama.cpp divides attention by: a head's, and for 27B, which it knows by
+    its number of layers, the embedding's share of a head."""
+    if config["num_hidden_layers"] == LAYERS_OF_27B:
+        return int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return common.head_size(config)
 
 
 def check_attention_scale(config: Config) -> None:
-    """Raise UsageError if attention is scaled otherwise than llama.cpp does: it takes the head
-    size, and for 27B, which it knows by its number of layers, the embedding's share of a head."""
-    size = common.head_size(config)
-    if config["num_hidden_layers"] == LAYERS_OF_27B:
-        size = config["hidden_size"] // config["num_attention_heads"]
+    """Raise UsageError if attention is scaled otherwise than llama.cpp does."""
+    size = attention_size(config)
     scalar = config.get("query_pre_attn_scalar", 256)
     if scalar != size:
         raise UsageError(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures import common, longrope
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries, RowOrder
 
 
@@ -26,41 +24,36 @@ def interleaved(config: Config, rows: int, *, queries: bool) -> RowOrder:
 def to_metadata(config: Config) -> Entries:
     """GGUF metadata (keys without the architecture's prefix) of a Llama config.json."""
     return [
-        *common.usual_metadata(config, computed=("llama3",)),
+        *common.usual_metadata(config, computed=("llama3", *longrope.NAMES)),
+        *_longrope_metadata(config),
         *common.head_size_metadata(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("rope.dimension_count", "uint32", common.head_size(config)),
     ]
 
 
+def _longrope_metadata(config: Config) -> Entries:
+    if common.rope_scaling(config).get("rope_type") not in longrope.NAMES:
+        return []
+    return [
+        ("rope.scaling.type", "string", "longrope"),
+        ("rope.scaling.original_context_length", "uint32", longrope.original_context(config)),
+        ("rope.scaling.attn_factor", "float32", longrope.attention_factor(config)),
+    ]
+
+
 def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
-    """`rope_freqs.weight`, float32 [head size / 2]: Llama 3's RoPE factors, one per frequency.
+    """LongRoPE's factors, or `rope_freqs.weight`, float32 [head size / 2]: Llama 3's.
 
     A frequency whose wavelength is below the model's original context is left alone, one far
     above it is slowed down by `factor`, those in between are blended (Llama 3.1's scheme).
     """
     scaling = common.rope_scaling(config)
+    if scaling.get("rope_type") in longrope.NAMES:
+        yield from longrope.factor_tensors(config, common.head_size(config))
     if scaling.get("rope_type") == "llama3":
         factors = llama3_factors(scaling, common.rope_theta(config), common.head_size(config))
         yield "rope_freqs.weight", factors
-
-
-def llama3_scaling(factors: Floats, base: float, size: int) -> dict[str, Any]:
-    """The `rope_scaling` that gives these factors, the reverse of `extra_tensors`.
-
-    The factors don't tell the parameters apart, so the ones every Llama 3.x release uses are
-    tried. Raises UsageError if they give other factors.
-    """
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    if not np.allclose(llama3_factors(scaling, base, size), factors, rtol=1e-5):
-        raise UsageError("the RoPE factors (rope_freqs.weight) are not Llama 3's")
-    return scaling
 
 
 def llama3_factors(scaling: Config, base: float, size: int) -> Floats:

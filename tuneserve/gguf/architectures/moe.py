@@ -25,6 +25,7 @@ from tuneserve.gguf.reader import ArchitectureMetadata
 from tuneserve.model_shape import expert_count
 
 SOFTMAX, SIGMOID = 1, 2
+_HEAD_SIZES = ("attention.key_length", "attention.value_length")
 _ATTENTION = {
     name: inner for name, inner in common.LAYER_TENSORS.items() if not name.startswith("ffn_")
 }
@@ -71,7 +72,9 @@ def expert_metadata(config: Config) -> Entries:
     for key, name in (("n_group", "expert_group_count"), ("topk_group", "expert_group_used_count")):
         if config.get(key) is not None:
             entries.append((name, "uint32", config[key]))
-    scores = config.get("scoring_func")
+    # Where a configuration doesn't say it, transformers' models of this kind take the sigmoid.
+    default = "sigmoid" if config.get("model_type") in ("deepseek_v3", "dots1") else None
+    scores = config.get("scoring_func", default)
     if scores is not None:
         kind = SIGMOID if scores == "sigmoid" else SOFTMAX
         entries.append(("expert_gating_func", "uint32", kind))
@@ -123,9 +126,16 @@ def olmoe_metadata(config: Config) -> Entries:
 
 
 def mixtral_metadata(config: Config) -> Entries:
-    return llama.to_metadata(config) + sizes(
+    return llama_metadata(config) + sizes(
         config, expert_count="num_local_experts", expert_used_count="num_experts_per_tok"
     )
+
+
+def llama_metadata(config: Config) -> Entries:
+    """Llama's; the size of a head only where the configuration has one."""
+    sized = config.get("head_dim")
+    entries = llama.to_metadata(config)
+    return entries if sized else [e for e in entries if e[0] not in _HEAD_SIZES]
 
 
 def gpt_oss_metadata(config: Config) -> Entries:
@@ -252,7 +262,7 @@ def granite_metadata(config: Config) -> Entries:
         "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
     }  # fmt: skip
     return [
-        *mixtral_metadata({**config, "head_dim": None})[:-2],
+        *llama_metadata({**config, "head_dim": None}),
         *sizes(
             config,
             expert_count="num_local_experts",

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from tuneserve.arrays import Floats
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures import common, longrope
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries
 from tuneserve.gguf.reader import ArchitectureMetadata
-
-
-def original_context(config: Config) -> int:
-    scaling = common.rope_scaling(config)
-    return int(
-        scaling.get("original_max_position_embeddings")
-        or config.get("original_max_position_embeddings")
-        or config["max_position_embeddings"]
-    )
 
 
 def rope_dimensions(config: Config) -> int:
@@ -45,7 +33,7 @@ def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
 def to_metadata(config: Config) -> Entries:
     entries: Entries = [
         ("context_length", "uint32", config["max_position_embeddings"]),
-        ("rope.scaling.original_context_length", "uint32", original_context(config)),
+        ("rope.scaling.original_context_length", "uint32", longrope.original_context(config)),
         ("embedding_length", "uint32", config["hidden_size"]),
         ("feed_forward_length", "uint32", config["intermediate_size"]),
         ("block_count", "uint32", config["num_hidden_layers"]),
@@ -57,16 +45,8 @@ def to_metadata(config: Config) -> Entries:
         ("attention.sliding_window", "uint32", config.get("sliding_window") or 0),
     ]
     if common.rope_scaling(config):
-        entries.append(("rope.scaling.attn_factor", "float32", attention_factor(config)))
+        entries.append(("rope.scaling.attn_factor", "float32", longrope.attention_factor(config)))
     return entries
-
-
-def attention_factor(config: Config) -> float:
-    """LongRoPE's factor on the attention logits, from how far the context was stretched."""
-    stretch = config["max_position_embeddings"] / original_context(config)
-    if stretch <= 1.0:
-        return 1.0
-    return math.sqrt(1 + math.log(stretch) / math.log(original_context(config)))
 
 
 def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
@@ -74,16 +54,12 @@ def extra_tensors(config: Config) -> Iterator[tuple[str, Floats]]:
     scaling = common.rope_scaling(config)
     if not scaling:
         return
-    if scaling["rope_type"] not in ("longrope", "su"):
+    if scaling["rope_type"] not in longrope.NAMES:
         raise UsageError(
             f"RoPE scaling '{scaling['rope_type']}' is not supported for Phi-3",
             hint="Supported: none, longrope.",
         )
-    for name in ("long", "short"):
-        factors = np.asarray(scaling[f"{name}_factor"], dtype=np.float32)
-        if len(factors) != rope_dimensions(config) // 2:
-            raise UsageError(f"{name}_factor has {len(factors)} numbers, not half the RoPE size")
-        yield f"rope_factors_{name}.weight", factors
+    yield from longrope.factor_tensors(config, rope_dimensions(config))
 
 
 PHI3 = Architecture(

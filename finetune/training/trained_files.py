@@ -1,0 +1,43 @@
+"""What a finished training depends on and left, by hash, and whether it is still so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.identity import Hashes, base_files, check_unchanged, hashes_of
+from tuneserve.run import RunDirectory
+
+
+def run_hashes(run: RunDirectory) -> Hashes:
+    """SHA-256 of the adapter's files (its tokenizer among them), of the splits and of the recorded
+    losses, by path in the run."""
+    folders = (run.adapter, run.data)
+    paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return hashes_of(paths, run.root)
+
+
+def base_hashes(checkpoint: Path) -> Hashes:
+    """SHA-256 of the base's weights and config.json."""
+    return hashes_of(base_files(checkpoint), checkpoint)
+
+
+def check_trained_files(run: RunDirectory, trained: TrainOutput, base: Path | None) -> None:
+    """Raise UsageError if the adapter, a split or the `base` that training used is another one now.
+
+    Without `base` that is not looked at. A run of a release that recorded no hashes passes.
+    """
+    check_unchanged(
+        trained.files,
+        run.root,
+        what="this run",
+        hint=f"Restore these files, or train again: tuneserve train --run {run.name} --force",
+    )
+    if base is not None:
+        check_unchanged(
+            trained.base.sha256,
+            base,
+            what="the base",
+            hint="The adapter fits the weights it was trained on. Restore them, or name a folder "
+            "that has them: --merge-base DIRECTORY (which is taken as it is).",
+        )

@@ -1,0 +1,253 @@
+"""What would fail a conversion is refused before training, by name, and what would not is not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tuneserve.base import ResolvedBase
+from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.chat.examples import Example
+from tuneserve.convert.preflight.apart import require_convertible
+from tuneserve.convert.preflight.check import check_conversion
+from tuneserve.errors import UsageError
+from tuneserve.files import write_json
+from tuneserve.findings import Finding
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec
+from tuneserve.settings import Recipe
+
+ROWS = 2048
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 32,
+    "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "vocab_size": ROWS, "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+SHAPES: dict[str, tuple[int, ...]] = {
+    "model.embed_tokens.weight": (ROWS, 32), "model.norm.weight": (32,),
+    **{f"model.layers.0.{norm}.weight": (32,)
+       for norm in ("input_layernorm", "post_attention_layernorm")},
+    **{f"model.layers.0.self_attn.{side}_proj.weight": (32, 32) for side in "qkvo"},
+    "model.layers.0.mlp.gate_proj.weight": (64, 32), "model.layers.0.mlp.up_proj.weight": (64, 32),
+    "model.layers.0.mlp.down_proj.weight": (32, 64),
+}  # fmt: skip
+Change = Callable[[Path], None]
+
+
+@pytest.fixture(scope="session")
+def small_base(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that can be converted, with a real tokenizer; made without torch."""
+    folder = tmp_path_factory.mktemp("preflight") / "base"
+    folder.mkdir()
+    write_tokenizer(GGUFFile(demo_gguf), folder)
+    edited(folder / "tokenizer.json", _first_tokens)
+    write_json(folder / "config.json", CONFIG)
+    _write_weights(folder, SHAPES)
+    return folder
+
+
+def _first_tokens(content: Any) -> None:
+    """Leave the first ROWS tokens: what is looked at is quicker than with all of them."""
+    model = content["model"]
+    model["vocab"] = {token: n for token, n in model["vocab"].items() if n < ROWS}
+    pairs = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
+    model["merges"] = [
+        pair for pair in pairs if {*pair, "".join(pair)} <= model["vocab"].keys()
+    ]  # fmt: skip
+
+
+def _write_weights(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    random = np.random.default_rng(0)
+    specs = [TensorSpec(name, "F16", shape) for name, shape in shapes.items()]
+    with SafetensorsWriter(folder / "model.safetensors", specs) as writer:
+        for spec in specs:
+            values = random.standard_normal(spec.shape).astype("<f2")
+            writer.write(spec.name, [values.tobytes()])
+
+
+def check(
+    base: Path, tmp_path: Path, examples: tuple[Example, ...] = (), **tables: dict[str, Any]
+) -> list[Finding]:
+    recipe = Recipe.model_validate(tables)
+    return check_conversion(
+        recipe, ResolvedBase(base, "small", str(base)), examples, place=tmp_path / "runs" / "x"
+    )
+
+
+def refusals(found: list[Finding]) -> str:
+    return "\n".join(
+        f"{one.name}: {one.found} {one.advice}" for one in found if one.status == "refused"
+    )
+
+
+def edited(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    write_json(path, change(content) or content)
+
+
+def config(**changes: Any) -> Change:
+    return lambda base: edited(base / "config.json", lambda content: {**content, **changes})
+
+
+def template(source: str) -> Change:
+    return lambda base: (base / "chat_template.jinja").write_text(source) and None
+
+
+def tokenizer(change: Callable[[Any], Any]) -> Change:
+    return lambda base: edited(base / "tokenizer.json", change)
+
+
+def _without(*names: str) -> Change:
+    shapes = {name: shape for name, shape in SHAPES.items() if name not in names}
+    return lambda base: _write_weights(base, shapes)
+
+
+def _short_embedding(base: Path) -> None:
+    _write_weights(base, {**SHAPES, "model.embed_tokens.weight": (ROWS - 10, 32)})
+
+
+def _other_pretokenizer(content: Any) -> None:
+    content["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": "[aeiou]+"}, "behavior": "Isolated",
+             "invert": False},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
+             "use_regex": False},
+        ],
+    }  # fmt: skip
+
+
+def _normalized(content: Any) -> None:
+    content["normalizer"] = {"type": "Lowercase"}
+
+
+def _unigram(content: Any) -> None:
+    content["model"] = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0]]}
+
+
+def _no_end(base: Path) -> None:
+    edited(base / "tokenizer_config.json", lambda content: {**content, "eos_token": None})
+    edited(
+        base / "config.json",
+        lambda content: {k: v for k, v in content.items() if k != "eos_token_id"},
+    )
+    (base / "special_tokens_map.json").unlink(missing_ok=True)
+    (base / "generation_config.json").unlink(missing_ok=True)
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    "GPT-NeoX": (config(architectures=["GPTNeoXForCausalLM"]), "'GPTNeoXForCausalLM' is not supp"),
+    "Bloom": (config(architectures=["BloomForCausalLM"]), r"\[convert\] converter = "),
+    "an encoder": (config(architectures=["BertForMaskedLM"]), "'BertForMaskedLM' is not supported"),
+    "no architecture": (config(architectures=None), "config.json names no architecture"),
+    "RoPE scaling": (config(rope_scaling={"rope_type": "dynamic", "factor": 2.0}),
+                     "RoPE scaling 'dynamic'"),
+    "a missing tensor": (_without("model.layers.0.mlp.up_proj.weight"),
+                         "missing from the checkpoint: model.layers.0.mlp.up_proj"),
+    "a foreign tensor": (lambda base: _write_weights(base, {**SHAPES, "visual.a.weight": (4, 4)}),
+                         "visual.a.weight"),
+    "more tokens than rows": (_short_embedding, "the embedding only 2038 rows"),
+    "a pre-tokenizer": (tokenizer(_other_pretokenizer), "pre-tokenizer"),
+    "a normalizer": (tokenizer(_normalized), "normalizer"),
+    "a Unigram vocabulary": (tokenizer(_unigram), "."),
+    "no end token": (_no_end, "end token|EOS|eos"),
+    "a template that raises": (template("{{ raise_exception('no, never') }}"), "no, never"),
+    "a template that can't be compiled": (template("{% if %}"), "can't be compiled"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_can_not_be_converted_is_refused_before_training(
+    kind: str, small_base: Path, tmp_path: Path
+) -> None:
+    import re
+
+    change, words = REFUSED[kind]
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    change(base)
+    shown = refusals(check(base, tmp_path))
+    assert re.search(words, shown), shown
+    assert "/tmp/tuneserve-" not in shown  # no place that the user does not know
+
+
+def test_what_can_be_converted_is_not_refused(small_base: Path, tmp_path: Path) -> None:
+    examples = (Example.of_turn("1", "What is two plus two? Größe 你好", "4"),)
+    found = check(small_base, tmp_path, examples)
+    assert not refusals(found)
+    names = [one.name for one in found if one.status == "ok"]
+    assert {"architecture", "tensors and vocabulary", "disk", "token ids", "special tokens",
+            "chat template", "template", "adapter"} <= {*names}  # fmt: skip
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_template_for_one_question_is_a_note(small_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    (base / "chat_template.jinja").write_text(
+        "{% if messages|length > 2 %}{{ raise_exception('one question') }}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    found = check(base, tmp_path)
+    assert not refusals(found)
+    note = next(one for one in found if one.name == "template")
+    assert note.status == "note"
+    assert "it refuses several turns" in note.found
+
+
+def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -> None:
+    missing = {"converter": str(tmp_path / "no_such.py")}
+    assert "no_such.py" in refusals(check(small_base, tmp_path, convert=missing))
+    needs = {"quantization": "IQ2_XXS"}
+    assert "needs an importance matrix" in refusals(check(small_base, tmp_path, convert=needs))
+    gone = {"merge_base": str(tmp_path / "gone.gguf")}
+    assert "no such file" in refusals(check(small_base, tmp_path, convert=gone))
+
+
+def test_disk_and_memory(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr("tuneserve.convert.resources.shutil.disk_usage", lambda _: usage)
+    memory = "tuneserve.convert.resources.main_memory"
+    monkeypatch.setattr(memory, lambda: type("Memory", (), {"available": 2**20})())
+    shown = refusals(check(small_base, tmp_path))
+    assert "1.0 MiB are free" in shown
+    assert "disk: " in shown
+    assert "memory: " in shown
+
+
+def test_notes_about_the_adapter_and_no_held_out_examples(small_base: Path, tmp_path: Path) -> None:
+    found = check(
+        small_base, tmp_path, train={"use_dora": True, "modules_to_save": ["embed_tokens"]},
+        data={"test_fraction": 0.0},
+    )  # fmt: skip
+    assert not refusals(found)
+    notes = {one.name: one.found for one in found if one.status == "note"}
+    assert "be no GGUF of its own: use_dora, modules_to_save" in notes["adapter"]
+    assert "verified with eval examples" in notes["held-out examples"]
+
+
+def test_a_training_is_stopped_in_another_process(
+    small_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    config(architectures=["BloomForCausalLM"])(base)
+    resolved = ResolvedBase(base, "bloom", "./bloom")
+    with pytest.raises(UsageError, match="can't be converted to a GGUF") as caught:
+        require_convertible(Recipe(), resolved, [], place=tmp_path)
+    assert caught.value.where == "./bloom"
+    assert "'BloomForCausalLM' is not supported" in caught.value.problems[0]
+    assert "--no-preflight" in caught.value.hint
+    off = Recipe.model_validate({"convert": {"preflight": False}})
+    require_convertible(off, resolved, [], place=tmp_path)
+    require_convertible(Recipe(), ResolvedBase(small_base, "s", "s"), [], place=tmp_path)
+    assert "the conversion can be done" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""What has changed since the training is refused by name, before anything is made of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.convert.convert_support import Trained
+from tuneserve.convert.plan import checked_models, plan_of
+from tuneserve.errors import UsageError
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
+from tuneserve.finetune.training.trained_files import base_hashes, check_trained_files, run_hashes
+from tuneserve.run import RunDirectory
+from tuneserve.safetensors import stored_tensors
+from tuneserve.settings import ConvertSettings
+
+SETTINGS = ConvertSettings(quantization="Q8_0")
+
+
+@pytest.fixture
+def proven(run: RunDirectory, trained: Trained) -> RunDirectory:
+    """A run that recorded what it was trained on and left, with a base of its own."""
+    base = run.root / "its-base"
+    shutil.copytree(trained.base, base)
+    with run.stage("train") as record:
+        record.result = TrainOutput(
+            base=TrainedBase(spec="x", path=str(base), name="tiny", sha256=base_hashes(base)),
+            files=run_hashes(run),
+        )
+    return run
+
+
+def edit_config(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def flip_two_bits(path: Path) -> None:
+    first = next(iter(stored_tensors(path).values())).offset
+    data = bytearray(path.read_bytes())
+    data[first + 3] ^= 0b11
+    path.write_bytes(data)
+
+
+def exchange_rows(path: Path) -> None:
+    stored = stored_tensors(path)["model.layers.0.mlp.up_proj.weight"]
+    size = stored.row_items * 4
+    data = bytearray(path.read_bytes())
+    one, two = (slice(stored.offset + n * size, stored.offset + (n + 1) * size) for n in (0, 1))
+    data[one], data[two] = data[two], data[one]
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("adapter/adapter_config.json", lambda path: edit_config(path, lora_alpha=16)),
+        (
+            "adapter/adapter_config.json",
+            lambda path: edit_config(path, base_model_name_or_path="owner/other"),
+        ),
+        ("adapter/adapter_model.safetensors", flip_two_bits),
+        ("adapter/tokenizer.json", lambda path: path.write_text(path.read_text() + " ")),
+        ("data/test.jsonl", lambda path: path.write_text(path.read_text().replace("2", "3"))),
+        ("its-base/model.safetensors", exchange_rows),
+        ("its-base/config.json", lambda path: edit_config(path, rope_theta=5000.0)),
+        ("its-base/model.safetensors", Path.unlink),
+    ],
+)
+def test_is_refused_by_name(
+    proven: RunDirectory, place: str, change: Callable[[Path], object]
+) -> None:
+    checked_models(plan_of(proven, SETTINGS))
+    change(proven.root / place)
+    with pytest.raises(UsageError) as caught:
+        checked_models(plan_of(proven, SETTINGS))
+    assert Path(place).name in caught.value.render()
+    trained = proven.require_stage("train", TrainOutput)
+    if not place.startswith("its-base"):
+        # What a benchmark asks: the base itself is not read there.
+        with pytest.raises(UsageError, match="not as training left it"):
+            check_trained_files(proven, trained, base=None)
+
+
+def test_a_base_that_is_named_anew_is_taken_as_it_is(proven: RunDirectory) -> None:
+    base = proven.root / "its-base"
+    exchange_rows(base / "model.safetensors")
+    settings = SETTINGS.model_copy(update={"merge_base": str(base)})
+    plan = plan_of(proven, settings)
+    checked_models(plan)
+    assert plan.recorded is None

@@ -1,0 +1,122 @@
+"""An architecture without a module of ours: llama.cpp's converter and quantizer, verified."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.convert.convert_support import SHAPE, copy_tokenizer, make_adapter, write_held_out
+from tuneserve.convert.stage import convert
+from tuneserve.convert.upstream import convert_run, run_converter, stage_checkpoint
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.training.result import TrainedBase, TrainOutput
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
+
+
+@pytest.fixture(scope="module")
+def stablelm(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run on a tiny StableLM whose training is done."""
+    import torch
+    from transformers import StableLmConfig, StableLmForCausalLM
+
+    run = RunDirectory(tmp_path_factory.mktemp("runs") / "stable")
+    run.root.mkdir()
+    base = run.root / "base"
+    torch.manual_seed(1)
+    model = StableLmForCausalLM(StableLmConfig(**{**SHAPE, "num_hidden_layers": 2}))
+    model.to(torch.bfloat16).save_pretrained(base)
+    copy_tokenizer(tokenizer_directory, base)
+    make_adapter(run.adapter, base, tokenizer_directory)
+    write_held_out(run.split("test"))
+    with run.stage("train") as record:
+        record.result = TrainOutput(base=TrainedBase(spec="s", path=str(base), name="tiny"))
+    return run
+
+
+@pytest.fixture(scope="module")
+def converter(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The converter in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("a folder") / "llama.cpp"
+    folder.symlink_to(llama_cpp_source)
+    return folder / "convert_hf_to_gguf.py"
+
+
+def test_the_converter_makes_what_is_verified(stablelm: RunDirectory, converter: Path) -> None:
+    # Two runs of the converter and three models of transformers: about 20 s.
+    settings = ConvertSettings(quantization="Q8_0", converter=converter, threads=2)
+    result = convert_run(stablelm, settings)
+    contracts = {check.contract for check in result.verification if check.passed}
+    assert {"token ids", "special tokens", "chat template", "changed tensors",
+            "merged = adapter on base", "tuned differs from base", "llama.cpp = transformers",
+            "Q8_0 ≈ merged", "the gain is kept"} <= contracts  # fmt: skip
+    file = GGUFFile(Path(result.tuned.path))
+    assert file.architecture == "stablelm"
+    assert file.metadata["general.name"] == stablelm.name.title()
+    assert result.tensor_types["Q8_0"] > 0
+    made = {path.name for path in stablelm.gguf.iterdir()}
+    assert made == {"stable-Q8_0.gguf", "base-Q8_0.gguf", *result.handover}
+
+
+def test_without_a_converter_the_way_out_is_told(stablelm: RunDirectory, tmp_path: Path) -> None:
+    for attempt in (convert, convert_run):
+        with pytest.raises(UsageError, match="'StableLmForCausalLM' is not supported") as caught:
+            attempt(stablelm, ConvertSettings(), force=True)
+        assert "[convert] converter = " in caught.value.hint
+    gone = ConvertSettings(converter=tmp_path / "gone.py")
+    with pytest.raises(UsageError, match=re.escape("gone.py")):
+        convert_run(stablelm, gone, force=True)
+    script = tmp_path / "converter.py"
+    script.write_text("")
+    auto = ConvertSettings(converter=script, quantization="auto")
+    with pytest.raises(UsageError, match="can't be chosen by their divergence"):
+        convert_run(stablelm, auto, force=True)
+
+
+def test_the_architecture_is_told_before_the_adapter(
+    stablelm: RunDirectory, tmp_path: Path
+) -> None:
+    run = RunDirectory(tmp_path / "stable")
+    shutil.copytree(stablelm.root, run.root, ignore=shutil.ignore_patterns("gguf"))
+    (run.adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}')
+    with pytest.raises(UsageError, match="'StableLmForCausalLM' is not supported"):
+        convert(run, ConvertSettings())
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "import sys; sys.exit('Model Strange is not supported')",
+            "Model Strange is not supported",
+        ),
+        ("raise KeyError('rotary_pct')", "KeyError: 'rotary_pct'"),
+        ("print('all done')", "the converter wrote no such file"),
+        ("import os; os.abort()", "killed by SIGABRT"),
+    ],
+)
+def test_a_converter_that_fails_says_why(tmp_path: Path, script: str, words: str) -> None:
+    converter = tmp_path / "convert it.py"
+    converter.write_text(script)
+    with pytest.raises(TuneserveError) as caught:
+        run_converter(converter, tmp_path, tmp_path / "out.gguf")
+    assert words in caught.value.render()
+    assert "Try it by hand on the base" in caught.value.hint
+
+
+def test_a_staged_checkpoint_has_the_trainers_tokenizer(tmp_path: Path) -> None:
+    for folder, name, text in (
+        ("base", "config.json", "{}"), ("base", "tokenizer.json", "the base's"),
+        ("base", "tokenizer.model", "pieces"), ("trained", "tokenizer.json", "the trainer's"),
+    ):  # fmt: skip
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(text)
+    made = stage_checkpoint(tmp_path / "base", tmp_path / "trained", tmp_path / "made")
+    texts = {path.name: path.read_text() for path in made.iterdir()}
+    assert texts == {
+        "config.json": "{}", "tokenizer.json": "the trainer's", "tokenizer.model": "pieces",
+    }  # fmt: skip

@@ -1,0 +1,51 @@
+"""The interval of a ratio holds what it says, also where the denominator is near zero."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tuneserve.convert.verify.ratio import cluster_of, ratio
+
+TRIALS = 400
+
+
+@pytest.mark.parametrize("examples", [8, 64])
+@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize(("gain", "share"), [(1.0, 0.9), (0.3, 0.2), (0.05, 0.9)])
+def test_covers(examples: int, skewed: bool, gain: float, share: float) -> None:
+    generator = np.random.default_rng(examples)
+    missed = told = 0
+    for _ in range(TRIALS):
+        spread = (
+            generator.exponential(1.0, examples) - 1 if skewed else generator.normal(size=examples)
+        )
+        gained = gain + 0.8 * spread
+        kept = share * gained + generator.normal(0, 0.15, examples)
+        found = ratio(kept, gained, range(examples))
+        if found is not None:
+            told += 1
+            missed += not found.low <= share <= found.high
+    # 95 % of the intervals of these trials, less three standard errors.
+    assert missed / TRIALS <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / TRIALS)
+    assert (told > 0.8 * TRIALS) == (gain == 1.0 or (gain == 0.3 and examples == 64))
+
+
+def test_no_gain_and_a_loss_are_not_told() -> None:
+    generator = np.random.default_rng(0)
+    noise = generator.normal(size=40)
+    assert ratio(noise, generator.normal(size=40), range(40)) is None
+    assert ratio(noise, -5 + noise, range(40)) is None
+    assert ratio(np.ones(4), np.ones(4), range(4)) is None
+
+
+def test_examples_of_a_source_count_once() -> None:
+    generator = np.random.default_rng(0)
+    gained = np.repeat(1 + 0.5 * generator.normal(size=10), 8)
+    kept = 0.8 * gained + np.repeat(0.1 * generator.normal(size=10), 8)
+    alone = ratio(kept, gained, range(80))
+    together = ratio(kept, gained, [cluster_of(f"s{n // 8}", n) for n in range(80)])
+    assert alone is not None
+    assert together is not None
+    assert together.value == pytest.approx(alone.value)
+    assert together.high - together.low > 2 * (alone.high - alone.low)
