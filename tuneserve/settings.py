@@ -365,8 +365,8 @@ class ConvertSettings(Section):
     max_kld: float = Field(
         1e-3,
         gt=0.0,
-        description="Refuse the result if the mean KL divergence of an unquantized GGUF's next-token "
-        "distribution from the merged checkpoint's is above this; the comparison of llama.cpp with "
+        description="Refuse the result if the mean KL divergence of an unquantized GGUF's next-"
+        "token distribution from the merged checkpoint's is above this; llama.cpp compared with "
         "transformers has a limit of its own, and this one.",
     )
     imatrix: bool = Field(
