@@ -12,7 +12,7 @@ from typing import Any
 from tuneserve.base import ResolvedBase
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
-from tuneserve.files import errors_named
+from tuneserve.files import errors_named, read_json
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
 from tuneserve.finetune.memory.schedule import Schedule
@@ -120,11 +120,17 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         if rounded is not None:
             rounded.refresh()
         held_out = _held_out(job, trainer, best)
-        # With the base as it is rounded the losses are not the merged weights'.
         recorded = None
-        if not job.recipe.train.quantization_aware:
+        if not _rounds_base(job):
             recorded = record_losses(trainer, job.encoded, job.runtime.precision)
         return Trained(trainer, best, seconds, held_out, recorded)
+
+
+def _rounds_base(job: TrainingJob) -> bool:
+    """Does training compute with other weights than the base's files hold, so that its losses are
+    not those of the merged weights?"""
+    stored = read_json(job.base.path / "config.json").get("quantization_config")
+    return job.recipe.train.quantization_aware or (job.budget.four_bit and not stored)
 
 
 def _load(job: TrainingJob) -> tuple[Any, Any]:
