@@ -59,7 +59,7 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "ministral3": ("Ministral3ForCausalLM", {"head_dim": 32, "rope_parameters": _YARN}),
     "olmo2": ("Olmo2ForCausalLM", {}),
     "olmo3": ("Olmo3ForCausalLM", {"sliding_window": 16, "layer_types": _MIXED}),
-    "exaone4": ("Exaone4ForCausalLM", {"head_dim": 32, "sliding_window": 16, "layer_types": _MIXED,
+    "exaone4": ("Exaone4ForCausalLM", {"head_dim": 16, "sliding_window": 16, "layer_types": _MIXED,
                 "sliding_window_pattern": 4}),
     "glm4": ("Glm4ForCausalLM", {"head_dim": 32, "partial_rotary_factor": 0.5}),
     "cohere": ("CohereForCausalLM", {"tie_word_embeddings": True, "logit_scale": 0.25}),

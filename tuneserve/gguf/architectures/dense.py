@@ -35,7 +35,10 @@ def windows(config: Config) -> Entries:
     if not config.get("sliding_window"):
         return []
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    base = local.get("rope_theta")
     return [
+        *([("rope.freq_base_swa", "float32", base)] if base is not None else []),
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         ("attention.sliding_window_pattern", "array", sliding),
     ]
@@ -97,6 +100,11 @@ def olmo_metadata(config: Config) -> Entries:
 
 
 def exaone_metadata(config: Config) -> Entries:
+    if common.head_size(config) * int(config["num_attention_heads"]) != config["hidden_size"]:
+        raise UsageError(
+            "llama.cpp computes EXAONE 4 with heads that share the hidden size out",
+            where="config.json: head_dim",
+        )
     return [
         *common.usual_metadata(config, computed=("llama3",)),
         *given_head_size(config),
