@@ -115,7 +115,7 @@ def test_it_trains_converts_and_answers(r1: Path, tuneserve: Runner, tmp_path: P
     for part in ("normalizer", "pre_tokenizer", "model", "added_tokens"):
         assert given[part] == kept[part], part
     checked(tuneserve("convert", "--run", "r1", "--quantization", "Q8_0", cwd=tmp_path))
-    [made] = (tmp_path / "runs" / "r1").rglob("*.gguf")
+    made = tmp_path / "runs" / "r1" / "gguf" / "r1-Q8_0.gguf"
     assert GGUFFile(made).get("tokenizer.ggml.pre") == "llama-bpe"
     with running_server(tmp_path / "log", str(made), "--name", "r1", "--ctx", "256") as running:
         client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", timeout=60)
