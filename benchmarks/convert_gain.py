@@ -24,6 +24,10 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuneserve.run import RunDirectory
 
 STEPS = ("base", "train", "table")
 QUANTIZATION = "Q4_K_M"
@@ -54,8 +58,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, required=True, help="directory for data and runs")
     parser.add_argument("--step", choices=(*STEPS, "all"), default="all")
-    parser.add_argument("--epochs", type=float, default=4.0)
+    parser.add_argument("--epochs", type=float, default=8.0)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
+    parser.add_argument("--run", default="tickets", help="name of the run")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     for step in STEPS if options.step == "all" else (options.step,):
@@ -105,7 +110,7 @@ def tuneserve(options: argparse.Namespace, *arguments: str) -> int:
 
 def train(options: argparse.Namespace) -> None:
     tuneserve(
-        options, "train", "--run", "tickets", "--base", base_path(options).name, "--file", "data",
+        options, "train", "--run", options.run, "--base", base_path(options).name, "--file", "data",
         "--near-duplicates", "1", "--eval-fraction", "0", "--test-fraction", "0",
         "--epochs", str(options.epochs), "--learning-rate", str(options.learning_rate),
         "--batch-size", "16", "--gradient-checkpointing", "false", "--max-seq-length", "128",
@@ -114,7 +119,59 @@ def train(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> None:
-    raise NotImplementedError
+    """Convert by default, write the plain quantization beside it, and ask all of them."""
+    import os
+
+    from tuneserve.convert.gguf.lora import write_lora
+    from tuneserve.convert.plan import checked_models, plan_of
+    from tuneserve.convert.quantize import write_quantized
+    from tuneserve.convert.stage import convert
+    from tuneserve.run import RunDirectory
+    from tuneserve.settings import ConvertSettings
+
+    os.chdir(options.work)
+    run = RunDirectory.named(options.run)
+    settings = ConvertSettings(quantization=QUANTIZATION)
+    result = convert(run, settings, force=True)
+    tuned, _ = checked_models(plan_of(run, settings))
+    plain, lora = Path(f"{run.name}-plain.gguf"), Path(f"{run.name}-lora.gguf")
+    write_quantized(tuned, plain, QUANTIZATION, threads=2)
+    write_lora(lora, tuned, run.name)
+    base = Path(base_path(options).name)
+    before = result.before_repair or result.gain
+    rows = {}
+    for name, file, adapter, gain in (
+        ("base", base, None, None), ("adapter on the base", base, lora, None),
+        ("merged, plain", plain, None, before), ("default", *result.files(run), result.gain),
+    ):  # fmt: skip
+        size = file.stat().st_size + (adapter.stat().st_size if adapter else 0)
+        share = None if gain is None else gain.share
+        rows[name] = {"right": right(run, file, adapter), "share": share, "bytes": size}
+    print(f"{'':<22}{'right of ' + str(COUNTED):>12}{'gain kept':>12}{'MB':>8}")
+    for name, row in rows.items():
+        share = "" if row["share"] is None else f"{row['share']:.1%}"
+        print(f"{name:<22}{row['right']:>12}{share:>12}{row['bytes'] / 1e6:>8.1f}")
+    print(json.dumps({"as_adapter": result.as_adapter, "overrides": result.overrides, **rows}))
+
+
+def right(run: RunDirectory, file: Path, lora: Path | None) -> int:
+    """Held-out tickets of COUNTED whose reference a file writes greedily."""
+    from tuneserve.chat.examples import read_split
+    from tuneserve.convert.verify.generation import SampleAnswer, generate
+    from tuneserve.convert.verify.logits import make_context, open_model
+    from tuneserve.convert.verify.vocabulary import TrainerTokenizer
+    from tuneserve.llama.lora import load_adapter, use_adapter
+
+    trainer = TrainerTokenizer(run.adapter)
+    asked = [trainer.encode_example(one) for one in read_split(run.split("test"), limit=COUNTED)]
+    answers = [SampleAnswer(item.prompt, 16) for item in asked]
+    with open_model(file) as model, make_context(model, 128, sequences=COUNTED, threads=2) as made:
+        if lora is not None:
+            use_adapter(made, load_adapter(model, lora))
+        generate(made, answers)
+    return sum(
+        answer.tokens == item.answer[:-1] for answer, item in zip(answers, asked, strict=True)
+    )
 
 
 if __name__ == "__main__":

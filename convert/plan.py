@@ -113,6 +113,7 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     base = MergedCheckpoint(plan.base_checkpoint)
     # Before the adapter is read: what is unknown is the architecture, not what is adapted in it.
     require_own_architecture(base.architecture, where=str(base.directory))
+    tell_left_out(base)
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
     models = (
         GGUFModel(tuned, adapter, name=plan.run.name),
@@ -122,6 +123,13 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
+
+
+def tell_left_out(base: MergedCheckpoint) -> None:
+    """Say which tensors are none of the text model's, if there are any."""
+    parts = ", ".join(f"{count} of {part}" for part, count in base.left_out.items())
+    if parts:
+        say(f"convert: the text model alone; tensors left out: {parts}")
 
 
 def _check_resources(plan: Plan, models: tuple[GGUFModel, GGUFModel]) -> None:

@@ -103,7 +103,7 @@ def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         (known for known in ARCHITECTURES if shape.architecture in known.hf_names), LLAMA
     )
     hidden, wide, query, key = shape.hidden, shape.intermediate, shape.query, shape.key_value
-    fused = "ffn_gate" not in architecture.layer_tensors and shape.experts is None
+    fused = "gate_up" in architecture.layer_tensors.get("ffn_up", "")
     matrices: dict[str, tuple[int, ...]] = {
         "attn_q": (query, hidden), "attn_k": (key, hidden), "attn_v": (key, hidden),
         "attn_qkv": (query + 2 * key, hidden), "attn_output": (hidden, query),

@@ -43,9 +43,9 @@ class StoredWeights:
             source = model.sources[choice.name]
             if choice.type in UNQUANTIZED:
                 continue
-            if not isinstance(source, CheckpointTensor):
+            if not isinstance(source, CheckpointTensor) or source.columns is not None:
                 raise UsageError(
-                    f"'{choice.name}' is put together from several tensors: training can't "
+                    f"'{choice.name}' is arranged otherwise than in the checkpoint: training can't "
                     "reckon with its rounding",
                     where="train.quantization_aware",
                 )

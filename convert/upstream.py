@@ -25,7 +25,7 @@ from tuneserve.convert.gguf.quantization import MIXTURES, UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.make import Clock, described, make_files
 from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint, merged_config
+from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint, merged_file_config
 from tuneserve.convert.merge.writer import TOKENIZER_FILES, checkpoint_bytes, write_checkpoint
 from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.quantize import measure_importance
@@ -214,7 +214,7 @@ def _write(merged: MergedCheckpoint, adapter: Path, folder: Path, threads: int) 
     write_checkpoint(folder, merged, adapter, threads=threads)
     # The architecture says whether embedding and output are one where config.json doesn't.
     tied = False if merged.tied and HEAD in merged.names else merged.config.get(_TIED)
-    config = {key: value for key, value in merged_config(merged).items() if key != _TIED}
+    config = {key: value for key, value in merged_file_config(merged).items() if key != _TIED}
     write_json(folder / "config.json", config if tied is None else {**config, _TIED: tied})
     _add_tokenizer(merged.directory, adapter, folder)
 

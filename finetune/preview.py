@@ -11,7 +11,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.kinds import Kind, KindMember, grouped_by_kind, kinds_of, typical
 from tuneserve.finetune.data.notes import Note
 from tuneserve.finetune.data.prepare import Prepared, prepare_examples
-from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
+from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.tokens.encoder import (
     Encoded,
     Encoder,
@@ -92,7 +92,6 @@ def preview_prepared(recipe: Recipe, prepared: Prepared, *, examples: int) -> Pr
     """`preview` of data that is read and split already."""
     base = resolve_base(recipe.model.base)
     tokenizer = load_tokenizer(base.path, recipe.model)
-    check_convertible(tokenizer, base.path)
     encoder = Encoder.of(recipe, tokenizer, prepared)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
     counts = {name: token_counts(part) for name, part in encoded.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.text_model import text_config
 
 # What configs of different families call the number of experts in a layer.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -88,6 +89,7 @@ class ModelShape:
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
         """From config.json's content. Raises UsageError naming a size that is missing."""
+        config = text_config(config)
         try:
             heads = config["num_attention_heads"]
             head = config.get("head_dim") or config["hidden_size"] // heads

@@ -365,8 +365,9 @@ class ConvertSettings(Section):
     max_kld: float = Field(
         1e-3,
         gt=0.0,
-        description="Refuse the result if the mean KL divergence of the F16 GGUF's next-token "
-        "distribution from the merged checkpoint's is above this.",
+        description="Refuse the result if the mean KL divergence of an unquantized GGUF's next-"
+        "token distribution from the merged checkpoint's is above this; llama.cpp compared with "
+        "transformers has a limit of its own, and this one.",
     )
     imatrix: bool = Field(
         False, description="Quantize with an importance matrix measured on the training examples."

@@ -53,6 +53,8 @@ def write_lora(path: Path, model: GGUFModel, name: str) -> None:
             a, b = b, a.T  # llama.cpp looks rows of lora_a up by token
         elif (order := model.row_order(gguf_name)) is not None:
             b = b[order]
+        if (columns := model.column_order(gguf_name)) is not None:
+            a = a[:, columns]
         ratio = change.scale * change.rank / alpha
         if not math.isclose(ratio, 1.0, rel_tol=1e-6):
             b = b * np.float32(ratio)

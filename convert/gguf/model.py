@@ -10,27 +10,40 @@ from pathlib import Path
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.convert.gguf.quantization import AUTO, MIXTURES, Choice, choose_types, file_type
+from tuneserve.convert.gguf.quantization import (
+    AUTO,
+    MIXTURES,
+    UNQUANTIZED,
+    Choice,
+    choose_types,
+    file_type,
+)
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value, Vocabulary
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import by_hf_name
+from tuneserve.gguf.architectures.common import with_suffix
 from tuneserve.gguf.architectures.table import Architecture, RowOrder
+from tuneserve.gguf.architectures.values import Values
 from tuneserve.model_shape import expert_count
 
+# Rows that are read though they are not wanted, rather than reading twice.
+LARGEST_GAP = 64
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: the generation of ggml's block formats
 
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """One tensor of the checkpoint in GGUF's row order."""
+    """One tensor of the checkpoint as a GGUF has it: rows (`order`) and `columns` in its order, its
+    numbers changed (`values`)."""
 
     checkpoint: MergedCheckpoint
     name: str
     shape: tuple[int, ...]
-    order: RowOrder | None
-    shift: float = 0.0
+    order: RowOrder | None = None
+    columns: RowOrder | None = None
+    values: Values | None = None
 
     @property
     def names(self) -> list[str]:
@@ -43,13 +56,28 @@ class CheckpointTensor:
         return self.checkpoint.place(self.name)
 
     def rows(self, start: int, stop: int) -> Floats:
+        found = self._in_order(start, stop)
+        if self.columns is not None:
+            found = np.take(found, self.columns, axis=-1)
+        return found if self.values is None else self.values.forward(found)
+
+    def back(self, values: Floats) -> Floats:
+        """Rows of a GGUF as the checkpoint has them, but for the order of the rows."""
+        if self.columns is not None:
+            values = np.take(values, np.argsort(self.columns), axis=-1)
+        return values if self.values is None else self.values.back(values)
+
+    def _in_order(self, start: int, stop: int) -> Floats:
         if self.order is None:
-            values = self.checkpoint.rows(self.name, start, stop)
-            return values + np.float32(self.shift) if self.shift else values
+            return self.checkpoint.rows(self.name, start, stop)
         wanted = self.order[start:stop]
-        first = int(wanted.min())
-        values = self.checkpoint.rows(self.name, first, int(wanted.max()) + 1)
-        return values[wanted - first]
+        ordered = np.sort(wanted)
+        runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > LARGEST_GAP) + 1)
+        pieces = [
+            self.checkpoint.rows(self.name, int(run[0]), int(run[-1]) + 1)[run - run[0]]
+            for run in runs
+        ]
+        return np.concatenate(pieces)[np.searchsorted(ordered, wanted)]
 
 
 @dataclass(frozen=True)
@@ -111,6 +139,11 @@ class GGUFModel:
         source = self.sources[gguf_name]
         return source.order if isinstance(source, CheckpointTensor) else None
 
+    def column_order(self, gguf_name: str) -> RowOrder | None:
+        """The same of its columns."""
+        source = self.sources[gguf_name]
+        return source.columns if isinstance(source, CheckpointTensor) else None
+
     def choices(
         self,
         quantization: str,
@@ -131,12 +164,17 @@ class GGUFModel:
             experts=expert_count(self.config),
             has_imatrix=has_imatrix,
             overrides=overrides,
-            kept={
-                name: "MXFP4"
-                for name, source in self.sources.items()
-                if isinstance(source, StackedTensor) and source.packed is not None
-            },
+            kept=dict.fromkeys(self._packed, "MXFP4"),
         )
+
+    @property
+    def _packed(self) -> list[str]:
+        """The tensors that are stored as MXFP4 blocks and stay so."""
+        return [
+            name
+            for name, source in self.sources.items()
+            if isinstance(source, StackedTensor) and source.packed is not None
+        ]
 
     def metadata(self, quantization: str) -> dict[str, Value]:
         """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order."""
@@ -157,6 +195,8 @@ class GGUFModel:
         if quantization == AUTO:
             shapes = {name: source.shape for name, source in self.sources.items()}
             number = file_type(self.choices(AUTO), shapes)
+        elif quantization in UNQUANTIZED and self._packed:
+            number = MIXTURES["MXFP4_MOE"].file_type
         else:
             number = MIXTURES[quantization].file_type
         entries["general.file_type"] = ("uint32", number)
@@ -171,13 +211,20 @@ class GGUFModel:
                 continue
             gguf_name = self.architecture.gguf_tensor_name(name)
             if gguf_name is None:
-                if not name.endswith(".rotary_emb.inv_freq"):
+                if not self.architecture.is_ignored(name):
                     unknown.append(name)
                 continue
             shape = self.checkpoint.shape(name)
-            order = self.architecture.gguf_row_order(gguf_name, self.config, shape[0])
-            shift = self.architecture.norm_shift if name.endswith("norm.weight") else 0.0
-            sources[gguf_name] = CheckpointTensor(self.checkpoint, name, shape, order, shift)
+            if len(shape) > 2:  # the kernels of a convolution, one for each channel
+                shape = tuple(size for size in shape if size != 1)
+            sources[gguf_name] = CheckpointTensor(
+                self.checkpoint,
+                name,
+                shape,
+                self.architecture.gguf_row_order(gguf_name, self.config, shape[0]),
+                self.architecture.gguf_column_order(gguf_name, self.config, shape[-1]),
+                self.architecture.gguf_values(gguf_name),
+            )
         if unknown:
             raise UsageError(
                 f"{len(unknown)} tensors don't belong to {self.checkpoint.architecture}",
@@ -205,13 +252,14 @@ class GGUFModel:
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""
-        expected = {f"{name}.weight" for name in self.architecture.tensors}
-        names = [f"{name}.weight" for name in self.architecture.layer_tensors]
+        tensors = set(self.architecture.tensors) - self.architecture.optional
+        expected = {with_suffix(name) for name in tensors}
+        names = [with_suffix(name) for name in self.architecture.layer_tensors]
         names += [*self.architecture.stacks, *self.architecture.exact]
         for layer in range(int(self.config["num_hidden_layers"])):
             absent = self.architecture.absent(self.config, layer)
             expected |= {f"blk.{layer}.{name}" for name in names if name not in absent}
-        missing = sorted(expected - {"output.weight"} - set(sources))
+        missing = sorted(expected - set(sources))
         if missing:
             raise UsageError(
                 f"{len(missing)} tensors are missing from the checkpoint",

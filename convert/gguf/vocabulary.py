@@ -1,37 +1,33 @@
 """The trainer's tokenizer as GGUF metadata (`tokenizer.*`).
 
-Byte-level BPE and sentencepiece. Tokens, merges and types come from tokenizer.json, the
-pre-tokenizer's name from its structure, special ids and the chat template from the gguf package's
-own reader. Nothing is guessed: what is not understood is an error.
+Byte-level BPE, sentencepiece and Gemma 4's BPE. Tokens, merges and types come from tokenizer.json,
+the pre-tokenizer's name from its structure, special ids and the chat template from the gguf
+package's own reader. Nothing is guessed: what is not understood is an error.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneserve.convert.gguf.merges import merges_give_every_token
+from tuneserve.convert.gguf.stripping import template_is_stripped
+from tuneserve.convert.gguf.token_tables import (
+    byte_level_tokens,
+    sentencepiece_tokens,
+    spaces_replaced_tokens,
+)
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
 from tuneserve.gguf.pretokenizers import recognise
-from tuneserve.gguf.sentencepiece import (
-    LOWEST_SCORE,
-    SPACE,
-    has_space_prefix,
-    missing_pairs,
-    scores_by_merge,
-)
-from tuneserve.gguf.tokens import (
-    ADDED_SCORE,
-    NEVER_STRIPPING,
-    Token,
-    TokenType,
-    added_kind,
-    strips_right,
-)
+from tuneserve.gguf.sentencepiece import LOWEST_SCORE, has_space_prefix
+from tuneserve.gguf.tokens import NEVER_STRIPPING, Token, TokenType, strips_right
 
 Value = tuple[str, Any]
+# Architectures whose files always say whether a space is put in front, if the tokenizer's do.
+_LLAMA_LIKE = ("llama", "smollm3", "granite", "mistral3")
 
 
 class Vocabulary:
@@ -58,14 +54,24 @@ class Vocabulary:
                 where=str(directory / "tokenizer.json"),
                 hint="Supported: byte-level BPE, sentencepiece's BPE.",
             )
-        self.is_sentencepiece = bool(model.get("byte_fallback"))
+        # llama.cpp's converter tells Gemma 4 by its architecture as well.
+        self.kind = "gemma4" if architecture == "gemma4" else "gpt2"
+        if model.get("byte_fallback") and self.kind != "gemma4":
+            self.kind = "llama"
         self.strips_right = self._check_stripping()
-        if self.is_sentencepiece:
+        if self.kind == "gemma4":
+            has_space_prefix(self.json, str(directory / "tokenizer.json"))
+            tokens = spaces_replaced_tokens(self.json)
+        elif self.is_sentencepiece:
             tokens = sentencepiece_tokens(directory, self.json, architecture=architecture)
         else:
             self._check_normalizer()
             tokens = byte_level_tokens(self.json)
         self.tokens = self._padded(tokens, rows)
+
+    @property
+    def is_sentencepiece(self) -> bool:
+        return self.kind == "llama"
 
     def metadata(self) -> dict[str, Value]:
         """`tokenizer.*` keys in llama.cpp's order, as key → (GGUF value type, value)."""
@@ -76,14 +82,18 @@ class Vocabulary:
         if prefix is not None and self.architecture != "gemma3":
             writer.add_add_space_prefix(prefix)
         special = self._special()
-        writer.add_tokenizer_model("llama" if self.is_sentencepiece else "gpt2")
-        writer.add_tokenizer_pre(self._pre(special.add_special_token["bos"]))
+        writer.add_tokenizer_model(self.kind)
+        if self.kind != "gemma4":
+            writer.add_tokenizer_pre(self._pre(special.add_special_token["bos"]))
         writer.add_token_list([token.text for token in self.tokens])
-        if self.is_sentencepiece:
+        if self.kind != "gpt2":
             writer.add_token_scores([token.score for token in self.tokens])
         writer.add_token_types([token.type for token in self.tokens])
         special.add_to_gguf(writer, quiet=True)
-        if prefix is not None and self.architecture == "gemma3":
+        if self.kind == "gemma4":
+            writer.add_add_space_prefix(False)
+            writer.add_add_bos_token(True)
+        elif prefix is not None and self.architecture == "gemma3":
             writer.add_add_space_prefix(prefix)
         return {
             key: (value.type.name, value.value)
@@ -108,6 +118,7 @@ class Vocabulary:
             ignore_merges=bool(self.json["model"].get("ignore_merges")),
             adds_bos=adds_bos,
             vocabulary={token.text for token in self.tokens},
+            merges_suffice=lambda: merges_give_every_token(self.json),
         ).name
 
     def _space_prefix(self) -> bool | None:
@@ -116,9 +127,9 @@ class Vocabulary:
         if self.is_sentencepiece:
             prefix = has_space_prefix(self.json, str(self.directory / "tokenizer.json"))
             # llama.cpp's default is True.
-            written = not prefix or (self.architecture == "llama" and named is not None)
+            written = not prefix or (self.architecture in _LLAMA_LIKE and named is not None)
             return prefix if written else None
-        return bool(named) if self.architecture == "llama" and named is not None else None
+        return bool(named) if self.architecture in _LLAMA_LIKE and named is not None else None
 
     def _special(self) -> Any:
         """Special ids, what is added around a text, chat template (gguf.SpecialVocab)."""
@@ -169,7 +180,7 @@ class Vocabulary:
 
     def _check_stripping(self) -> bool:
         """Do special tokens take away the whitespace behind them? llama.cpp does that for Phi-3's
-        set of tokens alone; UsageError for others."""
+        set of tokens alone; UsageError for others, unless the chat template has none there."""
         added = self.json["added_tokens"]
         stripping = {entry["content"] for entry in added if entry.get("rstrip")}
         left = {entry["content"] for entry in added if entry.get("lstrip")}
@@ -178,8 +189,12 @@ class Vocabulary:
             return False
         if self.architecture == "phi3" and not left and stripping == cut_out - NEVER_STRIPPING:
             return True
+        # What the examples' own texts have beside these tokens is checked as they are encoded.
+        if not template_is_stripped(self.directory):
+            return False
         raise UsageError(
-            "special tokens that swallow the whitespace beside them are unknown to llama.cpp",
+            "special tokens that swallow the whitespace beside them are unknown to llama.cpp, and "
+            "the chat template has whitespace there",
             where=str(self.directory / "tokenizer.json"), problems=sorted(left | stripping),
         )  # fmt: skip
 
@@ -187,115 +202,11 @@ class Vocabulary:
         # llama.cpp normalizes nothing. NFC is accepted because text is nearly always NFC already;
         # anything else would give other ids for ordinary text.
         normalizer = self.json.get("normalizer")
-        kind = normalizer and normalizer.get("type")
-        if kind not in (None, "NFC"):
+        steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
+        kinds = {step.get("type") for step in steps}
+        if kinds - {"NFC"}:
             raise UsageError(
-                f"the tokenizer's normalizer '{kind}' is unknown to llama.cpp",
+                f"the tokenizer's normalizer '{', '.join(sorted(map(str, kinds)))}' is unknown to "
+                "llama.cpp",
                 where=str(self.directory / "tokenizer.json"),
             )
-
-
-def byte_level_tokens(content: Mapping[str, Any]) -> dict[int, Token]:
-    """Tokens by id of a byte-level BPE tokenizer.json."""
-    tokens = {
-        number: Token(text, TokenType.NORMAL) for text, number in content["model"]["vocab"].items()
-    }
-    for entry in content["added_tokens"]:
-        tokens[entry["id"]] = Token(entry["content"], added_kind(entry))
-    return tokens
-
-
-BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
-
-
-def sentencepiece_tokens(
-    directory: Path, content: Mapping[str, Any], *, architecture: str
-) -> dict[int, Token]:
-    """Tokens by id. Raises UsageError where llama.cpp would tokenize otherwise."""
-    added = {int(entry["id"]): entry for entry in content["added_tokens"]}
-    model = directory / "tokenizer.model"
-    if model.is_file():
-        tokens = _from_model(model)
-        _check_same(tokens, content["model"]["vocab"], set(added), directory)
-    else:
-        tokens = _from_json(content["model"], {entry["content"] for entry in added.values()},
-                            directory)  # fmt: skip
-    # Phi-3's converter takes the flags as they stand, the others go by a token's looks too.
-    literal = architecture == "phi3"
-    for number, entry in added.items():
-        kind, text = added_kind(entry, by_looks=not literal), entry["content"]
-        if kind is TokenType.USER_DEFINED and not literal:
-            text = text.replace(SPACE, " ")
-        tokens[number] = Token(text, kind, ADDED_SCORE)
-    return tokens
-
-
-def _from_model(path: Path) -> dict[int, Token]:
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        pieces = SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-        raise UsageError(f"no sentencepiece model: {error}", where=str(path)) from error
-    kinds = (
-        (pieces.IsUnknown, TokenType.UNKNOWN), (pieces.IsControl, TokenType.CONTROL),
-        (pieces.IsUnused, TokenType.UNUSED), (pieces.IsByte, TokenType.BYTE),
-    )  # fmt: skip
-    return {
-        number: Token(
-            pieces.IdToPiece(number),
-            next((kind for test, kind in kinds if test(number)), TokenType.NORMAL),
-            pieces.GetScore(number),
-        )
-        for number in range(pieces.GetPieceSize())
-    }
-
-
-def _from_json(model: Mapping[str, Any], added: set[str], directory: Path) -> dict[int, Token]:
-    bytes_ = {token for token in model["vocab"] if BYTE_TOKEN.fullmatch(token)}
-    ids = {token: n for token, n in model["vocab"].items() if token not in bytes_}
-    merges = [_pair(merge) for merge in model["merges"]]
-    unknown = [pair for pair in merges if not {*pair, "".join(pair)} <= ids.keys()]
-    # Added tokens are cut out before anything is merged.
-    missing = unknown or [
-        (left, right)
-        for left, right in missing_pairs(ids, merges)
-        if not added & {left, right, left + right}
-    ]
-    if missing:
-        raise UsageError(
-            "the merges are not those of a sentencepiece model, which llama.cpp would take it for",
-            where=str(directory / "tokenizer.json"),
-            problems=[f"'{left}' + '{right}'" for left, right in missing[:10]],
-        )
-    scores = scores_by_merge(ids, merges, max(model["vocab"].values(), default=-1) + 1)
-    tokens = {
-        number: Token(token, TokenType.NORMAL, scores[number]) for token, number in ids.items()
-    }
-    for token in bytes_:
-        tokens[model["vocab"][token]] = Token(token, TokenType.BYTE, 0.0)
-    if model.get("unk_token") in ids:
-        tokens[ids[model["unk_token"]]] = Token(model["unk_token"], TokenType.UNKNOWN, 0.0)
-    return tokens
-
-
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """A merge in either of tokenizer.json's forms: 'a b' or ['a', 'b']."""
-    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return left, right
-
-
-def _check_same(
-    tokens: Mapping[int, Token], vocabulary: Mapping[str, int], added: set[int], directory: Path
-) -> None:
-    by_id = {number: token for token, number in vocabulary.items()}
-    different = [
-        f"id {number}: '{token.text}' and '{by_id.get(number)}'"
-        for number, token in tokens.items()
-        if number not in added and by_id.get(number) != token.text
-    ]
-    if different:
-        raise UsageError(
-            "tokenizer.model and tokenizer.json are of different tokenizers",
-            where=str(directory), problems=different[:10],
-        )  # fmt: skip

@@ -6,10 +6,11 @@ and hands them on. Without an adapter it is the base itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,33 +30,42 @@ from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor, read
 from tuneserve.convert.merge.mxfp4 import MXFP4Tensor
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, checkpoint_tensors
+from tuneserve.text_model import is_shell, part_name, text_name
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
+Found = TypeVar("Found")
 # Models whose stacked experts PEFT takes for transposed.
 _TRANSPOSED = ("gpt_oss",)
 
 
 class MergedCheckpoint:
-    """`config` (config.json), `names` of its tensors, their `shape`s and `rows`."""
+    """`config` (config.json), `names` of its tensors, their `shape`s and `rows`.
+
+    Of a model with eyes and ears they are the text model's; `outside` names its other tensors, and
+    `file_config` is config.json as it is.
+    """
 
     def __init__(self, base: Path, adapter: Adapter | None = None) -> None:
         """Raises UsageError if the adapter does not fit the base."""
         self.directory = base
+        self.file_config = read_json(base / "config.json")
         self.config = read_config(base)
-        self._base = readable_tensors(checkpoint_tensors(base))
+        self._file_names: dict[str, str] = {}
+        self._base = self._read_base()
         self.adapter = adapter
         self.tied = bool(self.config.get("tie_word_embeddings")) or HEAD not in self._base
         self._shapes = {name: tensor.shape for name, tensor in self._base.items()}
         self._transposed = self.config.get("model_type") in _TRANSPOSED
         self._changes: dict[str, LowRank | StackedLowRank] = {}
-        self._replaced = adapter.replaced if adapter else {}
-        self._biases = adapter.biases if adapter else {}
-        self._tokens = adapter.tokens if adapter else {}
+        self._replaced = self._text_names(adapter, adapter.replaced) if adapter else {}
+        self._biases = self._text_names(adapter, adapter.biases) if adapter else {}
+        self._tokens = self._text_names(adapter, adapter.tokens) if adapter else {}
         self._head_follows = self.tied and adapter is not None and self._keeps_tied(adapter)
         if adapter:
-            self._changes |= adapter.changes
+            self._changes |= self._text_names(adapter, adapter.changes)
             self._changes |= self._stacked_changes(adapter)
             self._check_fits(adapter)
         self.names = self._tensor_names()
@@ -63,12 +73,61 @@ class MergedCheckpoint:
     @property
     def architecture(self) -> str:
         """config.json's `architectures[0]`."""
-        names = self.config.get("architectures") or []
+        names = self.file_config.get("architectures") or []
         if not names:
             raise UsageError(
                 "config.json names no architecture", where=str(self.directory / "config.json")
             )
         return str(names[0])
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many tensors are none of the text model's, by what they belong to."""
+        return dict(Counter(map(part_name, self.outside)))
+
+    def file_name(self, name: str) -> str:
+        """What the base's files call a tensor."""
+        embedding = self._file_names.get(EMBEDDING, EMBEDDING)
+        if name == HEAD and embedding.startswith("language_model.model."):
+            return f"language_model.{HEAD}"
+        return self._file_names.get(name, name)
+
+    def _read_base(self) -> dict[str, ReadableTensor]:
+        """The tensors, those of a text model in a larger one by the names that it has alone."""
+        found = readable_tensors(checkpoint_tensors(self.directory))
+        self.outside: list[str] = []
+        if not is_shell(self.file_config):
+            return found
+        for name in found:
+            short = text_name(name)
+            if short is None:
+                self.outside.append(name)
+            self._file_names[short or name] = name
+        return {short: found[name] for short, name in self._file_names.items()}
+
+    def _text_name(self, name: str) -> str | None:
+        """The text model's name of a tensor that an adapter names; None if it is another part's."""
+        return text_name(name) if is_shell(self.file_config) else name
+
+    def _text_names(self, adapter: Adapter, by_name: Mapping[str, Found]) -> dict[str, Found]:
+        """Raises UsageError if the adapter changes what is none of the text model's."""
+        outside = {name: by_name[name] for name in by_name if self._text_name(name) is None}
+        # What got no gradient is as PEFT begins: it adds nothing.
+        strangers = [
+            name
+            for name, change in outside.items()
+            if not isinstance(change, LowRank) or change.b.any()
+        ]
+        if strangers:
+            parts = ", ".join(dict.fromkeys(map(part_name, strangers)))
+            raise UsageError(
+                f"this adapter changes {len(strangers)} tensors outside the text model",
+                where=str(adapter.directory),
+                problems=strangers,
+                hint=f"A GGUF holds the text model alone: train without the layers of {parts}.",
+            )
+        names = ((self._text_name(name), value) for name, value in by_name.items())
+        return {name: value for name, value in names if name is not None}
 
     @property
     def changes(self) -> Mapping[str, LowRank | StackedLowRank]:
@@ -90,11 +149,9 @@ class MergedCheckpoint:
         """The matrix of one expert in the parameter that transformers calls `name`, merged; None if
         that is no parameter of stacked experts."""
         parameter = self.expert_parameter(name)
-        return (
-            None
-            if parameter is None
-            else read_parameter(parameter, self.rows, *parameter.span(number))
-        )
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self.rows, *parameter.span(number))
 
     @property
     def kind(self) -> str:
@@ -166,15 +223,15 @@ class MergedCheckpoint:
         problems = [
             f"{name}: no adapter, other layers have one"
             for name in adapter.one_sided
-            if f"{name}.weight" in self._base
+            if self._text_name(f"{name}.weight") in self._base
         ]
         if problems:
             raise UsageError(
                 "this adapter is damaged", where=str(adapter.directory), problems=problems
             )
         expected = [("weight", name, change.shape) for name, change in self._changes.items()]
-        expected += [("tensor", name, tensor.shape) for name, tensor in adapter.replaced.items()]
-        expected += [("bias", name, bias.shape) for name, bias in adapter.biases.items()]
+        expected += [("tensor", name, tensor.shape) for name, tensor in self._replaced.items()]
+        expected += [("bias", name, bias.shape) for name, bias in self._biases.items()]
         for kind, name, shape in expected:
             stored = self._base.get(self._stored_name(name))
             if stored is None:
@@ -188,7 +245,7 @@ class MergedCheckpoint:
                 problems.append(
                     f"{name}: the base has {list(stored.shape)}, the adapter {list(shape)}"
                 )
-        for name, tokens in adapter.tokens.items():
+        for name, tokens in self._tokens.items():
             rows = self._base[name].shape[0] if name in self._base else 0
             if tokens.numbers.max(initial=-1) >= rows:
                 problems.append(f"{name}: the base has {rows} rows, a trained token lies beyond")
@@ -206,7 +263,7 @@ class MergedCheckpoint:
         Raises UsageError for factors that fit none of the base's parameters.
         """
         found: dict[str, LowRank | StackedLowRank] = {}
-        for module, (a, b) in adapter.stacked.items():
+        for module, (a, b) in self._text_names(adapter, adapter.stacked).items():
             for leaf in ("gate_up_proj", "down_proj"):
                 name = f"{plain_module(module)}.{leaf}"
                 parameter = self.expert_parameter(name)
@@ -229,7 +286,8 @@ class MergedCheckpoint:
         return found
 
     def _tensor_names(self) -> list[str]:
-        names = [name for name in self._base if not (self.tied and name == HEAD)]
+        outside = set(self.outside)
+        names = [n for n in self._base if n not in outside and not (self.tied and n == HEAD)]
         # Embedding and output share one matrix until an adapter changes only one of them.
         if (
             self.tied
@@ -239,14 +297,14 @@ class MergedCheckpoint:
             names.append(HEAD)
         return names
 
-    @staticmethod
-    def _keeps_tied(adapter: Adapter) -> bool:
+    def _keeps_tied(self, adapter: Adapter) -> bool:
         """Does what the adapter does to a tied embedding happen to the output too? PEFT trains rows
         of tokens so, and all else with `ensure_weight_tying`."""
-        whole = EMBEDDING in adapter.changes or EMBEDDING in adapter.replaced
+        changes = self._text_names(adapter, adapter.changes)
+        whole = EMBEDDING in changes or EMBEDDING in self._replaced
         if whole:
             return bool(adapter.config.get("ensure_weight_tying"))
-        return EMBEDDING in adapter.tokens and HEAD not in adapter.changes
+        return EMBEDDING in self._tokens and HEAD not in changes
 
     def _stored_name(self, name: str) -> str:
         return EMBEDDING if name == HEAD and self.tied else stored_name(name, self._base)
@@ -254,13 +312,27 @@ class MergedCheckpoint:
 
 def flat(stored: ReadableTensor) -> ReadableTensor:
     """The tensor with all its rows one after the other, of however many matrices they are."""
-    if isinstance(stored, StoredTensor) and len(stored.shape) > 2:
-        return replace(stored, shape=(row_count(stored.shape), stored.shape[-1]))
-    return stored
+    return flat_stored(stored) if isinstance(stored, StoredTensor) else stored
+
+
+def flat_stored(stored: StoredTensor) -> StoredTensor:
+    """The same of a tensor that is stored as it is."""
+    if len(stored.shape) < 3:
+        return stored
+    return replace(stored, shape=(row_count(stored.shape), stored.shape[-1]))
 
 
 def merged_config(merged: MergedCheckpoint) -> dict[str, Any]:
-    """config.json of the merged checkpoint: not quantized, and untied where the adapter made
+    """config.json of the merged text model: not quantized, and untied where the adapter made
     embedding and output differ."""
     config = {key: value for key, value in merged.config.items() if key != "quantization_config"}
     return {**config, "tie_word_embeddings": merged.tied and HEAD not in merged.names}
+
+
+def merged_file_config(merged: MergedCheckpoint) -> dict[str, Any]:
+    """The same of the whole model, as its config.json says it."""
+    if not is_shell(merged.file_config):
+        return merged_config(merged)
+    whole = {k: v for k, v in merged.file_config.items() if k != "quantization_config"}
+    tied = {"tie_word_embeddings": merged_config(merged)["tie_word_embeddings"]}
+    return {**whole, **tied, "text_config": {**whole["text_config"], **tied}}

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
+from tuneserve.text_model import text_config
 
 _EPS = {"rms_norm_eps": 1e-6}
 # Defaults of transformers' configuration classes, as far as conversion reads them.
@@ -38,8 +39,9 @@ class CheckpointConfig(dict[str, Any]):
 
 
 def read_config(checkpoint: Path) -> CheckpointConfig:
-    """config.json with the defaults of its model type. Raises UsageError if it can't be read."""
+    """config.json with the defaults of its model type, of a model with eyes and ears its text
+    model's. Raises UsageError if it can't be read."""
     path = checkpoint / "config.json"
-    config = read_json(path)
+    config = text_config(read_json(path))
     defaults = DEFAULTS.get(str(config.get("model_type")), {})
     return CheckpointConfig({**defaults, **config}, path)

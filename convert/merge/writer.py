@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from tuneserve.base.weights import encode_values
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_config
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_file_config
 from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
 from tuneserve.files import write_json
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
@@ -39,16 +40,18 @@ def write_checkpoint(
         for number, specs in enumerate(shards, start=1):
             name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             name = name if len(shards) > 1 else "model.safetensors"
-            weight_map |= {spec.name: name for spec in specs}
-            with SafetensorsWriter(directory / name, specs) as writer:
+            stored = [replace(spec, name=merged.file_name(spec.name)) for spec in specs]
+            weight_map |= {spec.name: name for spec in stored}
+            with SafetensorsWriter(directory / name, stored) as writer:
                 for spec in specs:
-                    writer.write(spec.name, _pieces(merged, spec, pool, threads))
+                    pieces = _pieces(merged, spec, pool, threads)
+                    writer.write(merged.file_name(spec.name), pieces)
                     advance(spec.size_bytes)
     if len(shards) > 1:
         total = sum(spec.size_bytes for specs in shards for spec in specs)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         write_json(directory / "model.safetensors.index.json", index)
-    write_json(directory / "config.json", merged_config(merged))
+    write_json(directory / "config.json", merged_file_config(merged))
     generation = merged.directory / "generation_config.json"
     for path in (generation, *(p for glob in TOKENIZER_FILES for p in tokenizer.glob(glob))):
         if path.is_file():
@@ -64,7 +67,7 @@ def shards_of(merged: MergedCheckpoint, limit: int = SHARD_BYTES) -> list[list[T
     """The tensors in order, in files of at most `limit` bytes (or of one tensor)."""
     shards: list[list[TensorSpec]] = [[]]
     size = 0
-    for name in merged.names:
+    for name in [*merged.names, *merged.outside]:
         spec = TensorSpec(name, merged.dtype(name), merged.shape(name))
         if shards[-1] and size + spec.size_bytes > limit:
             shards.append([])

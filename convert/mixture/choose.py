@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from tuneserve.console import human_bytes, progress, say
+from tuneserve.console import human_bytes, progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import fitting_type, is_quantizable
+from tuneserve.convert.gguf.quantization import fitting_type
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.mixture.answers import find_answers
 from tuneserve.convert.mixture.errors import rounding_errors
-from tuneserve.convert.mixture.groups import group_tensors, types_of
+from tuneserve.convert.mixture.groups import KEPT_TYPES, group_tensors, types_of
 from tuneserve.convert.mixture.knapsack import Option, choose_options
 from tuneserve.convert.mixture.limit import BASELINE, size_limit
 from tuneserve.convert.mixture.trial import Trial
@@ -34,7 +34,7 @@ def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
     smallest = 0
     for choice in choices:
         shape = shapes[choice.name]
-        kinds = types_of(shape) if is_quantizable(choice.name, shape) else (choice.type,)
+        kinds = (choice.type,) if choice.type in KEPT_TYPES else types_of(shape)
         smallest += min(encoded_size(shape, kind) for kind in kinds)
     limit = size_limit(settings, usual)
     if smallest > limit and not settings.max_divergence:
@@ -62,12 +62,7 @@ def choose_mix(
     with Trial(path, model.sources, matrix.means(), threads=threads) as trial:
         trial.compare_on(find_answers(trial.model, run, settings.mix_tokens))
         search = _Search(model, matrix, trial, settings, threads)
-        mix = search.within_divergence() if settings.max_divergence else search.within_size()
-    say(
-        f"types: divergence {mix.divergence:.2e} on the answers they were chosen by, {BASELINE}'s "
-        f"{mix.baseline_divergence:.2e}, at {mix.bytes / mix.baseline_bytes:.1%} of its size"
-    )
-    return mix
+        return search.within_divergence() if settings.max_divergence else search.within_size()
 
 
 class _Search:
@@ -81,9 +76,10 @@ class _Search:
     ) -> None:
         self._trial, self._settings = trial, settings
         self._shapes = {name: source.shape for name, source in model.sources.items()}
-        self._groups = group_tensors(self._shapes, settings.mix_tries)
-        self._names = [name for group in self._groups for name in group]
         choices = model.choices(BASELINE, has_imatrix=True)
+        free = {c.name: self._shapes[c.name] for c in choices if c.type not in KEPT_TYPES}
+        self._groups = group_tensors(free, settings.mix_tries)
+        self._names = [name for group in self._groups for name in group]
         self._baseline = {c.name: c.type for c in choices if c.name in self._names}
         self._fixed = sum(
             encoded_size(self._shapes[c.name], c.type) for c in choices if c.name not in self._names

@@ -9,7 +9,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.writer import RowSource, as_float16, encoded_rows
-from tuneserve.convert.slabs import one_blas_thread
+from tuneserve.convert.slabs import one_blas_thread, row_count
 from tuneserve.llama import ggml
 
 SAMPLED_VALUES = 128 * 1024  # of a tensor, in SPANS places
@@ -36,23 +36,27 @@ def rounding_errors(
 
 def _errors(source: RowSource, types: Sequence[str], importance: Floats | None) -> dict[str, float]:
     errors = dict.fromkeys(types, 0.0)
-    rows, columns = source.shape[0], source.shape[-1]
+    columns = source.shape[-1]
+    # Of a stack of matrices, each has its own importance.
+    height = source.shape[-2]
     sampled = 0
     for start, stop in _spans(source.shape):
         values = as_float16(source.rows(start, stop)).astype(np.float32).reshape(-1, columns)
         sampled += stop - start
+        weights = importance
+        if importance is not None and importance.ndim == 2:
+            weights = importance[np.arange(start, stop) // height]
         for kind in types:
             data = encoded_rows(source, kind, start, stop, importance)
             gap = values - ggml.dequantize(data, kind, columns)
-            squares = (gap * gap).sum(axis=0, dtype=np.float64)
-            errors[kind] += float(squares.sum() if importance is None else squares @ importance)
-    return {kind: error * rows / sampled for kind, error in errors.items()}
+            squares = gap * gap if weights is None else gap * gap * weights
+            errors[kind] += float(squares.sum(dtype=np.float64))
+    return {kind: error * row_count(source.shape) / sampled for kind, error in errors.items()}
 
 
 def _spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    rows = shape[0]
-    per_row = int(np.prod(shape[1:]))
-    step = max(1, SAMPLED_VALUES // SPANS // per_row)
+    rows = row_count(shape)
+    step = max(1, SAMPLED_VALUES // SPANS // shape[-1])
     if step * SPANS >= rows:
         yield 0, rows
         return

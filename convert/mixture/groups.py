@@ -14,6 +14,8 @@ from tuneserve.convert.gguf.quantization import (
 )
 
 TYPES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+KEPT_TYPES = ("F32", "MXFP4")
+"""What no other type is looked for: norms and vectors, and experts that are stored in it."""
 # For rows that are no multiple of 256.
 SMALL_BLOCK_TYPES = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 

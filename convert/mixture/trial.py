@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
 from typing import Self
 
@@ -91,8 +90,8 @@ class Trial:
 
         def place(span: tuple[str, int, int]) -> None:
             name, start, stop = span
-            shape = self._sources[name].shape
-            row = prod(shape[1:-1]) * ggml.row_bytes(self._file.type_name(name), shape[-1])
+            columns = self._sources[name].shape[-1]
+            row = ggml.row_bytes(self._file.type_name(name), columns)
             data = encode(name, start, stop)
             os.pwrite(target, data.tobytes(), self._file.tensors[name].offset + start * row)
 

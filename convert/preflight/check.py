@@ -67,7 +67,7 @@ def check_conversion(
         def tried(what: str, work: Callable[[], Value]) -> Value | None:
             return _tried(found, what, work, base.path, folder)
 
-        saved = tried("tokenizer", lambda: (save_tokenizer(base.path, recipe.model, tokenizer), 1))
+        saved = tried("tokenizer", lambda: save_tokenizer(base.path, recipe.model, tokenizer))
         if saved is None:
             return found
         if by_converter:
@@ -84,7 +84,7 @@ def check_conversion(
                 return found
             size = f"{len(model.sources):,} tensors, {len(model.vocabulary.tokens):,} tokens"
             found.append(Finding("tensors and vocabulary", "ok", size))
-            written = tried("metadata", lambda: (write_vocabulary(model, gguf), 1))
+            written = tried("metadata", lambda: write_vocabulary(model, gguf))
             tried("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
             tried("disk", lambda: _disk(place, needed, found))
@@ -129,12 +129,12 @@ def _tell_merge_base(settings: ConvertSettings, found: list[Finding]) -> None:
 
 def _converted_vocabulary(
     settings: ConvertSettings, checkpoint: MergedCheckpoint, tokenizer: Path, gguf: Path
-) -> bool:
+) -> Path:
     """Let the converter write the vocabulary alone, of the base with the saved tokenizer."""
     assert settings.converter is not None
     staged = stage_checkpoint(checkpoint.directory, tokenizer, gguf.with_name("checkpoint"))
     run_converter(settings.converter, staged, gguf, vocabulary_only=True)
-    return True
+    return gguf
 
 
 def _quantization(model: GGUFModel, settings: ConvertSettings, found: list[Finding]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import template_of
 from tuneserve.convert.gguf.model import GGUFModel
@@ -12,7 +13,7 @@ from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.preflight.template import check_probes
 from tuneserve.convert.verify.verify import vocabulary_checks
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
-from tuneserve.findings import Finding
+from tuneserve.findings import Finding, Status
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.llama import LlamaModel
 from tuneserve.settings import DataSettings, ModelSettings
@@ -23,14 +24,16 @@ _NO_TOKENIZER = (
 )
 
 
-def save_tokenizer(base: Path, settings: ModelSettings, folder: Path) -> None:
+def save_tokenizer(base: Path, settings: ModelSettings, folder: Path) -> Path:
     """Write tokenizer and template into `folder` as training saves them with the adapter."""
-    load_tokenizer(base, settings).save_pretrained(folder)
+    save_fast_tokenizer(load_tokenizer(base, settings), folder)
+    return folder
 
 
-def write_vocabulary(model: GGUFModel, path: Path) -> None:
+def write_vocabulary(model: GGUFModel, path: Path) -> Path:
     """A GGUF of all metadata and no tensors: what llama.cpp takes for a vocabulary."""
     write_gguf(path, model.metadata("F16"), {}, [], threads=1)
+    return path
 
 
 def check_vocabulary(
@@ -39,7 +42,8 @@ def check_vocabulary(
     """Token ids, special tokens and chat template of a GGUF against the saved tokenizer's."""
     trainer = TrainerTokenizer(tokenizer, thoughts=data.thoughts)
     for check in vocabulary_checks(gguf, trainer, examples):
-        status, advice = ("ok", "") if check.passed else ("refused", _NO_TOKENIZER)
+        status: Status = "ok" if check.passed else "refused"
+        advice = "" if check.passed else _NO_TOKENIZER
         if check.contract != "chat template" or examples:
             yield Finding(check.contract, status, check.detail, advice)
     with LlamaModel(gguf, vocab_only=True) as vocabulary:

@@ -33,6 +33,7 @@ from tuneserve.convert.verify.verify import (
     LONGEST,
     MERGE_LIMIT,
     TOKEN_EXAMPLES,
+    answer_positions,
     check_is_tuned,
     check_near,
     choose_sequences,
@@ -78,8 +79,8 @@ def verify_files(
         chosen, sequences = choose_sequences(trainer, examples, vocabulary)
         encoded = [trainer.encode_example(example) for example in examples]
         answers = choose_answers(
-            encoded, parameters=_parameters(pair.tuned), vocabulary=vocabulary, threads=threads,
-            thoughts=run.thoughts == "train",
+            encoded, work=answer_positions(_parameters(pair.tuned), threads),
+            vocabulary=vocabulary, thoughts=run.thoughts == "train",
         )  # fmt: skip
         say("verify: transformers' logits (base, adapter on base, merged)")
         base, before = _logits_and_scores(pair.base_checkpoint, sequences, answers)

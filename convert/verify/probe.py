@@ -197,7 +197,7 @@ def _model_metadata(
     found: dict[str, Value] = {"general.architecture": ("string", file.architecture)}
     for key, value in file.metadata.items():
         if key.startswith(f"{prefix}."):
-            by_layer = isinstance(value, list) and len(value) == total
+            by_layer = isinstance(value, list) and len(value) == total and ".rope." not in key
             kept = value[:layers] if by_layer else value
             found[key] = (GGUFValueType(file.value_types[key]).name, kept)
     return found

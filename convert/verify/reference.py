@@ -24,10 +24,15 @@ from torch import nn
 
 from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.adapter import PEFT_PREFIX
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
+from tuneserve.safetensors import stored_tensors
+from tuneserve.text_model import text_name
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 # GPU memory that the reference takes at most: logits, and the rows in hand.
 GPU_BYTES = 3 * 1024**3
@@ -139,8 +144,8 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self.layers, self._counts = nn.ModuleList(layers), list(counts)
 
-    def forward(self, x: torch.Tensor, *rest: Any, **more: Any) -> Any:
-        rows = len(x)
+    def forward(self, *rest: Any, **more: Any) -> Any:
+        rows = len(rest[0] if rest else more["hidden_states"])
         each = rows // sum(self._counts)
         sizes = [each * count for count in self._counts]
 
@@ -151,14 +156,14 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
 
         results = [
             layer(
-                part(x, n),
                 *[part(value, n) for value in rest],
                 **{key: part(value, n) for key, value in more.items()},
             )
             for n, layer in enumerate(self.layers)
         ]
         if isinstance(results[0], tuple):
-            return tuple(torch.cat(pieces) for pieces in zip(*results, strict=True))
+            columns = zip(*results, strict=True)
+            return tuple(None if each[0] is None else torch.cat(each) for each in columns)
         return torch.cat(results)
 
 
@@ -181,7 +186,8 @@ class StreamedStack:
             return values
         left, right, scale = self.factors
         change = left[int(number)] @ right[int(number)]
-        return values + scale * change.to(self._device)
+        changed: torch.Tensor = values + scale * change.to(self._device)
+        return changed
 
     def whole(self) -> torch.Tensor:
         return torch.stack([self[number] for number in range(self.shape[0])])
@@ -211,10 +217,7 @@ class StreamedModel:
         self._device = reference_device()
         model = _empty_model(config)
         if adapter is not None:
-            from peft import PeftModel
-
-            # PEFT's layers go into `model` itself.
-            PeftModel.from_pretrained(model, adapter, low_cpu_mem_usage=True, torch_device="cpu")
+            _add_adapter(model, adapter)
         self._install(model, "")
         self._model = model.eval().to(self._device)
 
@@ -260,8 +263,11 @@ class StreamedModel:
         for child_name, child in list(parent.named_children()):
             name = f"{path}{child_name}"
             plain = _without_adapter(child)
-            if plain is None and not list(child.parameters(recurse=False)):
+            if plain is None and not _is_whole(child):
                 self._install(child, f"{name}.")
+                for key in set(child._buffers) - child._non_persistent_buffers_set:
+                    weights = self._variants[0].weights
+                    child._buffers[key] = _parameter(child._buffers[key], weights, f"{name}.{key}")
                 continue
             setattr(parent, child_name, self._stacked(child, plain, name))
 
@@ -271,10 +277,11 @@ class StreamedModel:
         layers: list[nn.Module] = []
         counts: list[int] = []
         before: Variant | None = None
+        adapted = any(_without_adapter(module) for module in child.modules())
         for variant in self._variants:
             same = before is not None and before.weights is variant.weights
             before = variant
-            if same and plain is None:
+            if same and plain is None and not adapted:
                 counts[-1] += 1
                 continue
             layer = self._layer(child, plain, variant, name)
@@ -322,7 +329,8 @@ class StreamedModel:
         def stays(parameter: torch.Tensor | None) -> bool:
             return variant.adapted and parameter is not None and any(parameter.stride())
 
-        plain = type(module).forward is nn.Linear.forward
+        # One that was put in for another variant, or a plain one: a router may compute more.
+        plain = isinstance(module, StreamedLinear) or type(module).forward is nn.Linear.forward
         if isinstance(module, nn.Linear) and plain and not stays(module.weight):
             streamed = self._linear(StreamedLinear, module, weights, name)
             if stays(module.bias):
@@ -330,13 +338,16 @@ class StreamedModel:
             return streamed
         if isinstance(module, nn.Embedding) and not stays(module.weight):
             return StreamedEmbedding(module, weights, name)
-        if list(module.children()):
-            raise TuneserveError(f"'{name}' is no layer that can be verified")
-        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts.
+        # A copy of a small layer (a norm) with its parameters in it, but for stacked experts; of a
+        # layer with parts with copies of these.
         result = copy.copy(module)
+        result._modules = {
+            key: part and self._layer(part, _without_adapter(part), variant, f"{name}.{key}")
+            for key, part in module._modules.items()
+        }
         result._parameters, result._buffers = dict(module._parameters), dict(module._buffers)
         for key, parameter in module._parameters.items():
-            if stays(parameter):
+            if parameter is None or stays(parameter):
                 continue
             if weights.expert_parameter(f"{name}.{key}") is not None:
                 del result._parameters[key]
@@ -351,6 +362,12 @@ class StreamedModel:
         return result
 
 
+def _is_whole(module: nn.Module) -> bool:
+    """Does this layer compute with weights itself, be it with those of a convolution in it?"""
+    inside = (isinstance(child, nn.Conv1d) for child in module.children())
+    return any(inside) or bool(list(module.parameters(recurse=False)))
+
+
 class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
     """An output layer for some positions alone: [variants * sequences, tokens, hidden] to
     [variants, positions, vocabulary]."""
@@ -363,6 +380,29 @@ class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]
         places = self._places.to(x.device)
         kept: torch.Tensor = self.head(x.reshape(self._variants, -1, x.shape[-1])[:, places])
         return kept
+
+
+def _add_adapter(model: nn.Module, directory: Path) -> None:
+    """Put PEFT's layers into `model`; one trained in a model with eyes and ears names its modules
+    by where they hang there."""
+    from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    names = [key.removeprefix(PEFT_PREFIX) for key in stored_tensors(directory / ADAPTER_WEIGHTS)]
+    moved = {name: text_name(name) or name for name in names}
+    if all(name == short for name, short in moved.items()) or not hasattr(model, "model"):
+        PeftModel.from_pretrained(model, directory, low_cpu_mem_usage=True, torch_device="cpu")
+        return
+    config = LoraConfig.from_pretrained(directory)
+    modules = {short.partition(".lora_")[0] for short in moved.values() if ".lora_" in short}
+    config.target_modules, config.exclude_modules = modules, None
+    peft = get_peft_model(model, config, low_cpu_mem_usage=True)
+    weights = load_file(directory / ADAPTER_WEIGHTS)
+    set_peft_model_state_dict(
+        peft,
+        {f"{PEFT_PREFIX}{short}": weights[f"{PEFT_PREFIX}{name}"] for name, short in moved.items()},
+        low_cpu_mem_usage=True,
+    )
 
 
 def reference_device() -> torch.device:

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tuneserve.arrays import Doubles, Floats
-from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.merge.experts import ExpertParameter
@@ -104,7 +104,9 @@ class ComparedWeights:
 
     def _compare(self, target: str, name: str, start: int, values: Floats) -> None:
         """Note the error of each row, by the checkpoint's numbers of rows."""
-        stored = self._stored(target, name, start, start + len(values))
+        stored = self._stored(target, start, start + len(values))
+        if values.ndim > 2:  # the kernels of a convolution
+            values = values.reshape(len(values), -1)
         if values.ndim == 1:
             self._note(target, 1, 0, values[None], stored[None])
         else:
@@ -127,16 +129,15 @@ class ComparedWeights:
         stored = self._file.rows_at(target, np.arange(start, stop))
         self._note(target, row_count(source.shape), start, source.rows(start, stop), stored)
 
-    def _stored(self, target: str, name: str, start: int, stop: int) -> Floats:
+    def _stored(self, target: str, start: int, stop: int) -> Floats:
         """The file's values of the checkpoint's rows [start, stop)."""
-        shift = self._model.architecture.norm_shift if name.endswith("norm.weight") else 0.0
         order = self._model.row_order(target)
-        if order is None:
-            return self._file.rows_at(target, np.arange(start, stop)) - np.float32(shift)
-        places = np.argsort(order)[start:stop]
+        places = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         first = int(places.min())
         values = self._file.rows_at(target, np.arange(first, int(places.max()) + 1))
-        return values[places - first]
+        source = self._model.sources[target]
+        assert isinstance(source, CheckpointTensor)
+        return source.back(values[places - first])
 
     def _problem(self, target: str) -> str | None:
         errors = self._errors[target]

@@ -20,7 +20,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import Choice
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import Digests, digest, encoded_rows
-from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, flat_stored
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import row_count, row_spans
 from tuneserve.safetensors import checkpoint_tensors
@@ -90,21 +90,22 @@ def _same_value(found: Any, expected: Any) -> bool:
 def check_merged_checkpoint(directory: Path, merged: MergedCheckpoint, *, threads: int) -> Check:
     """The same of the merged Hugging Face checkpoint: every tensor is there, with all its bytes."""
     files = checkpoint_tensors(directory)
+    names = [*merged.names, *merged.outside]
 
     def difference(name: str) -> str | None:
-        if name not in files:
+        stored = files.get(merged.file_name(name))
+        if stored is None:
             return f"{name} is missing"
-        stored = files[name]
         for start, stop in row_spans(stored.shape):
             expected = encode_values(merged.rows(name, start, stop), stored.dtype, where=name)
-            if flat(stored).raw(start, stop).tobytes() != expected:
+            if flat_stored(stored).raw(start, stop).tobytes() != expected:
                 return f"{name} differs in rows {start} to {stop - 1}"
         return None
 
     with ThreadPoolExecutor(threads) as pool:
-        problems = list(filter(None, pool.map(difference, merged.names)))
-    how = f"all bytes of {len(merged.names)} tensors"
-    return _as_check("checkpoint as merged", problems, len(merged.names), how)
+        problems = list(filter(None, pool.map(difference, names)))
+    how = f"all bytes of {len(names)} tensors"
+    return _as_check("checkpoint as merged", problems, len(names), how)
 
 
 def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str) -> Check:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base.fast_tokenizer import load_fast_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import (
     EncodedExample,
@@ -78,13 +79,7 @@ class TrainerTokenizer:
     def __init__(self, directory: Path, *, thoughts: str = "train") -> None:
         self.directory = directory
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        from transformers import PreTrainedTokenizerFast
-
-        # This class reads tokenizer.json as training saved it; a model's own class
-        # (LlamaTokenizer) would build another pre-tokenizer.
-        self._tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(
-            directory, local_files_only=True
-        )
+        self._tokenizer: Any = load_fast_tokenizer(directory)
         self._fast = FastTokenizer(self._tokenizer)
         # Only the place where the answer proper begins matters here, and 'mask' marks it.
         self.thoughts = "drop" if thoughts == "drop" else "mask"

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tuneserve.arrays import Floats, Ids
-from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -23,7 +23,9 @@ from tuneserve.convert.merge.experts import (
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
 from tuneserve.errors import TuneserveError
+from tuneserve.files import read_json
 from tuneserve.safetensors import checkpoint_tensors
+from tuneserve.text_model import is_shell, text_name
 
 
 class Weights(Protocol):
@@ -49,7 +51,11 @@ class TrainerWeights:
     """
 
     def __init__(self, directory: Path, *, tied: bool) -> None:
-        places = checkpoint_tensors(directory)
+        files = checkpoint_tensors(directory)
+        inside = is_shell(read_json(directory / "config.json"))
+        # Of a model with eyes and ears the text model's names, and what the files call them.
+        self._stored = {(inside and text_name(name)) or name: name for name in files}
+        places = {name: files[stored] for name, stored in self._stored.items()}
         self._paths = {name: stored.path for name, stored in places.items()}
         self._shapes = {name: stored.shape for name, stored in places.items()}
         self._shapes |= {name: stored.shape for name, stored in mxfp4_tensors(places).items()}
@@ -63,7 +69,7 @@ class TrainerWeights:
         if name in self._four_bit:
             return self._dequantized(name).shape
         with self._open(name) as file:
-            return tuple(file.get_slice(name).get_shape())
+            return tuple(file.get_slice(self._stored[name]).get_shape())
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._name(name)
@@ -71,7 +77,7 @@ class TrainerWeights:
             return self._dequantized(name)[start:stop]
         with self._open(name) as file:
             # A copy: what the slice gives may be the mapping itself.
-            values = file.get_slice(name)[start:stop].float().clone()
+            values = file.get_slice(self._stored[name])[start:stop].float().clone()
         found: Floats = values.numpy()
         return found
 
@@ -82,11 +88,9 @@ class TrainerWeights:
         if name + BLOCKS in self._paths:
             return self._by_transformers(name, number)
         parameter = self.expert_parameter(name)
-        return (
-            None
-            if parameter is None
-            else read_parameter(parameter, self._flat_rows, *parameter.span(number))
-        )
+        if parameter is None:
+            return None
+        return read_parameter(parameter, self._flat_rows, *parameter.span(number))
 
     def _by_transformers(self, name: str, number: int) -> Floats:
         """One expert of an MXFP4 parameter."""
@@ -123,9 +127,9 @@ class TrainerWeights:
         for key in self._paths:
             if key.startswith(f"{name}."):
                 with self._open(key) as file:
-                    parts[key] = file.get_tensor(key)
+                    parts[key] = file.get_tensor(self._stored[key])
         with self._open(name) as file:
-            packed = file.get_tensor(name)
+            packed = file.get_tensor(self._stored[name])
         values = dequantize_4bit(packed, QuantState.from_dict(parts, device="cpu"))
         found: Floats = values.float().numpy()
         return found
@@ -188,10 +192,8 @@ class FileWeights:
             order = self._model.row_order(gguf_name)
             wanted = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         values = self._as_used(gguf_name, self._file.rows_at(gguf_name, wanted))
-        if is_quantizable(gguf_name, self._file.shape(gguf_name)):
-            return values
-        shift = self._model.architecture.norm_shift if name.endswith("norm.weight") else 0.0
-        return values - np.float32(shift)
+        source = self._model.sources[gguf_name]
+        return source.back(values) if isinstance(source, CheckpointTensor) else values
 
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         return self._model.checkpoint.expert_parameter(name)

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base.fast_tokenizer import load_fast_tokenizer
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
-from tuneserve.gguf.sentencepiece import has_space_prefix
 from tuneserve.settings import ModelSettings, TrainSettings
 
 CHECKPOINTING: dict[str, bool | str] = {"unsloth": "unsloth", "true": True, "false": False}
 
 
 def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
-    """The base's fast tokenizer, with the recipe's chat template where it names one."""
-    from transformers import AutoTokenizer
-
+    """The base's tokenizer as its tokenizer.json has it, with the recipe's chat template where it
+    names one. Raises UsageError if there is none."""
     with quiet(errors_too=True):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    if not tokenizer.is_fast:
-        raise TuneserveError("its tokenizer has no fast version (tokenizer.json)", where=str(path))
+        tokenizer = load_fast_tokenizer(path)
     if settings.chat_template is not None:
         tokenizer.chat_template = read_text(settings.chat_template, "chat template")
     return tokenizer
-
-
-def check_convertible(tokenizer: Any, path: Path) -> None:
-    """Raise UsageError, as conversion would after training, if llama.cpp can't put spaces in front
-    of text where this tokenizer does: transformers may give a base other steps than its file's."""
-    content = json.loads(tokenizer.backend_tokenizer.to_str())
-    if content["model"].get("byte_fallback"):
-        has_space_prefix(content, str(path))
 
 
 def load_base(
@@ -45,12 +33,13 @@ def load_base(
     four_bit: bool,
     offloaded: bool = False,
 ) -> tuple[Any, Any]:
-    """The base model ready for an adapter, and its tokenizer as Unsloth sets it up to train.
+    """The base model ready for an adapter, and its tokenizer with a token to pad batches with.
 
-    `offloaded`: the token embeddings stay in main memory.
+    `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
+    it is of the class that tokenizer_config.json names, and repaired.
     """
     with quiet(errors_too=True):
-        model, tokenizer = runtime.fast_model.from_pretrained(
+        model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
             max_seq_length=settings.max_seq_length,
             dtype=runtime.dtype,
@@ -60,6 +49,9 @@ def load_base(
             offload_embedding=offloaded,
             trust_remote_code=False,
         )
+    tokenizer = load_tokenizer(path, settings)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masked, so any token will do
     return model, tokenizer
 
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 from tuneserve.safetensors import checkpoint_tensors
 from tuneserve.settings import ALL_LINEAR, TrainSettings
+from tuneserve.text_model import is_shell, text_name
 
 # The input embedding and the output layer, as all bases that can be trained call them.
 _TABLES = ("embed_tokens", "lm_head")
@@ -54,7 +56,11 @@ class _Modules:
         self.norms: list[str] = []
         self.others: list[str] = []
         self.has_experts = False
+        config = checkpoint / "config.json"
+        inside = config.is_file() and is_shell(read_json(config))
         for key, tensor in checkpoint_tensors(checkpoint).items():
+            if inside and text_name(key) is None:
+                continue  # of a model with eyes and ears the text model is trained
             name = key.removesuffix(_SUFFIX)
             if _EXPERT.search(key):  # loaded as parameters that stack all experts of a layer
                 self.has_experts = True

@@ -14,6 +14,7 @@ from functools import cached_property
 from statistics import median
 from typing import Any, Self
 
+from tuneserve.base.fast_tokenizer import swallows_whitespace, without_stripping
 from tuneserve.chat.completeness import lost_parts
 from tuneserve.chat.examples import CONTINUES, Example
 from tuneserve.chat.prompt import (
@@ -211,6 +212,7 @@ class Encoder:
             train_on=self.train_on,
         )
         ids = item.prompt + item.answer
+        self._check_whitespace(example, ids)
         labels = _labels(item)
         lost = sum(label != IGNORED for label in labels[self.max_length :])
         length, cut = len(ids), slice(self.max_length)
@@ -279,6 +281,29 @@ class Encoder:
         arguments = template_arguments(self.template, protected)
         prompt = self.template.render(add_generation_prompt=True, **arguments)
         return with_bos([token.id for token in self._fast.tokens(prompt)], self._fast.leading_bos)
+
+    @cached_property
+    def _plain(self) -> FastTokenizer | None:
+        """The tokenizer as llama.cpp has it, where special tokens swallow whitespace here alone."""
+        if not swallows_whitespace(self.tokenizer):
+            return None
+        return FastTokenizer(without_stripping(self.tokenizer), protects=self.mode != "control")
+
+    def _check_whitespace(self, example: Example, ids: Sequence[int]) -> None:
+        """Raise EncodingError for an example whose tokens are other ones when it is served, because
+        whitespace stands beside a special token that swallows it."""
+        if self._plain is None:
+            return
+        served = encode(
+            self._plain, self.template if example.prompt else None, example,
+            thoughts=self.thoughts, train_on=self.train_on,
+        )  # fmt: skip
+        if served.prompt + served.answer != list(ids):
+            raise EncodingError(
+                "a text of it begins or ends with whitespace, which this base's special tokens "
+                "swallow and llama.cpp's do not: take it away",
+                where=example.where,
+            )
 
     def _check_characters(self, example: Example) -> None:
         """Raise EncodingError for a character that the vocabulary has no token for: conversion,

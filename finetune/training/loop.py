@@ -134,7 +134,7 @@ def _rounds_base(job: TrainingJob) -> bool:
 
 
 def _load(job: TrainingJob) -> tuple[Any, Any]:
-    """The base with a fresh adapter, and its tokenizer as Unsloth sets it up to train."""
+    """The base with a fresh adapter, and its tokenizer."""
     settings = job.budget.settings
     compile_layers(job.budget.compiled)
     model, tokenizer = load_base(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base import ResolvedBase, resolve_base
+from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_seconds, say
@@ -26,7 +27,6 @@ from tuneserve.finetune.memory.budget import as_before, plan_budget
 from tuneserve.finetune.memory.schedule import plan_steps
 from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
 from tuneserve.finetune.runtime.model import (
-    check_convertible,
     check_finite,
     load_tokenizer,
     trainable_parameters,
@@ -185,7 +185,6 @@ def _prepare(
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
     tokenizer = load_tokenizer(base.path, recipe.model)
-    check_convertible(tokenizer, base.path)
     encoder = Encoder.of(recipe, tokenizer, prepared)
     examples = sum(map(len, prepared.parts().values()))
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)
@@ -224,7 +223,7 @@ def _written_adapter(job: TrainingJob, model: Any) -> Iterator[None]:
     with atomic_path(job.run.adapter) as directory:
         with quiet(errors_too=True):
             model.save_pretrained(directory)
-            job.tokenizer.save_pretrained(directory)
+            save_fast_tokenizer(job.tokenizer, directory)
         # PEFT's model card is an empty form for the hub.
         (directory / "README.md").unlink(missing_ok=True)
         yield

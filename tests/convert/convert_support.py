@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import MIXTURES
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.llama import backend
 
 # Weights wide enough that a fault shows in the logits.
 SHAPE: dict[str, Any] = {
@@ -116,6 +121,35 @@ def write_sentencepiece_model(gguf: GGUFFile, path: Path, pieces: int = 32000) -
     model.trainer_spec.byte_fallback = True
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def llama_quantize(
+    source: Path,
+    target: Path,
+    quantization: str,
+    means: Mapping[str, Floats] | None = None,
+    provenance: Mapping[str, tuple[str, Any]] | None = None,
+) -> None:
+    """Quantize an F16 GGUF by llama.cpp; `means` is an importance matrix, `provenance` the metadata
+    that says so."""
+    import llama_cpp
+
+    params = backend().llama_model_quantize_default_params()
+    params.ftype = MIXTURES[quantization].file_type
+    if means is not None and provenance is not None:
+        entries = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
+        for entry, (name, values) in zip(entries, means.items(), strict=False):
+            entry.name, entry.size = name.encode(), len(values)
+            entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        overrides = (llama_cpp.llama_model_kv_override * (len(provenance) + 1))()
+        for override, (key, (kind, value)) in zip(overrides, provenance.items(), strict=False):
+            override.key = key.encode()
+            if kind == "string":
+                override.tag, override.value.val_str = 3, value.encode()
+            else:
+                override.tag, override.value.val_i64 = 0, value
+        params.imatrix, params.kv_overrides = entries, overrides
+    assert backend().llama_model_quantize(bytes(source), bytes(target), params) == 0
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_the_converter_makes_what_is_verified(stablelm: RunDirectory, converter:
             "Q8_0 ≈ merged", "the gain is kept"} <= contracts  # fmt: skip
     file = GGUFFile(Path(result.tuned.path))
     assert file.architecture == "stablelm"
-    assert file.metadata["general.name"] == stablelm.name.title()
+    assert file.metadata["general.name"] == stablelm.name
     assert result.tensor_types["Q8_0"] > 0
     made = {path.name for path in stablelm.gguf.iterdir()}
     assert made == {"stable-Q8_0.gguf", "base-Q8_0.gguf", *result.handover}

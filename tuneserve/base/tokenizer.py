@@ -1,9 +1,9 @@
 """A GGUF's tokenizer as tokenizer.json and its companions, from the file's own tables.
 
-Byte-level BPE (`tokenizer.ggml.model` = gpt2) and sentencepiece (llama). Token ids are those of
-llama.cpp by construction: same tokens, same merges, the pre-tokenizer that `pre` names, special
-tokens cut out first. No Unicode normalization is written, because llama.cpp does none: training
-must see the same ids as serving.
+Byte-level BPE (`tokenizer.ggml.model` = gpt2), sentencepiece (llama) and Gemma 4's BPE. Token ids
+are those of llama.cpp by construction: same tokens, same merges, the pre-tokenizer that `pre`
+names, special tokens cut out first. No Unicode normalization is written, because llama.cpp does
+none: training must see the same ids as serving.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json, write_text
-from tuneserve.gguf.pretokenizers import by_name
+from tuneserve.gguf.pretokenizers import DEFAULT, by_name
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.sentencepiece import merges_by_score, sentencepiece_steps
 from tuneserve.gguf.tokens import NEVER_STRIPPING, TokenType, strips_right
@@ -38,13 +38,15 @@ def tokenizer_json(gguf: GGUFFile) -> dict[str, Any]:
     """The fast tokenizer, in the format of the `tokenizers` library."""
     _check_tables(gguf)
     kind = gguf.require("tokenizer.ggml.model")
-    if kind not in ("gpt2", "llama"):
+    readers = {"gpt2": byte_level, "llama": sentencepiece, "gemma4": spaces_replaced}
+    if kind not in readers:
         raise UsageError(
             f"tokenizer model '{kind}' can't be imported",
             where=str(gguf.path),
-            hint="Supported: gpt2 (byte-level BPE), llama (sentencepiece).",
+            hint="Supported: gpt2 (byte-level BPE), llama (sentencepiece), gemma4 (BPE of text "
+            "with its spaces replaced).",
         )
-    steps, model = (byte_level if kind == "gpt2" else sentencepiece)(gguf)
+    steps, model = readers[kind](gguf)
     return {
         "version": "1.0",
         "truncation": None,
@@ -70,7 +72,7 @@ def tokenizer_json(gguf: GGUFFile) -> dict[str, Any]:
 
 def byte_level(gguf: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
     """Steps around the model, and the model's own settings."""
-    pre = by_name(gguf.require("tokenizer.ggml.pre"))
+    pre = by_name(gguf.get("tokenizer.ggml.pre", DEFAULT))
     steps = {
         "normalizer": None,
         "pre_tokenizer": pre.to_json(),
@@ -99,6 +101,24 @@ def sentencepiece(gguf: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
         "fuse_unk": True,
         "byte_fallback": True,
         "merges": merges_by_score(tokens, gguf.require("tokenizer.ggml.scores"), cut_out),
+    }
+
+
+def spaces_replaced(gguf: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Steps around the model, and the model's own settings: merges as in byte-level BPE, text and
+    bytes as in sentencepiece.
+
+    llama.cpp cuts at line feeds, which changes no id: no merge joins one with anything else.
+    """
+    tokens: list[str] = gguf.require("tokenizer.ggml.tokens")
+    return {
+        **sentencepiece_steps(space_prefix=False),
+        "post_processor": post_processor(gguf),
+    }, {
+        "unk_token": tokens[int(gguf.require("tokenizer.ggml.unknown_token_id"))],
+        "fuse_unk": True,
+        "byte_fallback": True,
+        "merges": [split_merge(merge) for merge in gguf.require("tokenizer.ggml.merges")],
     }
 
 

@@ -53,8 +53,8 @@ def write_weights(
             order = architecture.gguf_row_order(name, config, len(values))
             if order is not None:
                 values = values[np.argsort(order)]
-            if hf_name.endswith("norm.weight"):
-                values = values - np.float32(architecture.norm_shift)
+            if (changed := architecture.gguf_values(name)) is not None:
+                values = changed.back(values)
             data = encode_values(values, dtype, where=f"{gguf.path}: {name}")
             writer.write(hf_name, [data])
             on_tensor(spec.size_bytes)

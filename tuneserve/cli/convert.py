@@ -16,6 +16,9 @@ from tuneserve.options import settings_options
 if TYPE_CHECKING:
     from tuneserve.convert.result import AdapterResult, Check, ConvertResult
 
+WORTH_SHOWING = 0.9  # tensors that keep less of their update are shown
+WORST_SHOWN = 5
+
 
 @click.command()
 @stage_options
@@ -67,7 +70,10 @@ def show(result: ConvertResult) -> None:
     """The result as tables on the terminal."""
     rows = [
         [name, made.path, made.quantization, human_bytes(made.size_bytes)]
-        for name, made in (("tuned", result.tuned), ("base", result.base))
+        for name, made in (
+            ("adapter on the base" if result.as_adapter else "tuned", result.tuned),
+            ("base", result.base),
+        )
     ]
     table("GGUFs", ["model", "file", "quantization", "size"], rows)
     say(f"  merged into {result.merged_into.path} ({result.merged_into.weights})")
@@ -75,6 +81,14 @@ def show(result: ConvertResult) -> None:
     table("Tensors by type", ["type", "tensors"], types)
     for change, count in result.fallbacks.items():
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
+    if result.before_repair:
+        say(f"  as plain {result.base.quantization}: {result.before_repair.describe()}")
+    if result.overrides:
+        say(f"  finer types for {len(result.overrides)} tensors, so that the tune is kept")
+    lost = [one for one in result.updates if one.kept < WORTH_SHOWING][:WORST_SHOWN]
+    if lost:
+        rows = [[one.name, one.type, f"{one.kept:.0%}"] for one in lost]
+        table("Tensors that lose most of their update", ["tensor", "type", "kept"], rows)
     if result.mix:
         mix = result.mix
         say(

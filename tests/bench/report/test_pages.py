@@ -33,6 +33,7 @@ from tuneserve.bench.compare.results import (
     AnswerCounts,
     Contamination,
     ContenderSummary,
+    KeptGain,
     Pair,
     Provenance,
     Report,
@@ -99,6 +100,7 @@ def report() -> Report:
     rate = Rate(120.0, 3.0, 96, 3)
     return Report(
         run="x",
+        gain=KeptGain(0.97, 0.95, 0.99, 0.93, "97.0% of the gain is kept"),
         created="2026-01-02T03:04:05+00:00",
         task="exact",
         confidence=0.95,
@@ -204,6 +206,9 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
     again = as_json(read_report(RunDirectory(tmp_path)))
     assert json.dumps(again, indent=2, ensure_ascii=False) + "\n" == text
     assert data["verdict"]["outcome"] == report.verdict.outcome
+    assert data["gain"]["share"] == 0.97
+    for name in ("report.md", "report.html"):
+        assert "97.0% of the gain is kept" in (tmp_path / "bench" / name).read_text()
     rows = [json.loads(line) for line in (tmp_path / "bench" / "answers.jsonl").open()]
     own = [row for row in rows if row["task"] == HELD_OUT]
     assert len(rows) == 2 * len(own)

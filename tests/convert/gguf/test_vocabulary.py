@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.convert.convert_support import copy_tokenizer, make_base, write_sentencepiece_model
+from tests.gguf.cut_vocabulary import cut_vocabulary
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.vocabulary import Vocabulary
 from tuneserve.convert.gguf.writer import write_gguf
@@ -215,3 +216,84 @@ def test_the_gate_reads_the_tokenizer_that_training_saved(llama_2: Path, tmp_pat
     assert (trainer.bos, trainer.eos, trainer.adds_bos) == (1, 2, True)
     with pytest.raises(UsageError, match="only where none stands already"):
         read(tmp_path / "adapter").metadata()
+
+
+def with_stripping(llama_cpp_source: Path, target: Path, template: str) -> Path:
+    """Phi-4's tokenizer: special tokens that swallow whitespace on both sides."""
+    tokens = ("<|im_start|>", "<|im_end|>", "<|im_sep|>")
+    source = llama_cpp_source / "models" / "ggml-vocab-llama-bpe.gguf"
+    cut = cut_vocabulary(source, target / "v.gguf", pre="dbrx", special=tokens)
+    write_tokenizer(GGUFFile(cut), target)
+    edit(target, lambda c: [e.update(lstrip=True, rstrip=True) for e in c["added_tokens"]])
+    (target / "chat_template.jinja").write_text(template)
+    return target
+
+
+PHI_4 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}<|im_sep|>{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant<|im_sep|>{% endif %}"
+)
+
+
+def test_tokens_that_swallow_whitespace_where_there_is_none(
+    llama_cpp_source: Path, tmp_path: Path
+) -> None:
+    from tuneserve.chat.examples import Example
+    from tuneserve.chat.prompt import EncodingError
+    from tuneserve.finetune.runtime.model import load_tokenizer
+    from tuneserve.finetune.tokens.encoder import Encoder
+    from tuneserve.settings import ModelSettings
+
+    directory = with_stripping(llama_cpp_source, tmp_path, PHI_4)
+    assert read(directory, rows=9000, architecture="phi3").strips_right is False
+    encoder = Encoder(load_tokenizer(directory, ModelSettings()), max_length=99)
+
+    def example(text: str) -> Example:
+        return Example(
+            "x", ({"role": "user", "content": text}, {"role": "assistant", "content": "b"})
+        )
+
+    assert encoder.encode(example("a b")).trained
+    for text in ("a ", "\na"):
+        with pytest.raises(EncodingError, match="begins or ends with whitespace"):
+            encoder.encode(example(text))
+
+
+def test_a_template_with_whitespace_beside_such_tokens_is_refused(
+    llama_cpp_source: Path, tmp_path: Path
+) -> None:
+    template = PHI_4.replace("<|im_end|>", "<|im_end|>\n")
+    directory = with_stripping(llama_cpp_source, tmp_path, template)
+    with pytest.raises(UsageError, match="the chat template has whitespace there"):
+        read(directory, rows=9000, architecture="phi3")
+
+
+def test_whole_tokens_first_or_merges_where_both_give_the_same(
+    llama_cpp_source: Path, tmp_path: Path
+) -> None:
+    """gpt-oss's file takes whole tokens first, llama.cpp's pre-tokenizer for it does not."""
+    source = llama_cpp_source / "models" / "ggml-vocab-gpt-2.gguf"
+    write_tokenizer(
+        GGUFFile(cut_vocabulary(source, tmp_path / "v.gguf", pre="gpt-4o", tokens=3000)), tmp_path
+    )
+    edit(tmp_path, lambda c: c["model"].update(ignore_merges=True))
+    assert read(tmp_path, rows=9000).metadata()["tokenizer.ggml.pre"] == ("STRING", "gpt-4o")
+    edit(tmp_path, lambda c: c["model"]["merges"].pop())
+    with pytest.raises(UsageError, match="is unknown to") as caught:
+        read(tmp_path, rows=9000).metadata()
+    assert "The nearest is 'gpt-4o'" in caught.value.hint
+
+
+@pytest.mark.slow  # a vocabulary of 262,144 tokens
+def test_gemma_4_comes_back_as_it_was(llama_cpp_source: Path, tmp_path: Path) -> None:
+    gguf = GGUFFile(llama_cpp_source / "models" / "ggml-vocab-gemma-4.gguf")
+    write_tokenizer(gguf, tmp_path)
+    made = read(tmp_path, rows=262144, architecture="gemma4").metadata()
+    for key in ("model", "tokens", "token_type", "scores", "merges", "add_bos_token",
+                "add_space_prefix", "bos_token_id", "eos_token_id"):  # fmt: skip
+        assert list_or(made[f"tokenizer.ggml.{key}"][1]) == gguf.get(f"tokenizer.ggml.{key}"), key
+    assert "tokenizer.ggml.pre" not in made
+
+
+def list_or(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -6,7 +6,6 @@ which needs llama.cpp's tools.
 
 from __future__ import annotations
 
-import ctypes
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
+from tests.convert.convert_support import (
+    Trained,
+    llama_quantize,
+    make_adapter,
+    make_base,
+    write_held_out,
+)
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.quantization import MIXTURES, NEEDS_IMATRIX
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.imatrix import (
     ImportanceMatrix,
@@ -29,7 +33,7 @@ from tuneserve.convert.imatrix import (
 from tuneserve.convert.stage import convert
 from tuneserve.errors import UsageError
 from tuneserve.gguf.reader import GGUFFile
-from tuneserve.llama import LlamaModel, backend
+from tuneserve.llama import LlamaModel
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -124,35 +128,15 @@ def test_what_is_written(matrix: ImportanceMatrix, tmp_path: Path) -> None:
         assert np.array_equal(gguf.dequantized(f"{name}.in_sum2"), entry.sums)
 
 
-@pytest.mark.parametrize("quantization", ["Q4_K_M", "IQ4_XS", "Q4_0", *NEEDS_IMATRIX])
+@pytest.mark.parametrize("quantization", ["Q4_K_M", "IQ4_XS", "Q4_0"])
 def test_equals_what_llama_cpp_quantizes_with_it(
     wide: Trained, f16: Path, matrix: ImportanceMatrix, tmp_path: Path, quantization: str
 ) -> None:
-    import llama_cpp
-
-    means = matrix.means()
-    entries = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()
-    for entry, (name, values) in zip(entries, means.items(), strict=False):
-        entry.name, entry.size = name.encode(), len(values)
-        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
-    provenance = matrix.provenance("some/where.gguf")
-    overrides = (llama_cpp.llama_model_kv_override * (len(provenance) + 1))()
-    for override, (key, (kind, value)) in zip(overrides, provenance.items(), strict=False):
-        override.key = key.encode()
-        if kind == "string":
-            override.tag, override.value.val_str = 3, value.encode()
-        else:
-            override.tag, override.value.val_i64 = 0, value
-    params = backend().llama_model_quantize_default_params()
-    params.ftype = MIXTURES[quantization].file_type
-    params.imatrix, params.kv_overrides = entries, overrides
     theirs = tmp_path / "theirs"
-    assert backend().llama_model_quantize(bytes(f16), bytes(theirs), params) == 0
+    llama_quantize(f16, theirs, quantization, matrix.means(), matrix.provenance("some/where.gguf"))
 
     ours = write(wide.model(), tmp_path / "ours", quantization, matrix)
     assert ours.read_bytes() == theirs.read_bytes()
-    if quantization in NEEDS_IMATRIX:
-        return
     plain = write(wide.model(), tmp_path / "plain", quantization)
     ours_down, plain_down = (
         GGUFFile(path).tensors["blk.1.ffn_down.weight"].data for path in (ours, plain)

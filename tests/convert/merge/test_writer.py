@@ -58,9 +58,9 @@ def test_one_file_where_it_fits(trained: Trained, tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_told(trained: Trained, tmp_path: Path) -> None:
     merged = trained.merged()
     write_checkpoint(tmp_path / "m", merged, trained.adapter, threads=1)
-    assert check_merged_checkpoint(tmp_path / "m", merged).passed
+    assert check_merged_checkpoint(tmp_path / "m", merged, threads=1).passed
     base = MergedCheckpoint(trained.base)
     write_checkpoint(tmp_path / "base", base, trained.adapter, threads=1)
-    check = check_merged_checkpoint(tmp_path / "base", merged)
+    check = check_merged_checkpoint(tmp_path / "base", merged, threads=1)
     assert not check.passed
     assert check.figures["wrong"] == 21

@@ -97,7 +97,10 @@ def config(**changes: Any) -> Change:
 
 
 def template(source: str) -> Change:
-    return lambda base: (base / "chat_template.jinja").write_text(source) and None
+    def change(base: Path) -> None:
+        (base / "chat_template.jinja").write_text(source)
+
+    return change
 
 
 def tokenizer(change: Callable[[Any], Any]) -> Change:
@@ -201,7 +204,7 @@ def test_a_template_for_one_question_is_a_note(small_base: Path, tmp_path: Path)
     assert not refusals(found)
     note = next(one for one in found if one.name == "template")
     assert note.status == "note"
-    assert "it refuses several turns" in note.found
+    assert "equal with a question; it refuses a system prompt, several turns" in note.found
 
 
 def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ OF_THE_TABLES: dict[str, tuple[str, Callable[[GGUFModel], GGUFModel], str]] = {
         "llama", exchange("blk.0.attn_k.weight", "blk.2.attn_k.weight"), "every row"),
     "the two norms of a layer by name": ("llama", norms_by_name, PROBE),
     "rows not in RoPE's order": ("llama", lambda m: changed(m, row_order={}), PROBE),
-    "Gemma's +1 lost": ("gemma3", lambda m: changed(m, norm_shift=0.0), PROBE),
+    "Gemma's +1 lost": ("gemma3", lambda m: changed(m, values={}), PROBE),
 }  # fmt: skip
 
 

@@ -1,34 +1,105 @@
-"""The base's tokenizer, before any weights are loaded."""
+"""The base's tokenizer, before any weights are loaded: the ids of its tokenizer.json, whatever
+class tokenizer_config.json names."""
 
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from tests.base.test_import_tokens import sample_text
+from tests.gguf.cut_vocabulary import cut_vocabulary
+from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.base.tokenizer import write_tokenizer
+from tuneserve.convert.verify.vocabulary import HARD_STRINGS
 from tuneserve.errors import UsageError
-from tuneserve.finetune.runtime.model import check_convertible, load_tokenizer
+from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import ModelSettings
 
+CLASSES = (
+    "LlamaTokenizerFast", "LlamaTokenizer", "GemmaTokenizerFast", "Qwen2Tokenizer",
+    "PreTrainedTokenizerFast", "CohereTokenizerFast", "GPT2Tokenizer", "NoSuchTokenizer",
+)  # fmt: skip
 
-def test_a_tokenizer_that_conversion_would_refuse_is_refused_before_training(
+
+def texts(source: Path, name: str) -> list[str]:
+    """Hard strings, llama.cpp's own texts for this vocabulary, and random ones."""
+    choose = random.Random(7)
+    own = (source / "models" / f"ggml-vocab-{name}.gguf.inp").read_text(encoding="utf-8")
+    return [
+        *HARD_STRINGS,
+        *own.split("\n__ggml_vocab_test__\n"),
+        *(sample_text(choose) for _ in range(60)),
+    ]
+
+
+def ids_of(tokenizer: Any, asked: list[str]) -> list[list[int]]:
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in asked]
+
+
+def loaded(directory: Path) -> Any:
+    return load_tokenizer(directory, ModelSettings())
+
+
+@pytest.mark.parametrize("name", ["llama-bpe", "qwen2", "command-r", "llama-spm"])
+def test_the_class_named_beside_the_file_changes_no_id(
+    llama_cpp_source: Path, tmp_path: Path, name: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    gguf = llama_cpp_source / "models" / f"ggml-vocab-{name}.gguf"
+    classes = CLASSES
+    if name == "llama-spm":
+        classes = ("LlamaTokenizerFast", "LlamaTokenizer")
+    else:
+        gguf = cut_vocabulary(gguf, tmp_path / "v.gguf")
+    write_tokenizer(GGUFFile(gguf), tmp_path)
+    given = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    file = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    asked = texts(llama_cpp_source, name)
+    wanted = [file.encode(text, add_special_tokens=False).ids for text in asked]
+    for chosen in classes:
+        (tmp_path / "tokenizer_config.json").write_text(
+            json.dumps({**given, "tokenizer_class": chosen, "legacy": True})
+        )
+        tokenizer = loaded(tmp_path)
+        assert ids_of(tokenizer, asked) == wanted, chosen
+        assert tokenizer("a")["input_ids"] == file.encode("a").ids
+    save_fast_tokenizer(tokenizer, tmp_path / "adapter")
+    again = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    assert ids_of(again, asked) == wanted
+    assert (again.bos_token, again.eos_token) == (tokenizer.bos_token, tokenizer.eos_token)
+    saved = json.loads((tmp_path / "adapter" / "tokenizer_config.json").read_text())
+    assert saved["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert "local_files_only" not in saved
+
+
+@pytest.mark.slow  # a vocabulary of 128,256 tokens
+def test_the_whole_llama_3_vocabulary_under_a_llama_class(
     llama_cpp_source: Path, tmp_path: Path
 ) -> None:
-    write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-llama-spm.gguf"), tmp_path)
-    check_convertible(load_tokenizer(tmp_path, ModelSettings()), tmp_path)
-    # The same files under transformers' class for Llama 2, which cuts text in a way of its own.
+    """What public copies of R1-Distill-Llama carry."""
+    write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-llama-bpe.gguf"), tmp_path)
     config = tmp_path / "tokenizer_config.json"
     config.write_text(
-        json.dumps({**json.loads(config.read_text()), "tokenizer_class": "LlamaTokenizer"})
+        json.dumps({**json.loads(config.read_text()), "tokenizer_class": "LlamaTokenizerFast"})
     )
-    with pytest.raises(UsageError, match="Metaspace") as caught:
-        check_convertible(load_tokenizer(tmp_path, ModelSettings()), tmp_path)
-    assert caught.value.where == str(tmp_path)
-    assert "Train on a GGUF of the base" in caught.value.render()
+    file = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    asked = texts(llama_cpp_source, "llama-bpe")
+    wanted = [file.encode(text, add_special_tokens=False).ids for text in asked]
+    assert ids_of(loaded(tmp_path), asked) == wanted
 
 
-def test_byte_level_tokenizers_pass(demo_base: Path) -> None:
-    check_convertible(load_tokenizer(demo_base, ModelSettings()), demo_base)
+def test_a_folder_without_a_tokenizer_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"x")
+    with pytest.raises(UsageError, match="no fast version") as caught:
+        loaded(tmp_path)
+    assert "A tokenizer.model alone is not read" in caught.value.render()
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UsageError, match="tokenizer"):
+        loaded(tmp_path)

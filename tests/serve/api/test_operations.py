@@ -109,6 +109,18 @@ def test_an_adapters_prefix_is_not_the_bases(demo_gguf: Path, lora_gguf: Path) -
             engine.submit(ids, one, adapter="nope")
 
 
+def test_an_adapter_may_belong_to_the_model(demo_gguf: Path, lora_gguf: Path) -> None:
+    settings = ServeSettings(ctx=512, slots=2, threads=1, embeddings=True)
+    one = SamplingParams(temperature=0.0, max_tokens=4)
+    with Engine(demo_gguf, settings, adapters={"loud": lora_gguf}) as engine:
+        ids = engine.model.tokenize("The capital of France is the city of")
+        base, loud = (engine.generate([ids], one, adapter=name)[0] for name in (None, "loud"))
+        plain = engine.embed([ids]).result()
+    with Engine(demo_gguf, settings, lora=lora_gguf) as engine:
+        assert engine.generate([ids], one)[0].tokens == loud.tokens != base.tokens
+        assert engine.embed([ids]).result() != plain
+
+
 def test_what_is_no_adapter_is_named(demo_gguf: Path, tuneserve: Any) -> None:
     with pytest.raises(TuneserveError, match="can't load this adapter"):
         Engine(demo_gguf, ServeSettings(threads=1), adapters={"x": demo_gguf})

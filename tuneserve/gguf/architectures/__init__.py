@@ -7,7 +7,7 @@ checkpoint's config.json.
 from __future__ import annotations
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import gemma, llama, moe, phi, qwen
+from tuneserve.gguf.architectures import dense, gemma, gemma4, llama, moe, phi, qwen, qwen35
 from tuneserve.gguf.architectures.table import Architecture
 
 ARCHITECTURES: tuple[Architecture, ...] = (
@@ -15,7 +15,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     qwen.QWEN2,
     qwen.QWEN3,
     gemma.GEMMA3,
+    gemma.GEMMA2,
+    gemma.GEMMA,
+    gemma4.GEMMA4,
     phi.PHI3,
+    qwen35.QWEN35,
+    *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
 )
 

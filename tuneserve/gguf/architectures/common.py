@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures.table import Config, Entries
+from tuneserve.gguf.architectures.values import ONE_MORE, Values
 from tuneserve.gguf.reader import ArchitectureMetadata
 
 TENSORS: Mapping[str, str] = {
@@ -27,6 +28,29 @@ LAYER_TENSORS: Mapping[str, str] = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+
+
+def norms_plus_one(*tables: Mapping[str, str]) -> dict[str, Values]:
+    """Of every norm of these tables, where a norm multiplies by (1 + weight)."""
+    names = (name for table in tables for name in table if name.endswith("_norm"))
+    return dict.fromkeys(names, ONE_MORE)
+
+
+def by_kind(kinds: Mapping[str, Iterable[str]]) -> Callable[[Config, int], frozenset[str]]:
+    """`absent` of an architecture with layers of several kinds: what belongs to the kinds that a
+    layer is not of. `kinds`: GGUF names by the kind's name in config.json's `layer_types`."""
+    suffixed = {kind: {with_suffix(name) for name in names} for kind, names in kinds.items()}
+
+    def absent(config: Config, layer: int) -> frozenset[str]:
+        own = suffixed.get(config["layer_types"][layer], set())
+        return frozenset().union(*suffixed.values()) - own
+
+    return absent
+
+
+def with_suffix(name: str) -> str:
+    """A tensor's full name: '.weight' where it has no suffix."""
+    return name if "." in name else f"{name}.weight"
 
 
 def head_size(config: Config) -> int:

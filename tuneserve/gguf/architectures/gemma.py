@@ -1,4 +1,4 @@
-"""Gemma 3, text."""
+"""Gemma 1, 2 and 3, text."""
 
 from __future__ import annotations
 
@@ -73,21 +73,70 @@ def to_metadata(config: Config) -> Entries:
     return entries
 
 
+LAYER_TENSORS = {
+    **common.LAYER_TENSORS,
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
 GEMMA3 = Architecture(
     gguf_name="gemma3",
-    hf_names=("Gemma3ForCausalLM",),
+    hf_names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
     tensors=common.TENSORS,
-    layer_tensors={
-        **common.LAYER_TENSORS,
-        "attn_q_norm": "self_attn.q_norm",
-        "attn_k_norm": "self_attn.k_norm",
-        "post_attention_norm": "post_attention_layernorm",
-        "ffn_norm": "pre_feedforward_layernorm",
-        "post_ffw_norm": "post_feedforward_layernorm",
-    },
+    layer_tensors=LAYER_TENSORS,
     to_config=to_config,
     to_metadata=to_metadata,
-    # Gemma multiplies by (1 + weight); GGUF stores the sum.
-    norm_shift=1.0,
+    values=common.norms_plus_one(common.TENSORS, LAYER_TENSORS),
+)
+
+
+def _plain_metadata(config: Config) -> Entries:
+    usual = [e for e in common.usual_metadata(config) if not e[0].startswith("rope.")]
+    return [*usual, *common.head_size_metadata(config)]
+
+
+def gemma2_metadata(config: Config) -> Entries:
+    scalar, size = config.get("query_pre_attn_scalar", 256), common.head_size(config)
+    if config["num_hidden_layers"] == LAYERS_OF_GEMMA2_27B:
+        size = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    if scalar != size:
+        raise UsageError(
+            f"llama.cpp computes with {size} where this model has {scalar}",
+            where="config.json: query_pre_attn_scalar",
+        )
+    return [
+        *_plain_metadata(config),
+        ("attn_logit_softcapping", "float32", config["attn_logit_softcapping"]),
+        ("final_logit_softcapping", "float32", config["final_logit_softcapping"]),
+        ("attention.sliding_window", "uint32", config["sliding_window"]),
+    ]
+
+
+LAYERS_OF_GEMMA2_27B = 46
+_GEMMA2_LAYERS = {
+    name: inner for name, inner in LAYER_TENSORS.items() if not name.endswith(("q_norm", "k_norm"))
+}
+
+# llama.cpp knows these with the embedding as output matrix alone.
+_TIED = {name: inner for name, inner in common.TENSORS.items() if name != "output"}
+
+GEMMA2 = Architecture(
+    gguf_name="gemma2",
+    hf_names=("Gemma2ForCausalLM",),
+    tensors=_TIED,
+    layer_tensors=_GEMMA2_LAYERS,
+    to_metadata=gemma2_metadata,
+    values=common.norms_plus_one(common.TENSORS, _GEMMA2_LAYERS),
+)
+GEMMA = Architecture(
+    gguf_name="gemma",
+    hf_names=("GemmaForCausalLM",),
+    tensors=_TIED,
+    layer_tensors=common.LAYER_TENSORS,
+    to_metadata=_plain_metadata,
+    values=common.norms_plus_one(common.TENSORS, common.LAYER_TENSORS),
 )

@@ -5,15 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures.stacks import Stack
+from tuneserve.gguf.architectures.values import Values
 from tuneserve.gguf.reader import ArchitectureMetadata
 
 RowOrder = Ids
 Config = Mapping[str, Any]
 Entries = list[tuple[str, Literal["uint32", "float32", "string", "bool", "array"], Any]]
+
+Order = Callable[[Config, int], RowOrder]
+
+
+def no_import(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    """`to_config` of an architecture that has no way back from a GGUF."""
+    raise UsageError(
+        "a GGUF of this architecture can be made, but not imported",
+        hint="Name the model's Hugging Face checkpoint as the base.",
+    )
 
 
 @dataclass(frozen=True)
@@ -26,29 +38,33 @@ class Architecture:
     config.json comes from GGUF metadata by `to_config(metadata)` and has the `model_type` (where it
     is not the GGUF's name) and the `constants`; `to_metadata(config)` is the reverse, as (key
     without the architecture's prefix, value type, value).
-    `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is,
-    where the two sides differ.
-    `norm_shift` is added to every norm's weights on the way into a GGUF.
+    `row_order[name](config, rows)` says which Hugging Face row each GGUF row of a tensor is, and
+    `column_order` which column, where the two sides differ; `values`, what is done to its numbers.
     `stacks` are a block's tensors that are cut out of stacked parameters (experts), by GGUF name
     with its suffix; `exact` maps GGUF names to Hugging Face names where one of the two has no
     suffix or another one. `absent(config, layer)`: which of a block's tensors this one lacks.
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
+    `ignored`: Hugging Face names, as regular expressions, that a checkpoint may hold and the model
+    does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
     """
 
     gguf_name: str
     hf_names: tuple[str, ...]
     tensors: Mapping[str, str]
     layer_tensors: Mapping[str, str]
-    to_config: Callable[[ArchitectureMetadata], dict[str, Any]]
     to_metadata: Callable[[Config], Entries]
+    to_config: Callable[[ArchitectureMetadata], dict[str, Any]] = no_import
     model_type: str = ""
     constants: Config = field(default_factory=dict)
-    row_order: Mapping[str, Callable[[Config, int], RowOrder]] = field(default_factory=dict)
+    row_order: Mapping[str, Order] = field(default_factory=dict)
+    column_order: Mapping[str, Order] = field(default_factory=dict)
+    values: Mapping[str, Values] = field(default_factory=dict)
     extra_tensors: Callable[[Config], Iterator[tuple[str, Floats]]] = lambda _: iter(())
-    norm_shift: float = 0.0
     stacks: Mapping[str, Stack] = field(default_factory=dict)
     exact: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[Config, int], Container[str]] = lambda _config, _layer: ()
+    ignored: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset({"output"})
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""
@@ -85,9 +101,31 @@ class Architecture:
 
     def gguf_row_order(self, gguf_name: str, config: Config, rows: int) -> RowOrder | None:
         """GGUF row i of this tensor is Hugging Face row `order[i]`; None: the same rows."""
-        inner = _split_suffix(gguf_name)[0].rpartition(".")[2]
-        order = self.row_order.get(inner)
+        order = _of_tensor(self.row_order, gguf_name)
         return None if order is None else order(config, rows)
+
+    def gguf_column_order(self, gguf_name: str, config: Config, columns: int) -> RowOrder | None:
+        """The same of its columns."""
+        order = _of_tensor(self.column_order, gguf_name)
+        return None if order is None else order(config, columns)
+
+    def gguf_values(self, gguf_name: str) -> Values | None:
+        """What is done to the numbers of this tensor; None: nothing."""
+        return _of_tensor(self.values, gguf_name)
+
+    def is_ignored(self, hf_name: str) -> bool:
+        """Does the model compute without this tensor of a checkpoint?"""
+        return any(re.fullmatch(pattern, hf_name) for pattern in (_ROTARY, *self.ignored))
+
+
+_ROTARY = r".*\.rotary_emb\.inv_freq"  # older transformers wrote them
+Found = TypeVar("Found")
+
+
+def _of_tensor(by_name: Mapping[str, Found], gguf_name: str) -> Found | None:
+    """What a table says of a tensor, by its name without block, and with or without suffix."""
+    inner = re.sub(r"^blk\.\d+\.", "", gguf_name)
+    return by_name.get(inner) or by_name.get(_split_suffix(inner)[0])
 
 
 def _key_of(names: Mapping[str, str], value: str) -> str | None:

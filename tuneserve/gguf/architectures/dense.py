@@ -1,0 +1,302 @@
+"""Dense look-alikes of Llama with a twist each: norms behind a layer, scales, several kinds of
+layers. SmolLM3, Granite, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, LFM2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.gguf.architectures import common, llama
+from tuneserve.gguf.architectures.table import Architecture, Config, Entries, no_import
+from tuneserve.gguf.reader import ArchitectureMetadata
+
+QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+# The norm comes behind what it belongs to.
+_NORMS_BEHIND = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_SCALES = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+_MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
+
+
+def given_head_size(config: Config) -> Entries:
+    return common.head_size_metadata(config) if config.get("head_dim") else []
+
+
+def windows(config: Config) -> Entries:
+    """The sliding window, and which layers have it."""
+    if not config.get("sliding_window"):
+        return []
+    sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    base = local.get("rope_theta")
+    return [
+        *([("rope.freq_base_swa", "float32", base)] if base is not None else []),
+        ("attention.sliding_window", "uint32", config["sliding_window"]),
+        ("attention.sliding_window_pattern", "array", sliding),
+    ]
+
+
+def partial_rotary(config: Config, default: float = 1.0) -> float:
+    parameters = config.get("rope_parameters") or {}
+    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor")
+    return float(share or default)
+
+
+def smollm3_metadata(config: Config) -> Entries:
+    """llama.cpp leaves RoPE out in every fourth layer."""
+    count = int(config["num_hidden_layers"])
+    rotated = config.get("no_rope_layers") or [(n + 1) % 4 != 0 for n in range(count)]
+    if [bool(flag) for flag in rotated] != [(n + 1) % 4 != 0 for n in range(count)]:
+        raise UsageError(
+            "llama.cpp computes every fourth layer without RoPE, this model others",
+            where="config.json: no_rope_layers",
+        )
+    return llama_metadata(config)
+
+
+def llama_metadata(config: Config) -> Entries:
+    """Llama's, of a config.json that may know no head size of its own."""
+    sizes = () if config.get("head_dim") else ("attention.key_length", "attention.value_length")
+    return [entry for entry in llama.to_metadata(config) if entry[0] not in sizes]
+
+
+def granite_metadata(config: Config) -> Entries:
+    return [
+        *llama_metadata(config),
+        *((key, "float32", config[name]) for key, name in _SCALES.items() if config.get(name)),
+    ]  # fmt: skip
+
+
+def granite_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = common.shape_config(metadata)
+    del config["head_dim"]
+    found = {name: metadata.get(key, None) for key, name in _SCALES.items()}
+    return {**config, **{n: common.shortest(value) for n, value in found.items() if value}}
+
+
+def ministral_metadata(config: Config) -> Entries:
+    if config["model_type"] != "ministral3":  # a Mistral in the same shell
+        return llama.to_metadata(config)
+    scaling = common.rope_scaling(config)
+    if scaling.get("rope_type") != "yarn":
+        raise UsageError("llama.cpp knows Ministral 3 with yarn alone", where="config.json")
+    return [
+        *llama.to_metadata(config),
+        ("rope.scaling.yarn_log_multiplier", "float32", scaling["mscale_all_dim"]),
+        ("attention.temperature_scale", "float32", scaling["llama_4_scaling_beta"]),
+    ]
+
+
+def olmo_metadata(config: Config) -> Entries:
+    return [*common.usual_metadata(config), *given_head_size(config), *windows(config)]
+
+
+def exaone_metadata(config: Config) -> Entries:
+    if common.head_size(config) * int(config["num_attention_heads"]) != config["hidden_size"]:
+        raise UsageError(
+            "llama.cpp computes EXAONE 4 with heads that share the hidden size out",
+            where="config.json: head_dim",
+        )
+    return [
+        *common.usual_metadata(config, computed=("llama3",)),
+        *given_head_size(config),
+        ("vocab_size", "uint32", config["vocab_size"]),
+        *windows(config),
+    ]
+
+
+def glm_metadata(config: Config) -> Entries:
+    share = partial_rotary(config, 0.5)
+    return [
+        *common.usual_metadata(config),
+        *given_head_size(config),
+        ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
+    ]
+
+
+def _layer_norm_metadata(config: Config, epsilon: str) -> Entries:
+    """The usual, of a model whose norms subtract the mean."""
+    usual = common.usual_metadata({**config, "rms_norm_eps": config[epsilon]})
+    renamed = {"attention.layer_norm_rms_epsilon": "attention.layer_norm_epsilon"}
+    return [(renamed.get(key, key), kind, value) for key, kind, value in usual]
+
+
+def cohere_metadata(config: Config) -> Entries:
+    context = config.get("model_max_length") or config["max_position_embeddings"]
+    return [
+        *_layer_norm_metadata({**config, "max_position_embeddings": context}, "layer_norm_eps"),
+        *given_head_size(config),
+        ("logit_scale", "float32", config["logit_scale"]),
+        ("rope.scaling.type", "string", "none"),
+    ]
+
+
+def cohere2_metadata(config: Config) -> Entries:
+    size = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return [
+        *_layer_norm_metadata(config, "layer_norm_eps"),
+        *given_head_size(config),
+        ("logit_scale", "float32", config["logit_scale"]),
+        ("attention.sliding_window", "uint32", config["sliding_window"]),
+        ("vocab_size", "uint32", config["vocab_size"]),
+        ("rope.dimension_count", "uint32", int(config.get("rotary_pct", 1.0) * size)),
+        ("rope.scaling.type", "string", "none"),
+    ]
+
+
+def starcoder2_metadata(config: Config) -> Entries:
+    return [*_layer_norm_metadata(config, "norm_epsilon"), *given_head_size(config)]
+
+
+def lfm2_width(config: Config) -> int:
+    """Columns between the feed-forward layers, as LFM2 computes them."""
+    width = int(config.get("block_ff_dim") or config["intermediate_size"])
+    if config["block_auto_adjust_ff_dim"]:
+        width = int(2 * width / 3)
+        if config.get("block_ffn_dim_multiplier") is not None:
+            width = int(config["block_ffn_dim_multiplier"] * width)
+        multiple = int(config["block_multiple_of"])
+        width = multiple * -(-width // multiple)
+    return width
+
+
+def lfm2_metadata(config: Config) -> Entries:
+    sizes = {**config, "intermediate_size": lfm2_width(config), "rms_norm_eps": config["norm_eps"]}
+    heads = common.key_value_heads(config)
+    by_layer = [0 if kind == "conv" else heads for kind in config["layer_types"]]
+    usual = [
+        ("attention.head_count_kv", "array", by_layer) if entry[0] == "attention.head_count_kv"
+        else entry
+        for entry in common.usual_metadata(sizes)
+    ]  # fmt: skip
+    return [
+        *usual,
+        *given_head_size(config),
+        ("vocab_size", "uint32", config["vocab_size"]),
+        ("shortconv.l_cache", "uint32", config["conv_L_cache"]),
+    ]
+
+
+SMOLLM3 = replace(
+    llama.LLAMA,
+    gguf_name="smollm3",
+    hf_names=("SmolLM3ForCausalLM",),
+    to_metadata=smollm3_metadata,
+)
+GRANITE = replace(
+    llama.LLAMA,
+    gguf_name="granite",
+    hf_names=("GraniteForCausalLM",),
+    to_config=granite_config,
+    to_metadata=granite_metadata,
+)
+MINISTRAL3 = replace(
+    llama.LLAMA,
+    gguf_name="mistral3",
+    hf_names=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
+    model_type="ministral3",
+    to_config=no_import,
+    to_metadata=ministral_metadata,
+)
+OLMO2 = Architecture(
+    gguf_name="olmo2",
+    hf_names=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+    tensors=common.TENSORS,
+    layer_tensors={**_MATRICES, **QK_NORMS, **_NORMS_BEHIND},
+    to_metadata=olmo_metadata,
+)
+EXAONE4 = Architecture(
+    gguf_name="exaone4",
+    hf_names=("Exaone4ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={**_MATRICES, **QK_NORMS, **_NORMS_BEHIND},
+    to_metadata=exaone_metadata,
+    extra_tensors=llama.extra_tensors,
+)
+GLM4 = Architecture(
+    gguf_name="glm4",
+    hf_names=("Glm4ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={
+        "attn_norm": "input_layernorm",
+        **{name: _MATRICES[name] for name in ("attn_q", "attn_k", "attn_v", "attn_output")},
+        "post_attention_norm": "post_self_attn_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+        "post_ffw_norm": "post_mlp_layernorm",
+    },
+    to_metadata=glm_metadata,
+)
+COMMAND_R = Architecture(
+    gguf_name="command-r",
+    hf_names=("CohereForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={"attn_norm": "input_layernorm", **_MATRICES, **QK_NORMS},
+    absent=lambda config, _: () if config.get("use_qk_norm") else {f"{n}.weight" for n in QK_NORMS},
+    to_metadata=cohere_metadata,
+)
+COHERE2 = Architecture(
+    gguf_name="cohere2",
+    hf_names=("Cohere2ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={"attn_norm": "input_layernorm", **_MATRICES},
+    to_metadata=cohere2_metadata,
+)
+STARCODER2 = Architecture(
+    gguf_name="starcoder2",
+    hf_names=("Starcoder2ForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors={
+        "attn_norm": "input_layernorm",
+        **{name: _MATRICES[name] for name in ("attn_q", "attn_k", "attn_v", "attn_output")},
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
+    to_metadata=starcoder2_metadata,
+)
+_CONVOLUTION = {
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+}
+_LFM2_ATTENTION = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+}
+LFM2 = Architecture(
+    gguf_name="lfm2",
+    hf_names=("Lfm2ForCausalLM",),
+    tensors={
+        "token_embd": "model.embed_tokens",
+        "token_embd_norm": "model.embedding_norm",
+        "output": "lm_head",
+    },
+    layer_tensors={
+        "attn_norm": "operator_norm",
+        "ffn_norm": "ffn_norm",
+        "ffn_gate": "feed_forward.w1",
+        "ffn_down": "feed_forward.w2",
+        "ffn_up": "feed_forward.w3",
+        **_CONVOLUTION,
+        **_LFM2_ATTENTION,
+    },
+    absent=common.by_kind({"conv": _CONVOLUTION, "full_attention": _LFM2_ATTENTION}),
+    to_metadata=lfm2_metadata,
+)
+ARCHITECTURES = (
+    SMOLLM3, GRANITE, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2, LFM2,
+)  # fmt: skip
