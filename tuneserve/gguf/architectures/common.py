@@ -50,7 +50,7 @@ def by_kind(kinds: Mapping[str, Iterable[str]]) -> Callable[[Config, int], froze
 
 def with_suffix(name: str) -> str:
     """A tensor's full name: '.weight' where it has no suffix."""
-    return name if "." in name else f"{name}.weight"
+    return name if name.endswith((".weight", ".bias")) else f"{name}.weight"
 
 
 def head_size(config: Config) -> int:
