@@ -59,7 +59,8 @@ def r1(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
     return make_base(
         tmp_path_factory.mktemp("r1") / "base", tokenizer, vocab_size=max(ids.values()) + 1,
-        tie_word_embeddings=False, num_attention_heads=2, num_key_value_heads=1, bos_token_id=ids[SPECIAL[0]], eos_token_id=ids[SPECIAL[1]],
+        tie_word_embeddings=False, num_attention_heads=2, num_key_value_heads=1,
+        bos_token_id=ids[SPECIAL[0]], eos_token_id=ids[SPECIAL[1]],
         pad_token_id=ids["<|finetune_right_pad_id|>"],
         rope_scaling={
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
