@@ -35,6 +35,7 @@ from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.divergence import divergence
+from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.targets import with_targets
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import TrainSettings
@@ -111,9 +112,12 @@ def measure(case: str, work: Path) -> dict[str, Any]:
     row["without"] = divergence(adapted, logits).mean
     merged = file_logits(write(tuned, work / "tuned.gguf"), SEQUENCES, threads=2)
     row["merged"] = divergence(adapted, merged).mean
-    write_lora(work / "lora.gguf", tuned, case)
+    try:
+        write_lora(work / "lora.gguf", tuned, case)
+    except UsageError as error:  # what llama.cpp can't do at run time
+        return {**row, "lora": error.message}
     with_lora = file_logits(work / "ours-F16.gguf", SEQUENCES, threads=2, lora=work / "lora.gguf")
-    row["lora"] = divergence(adapted, with_lora).mean
+    row["lora"] = f"{divergence(adapted, with_lora).mean:.1e}"
     return row
 
 
@@ -189,7 +193,7 @@ def main() -> None:
         trained = trains(work / "base", work, case) if arguments.train else ""
         print(
             f"| {case} | {trained} | {compared(work, 'F16')} | {compared(work, 'BF16')} | "
-            f"{row['logits']:.1e} | {row['merged']:.1e} | {row['lora']:.1e} "
+            f"{row['logits']:.1e} | {row['merged']:.1e} | {row['lora']} "
             f"({row['without']:.2f}) |",
             flush=True,
         )

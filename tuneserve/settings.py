@@ -333,10 +333,10 @@ class ConvertSettings(Section):
         "the answers is at most this, instead of size_limit; 0 = by size.",
     )
     mix_tokens: int = Field(
-        4096, ge=64, description="Of auto: tokens of the examples that types are measured on."
+        2048, ge=64, description="Of auto: tokens of the examples that types are measured on."
     )
     mix_tries: int = Field(
-        64,
+        40,
         ge=8,
         le=10_000,
         description="Of auto: groups of tensors that are measured; each takes one pass over "

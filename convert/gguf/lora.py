@@ -82,16 +82,18 @@ def gguf_changes(model: GGUFModel) -> Iterator[tuple[str, LowRank | StackedLowRa
         change: LowRank | StackedLowRank | None = None
         if isinstance(source, StackedTensor):
             change = source.change()
-            if change is not None and "_exps." not in name:
-                raise UsageError(
-                    f"llama.cpp can't put an adapter on {name}",
-                    where=f"{directory}: {source.names[0]}",
-                    hint="Merge it: tuneserve convert without --adapter-only.",
-                )
         elif isinstance(source, CheckpointTensor):
             change = model.checkpoint.changes.get(source.name)
-        if change is not None:
-            yield name, change
+        if change is None:
+            continue
+        alone = isinstance(source, StackedTensor) and "_exps." not in name
+        if alone or name in model.architecture.no_adapter:
+            raise UsageError(
+                f"llama.cpp can't put an adapter on {name}",
+                where=f"{directory}: {source.names[0]}",
+                hint="Merge it: tuneserve convert without --adapter-only.",
+            )
+        yield name, change
 
 
 def check_applicable(checkpoint: MergedCheckpoint) -> None:

@@ -12,7 +12,7 @@ from tuneserve.convert.gguf.writer import RowSource, as_float16, encoded_rows
 from tuneserve.convert.slabs import one_blas_thread, row_count
 from tuneserve.llama import ggml
 
-SAMPLED_VALUES = 128 * 1024  # of a tensor, in SPANS places
+SAMPLED_VALUES = 48 * 1024  # of a tensor, in SPANS places
 SPANS = 16
 
 

@@ -59,7 +59,7 @@ def r1(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
     return make_base(
         tmp_path_factory.mktemp("r1") / "base", tokenizer, vocab_size=max(ids.values()) + 1,
-        tie_word_embeddings=False, bos_token_id=ids[SPECIAL[0]], eos_token_id=ids[SPECIAL[1]],
+        tie_word_embeddings=False, num_attention_heads=2, num_key_value_heads=1, bos_token_id=ids[SPECIAL[0]], eos_token_id=ids[SPECIAL[1]],
         pad_token_id=ids["<|finetune_right_pad_id|>"],
         rope_scaling={
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -115,7 +115,7 @@ def test_it_trains_converts_and_answers(r1: Path, tuneserve: Runner, tmp_path: P
     for part in ("normalizer", "pre_tokenizer", "model", "added_tokens"):
         assert given[part] == kept[part], part
     checked(tuneserve("convert", "--run", "r1", "--quantization", "Q8_0", cwd=tmp_path))
-    [made] = (tmp_path / "runs" / "r1").rglob("*.gguf")
+    made = tmp_path / "runs" / "r1" / "gguf" / "r1-Q8_0.gguf"
     assert GGUFFile(made).get("tokenizer.ggml.pre") == "llama-bpe"
     with running_server(tmp_path / "log", str(made), "--name", "r1", "--ctx", "256") as running:
         client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", timeout=60)

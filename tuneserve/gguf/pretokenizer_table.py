@@ -90,7 +90,12 @@ GPT4O_REGEX = rf"{_O200K_WORDS}|\p{{N}}{{1,3}}|{_CASED_TAIL}"
 _UNCASED_WORDS = rf"{_LEAD}[\p{{L}}\p{{M}}]+{CONTRACTIONS}?"
 YOUTU_REGEX = rf"{_UNCASED_WORDS}|\p{{N}}|{_CASED_TAIL}"
 TINY_AYA_REGEX = rf"{_UNCASED_WORDS}|\p{{N}}{{1,3}}|{_CASED_TAIL}"
-KIMI_REGEX = rf"\p{{Han}}+|{_LEAD}[\p{{L}}&&[^\p{{Han}}]]+{CONTRACTIONS}?|\p{{N}}{{1,3}}|{_TAIL}"
+# llama.cpp's: ideographs, without the numerals and marks that Unicode counts to the script.
+_HAN = (
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ebef"
+    "\U0002f800-\U0002fa1f"
+)
+KIMI_REGEX = rf"[{_HAN}]+|{_LEAD}[\p{{L}}&&[^{_HAN}]]+{CONTRACTIONS}?|\p{{N}}{{1,3}}|{_TAIL}"
 # Groups of three digits from the right, the first with all that stands in front of it.
 DIGIT_GROUPS = r"\P{N}*\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
 DEEPSEEK_V3_REGEX = (

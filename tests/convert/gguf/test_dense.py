@@ -39,8 +39,7 @@ _QWEN35: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1],
                         "partial_rotary_factor": 0.25},
 }  # fmt: skip
-_GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16,
-           "layer_types": _MIXED}  # fmt: skip
+_GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}  # fmt: skip
 _GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16, "layer_types": _MIXED,
            "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 49152,
            "attention_k_eq_v": False, "enable_moe_block": False,

@@ -127,11 +127,9 @@ def test_an_adapter_on_experts(tokenizer_directory: Path, tmp_path: Path, case: 
         divergence(trained, file_logits(write(tuned, tmp_path / "f16"), SEQUENCES, threads=2)).mean
         < 1e-5
     )
-    probe = check_probe(
-        write(tuned, tmp_path / "q8", "Q8_0"), tuned, SEQUENCES, folder=tmp_path, limit=1e-5,
-        threads=2,
-    )  # fmt: skip
-    assert probe.passed, probe.detail
+    quantized = write(tuned, tmp_path / "q8", "Q8_0")
+    for check in check_probe(quantized, tuned, SEQUENCES, folder=tmp_path, limit=1e-5, threads=2):
+        assert check.passed, check.detail
     plain_file = write(GGUFModel(MergedCheckpoint(base), base, name="x"), tmp_path / "base.gguf")
     write_lora(tmp_path / "lora.gguf", tuned, "x")
     with_lora = file_logits(plain_file, SEQUENCES, threads=2, lora=tmp_path / "lora.gguf")

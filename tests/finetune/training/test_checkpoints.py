@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.training.checkpoints import claim, fingerprint, last_checkpoint
+from tuneserve.finetune.training.checkpoints import (
+    claim,
+    fingerprint,
+    last_checkpoint,
+    remember_hashes,
+)
 from tuneserve.settings import Recipe
 
 PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -55,3 +60,14 @@ def test_another_training_is_named_with_its_difference(
         "  Pass --force to start afresh, or choose another run with --run NAME."
     )
     assert caught.value.exit_code == 2
+
+
+def test_a_checkpoint_that_changed_is_not_gone_on_from(tmp_path: Path) -> None:
+    claim(tmp_path, identity())
+    last = checkpoint(tmp_path, 4)
+    remember_hashes(last)
+    assert claim(tmp_path, identity()) == last
+    (last / "adapter_model.safetensors").write_text("[]")
+    with pytest.raises(UsageError, match="this checkpoint is not as training left it") as caught:
+        claim(tmp_path, identity())
+    assert caught.value.problems == [f"{last / 'adapter_model.safetensors'}: changed"]

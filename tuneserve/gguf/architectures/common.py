@@ -48,9 +48,18 @@ def by_kind(kinds: Mapping[str, Iterable[str]]) -> Callable[[Config, int], froze
     return absent
 
 
+def window_pattern(config: Config, period: int) -> Entries:
+    """Which layers have the sliding window, where it is not all but every `period`-th, as llama.cpp
+    takes it to be."""
+    sliding = [kind == "sliding_attention" for kind in config.get("layer_types") or []]
+    if sliding == [(layer + 1) % period != 0 for layer in range(len(sliding))]:
+        return []
+    return [("attention.sliding_window_pattern", "array", sliding)]
+
+
 def with_suffix(name: str) -> str:
     """A tensor's full name: '.weight' where it has no suffix."""
-    return name if "." in name else f"{name}.weight"
+    return name if name.endswith((".weight", ".bias")) else f"{name}.weight"
 
 
 def head_size(config: Config) -> int:

@@ -146,6 +146,7 @@ def cohere2_metadata(config: Config) -> Entries:
         *given_head_size(config),
         ("logit_scale", "float32", config["logit_scale"]),
         ("attention.sliding_window", "uint32", config["sliding_window"]),
+        *common.window_pattern(config, 4),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("rope.dimension_count", "uint32", int(config.get("rotary_pct", 1.0) * size)),
         ("rope.scaling.type", "string", "none"),

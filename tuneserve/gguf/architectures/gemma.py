@@ -70,6 +70,7 @@ def to_metadata(config: Config) -> Entries:
     if config.get("final_logit_softcapping"):
         entries.append(("final_logit_softcapping", "float32", config["final_logit_softcapping"]))
     entries.append(("attention.sliding_window", "uint32", config["sliding_window"]))
+    entries += common.window_pattern(config, LAYERS_OF_A_PATTERN)
     return entries
 
 
@@ -113,6 +114,7 @@ def gemma2_metadata(config: Config) -> Entries:
         ("attn_logit_softcapping", "float32", config["attn_logit_softcapping"]),
         ("final_logit_softcapping", "float32", config["final_logit_softcapping"]),
         ("attention.sliding_window", "uint32", config["sliding_window"]),
+        *common.window_pattern(config, 2),
     ]
 
 

@@ -105,6 +105,7 @@ GEMMA4 = Architecture(
     optional=frozenset(
         {"output", "per_layer_token_embd", "per_layer_model_proj", "per_layer_proj_norm"}
     ),
+    no_adapter=frozenset({"per_layer_model_proj.weight"}),
     layer_tensors={**LAYER_TENSORS, **_BY_LAYER},
     exact={"layer_output_scale.weight": "layer_scalar"},
     absent=absent,

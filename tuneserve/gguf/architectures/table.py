@@ -46,6 +46,7 @@ class Architecture:
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     `ignored`: Hugging Face names, as regular expressions, that a checkpoint may hold and the model
     does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
+    `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter.
     """
 
     gguf_name: str
@@ -64,6 +65,7 @@ class Architecture:
     exact: Mapping[str, str] = field(default_factory=dict)
     absent: Callable[[Config, int], Container[str]] = lambda _config, _layer: ()
     ignored: tuple[str, ...] = ()
+    no_adapter: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset({"output"})
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
