@@ -20,9 +20,11 @@ from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.result import Check
 from tuneserve.convert.slabs import one_blas_thread
 from tuneserve.convert.verify.gain import check_gain
+from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured
 from tuneserve.convert.verify.verify import (
+    LONGEST,
     TOKEN_EXAMPLES,
     check_near,
     make_reference,
@@ -59,9 +61,9 @@ def write_own_base(
 
 def check_adapter(
     plan: Plan, tuned: GGUFModel, lora: Path, base: Path, measured: Measured
-) -> list[Check]:
-    """Base and LoRA GGUF do what training did; `measured` gets what they keep of the gain, and may
-    bring the reference along."""
+) -> tuple[list[Check], str]:
+    """Base and LoRA GGUF do what training did: the checks, and a generated sample. `measured` gets
+    what they keep of the gain, and may bring the reference along."""
     threads = plan.threads
     trainer = TrainerTokenizer(plan.run.adapter, thoughts=plan.run.thoughts)
     examples = read_split(plan.run.held_out, limit=TOKEN_EXAMPLES)
@@ -87,4 +89,8 @@ def check_adapter(
         {"kld_with": lost, "kld_without": without},
     )  # fmt: skip
     checks += reference.loss_as_trained
-    return [*checks, near, acts, check_gain(gain, [], plan.settings.min_gain_kept)]
+    kept = check_gain(gain, [], plan.settings.min_gain_kept)
+    ending, sample = check_ending(
+        base, reference.chosen, reference.adapted, longest=LONGEST, threads=threads, lora=lora
+    )
+    return [*checks, near, acts, kept, ending], sample

@@ -52,7 +52,7 @@ def convert_adapter(
             made_base = files.enter_context(atomic_path(plan.base))
             write_own_base(plan, base, made_base)
         measured = Measured()
-        checks = check_adapter(plan, tuned, made, made_base, measured)
+        checks, _ = check_adapter(plan, tuned, made, made_base, measured)
         if not all(check.passed for check in checks):
             raise VerificationError(checks, str(target))
         result = AdapterResult(

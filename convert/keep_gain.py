@@ -108,6 +108,6 @@ def _with_adapter(
     write_lora(lora, pair.tuned_model, plan.run.name)
     write_own_base(plan, pair.base_model, pair.base, matrix=pair.matrix)
     measured = Measured(verdict.measured.reference)
-    checks = check_adapter(plan, pair.tuned_model, lora, pair.base, measured)
+    checks, sample = check_adapter(plan, pair.tuned_model, lora, pair.base, measured)
     pair.tuned.unlink()
-    return pair, Verdict(checks, verdict.sample, measured), lora
+    return pair, Verdict(checks, sample, measured), lora

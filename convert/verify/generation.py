@@ -11,6 +11,7 @@ from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import Check
 from tuneserve.convert.verify.logits import make_context, open_model
 from tuneserve.llama import LlamaContext, TokenBatch
+from tuneserve.llama.lora import load_adapter, use_adapter
 
 EXTRA_TOKENS = 16
 LONGEST_ANSWER = 128
@@ -63,12 +64,14 @@ def check_ending(
     *,
     longest: int,
     threads: int,
+    lora: Path | None = None,
 ) -> tuple[Check, str]:
     """Greedy answers to held-out prompts end by themselves, if the trainer's model does so.
 
     Where a reference has thoughts, the answer is written after these. `reference`: the trainer's
     logits of each prompt with its answer; their last row predicts the token after the answer.
-    `longest`: tokens of a prompt that are kept. Returns the check and the first answer as a sample.
+    `longest`: tokens of a prompt that are kept; `lora`: a LoRA GGUF on the file. Returns the check
+    and the first answer as a sample.
     """
     answers = [
         SampleAnswer(start[-longest:], min(LONGEST_ANSWER, 2 * length + EXTRA_TOKENS))
@@ -79,6 +82,8 @@ def check_ending(
         open_model(path) as model,
         make_context(model, room, sequences=len(answers), threads=threads) as context,
     ):
+        if lora is not None:
+            use_adapter(context, load_adapter(model, lora))
         generate(context, answers)
         ended = sum(answer.ended for answer in answers)
         expected = sum(model.is_end(int(logits[-1].argmax())) for logits in reference)
