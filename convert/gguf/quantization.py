@@ -84,7 +84,10 @@ ROLE_TYPES: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 UNQUANTIZED = ("F32", "F16", "BF16")
-_UNQUANTIZABLE = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+_UNQUANTIZABLE = (
+    "_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight",
+    "shortconv.conv.weight",
+)  # fmt: skip
 # Mixtures that give attention's output more bits where there are eight experts.
 _FINE_OUTPUT = (
     *TWO_BITS, "Q2_K", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "Q3_K_S", "Q3_K_M", "IQ4_NL",
@@ -192,7 +195,8 @@ def file_type(choices: Sequence[Choice], shapes: Mapping[str, Shape]) -> int:
 
 
 def is_quantizable(name: str, shape: Shape) -> bool:
-    """Matrices are; norms, biases, RoPE factors and what routes to experts stay float32."""
+    """Matrices are; norms, biases, RoPE factors, kernels of convolutions and what routes to
+    experts stay float32."""
     matrix = len(shape) >= 2 and name.endswith("weight")
     return matrix and not any(kind in name for kind in _UNQUANTIZABLE)
 

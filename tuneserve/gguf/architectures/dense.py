@@ -23,6 +23,7 @@ _SCALES = {
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
 }
+LAYERS_OF_EXAONE_32B = 64
 _MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
 
 
@@ -100,6 +101,11 @@ def olmo_metadata(config: Config) -> Entries:
 
 
 def exaone_metadata(config: Config) -> Entries:
+    if config.get("sliding_window") and config["num_hidden_layers"] != LAYERS_OF_EXAONE_32B:
+        raise UsageError(
+            "llama.cpp computes EXAONE 4 with windows in its 32B alone, of 64 layers",
+            where="config.json: sliding_window",
+        )
     if common.head_size(config) * int(config["num_attention_heads"]) != config["hidden_size"]:
         raise UsageError(
             "llama.cpp computes EXAONE 4 with heads that share the hidden size out",
