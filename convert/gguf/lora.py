@@ -84,6 +84,8 @@ def gguf_changes(model: GGUFModel) -> Iterator[tuple[str, LowRank | StackedLowRa
             change = source.change()
         elif isinstance(source, CheckpointTensor):
             change = model.checkpoint.changes.get(source.name)
+            if change is not None and _is_left_out(model.architecture.gguf_name, name):
+                raise _not_adapted(name, f"{directory}: {source.name}")
         if change is None:
             continue
         alone = isinstance(source, StackedTensor) and "_exps." not in name
@@ -94,6 +96,21 @@ def gguf_changes(model: GGUFModel) -> Iterator[tuple[str, LowRank | StackedLowRa
                 hint="Merge it: tuneserve convert without --adapter-only.",
             )
         yield name, change
+
+
+def _is_left_out(architecture: str, name: str) -> bool:
+    """Does llama.cpp multiply with this matrix without asking for an adapter? It does with those of
+    latent attention."""
+    latent = ("attn_q.", "attn_q_a.", "attn_q_b.", "attn_kv_a_mqa.")
+    return architecture == "deepseek2" and any(part in name for part in latent)
+
+
+def _not_adapted(name: str, where: str) -> UsageError:
+    return UsageError(
+        f"llama.cpp can't put an adapter on {name}",
+        where=where,
+        hint="Merge it: tuneserve convert without --adapter-only.",
+    )
 
 
 def check_applicable(checkpoint: MergedCheckpoint) -> None:

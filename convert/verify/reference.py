@@ -144,6 +144,11 @@ class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]
         super().__init__()
         self.layers, self._counts = nn.ModuleList(layers), list(counts)
 
+    @property
+    def weight(self) -> Any:
+        """Of an embedding, which Llama 4 asks for its device."""
+        return self.layers[0].weight
+
     def forward(self, *rest: Any, **more: Any) -> Any:
         rows = len(rest[0] if rest else more["hidden_states"])
         each = rows // sum(self._counts)
@@ -365,7 +370,9 @@ class StreamedModel:
 def _is_whole(module: nn.Module) -> bool:
     """Does this layer compute with weights itself, be it with those of a convolution in it?"""
     inside = (isinstance(child, nn.Conv1d) for child in module.children())
-    return any(inside) or bool(list(module.parameters(recurse=False)))
+    # Llama 4 gives its experts all tokens once for each expert, not those of each variant together.
+    reordering = type(module).__name__ == "Llama4TextMoe"
+    return reordering or any(inside) or bool(list(module.parameters(recurse=False)))
 
 
 class _AtPositions(nn.Module):  # type: ignore[misc, unused-ignore]

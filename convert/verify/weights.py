@@ -180,8 +180,8 @@ class FileWeights:
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._stored_name(name)
         if name in self._stacks:
-            _, source = self._stacks[name][0]
-            count = source.parameter.shape[0]
+            _, stack = self._stacks[name][0]
+            count = stack.parameter.shape[0]
             whole = np.concatenate([self._matrix(name, number) for number in range(count)])
             return whole[start:stop]
         gguf_name = self._gguf_name(name)
