@@ -24,7 +24,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuneserve.run import RunDirectory
@@ -139,7 +139,7 @@ def show(options: argparse.Namespace) -> None:
     write_lora(lora, tuned, run.name)
     base = Path(base_path(options).name)
     before = result.before_repair or result.gain
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, file, adapter, gain in (
         ("base", base, None, None), ("adapter on the base", base, lora, None),
         ("merged, plain", plain, None, before), ("default", *result.files(run), result.gain),
@@ -149,8 +149,8 @@ def show(options: argparse.Namespace) -> None:
         rows[name] = {"right": right(run, file, adapter), "share": share, "bytes": size}
     print(f"{'':<22}{'right of ' + str(COUNTED):>12}{'gain kept':>12}{'MB':>8}")
     for name, row in rows.items():
-        share = "" if row["share"] is None else f"{row['share']:.1%}"
-        print(f"{name:<22}{row['right']:>12}{share:>12}{row['bytes'] / 1e6:>8.1f}")
+        kept = "" if row["share"] is None else f"{row['share']:.1%}"
+        print(f"{name:<22}{row['right']:>12}{kept:>12}{row['bytes'] / 1e6:>8.1f}")
     print(json.dumps({"as_adapter": result.as_adapter, "overrides": result.overrides, **rows}))
 
 

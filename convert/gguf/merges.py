@@ -16,7 +16,8 @@ def merges_give_every_token(content: Mapping[str, Any]) -> bool:
     from tokenizers.models import BPE
 
     model = content["model"]
-    merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in model["merges"])
+    merges = [(str(left), str(right)) for left, right in pairs]
     tokenizer = Tokenizer(BPE(vocab=model["vocab"], merges=merges))
     added = {entry["content"] for entry in content["added_tokens"]}
     tokens = [token for token in model["vocab"] if token not in added]

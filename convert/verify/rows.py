@@ -136,8 +136,8 @@ class ComparedWeights:
         first = int(places.min())
         values = self._file.rows_at(target, np.arange(first, int(places.max()) + 1))
         source = self._model.sources[target]
-        assert isinstance(source, CheckpointTensor)
-        return source.back(values[places - first])
+        rows: Floats = values[places - first]
+        return source.back(rows) if isinstance(source, CheckpointTensor) else rows
 
     def _problem(self, target: str) -> str | None:
         errors = self._errors[target]

@@ -78,7 +78,7 @@ def test_an_adapter_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_hub_model_is_fetched_without_weights_of_other_forms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils._paths import filter_repo_objects
 
     def fetched(_: str, **given: Any) -> str:
         given.pop("local_files_only", None)

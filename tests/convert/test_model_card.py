@@ -54,7 +54,7 @@ def test_bos_is_written_once() -> None:
 
 def test_an_adapter_goes_on_its_base() -> None:
     template = ChatTemplate(CHATML, eos_token="<|im_end|>")
-    text = modelfile(Path("base.gguf"), template, TALKS, adapter="x-lora.gguf")
+    text = modelfile(Path("base.gguf"), template, TALKS, adapter=Path("x-lora.gguf"))
     assert text is not None
     assert text.startswith("FROM ./base.gguf\nADAPTER ./x-lora.gguf\nTEMPLATE ")
 

@@ -203,4 +203,4 @@ def _transformers_logits(
             problems=error.problems,
         ) from error
     with np.load(result) as found:
-        return [found[str(number)] for number in range(len(sequences))]
+        return [found[f"arr_{number}"] for number in range(len(sequences))]

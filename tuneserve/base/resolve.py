@@ -6,6 +6,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tuneserve.base.import_gguf import import_gguf
 from tuneserve.errors import TuneserveError, UsageError
@@ -126,7 +127,7 @@ def _hub_snapshot(repository: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
         # The weights a second time, in another form or place.
         "ignore_patterns": ["consolidated*", "adapter_model*", "*/*"],

@@ -1,7 +1,7 @@
 """transformers' logits of a checkpoint's first layers: python -m tuneserve.base.trainer_logits
 CHECKPOINT JOB RESULT, where JOB is a JSON file with `layers`, the token ids `used`, which are the
 model's whole vocabulary, and `sequences` of their numbers. RESULT is an .npz of float32 logits
-[tokens, used] by the sequence's number."""
+[tokens, used], in the order of the sequences."""
 
 from __future__ import annotations
 
@@ -66,4 +66,4 @@ def _cut(config: Mapping[str, Any], layers: int, tokens: int) -> dict[str, Any]:
 if __name__ == "__main__":
     job = read_json(Path(sys.argv[2]))
     found = logits(Path(sys.argv[1]), job["used"], job["layers"], job["sequences"])
-    np.savez(sys.argv[3], **{str(number): rows for number, rows in enumerate(found)})
+    np.savez(sys.argv[3], *found)

@@ -69,11 +69,11 @@ def check_quantized_alike(model: GGUFModel, quantization: str, tmp_path: Path) -
     f16, ours, theirs = (tmp_path / name for name in ("f16", "ours", "theirs"))
     write_gguf(f16, model.metadata("F16"), model.sources, model.choices("F16"), threads=2)
     matrix = random_matrix(model) if quantization in NEEDS_IMATRIX else None
-    metadata, means = model.metadata(quantization), None
+    metadata, means, provenance = model.metadata(quantization), None, None
     if matrix is not None:
-        means = matrix.means()
-        metadata |= matrix.provenance("m")
-    llama_quantize(f16, theirs, quantization, means, matrix and matrix.provenance("m"))
+        means, provenance = matrix.means(), matrix.provenance("m")
+        metadata |= provenance
+    llama_quantize(f16, theirs, quantization, means, provenance)
     choices = model.choices(quantization, has_imatrix=matrix is not None)
     write_gguf(ours, metadata, model.sources, choices, threads=2, importance=means)
     assert ours.read_bytes() == theirs.read_bytes()

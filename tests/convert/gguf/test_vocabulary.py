@@ -224,7 +224,12 @@ def with_stripping(llama_cpp_source: Path, target: Path, template: str) -> Path:
     source = llama_cpp_source / "models" / "ggml-vocab-llama-bpe.gguf"
     cut = cut_vocabulary(source, target / "v.gguf", pre="dbrx", special=tokens)
     write_tokenizer(GGUFFile(cut), target)
-    edit(target, lambda c: [e.update(lstrip=True, rstrip=True) for e in c["added_tokens"]])
+
+    def strip(content: dict[str, Any]) -> None:
+        for entry in content["added_tokens"]:
+            entry.update(lstrip=True, rstrip=True)
+
+    edit(target, strip)
     (target / "chat_template.jinja").write_text(template)
     return target
 

@@ -23,7 +23,7 @@ def base(trained: Trained, tmp_path: Path) -> Path:
 
 
 def test_no_weights_and_missing_shards(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"no \.safetensors files") as caught:
+    with pytest.raises(UsageError, match=r"neither model\.safetensors nor") as caught:
         checkpoint_tensors(tmp_path)
     assert caught.value.where == str(tmp_path)
     shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}

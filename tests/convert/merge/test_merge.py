@@ -64,8 +64,8 @@ def test_equals_the_adapted_model(
         found = plain(ids).logits.numpy()
     np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-4)
 
-    if tied and kind in ("embedding", "head"):
-        return  # PEFT's merge changes embedding and output at once there, which was not trained
+    if tied and kind in ("embedding", "head", "one-matrix"):
+        return  # PEFT's merge changes embedding and output at once there, or one matrix twice
     weights = adapted.merge_and_unload().state_dict()
     for name in merged.names:
         theirs = weights[name if name in weights else EMBEDDING].numpy()

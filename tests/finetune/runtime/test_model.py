@@ -15,7 +15,7 @@ from tests.base.test_import_tokens import sample_text
 from tests.gguf.cut_vocabulary import cut_vocabulary
 from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.base.tokenizer import write_tokenizer
-from tuneserve.convert.verify.vocabulary import HARD_STRINGS
+from tuneserve.convert.verify.hard_strings import HARD_STRINGS
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.gguf.reader import GGUFFile
@@ -53,7 +53,7 @@ def test_the_class_named_beside_the_file_changes_no_id(
     from transformers import AutoTokenizer
 
     gguf = llama_cpp_source / "models" / f"ggml-vocab-{name}.gguf"
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
     if name == "llama-spm":
         classes = ("LlamaTokenizerFast", "LlamaTokenizer")
     else:

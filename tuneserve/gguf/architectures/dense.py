@@ -38,11 +38,11 @@ def windows(config: Config) -> Entries:
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
     local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
     base = local.get("rope_theta")
-    return [
-        *([("rope.freq_base_swa", "float32", base)] if base is not None else []),
+    entries: Entries = [
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         ("attention.sliding_window_pattern", "array", sliding),
     ]
+    return entries if base is None else [("rope.freq_base_swa", "float32", base), *entries]
 
 
 def partial_rotary(config: Config, default: float = 1.0) -> float:
@@ -179,7 +179,7 @@ def lfm2_metadata(config: Config) -> Entries:
     sizes = {**config, "intermediate_size": lfm2_width(config), "rms_norm_eps": config["norm_eps"]}
     heads = common.key_value_heads(config)
     by_layer = [0 if kind == "conv" else heads for kind in config["layer_types"]]
-    usual = [
+    usual: Entries = [
         ("attention.head_count_kv", "array", by_layer) if entry[0] == "attention.head_count_kv"
         else entry
         for entry in common.usual_metadata(sizes)
