@@ -16,6 +16,9 @@ from tuneserve.convert.verify.hard_strings import (
 )
 from tuneserve.gguf.pretokenizers import PRE_TOKENIZERS
 
+# Two spellings of the same: `\s*` takes all line ends but one before `[\r\n]` or `[\r\n]+`.
+SAME = [("deepseek-r1-qwen", "bailingmoe")]
+
 
 def splitter(steps: dict[str, Any]) -> Any:
     model = {"type": "BPE", "vocab": {}, "merges": []}
@@ -32,7 +35,7 @@ def test_every_two_pre_tokenizers_cut_a_text_differently() -> None:
         cuts[row.name] = [tuple(piece for piece, _ in made.pre_tokenize_str(t)) for t in texts]
     assert len(cuts) > 5
     alike = [(a, b) for a, b in itertools.combinations(cuts, 2) if cuts[a] == cuts[b]]
-    assert alike == []
+    assert alike == SAME
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, 300])
