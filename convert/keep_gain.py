@@ -71,8 +71,8 @@ def _with_finer_types(plain: Pair, verdict: Verdict) -> tuple[Pair, Verdict]:
         finer.write_tuned(_others(plain.tuned, repair.overrides))
         measured = Measured(reference)
         gain = measured.score(finer.tuned, threads=threads)
-        share = repair.kept if gain.share is None else gain.share
-        if share < settings.min_gain_kept:
+        gain = gain.model_copy(update={"update_kept": repair.kept})
+        if not gain.keeps(settings.min_gain_kept):
             say(f"convert: not enough: {gain.describe()}")
             finer.tuned.unlink()
             continue

@@ -83,10 +83,17 @@ class GainKept(Record):
     right_file: int
     update_kept: float | None
 
-    @property
-    def decisive(self) -> float | None:
-        """The share that decides whether the tune is kept."""
-        return self.update_kept if self.share is None else self.share
+    def keeps(self, limit: float) -> bool:
+        """Is at least this share of the tune kept?
+
+        The estimate on answers decides, however wide its interval, unless that reaches up to the
+        whole gain: then (few answers, a short training) the share of the updates does, which needs
+        no answers.
+        """
+        if self.share is not None and self.share >= limit:
+            return True
+        told = self.share is not None and self.high is not None and self.high < 1.0
+        return not told and (self.update_kept is None or self.update_kept >= limit)
 
     def describe(self) -> str:
         """In words: the share with its interval, log-likelihoods, greedy answers, updates."""

@@ -7,6 +7,7 @@ package's own reader. Nothing is guessed: what is not understood is an error.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,6 +136,8 @@ class Vocabulary:
         """Special ids, what is added around a text, chat template (gguf.SpecialVocab)."""
         from gguf import SpecialVocab
 
+        # It notes that BOS comes before the second text of a pair too, which nobody converts.
+        logging.getLogger("gguf.vocab").setLevel(logging.ERROR)
         special = SpecialVocab(
             self.directory, load_merges=not self.is_sentencepiece, n_vocab=len(self.tokens)
         )

@@ -6,8 +6,9 @@ With LL, the log-likelihood of an answer, of the gain is kept
     (LL(file) - LL(base)) / (LL(merged) - LL(base))
 
 where base and merged are the trainer's models. The point estimate decides: below the limit the tune
-is more likely lost than not, however wide the interval. Where the gain itself can't be told from
-none (few examples, a short training), the share of the tensors' updates that is kept decides.
+is more likely lost than not, however wide the interval. Where the interval reaches up to the whole
+gain, or the gain itself can't be told from none (few examples, a short training), the share of the
+tensors' updates that is kept decides.
 """
 
 from __future__ import annotations
@@ -195,9 +196,10 @@ def measure_gain(
 
 def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) -> Check:
     """Is the share of the gain (or where there is no telling, of the updates) at least `limit`?"""
-    decisive = kept.decisive
-    passed = decisive is None or decisive >= limit
+    passed = kept.keeps(limit)
     detail = kept.describe()
+    if passed and kept.share is not None and kept.share < limit:
+        detail += "; too few answers to tell that share from all of it"
     if not passed:
         lost = [f"{update.name} ({update.type}) keeps {update.kept:.0%}"
                 for update in updates[:WORST] if update.kept < limit]  # fmt: skip

@@ -254,9 +254,7 @@ def test_fault_of_the_tables(conversions: dict[str, Conversion], fault: str) -> 
 def test_a_value_that_is_no_number_is_never_written(conversions: dict[str, Conversion]) -> None:
     made = conversions["llama"]
     plant = with_source("blk.1.attn_norm.weight", lambda values, _: values * np.nan)
-    with pytest.raises(
-        TuneserveError, match=r"attn_norm\.weight: a weight is not a finite"
-    ):
+    with pytest.raises(TuneserveError, match=r"attn_norm\.weight: a weight is not a finite"):
         made.written(plant(made.trained.model()), plant(made.trained.base_model()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tuneserve.convert.result import GainKept
 from tuneserve.convert.verify.ratio import cluster_of, ratio
 
 TRIALS = 400
@@ -49,3 +50,26 @@ def test_examples_of_a_source_count_once() -> None:
     assert together is not None
     assert together.value == pytest.approx(alone.value)
     assert together.high - together.low > 2 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize(
+    ("share", "high", "update", "kept"),
+    [
+        (0.95, 1.2, 0.1, True),  # the answers tell that it is kept
+        (0.22, 0.24, 0.99, False),  # the answers tell that it is lost
+        (0.67, 1.07, 1.01, True),  # they can't tell, and the updates are there
+        (0.67, 1.07, 0.04, False),
+        (0.67, 1.07, None, True),  # an adapter beside its base: nothing of it is rounded
+        (None, None, 0.04, False),
+        (None, None, 0.97, True),
+    ],
+)
+def test_what_decides(
+    share: float | None, high: float | None, update: float | None, kept: bool
+) -> None:
+    gain = GainKept(
+        share=share, low=share and share - 0.1, high=high, base=-2.0, merged=-1.0, file=-1.5,
+        examples=5, tokens=50, answers=5, same_answers=3, right_base=0, right_merged=4,
+        right_file=3, update_kept=update,
+    )  # fmt: skip
+    assert gain.keeps(0.9) is kept
