@@ -39,6 +39,6 @@ def make_context(
     small = model.path.stat().st_size < SINGLE_THREAD_BYTES
     return LlamaContext(
         model, n_ctx=longest * sequences, n_batch=longest, n_seq_max=sequences,
-        cache_type_k="f32", cache_type_v="f32", flash_attention=False,
+        cache_type_k="f32", cache_type_v="f32", flash_attention=False, on_cpu=True,
         threads=1 if small else threads,
     )  # fmt: skip

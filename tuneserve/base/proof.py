@@ -174,7 +174,7 @@ def _llama_logits(path: Path, sequences: Sequence[Sequence[int]], where: str) ->
             LlamaModel(path, repack=False) as model,
             LlamaContext(
                 model, n_ctx=longest, n_batch=longest, cache_type_k="f32", cache_type_v="f32",
-                flash_attention=False,
+                flash_attention=False, on_cpu=True,
             ) as context,
         ):  # fmt: skip
             return [context.logits(ids) for ids in sequences]

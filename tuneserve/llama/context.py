@@ -126,6 +126,7 @@ class LlamaContext:
         kv_unified: bool = True,
         embeddings: bool = False,
         on_tensor: Any = None,
+        on_cpu: bool = False,
         hint: str = "Try a smaller context, another KV cache type or fewer GPU layers.",
     ) -> None:
         """Make a context; the sizes are in tokens.
@@ -134,7 +135,8 @@ class LlamaContext:
         one). `flash_attention` None leaves it to llama.cpp; `threads` 0 are the physical cores.
         `kv_unified`: the sequences share the cells of `n_ctx`; else each has its equal part.
         `embeddings`: outputs are mean embeddings of sequences instead of logits. `on_tensor` is a
-        `ggml_backend_sched_eval_callback`, kept alive by the caller.
+        `ggml_backend_sched_eval_callback`, kept alive by the caller. `on_cpu`: no GPU takes part;
+        by default it multiplies large batches, in 16 bits, whatever layers are on it.
 
         Raises TuneserveError, with `hint`, if there is not enough memory or the combination is
         not possible.
@@ -158,6 +160,8 @@ class LlamaContext:
             params.embeddings, params.pooling_type = True, _POOLING_MEAN
         if on_tensor is not None:
             params.cb_eval = on_tensor
+        if on_cpu:
+            params.op_offload = params.offload_kqv = False
         params.no_perf = True
         forget_errors()
         self.handle = self._api.llama_init_from_model(model.handle, params)
