@@ -37,7 +37,11 @@ from tuneserve.settings import ConvertSettings
 
 
 def make_mix(
-    options: argparse.Namespace, model: GGUFModel, matrix: ImportanceMatrix, limit: str
+    options: argparse.Namespace,
+    model: GGUFModel,
+    base: GGUFModel,
+    matrix: ImportanceMatrix,
+    limit: str,
 ) -> tuple[Path, dict[str, Any]]:
     """The model in types chosen within `limit`, and what the choice took."""
     settings = ConvertSettings(
@@ -46,7 +50,7 @@ def make_mix(
     )  # fmt: skip
     started, used = time.perf_counter(), time.process_time()
     run, f16 = RunDirectory(options.run), options.work / "f16.gguf"
-    mix = choose_mix(f16, model, run, matrix, settings, threads=options.threads)
+    mix = choose_mix(f16, model, base, run, matrix, settings, threads=options.threads)
     took = {"seconds": time.perf_counter() - started, "cpu": time.process_time() - used}
     path: Path = options.work / f"auto-{limit.strip('%')}.gguf"
     model.mix = mix.types
@@ -70,7 +74,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1000, help="test examples at most")
     parser.add_argument("--imatrix-tokens", type=int, default=16_384)
     parser.add_argument("--mix-tokens", type=int, default=2048)
-    parser.add_argument("--mix-tries", type=int, default=40)
+    parser.add_argument("--mix-tries", type=int, default=60)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,7 @@ def main() -> None:
     run = RunDirectory(options.run)
     base = Path(run.require_stage("train", TrainOutput).base.path)
     model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
+    base_model = GGUFModel(MergedCheckpoint(base), run.adapter, name="base")
     f16, plain, weighted = (options.work / f"{name}.gguf" for name in ("f16", "plain", "weighted"))
     threads = options.threads
     write_quantized(model, f16, "F16", threads=threads)
@@ -88,7 +93,7 @@ def main() -> None:
     searches = {}
     for limit in options.limit:
         name = f"auto, {limit}"
-        files[name], searches[name] = make_mix(options, model, matrix, limit)
+        files[name], searches[name] = make_mix(options, model, base_model, matrix, limit)
 
     examples = read_split(run.split("test"), limit=options.examples)
     with LlamaModel(f16) as reference:

@@ -27,7 +27,7 @@ Encode = Callable[[str, int, int], Bytes]
 class Trial:
     """A GGUF in 16 or 8 bits (of `sources`, unrounded) whose tensors can be tried in other types.
 
-    The file is changed while a trial runs. Use it as a context manager.
+    The file is changed while a trial runs, and as it was after it. Use it as a context manager.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Trial:
         self._context: LlamaContext | None = None
         self._answers: Sequence[Answer] = ()
         self._reference: list[Floats] = []
+        self._types: dict[str, str] = {}
         self.runs = 0
 
     @property
@@ -65,21 +66,35 @@ class Trial:
 
     def harm(self, types: Mapping[str, str]) -> float:
         """Mean KL divergence, in nats, on the answers when these tensors have these types."""
+        self._round(types)
+        return divergence(self._reference, self._logits()).mean
 
-        def rounded(name: str, start: int, stop: int) -> Bytes:
+    def half_back(self, before: Mapping[str, RowSource]) -> float:
+        """The same when these tensors are halfway back to what they were before the tune."""
+
+        def halfway(name: str, start: int, stop: int) -> Bytes:
+            tuned, base = (s.rows(start, stop) for s in (self._sources[name], before[name]))
+            return ggml.quantize((tuned + base) / 2, self._file.type_name(name)).reshape(-1)
+
+        self._round({})
+        self._types = dict.fromkeys(before, "halfway")
+        self._write(list(before), halfway)
+        return divergence(self._reference, self._logits()).mean
+
+    def _round(self, types: Mapping[str, str]) -> None:
+        """Bring the file's tensors into these types, all others back; those that have theirs from
+        the last time stay as they are."""
+
+        def made(name: str, start: int, stop: int) -> Bytes:
+            own = self._file.type_name(name)
+            if name not in types:
+                return self._encoded(name, own, start, stop)
             data = self._encoded(name, types[name], start, stop)
             columns = self._sources[name].shape[-1]
-            values = ggml.dequantize(data, types[name], columns)
-            return ggml.quantize(values, self._file.type_name(name)).reshape(-1)
+            return ggml.quantize(ggml.dequantize(data, types[name], columns), own).reshape(-1)
 
-        def original(name: str, start: int, stop: int) -> Bytes:
-            return self._encoded(name, self._file.type_name(name), start, stop)
-
-        try:
-            self._write(list(types), rounded)
-            return divergence(self._reference, self._logits()).mean
-        finally:
-            self._write(list(types), original)
+        now, self._types = self._types, dict(types)
+        self._write([name for name in {**now, **types} if now.get(name) != types.get(name)], made)
 
     def _encoded(self, name: str, kind: str, start: int, stop: int) -> Bytes:
         weights = self._importance.get(name) if kind != self._file.type_name(name) else None
@@ -126,6 +141,7 @@ class Trial:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._round({})
         self._close_context()
         self._model.close()
 
