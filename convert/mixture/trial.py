@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import RowSource, encoded_rows
@@ -74,7 +76,9 @@ class Trial:
 
         def halfway(name: str, start: int, stop: int) -> Bytes:
             tuned, base = (s.rows(start, stop) for s in (self._sources[name], before[name]))
-            return ggml.quantize((tuned + base) / 2, self._file.type_name(name)).reshape(-1)
+            return ggml.quantize(
+                (tuned + base) * np.float32(0.5), self._file.type_name(name)
+            ).reshape(-1)
 
         self._round({})
         self._types = dict.fromkeys(before, "halfway")

@@ -73,7 +73,7 @@ def check_quantized_alike(model: GGUFModel, quantization: str, tmp_path: Path) -
     if matrix is not None:
         means = matrix.means()
         metadata |= matrix.provenance("m")
-    llama_quantize(f16, theirs, quantization, means, matrix and matrix.provenance("m"))
+    llama_quantize(f16, theirs, quantization, means, matrix.provenance("m") if matrix else None)
     choices = model.choices(quantization, has_imatrix=matrix is not None)
     write_gguf(ours, metadata, model.sources, choices, threads=2, importance=means)
     assert ours.read_bytes() == theirs.read_bytes()
