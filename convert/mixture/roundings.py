@@ -2,7 +2,8 @@
 
 Errors are squares weighted by the importance matrix (1 where it has none): the expected squared
 error of a product with an input, summed over the rows. What is kept of a change is measured as in
-convert/verify/update.py, weighted alike. Both are estimated from rows spread over the tensor.
+convert/verify/update.py, unweighted: a few columns that are large for every token would hide that
+the others lose it. Both are estimated from rows spread over the tensor.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _measure(
     columns = source.shape[-1]
     # Of a stack of matrices, each has its own importance.
     height = source.shape[-2]
-    sampled, size = 0, 0.0
+    sampled, size, weighted_size = 0, 0.0, 0.0
     for start, stop in _spans(source.shape):
         values = _float16_rows(source, start, stop)
         sampled += stop - start
@@ -73,8 +74,8 @@ def _measure(
             weights = weights[np.arange(start, stop) // height]
         if before is not None:
             change = values - _float16_rows(before, start, stop)
-            weighted = change * weights
-            size += float((weighted * change).sum(dtype=np.float64))
+            size += float((change * change).sum(dtype=np.float64))
+            weighted_size += float((change * change * weights).sum(dtype=np.float64))
         for kind in types:
             data = encoded_rows(source, kind, start, stop, importance)
             rounded = ggml.dequantize(data, kind, columns).reshape(-1, columns)
@@ -83,13 +84,13 @@ def _measure(
             if before is not None:
                 data = encoded_rows(before, kind, start, stop, importance)
                 moved = rounded - ggml.dequantize(data, kind, columns).reshape(-1, columns)
-                kept[kind] += float((moved * weighted).sum(dtype=np.float64))
+                kept[kind] += float((moved * change).sum(dtype=np.float64))
     scale = row_count(source.shape) / sampled
     found = {
         kind: Rounding(error * scale, kept[kind] / size if size else 1.0)
         for kind, error in errors.items()
     }
-    return TensorRoundings(found, size * scale)
+    return TensorRoundings(found, weighted_size * scale)
 
 
 def _float16_rows(source: RowSource, start: int, stop: int) -> Floats:

@@ -7,7 +7,7 @@ costs the writing of its tensors and one pass over the answers, and no other fil
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -125,17 +125,7 @@ class Trial:
     def _logits(self) -> list[Floats]:
         assert self._context is not None
         self.runs += 1
-        context, beginning = self._context, len(common_beginning(self._answers))
-        context.clear()
-        kept = 0
-        rows = []
-        for answer in self._answers:
-            rows.append(_answer_logits(context, answer, kept))
-            # What the next one begins with stays in the cache.
-            kept = beginning if context.truncate(0, beginning) else 0
-            if not kept:
-                context.clear()
-        return rows
+        return list(answer_logits(self._context, self._answers))
 
     def _close_context(self) -> None:
         if self._context is not None:
@@ -150,10 +140,19 @@ class Trial:
         self._model.close()
 
 
-def _answer_logits(context: LlamaContext, answer: Answer, kept: int) -> Floats:
-    """Logits that an answer is drawn from, [tokens, n_vocab]; `kept` ids are in the cache."""
-    outputs = len(answer.ids) - answer.start
-    batch = TokenBatch(len(answer.ids))
-    batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
-    context.decode(batch)
-    return context.batch_logits(outputs).copy()
+def answer_logits(context: LlamaContext, answers: Sequence[Answer]) -> Iterator[Floats]:
+    """The logits that each answer is drawn from, [tokens, n_vocab]; what all begin with is computed
+    once."""
+    beginning = len(common_beginning(answers))
+    context.clear()
+    kept = 0
+    for answer in answers:
+        outputs = len(answer.ids) - answer.start
+        batch = TokenBatch(len(answer.ids))
+        batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
+        context.decode(batch)
+        yield context.batch_logits(outputs).copy()
+        # What the next one begins with stays in the cache.
+        kept = beginning if context.truncate(0, beginning) else 0
+        if not kept:
+            context.clear()
