@@ -98,7 +98,7 @@ def _write_files(
         )  # fmt: skip
     if uses_imatrix(settings):
         # One matrix for both, so that the weights that training left alone stay equal in both.
-        matrix, mix = _measured(plan, tuned, stack)
+        matrix, mix = _measured(plan, tuned, base, stack)
         pair = replace(pair, matrix=matrix, mix=mix)
         if mix is not None:
             tuned.mix = base.mix = mix.types
@@ -171,7 +171,7 @@ def _write_checkpoint(plan: Plan, merged: MergedCheckpoint, target: Path) -> Non
 
 
 def _measured(
-    plan: Plan, tuned: GGUFModel, stack: ExitStack
+    plan: Plan, tuned: GGUFModel, base: GGUFModel, stack: ExitStack
 ) -> tuple[ImportanceMatrix, Mix | None]:
     """The importance matrix of the training examples, which is kept beside the GGUFs, and the types
     that AUTO stands for, if it is asked for.
@@ -186,7 +186,7 @@ def _measured(
     matrix.write(made)
     mix = None
     if plan.settings.quantization == AUTO:
-        mix = choose_mix(path, tuned, plan.run, matrix, plan.settings, threads=plan.threads)
+        mix = choose_mix(path, tuned, base, plan.run, matrix, plan.settings, threads=plan.threads)
     path.unlink()
     return matrix, mix
 

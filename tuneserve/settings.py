@@ -336,11 +336,11 @@ class ConvertSettings(Section):
         2048, ge=64, description="Of auto: tokens of the examples that types are measured on."
     )
     mix_tries: int = Field(
-        40,
+        60,
         ge=8,
         le=10_000,
-        description="Of auto: groups of tensors that are measured; each takes one pass over "
-        "mix_tokens.",
+        description="Of auto: passes over mix_tokens. A third of them measures groups of tensors, "
+        "the others measure the types found.",
     )
     merge_base: str = Field(
         "",

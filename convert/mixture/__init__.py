@@ -3,7 +3,8 @@
 answers     the user's examples as token ids, and where their answers are
 trial       a GGUF that runs while its tensors are rounded and put back: what rounding costs
 groups      tensors that are tried together
-errors      how far each type rounds a tensor's weights
+roundings   how far each type rounds a tensor, and what it keeps of the tune
+estimates   what each type of each tensor costs, from what was measured
 knapsack    the types that cost least within a size
 choose      all of it
 """

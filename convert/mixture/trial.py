@@ -7,10 +7,12 @@ costs the writing of its tensors and one pass over the answers, and no other fil
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
+
+import numpy as np
 
 from tuneserve.arrays import Bytes, Floats
 from tuneserve.convert.gguf.tensors import TensorFile
@@ -27,7 +29,7 @@ Encode = Callable[[str, int, int], Bytes]
 class Trial:
     """A GGUF in 16 or 8 bits (of `sources`, unrounded) whose tensors can be tried in other types.
 
-    The file is changed while a trial runs. Use it as a context manager.
+    The file is changed while a trial runs, and as it was after it. Use it as a context manager.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Trial:
         self._context: LlamaContext | None = None
         self._answers: Sequence[Answer] = ()
         self._reference: list[Floats] = []
+        self._types: dict[str, str] = {}
         self.runs = 0
 
     @property
@@ -65,21 +68,37 @@ class Trial:
 
     def harm(self, types: Mapping[str, str]) -> float:
         """Mean KL divergence, in nats, on the answers when these tensors have these types."""
+        self._round(types)
+        return divergence(self._reference, self._logits()).mean
 
-        def rounded(name: str, start: int, stop: int) -> Bytes:
+    def half_back(self, before: Mapping[str, RowSource]) -> float:
+        """The same when these tensors are halfway back to what they were before the tune."""
+
+        def halfway(name: str, start: int, stop: int) -> Bytes:
+            tuned, base = (s.rows(start, stop) for s in (self._sources[name], before[name]))
+            return ggml.quantize(
+                (tuned + base) * np.float32(0.5), self._file.type_name(name)
+            ).reshape(-1)
+
+        self._round({})
+        self._types = dict.fromkeys(before, "halfway")
+        self._write(list(before), halfway)
+        return divergence(self._reference, self._logits()).mean
+
+    def _round(self, types: Mapping[str, str]) -> None:
+        """Bring the file's tensors into these types, all others back; those that have theirs from
+        the last time stay as they are."""
+
+        def made(name: str, start: int, stop: int) -> Bytes:
+            own = self._file.type_name(name)
+            if name not in types:
+                return self._encoded(name, own, start, stop)
             data = self._encoded(name, types[name], start, stop)
             columns = self._sources[name].shape[-1]
-            values = ggml.dequantize(data, types[name], columns)
-            return ggml.quantize(values, self._file.type_name(name)).reshape(-1)
+            return ggml.quantize(ggml.dequantize(data, types[name], columns), own).reshape(-1)
 
-        def original(name: str, start: int, stop: int) -> Bytes:
-            return self._encoded(name, self._file.type_name(name), start, stop)
-
-        try:
-            self._write(list(types), rounded)
-            return divergence(self._reference, self._logits()).mean
-        finally:
-            self._write(list(types), original)
+        now, self._types = self._types, dict(types)
+        self._write([name for name in {**now, **types} if now.get(name) != types.get(name)], made)
 
     def _encoded(self, name: str, kind: str, start: int, stop: int) -> Bytes:
         weights = self._importance.get(name) if kind != self._file.type_name(name) else None
@@ -106,17 +125,7 @@ class Trial:
     def _logits(self) -> list[Floats]:
         assert self._context is not None
         self.runs += 1
-        context, beginning = self._context, len(common_beginning(self._answers))
-        context.clear()
-        kept = 0
-        rows = []
-        for answer in self._answers:
-            rows.append(_answer_logits(context, answer, kept))
-            # What the next one begins with stays in the cache.
-            kept = beginning if context.truncate(0, beginning) else 0
-            if not kept:
-                context.clear()
-        return rows
+        return list(answer_logits(self._context, self._answers))
 
     def _close_context(self) -> None:
         if self._context is not None:
@@ -126,14 +135,24 @@ class Trial:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._round({})
         self._close_context()
         self._model.close()
 
 
-def _answer_logits(context: LlamaContext, answer: Answer, kept: int) -> Floats:
-    """Logits that an answer is drawn from, [tokens, n_vocab]; `kept` ids are in the cache."""
-    outputs = len(answer.ids) - answer.start
-    batch = TokenBatch(len(answer.ids))
-    batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
-    context.decode(batch)
-    return context.batch_logits(outputs).copy()
+def answer_logits(context: LlamaContext, answers: Sequence[Answer]) -> Iterator[Floats]:
+    """The logits that each answer is drawn from, [tokens, n_vocab]; what all begin with is computed
+    once."""
+    beginning = len(common_beginning(answers))
+    context.clear()
+    kept = 0
+    for answer in answers:
+        outputs = len(answer.ids) - answer.start
+        batch = TokenBatch(len(answer.ids))
+        batch.add(answer.ids[kept:], kept, 0, outputs=outputs)
+        context.decode(batch)
+        yield context.batch_logits(outputs).copy()
+        # What the next one begins with stays in the cache.
+        kept = beginning if context.truncate(0, beginning) else 0
+        if not kept:
+            context.clear()

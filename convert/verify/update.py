@@ -12,7 +12,7 @@ W, although both files have that error. On the grid the two are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
@@ -59,7 +59,7 @@ def measure_updates(
         sample = sample_update(tuned_model, base_model, name, rows)
         if sample.size == 0.0:
             return None
-        found = tuned.rows_at(name, rows) - base.rows_at(base_name(base, name), rows)
+        found = tuned.rows_at(name, rows) - base.rows_at(base_name(base.tensors, name), rows)
         return TensorUpdate(
             name=name, type=tuned.type_name(name), kept=sample.kept(found), size=sample.size
         )
@@ -70,9 +70,10 @@ def measure_updates(
     return sorted(updates, key=lambda update: (update.kept - 1) * update.size)
 
 
-def base_name(base: TensorFile, name: str) -> str:
-    """A tuned output that the base shares with its embedding is compared with that."""
-    return name if name in base.tensors else "token_embd.weight"
+def base_name(names: Container[str], name: str) -> str:
+    """A tuned output that the base shares with its embedding is compared with that; `names`: the
+    base's tensors."""
+    return name if name in names else "token_embd.weight"
 
 
 def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
@@ -93,7 +94,7 @@ def row_count(shape: tuple[int, ...]) -> int:
 
 def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray) -> SampledUpdate:
     """W and D of these rows."""
-    source = base.sources.get(name) or base.sources["token_embd.weight"]
+    source = base.sources[base_name(base.sources, name)]
 
     def read(model_source: object) -> Floats:
         runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)

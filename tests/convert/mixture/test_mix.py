@@ -53,8 +53,12 @@ def test_a_trial_measures_what_a_file_of_these_types_gives(
     with Trial(path, model.sources, importance, threads=2) as trial:
         trial.compare_on(ANSWERS)
         assert trial.harm({}) == 0.0
-        found = trial.harm(types)
+        halfway = trial.half_back(
+            {"blk.1.ffn_down.weight": trained.base_model().sources["blk.1.ffn_down.weight"]}
+        )
         assert trial.harm({}) == 0.0
+        trial.harm({"token_embd.weight": "Q5_0", "blk.0.attn_q.weight": "Q4_0"})
+        found = trial.harm(types)
     assert path.read_bytes() == before
 
     choices = [Choice(c.name, types.get(c.name, c.type)) for c in model.choices(kind)]
@@ -69,6 +73,7 @@ def test_a_trial_measures_what_a_file_of_these_types_gives(
         )
     )
     assert found > 1e-4
+    assert halfway > 1e-6
     assert found == pytest.approx(expected.mean, rel=0.05)
 
 
@@ -100,7 +105,15 @@ def test_the_smallest_file_within_a_divergence(
     write_quantized(model, path, "F16", threads=2)
     matrix = ImportanceMatrix({}, 1)
     fine, coarse = (
-        choose_mix(path, model, run, matrix, settings(max_divergence=limit), threads=2)
+        choose_mix(
+            path,
+            model,
+            trained.base_model(),
+            run,
+            matrix,
+            settings(max_divergence=limit),
+            threads=2,
+        )
         for limit in (1e-2, 1e-1)
     )
     assert fine.divergence <= 1e-2
