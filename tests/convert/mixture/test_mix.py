@@ -14,7 +14,7 @@ from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.gguf.quantization import AUTO, Choice, file_type
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix
-from tuneserve.convert.mixture import choose_mix
+from tuneserve.convert.mixture import choose, choose_mix
 from tuneserve.convert.mixture.answers import Answer
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.mixture.trial import Trial
@@ -98,8 +98,9 @@ def test_a_conversion_to_chosen_types(run: RunDirectory) -> None:
 
 
 def test_the_smallest_file_within_a_divergence(
-    run: RunDirectory, trained: Trained, tmp_path: Path
+    run: RunDirectory, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(choose, "BISECTIONS", 4)
     write_held_out(run.split("train"), count=40)
     model, path = trained.model(), tmp_path / "f16.gguf"
     write_quantized(model, path, "F16", threads=2)
