@@ -158,7 +158,7 @@ class Vocabulary:
         for kind, text in _TOKENS_OF.get(self.architecture, {}).items():
             number = special_ids.get(text)
             if number is not None:
-                special.special_token_ids[kind] = number
+                special.special_token_ids.setdefault(kind, number)
         for kind in special.special_token_types:
             number = self.config.get(f"{kind}_token_id")
             if isinstance(number, int) and 0 <= number < len(self.tokens):
