@@ -41,7 +41,7 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import TrainSettings
 
 Made = TypeVar("Made")
-WITH_SENTENCEPIECE = ("gemma", "gemma-2")
+WITH_SENTENCEPIECE = ("gemma", "gemma-2", "gemma-4")
 SENTENCEPIECE_ROWS = 32000
 _DRIVER = """
 import runpy, sys, traceback

@@ -28,7 +28,14 @@ from tuneserve.gguf.tokens import NEVER_STRIPPING, Token, TokenType, strips_righ
 
 Value = tuple[str, Any]
 # Architectures whose files always say whether a space is put in front, if the tokenizer's do.
-_LLAMA_LIKE = ("llama", "smollm3", "granite", "mistral3")
+_LLAMA_LIKE = ("llama", "smollm3", "granite", "granitemoe", "mistral3")
+# GLM's special tokens, which its tokenizer_config.json does not name: the next turn's head ends an
+# answer.
+_TOKENS_OF: dict[str, dict[str, str]] = {
+    "glm4": {"bos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"},
+    "glm4moe": {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>",
+                "eom": "<|observation|>"},
+}  # fmt: skip
 
 
 class Vocabulary:
@@ -141,12 +148,17 @@ class Vocabulary:
         special = SpecialVocab(
             self.directory, load_merges=not self.is_sentencepiece, n_vocab=len(self.tokens)
         )
+        special_ids = {token["content"]: token["id"] for token in self.json["added_tokens"]}
         processor = self.json.get("post_processor") or {}
         steps: list[dict[str, Any]] = processor.get("processors", [processor])
         adds_bos = any("SpecialToken" in (step.get("single") or [{}])[0] for step in steps)
         special.add_special_token.setdefault("bos", adds_bos)
         if any(step.get("type") == "ByteLevel" for step in steps):
             special.add_special_token.setdefault("eos", False)
+        for kind, text in _TOKENS_OF.get(self.architecture, {}).items():
+            number = special_ids.get(text)
+            if number is not None:
+                special.special_token_ids.setdefault(kind, number)
         for kind in special.special_token_types:
             number = self.config.get(f"{kind}_token_id")
             if isinstance(number, int) and 0 <= number < len(self.tokens):

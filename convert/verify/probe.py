@@ -27,7 +27,7 @@ from tuneserve.convert.gguf.writer import encoded_size, write_gguf
 from tuneserve.convert.result import Check
 from tuneserve.convert.verify.logits import PROBE_BYTES, file_logits
 from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
-from tuneserve.convert.verify.weights import FileWeights, is_by_token
+from tuneserve.convert.verify.weights import FileWeights, cut_shape, is_by_token
 from tuneserve.divergence import divergence
 
 NOISE = 2.0**-11
@@ -43,20 +43,17 @@ SHORTEST_LONG, LONGEST_LONG = 1024, 8192 + 64
 
 @dataclass(frozen=True)
 class ProbeTensor:
-    """A tensor of the file, dequantized; of a matrix by token the rows in use."""
+    """A tensor of the file, dequantized; of a matrix by token the rows in use. `shape`: what the
+    probe holds of it."""
 
     file: TensorFile
     name: str
     used: Ids | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows, *rest = self.file.shape(self.name)
-        return (rows if self.used is None else len(self.used), *rest)
+    shape: tuple[int, ...]
 
     def rows(self, start: int, stop: int) -> Floats:
         wanted = np.arange(start, stop) if self.used is None else self.used[start:stop]
-        return self.file.rows_at(self.name, wanted)
+        return self.file.rows_at(self.name, wanted)[..., : self.shape[-1]]
 
 
 def check_probe(
@@ -109,7 +106,10 @@ def _check(
     finally:
         probe.unlink(missing_ok=True)
     config = probe_config(model, layers, len(used))
-    variants = [Variant(FileWeights(file, model, used, noise=noise)) for noise in (0.0, NOISE)]
+    variants = [
+        Variant(FileWeights(file, model, used, layers=layers, noise=noise))
+        for noise in (0.0, NOISE)
+    ]
     theirs, noisy = StreamedModel(config, variants, threads=threads).logits(numbered)
     found, most = divergence(theirs, ours), divergence(theirs, noisy).mean
     allowed = min(limit, max(FLOOR, most))
@@ -174,12 +174,21 @@ def write_probe(
         block = re.match(r"blk\.(\d+)\.", name)
         if block and int(block.group(1)) >= layers:
             continue
-        tensors[name] = ProbeTensor(file, name, used if is_by_token(name) else None)
+        shape = cut_shape(name, file.shape(name), model, layers)
+        by_token = is_by_token(name)
+        shape = (len(used), *shape[1:]) if by_token else shape
+        tensors[name] = ProbeTensor(file, name, used if by_token else None, shape)
         choices.append(Choice(name, "F32"))
     total = int(model.config["num_hidden_layers"])
     prefix = model.architecture.gguf_name
+    shared = f"{prefix}.attention.shared_kv_layers"
     metadata: dict[str, Value] = {
         **_model_metadata(file, prefix, total=total, layers=layers),
+        **(
+            {shared: ("uint32", _sharing(file.metadata[shared], total, layers))}
+            if shared in file.metadata
+            else {}
+        ),
         f"{prefix}.block_count": ("uint32", layers),
         f"{prefix}.vocab_size": ("uint32", len(used)),
         "tokenizer.ggml.model": ("string", "no_vocab"),
@@ -203,6 +212,12 @@ def _model_metadata(
     return found
 
 
+def _sharing(shared: Any, total: int, layers: int) -> int:
+    """Of the last `shared` layers, which have no keys and values of their own, those that are among
+    the first `layers`."""
+    return max(0, layers - (total - int(shared or 0)))
+
+
 def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
     """transformers' configuration of the checkpoint, cut to the probe's size."""
     config = copy.deepcopy(transformers_config(model))
@@ -215,6 +230,10 @@ def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
         # gpt-oss's YaRN blends between dimensions that are no whole numbers; llama.cpp, whatever
         # the file says, rounds them.
         config.rope_parameters = {**rope, "truncate": True}
+    if hasattr(config, "num_kv_shared_layers"):
+        config.num_kv_shared_layers = _sharing(config.num_kv_shared_layers, total, layers)
+    if hasattr(config, "vocab_size_per_layer_input"):
+        config.vocab_size_per_layer_input = tokens
     config.num_hidden_layers, config.vocab_size = layers, tokens
     config.pad_token_id = None
     return config

@@ -151,16 +151,18 @@ class TrainerWeights:
 class FileWeights:
     """A GGUF's own weights, dequantized, under their Hugging Face names.
 
-    Embedding and output hold the rows of the tokens `used` alone. With `noise` every other column
-    of a matrix is larger by this share of itself, the others smaller.
+    Embedding and output hold the rows of the tokens `used` alone, what has a part for each layer
+    the parts of the first `layers`. With `noise` every other column of a matrix is larger by this
+    share of itself, the others smaller.
     """
 
     def __init__(
-        self, file: TensorFile, model: GGUFModel, used: Ids, *, noise: float = 0.0
+        self, file: TensorFile, model: GGUFModel, used: Ids, *, layers: int, noise: float = 0.0
     ) -> None:
         self._file = file
         self._model = model
         self._used = used
+        self._layers = layers
         self._noise = np.float32(noise)
         # The stacks that a parameter is spread over, by the stored tensors of the parameter.
         self._stacks: dict[str, list[tuple[str, StackedTensor]]] = {}
@@ -174,8 +176,8 @@ class FileWeights:
         if name in self._stacks:
             return self._model.checkpoint.shape(name)
         gguf_name = self._gguf_name(name)
-        rows, *rest = self._file.shape(gguf_name)
-        return (len(self._used) if is_by_token(gguf_name) else rows, *rest)
+        shape = cut_shape(gguf_name, self._file.shape(gguf_name), self._model, self._layers)
+        return (len(self._used), *shape[1:]) if is_by_token(gguf_name) else shape
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._stored_name(name)
@@ -192,6 +194,7 @@ class FileWeights:
             order = self._model.row_order(gguf_name)
             wanted = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         values = self._as_used(gguf_name, self._file.rows_at(gguf_name, wanted))
+        values = values[..., : self.shape(name)[-1]]
         source = self._model.sources[gguf_name]
         return source.back(values) if isinstance(source, CheckpointTensor) else values
 
@@ -232,7 +235,21 @@ class FileWeights:
 
 
 def is_by_token(gguf_name: str) -> bool:
-    return gguf_name in ("token_embd.weight", "output.weight")
+    return gguf_name in ("token_embd.weight", "output.weight", "per_layer_token_embd.weight")
+
+
+def cut_shape(
+    gguf_name: str, shape: tuple[int, ...], model: GGUFModel, layers: int
+) -> tuple[int, ...]:
+    """The shape of a tensor in a model of the first `layers` layers: of Gemma 4's embeddings by
+    layer, which lie side by side, theirs."""
+    total = int(model.config["num_hidden_layers"])
+    rows, *rest = shape
+    if gguf_name == "per_layer_token_embd.weight":
+        return (rows, rest[0] // total * layers)
+    if gguf_name == "per_layer_model_proj.weight":
+        return (rows // total * layers, *rest)
+    return shape
 
 
 def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.convert.convert_support import copy_tokenizer
+from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.divergence import divergence
+from tuneserve.gguf.reader import GGUFFile
 
 SMALL: dict[str, Any] = {
     "vocab_size": 49152, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
@@ -41,7 +43,7 @@ _QWEN35: dict[str, Any] = {
 }  # fmt: skip
 _GEMMA3 = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}  # fmt: skip
 _GEMMA4 = {"head_dim": 16, "global_head_dim": 32, "sliding_window": 16, "layer_types": _MIXED,
-           "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 49152,
+           "hidden_size_per_layer_input": 16,
            "attention_k_eq_v": False, "enable_moe_block": False,
            "tie_word_embeddings": True}  # fmt: skip
 _VISION = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -97,6 +99,8 @@ def make_dense(directory: Path, case: str, tokenizer: Path, vocabulary: int = 49
     if cls is None:
         pytest.skip(f"this transformers has no {name}")
     settings = {**SMALL, "vocab_size": vocabulary, **changes}
+    if case == "gemma-4":
+        settings["vocab_size_per_layer_input"] = vocabulary
     torch.manual_seed(3)
     if case in VISION:
         text = {**settings, "model_type": TEXT_TYPES[case]}
@@ -110,6 +114,15 @@ def make_dense(directory: Path, case: str, tokenizer: Path, vocabulary: int = 49
     model.save_pretrained(directory)
     copy_tokenizer(tokenizer, directory)
     return directory
+
+
+def spaces_tokenizer(llama_cpp_source: Path, directory: Path) -> tuple[Path, int]:
+    """A tokenizer whose spaces are '▁', as Gemma 4's, and how many tokens it has."""
+    gguf = GGUFFile(llama_cpp_source / "models" / "ggml-vocab-llama-spm.gguf")
+    gguf.metadata["tokenizer.ggml.add_space_prefix"] = False
+    directory.mkdir()
+    write_tokenizer(gguf, directory)
+    return directory, len(gguf.metadata["tokenizer.ggml.tokens"])
 
 
 def write(model: GGUFModel, path: Path, kind: str = "F16") -> Path:
@@ -134,9 +147,13 @@ def trainer_logits(base: Path, adapter: Path | None = None) -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", DENSE)
 def test_llama_cpp_computes_what_transformers_computes(
-    case: str, tokenizer_directory: Path, tmp_path: Path
+    case: str, tokenizer_directory: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    base = make_dense(tmp_path / "base", case, tokenizer_directory)
+    tokenizer, vocabulary = tokenizer_directory, SMALL["vocab_size"]
+    if case == "gemma-4":
+        source = request.getfixturevalue("llama_cpp_source")
+        tokenizer, vocabulary = spaces_tokenizer(source, tmp_path / "tokenizer")
+    base = make_dense(tmp_path / "base", case, tokenizer, vocabulary)
     model = GGUFModel(MergedCheckpoint(base), base, name=case)
     ours = file_logits(write(model, tmp_path / "ours.gguf"), SEQUENCES, threads=2)
     found = divergence(trainer_logits(base), ours)

@@ -5,6 +5,7 @@ Tiny random checkpoints of every family, whose weights are wide enough that a fa
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.convert.convert_support import make_adapter
+from tests.convert.convert_support import copy_tokenizer, make_adapter
 from tests.convert.gguf.test_exact import DIFFERENT, DRIVER, make_checkpoint
 from tests.convert.gguf.test_quantization import check_quantized_alike
 from tuneserve.convert.gguf.lora import write_lora
@@ -28,6 +29,7 @@ from tuneserve.convert.verify.reference import StreamedModel, Variant, transform
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError
+from tuneserve.files import write_json
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.safetensors import checkpoint_tensors
 
@@ -75,8 +77,28 @@ EXPERTS = {"target_parameters": ["experts.gate_up_proj", "experts.down_proj"]}
 SEQUENCES = [[5, 17, 300, 4, 99, 230, 1, 33, 77, 120, 45, 90, 12, 5], [7, 8, 9]]
 
 
+# What llama.cpp's converter looks up in the tokenizer of this family.
+GLM_TOKENS = ("[gMASK]", "<|endoftext|>", "<|user|>", "<|observation|>")
+
+
+def with_glm_tokens(tokenizer: Path, directory: Path) -> Path:
+    """A copy of a tokenizer with GLM's special tokens."""
+    directory.mkdir(parents=True)
+    copy_tokenizer(tokenizer, directory)
+    read = json.loads((directory / "tokenizer.json").read_text())
+    known = {token["content"] for token in read["added_tokens"]}
+    free = len({*read["model"]["vocab"], *known})
+    for number, text in enumerate(text for text in GLM_TOKENS if text not in known):
+        like = {**read["added_tokens"][0], "content": text, "id": free + number}
+        read["added_tokens"].append(like)
+    write_json(directory / "tokenizer.json", read)
+    return directory
+
+
 def make_mixture(directory: Path, case: str, tokenizer: Path) -> Path:
     model_class, changes = MIXTURES[case]
+    if case == "glm4-moe":
+        tokenizer = with_glm_tokens(tokenizer, directory.with_name(f"{directory.name}-tokenizer"))
     return make_checkpoint(directory, model_class, tokenizer, {"initializer_range": 0.2, **changes})
 
 

@@ -52,9 +52,9 @@ def to_metadata(config: Config) -> Entries:
         ("attention.value_length_swa", "uint32", config["head_dim"]),
         ("rope.dimension_count", "uint32", full_head_size(config)),
         ("rope.dimension_count_swa", "uint32", config["head_dim"]),
+        # llama.cpp caps at 30 where the file says nothing; 0 is no cap.
+        ("final_logit_softcapping", "float32", config.get("final_logit_softcapping") or 0.0),
     ]  # fmt: skip
-    if config.get("final_logit_softcapping"):
-        own.append(("final_logit_softcapping", "float32", config["final_logit_softcapping"]))
     if config.get("use_double_wide_mlp"):
         width, first = int(config["intermediate_size"]), sharing_from(config)
         widths = [width if layer < first else 2 * width for layer in range(len(sliding))]

@@ -239,7 +239,9 @@ def glm4_metadata(config: Config) -> Entries:
             expert_shared_count="n_shared_experts",
             leading_dense_block_count="first_k_dense_replace",
         ),
-    ]
+        *([("nextn_predict_layers", "uint32", 0)]
+          if config.get("num_nextn_predict_layers") == 0 else []),
+    ]  # fmt: skip
 
 
 def dots1_metadata(config: Config) -> Entries:
