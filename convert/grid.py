@@ -8,19 +8,18 @@ convert/verify/update.py). Known before training, from a few rows of each matrix
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
-from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import UNQUANTIZED
+from tuneserve.convert.gguf.rounding_error import rounding_error, usual_rounding_error
 from tuneserve.convert.gguf.writer import as_float16
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.verify.update import row_count
-from tuneserve.llama import ggml, physical_cores
+from tuneserve.convert.slabs import row_count
+from tuneserve.llama import physical_cores
 
 ROWS = 8
 # A matrix is on the grid if rounding changes it by less than this share of what it changes one of
@@ -52,22 +51,10 @@ def share_on_grid(model: GGUFModel, quantization: str) -> float:
         count = row_count(source.shape)
         first = (count - min(ROWS, count)) // 2
         values = as_float16(source.rows(first, min(first + ROWS, count))).astype(np.float32)
-        return _rounding(values, kind) < ON_GRID * _usual_rounding(kind, values.shape[-1])
+        return rounding_error(values, kind) < ON_GRID * usual_rounding_error(kind, values.shape[-1])
 
     with ThreadPoolExecutor(physical_cores()) as pool:
         found = list(pool.map(lambda one: is_on_grid(one.name, one.type), choices))
     sizes = [prod(model.sources[choice.name].shape) for choice in choices]
     on = sum(size for size, is_on in zip(sizes, found, strict=True) if is_on)
     return on / sum(sizes) if sizes else 0.0
-
-
-def _rounding(values: Floats, kind: str) -> float:
-    """How much a type changes rows, relative to them (in the root mean square)."""
-    found = ggml.dequantize(ggml.quantize(values, kind), kind, values.shape[-1])
-    return float(np.linalg.norm(found - values) / max(float(np.linalg.norm(values)), 1e-30))
-
-
-@cache
-def _usual_rounding(kind: str, columns: int) -> float:
-    values = np.random.default_rng(0).standard_normal((ROWS, columns), dtype=np.float32)
-    return _rounding(values, kind)

@@ -63,7 +63,8 @@ def make_files(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
         clock.lap("verify")
         before, lora = None, None
         if plan.settings.keep_gain and verdict.lost_only(
-            [f"{plan.settings.quantization} ≈ merged"]
+            # Where all of it is lost, the files are the same.
+            [f"{plan.settings.quantization} ≈ merged", "changed tensors"]
         ):
             before = verdict.measured.gain
             pair, verdict, lora = keep_gain(pair, verdict, stack)

@@ -20,6 +20,7 @@ from tuneserve.console import human_bytes
 from tuneserve.convert.result import ConvertResult
 from tuneserve.files import sha256_file, write_text
 from tuneserve.finetune.training.result import TrainOutput
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel
 from tuneserve.run import RunDirectory
 
@@ -152,7 +153,7 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
         if model.metadata("tokenizer.chat_template"):
             text = modelfile(
                 weights, template_of(model), asked, adapter=lora,
-                adds_bos=model.adds_bos, context=model.n_ctx_train,
+                adds_bos=model.adds_bos, context=_context(weights),
             )  # fmt: skip
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
@@ -163,6 +164,12 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
     sums = [f"{made.sha256}  {Path(made.path).name}\n" for made in (result.tuned, result.base)]
     write_text(run.gguf / "SHA256SUMS", "".join(sums))
     return written
+
+
+def _context(gguf: Path) -> int:
+    """Tokens that a model was made for; llama.cpp does not read it with the vocabulary alone."""
+    file = GGUFFile(gguf)
+    return int(file.require(f"{file.architecture}.context_length"))
 
 
 def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_modelfile: bool) -> str:

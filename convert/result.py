@@ -57,6 +57,10 @@ class TensorUpdate(Record):
     size: float
 
 
+WIDEST = 1.0
+"""An interval of the share of a gain that is wider than the gain says nothing."""
+
+
 class GainKept(Record):
     """What a file keeps of the gain on held-out reference answers.
 
@@ -86,14 +90,16 @@ class GainKept(Record):
     def keeps(self, limit: float) -> bool:
         """Is at least this share of the tune kept?
 
-        The estimate on answers decides, however wide its interval, unless that reaches up to the
-        whole gain: then (few answers, a short training) the share of the updates does, which needs
-        no answers.
+        The estimate on answers decides, unless its interval reaches from below the limit up to the
+        whole gain, or says nothing: then (few answers, a short training) the share of the updates
+        does, which needs no answers.
         """
-        if self.share is not None and self.share >= limit:
-            return True
-        told = self.share is not None and self.high is not None and self.high < 1.0
-        return not told and (self.update_kept is None or self.update_kept >= limit)
+        if self.share is not None and self.low is not None and self.high is not None:
+            if self.share >= limit and self.high - self.low <= WIDEST:
+                return True
+            if self.high < 1.0:
+                return False
+        return self.update_kept is None or self.update_kept >= limit
 
     def describe(self) -> str:
         """In words: the share with its interval, log-likelihoods, greedy answers, updates."""

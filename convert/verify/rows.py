@@ -14,6 +14,7 @@ import numpy as np
 
 from tuneserve.arrays import Doubles, Floats
 from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
+from tuneserve.convert.gguf.rounding_error import usual_rounding_error
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.merge.experts import ExpertParameter
@@ -142,7 +143,9 @@ class ComparedWeights:
     def _problem(self, target: str) -> str | None:
         errors = self._errors[target]
         exact = self._file.type_name(target) in ("F32", "F16", "BF16")
-        usual = 0.0 if exact else float(np.median(errors))
+        kind = self._file.type_name(target)
+        # On the type's own grid most rows have no error; the others have what the type gives any.
+        usual = 0.0 if exact else max(float(np.median(errors)), usual_rounding_error(kind))
         limit = min(MOST, TIMES_MEDIAN * usual + (10 * EXACT if exact else EXACT))
         wrong = np.flatnonzero(errors > limit)
         if not len(wrong):

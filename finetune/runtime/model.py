@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.settings import ModelSettings, TrainSettings
@@ -38,6 +38,7 @@ def load_base(
     `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
     it is of the class that tokenizer_config.json names, and repaired.
     """
+    check_loadable(path)
     with quiet(errors_too=True):
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
@@ -53,6 +54,19 @@ def load_base(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked, so any token will do
     return model, tokenizer
+
+
+def check_loadable(path: Path) -> None:
+    """Raise UsageError for an architecture that the installed transformers does not have."""
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (ValueError, KeyError) as error:
+        raise UsageError(
+            f"transformers can't load this base: {str(error).splitlines()[0]}",
+            where=str(path / "config.json"),
+        ) from error
 
 
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tuneserve.base.config import checkpoint_config, generation_config
@@ -44,12 +45,28 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     return target
 
 
+_CHECKPOINT_FILES = (
+    "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.json", "merges.txt",
+    "added_tokens.json",
+)  # fmt: skip
+
+
 def _check_replaceable(target: Path, *, force: bool) -> None:
     if not force:
         raise OutputExistsError(target)
-    if not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").is_file()):
+    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    foreign = [name for name in there if not any(fnmatch(name, each) for each in _CHECKPOINT_FILES)]
+    if not target.is_dir() or (there and "config.json" not in there):
         raise UsageError(
             "is no checkpoint, and is not replaced by one",
             where=str(target),
             hint="Choose another name.",
+        )
+    if foreign:
+        raise UsageError(
+            "holds files that are no checkpoint's, and would be deleted with it",
+            where=str(target),
+            problems=foreign,
+            hint="Move them away, or choose another name.",
         )

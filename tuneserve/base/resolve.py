@@ -72,6 +72,8 @@ def check_checkpoint(path: Path) -> None:
             "not a usable checkpoint directory",
             where=str(path),
             problems=[f"missing: {name}" for name in missing],
+            hint="If it was moved, name it where it is now: --base, or for a conversion "
+            "--merge-base.",
         )
 
 

@@ -50,6 +50,12 @@ def write_weights(
     with SafetensorsWriter(target, [*specs, *zeros]) as writer:
         for (name, hf_name), spec in zip(names.items(), specs, strict=True):
             values = gguf.dequantized(name)
+            if values.ndim > 1 and not values.any():
+                raise UsageError(
+                    f"the tensor '{name}' holds nothing but zeros",
+                    where=str(gguf.path),
+                    hint="A download that was cut off, perhaps: compare its checksum.",
+                )
             order = architecture.gguf_row_order(name, config, len(values))
             if order is not None:
                 values = values[np.argsort(order)]

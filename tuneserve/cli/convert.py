@@ -50,6 +50,9 @@ def command(
     require_extra("convert", "conversion")
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "convert")
+    if chosen := recipe.convert.model_dump(mode="json", exclude_defaults=True):
+        # Those of the run's last conversion are among them.
+        say("convert: " + ", ".join(f"{name} = {value}" for name, value in chosen.items()))
     if adapter_only:
         from tuneserve.convert.adapter_only import convert_adapter
 

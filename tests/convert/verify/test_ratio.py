@@ -59,6 +59,8 @@ def test_examples_of_a_source_count_once() -> None:
         (0.22, 0.24, 0.99, False),  # the answers tell that it is lost
         (0.67, 1.07, 1.01, True),  # they can't tell, and the updates are there
         (0.67, 1.07, 0.04, False),
+        (1.34, 3.1, 0.04, False),  # an interval that says nothing
+        (1.34, 3.1, 0.97, True),
         (0.67, 1.07, None, True),  # an adapter beside its base: nothing of it is rounded
         (None, None, 0.04, False),
         (None, None, 0.97, True),
@@ -68,7 +70,8 @@ def test_what_decides(
     share: float | None, high: float | None, update: float | None, kept: bool
 ) -> None:
     gain = GainKept(
-        share=share, low=share and share - 0.1, high=high, base=-2.0, merged=-1.0, file=-1.5,
+        share=share, low=share and 2 * share - (high or 0), high=high,
+        base=-2.0, merged=-1.0, file=-1.5,
         examples=5, tokens=50, answers=5, same_answers=3, right_base=0, right_merged=4,
         right_file=3, update_kept=update,
     )  # fmt: skip
