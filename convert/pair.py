@@ -32,9 +32,10 @@ class Verdict:
         return all(check.passed for check in self.checks)
 
     def lost_only(self, contracts: Sequence[str]) -> bool:
-        """Has the gain contract failed, and at most those `contracts` beside it?"""
+        """Have only the gain contract or those `contracts` failed, which say that rounding lost the
+        tune?"""
         failed = {check.contract for check in self.checks if not check.passed}
-        return GAIN_CONTRACT in failed and failed <= {GAIN_CONTRACT, *contracts}
+        return bool(failed) and failed <= {GAIN_CONTRACT, *contracts}
 
 
 @dataclass(frozen=True)
