@@ -71,7 +71,8 @@ def finer_options(
             if shape[-1] % BLOCK[kind] or encoded_size(shape, kind) <= now:
                 continue
             found = rounded(sample.base + sample.change, kind) - rounded(sample.base, kind)
-            options.append(Option(kind, encoded_size(shape, kind) - now, sample.kept(found)))
+            kept = min(sample.kept(found), 1.0)
+            options.append(Option(kind, encoded_size(shape, kind) - now, kept))
         return options
 
     losing = [update for update in updates
@@ -87,7 +88,7 @@ def choose_repair(
     """The cheapest finer types with which `target` of all updates is kept, or as much as `room`
     bytes allow."""
     total = sum(update.size for update in updates)
-    kept = {update.name: update.kept for update in updates}
+    kept = {update.name: min(update.kept, 1.0) for update in updates}
     weight = {update.name: update.size for update in updates}
     in_all = sum(kept[name] * weight[name] for name in kept)
     chosen: dict[str, Option] = {}

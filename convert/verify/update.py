@@ -107,6 +107,8 @@ def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray
 
 
 def kept_in_all(updates: Sequence[TensorUpdate]) -> float:
-    """The share kept of all tensors' updates together; 1 where there are none."""
+    """The share kept of all updates together; 1 where there are none. What rounding adds to
+    the update of one tensor makes up for no loss of another."""
     size = sum(update.size for update in updates)
-    return sum(update.kept * update.size for update in updates) / size if size else 1.0
+    kept = sum(min(update.kept, 1.0) * update.size for update in updates)
+    return kept / size if size else 1.0
