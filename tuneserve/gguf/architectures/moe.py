@@ -227,6 +227,7 @@ def routing(config: Config) -> Entries:
 def glm4_metadata(config: Config) -> Entries:
     parameters = config.get("rope_parameters") or config
     share = parameters.get("partial_rotary_factor", 0.5)
+    next_tokens: Entries = [("nextn_predict_layers", "uint32", 0)]
     return [
         *expert_metadata(config),
         ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
@@ -239,9 +240,8 @@ def glm4_metadata(config: Config) -> Entries:
             expert_shared_count="n_shared_experts",
             leading_dense_block_count="first_k_dense_replace",
         ),
-        *([("nextn_predict_layers", "uint32", 0)]
-          if config.get("num_nextn_predict_layers") == 0 else []),
-    ]  # fmt: skip
+        *(next_tokens if config.get("num_nextn_predict_layers") == 0 else []),
+    ]
 
 
 def dots1_metadata(config: Config) -> Entries:
