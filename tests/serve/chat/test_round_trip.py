@@ -299,7 +299,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(arguments=st.dictionaries(st.text(max_size=8), VALUES, max_size=3))
 @pytest.mark.parametrize(
     "name",
