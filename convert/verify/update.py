@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.result import TensorUpdate
+from tuneserve.convert.slabs import row_count
 
 SAMPLED_VALUES = 1 << 17  # of a tensor, at least one row
 SAMPLED_BLOCKS = 8
@@ -85,11 +85,6 @@ def sampled_rows(shape: tuple[int, ...]) -> np.ndarray:
     each = -(-wanted // SAMPLED_BLOCKS)
     starts = np.linspace(0, count - each, min(SAMPLED_BLOCKS, wanted)).astype(np.int64)
     return np.unique(np.concatenate([np.arange(start, start + each) for start in starts]))
-
-
-def row_count(shape: tuple[int, ...]) -> int:
-    """Rows of a tensor, of stacked matrices all together; of a vector its elements."""
-    return shape[0] if len(shape) == 1 else prod(shape[:-1])
 
 
 def sample_update(tuned: GGUFModel, base: GGUFModel, name: str, rows: np.ndarray) -> SampledUpdate:

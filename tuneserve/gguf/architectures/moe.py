@@ -224,6 +224,21 @@ def routing(config: Config) -> Entries:
     return entries
 
 
+def scaled_experts(config: Config) -> Entries:
+    """What chosen experts' weights are multiplied with, and the sizes of shared experts beside
+    them."""
+    return [
+        ("expert_weights_scale", "float32", config["routed_scaling_factor"]),
+        ("expert_weights_norm", "bool", bool(config["norm_topk_prob"])),
+        *sizes(
+            config,
+            expert_feed_forward_length="moe_intermediate_size",
+            expert_shared_count="n_shared_experts",
+            leading_dense_block_count="first_k_dense_replace",
+        ),
+    ]
+
+
 def glm4_metadata(config: Config) -> Entries:
     parameters = config.get("rope_parameters") or config
     share = parameters.get("partial_rotary_factor", 0.5)
@@ -232,14 +247,7 @@ def glm4_metadata(config: Config) -> Entries:
         *expert_metadata(config),
         ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
         ("expert_gating_func", "uint32", SIGMOID),
-        ("expert_weights_scale", "float32", config["routed_scaling_factor"]),
-        ("expert_weights_norm", "bool", bool(config["norm_topk_prob"])),
-        *sizes(
-            config,
-            expert_feed_forward_length="moe_intermediate_size",
-            expert_shared_count="n_shared_experts",
-            leading_dense_block_count="first_k_dense_replace",
-        ),
+        *scaled_experts(config),
         *(next_tokens if config.get("num_nextn_predict_layers") == 0 else []),
     ]
 
@@ -247,14 +255,7 @@ def glm4_metadata(config: Config) -> Entries:
 def dots1_metadata(config: Config) -> Entries:
     return [
         *expert_metadata(config),
-        ("expert_weights_scale", "float32", config["routed_scaling_factor"]),
-        ("expert_weights_norm", "bool", bool(config["norm_topk_prob"])),
-        *sizes(
-            config,
-            expert_feed_forward_length="moe_intermediate_size",
-            expert_shared_count="n_shared_experts",
-            leading_dense_block_count="first_k_dense_replace",
-        ),
+        *scaled_experts(config),
     ]
 
 
