@@ -40,7 +40,7 @@ def load_base(
     """
     config = check_loadable(path)
     if runtime.device == "cpu":
-        _let_load(config.model_type)
+        _let_load(config.model_type, path)
     with quiet(errors_too=True):
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
@@ -73,14 +73,25 @@ def check_loadable(path: Path) -> Any:
         ) from error
 
 
-def _let_load(model_type: str) -> None:
+def _let_load(model_type: str, path: Path) -> None:
     """Without a GPU Unsloth asks AutoModelForCausalLM alone, which lacks some models with eyes
-    (Mistral 3): their own class is entered there, as transformers has it for Gemma 3."""
+    (Mistral 3): their own class is entered there, as transformers has it for Gemma 3.
+
+    Raises UsageError for a model that is neither.
+    """
     from transformers.models.auto import modeling_auto
 
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if model_type in causal:
+        return
     own = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type)
-    if own is not None:
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(model_type, own)
+    if own is None:
+        raise UsageError(
+            f"transformers has no causal language model for '{model_type}'",
+            where=str(path / "config.json"),
+            hint="Choose a base that continues text.",
+        )
+    causal[model_type] = own
 
 
 def _mend(model: Any) -> None:
