@@ -87,3 +87,8 @@ def without_adapter(module: nn.Module) -> nn.Module | None:
         original: nn.Module = module.original_module
         return original
     return None
+
+
+def came_with_adapter(parameter: torch.Tensor) -> bool:
+    """Did PEFT put this parameter in the place of a placeholder?"""
+    return any(parameter.stride())

@@ -39,7 +39,12 @@ def reference_logits(
 def trainer_weights(tuned: GGUFModel) -> TrainerWeights:
     """The base of this model as the trainer's libraries read it."""
     silence_libraries()
-    return TrainerWeights(tuned.checkpoint.directory, tied=tuned.checkpoint.tied)
+    checkpoint = tuned.checkpoint
+    return TrainerWeights(
+        checkpoint.directory,
+        tied=checkpoint.tied,
+        vocabulary=tuned.vocabulary_size if checkpoint.resized else None,
+    )
 
 
 def silence_libraries() -> None:

@@ -36,7 +36,8 @@ class StreamedLinear(nn.Linear):  # type: ignore[misc, unused-ignore]
         if shape[1] != like.in_features:
             raise TuneserveError(f"'{self._name}' has shape {list(shape)}")
         self.out_features = shape[0]
-        bias = as_parameter(like.bias, weights, f"{name}.bias")
+        like_bias = torch.empty(shape[0]) if weights.adds_bias(f"{name}.bias") else like.bias
+        bias = as_parameter(like_bias, weights, f"{name}.bias")
         self.register_parameter("bias", bias)
 
     @property

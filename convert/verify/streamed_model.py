@@ -24,6 +24,7 @@ from torch import nn
 from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.verify.bare_model import (
     add_adapter,
+    came_with_adapter,
     empty_model,
     parameter_wrappers,
     without_adapter,
@@ -133,7 +134,9 @@ class StreamedModel:
         layers: list[nn.Module] = []
         counts: list[int] = []
         before: Variant | None = None
-        adapted = any(without_adapter(module) for module in child.modules())
+        adapted = any(without_adapter(module) for module in child.modules()) or any(
+            came_with_adapter(parameter) for parameter in child.parameters(recurse=False)
+        )
         for variant in self._variants:
             same = before is not None and before.weights is variant.weights
             before = variant
@@ -183,7 +186,7 @@ class StreamedModel:
         weights = variant.weights
 
         def stays(parameter: torch.Tensor | None) -> bool:
-            return variant.adapted and parameter is not None and any(parameter.stride())
+            return variant.adapted and parameter is not None and came_with_adapter(parameter)
 
         # One that was put in for another variant, or a plain one: a router may compute more.
         plain = isinstance(module, StreamedLinear) or type(module).forward is nn.Linear.forward
