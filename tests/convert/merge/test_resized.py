@@ -3,23 +3,28 @@ llama.cpp's logits against PEFT's, new tokens included."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.convert.convert_support import make_adapted, make_adapter, make_base
+from tests.convert.convert_support import Trained, make_adapted, make_adapter, make_base
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint
 from tuneserve.convert.quantize import write_quantized
+from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.reference import reference_logits
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel
+from tuneserve.run import RunDirectory
+from tuneserve.settings import ConvertSettings
 
 TOKENS = ["<lookup>", "Größenwahn"]
 ROWS = 49152
@@ -97,3 +102,28 @@ def test_a_smaller_vocabulary_is_merged(tokenizer_directory: Path, tmp_path: Pat
     merged = MergedCheckpoint(base, Adapter(adapter))
     assert merged.vocabulary == merged.base().vocabulary == ROWS
     assert HEAD not in merged.names
+
+
+def test_the_gate_passes_new_tokens_and_biases(
+    run: RunDirectory, trained: Trained, tokenizer_directory: Path
+) -> None:
+    """The whole stage: the base's file has the rows too, so that both take the same ids."""
+    shutil.rmtree(run.adapter)
+    make_adapted(
+        run.adapter, trained.base, tokenizer_directory, vocabulary=ROWS + 8, lora_bias=True,
+        target_modules=["q_proj", "o_proj", "up_proj"], exclude_modules=["layers.1.mlp.up_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )  # fmt: skip
+    tokenizer = load_fast_tokenizer(tokenizer_directory)
+    tokenizer.add_tokens(TOKENS)
+    save_fast_tokenizer(tokenizer, run.adapter)
+    rows = [json.loads(line) for line in run.split("test").read_text().splitlines()]
+    rows[0]["messages"][0]["content"] = f"{TOKENS[0]} of {TOKENS[1]}?"
+    run.split("test").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = convert(run, ConvertSettings(quantization="Q8_0"))
+    for record in (result.tuned, result.base):
+        with LlamaModel(Path(record.path), vocab_only=True) as model:
+            assert model.tokenize(TOKENS[0]) == [ROWS]
+    settings = ConvertSettings(quantization="Q8_0", merged_checkpoint=True)
+    with pytest.raises(UsageError, match="no place for the biases"):
+        convert(run, settings, force=True)
