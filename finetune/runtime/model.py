@@ -38,7 +38,9 @@ def load_base(
     `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
     it is of the class that tokenizer_config.json names, and repaired.
     """
-    check_loadable(path)
+    config = check_loadable(path)
+    if runtime.device == "cpu":
+        _let_load(config.model_type, path)
     with quiet(errors_too=True):
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
@@ -50,23 +52,61 @@ def load_base(
             offload_embedding=offloaded,
             trust_remote_code=False,
         )
+    _mend(model)
     tokenizer = load_tokenizer(path, settings)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked, so any token will do
     return model, tokenizer
 
 
-def check_loadable(path: Path) -> None:
-    """Raise UsageError for an architecture that the installed transformers does not have."""
+def check_loadable(path: Path) -> Any:
+    """The base's configuration. Raises UsageError for an architecture that the installed
+    transformers does not have."""
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"transformers can't load this base: {str(error).splitlines()[0]}",
             where=str(path / "config.json"),
         ) from error
+
+
+def _let_load(model_type: str, path: Path) -> None:
+    """Without a GPU Unsloth asks AutoModelForCausalLM alone, which lacks some models with eyes
+    (Mistral 3): their own class is entered there, as transformers has it for Gemma 3.
+
+    Raises UsageError for a model that is neither.
+    """
+    from transformers.models.auto import modeling_auto
+
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if model_type in causal:
+        return
+    own = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type)
+    if own is None:
+        raise UsageError(
+            f"transformers has no causal language model for '{model_type}'",
+            where=str(path / "config.json"),
+            hint="Choose a base that continues text.",
+        )
+    causal[model_type] = own
+
+
+def _mend(model: Any) -> None:
+    """Put right what the training libraries read from a model and some architectures have wrong.
+
+    Losses are those of the answers alone: TRL adds a mixture's load-balancing loss by its config,
+    also to evaluations, and can't compute it where the config has no `num_experts` (Granite).
+    Llama 4's text model names as its body what only the whole model has.
+    """
+    config = model.config.get_text_config()
+    for name, off in (("router_aux_loss_coef", 0.0), ("output_router_logits", False)):
+        if hasattr(config, name):
+            setattr(config, name, off)
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
 
 
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:
