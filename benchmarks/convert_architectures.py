@@ -68,7 +68,9 @@ folder = sys.argv[1]
 sys.path[:0] = [folder + "/gguf-py", folder]
 for wanted in sys.argv[2:]:
     source, target, kind = wanted.split("=")
+    # Without the layers that predict further tokens, which these checkpoints don't have.
     sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", kind]
+    sys.argv += ["--no-mtp"] * ("qwen3.5" in source)
     try:
         runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
     except (SystemExit, Exception) as error:

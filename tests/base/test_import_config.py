@@ -45,8 +45,9 @@ def demo(gguf: Path) -> GGUFFile:
 def config_of(path: Path) -> dict[str, Any]:
     gguf = open_whole(path)
     architecture = by_gguf_name(gguf.architecture)
-    tensor_names(gguf, architecture)
-    return checkpoint_config(gguf, architecture)
+    config = checkpoint_config(gguf, architecture)
+    tensor_names(gguf, architecture, config)
+    return config
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,22 @@ def olmo_metadata(config: Config) -> Entries:
     return [*common.usual_metadata(config), *given_head_size(config), *windows(config)]
 
 
+def olmo_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    """OLMo 3 has windows, OLMo 2 has none."""
+    config = common.shape_config(metadata)
+    if not metadata.get("attention.sliding_window", 0):
+        return config
+    local = common.shortest(metadata.get("rope.freq_base_swa", config["rope_theta"]))
+    if local != config["rope_theta"]:
+        raise UsageError("an OLMo 3 with another RoPE base in its windows can't be imported")
+    return {
+        **config,
+        "architectures": ["Olmo3ForCausalLM"],
+        "model_type": "olmo3",
+        **common.window_config(metadata, config["num_hidden_layers"], 4),
+    }
+
+
 def exaone_metadata(config: Config) -> Entries:
     if config.get("sliding_window") and config["num_hidden_layers"] != LAYERS_OF_EXAONE_32B:
         raise UsageError(
@@ -133,6 +149,22 @@ def _layer_norm_metadata(config: Config, epsilon: str) -> Entries:
     usual = common.usual_metadata({**config, "rms_norm_eps": config[epsilon]})
     renamed = {"attention.layer_norm_rms_epsilon": "attention.layer_norm_epsilon"}
     return [(renamed.get(key, key), kind, value) for key, kind, value in usual]
+
+
+def cohere_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = common.shape_config(metadata, "attention.layer_norm_epsilon")
+    scale = common.shortest(metadata["logit_scale"])
+    epsilon = config.pop("rms_norm_eps")
+    return {**config, "layer_norm_eps": epsilon, "logit_scale": scale, "attention_bias": False}
+
+
+def command_r_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    return {**cohere_config(metadata), "use_qk_norm": False}
+
+
+def cohere2_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = cohere_config(metadata)
+    return {**config, **common.window_config(metadata, config["num_hidden_layers"], 4)}
 
 
 def cohere_metadata(config: Config) -> Entries:
@@ -218,6 +250,7 @@ OLMO2 = Architecture(
     hf_names=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     tensors=common.TENSORS,
     layer_tensors={**_MATRICES, **QK_NORMS, **_NORMS_BEHIND},
+    to_config=olmo_config,
     to_metadata=olmo_metadata,
 )
 EXAONE4 = Architecture(
@@ -249,6 +282,8 @@ COMMAND_R = Architecture(
     tensors=common.TENSORS,
     layer_tensors={"attn_norm": "input_layernorm", **_MATRICES, **QK_NORMS},
     absent=lambda config, _: () if config.get("use_qk_norm") else {f"{n}.weight" for n in QK_NORMS},
+    model_type="cohere",
+    to_config=command_r_config,
     to_metadata=cohere_metadata,
 )
 COHERE2 = Architecture(
@@ -256,6 +291,7 @@ COHERE2 = Architecture(
     hf_names=("Cohere2ForCausalLM",),
     tensors=common.TENSORS,
     layer_tensors={"attn_norm": "input_layernorm", **_MATRICES},
+    to_config=cohere2_config,
     to_metadata=cohere2_metadata,
 )
 STARCODER2 = Architecture(
