@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from tuneserve.base.fast_tokenizer import load_fast_tokenizer
+from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
@@ -35,15 +37,19 @@ def load_base(
 ) -> tuple[Any, Any]:
     """The base model ready for an adapter, and its tokenizer with a token to pad batches with.
 
-    `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
-    it is of the class that tokenizer_config.json names, and repaired.
+    `offloaded`: the token embeddings stay in main memory.
+
+    Raises TuneserveError if the loaded model has other embeddings than the base.
     """
     config = check_loadable(path)
     if runtime.device == "cpu":
         _let_load(config.model_type, path)
-    with quiet(errors_too=True):
+    tokenizer = load_tokenizer(path, settings)
+    with TemporaryDirectory() as folder, quiet(errors_too=True):
+        write_complete(tokenizer, Path(folder))
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
+            tokenizer_name=folder,
             max_seq_length=settings.max_seq_length,
             dtype=runtime.dtype,
             load_in_4bit=four_bit,
@@ -53,10 +59,40 @@ def load_base(
             trust_remote_code=False,
         )
     _mend(model)
-    tokenizer = load_tokenizer(path, settings)
+    _check_rows(model, config, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked, so any token will do
     return model, tokenizer
+
+
+def write_complete(tokenizer: Any, folder: Path) -> None:
+    """Write a copy of the tokenizer that Unsloth finds nothing to repair in.
+
+    Given the base's own files it takes the class that tokenizer_config.json names, which may add
+    a token (`LlamaTokenizerFast`: <unk>), and adds one itself where padding is the end token or
+    none; then it gives the embeddings a row more, and the adapter fits no base any more. It also
+    refuses chat templates that it can't rewrite. Padding is masked, so any token will do.
+    """
+    copied = copy.deepcopy(tokenizer)
+    copied.chat_template = None
+    if copied.pad_token is None or copied.pad_token_id == copied.eos_token_id:
+        ends = {copied.eos_token, copied.bos_token}
+        marked = [token.content for token in copied.added_tokens_decoder.values()]
+        texts = copied.convert_ids_to_tokens(range(min(len(copied), len(ends) + 1)))
+        copied.pad_token = next(text for text in [*marked, *texts] if text not in ends)
+    save_fast_tokenizer(copied, folder)
+
+
+def _check_rows(model: Any, config: Any, path: Path) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    expected = config.get_text_config().vocab_size
+    if rows != expected:
+        raise TuneserveError(
+            f"loaded with {rows} rows of token embeddings; the base has {expected}: the adapter "
+            "would fit no base",
+            where=str(path),
+            hint="Train on a GGUF of the base.",
+        )
 
 
 def check_loadable(path: Path) -> Any:
