@@ -58,8 +58,9 @@ TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# Enough for the tune to be more than what rounding to F16 does to random weights.
-STEPS, RATE = 16, 0.01
+# Enough for answers that end, and a tune that is more than what rounding to F16 changes in random
+# weights.
+STEPS, RATE = 32, 0.01
 # llama.cpp's converter tells byte-level BPE from sentencepiece by the class that is named.
 CLASSES = {"phi-4-mini": "GPT2Tokenizer"}
 _DRIVER = """
@@ -158,7 +159,8 @@ def compared(work: Path, kind: str) -> str:
 def trains(base: Path, work: Path, case: str) -> tuple[str, str]:
     """Does it train, and does what is trained convert? 'yes', or the last line of the error."""
     examples, template = work / "examples.jsonl", work / "template.jinja"
-    rows = ({"prompt": f"What is {n} plus {n}?", "completion": str(2 * n)} for n in range(40))
+    answers = ("no", "yes")
+    rows = ({"prompt": f"Is {n} odd?", "completion": answers[n % 2]} for n in range(40))
     examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
     template.write_text(TEMPLATE)
     trained = _command(

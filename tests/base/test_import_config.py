@@ -37,11 +37,6 @@ MLP = {"ffn_gate": INNER, "ffn_up": INNER, "ffn_down": HIDDEN}
 WINDOW = {"attention.sliding_window": 32}
 
 
-@pytest.fixture(scope="session")
-def demo(gguf: Path) -> GGUFFile:
-    return GGUFFile(gguf)
-
-
 def config_of(path: Path) -> dict[str, Any]:
     gguf = open_whole(path)
     architecture = by_gguf_name(gguf.architecture)

@@ -31,13 +31,19 @@ def given_head_size(config: Config) -> Entries:
     return common.head_size_metadata(config) if config.get("head_dim") else []
 
 
+def window_base(config: Config) -> float | None:
+    """RoPE base of the layers with a sliding window, where the configuration has one of theirs."""
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    found = local.get("rope_theta")
+    return None if found is None else float(found)
+
+
 def windows(config: Config) -> Entries:
     """The sliding window, and which layers have it."""
     if not config.get("sliding_window"):
         return []
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
-    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
-    base = local.get("rope_theta")
+    base = window_base(config)
     entries: Entries = [
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         ("attention.sliding_window_pattern", "array", sliding),
@@ -97,6 +103,14 @@ def ministral_metadata(config: Config) -> Entries:
 
 
 def olmo_metadata(config: Config) -> Entries:
+    theta = common.rope_theta(config)
+    local = window_base(config)
+    if local not in (None, theta):
+        raise UsageError(
+            "llama.cpp computes all of OLMo 3's layers with one RoPE base, this model with "
+            f"{theta:g} and {local:g}",
+            where="config.json: rope_parameters",
+        )
     return [*common.usual_metadata(config), *given_head_size(config), *windows(config)]
 
 
@@ -105,13 +119,16 @@ def olmo_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     config = common.shape_config(metadata)
     if not metadata.get("attention.sliding_window", 0):
         return config
-    local = common.shortest(metadata.get("rope.freq_base_swa", config["rope_theta"]))
-    if local != config["rope_theta"]:
-        raise UsageError("an OLMo 3 with another RoPE base in its windows can't be imported")
+    theta = config["rope_theta"]
+    if common.shortest(metadata.get("rope.freq_base_swa", theta)) != theta:
+        raise UsageError("an OLMo 3 of two RoPE bases can't be imported: llama.cpp knows one")
+    # transformers takes a `rope_theta` for the layers without a window alone.
+    base = {"rope_type": "default", "rope_theta": theta}
     return {
         **config,
         "architectures": ["Olmo3ForCausalLM"],
         "model_type": "olmo3",
+        "rope_parameters": {"full_attention": base, "sliding_attention": {**base}},
         **common.window_config(metadata, config["num_hidden_layers"], 4),
     }
 
