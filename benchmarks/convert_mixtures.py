@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from convert_architectures import differences, trains
 
-from benchmarks.convert_architectures import differences, trains
 from tests.convert.gguf.test_exact import DRIVER
 from tests.convert.gguf.test_experts import (
     MIXTURES,
