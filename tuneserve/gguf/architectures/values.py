@@ -20,10 +20,15 @@ class Values:
 
 # Some norms multiply by (1 + weight); GGUF stores the sum.
 ONE_MORE = Values(lambda v: v + np.float32(1.0), lambda v: v - np.float32(1.0))
-# State space models store the logarithm of a decay; GGUF stores the decay's exponent. In double
-# precision, then rounded: its last bit is that of torch, which trains them, 99 times in 100,
-# NumPy's float32 exponential 6 times in 10.
-MINUS_EXPONENTIAL = Values(
-    lambda v: -np.exp(v.astype(np.float64)).astype(np.float32),
-    lambda v: np.log(-v.astype(np.float64)).astype(np.float32),
-)
+
+
+def exponential(values: Floats) -> Floats:
+    """By torch, as llama.cpp's converter has it: NumPy's float32 is often off by a bit."""
+    import torch
+
+    found: Floats = torch.exp(torch.from_numpy(np.ascontiguousarray(values))).numpy()
+    return found
+
+
+# State space models store the logarithm of a decay; GGUF stores the decay's exponent.
+MINUS_EXPONENTIAL = Values(lambda v: -exponential(v), lambda v: np.log(-v))
