@@ -157,7 +157,7 @@ def compared(work: Path, kind: str) -> str:
 
 
 def trains(base: Path, work: Path, case: str) -> tuple[str, str]:
-    """Does it train, and does what is trained convert? 'yes', or the last line of the error."""
+    """Does it train, and does what is trained convert? 'yes', or the error."""
     examples, template = work / "examples.jsonl", work / "template.jinja"
     answers = ("no", "yes")
     rows = ({"prompt": f"Is {n} odd?", "completion": answers[n % 2]} for n in range(40))
@@ -178,9 +178,10 @@ def _command(work: Path, *arguments: str) -> str:
         [sys.executable, "-m", "tuneserve", *arguments],
         cwd=work, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
-    if done.returncode:
-        print(done.stderr[-1500:], file=sys.stderr)
-    return "yes" if not done.returncode else done.stderr.strip().splitlines()[-1][:80]
+    if not done.returncode:
+        return "yes"
+    print(done.stderr[-1500:], file=sys.stderr)
+    return " ".join(done.stderr.rpartition("error: ")[2].split())[:160]
 
 
 def make_base(case: str, work: Path, tokenizer: Path, spm: Path) -> Path:
