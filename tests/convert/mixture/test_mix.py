@@ -124,7 +124,14 @@ def test_the_smallest_file_within_a_divergence(
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [("100%", 1000), ("80 %", 800), ("12.5%", 125), ("900", 860), ("2kB", 1960), ("1MiB", 1048536)],
+    [
+        ("100%", 1000),
+        ("80 %", 800),
+        ("12.5%", 125),
+        ("900B", 860),
+        ("2kB", 1960),
+        ("1MiB", 1048536),
+    ],
 )
 def test_a_limit_is_a_share_of_q4_k_m_or_the_bytes_of_a_file(limit: str, expected: int) -> None:
     assert size_limit(settings(size_limit=limit), 1000, header_bytes=40) == expected
