@@ -151,3 +151,14 @@ def test_the_file_type_is_that_of_most_weights() -> None:
     shapes = {"a": (8, 32), "b": (4, 32), "c": (2, 32), "n": (9,)}
     kinds = {"a": "IQ4_NL", "b": "Q8_0", "c": "Q8_0", "n": "F32"}
     assert file_type([Choice(*item) for item in kinds.items()], shapes) == 25
+
+
+def test_a_file_of_finer_types_has_their_file_type(trained: Trained) -> None:
+    model = trained.model()
+
+    def number(overrides: dict[str, str]) -> int:
+        return int(model.metadata("Q4_K_M", overrides=overrides)["general.file_type"][1])
+
+    one = {"blk.0.attn_q.weight": "Q8_0"}
+    every = dict.fromkeys((n for n, s in model.sources.items() if len(s.shape) > 1), "Q5_1")
+    assert (number({}), number(one), number(every)) == (15, 15, 9)
