@@ -237,6 +237,7 @@ class GGUFModel:
                 where=str(self.checkpoint.directory),
                 problems=unknown,
             )
+        self._check_biases()
         self._check_complete(sources)
         for name, values in self.architecture.extra_tensors(self.config):
             sources[name] = ComputedTensor(values)
@@ -255,6 +256,20 @@ class GGUFModel:
                         self.checkpoint, parameter, cut, stack.transposed
                     )
         return found
+
+    def _check_biases(self) -> None:
+        """Raise UsageError for biases of the adapter's that llama.cpp does not compute with."""
+        names = self.checkpoint.added_biases
+        unread = [name for name in names if not self.architecture.reads_bias(name)]
+        if unread:
+            raise UsageError(
+                f"llama.cpp computes {self.checkpoint.architecture} without these biases of the "
+                "adapter (lora_bias)",
+                where=str(self.checkpoint.adapter and self.checkpoint.adapter.directory),
+                problems=unread,
+                hint="Train without lora_bias, or with it on "
+                f"{', '.join(self.architecture.biased_modules())} alone.",
+            )
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""

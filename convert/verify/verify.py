@@ -297,7 +297,7 @@ def make_reference(
 def answer_positions(parameters: int, threads: int) -> int:
     """Positions, padding included, that the reference may compute for answers: what takes about ten
     seconds on this machine."""
-    from tuneserve.convert.verify.reference import reference_device
+    from tuneserve.convert.verify.streamed_model import reference_device
 
     if reference_device().type == "cuda":
         return MOST_POSITIONS

@@ -20,7 +20,8 @@ from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.probe import check_probe, probe_layers
-from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
+from tuneserve.convert.verify.reference import transformers_config
+from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.errors import UsageError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput

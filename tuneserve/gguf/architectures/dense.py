@@ -8,7 +8,7 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common, llama
-from tuneserve.gguf.architectures.table import Architecture, Config, Entries, no_import
+from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries, no_import
 from tuneserve.gguf.reader import ArchitectureMetadata
 
 QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
@@ -197,6 +197,7 @@ SMOLLM3 = replace(
     gguf_name="smollm3",
     hf_names=("SmolLM3ForCausalLM",),
     to_metadata=smollm3_metadata,
+    biases=BIASES,
 )
 GRANITE = replace(
     llama.LLAMA,

@@ -20,7 +20,7 @@ from tuneserve.gguf.architectures.stacks import (
     last_rows,
     odd_columns,
 )
-from tuneserve.gguf.architectures.table import Architecture, Config, Entries
+from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries
 from tuneserve.gguf.reader import ArchitectureMetadata
 from tuneserve.model_shape import expert_count
 
@@ -325,6 +325,7 @@ MIXTRAL = Architecture(
     to_config=no_import,
     to_metadata=mixtral_metadata,
     row_order=llama.LLAMA.row_order,
+    biases=(*BIASES, "attn_output"),
 )
 GPT_OSS = Architecture(
     gguf_name="gpt-oss",
@@ -407,6 +408,7 @@ DEEPSEEK2 = Architecture(
     absent=deepseek_absent,
     to_config=no_import,
     to_metadata=deepseek_metadata,
+    biases=(),
 )
 GRANITE_MOE = Architecture(
     gguf_name="granitemoe",

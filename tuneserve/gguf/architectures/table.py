@@ -17,6 +17,9 @@ RowOrder = Ids
 Config = Mapping[str, Any]
 Entries = list[tuple[str, Literal["uint32", "float32", "string", "bool", "array"], Any]]
 
+# llama.cpp adds these to the projections of any model.
+BIASES = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+
 Order = Callable[[Config, int], RowOrder]
 
 
@@ -46,7 +49,8 @@ class Architecture:
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     `ignored`: Hugging Face names, as regular expressions, that a checkpoint may hold and the model
     does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
-    `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter.
+    `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter;
+    `biases`: those of a block that it computes a bias to, if the file has one.
     """
 
     gguf_name: str
@@ -67,6 +71,7 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     no_adapter: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset({"output"})
+    biases: tuple[str, ...] = BIASES
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""
@@ -114,6 +119,16 @@ class Architecture:
     def gguf_values(self, gguf_name: str) -> Values | None:
         """What is done to the numbers of this tensor; None: nothing."""
         return _of_tensor(self.values, gguf_name)
+
+    def reads_bias(self, hf_name: str) -> bool:
+        """Does llama.cpp compute with this bias, where the file has it?"""
+        name = self.gguf_tensor_name(hf_name) or ""
+        return re.sub(r"^blk\.\d+\.", "", name).removesuffix(".bias") in self.biases
+
+    def biased_modules(self) -> list[str]:
+        """The last names of the modules to which llama.cpp computes a bias."""
+        names = (self.layer_tensors[each] for each in self.biases if each in self.layer_tensors)
+        return [name.rpartition(".")[2] for name in names]
 
     def is_ignored(self, hf_name: str) -> bool:
         """Does the model compute without this tensor of a checkpoint?"""
