@@ -79,7 +79,8 @@ class Pair:
         found = [f"matrices {types_in_words(self.mix.types.values())}"] if self.mix else []
         if self.overrides:
             count = len(self.overrides)
-            found.append(f"{count} tensors finer: {types_in_words(self.overrides.values())}")
+            finer = types_in_words(self.overrides.values())
+            found.append(f"{count} tensors finer to keep the tune: {finer}")
         return "; ".join(found)
 
     def choices(self, model: GGUFModel) -> list[Choice]:

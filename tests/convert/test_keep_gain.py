@@ -131,7 +131,7 @@ def test_finer_types_keep_the_tune_in_both_files(run: RunDirectory) -> None:
     assert {update.name for update in result.updates} >= set(result.overrides)
     assert result.updates[0].kept <= 1.1
     # Not called what it no longer is.
-    assert result.tuned.called.startswith(f"Q4_K_M, {len(result.overrides)} tensors finer: ")
+    assert result.tuned.called.startswith(f"Q4_K_M, {len(result.overrides)} tensors finer to keep")
     assert result.tuned.called in (run.gguf / "README.md").read_text(encoding="utf-8")
 
 

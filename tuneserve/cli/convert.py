@@ -72,7 +72,7 @@ def command(
 def show(result: ConvertResult) -> None:
     """The result as tables on the terminal."""
     rows = [
-        [name, made.path, made.called, human_bytes(made.size_bytes)]
+        [name, made.path, made.quantization, human_bytes(made.size_bytes)]
         for name, made in (
             ("adapter on the base" if result.as_adapter else "tuned", result.tuned),
             ("base", result.base),
@@ -86,11 +86,8 @@ def show(result: ConvertResult) -> None:
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
     if result.before_repair:
         say(f"  as plain {result.base.quantization}: {result.before_repair.describe()}")
-    if result.overrides:
-        from tuneserve.convert.result import types_in_words
-
-        finer = types_in_words(result.overrides.values())
-        say(f"  finer types for {len(result.overrides)} tensors ({finer}): the tune is kept")
+    if mixture := result.base.mixture:
+        say(f"  {result.base.quantization}, {mixture}")
     lost = [one for one in result.updates if one.kept < WORTH_SHOWING][:WORST_SHOWN]
     if lost:
         rows = [[one.name, one.type, f"{one.kept:.0%}"] for one in lost]
