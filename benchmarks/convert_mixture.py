@@ -3,8 +3,8 @@
 Takes a run that `tuneserve convert --quantization auto` has converted, makes Q4_K_M without and
 with the run's importance matrix by llama.cpp's own quantizer, and compares these and the run's file
 with the F16 model on the test split, which nothing was chosen by: KL divergence from F16 in nats
-over the answers (mean and 99 % quantile of examples), perplexity of the answers, and how many are
-right (every token the likeliest).
+over the answers (mean and 99 % quantile of examples), perplexity of the answers, how many are right
+(every token the likeliest), and of how many every likeliest token is F16's.
 
     tuneserve convert --run sentiment --quantization auto
     python benchmarks/convert_mixture.py runs/sentiment --work /tmp/mixture
@@ -52,12 +52,13 @@ SLICE = 16  # examples that are measured and kept together
 
 @dataclass
 class Score:
-    """Of one model: of each example the mean divergence, the sum of the answer's nll, and whether
-    it is right."""
+    """Of one model: of each example the mean divergence, the sum of the answer's nll, whether it is
+    right, and whether it is as the first model's."""
 
     kld: list[float] = field(default_factory=list)
     nll: list[float] = field(default_factory=list)
     right: list[bool] = field(default_factory=list)
+    same: list[bool] = field(default_factory=list)
 
 
 def make_files(run: RunDirectory, work: Path, threads: int) -> dict[str, Path]:
@@ -112,7 +113,9 @@ def measure(
             found = log_softmax(logits)
             score.kld.append(float((np.exp(reference) * (reference - found)).sum(axis=-1).mean()))
             score.nll.append(float(-found[np.arange(len(gold)), gold].sum()))
-            score.right.append(bool((found.argmax(axis=-1) == gold).all()))
+            top = found.argmax(axis=-1)
+            score.right.append(bool((top == gold).all()))
+            score.same.append(bool((top == reference.argmax(axis=-1)).all()))
     for context in contexts:
         context.close()
 
@@ -136,7 +139,7 @@ def show_scores(files: dict[str, Path], scores: Sequence[Score], tokens: int) ->
     """The table; returns its figures."""
     print(f"{len(scores[0].kld)} test examples, {tokens} answer tokens")
     print(
-        f"{'':>16} {'bytes':>12} {'KLD':>8} {'99 %':>8} {'PPL':>8} {'right':>7}  "
+        f"{'':>16} {'bytes':>12} {'KLD':>8} {'99 %':>8} {'PPL':>8} {'right':>7} {'as F16':>7}  "
         "less KLD than imatrix (95 %)"
     )
     rows = {}
@@ -148,12 +151,13 @@ def show_scores(files: dict[str, Path], scores: Sequence[Score], tokens: int) ->
             "bytes": path.stat().st_size, "kld": float(kld.mean()),
             "kld_99": float(np.quantile(kld, 0.99)), "gain": [gain, half],
             "perplexity": float(np.exp(sum(score.nll) / tokens)),
-            "right": float(np.mean(score.right)),
+            "right": float(np.mean(score.right)), "same": float(np.mean(score.same)),
         }  # fmt: skip
         rows[name] = row
         print(
             f"{name:>16} {row['bytes']:12,} {row['kld']:8.5f} {row['kld_99']:8.4f} "
-            f"{row['perplexity']:8.4f} {100 * np.mean(score.right):6.1f}% {gain:+9.5f} ± {half:.5f}"
+            f"{row['perplexity']:8.4f} {100 * np.mean(score.right):6.1f}% "
+            f"{100 * np.mean(score.same):6.1f}%  {gain:+9.5f} ± {half:.5f}"
         )
     return rows
 

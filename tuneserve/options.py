@@ -207,7 +207,7 @@ def resolve_settings(
 def _leave_superseded_out(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     """Take out of a lower layer's [convert] what a quantization or a limit in the one above it
     makes meaningless."""
-    names = []
+    names: list[str] = []
     if str(above.get("quantization", "auto")).lower() != "auto":
         names += AUTO_ONLY
     names += ["max_divergence"] if "size_limit" in above else []
