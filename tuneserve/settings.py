@@ -348,10 +348,10 @@ class ConvertSettings(Section):
         "the answers is at most this, instead of size_limit; 0 = by size.",
     )
     mix_tokens: int = Field(
-        2048, ge=64, description="Of auto: tokens of the examples that types are measured on."
+        1024, ge=64, description="Of auto: tokens of the examples that types are measured on."
     )
     mix_tries: int = Field(
-        60,
+        40,
         ge=8,
         le=10_000,
         description="Of auto: passes over mix_tokens. A third of them measures groups of tensors, "

@@ -152,7 +152,7 @@ def test_limits_of_auto_mean_something_or_are_refused(
 def test_another_quantization_or_limit_replaces_that_of_an_earlier_conversion() -> None:
     saved = {"convert": {"quantization": "auto", "size_limit": "80%", "mix_tries": 9}}
     plain = resolve("--quantization", "q5_k_m", saved=saved).convert
-    assert (plain.quantization, plain.size_limit, plain.mix_tries) == ("Q5_K_M", "100%", 60)
+    assert (plain.quantization, plain.size_limit, plain.mix_tries) == ("Q5_K_M", "100%", 40)
     by_divergence = resolve("--max-divergence", "0.1", saved=saved).convert
     assert (by_divergence.size_limit, by_divergence.mix_tries) == ("100%", 9)
 
