@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,24 @@ class Check:
 
 
 class GGUFRecord(Record):
-    """A GGUF that was made: its path, size, hash and quantization type."""
+    """A GGUF that was made: its path, size, hash and quantization type; `mixture` says which types
+    it has where they are not those of the quantization."""
 
     path: str
     size_bytes: int
     sha256: str
     quantization: str
+    mixture: str = ""
+
+    @property
+    def called(self) -> str:
+        """The quantization, with its mixture."""
+        return f"{self.quantization}, {self.mixture}" if self.mixture else self.quantization
+
+
+def types_in_words(types: Iterable[str]) -> str:
+    """'58 Q8_0, 45 Q6_K', most first."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(types).most_common())
 
 
 class ConvertInputs(Record):
