@@ -91,7 +91,9 @@ def _with_finer_types(
         )  # fmt: skip
         finer.write_tuned(_others(plain.tuned, repair.overrides))
         measured = Measured(reference)
-        gain = measured.score(finer.tuned, threads=threads)
+        gain = measured.score(
+            finer.tuned, base=plain.base, limit=settings.min_gain_kept, threads=threads
+        )
         gain = gain.model_copy(update={"update_kept": repair.kept})
         if not gain.keeps(settings.min_gain_kept):
             say(f"convert: not enough: {gain.describe()}")

@@ -313,7 +313,9 @@ def _check_gain(
         TensorFile(candidate.tuned), TensorFile(candidate.base), candidate.model,
         candidate.base_model, threads=threads,
     )  # fmt: skip
-    gain = measured.score(candidate.tuned, found, threads=threads)
+    gain = measured.score(
+        candidate.tuned, found, base=candidate.base, limit=settings.min_gain_kept, threads=threads
+    )
     return check_gain(gain, measured.updates, settings.min_gain_kept)
 
 

@@ -17,7 +17,8 @@ from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.verify.hard_strings import HARD_STRINGS
 from tuneserve.errors import UsageError
-from tuneserve.finetune.runtime.model import load_tokenizer, write_complete
+from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.runtime.model import load_base, load_tokenizer, write_complete
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import ModelSettings
 
@@ -130,3 +131,10 @@ def test_what_is_loaded_with_the_model_has_no_token_more(
     assert saved.chat_template is None
     assert tokenizer.pad_token == before
     assert (saved.pad_token == before) == (pad == "own")
+
+
+def test_a_base_that_continues_no_text_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    runtime = Runtime(None, None, "cpu", "fp32")
+    with pytest.raises(UsageError, match="no causal language model for 't5'"):
+        load_base(runtime, tmp_path, ModelSettings(), "false", four_bit=False)
