@@ -1,6 +1,8 @@
 """Through the command line, on tiny random checkpoints: `train` two steps on the CPU, `convert`,
-and every check of the verification passes. A mixture of experts with an adapter on its experts, and the
-text model of a Gemma 3 with eyes. About a minute.
+and every check of the verification passes.
+
+A mixture of experts with an adapter on its experts, and the text model of a Gemma 3 with eyes.
+About a minute.
 
     python -m benchmarks.convert_end_to_end
 """
