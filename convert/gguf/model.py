@@ -176,8 +176,11 @@ class GGUFModel:
             if isinstance(source, StackedTensor) and source.packed is not None
         ]
 
-    def metadata(self, quantization: str) -> dict[str, Value]:
-        """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order."""
+    def metadata(
+        self, quantization: str, *, overrides: Mapping[str, str] | None = None
+    ) -> dict[str, Value]:
+        """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order.
+        `overrides`: types of tensors other than the quantization's."""
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
@@ -192,15 +195,18 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        if quantization == AUTO:
-            shapes = {name: source.shape for name, source in self.sources.items()}
-            number = file_type(self.choices(AUTO), shapes)
-        elif quantization in UNQUANTIZED and self._packed:
-            number = MIXTURES["MXFP4_MOE"].file_type
-        else:
-            number = MIXTURES[quantization].file_type
-        entries["general.file_type"] = ("uint32", number)
+        entries["general.file_type"] = ("uint32", self._file_type(quantization, overrides or {}))
         return entries
+
+    def _file_type(self, quantization: str, overrides: Mapping[str, str]) -> int:
+        """The quantization's number, or where other types make most of the file theirs."""
+        shapes = {name: source.shape for name, source in self.sources.items()}
+        mixed = file_type(self.choices(quantization, overrides=overrides), shapes)
+        if quantization == AUTO or mixed != file_type(self.choices(quantization), shapes):
+            return mixed
+        if quantization in UNQUANTIZED and self._packed:
+            return MIXTURES["MXFP4_MOE"].file_type
+        return MIXTURES[quantization].file_type
 
     def _find_sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {**self._stacks()}

@@ -68,9 +68,12 @@ def check_written(
     return _as_check(contract, problems, len(choices), how)
 
 
-def check_metadata(contract: str, file: TensorFile, model: GGUFModel, quantization: str) -> Check:
+def check_metadata(
+    contract: str, file: TensorFile, model: GGUFModel, quantization: str,
+    overrides: Mapping[str, str] | None = None,
+) -> Check:  # fmt: skip
     """Every key of the file has the value that the model gives it, and none is missing."""
-    expected = model.metadata(quantization)
+    expected = model.metadata(quantization, overrides=overrides)
     problems = [
         f"{key} is {str(file.get(key))[:60]}"
         for key, (_, value) in expected.items()

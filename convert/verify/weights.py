@@ -276,6 +276,6 @@ def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:
     """The file's tensor for a Hugging Face name; for a tied head it is the embedding. None if
     there is none."""
     found = model.architecture.gguf_tensor_name(name)
-    if found == "output.weight" and found not in file.tensors:
+    if name == HEAD and found not in file.tensors:
         found = "token_embd.weight"
     return found if found in file.tensors else None

@@ -78,8 +78,8 @@ class Architecture:
         return {
             "architectures": [self.hf_names[0]],
             "model_type": self.model_type or self.gguf_name,
-            **self.to_config(metadata),
             **self.constants,
+            **self.to_config(metadata),
         }
 
     def hf_name(self, gguf_name: str) -> str | None:
