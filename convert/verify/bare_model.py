@@ -54,6 +54,7 @@ def add_adapter(model: nn.Module, directory: Path) -> None:
     config = LoraConfig.from_pretrained(directory)
     modules = {short.partition(".lora_")[0] for short in moved.values() if ".lora_" in short}
     config.target_modules, config.exclude_modules = modules, None
+    config.base_model_name_or_path = None  # this model has no name: PEFT would warn
     peft = get_peft_model(model, config, low_cpu_mem_usage=True)
     weights = load_file(directory / ADAPTER_WEIGHTS)
     set_peft_model_state_dict(
