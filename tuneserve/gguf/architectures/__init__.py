@@ -7,8 +7,18 @@ checkpoint's config.json.
 from __future__ import annotations
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import dense, gemma, gemma4, llama, moe, phi, qwen, qwen35
-from tuneserve.gguf.architectures.table import Architecture
+from tuneserve.gguf.architectures import (
+    dense,
+    gemma,
+    gemma4,
+    granite,
+    llama,
+    moe,
+    phi,
+    qwen,
+    qwen35,
+)
+from tuneserve.gguf.architectures.table import Architecture, Config
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     llama.LLAMA,
@@ -22,6 +32,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     qwen35.QWEN35,
     *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
+    *granite.ARCHITECTURES,
 )
 
 
@@ -36,10 +47,11 @@ def by_gguf_name(name: str) -> Architecture:
     )
 
 
-def by_hf_name(name: str) -> Architecture:
-    """The architecture of a config.json's `architectures[0]`."""
+def by_hf_name(name: str, config: Config | None = None) -> Architecture:
+    """The architecture of a config.json's `architectures[0]`; without a `config`, the first of
+    those that the name stands for."""
     for architecture in ARCHITECTURES:
-        if name in architecture.hf_names:
+        if name in architecture.hf_names and (config is None or architecture.when(config)):
             return architecture
     known = [hf_name for row in ARCHITECTURES for hf_name in row.hf_names]
     raise UsageError(

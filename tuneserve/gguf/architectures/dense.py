@@ -1,27 +1,19 @@
 """Dense look-alikes of Llama with a twist each: norms behind a layer, scales, several kinds of
-layers. SmolLM3, Granite, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, LFM2."""
+layers. SmolLM3, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, LFM2."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common, llama
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries, no_import
-from tuneserve.gguf.reader import ArchitectureMetadata
 
 QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 # The norm comes behind what it belongs to.
 _NORMS_BEHIND = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
-}
-_SCALES = {
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
 }
 LAYERS_OF_EXAONE_32B = 64
 _MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
@@ -67,20 +59,6 @@ def llama_metadata(config: Config) -> Entries:
     """Llama's, of a config.json that may know no head size of its own."""
     sizes = () if config.get("head_dim") else ("attention.key_length", "attention.value_length")
     return [entry for entry in llama.to_metadata(config) if entry[0] not in sizes]
-
-
-def granite_metadata(config: Config) -> Entries:
-    return [
-        *llama_metadata(config),
-        *((key, "float32", config[name]) for key, name in _SCALES.items() if config.get(name)),
-    ]  # fmt: skip
-
-
-def granite_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
-    config = common.shape_config(metadata)
-    del config["head_dim"]
-    found = {name: metadata.get(key, None) for key, name in _SCALES.items()}
-    return {**config, **{n: common.shortest(value) for n, value in found.items() if value}}
 
 
 def ministral_metadata(config: Config) -> Entries:
@@ -198,13 +176,6 @@ SMOLLM3 = replace(
     hf_names=("SmolLM3ForCausalLM",),
     to_metadata=smollm3_metadata,
 )
-GRANITE = replace(
-    llama.LLAMA,
-    gguf_name="granite",
-    hf_names=("GraniteForCausalLM",),
-    to_config=granite_config,
-    to_metadata=granite_metadata,
-)
 MINISTRAL3 = replace(
     llama.LLAMA,
     gguf_name="mistral3",
@@ -305,5 +276,5 @@ LFM2 = Architecture(
     to_metadata=lfm2_metadata,
 )
 ARCHITECTURES = (
-    SMOLLM3, GRANITE, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2, LFM2,
+    SMOLLM3, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2, LFM2,
 )  # fmt: skip

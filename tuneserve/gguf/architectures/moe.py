@@ -1,5 +1,5 @@
 """Mixtures of experts: Qwen2-MoE, Qwen3-MoE, OLMoE, Mixtral, gpt-oss, Llama 4 (text), DeepSeek V2
-and V3, Granite MoE, GLM-4 MoE, dots.llm1."""
+and V3, GLM-4 MoE, dots.llm1."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tuneserve.gguf.architectures.stacks import (
     even_columns,
     experts,
     first_columns,
-    first_rows,
     last_columns,
-    last_rows,
     odd_columns,
 )
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries
@@ -259,29 +257,6 @@ def dots1_metadata(config: Config) -> Entries:
     ]
 
 
-def granite_metadata(config: Config) -> Entries:
-    scales = {
-        "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
-        "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
-    }  # fmt: skip
-    return [
-        *llama_metadata({**config, "head_dim": None}),
-        *sizes(
-            config,
-            expert_count="num_local_experts",
-            expert_used_count="num_experts_per_tok",
-            expert_shared_feed_forward_length="shared_intermediate_size",
-        ),
-        *((name, "float32", config[key]) for name, key in scales.items() if config.get(key)),
-    ]
-
-
-def granite_absent(config: Config, layer: int) -> Container[str]:
-    return () if config.get("shared_intermediate_size") else (
-        "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight",
-    )  # fmt: skip
-
-
 QWEN2_MOE = Architecture(
     gguf_name="qwen2moe",
     hf_names=("Qwen2MoeForCausalLM",),
@@ -378,6 +353,8 @@ LLAMA4 = Architecture(
     to_metadata=llama4_metadata,
     extra_tensors=llama.extra_tensors,
 )
+# llama.cpp multiplies with these matrices of latent attention without asking for an adapter.
+_LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b")
 DEEPSEEK2 = Architecture(
     gguf_name="deepseek2",
     hf_names=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
@@ -405,32 +382,9 @@ DEEPSEEK2 = Architecture(
         "attn_v_b.weight": Stack("self_attn.kv_b_proj.weight", value_rows, matrices=heads),
     },
     absent=deepseek_absent,
+    no_adapter=frozenset(f"{name}.weight" for name in _LATENT),
     to_config=no_import,
     to_metadata=deepseek_metadata,
-)
-GRANITE_MOE = Architecture(
-    gguf_name="granitemoe",
-    hf_names=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-    tensors=common.TENSORS,
-    layer_tensors={
-        **_ATTENTION,
-        **_NORMS,
-        "ffn_gate_inp": "block_sparse_moe.router.layer",
-        "ffn_down_shexp": "shared_mlp.output_linear",
-    },
-    stacks={
-        **experts("block_sparse_moe.experts"),
-        "ffn_gate_shexp.weight": Stack(
-            "shared_mlp.input_linear.weight", first_rows, matrices=lambda _: 1
-        ),
-        "ffn_up_shexp.weight": Stack(
-            "shared_mlp.input_linear.weight", last_rows, matrices=lambda _: 1
-        ),
-    },
-    absent=granite_absent,
-    to_config=no_import,
-    to_metadata=granite_metadata,
-    row_order=llama.LLAMA.row_order,
 )
 GLM4_MOE = Architecture(
     gguf_name="glm4moe",
@@ -469,5 +423,5 @@ DOTS1 = Architecture(
     to_metadata=dots1_metadata,
 )
 ARCHITECTURES = (
-    QWEN3_MOE, GPT_OSS, LLAMA4, DEEPSEEK2, QWEN2_MOE, MIXTRAL, OLMOE, GRANITE_MOE, GLM4_MOE, DOTS1,
+    QWEN3_MOE, GPT_OSS, LLAMA4, DEEPSEEK2, QWEN2_MOE, MIXTRAL, OLMOE, GLM4_MOE, DOTS1,
 )  # fmt: skip
