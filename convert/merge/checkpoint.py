@@ -335,4 +335,6 @@ def merged_file_config(merged: MergedCheckpoint) -> dict[str, Any]:
         return merged_config(merged)
     whole = {k: v for k, v in merged.file_config.items() if k != "quantization_config"}
     tied = {"tie_word_embeddings": merged_config(merged)["tie_word_embeddings"]}
+    if "text_config" not in whole:
+        return {**whole, **tied}
     return {**whole, **tied, "text_config": {**whole["text_config"], **tied}}

@@ -24,13 +24,13 @@ from torch import nn
 
 from tuneserve.arrays import Floats, Ids
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.merge.adapter import PEFT_PREFIX
+from tuneserve.convert.merge.adapter import PEFT_PREFIX, plain_module
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.slabs import row_spans
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
 from tuneserve.errors import TuneserveError
 from tuneserve.safetensors import stored_tensors
-from tuneserve.text_model import text_name
+from tuneserve.text_model import plain_config, text_name
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -402,6 +402,8 @@ def _add_adapter(model: nn.Module, directory: Path) -> None:
         return
     config = LoraConfig.from_pretrained(directory)
     modules = {short.partition(".lora_")[0] for short in moved.values() if ".lora_" in short}
+    owners = tuple(name.rpartition(".")[0] for name in config.target_parameters or ())
+    modules = {name for name in modules if not plain_module(name).endswith(owners or ("\n",))}
     config.target_modules, config.exclude_modules = modules, None
     peft = get_peft_model(model, config, low_cpu_mem_usage=True)
     weights = load_file(directory / ADAPTER_WEIGHTS)
@@ -518,7 +520,7 @@ def transformers_config(model: GGUFModel) -> Any:
     """The configuration of the merged checkpoint."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**_with_floats(merged_config(model.checkpoint)))
+    return AutoConfig.for_model(**_with_floats(plain_config(merged_config(model.checkpoint))))
 
 
 def _with_floats(value: Any) -> Any:

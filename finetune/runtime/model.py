@@ -38,7 +38,7 @@ def load_base(
     `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
     it is of the class that tokenizer_config.json names, and repaired.
     """
-    check_loadable(path)
+    check_loadable(path, runtime.device)
     with quiet(errors_too=True):
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
@@ -56,17 +56,24 @@ def load_base(
     return model, tokenizer
 
 
-def check_loadable(path: Path) -> None:
-    """Raise UsageError for an architecture that the installed transformers does not have."""
-    from transformers import AutoConfig
+def check_loadable(path: Path, device: str) -> None:
+    """Raise UsageError for an architecture that the installed transformers does not have, or that
+    Unsloth does not load on this kind of `device` ('cuda' or 'cpu')."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        AutoConfig.from_pretrained(path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"transformers can't load this base: {str(error).splitlines()[0]}",
             where=str(path / "config.json"),
         ) from error
+    if device == "cpu" and type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UsageError(
+            f"Unsloth does not load {(config.architectures or [config.model_type])[0]} on a CPU",
+            where=str(path / "config.json"),
+            hint="Train it on a GPU.",
+        )
 
 
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:

@@ -17,6 +17,7 @@ from tuneserve.gguf.architectures import (
     phi,
     qwen,
     qwen35,
+    qwen_vl,
 )
 from tuneserve.gguf.architectures.table import Architecture, Config
 
@@ -29,7 +30,8 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     gemma.GEMMA,
     gemma4.GEMMA4,
     phi.PHI3,
-    qwen35.QWEN35,
+    *qwen35.ARCHITECTURES,
+    *qwen_vl.ARCHITECTURES,
     *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
     *granite.ARCHITECTURES,

@@ -19,10 +19,6 @@ LAYERS_OF_EXAONE_32B = 64
 _MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
 
 
-def given_head_size(config: Config) -> Entries:
-    return common.head_size_metadata(config) if config.get("head_dim") else []
-
-
 def windows(config: Config) -> Entries:
     """The sliding window, and which layers have it."""
     if not config.get("sliding_window"):
@@ -35,12 +31,6 @@ def windows(config: Config) -> Entries:
         ("attention.sliding_window_pattern", "array", sliding),
     ]
     return entries if base is None else [("rope.freq_base_swa", "float32", base), *entries]
-
-
-def partial_rotary(config: Config, default: float = 1.0) -> float:
-    parameters = config.get("rope_parameters") or {}
-    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    return float(share or default)
 
 
 def smollm3_metadata(config: Config) -> Entries:
@@ -75,7 +65,7 @@ def ministral_metadata(config: Config) -> Entries:
 
 
 def olmo_metadata(config: Config) -> Entries:
-    return [*common.usual_metadata(config), *given_head_size(config), *windows(config)]
+    return [*common.usual_metadata(config), *common.given_head_size(config), *windows(config)]
 
 
 def exaone_metadata(config: Config) -> Entries:
@@ -91,17 +81,17 @@ def exaone_metadata(config: Config) -> Entries:
         )
     return [
         *common.usual_metadata(config, computed=("llama3",)),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         *windows(config),
     ]
 
 
 def glm_metadata(config: Config) -> Entries:
-    share = partial_rotary(config, 0.5)
+    share = common.partial_rotary(config, 0.5)
     return [
         *common.usual_metadata(config),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
     ]
 
@@ -117,7 +107,7 @@ def cohere_metadata(config: Config) -> Entries:
     context = config.get("model_max_length") or config["max_position_embeddings"]
     return [
         *_layer_norm_metadata({**config, "max_position_embeddings": context}, "layer_norm_eps"),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("logit_scale", "float32", config["logit_scale"]),
         ("rope.scaling.type", "string", "none"),
     ]
@@ -127,7 +117,7 @@ def cohere2_metadata(config: Config) -> Entries:
     size = int(config["hidden_size"]) // int(config["num_attention_heads"])
     return [
         *_layer_norm_metadata(config, "layer_norm_eps"),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("logit_scale", "float32", config["logit_scale"]),
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         *common.window_pattern(config, 4),
@@ -138,7 +128,7 @@ def cohere2_metadata(config: Config) -> Entries:
 
 
 def starcoder2_metadata(config: Config) -> Entries:
-    return [*_layer_norm_metadata(config, "norm_epsilon"), *given_head_size(config)]
+    return [*_layer_norm_metadata(config, "norm_epsilon"), *common.given_head_size(config)]
 
 
 def lfm2_width(config: Config) -> int:
@@ -164,7 +154,7 @@ def lfm2_metadata(config: Config) -> Entries:
     ]  # fmt: skip
     return [
         *usual,
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         ("shortconv.l_cache", "uint32", config["conv_L_cache"]),
     ]

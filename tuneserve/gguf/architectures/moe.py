@@ -28,7 +28,7 @@ _ATTENTION = {
     name: inner for name, inner in common.LAYER_TENSORS.items() if not name.startswith("ffn_")
 }
 _NORMS = {"ffn_norm": "post_attention_layernorm"}
-_ROUTER = {"ffn_gate_inp": "mlp.gate"}
+ROUTER = {"ffn_gate_inp": "mlp.gate"}
 _DENSE = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
@@ -60,9 +60,7 @@ def no_import(metadata: ArchitectureMetadata) -> dict[str, Any]:
 
 def expert_metadata(config: Config) -> Entries:
     """Sizes and attention as everywhere, and how many experts there are and are used."""
-    entries = common.usual_metadata(config)
-    if config.get("head_dim"):
-        entries += common.head_size_metadata(config)
+    entries = [*common.usual_metadata(config), *common.given_head_size(config)]
     entries.append(("expert_count", "uint32", expert_count(config)))
     used = config.get("num_experts_per_tok")
     if used is not None:
@@ -109,7 +107,11 @@ def qwen_metadata(config: Config) -> Entries:
         check({"norm_topk_prob": False, **config}, "norm_topk_prob", True)
     else:
         check(config, "norm_topk_prob", False)
-    return expert_metadata(config) + sizes(
+    return expert_metadata(config) + qwen_widths(config)
+
+
+def qwen_widths(config: Config) -> Entries:
+    return sizes(
         config,
         expert_feed_forward_length="moe_intermediate_size",
         expert_shared_feed_forward_length="shared_expert_intermediate_size",
@@ -238,8 +240,7 @@ def scaled_experts(config: Config) -> Entries:
 
 
 def glm4_metadata(config: Config) -> Entries:
-    parameters = config.get("rope_parameters") or config
-    share = parameters.get("partial_rotary_factor", 0.5)
+    share = common.partial_rotary(config, 0.5)
     next_tokens: Entries = [("nextn_predict_layers", "uint32", 0)]
     return [
         *expert_metadata(config),
@@ -265,7 +266,7 @@ QWEN2_MOE = Architecture(
     layer_tensors={
         **_ATTENTION,
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **shared("mlp.shared_expert"),
         "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
     },
@@ -278,7 +279,7 @@ QWEN3_MOE = Architecture(
     hf_names=("Qwen3MoeForCausalLM",),
     model_type="qwen3_moe",
     tensors=common.TENSORS,
-    layer_tensors={**_ATTENTION, **_QK_NORMS, **_NORMS, **_ROUTER},
+    layer_tensors={**_ATTENTION, **_QK_NORMS, **_NORMS, **ROUTER},
     stacks=experts(),
     to_config=no_import,
     to_metadata=qwen_metadata,
@@ -369,7 +370,7 @@ DEEPSEEK2 = Architecture(
         "attn_kv_a_norm": "self_attn.kv_a_layernorm",
         "attn_output": "self_attn.o_proj",
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
     },
@@ -393,7 +394,7 @@ GLM4_MOE = Architecture(
     tensors=common.TENSORS,
     layer_tensors={
         **_ATTENTION,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
         "post_attention_norm": "post_attention_layernorm",
@@ -412,7 +413,7 @@ DOTS1 = Architecture(
         **_ATTENTION,
         **_QK_NORMS,
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
     },
