@@ -45,6 +45,16 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "qwen3.5-moe": ("Qwen3_5MoeForCausalLM", _QWEN35_MOE),
     "qwen3.5-moe-shell": ("Qwen3_5MoeForConditionalGeneration", _QWEN35_MOE),
+    "lfm2-moe": ("Lfm2MoeForCausalLM", {
+        "layer_types": ["conv", "full_attention", "conv", "conv"], "num_dense_layers": 2,
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "conv_L_cache": 3, "tie_word_embeddings": True,
+    }),
+    "ernie-4.5": ("Ernie4_5ForCausalLM", {"head_dim": 32}),
+    "stablelm": ("StableLmForCausalLM", {"partial_rotary_factor": 0.25}),
+    "stablelm-parallel": ("StableLmForCausalLM", {
+        "use_parallel_residual": True, "use_qkv_bias": True,
+    }),
 }  # fmt: skip
 _EYES = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
          "out_hidden_size": 64}  # fmt: skip

@@ -12,6 +12,7 @@ from tuneserve.gguf.architectures import (
     gemma,
     gemma4,
     granite,
+    lfm2,
     llama,
     moe,
     phi,
@@ -35,6 +36,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
     *granite.ARCHITECTURES,
+    *lfm2.ARCHITECTURES,
 )
 
 

@@ -57,6 +57,9 @@ def window_pattern(config: Config, period: int) -> Entries:
     return [("attention.sliding_window_pattern", "array", sliding)]
 
 
+USUAL_THETA = 10000.0
+
+
 def with_suffix(name: str) -> str:
     """A tensor's full name: '.weight' where it has no suffix."""
     return name if name.endswith((".weight", ".bias")) else f"{name}.weight"
@@ -74,7 +77,7 @@ def rope_theta(config: Config) -> float:
     """RoPE base: `rope_parameters` (transformers 5) or the older top-level key."""
     parameters = config.get("rope_parameters") or {}
     parameters = parameters.get("full_attention") or parameters
-    return float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    return float(parameters.get("rope_theta") or config.get("rope_theta") or USUAL_THETA)
 
 
 def rope_scaling(config: Config) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Dense look-alikes of Llama with a twist each: norms behind a layer, scales, several kinds of
-layers. SmolLM3, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, LFM2."""
+layers. SmolLM3, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, Ernie 4.5,
+StableLM."""
 
 from __future__ import annotations
 
@@ -131,32 +132,19 @@ def starcoder2_metadata(config: Config) -> Entries:
     return [*_layer_norm_metadata(config, "norm_epsilon"), *common.given_head_size(config)]
 
 
-def lfm2_width(config: Config) -> int:
-    """Columns between the feed-forward layers, as LFM2 computes them."""
-    width = int(config.get("block_ff_dim") or config["intermediate_size"])
-    if config["block_auto_adjust_ff_dim"]:
-        width = int(2 * width / 3)
-        if config.get("block_ffn_dim_multiplier") is not None:
-            width = int(config["block_ffn_dim_multiplier"] * width)
-        multiple = int(config["block_multiple_of"])
-        width = multiple * -(-width // multiple)
-    return width
-
-
-def lfm2_metadata(config: Config) -> Entries:
-    sizes = {**config, "intermediate_size": lfm2_width(config), "rms_norm_eps": config["norm_eps"]}
-    heads = common.key_value_heads(config)
-    by_layer = [0 if kind == "conv" else heads for kind in config["layer_types"]]
-    usual: Entries = [
-        ("attention.head_count_kv", "array", by_layer) if entry[0] == "attention.head_count_kv"
-        else entry
-        for entry in common.usual_metadata(sizes)
-    ]  # fmt: skip
+def stablelm_metadata(config: Config) -> Entries:
+    if config.get("qk_layernorm"):
+        raise UsageError(
+            "a norm of its own for each head is not supported", where="config.json: qk_layernorm"
+        )
+    usual = _layer_norm_metadata(config, "layer_norm_eps")
+    if common.rope_theta(config) == common.USUAL_THETA:
+        usual = [entry for entry in usual if entry[0] != "rope.freq_base"]
+    turned = int(common.partial_rotary(config, 0.25) * common.head_size(config))
     return [
         *usual,
-        *common.given_head_size(config),
-        ("vocab_size", "uint32", config["vocab_size"]),
-        ("shortconv.l_cache", "uint32", config["conv_L_cache"]),
+        ("rope.dimension_count", "uint32", turned),
+        ("use_parallel_residual", "bool", bool(config["use_parallel_residual"])),
     ]
 
 
@@ -232,39 +220,21 @@ STARCODER2 = Architecture(
     },
     to_metadata=starcoder2_metadata,
 )
-_CONVOLUTION = {
-    "shortconv.conv": "conv.conv",
-    "shortconv.in_proj": "conv.in_proj",
-    "shortconv.out_proj": "conv.out_proj",
-}
-_LFM2_ATTENTION = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.out_proj",
-    "attn_q_norm": "self_attn.q_layernorm",
-    "attn_k_norm": "self_attn.k_layernorm",
-}
-LFM2 = Architecture(
-    gguf_name="lfm2",
-    hf_names=("Lfm2ForCausalLM",),
-    tensors={
-        "token_embd": "model.embed_tokens",
-        "token_embd_norm": "model.embedding_norm",
-        "output": "lm_head",
-    },
-    layer_tensors={
-        "attn_norm": "operator_norm",
-        "ffn_norm": "ffn_norm",
-        "ffn_gate": "feed_forward.w1",
-        "ffn_down": "feed_forward.w2",
-        "ffn_up": "feed_forward.w3",
-        **_CONVOLUTION,
-        **_LFM2_ATTENTION,
-    },
-    absent=common.by_kind({"conv": _CONVOLUTION, "full_attention": _LFM2_ATTENTION}),
-    to_metadata=lfm2_metadata,
+ERNIE45 = Architecture(
+    gguf_name="ernie4_5",
+    hf_names=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
+    tensors=common.TENSORS,
+    layer_tensors=common.LAYER_TENSORS,
+    to_metadata=olmo_metadata,
+)
+STABLELM = Architecture(
+    gguf_name="stablelm",
+    hf_names=("StableLmForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors=common.LAYER_TENSORS,
+    absent=lambda config, _: {"ffn_norm.weight"} if config["use_parallel_residual"] else (),
+    to_metadata=stablelm_metadata,
 )
 ARCHITECTURES = (
-    SMOLLM3, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2, LFM2,
+    ERNIE45, STABLELM, SMOLLM3, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2,
 )  # fmt: skip
