@@ -137,7 +137,9 @@ def make_base(directory: Path, shape: dict[str, int], tokenizer: Path) -> None:
     for layer in range(shape["num_hidden_layers"]):
         sizes = layer_shapes(shape)
         save(layer + 1, {f"model.layers.{layer}.{key}": size for key, size in sizes.items()})
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": index})
+    )
 
 
 def layer_shapes(shape: dict[str, int]) -> dict[str, tuple[int, ...]]:

@@ -2,12 +2,14 @@
 
 Tiny random checkpoints (tests/convert/gguf/test_dense.py). For each:
 
+- trains, converts: `tuneserve train` with target_modules = all-linear (STEPS steps), and `tuneserve
+  convert` of what it trained to F16, which must pass all checks (--train);
 - F16, BF16: our GGUF against llama.cpp's converter's, every tensor's bytes and every key; a dash
   where that converter doesn't run on the checkpoint, and why;
-- logits: mean KL divergence (nats a position) of llama.cpp on our F16 GGUF from transformers;
+- logits: mean KL divergence (nats a position) of llama.cpp on our F16 GGUF from transformers, and
+  on the converter's where that differs;
 - LoRA: the same of base and LoRA GGUF from PEFT's logits, and of the base alone from them;
-- merged: of the merged GGUF from PEFT's;
-- trains: one step of `tuneserve train` with target_modules = all-linear (--train).
+- merged: of the merged GGUF from PEFT's.
 
     python benchmarks/convert_architectures.py LLAMA_CPP_SOURCE TOKENIZER SPM --work DIRECTORY
 
@@ -27,8 +29,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tests.convert.gguf.test_dense import DENSE, SEQUENCES, make_dense, trainer_logits, write
+from tests.convert.gguf.test_dense import (
+    DENSE,
+    SEQUENCES,
+    SMALL,
+    make_dense,
+    trainer_logits,
+    write,
+)
 from tests.convert.gguf.test_exact import DIFFERENT
+from tests.convert.gguf.test_experts import GLM_TOKENS, with_glm_tokens
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
@@ -36,6 +46,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json, write_json
 from tuneserve.finetune.runtime.targets import with_targets
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import TrainSettings
@@ -43,13 +54,24 @@ from tuneserve.settings import TrainSettings
 Made = TypeVar("Made")
 WITH_SENTENCEPIECE = ("gemma", "gemma-2", "gemma-4")
 SENTENCEPIECE_ROWS = 32000
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Enough for answers that end, and a tune that is more than what rounding to F16 changes in random
+# weights.
+STEPS, RATE = 32, 0.01
+# llama.cpp's converter tells byte-level BPE from sentencepiece by the class that is named.
+CLASSES = {"phi-4-mini": "GPT2Tokenizer"}
 _DRIVER = """
 import runpy, sys, traceback
 folder = sys.argv[1]
 sys.path[:0] = [folder + "/gguf-py", folder]
 for wanted in sys.argv[2:]:
     source, target, kind = wanted.split("=")
+    # Without the layers that predict further tokens, which these checkpoints don't have.
     sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", kind]
+    sys.argv += ["--no-mtp"] * ("qwen3.5" in source)
     try:
         runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
     except (SystemExit, Exception) as error:
@@ -106,6 +128,9 @@ def measure(case: str, work: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "logits": divergence(logits, file_logits(work / "ours-F16.gguf", SEQUENCES, threads=2)).mean
     }
+    theirs = work / "theirs-F16.gguf"
+    if theirs.exists() and differences(work / "ours-F16.gguf", theirs):
+        row["theirs"] = divergence(logits, file_logits(theirs, SEQUENCES, threads=2)).mean
     adapter = make_adapter(base, work / "adapter")
     tuned = GGUFModel(MergedCheckpoint(base, Adapter(adapter)), base, name=case)
     adapted = trainer_logits(base, adapter)
@@ -131,16 +156,46 @@ def compared(work: Path, kind: str) -> str:
     return "; ".join(found[:6]) or "yes"
 
 
-def trains(base: Path, work: Path, case: str) -> str:
-    examples = work / "examples.jsonl"
-    rows = ({"prompt": f"What is {n} plus {n}?", "completion": str(2 * n)} for n in range(40))
+def trains(base: Path, work: Path, case: str) -> tuple[str, str]:
+    """Does it train, and does what is trained convert? 'yes', or the error."""
+    examples, template = work / "examples.jsonl", work / "template.jinja"
+    answers = ("no", "yes")
+    rows = ({"prompt": f"Is {n} odd?", "completion": answers[n % 2]} for n in range(40))
     examples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = subprocess.run(
-        [sys.executable, "-m", "tuneserve", "train", "--run", case, "--base", str(base), "--file",
-         str(examples), "--max-steps", "1", "--batch-size", "2", "--target-modules", "all-linear"],
-        cwd=work, capture_output=True, text=True, timeout=300, check=False,
+    template.write_text(TEMPLATE)
+    trained = _command(
+        work, "train", "--run", case, "--base", str(base), "--file", str(examples),
+        "--max-steps", str(STEPS), "--learning-rate", str(RATE), "--batch-size", "2",
+        "--target-modules", "all-linear", "--chat-template", str(template), "--force",
     )  # fmt: skip
-    return "yes" if not done.returncode else done.stderr.strip().splitlines()[-1][:80]
+    if trained != "yes":
+        return trained, "-"
+    return trained, _command(work, "convert", "--run", case, "--quantization", "F16", "--force")
+
+
+def _command(work: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tuneserve", *arguments],
+        cwd=work, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    if not done.returncode:
+        return "yes"
+    print(done.stderr[-1500:], file=sys.stderr)
+    return " ".join(done.stderr.rpartition("error: ")[2].split())[:160]
+
+
+def make_base(case: str, work: Path, tokenizer: Path, spm: Path) -> Path:
+    """The case's checkpoint, with the tokenizer that llama.cpp's converter asks of its family."""
+    if case in WITH_SENTENCEPIECE:
+        return make_dense(work / "base", case, spm, SENTENCEPIECE_ROWS)
+    if case == "glm4":
+        tokenizer = with_glm_tokens(tokenizer, work / "tokenizer")
+        return make_dense(work / "base", case, tokenizer, len(GLM_TOKENS) + SMALL["vocab_size"])
+    base = make_dense(work / "base", case, tokenizer)
+    if case in CLASSES:
+        path = base / "tokenizer_config.json"
+        write_json(path, {**read_json(path), "tokenizer_class": CLASSES[case]})
+    return base
 
 
 def attempt(case: str, work: Callable[..., Made], *given: Any) -> Made | None:
@@ -163,15 +218,10 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted: list[str] = []
     for case in arguments.only:
-        spm = case in WITH_SENTENCEPIECE
         work = arguments.work / case
-        tokenizer = arguments.spm if spm else arguments.tokenizer
-        rows = SENTENCEPIECE_ROWS if spm else 49152
-        base = (
-            work / "base"
-            if (work / "base").exists()
-            else attempt(case, make_dense, work / "base", case, tokenizer, rows)
-        )
+        base: Path | None = work / "base"
+        if not (work / "base" / "config.json").exists():
+            base = attempt(case, make_base, case, work, arguments.tokenizer, arguments.spm)
         if base is not None:
             kinds = ("F16", "BF16")
             wanted += [
@@ -183,17 +233,18 @@ def main() -> None:
         [sys.executable, "-c", _DRIVER, str(arguments.source), *wanted],
         capture_output=True, timeout=900, check=False,
     )  # fmt: skip
-    print("| architecture | trains | F16 | BF16 | logits | merged | LoRA (without) |")
-    print("|---|---|---|---|---|---|---|")
+    print("| architecture | trains | converts | F16 | BF16 | logits | merged | LoRA (without) |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in arguments.only:
         work = arguments.work / case
         row = attempt(case, measure, case, work)
         if row is None:
             continue
-        trained = trains(work / "base", work, case) if arguments.train else ""
+        done = trains(work / "base", work, case) if arguments.train else ("", "")
+        theirs = f" (theirs {row['theirs']:.1e})" if "theirs" in row else ""
         print(
-            f"| {case} | {trained} | {compared(work, 'F16')} | {compared(work, 'BF16')} | "
-            f"{row['logits']:.1e} | {row['merged']:.1e} | {row['lora']} "
+            f"| {case} | {' | '.join(done)} | {compared(work, 'F16')} | {compared(work, 'BF16')} | "
+            f"{row['logits']:.1e}{theirs} | {row['merged']:.1e} | {row['lora']} "
             f"({row['without']:.2f}) |",
             flush=True,
         )

@@ -353,7 +353,8 @@ def common(options: argparse.Namespace, directory: str) -> dict[str, Any]:
 def make_base(directory: Path, vocabulary: int, tokenizer: Path | None) -> None:
     """Write a checkpoint of Llama-8B's shape with random weights in bf16 (16 GB)."""
     import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from convert_8b import copy_tokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=vocabulary, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
@@ -367,7 +368,7 @@ def make_base(directory: Path, vocabulary: int, tokenizer: Path | None) -> None:
         model = LlamaForCausalLM(config)
     model.save_pretrained(directory)
     if tokenizer is not None:
-        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(directory)
+        copy_tokenizer(tokenizer, directory)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {directory}")
 
 

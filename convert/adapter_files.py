@@ -78,7 +78,9 @@ def check_adapter(
         say("verify: the logits of base and LoRA GGUF")
         plain = file_logits(base, reference.sequences, threads=threads)
         adapted = file_logits(base, reference.sequences, threads=threads, lora=lora)
-        gain = measured.score(base, adapted, threads=threads, lora=lora)
+        gain = measured.score(
+            base, adapted, base=base, limit=plan.settings.min_gain_kept, threads=threads, lora=lora
+        )
     near = check_near(
         "base + LoRA ≈ adapter on base", reference.adapted, adapted, plan.settings.max_quantized_kld
     )

@@ -138,14 +138,14 @@ def _result(pair: Pair, verdict: Verdict, lora: Path | None, clock: Clock) -> Co
     quantization = plan.settings.quantization
     choices = pair.choices(pair.tuned_model if lora is None else pair.base_model)
     tuned = (
-        described(pair.tuned, plan.tuned, quantization)
+        described(pair.tuned, plan.tuned, quantization, pair.mixture)
         if lora is None
         else described(lora, plan.run.lora_gguf, "F16")
     )
     weights = pair.tuned_model.checkpoint.kind
     result = ConvertResult(
         tuned=tuned,
-        base=described(pair.base, plan.base, quantization),
+        base=described(pair.base, plan.base, quantization, pair.mixture),
         as_adapter=lora is not None,
         gain=verdict.measured.gain,
         tensor_types=dict(Counter(choice.type for choice in choices)),
@@ -210,11 +210,12 @@ def fallbacks(choices: Sequence[Choice]) -> dict[str, int]:
     return dict(Counter(f"{c.wanted} → {c.type}" for c in choices if c.wanted))
 
 
-def described(made: Path, final: Path, quantization: str) -> GGUFRecord:
+def described(made: Path, final: Path, quantization: str, mixture: str = "") -> GGUFRecord:
     """The record of a file that gets the name `final`."""
     return GGUFRecord(
         path=str(final),
         size_bytes=made.stat().st_size,
         sha256=sha256_file(made),
         quantization=quantization,
+        mixture=mixture,
     )

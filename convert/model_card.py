@@ -187,8 +187,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
         )
     )
     rows = "\n".join(
-        f"| {made.quantization} | `{Path(made.path).name}` | "
-        f"{human_bytes(made.size_bytes)} | {what} |"
+        f"| {made.called} | `{Path(made.path).name}` | {human_bytes(made.size_bytes)} | {what} |"
         for made, what in (
             (result.tuned, "fine-tuned" if lora is None else "adapter, goes on the base"),
             (result.base, "base, for comparison" if lora is None else "base"),

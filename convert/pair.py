@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tuneserve.arrays import Floats
@@ -13,7 +13,7 @@ from tuneserve.convert.gguf.writer import CopiedTensor
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.plan import Plan
 from tuneserve.convert.quantize import write_quantized
-from tuneserve.convert.result import Check, Mix
+from tuneserve.convert.result import Check, Mix, types_in_words
 from tuneserve.convert.verify import Candidate, verify
 from tuneserve.convert.verify.gain import GAIN_CONTRACT
 from tuneserve.convert.verify.measured import Measured
@@ -30,6 +30,16 @@ class Verdict:
     @property
     def passed(self) -> bool:
         return all(check.passed for check in self.checks)
+
+    def with_advice(self, contract: str, advice: str) -> Verdict:
+        """The same, the check of this contract saying besides what to do."""
+        checks = [
+            replace(check, detail=f"{check.detail}. {advice}")
+            if check.contract == contract
+            else check
+            for check in self.checks
+        ]
+        return replace(self, checks=checks)
 
     def lost_only(self, contracts: Sequence[str]) -> bool:
         """Have only the gain contract or those `contracts` failed, which say that rounding lost the
@@ -62,6 +72,16 @@ class Pair:
     @property
     def importance(self) -> Mapping[str, Floats] | None:
         return self.matrix.means() if self.matrix else None
+
+    @property
+    def mixture(self) -> str:
+        """In words the types that are not the quantization's."""
+        found = [f"matrices {types_in_words(self.mix.types.values())}"] if self.mix else []
+        if self.overrides:
+            count = len(self.overrides)
+            finer = types_in_words(self.overrides.values())
+            found.append(f"{count} tensors finer to keep the tune: {finer}")
+        return "; ".join(found)
 
     def choices(self, model: GGUFModel) -> list[Choice]:
         """The types of the tensors of one of the two models."""

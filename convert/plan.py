@@ -12,7 +12,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.merge.writer import checkpoint_bytes
+from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
 from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, worker_threads
@@ -115,6 +115,11 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     require_own_architecture(base.architecture, where=str(base.directory))
     tell_left_out(base)
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
+    if tuned.resized:
+        say(f"convert: the base gets the tuned model's {tuned.vocabulary:,} rows of tokens too")
+        base = tuned.base()
+    if plan.settings.merged_checkpoint:
+        check_writable(tuned)
     models = (
         GGUFModel(tuned, adapter, name=plan.run.name),
         GGUFModel(base, adapter, name=plan.base_name),

@@ -38,7 +38,7 @@ def write_quantized(
     the quantization's; `digests` gets the hashes of what was written.
     """
     choices = model.choices(quantization, has_imatrix=matrix is not None, overrides=overrides)
-    metadata = model.metadata(quantization)
+    metadata = model.metadata(quantization, overrides=overrides)
     if matrix is not None:
         metadata |= matrix.provenance(matrix_file)
     label = f"write {path.name.removesuffix(PARTIAL_SUFFIX)}"

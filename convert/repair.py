@@ -16,7 +16,7 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import BLOCK
-from tuneserve.convert.gguf.writer import as_float16, encoded_size
+from tuneserve.convert.gguf.writer import as_float16, stored_size
 from tuneserve.convert.result import TensorUpdate
 from tuneserve.convert.verify.update import sample_update, sampled_rows
 from tuneserve.llama import ggml
@@ -56,7 +56,7 @@ def finer_options(
 
     def measure(update: TensorUpdate) -> list[Option]:
         name, shape = update.name, tuned.sources[update.name].shape
-        now = encoded_size(shape, update.type)
+        now = stored_size(shape, update.type)
         weights = (importance or {}).get(name)
         sample = sample_update(tuned, base, name, sampled_rows(shape))
 
@@ -68,11 +68,11 @@ def finer_options(
 
         options = []
         for kind in FINER:
-            if shape[-1] % BLOCK[kind] or encoded_size(shape, kind) <= now:
+            if shape[-1] % BLOCK[kind] or stored_size(shape, kind) <= now:
                 continue
             found = rounded(sample.base + sample.change, kind) - rounded(sample.base, kind)
             kept = min(sample.kept(found), 1.0)
-            options.append(Option(kind, encoded_size(shape, kind) - now, kept))
+            options.append(Option(kind, stored_size(shape, kind) - now, kept))
         return options
 
     losing = [update for update in updates

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,24 @@ class Check:
 
 
 class GGUFRecord(Record):
-    """A GGUF that was made: its path, size, hash and quantization type."""
+    """A GGUF that was made: its path, size, hash and quantization type; `mixture` says which types
+    it has where they are not those of the quantization."""
 
     path: str
     size_bytes: int
     sha256: str
     quantization: str
+    mixture: str = ""
+
+    @property
+    def called(self) -> str:
+        """The quantization, with its mixture."""
+        return f"{self.quantization}, {self.mixture}" if self.mixture else self.quantization
+
+
+def types_in_words(types: Iterable[str]) -> str:
+    """'58 Q8_0, 45 Q6_K', most first."""
+    return ", ".join(f"{count} {kind}" for kind, count in Counter(types).most_common())
 
 
 class ConvertInputs(Record):
@@ -69,7 +82,9 @@ class GainKept(Record):
     model and the file, of `tokens` tokens of `examples` answers. Of `answers` all tokens were
     compared: `same_answers` are those of which the file finds the same tokens most likely as the
     tuned model does, `right_…` those whose reference a model writes greedily. `update_kept`: the
-    share of all tensors' updates, None for an adapter that stays beside its base.
+    share of all tensors' updates, None for an adapter that stays beside its base. Where the share
+    falls short, `base_file` is the log-likelihood a token under the base's own file of the same
+    types, and `beside_base` the share of the gain that lies between the two files.
     """
 
     share: float | None
@@ -86,18 +101,22 @@ class GainKept(Record):
     right_merged: int
     right_file: int
     update_kept: float | None
+    base_file: float | None = None
+    beside_base: float | None = None
 
     def keeps(self, limit: float) -> bool:
         """Is at least this share of the tune kept?
 
         The estimate on answers decides, unless its interval reaches from below the limit up to the
         whole gain, or says nothing: then (few answers, a short training) the share of the updates
-        does, which needs no answers.
+        does, which needs no answers. An estimate below the limit does not count where the base's
+        own file lacks as much: what rounding takes from any model is not the tune, whose update is
+        there and does for the file what it does for the model.
         """
         if self.share is not None and self.low is not None and self.high is not None:
             if self.share >= limit and self.high - self.low <= WIDEST:
                 return True
-            if self.high < 1.0:
+            if self.high < 1.0 and (self.beside_base is None or self.beside_base < limit):
                 return False
         return self.update_kept is None or self.update_kept >= limit
 
@@ -115,6 +134,11 @@ class GainKept(Record):
                 f"; {self.same_answers} of {self.answers} answers token by token as the tuned "
                 f"model's, right {self.right_base} (base), {self.right_merged} (tuned), "
                 f"{self.right_file} (file)"
+            )
+        if self.base_file is not None and self.beside_base is not None:
+            words += (
+                f"; between the base's own file ({self.base_file:.3f}) and this one lie "
+                f"{self.beside_base:.1%} of it"
             )
         if self.update_kept is not None:
             words += f"; {self.update_kept:.1%} of the weights' update is kept"

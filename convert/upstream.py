@@ -26,7 +26,12 @@ from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.make import Clock, described, make_files
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint, merged_file_config
-from tuneserve.convert.merge.writer import TOKENIZER_FILES, checkpoint_bytes, write_checkpoint
+from tuneserve.convert.merge.writer import (
+    TOKENIZER_FILES,
+    check_writable,
+    checkpoint_bytes,
+    write_checkpoint,
+)
 from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.quantize import measure_importance
 from tuneserve.convert.resources import LIBRARIES, check_disk, uses_imatrix
@@ -150,8 +155,9 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     check_quantization(settings)
     plan.check_as_trained()
     read_split(run.held_out, limit=TOKEN_EXAMPLES)
-    base = MergedCheckpoint(plan.base_checkpoint)
     merged = MergedCheckpoint(plan.base_checkpoint, Adapter(run.adapter))
+    base = merged.base()
+    check_writable(merged)
     check_disk(run.gguf, needed_by_converter(merged, settings))
     with ExitStack() as files:
         folder = Path(files.enter_context(TemporaryDirectory(prefix=".made-", dir=run.gguf)))
@@ -165,7 +171,8 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
             checkpoint = files.enter_context(atomic_path(plan.merged))
         _write(merged, run.adapter, checkpoint, plan.threads)
         base_checkpoint = folder / "base"
-        if "quantization_config" in base.config:  # dequantized, as it was trained on
+        # Dequantized, as it was trained on, or with new tokens.
+        if "quantization_config" in base.config or base.resized:
             _write(base, run.adapter, base_checkpoint, plan.threads)
         else:
             stage_checkpoint(plan.base_checkpoint, run.adapter, base_checkpoint)

@@ -17,8 +17,8 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from tuneserve.recipe import load_recipe, section_model, validate
-from tuneserve.settings import BenchSettings, Recipe, ServeSettings
+from tuneserve.recipe import load_recipe, nearest, section_model, validate
+from tuneserve.settings import AUTO_ONLY, BenchSettings, Recipe, ServeSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -119,7 +119,7 @@ def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tup
 def _click_type(kind: Any, field: FieldInfo) -> Any:
     """click's type for a setting of this kind; None leaves a flag to click."""
     if typing.get_origin(kind) is Literal:
-        return click.Choice([str(value) for value in typing.get_args(kind)])
+        return Words([str(value) for value in typing.get_args(kind)])
     if kind is bool:
         return None
     if kind is Path:
@@ -130,6 +130,16 @@ def _click_type(kind: Any, field: FieldInfo) -> Any:
         number = _range(int, field)
         return WordOrNumber(words, number) if words else number
     return _range(float, field) if kind is float else str
+
+
+class Words(click.Choice[str]):
+    """One of a few words, in upper or lower case."""
+
+    def __init__(self, choices: Sequence[str]) -> None:
+        super().__init__(choices, case_sensitive=False)
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return f"{value!r} is none of the words: {nearest(str(value), list(self.choices))}"
 
 
 class WordOrNumber(click.ParamType[int]):
@@ -188,6 +198,19 @@ def resolve_settings(
     layers = [saved or {}, load_recipe(recipe) if recipe else {}, given_options(context)]
     tables: dict[str, dict[str, Any]] = {}
     for layer in layers:
+        _leave_superseded_out(tables.get("convert", {}), layer.get("convert", {}))
         for section, values in layer.items():
             tables.setdefault(section, {}).update(values)
     return validate(tables, where="settings")
+
+
+def _leave_superseded_out(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    """Take out of a lower layer's [convert] what a quantization or a limit in the one above it
+    makes meaningless."""
+    names: list[str] = []
+    if str(above.get("quantization", "auto")).lower() != "auto":
+        names += AUTO_ONLY
+    names += ["max_divergence"] if "size_limit" in above else []
+    names += ["size_limit"] if "max_divergence" in above else []
+    for name in names:
+        below.pop(name, None)

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -56,10 +56,16 @@ def section_model(section: str) -> type[BaseModel]:
     return annotation
 
 
+def words_of(section: str, name: str) -> tuple[object, ...]:
+    """The words that a setting may be."""
+    return get_args(section_model(section).model_fields[name].annotation)
+
+
 def nearest(name: str, known: list[str]) -> str:
     """' (did you mean …?)' for the closest of the `known` names, or the list of them."""
-    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean '{matches[0]}'?" if matches else f"known are: {', '.join(known)}"
+    spelled = {word.lower(): word for word in known}
+    matches = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    return f"did you mean '{spelled[matches[0]]}'?" if matches else f"known are: {', '.join(known)}"
 
 
 def _describe(detail: ErrorDetails, where: str, text: str) -> tuple[str, str]:
@@ -77,7 +83,11 @@ def _describe(detail: ErrorDetails, where: str, text: str) -> tuple[str, str]:
     message = detail["msg"].removeprefix("Value error, ")
     given = detail["input"]
     shown = "" if isinstance(given, BaseModel | dict) else f" (got {given!r})"
-    return place, f"{key}: {message[0].lower()}{message[1:]}{shown}"
+    hint = ""
+    if detail["type"] == "literal_error" and isinstance(given, str) and len(location) == 2:
+        hint = nearest(given, [str(word) for word in words_of(location[0], location[1])])
+        hint = f"; {hint}" if hint.startswith("did") else ""
+    return place, f"{key}: {message[0].lower()}{message[1:]}{shown}{hint}"
 
 
 def _line_of(location: list[str], text: str) -> int | None:

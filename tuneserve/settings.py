@@ -8,7 +8,7 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -20,9 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from tuneserve.sizes import parse_size
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-KVCacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-QuantizationType = Literal[
+KVCacheType = Annotated[
+    Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
+    BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
+]
+_Quantization = Literal[
     "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
     "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
     "IQ3_XXS", "Q2_K", "Q2_K_S", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "F16", "BF16",
@@ -46,12 +51,23 @@ def _listed(value: object) -> object:
     return value
 
 
+def _as_spelled(value: object) -> object:
+    """q4_k_m for Q4_K_M."""
+    spelled = {name.lower(): name for name in get_args(_Quantization)}
+    return spelled.get(value.lower(), value) if isinstance(value, str) else value
+
+
+QuantizationType = Annotated[_Quantization, BeforeValidator(_as_spelled)]
 Switch = Annotated[Literal["auto", "true", "false"], BeforeValidator(_switch_word)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 ALL_LINEAR = "all-linear"
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
+
+
+AUTO_ONLY = ("size_limit", "max_divergence", "mix_tokens", "mix_tries")
+"""Settings of [convert] that mean nothing without quantization = 'auto'."""
 
 
 class Section(BaseModel):
@@ -322,8 +338,7 @@ class ConvertSettings(Section):
     )
     size_limit: str = Field(
         "100%",
-        pattern=r"^\d+(\.\d+)? ?(%|B|kB|MB|GB|MiB|GiB)?$",
-        description="Of auto: the largest size, in bytes (90MB) or as a share of what Q4_K_M takes "
+        description="Of auto: the largest size, in bytes (90M) or as a share of what Q4_K_M takes "
         "(80%).",
     )
     max_divergence: float = Field(
@@ -333,10 +348,10 @@ class ConvertSettings(Section):
         "the answers is at most this, instead of size_limit; 0 = by size.",
     )
     mix_tokens: int = Field(
-        2048, ge=64, description="Of auto: tokens of the examples that types are measured on."
+        1024, ge=64, description="Of auto: tokens of the examples that types are measured on."
     )
     mix_tries: int = Field(
-        60,
+        40,
         ge=8,
         le=10_000,
         description="Of auto: passes over mix_tokens. A third of them measures groups of tensors, "
@@ -397,8 +412,30 @@ class ConvertSettings(Section):
         1.25,
         ge=1.0,
         le=8.0,
-        description="How much larger than plain quantization finer types may make the GGUF.",
+        description="How much larger than plain quantization finer types may make the GGUF; auto's "
+        "stays within size_limit.",
     )
+
+    @field_validator("size_limit")
+    @classmethod
+    def _is_a_size(cls, text: str) -> str:
+        parse_size(text)
+        return text
+
+    @model_validator(mode="after")
+    def _limits_are_of_auto(self) -> Self:
+        fields = type(self).model_fields
+        given = [name for name in AUTO_ONLY if getattr(self, name) != fields[name].default]
+        if given and self.quantization != "auto":
+            raise ValueError(
+                f"{given[0]} is a setting of quantization = 'auto', this one is "
+                f"{self.quantization!r}: add --quantization auto, or leave {given[0]} out"
+            )
+        if set(given) >= {"size_limit", "max_divergence"}:
+            raise ValueError(
+                "size_limit and max_divergence exclude each other: give the size, or the divergence"
+            )
+        return self
 
 
 class ServeSettings(Section):

@@ -185,8 +185,11 @@ class GGUFModel:
             if isinstance(source, StackedTensor) and source.packed is not None
         ]
 
-    def metadata(self, quantization: str) -> dict[str, Value]:
-        """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order."""
+    def metadata(
+        self, quantization: str, *, overrides: Mapping[str, str] | None = None
+    ) -> dict[str, Value]:
+        """Every metadata key, as key → (GGUF value type, value), in llama.cpp's order.
+        `overrides`: types of tensors other than the quantization's."""
         from gguf import size_label
 
         prefix = self.architecture.gguf_name
@@ -201,15 +204,18 @@ class GGUFModel:
             entries[f"{prefix}.{key}"] = (kind, value)
         entries |= self.vocabulary.metadata()
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
-        if quantization == AUTO:
-            shapes = {name: source.shape for name, source in self.sources.items()}
-            number = file_type(self.choices(AUTO), shapes)
-        elif quantization in UNQUANTIZED and self._packed:
-            number = MIXTURES["MXFP4_MOE"].file_type
-        else:
-            number = MIXTURES[quantization].file_type
-        entries["general.file_type"] = ("uint32", number)
+        entries["general.file_type"] = ("uint32", self._file_type(quantization, overrides or {}))
         return entries
+
+    def _file_type(self, quantization: str, overrides: Mapping[str, str]) -> int:
+        """The quantization's number, or where other types make most of the file theirs."""
+        shapes = {name: source.shape for name, source in self.sources.items()}
+        mixed = file_type(self.choices(quantization, overrides=overrides), shapes)
+        if quantization == AUTO or mixed != file_type(self.choices(quantization), shapes):
+            return mixed
+        if quantization in UNQUANTIZED and self._packed:
+            return MIXTURES["MXFP4_MOE"].file_type
+        return MIXTURES[quantization].file_type
 
     def _find_sources(self) -> dict[str, Source]:
         sources: dict[str, Source] = {**self._stacks()}
@@ -238,6 +244,7 @@ class GGUFModel:
                 where=str(self.checkpoint.directory),
                 problems=unknown,
             )
+        self._check_biases()
         self._check_complete(sources)
         for name, values in self.architecture.extra_tensors(self.config):
             sources[name] = ComputedTensor(values)
@@ -256,6 +263,20 @@ class GGUFModel:
                         self.checkpoint, parameter, cut, stack.transposed
                     )
         return found
+
+    def _check_biases(self) -> None:
+        """Raise UsageError for biases of the adapter's that llama.cpp does not compute with."""
+        names = self.checkpoint.added_biases
+        unread = [name for name in names if not self.architecture.reads_bias(name)]
+        if unread:
+            raise UsageError(
+                f"llama.cpp computes {self.checkpoint.architecture} without these biases of the "
+                "adapter (lora_bias)",
+                where=str(self.checkpoint.adapter and self.checkpoint.adapter.directory),
+                problems=unread,
+                hint="Train without lora_bias, or with it on "
+                f"{', '.join(self.architecture.biased_modules())} alone.",
+            )
 
     def _check_complete(self, sources: Mapping[str, Source]) -> None:
         """Raise UsageError naming the tensors that every layer should have and some lack."""

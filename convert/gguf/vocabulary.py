@@ -30,9 +30,10 @@ Value = tuple[str, Any]
 # Architectures whose files always say whether a space is put in front, if the tokenizer's do.
 _SAYS_NO_PREFIX = ("granitemoehybrid",)  # whatever it becomes in a GGUF
 _LLAMA_LIKE = ("llama", "smollm3", "granite", "granitemoe", "mistral3")
-# GLM's special tokens, which its tokenizer_config.json does not name: the next turn's head ends an
-# answer.
+# Special tokens that tokenizer_config.json does not name; of GLM the next turn's head ends an
+# answer. (llama.cpp's converter takes Gemma's by its number, 107, in whatever vocabulary.)
 _TOKENS_OF: dict[str, dict[str, str]] = {
+    "gemma": {"eot": "<end_of_turn>"},
     "glm4": {"bos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"},
     "glm4moe": {"bos": "[gMASK]", "eot": "<|user|>", "unk": "<|endoftext|>",
                 "eom": "<|observation|>"},

@@ -26,6 +26,8 @@ from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_count, r
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import ggml
 
+ALIGNMENT = 32
+"""Tensors begin at a multiple of so many bytes in a GGUF."""
 Digests = Mapping[str, Sequence[bytes]]
 """By tensor: the hash of each of its slabs (`slabs.row_spans`), as it was written."""
 
@@ -183,3 +185,8 @@ def _open(
 def encoded_size(shape: tuple[int, ...], type_name: str) -> int:
     """Bytes of a tensor of this shape as it is stored in a GGUF."""
     return prod(shape[:-1]) * ggml.row_bytes(type_name, shape[-1])
+
+
+def stored_size(shape: tuple[int, ...], type_name: str) -> int:
+    """The same with the padding behind it."""
+    return -(-encoded_size(shape, type_name) // ALIGNMENT) * ALIGNMENT

@@ -25,6 +25,8 @@ PEFT_PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
 _BIAS = re.compile(r"(.+)\.lora_B\.bias")
 _TOKENS = re.compile(r"(.+?)(?:\.token_adapter)?\.trainable_tokens_delta")
+# What PEFT puts around a module that is trained whole, or whose rows are.
+_WRAPPERS = re.compile(r"\.(modules_to_save|token_adapter|base_layer)(?=\.)")
 _MAGNITUDE = re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?")
 
 
@@ -83,6 +85,7 @@ class Adapter:
     `stacked` are the factors of parameters that stack experts, by the module that PEFT put them on:
     which parameter they belong to tells the base's shapes (`MergedCheckpoint`). `one_sided` are
     weights without an adapter in layers whose like have one in others, if the base has them.
+    `untrained` are those of `replaced` that are as they were before.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -94,6 +97,7 @@ class Adapter:
         self.stacked: dict[str, tuple[Floats, Floats]] = {}
         self.one_sided: list[str] = []
         self.replaced: dict[str, StoredTensor] = {}
+        self.untrained: set[str] = set()
         self.biases: dict[str, Floats] = {}
         self.tokens: dict[str, TokenRows] = {}
         self._sort_tensors()
@@ -121,9 +125,7 @@ class Adapter:
             elif ".lora_" in name:
                 problems.append(f"{key}: unknown kind of adapter tensor")
             else:
-                # A trained whole tensor, or the (resized) base of an adapted embedding.
-                plain = name.replace(".modules_to_save", "").replace(".base_layer", "")
-                self.replaced[plain] = self._files[key]
+                self._add_whole(name, self._files[key])
         for module, sides in factors.items():
             if sides.keys() != {"A", "B"}:
                 problems.append(f"{module}: only one of lora_A and lora_B is there")
@@ -151,6 +153,19 @@ class Adapter:
             raise UsageError(
                 "this adapter is damaged", where=str(self.directory), problems=problems
             )
+
+    def _add_whole(self, name: str, stored: StoredTensor) -> None:
+        """A trained whole tensor, or the (resized) base of an adapted embedding. PEFT saves a
+        resized table three times: as trained, as it was before, and once more as trained, by the
+        base's name, which is what it reads."""
+        if ".original_module." in name:
+            return
+        plain = _WRAPPERS.sub("", name)
+        if plain != name and plain in self.replaced:
+            return
+        self.replaced[plain] = stored
+        if ".base_layer." in name:
+            self.untrained.add(plain)
 
     def _is_of_parameter(self, module: str) -> bool:
         """Are the factors of this module those of a parameter (PEFT's `target_parameters`) that is
@@ -196,7 +211,11 @@ class Adapter:
         """The rows of `trainable_token_indices`. Raises UsageError if they are not as many."""
         named = self.config.get("trainable_token_indices") or []
         leaf = module.rpartition(".")[2]
-        numbers = named.get(leaf, []) if isinstance(named, dict) else named
+        if isinstance(named, dict):
+            # The output that is tied to an embedding has its rows.
+            numbers = named.get(leaf) or next((named[n] for n in named if leaf == "lm_head"), [])
+        else:
+            numbers = named
         if stored.shape[:1] != (len(numbers),):
             raise UsageError(
                 f"has {stored.shape[0]} trained tokens, adapter_config.json names {len(numbers)}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from tuneserve.base.weights import encode_values
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_file_config
 from tuneserve.convert.slabs import made_in_order, one_blas_thread, row_spans
+from tuneserve.errors import UsageError
 from tuneserve.files import write_json
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
@@ -33,6 +34,7 @@ def write_checkpoint(
     `tokenizer`: the directory of the trainer's; `advance` gets the bytes written. Raises UsageError
     for a weight that its type can't hold.
     """
+    check_writable(merged)
     directory.mkdir(parents=True)
     shards = shards_of(merged, shard_bytes)
     weight_map: dict[str, str] = {}
@@ -56,6 +58,16 @@ def write_checkpoint(
     for path in (generation, *(p for glob in TOKENIZER_FILES for p in tokenizer.glob(glob))):
         if path.is_file():
             shutil.copy(path, directory / path.name)
+
+
+def check_writable(merged: MergedCheckpoint) -> None:
+    """Raise UsageError for biases that the model's own class has no place for."""
+    if merged.added_biases:
+        raise UsageError(
+            "a merged checkpoint has no place for the biases of this adapter (lora_bias)",
+            where=str(merged.directory), problems=merged.added_biases[:10],
+            hint="Leave out merged_checkpoint; a GGUF has them, where llama.cpp reads them.",
+        )  # fmt: skip
 
 
 def checkpoint_bytes(merged: MergedCheckpoint) -> int:

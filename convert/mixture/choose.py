@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuneserve.console import human_bytes, progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.gguf.writer import stored_size
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.mixture.answers import find_answers
 from tuneserve.convert.mixture.estimates import Estimates
@@ -32,12 +32,12 @@ def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
     """Raise UsageError if not even the smallest types fit the size limit."""
     choices = model.choices(BASELINE, has_imatrix=True)
     shapes = {name: source.shape for name, source in model.sources.items()}
-    usual = sum(encoded_size(shapes[choice.name], choice.type) for choice in choices)
+    usual = sum(stored_size(shapes[choice.name], choice.type) for choice in choices)
     smallest = 0
     for choice in choices:
         shape = shapes[choice.name]
         kinds = (choice.type,) if choice.type in KEPT_TYPES else types_of(shape)
-        smallest += min(encoded_size(shape, kind) for kind in kinds)
+        smallest += min(stored_size(shape, kind) for kind in kinds)
     limit = size_limit(settings, usual)
     if smallest > limit and not settings.max_divergence:
         raise UsageError(
@@ -86,7 +86,7 @@ class _Search:
         self._names = [name for group in self._groups for name in group]
         self._baseline = {c.name: c.type for c in choices if c.name in self._names}
         self._fixed = sum(
-            encoded_size(self._shapes[c.name], c.type) for c in choices if c.name not in self._names
+            stored_size(self._shapes[c.name], c.type) for c in choices if c.name not in self._names
         )
         types = {name: types_of(self._shapes[name]) for name in self._names}
         before = {
@@ -176,7 +176,7 @@ class _Search:
         return {name: option.type for name, option in zip(self._names, chosen, strict=True)}
 
     def _bytes(self, types: Mapping[str, str]) -> int:
-        return self._fixed + sum(encoded_size(self._shapes[n], kind) for n, kind in types.items())
+        return self._fixed + sum(stored_size(self._shapes[n], kind) for n, kind in types.items())
 
     def _mix(self, types: Mapping[str, str], found: float) -> Mix:
         return Mix(

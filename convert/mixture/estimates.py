@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import sqrt
 
-from tuneserve.convert.gguf.writer import encoded_size
+from tuneserve.convert.gguf.writer import stored_size
 from tuneserve.convert.mixture.knapsack import Option
 from tuneserve.convert.mixture.roundings import TensorRoundings
 
@@ -76,7 +76,7 @@ class Estimates:
         types = self._roundings[name].types
         kinds = [kind for kind in types if types[kind].kept >= 1 - LOST] if keeping else []
         return [
-            Option(kind, encoded_size(self._shapes[name], kind), self._harm(name, kind))
+            Option(kind, stored_size(self._shapes[name], kind), self._harm(name, kind))
             for kind in kinds or types
         ]
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from tuneserve.convert.result import Mix
 from tuneserve.settings import ConvertSettings
+from tuneserve.sizes import parse_size
 
 BASELINE = "Q4_K_M"
 """The quantization that a mix is measured against: its size is 100 %."""
-UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
 
 
 def size_limit(settings: ConvertSettings, baseline_bytes: int, header_bytes: int = 0) -> int:
     """Bytes that the tensors may take; `baseline_bytes`: those of BASELINE's, `header_bytes`: what
     a file of so many bytes needs besides."""
-    text = settings.size_limit.replace(" ", "")
-    number = text.rstrip("%BMGkib")
-    unit = text[len(number) :]
-    if unit == "%":
-        return int(baseline_bytes * float(number) / 100)
-    return int(float(number) * UNITS[unit]) - header_bytes
+    share, size = parse_size(settings.size_limit)
+    return size - header_bytes if share is None else int(baseline_bytes * share)
+
+
+def bytes_left(settings: ConvertSettings, mix: Mix | None, file_bytes: int) -> int | None:
+    """How much a file of this mix may still grow; None where no size is set."""
+    if mix is None or settings.max_divergence:
+        return None
+    header_bytes = file_bytes - mix.bytes
+    return max(0, size_limit(settings, mix.baseline_bytes, header_bytes) - mix.bytes)

@@ -23,6 +23,8 @@ from tuneserve.convert.verify.logits import make_context, open_model
 from tuneserve.divergence import divergence
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, ggml
 
+PROVENANCE = 1024
+"""Bytes that a file's metadata says of its importance matrix in, at most."""
 Encode = Callable[[str, int, int], Bytes]
 
 
@@ -55,8 +57,8 @@ class Trial:
 
     @property
     def header_bytes(self) -> int:
-        """Bytes of the file before its tensors."""
-        return min(tensor.offset for tensor in self._file.tensors.values())
+        """Bytes before the tensors of a file that is made of this one."""
+        return min(tensor.offset for tensor in self._file.tensors.values()) + PROVENANCE
 
     def compare_on(self, answers: Sequence[Answer]) -> None:
         """Measure from here on by these answers."""

@@ -4,44 +4,10 @@ from __future__ import annotations
 
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import render_example
-from tuneserve.chat.template import ChatTemplate, Message, TemplateError
-from tuneserve.chat.thinking import REASONING
+from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.convert.verify.conversations import PLAIN, PROBES
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.findings import Finding
-
-_ASKED: Message = {"role": "user", "content": "Hello, who are you?"}
-_ANSWERED: Message = {"role": "assistant", "content": "An assistant."}
-_SYSTEM: Message = {"role": "system", "content": "You answer in one sentence."}
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a place.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "description": "Its name"}},
-            "required": ["city"],
-        },
-    },
-}
-_CALL = {
-    "id": "call00001", "type": "function",
-    "function": {"name": "get_weather", "arguments": {"city": "Łódź"}},
-}  # fmt: skip
-_CALLS: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-_RESULT: Message = {
-    "role": "tool", "name": "get_weather", "tool_call_id": "call00001", "content": '{"c": 21}',
-}  # fmt: skip
-_THOUGHT: Message = {**_ANSWERED, REASONING: "The user asks who I am."}
-
-PLAIN = "a question"
-PROBES = {
-    PLAIN: Example("plain", (_ASKED, _ANSWERED)),
-    "a system prompt": Example("system", (_SYSTEM, _ASKED, _ANSWERED)),
-    "several turns": Example("turns", (_ASKED, _ANSWERED, _ASKED, _ANSWERED)),
-    "tools": Example("tools", (_ASKED, _CALLS, _RESULT, _ANSWERED), tools=(_TOOL,)),
-    "thoughts": Example("thoughts", (_ASKED, _THOUGHT, _ASKED, _THOUGHT)),
-}
 
 
 def check_probes(trainer: TrainerTokenizer, template: ChatTemplate) -> Finding:

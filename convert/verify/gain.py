@@ -21,6 +21,7 @@ import numpy as np
 
 from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.chat.prompt import EncodedExample
+from tuneserve.console import say
 from tuneserve.convert.result import Check, GainKept, TensorUpdate
 from tuneserve.convert.verify.logits import make_context, open_model
 from tuneserve.convert.verify.ratio import cluster_of, ratio
@@ -194,12 +195,27 @@ def measure_gain(
     )  # fmt: skip
 
 
+def compare_base_file(kept: GainKept, found: Sequence[Score]) -> GainKept:
+    """`kept` with what the base's own file gives the answers: `found` are its scores."""
+    base_file = sum(score.likelihood for score in found) / kept.tokens
+    gain = kept.merged - kept.base
+    beside = (kept.file - base_file) / gain if gain > 0 else None
+    return kept.model_copy(update={"base_file": base_file, "beside_base": beside})
+
+
 def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) -> Check:
     """Is the share of the gain (or where there is no telling, of the updates) at least `limit`?"""
     passed = kept.keeps(limit)
     detail = kept.describe()
     if passed and kept.share is not None and kept.share < limit:
-        detail += "; too few answers to tell that share from all of it"
+        if kept.high is not None and kept.high < 1.0:
+            detail += (
+                "; what is missing the quantization takes from the base too: it is not the tune. A "
+                "finer one (Q6_K, Q8_0), or an importance matrix, takes less"
+            )
+        else:
+            detail += "; too few answers to tell that share from all of it"
+        say(f"note: the gain: {detail}")
     if not passed:
         lost = [f"{update.name} ({update.type}) keeps {update.kept:.0%}"
                 for update in updates[:WORST] if update.kept < limit]  # fmt: skip

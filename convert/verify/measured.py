@@ -10,7 +10,12 @@ from tuneserve.arrays import Floats
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import Check, GainKept, TensorUpdate
 from tuneserve.convert.slabs import one_blas_thread
-from tuneserve.convert.verify.gain import AnswerScores, file_scores, measure_gain
+from tuneserve.convert.verify.gain import (
+    AnswerScores,
+    compare_base_file,
+    file_scores,
+    measure_gain,
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,14 @@ class Measured:
         path: Path,
         found: Sequence[Floats] = (),
         *,
+        base: Path,
+        limit: float,
         threads: int,
         lora: Path | None = None,
     ) -> GainKept:
         """Measure what a file, or with `lora` a base with its adapter, keeps of the gain. `found`:
-        its logits of the reference's sequences, if they are at hand."""
+        its logits of the reference's sequences, if they are at hand. Where that is less than
+        `limit`, what `base`, the base's own file of these types, lacks is measured too."""
         assert self.reference is not None
         reference = self.reference
         at_hand = dict(zip(map(tuple, reference.sequences), found, strict=False))
@@ -55,5 +63,9 @@ class Measured:
             scores = file_scores(
                 path, reference.answers.examples, threads=threads, lora=lora, at_hand=at_hand
             )
-        self.gain = measure_gain(reference.answers, scores, self.updates)
+            self.gain = measure_gain(reference.answers, scores, self.updates)
+            if self.gain.share is not None and self.gain.share < limit:
+                examples = reference.answers.examples
+                plain = file_scores(base, examples, threads=threads, at_hand={})
+                self.gain = compare_base_file(self.gain, plain)
         return self.gain

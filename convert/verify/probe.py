@@ -26,7 +26,8 @@ from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import encoded_size, write_gguf
 from tuneserve.convert.result import Check
 from tuneserve.convert.verify.logits import PROBE_BYTES, file_logits
-from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
+from tuneserve.convert.verify.reference import transformers_config
+from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import FileWeights, cut_shape, is_by_token
 from tuneserve.divergence import divergence
 

@@ -60,6 +60,9 @@ class ComparedWeights:
             self._compare(target, name, start, values)
         return values
 
+    def adds_bias(self, name: str) -> bool:
+        return self._weights.adds_bias(name)
+
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         return self._weights.expert_parameter(name)
 

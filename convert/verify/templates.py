@@ -9,49 +9,16 @@ from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import render_example, template_of
 from tuneserve.chat.template import ChatTemplate, Message
 from tuneserve.convert.result import Check
+from tuneserve.convert.verify.conversations import CONVERSATIONS, TOOL
 from tuneserve.convert.verify.hard_strings import first_difference
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel
 
 CONTRACT = "chat template"
-_SYSTEM: Message = {"role": "system", "content": "Be brief. Ünï—code"}
-_ASKED: Message = {"role": "user", "content": " What is 2 + 2?\n"}
-_ANSWERED: Message = {"role": "assistant", "content": "It is 4."}
-_THOUGHT: Message = {**_ANSWERED, "reasoning_content": "Two and two."}
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Adds <two> numbers.",
-        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
-    },
-}
-_CALLED: Message = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [
-        {"id": "000000001", "type": "function",
-         "function": {"name": "add", "arguments": {"a": 2}}}
-    ],
-}  # fmt: skip
-_RESULT: Message = {
-    "role": "tool", "name": "add", "content": "4", "tool_call_id": "000000001"
-}  # fmt: skip
-
-CONVERSATIONS: Sequence[Sequence[Message]] = (
-    (_ASKED,),
-    (_SYSTEM, _ASKED),
-    (_ASKED, _ANSWERED),
-    (_ASKED, _ANSWERED, _ASKED),
-    (_SYSTEM, _ASKED, _ANSWERED, _ASKED, _ANSWERED, _ASKED),
-    (_ASKED, _THOUGHT),
-    (_SYSTEM, _ASKED, _THOUGHT, _ASKED),
-    (_ASKED, _CALLED, _RESULT),
-    (_SYSTEM, _ASKED, _CALLED, _RESULT, _ANSWERED, _ASKED),
-)
+# What is rendered with each conversation besides.
 VARIABLES: Sequence[Mapping[str, Any]] = (
-    {}, {"enable_thinking": True}, {"enable_thinking": False}, {"tools": [_TOOL]},
+    {}, {"enable_thinking": True}, {"enable_thinking": False}, {"tools": [TOOL]},
 )  # fmt: skip
 
 

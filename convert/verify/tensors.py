@@ -47,7 +47,7 @@ def check_written(
             return f"{name} is {file.type_name(name)} {list(file.shape(name))}"
         count = row_count(source.shape)
         vector = len(source.shape) == 1
-        for start, stop in [(0, count)] if vector else sampled_rows(count):
+        for start, stop in [(0, count)] if vector else single_rows(count):
             weights = (importance or {}).get(name)
             expected = encoded_rows(source, choice.type, start, stop, weights)
             if not np.array_equal(file.encoded(name, start, stop), expected):
@@ -68,9 +68,12 @@ def check_written(
     return _as_check(contract, problems, len(choices), how)
 
 
-def check_metadata(contract: str, file: TensorFile, model: GGUFModel, quantization: str) -> Check:
+def check_metadata(
+    contract: str, file: TensorFile, model: GGUFModel, quantization: str,
+    overrides: Mapping[str, str] | None = None,
+) -> Check:  # fmt: skip
     """Every key of the file has the value that the model gives it, and none is missing."""
-    expected = model.metadata(quantization)
+    expected = model.metadata(quantization, overrides=overrides)
     problems = [
         f"{key} is {str(file.get(key))[:60]}"
         for key, (_, value) in expected.items()
@@ -115,7 +118,7 @@ def _as_check(contract: str, problems: Sequence[str], tensors: int, how: str) ->
     return Check(contract, not problems, detail, {"tensors": tensors, "wrong": len(problems)})
 
 
-def sampled_rows(count: int) -> list[tuple[int, int]]:
+def single_rows(count: int) -> list[tuple[int, int]]:
     """[start, stop) of ROWS rows spread from the first to the last."""
     rows = np.unique(np.linspace(0, count - 1, ROWS, dtype=int)).tolist()
     return [(row, row + 1) for row in rows]

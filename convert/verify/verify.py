@@ -158,9 +158,19 @@ def _tensor_checks(candidate: Candidate, settings: ConvertSettings, threads: int
         checks.append(written("F16 written as merged", candidate.f16, candidate.model, "F16"))
     checks += [
         written("base written as it is", candidate.base, candidate.base_model, quantization),
-        check_metadata("metadata", TensorFile(candidate.tuned), candidate.model, quantization),
         check_metadata(
-            "metadata of the base", TensorFile(candidate.base), candidate.base_model, quantization
+            "metadata",
+            TensorFile(candidate.tuned),
+            candidate.model,
+            quantization,
+            candidate.overrides,
+        ),
+        check_metadata(
+            "metadata of the base",
+            TensorFile(candidate.base),
+            candidate.base_model,
+            quantization,
+            candidate.overrides,
         ),
         check_changed_tensors(candidate.tuned, candidate.base, candidate.model.changed),
     ]
@@ -287,7 +297,7 @@ def make_reference(
 def answer_positions(parameters: int, threads: int) -> int:
     """Positions, padding included, that the reference may compute for answers: what takes about ten
     seconds on this machine."""
-    from tuneserve.convert.verify.reference import reference_device
+    from tuneserve.convert.verify.streamed_model import reference_device
 
     if reference_device().type == "cuda":
         return MOST_POSITIONS
@@ -303,7 +313,9 @@ def _check_gain(
         TensorFile(candidate.tuned), TensorFile(candidate.base), candidate.model,
         candidate.base_model, threads=threads,
     )  # fmt: skip
-    gain = measured.score(candidate.tuned, found, threads=threads)
+    gain = measured.score(
+        candidate.tuned, found, base=candidate.base, limit=settings.min_gain_kept, threads=threads
+    )
     return check_gain(gain, measured.updates, settings.min_gain_kept)
 
 

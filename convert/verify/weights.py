@@ -22,6 +22,7 @@ from tuneserve.convert.merge.experts import (
 )
 from tuneserve.convert.merge.four_bit import STATE
 from tuneserve.convert.merge.mxfp4 import BLOCKS, SCALES, mxfp4_tensors
+from tuneserve.convert.merge.resized import ResizedTable
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_json
 from tuneserve.safetensors import checkpoint_tensors
@@ -37,6 +38,9 @@ class Weights(Protocol):
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Rows [start, stop) of a tensor, float32."""
 
+    def adds_bias(self, name: str) -> bool:
+        """Is this a bias that the model has not, but the adapter?"""
+
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         """The parameter of stacked experts of this name; None if it is none."""
 
@@ -50,7 +54,8 @@ class TrainerWeights:
     A file is opened anew for every slab: mapped pages count as this process's memory.
     """
 
-    def __init__(self, directory: Path, *, tied: bool) -> None:
+    def __init__(self, directory: Path, *, tied: bool, vocabulary: int | None = None) -> None:
+        """`vocabulary`: rows of embedding and output, if they were resized (MergedCheckpoint)."""
         files = checkpoint_tensors(directory)
         inside = is_shell(read_json(directory / "config.json"))
         # Of a model with eyes and ears the text model's names, and what the files call them.
@@ -61,11 +66,18 @@ class TrainerWeights:
         self._shapes |= {name: stored.shape for name, stored in mxfp4_tensors(places).items()}
         self._four_bit = {name.partition(STATE)[0] for name in places if STATE in name}
         self._tied = tied
+        self._tables = {
+            name: ResizedTable(places[name], vocabulary)
+            for name in (EMBEDDING, HEAD)
+            if vocabulary is not None and name in places and places[name].shape[0] != vocabulary
+        }
         self._lock = threading.Lock()
         self._last: tuple[str, Floats] | None = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         name = self._name(name)
+        if name in self._tables:
+            return self._tables[name].shape
         if name in self._four_bit:
             return self._dequantized(name).shape
         with self._open(name) as file:
@@ -73,6 +85,8 @@ class TrainerWeights:
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         name = self._name(name)
+        if name in self._tables:
+            return self._tables[name].rows(start, stop)
         if name in self._four_bit:
             return self._dequantized(name)[start:stop]
         with self._open(name) as file:
@@ -80,6 +94,9 @@ class TrainerWeights:
             values = file.get_slice(self._stored[name])[start:stop].float().clone()
         found: Floats = values.numpy()
         return found
+
+    def adds_bias(self, name: str) -> bool:
+        return False
 
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         return expert_parameter(name, self._shapes)
@@ -198,6 +215,9 @@ class FileWeights:
         source = self._model.sources[gguf_name]
         return source.back(values) if isinstance(source, CheckpointTensor) else values
 
+    def adds_bias(self, name: str) -> bool:
+        return self._model.checkpoint.adds_bias(name)
+
     def expert_parameter(self, name: str) -> ExpertParameter | None:
         return self._model.checkpoint.expert_parameter(name)
 
@@ -256,6 +276,6 @@ def gguf_tensor(file: TensorFile, model: GGUFModel, name: str) -> str | None:
     """The file's tensor for a Hugging Face name; for a tied head it is the embedding. None if
     there is none."""
     found = model.architecture.gguf_tensor_name(name)
-    if found == "output.weight" and found not in file.tensors:
+    if name == HEAD and found not in file.tensors:
         found = "token_embd.weight"
     return found if found in file.tensors else None

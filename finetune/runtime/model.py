@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from tuneserve.base.fast_tokenizer import load_fast_tokenizer
+from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
@@ -35,13 +37,19 @@ def load_base(
 ) -> tuple[Any, Any]:
     """The base model ready for an adapter, and its tokenizer with a token to pad batches with.
 
-    `offloaded`: the token embeddings stay in main memory. Unsloth's own tokenizer is left alone:
-    it is of the class that tokenizer_config.json names, and repaired.
+    `offloaded`: the token embeddings stay in main memory.
+
+    Raises TuneserveError if the loaded model has other embeddings than the base.
     """
-    check_loadable(path, runtime.device)
-    with quiet(errors_too=True):
+    config = check_loadable(path)
+    if runtime.device == "cpu":
+        _let_load(config.model_type, path)
+    tokenizer = load_tokenizer(path, settings)
+    with TemporaryDirectory() as folder, quiet(errors_too=True):
+        write_complete(tokenizer, Path(folder))
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),
+            tokenizer_name=folder,
             max_seq_length=settings.max_seq_length,
             dtype=runtime.dtype,
             load_in_4bit=four_bit,
@@ -50,30 +58,91 @@ def load_base(
             offload_embedding=offloaded,
             trust_remote_code=False,
         )
-    tokenizer = load_tokenizer(path, settings)
+    _mend(model)
+    _check_rows(model, config, path)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # masked, so any token will do
     return model, tokenizer
 
 
-def check_loadable(path: Path, device: str) -> None:
-    """Raise UsageError for an architecture that the installed transformers does not have, or that
-    Unsloth does not load on this kind of `device` ('cuda' or 'cpu')."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def write_complete(tokenizer: Any, folder: Path) -> None:
+    """Write a copy of the tokenizer that Unsloth finds nothing to repair in.
+
+    Given the base's own files it takes the class that tokenizer_config.json names, which may add
+    a token (`LlamaTokenizerFast`: <unk>), and adds one itself where padding is the end token or
+    none; then it gives the embeddings a row more, and the adapter fits no base any more. It also
+    refuses chat templates that it can't rewrite. Padding is masked, so any token will do.
+    """
+    copied = copy.deepcopy(tokenizer)
+    copied.chat_template = None
+    if copied.pad_token is None or copied.pad_token_id == copied.eos_token_id:
+        ends = {copied.eos_token, copied.bos_token}
+        marked = [token.content for token in copied.added_tokens_decoder.values()]
+        texts = copied.convert_ids_to_tokens(range(min(len(copied), len(ends) + 1)))
+        copied.pad_token = next(text for text in [*marked, *texts] if text not in ends)
+    save_fast_tokenizer(copied, folder)
+
+
+def _check_rows(model: Any, config: Any, path: Path) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    expected = config.get_text_config().vocab_size
+    if rows != expected:
+        raise TuneserveError(
+            f"loaded with {rows} rows of token embeddings; the base has {expected}: the adapter "
+            "would fit no base",
+            where=str(path),
+            hint="Train on a GGUF of the base.",
+        )
+
+
+def check_loadable(path: Path) -> Any:
+    """The base's configuration. Raises UsageError for an architecture that the installed
+    transformers does not have."""
+    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (ValueError, KeyError) as error:
         raise UsageError(
             f"transformers can't load this base: {str(error).splitlines()[0]}",
             where=str(path / "config.json"),
         ) from error
-    if device == "cpu" and type(config) not in AutoModelForCausalLM._model_mapping:
+
+
+def _let_load(model_type: str, path: Path) -> None:
+    """Without a GPU Unsloth asks AutoModelForCausalLM alone, which lacks some models with eyes
+    (Mistral 3): their own class is entered there, as transformers has it for Gemma 3.
+
+    Raises UsageError for a model that is neither.
+    """
+    from transformers.models.auto import modeling_auto
+
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if model_type in causal:
+        return
+    own = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type)
+    if own is None:
         raise UsageError(
-            f"Unsloth does not load {(config.architectures or [config.model_type])[0]} on a CPU",
+            f"transformers has no causal language model for '{model_type}'",
             where=str(path / "config.json"),
-            hint="Train it on a GPU.",
+            hint="Choose a base that continues text.",
         )
+    causal[model_type] = own
+
+
+def _mend(model: Any) -> None:
+    """Put right what the training libraries read from a model and some architectures have wrong.
+
+    Losses are those of the answers alone: TRL adds a mixture's load-balancing loss by its config,
+    also to evaluations, and can't compute it where the config has no `num_experts` (Granite).
+    Llama 4's text model names as its body what only the whole model has.
+    """
+    config = model.config.get_text_config()
+    for name, off in (("router_aux_loss_coef", 0.0), ("output_router_logits", False)):
+        if hasattr(config, name):
+            setattr(config, name, off)
+    if model.base_model is model and hasattr(model, "model"):
+        model.base_model_prefix = "model"
 
 
 def add_adapter(runtime: Runtime, model: Any, settings: TrainSettings) -> Any:

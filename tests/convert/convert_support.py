@@ -72,13 +72,24 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def make_adapter(directory: Path, base: Path, tokenizer: Path, **lora: Any) -> Path:
-    """A PEFT adapter with random, non-zero weights."""
+    """A PEFT adapter with random, non-zero weights; `vocabulary`: rows that the model is resized to
+    before."""
+    make_adapted(directory, base, tokenizer, **lora)
+    return directory
+
+
+def make_adapted(
+    directory: Path, base: Path, tokenizer: Path, *, vocabulary: int | None = None, **lora: Any
+) -> Any:
+    """The same; PEFT's model itself is returned."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(2)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if vocabulary is not None:
+        model.resize_token_embeddings(vocabulary)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, **lora}
     peft = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
     for name, weight in peft.named_parameters():
@@ -88,7 +99,7 @@ def make_adapter(directory: Path, base: Path, tokenizer: Path, **lora: Any) -> P
             weight.data += 0.05 * torch.randn_like(weight)
     peft.save_pretrained(directory)
     copy_tokenizer(tokenizer, directory)
-    return directory
+    return peft
 
 
 def write_held_out(path: Path, count: int = 4) -> Path:

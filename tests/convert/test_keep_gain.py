@@ -12,17 +12,21 @@ from tests.convert.convert_support import PROJECTIONS, copy_tokenizer, make_base
 from tuneserve.base import import_gguf
 from tuneserve.bench.conditions import require_same_types
 from tuneserve.chat.examples import read_split
+from tuneserve.convert import make
 from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import AUTO
+from tuneserve.convert.gguf.writer import stored_size
 from tuneserve.convert.grid import on_grid
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.repair import Option, choose_repair
-from tuneserve.convert.result import ConvertResult, TensorUpdate
+from tuneserve.convert.result import ConvertResult, Mix, TensorUpdate
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -126,6 +130,44 @@ def test_finer_types_keep_the_tune_in_both_files(run: RunDirectory) -> None:
     require_same_types(run.base_gguf("Q4_K_M"), run.tuned_gguf("Q4_K_M"))
     assert {update.name for update in result.updates} >= set(result.overrides)
     assert result.updates[0].kept <= 1.1
+    # Not called what it no longer is.
+    assert result.tuned.called.startswith(f"Q4_K_M, {len(result.overrides)} tensors finer to keep")
+    assert result.tuned.called in (run.gguf / "README.md").read_text(encoding="utf-8")
+
+
+def convert_as_q4_k_m(run: RunDirectory, patch: pytest.MonkeyPatch, limit: str) -> ConvertResult:
+    """Convert to auto, where Q4_K_M's types, which lose this tune, are what is chosen."""
+    shutil.copy(run.split("test"), run.split("train"))
+
+    def chosen(_: Path, model: GGUFModel, *__: object, **___: object) -> Mix:
+        types = {c.name: c.type for c in model.choices("Q4_K_M") if c.type != "F32"}
+        size = sum(stored_size(model.sources[c.name].shape, c.type) for c in model.choices(AUTO))
+        return Mix(types=types, bytes=size, divergence=0.1, baseline_bytes=size,
+                   baseline_divergence=0.1, passes=1)  # fmt: skip
+
+    patch.setattr(make, "choose_mix", chosen)
+    return convert(run, ConvertSettings(quantization=AUTO, size_limit=limit, imatrix_tokens=512))
+
+
+def test_a_repair_of_chosen_types_stays_within_their_size(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = convert_as_q4_k_m(run, monkeypatch, "103%")
+    assert result.before_repair is not None
+    assert result.overrides
+    assert result.mix is not None
+    sizes = [tensor.size for tensor in GGUFFile(run.tuned_gguf(AUTO)).tensors.values()]
+    assert result.mix.baseline_bytes < sum(sizes) <= 1.03 * result.mix.baseline_bytes
+
+
+def test_where_no_repair_fits_the_size_it_fails_and_says_which_would(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(VerificationError) as caught:
+        convert_as_q4_k_m(run, monkeypatch, "100%")
+    assert "size_limit = 100% leaves no room" in gain_check(caught.value)
+    assert "--size-limit 6M" in gain_check(caught.value)
+    assert not any(run.gguf.iterdir())
 
 
 def test_the_adapter_stays_beside_the_base_where_the_file_may_not_grow(run: RunDirectory) -> None:

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tuneserve.cli.common import later_stage_settings
+from tuneserve.errors import UsageError
 from tuneserve.options import (
     as_options,
     option_names,
@@ -18,6 +19,7 @@ from tuneserve.options import (
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
+from tuneserve.sizes import parse_size
 
 
 def resolve(
@@ -126,3 +128,57 @@ def test_settings_as_options_are_the_same_settings_again() -> None:
     told = as_options(Recipe(), option_names(["serve"]), recipe)
     assert resolve(*told, saved=recipe.model_dump()).serve == ServeSettings()
     assert {word for word in told if word.startswith("--")} == {"--ctx", "--mmap", "--gpu-layers"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size-limit", "80%"), "size_limit is a setting of quantization = 'auto'"),
+        (("--max-divergence", "0.1"), "max_divergence is a setting of quantization = 'auto'"),
+        (("--quantization", "Q6_K", "--mix-tries", "9"), "mix_tries is a setting of"),
+        (("--quantization", "auto", "--size-limit", "80"), "write 80M (megabytes) or 80%"),
+        (("--quantization", "auto", "--size-limit", "80X"), "write bytes with a unit"),
+        (("--quantization", "auto", "--size-limit", "80M", "--max-divergence", "1"), "exclude"),
+    ],
+)
+def test_limits_of_auto_mean_something_or_are_refused(
+    options: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(*options)
+    assert message in caught.value.render()
+
+
+def test_another_quantization_or_limit_replaces_that_of_an_earlier_conversion() -> None:
+    saved = {"convert": {"quantization": "auto", "size_limit": "80%", "mix_tries": 9}}
+    plain = resolve("--quantization", "q5_k_m", saved=saved).convert
+    assert (plain.quantization, plain.size_limit, plain.mix_tries) == ("Q5_K_M", "100%", 40)
+    by_divergence = resolve("--max-divergence", "0.1", saved=saved).convert
+    assert (by_divergence.size_limit, by_divergence.mix_tries) == ("100%", 9)
+
+
+def test_a_word_is_known_in_lower_case_and_a_near_one_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[convert]\nquantization = 'iq4_nl'\n")
+    assert resolve(recipe=recipe).convert.quantization == "IQ4_NL"
+    assert resolve("--cache-type-k", "Q8_0").serve.cache_type_k == "q8_0"
+    with pytest.raises(click.BadParameter, match="did you mean 'Q4_K_M'"):
+        resolve("--quantization", "Q4KM")
+    recipe.write_text("[convert]\nquantization = 'q4km'\n")
+    with pytest.raises(UsageError, match="did you mean 'Q4_K_M'"):
+        resolve(recipe=recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("80M", 80e6),
+        ("1.5 GB", 1.5e9),
+        ("2GiB", 2 * 2**30),
+        ("900000kB", 9e8),
+        ("12345678", 12345678),
+    ],
+)
+def test_sizes_with_their_units(text: str, size: float) -> None:
+    assert parse_size(text) == (None, size)
+    assert parse_size("80 %") == (0.8, 0)

@@ -64,7 +64,7 @@ def checkpoint_config(gguf: GGUFFile, architecture: Architecture) -> dict[str, A
         "tie_word_embeddings": "output.weight" not in gguf.tensors,
         "torch_dtype": TORCH_DTYPES[checkpoint_dtype(gguf)],
         **generation_config(gguf),
-        **_biases(gguf, config),
+        **_switches(gguf, config),
     }
     if scaling := rope_scaling(gguf, metadata, config):
         config["rope_scaling"] = scaling
@@ -79,8 +79,8 @@ def generation_config(gguf: GGUFFile) -> dict[str, Any]:
     return {f"{name}_id": number for name, number in ids.items() if name != "unk_token"}
 
 
-def _biases(gguf: GGUFFile, config: Mapping[str, Any]) -> dict[str, bool]:
-    """The switches of biases that this kind of config.json has, as the file's tensors are."""
+def _switches(gguf: GGUFFile, config: Mapping[str, Any]) -> dict[str, bool]:
+    """The switches that this kind of config.json has for tensors, as the file has them."""
 
     def any_of(*stems: str) -> bool:
         return any(f"blk.0.{stem}.bias" in gguf.tensors for stem in stems)
@@ -88,6 +88,7 @@ def _biases(gguf: GGUFFile, config: Mapping[str, Any]) -> dict[str, bool]:
     switches: dict[str, Callable[[], bool]] = {
         "attention_bias": lambda: any_of("attn_q", "attn_k", "attn_v", "attn_output"),
         "mlp_bias": lambda: any_of("ffn_gate", "ffn_up", "ffn_down"),
+        "use_qk_norm": lambda: "blk.0.attn_q_norm.weight" in gguf.tensors,
     }
     return {name: found() for name, found in switches.items() if name in config}
 

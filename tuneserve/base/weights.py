@@ -43,7 +43,7 @@ def write_weights(
     Raises UsageError for tensors the architecture doesn't know, and for those that are missing, all
     of them at once.
     """
-    names = tensor_names(gguf, architecture)
+    names = tensor_names(gguf, architecture, config)
     dtype = checkpoint_dtype(gguf)
     specs = [TensorSpec(hf_name, dtype, gguf.shape(name)) for name, hf_name in names.items()]
     zeros = _absent_biases(names, config, dtype)
@@ -100,7 +100,9 @@ def _absent_biases(
     ]
 
 
-def tensor_names(gguf: GGUFFile, architecture: Architecture) -> dict[str, str]:
+def tensor_names(
+    gguf: GGUFFile, architecture: Architecture, config: Mapping[str, Any]
+) -> dict[str, str]:
     """GGUF name to Hugging Face name of every weight, in the file's order."""
     names: dict[str, str] = {}
     unknown = []
@@ -116,17 +118,24 @@ def tensor_names(gguf: GGUFFile, architecture: Architecture) -> dict[str, str]:
             where=str(gguf.path),
             problems=unknown,
         )
-    _check_layers(gguf, architecture, names)
+    _check_layers(gguf, architecture, config, names)
     return names
 
 
-def _check_layers(gguf: GGUFFile, architecture: Architecture, names: Mapping[str, str]) -> None:
+def _check_layers(
+    gguf: GGUFFile, architecture: Architecture, config: Mapping[str, Any], names: Mapping[str, str]
+) -> None:
     """Raise UsageError if the file's layers are not those it announces."""
     layers = int(gguf.require(f"{gguf.architecture}.block_count"))
     numbers = {int(name.split(".")[1]) for name in names if name.startswith("blk.")}
     expected = {f"{name}.weight" for name in architecture.tensors} - {"output.weight"}
     for layer in range(min(layers, max(numbers, default=0) + 2)):
-        expected |= {f"blk.{layer}.{name}.weight" for name in architecture.layer_tensors}
+        absent = architecture.absent(config, layer)
+        expected |= {
+            f"blk.{layer}.{name}.weight"
+            for name in architecture.layer_tensors
+            if f"{name}.weight" not in absent
+        }
     missing = sorted(expected - names.keys())
     if missing or numbers != set(range(layers)):
         raise UsageError(

@@ -86,8 +86,8 @@ def show(result: ConvertResult) -> None:
         say(f"  {count} tensors {change}: their rows are no multiple of the block of the first")
     if result.before_repair:
         say(f"  as plain {result.base.quantization}: {result.before_repair.describe()}")
-    if result.overrides:
-        say(f"  finer types for {len(result.overrides)} tensors, so that the tune is kept")
+    if mixture := result.base.mixture:
+        say(f"  {result.base.quantization}, {mixture}")
     lost = [one for one in result.updates if one.kept < WORTH_SHOWING][:WORST_SHOWN]
     if lost:
         rows = [[one.name, one.type, f"{one.kept:.0%}"] for one in lost]

@@ -25,7 +25,8 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.slabs import row_count
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.probe import check_probe
-from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
+from tuneserve.convert.verify.reference import transformers_config
+from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError

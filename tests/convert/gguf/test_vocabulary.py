@@ -85,6 +85,17 @@ def test_ids_only_config_json_names_are_written(editable: Path) -> None:
     assert keys["tokenizer.ggml.bos_token_id"] == ("UINT32", 1)  # the tokenizer's own comes first
 
 
+def test_gemmas_end_of_a_turn_is_written_where_there_is_one(editable: Path) -> None:
+    key = "tokenizer.ggml.eot_token_id"
+    assert key not in read(editable, architecture="gemma").metadata()
+    end = {"id": 107, "content": "<end_of_turn>", "special": True}
+
+    def add(content: dict[str, Any]) -> None:
+        content["added_tokens"].append({**content["added_tokens"][0], **end})
+
+    assert read(edit(editable, add), architecture="gemma").metadata()[key] == ("UINT32", 107)
+
+
 def test_added_tokens_and_missing_ones(editable: Path) -> None:
     new = {"id": 32001, "content": "▁note", "special": False}
 

@@ -80,17 +80,18 @@ def test_a_trial_measures_what_a_file_of_these_types_gives(
 def test_a_conversion_to_chosen_types(run: RunDirectory) -> None:
     write_held_out(run.split("train"), count=40)
     write_held_out(run.split("eval"), count=4)
-    result = convert(run, settings())
+    result = convert(run, settings(size_limit="5M"))
     assert all(check.passed for check in result.verification)
     mix = result.mix
     assert mix is not None
     assert mix.bytes <= mix.baseline_bytes
     assert mix.divergence <= mix.baseline_divergence
     for path in (run.tuned_gguf(AUTO), run.base_gguf(AUTO)):
+        assert path.stat().st_size <= 5_000_000
         gguf = GGUFFile(path)
         assert {name: gguf.type_name(name) for name in mix.types} == mix.types
-        sizes = {name: tensor.size for name, tensor in gguf.tensors.items()}
-        assert sum(sizes.values()) == mix.bytes
+        begin = min(tensor.offset for tensor in gguf.tensors.values())
+        assert path.stat().st_size == begin + mix.bytes  # padding included
         assert gguf.get("quantize.imatrix.file")
     assert {path.name for path in run.gguf.iterdir() if path.suffix == ".gguf"} == {
         "small-auto.gguf", "base-auto.gguf", "small.imatrix.gguf"
@@ -124,7 +125,14 @@ def test_the_smallest_file_within_a_divergence(
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [("100%", 1000), ("80 %", 800), ("12.5%", 125), ("900", 860), ("2kB", 1960), ("1MiB", 1048536)],
+    [
+        ("100%", 1000),
+        ("80 %", 800),
+        ("12.5%", 125),
+        ("900B", 860),
+        ("2kB", 1960),
+        ("1MiB", 1048536),
+    ],
 )
 def test_a_limit_is_a_share_of_q4_k_m_or_the_bytes_of_a_file(limit: str, expected: int) -> None:
     assert size_limit(settings(size_limit=limit), 1000, header_bytes=40) == expected
@@ -144,3 +152,14 @@ def test_the_file_type_is_that_of_most_weights() -> None:
     shapes = {"a": (8, 32), "b": (4, 32), "c": (2, 32), "n": (9,)}
     kinds = {"a": "IQ4_NL", "b": "Q8_0", "c": "Q8_0", "n": "F32"}
     assert file_type([Choice(*item) for item in kinds.items()], shapes) == 25
+
+
+def test_a_file_of_finer_types_has_their_file_type(trained: Trained) -> None:
+    model = trained.model()
+
+    def number(overrides: dict[str, str]) -> int:
+        return int(model.metadata("Q4_K_M", overrides=overrides)["general.file_type"][1])
+
+    one = {"blk.0.attn_q.weight": "Q8_0"}
+    every = dict.fromkeys((n for n, s in model.sources.items() if len(s.shape) > 1), "Q5_1")
+    assert (number({}), number(one), number(every)) == (15, 15, 9)

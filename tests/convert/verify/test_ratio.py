@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tuneserve.convert.result import GainKept
+from tuneserve.convert.verify.gain import check_gain
 from tuneserve.convert.verify.ratio import cluster_of, ratio
 
 TRIALS = 400
@@ -76,3 +77,26 @@ def test_what_decides(
         right_file=3, update_kept=update,
     )  # fmt: skip
     assert gain.keeps(0.9) is kept
+
+
+@pytest.mark.parametrize(
+    ("update", "beside", "kept"),
+    [
+        (0.98, 1.02, True),  # rounding takes as much from the base
+        (None, 0.97, True),
+        (0.98, 0.46, False),  # it takes more from the tuned model
+        (0.11, 1.02, False),  # the update itself is rounded away
+    ],
+)
+def test_what_rounding_takes_from_the_base_too_is_not_the_tune(
+    update: float | None, beside: float, kept: bool
+) -> None:
+    gain = GainKept(
+        share=0.45, low=0.4, high=0.5, base=-2.0, merged=-1.0, file=-1.55,
+        examples=5, tokens=50, answers=5, same_answers=3, right_base=0, right_merged=4,
+        right_file=3, update_kept=update, base_file=-1.55 - beside, beside_base=beside,
+    )  # fmt: skip
+    assert gain.keeps(0.9) is kept
+    check = check_gain(gain, [], 0.9)
+    assert check.passed is kept
+    assert ("takes from the base too" in check.detail) is kept

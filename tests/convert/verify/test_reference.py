@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import Trained, make_adapter
+from tests.convert.gguf.test_dense import make_dense, write
 from tests.convert.gguf.test_exact import CASES, make_checkpoint
 from tests.convert.merge.test_merge import KINDS
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.probe import check_probe, probe_layers
-from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
-from tuneserve.convert.verify.weights import TrainerWeights
+from tuneserve.convert.verify.reference import transformers_config
+from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
+from tuneserve.convert.verify.weights import FileWeights, TrainerWeights
 from tuneserve.errors import UsageError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.run import RunDirectory
@@ -144,3 +147,15 @@ def test_a_probe_has_every_kind_of_layer(
     assert probe_layers(model) == 3
     assert probe_layers(model, room=1) == 3
     assert probe_layers(trained.model(), room=1) == 1
+
+
+def test_an_output_matrix_that_no_file_of_this_kind_has_is_the_embedding(
+    tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    base = make_dense(tmp_path / "base", "gemma", tokenizer_directory)
+    checkpoint = MergedCheckpoint(base)
+    model = GGUFModel(checkpoint, base, name="x")
+    file = TensorFile(write(model, tmp_path / "x.gguf"))
+    weights = FileWeights(file, model, np.array([7, 300]), layers=4)
+    expected = checkpoint.rows("model.embed_tokens.weight")[[7, 300]]
+    np.testing.assert_allclose(weights.rows("lm_head.weight"), expected, rtol=1e-3, atol=1e-6)

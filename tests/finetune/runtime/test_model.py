@@ -17,7 +17,8 @@ from tuneserve.base.fast_tokenizer import save_fast_tokenizer
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.verify.hard_strings import HARD_STRINGS
 from tuneserve.errors import UsageError
-from tuneserve.finetune.runtime.model import load_tokenizer
+from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.runtime.model import load_base, load_tokenizer, write_complete
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.settings import ModelSettings
 
@@ -103,3 +104,37 @@ def test_a_folder_without_a_tokenizer_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UsageError, match="tokenizer"):
         loaded(tmp_path)
+
+
+@pytest.mark.parametrize("pad", ["own", "end", None])
+def test_what_is_loaded_with_the_model_has_no_token_more(
+    llama_cpp_source: Path, tmp_path: Path, pad: str | None
+) -> None:
+    from transformers import AutoTokenizer
+
+    gguf = llama_cpp_source / "models" / "ggml-vocab-llama-bpe.gguf"
+    base, written = tmp_path / "base", tmp_path / "written"
+    write_tokenizer(GGUFFile(cut_vocabulary(gguf, tmp_path / "v.gguf")), base)
+    path = base / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    pads = {"own": config["bos_token"], "end": config["eos_token"], None: None}
+    path.write_text(
+        json.dumps({**config, "tokenizer_class": "LlamaTokenizerFast", "pad_token": pads[pad]})
+    )
+    tokenizer = loaded(base)
+    before = tokenizer.pad_token
+    write_complete(tokenizer, written)
+    saved = AutoTokenizer.from_pretrained(written)
+    assert saved.get_vocab() == tokenizer.get_vocab()
+    assert saved.pad_token_id is not None
+    assert saved.pad_token_id != saved.eos_token_id
+    assert saved.chat_template is None
+    assert tokenizer.pad_token == before
+    assert (saved.pad_token == before) == (pad == "own")
+
+
+def test_a_base_that_continues_no_text_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    runtime = Runtime(None, None, "cpu", "fp32")
+    with pytest.raises(UsageError, match="no causal language model for 't5'"):
+        load_base(runtime, tmp_path, ModelSettings(), "false", four_bit=False)

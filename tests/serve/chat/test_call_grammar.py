@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llguidance import LLMatcher
 
+from tests.serve.chat.grammar_support import Allows
 from tests.serve.chat.test_round_trip import (
     ARGUMENTS,
     FORMS,
@@ -21,35 +20,12 @@ from tuneserve.chat.call_finder import call_form
 from tuneserve.chat.call_formats import CallForm
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
-from tuneserve.llama import LlamaModel
 from tuneserve.serve.chat.structured import GrammarCompiler
 
-Allows = Callable[[LLMatcher, str], bool]
 FUNCTIONS: dict[int, dict[str, Any]] = {
     0: {"name": "look_up", "parameters": {"type": "object", "additionalProperties": True}},
     1: {"name": "get-time"},
 }
-
-
-@pytest.fixture(scope="module")
-def model(demo_gguf: Path) -> Iterator[LlamaModel]:
-    with LlamaModel(demo_gguf, vocab_only=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def grammars(model: LlamaModel) -> GrammarCompiler:
-    return GrammarCompiler(model)
-
-
-@pytest.fixture(scope="module")
-def allows(model: LlamaModel) -> Allows:
-    def allows(grammar: LLMatcher, text: str) -> bool:
-        matcher = grammar.deep_copy()
-        ids = model.tokenize(text, parse_special=False)
-        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
-
-    return allows
 
 
 def answer(name: str, source: Path, *calls: tuple[str, dict[str, Any]]) -> str:

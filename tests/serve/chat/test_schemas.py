@@ -4,7 +4,6 @@ those that are taken, that valid JSON passes token by token and invalid JSON doe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -157,17 +156,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "not": ({"type": "string", "not": {"const": ""}}, "not"),
     "if and then": ({**OPEN, "if": {"required": ["b"]}, "then": {"required": ["c"]}}, "if"),
 }
-
-
-@pytest.fixture(scope="module")
-def model(demo_gguf: Path) -> Iterator[LlamaModel]:
-    with LlamaModel(demo_gguf, vocab_only=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def grammars(model: LlamaModel) -> GrammarCompiler:
-    return GrammarCompiler(model)
 
 
 @pytest.mark.parametrize("name", TAKEN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,37 +14,13 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
+from tests.serve.chat.grammar_support import Allows
 from tuneserve.chat.call_formats import CallForm
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import as_api_error
 from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler, GrammarError
 from tuneserve.serve.engine import GrammarFailedError, SamplingParams, UnavailableError
 from tuneserve.serve.engine.sampling import TokenSampler
-
-Allows = Callable[[LLMatcher, str], bool]
-
-
-@pytest.fixture(scope="module")
-def model(demo_gguf: Path) -> Iterator[LlamaModel]:
-    with LlamaModel(demo_gguf, vocab_only=True) as model:
-        yield model
-
-
-@pytest.fixture(scope="module")
-def grammars(model: LlamaModel) -> GrammarCompiler:
-    return GrammarCompiler(model)
-
-
-@pytest.fixture(scope="module")
-def allows(model: LlamaModel) -> Allows:
-    """Does a grammar let a text through from beginning to end, token by token?"""
-
-    def allows(grammar: LLMatcher, text: str) -> bool:
-        matcher = grammar.deep_copy()
-        ids = model.tokenize(text, parse_special=False)
-        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
-
-    return allows
 
 
 def of_schema(grammars: GrammarCompiler, schema: Any) -> LLMatcher:

@@ -60,6 +60,18 @@ def window_pattern(config: Config, period: int) -> Entries:
 USUAL_THETA = 10000.0
 
 
+def window_config(metadata: ArchitectureMetadata, layers: int, period: int) -> dict[str, Any]:
+    """The window and the layers that have it: those of the file's pattern, which may be a period,
+    or all but every `period`-th."""
+    pattern = metadata.get("attention.sliding_window_pattern", period)
+    if not isinstance(pattern, list):
+        pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
+    return {
+        "layer_types": ["sliding_attention" if one else "full_attention" for one in pattern],
+        "sliding_window": int(metadata["attention.sliding_window"]),
+    }
+
+
 def with_suffix(name: str) -> str:
     """A tensor's full name: '.weight' where it has no suffix."""
     return name if name.endswith((".weight", ".bias")) else f"{name}.weight"
@@ -179,7 +191,9 @@ def _scaling_metadata(config: Config, computed: tuple[str, ...]) -> Entries:
     )
 
 
-def shape_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+def shape_config(
+    metadata: ArchitectureMetadata, epsilon: str = "attention.layer_norm_rms_epsilon"
+) -> dict[str, Any]:
     """The part of config.json that every architecture has, from GGUF metadata."""
     heads = int(metadata["attention.head_count"])
     hidden = int(metadata["embedding_length"])
@@ -192,7 +206,7 @@ def shape_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
         "num_key_value_heads": int(metadata.get("attention.head_count_kv", heads)),
         "head_dim": int(size or hidden // heads),
         "max_position_embeddings": int(metadata["context_length"]),
-        "rms_norm_eps": shortest(metadata["attention.layer_norm_rms_epsilon"]),
+        "rms_norm_eps": shortest(metadata[epsilon]),
         "rope_theta": shortest(metadata.get("rope.freq_base", 10000.0)),
         "hidden_act": "silu",
     }

@@ -5,10 +5,12 @@ StableLM."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import common, llama
-from tuneserve.gguf.architectures.table import Architecture, Config, Entries, no_import
+from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries, no_import
+from tuneserve.gguf.reader import ArchitectureMetadata
 
 QK_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 # The norm comes behind what it belongs to.
@@ -20,13 +22,19 @@ LAYERS_OF_EXAONE_32B = 64
 _MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
 
 
+def window_base(config: Config) -> float | None:
+    """RoPE base of the layers with a sliding window, where the configuration has one of theirs."""
+    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
+    found = local.get("rope_theta")
+    return None if found is None else float(found)
+
+
 def windows(config: Config) -> Entries:
     """The sliding window, and which layers have it."""
     if not config.get("sliding_window"):
         return []
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
-    local = (config.get("rope_parameters") or {}).get("sliding_attention") or {}
-    base = local.get("rope_theta")
+    base = window_base(config)
     entries: Entries = [
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         ("attention.sliding_window_pattern", "array", sliding),
@@ -66,7 +74,34 @@ def ministral_metadata(config: Config) -> Entries:
 
 
 def olmo_metadata(config: Config) -> Entries:
+    theta = common.rope_theta(config)
+    local = window_base(config)
+    if local not in (None, theta):
+        raise UsageError(
+            "llama.cpp computes all of OLMo 3's layers with one RoPE base, this model with "
+            f"{theta:g} and {local:g}",
+            where="config.json: rope_parameters",
+        )
     return [*common.usual_metadata(config), *common.given_head_size(config), *windows(config)]
+
+
+def olmo_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    """OLMo 3 has windows, OLMo 2 has none."""
+    config = common.shape_config(metadata)
+    if not metadata.get("attention.sliding_window", 0):
+        return config
+    theta = config["rope_theta"]
+    if common.shortest(metadata.get("rope.freq_base_swa", theta)) != theta:
+        raise UsageError("an OLMo 3 of two RoPE bases can't be imported: llama.cpp knows one")
+    # transformers takes a `rope_theta` for the layers without a window alone.
+    base = {"rope_type": "default", "rope_theta": theta}
+    return {
+        **config,
+        "architectures": ["Olmo3ForCausalLM"],
+        "model_type": "olmo3",
+        "rope_parameters": {"full_attention": base, "sliding_attention": {**base}},
+        **common.window_config(metadata, config["num_hidden_layers"], 4),
+    }
 
 
 def exaone_metadata(config: Config) -> Entries:
@@ -102,6 +137,22 @@ def _layer_norm_metadata(config: Config, epsilon: str) -> Entries:
     usual = common.usual_metadata({**config, "rms_norm_eps": config[epsilon]})
     renamed = {"attention.layer_norm_rms_epsilon": "attention.layer_norm_epsilon"}
     return [(renamed.get(key, key), kind, value) for key, kind, value in usual]
+
+
+def cohere_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = common.shape_config(metadata, "attention.layer_norm_epsilon")
+    scale = common.shortest(metadata["logit_scale"])
+    epsilon = config.pop("rms_norm_eps")
+    return {**config, "layer_norm_eps": epsilon, "logit_scale": scale, "attention_bias": False}
+
+
+def command_r_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    return {**cohere_config(metadata), "use_qk_norm": False}
+
+
+def cohere2_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = cohere_config(metadata)
+    return {**config, **common.window_config(metadata, config["num_hidden_layers"], 4)}
 
 
 def cohere_metadata(config: Config) -> Entries:
@@ -153,6 +204,7 @@ SMOLLM3 = replace(
     gguf_name="smollm3",
     hf_names=("SmolLM3ForCausalLM",),
     to_metadata=smollm3_metadata,
+    biases=BIASES,
 )
 MINISTRAL3 = replace(
     llama.LLAMA,
@@ -167,6 +219,7 @@ OLMO2 = Architecture(
     hf_names=("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
     tensors=common.TENSORS,
     layer_tensors={**_MATRICES, **QK_NORMS, **_NORMS_BEHIND},
+    to_config=olmo_config,
     to_metadata=olmo_metadata,
 )
 EXAONE4 = Architecture(
@@ -198,6 +251,8 @@ COMMAND_R = Architecture(
     tensors=common.TENSORS,
     layer_tensors={"attn_norm": "input_layernorm", **_MATRICES, **QK_NORMS},
     absent=lambda config, _: () if config.get("use_qk_norm") else {f"{n}.weight" for n in QK_NORMS},
+    model_type="cohere",
+    to_config=command_r_config,
     to_metadata=cohere_metadata,
 )
 COHERE2 = Architecture(
@@ -205,6 +260,7 @@ COHERE2 = Architecture(
     hf_names=("Cohere2ForCausalLM",),
     tensors=common.TENSORS,
     layer_tensors={"attn_norm": "input_layernorm", **_MATRICES},
+    to_config=cohere2_config,
     to_metadata=cohere2_metadata,
 )
 STARCODER2 = Architecture(

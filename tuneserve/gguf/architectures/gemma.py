@@ -19,20 +19,13 @@ def local_rope_theta(config: Config) -> float:
 def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
     config = common.shape_config(metadata)
     del config["hidden_act"]
-    layers = config["num_hidden_layers"]
-    pattern = metadata.get("attention.sliding_window_pattern", LAYERS_OF_A_PATTERN)
-    if not isinstance(pattern, list):
-        pattern = [(layer + 1) % pattern != 0 for layer in range(layers)]
     soft_cap = metadata.get("final_logit_softcapping", 0.0)
     return {
         **config,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": attention_size(config),
-        "layer_types": [
-            "sliding_attention" if sliding else "full_attention" for sliding in pattern
-        ],
+        **common.window_config(metadata, config["num_hidden_layers"], LAYERS_OF_A_PATTERN),
         "final_logit_softcapping": common.shortest(soft_cap) if soft_cap else None,
-        "sliding_window": int(metadata["attention.sliding_window"]),
         "rope_local_base_freq": common.shortest(metadata.get("rope.freq_base_swa", 10000.0)),
     }
 
@@ -95,15 +88,38 @@ GEMMA3 = Architecture(
 )
 
 
+def gemma_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    return {**common.shape_config(metadata), "hidden_act": "gelu_pytorch_tanh"}
+
+
 def _plain_metadata(config: Config) -> Entries:
     usual = [e for e in common.usual_metadata(config) if not e[0].startswith("rope.")]
     return [*usual, *common.head_size_metadata(config)]
 
 
-def gemma2_metadata(config: Config) -> Entries:
-    scalar, size = config.get("query_pre_attn_scalar", 256), common.head_size(config)
+def _gemma2_attention_size(config: Config) -> int:
+    """As `attention_size`, of Gemma 2 27B."""
     if config["num_hidden_layers"] == LAYERS_OF_GEMMA2_27B:
-        size = int(config["hidden_size"]) // int(config["num_attention_heads"])
+        return int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return common.head_size(config)
+
+
+def gemma2_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
+    config = gemma_config(metadata)
+    return {
+        **config,
+        "hidden_activation": config["hidden_act"],
+        "query_pre_attn_scalar": _gemma2_attention_size(config),
+        **common.window_config(metadata, config["num_hidden_layers"], 2),
+        **{
+            name: common.shortest(metadata[name])
+            for name in ("attn_logit_softcapping", "final_logit_softcapping")
+        },
+    }
+
+
+def gemma2_metadata(config: Config) -> Entries:
+    scalar, size = config.get("query_pre_attn_scalar", 256), _gemma2_attention_size(config)
     if scalar != size:
         raise UsageError(
             f"llama.cpp computes with {size} where this model has {scalar}",
@@ -131,6 +147,7 @@ GEMMA2 = Architecture(
     hf_names=("Gemma2ForCausalLM",),
     tensors=_TIED,
     layer_tensors=_GEMMA2_LAYERS,
+    to_config=gemma2_config,
     to_metadata=gemma2_metadata,
     values=common.norms_plus_one(common.TENSORS, _GEMMA2_LAYERS),
 )
@@ -139,6 +156,7 @@ GEMMA = Architecture(
     hf_names=("GemmaForCausalLM",),
     tensors=_TIED,
     layer_tensors=common.LAYER_TENSORS,
+    to_config=gemma_config,
     to_metadata=_plain_metadata,
     values=common.norms_plus_one(common.TENSORS, common.LAYER_TENSORS),
 )

@@ -111,4 +111,5 @@ GEMMA4 = Architecture(
     absent=absent,
     to_metadata=to_metadata,
     extra_tensors=extra_tensors,
+    biases=(),
 )

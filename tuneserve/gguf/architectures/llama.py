@@ -10,7 +10,7 @@ import numpy as np
 
 from tuneserve.arrays import Floats
 from tuneserve.gguf.architectures import common, longrope
-from tuneserve.gguf.architectures.table import Architecture, Config, Entries, RowOrder
+from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries, RowOrder
 
 
 def interleaved(config: Config, rows: int, *, queries: bool) -> RowOrder:
@@ -92,4 +92,5 @@ LLAMA = Architecture(
         "attn_k": partial(interleaved, queries=False),
     },
     extra_tensors=extra_tensors,
+    biases=(*BIASES, "attn_output", "ffn_gate", "ffn_up", "ffn_down"),
 )

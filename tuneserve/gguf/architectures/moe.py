@@ -18,7 +18,7 @@ from tuneserve.gguf.architectures.stacks import (
     last_columns,
     odd_columns,
 )
-from tuneserve.gguf.architectures.table import Architecture, Config, Entries
+from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries
 from tuneserve.gguf.reader import ArchitectureMetadata
 from tuneserve.model_shape import expert_count
 
@@ -301,6 +301,7 @@ MIXTRAL = Architecture(
     to_config=no_import,
     to_metadata=mixtral_metadata,
     row_order=llama.LLAMA.row_order,
+    biases=(*BIASES, "attn_output"),
 )
 GPT_OSS = Architecture(
     gguf_name="gpt-oss",
@@ -386,6 +387,7 @@ DEEPSEEK2 = Architecture(
     no_adapter=frozenset(f"{name}.weight" for name in _LATENT),
     to_config=no_import,
     to_metadata=deepseek_metadata,
+    biases=(),
 )
 GLM4_MOE = Architecture(
     gguf_name="glm4moe",

@@ -17,6 +17,9 @@ RowOrder = Ids
 Config = Mapping[str, Any]
 Entries = list[tuple[str, Literal["uint32", "float32", "string", "bool", "array"], Any]]
 
+# llama.cpp adds these to the projections of any model.
+BIASES = ("attn_q", "attn_k", "attn_v", "attn_qkv")
+
 Order = Callable[[Config, int], RowOrder]
 
 
@@ -46,7 +49,8 @@ class Architecture:
     `extra_tensors(config)` yields GGUF tensors that are computed, not stored in a checkpoint.
     `ignored`: Hugging Face names, as regular expressions, that a checkpoint may hold and the model
     does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
-    `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter.
+    `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter;
+    `biases`: those of a block that it computes a bias to, if the file has one.
     `when(config)`: is a model of one of the `hf_names` of this architecture? Some names stand for
     several. `row_counts[name](config, size)`: in how many rows a GGUF has a vector of a checkpoint.
     """
@@ -71,14 +75,15 @@ class Architecture:
     optional: frozenset[str] = frozenset({"output"})
     when: Callable[[Config], bool] = lambda _: True
     row_counts: Mapping[str, Callable[[Config, int], int]] = field(default_factory=dict)
+    biases: tuple[str, ...] = BIASES
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""
         return {
             "architectures": [self.hf_names[0]],
             "model_type": self.model_type or self.gguf_name,
-            **self.to_config(metadata),
             **self.constants,
+            **self.to_config(metadata),
         }
 
     def hf_name(self, gguf_name: str) -> str | None:
@@ -128,6 +133,16 @@ class Architecture:
     def gguf_values(self, gguf_name: str) -> Values | None:
         """What is done to the numbers of this tensor; None: nothing."""
         return _of_tensor(self.values, gguf_name)
+
+    def reads_bias(self, hf_name: str) -> bool:
+        """Does llama.cpp compute with this bias, where the file has it?"""
+        name = self.gguf_tensor_name(hf_name) or ""
+        return re.sub(r"^blk\.\d+\.", "", name).removesuffix(".bias") in self.biases
+
+    def biased_modules(self) -> list[str]:
+        """The last names of the modules to which llama.cpp computes a bias."""
+        names = (self.layer_tensors[each] for each in self.biases if each in self.layer_tensors)
+        return [name.rpartition(".")[2] for name in names]
 
     def is_ignored(self, hf_name: str) -> bool:
         """Does the model compute without this tensor of a checkpoint?"""
