@@ -154,7 +154,7 @@ def test_llama_cpp_computes_what_transformers_computes(
     case: str, tokenizer_directory: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tokenizer, vocabulary = tokenizer_directory, SMALL["vocab_size"]
-    if case == "gemma-4":
+    if case in ("gemma-4", "ernie-4.5"):
         source = request.getfixturevalue("llama_cpp_source")
         tokenizer, vocabulary = spaces_tokenizer(source, tmp_path / "tokenizer")
     base = make_dense(tmp_path / "base", case, tokenizer, vocabulary)
