@@ -84,7 +84,8 @@ class GainKept(Record):
     tuned model does, `right_…` those whose reference a model writes greedily. `update_kept`: the
     share of all tensors' updates, None for an adapter that stays beside its base. Where the share
     falls short, `base_file` is the log-likelihood a token under the base's own file of the same
-    types, and `beside_base` the share of the gain that lies between the two files.
+    types, and `beside_base` the share of the gain that lies between the two files, its interval
+    ending at `beside_high`.
     """
 
     share: float | None
@@ -103,6 +104,7 @@ class GainKept(Record):
     update_kept: float | None
     base_file: float | None = None
     beside_base: float | None = None
+    beside_high: float | None = None
 
     def keeps(self, limit: float) -> bool:
         """Is at least this share of the tune kept?
@@ -116,9 +118,14 @@ class GainKept(Record):
         if self.share is not None and self.low is not None and self.high is not None:
             if self.share >= limit and self.high - self.low <= WIDEST:
                 return True
-            if self.high < 1.0 and (self.beside_base is None or self.beside_base < limit):
+            if self.high < 1.0 and not self._beside_base_keeps(limit):
                 return False
         return self.update_kept is None or self.update_kept >= limit
+
+    def _beside_base_keeps(self, limit: float) -> bool:
+        if self.beside_base is None or self.beside_high is None:
+            return False
+        return self.beside_base >= limit or self.beside_high >= 1.0
 
     def describe(self) -> str:
         """In words: the share with its interval, log-likelihoods, greedy answers, updates."""

@@ -195,12 +195,20 @@ def measure_gain(
     )  # fmt: skip
 
 
-def compare_base_file(kept: GainKept, found: Sequence[Score]) -> GainKept:
-    """`kept` with what the base's own file gives the answers: `found` are its scores."""
-    base_file = sum(score.likelihood for score in found) / kept.tokens
-    gain = kept.merged - kept.base
-    beside = (kept.file - base_file) / gain if gain > 0 else None
-    return kept.model_copy(update={"base_file": base_file, "beside_base": beside})
+def compare_base_file(
+    kept: GainKept, answers: AnswerScores, found: Sequence[Score], of_base: Sequence[Score]
+) -> GainKept:
+    """`kept` with what lies between the file (`found`) and the base's own one."""
+    base, merged, file, base_file = (
+        np.array([score.likelihood for score in scores])
+        for scores in (answers.base, answers.merged, found, of_base)
+    )
+    clusters = [example.cluster for example in answers.examples]
+    beside = ratio(file - base_file, merged - base, clusters)
+    return kept.model_copy(update={
+        "base_file": float(base_file.sum()) / kept.tokens,
+        "beside_base": beside and beside.value, "beside_high": beside and beside.high,
+    })  # fmt: skip
 
 
 def check_gain(kept: GainKept, updates: Sequence[TensorUpdate], limit: float) -> Check:

@@ -67,5 +67,5 @@ class Measured:
             if self.gain.share is not None and self.gain.share < limit:
                 examples = reference.answers.examples
                 plain = file_scores(base, examples, threads=threads, at_hand={})
-                self.gain = compare_base_file(self.gain, plain)
+                self.gain = compare_base_file(self.gain, reference.answers, scores, plain)
         return self.gain

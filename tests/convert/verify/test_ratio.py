@@ -80,21 +80,23 @@ def test_what_decides(
 
 
 @pytest.mark.parametrize(
-    ("update", "beside", "kept"),
+    ("update", "beside", "high", "kept"),
     [
-        (0.98, 1.02, True),  # rounding takes as much from the base
-        (None, 0.97, True),
-        (0.98, 0.46, False),  # it takes more from the tuned model
-        (0.11, 1.02, False),  # the update itself is rounded away
+        (0.98, 1.02, 1.1, True),  # rounding takes as much from the base
+        (None, 0.92, 0.95, True),
+        (0.98, 0.85, 1.05, True),  # or it can't be told
+        (0.98, 0.46, 0.6, False),  # it takes more from the tuned model
+        (0.11, 1.02, 1.1, False),  # the update itself is rounded away
     ],
 )
 def test_what_rounding_takes_from_the_base_too_is_not_the_tune(
-    update: float | None, beside: float, kept: bool
+    update: float | None, beside: float, high: float, kept: bool
 ) -> None:
     gain = GainKept(
         share=0.45, low=0.4, high=0.5, base=-2.0, merged=-1.0, file=-1.55,
         examples=5, tokens=50, answers=5, same_answers=3, right_base=0, right_merged=4,
         right_file=3, update_kept=update, base_file=-1.55 - beside, beside_base=beside,
+        beside_high=high,
     )  # fmt: skip
     assert gain.keeps(0.9) is kept
     check = check_gain(gain, [], 0.9)
