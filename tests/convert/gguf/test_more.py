@@ -28,7 +28,8 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.verify.logits import file_logits
-from tuneserve.convert.verify.reference import StreamedModel, Variant, transformers_config
+from tuneserve.convert.verify.reference import transformers_config
+from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import TrainerWeights
 from tuneserve.divergence import divergence
 from tuneserve.errors import UsageError
