@@ -26,7 +26,8 @@ from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import LowRank
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.experts import StackedLowRank
 from tuneserve.errors import UsageError
 

@@ -57,6 +57,7 @@ def add_adapter(model: nn.Module, directory: Path) -> None:
     owners = tuple(name.rpartition(".")[0] for name in config.target_parameters or ())
     modules = {name for name in modules if not (owners and plain_module(name).endswith(owners))}
     config.target_modules, config.exclude_modules = modules, None
+    config.base_model_name_or_path = None  # this model has no name: PEFT would warn
     peft = get_peft_model(model, config, low_cpu_mem_usage=True)
     weights = load_file(directory / ADAPTER_WEIGHTS)
     set_peft_model_state_dict(
