@@ -89,13 +89,15 @@ def test_an_adapter(case: str, tokenizer_directory: Path, tmp_path: Path) -> Non
             np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
     assert divergence(expected, trainer_logits(base)).mean > 1e-3
-    merged = file_logits(write(tuned, tmp_path / "x.gguf", "F32"), SEQUENCES, threads=2)
-    assert divergence(expected, merged).mean < 1e-5
+    # After rounding to F16 a router may choose another expert for some token.
+    limit = 1e-4 if ADAPTED[case][1] else 1e-5
+    merged = file_logits(write(tuned, tmp_path / "x.gguf"), SEQUENCES, threads=2)
+    assert divergence(expected, merged).mean < limit
     plain = GGUFModel(MergedCheckpoint(base), base, name="x")
-    file = write(plain, tmp_path / "base.gguf", "F32")
+    file = write(plain, tmp_path / "base.gguf")
     write_lora(tmp_path / "lora.gguf", tuned, "x")
     with_lora = file_logits(file, SEQUENCES, threads=2, lora=tmp_path / "lora.gguf")
-    assert divergence(expected, with_lora).mean < 1e-5
+    assert divergence(expected, with_lora).mean < limit
 
 
 @pytest.mark.slow
