@@ -64,7 +64,7 @@ class Plan:
         return None if self.settings.merge_base else self.run.data
 
     def check_as_trained(self) -> None:
-        """Raise UsageError if adapter, splits or base have changed since the training."""
+        """Raise TuneserveError if adapter, splits or base have changed since the training."""
         trained = self.run.require_stage("train", TrainOutput)
         # Another base to merge into is another one on purpose.
         base = None if self.settings.merge_base else self.base_checkpoint

@@ -125,7 +125,7 @@ def _gguf_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
         of_experts = {f"{name}.weight" for name in mixture}
         matrices |= mixture
     names = [f"{name}.weight" for name in architecture.layer_tensors]
-    names += [name for name in architecture.stacks if name in of_experts]
+    names += [name for name in architecture.stacks if name.removesuffix(".weight") in matrices]
     layer = {name: matrices.get(name.removesuffix(".weight"), (hidden,)) for name in names}
     if architecture.gguf_name in _BIASED:
         layer |= {f"{name}.bias": matrices[name][:1] for name in ("attn_q", "attn_k", "attn_v")}

@@ -25,7 +25,8 @@ from tuneserve.convert.gguf.quantization import MIXTURES, UNQUANTIZED
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.make import Clock, described, make_files
 from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint, merged_file_config
+from tuneserve.convert.merge.applied import HEAD
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint, merged_file_config
 from tuneserve.convert.merge.writer import (
     TOKENIZER_FILES,
     check_writable,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError
 from tuneserve.files import sha256_file
 from tuneserve.safetensors import weight_files
 
@@ -31,7 +31,7 @@ def hashes_of(paths: Iterable[Path], root: Path) -> Hashes:
 
 
 def check_unchanged(recorded: Mapping[str, str], root: Path, *, what: str, hint: str) -> None:
-    """Raise UsageError naming the recorded files below `root` that are gone or hold something else.
+    """Raise TuneserveError naming the recorded files below `root` that are gone or hold others.
 
     `what` they are stands in the error: 'the adapter', 'the base'.
     """
@@ -43,6 +43,6 @@ def check_unchanged(recorded: Mapping[str, str], root: Path, *, what: str, hint:
         if found.get(name) != recorded[name]
     ]
     if problems:
-        raise UsageError(
+        raise TuneserveError(
             f"{what} is not as training left it", where=str(root), problems=problems, hint=hint
         )

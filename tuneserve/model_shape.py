@@ -57,6 +57,16 @@ class Experts:
         )
 
 
+def _dense_width(config: Mapping[str, Any]) -> int:
+    """The width of a dense layer; of a model without any, an expert's."""
+    names = ("intermediate_size_mlp", "intermediate_size", "moe_intermediate_size")
+    widths = (int(config[name]) for name in names if config.get(name))
+    width = next(widths, None)
+    if width is None:
+        raise KeyError("intermediate_size")
+    return width
+
+
 def _dense_layers(config: Mapping[str, Any]) -> int:
     layers = int(config["num_hidden_layers"])
     if isinstance(config.get("moe_layers"), list):
@@ -97,7 +107,7 @@ class ModelShape:
                 head = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
             return cls(
                 hidden=config["hidden_size"],
-                intermediate=config.get("intermediate_size_mlp") or config["intermediate_size"],
+                intermediate=_dense_width(config),
                 layers=config["num_hidden_layers"],
                 query=heads * head,
                 key_value=(config.get("num_key_value_heads") or heads) * head,

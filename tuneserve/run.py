@@ -31,7 +31,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
 from tuneserve.files import write_json
 from tuneserve.records import Record, parse, read_versioned
-from tuneserve.settings import Recipe
+from tuneserve.settings import AUTO_ONLY, Recipe
 
 RUNS = Path("runs")
 # The form of run.json. A new number for a change that older releases would misread or lose (a
@@ -171,7 +171,14 @@ class RunDirectory:
         return parse(RunRecord, _migrated(content), where=str(self.record_path), hint=hint)
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:
-        return self.read().settings
+        """The settings of the stages that ran. An earlier release also kept such of auto as had no
+        effect on another quantization."""
+        settings = self.read().settings
+        convert = settings.get("convert", {})
+        if convert.get("quantization") == "auto":
+            return settings
+        kept = {name: value for name, value in convert.items() if name not in AUTO_ONLY}
+        return {**settings, "convert": kept} if convert else settings
 
     @property
     def thoughts(self) -> str:

@@ -9,6 +9,7 @@ and `lora_b` [columns, r].
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.vocabulary import Value
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import LowRank
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.experts import StackedLowRank
 from tuneserve.errors import UsageError
 
@@ -79,38 +81,22 @@ def gguf_changes(model: GGUFModel) -> Iterator[tuple[str, LowRank | StackedLowRa
     """
     directory = model.checkpoint.directory
     for name, source in model.sources.items():
-        change: LowRank | StackedLowRank | None = None
-        if isinstance(source, StackedTensor):
-            change = source.change()
-        elif isinstance(source, CheckpointTensor):
-            change = model.checkpoint.changes.get(source.name)
-            if change is not None and _is_left_out(model.architecture.gguf_name, name):
-                raise _not_adapted(name, f"{directory}: {source.name}")
-        if change is None:
+        if not any(stored in model.checkpoint.changes for stored in source.names):
             continue
-        alone = isinstance(source, StackedTensor) and "_exps." not in name
-        if alone or name in model.architecture.no_adapter:
+        inner = re.sub(r"^blk\.\d+\.", "", name)
+        if inner in model.architecture.no_adapter or name in model.architecture.no_adapter:
             raise UsageError(
                 f"llama.cpp can't put an adapter on {name}",
                 where=f"{directory}: {source.names[0]}",
                 hint="Merge it: tuneserve convert without --adapter-only.",
             )
-        yield name, change
-
-
-def _is_left_out(architecture: str, name: str) -> bool:
-    """Does llama.cpp multiply with this matrix without asking for an adapter? It does with those of
-    latent attention."""
-    latent = ("attn_q.", "attn_q_a.", "attn_q_b.", "attn_kv_a_mqa.")
-    return architecture == "deepseek2" and any(part in name for part in latent)
-
-
-def _not_adapted(name: str, where: str) -> UsageError:
-    return UsageError(
-        f"llama.cpp can't put an adapter on {name}",
-        where=where,
-        hint="Merge it: tuneserve convert without --adapter-only.",
-    )
+        change: LowRank | StackedLowRank | None = None
+        if isinstance(source, StackedTensor):
+            change = source.change()
+        elif isinstance(source, CheckpointTensor):
+            change = model.checkpoint.changes[source.name]
+        if change is not None:
+            yield name, change
 
 
 def check_applicable(checkpoint: MergedCheckpoint) -> None:

@@ -55,8 +55,17 @@ class CheckpointTensor:
         """Where it comes from, for errors."""
         return self.checkpoint.place(self.name)
 
+    @property
+    def is_vector(self) -> bool:
+        """Does the checkpoint store a vector, in however many rows a GGUF has it?"""
+        return len(self.checkpoint.shape(self.name)) == 1
+
     def rows(self, start: int, stop: int) -> Floats:
-        found = self._in_order(start, stop)
+        if self.is_vector and len(self.shape) > 1:
+            width = self.shape[1]
+            found = self._in_order(start * width, stop * width).reshape(-1, width)
+        else:
+            found = self._in_order(start, stop)
         if self.columns is not None:
             found = np.take(found, self.columns, axis=-1)
         return found if self.values is None else self.values.forward(found)
@@ -109,7 +118,7 @@ class GGUFModel:
         """
         self.checkpoint = checkpoint
         self.name = name
-        self.architecture: Architecture = by_hf_name(checkpoint.architecture)
+        self.architecture: Architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
         self.config = checkpoint.config
         self.sources: dict[str, Source] = self._find_sources()
         self.mix: Mapping[str, str] = {}
@@ -221,12 +230,10 @@ class GGUFModel:
                     unknown.append(name)
                 continue
             shape = self.checkpoint.shape(name)
-            if len(shape) > 2:  # the kernels of a convolution, one for each channel
-                shape = tuple(size for size in shape if size != 1)
             sources[gguf_name] = CheckpointTensor(
                 self.checkpoint,
                 name,
-                shape,
+                self.architecture.gguf_shape(gguf_name, self.config, shape),
                 self.architecture.gguf_row_order(gguf_name, self.config, shape[0]),
                 self.architecture.gguf_column_order(gguf_name, self.config, shape[-1]),
                 self.architecture.gguf_values(gguf_name),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tuneserve.arrays import Bytes, Floats
+from tuneserve.convert.merge.adapter import LowRank
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
@@ -98,14 +99,16 @@ class StackedTensor:
         """Put a matrix of the stack into its place in the parameter's matrix, in place."""
         into[self.cut] = values.T if self.transposed else values
 
-    def change(self) -> StackedLowRank | None:
-        """What the adapter adds to each matrix; None if nothing. One without an adapter gets
-        zeros."""
+    def change(self) -> LowRank | StackedLowRank | None:
+        """What the adapter adds to each matrix, or to the only one; None if nothing. One without an
+        adapter gets zeros."""
         changes = self.checkpoint.changes
         found = {part: changes[part.name] for part in self._parts if part.name in changes}
         if not found:
             return None
         first = next(iter(found.values()))
+        if isinstance(first, LowRank) and self.parameter.shape[0] == 1 and not self.transposed:
+            return LowRank(first.a[:, self.cut[1]], first.b[self.cut[0]], first.scale)
         if isinstance(first, StackedLowRank):
             a, b = first.a[:, :, self.cut[1]], first.b[:, self.cut[0]]
             if self.transposed:

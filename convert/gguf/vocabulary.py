@@ -28,6 +28,7 @@ from tuneserve.gguf.tokens import NEVER_STRIPPING, Token, TokenType, strips_righ
 
 Value = tuple[str, Any]
 # Architectures whose files always say whether a space is put in front, if the tokenizer's do.
+_SAYS_NO_PREFIX = ("granitemoehybrid",)  # whatever it becomes in a GGUF
 _LLAMA_LIKE = ("llama", "smollm3", "granite", "granitemoe", "mistral3")
 # Special tokens that tokenizer_config.json does not name; of GLM the next turn's head ends an
 # answer. (llama.cpp's converter takes Gemma's by its number, 107, in whatever vocabulary.)
@@ -133,6 +134,8 @@ class Vocabulary:
     def _space_prefix(self) -> bool | None:
         """The value of add_space_prefix; None where the key can be left out."""
         named = self.tokenizer_config.get("add_prefix_space")
+        if self.config.get("model_type") in _SAYS_NO_PREFIX:
+            named = None
         if self.is_sentencepiece:
             prefix = has_space_prefix(self.json, str(self.directory / "tokenizer.json"))
             # llama.cpp's default is True.

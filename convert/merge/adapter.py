@@ -213,7 +213,8 @@ class Adapter:
         leaf = module.rpartition(".")[2]
         if isinstance(named, dict):
             # The output that is tied to an embedding has its rows.
-            numbers = named.get(leaf) or next((named[n] for n in named if leaf == "lm_head"), [])
+            tied: list[int] = next(iter(named.values()), []) if leaf == "lm_head" else []
+            numbers = named.get(leaf) or tied
         else:
             numbers = named
         if stored.shape[:1] != (len(numbers),):

@@ -279,5 +279,7 @@ def merged_file_config(merged: MergedCheckpoint) -> dict[str, Any]:
         return merged_config(merged)
     whole = {k: v for k, v in merged.file_config.items() if k != "quantization_config"}
     own = _own_values(merged)
+    if "text_config" not in whole:
+        return {**whole, **own}
     tied = {"tie_word_embeddings": own["tie_word_embeddings"]}
     return {**whole, **tied, "text_config": {**whole["text_config"], **own}}

@@ -18,7 +18,8 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.grid import share_on_grid
 from tuneserve.convert.make import fallbacks
-from tuneserve.convert.merge.checkpoint import EMBEDDING, MergedCheckpoint
+from tuneserve.convert.merge.applied import EMBEDDING
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.plan import needed_disk
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,

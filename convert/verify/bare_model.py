@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tuneserve.convert.merge.adapter import PEFT_PREFIX
+from tuneserve.convert.merge.adapter import PEFT_PREFIX, plain_module
 from tuneserve.safetensors import stored_tensors
 from tuneserve.text_model import text_name
 
@@ -53,7 +53,11 @@ def add_adapter(model: nn.Module, directory: Path) -> None:
         return
     config = LoraConfig.from_pretrained(directory)
     modules = {short.partition(".lora_")[0] for short in moved.values() if ".lora_" in short}
+    # Stacked experts are parameters: they are found by `target_parameters`.
+    owners = tuple(name.rpartition(".")[0] for name in config.target_parameters or ())
+    modules = {name for name in modules if not (owners and plain_module(name).endswith(owners))}
     config.target_modules, config.exclude_modules = modules, None
+    config.base_model_name_or_path = None  # this model has no name: PEFT would warn
     peft = get_peft_model(model, config, low_cpu_mem_usage=True)
     weights = load_file(directory / ADAPTER_WEIGHTS)
     set_peft_model_state_dict(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from tuneserve.gguf.sentencepiece import SPACE
+
 HARD_STRINGS = (
     "", " ", "  ", "\n", "\n\n\n", "\t\t x", " leading", "trailing ", "a  b   c    d", "\r\n\r\n",
     "Hello, world!", "HELLO WORLD", "don't can't I'll we've she's he'd I'm you're", "DON'T I'LL",
@@ -60,7 +62,12 @@ _TOGETHER = 32
 
 def special_token_strings(tokens: Sequence[str]) -> list[str]:
     """Texts with special tokens written out: the first ones alone and between words, all of them
-    in texts of many."""
+    in texts of many.
+
+    Not those of nothing but '▁' (Gemma 3's runs of spaces): llama.cpp's are of spaces, which is
+    what a text has.
+    """
+    tokens = [token for token in tokens if set(token) != {SPACE}]
     texts = [form for t in tokens[:_TOGETHER] for form in (t, f"a{t}b", f"x {t}\n{t} y")]
     for first in range(0, len(tokens), _TOGETHER):
         together = tokens[first : first + _TOGETHER]

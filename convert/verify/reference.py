@@ -13,6 +13,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.checkpoint import merged_config
 from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import TrainerWeights, Weights
+from tuneserve.text_model import plain_config
 
 
 def reference_logits(
@@ -57,4 +58,12 @@ def transformers_config(model: GGUFModel) -> Any:
     """The configuration of the merged checkpoint."""
     from transformers import AutoConfig
 
-    return AutoConfig.for_model(**merged_config(model.checkpoint))
+    return AutoConfig.for_model(**_with_floats(plain_config(merged_config(model.checkpoint))))
+
+
+def _with_floats(value: Any) -> Any:
+    """Numbers that JSON has not, from how transformers writes them: {"__float__": "Infinity"}."""
+    if isinstance(value, dict):
+        number = value.get("__float__")
+        return float(number) if number else {key: _with_floats(of) for key, of in value.items()}
+    return [_with_floats(each) for each in value] if isinstance(value, list) else value

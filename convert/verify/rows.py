@@ -138,9 +138,13 @@ class ComparedWeights:
         order = self._model.row_order(target)
         places = np.arange(start, stop) if order is None else np.argsort(order)[start:stop]
         first = int(places.min())
-        values = self._file.rows_at(target, np.arange(first, int(places.max()) + 1))
         source = self._model.sources[target]
-        rows: Floats = values[places - first]
+        if isinstance(source, CheckpointTensor) and source.is_vector:
+            whole = self._file.rows_at(target, np.arange(self._file.shape(target)[0]))
+            rows: Floats = whole.reshape(-1)[places]
+        else:
+            values = self._file.rows_at(target, np.arange(first, int(places.max()) + 1))
+            rows = values[places - first]
         return source.back(rows) if isinstance(source, CheckpointTensor) else rows
 
     def _problem(self, target: str) -> str | None:

@@ -7,7 +7,7 @@ tokenizer.json by nothing that wrote the GGUF.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def check_tables(tokenizer: Path, file: GGUFFile) -> Check:
     if stored is not None:
         problems += _wrong_merges(merges, stored)
     elif scores is not None:
-        problems += _wrong_scores(merges, _vocabulary(model), scores)
+        problems += _wrong_scores(merges, _vocabulary(model), scores, set(added))
     elif merges:
         problems.append(f"the GGUF has none of the {len(merges)} merges")
     more = f" … ({len(problems)})" if len(problems) > SHOWN else ""
@@ -110,11 +110,15 @@ def _without_spaces(text: str) -> str:
 
 
 def _wrong_scores(
-    merges: Sequence[tuple[str, str]], ids: Mapping[str, int], scores: Sequence[float]
+    merges: Sequence[tuple[str, str]],
+    ids: Mapping[str, int],
+    scores: Sequence[float],
+    added: Set[int],
 ) -> Iterator[str]:
     """A GGUF of sentencepiece has no merges: the better score is merged first. So what a later
-    merge gives may not have a better score than what an earlier one gives."""
-    lowest, seen = float("inf"), set()
+    merge gives may not have a better score than what an earlier one gives. `added` tokens, such as
+    Gemma 3's runs of spaces, are found in the text before it is merged."""
+    lowest, seen = float("inf"), set(added)
     for left, right in merges:
         number = ids.get(left + right)
         if number is None or number in seen:

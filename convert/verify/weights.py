@@ -13,7 +13,7 @@ from tuneserve.convert.gguf.model import CheckpointTensor, GGUFModel
 from tuneserve.convert.gguf.quantization import is_quantizable
 from tuneserve.convert.gguf.stacks import StackedTensor
 from tuneserve.convert.gguf.tensors import TensorFile
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
 from tuneserve.convert.merge.experts import (
     ExpertParameter,
     expert_parameter,

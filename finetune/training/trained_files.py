@@ -23,7 +23,7 @@ def base_hashes(checkpoint: Path) -> Hashes:
 
 
 def check_trained_files(run: RunDirectory, trained: TrainOutput, base: Path | None) -> None:
-    """Raise UsageError if the adapter, a split or the `base` that training used is another one now.
+    """Raise TuneserveError if the adapter, a split or the `base` of the training is another now.
 
     Without `base` that is not looked at. A run of a release that recorded no hashes passes.
     """

@@ -11,7 +11,7 @@ import pytest
 
 from tests.convert.convert_support import Trained
 from tuneserve.convert.plan import checked_models, plan_of
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.finetune.training.trained_files import base_hashes, check_trained_files, run_hashes
 from tuneserve.run import RunDirectory
@@ -75,13 +75,13 @@ def test_is_refused_by_name(
 ) -> None:
     checked_models(plan_of(proven, SETTINGS))
     change(proven.root / place)
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(TuneserveError) as caught:
         checked_models(plan_of(proven, SETTINGS))
     assert Path(place).name in caught.value.render()
     trained = proven.require_stage("train", TrainOutput)
     if not place.startswith("its-base"):
         # What a benchmark asks: the base itself is not read there.
-        with pytest.raises(UsageError, match="not as training left it"):
+        with pytest.raises(TuneserveError, match="not as training left it"):
             check_trained_files(proven, trained, base=None)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.identity import base_files, check_unchanged, hashes_of
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec, checkpoint_tensors, weight_files
 
@@ -28,7 +28,7 @@ def test_changed_and_missing_files_are_named(tmp_path: Path) -> None:
     check_unchanged(recorded, tmp_path, what="this", hint="")
     (tmp_path / "a").write_text("A")
     (tmp_path / "b").unlink()
-    with pytest.raises(UsageError, match="this is not as training left it") as caught:
+    with pytest.raises(TuneserveError, match="this is not as training left it") as caught:
         check_unchanged(recorded, tmp_path, what="this", hint="")
     assert caught.value.problems == [f"{tmp_path}/a: changed", f"{tmp_path}/b: missing"]
 

@@ -272,3 +272,13 @@ def test_a_run_that_can_not_be_written_is_told_and_nothing_is_made(
     with pytest.raises(TuneserveError, match="can't be written") as caught:
         RunDirectory(Path("/proc/self/x")).check_writable()
     assert caught.value.where == "/proc/self"
+
+
+def test_settings_of_auto_that_an_earlier_release_kept_have_no_effect(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "old")
+    run.root.mkdir()
+    convert = {"quantization": "Q4_K_M", "mix_tokens": 2048, "mix_tries": 60, "max_kld": 0.5}
+    run.update(settings={"convert": convert})
+    assert run.saved_settings() == {"convert": {"quantization": "Q4_K_M", "max_kld": 0.5}}
+    run.update(settings={"convert": {**convert, "quantization": "auto"}})
+    assert run.saved_settings()["convert"]["mix_tokens"] == 2048

@@ -125,7 +125,6 @@ _STARCODER = (_SINGLE_DIGITS, _GPT2_WORDS)
 _LLAMA3 = (split(LLAMA3_REGEX), BYTES)
 _QWEN2 = (split(QWEN2_REGEX), BYTES)
 _GPT4O = (split(GPT4O_ASCII_REGEX), BYTES)
-_GPT4O_FILES = ((split(GPT4O_REGEX), BYTES),)
 _DEEPSEEK_V3 = (
     split(r"\p{N}{1,3}"), split(f"[{_HAN_KANA}]+"), split(DEEPSEEK_V3_REGEX), BYTES,
 )  # fmt: skip
@@ -192,9 +191,12 @@ PRE_TOKENIZERS = (
         "tekken", (split(TEKKEN_ASCII_REGEX), BYTES), ignore_merges=True,
         also=((split(TEKKEN_REGEX), BYTES),),
     ),
-    PreTokenizer("gpt-4o", _GPT4O, also=_GPT4O_FILES),
-    PreTokenizer("llama4", _GPT4O, marker="<|header_start|>", also=_GPT4O_FILES),
-    PreTokenizer("minimax-m2", _GPT4O, marker="]~b]", also=_GPT4O_FILES),
+    PreTokenizer("gpt-4o", _GPT4O),
+    PreTokenizer("llama4", _GPT4O, marker="<|header_start|>"),
+    PreTokenizer("minimax-m2", _GPT4O, marker="]~b]"),
+    # The files of these models, and of gpt-oss and Phi-4-mini: this name alone keeps marks with
+    # their letters.
+    PreTokenizer("granite-embed-multi-97m", (split(GPT4O_REGEX), BYTES), ignore_merges=True),
     PreTokenizer("kimi-k2", (split(KIMI_REGEX), BYTES)),
     PreTokenizer(
         "youtu", (split(_YOUTU_SCRIPTS), split(YOUTU_REGEX), BYTES), ignore_merges=True

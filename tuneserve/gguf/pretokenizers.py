@@ -23,7 +23,7 @@ from tuneserve.gguf.pretokenizer_table import (
     split,
 )
 
-__all__ = ["PRE_TOKENIZERS", "PreTokenizer", "by_name", "recognise"]
+__all__ = ["PRE_TOKENIZERS", "PreTokenizer", "by_name", "is_exact", "recognise"]
 
 DEFAULT = "default"
 """llama.cpp's name for what it does with a file that names no pre-tokenizer."""
@@ -75,6 +75,14 @@ def recognise(
     ]
     marked = [row for row in rows if row.marker and row.marker in vocabulary]
     return (marked or [row for row in rows if not row.marker])[0]
+
+
+def is_exact(pre_tokenizer: Mapping[str, Any] | None, name: str) -> bool:
+    """Does llama.cpp's pre-tokenizer `name` cut every text as these steps of a tokenizer.json do?
+    Otherwise texts outside ASCII may be cut in other ways."""
+    steps = _canonical(pre_tokenizer)
+    rows = [row for row in PRE_TOKENIZERS if row.name == SAME_AS.get(name, name)]
+    return not any(steps in _spellings(row) and steps != _spellings(row)[0] for row in rows)
 
 
 def _spellings(row: PreTokenizer) -> list[list[Step]]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.convert.convert_support import copy_tokenizer
+from tests.convert.gguf.more_cases import MORE, MORE_TEXT_TYPES, MORE_VISION, as_published
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
@@ -76,15 +77,17 @@ DENSE: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma-3-shell": ("Gemma3ForConditionalGeneration", _GEMMA3),
     "mistral-3-shell": ("Mistral3ForConditionalGeneration", {"head_dim": 32}),
     "qwen3.5-shell": ("Qwen3_5ForConditionalGeneration", _QWEN35),
+    **MORE,
 }  # fmt: skip
 VISION: dict[str, dict[str, Any]] = {
     "gemma-3-shell": {"mm_tokens_per_image": 1, "vision_config": _VISION},
     "mistral-3-shell": {"vision_config": {"model_type": "pixtral", **_VISION}},
     "qwen3.5-shell": {"vision_config": {"depth": 1, "hidden_size": 32, "intermediate_size": 32,
                                         "num_heads": 2, "out_hidden_size": 64}},
+    **MORE_VISION,
 }  # fmt: skip
 TEXT_TYPES = {"gemma-3-shell": "gemma3_text", "mistral-3-shell": "mistral",
-              "qwen3.5-shell": "qwen3_5_text"}  # fmt: skip
+              "qwen3.5-shell": "qwen3_5_text", **MORE_TEXT_TYPES}  # fmt: skip
 SEQUENCES = [[5, 17, 300, 4, 99, 230, 1, 8, 1000, 77, 31, 2, 45, 9, 600, 12, 88, 7, 40, 3, 21, 5],
              [7, 8, 9]]  # fmt: skip
 
@@ -112,6 +115,7 @@ def make_dense(directory: Path, case: str, tokenizer: Path, vocabulary: int = 49
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))  # norms and biases too
     model.save_pretrained(directory)
+    as_published(directory, case)
     copy_tokenizer(tokenizer, directory)
     return directory
 
@@ -150,7 +154,7 @@ def test_llama_cpp_computes_what_transformers_computes(
     case: str, tokenizer_directory: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     tokenizer, vocabulary = tokenizer_directory, SMALL["vocab_size"]
-    if case == "gemma-4":
+    if case in ("gemma-4", "ernie-4.5"):
         source = request.getfixturevalue("llama_cpp_source")
         tokenizer, vocabulary = spaces_tokenizer(source, tmp_path / "tokenizer")
     base = make_dense(tmp_path / "base", case, tokenizer, vocabulary)

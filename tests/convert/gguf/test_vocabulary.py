@@ -287,7 +287,7 @@ def test_a_template_with_whitespace_beside_such_tokens_is_refused(
 def test_whole_tokens_first_or_merges_where_both_give_the_same(
     llama_cpp_source: Path, tmp_path: Path
 ) -> None:
-    """gpt-oss's file takes whole tokens first, llama.cpp's pre-tokenizer for it does not."""
+    """gpt-oss's file takes whole tokens first, llama.cpp's 'gpt-4o' does not."""
     source = llama_cpp_source / "models" / "ggml-vocab-gpt-2.gguf"
     write_tokenizer(
         GGUFFile(cut_vocabulary(source, tmp_path / "v.gguf", pre="gpt-4o", tokens=3000)), tmp_path

@@ -12,7 +12,8 @@ import pytest
 
 from tests.convert.convert_support import Trained, make_adapter, make_base
 from tuneserve.convert.merge.adapter import Adapter, scale_of
-from tuneserve.convert.merge.checkpoint import EMBEDDING, HEAD, MergedCheckpoint
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.safetensors import checkpoint_tensors
 

@@ -15,7 +15,8 @@ from tests.convert.convert_support import Trained, make_adapted, make_adapter, m
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.merge.adapter import Adapter
-from tuneserve.convert.merge.checkpoint import HEAD, MergedCheckpoint
+from tuneserve.convert.merge.applied import HEAD
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.logits import file_logits

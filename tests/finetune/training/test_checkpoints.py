@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.checkpoints import (
     claim,
     fingerprint,
@@ -68,6 +68,8 @@ def test_a_checkpoint_that_changed_is_not_gone_on_from(tmp_path: Path) -> None:
     remember_hashes(last)
     assert claim(tmp_path, identity()) == last
     (last / "adapter_model.safetensors").write_text("[]")
-    with pytest.raises(UsageError, match="this checkpoint is not as training left it") as caught:
+    with pytest.raises(
+        TuneserveError, match="this checkpoint is not as training left it"
+    ) as caught:
         claim(tmp_path, identity())
     assert caught.value.problems == [f"{last / 'adapter_model.safetensors'}: changed"]

@@ -7,8 +7,20 @@ checkpoint's config.json.
 from __future__ import annotations
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.architectures import dense, gemma, gemma4, llama, moe, phi, qwen, qwen35
-from tuneserve.gguf.architectures.table import Architecture
+from tuneserve.gguf.architectures import (
+    dense,
+    gemma,
+    gemma4,
+    granite,
+    lfm2,
+    llama,
+    moe,
+    phi,
+    qwen,
+    qwen35,
+    qwen_vl,
+)
+from tuneserve.gguf.architectures.table import Architecture, Config
 
 ARCHITECTURES: tuple[Architecture, ...] = (
     llama.LLAMA,
@@ -19,9 +31,12 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     gemma.GEMMA,
     gemma4.GEMMA4,
     phi.PHI3,
-    qwen35.QWEN35,
+    *qwen35.ARCHITECTURES,
+    *qwen_vl.ARCHITECTURES,
     *dense.ARCHITECTURES,
     *moe.ARCHITECTURES,
+    *granite.ARCHITECTURES,
+    *lfm2.ARCHITECTURES,
 )
 
 
@@ -36,10 +51,11 @@ def by_gguf_name(name: str) -> Architecture:
     )
 
 
-def by_hf_name(name: str) -> Architecture:
-    """The architecture of a config.json's `architectures[0]`."""
+def by_hf_name(name: str, config: Config | None = None) -> Architecture:
+    """The architecture of a config.json's `architectures[0]`; without a `config`, the first of
+    those that the name stands for."""
     for architecture in ARCHITECTURES:
-        if name in architecture.hf_names:
+        if name in architecture.hf_names and (config is None or architecture.when(config)):
             return architecture
     known = [hf_name for row in ARCHITECTURES for hf_name in row.hf_names]
     raise UsageError(

@@ -57,6 +57,9 @@ def window_pattern(config: Config, period: int) -> Entries:
     return [("attention.sliding_window_pattern", "array", sliding)]
 
 
+USUAL_THETA = 10000.0
+
+
 def window_config(metadata: ArchitectureMetadata, layers: int, period: int) -> dict[str, Any]:
     """The window and the layers that have it: those of the file's pattern, which may be a period,
     or all but every `period`-th."""
@@ -86,7 +89,7 @@ def rope_theta(config: Config) -> float:
     """RoPE base: `rope_parameters` (transformers 5) or the older top-level key."""
     parameters = config.get("rope_parameters") or {}
     parameters = parameters.get("full_attention") or parameters
-    return float(parameters.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    return float(parameters.get("rope_theta") or config.get("rope_theta") or USUAL_THETA)
 
 
 def rope_scaling(config: Config) -> dict[str, Any]:
@@ -94,7 +97,27 @@ def rope_scaling(config: Config) -> dict[str, Any]:
     scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     scaling = dict(scaling.get("full_attention") or scaling)
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    return {} if kind == "default" else {**scaling, "rope_type": kind}
+    # 'mrope' says that there are three positions, which are the same for text.
+    return {} if kind in ("default", "mrope") else {**scaling, "rope_type": kind}
+
+
+def position_sections(
+    config: Config, default: tuple[int, ...], turned: int | None = None
+) -> Entries:
+    """RoPE with several positions: how many pairs of numbers turn with time, height and width.
+    `turned`: how many numbers of a head do; None: all.
+
+    Raises UsageError if some pairs turn with none of them: llama.cpp lets these stand still.
+    """
+    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = parameters.get("mrope_section", default)
+    pairs = (turned or head_size(config)) // 2
+    if sum(given) != pairs:
+        raise UsageError(
+            f"{given} are {sum(given)} pairs of numbers, a head has {pairs}",
+            where="config.json: mrope_section",
+        )
+    return [("rope.dimension_sections", "array", [*given, 0, 0, 0, 0][:4])]
 
 
 def usual_metadata(config: Config, *, computed: tuple[str, ...] = ()) -> Entries:
@@ -118,6 +141,18 @@ def head_size_metadata(config: Config) -> Entries:
         ("attention.key_length", "uint32", head_size(config)),
         ("attention.value_length", "uint32", head_size(config)),
     ]
+
+
+def given_head_size(config: Config) -> Entries:
+    """The size of a head, of a model whose heads share the hidden size out where it says none."""
+    return head_size_metadata(config) if config.get("head_dim") else []
+
+
+def partial_rotary(config: Config, default: float = 1.0) -> float:
+    """The share of a head that RoPE turns."""
+    parameters = config.get("rope_parameters") or {}
+    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor")
+    return float(share or default)
 
 
 def _scaling_metadata(config: Config, computed: tuple[str, ...]) -> Entries:

@@ -1,5 +1,6 @@
 """Dense look-alikes of Llama with a twist each: norms behind a layer, scales, several kinds of
-layers. SmolLM3, Granite, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, LFM2."""
+layers. SmolLM3, Ministral 3, OLMo 2 and 3, GLM-4, EXAONE 4, Cohere, StarCoder2, Ernie 4.5,
+StableLM."""
 
 from __future__ import annotations
 
@@ -17,18 +18,8 @@ _NORMS_BEHIND = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_SCALES = {
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
-}
 LAYERS_OF_EXAONE_32B = 64
 _MATRICES = {k: v for k, v in common.LAYER_TENSORS.items() if "norm" not in k}
-
-
-def given_head_size(config: Config) -> Entries:
-    return common.head_size_metadata(config) if config.get("head_dim") else []
 
 
 def window_base(config: Config) -> float | None:
@@ -51,12 +42,6 @@ def windows(config: Config) -> Entries:
     return entries if base is None else [("rope.freq_base_swa", "float32", base), *entries]
 
 
-def partial_rotary(config: Config, default: float = 1.0) -> float:
-    parameters = config.get("rope_parameters") or {}
-    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor")
-    return float(share or default)
-
-
 def smollm3_metadata(config: Config) -> Entries:
     """llama.cpp leaves RoPE out in every fourth layer."""
     count = int(config["num_hidden_layers"])
@@ -73,20 +58,6 @@ def llama_metadata(config: Config) -> Entries:
     """Llama's, of a config.json that may know no head size of its own."""
     sizes = () if config.get("head_dim") else ("attention.key_length", "attention.value_length")
     return [entry for entry in llama.to_metadata(config) if entry[0] not in sizes]
-
-
-def granite_metadata(config: Config) -> Entries:
-    return [
-        *llama_metadata(config),
-        *((key, "float32", config[name]) for key, name in _SCALES.items() if config.get(name)),
-    ]  # fmt: skip
-
-
-def granite_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
-    config = common.shape_config(metadata)
-    del config["head_dim"]
-    found = {name: metadata.get(key, None) for key, name in _SCALES.items()}
-    return {**config, **{n: common.shortest(value) for n, value in found.items() if value}}
 
 
 def ministral_metadata(config: Config) -> Entries:
@@ -111,7 +82,7 @@ def olmo_metadata(config: Config) -> Entries:
             f"{theta:g} and {local:g}",
             where="config.json: rope_parameters",
         )
-    return [*common.usual_metadata(config), *given_head_size(config), *windows(config)]
+    return [*common.usual_metadata(config), *common.given_head_size(config), *windows(config)]
 
 
 def olmo_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
@@ -146,17 +117,17 @@ def exaone_metadata(config: Config) -> Entries:
         )
     return [
         *common.usual_metadata(config, computed=("llama3",)),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("vocab_size", "uint32", config["vocab_size"]),
         *windows(config),
     ]
 
 
 def glm_metadata(config: Config) -> Entries:
-    share = partial_rotary(config, 0.5)
+    share = common.partial_rotary(config, 0.5)
     return [
         *common.usual_metadata(config),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
     ]
 
@@ -188,7 +159,7 @@ def cohere_metadata(config: Config) -> Entries:
     context = config.get("model_max_length") or config["max_position_embeddings"]
     return [
         *_layer_norm_metadata({**config, "max_position_embeddings": context}, "layer_norm_eps"),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("logit_scale", "float32", config["logit_scale"]),
         ("rope.scaling.type", "string", "none"),
     ]
@@ -198,7 +169,7 @@ def cohere2_metadata(config: Config) -> Entries:
     size = int(config["hidden_size"]) // int(config["num_attention_heads"])
     return [
         *_layer_norm_metadata(config, "layer_norm_eps"),
-        *given_head_size(config),
+        *common.given_head_size(config),
         ("logit_scale", "float32", config["logit_scale"]),
         ("attention.sliding_window", "uint32", config["sliding_window"]),
         *common.window_pattern(config, 4),
@@ -209,35 +180,22 @@ def cohere2_metadata(config: Config) -> Entries:
 
 
 def starcoder2_metadata(config: Config) -> Entries:
-    return [*_layer_norm_metadata(config, "norm_epsilon"), *given_head_size(config)]
+    return [*_layer_norm_metadata(config, "norm_epsilon"), *common.given_head_size(config)]
 
 
-def lfm2_width(config: Config) -> int:
-    """Columns between the feed-forward layers, as LFM2 computes them."""
-    width = int(config.get("block_ff_dim") or config["intermediate_size"])
-    if config["block_auto_adjust_ff_dim"]:
-        width = int(2 * width / 3)
-        if config.get("block_ffn_dim_multiplier") is not None:
-            width = int(config["block_ffn_dim_multiplier"] * width)
-        multiple = int(config["block_multiple_of"])
-        width = multiple * -(-width // multiple)
-    return width
-
-
-def lfm2_metadata(config: Config) -> Entries:
-    sizes = {**config, "intermediate_size": lfm2_width(config), "rms_norm_eps": config["norm_eps"]}
-    heads = common.key_value_heads(config)
-    by_layer = [0 if kind == "conv" else heads for kind in config["layer_types"]]
-    usual: Entries = [
-        ("attention.head_count_kv", "array", by_layer) if entry[0] == "attention.head_count_kv"
-        else entry
-        for entry in common.usual_metadata(sizes)
-    ]  # fmt: skip
+def stablelm_metadata(config: Config) -> Entries:
+    if config.get("qk_layernorm"):
+        raise UsageError(
+            "a norm of its own for each head is not supported", where="config.json: qk_layernorm"
+        )
+    usual = _layer_norm_metadata(config, "layer_norm_eps")
+    if common.rope_theta(config) == common.USUAL_THETA:
+        usual = [entry for entry in usual if entry[0] != "rope.freq_base"]
+    turned = int(common.partial_rotary(config, 0.25) * common.head_size(config))
     return [
         *usual,
-        *given_head_size(config),
-        ("vocab_size", "uint32", config["vocab_size"]),
-        ("shortconv.l_cache", "uint32", config["conv_L_cache"]),
+        ("rope.dimension_count", "uint32", turned),
+        ("use_parallel_residual", "bool", bool(config["use_parallel_residual"])),
     ]
 
 
@@ -247,13 +205,6 @@ SMOLLM3 = replace(
     hf_names=("SmolLM3ForCausalLM",),
     to_metadata=smollm3_metadata,
     biases=BIASES,
-)
-GRANITE = replace(
-    llama.LLAMA,
-    gguf_name="granite",
-    hf_names=("GraniteForCausalLM",),
-    to_config=granite_config,
-    to_metadata=granite_metadata,
 )
 MINISTRAL3 = replace(
     llama.LLAMA,
@@ -325,39 +276,21 @@ STARCODER2 = Architecture(
     },
     to_metadata=starcoder2_metadata,
 )
-_CONVOLUTION = {
-    "shortconv.conv": "conv.conv",
-    "shortconv.in_proj": "conv.in_proj",
-    "shortconv.out_proj": "conv.out_proj",
-}
-_LFM2_ATTENTION = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.out_proj",
-    "attn_q_norm": "self_attn.q_layernorm",
-    "attn_k_norm": "self_attn.k_layernorm",
-}
-LFM2 = Architecture(
-    gguf_name="lfm2",
-    hf_names=("Lfm2ForCausalLM",),
-    tensors={
-        "token_embd": "model.embed_tokens",
-        "token_embd_norm": "model.embedding_norm",
-        "output": "lm_head",
-    },
-    layer_tensors={
-        "attn_norm": "operator_norm",
-        "ffn_norm": "ffn_norm",
-        "ffn_gate": "feed_forward.w1",
-        "ffn_down": "feed_forward.w2",
-        "ffn_up": "feed_forward.w3",
-        **_CONVOLUTION,
-        **_LFM2_ATTENTION,
-    },
-    absent=common.by_kind({"conv": _CONVOLUTION, "full_attention": _LFM2_ATTENTION}),
-    to_metadata=lfm2_metadata,
+ERNIE45 = Architecture(
+    gguf_name="ernie4_5",
+    hf_names=("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"),
+    tensors=common.TENSORS,
+    layer_tensors=common.LAYER_TENSORS,
+    to_metadata=olmo_metadata,
+)
+STABLELM = Architecture(
+    gguf_name="stablelm",
+    hf_names=("StableLmForCausalLM",),
+    tensors=common.TENSORS,
+    layer_tensors=common.LAYER_TENSORS,
+    absent=lambda config, _: {"ffn_norm.weight"} if config["use_parallel_residual"] else (),
+    to_metadata=stablelm_metadata,
 )
 ARCHITECTURES = (
-    SMOLLM3, GRANITE, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2, LFM2,
+    ERNIE45, STABLELM, SMOLLM3, MINISTRAL3, OLMO2, EXAONE4, GLM4, COMMAND_R, COHERE2, STARCODER2,
 )  # fmt: skip

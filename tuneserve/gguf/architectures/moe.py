@@ -1,5 +1,5 @@
 """Mixtures of experts: Qwen2-MoE, Qwen3-MoE, OLMoE, Mixtral, gpt-oss, Llama 4 (text), DeepSeek V2
-and V3, Granite MoE, GLM-4 MoE, dots.llm1."""
+and V3, GLM-4 MoE, dots.llm1."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from tuneserve.gguf.architectures.stacks import (
     even_columns,
     experts,
     first_columns,
-    first_rows,
     last_columns,
-    last_rows,
     odd_columns,
 )
 from tuneserve.gguf.architectures.table import BIASES, Architecture, Config, Entries
@@ -30,7 +28,7 @@ _ATTENTION = {
     name: inner for name, inner in common.LAYER_TENSORS.items() if not name.startswith("ffn_")
 }
 _NORMS = {"ffn_norm": "post_attention_layernorm"}
-_ROUTER = {"ffn_gate_inp": "mlp.gate"}
+ROUTER = {"ffn_gate_inp": "mlp.gate"}
 _DENSE = {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
@@ -62,9 +60,7 @@ def no_import(metadata: ArchitectureMetadata) -> dict[str, Any]:
 
 def expert_metadata(config: Config) -> Entries:
     """Sizes and attention as everywhere, and how many experts there are and are used."""
-    entries = common.usual_metadata(config)
-    if config.get("head_dim"):
-        entries += common.head_size_metadata(config)
+    entries = [*common.usual_metadata(config), *common.given_head_size(config)]
     entries.append(("expert_count", "uint32", expert_count(config)))
     used = config.get("num_experts_per_tok")
     if used is not None:
@@ -111,7 +107,11 @@ def qwen_metadata(config: Config) -> Entries:
         check({"norm_topk_prob": False, **config}, "norm_topk_prob", True)
     else:
         check(config, "norm_topk_prob", False)
-    return expert_metadata(config) + sizes(
+    return expert_metadata(config) + qwen_widths(config)
+
+
+def qwen_widths(config: Config) -> Entries:
+    return sizes(
         config,
         expert_feed_forward_length="moe_intermediate_size",
         expert_shared_feed_forward_length="shared_expert_intermediate_size",
@@ -240,8 +240,7 @@ def scaled_experts(config: Config) -> Entries:
 
 
 def glm4_metadata(config: Config) -> Entries:
-    parameters = config.get("rope_parameters") or config
-    share = parameters.get("partial_rotary_factor", 0.5)
+    share = common.partial_rotary(config, 0.5)
     next_tokens: Entries = [("nextn_predict_layers", "uint32", 0)]
     return [
         *expert_metadata(config),
@@ -259,29 +258,6 @@ def dots1_metadata(config: Config) -> Entries:
     ]
 
 
-def granite_metadata(config: Config) -> Entries:
-    scales = {
-        "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier",
-        "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
-    }  # fmt: skip
-    return [
-        *llama_metadata({**config, "head_dim": None}),
-        *sizes(
-            config,
-            expert_count="num_local_experts",
-            expert_used_count="num_experts_per_tok",
-            expert_shared_feed_forward_length="shared_intermediate_size",
-        ),
-        *((name, "float32", config[key]) for name, key in scales.items() if config.get(key)),
-    ]
-
-
-def granite_absent(config: Config, layer: int) -> Container[str]:
-    return () if config.get("shared_intermediate_size") else (
-        "ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight",
-    )  # fmt: skip
-
-
 QWEN2_MOE = Architecture(
     gguf_name="qwen2moe",
     hf_names=("Qwen2MoeForCausalLM",),
@@ -290,7 +266,7 @@ QWEN2_MOE = Architecture(
     layer_tensors={
         **_ATTENTION,
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **shared("mlp.shared_expert"),
         "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
     },
@@ -303,7 +279,7 @@ QWEN3_MOE = Architecture(
     hf_names=("Qwen3MoeForCausalLM",),
     model_type="qwen3_moe",
     tensors=common.TENSORS,
-    layer_tensors={**_ATTENTION, **_QK_NORMS, **_NORMS, **_ROUTER},
+    layer_tensors={**_ATTENTION, **_QK_NORMS, **_NORMS, **ROUTER},
     stacks=experts(),
     to_config=no_import,
     to_metadata=qwen_metadata,
@@ -379,6 +355,8 @@ LLAMA4 = Architecture(
     to_metadata=llama4_metadata,
     extra_tensors=llama.extra_tensors,
 )
+# llama.cpp multiplies with these matrices of latent attention without asking for an adapter.
+_LATENT = ("attn_q", "attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b")
 DEEPSEEK2 = Architecture(
     gguf_name="deepseek2",
     hf_names=("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
@@ -393,7 +371,7 @@ DEEPSEEK2 = Architecture(
         "attn_kv_a_norm": "self_attn.kv_a_layernorm",
         "attn_output": "self_attn.o_proj",
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
     },
@@ -406,33 +384,10 @@ DEEPSEEK2 = Architecture(
         "attn_v_b.weight": Stack("self_attn.kv_b_proj.weight", value_rows, matrices=heads),
     },
     absent=deepseek_absent,
+    no_adapter=frozenset(f"{name}.weight" for name in _LATENT),
     to_config=no_import,
     to_metadata=deepseek_metadata,
     biases=(),
-)
-GRANITE_MOE = Architecture(
-    gguf_name="granitemoe",
-    hf_names=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-    tensors=common.TENSORS,
-    layer_tensors={
-        **_ATTENTION,
-        **_NORMS,
-        "ffn_gate_inp": "block_sparse_moe.router.layer",
-        "ffn_down_shexp": "shared_mlp.output_linear",
-    },
-    stacks={
-        **experts("block_sparse_moe.experts"),
-        "ffn_gate_shexp.weight": Stack(
-            "shared_mlp.input_linear.weight", first_rows, matrices=lambda _: 1
-        ),
-        "ffn_up_shexp.weight": Stack(
-            "shared_mlp.input_linear.weight", last_rows, matrices=lambda _: 1
-        ),
-    },
-    absent=granite_absent,
-    to_config=no_import,
-    to_metadata=granite_metadata,
-    row_order=llama.LLAMA.row_order,
 )
 GLM4_MOE = Architecture(
     gguf_name="glm4moe",
@@ -441,7 +396,7 @@ GLM4_MOE = Architecture(
     tensors=common.TENSORS,
     layer_tensors={
         **_ATTENTION,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
         "post_attention_norm": "post_attention_layernorm",
@@ -460,7 +415,7 @@ DOTS1 = Architecture(
         **_ATTENTION,
         **_QK_NORMS,
         **_NORMS,
-        **_ROUTER,
+        **ROUTER,
         **_DENSE,
         **shared("mlp.shared_experts"),
     },
@@ -471,5 +426,5 @@ DOTS1 = Architecture(
     to_metadata=dots1_metadata,
 )
 ARCHITECTURES = (
-    QWEN3_MOE, GPT_OSS, LLAMA4, DEEPSEEK2, QWEN2_MOE, MIXTRAL, OLMOE, GRANITE_MOE, GLM4_MOE, DOTS1,
+    QWEN3_MOE, GPT_OSS, LLAMA4, DEEPSEEK2, QWEN2_MOE, MIXTRAL, OLMOE, GLM4_MOE, DOTS1,
 )  # fmt: skip

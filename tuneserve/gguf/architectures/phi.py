@@ -13,9 +13,9 @@ from tuneserve.gguf.reader import ArchitectureMetadata
 
 
 def rope_dimensions(config: Config) -> int:
-    parameters = config.get("rope_parameters") or {}
-    share = parameters.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    return int(share * config["hidden_size"]) // int(config["num_attention_heads"])
+    return int(common.partial_rotary(config) * config["hidden_size"]) // int(
+        config["num_attention_heads"]
+    )
 
 
 def to_config(metadata: ArchitectureMetadata) -> dict[str, Any]:

@@ -17,8 +17,7 @@ def qwen2_config(metadata: ArchitectureMetadata) -> dict[str, Any]:
 
 
 def qwen2_metadata(config: Config) -> Entries:
-    sizes = common.head_size_metadata(config) if config.get("head_dim") else []
-    return [*common.usual_metadata(config), *sizes]
+    return [*common.usual_metadata(config), *common.given_head_size(config)]
 
 
 def qwen3_metadata(config: Config) -> Entries:

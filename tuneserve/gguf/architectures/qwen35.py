@@ -1,4 +1,5 @@
-"""Qwen3.5, dense: three layers of linear attention (gated delta rule) to one of full attention.
+"""Qwen3.5, dense and with experts: three layers of linear attention (gated delta rule) to one of
+full attention.
 
 transformers keeps the value heads of a key head together, llama.cpp the first value heads of all
 key heads, then the second ones, and so on.
@@ -6,9 +7,12 @@ key heads, then the second ones, and so on.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from tuneserve.gguf.architectures import common
+from tuneserve.gguf.architectures import common, moe
+from tuneserve.gguf.architectures.stacks import experts
 from tuneserve.gguf.architectures.table import Architecture, Config, Entries, Order, RowOrder
 from tuneserve.gguf.architectures.values import MINUS_EXPONENTIAL, ONE_MORE
 
@@ -35,16 +39,24 @@ def behind_keys(config: Config, rows: int) -> RowOrder:
     return np.concatenate([np.arange(before, dtype=np.int64), before + values])
 
 
+def moe_metadata(config: Config) -> Entries:
+    """No layer is dense: published configurations have no width of one."""
+    wide = {"intermediate_size": 0, **config}
+    entries = [
+        entry for entry in to_metadata(wide) if entry != ("feed_forward_length", "uint32", 0)
+    ]
+    counts = [entry for entry in moe.expert_metadata(wide) if entry[0].startswith("expert_")]
+    return [*entries, *counts, *moe.qwen_widths(config)]
+
+
 def to_metadata(config: Config) -> Entries:
-    parameters = config.get("rope_parameters") or {}
-    sections = [*parameters.get("mrope_section", DEFAULT_SECTIONS), 0, 0, 0, 0][:4]
-    share = parameters.get("partial_rotary_factor", 0.25)
+    turned = int(common.head_size(config) * common.partial_rotary(config, 0.25))
     values = int(config["linear_num_value_heads"])
     recurrent = [kind == "linear_attention" for kind in config["layer_types"]]
     return [
         *common.usual_metadata(config),
-        *(common.head_size_metadata(config) if config.get("head_dim") else []),
-        ("rope.dimension_sections", "array", sections),
+        *common.given_head_size(config),
+        *common.position_sections(config, DEFAULT_SECTIONS, turned),
         ("ssm.conv_kernel", "uint32", config["linear_conv_kernel_dim"]),
         ("ssm.state_size", "uint32", config["linear_key_head_dim"]),
         ("ssm.group_count", "uint32", config["linear_num_key_heads"]),
@@ -52,7 +64,7 @@ def to_metadata(config: Config) -> Entries:
         ("ssm.inner_size", "uint32", int(config["linear_value_head_dim"]) * values),
         ("attention.recurrent_layers", "array", recurrent),
         ("full_attention_interval", "uint32", config.get("full_attention_interval", 4)),
-        ("rope.dimension_count", "uint32", int(common.head_size(config) * share)),
+        ("rope.dimension_count", "uint32", turned),
     ]
 
 
@@ -122,3 +134,20 @@ QWEN35 = Architecture(
     # Layers that draft further tokens: transformers does not compute with them either.
     ignored=(r"(model\.)?mtp\..*",),
 )
+_DENSE = ("ffn_gate", "ffn_up", "ffn_down")
+QWEN35_MOE = replace(
+    QWEN35,
+    gguf_name="qwen35moe",
+    hf_names=("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
+    model_type="qwen3_5_moe_text",
+    layer_tensors={
+        **{name: inner for name, inner in QWEN35.layer_tensors.items() if name not in _DENSE},
+        **moe.ROUTER,
+        **moe.shared("mlp.shared_expert"),
+        "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    },
+    stacks=experts(),
+    to_config=moe.no_import,
+    to_metadata=moe_metadata,
+)
+ARCHITECTURES = (QWEN35, QWEN35_MOE)

@@ -51,6 +51,8 @@ class Architecture:
     does not compute with. `optional`: those of `tensors` that a checkpoint may lack.
     `no_adapter`: GGUF names of matrices that llama.cpp computes with without asking for an adapter;
     `biases`: those of a block that it computes a bias to, if the file has one.
+    `when(config)`: is a model of one of the `hf_names` of this architecture? Some names stand for
+    several. `row_counts[name](config, size)`: in how many rows a GGUF has a vector of a checkpoint.
     """
 
     gguf_name: str
@@ -71,6 +73,8 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     no_adapter: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset({"output"})
+    when: Callable[[Config], bool] = lambda _: True
+    row_counts: Mapping[str, Callable[[Config, int], int]] = field(default_factory=dict)
     biases: tuple[str, ...] = BIASES
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
@@ -115,6 +119,16 @@ class Architecture:
         """The same of its columns."""
         order = _of_tensor(self.column_order, gguf_name)
         return None if order is None else order(config, columns)
+
+    def gguf_shape(self, gguf_name: str, config: Config, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in a GGUF of a tensor that has this one in a checkpoint."""
+        if len(shape) > 2:  # the kernels of a convolution, one for each channel
+            return tuple(size for size in shape if size != 1)
+        count = _of_tensor(self.row_counts, gguf_name)
+        if count is None or len(shape) > 1:
+            return shape
+        rows = count(config, shape[0])
+        return rows, shape[0] // rows
 
     def gguf_values(self, gguf_name: str) -> Values | None:
         """What is done to the numbers of this tensor; None: nothing."""
