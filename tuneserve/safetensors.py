@@ -88,7 +88,13 @@ def weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX
     if not index.is_file():
         return []
-    weight_map = read_json(index).get("weight_map")
+    content = read_json(index)
+    if not isinstance(content.get("metadata"), dict):
+        raise UsageError(
+            "has no metadata, without which transformers reads no index", where=str(index),
+            hint='Add "metadata": {} to it.',
+        )  # fmt: skip
+    weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UsageError("has no weight_map", where=str(index))
     names = sorted(set(map(str, weight_map.values())))

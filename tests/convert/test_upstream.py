@@ -125,7 +125,7 @@ def test_a_staged_checkpoint_has_the_trainers_tokenizer(tmp_path: Path) -> None:
 def test_what_training_did_not_read_is_not_handed_on(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    index = '{"weight_map": {"a": "model-00001-of-00001.safetensors"}}'
+    index = '{"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}'
     names = ("config.json", "model.safetensors", "model-00001-of-00001.safetensors",
              "consolidated.safetensors", "tokenizer.json")  # fmt: skip
     for name in names:

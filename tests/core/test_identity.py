@@ -35,7 +35,7 @@ def test_changed_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_the_file_that_transformers_reads_goes_before_a_stale_index(tmp_path: Path) -> None:
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"weight_map": {"a": "model-00001-of-00001.safetensors"}}')
+    index.write_text('{"metadata": {}, "weight_map": {"a": "model-00001-of-00001.safetensors"}}')
     shard = weights(tmp_path / "model-00001-of-00001.safetensors", 1.0)
     weights(tmp_path / "consolidated.safetensors", 3.0)
     assert weight_files(tmp_path) == [shard]
@@ -47,7 +47,7 @@ def test_the_file_that_transformers_reads_goes_before_a_stale_index(tmp_path: Pa
 
 def test_an_index_that_names_other_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(
-        '{"weight_map": {"a": "../elsewhere.safetensors"}}'
+        '{"metadata": {}, "weight_map": {"a": "../elsewhere.safetensors"}}'
     )
     with pytest.raises(UsageError, match="other folders"):
         weight_files(tmp_path)

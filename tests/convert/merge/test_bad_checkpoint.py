@@ -28,10 +28,18 @@ def test_no_weights_and_missing_shards(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path)
     shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": shards}))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     with pytest.raises(UsageError, match="shards are missing") as caught:
         checkpoint_tensors(tmp_path)
     assert caught.value.problems == sorted(shards.values())
+
+
+def test_an_index_that_transformers_does_not_read(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    with pytest.raises(UsageError, match="has no metadata") as caught:
+        checkpoint_tensors(tmp_path)
+    assert caught.value.where == str(index)
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, 20_000])
