@@ -19,16 +19,19 @@ from tuneserve.settings import ConvertSettings
 
 
 @pytest.fixture(scope="module")
-def stablelm(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run on a tiny StableLM whose training is done."""
+def phi2(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A run on a tiny Phi-2 whose training is done."""
     import torch
-    from transformers import StableLmConfig, StableLmForCausalLM
+    from transformers import PhiConfig, PhiForCausalLM
 
     run = RunDirectory(tmp_path_factory.mktemp("runs") / "stable")
     run.root.mkdir()
     base = run.root / "base"
     torch.manual_seed(1)
-    model = StableLmForCausalLM(StableLmConfig(**{**SHAPE, "num_hidden_layers": 2}))
+    # llama.cpp's converter takes these two from the others.
+    heads, width = SHAPE["num_attention_heads"], 4 * SHAPE["hidden_size"]
+    sizes = {"num_hidden_layers": 2, "num_key_value_heads": heads, "intermediate_size": width}
+    model = PhiForCausalLM(PhiConfig(**{**SHAPE, **sizes}))
     model.to(torch.bfloat16).save_pretrained(base)
     copy_tokenizer(tokenizer_directory, base)
     make_adapter(run.adapter, base, tokenizer_directory)
@@ -46,44 +49,42 @@ def converter(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "convert_hf_to_gguf.py"
 
 
-def test_the_converter_makes_what_is_verified(stablelm: RunDirectory, converter: Path) -> None:
+def test_the_converter_makes_what_is_verified(phi2: RunDirectory, converter: Path) -> None:
     # Two runs of the converter and three models of transformers: about 20 s.
     settings = ConvertSettings(quantization="Q8_0", converter=converter, threads=2)
-    result = convert_run(stablelm, settings)
+    result = convert_run(phi2, settings)
     contracts = {check.contract for check in result.verification if check.passed}
     assert {"token ids", "special tokens", "chat template", "changed tensors",
             "merged = adapter on base", "tuned differs from base", "llama.cpp = transformers",
             "Q8_0 ≈ merged", "the gain is kept"} <= contracts  # fmt: skip
     file = GGUFFile(Path(result.tuned.path))
-    assert file.architecture == "stablelm"
-    assert file.metadata["general.name"] == stablelm.name
+    assert file.architecture == "phi2"
+    assert file.metadata["general.name"] == phi2.name
     assert result.tensor_types["Q8_0"] > 0
-    made = {path.name for path in stablelm.gguf.iterdir()}
+    made = {path.name for path in phi2.gguf.iterdir()}
     assert made == {"stable-Q8_0.gguf", "base-Q8_0.gguf", *result.handover}
 
 
-def test_without_a_converter_the_way_out_is_told(stablelm: RunDirectory, tmp_path: Path) -> None:
+def test_without_a_converter_the_way_out_is_told(phi2: RunDirectory, tmp_path: Path) -> None:
     for attempt in (convert, convert_run):
-        with pytest.raises(UsageError, match="'StableLmForCausalLM' is not supported") as caught:
-            attempt(stablelm, ConvertSettings(), force=True)
+        with pytest.raises(UsageError, match="'PhiForCausalLM' is not supported") as caught:
+            attempt(phi2, ConvertSettings(), force=True)
         assert "[convert] converter = " in caught.value.hint
     gone = ConvertSettings(converter=tmp_path / "gone.py")
     with pytest.raises(UsageError, match=re.escape("gone.py")):
-        convert_run(stablelm, gone, force=True)
+        convert_run(phi2, gone, force=True)
     script = tmp_path / "converter.py"
     script.write_text("")
     auto = ConvertSettings(converter=script, quantization="auto")
     with pytest.raises(UsageError, match="can't be chosen by their divergence"):
-        convert_run(stablelm, auto, force=True)
+        convert_run(phi2, auto, force=True)
 
 
-def test_the_architecture_is_told_before_the_adapter(
-    stablelm: RunDirectory, tmp_path: Path
-) -> None:
+def test_the_architecture_is_told_before_the_adapter(phi2: RunDirectory, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "stable")
-    shutil.copytree(stablelm.root, run.root, ignore=shutil.ignore_patterns("gguf"))
+    shutil.copytree(phi2.root, run.root, ignore=shutil.ignore_patterns("gguf"))
     (run.adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_bias": true}')
-    with pytest.raises(UsageError, match="'StableLmForCausalLM' is not supported"):
+    with pytest.raises(UsageError, match="'PhiForCausalLM' is not supported"):
         convert(run, ConvertSettings())
 
 
