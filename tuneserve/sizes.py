@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 
 _FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -32,3 +33,19 @@ def parse_size(text: str) -> tuple[float | None, int]:
     if factor is None:
         raise ValueError("write bytes with a unit (80M, 1.5G, 900MiB) or a share (80%)")
     return None, int(number * factor)
+
+
+def size_like(text: str, count: int, whole: int = 0) -> str:
+    """The least size in the unit of `text` (two decimals) that holds `count` bytes; for a share:
+    of `whole` bytes."""
+    unit = text.strip().lstrip("0123456789.")
+    unit_bytes = (
+        whole / 100 if unit.strip() == "%" else parse_size(f"{LEAST_BARE}{unit}")[1] / LEAST_BARE
+    )
+    hundredths = ceil(count / unit_bytes * 100)
+    while True:
+        size = f"{hundredths / 100:.2f}".rstrip("0").rstrip(".")
+        share, held = parse_size(f"{size}{unit}")
+        if (held if share is None else int(whole * share)) >= count:
+            return f"{size}{unit}"
+        hundredths += 1

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -150,6 +151,19 @@ def write_gguf(
     finally:
         writer.close()
     return digests
+
+
+def header_size(
+    metadata: Mapping[str, tuple[str, Any]],
+    sources: Mapping[str, RowSource],
+    choices: Sequence[Choice],
+) -> int:
+    """Bytes of such a GGUF before its first tensor: metadata with the vocabulary, tensor infos."""
+    with TemporaryDirectory(prefix="tuneserve-") as folder:
+        writer = _open(Path(folder) / "header.gguf", metadata, sources, choices)
+        size = int(writer.fout[0].tell())
+        writer.close()
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def digest(data: Bytes) -> bytes:

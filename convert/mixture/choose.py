@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuneserve.console import human_bytes, progress
+from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.writer import stored_size
+from tuneserve.convert.gguf.quantization import Choice, Shape, is_quantizable
+from tuneserve.convert.gguf.writer import header_size, stored_size
 from tuneserve.convert.imatrix import ImportanceMatrix
 from tuneserve.convert.mixture.answers import find_answers
 from tuneserve.convert.mixture.estimates import Estimates
@@ -16,12 +17,13 @@ from tuneserve.convert.mixture.groups import KEPT_TYPES, group_tensors, types_of
 from tuneserve.convert.mixture.knapsack import Option, choose_options
 from tuneserve.convert.mixture.limit import BASELINE, size_limit
 from tuneserve.convert.mixture.roundings import measure_roundings
-from tuneserve.convert.mixture.trial import Trial
+from tuneserve.convert.mixture.trial import PROVENANCE, Trial
 from tuneserve.convert.result import Mix
 from tuneserve.convert.verify.update import base_name
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
+from tuneserve.sizes import size_like
 
 ROUNDS = 2
 """How often the groups are measured again in the types that were chosen for them."""
@@ -29,21 +31,39 @@ BISECTIONS = 8
 
 
 def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
-    """Raise UsageError if not even the smallest types fit the size limit."""
+    """Raise UsageError if not even the smallest types fit the size limit; known from shapes."""
+    if settings.max_divergence:
+        return
     choices = model.choices(BASELINE, has_imatrix=True)
     shapes = {name: source.shape for name, source in model.sources.items()}
     usual = sum(stored_size(shapes[choice.name], choice.type) for choice in choices)
-    smallest = 0
-    for choice in choices:
-        shape = shapes[choice.name]
-        kinds = (choice.type,) if choice.type in KEPT_TYPES else types_of(shape)
-        smallest += min(stored_size(shape, kind) for kind in kinds)
-    limit = size_limit(settings, usual)
-    if smallest > limit and not settings.max_divergence:
-        raise UsageError(
-            f"the smallest types take {human_bytes(smallest)}, {human_bytes(limit)} are allowed",
-            where="size_limit",
-        )
+    smallest = sum(
+        min(stored_size(shapes[choice.name], kind) for kind in _types_for(choice, shapes))
+        for choice in choices
+    )
+    header = header_size(model.metadata(BASELINE), model.sources, choices) + PROVENANCE
+    allowed = size_limit(settings, usual, header)
+    if smallest <= allowed:
+        return
+    given = settings.size_limit
+    if given.strip().endswith("%"):
+        may, takes, needed = (f"{count + header:,} bytes" for count in (allowed, smallest, 0))
+        least = size_like(given, smallest, usual)
+    else:
+        may, needed = given, size_like(given, header)
+        takes = least = size_like(given, smallest + header)
+    raise UsageError(
+        f"a file of {may} is allowed, the smallest types take {takes} "
+        f"({needed} of it for header and vocabulary)",
+        where=f"size_limit = {given}", hint=f"The smallest that works: --size-limit {least}",
+    )  # fmt: skip
+
+
+def _types_for(choice: Choice, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """The types that the tensor of this choice may have."""
+    shape = shapes[choice.name]
+    free = choice.type not in KEPT_TYPES and is_quantizable(choice.name, shape)
+    return types_of(shape) if free else (choice.type,)
 
 
 def choose_mix(

@@ -15,11 +15,13 @@ from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.grid import share_on_grid
 from tuneserve.convert.make import fallbacks
 from tuneserve.convert.merge.applied import EMBEDDING
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
@@ -141,6 +143,8 @@ def _converted_vocabulary(
 def _quantization(model: GGUFModel, settings: ConvertSettings, found: list[Finding]) -> bool:
     """Does the base lie on the grid of the type, which a small update does not leave?"""
     check_quantization(settings)
+    if settings.quantization == AUTO:
+        check_limit(model, settings)
     found.append(_types(model, settings))
     share = share_on_grid(model, settings.quantization)
     if share >= _MUCH_ON_GRID:

@@ -19,7 +19,7 @@ from tuneserve.options import (
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, Recipe, ServeSettings, TrainSettings
-from tuneserve.sizes import parse_size
+from tuneserve.sizes import parse_size, size_like
 
 
 def resolve(
@@ -182,3 +182,14 @@ def test_a_word_is_known_in_lower_case_and_a_near_one_is_named(tmp_path: Path) -
 def test_sizes_with_their_units(text: str, size: float) -> None:
     assert parse_size(text) == (None, size)
     assert parse_size("80 %") == (0.8, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "size"),
+    [
+        ("5M", 5_600_001, "5.61M"), ("5 MiB", 2**21, "2 MiB"), ("3G", 1_230_000_000, "1.23G"),
+        ("1000000", 1_200_000, "1200000"), ("10%", 470_001, "47.01%"), ("9kB", 29_000, "29kB"),
+    ],
+)  # fmt: skip
+def test_the_least_size_in_the_unit_given(text: str, count: int, size: str) -> None:
+    assert size_like(text, count, 10**6) == size

@@ -14,10 +14,11 @@ from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.gguf.quantization import AUTO, Choice, file_type
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix
-from tuneserve.convert.mixture import choose, choose_mix
+from tuneserve.convert.mixture import check_limit, choose, choose_mix
 from tuneserve.convert.mixture.answers import Answer
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.mixture.trial import Trial
+from tuneserve.convert.plan import checked_models, plan_of
 from tuneserve.convert.quantize import write_quantized
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify.logits import file_logits
@@ -139,8 +140,18 @@ def test_a_limit_is_a_share_of_q4_k_m_or_the_bytes_of_a_file(limit: str, expecte
 
 
 def test_what_does_not_fit_is_refused(run: RunDirectory) -> None:
-    with pytest.raises(UsageError, match="smallest types take"):
-        convert(run, settings(size_limit="10%"))
+    for limit in ("10%", "1000kB"):
+        with pytest.raises(UsageError, match="smallest types take") as caught:
+            convert(run, settings(size_limit=limit))
+        # Of the whole file, in the unit that was given; less than this does not fit.
+        assert "for header and vocabulary" in caught.value.message
+        least = caught.value.hint.rpartition(" ")[2]
+        number, unit = float(least.rstrip("%kB")), limit.lstrip("0123456789")
+        assert least.endswith(unit)
+        model = checked_models(plan_of(run, settings()))[0]
+        check_limit(model, settings(size_limit=least))
+        with pytest.raises(UsageError, match="smallest types take"):
+            check_limit(model, settings(size_limit=f"{number - 0.1:.2f}{unit}"))
     assert not any(run.gguf.glob("*.gguf"))
     with pytest.raises(UsageError, match="merged"):
         convert_adapter(run, settings())

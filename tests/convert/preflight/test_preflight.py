@@ -212,6 +212,8 @@ def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -
     assert "no_such.py" in refusals(check(small_base, tmp_path, convert=missing))
     needs = {"quantization": "IQ2_XXS"}
     assert "needs an importance matrix" in refusals(check(small_base, tmp_path, convert=needs))
+    small = {"quantization": "auto", "size_limit": "20kB"}
+    assert "20kB is allowed" in refusals(check(small_base, tmp_path, convert=small))
     gone = {"merge_base": str(tmp_path / "gone.gguf")}
     assert "no such file" in refusals(check(small_base, tmp_path, convert=gone))
 
