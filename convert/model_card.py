@@ -200,7 +200,11 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
         for split, path in splits.items()
         if path.is_file()
     )
-    spec = run.require_stage("train", TrainOutput).base.spec
+    trained = run.require_stage("train", TrainOutput).base
+    spec, merged_into = trained.spec, result.inputs.base
+    on = f"{base} (`{spec}`)"
+    if Path(merged_into) != Path(trained.path):
+        on = f"{base} (`{merged_into}`); trained on {trained.name} (`{spec}`)"
     train = run.saved_settings().get("train", {})
     keys = ("r", "alpha", "epochs", "learning_rate", "target_modules")
     settings = ", ".join(f"{key} {train[key]}" for key in keys if key in train)
@@ -220,7 +224,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 {rows}
 
 ## Made of
-- Base: {base} (`{spec}`); its licence applies to these files too.
+- Base: {on}; its licence applies to these files too.
 {data}
 - Training: {settings}
 

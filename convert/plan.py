@@ -12,6 +12,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
@@ -19,6 +20,7 @@ from tuneserve.convert.resources import check_disk, check_memory, uses_imatrix, 
 from tuneserve.convert.result import ConvertInputs
 from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
+from tuneserve.convert.verify.recorded import TrainedLosses
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
@@ -58,10 +60,9 @@ class Plan:
         return self.run.root / "merged"
 
     @property
-    def recorded(self) -> Path | None:
-        """Where training recorded losses that the merged weights must have; None where they are
-        merged into another base."""
-        return None if self.settings.merge_base else self.run.data
+    def recorded(self) -> TrainedLosses:
+        """The losses that training recorded, which the merged weights must have."""
+        return TrainedLosses(self.run.data, other_base=bool(self.settings.merge_base))
 
     def check_as_trained(self) -> None:
         """Raise TuneserveError if adapter, splits or base have changed since the training."""
@@ -96,6 +97,7 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
     trained = run.require_stage("train", TrainOutput).base
     if settings.merge_base:
         base = resolve_base(settings.merge_base)
+        check_merge_base(Path(trained.path), base.path)
         return Plan(run, settings, base.path, base.name)
     return Plan(run, settings, Path(trained.path), trained.name)
 

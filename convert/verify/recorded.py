@@ -7,6 +7,7 @@ was trained.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,17 @@ CONTRACT = "loss as trained"
 FLOAT32_LIMIT = 2e-3
 # Logits of 16 bits are rounded by some hundredths each; the larger they are, the more.
 ROUNDED_LIMIT, ROUNDED_SHARE = 0.05, 0.01
+# A 16-bit base gives other losses than the 4-bit copy of it that was trained on.
+OTHER_LIMIT, OTHER_SHARE = 0.1, 0.1
+
+
+@dataclass(frozen=True)
+class TrainedLosses:
+    """The folder of the losses that training recorded. `other_base`: the adapter is merged into
+    another base than it was trained on, of which the losses need only be near."""
+
+    folder: Path
+    other_base: bool = False
 
 
 def read_recorded(folder: Path, *, longest: int, most: int) -> RecordedLosses | None:
@@ -40,7 +52,9 @@ def read_recorded(folder: Path, *, longest: int, most: int) -> RecordedLosses | 
     return recorded.model_copy(update={"examples": fitting[:most] or ordered[:1]})
 
 
-def check_recorded(recorded: RecordedLosses, logits: Sequence[Floats]) -> Check:
+def check_recorded(
+    recorded: RecordedLosses, logits: Sequence[Floats], *, other_base: bool = False
+) -> Check:
     """`logits`: of the merged weights, [tokens, vocabulary] for each example."""
     found = [loss_of(item, rows) for item, rows in zip(recorded.examples, logits, strict=True)]
     trained = [item.loss for item in recorded.examples]
@@ -48,10 +62,15 @@ def check_recorded(recorded: RecordedLosses, logits: Sequence[Floats]) -> Check:
     limit = FLOAT32_LIMIT
     if recorded.precision != "fp32":
         limit = ROUNDED_LIMIT + ROUNDED_SHARE * float(np.mean(trained))
+    if other_base:
+        limit = OTHER_LIMIT + OTHER_SHARE * float(np.mean(trained))
+    counted = f"{len(trained)} example" + "s" * (len(trained) > 1)
     detail = (
         f"{np.mean(found):.4f} nats per answer token, {np.mean(trained):.4f} when training ended "
-        f"({len(trained)} examples, apart by {off:.1e}, at most {limit:.1e})"
+        f"({counted}, apart by {off:.1e}, at most {limit:.1e})"
     )
+    if other_base and off > limit:
+        detail += "; merge_base is another model than the one that was trained on"
     return Check(
         CONTRACT, off <= limit, detail,
         {"loss": float(np.mean(found)), "recorded": float(np.mean(trained)), "apart": off},

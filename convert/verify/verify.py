@@ -29,7 +29,7 @@ from tuneserve.convert.verify.gain import (
 from tuneserve.convert.verify.generation import check_ending
 from tuneserve.convert.verify.logits import file_logits
 from tuneserve.convert.verify.measured import Measured, Reference
-from tuneserve.convert.verify.recorded import check_recorded, read_recorded
+from tuneserve.convert.verify.recorded import TrainedLosses, check_recorded, read_recorded
 from tuneserve.convert.verify.rows import ComparedWeights
 from tuneserve.convert.verify.tables import check_tables
 from tuneserve.convert.verify.templates import check_template
@@ -71,7 +71,7 @@ EFFECT_SHARE = 0.5
 class Candidate:
     """What is to be verified: the files, and what they should hold. `thoughts` is the [data]
     setting of the training; `overrides` are types of tensors other than the quantization's;
-    `recorded` is the folder of the losses that training recorded for these very weights; `written`:
+    `recorded` are the losses that training recorded; `written`:
     by file, the hashes of what was written into it."""
 
     tuned: Path
@@ -85,7 +85,7 @@ class Candidate:
     f16: Path | None = None
     thoughts: str = "train"
     overrides: Mapping[str, str] = field(default_factory=dict)
-    recorded: Path | None = None
+    recorded: TrainedLosses | None = None
     written: Mapping[Path, Digests] = field(default_factory=dict)
 
 
@@ -253,7 +253,7 @@ def make_reference(
     *,
     threads: int,
     thoughts: str,
-    recorded: Path | None = None,
+    recorded: TrainedLosses | None = None,
     read: tuple[Weights | None, Weights | None] = (None, None),
 ) -> Reference:
     """Compute what the trainer's models make of held-out examples, and of the `recorded` ones.
@@ -271,7 +271,7 @@ def make_reference(
     whole = set(map(tuple, sequences))
     more = [answer for answer in answers if tuple(answer.ids) not in whole]
     known = recorded and read_recorded(
-        recorded, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
+        recorded.folder, longest=max(map(len, sequences)), most=1 + len(sequences) // 2
     )
     trained = [item.ids for item in known.examples] if known else []
     entire = [*sequences, *trained]
@@ -282,7 +282,10 @@ def make_reference(
         threads=threads, base_weights=read[0], merged_weights=read[1],
     )  # fmt: skip
     count, total = len(sequences), len(entire)
-    checks = [check_recorded(known, merged[count:total])] if known else []
+    checks = []
+    if recorded and known:
+        compared = check_recorded(known, merged[count:total], other_base=recorded.other_base)
+        checks = [compared]
     scores = score_answers(
         answers,
         {tuple(ids): pair for ids, *pair in zip(sequences, base, merged, strict=False)},

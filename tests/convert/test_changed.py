@@ -11,7 +11,8 @@ import pytest
 
 from tests.convert.convert_support import Trained
 from tuneserve.convert.plan import checked_models, plan_of
-from tuneserve.errors import TuneserveError
+from tuneserve.convert.verify.recorded import TrainedLosses
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.finetune.training.trained_files import base_hashes, check_trained_files, run_hashes
 from tuneserve.run import RunDirectory
@@ -91,4 +92,16 @@ def test_a_base_that_is_named_anew_is_taken_as_it_is(proven: RunDirectory) -> No
     settings = SETTINGS.model_copy(update={"merge_base": str(base)})
     plan = plan_of(proven, settings)
     checked_models(plan)
-    assert plan.recorded is None
+    assert plan.recorded == TrainedLosses(proven.data, other_base=True)
+
+
+def test_a_base_of_another_kind_is_none_to_merge_into(proven: RunDirectory, tmp_path: Path) -> None:
+    other = shutil.copytree(proven.root / "its-base", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "model_type": "olmo2"}))
+    settings = SETTINGS.model_copy(update={"merge_base": str(other)})
+    with pytest.raises(
+        UsageError, match="a model of type 'olmo2'; the adapter belongs to"
+    ) as caught:
+        plan_of(proven, settings)
+    assert caught.value.where == f"merge_base = {other}"

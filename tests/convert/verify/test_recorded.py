@@ -36,6 +36,18 @@ def test_other_weights_are_noticed(trained: Trained) -> None:
     assert not check_recorded(recorded(adapted, "fp32"), base).passed
 
 
+def test_another_base_need_only_be_near() -> None:
+    logits = [np.zeros((len(ids), 600), np.float32) for ids in SEQUENCES]
+    known = recorded(logits, "bf16")
+    for more, passed in ((0.3, True), (1.0, False)):
+        shifted = [item.model_copy(update={"loss": item.loss - more}) for item in known.examples]
+        moved = known.model_copy(update={"examples": shifted})
+        check = check_recorded(moved, logits, other_base=True)
+        assert check.passed is passed
+        assert ("merge_base is another model" in check.detail) is not passed
+        assert not check_recorded(moved, logits).passed
+
+
 def test_limits_are_those_of_the_precision() -> None:
     logits = [np.zeros((len(ids), 600), np.float32) for ids in SEQUENCES]
     for precision, passed in (("fp32", False), ("bf16", True)):
