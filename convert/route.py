@@ -11,7 +11,7 @@ from tuneserve.settings import ConvertSettings
 
 _WAY_OUT = (
     "For another one name llama.cpp's converter: [convert] converter = "
-    "'path/to/convert_hf_to_gguf.py' (docs/own-model.md)."
+    "'path/to/convert_hf_to_gguf.py'."
 )
 
 

@@ -84,9 +84,14 @@ def run_converter(
     command += ["--outfile", str(target), "--outtype", outtype]
     command += ["--model-name", name] if name else []
     command += ["--vocab-only"] if vocabulary_only else []
-    run_child(command, what=f"the converter {converter}", env=_ENVIRONMENT, hint=_HINT)
+    run_child(command, what=f"convert.converter = {str(converter)!r}", env=_ENVIRONMENT, hint=_HINT)
     if not target.is_file():
-        raise TuneserveError("the converter wrote no such file", where=str(target), hint=_HINT)
+        raise TuneserveError(
+            "the converter wrote no such file: llama.cpp's convert_hf_to_gguf.py is "
+            "expected (docs/own-model.md)",
+            where=f"convert.converter = {str(converter)!r}",
+            hint=_HINT,
+        )  # fmt: skip
 
 
 def stage_checkpoint(base: Path, tokenizer: Path, folder: Path) -> Path:

@@ -54,7 +54,7 @@ def check_limit(model: GGUFModel, settings: ConvertSettings) -> None:
         takes = least = size_like(given, smallest + header)
     raise UsageError(
         f"a file of {may} is allowed, the smallest types take {takes} "
-        f"({needed} of it for header and vocabulary)",
+        f"({needed} of that for header and vocabulary)",
         where=f"size_limit = {given}", hint=f"The smallest that works: --size-limit {least}",
     )  # fmt: skip
 

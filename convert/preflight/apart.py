@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from tuneserve.base import ResolvedBase
+from tuneserve.base import ResolvedBase, hub_config, is_hub_id
 from tuneserve.chat.examples import Example
 from tuneserve.child import own_module, run_child
 from tuneserve.console import human_seconds, say
@@ -39,6 +40,11 @@ def check_apart(
                 "pip install 'tuneserve[convert]'",
             )
         ]  # fmt: skip
+    other = recipe.convert.merge_base
+    if other and is_hub_id(other):
+        # Here, for the other process fetches nothing; it tells what is missing then.
+        with suppress(TuneserveError):
+            hub_config(other, setting="convert.merge_base")
     request = {
         "recipe": recipe.model_dump(mode="json"),
         "base": {"path": str(base.path), "name": base.name, "spec": base.spec},

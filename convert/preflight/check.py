@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from tuneserve.base import ResolvedBase, resolve_base
+from tuneserve.base import ResolvedBase, hub_config, is_hub_id, resolve_base
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.model import GGUFModel
@@ -21,6 +21,7 @@ from tuneserve.convert.grid import share_on_grid
 from tuneserve.convert.make import fallbacks
 from tuneserve.convert.merge.applied import EMBEDDING
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
 from tuneserve.convert.preflight.vocabulary import (
@@ -29,7 +30,7 @@ from tuneserve.convert.preflight.vocabulary import (
     write_vocabulary,
 )
 from tuneserve.convert.resources import SPARE_DISK, check_memory, free_disk, worker_threads
-from tuneserve.convert.route import check_converter, check_quantization, uses_converter
+from tuneserve.convert.route import check_quantization, uses_converter
 from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
@@ -38,6 +39,7 @@ from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
 Value = TypeVar("Value")
 # From this share of the weights on, a base is taken for one that was quantized to the same type.
 _MUCH_ON_GRID = 0.1
+MERGE_BASE = "convert.merge_base"
 _ENDS = {"embed_tokens", "lm_head"}
 
 
@@ -51,12 +53,15 @@ def check_conversion(
     """
     found: list[Finding] = []
     settings = recipe.convert
-    _tell_merge_base(settings, found)
+    if other := settings.merge_base:
+        _tried(
+            found, "merge base", lambda: check_merge_base(base.path, _merge_base(other)), Path()
+        )  # fmt: skip
     checkpoint = _tried(found, "base", lambda: MergedCheckpoint(base.path), base.path)
     if checkpoint is None:
         return found
     by_converter = _tried(
-        found, "architecture", base=base.path,
+        found, "converter" if settings.converter else "architecture", base=base.path,
         work=lambda: uses_converter(checkpoint.architecture, settings, where=str(base.path)),
     )  # fmt: skip
     if by_converter is None:
@@ -121,13 +126,11 @@ def _tried(
         return None
 
 
-def _tell_merge_base(settings: ConvertSettings, found: list[Finding]) -> None:
-    """A 16-bit base to merge into that isn't there, or a converter; hub ids are not fetched yet."""
-    if settings.converter is not None:
-        _tried(found, "converter", lambda: check_converter(settings.converter or Path()), Path())
-    given = settings.merge_base
-    if given and (Path(given).expanduser().exists() or given.endswith(".gguf")):
-        _tried(found, "merge base", lambda: resolve_base(given), Path())
+def _merge_base(given: str) -> Path:
+    """A folder with the config.json of another base to merge into."""
+    if is_hub_id(given):
+        return hub_config(given, setting=MERGE_BASE).parent
+    return resolve_base(given, setting=MERGE_BASE).path
 
 
 def _converted_vocabulary(

@@ -10,6 +10,19 @@ Reading a GGUF, and what its tensors are called and how they are laid out, is tu
 from __future__ import annotations
 
 from tuneserve.base.import_gguf import import_gguf
-from tuneserve.base.resolve import ResolvedBase, check_checkpoint, resolve_base
+from tuneserve.base.resolve import (
+    ResolvedBase,
+    check_checkpoint,
+    hub_config,
+    is_hub_id,
+    resolve_base,
+)
 
-__all__ = ["ResolvedBase", "check_checkpoint", "import_gguf", "resolve_base"]
+__all__ = [
+    "ResolvedBase",
+    "check_checkpoint",
+    "hub_config",
+    "import_gguf",
+    "is_hub_id",
+    "resolve_base",
+]

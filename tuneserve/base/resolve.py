@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,27 +35,44 @@ class ResolvedBase:
     spec: str
 
 
-def resolve_base(spec: str) -> ResolvedBase:
-    """The checkpoint for 'demo', a .gguf file, a checkpoint directory or a hub id.
+def resolve_base(spec: str, *, setting: str = "model.base") -> ResolvedBase:
+    """The checkpoint for 'demo', a .gguf file, a checkpoint directory or a hub id. Errors name the
+    `setting` that it comes from.
 
     A GGUF is imported once and kept in the cache. The network is used only for a hub id that is
     not in Hugging Face's local cache. Raises UsageError where there is no such model.
     """
     if spec == DEMO:
-        return _imported(demo_gguf(), spec)
+        return _imported(demo_gguf(), spec, setting)
     path = Path(spec).expanduser()
     if spec.endswith(".gguf"):
-        return _imported(path, spec)
+        return _imported(path, spec, setting)
     if path.is_dir():
         check_checkpoint(path)
         return ResolvedBase(path, path.resolve().name, spec)
-    if not path.exists() and _HUB_ID.fullmatch(spec):
-        return ResolvedBase(_hub_snapshot(spec), spec.rpartition("/")[2], spec)
+    if is_hub_id(spec):
+        return ResolvedBase(_hub_snapshot(spec, setting), spec.rpartition("/")[2], spec)
     raise UsageError(
         "no such base model",
-        where=f"model.base = {spec!r}",
+        where=f"{setting} = {spec!r}",
         hint="Name a checkpoint directory, a .gguf file, a hub id (owner/name) or 'demo'.",
     )
+
+
+def is_hub_id(spec: str) -> bool:
+    """Is this no path on this machine, and of the form owner/name?"""
+    return not Path(spec).expanduser().exists() and bool(_HUB_ID.fullmatch(spec))
+
+
+def hub_config(repository: str, *, setting: str) -> Path:
+    """config.json of a hub model, which alone is fetched where the cache lacks it. Raises
+    TuneserveError if it can't be had."""
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(repository, setting):
+        # Which asks once: a download of the file alone is tried again for half a minute.
+        folder = snapshot_download(repository, allow_patterns=["config.json"])
+    return Path(folder) / "config.json"
 
 
 def check_checkpoint(path: Path) -> None:
@@ -109,9 +128,9 @@ def source_gguf(spec: str, checkpoint: Path) -> Path | None:
     return path if same else None
 
 
-def _imported(gguf: Path, spec: str) -> ResolvedBase:
+def _imported(gguf: Path, spec: str, setting: str) -> ResolvedBase:
     if not gguf.is_file():
-        raise UsageError("no such file", where=str(gguf))
+        raise UsageError("no such file", where=f"{setting} = {str(gguf)!r}")
     name = short_name(gguf)
     if missing := [part for part in part_paths(gguf) if not part.is_file()]:
         raise UsageError("no such file", where=str(missing[0]), hint=f"It is a part of {gguf}.")
@@ -125,9 +144,9 @@ def _imported(gguf: Path, spec: str) -> ResolvedBase:
     return ResolvedBase(target, name, spec)
 
 
-def _hub_snapshot(repository: str) -> Path:
+def _hub_snapshot(repository: str, setting: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     wanted: dict[str, Any] = {
         "allow_patterns": ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"],
@@ -138,12 +157,20 @@ def _hub_snapshot(repository: str) -> Path:
         return Path(snapshot_download(repository, **wanted, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    try:
+    with _hub_errors(repository, setting):
         return Path(snapshot_download(repository, **wanted))
+
+
+@contextmanager
+def _hub_errors(repository: str, setting: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        yield
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise TuneserveError(
-            "the hub model can't be downloaded",
-            where=f"model.base = {repository!r}",
-            hint="Check the id and the network (and HF_TOKEN for a gated model), or name a local "
+            "the hub model can't be downloaded, and there is no such folder",
+            where=f"{setting} = {repository!r}",
+            hint="Check the name and the network (and HF_TOKEN for a gated model), or name a local "
             f"checkpoint. ({type(error).__name__})",
         ) from error

@@ -218,6 +218,33 @@ def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -
     assert "no such file" in refusals(check(small_base, tmp_path, convert=gone))
 
 
+def test_the_other_base_to_merge_into(small_base: Path, tmp_path: Path) -> None:
+    def told(spec: str) -> str:
+        return refusals(check(small_base, tmp_path, convert={"merge_base": spec}))
+
+    for missing in ("gone/away", str(tmp_path / "gone")):
+        shown = told(missing)
+        assert f"convert.merge_base = '{missing}'" in shown
+        assert "model.base" not in shown
+    other = tmp_path / "other"
+    shutil.copytree(small_base, other)
+    assert not told(str(other))
+    config(model_type="qwen2", architectures=["Qwen2ForCausalLM"])(other)
+    assert "'qwen2'" in told(str(other))
+
+
+def test_a_converter_that_is_none(small_base: Path, tmp_path: Path) -> None:
+    missing = check(small_base, tmp_path, convert={"converter": str(tmp_path / "no_such.py")})
+    assert [one.name for one in missing if "no_such.py" in one.found] == ["converter"]
+    base, script = tmp_path / "base", tmp_path / "some.py"
+    shutil.copytree(small_base, base)
+    config(architectures=["BloomForCausalLM"])(base)
+    script.write_text("")
+    shown = refusals(check(base, tmp_path, convert={"converter": str(script)}))
+    assert f"convert.converter = '{script}': the converter wrote no such file" in shown
+    assert "convert_hf_to_gguf.py is expected" in shown
+
+
 def test_disk_and_memory(small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
     monkeypatch.setattr("tuneserve.convert.resources.shutil.disk_usage", lambda _: usage)

@@ -6,6 +6,9 @@ checkpoint's config.json.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import (
     dense,
@@ -45,10 +48,7 @@ def by_gguf_name(name: str) -> Architecture:
     for architecture in ARCHITECTURES:
         if architecture.gguf_name == name:
             return architecture
-    raise UsageError(
-        f"architecture '{name}' is not supported",
-        hint=f"Supported: {', '.join(row.gguf_name for row in ARCHITECTURES)}.",
-    )
+    raise _unknown(name, [row.gguf_name for row in ARCHITECTURES])
 
 
 def by_hf_name(name: str, config: Config | None = None) -> Architecture:
@@ -57,7 +57,13 @@ def by_hf_name(name: str, config: Config | None = None) -> Architecture:
     for architecture in ARCHITECTURES:
         if name in architecture.hf_names and (config is None or architecture.when(config)):
             return architecture
-    known = [hf_name for row in ARCHITECTURES for hf_name in row.hf_names]
-    raise UsageError(
-        f"architecture '{name}' is not supported", hint=f"Supported: {', '.join(known)}."
+    raise _unknown(name, [hf_name for row in ARCHITECTURES for hf_name in row.hf_names])
+
+
+def _unknown(name: str, known: Sequence[str]) -> UsageError:
+    """The error that names the few supported architectures nearest to an unknown one."""
+    nearest = get_close_matches(name, list(dict.fromkeys(known)), n=3)
+    near = f"Nearest supported: {', '.join(nearest)}. " if nearest else ""
+    return UsageError(
+        f"architecture '{name}' is not supported", hint=f"{near}All are in docs/own-model.md."
     )
