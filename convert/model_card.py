@@ -227,7 +227,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 - Base: {on}; its licence applies to these files too.
 {data}
 - Training: {settings}
-
+{_chosen(result)}
 ## Verified
 {checks}
 
@@ -237,6 +237,22 @@ tuneserve serve {served}
 llama-server -m {name}{on_it}
 {ollama}```
 {no_ollama}"""
+
+
+def _chosen(result: ConvertResult) -> str:
+    """What auto's types were chosen by, with Q4_K_M beside it; '' for other quantizations."""
+    mix = result.mix
+    if mix is None:
+        return ""
+    size = result.settings.get("size_limit", "")
+    limit = f"within size_limit = {size}" + (" of Q4_K_M's bytes" if "%" in size else "")
+    if most := result.settings.get("max_divergence"):
+        limit = f"for a divergence of at most {most:g}"
+    return (
+        f"- Types: chosen for each tensor {limit}; {mix.bytes / mix.baseline_bytes:.1%} of "
+        f"Q4_K_M's bytes; mean KL divergence from the unrounded model {mix.divergence:.2e} nats, Q4_K_M's "
+        f"{mix.baseline_divergence:.2e}, on the answers they were chosen by\n"
+    )
 
 
 NO_MODELFILE = """

@@ -32,9 +32,16 @@ def atomic_path(final: Path) -> Iterator[Path]:
     user's is in its way; folders that a killed process left behind are cleared.
     """
     with errors_named(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(final)
-        folder, lock = _locked_folder(final)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            _clear_leftovers(final)
+            folder, lock = _locked_folder(final)
+        except FileNotFoundError as error:  # so say file systems that hold no files: /proc
+            raise UsageError(
+                "nothing can be written in this folder",
+                where=str(final.parent),
+                hint="Choose a place that can be written.",
+            ) from error
         try:
             temporary = folder / final.name
             yield temporary

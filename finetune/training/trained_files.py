@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tuneserve.console import say
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.identity import Hashes, base_files, check_unchanged, hashes_of
 from tuneserve.run import RunDirectory
@@ -25,8 +26,17 @@ def base_hashes(checkpoint: Path) -> Hashes:
 def check_trained_files(run: RunDirectory, trained: TrainOutput, base: Path | None) -> None:
     """Raise TuneserveError if the adapter, a split or the `base` of the training is another now.
 
-    Without `base` that is not looked at. A run of a release that recorded no hashes passes.
+    Without `base` that is not looked at. A run of a release that recorded no hashes passes, with a
+    note.
     """
+    unknown = [] if trained.files else ["the adapter"]
+    if base is not None and not trained.base.sha256:
+        unknown.append("the base")
+    if unknown:
+        say(
+            f"note: {run.name}: run.json has no hashes of {' and '.join(unknown)} (an older "
+            "version trained it): a change since the training can't be seen"
+        )
     check_unchanged(
         trained.files,
         run.root,

@@ -105,3 +105,13 @@ def test_a_base_of_another_kind_is_none_to_merge_into(proven: RunDirectory, tmp_
     ) as caught:
         plan_of(proven, settings)
     assert caught.value.where == f"merge_base = {other}"
+
+
+def test_a_run_without_hashes_is_told_so_once(
+    run: RunDirectory, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with run.stage("train") as record:
+        base = TrainedBase(spec="x", path=str(trained.base), name="tiny")
+        record.result = TrainOutput(base=base)
+    checked_models(plan_of(run, SETTINGS))
+    assert capsys.readouterr().err.count("no hashes of the adapter and the base") == 1

@@ -19,6 +19,7 @@ from tuneserve.files import (
     sha256_file,
     write_json,
     write_jsonl,
+    write_text,
 )
 
 
@@ -230,3 +231,11 @@ def test_other_errors_stay_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, errors_named(tmp_path):
         Path("nowhere.txt").read_text()
     assert caught.value.filename == "nowhere.txt"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc here")
+@pytest.mark.parametrize(("place", "folder"), [("/proc/xx", "/proc"), ("/proc/xx/y", "/proc/xx")])
+def test_a_folder_that_takes_no_files_is_named(place: str, folder: str) -> None:
+    with pytest.raises(UsageError, match="nothing can be written") as caught:
+        write_text(Path(place), "x")
+    assert caught.value.where == folder

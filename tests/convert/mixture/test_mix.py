@@ -87,6 +87,9 @@ def test_a_conversion_to_chosen_types(run: RunDirectory) -> None:
     assert mix is not None
     assert mix.bytes <= mix.baseline_bytes
     assert mix.divergence <= mix.baseline_divergence
+    card = (run.gguf / "README.md").read_text()
+    assert "within size_limit = 5M; " in card
+    assert f"{mix.divergence:.2e} nats, Q4_K_M's {mix.baseline_divergence:.2e}" in card
     for path in (run.tuned_gguf(AUTO), run.base_gguf(AUTO)):
         assert path.stat().st_size <= 5_000_000
         gguf = GGUFFile(path)

@@ -16,6 +16,7 @@ from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.convert.preflight.apart import require_convertible
 from tuneserve.convert.preflight.check import check_conversion
+from tuneserve.convert.route import require_own_architecture
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json
 from tuneserve.findings import Finding
@@ -283,3 +284,13 @@ def test_a_training_is_stopped_in_another_process(
     require_convertible(off, resolved, [], place=tmp_path)
     require_convertible(Recipe(), ResolvedBase(small_base, "s", "s"), [], place=tmp_path)
     assert "the conversion can be done" in capsys.readouterr().err
+
+
+def test_an_unknown_architecture_is_told_the_nearest_ones_once() -> None:
+    with pytest.raises(UsageError, match="'GraniteMoeHybridModel' is not supported") as caught:
+        require_own_architecture("GraniteMoeHybridModel", where="base")
+    shown = caught.value.render()
+    assert shown.count("GraniteMoeHybridForCausalLM") == 1
+    assert shown.count("docs/own-model.md") == 1
+    assert "[convert] converter" in shown
+    assert len(shown) < 400
