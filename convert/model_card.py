@@ -250,8 +250,8 @@ def _chosen(result: ConvertResult) -> str:
         limit = f"for a divergence of at most {most:g}"
     return (
         f"- Types: chosen for each tensor {limit}; {mix.bytes / mix.baseline_bytes:.1%} of "
-        f"Q4_K_M's bytes; mean KL divergence from the unrounded model {mix.divergence:.2e} nats, Q4_K_M's "
-        f"{mix.baseline_divergence:.2e}, on the answers they were chosen by\n"
+        f"Q4_K_M's bytes; mean KL divergence from the unrounded model {mix.divergence:.2e} nats, "
+        f"Q4_K_M's {mix.baseline_divergence:.2e}, on the answers they were chosen by\n"
     )
 
 
