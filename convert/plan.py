@@ -96,7 +96,7 @@ def plan_of(run: RunDirectory, settings: ConvertSettings) -> Plan:
     """What a conversion of this trained run will read and write."""
     trained = run.require_stage("train", TrainOutput).base
     if settings.merge_base:
-        base = resolve_base(settings.merge_base)
+        base = resolve_base(settings.merge_base, setting="convert.merge_base")
         check_merge_base(Path(trained.path), base.path)
         return Plan(run, settings, base.path, base.name)
     return Plan(run, settings, Path(trained.path), trained.name)
