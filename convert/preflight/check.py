@@ -31,6 +31,8 @@ from tuneserve.convert.route import check_converter, check_quantization, uses_co
 from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
+from tuneserve.gguf.architectures import by_hf_name
+from tuneserve.gguf.architectures.computed import check_computed
 from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
 
 Value = TypeVar("Value")
@@ -60,6 +62,10 @@ def check_conversion(
     if by_converter is None:
         return found
     how = f", by {settings.converter}" if by_converter else ""
+    if not by_converter:
+        checked = _tried(found, "configuration", lambda: _configuration(checkpoint), base.path)
+        if checked is None:
+            return found
     found.append(Finding("architecture", "ok", f"{checkpoint.architecture}{how}"))
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
@@ -117,6 +123,13 @@ def _tried(
             shown += ": " + "; ".join(error.problems[:3]) + (f" … (+{more})" if more > 0 else "")
         found.append(Finding(name, "refused", shown, error.hint))
         return None
+
+
+def _configuration(checkpoint: MergedCheckpoint) -> bool:
+    """What the tokenizer's loading reads too, which would fail without a word of the key."""
+    architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
+    check_computed(architecture, checkpoint.config)
+    return True
 
 
 def _tell_merge_base(settings: ConvertSettings, found: list[Finding]) -> None:
