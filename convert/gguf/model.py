@@ -24,6 +24,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import by_hf_name
 from tuneserve.gguf.architectures.common import with_suffix
+from tuneserve.gguf.architectures.computed import check_computed
 from tuneserve.gguf.architectures.table import Architecture, RowOrder
 from tuneserve.gguf.architectures.values import Values
 from tuneserve.model_shape import expert_count
@@ -120,6 +121,7 @@ class GGUFModel:
         self.name = name
         self.architecture: Architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
         self.config = checkpoint.config
+        check_computed(self.architecture, self.config)
         self.sources: dict[str, Source] = self._find_sources()
         self.mix: Mapping[str, str] = {}
         self.vocabulary_size: int = self.sources["token_embd.weight"].shape[0]

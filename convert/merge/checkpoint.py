@@ -83,6 +83,10 @@ class MergedCheckpoint:
     def architecture(self) -> str:
         """config.json's `architectures[0]`."""
         names = self.file_config.get("architectures") or []
+        if isinstance(names, str):
+            raise UsageError(
+                f"architectures is {names!r}, no list", where=str(self.directory / "config.json")
+            )
         if not names:
             raise UsageError(
                 "config.json names no architecture", where=str(self.directory / "config.json")

@@ -24,6 +24,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
+from tuneserve.convert.preflight.shapes import check_shapes
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
     save_tokenizer,
@@ -34,6 +35,8 @@ from tuneserve.convert.route import check_quantization, uses_converter
 from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
+from tuneserve.gguf.architectures import by_hf_name
+from tuneserve.gguf.architectures.computed import check_computed
 from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
 
 Value = TypeVar("Value")
@@ -67,6 +70,10 @@ def check_conversion(
     if by_converter is None:
         return found
     how = f", by {settings.converter}" if by_converter else ""
+    if not by_converter:
+        checked = _tried(found, "configuration", lambda: _configuration(checkpoint), base.path)
+        if checked is None:
+            return found
     found.append(Finding("architecture", "ok", f"{checkpoint.architecture}{how}"))
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
@@ -92,6 +99,7 @@ def check_conversion(
                 return found
             size = f"{len(model.sources):,} tensors, {len(model.vocabulary.tokens):,} tokens"
             found.append(Finding("tensors and vocabulary", "ok", size))
+            tried("shapes", lambda: check_shapes(model))
             written = tried("metadata", lambda: write_vocabulary(model, gguf))
             tried("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
@@ -124,6 +132,13 @@ def _tried(
             shown += ": " + "; ".join(error.problems[:3]) + (f" … (+{more})" if more > 0 else "")
         found.append(Finding(name, "refused", shown, error.hint))
         return None
+
+
+def _configuration(checkpoint: MergedCheckpoint) -> bool:
+    """What the tokenizer's loading reads too, which would fail without a word of the key."""
+    architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
+    check_computed(architecture, checkpoint.config)
+    return True
 
 
 def _merge_base(given: str) -> Path:

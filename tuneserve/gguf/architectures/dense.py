@@ -265,6 +265,7 @@ COHERE2 = Architecture(
 )
 STARCODER2 = Architecture(
     gguf_name="starcoder2",
+    activation="gelu_pytorch_tanh",
     hf_names=("Starcoder2ForCausalLM",),
     tensors=common.TENSORS,
     layer_tensors={

@@ -78,6 +78,7 @@ LAYER_TENSORS = {
 
 GEMMA3 = Architecture(
     gguf_name="gemma3",
+    activation="gelu_pytorch_tanh",
     hf_names=("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
     model_type="gemma3_text",
     tensors=common.TENSORS,
@@ -144,6 +145,7 @@ _TIED = {name: inner for name, inner in common.TENSORS.items() if name != "outpu
 
 GEMMA2 = Architecture(
     gguf_name="gemma2",
+    activation="gelu_pytorch_tanh",
     hf_names=("Gemma2ForCausalLM",),
     tensors=_TIED,
     layer_tensors=_GEMMA2_LAYERS,
@@ -153,6 +155,7 @@ GEMMA2 = Architecture(
 )
 GEMMA = Architecture(
     gguf_name="gemma",
+    activation="gelu_pytorch_tanh",
     hf_names=("GemmaForCausalLM",),
     tensors=_TIED,
     layer_tensors=common.LAYER_TENSORS,

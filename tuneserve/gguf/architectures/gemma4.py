@@ -94,6 +94,7 @@ def absent(config: Config, layer: int) -> frozenset[str]:
 
 GEMMA4 = Architecture(
     gguf_name="gemma4",
+    activation="gelu_pytorch_tanh",
     hf_names=("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
     model_type="gemma4_text",
     tensors={

@@ -53,6 +53,7 @@ class Architecture:
     `biases`: those of a block that it computes a bias to, if the file has one.
     `when(config)`: is a model of one of the `hf_names` of this architecture? Some names stand for
     several. `row_counts[name](config, size)`: in how many rows a GGUF has a vector of a checkpoint.
+    `activation`: transformers' name of the function in the feed-forward that llama.cpp computes.
     """
 
     gguf_name: str
@@ -76,6 +77,7 @@ class Architecture:
     when: Callable[[Config], bool] = lambda _: True
     row_counts: Mapping[str, Callable[[Config, int], int]] = field(default_factory=dict)
     biases: tuple[str, ...] = BIASES
+    activation: str = "silu"
 
     def config(self, metadata: ArchitectureMetadata) -> dict[str, Any]:
         """The part of config.json that stands in the metadata."""
