@@ -9,6 +9,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ for wanted in sys.argv[2:]:
     sys.argv = ["convert_hf_to_gguf.py", source, "--outfile", target, "--outtype", kind]
     runpy.run_path(folder + "/convert_hf_to_gguf.py", run_name="__main__")
 """
+
+
+def check_same_file(ours: GGUFFile, theirs: GGUFFile, case: str, known: Container[str]) -> None:
+    """The same tensors byte for byte, and the same metadata but for the `known` keys."""
+    assert set(ours.tensors) == set(theirs.tensors), case
+    for name, tensor in theirs.tensors.items():
+        where = f"{case}: {name}"
+        assert (ours.shape(name), ours.type_name(name)) == (
+            theirs.shape(name), theirs.type_name(name)
+        ), where  # fmt: skip
+        assert np.array_equal(ours.tensors[name].data, tensor.data), where
+    assert {k: v for k, v in ours.metadata.items() if k not in known} == {
+        k: v for k, v in theirs.metadata.items() if k not in known
+    }, case
 
 
 @pytest.fixture(scope="module")

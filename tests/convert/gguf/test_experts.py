@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import copy_tokenizer, make_adapter
-from tests.convert.gguf.test_exact import DIFFERENT, DRIVER, make_checkpoint
+from tests.convert.gguf.test_exact import DIFFERENT, DRIVER, check_same_file, make_checkpoint
 from tests.convert.gguf.test_quantization import check_quantized_alike
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
@@ -199,17 +199,7 @@ def test_equals_llama_cpps_converter(
         ours = GGUFFile(
             write(GGUFModel(MergedCheckpoint(bases[case]), bases[case], name=case), tmp_path / "x")
         )
-        theirs = GGUFFile(path)
-        assert set(ours.tensors) == set(theirs.tensors), case
-        for name, tensor in theirs.tensors.items():
-            where = f"{case}: {name}"
-            assert (ours.shape(name), ours.type_name(name)) == (
-                theirs.shape(name), theirs.type_name(name)
-            ), where  # fmt: skip
-            assert np.array_equal(ours.tensors[name].data, tensor.data), where
-        assert {k: v for k, v in ours.metadata.items() if k not in DIFFERENT} == {
-            k: v for k, v in theirs.metadata.items() if k not in DIFFERENT
-        }, case
+        check_same_file(ours, GGUFFile(path), case, DIFFERENT)
 
 
 def test_rows_of_stacks_are_rows_of_the_whole(tokenizer_directory: Path, tmp_path: Path) -> None:
