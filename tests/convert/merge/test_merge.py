@@ -195,6 +195,6 @@ def test_a_damaged_config_is_named(tmp_path: Path, content: str, told: str) -> N
 
 
 def test_an_index_without_a_weight_map_is_named(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {}}')
     with pytest.raises(UsageError, match=r"index\.json: has no weight_map"):
         checkpoint_tensors(tmp_path)
