@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse
 
 import tuneserve
 from tuneserve.serve.api import errors
-from tuneserve.serve.api.errors import ApiError, client_left
-from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing, note, note_completions
+from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.generation_routes import generation_router
+from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
 from tuneserve.serve.api.protocol import (
-    ChatCompletion,
-    ChatRequest,
-    CompletionRequest,
     ErrorBody,
-    GenerationRequest,
     Health,
     ModelCard,
     ModelList,
-    TextCompletion,
-    listed,
 )
-from tuneserve.serve.api.responses import ChatWriter, TextWriter, Writer
 from tuneserve.serve.api.service import Service
-from tuneserve.serve.api.streaming import Answers, EventStream, cancelled_when_gone
 from tuneserve.serve.api.token_routes import text_router
-from tuneserve.serve.engine import Completion
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
@@ -49,13 +39,6 @@ PAGE_POLICY = (
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
 )
 """The page loads nothing from elsewhere and talks to this server alone."""
-
-STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream` its chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
-}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -78,7 +61,7 @@ def create_app(service: Service) -> FastAPI:
     )
     errors.install(app)
     app.include_router(_status_router(service))
-    app.include_router(_generation_router(service), responses=ERRORS)
+    app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
     # The last one added is the outermost.
     app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
@@ -146,66 +129,3 @@ def _card(service: Service, name: str) -> ModelCard:
     return ModelCard(
         id=name, object="model", created=service.created, owned_by="tuneserve", root=root
     )
-
-
-def _generation_router(service: Service) -> APIRouter:
-    router = APIRouter()
-
-    @router.post("/chat/completions", include_in_schema=False)
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        """The next turn of a conversation."""
-        name = service.resolve_model(body.model)
-        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
-        turn = await service.prepare(body)
-        if service.settings.log_prompts:
-            note(request.scope, messages=[message.text for message in body.messages])
-        writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
-        answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
-        return await _respond(service, request, body, answers, writer)
-
-    @router.post("/completions", include_in_schema=False)
-    @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
-    async def complete(body: CompletionRequest, request: Request) -> Response:
-        """The continuation of a text, without a chat template."""
-        name = service.resolve_model(body.model)
-        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
-        texts = listed(body.prompt)
-        prompts = await asyncio.to_thread(service.text_prompts, texts, param="prompt")
-        if service.settings.log_prompts:
-            note(request.scope, prompts=texts)
-        sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
-        if body.grammar is not None:
-            grammar = await service.compiling(partial(service.grammars.compile_gbnf, body.grammar))
-            sampling = replace(sampling, grammar=grammar)
-        answers = service.answer(name, prompts, sampling, body, param="prompt")
-        writer = TextWriter(name, service.engine.model, choices=body.choices)
-        return await _respond(service, request, body, answers, writer)
-
-    return router
-
-
-async def _respond(
-    service: Service,
-    request: Request,
-    body: GenerationRequest,
-    answers: Answers,
-    writer: Writer,
-) -> Response:
-    on_end = partial(_ended, service, request)
-    if body.stream:
-        return EventStream(answers, writer, include_usage=body.wants_usage, on_end=on_end)
-    async with cancelled_when_gone(request.receive, answers.cancel) as gone:
-        completions = await answers.completions()
-    on_end(completions)
-    if gone.done():
-        raise client_left()
-    return Response(writer.whole(completions), media_type="application/json")
-
-
-def _ended(service: Service, request: Request, completions: Sequence[Completion]) -> None:
-    for completion in completions:
-        service.metrics.answered(completion)
-    note_completions(request.scope, completions)
-    if service.settings.log_prompts:
-        note(request.scope, answers=[completion.text for completion in completions])

@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.responses import DONE, Writer, event
+from tuneserve.serve.api.writers import DONE, Writer, event
 from tuneserve.serve.engine import (
     Completion,
     Delta,

@@ -24,9 +24,9 @@ from tuneserve.serve.api.protocol import (
     TokenList,
     listed,
 )
-from tuneserve.serve.api.responses import to_json
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import cancelled_when_gone
+from tuneserve.serve.api.writers import to_json
 from tuneserve.serve.engine import TextTooLongError
 
 

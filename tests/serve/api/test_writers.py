@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import ChatCompletion, TextCompletion
-from tuneserve.serve.api.responses import ChatWriter, TextWriter
+from tuneserve.serve.api.writers import ChatWriter, TextWriter
 from tuneserve.serve.engine import Completion, SamplingParams, Timings, TokenLogprob
 
 
