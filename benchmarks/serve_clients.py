@@ -2,7 +2,8 @@
 
 Each script in benchmarks/clients/ uses one library's own calls and asserts what a user of it would
 look at: the shape of an answer, never a small model's wisdom. The libraries are installed into
-environments of their own under --cache, once (about 4 GB); some can't share one. The server runs
+environments of their own under --cache, once (about 9 GB with the torch that guidellm asks
+for); some can't share one. The server runs
 on the demo model or on --model, with a KV cache in which the largest catalogue of tools has room;
 --url takes one that runs already.
 
@@ -18,6 +19,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import urllib.request
@@ -40,7 +42,8 @@ ENVIRONMENTS = {
         "smolagents.py", "openai_agents.py", "haystack.py", "outlines.py", "semantic_kernel.py",
         "inspect_ai.py", "anthropic.py", "mcp.py",
     ],
-    "evals": ["llama_index.py", "instructor.py", "lm_eval.py", "guidellm.py"],
+    "evals": ["llama_index.py", "instructor.py", "lm_eval.py"],
+    "guidellm": ["guidellm.py"],
     "aider": ["aider.py"],
     "node": ["openai.mjs", "ai_sdk.mjs", "promptfoo.mjs"],
 }  # fmt: skip
@@ -66,30 +69,32 @@ class Environments:
         self.folder = folder
 
     def prepare(self, name: str) -> None:
-        lists = sorted(SCRIPTS.glob(f"requirements-{name}*.txt"))
-        lists = [SCRIPTS / "package.json"] if name == "node" else lists
-        content = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()
+        wanted = SCRIPTS / ("package.json" if name == "node" else f"requirements-{name}.txt")
+        content = hashlib.sha256(wanted.read_bytes()).hexdigest()
         stamp = self.folder / name / "installed"
         if stamp.is_file() and stamp.read_text() == content:
             return
         print(f"installing {name} into {stamp.parent}", file=sys.stderr, flush=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        self._install_node(lists[0]) if name == "node" else self._install_python(name, lists)
+        self._install_node(wanted) if name == "node" else self._install_python(name, wanted)
         stamp.write_text(content)
 
-    def _install_python(self, name: str, lists: list[Path]) -> None:
+    def _install_python(self, name: str, wanted: Path) -> None:
         target = self.folder / name
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(target)], check=True)
-        for path in lists:
-            alone = ["--no-deps"] if path.stem.endswith("-alone") else []
-            command = [self.program(name, ""), "-m", "pip", "install", "--quiet"]
-            subprocess.run([*command, *alone, "--requirement", str(path)], check=True)
+        command = [self.program(name, ""), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*command, "--requirement", str(wanted)], check=True)
 
-    def _install_node(self, package: Path) -> None:
+    def _install_node(self, wanted: Path) -> None:
         target = self.folder / "node"
-        (target / "package.json").write_bytes(package.read_bytes())
+        (target / "package.json").write_bytes(wanted.read_bytes())
         command = ["npm", "install", "--no-audit", "--no-fund", "--omit=optional", "--silent"]
         subprocess.run(command, cwd=target, check=True)
+        # promptfoo's database is an optional package; all the optional ones take 1.7 GB.
+        database = json.loads((target / "node_modules/libsql/package.json").read_text())
+        native = f"@libsql/linux-{'arm64' if platform.machine() == 'aarch64' else 'x64'}-gnu"
+        package = f"{native}@{database['optionalDependencies'][native]}"
+        subprocess.run([*command, "--no-save", package], cwd=target, check=True)
 
     def program(self, name: str, script: str) -> str:
         return "node" if script.endswith(".mjs") else str(self.folder / name / "bin" / "python")

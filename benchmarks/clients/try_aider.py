@@ -24,7 +24,8 @@ def _aider(*options: str) -> None:
         )
         done = subprocess.run(
             [sys.executable, "-m", "aider", "--model", f"openai/{MODEL}", "--no-git",
-             "--yes-always", "--no-check-update", "--no-show-model-warnings", "--analytics-disable", "--no-pretty",
+             "--yes-always", "--no-pretty",
+             "--no-check-update", "--no-show-model-warnings", "--analytics-disable",
              "--no-show-release-notes", "--no-detect-urls", "--no-suggest-shell-commands",
              "--model-settings-file", str(settings), "--map-tokens", "0", *options, str(source)],
             cwd=folder, capture_output=True, text=True, timeout=300,
