@@ -14,13 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
+from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.drawing import LogitsError, Row, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
-from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
+from tuneserve.serve.engine.row_threads import RowThreads
+from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
 from tuneserve.serve.engine.types import (
     Completion,
@@ -33,6 +35,7 @@ from tuneserve.serve.engine.types import (
     QueueFullError,
     SamplingParams,
     TextTooLongError,
+    TokenLogprob,
     UnavailableError,
 )
 from tuneserve.settings import ServeSettings
@@ -145,6 +148,7 @@ class Engine:
             queue_seconds=settings.queue_seconds,
             answer_seconds=settings.answer_seconds,
         )
+        self._row_threads = RowThreads(settings.threads or physical_cores())
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
         self._inbox: queue.SimpleQueue[Request | EmbeddingJob | None] = queue.SimpleQueue()
@@ -277,6 +281,7 @@ class Engine:
         self._stopping = True
         self._inbox.put(None)
         self._thread.join()
+        self._row_threads.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()
@@ -380,17 +385,18 @@ class Engine:
             use_adapter(self._context, own)
             self._adapter_in_use = adapter
 
-    def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
-        """Compute the chunks; returns (request, batch index) where the next token can be drawn."""
+    def _decode(self, chunks: Sequence[Chunk]) -> list[Request]:
+        """Compute the chunks; returns the requests whose next token can be drawn, in the order of
+        their rows of logits."""
         batch = self._batch
         batch.clear()
         ready = []
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             complete = count == request.pending
-            index = batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
+            batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
             if complete:
-                ready.append((request, index))
+                ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
@@ -399,25 +405,36 @@ class Engine:
         self._scheduler.computed(chunks)
         return ready
 
-    def _sample(self, ready: list[tuple[Request, int]]) -> None:
+    def _sample(self, ready: Sequence[Request]) -> None:
         logits = self._context.batch_logits(len(ready))
-        for row, (request, index) in zip(logits, ready, strict=True):
-            if request.sampler is None:
-                request.sampler = TokenSampler(self.model, request.sampling)
-            try:
-                token = request.sampler.sample(self._context, index, row)
-            except GrammarFailedError as error:
-                # The request's own grammar: the others go on.
+        rows = list(zip(ready, logits, strict=True))
+        drawn = self._row_threads.map(self._sample_row, rows, logits=logits.size)
+        for request, sampled in zip(ready, drawn, strict=True):
+            if isinstance(sampled, EngineError):
+                # The request's own grammar or logits: the others go on.
                 self._scheduler.finish(request)
-                self._end(request, error)
+                self._end(request, sampled)
                 continue
-            wanted = request.sampling.logprobs
-            logprob = None if wanted is None else token_logprob(row, token, wanted)
+            token, logprob = sampled
             self._notifier.urgent |= not request.generated
             reason = request.advance(token, self._piece(token, request.sampling), logprob)
             if reason is not None:
                 self._scheduler.finish(request)
                 self._end(request, reason)
+
+    def _sample_row(
+        self, request_and_row: tuple[Request, Row]
+    ) -> tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError:
+        """One request's next token, from its logits; called in several threads."""
+        request, row = request_and_row
+        if request.sampler is None:
+            request.sampler = TokenSampler(self.model, request.sampling)
+        wanted = request.sampling.logprobs
+        try:
+            token = request.sampler.sample(row)
+            return token, None if wanted is None else token_logprob(row, token, wanted)
+        except (GrammarFailedError, LogitsError) as error:
+            return error
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
@@ -430,8 +447,6 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
-        if request.sampler is not None:
-            request.sampler.close()
         self._count_out()
         self._notifier.urgent = True
         request.finish(why)
