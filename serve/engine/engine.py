@@ -20,8 +20,15 @@ from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
-from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
-from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
+from tuneserve.serve.engine.sampling import Row, TokenSampler, token_logprob
+from tuneserve.serve.engine.scheduler import (
+    SMALLEST_CHUNK,
+    Chunk,
+    PrefillBudget,
+    Scheduler,
+    prompt_tokens,
+)
+from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
 from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
@@ -77,7 +84,7 @@ class Engine:
     are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
     unless a step takes longer.
     `steady`: `generate` gives the same answers to the same prompts each time: the chunks of prompts
-    do not depend on the clock, and no prefix of earlier calls is cached.
+    do not depend on the clock, nothing is speculated, and no prefix of earlier calls is cached.
     """
 
     def __init__(
@@ -114,8 +121,9 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs.
-                n_outputs_max=sequences,
+                # One row of logits per sequence and call is all that sampling needs, and one for
+                # each guess.
+                n_outputs_max=sequences + (0 if settings.speculate == "off" else MOST_DRAFTED),
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -137,6 +145,7 @@ class Engine:
         self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
         self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
+        self._speculator = self._make_speculator()
         self._scheduler = Scheduler(
             self._cache,
             slots=settings.slots,
@@ -144,6 +153,7 @@ class Engine:
             prefill=self._prefill,
             queue_seconds=settings.queue_seconds,
             answer_seconds=settings.answer_seconds,
+            speculator=self._speculator,
         )
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
@@ -248,7 +258,16 @@ class Engine:
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
+            drafted=self._speculator.drafted if self._speculator else 0,
+            accepted=self._speculator.accepted if self._speculator else 0,
         )
+
+    def _make_speculator(self) -> Speculator | None:
+        """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
+        kind = self.settings.speculate
+        if kind == "off" or self._steady or not _can_share_prefixes(self.model):
+            return None
+        return Speculator(always=kind == "always")
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -302,6 +321,12 @@ class Engine:
         request = Request(
             prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
         )
+        # The shapes of batches, and with them the last digits of logits, follow the clock where
+        # speculation must pay; who gives a seed wants the answer to repeat.
+        if self._speculator is not None and (
+            sampling.seed is None or self.settings.speculate == "always"
+        ):
+            request.drafter = self._speculator.drafter(request.tokens)
         self._count_in(request)
         return generation
 
@@ -372,7 +397,17 @@ class Engine:
         ready = self._decode(batch.chunks)
         if ready:
             self._sample(ready)
-        self._prefill.observe(batch.chunks, time.monotonic() - started)
+        self._observe(batch.chunks, time.monotonic() - started)
+
+    def _observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """A step with these chunks took that long, to the last token drawn."""
+        self._prefill.observe(chunks, seconds)
+        if self._speculator is None:
+            return
+        if not prompt_tokens(chunks):
+            self._speculator.costs.observe(len(self._batch), seconds)
+        elif len(self._batch) >= SMALLEST_CHUNK:
+            self._speculator.costs.observe_prompt(len(self._batch), seconds)
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
@@ -381,16 +416,20 @@ class Engine:
             self._adapter_in_use = adapter
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
-        """Compute the chunks; returns (request, batch index) where the next token can be drawn."""
+        """Compute the chunks and drafts; returns (request, batch index of the first output) where
+        the next token can be drawn."""
         batch = self._batch
         batch.clear()
         ready = []
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
-            complete = count == request.pending
-            index = batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
-            if complete:
-                ready.append((request, index))
+            drafted = len(request.draft)
+            outputs = 1 + drafted if count == request.pending else 0
+            last = batch.add(
+                [*tokens, *request.draft], request.computed, request.sequence, outputs=outputs
+            )
+            if outputs:
+                ready.append((request, last - drafted))
         try:
             self._context.decode(batch)
         except NoRoomError as error:
@@ -400,24 +439,38 @@ class Engine:
         return ready
 
     def _sample(self, ready: list[tuple[Request, int]]) -> None:
-        logits = self._context.batch_logits(len(ready))
-        for row, (request, index) in zip(logits, ready, strict=True):
-            if request.sampler is None:
-                request.sampler = TokenSampler(self.model, request.sampling)
-            try:
-                token = request.sampler.sample(self._context, index, row)
-            except GrammarFailedError as error:
-                # The request's own grammar: the others go on.
+        """Draw the tokens behind each request's first output: one, and one more for each guess of
+        its draft that was drawn before."""
+        logits = self._context.batch_logits(sum(1 + len(request.draft) for request, _ in ready))
+        first = 0
+        for request, index in ready:
+            draft = request.draft
+            rows = logits[first : first + 1 + len(draft)]
+            first += len(rows)
+            accepted = 0
+            why = self._draw(request, index, rows[0])
+            while why is None and accepted < len(draft) and request.tokens[-1] == draft[accepted]:
+                accepted += 1
+                why = self._draw(request, index + accepted, rows[accepted])
+            if draft:
+                self._scheduler.settle(request, accepted)
+            if why is not None:
                 self._scheduler.finish(request)
-                self._end(request, error)
-                continue
-            wanted = request.sampling.logprobs
-            logprob = None if wanted is None else token_logprob(row, token, wanted)
-            self._notifier.urgent |= not request.generated
-            reason = request.advance(token, self._piece(token, request.sampling), logprob)
-            if reason is not None:
-                self._scheduler.finish(request)
-                self._end(request, reason)
+                self._end(request, why)
+
+    def _draw(self, request: Request, index: int, row: Row) -> FinishReason | EngineError | None:
+        """Draw a request's next token from the batch's output `index`; returns why the answer
+        ends, if it does."""
+        if request.sampler is None:
+            request.sampler = TokenSampler(self.model, request.sampling)
+        try:
+            token = request.sampler.sample(self._context, index, row)
+        except GrammarFailedError as error:
+            return error  # The request's own grammar: the others go on.
+        wanted = request.sampling.logprobs
+        logprob = None if wanted is None else token_logprob(row, token, wanted)
+        self._notifier.urgent |= not request.generated
+        return request.advance(token, self._piece(token, request.sampling), logprob)
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
