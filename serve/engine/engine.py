@@ -14,13 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
+import numpy as np
+
+from tuneserve.arrays import Floats
+from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
-from tuneserve.serve.engine.sampling import Row, TokenSampler, token_logprob
+from tuneserve.serve.engine.row_threads import RowThreads
+from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import (
     SMALLEST_CHUNK,
     Chunk,
@@ -40,6 +45,7 @@ from tuneserve.serve.engine.types import (
     QueueFullError,
     SamplingParams,
     TextTooLongError,
+    TokenLogprob,
     UnavailableError,
 )
 from tuneserve.settings import ServeSettings
@@ -155,6 +161,7 @@ class Engine:
             answer_seconds=settings.answer_seconds,
             speculator=self._speculator,
         )
+        self._row_threads = RowThreads(settings.threads or physical_cores())
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
         self._inbox: queue.SimpleQueue[Request | EmbeddingJob | None] = queue.SimpleQueue()
@@ -296,6 +303,7 @@ class Engine:
         self._stopping = True
         self._inbox.put(None)
         self._thread.join()
+        self._row_threads.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()
@@ -415,21 +423,19 @@ class Engine:
             use_adapter(self._context, own)
             self._adapter_in_use = adapter
 
-    def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
-        """Compute the chunks and drafts; returns (request, batch index of the first output) where
-        the next token can be drawn."""
+    def _decode(self, chunks: Sequence[Chunk]) -> list[Request]:
+        """Compute the chunks and drafts; returns the requests whose next token can be drawn, in the
+        order of their rows of logits: one each, and one more for each token of its draft."""
         batch = self._batch
         batch.clear()
         ready = []
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
-            drafted = len(request.draft)
-            outputs = 1 + drafted if count == request.pending else 0
-            last = batch.add(
-                [*tokens, *request.draft], request.computed, request.sequence, outputs=outputs
-            )
+            draft = request.draft
+            outputs = 1 + len(draft) if count == request.pending else 0
+            batch.add([*tokens, *draft], request.computed, request.sequence, outputs=outputs)
             if outputs:
-                ready.append((request, last - drafted))
+                ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
@@ -438,39 +444,50 @@ class Engine:
         self._scheduler.computed(chunks)
         return ready
 
-    def _sample(self, ready: list[tuple[Request, int]]) -> None:
-        """Draw the tokens behind each request's first output: one, and one more for each guess of
-        its draft that was drawn before."""
-        logits = self._context.batch_logits(sum(1 + len(request.draft) for request, _ in ready))
-        first = 0
-        for request, index in ready:
-            draft = request.draft
-            rows = logits[first : first + 1 + len(draft)]
-            first += len(rows)
-            accepted = 0
-            why = self._draw(request, index, rows[0])
-            while why is None and accepted < len(draft) and request.tokens[-1] == draft[accepted]:
-                accepted += 1
-                why = self._draw(request, index + accepted, rows[accepted])
-            if draft:
-                self._scheduler.settle(request, accepted)
+    def _sample(self, ready: Sequence[Request]) -> None:
+        counts = [1 + len(request.draft) for request in ready]
+        logits = self._context.batch_logits(sum(counts))
+        rows = list(zip(ready, np.split(logits, np.cumsum(counts)[:-1]), strict=True))
+        drawn = self._row_threads.map(self._sample_rows, rows, logits=logits.size)
+        for request, tokens in zip(ready, drawn, strict=True):
+            why: FinishReason | EngineError | None = None
+            before = request.generated
+            for sampled in tokens:
+                if isinstance(sampled, EngineError):
+                    why = sampled  # The request's own grammar or logits: the others go on.
+                    break
+                token, logprob = sampled
+                self._notifier.urgent |= not request.generated
+                why = request.advance(token, self._piece(token, request.sampling), logprob)
+                if why is not None:
+                    break
+            if request.draft:
+                self._scheduler.settle(request, max(0, request.generated - before - 1))
             if why is not None:
                 self._scheduler.finish(request)
                 self._end(request, why)
 
-    def _draw(self, request: Request, index: int, row: Row) -> FinishReason | EngineError | None:
-        """Draw a request's next token from the batch's output `index`; returns why the answer
-        ends, if it does."""
+    def _sample_rows(
+        self, request_and_rows: tuple[Request, Floats]
+    ) -> list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError]:
+        """One request's next tokens, from their logits: while one is the guess of its draft, the
+        next row is right. Called in several threads."""
+        request, rows = request_and_rows
         if request.sampler is None:
             request.sampler = TokenSampler(self.model, request.sampling)
-        try:
-            token = request.sampler.sample(self._context, index, row)
-        except GrammarFailedError as error:
-            return error  # The request's own grammar: the others go on.
         wanted = request.sampling.logprobs
-        logprob = None if wanted is None else token_logprob(row, token, wanted)
-        self._notifier.urgent |= not request.generated
-        return request.advance(token, self._piece(token, request.sampling), logprob)
+        found: list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError] = []
+        for row, guess in zip(rows, (*request.draft, None), strict=True):
+            try:
+                token = request.sampler.sample(row)
+                logprob = None if wanted is None else token_logprob(row, token, wanted)
+            except (GrammarFailedError, LogitsError) as error:
+                found.append(error)
+                break
+            found.append((token, logprob))
+            if token != guess or self.model.is_end(token):
+                break
+        return found
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
@@ -483,8 +500,6 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
-        if request.sampler is not None:
-            request.sampler.close()
         self._count_out()
         self._notifier.urgent = True
         request.finish(why)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.serve.engine.test_engine import assert_most_probable
 from tests.serve.engine.test_scheduler import Server
+from tests.serve.engine.tiny_llama import write_tiny_llama
 from tests.support import prompt_ids
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Delta, Engine, Event, SamplingParams
@@ -259,24 +260,6 @@ class TestRealModel:
             assert len(together[1].tokens) == 9
             assert engine.stats().accepted > 0
 
-    def test_drawn_answers_have_the_same_distribution(self, demo_gguf: Path) -> None:
-        """Three tokens, drawn 400 times with and without guesses of which some are wrong."""
-        sampling = SamplingParams(temperature=1.5, top_k=3, max_tokens=3)
-        counts = []
-        with engine_of(demo_gguf, "off") as plain, engine_of(demo_gguf, "always") as engine:
-            ids = plain.model.tokenize("red, green, blue, red, green, red, blue, red, green, blue,")
-            for one in (plain, engine):
-                done = one.generate([ids] * 400, sampling)
-                counts.append(Counter(answer.tokens[-2:] for answer in done))
-            stats = engine.stats()
-        assert 0 < stats.accepted < stats.drafted
-        shared = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
-        a, b = (np.array([one[key] for key in shared], float) for one in counts)
-        statistic = float(((a - b) ** 2 / (a + b)).sum())
-        # 99.99 % of a chi-square's distribution, by its normal approximation.
-        degrees = len(shared)
-        assert statistic < degrees + 4.5 * (2 * degrees) ** 0.5
-
     def test_a_seed_or_a_steady_engine_has_no_drafts(self, demo_gguf: Path) -> None:
         sampling = SamplingParams(temperature=0.0, max_tokens=24, seed=1)
         with engine_of(demo_gguf, "auto") as engine:
@@ -291,3 +274,23 @@ class TestRealModel:
             ids = prompt_ids(engine.model, [{"role": "user", "content": "What is 1+1?"}])
             (done,) = engine.generate([ids], SamplingParams(temperature=0.0, max_tokens=24))
             assert "2" in done.text
+
+
+def test_drawn_answers_have_the_same_distribution(tmp_path: Path) -> None:
+    """Of a model whose answers are of four tokens, drawn with guesses of which some are right."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf")
+    letters = [10, 20, 30, 40]
+    sampling = SamplingParams(logit_bias=dict.fromkeys(letters, 100.0), max_tokens=4)
+    prompt = [1, *np.random.default_rng(0).choice(letters, 60).tolist()]
+    counts = []
+    for speculate in ("off", "always"):
+        with engine_of(model, speculate) as engine:
+            done = engine.generate([prompt] * 800, sampling)
+            counts.append(Counter(answer.tokens for answer in done))
+            stats = engine.stats()
+    assert 0.1 * stats.drafted < stats.accepted < 0.9 * stats.drafted
+    shared = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
+    assert len(shared) > 30
+    a, b = (np.array([one[key] for key in shared], float) for one in counts)
+    # Two samples of a multinomial; 4.5 standard deviations of a chi-square above its mean.
+    assert ((a - b) ** 2 / (a + b)).sum() < len(shared) + 4.5 * (2 * len(shared)) ** 0.5
