@@ -501,6 +501,12 @@ class ServeSettings(Section):
         description="RAM in GiB for beginnings of finished requests that the KV cache has no room "
         "for; not used where layers are on a GPU.",
     )
+    speculate: Literal["auto", "always", "off"] = Field(
+        "auto",
+        description="Compute tokens that the text so far lets expect beside those that are known, "
+        "for answers that repeat their prompt: where it makes them faster (auto; not where a seed "
+        "asks for the same answer again), wherever there is room (always), or never.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )

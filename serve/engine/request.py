@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.speculation import RequestDrafter
 from tuneserve.serve.engine.types import (
     Completion,
     Delta,
@@ -60,7 +61,7 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it.
+    of it. `draft` are guesses that the coming step computes behind the one pending token.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Request:
         self.computed = 0
         self.cached_tokens = 0
         self.sampler: TokenSampler | None = None
+        self.drafter: RequestDrafter | None = None
+        self.draft: Sequence[int] = ()
         self._generation = generation
         self._stream = stream
         self._end = limit
@@ -105,6 +108,11 @@ class Request:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that the answer can still get."""
+        return self._end - len(self.tokens)
 
     @property
     def was_admitted(self) -> bool:
@@ -131,6 +139,8 @@ class Request:
         if self._first_token is None:
             self._first_token = self._clock()
         self.tokens.append(token)
+        if self.drafter is not None:
+            self.drafter.see()
         if logprob is not None:
             self._logprobs.append(logprob)
         if piece is None:

@@ -144,8 +144,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
-    far."""
+    """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
+    guessed (`drafted`) and guessed right (`accepted`) so far."""
 
     running: int
     waiting: int
@@ -155,6 +155,8 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 Event = Delta | Completion | EngineError
