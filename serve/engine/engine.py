@@ -235,7 +235,7 @@ class Engine:
         self._check_open()
         if self._embedder is None:
             raise EngineError("embeddings are off")
-        limit = min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
+        limit = self.longest_text
         longest = max(len(text) for text in texts)
         if longest > limit:
             raise TextTooLongError(longest, limit)
@@ -243,6 +243,11 @@ class Engine:
         job = EmbeddingJob(texts)
         self._count_in(job)
         return job.future
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a text that `embed` takes at most."""
+        return min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
 
     @property
     def is_open(self) -> bool:
