@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.writers import DONE, Writer, event
+from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import (
     Completion,
     Delta,
@@ -95,7 +95,7 @@ class EventStream(Response):
             try:
                 await self._send_events(send, first, batches)
             except EngineError as error:
-                await _send(send, event(as_api_error(error).body))
+                await _send(send, self._writer.failure(as_api_error(error)))
             finally:
                 self._on_end([*self.completions.values()])
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -106,11 +106,8 @@ class EventStream(Response):
         await _send(send, opening + self._written(first))
         async for batch in batches:
             await _send(send, self._written(batch))
-        tail = DONE
-        if self._include_usage:
-            done = [self.completions[index] for index in range(len(self._answers))]
-            tail = writer.usage(done) + tail
-        await _send(send, tail)
+        done = [self.completions[index] for index in range(len(self._answers))]
+        await _send(send, writer.end(done, include_usage=self._include_usage))
 
     def _written(self, batch: Batch) -> bytes:
         parts = []

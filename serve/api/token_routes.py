@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.chat.prompt import encode_text, special_tokens_of
+from tuneserve.chat.prompt import encode_text
 from tuneserve.serve.api.errors import ApiError, client_left, too_long
-from tuneserve.serve.api.prepare import render_request
 from tuneserve.serve.api.protocol import (
     ChatRequest,
     DetokenizedText,
@@ -104,12 +103,8 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
         if body.add_special:
             return encode_text(model, body.content)
         return model.tokenize(body.content)
-    if service.template is None:
-        raise ApiError(400, service.no_template, code="no_template", param="messages")
     assert body.messages is not None
-    request = ChatRequest(messages=body.messages)
-    text, opening = render_request(service.template, request, special_tokens_of(model))
-    return encode_text(model, text + opening)
+    return encode_text(model, service.conversation_text(ChatRequest(messages=body.messages)))
 
 
 def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:

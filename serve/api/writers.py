@@ -14,6 +14,7 @@ import pydantic_core
 
 import tuneserve
 from tuneserve.llama import LlamaModel
+from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import (
     AnswerCall,
@@ -44,23 +45,11 @@ SYSTEM_FINGERPRINT = f"build-{tuneserve.__version__}"
 
 
 class Writer(ABC):
-    """Writes the answers to one request, `choices` to each of its prompts."""
+    """Writes the answers to one request in the form of an API."""
 
-    kind: ClassVar[str]
-    kind_of_event: ClassVar[str]
-    id_prefix: ClassVar[str]
-
-    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        self._choices = choices
-        self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._name = model_name
-        self._model = model
-
+    @abstractmethod
     def whole(self, completions: Sequence[Completion]) -> bytes:
         """The answer in one piece."""
-        choices = [self._choice(index, one) for index, one in enumerate(completions)]
-        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
 
     def first(self, index: int) -> bytes:
         """Events that open the stream of a choice."""
@@ -74,9 +63,39 @@ class Writer(ABC):
     def last(self, index: int, completion: Completion) -> bytes:
         """The event that ends a choice."""
 
-    def usage(self, completions: Sequence[Completion]) -> bytes:
-        """The event with the token counts of all choices."""
-        return self._chunk([], usage=usage_of(completions, self._choices))
+    @abstractmethod
+    def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
+        """What ends the stream; with the token counts of all choices if they were asked for."""
+
+    @abstractmethod
+    def failure(self, error: ApiError) -> bytes:
+        """The event that tells why a stream ends too early."""
+
+
+class CompletionWriter(Writer):
+    """OpenAI's completions, `choices` to each prompt of the request."""
+
+    kind: ClassVar[str]
+    kind_of_event: ClassVar[str]
+    id_prefix: ClassVar[str]
+
+    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+        self._choices = choices
+        self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._name = model_name
+        self._model = model
+
+    def whole(self, completions: Sequence[Completion]) -> bytes:
+        choices = [self._choice(index, one) for index, one in enumerate(completions)]
+        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
+
+    def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
+        usage = usage_of(completions, self._choices)
+        return (self._chunk([], usage=usage) if include_usage else b"") + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body)
 
     @abstractmethod
     def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:
@@ -99,7 +118,7 @@ class Writer(ABC):
         }
 
 
-class ChatWriter(Writer):
+class ChatWriter(CompletionWriter):
     """chat.completion and chat.completion.chunk."""
 
     kind = "chat.completion"
@@ -250,7 +269,7 @@ def finish_reason(completion: Completion, *, called: bool) -> str:
     return "tool_calls" if called and ended == "stop" else ended
 
 
-class TextWriter(Writer):
+class TextWriter(CompletionWriter):
     """text_completion, whole and as the events of a stream."""
 
     kind = kind_of_event = "text_completion"
