@@ -29,6 +29,8 @@ _TYPES = {
     529: "overloaded_error",
 }  # fmt: skip
 
+_WORDS = ("message", "type", "param", "code")
+
 
 def error_body(status: int, told: Mapping[str, Any], request_id: str | None) -> dict[str, Any]:
     """What a client is told; `told` is the error as OpenAI's API has it."""
@@ -36,7 +38,11 @@ def error_body(status: int, told: Mapping[str, Any], request_id: str | None) -> 
     if told["param"] and told["param"] not in message:
         message = f"{told['param']}: {message}"
     usual = "api_error" if status >= 500 else "invalid_request_error"
-    error = {"type": _TYPES.get(status, usual), "message": message}
+    error: dict[str, Any] = {"type": _TYPES.get(status, usual), "message": message}
+    if told["code"] is not None:
+        # Clients find here, for one, that they have to go on without a thread.
+        figures = {key: value for key, value in told.items() if key not in _WORDS}
+        error["details"] = {"error_code": told["code"], **figures}
     return {"type": "error", "error": error, "request_id": request_id}
 
 

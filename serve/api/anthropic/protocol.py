@@ -201,6 +201,8 @@ class CountRequest(TranslatedModel):
     context_management: dict[str, Any] | None = None
     """Accepted without effect: nothing is cleared from a conversation here."""
     speed: str | None = None
+    thread: dict[str, Any] | None = None
+    """Refused, in a way that lets clients go on without: no conversation is held here."""
 
     @property
     def schema_of_answer(self) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from tuneserve.serve.api.anthropic.protocol import (
     ToolResultBlock,
     ToolUseBlock,
 )
+from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.translated import chat_request
 
@@ -35,7 +36,14 @@ so that no prefix would be found again."""
 
 def as_chat(body: CountRequest, *, thinks: bool) -> ChatRequest:
     """`thinks`: the model can have thoughts; to one that has none, a budget of them says nothing.
-    Raises RequestValidationError."""
+    Raises RequestValidationError, and ApiError for a thread."""
+    if body.thread is not None:
+        raise ApiError(
+            400,
+            "Threads are not held here; send all messages.",
+            code="thread_unsupported_request",
+            param="thread",
+        )
     fields: dict[str, Any] = {
         "model": body.model,
         "messages": _messages(body),

@@ -131,7 +131,7 @@ class MessageWriter(Writer):
                 signature = "" if begun else _signature(text)
                 return {"type": "thinking", "thinking": shown, "signature": signature}
             case "text":
-                return {"type": "text", "text": text, "citations": None}
+                return {"type": "text", "text": text}
             case "call":
                 called = pydantic_core.from_json(text or "{}", allow_partial="trailing-strings")
                 identity = block.id.replace("call_", "toolu_", 1)

@@ -59,7 +59,7 @@ def test_a_text_whole_and_streamed(http: Any) -> None:
     whole = message(http)
     [block] = whole["content"]
     assert "2" in block["text"]
-    assert block == {"type": "text", "text": block["text"], "citations": None}
+    assert block == {"type": "text", "text": block["text"]}
     identity, usage = whole.pop("id"), whole.pop("usage")
     assert identity.startswith("msg_")
     assert whole == {
@@ -197,6 +197,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
     [
         ({"model": "claude"}, 404, "not_found_error", "'claude'"),
         ({"max_tokens": None}, 400, "invalid_request_error", "max_tokens"),
+        ({"thread": {"type": "create"}}, 400, "invalid_request_error", "thread"),
         ({"colour": 1}, 400, "invalid_request_error", "'colour' is not supported"),
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, 400, "invalid_request_error",
          "'web_search_20250305'"),
@@ -220,6 +221,8 @@ def test_errors_are_anthropics(
     body = answer.json()
     assert (body["type"], body["error"]["type"]) == ("error", kind)
     assert word in body["error"]["message"]
+    if "thread" in fields:
+        assert body["error"]["details"] == {"error_code": "thread_unsupported_request"}
     assert body["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
 
 
