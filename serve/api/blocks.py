@@ -64,11 +64,11 @@ Step = Begun | Grown | Ended
 class BlockReader:
     """Reads one answer into blocks as it grows. White space around calls belongs to no block."""
 
-    def __init__(self, turn: Turn) -> None:
+    def __init__(self, turn: Turn, model: LlamaModel) -> None:
+        self._model = model
         self._reader = turn.reader()
         self._calls = turn.calls
         self._white = ""
-        self._unread = 0
         self._logprobs: list[TokenLogprob] = []
         self.blocks: list[Block] = []
         self._open: Block | None = None
@@ -130,6 +130,7 @@ class BlockReader:
         steps: list[Step] = []
         if self._open is None or self._open.kind != kind:
             steps = self._begin(Block(len(self.blocks), kind))
+            self._logprobs = self._of_end(text)
         assert self._open is not None
         self._open.pieces.append(text)
         logprobs, self._logprobs = self._logprobs, []
@@ -137,6 +138,16 @@ class BlockReader:
             self._open.logprobs += logprobs
             return [*steps, Grown(self._open, text, logprobs)]
         return [*steps, Grown(self._open, text)]
+
+    def _of_end(self, text: str) -> list[TokenLogprob]:
+        """The last tokens whose log probabilities are held: those of `text`, not of a mark that
+        stood before it."""
+        left = len(text.encode())
+        place = len(self._logprobs)
+        while place and left > 0:
+            place -= 1
+            left -= len(self._model.token_bytes(self._logprobs[place].token))
+        return self._logprobs[place:]
 
     def _begin(self, block: Block) -> list[Step]:
         steps = self._end()

@@ -37,7 +37,7 @@ class MessageWriter(Writer):
         self._model = model
         self._turn = turn
         self._show_thoughts = show_thoughts
-        self._reader = BlockReader(turn)
+        self._reader = BlockReader(turn, model)
 
     def whole(self, completions: Sequence[Completion]) -> bytes:
         [completion] = completions

@@ -46,7 +46,7 @@ class ResponseWriter(Writer):
         self._on_done = on_done
         self._id = f"resp_{secrets.token_hex(24)}"
         self._created = int(time.time())
-        self._reader = BlockReader(turn)
+        self._reader = BlockReader(turn, model)
         self._ids: dict[int, str] = {}
         self._sequence = -1
         self._summarized = body.reasoning is not None and body.reasoning.summarized
