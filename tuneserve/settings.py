@@ -541,6 +541,13 @@ class ServeSettings(Section):
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
     )
+    response_store: int = Field(
+        64,
+        ge=0,
+        le=1_048_576,
+        description="RAM in MiB for responses that later ones may go on from (/v1/responses); the "
+        "oldest are dropped.",
+    )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
     cors_origins: tuple[str, ...] = Field(

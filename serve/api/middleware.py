@@ -26,6 +26,9 @@ FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
 (model, token counts, times)."""
 
+REQUEST_ID = "tuneserve.request_id"
+"""Key in the ASGI scope of the request's id, as X-Request-Id tells it."""
+
 DEFECT = 500
 
 
@@ -81,6 +84,7 @@ class AccessLog:
         scope.setdefault(FACTS, {})
         # HEAD is GET without the body, which the server leaves out by the method it has seen.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        scope[REQUEST_ID] = request_id
         try:
             await self._app(inner, receive, with_id)
         except Exception as error:
@@ -140,6 +144,15 @@ def _path(scope: Scope) -> str:
     """The path without what could forge a second line of the log."""
     path: str = scope["path"]
     return path.encode("ascii", "backslashreplace").decode() if path.isprintable() else repr(path)
+
+
+def given_key(scope: Scope) -> bytes:
+    """The API key that a request brings: as a bearer token, or as X-Api-Key. b'' without one."""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return bytes(given.strip())
+    return bytes(headers.get(b"x-api-key", b"").strip())
 
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tuneserve.chat.prompt import encode_text, template_of
+from tuneserve.chat.prompt import encode_text, special_tokens_of, template_of
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
-from tuneserve.serve.api.prepare import Turn, prepare_turn
+from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
@@ -110,6 +110,11 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)
 
     @property
+    def thinks(self) -> bool:
+        """Can the model have thoughts?"""
+        return self.template is not None and can_think(self.template)
+
+    @property
     def names(self) -> list[str]:
         """The served models: the base under its name, then its adapters."""
         return [self.name, *self.adapters]
@@ -143,6 +148,14 @@ class Service:
             )
         except PromptTooLongError as error:
             raise too_long(error, param="messages") from error
+
+    def conversation_text(self, request: ChatRequest) -> str:
+        """What the chat template makes of a conversation, up to where the answer begins. Raises
+        ApiError without a template, TemplateError."""
+        if self.template is None:
+            raise ApiError(400, self.no_template, code="no_template", param="messages")
+        text, opening = render_request(self.template, request, special_tokens_of(self.engine.model))
+        return text + opening
 
     async def text_prompts(
         self, prompts: Sequence[str | list[int]], *, param: str, most: int

@@ -169,6 +169,7 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                stopped_by=self._detokenizer.stopped_by,
             )
         )
 

@@ -136,8 +136,8 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
-    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
-    prefix cache."""
+    it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
+    prompt came from the prefix cache."""
 
     text: str
     tokens: tuple[int, ...]
@@ -146,6 +146,7 @@ class Completion:
     cached_tokens: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
