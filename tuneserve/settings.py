@@ -529,6 +529,22 @@ class ServeSettings(Section):
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
     )
+    adapter_dir: Path | None = Field(
+        None,
+        description="Directory of LoRA adapters, watched while the server runs: each NAME.gguf in "
+        "it is served as NAME.",
+    )
+    max_adapters: int = Field(
+        32, ge=1, le=1024, description="LoRA adapters that may be loaded at the same time."
+    )
+    adapter_memory: float = Field(
+        4.0, gt=0.0, le=1024.0, description="Memory in GiB that loaded adapters may take in all."
+    )
+    admin_key_file: Path | None = Field(
+        None,
+        description="File with one admin key per line, which /v1/load_lora_adapter and "
+        "/v1/unload_lora_adapter ask for (needs adapter_dir); without it these paths are off.",
+    )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
     cors_origins: tuple[str, ...] = Field(

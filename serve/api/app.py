@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 
 import tuneserve
 from tuneserve.serve.api import errors
+from tuneserve.serve.api.admin_routes import ADMIN_PATHS, admin_router
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
@@ -63,8 +64,16 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(_status_router(service))
     app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
+    admin = KeyRing(settings.admin_key_file)
+    if admin.needed and service.adapter_directory is not None:
+        app.include_router(admin_router(service, service.adapter_directory), responses=ERRORS)
     # The last one added is the outermost.
-    app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
+    app.add_middleware(
+        Guard,
+        keys=KeyRing(settings.api_key_file),
+        max_body=settings.max_body,
+        special=dict.fromkeys(ADMIN_PATHS, admin) if admin.needed else {},
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -125,7 +134,12 @@ def _status_router(service: Service) -> APIRouter:
 
 
 def _card(service: Service, name: str) -> ModelCard:
-    root = None if name == service.name else service.name
+    base = None if name == service.name else service.name
     return ModelCard(
-        id=name, object="model", created=service.created, owned_by="tuneserve", root=root
+        id=name,
+        object="model",
+        created=service.created,
+        owned_by="tuneserve",
+        root=base,
+        parent=base,
     )

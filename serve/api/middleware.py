@@ -6,9 +6,10 @@ import hmac
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from starlette.datastructures import MutableHeaders
@@ -196,12 +197,21 @@ class KeyRing:
 
 
 class Guard:
-    """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body."""
+    """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body.
+    `special` are paths that have keys of their own."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, max_body: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        max_body: int,
+        special: Mapping[str, KeyRing] = MappingProxyType({}),
+    ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
+        self._special = special
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -211,21 +221,23 @@ class Guard:
         try:
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                self._check_key(headers.get(b"authorization", b""))
+                keys = self._special.get(scope["path"], self._keys)
+                self._check_key(headers.get(b"authorization", b""), keys)
             self._check_length(headers.get(b"content-length", b"0"))
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 
-    def _check_key(self, authorization: bytes) -> None:
-        if not self._keys.needed:
+    def _check_key(self, authorization: bytes, keys: KeyRing) -> None:
+        if not keys.needed:
             return
         scheme, _, given = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not self._keys.accepts(given.strip()):
+        if scheme.lower() != b"bearer" or not keys.accepts(given.strip()):
+            kind = "API" if keys is self._keys else "admin"
             raise ApiError(
                 401,
-                "A valid API key is needed: Authorization: Bearer KEY.",
+                f"A valid {kind} key is needed: Authorization: Bearer KEY.",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

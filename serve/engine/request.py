@@ -60,7 +60,7 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it.
+    of it. `adapter` is the key of its LoRA adapter; None: the base alone.
     """
 
     def __init__(

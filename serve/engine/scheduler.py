@@ -42,8 +42,8 @@ class Scheduler:
     The rules:
     - Requests are admitted in the order of arrival, while fewer than `slots` run and the KV cache
       has room for the prompt.
-    - A step computes one batch, of one LoRA adapter; adapters take turns, the one served longest
-      ago first.
+    - A step computes one batch, of one LoRA adapter; adapters take turns of a few steps, the one
+      served longest ago first.
     - Every running answer of that adapter gets its next token; prompts are computed beside them in
       chunks (chunked prefill), as many tokens as `prefill` allows, `batch_tokens` in all.
     - When the KV cache is full, cached prefixes are evicted first; then the request admitted last
@@ -72,6 +72,8 @@ class Scheduler:
         self._answer_seconds = answer_seconds
         self._clock = clock
         self._served: dict[str | None, int] = {}
+        self._turn: str | None = None
+        self._turn_began = float("-inf")
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.steps = 0
@@ -167,9 +169,20 @@ class Scheduler:
         return None
 
     def _next_adapter(self) -> str | None:
-        """Of the adapters (None: the base alone) of running requests the one served longest ago."""
-        adapters = (request.adapter for request in self.running)
-        return min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+        """Of the adapters (None: the base alone) of running requests the one whose turn it is.
+
+        A turn lasts some steps, since llama.cpp plans its graphs anew whenever the adapter changes;
+        but no longer than that, all others having had theirs, no answer stood still for more than
+        STEP_SECONDS_BESIDE_DECODING. Then it is the turn of the one served longest ago."""
+        adapters = list(dict.fromkeys(request.adapter for request in self.running))
+        now = self._clock()
+        spent = (now - self._turn_began) * (len(adapters) - 1)
+        if self._turn in adapters and spent < STEP_SECONDS_BESIDE_DECODING:
+            return self._turn
+        oldest = min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+        if oldest != self._turn:
+            self._turn, self._turn_began = oldest, now
+        return oldest
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
