@@ -545,6 +545,14 @@ class ServeSettings(Section):
         description="File with one admin key per line, which /v1/load_lora_adapter and "
         "/v1/unload_lora_adapter ask for (needs adapter_dir); without it these paths are off.",
     )
+    batch_dir: Path | None = Field(
+        None,
+        description="Directory in which /v1/files and /v1/batches keep their files; without it "
+        "these paths are off.",
+    )
+    batch_storage: float = Field(
+        4.0, gt=0.0, le=1_048_576.0, description="GiB that all files of batches may take."
+    )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
     cors_origins: tuple[str, ...] = Field(

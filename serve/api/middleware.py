@@ -26,6 +26,9 @@ FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
 (model, token counts, times)."""
 
+FROM_INSIDE = "tuneserve.inside"
+"""Key in the ASGI scope of requests that the server itself makes; no key is asked of them."""
+
 DEFECT = 500
 
 
@@ -198,7 +201,7 @@ class KeyRing:
 
 class Guard:
     """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body.
-    `special` are paths that have keys of their own."""
+    `special` are paths that have keys of their own, `larger` those with another `max_body`."""
 
     def __init__(
         self,
@@ -207,14 +210,16 @@ class Guard:
         keys: KeyRing,
         max_body: int,
         special: Mapping[str, KeyRing] = MappingProxyType({}),
+        larger: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
         self._special = special
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get(FROM_INSIDE):
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
@@ -223,11 +228,12 @@ class Guard:
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
                 keys = self._special.get(scope["path"], self._keys)
                 self._check_key(headers.get(b"authorization", b""), keys)
-            self._check_length(headers.get(b"content-length", b"0"))
+            most = self._larger.get(scope["path"], self._max_body)
+            self._check_length(headers.get(b"content-length", b"0"), most)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._app(scope, self._counted(receive, most), send)
 
     def _check_key(self, authorization: bytes, keys: KeyRing) -> None:
         if not keys.needed:
@@ -242,11 +248,11 @@ class Guard:
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _check_length(self, content_length: bytes) -> None:
-        if content_length.isdigit() and int(content_length) > self._max_body:
-            raise self._too_long()
+    def _check_length(self, content_length: bytes, most: int) -> None:
+        if content_length.isdigit() and int(content_length) > most:
+            raise _too_long(most)
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, most: int) -> Receive:
         """`receive` that refuses a body without a length once it has grown too long."""
         received = 0
 
@@ -254,15 +260,12 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body:
-                raise self._too_long()
+            if received > most:
+                raise _too_long(most)
             return message
 
         return counted
 
-    def _too_long(self) -> ApiError:
-        return ApiError(
-            413,
-            f"The request body is larger than {self._max_body} bytes.",
-            code="request_too_large",
-        )
+
+def _too_long(most: int) -> ApiError:
+    return ApiError(413, f"The request body is larger than {most} bytes.", code="request_too_large")

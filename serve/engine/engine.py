@@ -21,7 +21,7 @@ from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
-from tuneserve.serve.engine.request import Generation, Request
+from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
 from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
 from tuneserve.serve.engine.types import (
@@ -358,7 +358,13 @@ class Engine:
         generation = Generation(on_event)
         key = None if adapter is None else self.adapters.begin(adapter)
         request = Request(
-            prompt, sampling, generation, limit=self.limit, adapter=key, stream=stream
+            prompt,
+            sampling,
+            generation,
+            limit=self.limit,
+            adapter=key,
+            stream=stream,
+            background=IN_BACKGROUND.get(),
         )
         self._count_in(request)
         return generation
@@ -409,6 +415,9 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
+            if self._embeddings[0].background and self._scheduler.has_foreground:
+                self._embeddings.rotate(-1)
+                return
             if self._embeddings[0].advance(self._embedder):
                 self._embeddings.popleft()
                 self._count_out()

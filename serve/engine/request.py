@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
@@ -18,6 +19,9 @@ from tuneserve.serve.engine.types import (
     Timings,
     TokenLogprob,
 )
+
+IN_BACKGROUND: ContextVar[bool] = ContextVar("in_background", default=False)
+"""Are requests submitted from this context background ones, which wait for all others?"""
 
 TimeFunction = Callable[[], float]
 """Seconds from any fixed moment on."""
@@ -72,12 +76,14 @@ class Request:
         limit: int,
         adapter: str | None = None,
         stream: bool = False,
+        background: bool = False,
         clock: TimeFunction = time.monotonic,
     ) -> None:
         self.tokens = list(prompt)
         self.prompt_length = len(self.tokens)
         self.sampling = sampling
         self.adapter = adapter
+        self.background = background
         self.sequence = -1
         self.computed = 0
         self.cached_tokens = 0
