@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -20,10 +21,11 @@ from tuneserve.arrays import Floats
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
 from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
-from tuneserve.serve.engine.request import Generation, Request
+from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import (
@@ -60,6 +62,25 @@ CELLS_BESIDE_RUNNING_ON_GPU = 2048
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are delivered together: waking the listener for
 each would take time, and no reader notices the difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Work for the engine's thread between two steps."""
+
+    work: Callable[[], None]
+    done: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except Exception as error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+
+Arrival = Request | EmbeddingJob | Errand
 
 
 class Notifier:
@@ -116,9 +137,14 @@ class Engine:
         sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
         with contextlib.ExitStack() as undone:
             undone.callback(self.model.close)
-            self._adapters = {
-                name: load_adapter(self.model, path) for name, path in (adapters or {}).items()
-            }
+            self.adapters = AdapterRegistry(
+                self.model,
+                most=settings.max_adapters,
+                most_bytes=int(settings.adapter_memory * (1 << 30)),
+            )
+            for name, path in (adapters or {}).items():
+                with self.adapters.opened(path) as file:
+                    self.adapters.load(name, file)
             self._lora = None if lora is None else load_adapter(self.model, lora)
             self._context = served_context(
                 self.model,
@@ -164,7 +190,7 @@ class Engine:
         self._row_threads = RowThreads(settings.threads or physical_cores())
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
-        self._inbox: queue.SimpleQueue[Request | EmbeddingJob | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
@@ -243,6 +269,39 @@ class Engine:
         job = EmbeddingJob(texts)
         self._count_in(job)
         return job.future
+
+    def load_adapter(self, name: str, path: Path, *, replace: bool = False) -> AdapterFile:
+        """Serve a LoRA GGUF under a name, from the next request on; returns what was loaded.
+
+        The file is copied and checked in the caller's thread; running answers wait only while
+        llama.cpp takes the copy. `replace`: an adapter of this name gives way to it; requests that
+        have begun with the former one end with it.
+
+        Raises UsageError if it is no adapter of this model, the name is taken or there are too
+        many; TuneserveError if llama.cpp can't load it; EngineError.
+        """
+        self._check_open()
+        with self.adapters.opened(path) as file:
+            self._run_between_steps(partial(self.adapters.load, name, file, replace=replace))
+        return file
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for an adapter. It and its cached prefixes are freed when those
+        that have begun have ended. Raises UnknownAdapterError, EngineError."""
+        self._check_open()
+        self.adapters.unload(name)
+        # The engine's thread may sleep: it is woken to free what nobody uses.
+        self._inbox.put(Errand(self._free_unused_adapters))
+
+    def _run_between_steps(self, work: Callable[[], None]) -> None:
+        errand = Errand(work)
+        self._inbox.put(errand)
+        while True:
+            try:
+                return errand.done.result(1.0)
+            except TimeoutError:
+                if not self._thread.is_alive():
+                    raise UnavailableError("the server is shutting down") from None
 
     @property
     def longest_text(self) -> int:
@@ -327,15 +386,20 @@ class Engine:
         stream: bool,
     ) -> Generation:
         self._check_open()
-        if adapter is not None and adapter not in self._adapters:
-            raise EngineError(f"there is no adapter '{adapter}'")
         if not prompt:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
         generation = Generation(on_event)
+        key = None if adapter is None else self.adapters.begin(adapter)
         request = Request(
-            prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
+            prompt,
+            sampling,
+            generation,
+            limit=self.limit,
+            adapter=key,
+            stream=stream,
+            background=IN_BACKGROUND.get(),
         )
         # The shapes of batches, and with them the last digits of logits, follow the clock where
         # speculation must pay; who gives a seed wants the answer to repeat.
@@ -347,6 +411,7 @@ class Engine:
         return generation
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
+        """Put it into the inbox."""
         with self._lock:
             self._queued += 1
         self._inbox.put(arrived)
@@ -357,6 +422,7 @@ class Engine:
         try:
             while self._take_in():
                 self._step()
+                self._free_unused_adapters()
                 self._embed_next()
                 self._notifier.notify()
             self._end_all(UnavailableError("the server is shutting down"))
@@ -378,8 +444,10 @@ class Engine:
                 self._accept(self._inbox.get_nowait())
         return not self._stopping
 
-    def _accept(self, arrived: Request | EmbeddingJob | None) -> None:
-        if isinstance(arrived, Request):
+    def _accept(self, arrived: Arrival | None) -> None:
+        if isinstance(arrived, Errand):
+            arrived.run()
+        elif isinstance(arrived, Request):
             self._scheduler.add(arrived)
         elif isinstance(arrived, EmbeddingJob):
             self._embeddings.append(arrived)
@@ -388,6 +456,9 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
+            if self._embeddings[0].background and self._scheduler.has_foreground:
+                self._embeddings.rotate(-1)
+                return
             if self._embeddings[0].advance(self._embedder):
                 self._embeddings.popleft()
                 self._count_out()
@@ -427,9 +498,21 @@ class Engine:
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
-            own = self._lora if adapter is None else self._adapters[adapter]
+            own = self._lora if adapter is None else self.adapters.handle(adapter)
             use_adapter(self._context, own)
             self._adapter_in_use = adapter
+
+    def _free_unused_adapters(self) -> None:
+        """Free the adapters that were unloaded, with the prefixes computed with them."""
+        unused = self.adapters.collect()
+        if not unused:
+            return
+        self._context.synchronize()
+        if self._adapter_in_use in unused:
+            self._use_adapter(None)
+        for key in unused:
+            self._cache.drop_cached(key)
+        free_all(unused)
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[Request]:
         """Compute the chunks and drafts; returns the requests whose next token can be drawn, in the
@@ -509,6 +592,7 @@ class Engine:
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
         self._count_out()
+        self.adapters.end(request.adapter)
         self._notifier.urgent = True
         request.finish(why)
 

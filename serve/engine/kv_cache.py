@@ -233,6 +233,12 @@ class KVCacheManager:
         while self._cached:
             self.free(self._cached.popitem(last=False)[0])
 
+    def drop_cached(self, adapter: str) -> None:
+        """Free every cached prefix of an adapter that is no more, in the KV cache and in RAM."""
+        for sequence in self._cached.drop(adapter):
+            self.free(sequence)
+        self.offloaded.drop(adapter)
+
     def _evict(self, *, spare: int | None) -> bool:
         """Offload the least recently used prefix, and free its cells."""
         sequence = next((one for one in self._cached if one != spare), None)
@@ -322,6 +328,13 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
             del self[other]
         self[sequence] = new
         return superfluous
+
+    def drop(self, adapter: str) -> list[int]:
+        """Remove all of an adapter's prefixes; returns their ids."""
+        dropped = [sequence for sequence, prefix in self.items() if prefix.adapter == adapter]
+        for sequence in dropped:
+            del self[sequence]
+        return dropped
 
     def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""
