@@ -4,12 +4,12 @@ Filters apply in the order top-k, top-p, min-p, temperature; a token is drawn fr
 and they always leave the most probable one. A row has up to 256,000 logits, and a step up to 256
 rows, so nothing here sorts a row or adds it up one by one:
 
-- Where few tokens can be drawn, they are found by the maxima of groups of tokens, and everything
-  else is done to them alone.
-- Where many can (no filter, or flat logits), weights are summed in float32 by blocks, and a draw
-  looks for its block first. Top-p then needs no set: a token belongs to the nucleus if those before
-  it hold less than top-p. One that does not is drawn again, among those before it: what is drawn in
-  the end follows the same distribution.
+- Where the filters leave few tokens, all else is done to them alone.
+- Else the weights of all tokens are summed in float32 by blocks, and a draw looks for its block
+  first.
+- The nucleus of top-p is never made. A token belongs to it if those before it, in the order of
+  probability, hold less than top-p; if one does not, another is drawn. What is drawn in the end
+  follows the same distribution as a draw from the nucleus.
 
 Equally probable tokens are ordered by their ids. Everything about a row happens in the calling
 thread and in its own memory: the result does not depend on other rows or threads.
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import threading
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,12 @@ COLDEST = 1e-20
 FEW = 1 / 16
 """Up to this share of a row, tokens are looked at one by one."""
 
-NUCLEUS_SHARES = (1e-4, 1e-6)
-"""The tokens with at least these probabilities are tried as a set that contains the nucleus."""
+HEAD_SHARE = 1e-4
+"""Tokens of this probability at least are drawn from without a look at the others, if they hold
+top-p."""
+
+MOST_REJECTIONS = 20
+"""Then the weights of all tokens are computed at the temperature asked for."""
 
 
 class LogitsError(EngineError):
@@ -64,17 +69,15 @@ def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int
     """
     if sampling.temperature <= 0.0:
         return _most_probable(row)
-    groups = Groups(row)
     if 0 < sampling.top_k < len(row):
-        return _draw_of_few(row, groups.largest(sampling.top_k), sampling, random)
+        return _draw_of_few(row, _largest(row, sampling.top_k), sampling, random)
     plain = Weights(row) if sampling.top_p < 1.0 else None
-    few = None
     if sampling.min_p > 0.0:
-        few = groups.few_from(groups.largest_logit + math.log(sampling.min_p))
+        few = np.flatnonzero(row >= _least_logit(row, sampling.min_p))
+        if len(few) <= FEW * len(row):
+            return _draw_of_few(row, few, sampling, random, plain)
     elif plain is not None:
-        few = _holding(plain, sampling.top_p, groups)
-    if few is not None:
-        return _draw_of_few(row, few, sampling, random, plain)
+        return _draw_of_nucleus(row, sampling, random, plain)
     return _draw_of_many(row, sampling, random, plain)
 
 
@@ -87,8 +90,7 @@ def token_logprob(row: Row, token: int, alternatives: int) -> TokenLogprob:
     log_sum = math.log(weights.total) + weights.shift
     top: tuple[tuple[int, float], ...] = ()
     if alternatives:
-        ids = Groups(row).largest(min(alternatives, len(row)))
-        best = ids[np.argsort(-row[ids], kind="stable")][:alternatives]
+        best = _largest(row, min(alternatives, len(row)))
         logprobs = row[best].astype(np.float64) - log_sum
         top = tuple(zip(best.tolist(), logprobs.tolist(), strict=True))
     return TokenLogprob(token, float(row[token]) - log_sum, top)
@@ -101,15 +103,43 @@ def _most_probable(row: Row) -> int:
     return token
 
 
-def _holding(plain: Weights, top_p: float, groups: Groups) -> Ids | None:
-    """Tokens among which all of the nucleus is, if few are enough."""
-    for share in NUCLEUS_SHARES:
-        few = groups.few_from(math.log(share * plain.total) + plain.shift)
-        if few is None:
-            return None
-        if plain.flat[few].sum(dtype=np.float64) >= top_p * plain.total:
-            return few
-    return None
+def _least_logit(row: Row, min_p: float) -> np.float32:
+    largest: np.float32 = row.max()
+    if not math.isfinite(largest):
+        raise LogitsError
+    return largest + np.float32(math.log(min_p))
+
+
+def _largest(row: Row, k: int) -> Ids:
+    """The tokens with the k largest logits, best first (k <= len(row)).
+
+    What is above the k-th largest maximum of groups of tokens includes them. A group is every n-th
+    token, so that the maxima of all are one vector operation. The tokens left over at the end are
+    taken as groups of one.
+    """
+    count = len(row) // GROUP
+    matrix = row[: count * GROUP].reshape(GROUP, count)
+    maxima = np.concatenate((matrix.max(axis=0), row[count * GROUP :]))
+    if not math.isfinite(maxima.max()):
+        raise LogitsError
+    if 4 * k <= len(maxima):
+        least = np.partition(maxima, len(maxima) - k)[len(maxima) - k]
+        groups = np.flatnonzero(maxima >= least)
+        whole = groups[: np.searchsorted(groups, count)]
+        place, column = np.nonzero(matrix[:, whole] >= least)
+        rest = groups[len(whole) :] + (GROUP - 1) * count
+        ids = np.concatenate((place * count + whole[column], rest))
+    else:
+        # Of few groups the k-th largest maximum would be small, and too many tokens above it.
+        ids = np.flatnonzero(row >= np.partition(row, len(row) - k)[len(row) - k])
+    return ids[np.argsort(-row[ids], kind="stable")[:k]]
+
+
+def _before(logits: npt.NDArray[np.floating], token: int) -> Mask:
+    """The tokens before this one in the order of probability, then of ids."""
+    before: Mask = logits > logits[token]
+    before[:token] |= logits[:token] == logits[token]
+    return before
 
 
 def _draw_of_few(
@@ -119,23 +149,66 @@ def _draw_of_few(
     random: np.random.Generator,
     plain: Weights | None = None,
 ) -> int:
-    """Draw from `few` tokens: all that top-k leaves, or all that top-p and min-p can leave of the
+    """Draw from `few` tokens: all that top-k leaves, or all that min-p or top-p can leave of the
     row, whose weights are `plain`."""
     logits = row[few].astype(np.float64)
-    order = np.argsort(-logits, kind="stable")
-    if sampling.top_k > 0:
-        order = order[: sampling.top_k]
-    largest = float(logits[order[0]])
-    logits = logits[order] - largest
-    count = len(logits)
-    if sampling.top_p < 1.0:
-        held = np.cumsum(np.exp(logits))
-        total = held[-1] if plain is None else plain.total * math.exp(plain.shift - largest)
-        count = min(count, int(np.searchsorted(held, sampling.top_p * total)) + 1)
+    largest = float(logits.max())
+    logits -= largest
+    weights = np.exp(logits / max(sampling.temperature, COLDEST))
     if sampling.min_p > 0.0:
-        count = min(count, int(np.count_nonzero(logits >= math.log(sampling.min_p))))
-    weights = np.exp(logits[:count] / max(sampling.temperature, COLDEST))
-    return int(few[order[_place(weights, random.random())[0]]])
+        weights *= logits >= math.log(sampling.min_p)
+    if sampling.top_p >= 1.0:
+        return int(few[_place(weights, random.random())[0]])
+    held = np.exp(logits)
+    total = held.sum() if plain is None else plain.total * math.exp(plain.shift - largest)
+    while True:
+        index = _place(weights, random.random())[0]
+        before = _before(logits, index)
+        if not before.any() or held @ before < sampling.top_p * total:
+            return int(few[index])
+        weights *= before
+
+
+def _draw_of_nucleus(
+    row: Row, sampling: SamplingParams, random: np.random.Generator, plain: Weights
+) -> int:
+    """Draw with top-p and temperature alone.
+
+    The head are the tokens above a bar. If it holds less than top-p, the nucleus is all of the head
+    and a part of the rest. A temperature T up to 1 gives a token of weight w the weight
+    w * (w / bar) ** (1/T - 1), which is at most w in the rest: so the rest is drawn from by w, and
+    a token is taken with a probability that makes up for the difference.
+    """
+    wanted = sampling.top_p * plain.total
+    bar = HEAD_SHARE * plain.total
+    head = np.flatnonzero(plain.flat >= bar)
+    if not len(head):
+        bar = float(plain.flat.max())
+    weights = plain.flat[head].astype(np.float64)
+    held = float(weights.sum())
+    if held >= wanted:
+        return _draw_of_few(row, head, sampling, random, plain)
+    power = 1.0 / max(sampling.temperature, COLDEST) - 1.0
+    if not 0.0 <= power <= 1.0:
+        return _draw_of_many(row, sampling, random, plain)
+    weights *= (weights / bar) ** power
+    sums = weights.cumsum()
+    in_head = float(sums[-1]) if len(head) else 0.0
+    in_rest = plain.total - held
+    rest = None
+    for _ in range(MOST_REJECTIONS):
+        place = random.random() * (in_head + in_rest)
+        if place < in_head:
+            return int(head[sums.searchsorted(place, side="right")])
+        if rest is None:
+            rest = plain.without(head)
+        token = rest.pick(random)
+        if (
+            random.random() < (rest.flat[token] / bar) ** power
+            and held + rest.held_by(_before(row, token)) < wanted
+        ):
+            return token
+    return _draw_of_many(row, sampling, random, Weights(row))
 
 
 def _draw_of_many(
@@ -147,61 +220,16 @@ def _draw_of_many(
     else:
         weights = plain
     if sampling.min_p > 0.0:
-        weights.keep(row >= row.max() + np.float32(math.log(sampling.min_p)))
+        weights.keep(row >= _least_logit(row, sampling.min_p))
     if plain is None:
         return weights.pick(random)
     while True:
         token = weights.pick(random)
-        before = row > row[token]
-        before[:token] |= row[:token] == row[token]
+        before = _before(row, token)
         if not before.any() or plain.held_by(before) < wanted:
             return token
         # `weights` may be `plain`: the tokens that are asked about from here on stay what they are.
         weights.keep(before)
-
-
-class Groups:
-    """The maxima of a row's groups of tokens, by which its largest logits are found.
-
-    A group is every n-th token, so that the maxima of all are one vector operation. The tokens
-    left over at the end are groups of one. Raises LogitsError.
-    """
-
-    def __init__(self, row: Row) -> None:
-        self._row = row
-        self._count = len(row) // GROUP
-        self._matrix = row[: self._count * GROUP].reshape(GROUP, self._count)
-        rest = row[self._count * GROUP :]
-        self._maxima = np.concatenate((self._matrix.max(axis=0), rest))
-        self.largest_logit = float(self._maxima.max())
-        if not math.isfinite(self.largest_logit):
-            raise LogitsError
-
-    def largest(self, k: int) -> Ids:
-        """Tokens that include the k with the largest logits (1 <= k <= len(row)), by id."""
-        # Of few groups the k-th largest maximum would be small, and too many tokens above it.
-        among = self._maxima if 4 * k <= len(self._maxima) else self._row
-        return self._from(float(np.partition(among, len(among) - k)[len(among) - k]))
-
-    def few_from(self, logit: float) -> Ids | None:
-        """The tokens whose logit is at least this, by id, and the largest in any case. None if
-        they are many."""
-        least = min(logit, self.largest_logit)
-        if np.count_nonzero(self._maxima >= np.float32(least)) > FEW * len(self._row):
-            return None
-        ids = self._from(least)
-        return ids if len(ids) <= max(GROUP, FEW * len(self._row)) else None
-
-    def _from(self, logit: float) -> Ids:
-        least = np.float32(logit)
-        groups = np.flatnonzero(self._maxima >= least)
-        if len(groups) * GROUP > FEW * len(self._row):
-            return np.flatnonzero(self._row >= least)
-        whole = groups[: np.searchsorted(groups, self._count)]
-        place, column = np.nonzero(self._matrix[:, whole] >= least)
-        # Tokens of the rest are groups of one: group `count` is the first of them.
-        rest = groups[len(whole) :] + (GROUP - 1) * self._count
-        return np.concatenate((place * self._count + whole[column], rest))
 
 
 class Weights:
@@ -245,6 +273,12 @@ class Weights:
         np.multiply(self.flat, tokens, out=blocks.reshape(-1)[: len(tokens)])
         return float(np.einsum("ij->i", blocks).sum(dtype=np.float64))
 
+    def without(self, tokens: Ids) -> Self:
+        """The same, changed: these have no weight."""
+        self.flat[tokens] = 0.0
+        self._sum_up()
+        return self
+
     def keep(self, tokens: Mask) -> None:
         """Let all others have no weight."""
         np.multiply(self.flat, tokens, out=self.flat)
@@ -254,11 +288,11 @@ class Weights:
 def _place(weights: npt.NDArray[np.floating], fraction: float) -> tuple[int, float]:
     """Where in the sum of `weights` a fraction of it in [0, 1) lies: index and fraction of that
     weight, never of one that is 0."""
-    sums = np.cumsum(weights, dtype=np.float64)
+    sums = weights.cumsum(dtype=np.float64)
     wanted = fraction * float(sums[-1])
-    index = int(np.searchsorted(sums, wanted, side="right"))
+    index = int(sums.searchsorted(wanted, side="right"))
     if index == len(sums):
-        index = int(np.searchsorted(sums, sums[-1]))
+        index = int(sums.searchsorted(sums[-1]))
     before = float(sums[index - 1]) if index else 0.0
     rest = (wanted - before) / float(weights[index])
     return index, min(max(rest, 0.0), 1.0 - 2.0**-53)

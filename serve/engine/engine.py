@@ -240,7 +240,7 @@ class Engine:
         self._check_open()
         if self._embedder is None:
             raise EngineError("embeddings are off")
-        limit = min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
+        limit = self.longest_text
         longest = max(len(text) for text in texts)
         if longest > limit:
             raise TextTooLongError(longest, limit)
@@ -248,6 +248,11 @@ class Engine:
         job = EmbeddingJob(texts)
         self._count_in(job)
         return job.future
+
+    @property
+    def longest_text(self) -> int:
+        """Tokens of a text that `embed` takes at most."""
+        return min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
 
     @property
     def is_open(self) -> bool:
@@ -317,12 +322,15 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Take no more requests, end those accepted, free the model. Returns when the thread has
-        ended."""
+    def stop(self) -> None:
+        """Take no more requests, and end those accepted with UnavailableError within a step."""
         self._accepting = False
         self._stopping = True
         self._inbox.put(None)
+
+    def close(self) -> None:
+        """`stop`, and free the model. Returns when the thread has ended."""
+        self.stop()
         self._thread.join()
         self._row_threads.close()
         if self._disk is not None:

@@ -141,10 +141,10 @@ class Request:
         self.tokens.append(token)
         if self.drafter is not None:
             self.drafter.see()
-        if logprob is not None:
-            self._logprobs.append(logprob)
         if piece is None:
             return "stop"
+        if logprob is not None:
+            self._logprobs.append(logprob)
         text, stopped = self._detokenizer.feed(piece)
         if self._stream:
             self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
@@ -169,6 +169,7 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                stopped_by=self._detokenizer.stopped_by,
             )
         )
 

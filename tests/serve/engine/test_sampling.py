@@ -49,14 +49,13 @@ def test_a_request_draws_the_same_alone_and_beside_others(model: LlamaModel) -> 
 
     def answers(threads: RowThreads, kinds: Sequence[dict[str, Any]]) -> list[list[int]]:
         samplers = [TokenSampler(model, SamplingParams(seed=9, **kind)) for kind in kinds]
-        steps = [
-            threads.map(
-                lambda sampler, row=row: sampler.sample(row.copy()),
-                samplers,
-                logits=WORTH_A_THREAD * len(samplers),
-            )
-            for row in rows
-        ]
+        steps = []
+        for row in rows:
+
+            def next_token(sampler: TokenSampler, row: Row = row) -> int:
+                return sampler.sample(row.copy())
+
+            steps.append(threads.map(next_token, samplers, logits=WORTH_A_THREAD * len(samplers)))
         return [list(answer) for answer in zip(*steps, strict=True)]
 
     one, four = RowThreads(1), RowThreads(4)
