@@ -212,7 +212,7 @@ def ask(demo_gguf: Path, tmp_path: Path) -> Ask:
             "ctx": 1024, "slots": 2, "threads": 1, "prefix_disk": "100M", "speculate": "off",
             "prefix_directory": tmp_path / "prefixes", **options,
         }  # fmt: skip
-        with Engine(demo_gguf, ServeSettings(**settings)) as engine:  # type: ignore[arg-type]
+        with Engine(demo_gguf, ServeSettings(**settings)) as engine:
             return engine.generate([engine.model.tokenize(TEXT + more)], ONE)[0]
 
     return asked
@@ -279,7 +279,7 @@ class TestRealModel:
         with LlamaModel(copy, gpu_layers=0) as model:
 
             def name(adapter: Path | None = None, **options: object) -> str:
-                settings = ServeSettings(**options)  # type: ignore[arg-type]
+                settings = ServeSettings(**options)
                 return folder_name(model, settings, cells=1024, adapter=adapter)
 
             found = {name(), name(adapter), name(cache_type_v="f16")}
