@@ -287,9 +287,7 @@ class Engine:
         if not limit or steady or not _can_share_prefixes(self.model):
             return None
         # An adapter that is switched on takes the place of the model's own one.
-        paths: dict[str | None, Path | None] = {None: lora}
-        for adapter, path in adapters.items():
-            paths[adapter] = path
+        paths = {None: lora, **{name: adapters[name] for name in adapters}}
         names = {
             name: folder_name(self.model, self.settings, cells=self._context.cells, adapter=path)
             for name, path in paths.items()
