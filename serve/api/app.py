@@ -72,7 +72,12 @@ def create_app(service: Service) -> FastAPI:
             allow_methods=["GET", "POST"],
             # The openai client for browsers sends a dozen of its own.
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=[
+                "X-Request-Id",
+                "Retry-After",
+                "X-Tuneserve-Ignored",
+                "X-Tuneserve-Unenforced",
+            ],
         )
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
     return app

@@ -30,6 +30,7 @@ from tuneserve.serve.engine import (
 logger = logging.getLogger("tuneserve.serve")
 
 PROBLEMS_IN_A_MESSAGE = 5
+LONGEST_KEY = 64
 
 CLIENT_LEFT = 499
 """nginx's status for a client that was gone before the answer began."""
@@ -125,12 +126,17 @@ def _validation_error(details: Sequence[Mapping[str, Any]]) -> ApiError:
 
 
 def _describe(detail: Mapping[str, Any]) -> tuple[str, str]:
-    location = [str(part) for part in detail["loc"] if part != "body"]
+    location = [_cut(str(part)) for part in detail["loc"] if part != "body"]
     field = ".".join(location)
     if detail["type"] == "extra_forbidden":
         return field, f"'{field}' is not supported"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return field, f"'{field}': {message}" if field else message
+
+
+def _cut(key: str) -> str:
+    """A key as a message shows it: a client can send any."""
+    return key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}…"
 
 
 def install(app: FastAPI) -> None:

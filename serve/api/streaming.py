@@ -11,7 +11,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.writers import DONE, Writer, event
+from tuneserve.serve.api.writers import DONE, Writer, event, to_json
 from tuneserve.serve.engine import (
     Completion,
     Delta,
@@ -62,6 +62,7 @@ class EventStream(Response):
         writer: Writer,
         *,
         include_usage: bool,
+        usage_in_chunks: bool = False,
         on_end: Callable[[Sequence[Completion]], None],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -70,6 +71,8 @@ class EventStream(Response):
         self._answers = answers
         self._writer = writer
         self._include_usage = include_usage
+        self._usage_in_chunks = usage_in_chunks
+        self._counted = 0
         self._on_end = on_end
         self.completions: dict[int, Completion] = {}
 
@@ -119,8 +122,22 @@ class EventStream(Response):
                 self.completions[index] = one
                 parts.append(self._writer.last(index, one))
             else:
+                self._counted += len(one.tokens)
                 parts.append(self._writer.delta(index, one))
-        return b"".join(parts)
+        return self._with_usage(b"".join(parts))
+
+    def _with_usage(self, events: bytes) -> bytes:
+        """Events with the token counts so far in each, if they are asked for."""
+        if not self._usage_in_chunks:
+            return events
+        prompt, answer = self._answers.prompt_tokens // self._writer.choices, self._counted
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+        # Within an event's JSON no line ends.
+        return events.replace(b"}\n\n", b',"usage":' + to_json(usage) + b"}\n\n")
 
 
 async def _send(send: Send, body: bytes) -> None:
@@ -170,6 +187,8 @@ class Answers:
         self._bridge = bridge
         self._mailbox: Mailbox = asyncio.Queue()
         self._generations: list[Generation] = []
+        self.prompt_tokens = 0
+        """Of all choices' prompts together."""
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -183,6 +202,7 @@ class Answers:
                     prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
                 )
                 self._generations.append(generation)
+                self.prompt_tokens += len(prompt)
         except Exception:
             self.cancel()
             raise

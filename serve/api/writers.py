@@ -51,7 +51,7 @@ class Writer(ABC):
     id_prefix: ClassVar[str]
 
     def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        self._choices = choices
+        self.choices = choices
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._name = model_name
@@ -60,7 +60,7 @@ class Writer(ABC):
     def whole(self, completions: Sequence[Completion]) -> bytes:
         """The answer in one piece."""
         choices = [self._choice(index, one) for index, one in enumerate(completions)]
-        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
+        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self.choices)))
 
     def first(self, index: int) -> bytes:
         """Events that open the stream of a choice."""
@@ -76,7 +76,7 @@ class Writer(ABC):
 
     def usage(self, completions: Sequence[Completion]) -> bytes:
         """The event with the token counts of all choices."""
-        return self._chunk([], usage=usage_of(completions, self._choices))
+        return self._chunk([], usage=usage_of(completions, self.choices))
 
     @abstractmethod
     def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:

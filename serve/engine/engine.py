@@ -10,10 +10,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
+from tuneserve.arrays import Floats
 from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
@@ -21,7 +23,13 @@ from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, Embedd
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import Generation, Request
 from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
-from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
+from tuneserve.serve.engine.scheduler import (
+    SCORED_AT_ONCE,
+    Chunk,
+    PrefillBudget,
+    Scheduler,
+    prompt_tokens,
+)
 from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
@@ -43,6 +51,9 @@ SHARE_BESIDE_RUNNING = 0.25
 """Cells that cached prefixes may take while requests run, as a share of the running ones' cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
+
+NEVER = -1e9
+"""Added to a logit: the token is chosen only where a grammar allows no other."""
 
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are delivered together: waking the listener for
@@ -114,8 +125,8 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs.
-                n_outputs_max=sequences,
+                # A row of logits per sequence and call is all that sampling needs.
+                n_outputs_max=sequences + SCORED_AT_ONCE,
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -303,6 +314,9 @@ class Engine:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
+        if sampling.ignore_end:
+            never = dict.fromkeys(self.model.end_tokens, NEVER)
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
         generation = Generation(on_event)
         request = Request(
             prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
@@ -393,16 +407,33 @@ class Engine:
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             complete = count == request.pending
-            index = batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
-            if complete:
+            draws = complete and request.sampling.max_tokens != 0
+            outputs = count if request.scored_pending else int(draws)
+            index = batch.add(tokens, request.computed, request.sequence, outputs=outputs)
+            if draws:
                 ready.append((request, index))
         try:
             self._context.decode(batch)
         except NoRoomError as error:
             free = self._cache.free_cells
             raise EngineError(f"{error.message}, though {free} cells are free") from error
+        request, count = chunks[-1]
+        if request.scored_pending:
+            self._score(request, self._context.batch_logits(len(ready) + count)[len(ready) :])
         self._scheduler.computed(chunks)
+        for request, _ in chunks:
+            if request.pending == 0 and request.sampling.max_tokens == 0:
+                self._scheduler.finish(request)
+                self._end(request, "length")
         return ready
+
+    def _score(self, request: Request, rows: Floats) -> None:
+        """Note what the model thinks of the prompt's tokens behind those that `rows` are of."""
+        wanted = request.sampling.prompt_logprobs or 0
+        following = request.tokens[request.computed + 1 :]
+        request.score(
+            [token_logprob(row, token, wanted) for row, token in zip(rows, following, strict=False)]
+        )
 
     def _sample(self, ready: list[tuple[Request, int]]) -> None:
         logits = self._context.batch_logits(len(ready))
@@ -426,6 +457,8 @@ class Engine:
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
+        if token in sampling.stop_tokens:
+            return None
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
