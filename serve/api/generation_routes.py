@@ -104,6 +104,7 @@ async def respond(
             writer,
             include_usage=body.wants_usage,
             usage_in_chunks=body.wants_usage_in_chunks,
+            ping_seconds=service.settings.ping_seconds,
             on_end=on_end,
         )
         stream.headers.update(headers or {})
@@ -123,12 +124,17 @@ def check_fields(service: Service, body: GenerationRequest) -> None:
     have no effect."""
     service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
     service.check_tokens(body.stop_token_ids or (), param="stop_token_ids")
-    if service.settings.strict and body.ignored:
+    refuse_if_strict(service, body.ignored)
+
+
+def refuse_if_strict(service: Service, ignored: Sequence[str]) -> None:
+    """Raises ApiError for fields that have no effect if the server is strict."""
+    if service.settings.strict and ignored:
         raise ApiError(
             400,
-            f"{', '.join(body.ignored)}: no effect here, and this server is strict.",
+            f"{', '.join(ignored)}: no effect here, and this server is strict.",
             code="unsupported_parameter",
-            param=body.ignored[0],
+            param=ignored[0],
         )
 
 

@@ -43,6 +43,11 @@ class Turn:
         return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
 
 
+def can_think(template: ChatTemplate) -> bool:
+    """Does the template know thoughts, so that the model can have some?"""
+    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+
+
 def prepare_turn(
     model: LlamaModel,
     grammars: GrammarCompiler,
@@ -55,7 +60,7 @@ def prepare_turn(
     """Raises ApiError, TemplateError or GrammarError for a conversation that can't be rendered or a
     schema or grammar that can't be enforced, PromptTooLongError for one that plainly has more than
     `most_tokens`, and UnavailableError."""
-    thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+    thinks = can_think(template)
     effort = effort_of(request.reasoning_effort, template.source)
     budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget
     if not thinks and (request.reasoning_budget is not None or budget):

@@ -76,9 +76,9 @@ class RequestModel(BaseModel):
         return made
 
     @property
-    def ignored(self) -> tuple[str, ...]:
+    def ignored(self) -> list[str]:
         """Names of the given fields that have no effect, its parts' with theirs in front."""
-        return tuple(dict.fromkeys(_ignored_in(self, "")))
+        return [*dict.fromkeys(_ignored_in(self, ""))]
 
 
 def _ignored_in(value: Any, path: str) -> Iterator[str]:
@@ -249,10 +249,15 @@ class GenerationRequest(RequestModel):
         for field, schema in schemas.items():
             if schema is not None:
                 yield Bound("schema", _schema_given(schema, field), field)
-        for kind, given in (("regex", regexes), ("choice", choices), ("grammar", grammars)):
-            for field, value in given.items():
-                if value is not None:
-                    yield Bound(kind, value, field)
+        for field, pattern in regexes.items():
+            if pattern is not None:
+                yield Bound("regex", pattern, field)
+        for field, texts in choices.items():
+            if texts is not None:
+                yield Bound("choice", texts, field)
+        for field, grammar in grammars.items():
+            if grammar is not None:
+                yield Bound("grammar", grammar, field)
 
     @property
     def choices(self) -> int:
@@ -310,18 +315,6 @@ _TEXT_KEYS = {
     "thinking": "thinking",
 }
 """Kinds of content parts, of several APIs, with the key under which their text stands."""
-_NO_TEXT = {"image": "images", "audio": "audio", "video": "videos", "file": "files"}
-
-
-def _check_part(part: Any) -> None:
-    """Raises ValueError for what is no part of a text."""
-    if not isinstance(part, dict):
-        raise ValueError("a part of a message is an object with a type")
-    kind = str(part.get("type"))
-    if kind not in _TEXT_KEYS:
-        what = next((name for one, name in _NO_TEXT.items() if one in kind), None)
-        what = what or f"parts of type '{kind[:64]}'"
-        raise ValueError(f"{what} are not supported: this model reads text")
 
 
 class TextPart(RequestModel):
@@ -334,7 +327,8 @@ class TextPart(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _text_under_one_key(cls, part: Any) -> Any:
-        _check_part(part)
+        if not isinstance(part, dict) or part.get("type") not in _TEXT_KEYS:
+            return part
         key = _TEXT_KEYS[part["type"]]
         given = {name: value for name, value in part.items() if name != "signature"}
         if key != "text" and key in given:
@@ -407,8 +401,6 @@ class ChatMessage(RequestModel):
     def _text_or_parts(cls, content: Any) -> Any:
         if not isinstance(content, str | list):
             raise ValueError("must be a text, or a list of parts")
-        for part in content if isinstance(content, list) else ():
-            _check_part(part)
         return content
 
     @model_validator(mode="after")
@@ -892,13 +884,14 @@ class TextCompletion(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """A served model."""
+    """A served model; an adapter's `root` and `parent` are the base."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: Literal["tuneserve"]
     root: str | None
+    parent: str | None
 
 
 class ModelList(TypedDict):

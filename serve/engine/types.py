@@ -23,6 +23,10 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
+class UnknownAdapterError(EngineError):
+    """A request names an adapter that is not loaded (any more)."""
+
+
 class PromptTooLongError(TuneserveError):
     """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
     or more."""
@@ -143,8 +147,9 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
-    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
-    prefix cache. `prompt_logprobs` are those of the prompt's tokens but the first."""
+    it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
+    prompt came from the prefix cache. `prompt_logprobs` are those of the prompt's tokens but the
+    first."""
 
     text: str
     tokens: tuple[int, ...]
@@ -154,12 +159,13 @@ class Completion:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
-    far."""
+    """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
+    guessed (`drafted`) and guessed right (`accepted`) so far."""
 
     running: int
     waiting: int
@@ -169,6 +175,8 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 Event = Delta | Completion | EngineError
