@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuneserve.chat.call_formats import HERMES, CallForm
@@ -23,17 +23,25 @@ from tuneserve.serve.engine import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The next turn of a conversation, ready to be generated. `calls`: were tools offered?"""
+    """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
+    `functions`: the schemas of their arguments by name; `only_calls`: must one be called?"""
 
     prompt: list[int]
     sampling: SamplingParams
     calls: bool
     form: CallForm = HERMES
+    functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only_calls: bool = False
 
     def reader(self) -> PartReader | ChannelReader:
         if self.form.in_channels:
             return ChannelReader(calls=self.calls)
-        return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
+        return PartReader(
+            self.sampling.thoughts,
+            calls=self.form if self.calls else None,
+            functions=self.functions,
+            only_calls=self.only_calls,
+        )
 
 
 def prepare_turn(
@@ -70,6 +78,11 @@ def prepare_turn(
         ),
         form=form,
         calls=calls,
+        functions={
+            tool["function"]["name"]: tool["function"].get("parameters") or {}
+            for tool in request.callable_tools
+        },
+        only_calls=calls and request.must_call,
     )
 
 
