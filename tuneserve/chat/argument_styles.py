@@ -88,7 +88,9 @@ def _python(text: str, start: int, first: Pair, second: Pair) -> FoundArguments 
 
 def _bare_keys(text: str, start: int, first: Pair, second: Pair) -> FoundArguments | None:
     """In the order of their names."""
-    text_pattern = rf"{re.escape(first[0])}:(?P<quote>\W+){re.escape(first[1])}(?P=quote)"
+    text_pattern = (
+        rf"{re.escape(first[0])}:(?P<quote>\W+|{MARK.pattern}){re.escape(first[1])}(?P=quote)"
+    )
     list_pattern = re.escape(f"{second[0]}:{second[1]}")
     patterns = (f"{text_pattern},{list_pattern}", f"{list_pattern},{text_pattern}")
     for pattern in patterns:
