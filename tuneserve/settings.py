@@ -516,6 +516,22 @@ class ServeSettings(Section):
     answer_seconds: int = Field(
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
     )
+    ping_seconds: float = Field(
+        10.0,
+        ge=0.0,
+        le=3600.0,
+        description="Pause in a stream after which a comment is sent, so that nobody takes the "
+        "connection for dead; 0 = none. Once one is sent, a failure is an event, not a status.",
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=86_400, description="Time an idle connection is kept for its next request."
+    )
+    receive_seconds: int = Field(
+        60,
+        ge=1,
+        le=86_400,
+        description="Time a request's headers, and then its body, get to arrive.",
+    )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
     )

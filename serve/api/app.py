@@ -17,7 +17,8 @@ from tuneserve.serve.api import errors
 from tuneserve.serve.api.anthropic.errors import AnthropicErrors, speaks_anthropic
 from tuneserve.serve.api.anthropic.models import model_info, model_page
 from tuneserve.serve.api.anthropic.routes import anthropic_router
-from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.arrival import Arrival
+from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
 from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
@@ -30,13 +31,14 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.token_routes import text_router
-from tuneserve.serve.api.writers import to_json
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
     401: {"model": ErrorBody, "description": "An API key is needed."},
     404: {"model": ErrorBody, "description": "No such model or path."},
+    408: {"model": ErrorBody, "description": "The request's body took too long to arrive."},
     413: {"model": ErrorBody, "description": "The request body is too large."},
+    415: {"model": ErrorBody, "description": "A web page must say that it sends JSON."},
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
     503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
 }
@@ -73,12 +75,13 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(anthropic_router(service))
     app.include_router(llama_server_router(service), responses=ERRORS)
     # The last one added is the outermost.
+    app.add_middleware(Arrival, seconds=settings.receive_seconds)
     app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             # The openai client for browsers sends a dozen of its own.
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],

@@ -81,7 +81,13 @@ async def respond(
     """Send the answers, whole or as events, in the form of `writer`."""
     on_end = partial(_ended, service, request)
     if body.stream:
-        return EventStream(answers, writer, include_usage=body.wants_usage, on_end=on_end)
+        return EventStream(
+            answers,
+            writer,
+            include_usage=body.wants_usage,
+            ping_seconds=service.settings.ping_seconds,
+            on_end=on_end,
+        )
     async with cancelled_when_gone(request.receive, answers.cancel) as gone:
         completions = await answers.completions()
     on_end(completions)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import read_text
 from tuneserve.serve.api.errors import CLIENT_LEFT, ApiError, as_api_error
 from tuneserve.serve.api.metrics import Metrics
-from tuneserve.serve.engine import Completion
+from tuneserve.serve.engine import Completion, UnavailableError
 
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
@@ -82,14 +83,22 @@ class AccessLog:
 
         scope.setdefault(FACTS, {})
         scope[REQUEST_ID] = request_id
+        # HEAD is GET without the body, which the server leaves out by the method it has seen.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, with_id)
+            await self._app(inner, receive, with_id)
         except Exception as error:
             if answering:
                 status = DEFECT
                 raise
             await as_api_error(error).response()(scope, receive, with_id)
+        except asyncio.CancelledError:
+            # The server ends without waiting for the answer.
+            if not answering:
+                error = UnavailableError("the server is shutting down")
+                await as_api_error(error).response()(scope, receive, with_id)
         finally:
+            scope.setdefault("route", inner.get("route"))
             self._write(scope, request_id, status, time.monotonic() - started)
 
     def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -135,15 +144,6 @@ def _path(scope: Scope) -> str:
     """The path without what could forge a second line of the log."""
     path: str = scope["path"]
     return path.encode("ascii", "backslashreplace").decode() if path.isprintable() else repr(path)
-
-
-def given_key(scope: Scope) -> bytes:
-    """The API key that a request brings: as a bearer token, or as X-Api-Key. b'' without one."""
-    headers = {name.lower(): value for name, value in scope["headers"]}
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer":
-        return bytes(given.strip())
-    return bytes(headers.get(b"x-api-key", b"").strip())
 
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
@@ -208,6 +208,14 @@ class KeyRing:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key as OpenAI's clients send it, or else as Anthropic's or Azure's do; b'' if none."""
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return given.strip()
+    return headers.get(b"x-api-key", headers.get(b"api-key", b"")).strip()
+
+
 class Guard:
     """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body."""
 
@@ -224,21 +232,18 @@ class Guard:
         try:
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                self._check_key(headers.get(b"authorization", b""))
+                self._check_key(headers)
             self._check_length(headers.get(b"content-length", b"0"))
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
         await self._app(scope, self._counted(receive), send)
 
-    def _check_key(self, authorization: bytes) -> None:
-        if not self._keys.needed:
-            return
-        scheme, _, given = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not self._keys.accepts(given.strip()):
+    def _check_key(self, headers: Mapping[bytes, bytes]) -> None:
+        if self._keys.needed and not self._keys.accepts(key_in(headers)):
             raise ApiError(
                 401,
-                "A valid API key is needed: Authorization: Bearer KEY.",
+                "A valid API key is needed: Authorization: Bearer KEY (or X-Api-Key: KEY).",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from tuneserve.chat.prompt import encode_text
-from tuneserve.serve.api.errors import ApiError, client_left, too_long
+from tuneserve.serve.api.errors import ApiError, client_left, to_json, too_long
 from tuneserve.serve.api.protocol import (
     ChatRequest,
     DetokenizedText,
@@ -25,7 +25,6 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import cancelled_when_gone
-from tuneserve.serve.api.writers import to_json
 from tuneserve.serve.engine import TextTooLongError
 
 

@@ -5,25 +5,21 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar
-
-import pydantic_core
 
 import tuneserve
 from tuneserve.llama import LlamaModel
-from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import (
     AnswerCall,
     AnswerMessage,
     ChatChoice,
-    ChatLogprobs,
     TextChoice,
-    TextLogprobs,
-    TopLogprob,
     Usage,
 )
 from tuneserve.serve.chat.answer_parser import PartReader
@@ -46,6 +42,10 @@ SYSTEM_FINGERPRINT = f"build-{tuneserve.__version__}"
 
 class Writer(ABC):
     """Writes the answers to one request in the form of an API."""
+
+    ping: ClassVar[bytes] = b": still working\n\n"
+    """What says that the connection lives while there is nothing to write: a comment, which every
+    reader of server-sent events leaves out."""
 
     @abstractmethod
     def whole(self, completions: Sequence[Completion]) -> bytes:
@@ -158,7 +158,7 @@ class ChatWriter(CompletionWriter):
         return {
             "index": index,
             "message": message,
-            "logprobs": self._logprobs(completion.logprobs),
+            "logprobs": chat_logprobs(self._model, completion.logprobs),
             "finish_reason": finish_reason(completion, called=bool(calls)),
         }
 
@@ -220,30 +220,10 @@ class ChatWriter(CompletionWriter):
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": self._logprobs(logprobs),
+            "logprobs": chat_logprobs(self._model, logprobs),
             "finish_reason": finish_reason,
         }
         return self._chunk([choice])
-
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-        if not tokens:
-            return None
-        return {
-            "content": [
-                {
-                    **self._token(one.token, one.logprob),
-                    "top_logprobs": [self._token(*alternative) for alternative in one.top],
-                }
-                for one in tokens
-            ]
-        }
-
-    def _token(self, token: int, logprob: float) -> TopLogprob:
-        return {
-            "token": token_text(self._model, token),
-            "logprob": logprob,
-            "bytes": list(self._model.token_bytes(token)),
-        }
 
 
 @dataclass
@@ -277,7 +257,7 @@ class TextWriter(CompletionWriter):
 
     def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
         super().__init__(model_name, model, choices=choices)
-        self._offsets: dict[int, int] = {}
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         return self._piece(index, completion.text, completion.logprobs, completion.finish_reason)
@@ -296,25 +276,8 @@ class TextWriter(CompletionWriter):
         return {
             "index": index,
             "text": text,
-            "logprobs": self._logprobs(index, logprobs),
+            "logprobs": text_logprobs(self._model, logprobs, self._offsets[index]),
             "finish_reason": finish_reason,
-        }
-
-    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> TextLogprobs | None:
-        if not tokens:
-            return None
-        texts = [token_text(self._model, one.token) for one in tokens]
-        *offsets, self._offsets[index] = accumulate(
-            map(len, texts), initial=self._offsets.get(index, 0)
-        )
-        return {
-            "tokens": texts,
-            "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": [
-                {token_text(self._model, token): logprob for token, logprob in one.top}
-                for one in tokens
-            ],
-            "text_offset": offsets,
         }
 
 
@@ -329,14 +292,6 @@ def usage_of(completions: Sequence[Completion], choices: int) -> Usage:
         "total_tokens": prompt + answer,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-def token_text(model: LlamaModel, token: int) -> str:
-    return model.token_bytes(token).decode("utf-8", "replace")
-
-
-def to_json(value: Mapping[str, Any] | str) -> bytes:
-    return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def event(value: Mapping[str, Any]) -> bytes:

@@ -41,5 +41,7 @@ class Detokenizer:
         return shown, bool(places)
 
     def finish(self) -> str:
-        """The rest at the end of an answer that no stop string ended."""
+        """The rest at the end of an answer that no stop string ended, but for a character that the
+        end has cut."""
+        self._decoder.reset()
         return self.feed(b"", final=True)[0]

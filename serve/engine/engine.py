@@ -270,12 +270,15 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Take no more requests, end those accepted, free the model. Returns when the thread has
-        ended."""
+    def stop(self) -> None:
+        """Take no more requests, and end those accepted with UnavailableError within a step."""
         self._accepting = False
         self._stopping = True
         self._inbox.put(None)
+
+    def close(self) -> None:
+        """`stop`, and free the model. Returns when the thread has ended."""
+        self.stop()
         self._thread.join()
         if self._embedder is not None:
             self._embedder.close()

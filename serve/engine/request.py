@@ -131,10 +131,10 @@ class Request:
         if self._first_token is None:
             self._first_token = self._clock()
         self.tokens.append(token)
-        if logprob is not None:
-            self._logprobs.append(logprob)
         if piece is None:
             return "stop"
+        if logprob is not None:
+            self._logprobs.append(logprob)
         text, stopped = self._detokenizer.feed(piece)
         if self._stream:
             self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))

@@ -13,9 +13,9 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.anthropic.errors import error_body
 from tuneserve.serve.api.anthropic.protocol import AnsweredMessage, MessageUsage
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
-from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.writers import Writer, to_json
+from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "cancelled": "end_turn"}
@@ -28,6 +28,8 @@ _DELTAS = {
 
 class MessageWriter(Writer):
     """A message and the events of its stream. Has one choice."""
+
+    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
 
     def __init__(
         self, name: str, model: LlamaModel, turn: Turn, *, show_thoughts: bool = True
@@ -48,7 +50,7 @@ class MessageWriter(Writer):
         return to_json(self._message(content, completion))
 
     def first(self, index: int) -> bytes:
-        return _event("message_start", message=self._message([], None)) + _event("ping")
+        return _event("message_start", message=self._message([], None)) + self.ping
 
     def delta(self, index: int, delta: Delta) -> bytes:
         return b"".join(map(self._written, self._reader.feed(delta)))

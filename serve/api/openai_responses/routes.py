@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from tuneserve.chat.prompt import encode_text
-from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import STREAMED
-from tuneserve.serve.api.middleware import given_key
+from tuneserve.serve.api.middleware import key_in
 from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
 from tuneserve.serve.api.openai_responses.protocol import (
     CountRequest,
@@ -29,7 +29,6 @@ from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, told_as
-from tuneserve.serve.api.writers import to_json
 
 MIB = 2**20
 
@@ -43,7 +42,7 @@ def responses_router(service: Service) -> APIRouter:
         """Whose responses a request may see: those of its API key, if keys are asked for."""
         if service.settings.api_key_file is None:
             return ""
-        return hashlib.sha256(given_key(request.scope)).hexdigest()
+        return hashlib.sha256(key_in(dict(request.headers.raw))).hexdigest()
 
     def conversation(owner: str, body: CountRequest) -> list[InputItem]:
         """The stored items that a request goes on from, and its own."""

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.api.writers import to_json
+from tuneserve.serve.api.errors import ApiError, to_json
 
 MOST_RESPONSES = 10_000
 
