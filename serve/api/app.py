@@ -81,7 +81,7 @@ def create_app(service: Service) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["DELETE", "GET", "HEAD", "POST"],
             # The openai client for browsers sends a dozen of its own.
             allow_headers=["*"],
             expose_headers=["X-Request-Id", "Retry-After"],
