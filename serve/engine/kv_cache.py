@@ -194,6 +194,12 @@ class KVCacheManager:
         """`count` more tokens of a sequence were computed; there must be room."""
         self._cells.append(sequence, count)
 
+    def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
+        """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
+        that it has `length`; there must be room."""
+        self._cells.append(sequence, accepted)
+        self._memory.truncate(sequence, length)
+
     def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
         if not self._can_share or not tokens:
@@ -226,6 +232,12 @@ class KVCacheManager:
         """Free every cached prefix in the KV cache, without offloading it."""
         while self._cached:
             self.free(self._cached.popitem(last=False)[0])
+
+    def drop_cached(self, adapter: str) -> None:
+        """Free every cached prefix of an adapter that is no more, in the KV cache and in RAM."""
+        for sequence in self._cached.drop(adapter):
+            self.free(sequence)
+        self.offloaded.drop(adapter)
 
     def _evict(self, *, spare: int | None) -> bool:
         """Offload the least recently used prefix, and free its cells."""
@@ -316,6 +328,13 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
             del self[other]
         self[sequence] = new
         return superfluous
+
+    def drop(self, adapter: str) -> list[int]:
+        """Remove all of an adapter's prefixes; returns their ids."""
+        dropped = [sequence for sequence, prefix in self.items() if prefix.adapter == adapter]
+        for sequence in dropped:
+            del self[sequence]
+        return dropped
 
     def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""

@@ -23,12 +23,18 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
-class PromptTooLongError(TuneserveError):
-    """A prompt does not fit the context; carries both figures, in tokens."""
+class UnknownAdapterError(EngineError):
+    """A request names an adapter that is not loaded (any more)."""
 
-    def __init__(self, prompt_tokens: int, limit: int) -> None:
+
+class PromptTooLongError(TuneserveError):
+    """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
+    or more."""
+
+    def __init__(self, prompt_tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, and the context of {limit} must hold "
+            f"the prompt has {prompt_tokens} tokens{or_more}, and the context of {limit} must hold "
             "it and at least one token of the answer"
         )
         self.tokens = prompt_tokens
@@ -36,10 +42,14 @@ class PromptTooLongError(TuneserveError):
 
 
 class TextTooLongError(TuneserveError):
-    """A text is longer than an embedding takes; carries both figures, in tokens."""
+    """A text is longer than an embedding takes; carries both figures, in tokens. `least`: it has
+    so many or more."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"a text has {tokens} tokens, and an embedding takes at most {limit}")
+    def __init__(self, tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
+        super().__init__(
+            f"a text has {tokens} tokens{or_more}, and an embedding takes at most {limit}"
+        )
         self.tokens = tokens
         self.limit = limit
 
@@ -145,8 +155,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
-    far."""
+    """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
+    guessed (`drafted`) and guessed right (`accepted`) so far."""
 
     running: int
     waiting: int
@@ -156,6 +166,8 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 Event = Delta | Completion | EngineError

@@ -434,6 +434,20 @@ def test_a_batch_has_one_adapter_and_adapters_take_turns() -> None:
     assert [request.generated for request in (base, one, two)] == [3, 3, 3]
 
 
+def test_a_turn_lasts_some_steps_that_are_short() -> None:
+    server = Server()
+    for name in ("one", "two", "three"):
+        server.submit(5, adapter=name)
+    turns = [server.step(0.05).adapter for _ in range(12)]
+    # No answer stands still for more than a quarter of a second, and a step.
+    assert turns == ["one"] * 3 + ["two"] * 3 + ["three"] * 3 + ["one"] * 3
+    server = Server()
+    server.submit(5, 4, adapter="one")
+    server.submit(5, adapter="two")
+    turns = [server.step(0.001).adapter for _ in range(8)]
+    assert turns == ["one"] * 4 + ["two"] * 4
+
+
 def test_an_adapters_turn_comes_however_many_ask_for_another() -> None:
     server = Server(slots=8)
     for _ in range(7):
