@@ -122,6 +122,8 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
             f" + {facts['tokens']} tokens, first {facts['first_token_seconds']:.2f} s,"
             f" {facts['finish']}"
         )
+    for key in ("ignored", "unenforced"):
+        tokens += f"  {key} {facts[key]}" if key in facts else ""
     now = datetime.now().strftime("%H:%M:%S")
     return f"{now} {scope['method']} {_path(scope)} {status} {seconds:.2f} s{tokens}  {request_id}"
 

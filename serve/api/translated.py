@@ -16,7 +16,7 @@ from tuneserve.chat.prompt import encode_text
 from tuneserve.chat.template import TemplateError
 from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.errors import ApiError, as_api_error
-from tuneserve.serve.api.generation_routes import respond
+from tuneserve.serve.api.generation_routes import notices, refuse_if_strict, respond
 from tuneserve.serve.api.middleware import note
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest, RequestModel
@@ -124,12 +124,14 @@ async def answer(
     """Answer a chat request in the form of the writer that `writer` makes for a served model's
     name and a turn; `ignored` fields are told to have changed nothing."""
     with told_as(names):
+        refuse_if_strict(service, ignored)
         name = service.resolve_model(chat.model)
         turn = await service.prepare(chat)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in chat.messages])
         answers = service.answer(name, [turn.prompt], turn.sampling, chat, param="messages")
-    response = await respond(service, request, chat, answers, writer(name, turn))
+    told = notices(service, request, chat, unenforced=turn.unenforced)
+    response = await respond(service, request, chat, answers, writer(name, turn), headers=told)
     if ignored:
         note(request.scope, ignored=ignored)
         response.headers["X-Tuneserve-Ignored"] = ", ".join(ignored)
