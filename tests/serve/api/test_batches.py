@@ -171,7 +171,7 @@ def test_a_batch_is_cancelled_and_what_was_done_is_kept(client: Any) -> None:
 def test_files_and_batches_are_of_one_key(server: RunningServer, client: Any) -> None:
     other = client_of(server, "second")
     batch = ended(client, begin(client, jsonl(line("a"))))
-    for ask in (
+    asks: list[Callable[[], object]] = [
         lambda: other.files.retrieve(batch.input_file_id),
         lambda: other.files.content(batch.output_file_id),
         lambda: other.files.delete(batch.input_file_id),
@@ -182,7 +182,8 @@ def test_files_and_batches_are_of_one_key(server: RunningServer, client: Any) ->
         ),
         lambda: client.files.retrieve("../../keys"),
         lambda: client.batches.retrieve("batch_nope"),
-    ):
+    ]
+    for ask in asks:
         with pytest.raises(openai.NotFoundError):
             ask()
     assert other.files.list().data == []
