@@ -511,6 +511,12 @@ class ServeSettings(Section):
         description="RAM in GiB for beginnings of finished requests that the KV cache has no room "
         "for; not used where layers are on a GPU.",
     )
+    speculate: Literal["auto", "always", "off"] = Field(
+        "auto",
+        description="Compute tokens that the text so far lets expect beside those that are known, "
+        "for answers that repeat their prompt: where it makes them faster (auto; not where a seed "
+        "asks for the same answer again), wherever there is room (always), or never.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
@@ -526,8 +532,31 @@ class ServeSettings(Section):
     answer_seconds: int = Field(
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
     )
+    ping_seconds: float = Field(
+        10.0,
+        ge=0.0,
+        le=3600.0,
+        description="Pause in a stream after which a comment is sent, so that nobody takes the "
+        "connection for dead; 0 = none. Once one is sent, a failure is an event, not a status.",
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=1, le=86_400, description="Time an idle connection is kept for its next request."
+    )
+    receive_seconds: int = Field(
+        60,
+        ge=1,
+        le=86_400,
+        description="Time a request's headers, and then its body, get to arrive.",
+    )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
+    )
+    response_store: int = Field(
+        64,
+        ge=0,
+        le=1_048_576,
+        description="RAM in MiB for responses that later ones may go on from (/v1/responses); the "
+        "oldest are dropped.",
     )
     adapter_dir: Path | None = Field(
         None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.serve.api.errors import client_left
+from tuneserve.llama import TooManyTokensError
+from tuneserve.serve.api.errors import client_left, too_long
 from tuneserve.serve.api.middleware import note, note_completions
 from tuneserve.serve.api.protocol import (
     ChatCompletion,
@@ -23,7 +23,7 @@ from tuneserve.serve.api.protocol import (
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import Answers, EventStream, cancelled_when_gone
 from tuneserve.serve.api.writers import ChatWriter, TextWriter, Writer
-from tuneserve.serve.engine import Completion
+from tuneserve.serve.engine import Completion, PromptTooLongError
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -57,7 +57,12 @@ def generation_router(service: Service) -> APIRouter:
         name = service.resolve_model(body.model)
         service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
         texts = listed(body.prompt)
-        prompts = await asyncio.to_thread(service.text_prompts, texts, param="prompt")
+        try:
+            prompts = await service.text_prompts(texts, param="prompt", most=service.engine.limit)
+        except TooManyTokensError as error:
+            raise too_long(
+                PromptTooLongError(error.least, service.engine.limit, least=True), param="prompt"
+            ) from error
         if service.settings.log_prompts:
             note(request.scope, prompts=texts)
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
@@ -81,7 +86,13 @@ async def respond(
     """Send the answers, whole or as events, in the form of `writer`."""
     on_end = partial(_ended, service, request)
     if body.stream:
-        return EventStream(answers, writer, include_usage=body.wants_usage, on_end=on_end)
+        return EventStream(
+            answers,
+            writer,
+            include_usage=body.wants_usage,
+            ping_seconds=service.settings.ping_seconds,
+            on_end=on_end,
+        )
     async with cancelled_when_gone(request.receive, answers.cancel) as gone:
         completions = await answers.completions()
     on_end(completions)

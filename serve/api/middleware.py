@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import secrets
@@ -20,12 +21,14 @@ from tuneserve.errors import UsageError
 from tuneserve.files import read_text
 from tuneserve.serve.api.errors import CLIENT_LEFT, ApiError, as_api_error
 from tuneserve.serve.api.metrics import Metrics
-from tuneserve.serve.engine import Completion
+from tuneserve.serve.engine import Completion, UnavailableError
 
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
 (model, token counts, times)."""
 
+REQUEST_ID = "tuneserve.request_id"
+"""Key in the ASGI scope of the request's id, as X-Request-Id tells it."""
 FROM_INSIDE = "tuneserve.inside"
 """Key in the ASGI scope of requests that the server itself makes; no key is asked of them."""
 
@@ -82,14 +85,23 @@ class AccessLog:
             await send(message)
 
         scope.setdefault(FACTS, {})
+        # HEAD is GET without the body, which the server leaves out by the method it has seen.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        scope[REQUEST_ID] = request_id
         try:
-            await self._app(scope, receive, with_id)
+            await self._app(inner, receive, with_id)
         except Exception as error:
             if answering:
                 status = DEFECT
                 raise
             await as_api_error(error).response()(scope, receive, with_id)
+        except asyncio.CancelledError:
+            # The server ends without waiting for the answer.
+            if not answering:
+                ended = as_api_error(UnavailableError("the server is shutting down"))
+                await ended.response()(scope, receive, with_id)
         finally:
+            scope.setdefault("route", inner.get("route"))
             self._write(scope, request_id, status, time.monotonic() - started)
 
     def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
@@ -135,6 +147,15 @@ def _path(scope: Scope) -> str:
     """The path without what could forge a second line of the log."""
     path: str = scope["path"]
     return path.encode("ascii", "backslashreplace").decode() if path.isprintable() else repr(path)
+
+
+def given_key(scope: Scope) -> bytes:
+    """The API key that a request brings: as a bearer token, or as X-Api-Key. b'' without one."""
+    headers = {name.lower(): value for name, value in scope["headers"]}
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return bytes(given.strip())
+    return bytes(headers.get(b"x-api-key", b"").strip())
 
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
@@ -199,6 +220,14 @@ class KeyRing:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _key_in(headers: Mapping[bytes, bytes]) -> bytes:
+    """The key as OpenAI's clients send it, or else as Anthropic's or Azure's do; b'' if none."""
+    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return given.strip()
+    return headers.get(b"x-api-key", headers.get(b"api-key", b"")).strip()
+
+
 class Guard:
     """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body.
     `special` are paths that have keys of their own, `larger` those with another `max_body`."""
@@ -226,8 +255,7 @@ class Guard:
         try:
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                keys = self._special.get(scope["path"], self._keys)
-                self._check_key(headers.get(b"authorization", b""), keys)
+                self._check_key(headers, self._special.get(scope["path"], self._keys))
             most = self._larger.get(scope["path"], self._max_body)
             self._check_length(headers.get(b"content-length", b"0"), most)
         except ApiError as error:
@@ -235,15 +263,12 @@ class Guard:
             return
         await self._app(scope, self._counted(receive, most), send)
 
-    def _check_key(self, authorization: bytes, keys: KeyRing) -> None:
-        if not keys.needed:
-            return
-        scheme, _, given = authorization.partition(b" ")
-        if scheme.lower() != b"bearer" or not keys.accepts(given.strip()):
+    def _check_key(self, headers: Mapping[bytes, bytes], keys: KeyRing) -> None:
+        if keys.needed and not keys.accepts(_key_in(headers)):
             kind = "API" if keys is self._keys else "admin"
             raise ApiError(
                 401,
-                f"A valid {kind} key is needed: Authorization: Bearer KEY.",
+                f"A valid {kind} key is needed: Authorization: Bearer KEY (or X-Api-Key: KEY).",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )

@@ -12,13 +12,13 @@ from tuneserve.chat.special_tokens import SpecialTokens
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
-from tuneserve.llama import LlamaModel
+from tuneserve.llama import LlamaModel, TooManyTokensError
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.structured import GrammarCompiler
-from tuneserve.serve.engine import SamplingParams
+from tuneserve.serve.engine import PromptTooLongError, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,11 @@ class Turn:
         return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
 
 
+def can_think(template: ChatTemplate) -> bool:
+    """Does the template know thoughts, so that the model can have some?"""
+    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+
+
 def prepare_turn(
     model: LlamaModel,
     grammars: GrammarCompiler,
@@ -43,10 +48,12 @@ def prepare_turn(
     request: ChatRequest,
     *,
     default_max_tokens: int,
+    most_tokens: int | None = None,
 ) -> Turn:
     """Raises ApiError, TemplateError or GrammarError for a conversation that can't be rendered or a
-    schema or grammar that can't be enforced, and UnavailableError."""
-    thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
+    schema or grammar that can't be enforced, PromptTooLongError for one that plainly has more than
+    `most_tokens`, and UnavailableError."""
+    thinks = can_think(template)
     if request.reasoning_budget is not None and not thinks:
         raise ApiError(
             400,
@@ -55,13 +62,17 @@ def prepare_turn(
             param="reasoning_budget",
         )
     text, opening = render_request(template, request, special_tokens_of(model))
+    try:
+        prompt = encode_text(model, text + opening, most=most_tokens)
+    except TooManyTokensError as error:
+        raise PromptTooLongError(error.least, error.most, least=True) from error
     form = template_traits(template).form
     # An answer that the client has begun can't go on with a call that only its beginning tells.
     can_call = bool(form.triggers) or request.must_call or not opening
     calls = bool(request.callable_tools) and can_call
     sampling = request.sampling(default_max_tokens=default_max_tokens)
     return Turn(
-        prompt=encode_text(model, text + opening),
+        prompt=prompt,
         sampling=replace(
             _bounded(grammars, sampling, request, form if calls else None),
             thoughts=thoughts_left(text, opening, thinks=thinks),

@@ -19,6 +19,8 @@ MOST_CHOICES = 16
 MOST_STOPS = 16
 MOST_LOGPROBS = 20
 LONGEST_STOP = 256
+MOST_TOKENS = 1_000_000
+"""That a text may have where no context bounds it."""
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
@@ -183,6 +185,12 @@ class ChatMessage(RequestModel):
         return self
 
     @property
+    def size(self) -> int:
+        """Characters of what it brings into the prompt, about."""
+        calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
+        return len(self.text) + len(self.reasoning_content or "") + calls
+
+    @property
     def text(self) -> str:
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
@@ -303,6 +311,11 @@ class ChatRequest(GenerationRequest):
             raise ValueError(f"chat_template_kwargs can't set {', '.join(sorted(taken))}")
 
     @property
+    def size(self) -> int:
+        """Characters of the conversation, about."""
+        return sum(message.size for message in self.messages)
+
+    @property
     def must_call(self) -> bool:
         return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
 
@@ -388,7 +401,7 @@ class DetokenizeRequest(RequestModel):
     """Body of POST /detokenize."""
 
     model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=1_000_000)]
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_TOKENS)]
 
 
 class DetokenizedText(TypedDict):

@@ -15,15 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from tuneserve.llama import LlamaModel, TokenBatch, backend, served_context
+import numpy as np
+
+from tuneserve.arrays import Floats
+from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
+from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
-from tuneserve.serve.engine.sampling import TokenSampler, token_logprob
-from tuneserve.serve.engine.scheduler import Chunk, PrefillBudget, Scheduler, prompt_tokens
+from tuneserve.serve.engine.row_threads import RowThreads
+from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.scheduler import (
+    SMALLEST_CHUNK,
+    Chunk,
+    PrefillBudget,
+    Scheduler,
+    prompt_tokens,
+)
+from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
 from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
@@ -35,6 +47,7 @@ from tuneserve.serve.engine.types import (
     QueueFullError,
     SamplingParams,
     TextTooLongError,
+    TokenLogprob,
     UnavailableError,
 )
 from tuneserve.settings import ServeSettings
@@ -98,7 +111,7 @@ class Engine:
     are to be passed on: first tokens and ends after their step, others within TOGETHER_SECONDS
     unless a step takes longer.
     `steady`: `generate` gives the same answers to the same prompts each time: the chunks of prompts
-    do not depend on the clock, and no prefix of earlier calls is cached.
+    do not depend on the clock, nothing is speculated, and no prefix of earlier calls is cached.
     """
 
     def __init__(
@@ -140,8 +153,9 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs.
-                n_outputs_max=sequences,
+                # One row of logits per sequence and call is all that sampling needs, and one for
+                # each guess.
+                n_outputs_max=sequences + (0 if settings.speculate == "off" else MOST_DRAFTED),
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -163,6 +177,7 @@ class Engine:
         self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
         self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
+        self._speculator = self._make_speculator()
         self._scheduler = Scheduler(
             self._cache,
             slots=settings.slots,
@@ -170,7 +185,9 @@ class Engine:
             prefill=self._prefill,
             queue_seconds=settings.queue_seconds,
             answer_seconds=settings.answer_seconds,
+            speculator=self._speculator,
         )
+        self._row_threads = RowThreads(settings.threads or physical_cores())
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
@@ -244,7 +261,7 @@ class Engine:
         self._check_open()
         if self._embedder is None:
             raise EngineError("embeddings are off")
-        limit = min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
+        limit = self.longest_text
         longest = max(len(text) for text in texts)
         if longest > limit:
             raise TextTooLongError(longest, limit)
@@ -287,6 +304,11 @@ class Engine:
                     raise UnavailableError("the server is shutting down") from None
 
     @property
+    def longest_text(self) -> int:
+        """Tokens of a text that `embed` takes at most."""
+        return min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
+
+    @property
     def is_open(self) -> bool:
         """Are requests taken?"""
         return self._accepting and self.failure is None
@@ -307,7 +329,16 @@ class Engine:
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
+            drafted=self._speculator.drafted if self._speculator else 0,
+            accepted=self._speculator.accepted if self._speculator else 0,
         )
+
+    def _make_speculator(self) -> Speculator | None:
+        """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
+        kind = self.settings.speculate
+        if kind == "off" or self._steady or not _can_share_prefixes(self.model):
+            return None
+        return Speculator(always=kind == "always")
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -329,13 +360,17 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Take no more requests, end those accepted, free the model. Returns when the thread has
-        ended."""
+    def stop(self) -> None:
+        """Take no more requests, and end those accepted with UnavailableError within a step."""
         self._accepting = False
         self._stopping = True
         self._inbox.put(None)
+
+    def close(self) -> None:
+        """`stop`, and free the model. Returns when the thread has ended."""
+        self.stop()
         self._thread.join()
+        self._row_threads.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()
@@ -366,6 +401,12 @@ class Engine:
             stream=stream,
             background=IN_BACKGROUND.get(),
         )
+        # The shapes of batches, and with them the last digits of logits, follow the clock where
+        # speculation must pay; who gives a seed wants the answer to repeat.
+        if self._speculator is not None and (
+            sampling.seed is None or self.settings.speculate == "always"
+        ):
+            request.drafter = self._speculator.drafter(request.tokens)
         self._count_in(request)
         return generation
 
@@ -443,7 +484,17 @@ class Engine:
         ready = self._decode(batch.chunks)
         if ready:
             self._sample(ready)
-        self._prefill.observe(batch.chunks, time.monotonic() - started)
+        self._observe(batch.chunks, time.monotonic() - started)
+
+    def _observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """A step with these chunks took that long, to the last token drawn."""
+        self._prefill.observe(chunks, seconds)
+        if self._speculator is None:
+            return
+        if not prompt_tokens(chunks):
+            self._speculator.costs.observe(len(self._batch), seconds)
+        elif len(self._batch) >= SMALLEST_CHUNK:
+            self._speculator.costs.observe_prompt(len(self._batch), seconds)
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
@@ -463,17 +514,19 @@ class Engine:
             self._cache.drop_cached(key)
         free_all(unused)
 
-    def _decode(self, chunks: Sequence[Chunk]) -> list[tuple[Request, int]]:
-        """Compute the chunks; returns (request, batch index) where the next token can be drawn."""
+    def _decode(self, chunks: Sequence[Chunk]) -> list[Request]:
+        """Compute the chunks and drafts; returns the requests whose next token can be drawn, in the
+        order of their rows of logits: one each, and one more for each token of its draft."""
         batch = self._batch
         batch.clear()
         ready = []
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
-            complete = count == request.pending
-            index = batch.add(tokens, request.computed, request.sequence, outputs=int(complete))
-            if complete:
-                ready.append((request, index))
+            draft = request.draft
+            outputs = 1 + len(draft) if count == request.pending else 0
+            batch.add([*tokens, *draft], request.computed, request.sequence, outputs=outputs)
+            if outputs:
+                ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
@@ -482,25 +535,50 @@ class Engine:
         self._scheduler.computed(chunks)
         return ready
 
-    def _sample(self, ready: list[tuple[Request, int]]) -> None:
-        logits = self._context.batch_logits(len(ready))
-        for row, (request, index) in zip(logits, ready, strict=True):
-            if request.sampler is None:
-                request.sampler = TokenSampler(self.model, request.sampling)
+    def _sample(self, ready: Sequence[Request]) -> None:
+        counts = [1 + len(request.draft) for request in ready]
+        logits = self._context.batch_logits(sum(counts))
+        rows = list(zip(ready, np.split(logits, np.cumsum(counts)[:-1]), strict=True))
+        drawn = self._row_threads.map(self._sample_rows, rows, logits=logits.size)
+        for request, tokens in zip(ready, drawn, strict=True):
+            why: FinishReason | EngineError | None = None
+            before = request.generated
+            for sampled in tokens:
+                if isinstance(sampled, EngineError):
+                    why = sampled  # The request's own grammar or logits: the others go on.
+                    break
+                token, logprob = sampled
+                self._notifier.urgent |= not request.generated
+                why = request.advance(token, self._piece(token, request.sampling), logprob)
+                if why is not None:
+                    break
+            if request.draft:
+                self._scheduler.settle(request, max(0, request.generated - before - 1))
+            if why is not None:
+                self._scheduler.finish(request)
+                self._end(request, why)
+
+    def _sample_rows(
+        self, request_and_rows: tuple[Request, Floats]
+    ) -> list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError]:
+        """One request's next tokens, from their logits: while one is the guess of its draft, the
+        next row is right. Called in several threads."""
+        request, rows = request_and_rows
+        if request.sampler is None:
+            request.sampler = TokenSampler(self.model, request.sampling)
+        wanted = request.sampling.logprobs
+        found: list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError] = []
+        for row, guess in zip(rows, (*request.draft, None), strict=True):
             try:
-                token = request.sampler.sample(self._context, index, row)
-            except GrammarFailedError as error:
-                # The request's own grammar: the others go on.
-                self._scheduler.finish(request)
-                self._end(request, error)
-                continue
-            wanted = request.sampling.logprobs
-            logprob = None if wanted is None else token_logprob(row, token, wanted)
-            self._notifier.urgent |= not request.generated
-            reason = request.advance(token, self._piece(token, request.sampling), logprob)
-            if reason is not None:
-                self._scheduler.finish(request)
-                self._end(request, reason)
+                token = request.sampler.sample(row)
+                logprob = None if wanted is None else token_logprob(row, token, wanted)
+            except (GrammarFailedError, LogitsError) as error:
+                found.append(error)
+                break
+            found.append((token, logprob))
+            if token != guess or self.model.is_end(token):
+                break
+        return found
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
@@ -513,8 +591,6 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
-        if request.sampler is not None:
-            request.sampler.close()
         self._count_out()
         self.adapters.end(request.adapter)
         self._notifier.urgent = True

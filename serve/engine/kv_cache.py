@@ -194,6 +194,12 @@ class KVCacheManager:
         """`count` more tokens of a sequence were computed; there must be room."""
         self._cells.append(sequence, count)
 
+    def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
+        """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
+        that it has `length`; there must be room."""
+        self._cells.append(sequence, accepted)
+        self._memory.truncate(sequence, length)
+
     def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
         if not self._can_share or not tokens:

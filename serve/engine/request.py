@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.speculation import RequestDrafter
 from tuneserve.serve.engine.types import (
     Completion,
     Delta,
@@ -64,7 +65,8 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it. `adapter` is the key of its LoRA adapter; None: the base alone.
+    of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
+    is the key of its LoRA adapter; None: the base alone.
     """
 
     def __init__(
@@ -88,6 +90,8 @@ class Request:
         self.computed = 0
         self.cached_tokens = 0
         self.sampler: TokenSampler | None = None
+        self.drafter: RequestDrafter | None = None
+        self.draft: Sequence[int] = ()
         self._generation = generation
         self._stream = stream
         self._end = limit
@@ -111,6 +115,11 @@ class Request:
     @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that the answer can still get."""
+        return self._end - len(self.tokens)
 
     @property
     def was_admitted(self) -> bool:
@@ -137,10 +146,12 @@ class Request:
         if self._first_token is None:
             self._first_token = self._clock()
         self.tokens.append(token)
-        if logprob is not None:
-            self._logprobs.append(logprob)
+        if self.drafter is not None:
+            self.drafter.see()
         if piece is None:
             return "stop"
+        if logprob is not None:
+            self._logprobs.append(logprob)
         text, stopped = self._detokenizer.feed(piece)
         if self._stream:
             self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
@@ -165,6 +176,7 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                stopped_by=self._detokenizer.stopped_by,
             )
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixMatch
 from tuneserve.serve.engine.request import Request, TimeFunction
+from tuneserve.serve.engine.speculation import Speculator
 from tuneserve.serve.engine.types import FinishReason, UnavailableError
 
 SMALLEST_CHUNK = 32
@@ -48,6 +49,8 @@ class Scheduler:
       served longest ago first.
     - Every running answer of that adapter gets its next token; prompts are computed beside them in
       chunks (chunked prefill), as many tokens as `prefill` allows, `batch_tokens` in all.
+    - Where it pays, guesses are computed behind the pending tokens of a step without prompts; they
+      take free cells only.
     - When the KV cache is full, cached prefixes are evicted first; then the request admitted last
       is preempted: its cells are freed, it goes to the head of the queue, and its tokens are
       computed again later.
@@ -64,6 +67,7 @@ class Scheduler:
         prefill: PrefillBudget,
         queue_seconds: float,
         answer_seconds: float = 0.0,
+        speculator: Speculator | None = None,
         clock: TimeFunction = time.monotonic,
     ) -> None:
         self._cache = cache
@@ -72,6 +76,7 @@ class Scheduler:
         self._prefill = prefill
         self._queue_seconds = queue_seconds
         self._answer_seconds = answer_seconds
+        self._speculator = speculator
         self._clock = clock
         self._served: dict[str | None, int] = {}
         self._turn: str | None = None
@@ -146,9 +151,25 @@ class Scheduler:
             )
             if self._cache.make_room(sum(count for _, count in chunks)):
                 self._served[adapter] = self.steps
+                self._draft(chunks)
                 return ScheduledBatch(chunks, adapter)
             self._preempt(self._background_running() or self.running[-1])
         return ScheduledBatch()
+
+    def _draft(self, chunks: Sequence[Chunk]) -> None:
+        """Let a step of answers alone compute guesses too, in cells and places that are free."""
+        if self._speculator is None or prompt_tokens(chunks):
+            return
+        room = min(self._batch_tokens, self._cache.free_cells) - len(chunks)
+        self._speculator.plan([request for request, _ in chunks], room)
+
+    def settle(self, request: Request, accepted: int) -> None:
+        """The first `accepted` tokens of a request's draft were drawn; the others are dropped."""
+        assert self._speculator is not None
+        request.draft = ()
+        request.computed += accepted
+        self._cache.settle_draft(request.sequence, request.computed, accepted)
+        self._speculator.accepted += accepted
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
         """A step's chunks are in the KV cache now."""

@@ -28,11 +28,13 @@ class UnknownAdapterError(EngineError):
 
 
 class PromptTooLongError(TuneserveError):
-    """A prompt does not fit the context; carries both figures, in tokens."""
+    """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
+    or more."""
 
-    def __init__(self, prompt_tokens: int, limit: int) -> None:
+    def __init__(self, prompt_tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, and the context of {limit} must hold "
+            f"the prompt has {prompt_tokens} tokens{or_more}, and the context of {limit} must hold "
             "it and at least one token of the answer"
         )
         self.tokens = prompt_tokens
@@ -40,10 +42,14 @@ class PromptTooLongError(TuneserveError):
 
 
 class TextTooLongError(TuneserveError):
-    """A text is longer than an embedding takes; carries both figures, in tokens."""
+    """A text is longer than an embedding takes; carries both figures, in tokens. `least`: it has
+    so many or more."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"a text has {tokens} tokens, and an embedding takes at most {limit}")
+    def __init__(self, tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
+        super().__init__(
+            f"a text has {tokens} tokens{or_more}, and an embedding takes at most {limit}"
+        )
         self.tokens = tokens
         self.limit = limit
 
@@ -134,8 +140,8 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
-    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
-    prefix cache."""
+    it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
+    prompt came from the prefix cache."""
 
     text: str
     tokens: tuple[int, ...]
@@ -144,12 +150,13 @@ class Completion:
     cached_tokens: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
-    far."""
+    """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
+    guessed (`drafted`) and guessed right (`accepted`) so far."""
 
     running: int
     waiting: int
@@ -159,6 +166,8 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 Event = Delta | Completion | EngineError

@@ -385,12 +385,13 @@ def thinking_by_default(source: str) -> str:
     return _THINKING_BY_DEFAULT + source
 
 
-def encode_text(model: LlamaModel, text: str) -> list[int]:
+def encode_text(model: LlamaModel, text: str, *, most: int | None = None) -> list[int]:
     """Token ids of rendered text, special tokens parsed but for protected ones, with one BOS if the
-    model wants it."""
+    model wants it. Raises TooManyTokensError, early, for a text of which it is plain that it has
+    more than `most` tokens."""
     ids: list[int] = []
-    for piece in special_tokens_of(model).segments(text):
-        ids += model.tokenize(piece.text, add_special=False, parse_special=not piece.plain)
+    for piece, plain in special_tokens_of(model).pieces(text):
+        ids += model.tokenize(piece, parse_special=not plain, most=most)
     return with_bos(ids, model.bos if model.adds_bos else None)
 
 
