@@ -220,7 +220,7 @@ class KeyRing:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _key_in(headers: Mapping[bytes, bytes]) -> bytes:
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
     """The key as OpenAI's clients send it, or else as Anthropic's or Azure's do; b'' if none."""
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
@@ -264,7 +264,7 @@ class Guard:
         await self._app(scope, self._counted(receive, most), send)
 
     def _check_key(self, headers: Mapping[bytes, bytes], keys: KeyRing) -> None:
-        if keys.needed and not keys.accepts(_key_in(headers)):
+        if keys.needed and not keys.accepts(key_in(headers)):
             kind = "API" if keys is self._keys else "admin"
             raise ApiError(
                 401,

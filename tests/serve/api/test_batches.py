@@ -303,11 +303,11 @@ def test_a_killed_server_goes_on_and_no_line_is_answered_twice(
 ) -> None:
     place = arguments.index("--batch-dir") + 1
     arguments = [*arguments[:place], str(tmp_path / "kept"), *arguments[place + 1 :]]
-    names = [f"line {number}" for number in range(30)]
+    names = [f"line {number}" for number in range(12)]
     with start_server(tmp_path / "log", *arguments) as running:
         client = client_of(running, "first")
-        batch = begin(client, jsonl(*(line(name, max_tokens=8) for name in names)))
-        while client.batches.retrieve(batch.id).request_counts.completed < 5:
+        batch = begin(client, jsonl(*(line(name, max_tokens=4) for name in names)))
+        while client.batches.retrieve(batch.id).request_counts.completed < 3:
             time.sleep(0.02)
         other = tuneserve("serve", *arguments, "--port", "0")
         assert other.returncode == 2
