@@ -21,6 +21,7 @@ from tuneserve.llama import free_gpu_memory
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT
+from tuneserve.serve.engine.speculation import MOST_DRAFTED
 from tuneserve.settings import ConvertSettings, ServeSettings
 
 MARGIN_BYTES = 512 << 20
@@ -104,7 +105,7 @@ class ModelSizes:
         """Largest intermediate results of a micro-batch: activations, feed-forward, logits,
         and the attention mask."""
         tokens = min(settings.micro_batch, settings.ctx)
-        rows = min(2 * settings.slots + 8, 256)
+        rows = min(2 * settings.slots + 8, 256) + MOST_DRAFTED
         floats = tokens * (8 * self.n_embd + 3 * self.n_ff) + rows * self.n_vocab
         total = 4 * floats + 2 * tokens * settings.ctx
         if settings.embeddings:
@@ -209,6 +210,9 @@ def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
             if share > 0.0
         }
         usable = int(min((free[index] / share for index, share in used.items()), default=0))
+    elif settings.split_mode == "tensor":
+        # Equal parts, whatever is free on each.
+        usable = min(free) * len(free)
     if settings.vram:
         limit = int(settings.vram * GIB) - CONTEXT_BYTES * len(used)
         usable = min(usable, max(0, limit))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
 import re
 import signal
 import socket
 import ssl
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -19,6 +24,8 @@ from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
+from tuneserve.serve.api.arrival import timed_protocol
+from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
@@ -38,12 +45,15 @@ def serve(
     `lora` is an adapter that belongs to the model itself.
 
     Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
-    TuneserveError if llama.cpp can't load the model.
+    TuneserveError if llama.cpp can't load the model, and at the end if requests were cut off.
     """
     for path in (model_path, *([lora] if lora else []), *(adapters or {}).values()):
         check_is_gguf(path)
     _check_tls(settings)
     _check_log(settings)
+    _check_admin(settings)
+    if settings.batch_dir is not None:
+        FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -61,12 +71,18 @@ def serve(
                 "warning: the model could not be locked in RAM; raise the limit of locked memory "
                 "(ulimit -l)"
             )
+        cells = service.engine.stats().cells
+        if cells != settings.ctx:
+            say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")
         try:
-            _run_until_signal(service, listener, url=_url(host, port, tls=bool(settings.tls_cert)))
+            url = _url(host, port, tls=bool(settings.tls_cert))
+            answered_all = _run_until_signal(service, listener, url=url)
         finally:
             service.close()
     if service.engine.failure is not None:
         raise TuneserveError(f"the engine failed: {service.engine.failure.message}")
+    if not answered_all:
+        raise TuneserveError(CUT_OFF)
     say("stopped")
 
 
@@ -118,6 +134,19 @@ def _check_tls(settings: ServeSettings) -> None:
         ) from error
 
 
+def _check_admin(settings: ServeSettings) -> None:
+    """Raise UsageError if adapters are to be loaded from nowhere, or without a usable key."""
+    read_keys(settings.admin_key_file)
+    if settings.admin_key_file is not None and settings.adapter_dir is None:
+        raise UsageError(
+            "admin keys are for loading adapters, and there is no directory of them",
+            where="admin_key_file",
+            hint="Add --adapter-dir DIR.",
+        )
+    if settings.adapter_dir is not None and not settings.adapter_dir.is_dir():
+        raise UsageError("no such directory", where=str(settings.adapter_dir))
+
+
 def _check_log(settings: ServeSettings) -> None:
     """Raise UsageError if prompts are to be in a log that has no place for them."""
     if settings.log_prompts and settings.log != "json":
@@ -128,13 +157,27 @@ def _check_log(settings: ServeSettings) -> None:
         )
 
 
-class Server(uvicorn.Server):
-    """Ends after the running answers at the first signal, at once at the second; and when the
-    engine has failed, since nothing can be answered then."""
+LAST_WORDS_SECONDS = 0.4
+"""Time that requests get to be told of a forced stop."""
+FORCED_SECONDS = 0.8
+"""From a forced stop to the end of the process, whatever its threads do."""
+EXIT_FORCED = 1
+CUT_OFF = "stopped before all requests were answered"
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+
+class Server(uvicorn.Server):
+    """Ends after the running answers at the first signal; and when the engine has failed, since
+    nothing can be answered then. At the second signal, or if the answers take longer than
+    `drain_seconds`, those that wait or run are told so, and the process ends, even if a thread
+    (which reads a long text or a grammar) can't be ended."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, *, drain_seconds: float) -> None:
         super().__init__(config)
         self._engine = engine
+        self._drain_seconds = drain_seconds
+        self._hurry = threading.Event()
+        self.forced = False
+        """Were requests ended before they were answered?"""
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or self._engine.failure is not None
@@ -153,26 +196,64 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
-            self.force_exit = True
+            self._end_soon()
+            self._hurry.set()
             return
         self._engine.refuse_new()
         say("stopping: no new requests; running answers get to end (again: stop at once)")
         self.should_exit = True
 
+    def _end_soon(self) -> None:
+        """End the process after FORCED_SECONDS. The kernel frees the model's memory."""
+        timer = threading.Timer(FORCED_SECONDS, _end_process)
+        timer.daemon = True
+        timer.start()
 
-def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        draining = asyncio.create_task(super().shutdown(sockets))
+        deadline = time.monotonic() + self._drain_seconds
+        while not draining.done() and not self._hurry.is_set() and time.monotonic() < deadline:
+            await asyncio.wait({draining}, timeout=0.05)
+        if not draining.done():
+            self.forced = True
+            if not self._hurry.is_set():
+                say(f"the answers that ran took longer than {self._drain_seconds} s")
+                self._end_soon()
+            self._engine.stop()
+            await asyncio.wait({draining}, timeout=LAST_WORDS_SECONDS)
+        if not draining.done():
+            for task in self.server_state.tasks:
+                task.cancel()
+            self.force_exit = True
+        await draining
+        if self.force_exit:
+            await self.lifespan.shutdown()
+
+
+def _end_process() -> None:
+    say(f"error: {CUT_OFF}")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_FORCED)
+
+
+def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> bool:
+    """Returns whether all requests that were taken were answered."""
     config = uvicorn.Config(
         create_app(service),
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=service.settings.drain_seconds,
+        timeout_keep_alive=service.settings.keep_alive_seconds,
+        http=timed_protocol(service.settings.receive_seconds),
         ssl_certfile=service.settings.tls_cert,
         ssl_keyfile=service.settings.tls_key,
     )
     say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
     say(_example(service, url))
-    Server(config, service.engine).run(sockets=[listener])
+    server = Server(config, service.engine, drain_seconds=service.settings.drain_seconds)
+    server.run(sockets=[listener])
+    return not server.forced
 
 
 def _example(service: Service, url: str) -> str:

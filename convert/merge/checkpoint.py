@@ -209,12 +209,17 @@ class MergedCheckpoint:
         return (name if name == HEAD else stored), table
 
     def place(self, name: str) -> str:
-        """The file and tensor that the merged tensor comes from, for errors."""
+        """The file and tensor that the merged tensor comes from, for errors about its numbers: the
+        adapter is named where the base alone could be written."""
         name = EMBEDDING if name == HEAD and self._head_follows else name
         if name in self._applied.replaced:
             return f"{self._applied.replaced[name].path}: {name}"
-        changed = ", with the adapter's change" if self.is_changed(name) else ""
-        return f"{self.directory}: {self._stored_name(name)}{changed}"
+        stored = self._stored_name(name)
+        changed = ""
+        if self.is_changed(name):
+            alone = _fits_float16(flat(self._base[stored]))
+            changed = ", with the adapter's change" if alone else ", in the base already"
+        return f"{self.directory}: {stored}{changed}"
 
     def packed(self, name: str) -> MXFP4Tensor | None:
         """The stored tensor, if it is MXFP4 and the adapter leaves it as it is."""
@@ -251,6 +256,14 @@ class MergedCheckpoint:
 
     def _stored_name(self, name: str) -> str:
         return EMBEDDING if name == HEAD and self.tied else stored_name(name, self._base)
+
+
+def _fits_float16(stored: ReadableTensor) -> bool:
+    """Is every number finite, and none too large for float16?"""
+    largest = np.finfo(np.float16).max
+    return all(
+        bool((np.abs(stored.rows(*span)) <= largest).all()) for span in row_spans(stored.shape)
+    )
 
 
 def flat(stored: ReadableTensor) -> ReadableTensor:

@@ -36,8 +36,8 @@ from tuneserve.convert.upstream import needed_by_converter, run_converter, stage
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures import by_hf_name
-from tuneserve.gguf.architectures.computed import check_computed
-from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
+from tuneserve.gguf.architectures.computed import check_computed, ignored_window
+from tuneserve.settings import ConvertSettings, ModelSettings, Recipe, TrainSettings
 
 Value = TypeVar("Value")
 # From this share of the weights on, a base is taken for one that was quantized to the same type.
@@ -74,6 +74,7 @@ def check_conversion(
         checked = _tried(found, "configuration", lambda: _configuration(checkpoint), base.path)
         if checked is None:
             return found
+        found += _window(checkpoint, recipe.model)
     found.append(Finding("architecture", "ok", f"{checkpoint.architecture}{how}"))
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
@@ -139,6 +140,23 @@ def _configuration(checkpoint: MergedCheckpoint) -> bool:
     architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
     check_computed(architecture, checkpoint.config)
     return True
+
+
+def _window(checkpoint: MergedCheckpoint, settings: ModelSettings) -> list[Finding]:
+    """A sliding window that llama.cpp computes without, which longer texts would show."""
+    window = ignored_window(checkpoint.config)
+    if window is None:
+        return []
+    reached = settings.max_seq_length > window
+    advice = f"Serve it with at most {window} tokens of context."
+    if reached:
+        advice = f"Set [model] max_seq_length to {window} or less."
+    return [
+        Finding(
+            "window", "refused" if reached else "note", "config.json: sliding_window: llama.cpp "
+            f"computes without a window, this model with one of {window} tokens", advice,
+        )
+    ]  # fmt: skip
 
 
 def _merge_base(given: str) -> Path:

@@ -7,12 +7,13 @@ FastAPI's validation, unknown paths, and defects (which are logged with their tr
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import FastAPI, Request
+import pydantic_core
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tuneserve.chat.template import TemplateError
@@ -25,11 +26,28 @@ from tuneserve.serve.engine import (
     QueueFullError,
     TextTooLongError,
     UnavailableError,
+    UnknownAdapterError,
 )
 
 logger = logging.getLogger("tuneserve.serve")
 
 PROBLEMS_IN_A_MESSAGE = 5
+LONGEST_SHOWN = 200
+"""Characters of a message that repeats what a client sent."""
+NOT_TEXT = {
+    "image_url": "Images are",
+    "image": "Images are",
+    "input_image": "Images are",
+    "input_audio": "Audio is",
+    "audio_url": "Audio is",
+    "video_url": "Videos are",
+    "file": "Files are",
+    "input_file": "Files are",
+    "document": "Documents are",
+}
+"""Types of content that other APIs take, and how a sentence about them begins."""
+_IN_A_UNION = re.compile(r"[a-z]+\[.*\]|[A-Z]\w*|str|int|float|bool|none|dict|list")
+"""Part of a location in pydantic's errors that names one of several types, not a field."""
 
 CLIENT_LEFT = 499
 """nginx's status for a client that was gone before the answer began."""
@@ -56,8 +74,13 @@ class ApiError(HTTPException):
         told = {"message": message, "type": _type_of(status), "param": param, "code": code}
         self.body = {"error": {**told, **figures}}
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body, self.status_code, headers=self.headers)
+    def response(self) -> Response:
+        return Response(
+            to_json(self.body),
+            self.status_code,
+            headers=self.headers,
+            media_type="application/json",
+        )
 
 
 def _type_of(status: int) -> str:
@@ -76,6 +99,9 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():
             return ApiError(400, _sentence(error), code="grammar_failed")
+        case UnknownAdapterError():
+            # Unloaded since the request's model was looked up.
+            return ApiError(404, _sentence(error), code="model_not_found", param="model")
         case EngineError():
             return ApiError(503, error.message, code="engine_failed")
         case GrammarError():
@@ -84,6 +110,9 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(400, error.message, code="invalid_messages", param="messages")
         case RequestValidationError():
             return _validation_error(error.errors())
+        case UnicodeEncodeError():
+            message = "The request has half a character (a surrogate without its pair)."
+            return ApiError(400, message, code="invalid_value")
         case HTTPException(status_code=404):
             return ApiError(404, "There is no such path here.", code="unknown_url")
         case HTTPException():
@@ -105,6 +134,25 @@ def too_long(error: PromptTooLongError | TextTooLongError, *, param: str) -> Api
     )
 
 
+def to_json(value: Mapping[str, Any] | str) -> bytes:
+    """JSON of whatever text: half a character (a lone surrogate), which UTF-8 lacks, is written
+    as its code."""
+    try:
+        return pydantic_core.to_json(value, inf_nan_mode="null")
+    except pydantic_core.PydanticSerializationError:
+        return pydantic_core.to_json(_encodable(value), inf_nan_mode="null")
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(inner) for inner in value]
+    return value
+
+
 def _sentence(error: TuneserveError) -> str:
     return f"{error.message[0].upper()}{error.message[1:]}."
 
@@ -118,25 +166,60 @@ def _validation_error(details: Sequence[Mapping[str, Any]]) -> ApiError:
     """400 naming the first wrong field; the message lists more of them."""
     if details and details[0]["type"] == "json_invalid":
         return ApiError(400, "The request body is not valid JSON.", code="invalid_json")
-    problems = [_describe(detail) for detail in details]
-    shown = "; ".join(message for _, message in problems[:PROBLEMS_IN_A_MESSAGE])
+    if details and details[0]["loc"] == ("body",) and details[0]["type"].endswith("_type"):
+        message = "The request body must be a JSON object, with Content-Type: application/json."
+        return ApiError(400, message, code="invalid_json")
+    refused = next(filter(None, map(_not_text, details)), None)
+    if refused is not None:
+        return refused
+    problems = dict(map(_describe, details))
+    shown = "; ".join([*problems.values()][:PROBLEMS_IN_A_MESSAGE])
     code = "unsupported_parameter" if details[0]["type"] == "extra_forbidden" else "invalid_value"
-    return ApiError(400, shown, code=code, param=problems[0][0] or None)
+    return ApiError(400, shown, code=code, param=next(iter(problems)) or None)
+
+
+def _not_text(detail: Mapping[str, Any]) -> ApiError | None:
+    """400 for content that is no text, such as an image."""
+    given = detail.get("input")
+    if isinstance(given, Mapping):
+        given = given.get("type")
+    if "content" not in detail["loc"] or not isinstance(given, str) or given not in NOT_TEXT:
+        return None
+    return ApiError(
+        400,
+        f"{NOT_TEXT[given]} not supported: this server reads text alone.",
+        code="unsupported_content",
+        param=_field(detail["loc"]).removesuffix(".type"),
+    )
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """The field as the client wrote it: without the types of a union that pydantic names."""
+    names = [
+        str(part)
+        for part in location
+        if part != "body" and not (isinstance(part, str) and _IN_A_UNION.fullmatch(part))
+    ]
+    return _shortened(".".join(names))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _describe(detail: Mapping[str, Any]) -> tuple[str, str]:
-    location = [str(part) for part in detail["loc"] if part != "body"]
-    field = ".".join(location)
+    """(the field, what is wrong with it)"""
+    field = _field(detail["loc"])
     if detail["type"] == "extra_forbidden":
         return field, f"'{field}' is not supported"
-    message = str(detail["msg"]).removeprefix("Value error, ")
+    message = _shortened(str(detail["msg"]).removeprefix("Value error, "))
     return field, f"'{field}': {message}" if field else message
 
 
 def install(app: FastAPI) -> None:
     """Make every exception of the app's an OpenAI-shaped answer."""
 
-    async def answer(_: Request, error: Exception) -> JSONResponse:
+    async def answer(_: Request, error: Exception) -> Response:
         return as_api_error(error).response()
 
     # Defects are not among them: what is wrong then is told where the request is logged.

@@ -72,3 +72,9 @@ class EngineCollector(Collector):
             "tuneserve_preemptions", "Requests preempted by a full KV cache", stats.preemptions
         )
         yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", stats.steps)
+        yield CounterMetricFamily(
+            "tuneserve_drafted_tokens", "Tokens computed as guesses", stats.drafted
+        )
+        yield CounterMetricFamily(
+            "tuneserve_accepted_tokens", "Guessed tokens that were right", stats.accepted
+        )

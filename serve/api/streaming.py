@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,8 +11,8 @@ from functools import partial
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.api.writers import DONE, Writer, event
+from tuneserve.serve.api.errors import ApiError, as_api_error, to_json
+from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import (
     Completion,
     Delta,
@@ -20,6 +21,7 @@ from tuneserve.serve.engine import (
     Event,
     Generation,
     SamplingParams,
+    UnavailableError,
 )
 
 Batch = list[tuple[int, Delta | Completion]]
@@ -52,7 +54,13 @@ async def cancelled_when_gone(
 
 
 class EventStream(Response):
-    """Server-sent events of some answers, written as the engine delivers them."""
+    """Server-sent events of some answers, written as the engine delivers them.
+
+    A request that fails in the queue gets its status, as long as it has waited less than
+    `ping_seconds`: after so long without an event, and then as often, a comment is sent, so that
+    nobody on the way takes the connection for dead (0: none is). From the first comment on a
+    failure is an event.
+    """
 
     media_type = "text/event-stream"
 
@@ -62,6 +70,8 @@ class EventStream(Response):
         writer: Writer,
         *,
         include_usage: bool,
+        usage_in_chunks: bool = False,
+        ping_seconds: float,
         on_end: Callable[[Sequence[Completion]], None],
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
@@ -70,47 +80,51 @@ class EventStream(Response):
         self._answers = answers
         self._writer = writer
         self._include_usage = include_usage
+        self._usage_in_chunks = usage_in_chunks
+        self._counted = 0
+        self._ping_seconds = ping_seconds
         self._on_end = on_end
         self.completions: dict[int, Completion] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        batches = self._answers.events()
+        line = _Line(send, self.status_code, self.raw_headers)
         async with cancelled_when_gone(receive, self._answers.cancel) as gone:
-            # Nothing is sent before something has come: a request that fails in the queue still
-            # gets its status.
             try:
-                first = await anext(batches)
-            except EngineError as error:
-                await as_api_error(error).response()(scope, receive, send)
-                return
-            if gone.done():
-                return
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            try:
-                await self._send_events(send, first, batches)
-            except EngineError as error:
-                await _send(send, event(as_api_error(error).body))
+                async with _pinging(line, self._writer.ping, self._ping_seconds):
+                    failure = await self._answered(line, gone)
             finally:
                 self._on_end([*self.completions.values()])
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if failure is None and gone.done():
+                return
+            if failure is not None and not line.begun:
+                await failure.response()(scope, receive, send)
+                return
+            if failure is not None:
+                await line.write(self._writer.failure(failure))
+            await line.end()
 
-    async def _send_events(self, send: Send, first: Batch, batches: AsyncIterator[Batch]) -> None:
+    async def _answered(self, line: _Line, gone: asyncio.Task[None]) -> ApiError | None:
+        """Write the events as they come; returns what ended them too early."""
+        batches = self._answers.events()
+        try:
+            first = await anext(batches)
+            if not gone.done():
+                await self._send_events(line, first, batches)
+        except EngineError as error:
+            return as_api_error(error)
+        except asyncio.CancelledError:
+            # The server ends without waiting for the answer.
+            return as_api_error(UnavailableError("the server is shutting down"))
+        return None
+
+    async def _send_events(self, line: _Line, first: Batch, batches: AsyncIterator[Batch]) -> None:
         writer = self._writer
         opening = b"".join(writer.first(index) for index in range(len(self._answers)))
-        await _send(send, opening + self._written(first))
+        await line.write(opening + self._written(first))
         async for batch in batches:
-            await _send(send, self._written(batch))
-        tail = DONE
-        if self._include_usage:
-            done = [self.completions[index] for index in range(len(self._answers))]
-            tail = writer.usage(done) + tail
-        await _send(send, tail)
+            await line.write(self._written(batch))
+        done = [self.completions[index] for index in range(len(self._answers))]
+        await line.write(writer.end(done, include_usage=self._include_usage))
 
     def _written(self, batch: Batch) -> bytes:
         parts = []
@@ -119,13 +133,67 @@ class EventStream(Response):
                 self.completions[index] = one
                 parts.append(self._writer.last(index, one))
             else:
+                self._counted += len(one.tokens)
                 parts.append(self._writer.delta(index, one))
-        return b"".join(parts)
+        return self._with_usage(b"".join(parts))
+
+    def _with_usage(self, events: bytes) -> bytes:
+        """Events with the token counts so far in each, if they are asked for."""
+        if not self._usage_in_chunks:
+            return events
+        prompt, answer = self._answers.prompt_tokens, self._counted
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+        # Within an event's JSON no line ends.
+        return events.replace(b"}\n\n", b',"usage":' + to_json(usage) + b"}\n\n")
 
 
-async def _send(send: Send, body: bytes) -> None:
-    if body:
-        await send({"type": "http.response.body", "body": body, "more_body": True})
+class _Line:
+    """The body of a streamed response, which begins with what is written first."""
+
+    def __init__(self, send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._start = {"type": "http.response.start", "status": status, "headers": headers}
+        self._lock = asyncio.Lock()
+        self.begun = False
+        self.written = time.monotonic()
+
+    async def write(self, body: bytes) -> None:
+        if not body:
+            return
+        async with self._lock:
+            if not self.begun:
+                self.begun = True
+                await self._send(self._start)
+            self.written = time.monotonic()
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+
+    async def end(self) -> None:
+        async with self._lock:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@asynccontextmanager
+async def _pinging(line: _Line, ping: bytes, seconds: float) -> AsyncIterator[None]:
+    """While the block runs, write a ping whenever nothing was written for so many seconds."""
+
+    async def watch() -> None:
+        while True:
+            left = line.written + seconds - time.monotonic()
+            if left <= 0:
+                await line.write(ping)
+            else:
+                await asyncio.sleep(left)
+
+    watcher = asyncio.create_task(watch()) if seconds else None
+    try:
+        yield
+    finally:
+        if watcher is not None:
+            watcher.cancel()
 
 
 Mailbox = asyncio.Queue[tuple[int, Event]]
@@ -170,6 +238,8 @@ class Answers:
         self._bridge = bridge
         self._mailbox: Mailbox = asyncio.Queue()
         self._generations: list[Generation] = []
+        self.prompt_tokens = 0
+        """Of all prompts together; one counts once, however many answers it has."""
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -183,6 +253,8 @@ class Answers:
                     prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
                 )
                 self._generations.append(generation)
+                if not index or prompt is not asked[index - 1][0]:
+                    self.prompt_tokens += len(prompt)
         except Exception:
             self.cancel()
             raise

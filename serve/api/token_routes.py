@@ -6,13 +6,15 @@ import asyncio
 import base64
 from array import array
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.chat.prompt import encode_text, special_tokens_of
-from tuneserve.serve.api.errors import ApiError, client_left, too_long
-from tuneserve.serve.api.prepare import render_request
+from tuneserve.chat.prompt import encode_text
+from tuneserve.llama import TooManyTokensError
+from tuneserve.serve.api.errors import ApiError, client_left, to_json, too_long
 from tuneserve.serve.api.protocol import (
+    MOST_TOKENS,
     ChatRequest,
     DetokenizedText,
     DetokenizeRequest,
@@ -26,7 +28,6 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import cancelled_when_gone
-from tuneserve.serve.api.writers import to_json
 from tuneserve.serve.engine import TextTooLongError
 
 
@@ -37,7 +38,16 @@ def text_router(service: Service) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> TokenList:
         """The token ids of a text or a conversation, and how many they are."""
         service.resolve_model(body.model)
-        tokens = await asyncio.to_thread(_tokens, service, body)
+        size = sum(message.size for message in body.messages or ()) + len(body.content or "")
+        try:
+            tokens = await service.tokenizing(size, partial(_tokens, service, body))
+        except TooManyTokensError:
+            raise ApiError(
+                400,
+                f"The text has more than {MOST_TOKENS} tokens.",
+                code="invalid_value",
+                param="messages" if body.content is None else "content",
+            ) from None
         return TokenList(tokens=tokens, count=len(tokens), max_model_len=service.engine.limit)
 
     @router.post("/detokenize")
@@ -62,7 +72,12 @@ def text_router(service: Service) -> APIRouter:
                 code="invalid_value",
                 param="model",
             )
-        prompts = await asyncio.to_thread(service.text_prompts, listed(body.input), param="input")
+        limit = service.engine.longest_text
+        try:
+            prompts = await service.text_prompts(listed(body.input), param="input", most=limit)
+        except TooManyTokensError as error:
+            longest = TextTooLongError(error.least, limit, least=True)
+            raise too_long(longest, param="input") from error
         vectors = await _embedded(service, request, prompts)
         count = sum(len(prompt) for prompt in prompts)
         data = [
@@ -102,14 +117,11 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
     model = service.engine.model
     if body.content is not None:
         if body.add_special:
-            return encode_text(model, body.content)
-        return model.tokenize(body.content)
-    if service.template is None:
-        raise ApiError(400, service.no_template, code="no_template", param="messages")
+            return encode_text(model, body.content, most=MOST_TOKENS)
+        return model.tokenize(body.content, most=MOST_TOKENS)
     assert body.messages is not None
-    request = ChatRequest(messages=body.messages)
-    text, opening = render_request(service.template, request, special_tokens_of(model))
-    return encode_text(model, text + opening)
+    text = service.conversation_text(ChatRequest(messages=body.messages))
+    return encode_text(model, text, most=MOST_TOKENS)
 
 
 def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:

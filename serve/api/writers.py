@@ -5,24 +5,21 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar
-
-import pydantic_core
 
 import tuneserve
 from tuneserve.llama import LlamaModel
+from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import (
     AnswerCall,
     AnswerMessage,
     ChatChoice,
-    ChatLogprobs,
     TextChoice,
-    TextLogprobs,
-    TopLogprob,
     Usage,
 )
 from tuneserve.serve.chat.answer_parser import PartReader
@@ -44,23 +41,15 @@ SYSTEM_FINGERPRINT = f"build-{tuneserve.__version__}"
 
 
 class Writer(ABC):
-    """Writes the answers to one request, `choices` to each of its prompts."""
+    """Writes the answers to one request in the form of an API."""
 
-    kind: ClassVar[str]
-    kind_of_event: ClassVar[str]
-    id_prefix: ClassVar[str]
+    ping: ClassVar[bytes] = b": still working\n\n"
+    """What says that the connection lives while there is nothing to write: a comment, which every
+    reader of server-sent events leaves out."""
 
-    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        self._choices = choices
-        self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
-        self._created = int(time.time())
-        self._name = model_name
-        self._model = model
-
+    @abstractmethod
     def whole(self, completions: Sequence[Completion]) -> bytes:
         """The answer in one piece."""
-        choices = [self._choice(index, one) for index, one in enumerate(completions)]
-        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
 
     def first(self, index: int) -> bytes:
         """Events that open the stream of a choice."""
@@ -74,9 +63,39 @@ class Writer(ABC):
     def last(self, index: int, completion: Completion) -> bytes:
         """The event that ends a choice."""
 
-    def usage(self, completions: Sequence[Completion]) -> bytes:
-        """The event with the token counts of all choices."""
-        return self._chunk([], usage=usage_of(completions, self._choices))
+    @abstractmethod
+    def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
+        """What ends the stream; with the token counts of all choices if they were asked for."""
+
+    @abstractmethod
+    def failure(self, error: ApiError) -> bytes:
+        """The event that tells why a stream ends too early."""
+
+
+class CompletionWriter(Writer):
+    """OpenAI's completions, `choices` to each prompt of the request."""
+
+    kind: ClassVar[str]
+    kind_of_event: ClassVar[str]
+    id_prefix: ClassVar[str]
+
+    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+        self.choices = choices
+        self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
+        self._created = int(time.time())
+        self._name = model_name
+        self._model = model
+
+    def whole(self, completions: Sequence[Completion]) -> bytes:
+        choices = [self._choice(index, one) for index, one in enumerate(completions)]
+        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self.choices)))
+
+    def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
+        usage = usage_of(completions, self.choices)
+        return (self._chunk([], usage=usage) if include_usage else b"") + DONE
+
+    def failure(self, error: ApiError) -> bytes:
+        return event(error.body)
 
     @abstractmethod
     def _choice(self, index: int, completion: Completion) -> ChatChoice | TextChoice:
@@ -99,7 +118,7 @@ class Writer(ABC):
         }
 
 
-class ChatWriter(Writer):
+class ChatWriter(CompletionWriter):
     """chat.completion and chat.completion.chunk."""
 
     kind = "chat.completion"
@@ -121,7 +140,7 @@ class ChatWriter(Writer):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         reader = self._turn.reader()
-        parts = [*reader.feed(completion.text), *reader.finish()]
+        parts = [*reader.feed(completion.text), *reader.finish(cut=was_cut(completion))]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = calls_of(parts)
@@ -139,7 +158,7 @@ class ChatWriter(Writer):
         return {
             "index": index,
             "message": message,
-            "logprobs": self._logprobs(completion.logprobs),
+            "logprobs": chat_logprobs(self._model, completion.logprobs),
             "finish_reason": finish_reason(completion, called=bool(calls)),
         }
 
@@ -160,7 +179,7 @@ class ChatWriter(Writer):
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
-        rest = self._parts(index, stream.reader.finish())
+        rest = self._parts(index, stream.reader.finish(cut=was_cut(completion)))
         reason = finish_reason(completion, called=stream.calls > 0)
         return rest + self._event(index, {}, finish_reason=reason)
 
@@ -201,30 +220,10 @@ class ChatWriter(Writer):
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": self._logprobs(logprobs),
+            "logprobs": chat_logprobs(self._model, logprobs),
             "finish_reason": finish_reason,
         }
         return self._chunk([choice])
-
-    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-        if not tokens:
-            return None
-        return {
-            "content": [
-                {
-                    **self._token(one.token, one.logprob),
-                    "top_logprobs": [self._token(*alternative) for alternative in one.top],
-                }
-                for one in tokens
-            ]
-        }
-
-    def _token(self, token: int, logprob: float) -> TopLogprob:
-        return {
-            "token": token_text(self._model, token),
-            "logprob": logprob,
-            "bytes": list(self._model.token_bytes(token)),
-        }
 
 
 @dataclass
@@ -250,7 +249,12 @@ def finish_reason(completion: Completion, *, called: bool) -> str:
     return "tool_calls" if called and ended == "stop" else ended
 
 
-class TextWriter(Writer):
+def was_cut(completion: Completion) -> bool:
+    """Did the answer end before the model had ended it?"""
+    return completion.finish_reason != "stop"
+
+
+class TextWriter(CompletionWriter):
     """text_completion, whole and as the events of a stream."""
 
     kind = kind_of_event = "text_completion"
@@ -258,7 +262,7 @@ class TextWriter(Writer):
 
     def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
         super().__init__(model_name, model, choices=choices)
-        self._offsets: dict[int, int] = {}
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         return self._piece(index, completion.text, completion.logprobs, completion.finish_reason)
@@ -277,25 +281,8 @@ class TextWriter(Writer):
         return {
             "index": index,
             "text": text,
-            "logprobs": self._logprobs(index, logprobs),
+            "logprobs": text_logprobs(self._model, logprobs, self._offsets[index]),
             "finish_reason": finish_reason,
-        }
-
-    def _logprobs(self, index: int, tokens: Sequence[TokenLogprob]) -> TextLogprobs | None:
-        if not tokens:
-            return None
-        texts = [token_text(self._model, one.token) for one in tokens]
-        *offsets, self._offsets[index] = accumulate(
-            map(len, texts), initial=self._offsets.get(index, 0)
-        )
-        return {
-            "tokens": texts,
-            "token_logprobs": [one.logprob for one in tokens],
-            "top_logprobs": [
-                {token_text(self._model, token): logprob for token, logprob in one.top}
-                for one in tokens
-            ],
-            "text_offset": offsets,
         }
 
 
@@ -310,14 +297,6 @@ def usage_of(completions: Sequence[Completion], choices: int) -> Usage:
         "total_tokens": prompt + answer,
         "prompt_tokens_details": {"cached_tokens": cached},
     }
-
-
-def token_text(model: LlamaModel, token: int) -> str:
-    return model.token_bytes(token).decode("utf-8", "replace")
-
-
-def to_json(value: Mapping[str, Any] | str) -> bytes:
-    return pydantic_core.to_json(value, inf_nan_mode="null")
 
 
 def event(value: Mapping[str, Any]) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.speculation import RequestDrafter
 from tuneserve.serve.engine.types import (
     Completion,
     Delta,
@@ -18,6 +20,9 @@ from tuneserve.serve.engine.types import (
     Timings,
     TokenLogprob,
 )
+
+IN_BACKGROUND: ContextVar[bool] = ContextVar("in_background", default=False)
+"""Are requests submitted from this context background ones, which wait for all others?"""
 
 TimeFunction = Callable[[], float]
 """Seconds from any fixed moment on."""
@@ -60,7 +65,8 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it.
+    of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
+    is the key of its LoRA adapter; None: the base alone.
     """
 
     def __init__(
@@ -72,16 +78,20 @@ class Request:
         limit: int,
         adapter: str | None = None,
         stream: bool = False,
+        background: bool = False,
         clock: TimeFunction = time.monotonic,
     ) -> None:
         self.tokens = list(prompt)
         self.prompt_length = len(self.tokens)
         self.sampling = sampling
         self.adapter = adapter
+        self.background = background
         self.sequence = -1
         self.computed = 0
         self.cached_tokens = 0
         self.sampler: TokenSampler | None = None
+        self.drafter: RequestDrafter | None = None
+        self.draft: Sequence[int] = ()
         self._generation = generation
         self._stream = stream
         self._end = limit
@@ -89,6 +99,7 @@ class Request:
             self._end = min(limit, self.prompt_length + sampling.max_tokens)
         self._detokenizer = Detokenizer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
         self.submitted = clock()
         self._admitted: float | None = None
@@ -107,6 +118,11 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     @property
+    def remaining(self) -> int:
+        """Tokens that the answer can still get."""
+        return self._end - len(self.tokens)
+
+    @property
     def was_admitted(self) -> bool:
         """Has it ever had a sequence? If so and it waits, it was preempted."""
         return self._admitted is not None
@@ -118,6 +134,20 @@ class Request:
         if self._admitted is None:
             self._admitted = self._clock()
             self.cached_tokens = cached
+
+    @property
+    def scored_pending(self) -> int:
+        """Pending tokens whose outputs tell the log probabilities of the prompt's next ones; none
+        unless they are asked for."""
+        if self.sampling.prompt_logprobs is None:
+            return 0
+        return max(0, self.prompt_length - 1 - self.computed)
+
+    def score(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Add log probabilities of the prompt's tokens behind those that are computed."""
+        # What a preemption has taken is computed once more.
+        del self._prompt_logprobs[self.computed :]
+        self._prompt_logprobs += logprobs
 
     def preempt(self) -> None:
         """The request loses its sequence; its tokens must be computed again."""
@@ -131,10 +161,12 @@ class Request:
         if self._first_token is None:
             self._first_token = self._clock()
         self.tokens.append(token)
-        if logprob is not None:
-            self._logprobs.append(logprob)
+        if self.drafter is not None:
+            self.drafter.see()
         if piece is None:
             return "stop"
+        if logprob is not None:
+            self._logprobs.append(logprob)
         text, stopped = self._detokenizer.feed(piece)
         if self._stream:
             self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
@@ -159,6 +191,8 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                prompt_logprobs=tuple(self._prompt_logprobs),
+                stopped_by=self._detokenizer.stopped_by,
             )
         )
 

@@ -23,12 +23,18 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
-class PromptTooLongError(TuneserveError):
-    """A prompt does not fit the context; carries both figures, in tokens."""
+class UnknownAdapterError(EngineError):
+    """A request names an adapter that is not loaded (any more)."""
 
-    def __init__(self, prompt_tokens: int, limit: int) -> None:
+
+class PromptTooLongError(TuneserveError):
+    """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
+    or more."""
+
+    def __init__(self, prompt_tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens, and the context of {limit} must hold "
+            f"the prompt has {prompt_tokens} tokens{or_more}, and the context of {limit} must hold "
             "it and at least one token of the answer"
         )
         self.tokens = prompt_tokens
@@ -36,10 +42,14 @@ class PromptTooLongError(TuneserveError):
 
 
 class TextTooLongError(TuneserveError):
-    """A text is longer than an embedding takes; carries both figures, in tokens."""
+    """A text is longer than an embedding takes; carries both figures, in tokens. `least`: it has
+    so many or more."""
 
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(f"a text has {tokens} tokens, and an embedding takes at most {limit}")
+    def __init__(self, tokens: int, limit: int, *, least: bool = False) -> None:
+        or_more = " or more" * least
+        super().__init__(
+            f"a text has {tokens} tokens{or_more}, and an embedding takes at most {limit}"
+        )
         self.tokens = tokens
         self.limit = limit
 
@@ -67,6 +77,10 @@ class SamplingParams:
     never its `thoughts`; with `grammar_after` only what follows the first such mark in it.
     `thinking_budget` is the number of tokens after which thoughts are closed. `shown` are control
     tokens that are part of the answer's text, as others are not.
+
+    `stop_tokens` end the answer as end tokens do; with `ignore_end` end tokens are not chosen.
+    `max_tokens` 0 computes the prompt alone. `prompt_logprobs` is the number of alternatives
+    reported for each token of the prompt but the first; None reports nothing.
     """
 
     temperature: float = 1.0
@@ -87,6 +101,9 @@ class SamplingParams:
     thoughts: Thoughts = "none"
     thinking_budget: int | None = None
     shown: frozenset[int] = frozenset()
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_end: bool = False
+    prompt_logprobs: int | None = None
 
     @property
     def penalizes(self) -> bool:
@@ -130,8 +147,9 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
-    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
-    prefix cache."""
+    it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
+    prompt came from the prefix cache. `prompt_logprobs` are those of the prompt's tokens but the
+    first."""
 
     text: str
     tokens: tuple[int, ...]
@@ -140,12 +158,14 @@ class Completion:
     cached_tokens: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """What an engine is doing: requests and the KV cache's cells now, preemptions and steps so
-    far."""
+    """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
+    guessed (`drafted`) and guessed right (`accepted`) so far."""
 
     running: int
     waiting: int
@@ -155,6 +175,8 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 Event = Delta | Completion | EngineError

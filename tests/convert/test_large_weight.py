@@ -33,5 +33,18 @@ def test_bf16_has_it_and_f16_names_the_tensor(
         check.passed for check in convert(run, ConvertSettings(quantization="BF16")).verification
     )
     for quantization in ("F16", "Q8_0"):
-        with pytest.raises(TuneserveError, match=f"{TENSOR}.*too large for F16"):
+        with pytest.raises(
+            TuneserveError, match=f"{TENSOR}, in the base already.*too large for F16"
+        ):
             convert(run, ConvertSettings(quantization=quantization))
+
+    # The base's own weight is all right, the sum is not.
+    weights[TENSOR][3, 7] = 1
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    adapter = load_file(run.adapter / "adapter_model.safetensors")
+    for name in adapter:
+        if f"{TENSOR.removesuffix('.weight')}.lora_B" in name:
+            adapter[name] *= 1e9
+    save_file(adapter, run.adapter / "adapter_model.safetensors", {"format": "pt"})
+    with pytest.raises(TuneserveError, match=f"{TENSOR}, with the adapter's change.*too large"):
+        convert(run, ConvertSettings(quantization="F16"))

@@ -93,7 +93,7 @@ def test_keys_a_signal_and_a_chat(
     assert "Traceback" not in log.read_text()
 
 
-def test_the_first_signal_lets_answers_end_and_the_second_does_not(
+def test_the_first_signal_lets_answers_end(
     start_server: Any, demo_gguf: Path, tmp_path: Path
 ) -> None:
     body = {"prompt": "Once", "temperature": 0, "logit_bias": {"2": -100, "0": -100}}
@@ -117,18 +117,101 @@ def test_the_first_signal_lets_answers_end_and_the_second_does_not(
         client.join()
     assert statuses == [(200, 60)]
 
-    with start_server(tmp_path / "log", str(demo_gguf)) as running:
-        client = threading.Thread(target=ask, args=(running.url, 8000))
-        client.start()
-        time.sleep(0.5)
+
+def test_a_second_signal_tells_every_request_and_ends_at_once(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    """One answer runs, two wait, and a thread tokenizes a long text."""
+    told: dict[str, tuple[int, Any]] = {}
+    endless = {"prompt": "Once", "max_tokens": 8000, "logit_bias": {"2": -100, "0": -100}}
+
+    def ask(name: str, url: str, body: dict[str, Any]) -> None:
+        answer = httpx.post(url, json=body, timeout=60)
+        last = answer.text.strip().rpartition("\n")[2].removeprefix("data: ")
+        told[name] = (answer.status_code, json.loads(last)["error"]["code"])
+
+    log = tmp_path / "log"
+    with start_server(log, str(demo_gguf), "--slots", "1") as running:
+        text = f"{running.url}/v1/completions"
+        hard = {"content": "<|im_end|>" * 100_000}
+        clients = [
+            threading.Thread(target=ask, args=("running", text, {**endless, "stream": True})),
+            threading.Thread(target=ask, args=("queued", text, endless)),
+            threading.Thread(target=ask, args=("queued stream", text, {**endless, "stream": True})),
+            threading.Thread(target=ask, args=("hard", f"{running.url}/tokenize", hard)),
+        ]
+        for client in clients:
+            client.start()
+            time.sleep(0.4)
         running.process.send_signal(signal.SIGTERM)
-        time.sleep(0.5)
+        time.sleep(0.3)
         assert running.process.poll() is None, "the answer is still being written"
         started = time.monotonic()
-        running.stop()
-        assert time.monotonic() - started < 3
+        assert running.stop() == 1
+        assert time.monotonic() - started < 2
+        for client in clients:
+            client.join()
+    told.pop("hard")  # it may have been told that it is too long
+    assert told == {
+        "running": (200, "unavailable"),
+        "queued": (503, "unavailable"),
+        "queued stream": (503, "unavailable"),
+    }
+    assert "Traceback" not in log.read_text()
+    assert "stopped before all requests were answered" in log.read_text()
+
+
+def test_answers_that_outlast_the_drain_time_are_told_so(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    body = {"prompt": "Once", "max_tokens": 8000, "logit_bias": {"2": -100, "0": -100}}
+    with start_server(tmp_path / "log", str(demo_gguf), "--drain-seconds", "0") as running:
+        told: list[httpx.Response] = []
+        url = f"{running.url}/v1/completions"
+        client = threading.Thread(
+            target=lambda: told.append(httpx.post(url, json=body, timeout=60))
+        )
+        client.start()
+        time.sleep(0.5)
+        assert running.stop() == 1
         client.join()
-    assert statuses[1] in ("cut off", (500, 0))
+    assert told[0].json()["error"]["code"] == "unavailable"
+    assert "Traceback" not in running.output()
+
+
+def test_a_context_that_is_rounded_up_is_told(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    with start_server(tmp_path / "log", str(demo_gguf), "--ctx", "64") as running:
+        assert "the context has 256 tokens, not 64" in running.output()
+
+
+def test_requests_that_do_not_arrive_are_ended(
+    start_server: Any, demo_gguf: Path, tmp_path: Path
+) -> None:
+    options = ["--receive-seconds", "1", "--keep-alive-seconds", "2"]
+    with start_server(tmp_path / "log", str(demo_gguf), *options) as running:
+
+        def sent(data: bytes) -> tuple[bytes, float]:
+            """What comes back until the connection is closed, and when that is."""
+            started = time.monotonic()
+            with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
+                connection.sendall(data)
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            return answer, time.monotonic() - started
+
+        for data in (b"", b"GET /health HTTP/1.1\r\nHo"):
+            answer, seconds = sent(data)
+            assert answer == b""
+            assert 0.9 < seconds < 1.8
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        answer, seconds = sent(head + b"Content-Length: 50\r\n\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b'"code":"request_timeout"' in answer
+        assert 0.9 < seconds < 1.8
+        answer, seconds = sent(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert 1.9 < seconds < 3.5
 
 
 def test_a_signal_under_load_loses_no_request_that_was_taken(

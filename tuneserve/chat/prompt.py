@@ -303,8 +303,15 @@ def _completion(
         start = template.render(**{**arguments, **ended}).find(_ANSWER_MARK)
         if start < 0:
             return None
-    calls = bool(last.get("tool_calls"))
-    return complete(prompt, full, content, last.get(REASONING), calls=calls, start=start)
+    calls = last.get("tool_calls") or ()
+    thoughts = last.get(REASONING)
+    whole = complete(prompt, full, content, thoughts, calls=bool(calls), start=start)
+    if whole is None or all(call["function"]["name"] in whole.text for call in calls):
+        return whole
+    # The template writes the text behind the calls: all of the turn is the answer.
+    whole = complete(prompt, full, "", thoughts, calls=True)
+    has_all = whole is not None and all(c["function"]["name"] in whole.text for c in calls)
+    return whole if has_all else None
 
 
 def encode(
@@ -385,12 +392,13 @@ def thinking_by_default(source: str) -> str:
     return _THINKING_BY_DEFAULT + source
 
 
-def encode_text(model: LlamaModel, text: str) -> list[int]:
+def encode_text(model: LlamaModel, text: str, *, most: int | None = None) -> list[int]:
     """Token ids of rendered text, special tokens parsed but for protected ones, with one BOS if the
-    model wants it."""
+    model wants it. Raises TooManyTokensError, early, for a text of which it is plain that it has
+    more than `most` tokens."""
     ids: list[int] = []
-    for piece in special_tokens_of(model).segments(text):
-        ids += model.tokenize(piece.text, add_special=False, parse_special=not piece.plain)
+    for piece, plain in special_tokens_of(model).pieces(text):
+        ids += model.tokenize(piece, parse_special=not plain, most=most)
     return with_bos(ids, model.bos if model.adds_bos else None)
 
 

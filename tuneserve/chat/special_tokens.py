@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tuneserve.llama.special_texts import any_of
+
 MARK = "\ufdd1"
 """A code point that is no character and will never be one: no text holds it."""
 
@@ -30,9 +32,9 @@ class SpecialTokens:
     behind them with them."""
 
     def __init__(self, texts: Iterable[str], greedy: Iterable[str] = ()) -> None:
-        known = sorted(filter(None, texts), key=len, reverse=True)
+        known = [*filter(None, texts)]
         self._greedy = frozenset(greedy)
-        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
+        self._pattern = re.compile(any_of(known)) if known else None
 
     def __bool__(self) -> bool:
         return self._pattern is not None
@@ -54,15 +56,26 @@ class SpecialTokens:
     def segments(self, text: str) -> Iterator[Segment]:
         """A rendered text in pieces that are tokenized by themselves, in order. A plain one reaches
         from one special token of the template's to the next: what is merged stays whole."""
+        for begin, end, plain in self._stretches(text):
+            places: Sequence[int] = range(begin, end)
+            if plain:
+                places = [place for place in places if text[place] != MARK]
+            yield Segment(without_marks(text[begin:end]), places, plain)
+
+    def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
+        """(text, plain) of each segment."""
+        for begin, end, plain in self._stretches(text):
+            yield without_marks(text[begin:end]), plain
+
+    def _stretches(self, text: str) -> Iterator[tuple[int, int, bool]]:
         start = 0  # of what is not yet given
         for begin, end in self._marked_stretches(text):
             if start < begin:
-                yield Segment(text[start:begin], range(start, begin), plain=False)
-            places = [place for place in range(begin, end) if text[place] != MARK]
-            yield Segment("".join(text[place] for place in places), places, plain=True)
+                yield start, begin, False
+            yield begin, end, True
             start = end
         if start < len(text):
-            yield Segment(text[start:], range(start, len(text)), plain=False)
+            yield start, len(text), False
 
     def _marked_stretches(self, text: str) -> Iterator[tuple[int, int]]:
         if MARK not in text or self._pattern is None:

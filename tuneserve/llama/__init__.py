@@ -19,11 +19,13 @@ from tuneserve.llama.library import (
     physical_cores,
 )
 from tuneserve.llama.model import LlamaModel
+from tuneserve.llama.special_texts import TooManyTokensError
 
 __all__ = [
     "LlamaContext",
     "LlamaModel",
     "TokenBatch",
+    "TooManyTokensError",
     "backend",
     "built_with_amx",
     "check_is_gguf",

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.reader import check_is_gguf
@@ -15,11 +15,25 @@ from tuneserve.llama.library import (
     backend,
     built_with_amx,
     forget_errors,
+    free_gpu_memory,
     last_error,
     load_mode,
 )
+from tuneserve.llama.special_texts import (
+    BLANKS,
+    SpecialText,
+    SpecialTexts,
+    TooManyTokensError,
+)
+from tuneserve.settings import SplitMode
 
-SplitMode = Literal["layer", "row", "none"]
+SHORT_TEXT = 4096
+FEW_SPECIAL = 256
+"""llama.cpp itself is fast enough for texts of so many bytes, or of so few special tokens."""
+LONGEST_KNOWN = 64
+MOST_KNOWN = 4096
+"""Texts between special tokens are often the same: what so many of them, of at most so many bytes,
+were tokenized into is remembered while a text is read."""
 
 
 class LlamaModel:
@@ -47,6 +61,12 @@ class LlamaModel:
         check_is_gguf(path)
         self.path = path
         self._api = backend()
+        if split_mode == "tensor" and not free_gpu_memory():
+            raise UsageError(
+                "there is no GPU that tensors could be split over",
+                where="split_mode",
+                hint="Leave it out, or install llama-cpp-python for this machine's GPUs.",
+            )
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1 << 20
         params.split_mode = getattr(self._api, f"LLAMA_SPLIT_MODE_{split_mode.upper()}")
@@ -93,11 +113,40 @@ class LlamaModel:
             self.handle = None
 
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = True
+        self,
+        text: str,
+        *,
+        add_special: bool = False,
+        parse_special: bool = True,
+        most: int | None = None,
     ) -> list[int]:
         """Token ids; `add_special` adds BOS/EOS as the model says, `parse_special` reads
-        special tokens written out in the text."""
+        special tokens written out in the text. Raises TooManyTokensError, early, for a text that
+        plainly has more than `most` tokens."""
         data = text.encode("utf-8", "surrogatepass")
+        if most is not None and len(data) > most and (least := self._least_tokens(data)) > most:
+            raise TooManyTokensError(least, most)
+        special = self.special_texts(parse_special)
+        short = len(data) <= SHORT_TEXT or add_special
+        if short or not special.has_more_than(FEW_SPECIAL, data):
+            return self._tokenize(data, add_special, parse_special)
+        ids: list[int] = []
+        known: dict[bytes, list[int]] = {}
+        for piece in special.cut(data, most):
+            if isinstance(piece, int):
+                ids.append(piece)
+                continue
+            found = known.get(piece)
+            if found is None:
+                found = self._tokenize(piece, False, False)
+                if len(piece) <= LONGEST_KNOWN and len(known) < MOST_KNOWN:
+                    known[piece] = found
+            ids += found
+            if most is not None and len(ids) > most:
+                raise TooManyTokensError(len(ids), most)
+        return ids
+
+    def _tokenize(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         room = len(data) + 2
         while True:
             ids = (self._api.llama_token * room)()
@@ -107,6 +156,55 @@ class LlamaModel:
             if count >= 0:
                 return list(ids[:count])
             room = -count
+
+    def _least_tokens(self, data: bytes) -> int:
+        """A number of tokens that a text surely has."""
+        api = self._api
+        kind = int(api.llama_vocab_type(self.vocab))
+        if kind not in (api.LLAMA_VOCAB_TYPE_SPM, api.LLAMA_VOCAB_TYPE_BPE):
+            return 0  # they may leave white space out
+        size = len(data)
+        if self._all_special_texts.strips:
+            size = len(data.translate(None, BLANKS))
+        return -(-size // self._longest_token)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(1, *(len(self.token_bytes(token)) for token in range(self.n_vocab)))
+
+    def special_texts(self, parse_special: bool) -> SpecialTexts:
+        """What llama_tokenize looks for in a text before anything else."""
+        return self._all_special_texts if parse_special else self._user_defined_texts
+
+    @cached_property
+    def _all_special_texts(self) -> SpecialTexts:
+        api = self._api
+        wanted = (
+            api.LLAMA_TOKEN_ATTR_CONTROL
+            | api.LLAMA_TOKEN_ATTR_USER_DEFINED
+            | api.LLAMA_TOKEN_ATTR_UNKNOWN
+        )
+        return self._texts_with(wanted)
+
+    @cached_property
+    def _user_defined_texts(self) -> SpecialTexts:
+        api = self._api
+        return self._texts_with(
+            api.LLAMA_TOKEN_ATTR_USER_DEFINED,
+            api.LLAMA_TOKEN_ATTR_CONTROL | api.LLAMA_TOKEN_ATTR_UNKNOWN,
+        )
+
+    def _texts_with(self, wanted: int, unwanted: int = 0) -> SpecialTexts:
+        """The tokens that have one of the `wanted` attributes and none of the others."""
+        api = self._api
+        found: dict[bytes, SpecialText] = {}
+        for token in range(self.n_vocab):
+            has = int(api.llama_vocab_get_attr(self.vocab, token))
+            if has & wanted and not has & unwanted:
+                left, right = api.LLAMA_TOKEN_ATTR_LSTRIP, api.LLAMA_TOKEN_ATTR_RSTRIP
+                text = bytes(api.llama_vocab_get_text(self.vocab, token))
+                found.setdefault(text, SpecialText(token, bool(has & left), bool(has & right)))
+        return SpecialTexts(found)
 
     def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         """The bytes a token stands for (half a character, perhaps); b'' for a special token

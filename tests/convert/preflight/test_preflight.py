@@ -166,6 +166,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "RoPE scaling by its name": (config(rope_parameters="yarn"), "rope_parameters is 'yarn', no"),
     "a number as text": (config(num_attention_heads="2"), "num_attention_heads is '2', no pos"),
     "no heads": (config(num_attention_heads=0), "num_attention_heads is 0, no positive integer"),
+    "a window as text": (config(sliding_window="16"), "sliding_window is '16', no number"),
     "an architecture as text": (config(architectures="LlamaForCausalLM"),
                                 "architectures is 'LlamaForCausalLM', no list"),
     "a missing tensor": (_without("model.layers.0.mlp.up_proj.weight"),
@@ -220,6 +221,19 @@ def test_a_template_for_one_question_is_a_note(small_base: Path, tmp_path: Path)
     note = next(one for one in found if one.name == "template")
     assert note.status == "note"
     assert "equal with a question; it refuses a system prompt, several turns" in note.found
+
+
+def test_a_window_that_llama_cpp_ignores_is_refused_where_training_reaches_it(
+    small_base: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(small_base, base)
+    config(architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=128)(base)
+    longer = check(base, tmp_path, model={"max_seq_length": 129})
+    assert "config.json: sliding_window: " in refusals(longer)
+    within = check(base, tmp_path, model={"max_seq_length": 128})
+    assert not refusals(within)
+    assert "window" in [one.name for one in within if one.status == "note"]
 
 
 def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -> None:

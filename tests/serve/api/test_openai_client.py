@@ -72,6 +72,21 @@ def test_choices_differ_and_repeat_with_the_seed(client: Any) -> None:
     assert sorted(streamed) == [0, 1, 2]
 
 
+def test_logprobs_are_alike_streamed_and_whole(client: Any) -> None:
+    """They are those of the text's tokens, so without the end token."""
+    body = chat_body(logprobs=True, temperature=0)
+    (whole,) = client.chat.completions.create(**body).choices
+    assert whole.finish_reason == "stop"
+    told = [token.bytes for token in whole.logprobs.content]
+    assert b"".join(map(bytes, told)).decode() == whole.message.content
+    streamed = [
+        token.bytes
+        for chunk in client.chat.completions.create(**body, stream=True)
+        for token in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else ())
+    ]
+    assert streamed == told
+
+
 def test_stop_and_logprobs(client: Any) -> None:
     body = chat_body(logprobs=True, top_logprobs=2, stop=[" ="])
     answer = client.chat.completions.create(**body).choices[0]

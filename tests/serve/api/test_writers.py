@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import ChatCompletion, TextCompletion
 from tuneserve.serve.api.writers import ChatWriter, TextWriter
@@ -15,7 +16,7 @@ from tuneserve.serve.engine import Completion, SamplingParams, Timings, TokenLog
 
 
 class Vocabulary:
-    def token_bytes(self, token: int) -> bytes:
+    def token_bytes(self, token: int, *, special: bool = True) -> bytes:
         return bytes([token])
 
 
@@ -36,3 +37,43 @@ def test_answers_are_as_published(text: str, logprobs: tuple[TokenLogprob, ...])
     for answer, kind in ((chat, ChatCompletion), (plain, TextCompletion)):
         checked = TypeAdapter[Any](kind)
         assert checked.validate_json(answer, strict=True) == json.loads(answer)
+
+
+def pieces(text: str) -> list[TokenLogprob]:
+    """Tokens of a byte each."""
+    data = text.encode()
+    return [TokenLogprob(byte, -1.0, ((byte, -1.0), (0xF0, -2.0))) for byte in data]
+
+
+def test_parts_of_characters_have_keys_and_the_place_of_their_character() -> None:
+    model: Any = Vocabulary()
+    told = text_logprobs(model, pieces("A🦙é"), TextOffsets())
+    assert told is not None
+    assert told["tokens"][:3] == ["A", r"bytes:\xf0", r"bytes:\x9f"]
+    assert told["text_offset"] == [0, 1, 1, 1, 1, 2, 2]
+    assert told["top_logprobs"][2] == {r"bytes:\x9f": -1.0, r"bytes:\xf0": -2.0}
+    chat = chat_logprobs(model, pieces("🦙"))
+    assert chat is not None
+    assert [one["token"] for one in chat["content"]] == [r"\xf0", r"\x9f", r"\xa6", r"\x99"]
+    assert bytes(byte for one in chat["content"] for byte in one["bytes"] or ()) == "🦙".encode()
+
+
+def test_alternatives_of_one_text_do_not_overwrite_each_other() -> None:
+    class Doubled(Vocabulary):
+        def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+            return b"a"
+
+    model: Any = Doubled()
+    told = text_logprobs(model, [TokenLogprob(1, -1.0, ((1, -1.0), (2, -3.0)))], TextOffsets())
+    assert told is not None
+    assert told["top_logprobs"] == [{"a": -1.0, r"bytes:\x61": -3.0}]
+
+
+def test_offsets_of_a_stream_are_those_of_the_whole() -> None:
+    model: Any = Vocabulary()
+    tokens = pieces("A🦙B")
+    offsets = TextOffsets()
+    streamed = [text_logprobs(model, [token], offsets) for token in tokens]
+    whole = text_logprobs(model, tokens, TextOffsets())
+    assert whole is not None
+    assert [one["text_offset"][0] for one in streamed if one] == whole["text_offset"]

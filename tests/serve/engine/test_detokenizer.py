@@ -26,10 +26,17 @@ def test_bytes_in_any_pieces_give_the_text_back(text: str, data: st.DataObject) 
     assert shown == stream.text == text
 
 
-def test_broken_utf8_ends_as_a_replacement_character() -> None:
+def test_a_character_that_the_end_cuts_is_left_out() -> None:
+    stream = Detokenizer(["xyz"])
+    assert stream.feed("é🦙".encode()[:-1]) == ("é", False)
+    assert stream.finish() == ""
+    assert stream.text == "é"
+
+
+def test_what_is_no_utf8_is_a_replacement_character() -> None:
     stream = Detokenizer(())
-    assert stream.feed("é".encode()[:1]) == ("", False)
-    assert stream.finish() == "\ufffd"
+    assert stream.feed(b"a\xc3") == ("a", False)
+    assert stream.feed(b"b") == ("\ufffdb", False)
 
 
 @given(st.text(alphabet="ab✓é", max_size=30), st.lists(SHORT, min_size=1, max_size=3), st.data())

@@ -1,84 +1,145 @@
-"""Drawing tokens in numpy gives what the definitions say, and what llama.cpp's chain gives."""
+"""One answer's tokens: seeds, what changes logits, and the same answer in any company."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tuneserve.llama import LlamaModel, TokenBatch, served_context
+from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.engine import SamplingParams
-from tuneserve.serve.engine.sampling import TokenSampler, draw, nucleus
-from tuneserve.settings import ServeSettings
+from tuneserve.serve.engine.adjustments import Adjustments
+from tuneserve.serve.engine.row_threads import WORTH_A_THREAD, RowThreads
+from tuneserve.serve.engine.sampling import TokenSampler
 
-LOGITS = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=60)
+Row = npt.NDArray[np.float32]
 
 
-@given(LOGITS, st.floats(0.01, 0.999))
-def test_the_nucleus_is_the_fewest_best_tokens_that_hold_enough(
-    logits: list[float], top_p: float
-) -> None:
-    row = np.array(logits, np.float32)
-    weights = np.exp(row - row.max())
-    kept = nucleus(weights, top_p)
-    held = weights[kept].sum(dtype=np.float64)
-    total = weights.sum(dtype=np.float64)
-    assert held >= top_p * total * (1 - 1e-6)
-    assert held - weights[kept[-1]] < top_p * total * (1 + 1e-6)
-    left_out = np.delete(weights, kept)
-    assert not len(left_out) or left_out.max() <= weights[kept].min()
+@pytest.fixture(scope="module")
+def model(demo_gguf: Path) -> Iterator[LlamaModel]:
+    with LlamaModel(demo_gguf, vocab_only=True) as model:
+        yield model
+
+
+def noise(count: int, size: int = 3000) -> Row:
+    rows: Row = np.random.default_rng(5).normal(0, 2, (count, size)).astype(np.float32)
+    return rows
+
+
+KINDS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {},
+    {"temperature": 0.7, "top_p": 0.95},
+    {"temperature": 0.7, "top_k": 40, "top_p": 0.9},
+    {"min_p": 0.05},
+    {"repeat_penalty": 1.3, "top_p": 0.9},
+    {"logit_bias": {5: -3.0, 7: 4.0}, "frequency_penalty": 0.5},
+]
+
+
+def test_a_request_draws_the_same_alone_and_beside_others(model: LlamaModel) -> None:
+    """Whatever other rows and threads do; and its rows are left as they were."""
+    rows = noise(30)
+    before = rows.copy()
+
+    def answers(threads: RowThreads, kinds: Sequence[dict[str, Any]]) -> list[list[int]]:
+        samplers = [TokenSampler(model, SamplingParams(seed=9, **kind)) for kind in kinds]
+        steps = []
+        for row in rows:
+
+            def next_token(sampler: TokenSampler, row: Row = row) -> int:
+                return sampler.sample(row.copy())
+
+            steps.append(threads.map(next_token, samplers, logits=WORTH_A_THREAD * len(samplers)))
+        return [list(answer) for answer in zip(*steps, strict=True)]
+
+    one, four = RowThreads(1), RowThreads(4)
+    alone = [answers(one, [kind])[0] for kind in KINDS]
+    assert answers(four, KINDS) == alone
+    assert answers(four, KINDS * 5) == alone * 5
+    assert len({tuple(answer) for answer in alone}) == len(KINDS)
+    four.close()
+    sampler = TokenSampler(model, SamplingParams(seed=9, **KINDS[-1]))
+    assert [sampler.sample(row) for row in rows] == alone[-1]
+    assert (rows == before).all()
+
+
+def test_a_failure_in_a_thread_is_raised_when_all_have_ended() -> None:
+    done = []
+
+    def work(item: int) -> int:
+        if item == 3:
+            raise IndexError("of the work itself")
+        done.append(item)
+        return item
+
+    threads = RowThreads(3)
+    with pytest.raises(IndexError, match="of the work itself"):
+        threads.map(work, range(12), logits=12 * WORTH_A_THREAD)
+    assert threads.map(work, range(2), logits=1) == [0, 1]
+    threads.close()
+
+
+def by_llama_cpp(row: Row, params: SamplingParams, accepted: Sequence[int]) -> Row:
+    """The row as llama.cpp's own samplers change it."""
+    api = backend()
+    pairs = (api.llama_logit_bias * len(params.logit_bias))()
+    for pair, (token, value) in zip(pairs, params.logit_bias.items(), strict=True):
+        pair.token, pair.bias = token, value
+    samplers = [
+        api.llama_sampler_init_logit_bias(len(row), len(pairs), pairs),
+        api.llama_sampler_init_penalties(
+            len(row),
+            params.penalty_window,
+            params.repeat_penalty,
+            params.frequency_penalty,
+            params.presence_penalty,
+        ),
+    ]
+    data = (api.llama_token_data * len(row))()
+    for token, logit in enumerate(row):
+        data[token].id, data[token].logit = token, logit
+    array = api.llama_token_data_array(data=data, size=len(row), selected=-1, sorted=False)
+    for sampler in samplers:
+        for token in accepted:
+            api.llama_sampler_accept(sampler, token)
+        api.llama_sampler_apply(sampler, ctypes.byref(array))
+        api.llama_sampler_free(sampler)
+    return np.array([one.logit for one in data], np.float32)
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {},
-        {"temperature": 0.5},
-        {"top_p": 0.8},
-        {"min_p": 0.2},
-        {"top_p": 0.9, "min_p": 0.1, "temperature": 1.7},
+        {"logit_bias": {0: -100.0, 3: 2.5, 9: -1.0}},
+        {"repeat_penalty": 1.3},
+        {"presence_penalty": 0.7, "frequency_penalty": -0.3},
+        {"repeat_penalty": 0.8, "frequency_penalty": 0.4, "logit_bias": {3: 5.0, 4: -5.0}},
+        {"repeat_penalty": 1.3, "penalty_window": 4},
+        {"repeat_penalty": 1.3, "penalty_window": 0},
     ],
 )
-def test_draws_have_the_frequencies_of_the_definition(options: dict[str, float]) -> None:
-    row = np.log(np.array([0.4, 0.3, 0.15, 0.1, 0.05], np.float32))
-    p = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
-    kept = np.cumsum(p) - p < options.get("top_p", 1.0)
-    kept &= p >= options.get("min_p", 0.0) * p[0]
-    expected = np.where(kept, p, 0) ** (1 / options.get("temperature", 1.0))
-    expected /= expected.sum()
-    random = np.random.default_rng(0)
-    sampling = SamplingParams(**options)  # type: ignore[arg-type]
-    count = 20_000
-    drawn = np.bincount([draw(row, sampling, random) for _ in range(count)], minlength=5)
-    assert not drawn[~kept].any()
-    error = np.sqrt(expected * (1 - expected) / count)
-    assert (np.abs(drawn / count - expected) <= 5 * error + 1e-12).all()
+def test_logits_change_as_in_llama_cpp(options: dict[str, Any]) -> None:
+    params = SamplingParams(**options)
+    row = noise(1, 12)[0]
+    accepted = [3, 3, 5, 1, 3, 9, 5, 5, 11]
+    adjustments = Adjustments(params)
+    for token in accepted:
+        adjustments.accept(token)
+    changed = row.copy()
+    with adjustments.applied_to(changed):
+        np.testing.assert_allclose(changed, by_llama_cpp(row, params, accepted), rtol=1e-6)
+        assert (changed != row).any() == (options.get("penalty_window") != 0)
+    assert (changed == row).all()
 
 
-def test_the_chain_and_numpy_draw_from_the_same_distribution(demo_gguf: Path) -> None:
-    """Top-k of the whole vocabulary changes nothing, but goes through llama.cpp's chain."""
-    options = {"temperature": 0.8, "top_p": 0.7, "min_p": 0.02}
-    count = 1500
-    with LlamaModel(demo_gguf) as model:
-        settings = ServeSettings(ctx=256, threads=1)
-        context = served_context(model, settings, n_ctx=256, n_batch=256, n_seq_max=1)
-        batch = TokenBatch(32)
-        index = batch.add(model.tokenize("The colour of the sky is"), 0, 0, outputs=1)
-        context.decode(batch)
-        row = context.batch_logits(1)[0]
-        drawn = []
-        for top_k in (0, model.n_vocab):
-            sampler = TokenSampler(model, SamplingParams(seed=5, top_k=top_k, **options))  # type: ignore[arg-type]
-            tokens = [sampler.sample(context, index, row) for _ in range(count)]
-            drawn.append(np.bincount(tokens, minlength=model.n_vocab) / count)
-            sampler.close()
-        context.close()
-    numpy_drawn, chain_drawn = drawn
-    # Total variation of two samples of this size from one distribution of a few dozen tokens.
-    assert np.abs(numpy_drawn - chain_drawn).sum() / 2 < 0.12
-    common = chain_drawn > 0.02
-    assert common.any()
-    assert np.abs(numpy_drawn - chain_drawn)[common].max() < 0.06
+def test_penalties_count_the_tokens_of_the_answer(model: LlamaModel) -> None:
+    """Greedy over one row that never changes: each token once, then all of them again."""
+    row = np.linspace(4.0, 5.0, 6).astype(np.float32)
+    sampler = TokenSampler(model, SamplingParams(temperature=0.0, frequency_penalty=1.1))
+    assert [sampler.sample(row) for _ in range(8)] == [5, 4, 3, 2, 1, 0, 5, 4]

@@ -35,6 +35,8 @@ _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 # Of transformers' configurations: what max_window_layers is, and where windows start from it.
 _MAX_WINDOW_LAYERS = 28
 _WINDOWS_FROM_A_LAYER_ON = frozenset({"qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text"})
+# Every layer of these has the window that the configuration names; llama.cpp's graphs have none.
+_WINDOWS_EVERYWHERE = frozenset({"mistral", "mixtral", "starcoder2"})
 
 
 def check_computed(architecture: Architecture, config: Config) -> None:
@@ -48,11 +50,24 @@ def check_computed(architecture: Architecture, config: Config) -> None:
     _check_window(config)
 
 
+def ignored_window(config: Config) -> int | None:
+    """Tokens of the sliding window that llama.cpp computes without: texts up to this length are
+    the same. None if there is none."""
+    window = config.get("sliding_window")
+    if config.get("model_type") not in _WINDOWS_EVERYWHERE or not window:
+        return None
+    return int(window) if window < config["max_position_embeddings"] else None
+
+
 def _check_counts(config: Config) -> None:
     for key in _COUNTS:
         value = config.get(key)
         if value is not None and not (type(value) is int and value > 0):
             raise UsageError(f"{key} is {value!r}, no positive integer", where="config.json")
+
+    window = config.get("sliding_window")  # 0: none
+    if window is not None and not (type(window) is int and window >= 0):
+        raise UsageError(f"sliding_window is {window!r}, no number of tokens", where="config.json")
 
 
 def _check_storage(config: Config) -> None:

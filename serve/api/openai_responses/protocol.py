@@ -1,0 +1,278 @@
+"""Requests and answers of OpenAI's Responses API, as far as they are supported.
+
+Source: OpenAI's API reference, "Responses". Unknown fields are refused, as everywhere; those that
+change nothing here are accepted, and `ignored` names them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from typing_extensions import TypedDict
+
+from tuneserve.serve.api.openai_responses.items import InputItem, as_items
+from tuneserve.serve.api.protocol import MOST_LOGPROBS, MaxTokens, Temperature
+from tuneserve.serve.api.translated import TranslatedModel, kind_of, of_kinds
+
+
+class FunctionTool(TranslatedModel):
+    """A function the model may call; `parameters` is a JSON Schema."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    defer_loading: bool | None = None
+
+
+class FunctionChoice(TranslatedModel):
+    """The one function that must be called, or one of those allowed."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedTools(TranslatedModel):
+    """The tools that may be called in this turn."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: Annotated[
+        list[Annotated[FunctionChoice, of_kinds("function", what="tools")]], Field(min_length=1)
+    ]
+
+
+_CHOICES = {"function": "FunctionChoice", "allowed_tools": "AllowedTools"}
+
+
+def _choice_tag(value: Any) -> str | None:
+    return "Words" if isinstance(value, str) else _CHOICES.get(kind_of(value) or "")
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("Words")]
+    | Annotated[FunctionChoice, Tag("FunctionChoice")]
+    | Annotated[AllowedTools, Tag("AllowedTools")],
+    Discriminator(_choice_tag),
+    of_kinds(*_CHOICES, what="choices"),
+]
+
+
+class TextFormat(TranslatedModel):
+    """Free text, any JSON object, or JSON that satisfies a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _only_a_schema_has_one(self) -> TextFormat:
+        if (self.type == "json_schema") != (self.schema_ is not None):
+            raise ValueError("a format of type json_schema, and no other, has a schema")
+        return self
+
+
+class TextConfig(TranslatedModel):
+    """The form of the answer's text."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class Reasoning(TranslatedModel):
+    """How the model thinks; with `summary`, thoughts are sent as their own summary."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+    """Older name of summary."""
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+
+    @property
+    def summarized(self) -> bool:
+        return bool(self.summary or self.generate_summary)
+
+
+class StreamOptions(TranslatedModel):
+    """Options of a streamed answer."""
+
+    include_obfuscation: bool | None = None
+
+
+class CountRequest(TranslatedModel):
+    """Body of POST /v1/responses/input_tokens: what decides a prompt."""
+
+    model: str | None = None
+    """Name of a served model; see /v1/models."""
+    input: Annotated[list[InputItem], Field(min_length=1), BeforeValidator(as_items)]
+    """A text, or items: messages, calls and their results, thoughts."""
+    instructions: str | None = None
+    """The system prompt of this turn alone."""
+    previous_response_id: str | None = None
+    """A stored response that this one goes on from."""
+    tools: Annotated[
+        list[Annotated[FunctionTool, of_kinds("function", what="tools")]] | None,
+        Field(max_length=128),
+    ] = None
+    """Functions the model may call."""
+    tool_choice: ToolChoice | None = None
+    """Whether a function must be called, and which. Default auto."""
+    parallel_tool_calls: bool | None = None
+    """May one answer call several functions? Default true."""
+    text: TextConfig | None = None
+    """Bound the answer to JSON, or to JSON of a schema."""
+    reasoning: Reasoning | None = None
+    """How the model thinks, if it does."""
+    truncation: Literal["auto", "disabled"] | None = None
+    """Accepted: nothing is left out of an input; one that is too long is refused."""
+
+
+class ResponsesRequest(CountRequest):
+    """Body of POST /v1/responses."""
+
+    IGNORED: ClassVar[tuple[str, ...]] = (
+        "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+        "safety_identifier", "service_tier", "stream_options", "user",
+    )  # fmt: skip
+
+    max_output_tokens: MaxTokens | None = None
+    """Longest answer in tokens, thoughts included."""
+    temperature: Temperature | None = None
+    top_p: float | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    """Alternatives reported for each token."""
+    include: list[str] | None = None
+    """`message.output_text.logprobs` reports log probabilities."""
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
+        Field(max_length=16),
+    ] = None
+    """Kept with the response."""
+    store: bool | None = None
+    """Keep the response, so that a later one can go on from it. Default true."""
+    stream: bool | None = None
+    """Send the answer as server-sent events."""
+    stream_options: StreamOptions | None = None
+    background: bool | None = None
+    max_tool_calls: int | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    service_tier: str | None = None
+
+    @field_validator("background")
+    @classmethod
+    def _in_the_foreground(cls, background: bool | None) -> bool | None:
+        if background:
+            raise ValueError("responses in the background are not supported; use stream")
+        return background
+
+    @property
+    def logprobs(self) -> bool:
+        return "message.output_text.logprobs" in (self.include or ()) or bool(self.top_logprobs)
+
+    @property
+    def stores(self) -> bool:
+        return self.store is not False
+
+    @property
+    def ignored(self) -> list[str]:
+        """What the request has that changes nothing."""
+        found = [name for name in self.IGNORED if getattr(self, name) is not None]
+        found += [f"include.{one}" for one in self.include or () if "logprobs" not in one]
+        if self.truncation == "auto":
+            found.append("truncation")
+        if self.text is not None and self.text.verbosity is not None:
+            found.append("text.verbosity")
+        if self.reasoning is not None and self.reasoning.context is not None:
+            found.append("reasoning.context")
+        return found
+
+
+class InputDetails(TypedDict):
+    """Of the prompt's tokens: how many the prefix cache had."""
+
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputDetails(TypedDict):
+    """Of the answer's tokens: how many were thoughts."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    """Token counts of a response."""
+
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class ResponseObject(TypedDict):
+    """Answer of POST /v1/responses; the events of a stream carry it too."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    completed_at: int | None
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    background: Literal[False]
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[dict[str, Any]]
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: str | None
+    reasoning: dict[str, Any]
+    safety_identifier: str | None
+    service_tier: Literal["default"]
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+    user: str | None
+
+
+class InputTokens(TypedDict):
+    """Answer of POST /v1/responses/input_tokens."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
+class ItemList(TypedDict):
+    """Answer of GET /v1/responses/{id}/input_items."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedResponse(TypedDict):
+    """Answer of DELETE /v1/responses/{id}."""
+
+    id: str
+    object: Literal["response"]
+    deleted: Literal[True]

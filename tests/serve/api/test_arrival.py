@@ -1,0 +1,229 @@
+"""What clients send in ways of their own, and what they get while they wait."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from tests.serve.api.test_app import CHAT, LONG, TEXT
+from tuneserve.serve.api.app import create_app
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.engine import SamplingParams
+from tuneserve.settings import ServeSettings
+
+pytestmark = pytest.mark.slow
+
+HALF = "\ud83d"
+ENDLESS = SamplingParams(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
+
+
+@pytest.fixture(scope="module")
+def service(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("secret\n")
+    settings = ServeSettings(
+        ctx=1024, slots=2, threads=1, log="off", ping_seconds=0.1, api_key_file=keys
+    )
+    service = Service(demo_gguf, "demo", settings)
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def app(service: Service) -> FastAPI:
+    return create_app(service)
+
+
+def sent(
+    app: FastAPI,
+    service: Service,
+    path: str,
+    body: Any = None,
+    *,
+    method: str = "POST",
+    key: bool = True,
+    **headers: str,
+) -> httpx.Response:
+    """The answer to a body of JSON, or of bytes as they are; headers' names with _ for -."""
+    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+    given = {name.replace("_", "-"): value for name, value in headers.items()}
+    own = {"authorization": "Bearer secret"} if key else {}
+
+    async def ask() -> httpx.Response:
+        service.bridge.attach(asyncio.get_running_loop())
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.request(
+                method, path, content=content, headers={**own, **given}, timeout=60
+            )
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_whose_type_is_not_said_is_read_as_json(
+    app: FastAPI, service: Service, kind: str | None
+) -> None:
+    headers = {} if kind is None else {"content_type": kind}
+    assert sent(app, service, "/v1/chat/completions", CHAT, **headers).status_code == 200
+    refused = sent(
+        app, service, "/v1/chat/completions", CHAT, origin="https://page.example", **headers
+    )
+    assert refused.status_code == 415
+    assert "Content-Type: application/json" in refused.json()["error"]["message"]
+
+
+def test_another_type_is_told(app: FastAPI, service: Service) -> None:
+    form = sent(app, service, "/v1/completions", b"prompt=x", content_type="multipart/form-data")
+    assert form.status_code == 400
+    assert "Content-Type: application/json" in form.json()["error"]["message"]
+    wrong = sent(app, service, "/v1/completions", b"prompt=x")
+    assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/metrics", "/v1/models"])
+def test_what_can_be_got_can_be_asked_for_by_head(
+    app: FastAPI, service: Service, path: str
+) -> None:
+    assert sent(app, service, path, method="HEAD").status_code == 200
+    line = f'tuneserve_requests_total{{path="{path}",status="200"}}'
+    assert line in service.metrics.text().decode()
+
+
+def test_head_does_not_generate(app: FastAPI, service: Service) -> None:
+    assert sent(app, service, "/v1/completions", method="HEAD").status_code == 405
+
+
+@pytest.mark.parametrize("header", ["x_api_key", "api_key"])
+def test_keys_in_the_headers_of_other_apis(app: FastAPI, service: Service, header: str) -> None:
+    for value, status in (("secret", 200), ("wrong", 401), ("", 401)):
+        headers = {header: value}
+        answer = sent(app, service, "/v1/models", method="GET", key=False, **headers)
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize(
+    ("part", "word"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}, "Images"),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "Audio"),
+        ({"type": "file", "file": {"file_id": "x"}}, "Files"),
+    ],
+)
+def test_content_that_is_no_text_is_named(
+    app: FastAPI, service: Service, part: dict[str, Any], word: str
+) -> None:
+    content = [{"type": "text", "text": "What is this?"}, part]
+    body = {**CHAT, "messages": [{"role": "user", "content": content}]}
+    error = sent(app, service, "/v1/chat/completions", body).json()["error"]
+    assert error["message"].startswith(f"{word} ")
+    assert "not supported" in error["message"]
+    assert error["param"] == "messages.0.content.1"
+
+
+def test_a_field_is_named_as_the_client_wrote_it_and_long_ones_are_cut(
+    app: FastAPI, service: Service
+) -> None:
+    body = {**CHAT, "messages": [{"role": "user", "content": 5}]}
+    assert sent(app, service, "/v1/chat/completions", body).json()["error"]["param"] == (
+        "messages.0.content"
+    )
+    unknown = sent(app, service, "/v1/chat/completions", {**CHAT, "x" * 200_000: 1})
+    assert unknown.status_code == 400
+    assert len(unknown.content) < 1000
+
+
+def schema(of: dict[str, Any]) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"schema": of}}}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": HALF},
+        {HALF: 1},
+        {"logit_bias": {HALF: 1}},
+        {"logit_bias": {"5": HALF}},
+        {"user": HALF},
+        {"stop": [HALF]},
+        {"grammar": f"root ::= {HALF}"},
+        {"grammar": f'root ::= "{HALF}"'},
+        {"chat_template_kwargs": {HALF: HALF}},
+        {"messages": [{"role": "user", "content": HALF, "name": HALF}]},
+        {"messages": [{"role": HALF, "content": "x"}]},
+        {"messages": [{"role": "user", "content": [{"type": HALF, "text": "x"}]}]},
+        {"tools": [{"type": "function", "function": {"name": HALF}}]},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": HALF}}]},
+        {"tool_choice": {"type": "function", "function": {"name": HALF}}},
+        schema({HALF: 1}),
+        schema({"$ref": HALF}),
+        schema({"$ref": f"#/{HALF}"}),
+        schema({"type": HALF}),
+        schema({"type": "object", "properties": {HALF: {"type": "null"}}}),
+        schema({"pattern": HALF}),
+        schema({"format": HALF}),
+        schema({"const": HALF}),
+    ],
+    ids=str,
+)
+def test_half_a_character_is_no_defect(
+    app: FastAPI, service: Service, fields: dict[str, Any]
+) -> None:
+    answer = sent(app, service, "/v1/chat/completions", {**CHAT, **fields})
+    assert answer.status_code in (200, 400, 404), answer.text
+    answer.json()
+
+
+def test_half_a_character_in_the_other_paths(app: FastAPI, service: Service) -> None:
+    for path, field in (("/v1/completions", "prompt"), ("/tokenize", "content")):
+        length = {"max_tokens": 1} if field == "prompt" else {}
+        for body in ({field: HALF}, {field: "x", "model": HALF}, {field: "x", HALF: 1}):
+            assert sent(app, service, path, {**body, **length}).status_code in (200, 400, 404)
+    assert sent(app, service, "/v1/models/%ED%A0%BD", method="GET").status_code == 404
+
+
+def test_a_stream_that_waits_shows_that_it_lives(app: FastAPI, service: Service) -> None:
+    """While two others run: comments, then the answer; or the failure as an event."""
+    ids = service.engine.model.tokenize("Once upon a time")
+    for stops in (False, True):
+        busy = [service.engine.submit(ids, ENDLESS) for _ in range(2)]
+
+        async def release(stops: bool = stops, busy: list[Any] = busy) -> None:
+            await asyncio.sleep(0.5)
+            if stops:
+                service.engine.stop()
+            for one in busy:
+                one.cancel()
+
+        async def ask() -> httpx.Response:
+            service.bridge.attach(asyncio.get_running_loop())
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                releasing = asyncio.create_task(release())
+                body = {**TEXT, "max_tokens": 3, "stream": True}
+                headers = {"authorization": "Bearer secret"}
+                answer = await client.post("/v1/completions", json=body, headers=headers)
+                await releasing
+                return answer
+
+        answer = asyncio.run(ask())
+        assert answer.status_code == 200
+        comments = [line for line in answer.text.split("\n\n") if line.startswith(":")]
+        assert len(comments) >= 2
+        last = answer.text.strip().rpartition("\n")[2].removeprefix("data: ")
+        if stops:
+            assert json.loads(last)["error"]["code"] == "unavailable"
+        else:
+            assert last == "[DONE]"
+
+
+def test_a_request_that_fails_at_once_has_a_status(app: FastAPI, service: Service) -> None:
+    body = {**CHAT, "messages": LONG, "stream": True}
+    assert sent(app, service, "/v1/chat/completions", body).status_code in (400, 503)
