@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_throughput import Peer, free_port, running
+from serve_peers import Peer, free_port, running
 
 from tuneserve.base.resolve import demo_gguf
 from tuneserve.base.tokenizer import write_tokenizer
