@@ -27,6 +27,18 @@ KVCacheType = Annotated[
     Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
 ]
+
+
+def _kept_split(value: object) -> object:
+    if value == "row":
+        raise ValueError(
+            "llama.cpp has no split by rows any more: take tensor, which splits the KV cache too, "
+            "or layer"
+        )
+    return value
+
+
+SplitMode = Annotated[Literal["layer", "tensor", "none"], BeforeValidator(_kept_split)]
 _Quantization = Literal[
     "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
     "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
@@ -468,16 +480,14 @@ class ServeSettings(Section):
     tensor_split: tuple[float, ...] = Field(
         (), description="Share of the layers for each GPU, as 3,1; empty = by their free memory."
     )
-    split_mode: Literal["layer", "row", "none"] = Field(
+    split_mode: SplitMode = Field(
         "layer",
-        description="How several GPUs share the model: by layers, by rows of each matrix, or not "
+        description="How several GPUs share the model: by layers, by parts of each tensor and of "
+        "the KV cache, which all compute at the same time (tensor; needs flash_attention), or not "
         "at all (main_gpu has it whole).",
     )
     main_gpu: int = Field(
-        0,
-        ge=0,
-        le=1023,
-        description="GPU for the whole model (split_mode none) or for what is not split (row).",
+        0, ge=0, le=1023, description="GPU that has the whole model (split_mode none)."
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = physical cores.")
     batch: int = Field(2048, ge=32, le=65536, description="Tokens decoded in one call at most.")
@@ -558,6 +568,30 @@ class ServeSettings(Section):
         description="RAM in MiB for responses that later ones may go on from (/v1/responses); the "
         "oldest are dropped.",
     )
+    adapter_dir: Path | None = Field(
+        None,
+        description="Directory of LoRA adapters, watched while the server runs: each NAME.gguf in "
+        "it is served as NAME.",
+    )
+    max_adapters: int = Field(
+        32, ge=1, le=1024, description="LoRA adapters that may be loaded at the same time."
+    )
+    adapter_memory: float = Field(
+        4.0, gt=0.0, le=1024.0, description="Memory in GiB that loaded adapters may take in all."
+    )
+    admin_key_file: Path | None = Field(
+        None,
+        description="File with one admin key per line, which /v1/load_lora_adapter and "
+        "/v1/unload_lora_adapter ask for (needs adapter_dir); without it these paths are off.",
+    )
+    batch_dir: Path | None = Field(
+        None,
+        description="Directory in which /v1/files and /v1/batches keep their files; without it "
+        "these paths are off.",
+    )
+    batch_storage: float = Field(
+        4.0, gt=0.0, le=1_048_576.0, description="GiB that all files of batches may take."
+    )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
     cors_origins: tuple[str, ...] = Field(
@@ -585,6 +619,12 @@ class ServeSettings(Section):
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
         return GPU_LAYER_WORDS.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _tensors_are_split_with_flash_attention(self) -> Self:
+        if self.split_mode == "tensor" and not self.flash_attention:
+            raise ValueError("split_mode = 'tensor' needs flash_attention")
+        return self
 
     @field_validator("tensor_split")
     @classmethod

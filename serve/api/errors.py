@@ -26,6 +26,7 @@ from tuneserve.serve.engine import (
     QueueFullError,
     TextTooLongError,
     UnavailableError,
+    UnknownAdapterError,
 )
 
 logger = logging.getLogger("tuneserve.serve")
@@ -98,6 +99,9 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():
             return ApiError(400, _sentence(error), code="grammar_failed")
+        case UnknownAdapterError():
+            # Unloaded since the request's model was looked up.
+            return ApiError(404, _sentence(error), code="model_not_found", param="model")
         case EngineError():
             return ApiError(503, error.message, code="engine_failed")
         case GrammarError():

@@ -567,13 +567,14 @@ class TextCompletion(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """A served model."""
+    """A served model; an adapter's `root` and `parent` are the base."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: Literal["tuneserve"]
     root: str | None
+    parent: str | None
 
 
 class ModelList(TypedDict):

@@ -27,6 +27,7 @@ from tuneserve.serve.engine import (
     SamplingParams,
     UnavailableError,
 )
+from tuneserve.serve.engine.adapter_directory import AdapterDirectory
 from tuneserve.settings import ServeSettings
 
 T = TypeVar("T")
@@ -49,7 +50,6 @@ class Service:
     ) -> None:
         """`adapters` are served under their names too; `lora` belongs to the model itself."""
         self.name = name
-        self.adapters = tuple(adapters or ())
         self.settings = settings
         self.created = int(time.time())
         self.bridge = Bridge()
@@ -61,8 +61,13 @@ class Service:
         self._long_texts = ThreadPoolExecutor(1, "long texts")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
         self.metrics = Metrics(self.engine)
+        self.adapter_directory: AdapterDirectory | None = None
         try:
             self.template, self.no_template = self._load_template()
+            if settings.adapter_dir is not None:
+                directory = AdapterDirectory(self.engine, settings.adapter_dir, reserved=name)
+                directory.start()
+                self.adapter_directory = directory
         except BaseException:
             self.close()
             raise
@@ -79,6 +84,8 @@ class Service:
         # A thread that reads the vocabulary must not outlive it.
         self._grammar_threads.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
+        if self.adapter_directory is not None:
+            self.adapter_directory.close()
         self.engine.close()
 
     async def compiling(self, work: Callable[[], T]) -> T:
@@ -113,6 +120,11 @@ class Service:
     def thinks(self) -> bool:
         """Can the model have thoughts?"""
         return self.template is not None and can_think(self.template)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded at this moment."""
+        return self.engine.adapters.names
 
     @property
     def names(self) -> list[str]:

@@ -15,7 +15,6 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from tuneserve.errors import UsageError
@@ -124,14 +123,14 @@ class DiskPrefixes:
     """The prefixes on disk, within `limit` bytes. `find` and `save` belong to the engine's thread;
     files are written in another. Close it."""
 
-    def __init__(self, root: Path, limit: int, names: Mapping[str | None, str]) -> None:
-        """`names` are those of each adapter's folder (None: the base's); prefixes of an adapter
-        that is not among them are let go. Raises UsageError if others could have put something
-        into `root`, or nothing can be written."""
+    def __init__(self, root: Path, limit: int, identity: str) -> None:
+        """`identity` is that of everything but the adapters, which are known by hashes of their
+        own. Raises UsageError if others could have put something into `root`, or nothing can be
+        written."""
         prepare(root)
         self._root = root
         self._limit = limit
-        self._names = names
+        self._identity = identity
         self._folders: dict[str, Folder] = {}
         self._paused_until = 0.0
         self._queue: queue.Queue[tuple[Folder, CachedPrefix] | None] = queue.Queue(_UNWRITTEN)
@@ -143,8 +142,6 @@ class DiskPrefixes:
         """The prefix with the longest beginning in common with `wanted`, of `least` tokens or more;
         None if there is none. A damaged file is removed."""
         folder = self._folder(adapter)
-        if folder is None:
-            return None
         path, length = folder.longest(wanted)
         if path is None or length < max(least, SHORTEST_OFFLOADED):
             return None
@@ -167,7 +164,7 @@ class DiskPrefixes:
         if len(prefix.tokens) < SHORTEST_OFFLOADED or not len(prefix.data):
             return
         folder = self._folder(prefix.adapter)
-        if folder is None or file_bytes(prefix.tokens, prefix.data) > self._limit:
+        if file_bytes(prefix.tokens, prefix.data) > self._limit:
             return
         if folder.holds(prefix.tokens):
             return
@@ -183,10 +180,8 @@ class DiskPrefixes:
         self._queue.put(None)
         self._thread.join()
 
-    def _folder(self, adapter: str | None) -> Folder | None:
-        name = self._names.get(adapter)
-        if name is None:
-            return None
+    def _folder(self, adapter: str | None) -> Folder:
+        name = hashlib.sha256(f"{self._identity} {adapter}".encode()).hexdigest()[:32]
         if name not in self._folders:
             self._folders[name] = Folder(self._root / name)
         return self._folders[name]

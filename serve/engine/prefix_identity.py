@@ -4,7 +4,7 @@ another run be used.
 A file of weights is known by its size, the time it was changed, and the hash of SAMPLES blocks
 spread over it: training changes nearly every weight, and reading all of them would add a second for
 each GiB to every start. A file that is touched or copied anew counts as another one, which costs
-computing its prefixes again and nothing else. Adapters are small: they are hashed as a whole.
+computing its prefixes again and nothing else. A LoRA is small: it is hashed as a whole.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SAMPLE_BYTES = 65536
 _PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
-def folder_name(
-    model: LlamaModel, settings: ServeSettings, *, cells: int, adapter: Path | None
+def prefix_identity(
+    model: LlamaModel, settings: ServeSettings, *, cells: int, lora: Path | None
 ) -> str:
-    """The name of the folder for prefixes of this model under this adapter, in a context with that
-    many cells."""
+    """A hash of what prefixes of this model, with the LoRA that belongs to it, depend on in a
+    context with that many cells."""
     api = backend()
     architecture = model.metadata("general.architecture")
     # Where a model has two sets of rotations, the size of the context chooses between them.
@@ -42,9 +42,9 @@ def folder_name(
         settings.flash_attention,
         cells if rotations is not None else None,
         [_weights_identity(path) for path in _parts(model.path)],
-        None if adapter is None else sha256_file(adapter),
+        None if lora is None else sha256_file(lora),
     )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
 
 
 def _parts(path: Path) -> list[Path]:

@@ -23,6 +23,10 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
+class UnknownAdapterError(EngineError):
+    """A request names an adapter that is not loaded (any more)."""
+
+
 class PromptTooLongError(TuneserveError):
     """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
     or more."""

@@ -24,11 +24,9 @@ from tuneserve.serve.engine.prefix_files import (
     read_tokens,
     write_prefix,
 )
-from tuneserve.serve.engine.prefix_identity import folder_name
+from tuneserve.serve.engine.prefix_identity import prefix_identity
 from tuneserve.serve.engine.prefixes import CachedPrefix, Tokens
 from tuneserve.settings import ServeSettings
-
-NAMES: dict[str | None, str] = {None: "base", "lora": "other"}
 
 
 def tokens(first: int, count: int = 100) -> Tokens:
@@ -45,7 +43,7 @@ SIZE = file_bytes(prefix(0).tokens, prefix(0).data)
 
 @contextmanager
 def opened(root: Path, limit: int = 100 * SIZE) -> Iterator[DiskPrefixes]:
-    disk = DiskPrefixes(root, limit, NAMES)
+    disk = DiskPrefixes(root, limit, "model")
     try:
         yield disk
     finally:
@@ -107,7 +105,7 @@ class TestDisk:
             other = disk.find("lora", tokens(0, 150), 64)
             assert other is not None
             assert len(other.tokens) == 200
-            assert disk.find("unknown", tokens(0), 64) is None
+            assert disk.find("another", tokens(0), 64) is None
 
     def test_a_longer_one_takes_the_place_of_its_beginning(self, tmp_path: Path) -> None:
         keep(tmp_path, prefix(0, 100), prefix(0, 150), prefix(0, 120), prefix(50))
@@ -189,10 +187,10 @@ class TestDisk:
     def test_a_folder_into_which_others_write_is_refused(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)
         with pytest.raises(UsageError, match="others can write"):
-            DiskPrefixes(tmp_path, SIZE, NAMES)
+            DiskPrefixes(tmp_path, SIZE, "model")
         (tmp_path / "file").touch()
         with pytest.raises(UsageError, match="no prefixes can be kept there"):
-            DiskPrefixes(tmp_path / "file", SIZE, NAMES)
+            DiskPrefixes(tmp_path / "file", SIZE, "model")
 
 
 # -- on the real model ----------------------------------------------------------------------------
@@ -280,7 +278,7 @@ class TestRealModel:
 
             def name(adapter: Path | None = None, **options: object) -> str:
                 settings = ServeSettings(**options)
-                return folder_name(model, settings, cells=1024, adapter=adapter)
+                return prefix_identity(model, settings, cells=1024, lora=adapter)
 
             found = {name(), name(adapter), name(cache_type_v="f16")}
             assert len(found) == 3
