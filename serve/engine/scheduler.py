@@ -160,7 +160,7 @@ class Scheduler:
 
     def _draft(self, chunks: Sequence[Chunk]) -> None:
         """Let a step of answers alone compute guesses too, in cells and places that are free."""
-        if self._speculator is None or prompt_tokens(chunks):
+        if self._speculator is None or any(request.pending > 1 for request, _ in chunks):
             return
         room = min(self._batch_tokens, self._cache.free_cells) - len(chunks)
         self._speculator.plan([request for request, _ in chunks], room)
