@@ -597,6 +597,11 @@ class ServeSettings(Section):
     cors_origins: tuple[str, ...] = Field(
         (), description="Web origins whose pages may call the API; none by default."
     )
+    strict: bool = Field(
+        False,
+        description="Refuse what is otherwise taken and told in a header: fields that have no "
+        "effect, and parts of tools' schemas that can't be enforced.",
+    )
     log: Literal["line", "json", "off"] = Field(
         "line", description="What is logged of each request: a line, a JSON object, or nothing."
     )

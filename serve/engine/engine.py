@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from tuneserve.arrays import Floats
-from tuneserve.files import cache_directory
+from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
@@ -27,11 +27,12 @@ from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
-from tuneserve.serve.engine.prefix_identity import prefix_identity
+from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import (
+    SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
     PrefillBudget,
@@ -62,6 +63,9 @@ SHARE_BESIDE_RUNNING = 0.25
 cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
+
+NEVER = -1e9
+"""Added to a logit: the token is chosen only where a grammar allows no other."""
 
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are delivered together: waking the listener for
@@ -157,9 +161,11 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs, and one for
-                # each guess.
-                n_outputs_max=sequences + (0 if settings.speculate == "off" else MOST_DRAFTED),
+                # One row of logits per sequence and call is all that sampling needs, one for
+                # each guess, and one for each token of a prompt that is scored.
+                n_outputs_max=sequences
+                + SCORED_AT_ONCE
+                + (0 if settings.speculate == "off" else MOST_DRAFTED),
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -344,9 +350,11 @@ class Engine:
         limit = self.settings.prefix_disk_bytes
         if not limit or steady or not _can_share_prefixes(self.model):
             return None
-        identity = prefix_identity(self.model, self.settings, cells=self._context.cells, lora=lora)
+        context = context_identity(self.model, self.settings, cells=self._context.cells)
+        own = None if lora is None else sha256_file(lora)
         root = self.settings.prefix_directory or cache_directory() / "prefixes"
-        return DiskPrefixes(root, limit, identity)
+        # An adapter that is switched on takes the place of the model's own one.
+        return DiskPrefixes(root, limit, lambda adapter: folder_name(context, adapter or own))
 
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
@@ -410,6 +418,9 @@ class Engine:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
+        if sampling.ignore_end:
+            never = dict.fromkeys(self.model.end_tokens, NEVER)
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
         generation = Generation(on_event)
         key = None if adapter is None else self.adapters.begin(adapter)
         request = Request(
@@ -543,17 +554,35 @@ class Engine:
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             draft = request.draft
-            outputs = 1 + len(draft) if count == request.pending else 0
+            complete = count == request.pending
+            draws = complete and request.sampling.max_tokens != 0
+            outputs = count if request.scored_pending else (1 + len(draft)) * draws
             batch.add([*tokens, *draft], request.computed, request.sequence, outputs=outputs)
-            if outputs:
+            if draws:
                 ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
             free = self._cache.free_cells
             raise EngineError(f"{error.message}, though {free} cells are free") from error
+        request, count = chunks[-1]
+        if request.scored_pending:
+            before = sum(1 + len(one.draft) for one in ready)
+            self._score(request, self._context.batch_logits(before + count)[before:])
         self._scheduler.computed(chunks)
+        for request, _ in chunks:
+            if request.pending == 0 and request.sampling.max_tokens == 0:
+                self._scheduler.finish(request)
+                self._end(request, "length")
         return ready
+
+    def _score(self, request: Request, rows: Floats) -> None:
+        """Note what the model thinks of the prompt's tokens behind those that `rows` are of."""
+        wanted = request.sampling.prompt_logprobs or 0
+        following = request.tokens[request.computed + 1 :]
+        request.score(
+            [token_logprob(row, token, wanted) for row, token in zip(rows, following, strict=False)]
+        )
 
     def _sample(self, ready: Sequence[Request]) -> None:
         counts = [1 + len(request.draft) for request in ready]
@@ -602,6 +631,8 @@ class Engine:
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
+        if token in sampling.stop_tokens:
+            return None
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)

@@ -254,6 +254,12 @@ class KVCacheManager:
         while self._cached:
             self.free(self._cached.popitem(last=False)[0])
 
+    def drop_cached(self, adapter: str) -> None:
+        """Free every cached prefix of an adapter that is no more, in the KV cache and in RAM."""
+        for sequence in self._cached.drop(adapter):
+            self.free(sequence)
+        self.offloaded.drop(adapter)
+
     def store(self) -> None:
         """Write all that is cached to disk, the most recently used last; for the end."""
         if self._disk is None:
@@ -262,12 +268,6 @@ class KVCacheManager:
             self._disk.save(prefix)
         for sequence, prefix in self._cached.items():
             self._disk.save(self.offloaded.copy_of(sequence, prefix))
-
-    def drop_cached(self, adapter: str) -> None:
-        """Free every cached prefix of an adapter that is no more, in the KV cache and in RAM."""
-        for sequence in self._cached.drop(adapter):
-            self.free(sequence)
-        self.offloaded.drop(adapter)
 
     def _evict(self, *, spare: int | None) -> bool:
         """Offload the least recently used prefix, and free its cells."""

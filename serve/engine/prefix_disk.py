@@ -15,6 +15,7 @@ import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tuneserve.errors import UsageError
@@ -123,14 +124,13 @@ class DiskPrefixes:
     """The prefixes on disk, within `limit` bytes. `find` and `save` belong to the engine's thread;
     files are written in another. Close it."""
 
-    def __init__(self, root: Path, limit: int, identity: str) -> None:
-        """`identity` is that of everything but the adapters, which are known by hashes of their
-        own. Raises UsageError if others could have put something into `root`, or nothing can be
-        written."""
+    def __init__(self, root: Path, limit: int, folder_name: Callable[[str | None], str]) -> None:
+        """`folder_name` gives the name of an adapter's folder (None: the base's). Raises UsageError
+        if others could have put something into `root`, or nothing can be written."""
         prepare(root)
         self._root = root
         self._limit = limit
-        self._identity = identity
+        self._folder_name = folder_name
         self._folders: dict[str, Folder] = {}
         self._paused_until = 0.0
         self._queue: queue.Queue[tuple[Folder, CachedPrefix] | None] = queue.Queue(_UNWRITTEN)
@@ -181,7 +181,7 @@ class DiskPrefixes:
         self._thread.join()
 
     def _folder(self, adapter: str | None) -> Folder:
-        name = hashlib.sha256(f"{self._identity} {adapter}".encode()).hexdigest()[:32]
+        name = self._folder_name(adapter)
         if name not in self._folders:
             self._folders[name] = Folder(self._root / name)
         return self._folders[name]

@@ -13,7 +13,6 @@ import hashlib
 import re
 from pathlib import Path
 
-from tuneserve.files import sha256_file
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.engine.prefix_files import FORMAT
 from tuneserve.settings import ServeSettings
@@ -24,11 +23,9 @@ _SAMPLE_BYTES = 65536
 _PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 
 
-def prefix_identity(
-    model: LlamaModel, settings: ServeSettings, *, cells: int, lora: Path | None
-) -> str:
-    """A hash of what prefixes of this model, with the LoRA that belongs to it, depend on in a
-    context with that many cells."""
+def context_identity(model: LlamaModel, settings: ServeSettings, *, cells: int) -> str:
+    """What the model's file, the release, and the settings of a context with that many cells have
+    to do with keys and values. The file is the one that was loaded: call it right after that."""
     api = backend()
     architecture = model.metadata("general.architecture")
     # Where a model has two sets of rotations, the size of the context chooses between them.
@@ -42,9 +39,14 @@ def prefix_identity(
         settings.flash_attention,
         cells if rotations is not None else None,
         [_weights_identity(path) for path in _parts(model.path)],
-        None if lora is None else sha256_file(lora),
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def folder_name(context: str, adapter: str | None) -> str:
+    """The name of the folder for prefixes of this context under an adapter, which is known by the
+    SHA-256 of its file."""
+    return hashlib.sha256(repr((context, adapter)).encode()).hexdigest()[:32]
 
 
 def _parts(path: Path) -> list[Path]:

@@ -24,9 +24,13 @@ from tuneserve.serve.engine.prefix_files import (
     read_tokens,
     write_prefix,
 )
-from tuneserve.serve.engine.prefix_identity import prefix_identity
+from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.prefixes import CachedPrefix, Tokens
 from tuneserve.settings import ServeSettings
+
+
+def folder(adapter: str | None) -> str:
+    return adapter or "base"
 
 
 def tokens(first: int, count: int = 100) -> Tokens:
@@ -43,7 +47,7 @@ SIZE = file_bytes(prefix(0).tokens, prefix(0).data)
 
 @contextmanager
 def opened(root: Path, limit: int = 100 * SIZE) -> Iterator[DiskPrefixes]:
-    disk = DiskPrefixes(root, limit, "model")
+    disk = DiskPrefixes(root, limit, folder)
     try:
         yield disk
     finally:
@@ -187,10 +191,10 @@ class TestDisk:
     def test_a_folder_into_which_others_write_is_refused(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o777)
         with pytest.raises(UsageError, match="others can write"):
-            DiskPrefixes(tmp_path, SIZE, "model")
+            DiskPrefixes(tmp_path, SIZE, folder)
         (tmp_path / "file").touch()
         with pytest.raises(UsageError, match="no prefixes can be kept there"):
-            DiskPrefixes(tmp_path / "file", SIZE, "model")
+            DiskPrefixes(tmp_path / "file", SIZE, folder)
 
 
 # -- on the real model ----------------------------------------------------------------------------
@@ -272,19 +276,16 @@ class TestRealModel:
 
         copy = tmp_path / "model.gguf"
         shutil.copy2(demo_gguf, copy)
-        adapter = tmp_path / "adapter.gguf"
-        adapter.write_bytes(b"a")
         with LlamaModel(copy, gpu_layers=0) as model:
 
-            def name(adapter: Path | None = None, **options: object) -> str:
+            def name(adapter: str | None = None, **options: object) -> str:
                 settings = ServeSettings(**options)
-                return prefix_identity(model, settings, cells=1024, lora=adapter)
+                return folder_name(context_identity(model, settings, cells=1024), adapter)
 
-            found = {name(), name(adapter), name(cache_type_v="f16")}
+            found = {name(), name("a"), name(cache_type_v="f16")}
             assert len(found) == 3
             assert name() == name(slots=3)
-            adapter.write_bytes(b"b")
-            assert name(adapter) not in found
+            assert name("b") not in found
             status = copy.stat()
             with copy.open("r+b") as file:
                 file.seek(status.st_size - 100)
