@@ -33,6 +33,7 @@ class Running:
 
     def __init__(self, speculator: Speculator, tokens: list[int], remaining: int = 1000) -> None:
         self.drafter: RequestDrafter | None = speculator.drafter(tokens)
+        self.drafter.see()
         self.draft: Sequence[int] = ()
         self.remaining = remaining
 
