@@ -110,9 +110,10 @@ class KVCacheManager:
         self._cells = CellAllocator(cells)
         self._cached = PrefixCache()
         self._disk = disk if can_share else None
-        self.offloaded = OffloadedPrefixes(
-            memory, limits.ram_bytes, dropped=None if self._disk is None else self._disk.save
-        )
+        # Without RAM for it (on a GPU) nothing is copied while requests run: from cells that many
+        # answers took in turn, a copy is as many transfers as it has tokens, for each layer.
+        dropped = self._disk.save if self._disk is not None and limits.ram_bytes else None
+        self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes, dropped=dropped)
         self._ids = list(range(sequences - 1, -1, -1))
         self._peak = 0
 
@@ -183,6 +184,8 @@ class KVCacheManager:
             return 0
         if not self._memory.restore(sequence, prefix.data):
             return 0
+        if not self.offloaded.copies:
+            self.offloaded.clear()  # It came from disk.
         self._cells.append(sequence, match.offloaded_tokens)
         self._memory.truncate(sequence, match.length)
         self._cells.truncate(sequence, match.length)
