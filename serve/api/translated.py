@@ -12,12 +12,14 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, ValidationError, model_validator
 
+from tuneserve.chat.prompt import encode_text
 from tuneserve.chat.template import TemplateError
+from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.errors import ApiError, as_api_error
 from tuneserve.serve.api.generation_routes import notices, refuse_if_strict, respond
 from tuneserve.serve.api.middleware import note
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import ChatRequest, RequestModel
+from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest, RequestModel
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.chat.structured import GrammarError
@@ -134,3 +136,19 @@ async def answer(
         note(request.scope, ignored=ignored)
         response.headers["X-Tuneserve-Ignored"] = ", ".join(ignored)
     return response
+
+
+async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int:
+    """How many tokens the prompt of a chat request has. Raises ApiError."""
+
+    def tokens() -> list[int]:
+        text = service.conversation_text(chat)
+        return encode_text(service.engine.model, text, most=MOST_TOKENS)
+
+    with told_as(names):
+        service.resolve_model(chat.model)
+        try:
+            return len(await service.tokenizing(chat.size, tokens))
+        except TooManyTokensError:
+            message = f"The conversation has more than {MOST_TOKENS} tokens."
+            raise ApiError(400, message, code="invalid_value", param="messages") from None
