@@ -189,6 +189,12 @@ def test_half_a_character_in_the_other_paths(app: FastAPI, service: Service) -> 
     assert sent(app, service, "/v1/models/%ED%A0%BD", method="GET").status_code == 404
 
 
+def test_a_models_name_may_have_slashes(app: FastAPI, service: Service) -> None:
+    for path in ("/v1/models/owner/name", "/v1/models/owner%2Fname"):
+        answer = sent(app, service, path, method="GET")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
 @pytest.mark.parametrize("stops", [False, True])
 def test_a_stream_that_waits_shows_that_it_lives(demo_gguf: Path, stops: bool) -> None:
     """While another runs: comments, then the answer; or the failure as an event."""
