@@ -100,7 +100,12 @@ def create_app(service: Service) -> FastAPI:
             allow_methods=["GET", "HEAD", "POST", "DELETE"],
             # The openai client for browsers sends a dozen of its own.
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=[
+                "X-Request-Id",
+                "Retry-After",
+                "X-Tuneserve-Ignored",
+                "X-Tuneserve-Unenforced",
+            ],
         )
     app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)

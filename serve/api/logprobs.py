@@ -21,15 +21,15 @@ def chat_logprobs(model: LlamaModel, tokens: Sequence[TokenLogprob]) -> ChatLogp
     return {
         "content": [
             {
-                **chat_token(model, one.token, one.logprob),
-                "top_logprobs": [chat_token(model, *alternative) for alternative in one.top],
+                **_chat_token(model, one.token, one.logprob),
+                "top_logprobs": [_chat_token(model, *alternative) for alternative in one.top],
             }
             for one in tokens
         ]
     }
 
 
-def chat_token(model: LlamaModel, token: int, logprob: float) -> TopLogprob:
+def _chat_token(model: LlamaModel, token: int, logprob: float) -> TopLogprob:
     """A token with its text, bytes and log probability."""
     data = model.token_bytes(token)
     return {"token": _text(data), "logprob": logprob, "bytes": list(data)}

@@ -85,9 +85,9 @@ class AccessLog:
             await send(message)
 
         scope.setdefault(FACTS, {})
+        scope[REQUEST_ID] = request_id
         # HEAD is GET without the body, which the server leaves out by the method it has seen.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        scope[REQUEST_ID] = request_id
         try:
             await self._app(inner, receive, with_id)
         except Exception as error:
@@ -122,6 +122,8 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
             f" + {facts['tokens']} tokens, first {facts['first_token_seconds']:.2f} s,"
             f" {facts['finish']}"
         )
+    for key in ("ignored", "unenforced"):
+        tokens += f"  {key} {facts[key]}" if key in facts else ""
     now = datetime.now().strftime("%H:%M:%S")
     return f"{now} {scope['method']} {_path(scope)} {status} {seconds:.2f} s{tokens}  {request_id}"
 
@@ -147,15 +149,6 @@ def _path(scope: Scope) -> str:
     """The path without what could forge a second line of the log."""
     path: str = scope["path"]
     return path.encode("ascii", "backslashreplace").decode() if path.isprintable() else repr(path)
-
-
-def given_key(scope: Scope) -> bytes:
-    """The API key that a request brings: as a bearer token, or as X-Api-Key. b'' without one."""
-    headers = {name.lower(): value for name, value in scope["headers"]}
-    scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer":
-        return bytes(given.strip())
-    return bytes(headers.get(b"x-api-key", b"").strip())
 
 
 OPEN_PATHS = frozenset({"/", "/health", "/ready"})
@@ -220,7 +213,7 @@ class KeyRing:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _key_in(headers: Mapping[bytes, bytes]) -> bytes:
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
     """The key as OpenAI's clients send it, or else as Anthropic's or Azure's do; b'' if none."""
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
@@ -264,7 +257,7 @@ class Guard:
         await self._app(scope, self._counted(receive, most), send)
 
     def _check_key(self, headers: Mapping[bytes, bytes], keys: KeyRing) -> None:
-        if keys.needed and not keys.accepts(_key_in(headers)):
+        if keys.needed and not keys.accepts(key_in(headers)):
             kind = "API" if keys is self._keys else "admin"
             raise ApiError(
                 401,

@@ -223,6 +223,14 @@ class Service:
             for choice in range(request.choices)
         ]
         asked = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
+        most = self.settings.max_queue + self.settings.slots
+        if len(asked) > most:
+            raise ApiError(
+                400,
+                f"At most {most} answers can be asked for at once; here they are {len(asked)}.",
+                code="invalid_value",
+                param="n" if len(prompts) == 1 else param,
+            )
         try:
             answers.start(asked, stream=bool(request.stream))
         except PromptTooLongError as error:

@@ -12,12 +12,14 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BeforeValidator, ValidationError, model_validator
 
+from tuneserve.chat.prompt import encode_text
 from tuneserve.chat.template import TemplateError
+from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.errors import ApiError, as_api_error
-from tuneserve.serve.api.generation_routes import respond
+from tuneserve.serve.api.generation_routes import notices, refuse_if_strict, respond
 from tuneserve.serve.api.middleware import note
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import ChatRequest, RequestModel
+from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest, RequestModel
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.chat.structured import GrammarError
@@ -122,13 +124,31 @@ async def answer(
     """Answer a chat request in the form of the writer that `writer` makes for a served model's
     name and a turn; `ignored` fields are told to have changed nothing."""
     with told_as(names):
+        refuse_if_strict(service, ignored)
         name = service.resolve_model(chat.model)
         turn = await service.prepare(chat)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in chat.messages])
         answers = service.answer(name, [turn.prompt], turn.sampling, chat, param="messages")
-    response = await respond(service, request, chat, answers, writer(name, turn))
+    told = notices(service, request, chat, unenforced=turn.unenforced)
+    response = await respond(service, request, chat, answers, writer(name, turn), headers=told)
     if ignored:
         note(request.scope, ignored=ignored)
         response.headers["X-Tuneserve-Ignored"] = ", ".join(ignored)
     return response
+
+
+async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int:
+    """How many tokens the prompt of a chat request has. Raises ApiError."""
+
+    def tokens() -> list[int]:
+        text = service.conversation_text(chat)
+        return encode_text(service.engine.model, text, most=MOST_TOKENS)
+
+    with told_as(names):
+        service.resolve_model(chat.model)
+        try:
+            return len(await service.tokenizing(chat.size, tokens))
+        except TooManyTokensError:
+            message = f"The conversation has more than {MOST_TOKENS} tokens."
+            raise ApiError(400, message, code="invalid_value", param="messages") from None

@@ -80,7 +80,7 @@ class CompletionWriter(Writer):
     id_prefix: ClassVar[str]
 
     def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        self._choices = choices
+        self.choices = choices
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._name = model_name
@@ -88,10 +88,10 @@ class CompletionWriter(Writer):
 
     def whole(self, completions: Sequence[Completion]) -> bytes:
         choices = [self._choice(index, one) for index, one in enumerate(completions)]
-        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
+        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self.choices)))
 
     def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
-        usage = usage_of(completions, self._choices)
+        usage = usage_of(completions, self.choices)
         return (self._chunk([], usage=usage) if include_usage else b"") + DONE
 
     def failure(self, error: ApiError) -> bytes:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
@@ -25,10 +26,13 @@ from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_a
 from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
+from tuneserve.serve.engine.prefix_disk import DiskPrefixes
+from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import (
+    SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
     PrefillBudget,
@@ -58,6 +62,9 @@ SHARE_BESIDE_RUNNING = 0.25
 """Cells that cached prefixes may take while requests run, as a share of the running ones' cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
+
+NEVER = -1e9
+"""Added to a logit: the token is chosen only where a grammar allows no other."""
 
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are delivered together: waking the listener for
@@ -153,9 +160,11 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs, and one for
-                # each guess.
-                n_outputs_max=sequences + (0 if settings.speculate == "off" else MOST_DRAFTED),
+                # One row of logits per sequence and call is all that sampling needs, one for
+                # each guess, and one for each token of a prompt that is scored.
+                n_outputs_max=sequences
+                + SCORED_AT_ONCE
+                + (0 if settings.speculate == "off" else MOST_DRAFTED),
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -163,6 +172,7 @@ class Engine:
             self._embedder = (
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
+            self._disk = self._make_disk(lora, steady=steady)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -172,6 +182,7 @@ class Engine:
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
             can_share=_can_share_prefixes(self.model),
+            disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
@@ -333,6 +344,17 @@ class Engine:
             accepted=self._speculator.accepted if self._speculator else 0,
         )
 
+    def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
+        """What is kept on disk. The files' identities are those at the time they were loaded."""
+        limit = self.settings.prefix_disk_bytes
+        if not limit or steady or not _can_share_prefixes(self.model):
+            return None
+        context = context_identity(self.model, self.settings, cells=self._context.cells)
+        own = None if lora is None else sha256_file(lora)
+        root = self.settings.prefix_directory or cache_directory() / "prefixes"
+        # An adapter that is switched on takes the place of the model's own one.
+        return DiskPrefixes(root, limit, lambda adapter: folder_name(context, adapter or own))
+
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
         kind = self.settings.speculate
@@ -371,6 +393,11 @@ class Engine:
         self.stop()
         self._thread.join()
         self._row_threads.close()
+        if self._disk is not None:
+            self._disk.last()
+            if self.failure is None:
+                self._cache.store()
+            self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()
@@ -390,6 +417,9 @@ class Engine:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
+        if sampling.ignore_end:
+            never = dict.fromkeys(self.model.end_tokens, NEVER)
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
         generation = Generation(on_event)
         key = None if adapter is None else self.adapters.begin(adapter)
         request = Request(
@@ -523,17 +553,35 @@ class Engine:
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             draft = request.draft
-            outputs = 1 + len(draft) if count == request.pending else 0
+            complete = count == request.pending
+            draws = complete and request.sampling.max_tokens != 0
+            outputs = count if request.scored_pending else (1 + len(draft)) * draws
             batch.add([*tokens, *draft], request.computed, request.sequence, outputs=outputs)
-            if outputs:
+            if draws:
                 ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
             free = self._cache.free_cells
             raise EngineError(f"{error.message}, though {free} cells are free") from error
+        request, count = chunks[-1]
+        if request.scored_pending:
+            before = sum(1 + len(one.draft) for one in ready)
+            self._score(request, self._context.batch_logits(before + count)[before:])
         self._scheduler.computed(chunks)
+        for request, _ in chunks:
+            if request.pending == 0 and request.sampling.max_tokens == 0:
+                self._scheduler.finish(request)
+                self._end(request, "length")
         return ready
+
+    def _score(self, request: Request, rows: Floats) -> None:
+        """Note what the model thinks of the prompt's tokens behind those that `rows` are of."""
+        wanted = request.sampling.prompt_logprobs or 0
+        following = request.tokens[request.computed + 1 :]
+        request.score(
+            [token_logprob(row, token, wanted) for row, token in zip(rows, following, strict=False)]
+        )
 
     def _sample(self, ready: Sequence[Request]) -> None:
         counts = [1 + len(request.draft) for request in ready]
@@ -582,6 +630,8 @@ class Engine:
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
+        if token in sampling.stop_tokens:
+            return None
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)

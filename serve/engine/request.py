@@ -99,6 +99,7 @@ class Request:
             self._end = min(limit, self.prompt_length + sampling.max_tokens)
         self._detokenizer = Detokenizer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
         self.submitted = clock()
         self._admitted: float | None = None
@@ -133,6 +134,20 @@ class Request:
         if self._admitted is None:
             self._admitted = self._clock()
             self.cached_tokens = cached
+
+    @property
+    def scored_pending(self) -> int:
+        """Pending tokens whose outputs tell the log probabilities of the prompt's next ones; none
+        unless they are asked for."""
+        if self.sampling.prompt_logprobs is None:
+            return 0
+        return max(0, self.prompt_length - 1 - self.computed)
+
+    def score(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Add log probabilities of the prompt's tokens behind those that are computed."""
+        # What a preemption has taken is computed once more.
+        del self._prompt_logprobs[self.computed :]
+        self._prompt_logprobs += logprobs
 
     def preempt(self) -> None:
         """The request loses its sequence; its tokens must be computed again."""
@@ -176,6 +191,7 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                prompt_logprobs=tuple(self._prompt_logprobs),
                 stopped_by=self._detokenizer.stopped_by,
             )
         )

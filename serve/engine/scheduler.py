@@ -21,6 +21,9 @@ STEP_SECONDS_BESIDE_DECODING = 0.25
 STEP_SECONDS_ALONE = 0.5
 """How long a step may take when nobody waits for a token: cancellation waits for its end."""
 
+SCORED_AT_ONCE = 64
+"""Prompt tokens of a step whose log probabilities are asked for: each has a row of logits."""
+
 CELLS_PER_RUNNING_ANSWER = 8
 """Free cells beside a newcomer's prompt, for each running answer: with none it would be preempted
 in the next steps."""
@@ -217,7 +220,9 @@ class Scheduler:
     def _match_with_room(self, request: Request) -> PrefixMatch | None:
         """What the request begins with, its cells being free; None while too few are."""
         reserve = CELLS_PER_RUNNING_ANSWER * len(self.running) + 1 if self.running else 0
-        found = self._cache.match_prefix(request.adapter, request.tokens, self.running)
+        found = PrefixMatch()
+        if not request.scored_pending:
+            found = self._cache.match_prefix(request.adapter, request.tokens, self.running)
         # The matching prefix may be longer than what is shared, and hold the very cells that the
         # rest of the prompt needs: then the request begins from nothing.
         for match in (found, PrefixMatch()):
@@ -289,15 +294,20 @@ def split_batch(
     """The chunks of a batch of at most `batch_tokens`, of them at most `prefill_tokens` of prompts.
 
     Requests that need one token come first, so that no answer stands still; then prompts in the
-    order of admission.
+    order of admission. Last comes one prompt at most whose tokens are scored, without its last
+    token: that is an answer's.
     """
     chunks = [(request, 1) for request in running if request.pending == 1][:batch_tokens]
     left = min(batch_tokens - len(chunks), prefill_tokens)
+    scored = [request for request in running if request.scored_pending][:1]
     for request in running:
-        if request.pending > 1 and left > 0:
+        if request.pending > 1 and left > 0 and not request.scored_pending:
             count = min(request.pending, left)
             chunks.append((request, count))
             left -= count
+    for request in scored:
+        if left > 0:
+            chunks.append((request, min(request.scored_pending, left, SCORED_AT_ONCE)))
     return chunks
 
 

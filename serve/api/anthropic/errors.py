@@ -7,6 +7,7 @@ The server makes its errors in one form (tuneserve.serve.api.errors); here they 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.serve.api.errors import as_api_error, to_json
 from tuneserve.serve.api.middleware import REQUEST_ID
+from tuneserve.serve.engine import UnavailableError
 
 PATH = "/v1/messages"
 VERSION_HEADER = "anthropic-version"
@@ -69,6 +71,12 @@ class AnthropicErrors:
             if writing.begun:
                 raise
             await as_api_error(error).response()(scope, receive, writing.send)
+        except asyncio.CancelledError:
+            # The server ends without waiting for the answer.
+            if writing.begun:
+                raise
+            gone = UnavailableError("the server is shutting down")
+            await as_api_error(gone).response()(scope, receive, writing.send)
 
 
 class _Rewriting:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
-
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.chat.prompt import encode_text
 from tuneserve.serve.api.anthropic.protocol import (
     AnsweredMessage,
     CountRequest,
@@ -19,7 +15,7 @@ from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.generation_routes import STREAMED
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.service import Service
-from tuneserve.serve.api.translated import answer, told_as
+from tuneserve.serve.api.translated import answer, count_tokens
 
 
 def anthropic_router(service: Service) -> APIRouter:
@@ -38,13 +34,9 @@ def anthropic_router(service: Service) -> APIRouter:
         return await answer(service, request, chat, NAMES, writer, ignored=body.ignored)
 
     @router.post("/v1/messages/count_tokens")
-    async def count_tokens(body: CountRequest) -> TokenCount:
+    async def count(body: CountRequest) -> TokenCount:
         """How many tokens the prompt of such a message has."""
         chat = as_chat(body, thinks=service.thinks)
-        service.resolve_model(chat.model)
-        with told_as(NAMES):
-            text = await asyncio.to_thread(service.conversation_text, chat)
-        tokens = await asyncio.to_thread(partial(encode_text, service.engine.model, text))
-        return TokenCount(input_tokens=len(tokens))
+        return TokenCount(input_tokens=await count_tokens(service, chat, NAMES))
 
     return router

@@ -29,6 +29,8 @@ _DELTAS = {
 class MessageWriter(Writer):
     """A message and the events of its stream. Has one choice."""
 
+    ping = b'event: ping\ndata: {"type":"ping"}\n\n'
+
     def __init__(
         self, name: str, model: LlamaModel, turn: Turn, *, show_thoughts: bool = True
     ) -> None:
@@ -48,7 +50,7 @@ class MessageWriter(Writer):
         return to_json(self._message(content, completion))
 
     def first(self, index: int) -> bytes:
-        return _event("message_start", message=self._message([], None)) + _event("ping")
+        return _event("message_start", message=self._message([], None)) + self.ping
 
     def delta(self, index: int, delta: Delta) -> bytes:
         return b"".join(map(self._written, self._reader.feed(delta)))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 
-from tuneserve.chat.prompt import encode_text
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import STREAMED
-from tuneserve.serve.api.middleware import given_key
+from tuneserve.serve.api.middleware import key_in
 from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
 from tuneserve.serve.api.openai_responses.protocol import (
     CountRequest,
@@ -28,7 +25,7 @@ from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.service import Service
-from tuneserve.serve.api.translated import answer, told_as
+from tuneserve.serve.api.translated import answer, count_tokens
 
 MIB = 2**20
 
@@ -42,7 +39,7 @@ def responses_router(service: Service) -> APIRouter:
         """Whose responses a request may see: those of its API key, if keys are asked for."""
         if service.settings.api_key_file is None:
             return ""
-        return hashlib.sha256(given_key(request.scope)).hexdigest()
+        return hashlib.sha256(key_in(dict(request.headers.raw))).hexdigest()
 
     def conversation(owner: str, body: CountRequest) -> list[InputItem]:
         """The stored items that a request goes on from, and its own."""
@@ -78,11 +75,8 @@ def responses_router(service: Service) -> APIRouter:
     async def input_tokens(body: CountRequest, request: Request) -> InputTokens:
         """How many tokens the prompt of such a response has."""
         chat = as_chat(body, conversation(owner_of(request), body))
-        service.resolve_model(chat.model)
-        with told_as(NAMES):
-            text = await asyncio.to_thread(service.conversation_text, chat)
-        tokens = await asyncio.to_thread(partial(encode_text, service.engine.model, text))
-        return InputTokens(object="response.input_tokens", input_tokens=len(tokens))
+        count = await count_tokens(service, chat, NAMES)
+        return InputTokens(object="response.input_tokens", input_tokens=count)
 
     @router.get("/v1/responses/{response_id}", response_model=ResponseObject)
     async def retrieve(response_id: str, request: Request) -> Response:

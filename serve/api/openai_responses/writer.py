@@ -15,13 +15,14 @@ from typing import Any, Literal
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
-from tuneserve.serve.api.logprobs import chat_token
+from tuneserve.serve.api.logprobs import chat_logprobs
 from tuneserve.serve.api.openai_responses.protocol import (
     ResponseObject,
     ResponsesRequest,
     ResponseUsage,
 )
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.protocol import ChatTokenLogprob
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 
@@ -178,23 +179,15 @@ class ResponseWriter(Writer):
             "type": "output_text",
             "text": "" if begun else block.text,
             "annotations": [],
-            "logprobs": [] if begun else self._logprobs(block.logprobs, with_bytes=True),
+            "logprobs": [] if begun else self._logprobs(block.logprobs),
         }
 
     def _thoughts_part(self, text: str) -> dict[str, Any]:
         return {"type": "summary_text" if self._summarized else "reasoning_text", "text": text}
 
-    def _logprobs(
-        self, tokens: Sequence[TokenLogprob], *, with_bytes: bool = False
-    ) -> list[dict[str, Any]]:
-        def told(token: int, logprob: float) -> dict[str, Any]:
-            one: dict[str, Any] = {**chat_token(self._model, token, logprob)}
-            return one if with_bytes else {key: one[key] for key in ("token", "logprob")}
-
-        return [
-            {**told(one.token, one.logprob), "top_logprobs": [told(*other) for other in one.top]}
-            for one in tokens
-        ]
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> list[ChatTokenLogprob]:
+        found = chat_logprobs(self._model, tokens)
+        return found["content"] if found else []
 
     def _written(self, step: Step) -> bytes:
         match step:

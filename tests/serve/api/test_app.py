@@ -274,7 +274,13 @@ def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
             "response_format",
         ),
         (
-            {"tools": [tool("fine", {}), tool("wrong", {"properties": {"x": {"not": {}}}})]},
+            {
+                "tools": [
+                    tool("fine", {}),
+                    tool("wrong", {"properties": {"x": {"not": {"type": "null"}}}}),
+                ],
+                "tool_choice": "required",
+            },
             "tools[1].function.parameters",
         ),
     ],
