@@ -71,7 +71,7 @@ def sent(
 def test_a_body_whose_type_is_not_said_is_read_as_json(
     app: FastAPI, service: Service, kind: str | None
 ) -> None:
-    headers = {} if kind is None else {"content_type": kind}
+    headers: dict[str, Any] = {} if kind is None else {"content_type": kind}
     assert sent(app, service, "/v1/chat/completions", CHAT, **headers).status_code == 200
     refused = sent(
         app, service, "/v1/chat/completions", CHAT, origin="https://page.example", **headers
@@ -104,7 +104,7 @@ def test_head_does_not_generate(app: FastAPI, service: Service) -> None:
 @pytest.mark.parametrize("header", ["x_api_key", "api_key"])
 def test_keys_in_the_headers_of_other_apis(app: FastAPI, service: Service, header: str) -> None:
     for value, status in (("secret", 200), ("wrong", 401), ("", 401)):
-        headers = {header: value}
+        headers: dict[str, Any] = {header: value}
         answer = sent(app, service, "/v1/models", method="GET", key=False, **headers)
         assert answer.status_code == status
 
