@@ -157,14 +157,14 @@ def notices(
             param=place,
         )
     headers = {}
-    for header, facts in (
-        ("X-Tuneserve-Ignored", body.ignored),
-        ("X-Tuneserve-Unenforced", unenforced),
+    for header, told in (
+        ("Ignored", ", ".join(body.ignored)),
+        ("Unenforced", "; ".join(unenforced)),
     ):
-        if facts:
-            told = (", " if facts is body.ignored else "; ").join(facts)
-            note(request.scope, **{header.removeprefix("X-Tuneserve-").lower(): told})
-            headers[header] = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+        if told:
+            note(request.scope, **{header.lower(): told})
+            shown = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+            headers[f"X-Tuneserve-{header}"] = shown
     return headers
 
 
