@@ -81,11 +81,17 @@ class FunctionCall(RequestModel):
     id: str | None = None
     status: Status | None = None
     parsed_arguments: Any = None
+    namespace: str | None = None
 
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, arguments: Any) -> Any:
         return whole_arguments(arguments)
+
+
+def called_name(namespace: str | None, name: str) -> str:
+    """What the model calls a function, whose name says its namespace too."""
+    return f"{namespace}__{name}" if namespace else name
 
 
 class FunctionCallOutput(RequestModel):

@@ -32,6 +32,30 @@ class FunctionTool(RequestModel):
     strict: bool | None = None
 
 
+class NamespaceTool(RequestModel):
+    """Functions under a name of their own, as the tools of an MCP server are; its description is
+    for nobody here."""
+
+    type: Literal["namespace"]
+    name: str
+    description: str | None = None
+    tools: list[Annotated[FunctionTool, of_kinds("function", what="tools")]]
+
+
+_TOOLS = {"function": "FunctionTool", "namespace": "NamespaceTool"}
+
+
+def _tool_tag(value: Any) -> str | None:
+    return _TOOLS.get(kind_of(value) or "")
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("FunctionTool")] | Annotated[NamespaceTool, Tag("NamespaceTool")],
+    Discriminator(_tool_tag),
+    of_kinds(*_TOOLS, what="tools"),
+]
+
+
 class FunctionChoice(RequestModel):
     """The one function that must be called, or one of those allowed."""
 
@@ -119,10 +143,7 @@ class CountRequest(RequestModel):
     """The system prompt of this turn alone."""
     previous_response_id: str | None = None
     """A stored response that this one goes on from."""
-    tools: Annotated[
-        list[Annotated[FunctionTool, of_kinds("function", what="tools")]] | None,
-        Field(max_length=128),
-    ] = None
+    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
     """Functions the model may call."""
     tool_choice: ToolChoice | None = None
     """Whether a function must be called, and which. Default auto."""
@@ -135,6 +156,17 @@ class CountRequest(RequestModel):
     truncation: Literal["auto", "disabled"] | None = None
     """Accepted: nothing is left out of an input; one that is too long is refused."""
 
+    @property
+    def functions(self) -> list[tuple[str | None, FunctionTool]]:
+        """All functions, each with its namespace if it has one."""
+        found: list[tuple[str | None, FunctionTool]] = []
+        for tool in self.tools or ():
+            if isinstance(tool, NamespaceTool):
+                found += [(tool.name, function) for function in tool.tools]
+            else:
+                found.append((None, tool))
+        return found
+
 
 class ResponsesRequest(CountRequest):
     """Body of POST /v1/responses."""
@@ -145,7 +177,8 @@ class ResponsesRequest(CountRequest):
     """Without effect, but the response repeats them."""
 
     without_effect = dict.fromkeys(
-        ("prompt_cache_options", "prompt_cache_retention", "service_tier"), always
+        ("client_metadata", "prompt_cache_options", "prompt_cache_retention", "service_tier"),
+        always,
     )
     max_output_tokens: MaxTokens | None = None
     """Longest answer in tokens, thoughts included."""
@@ -190,6 +223,8 @@ class ResponsesRequest(CountRequest):
     def ignored(self) -> list[str]:
         found = super().ignored + [name for name in self.ECHOED if getattr(self, name) is not None]
         found += [f"include.{one}" for one in self.include or () if "logprobs" not in one]
+        if any(isinstance(tool, NamespaceTool) and tool.description for tool in self.tools or ()):
+            found.append("tools.description")
         return found + (["truncation"] if self.truncation == "auto" else [])
 
 

@@ -11,6 +11,7 @@ from tuneserve.serve.api.openai_responses.items import (
     InputItem,
     Message,
     ReasoningItem,
+    called_name,
 )
 from tuneserve.serve.api.openai_responses.protocol import (
     AllowedTools,
@@ -40,7 +41,7 @@ def as_chat(body: CountRequest, items: Sequence[InputItem]) -> ChatRequest:
     fields: dict[str, Any] = {
         "model": body.model,
         "messages": _messages(body.instructions, items),
-        "tools": [_tool(tool) for tool in body.tools or ()] or None,
+        "tools": [_tool(*function) for function in body.functions] or None,
         "tool_choice": _choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _format(body),
@@ -97,7 +98,7 @@ def _add(turn: dict[str, Any], key: str, text: str) -> None:
 
 
 def _call(item: FunctionCall) -> dict[str, Any]:
-    called = {"name": item.name, "arguments": item.arguments}
+    called = {"name": called_name(item.namespace, item.name), "arguments": item.arguments}
     return {"id": item.call_id, "type": "function", "function": called}
 
 
@@ -116,8 +117,9 @@ def _named(choice: FunctionChoice) -> dict[str, Any]:
     return {"type": "function", "function": {"name": choice.name}}
 
 
-def _tool(tool: FunctionTool) -> dict[str, Any]:
-    function = tool.model_dump(include={"name", "description", "parameters"}, exclude_none=True)
+def _tool(namespace: str | None, tool: FunctionTool) -> dict[str, Any]:
+    function = tool.model_dump(include={"description", "parameters"}, exclude_none=True)
+    function["name"] = called_name(namespace, tool.name)
     return {"type": "function", "function": function}
 
 

@@ -120,6 +120,25 @@ def test_tools_round_trip(client: Any, http: Any) -> None:
     assert allowed.output[0].type == "function_call"
 
 
+def test_functions_of_a_namespace(client: Any, http: Any) -> None:
+    options: dict[str, Any] = {
+        "tools": [{"type": "namespace", "name": "sky", "description": "The sky", "tools": TOOLS}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_output_tokens": 64,
+    }
+    asked = {"role": "user", "content": "What is the weather in Paris?"}
+    [call] = whole(http, input=[asked], **options)["output"]
+    assert (call["namespace"], call["name"]) == ("sky", "get_weather")
+    events = events_of(http, input=[asked], **options)
+    assert events[2]["item"]["namespace"] == "sky"
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "12 degrees"}
+    prompt = http.post("/v1/responses/input_tokens", json={"input": [asked, call, result]}).json()
+    bare = {**call, "namespace": None}
+    shorter = http.post("/v1/responses/input_tokens", json={"input": [asked, bare, result]}).json()
+    assert prompt["input_tokens"] > shorter["input_tokens"]
+
+
 def test_a_call_that_was_cut_can_be_sent_back(client: Any) -> None:
     asked = {"role": "user", "content": "What is the weather in Paris?"}
     options: dict[str, Any] = {"model": "demo", "tools": TOOLS, "temperature": 0}
