@@ -25,6 +25,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.arrival import timed_protocol
+from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
@@ -51,6 +52,8 @@ def serve(
     _check_tls(settings)
     _check_log(settings)
     _check_admin(settings)
+    if settings.batch_dir is not None:
+        FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):

@@ -511,6 +511,16 @@ class ServeSettings(Section):
         description="RAM in GiB for beginnings of finished requests that the KV cache has no room "
         "for; not used where layers are on a GPU.",
     )
+    prefix_disk: str = Field(
+        "0",
+        description="Disk space, as 500M or 2G, for beginnings of finished requests that RAM has "
+        "no room for, and for all of them when the server stops; found again after a restart. "
+        "0 = none.",
+    )
+    prefix_directory: Path | None = Field(
+        None,
+        description="Folder for them, this user's alone; without it one in tuneserve's cache.",
+    )
     speculate: Literal["auto", "always", "off"] = Field(
         "auto",
         description="Compute tokens that the text so far lets expect beside those that are known, "
@@ -598,6 +608,17 @@ class ServeSettings(Section):
     log_prompts: bool = Field(False, description="Put prompts and answers into the JSON log.")
     mmap: bool = Field(True, description="Map the model file instead of reading it.")
     mlock: bool = Field(False, description="Keep the model in RAM.")
+
+    @field_validator("prefix_disk")
+    @classmethod
+    def _is_space(cls, text: str) -> str:
+        if text != "0" and parse_size(text)[0] is not None:
+            raise ValueError("write bytes with a unit (500M, 2G)")
+        return text
+
+    @property
+    def prefix_disk_bytes(self) -> int:
+        return 0 if self.prefix_disk == "0" else parse_size(self.prefix_disk)[1]
 
     @field_validator("gpu_layers", mode="before")
     @classmethod

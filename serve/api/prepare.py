@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from tuneserve.chat.call_formats import HERMES, CallForm
@@ -29,18 +29,26 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
+    `functions`: the schemas of their arguments by name; `only_calls`: must one be called?
     `unenforced`: what of their schemas the arguments may not satisfy, by place in the request."""
 
     prompt: list[int]
     sampling: SamplingParams
     calls: bool
     form: CallForm = HERMES
+    functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only_calls: bool = False
     unenforced: tuple[str, ...] = ()
 
     def reader(self) -> PartReader | ChannelReader:
         if self.form.in_channels:
             return ChannelReader(calls=self.calls)
-        return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
+        return PartReader(
+            self.sampling.thoughts,
+            calls=self.form if self.calls else None,
+            functions=self.functions,
+            only_calls=self.only_calls,
+        )
 
 
 def can_think(template: ChatTemplate) -> bool:
@@ -92,6 +100,11 @@ def prepare_turn(
         form=form,
         calls=calls,
         unenforced=unenforced,
+        functions={
+            tool["function"]["name"]: tool["function"].get("parameters") or {}
+            for tool in request.callable_tools
+        },
+        only_calls=calls and request.must_call,
     )
 
 

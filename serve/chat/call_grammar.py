@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from tuneserve.chat.call_formats import CALL_ID, MARK, PYTHON_TAG, CallForm
+from tuneserve.chat.argument_styles import MARK
+from tuneserve.chat.call_formats import CALL_ID, PYTHON_TAG, CallForm
 
 WriteMark = Callable[[str], str]
 """A mark in Lark: its own token or its characters; '' for one that ends the answer."""
@@ -53,7 +54,7 @@ def _body(form: CallForm, name: str, rule: str, mark: WriteMark) -> str:
     if not form.is_object:
         if form.in_channels:
             return f"{_written(name, mark)} channel {rule}"
-        return f"{_written(text, mark)} {rule}"
+        return f"{_written(text.lstrip(), mark)} {rule}"
     return f"{_written(text, mark, loose=True)} {rule} /{_tail(form.tail)}/"
 
 

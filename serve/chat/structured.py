@@ -29,6 +29,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
+from tuneserve.serve.chat.argument_grammar import ArgumentGrammar
 from tuneserve.serve.chat.call_grammar import call_rules
 from tuneserve.serve.engine import UnavailableError
 
@@ -177,10 +178,19 @@ class GrammarCompiler:
             parts[schema_param] = _json_rule(schema, schema_param)
         arguments: dict[str, str] = {}
         names: dict[str, str] = {}
+        styled: list[str] = []
         for place, function in functions.items():
             param = f"tools[{place}].function.parameters"
             try:
-                parts[param] = _json_rule(_parameters(function, param), param)
+                parameters = _parameters(function, param)
+                if form.style is not None:
+                    grammar = ArgumentGrammar(
+                        form.style, self._mark, partial(_json_rule, param=param), prefix=f"{place}"
+                    )
+                    arguments[function["name"]] = grammar.add(parameters)
+                    styled += grammar.lines
+                    continue
+                parts[param] = _json_rule(parameters, param)
             except GrammarError as error:
                 raise error.of(param, function["name"]) from None
             names[param] = function["name"]
@@ -189,10 +199,11 @@ class GrammarCompiler:
         lines = [f"p{number}: {rule}" for number, rule in enumerate(parts.values())]
         if arguments:
             start.append("calls")
+            lines += styled
             lines += call_rules(form, arguments, self._mark, several=several, opened=opened)
         lark = "\n".join([f"start: {' | '.join(start)}", *lines])
         if len(lark) > LONGEST_SCHEMAS:
-            longest = max(parts, key=lambda param: len(parts[param]))
+            longest = max(parts, key=lambda param: len(parts[param]), default="tools")
             reason = f"the request's schemas have more than {LONGEST_SCHEMAS} characters"
             raise GrammarError(reason, param=longest)
         matcher, reason = self._compile(lark, "tools")

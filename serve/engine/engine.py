@@ -18,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
@@ -25,6 +26,8 @@ from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_a
 from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
+from tuneserve.serve.engine.prefix_disk import DiskPrefixes
+from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
@@ -169,6 +172,7 @@ class Engine:
             self._embedder = (
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
+            self._disk = self._make_disk(lora, steady=steady)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -178,6 +182,7 @@ class Engine:
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
             can_share=_can_share_prefixes(self.model),
+            disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
@@ -339,6 +344,17 @@ class Engine:
             accepted=self._speculator.accepted if self._speculator else 0,
         )
 
+    def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
+        """What is kept on disk. The files' identities are those at the time they were loaded."""
+        limit = self.settings.prefix_disk_bytes
+        if not limit or steady or not _can_share_prefixes(self.model):
+            return None
+        context = context_identity(self.model, self.settings, cells=self._context.cells)
+        own = None if lora is None else sha256_file(lora)
+        root = self.settings.prefix_directory or cache_directory() / "prefixes"
+        # An adapter that is switched on takes the place of the model's own one.
+        return DiskPrefixes(root, limit, lambda adapter: folder_name(context, adapter or own))
+
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
         kind = self.settings.speculate
@@ -377,6 +393,11 @@ class Engine:
         self.stop()
         self._thread.join()
         self._row_threads.close()
+        if self._disk is not None:
+            self._disk.last()
+            if self.failure is None:
+                self._cache.store()
+            self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()

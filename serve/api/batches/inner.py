@@ -47,4 +47,8 @@ async def ask(app: ASGIApp, path: str, body: bytes) -> Answer:
         "server": ("batch", 0), FROM_INSIDE: True,
     }  # fmt: skip
     await app(scope, receive, send)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        # The application answers 503 when it is cancelled.
+        raise asyncio.CancelledError
     return answer

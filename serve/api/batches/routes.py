@@ -24,6 +24,7 @@ from tuneserve.serve.api.batches.types import (
     FileObject,
 )
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.middleware import key_in
 
 FILES = "/v1/files"
 LARGEST_UPLOAD = 200_000_000
@@ -43,8 +44,8 @@ def owner_of(request: Request, *, keyed: bool) -> str:
     """Whose files a request may see: those that came with the same API key."""
     if not keyed:
         return ""
-    _, _, key = request.headers.get("authorization", "").partition(" ")
-    return hashlib.sha256(key.strip().encode()).hexdigest()
+    headers = dict(request.headers.raw)
+    return hashlib.sha256(key_in(headers)).hexdigest()
 
 
 def batch_router(

@@ -123,6 +123,10 @@ def test_a_closed_engine_loads_nothing(demo_gguf: Path, lora_gguf: Path) -> None
         engine.load_adapter("x", lora_gguf)
 
 
+def served(engine: Engine) -> tuple[str, ...]:
+    return engine.adapters.names
+
+
 def age(path: Path, seconds: float = 60.0) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
@@ -139,7 +143,7 @@ def test_a_directory_is_followed(
     age(folder / "old.gguf")
     (folder / "note.txt").write_text("no adapter")
     directory.poll()
-    assert engine.adapters.names == ("old",)
+    assert served(engine) == ("old",)
     # A file that has just been written is looked at twice; one that grows is left alone.
     data = other_lora_gguf.read_bytes()
     new = folder / "new.gguf"
@@ -149,10 +153,10 @@ def test_a_directory_is_followed(
     directory.poll()
     new.write_bytes(data)
     directory.poll()
-    assert engine.adapters.names == ("old",)
+    assert served(engine) == ("old",)
     assert "warning" not in capsys.readouterr().err
     directory.poll()
-    assert engine.adapters.names == ("old", "new")
+    assert served(engine) == ("old", "new")
     key = engine.adapters.key_of("old")
     shutil.copy(other_lora_gguf, folder / "old.gguf")
     age(folder / "old.gguf", 30)
@@ -160,14 +164,14 @@ def test_a_directory_is_followed(
     assert engine.adapters.key_of("old") == engine.adapters.key_of("new") != key
     new.unlink()
     directory.poll()
-    assert engine.adapters.names == ("old",)
+    assert served(engine) == ("old",)
     # What was unloaded otherwise stays so until its file changes.
     engine.unload_adapter("old")
     directory.poll()
-    assert engine.adapters.names == ()
+    assert served(engine) == ()
     age(folder / "old.gguf", 20)
     directory.poll()
-    assert engine.adapters.names == ("old",)
+    assert served(engine) == ("old",)
 
 
 def test_bad_files_of_a_directory_are_told_once(
@@ -197,11 +201,11 @@ def test_bad_files_of_a_directory_are_told_once(
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == len(bad) + 2
     assert all(line.startswith(f"warning: {folder}") for line in warnings)
-    assert engine.adapters.names == ()
+    assert served(engine) == ()
     (folder / "cut.gguf").write_bytes(lora_gguf.read_bytes())
     age(folder / "cut.gguf")
     directory.poll()
-    assert engine.adapters.names == ("cut",)
+    assert served(engine) == ("cut",)
 
 
 @pytest.mark.parametrize(

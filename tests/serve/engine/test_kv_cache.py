@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.serve.engine.plain_memory import PlainMemory
-from tuneserve.serve.engine.kv_cache import (
-    CachedPrefix,
-    CellAllocator,
-    KVCacheManager,
-    PrefixCache,
-    PrefixLimits,
-    PrefixMatch,
-    common_prefix,
-)
+from tuneserve.serve.engine.cells import CellAllocator
+from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits, PrefixMatch
+from tuneserve.serve.engine.prefixes import CachedPrefix, PrefixCache, common_prefix
 
 STEPS = st.lists(
     st.tuples(

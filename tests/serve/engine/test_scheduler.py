@@ -65,7 +65,12 @@ class Server:
         return self.now
 
     def submit(
-        self, prompt: int | Sequence[int], answer: int | None = None, adapter: str | None = None
+        self,
+        prompt: int | Sequence[int],
+        answer: int | None = None,
+        adapter: str | None = None,
+        *,
+        background: bool = False,
     ) -> Request:
         """Queue a prompt of so many tokens that no other has, or of these; the answer has `answer`
         tokens, or no end."""
@@ -77,6 +82,7 @@ class Server:
             generation,
             limit=self.cells,
             adapter=adapter,
+            background=background,
             clock=self.clock,
         )
         self.generations[request] = generation
@@ -421,6 +427,52 @@ def test_a_cancelled_request_ends_wherever_it_is() -> None:
     assert len(done.tokens) == 11
     assert len(server.scheduler.running) == 1
     assert not server.scheduler.waiting
+
+
+# -- the background ----------------------------------------------------------------------------
+
+
+def test_background_requests_stand_still_while_another_runs() -> None:
+    server = Server(slots=4)
+    behind = server.submit(5, 6, background=True)
+    server.steps(2)
+    assert behind.generated == 2
+    chat = server.submit(5, 3)
+    for batch in server.steps(3):
+        assert [request for request, _ in batch.chunks] == [chat]
+    assert (chat.generated, behind.generated) == (3, 2)
+    server.steps(4)
+    assert behind.generated == 6
+
+
+def test_others_overtake_background_requests_in_the_queue_and_take_their_slots() -> None:
+    server = Server(slots=2, limits=ALL_KEPT)
+    behind = [server.submit(20, 5, background=True) for _ in range(3)]
+    server.step()
+    assert server.scheduler.running == behind[:2]
+    chats = [server.submit(5, 4) for _ in range(3)]
+    server.step()
+    assert server.scheduler.running == chats[:2]
+    assert list(server.scheduler.waiting) == [chats[2], *behind[:2], behind[2]]
+    server.steps(40)
+    assert [request for request, _ in server.ended] == [*chats, *behind]
+    # What was computed of those that gave their slots back is found again.
+    assert server.scheduler.preemptions == 2
+    assert all(len(request.tokens) == 25 for request in behind)
+
+
+def test_background_requests_give_their_cells_first_and_have_no_limit_of_time() -> None:
+    server = Server(cells=60, slots=4, queue_seconds=5, answer_seconds=5)
+    behind = server.submit(30, 5, background=True)
+    server.step()
+    chat = server.submit(40, 4)
+    server.step()
+    assert (chat.generated, behind.computed) == (1, 0)
+    server.steps(20)
+    assert [(request, why) for request, why in server.ended] == [
+        (chat, "length"), (behind, "length"),
+    ]  # fmt: skip
+    assert behind.generated == 5
 
 
 # -- adapters ----------------------------------------------------------------------------------

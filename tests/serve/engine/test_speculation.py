@@ -205,7 +205,7 @@ COPY = f"Original:\n{RECORDS}\n\nCopy:\n{RECORDS[:20]}"
 
 def engine_of(path: Path, speculate: str, **options: object) -> Engine:
     settings = {"ctx": 1024, "slots": 4, "threads": 1, "prefix_share": 0.0, **options}
-    return Engine(path, ServeSettings(speculate=speculate, **settings))  # type: ignore[arg-type]
+    return Engine(path, ServeSettings(speculate=speculate, **settings))
 
 
 @pytest.mark.slow
