@@ -92,7 +92,10 @@ def test_an_answer_that_is_cut_is_incomplete(client: Any) -> None:
 
 def test_tools_round_trip(client: Any, http: Any) -> None:
     asked = {"role": "user", "content": "What is the weather in Paris?"}
-    options: dict[str, Any] = {"model": "demo", "temperature": 0, "tools": TOOLS, "store": False}
+    options: dict[str, Any] = {
+        **ASKED, "tools": TOOLS, "store": False, "parallel_tool_calls": False,
+        "max_output_tokens": 48,
+    }  # fmt: skip
     first = client.responses.create(input=[asked], tool_choice="required", **options)
     calls = [item for item in first.output if item.type == "function_call"]
     assert json.loads(calls[0].arguments)["city"] in ("Paris", "Rome")
@@ -105,7 +108,12 @@ def test_tools_round_trip(client: Any, http: Any) -> None:
         )
         assert second.output_text
     events = events_of(
-        http, input=[asked], tools=TOOLS, tool_choice="required", max_output_tokens=64
+        http,
+        input=[asked],
+        tools=TOOLS,
+        tool_choice="required",
+        max_output_tokens=48,
+        parallel_tool_calls=False,
     )
     kinds = [event["type"].removeprefix("response.") for event in events]
     assert kinds[2:4] == ["output_item.added", "function_call_arguments.delta"]

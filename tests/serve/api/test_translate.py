@@ -29,7 +29,7 @@ def told(chat: Any) -> list[dict[str, Any]]:
 
 
 def test_items_of_one_answer_are_one_turn() -> None:
-    items = [
+    items: list[dict[str, Any]] = [
         {"role": "developer", "content": "Be short."},
         {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [
