@@ -152,7 +152,7 @@ class Scheduler:
             chunks = split_batch(
                 [request for request in active if request.adapter == adapter],
                 batch_tokens=self._batch_tokens,
-                prefill_tokens=self._prefill.tokens(beside_decoding=self._decoding),
+                prefill_tokens=self._prefill.tokens(beside_decoding=self._short_steps),
             )
             if self._cache.make_room(sum(count for _, count in chunks)):
                 self._served[adapter] = self.steps
@@ -193,8 +193,10 @@ class Scheduler:
             self.waiting.remove(request)
 
     @property
-    def _decoding(self) -> bool:
-        return any(request.generated for request in self._active)
+    def _short_steps(self) -> bool:
+        """Does anybody wait for the step's end? A running answer; and if all that runs is in the
+        background, whoever may come."""
+        return any(request.generated or request.background for request in self._active)
 
     def _background_running(self) -> Request | None:
         """The one admitted last of the running requests in the background."""
