@@ -158,12 +158,13 @@ def notices(
         )
     headers = {}
     for header, told in (
-        ("X-Tuneserve-Ignored", ", ".join(ignored)),
-        ("X-Tuneserve-Unenforced", "; ".join(unenforced)),
+        ("Ignored", ", ".join(ignored)),
+        ("Unenforced", "; ".join(unenforced)),
     ):
         if told:
-            note(request.scope, **{header.removeprefix("X-Tuneserve-").lower(): told})
-            headers[header] = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+            note(request.scope, **{header.lower(): told})
+            shown = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+            headers[f"X-Tuneserve-{header}"] = shown
     return headers
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -30,7 +30,7 @@ from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.chat.argument_grammar import ArgumentGrammar
-from tuneserve.serve.chat.call_grammar import call_rules
+from tuneserve.serve.chat.call_grammar import BLANK, call_rules
 from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
@@ -178,7 +178,7 @@ class GrammarCompiler:
             parts[schema_param] = _json_rule(schema, schema_param)
         arguments: dict[str, str] = {}
         names: dict[str, str] = {}
-        styled: list[str] = []
+        styled: dict[str, list[str]] = {}
         for place, function in functions.items():
             param = f"tools[{place}].function.parameters"
             try:
@@ -188,7 +188,7 @@ class GrammarCompiler:
                         form.style, self._mark, partial(_json_rule, param=param), prefix=f"{place}"
                     )
                     arguments[function["name"]] = grammar.add(parameters)
-                    styled += grammar.lines
+                    names[param], styled[param] = function["name"], grammar.lines
                     continue
                 parts[param] = _json_rule(parameters, param)
             except GrammarError as error:
@@ -199,7 +199,7 @@ class GrammarCompiler:
         lines = [f"p{number}: {rule}" for number, rule in enumerate(parts.values())]
         if arguments:
             start.append("calls")
-            lines += styled
+            lines += chain.from_iterable(styled.values())
             lines += call_rules(form, arguments, self._mark, several=several, opened=opened)
         lark = "\n".join([f"start: {' | '.join(start)}", *lines])
         if len(lark) > LONGEST_SCHEMAS:
@@ -209,8 +209,11 @@ class GrammarCompiler:
         matcher, reason = self._compile(lark, "tools")
         if not reason:
             return matcher
-        for param, rule in parts.items():
-            _, its_reason = self._compile(f"start: {rule}", param)
+        alone = {param: [f"start: {rule}"] for param, rule in parts.items()}
+        for param, rules in styled.items():
+            alone[param] = [f"start: {arguments[names[param]]}", BLANK, *rules]
+        for param, rules in alone.items():
+            _, its_reason = self._compile("\n".join(rules), param)
             if its_reason:
                 raise GrammarError(its_reason, param=param).of(param, names.get(param))
         raise GrammarError(reason, param="tools")

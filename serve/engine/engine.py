@@ -59,7 +59,8 @@ from tuneserve.settings import ServeSettings
 logger = logging.getLogger("tuneserve.engine")
 
 SHARE_BESIDE_RUNNING = 0.25
-"""Cells that cached prefixes may take while requests run, as a share of the running ones' cells."""
+"""Cells that cached prefixes may take on a CPU while requests run, as a share of the running ones'
+cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
 
@@ -669,7 +670,7 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
     on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
     return PrefixLimits(
         idle_cells=int(settings.prefix_share * n_ctx),
-        share_beside_running=SHARE_BESIDE_RUNNING,
+        share_beside_running=0.0 if on_gpu else SHARE_BESIDE_RUNNING,
         cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
         ram_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )

@@ -260,7 +260,7 @@ def test_what_changes_nothing_is_told(http: Any) -> None:
         ({"tool_choice": {"type": "file_search"}}, "tool_choice", "'file_search'"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "g"}}, None, "'g'"),
         (
-            {"text": {"format": {"type": "json_schema", "schema": {"not": {}}}}},
+            {"text": {"format": {"type": "json_schema", "schema": {"not": {"type": "null"}}}}},
             "text.format",
             "enforced",
         ),
