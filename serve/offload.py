@@ -210,6 +210,9 @@ def usable_bytes(free: Sequence[int], settings: ServeSettings) -> int:
             if share > 0.0
         }
         usable = int(min((free[index] / share for index, share in used.items()), default=0))
+    elif settings.split_mode == "tensor":
+        # Equal parts, whatever is free on each.
+        usable = min(free) * len(free)
     if settings.vram:
         limit = int(settings.vram * GIB) - CONTEXT_BYTES * len(used)
         usable = min(usable, max(0, limit))

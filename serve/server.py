@@ -25,6 +25,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.arrival import timed_protocol
+from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
@@ -50,6 +51,9 @@ def serve(
         check_is_gguf(path)
     _check_tls(settings)
     _check_log(settings)
+    _check_admin(settings)
+    if settings.batch_dir is not None:
+        FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
@@ -128,6 +132,19 @@ def _check_tls(settings: ServeSettings) -> None:
         raise UsageError(
             f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
         ) from error
+
+
+def _check_admin(settings: ServeSettings) -> None:
+    """Raise UsageError if adapters are to be loaded from nowhere, or without a usable key."""
+    read_keys(settings.admin_key_file)
+    if settings.admin_key_file is not None and settings.adapter_dir is None:
+        raise UsageError(
+            "admin keys are for loading adapters, and there is no directory of them",
+            where="admin_key_file",
+            hint="Add --adapter-dir DIR.",
+        )
+    if settings.adapter_dir is not None and not settings.adapter_dir.is_dir():
+        raise UsageError("no such directory", where=str(settings.adapter_dir))
 
 
 def _check_log(settings: ServeSettings) -> None:

@@ -27,6 +27,18 @@ KVCacheType = Annotated[
     Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"],
     BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value),
 ]
+
+
+def _kept_split(value: object) -> object:
+    if value == "row":
+        raise ValueError(
+            "llama.cpp has no split by rows any more: take tensor, which splits the KV cache too, "
+            "or layer"
+        )
+    return value
+
+
+SplitMode = Annotated[Literal["layer", "tensor", "none"], BeforeValidator(_kept_split)]
 _Quantization = Literal[
     "auto", "Q4_K_M", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K", "Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
     "IQ4_NL", "IQ4_XS", "MXFP4_MOE", "Q3_K_L", "Q3_K_M", "Q3_K_S", "IQ3_M", "IQ3_S", "IQ3_XS",
@@ -468,16 +480,14 @@ class ServeSettings(Section):
     tensor_split: tuple[float, ...] = Field(
         (), description="Share of the layers for each GPU, as 3,1; empty = by their free memory."
     )
-    split_mode: Literal["layer", "row", "none"] = Field(
+    split_mode: SplitMode = Field(
         "layer",
-        description="How several GPUs share the model: by layers, by rows of each matrix, or not "
+        description="How several GPUs share the model: by layers, by parts of each tensor and of "
+        "the KV cache, which all compute at the same time (tensor; needs flash_attention), or not "
         "at all (main_gpu has it whole).",
     )
     main_gpu: int = Field(
-        0,
-        ge=0,
-        le=1023,
-        description="GPU for the whole model (split_mode none) or for what is not split (row).",
+        0, ge=0, le=1023, description="GPU that has the whole model (split_mode none)."
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0 = physical cores.")
     batch: int = Field(2048, ge=32, le=65536, description="Tokens decoded in one call at most.")
@@ -500,6 +510,16 @@ class ServeSettings(Section):
         ge=0.0,
         description="RAM in GiB for beginnings of finished requests that the KV cache has no room "
         "for; not used where layers are on a GPU.",
+    )
+    prefix_disk: str = Field(
+        "0",
+        description="Disk space, as 500M or 2G, for beginnings of finished requests that RAM has "
+        "no room for, and for all of them when the server stops; found again after a restart. "
+        "0 = none.",
+    )
+    prefix_directory: Path | None = Field(
+        None,
+        description="Folder for them, this user's alone; without it one in tuneserve's cache.",
     )
     speculate: Literal["auto", "always", "off"] = Field(
         "auto",
@@ -536,15 +556,51 @@ class ServeSettings(Section):
         60,
         ge=1,
         le=86_400,
-        description="Time a request's headers, and then its body, get to arrive.",
+        description="Time a request's headers, and then each MiB of its body, get to arrive.",
     )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
+    )
+    response_store: int = Field(
+        64,
+        ge=0,
+        le=1_048_576,
+        description="RAM in MiB for responses that later ones may go on from (/v1/responses); the "
+        "oldest are dropped.",
+    )
+    adapter_dir: Path | None = Field(
+        None,
+        description="Directory of LoRA adapters, watched while the server runs: each NAME.gguf in "
+        "it is served as NAME.",
+    )
+    max_adapters: int = Field(
+        32, ge=1, le=1024, description="LoRA adapters that may be loaded at the same time."
+    )
+    adapter_memory: float = Field(
+        4.0, gt=0.0, le=1024.0, description="Memory in GiB that loaded adapters may take in all."
+    )
+    admin_key_file: Path | None = Field(
+        None,
+        description="File with one admin key per line, which /v1/load_lora_adapter and "
+        "/v1/unload_lora_adapter ask for (needs adapter_dir); without it these paths are off.",
+    )
+    batch_dir: Path | None = Field(
+        None,
+        description="Directory in which /v1/files and /v1/batches keep their files; without it "
+        "these paths are off.",
+    )
+    batch_storage: float = Field(
+        4.0, gt=0.0, le=1_048_576.0, description="GiB that all files of batches may take."
     )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
     cors_origins: tuple[str, ...] = Field(
         (), description="Web origins whose pages may call the API; none by default."
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse what is otherwise taken and told in a header: fields that have no "
+        "effect, and parts of tools' schemas that can't be enforced.",
     )
     log: Literal["line", "json", "off"] = Field(
         "line", description="What is logged of each request: a line, a JSON object, or nothing."
@@ -553,10 +609,27 @@ class ServeSettings(Section):
     mmap: bool = Field(True, description="Map the model file instead of reading it.")
     mlock: bool = Field(False, description="Keep the model in RAM.")
 
+    @field_validator("prefix_disk")
+    @classmethod
+    def _is_space(cls, text: str) -> str:
+        if text != "0" and parse_size(text)[0] is not None:
+            raise ValueError("write bytes with a unit (500M, 2G)")
+        return text
+
+    @property
+    def prefix_disk_bytes(self) -> int:
+        return 0 if self.prefix_disk == "0" else parse_size(self.prefix_disk)[1]
+
     @field_validator("gpu_layers", mode="before")
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
         return GPU_LAYER_WORDS.get(value, value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _tensors_are_split_with_flash_attention(self) -> Self:
+        if self.split_mode == "tensor" and not self.flash_attention:
+            raise ValueError("split_mode = 'tensor' needs flash_attention")
+        return self
 
     @field_validator("tensor_split")
     @classmethod

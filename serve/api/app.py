@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse
 
 import tuneserve
 from tuneserve.serve.api import errors
+from tuneserve.serve.api.admin_routes import ADMIN_PATHS, admin_router
+from tuneserve.serve.api.anthropic.errors import AnthropicErrors, speaks_anthropic
+from tuneserve.serve.api.anthropic.models import model_info, model_page
+from tuneserve.serve.api.anthropic.routes import anthropic_router
 from tuneserve.serve.api.arrival import Arrival
-from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.batches.files import FileStore
+from tuneserve.serve.api.batches.routes import FILES, LARGEST_UPLOAD, batch_router
+from tuneserve.serve.api.batches.runner import BatchRunner
+from tuneserve.serve.api.batches.store import BatchStore
+from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import generation_router
+from tuneserve.serve.api.llama_server_routes import llama_server_router
 from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
+from tuneserve.serve.api.openai_responses.routes import responses_router
 from tuneserve.serve.api.protocol import (
     ErrorBody,
     Health,
@@ -53,7 +63,8 @@ def create_app(service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.bridge.attach(asyncio.get_running_loop())
-        yield
+        async with batches.running() if batches is not None else nullcontext():
+            yield
 
     settings = service.settings
     app = FastAPI(
@@ -66,20 +77,56 @@ def create_app(service: Service) -> FastAPI:
     app.include_router(_status_router(service))
     app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
+    app.include_router(responses_router(service), responses=ERRORS)
+    app.include_router(anthropic_router(service))
+    app.include_router(llama_server_router(service), responses=ERRORS)
+    admin = KeyRing(settings.admin_key_file)
+    if admin.needed and service.adapter_directory is not None:
+        app.include_router(admin_router(service, service.adapter_directory), responses=ERRORS)
+    batches = _add_batches(app, service)
     # The last one added is the outermost.
     app.add_middleware(Arrival, seconds=settings.receive_seconds)
-    app.add_middleware(Guard, keys=KeyRing(settings.api_key_file), max_body=settings.max_body)
+    app.add_middleware(
+        Guard,
+        keys=KeyRing(settings.api_key_file),
+        max_body=settings.max_body,
+        special=dict.fromkeys(ADMIN_PATHS, admin) if admin.needed else {},
+        larger={FILES: LARGEST_UPLOAD} if batches is not None else {},
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
             # The openai client for browsers sends a dozen of its own.
             allow_headers=["*"],
-            expose_headers=["X-Request-Id", "Retry-After"],
+            expose_headers=[
+                "X-Request-Id",
+                "Retry-After",
+                "X-Tuneserve-Ignored",
+                "X-Tuneserve-Unenforced",
+            ],
         )
+    app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
     return app
+
+
+def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
+    """The batch API, where there is a directory for it. Raises UsageError if that can't be used."""
+    settings = service.settings
+    if settings.batch_dir is None:
+        return None
+    files = FileStore(settings.batch_dir, most_bytes=int(settings.batch_storage * (1 << 30)))
+    store = BatchStore(files)
+    runner = BatchRunner(store, app, places=settings.slots, longest=settings.max_body)
+
+    def served() -> set[str]:
+        return set(app.openapi()["paths"])
+
+    keyed = settings.api_key_file is not None
+    app.include_router(batch_router(store, runner, keyed=keyed, served=served), responses=ERRORS)
+    return runner
 
 
 def _status_router(service: Service) -> APIRouter:
@@ -115,21 +162,40 @@ def _status_router(service: Service) -> APIRouter:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @router.get("/models", include_in_schema=False)
-    @router.get("/v1/models", responses={401: ERRORS[401]})
-    async def models() -> ModelList:
+    @router.get("/v1/models", response_model=ModelList, responses={401: ERRORS[401]})
+    async def models(request: Request) -> Response:
         """The models served here: the base and its adapters."""
-        return ModelList(object="list", data=[_card(service, name) for name in service.names])
+        if speaks_anthropic(request.scope):
+            return _json(model_page(service))
+        data = [_card(service, name) for name in service.names]
+        return _json(ModelList(object="list", data=data))
 
-    @router.get("/v1/models/{name}", responses={401: ERRORS[401], 404: ERRORS[404]})
-    async def model(name: str) -> ModelCard:
+    @router.get(
+        "/v1/models/{name:path}",
+        response_model=ModelCard,
+        responses={401: ERRORS[401], 404: ERRORS[404]},
+    )
+    async def model(name: str, request: Request) -> Response:
         """One of the models served here."""
-        return _card(service, service.resolve_model(name))
+        known = service.resolve_model(name)
+        if speaks_anthropic(request.scope):
+            return _json(model_info(service, known))
+        return _json(_card(service, known))
 
     return router
 
 
+def _json(value: Mapping[str, Any]) -> Response:
+    return Response(to_json(value), media_type="application/json")
+
+
 def _card(service: Service, name: str) -> ModelCard:
-    root = None if name == service.name else service.name
+    base = None if name == service.name else service.name
     return ModelCard(
-        id=name, object="model", created=service.created, owned_by="tuneserve", root=root
+        id=name,
+        object="model",
+        created=service.created,
+        owned_by="tuneserve",
+        root=base,
+        parent=base,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from tuneserve.llama import TooManyTokensError
-from tuneserve.serve.api.errors import client_left, too_long
+from tuneserve.serve.api.echo import EchoWriter
+from tuneserve.serve.api.errors import ApiError, client_left, too_long
 from tuneserve.serve.api.middleware import note, note_completions
+from tuneserve.serve.api.prepare import compile_bound
 from tuneserve.serve.api.protocol import (
     ChatCompletion,
     ChatRequest,
@@ -24,6 +26,9 @@ from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import Answers, EventStream, cancelled_when_gone
 from tuneserve.serve.api.writers import ChatWriter, TextWriter, Writer
 from tuneserve.serve.engine import Completion, PromptTooLongError
+
+LONGEST_HEADER = 2000
+"""Characters; a client's reader of headers has a limit."""
 
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -42,20 +47,21 @@ def generation_router(service: Service) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model)
-        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
+        check_fields(service, body)
         turn = await service.prepare(body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
-        return await respond(service, request, body, answers, writer)
+        told = notices(service, request, body.ignored, unenforced=turn.unenforced)
+        return await respond(service, request, body, answers, writer, headers=told)
 
     @router.post("/completions", include_in_schema=False)
     @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
         name = service.resolve_model(body.model)
-        service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
+        check_fields(service, body)
         texts = listed(body.prompt)
         try:
             prompts = await service.text_prompts(texts, param="prompt", most=service.engine.limit)
@@ -66,12 +72,17 @@ def generation_router(service: Service) -> APIRouter:
         if service.settings.log_prompts:
             note(request.scope, prompts=texts)
         sampling = body.sampling(default_max_tokens=service.settings.max_tokens)
-        if body.grammar is not None:
-            grammar = await service.compiling(partial(service.grammars.compile_gbnf, body.grammar))
+        if (bound := body.bound) is not None:
+            grammar = await service.compiling(partial(compile_bound, service.grammars, bound))
             sampling = replace(sampling, grammar=grammar)
         answers = service.answer(name, prompts, sampling, body, param="prompt")
-        writer = TextWriter(name, service.engine.model, choices=body.choices)
-        return await respond(service, request, body, answers, writer)
+        model = service.engine.model
+        if body.echo:
+            writer: Writer = EchoWriter(name, model, choices=body.choices, prompts=prompts)
+        else:
+            writer = TextWriter(name, model, choices=body.choices)
+        told = notices(service, request, body.ignored)
+        return await respond(service, request, body, answers, writer, headers=told)
 
     return router
 
@@ -82,23 +93,79 @@ async def respond(
     body: GenerationRequest,
     answers: Answers,
     writer: Writer,
+    *,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send the answers, whole or as events, in the form of `writer`."""
+    """Send the answers, whole or as events, in the form of `writer`, with `headers`."""
     on_end = partial(_ended, service, request)
     if body.stream:
-        return EventStream(
+        stream = EventStream(
             answers,
             writer,
             include_usage=body.wants_usage,
+            usage_in_chunks=body.wants_usage_in_chunks,
             ping_seconds=service.settings.ping_seconds,
             on_end=on_end,
         )
+        stream.headers.update(headers or {})
+        return stream
     async with cancelled_when_gone(request.receive, answers.cancel) as gone:
         completions = await answers.completions()
     on_end(completions)
     if gone.done():
         raise client_left()
-    return Response(writer.whole(completions), media_type="application/json")
+    return Response(
+        writer.whole(completions), media_type="application/json", headers=dict(headers or {})
+    )
+
+
+def check_fields(service: Service, body: GenerationRequest) -> None:
+    """Raises ApiError for ids that the model lacks and, if the server is strict, for fields that
+    have no effect."""
+    service.check_tokens(map(int, body.logit_bias or ()), param="logit_bias")
+    service.check_tokens(body.stop_token_ids or (), param="stop_token_ids")
+    refuse_if_strict(service, body.ignored)
+
+
+def refuse_if_strict(service: Service, ignored: Sequence[str]) -> None:
+    """Raises ApiError for fields that have no effect if the server is strict."""
+    if service.settings.strict and ignored:
+        raise ApiError(
+            400,
+            f"{', '.join(ignored)}: no effect here, and this server is strict.",
+            code="unsupported_parameter",
+            param=ignored[0],
+        )
+
+
+def notices(
+    service: Service,
+    request: Request,
+    ignored: Sequence[str],
+    *,
+    unenforced: Sequence[str] = (),
+) -> dict[str, str]:
+    """Headers, and facts of the log, of what the request says without effect and of what its tools'
+    schemas ask for and the grammar can't enforce. Raises ApiError for the latter if the server is
+    strict."""
+    if unenforced and service.settings.strict:
+        place = unenforced[0].partition(":")[0]
+        raise ApiError(
+            400,
+            f"It can't be enforced, and this server is strict: {'; '.join(unenforced)}.",
+            code="invalid_schema",
+            param=place,
+        )
+    headers = {}
+    for header, told in (
+        ("Ignored", ", ".join(ignored)),
+        ("Unenforced", "; ".join(unenforced)),
+    ):
+        if told:
+            note(request.scope, **{header.lower(): told})
+            shown = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+            headers[f"X-Tuneserve-{header}"] = shown
+    return headers
 
 
 def _ended(service: Service, request: Request, completions: Sequence[Completion]) -> None:

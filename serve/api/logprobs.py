@@ -30,6 +30,7 @@ def chat_logprobs(model: LlamaModel, tokens: Sequence[TokenLogprob]) -> ChatLogp
 
 
 def _chat_token(model: LlamaModel, token: int, logprob: float) -> TopLogprob:
+    """A token with its text, bytes and log probability."""
     data = model.token_bytes(token)
     return {"token": _text(data), "logprob": logprob, "bytes": list(data)}
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from starlette.datastructures import MutableHeaders
@@ -25,6 +26,11 @@ from tuneserve.serve.engine import Completion, UnavailableError
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
 (model, token counts, times)."""
+
+REQUEST_ID = "tuneserve.request_id"
+"""Key in the ASGI scope of the request's id, as X-Request-Id tells it."""
+FROM_INSIDE = "tuneserve.inside"
+"""Key in the ASGI scope of requests that the server itself makes; no key is asked of them."""
 
 DEFECT = 500
 
@@ -79,8 +85,9 @@ class AccessLog:
             await send(message)
 
         scope.setdefault(FACTS, {})
+        scope[REQUEST_ID] = request_id
         # HEAD is GET without the body, which the server leaves out by the method it has seen.
-        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        inner = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
         try:
             await self._app(inner, receive, with_id)
         except Exception as error:
@@ -91,8 +98,8 @@ class AccessLog:
         except asyncio.CancelledError:
             # The server ends without waiting for the answer.
             if not answering:
-                error = UnavailableError("the server is shutting down")
-                await as_api_error(error).response()(scope, receive, with_id)
+                ended = as_api_error(UnavailableError("the server is shutting down"))
+                await ended.response()(scope, receive, with_id)
         finally:
             scope.setdefault("route", inner.get("route"))
             self._write(scope, request_id, status, time.monotonic() - started)
@@ -115,6 +122,8 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
             f" + {facts['tokens']} tokens, first {facts['first_token_seconds']:.2f} s,"
             f" {facts['finish']}"
         )
+    for key in ("ignored", "unenforced"):
+        tokens += f"  {key} {facts[key]}" if key in facts else ""
     now = datetime.now().strftime("%H:%M:%S")
     return f"{now} {scope['method']} {_path(scope)} {status} {seconds:.2f} s{tokens}  {request_id}"
 
@@ -204,7 +213,7 @@ class KeyRing:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _key_in(headers: Mapping[bytes, bytes]) -> bytes:
+def key_in(headers: Mapping[bytes, bytes]) -> bytes:
     """The key as OpenAI's clients send it, or else as Anthropic's or Azure's do; b'' if none."""
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer":
@@ -213,42 +222,55 @@ def _key_in(headers: Mapping[bytes, bytes]) -> bytes:
 
 
 class Guard:
-    """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body."""
+    """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body.
+    `special` are paths that have keys of their own, `larger` those with another `max_body`."""
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, max_body: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: KeyRing,
+        max_body: int,
+        special: Mapping[str, KeyRing] = MappingProxyType({}),
+        larger: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         self._app = app
         self._keys = keys
         self._max_body = max_body
+        self._special = special
+        self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope.get(FROM_INSIDE):
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                self._check_key(headers)
-            self._check_length(headers.get(b"content-length", b"0"))
+                self._check_key(headers, self._special.get(scope["path"], self._keys))
+            most = self._larger.get(scope["path"], self._max_body)
+            self._check_length(headers.get(b"content-length", b"0"), most)
         except ApiError as error:
             await error.response()(scope, receive, send)
             return
-        await self._app(scope, self._counted(receive), send)
+        await self._app(scope, self._counted(receive, most), send)
 
-    def _check_key(self, headers: Mapping[bytes, bytes]) -> None:
-        if self._keys.needed and not self._keys.accepts(_key_in(headers)):
+    def _check_key(self, headers: Mapping[bytes, bytes], keys: KeyRing) -> None:
+        if keys.needed and not keys.accepts(key_in(headers)):
+            kind = "API" if keys is self._keys else "admin"
             raise ApiError(
                 401,
-                "A valid API key is needed: Authorization: Bearer KEY (or X-Api-Key: KEY).",
+                f"A valid {kind} key is needed: Authorization: Bearer KEY (or X-Api-Key: KEY).",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
 
-    def _check_length(self, content_length: bytes) -> None:
-        if content_length.isdigit() and int(content_length) > self._max_body:
-            raise self._too_long()
+    def _check_length(self, content_length: bytes, most: int) -> None:
+        if content_length.isdigit() and int(content_length) > most:
+            raise _too_long(most)
 
-    def _counted(self, receive: Receive) -> Receive:
+    def _counted(self, receive: Receive, most: int) -> Receive:
         """`receive` that refuses a body without a length once it has grown too long."""
         received = 0
 
@@ -256,15 +278,12 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body:
-                raise self._too_long()
+            if received > most:
+                raise _too_long(most)
             return message
 
         return counted
 
-    def _too_long(self) -> ApiError:
-        return ApiError(
-            413,
-            f"The request body is larger than {self._max_body} bytes.",
-            code="request_too_large",
-        )
+
+def _too_long(most: int) -> ApiError:
+    return ApiError(413, f"The request body is larger than {most} bytes.", code="request_too_large")

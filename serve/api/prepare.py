@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments
@@ -13,27 +13,47 @@ from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.llama import LlamaModel, TooManyTokensError
+from tuneserve.serve.api.effort import effort_of
 from tuneserve.serve.api.errors import ApiError
-from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.api.protocol import Bound, ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
+from tuneserve.serve.chat.loosened import compile_as_far_as_possible
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import PromptTooLongError, SamplingParams
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """The next turn of a conversation, ready to be generated. `calls`: were tools offered?"""
+    """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
+    `functions`: the schemas of their arguments by name; `only_calls`: must one be called?
+    `unenforced`: what of their schemas the arguments may not satisfy, by place in the request."""
 
     prompt: list[int]
     sampling: SamplingParams
     calls: bool
     form: CallForm = HERMES
+    functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    only_calls: bool = False
+    unenforced: tuple[str, ...] = ()
 
     def reader(self) -> PartReader | ChannelReader:
         if self.form.in_channels:
             return ChannelReader(calls=self.calls)
-        return PartReader(self.sampling.thoughts, calls=self.form if self.calls else None)
+        return PartReader(
+            self.sampling.thoughts,
+            calls=self.form if self.calls else None,
+            functions=self.functions,
+            only_calls=self.only_calls,
+        )
+
+
+def can_think(template: ChatTemplate) -> bool:
+    """Does the template know thoughts, so that the model can have some?"""
+    return OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
 
 
 def prepare_turn(
@@ -48,13 +68,15 @@ def prepare_turn(
     """Raises ApiError, TemplateError or GrammarError for a conversation that can't be rendered or a
     schema or grammar that can't be enforced, PromptTooLongError for one that plainly has more than
     `most_tokens`, and UnavailableError."""
-    thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
-    if request.reasoning_budget is not None and not thinks:
+    thinks = can_think(template)
+    effort = effort_of(request.reasoning_effort, template.source)
+    budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget
+    if not thinks and (request.reasoning_budget is not None or budget):
         raise ApiError(
             400,
             "This model does not think: its chat template has no <think>.",
             code="unsupported_parameter",
-            param="reasoning_budget",
+            param="reasoning_effort" if request.reasoning_effort else "reasoning_budget",
         )
     text, opening = render_request(template, request, special_tokens_of(model))
     try:
@@ -66,16 +88,23 @@ def prepare_turn(
     can_call = bool(form.triggers) or request.must_call or not opening
     calls = bool(request.callable_tools) and can_call
     sampling = request.sampling(default_max_tokens=default_max_tokens)
+    bounded, unenforced = _bounded(grammars, sampling, request, form if calls else None)
     return Turn(
         prompt=prompt,
         sampling=replace(
-            _bounded(grammars, sampling, request, form if calls else None),
+            bounded,
             thoughts=thoughts_left(text, opening, thinks=thinks),
-            thinking_budget=request.reasoning_budget,
+            thinking_budget=budget if thinks else None,
             shown=_control_tokens(model, form) if calls or form.in_channels else frozenset(),
         ),
         form=form,
         calls=calls,
+        unenforced=unenforced,
+        functions={
+            tool["function"]["name"]: tool["function"].get("parameters") or {}
+            for tool in request.callable_tools
+        },
+        only_calls=calls and request.must_call,
     )
 
 
@@ -89,21 +118,40 @@ def render_request(
     template: ChatTemplate, request: ChatRequest, special: SpecialTokens
 ) -> tuple[str, str]:
     """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
-    left open, to be continued. Special tokens that the request spells out are protected."""
+    left open, to be continued, unless the request says otherwise. Special tokens that the request
+    spells out are protected."""
     messages: Sequence[Mapping[str, Any]] = [
         special.protect(message.as_template_sees_it()) for message in request.messages
     ]
     opening = ""
-    if messages[-1]["role"] == "assistant" and not messages[-1].get("tool_calls"):
+    if request.continues:
         opening = str(messages[-1]["content"])
         messages = messages[:-1]
     arguments = template_arguments(
         template,
         messages,
         tools=special.protect(request.callable_tools),
-        variables=special.protect(request.chat_template_kwargs),
+        variables={
+            **effort_of(request.reasoning_effort, template.source).variables,
+            **special.protect(request.chat_template_kwargs or {}),
+        },
     )
-    return template.render(add_generation_prompt=True, **arguments), opening
+    opens = request.continues or request.add_generation_prompt is not False
+    return template.render(add_generation_prompt=opens, **arguments), opening
+
+
+def compile_bound(grammars: GrammarCompiler, bound: Bound) -> LLMatcher:
+    """The grammar of what an answer must be. Raises GrammarError, UnavailableError."""
+    match bound.kind:
+        case "schema":
+            return grammars.compile_answer(
+                bound.value, {}, several=False, opened=False, schema_param=bound.field
+            )
+        case "regex":
+            return grammars.compile_regex(bound.value, bound.field)
+        case "choice":
+            return grammars.compile_choice(bound.value, bound.field)
+    return grammars.compile_gbnf(bound.value, bound.field)
 
 
 def _bounded(
@@ -111,23 +159,29 @@ def _bounded(
     sampling: SamplingParams,
     request: ChatRequest,
     form: CallForm | None,
-) -> SamplingParams:
-    """`sampling` with the grammar that the request gives, or its response_format or tools need."""
-    if request.grammar is not None:
-        return replace(sampling, grammar=grammars.compile_gbnf(request.grammar))
-    schema = request.answer_schema
+) -> tuple[SamplingParams, tuple[str, ...]]:
+    """`sampling` with the grammar that the request gives, or its response_format or tools need, and
+    what of the tools' schemas it does not enforce."""
+    bound = request.bound
     callable_tools = request.callable_tools if form else []
-    if schema is None and not callable_tools:
-        return sampling
+    if bound is not None and (bound.kind != "schema" or not callable_tools):
+        return replace(sampling, grammar=compile_bound(grammars, bound)), ()
+    if not callable_tools:
+        return sampling, ()
     # Text may come in front of calls where neither a call nor a format is required.
-    lazy = schema is None and not request.must_call
+    lazy = bound is None and not request.must_call
     places = {tool.function.name: place for place, tool in enumerate(request.tools or ())}
-    grammar = grammars.compile_answer(
-        schema,
-        {places[tool["function"]["name"]]: tool["function"] for tool in callable_tools},
-        several=request.parallel_tool_calls is not False,
-        opened=lazy,
-        form=form or HERMES,
-    )
+    functions = {places[tool["function"]["name"]]: tool["function"] for tool in callable_tools}
+    options: dict[str, Any] = {
+        "several": request.parallel_tool_calls is not False,
+        "opened": lazy,
+        "form": form or HERMES,
+    }
+    schema = None if bound is None else bound.value
+    unenforced: tuple[str, ...] = ()
+    if request.must_call:
+        grammar = grammars.compile_answer(schema, functions, **options)
+    else:
+        grammar, unenforced = compile_as_far_as_possible(grammars, schema, functions, **options)
     after = form.triggers[0] if lazy and form and form.triggers else None
-    return replace(sampling, grammar=grammar, grammar_after=after)
+    return replace(sampling, grammar=grammar, grammar_after=after), unenforced

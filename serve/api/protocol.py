@@ -7,12 +7,24 @@ ignored. Answers are plain dictionaries; their types say which fields are always
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, NotRequired
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import pydantic_core
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import TypedDict
 
 from tuneserve.chat.template import normal_message
+from tuneserve.serve.api import no_effect
 from tuneserve.serve.engine import SamplingParams
 
 MOST_CHOICES = 16
@@ -26,15 +38,57 @@ Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
-MaxTokens = Annotated[int, Field(ge=1)]
+MaxTokens = Annotated[int, Field(ge=-1)]
+GrammarText = Annotated[str, Field(min_length=1, max_length=100_000)]
+Pattern = Annotated[str, Field(min_length=1, max_length=100_000)]
+Choices = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=10_000)]],
+    Field(min_length=1, max_length=1000),
+]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
 class RequestModel(BaseModel):
-    """Base of everything a client sends."""
+    """Base of everything a client sends. A null says that a field is not given."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
     )
+    without_effect: ClassVar[Mapping[str, no_effect.Neutral]] = {}
+    """Fields beside the model's own, with the values that are taken and ignored."""
+    _ignored: tuple[str, ...] = PrivateAttr(())
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_out_what_says_nothing(
+        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
+    ) -> Self:
+        if not isinstance(data, dict):
+            return handler(data)
+        given = {name: value for name, value in data.items() if value is not None}
+        ignored = tuple(
+            name
+            for name, value in given.items()
+            if name in cls.without_effect and cls.without_effect[name](value, given)
+        )
+        made = handler({name: value for name, value in given.items() if name not in ignored})
+        made._ignored = ignored
+        return made
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names of the given fields that have no effect, its parts' with theirs in front."""
+        return [*dict.fromkeys(_ignored_in(self, ""))]
+
+
+def _ignored_in(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, RequestModel):
+        yield from (path + name for name in value._ignored)
+        for name in type(value).model_fields:
+            yield from _ignored_in(getattr(value, name), f"{path}{name}.")
+    elif isinstance(value, list):
+        for one in value:
+            yield from _ignored_in(one, path)
 
 
 _TAKEN_AS_GIVEN = {
@@ -47,13 +101,42 @@ _TAKEN_AS_GIVEN = {
 class StreamOptions(RequestModel):
     """Options of a streamed answer."""
 
+    without_effect = no_effect.OF_STREAM_OPTIONS
     include_usage: bool = False
     """End the stream with a chunk of token counts."""
+    continuous_usage_stats: bool = False
+    """Put the token counts so far into every chunk."""
+
+
+class StructuredOutputs(RequestModel):
+    """What the answer must be, as vLLM's clients say it; one of these."""
+
+    without_effect = no_effect.OF_STRUCTURED_OUTPUTS
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    """A JSON Schema."""
+    json_object: bool = False
+    """Any JSON object."""
+    regex: Pattern | None = None
+    """A regular expression that the whole answer matches."""
+    choice: Choices | None = None
+    """Texts, one of which is the answer."""
+    grammar: GrammarText | None = None
+    """A grammar (GBNF, rule `root`)."""
+
+
+class Bound(NamedTuple):
+    """What the answer must be: a JSON Schema, a regular expression, one of some texts or a grammar,
+    and the field that says so."""
+
+    kind: Literal["schema", "regex", "choice", "grammar"]
+    value: Any
+    field: str
 
 
 class GenerationRequest(RequestModel):
     """What chat and text completions have in common."""
 
+    without_effect = no_effect.OF_REQUESTS
     model: str | None = None
     """Name of a served model; see /v1/models."""
     temperature: Temperature | None = None
@@ -67,7 +150,7 @@ class GenerationRequest(RequestModel):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     """Same seed, same answer (up to rounding that depends on the batch)."""
     max_tokens: MaxTokens | None = None
-    """Longest answer in tokens."""
+    """Longest answer in tokens; 0 computes the prompt alone, -1 is the end of the context."""
     stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
     """Strings that end the answer and are not part of it."""
     n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
@@ -82,12 +165,32 @@ class GenerationRequest(RequestModel):
     """Subtracted for each time the answer has the token. Default 0."""
     repeat_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
     """llama.cpp's penalty, a divisor; 1 = off. Default 1."""
+    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    """Other servers' name of repeat_penalty."""
+    ignore_eos: bool | None = None
+    """Go on to max_tokens: end tokens are not chosen."""
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=MOST_STOPS)] | None = None
+    """Tokens that end the answer, as end tokens do."""
     logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
     """Token id (as a string) to what is added to its logit."""
-    grammar: Annotated[str, Field(min_length=1, max_length=100_000)] | None = None
+    grammar: GrammarText | None = None
     """A grammar (GBNF, rule `root`) that the answer must follow."""
-    user: str | None = None
-    """Accepted; has no effect on the answer."""
+    structured_outputs: StructuredOutputs | None = None
+    """What the answer must be, as vLLM's clients say it."""
+    guided_json: dict[str, Any] | str | None = None
+    """A JSON Schema that the answer must satisfy."""
+    json_schema: dict[str, Any] | str | None = None
+    """The same under llama-server's and SGLang's name."""
+    guided_regex: Pattern | None = None
+    """A regular expression that the whole answer must match."""
+    regex: Pattern | None = None
+    """The same under SGLang's name."""
+    guided_choice: Choices | None = None
+    """Texts, one of which must be the answer."""
+    guided_grammar: GrammarText | None = None
+    """The same as grammar."""
+    ebnf: GrammarText | None = None
+    """The same as grammar."""
 
     @field_validator("stop")
     @classmethod
@@ -106,10 +209,55 @@ class GenerationRequest(RequestModel):
         return bias
 
     @model_validator(mode="after")
-    def _options_need_stream(self) -> GenerationRequest:
+    def _generation_fields_agree(self) -> Self:
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream to be true")
+        if self.repeat_penalty is not None and self.repetition_penalty is not None:
+            raise ValueError("give repeat_penalty or repetition_penalty, not both")
+        if len(self._bounds) > 1:
+            raise ValueError(
+                f"{' and '.join(bound.field for bound in self._bounds)} exclude each other"
+            )
         return self
+
+    @property
+    def bound(self) -> Bound | None:
+        """What the answer must be, if anything."""
+        return next(iter(self._bounds), None)
+
+    @cached_property
+    def _bounds(self) -> list[Bound]:
+        """All that the fields say about what the answer must be."""
+        return [*self._own_bounds()]
+
+    def _own_bounds(self) -> Iterator[Bound]:
+        schemas = {"guided_json": self.guided_json, "json_schema": self.json_schema}
+        regexes = {"guided_regex": self.guided_regex, "regex": self.regex}
+        choices = {"guided_choice": self.guided_choice}
+        grammars = {
+            "grammar": self.grammar,
+            "guided_grammar": self.guided_grammar,
+            "ebnf": self.ebnf,
+        }
+        if (nested := self.structured_outputs) is not None:
+            schemas["structured_outputs.json"] = nested.json_
+            if nested.json_object:
+                schemas["structured_outputs.json_object"] = {"type": "object"}
+            regexes["structured_outputs.regex"] = nested.regex
+            choices["structured_outputs.choice"] = nested.choice
+            grammars["structured_outputs.grammar"] = nested.grammar
+        for field, schema in schemas.items():
+            if schema is not None:
+                yield Bound("schema", _schema_given(schema, field), field)
+        for field, pattern in regexes.items():
+            if pattern is not None:
+                yield Bound("regex", pattern, field)
+        for field, texts in choices.items():
+            if texts is not None:
+                yield Bound("choice", texts, field)
+        for field, grammar in grammars.items():
+            if grammar is not None:
+                yield Bound("grammar", grammar, field)
 
     @property
     def choices(self) -> int:
@@ -119,44 +267,118 @@ class GenerationRequest(RequestModel):
     def wants_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def _sampling(self, *, max_tokens: int, logprobs: int | None) -> SamplingParams:
+    @property
+    def wants_usage_in_chunks(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
+    def _sampling(
+        self,
+        *,
+        max_tokens: int | None,
+        default_max_tokens: int,
+        logprobs: int | None,
+        prompt_logprobs: int | None = None,
+    ) -> SamplingParams:
+        taken = self.model_dump(include=_TAKEN_AS_GIVEN, exclude_none=True)
+        if self.repetition_penalty is not None:
+            taken["repeat_penalty"] = self.repetition_penalty
+        most = default_max_tokens if max_tokens is None else max_tokens
         return SamplingParams(
-            **self.model_dump(include=_TAKEN_AS_GIVEN, exclude_none=True),
-            max_tokens=max_tokens,
+            **taken,
+            max_tokens=None if most < 0 else most,
+            stop_tokens=frozenset(self.stop_token_ids or ()),
+            ignore_end=bool(self.ignore_eos),
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
             logit_bias={int(token): bias for token, bias in (self.logit_bias or {}).items()},
         )
 
 
-class TextPart(RequestModel):
-    """A piece of a message's text."""
+def _schema_given(schema: dict[str, Any] | str, field: str) -> dict[str, Any]:
+    """A JSON Schema that may be given as text. Raises ValueError."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{field} must be a JSON Schema") from None
+    if not isinstance(schema, dict):
+        raise ValueError(f"{field} must be a JSON Schema, an object")
+    return schema
 
-    type: Literal["text"]
+
+_TEXT_KEYS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+"""Kinds of content parts, of several APIs, with the key under which their text stands."""
+
+
+class TextPart(RequestModel):
+    """A piece of a message's text; `thinking` is a piece of its thoughts."""
+
+    without_effect = no_effect.OF_PARTS
+    type: Literal["text", "input_text", "output_text", "refusal", "thinking"]
     text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text_under_one_key(cls, part: Any) -> Any:
+        if not isinstance(part, dict) or part.get("type") not in _TEXT_KEYS:
+            return part
+        key = _TEXT_KEYS[part["type"]]
+        given = {name: value for name, value in part.items() if name != "signature"}
+        if key != "text" and key in given:
+            given["text"] = given.pop(key)
+        return given
 
 
 class CalledFunction(RequestModel):
     """A function the assistant called, with its arguments as JSON text."""
 
+    without_effect = no_effect.OF_CALLS
     name: str
-    arguments: str
+    arguments: str = "{}"
 
-    @field_validator("arguments")
+    @field_validator("arguments", mode="before")
     @classmethod
-    def _is_json_object(cls, arguments: str) -> str:
-        try:
-            value = json.loads(arguments)
-        except ValueError:
-            raise ValueError("must be JSON text") from None
-        if not isinstance(value, dict):
-            raise ValueError("must be a JSON object")
+    def _as_json_object(cls, arguments: Any) -> Any:
+        return whole_arguments(arguments)
+
+
+def whole_arguments(arguments: Any) -> Any:
+    """Arguments of a call as the text of a JSON object. Those that were cut, as an answer of too
+    few tokens has them, end where they were cut. Raises ValueError."""
+    if isinstance(arguments, dict):
+        return json.dumps(arguments, ensure_ascii=False)
+    if not isinstance(arguments, str):
         return arguments
+    if not arguments.strip():
+        return "{}"
+    try:
+        value, whole = json.loads(arguments), True
+    except (ValueError, RecursionError):
+        value, whole = _begun_json(arguments), False
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return arguments if whole else json.dumps(value, ensure_ascii=False)
+
+
+def _begun_json(text: str) -> Any:
+    """What there is of a JSON text that was cut. Raises ValueError."""
+    try:
+        return pydantic_core.from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        raise ValueError("must be JSON text") from None
 
 
 class CallMade(RequestModel):
     """A tool call of an earlier turn."""
 
+    without_effect = no_effect.OF_CALLS
     id: str
     type: Literal["function"] = "function"
     function: CalledFunction
@@ -165,6 +387,7 @@ class CallMade(RequestModel):
 class ChatMessage(RequestModel):
     """One turn of the conversation. A last turn of the assistant's is continued."""
 
+    without_effect = no_effect.OF_MESSAGES
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
     name: str | None = None
@@ -172,13 +395,23 @@ class ChatMessage(RequestModel):
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     """Thoughts of an earlier turn, for templates that want them."""
-    refusal: None = None
+    reasoning: str | None = None
+    """Other servers' name of reasoning_content."""
+    refusal: str | None = None
+    """What an earlier turn said instead of an answer."""
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_or_parts(cls, content: Any) -> Any:
+        if not isinstance(content, str | list):
+            raise ValueError("must be a text, or a list of parts")
+        return content
 
     @model_validator(mode="after")
     def _fields_suit_the_role(self) -> ChatMessage:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        if self.content is None and self.role != "assistant":
             raise ValueError("content is required")
-        if self.tool_calls is not None and self.role != "assistant":
+        if self.tool_calls and self.role != "assistant":
             raise ValueError("only the assistant has tool_calls")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             raise ValueError("a message of role tool, and no other, has a tool_call_id")
@@ -188,29 +421,41 @@ class ChatMessage(RequestModel):
     def size(self) -> int:
         """Characters of what it brings into the prompt, about."""
         calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
-        return len(self.text) + len(self.reasoning_content or "") + calls
+        return len(self.text) + len(self.thoughts or "") + calls
 
     @property
     def text(self) -> str:
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
+            return "".join(part.text for part in self.content if part.type != "thinking")
+        return self.content or self.refusal or ""
+
+    @property
+    def thoughts(self) -> str | None:
+        """Thoughts of an earlier turn, under whichever name they came."""
+        parts = self.content if isinstance(self.content, list) else []
+        thinking = "".join(part.text for part in parts if part.type == "thinking")
+        return self.reasoning_content or self.reasoning or thinking or None
 
     def as_template_sees_it(self) -> dict[str, Any]:
         """The message as training gave it to the template, its content as plain text."""
         message: dict[str, Any] = {"role": self.role, "content": self.text}
-        for key in ("name", "tool_call_id", "reasoning_content"):
-            if (value := getattr(self, key)) is not None:
-                message[key] = value
+        told = {
+            "name": self.name,
+            "tool_call_id": self.tool_call_id,
+            "reasoning_content": self.thoughts,
+        }
+        message |= {key: value for key, value in told.items() if value is not None}
         if self.tool_calls:
             message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
         return normal_message(message)
 
 
 class PlainFormat(RequestModel):
-    """Free text, the default, or any JSON object."""
+    """Free text, the default, or any JSON object, or one that satisfies a schema."""
 
     type: Literal["text", "json_object"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    """Only with json_object."""
 
 
 class NamedSchema(RequestModel):
@@ -228,6 +473,15 @@ class JsonSchemaFormat(RequestModel):
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
+    @model_validator(mode="before")
+    @classmethod
+    def _schema_in_place(cls, given: Any) -> Any:
+        """llama-server takes the schema without the object around it."""
+        if isinstance(given, dict) and "json_schema" not in given and "schema" in given:
+            inside = {key: value for key, value in given.items() if key != "type"}
+            return {"type": given.get("type"), "json_schema": inside}
+        return given
+
 
 ResponseFormat = Annotated[PlainFormat | JsonSchemaFormat, Field(discriminator="type")]
 
@@ -235,7 +489,7 @@ ResponseFormat = Annotated[PlainFormat | JsonSchemaFormat, Field(discriminator="
 class Function(RequestModel):
     """A function the model may call; `parameters` is a JSON Schema and always enforced."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -244,6 +498,7 @@ class Function(RequestModel):
 class Tool(RequestModel):
     """A tool; only functions exist."""
 
+    without_effect = no_effect.OF_PARTS
     type: Literal["function"]
     function: Function
 
@@ -261,6 +516,20 @@ class NamedTool(RequestModel):
     function: FunctionName
 
 
+class AllowedTools(RequestModel):
+    """Some of the request's tools: the others are not called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1)]
+
+
+class AllowedToolsChoice(RequestModel):
+    """A choice among some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
@@ -275,12 +544,22 @@ class ChatRequest(GenerationRequest):
     """Bound the answer to JSON, or to JSON of a schema, by a grammar."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     """Functions the model may call."""
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: (
+        Literal["none", "auto", "required", "any"]
+        | Annotated[NamedTool | AllowedToolsChoice, Field(discriminator="type")]
+        | None
+    ) = None
     """Whether a function must be called, and which. Default auto."""
     parallel_tool_calls: bool | None = None
     """May one answer call several functions? Default true."""
     reasoning_budget: Annotated[int, Field(ge=0)] | None = None
     """Most tokens of thoughts, for models that think. Default: no limit."""
+    reasoning_effort: Effort | None = None
+    """How long to think, for models that do: a budget, or the chat template's variable."""
+    add_generation_prompt: bool | None = None
+    """Does the prompt open a turn of the assistant's? Default true."""
+    continue_final_message: bool | None = None
+    """Is a last turn of the assistant's continued? Default true; false closes it."""
     chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     """Variables for the chat template, such as enable_thinking."""
 
@@ -292,11 +571,12 @@ class ChatRequest(GenerationRequest):
             raise ValueError("top_logprobs needs logprobs to be true")
         if not self.tools and self.tool_choice not in (None, "none", "auto"):
             raise ValueError("tool_choice needs tools")
-        formatted = self.answer_schema is not None
-        if self.must_call and formatted:
-            raise ValueError("a required tool call and a response_format exclude each other")
-        if self.grammar and (self.must_call or formatted):
-            raise ValueError("grammar excludes response_format and a required tool call")
+        if self.must_call and self.bound is not None:
+            raise ValueError(f"a required tool call and {self.bound.field} exclude each other")
+        if self.reasoning_budget is not None and self.reasoning_effort is not None:
+            raise ValueError("give reasoning_budget or reasoning_effort, not both")
+        if self.continue_final_message and self.messages[-1].role != "assistant":
+            raise ValueError("continue_final_message needs a last message of the assistant's")
         self._check_names()
         return self
 
@@ -304,8 +584,9 @@ class ChatRequest(GenerationRequest):
         names = [tool.function.name for tool in self.tools or ()]
         if len(set(names)) < len(names):
             raise ValueError("two tools have the same name")
-        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
-            raise ValueError(f"tool_choice names no tool: '{self.tool_choice.function.name}'")
+        for name in self._chosen_names or ():
+            if name not in names:
+                raise ValueError(f"tool_choice names no tool: '{name[:64]}'")
         reserved = {"self", "messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
         if taken := reserved & set(self.chat_template_kwargs or ()):
             raise ValueError(f"chat_template_kwargs can't set {', '.join(sorted(taken))}")
@@ -317,22 +598,47 @@ class ChatRequest(GenerationRequest):
 
     @property
     def must_call(self) -> bool:
-        return self.tool_choice == "required" or isinstance(self.tool_choice, NamedTool)
+        if isinstance(self.tool_choice, AllowedToolsChoice):
+            return self.tool_choice.allowed_tools.mode == "required"
+        return self.tool_choice in ("required", "any") or isinstance(self.tool_choice, NamedTool)
+
+    @property
+    def continues(self) -> bool:
+        """Does the answer go on with a last turn of the assistant's?"""
+        last = self.messages[-1]
+        return (
+            last.role == "assistant"
+            and not last.tool_calls
+            and self.continue_final_message is not False
+        )
+
+    @property
+    def _chosen_names(self) -> list[str] | None:
+        """The functions that tool_choice allows; None: all."""
+        match self.tool_choice:
+            case NamedTool(function=function):
+                return [function.name]
+            case AllowedToolsChoice(allowed_tools=allowed):
+                return [tool.function.name for tool in allowed.tools]
+        return None
+
+    def _own_bounds(self) -> Iterator[Bound]:
+        yield from super()._own_bounds()
+        match self.response_format:
+            case JsonSchemaFormat(json_schema=named):
+                yield Bound("schema", named.schema_, "response_format")
+            case PlainFormat(type="json_object", schema_=schema):
+                yield Bound("schema", schema or {"type": "object"}, "response_format")
 
     @property
     def answer_schema(self) -> dict[str, Any] | None:
-        """The JSON Schema that response_format asks for, if it asks for JSON."""
-        match self.response_format:
-            case JsonSchemaFormat(json_schema=named):
-                return named.schema_
-            case PlainFormat(type="json_object"):
-                return {"type": "object"}
-        return None
+        """The JSON Schema that the answer must satisfy, if there is one."""
+        return self.bound.value if self.bound and self.bound.kind == "schema" else None
 
     @property
     def is_bounded(self) -> bool:
         """Does a grammar have to be compiled for the answer?"""
-        return bool(self.grammar or self.callable_tools) or self.answer_schema is not None
+        return self.bound is not None or bool(self.callable_tools)
 
     @property
     def callable_tools(self) -> list[dict[str, Any]]:
@@ -340,14 +646,18 @@ class ChatRequest(GenerationRequest):
         chosen = self.tools or []
         if self.tool_choice == "none":
             return []
-        if isinstance(self.tool_choice, NamedTool):
-            name = self.tool_choice.function.name
-            chosen = [tool for tool in chosen if tool.function.name == name]
+        names = self._chosen_names
+        if names is not None:
+            chosen = [tool for tool in chosen if tool.function.name in names]
         return [tool.model_dump(exclude_none=True) for tool in chosen]
 
     def sampling(self, *, default_max_tokens: int) -> SamplingParams:
+        given = (
+            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        )
         return self._sampling(
-            max_tokens=self.max_completion_tokens or self.max_tokens or default_max_tokens,
+            max_tokens=given,
+            default_max_tokens=default_max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
         )
 
@@ -364,10 +674,21 @@ class CompletionRequest(GenerationRequest):
     """Text, token ids, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """Report log probabilities, with this many alternatives."""
+    echo: bool | None = None
+    """Put the prompt before the answer; with logprobs, its tokens' log probabilities too."""
+
+    @model_validator(mode="after")
+    def _echo_is_whole(self) -> Self:
+        if self.echo and self.stream and self.logprobs is not None:
+            raise ValueError("echo with logprobs is answered whole, without stream")
+        return self
 
     def sampling(self, *, default_max_tokens: int) -> SamplingParams:
         return self._sampling(
-            max_tokens=self.max_tokens or default_max_tokens, logprobs=self.logprobs
+            max_tokens=self.max_tokens,
+            default_max_tokens=default_max_tokens,
+            logprobs=self.logprobs,
+            prompt_logprobs=self.logprobs if self.echo else None,
         )
 
 
@@ -413,6 +734,7 @@ class DetokenizedText(TypedDict):
 class EmbeddingRequest(RequestModel):
     """Body of POST /v1/embeddings."""
 
+    without_effect = no_effect.OF_REQUESTS
     model: str | None = None
     input: (
         str
@@ -421,7 +743,6 @@ class EmbeddingRequest(RequestModel):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=512)]
     )
     encoding_format: Literal["float", "base64"] = "float"
-    user: str | None = None
 
 
 def listed(given: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
@@ -494,8 +815,8 @@ class TextLogprobs(TypedDict):
     """Log probabilities in the older form of text completions."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -567,13 +888,14 @@ class TextCompletion(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """A served model."""
+    """A served model; an adapter's `root` and `parent` are the base."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: Literal["tuneserve"]
     root: str | None
+    parent: str | None
 
 
 class ModelList(TypedDict):

@@ -11,13 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from tuneserve.chat.prompt import encode_text, template_of
+from tuneserve.chat.prompt import encode_text, special_tokens_of, template_of
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import ApiError, too_long
 from tuneserve.serve.api.metrics import Metrics
-from tuneserve.serve.api.prepare import Turn, prepare_turn
+from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
@@ -27,12 +27,13 @@ from tuneserve.serve.engine import (
     SamplingParams,
     UnavailableError,
 )
+from tuneserve.serve.engine.adapter_directory import AdapterDirectory
 from tuneserve.settings import ServeSettings
 
 T = TypeVar("T")
 
-LONG_TEXT = 200_000
-"""Characters of more text than most contexts hold; it takes a quarter of a second to tokenize."""
+LONG_TEXT = 50_000
+"""Characters that take a tenth of a second to tokenize on an idle machine."""
 
 
 class Service:
@@ -49,7 +50,6 @@ class Service:
     ) -> None:
         """`adapters` are served under their names too; `lora` belongs to the model itself."""
         self.name = name
-        self.adapters = tuple(adapters or ())
         self.settings = settings
         self.created = int(time.time())
         self.bridge = Bridge()
@@ -61,8 +61,13 @@ class Service:
         self._long_texts = ThreadPoolExecutor(1, "long texts")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
         self.metrics = Metrics(self.engine)
+        self.adapter_directory: AdapterDirectory | None = None
         try:
             self.template, self.no_template = self._load_template()
+            if settings.adapter_dir is not None:
+                directory = AdapterDirectory(self.engine, settings.adapter_dir, reserved=name)
+                directory.start()
+                self.adapter_directory = directory
         except BaseException:
             self.close()
             raise
@@ -79,6 +84,8 @@ class Service:
         # A thread that reads the vocabulary must not outlive it.
         self._grammar_threads.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
+        if self.adapter_directory is not None:
+            self.adapter_directory.close()
         self.engine.close()
 
     async def compiling(self, work: Callable[[], T]) -> T:
@@ -108,6 +115,16 @@ class Service:
         if size <= LONG_TEXT:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)
+
+    @property
+    def thinks(self) -> bool:
+        """Can the model have thoughts?"""
+        return self.template is not None and can_think(self.template)
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that are loaded at this moment."""
+        return self.engine.adapters.names
 
     @property
     def names(self) -> list[str]:
@@ -143,6 +160,14 @@ class Service:
             )
         except PromptTooLongError as error:
             raise too_long(error, param="messages") from error
+
+    def conversation_text(self, request: ChatRequest) -> str:
+        """What the chat template makes of a conversation, up to where the answer begins. Raises
+        ApiError without a template, TemplateError."""
+        if self.template is None:
+            raise ApiError(400, self.no_template, code="no_template", param="messages")
+        text, opening = render_request(self.template, request, special_tokens_of(self.engine.model))
+        return text + opening
 
     async def text_prompts(
         self, prompts: Sequence[str | list[int]], *, param: str, most: int
@@ -198,6 +223,14 @@ class Service:
             for choice in range(request.choices)
         ]
         asked = [(prompt, replace(sampling, seed=seed)) for prompt in prompts for seed in seeds]
+        most = self.settings.max_queue + self.settings.slots
+        if len(asked) > most:
+            raise ApiError(
+                400,
+                f"At most {most} answers can be asked for at once; here they are {len(asked)}.",
+                code="invalid_value",
+                param="n" if len(prompts) == 1 else param,
+            )
         try:
             answers.start(asked, stream=bool(request.stream))
         except PromptTooLongError as error:

@@ -11,7 +11,7 @@ from functools import partial
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from tuneserve.serve.api.errors import ApiError, as_api_error
+from tuneserve.serve.api.errors import ApiError, as_api_error, to_json
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import (
     Completion,
@@ -70,6 +70,7 @@ class EventStream(Response):
         writer: Writer,
         *,
         include_usage: bool,
+        usage_in_chunks: bool = False,
         ping_seconds: float,
         on_end: Callable[[Sequence[Completion]], None],
     ) -> None:
@@ -79,6 +80,8 @@ class EventStream(Response):
         self._answers = answers
         self._writer = writer
         self._include_usage = include_usage
+        self._usage_in_chunks = usage_in_chunks
+        self._counted = 0
         self._ping_seconds = ping_seconds
         self._on_end = on_end
         self.completions: dict[int, Completion] = {}
@@ -130,8 +133,22 @@ class EventStream(Response):
                 self.completions[index] = one
                 parts.append(self._writer.last(index, one))
             else:
+                self._counted += len(one.tokens)
                 parts.append(self._writer.delta(index, one))
-        return b"".join(parts)
+        return self._with_usage(b"".join(parts))
+
+    def _with_usage(self, events: bytes) -> bytes:
+        """Events with the token counts so far in each, if they are asked for."""
+        if not self._usage_in_chunks:
+            return events
+        prompt, answer = self._answers.prompt_tokens, self._counted
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": answer,
+            "total_tokens": prompt + answer,
+        }
+        # Within an event's JSON no line ends.
+        return events.replace(b"}\n\n", b',"usage":' + to_json(usage) + b"}\n\n")
 
 
 class _Line:
@@ -221,6 +238,8 @@ class Answers:
         self._bridge = bridge
         self._mailbox: Mailbox = asyncio.Queue()
         self._generations: list[Generation] = []
+        self.prompt_tokens = 0
+        """Of all prompts together; one counts once, however many answers it has."""
 
     def __len__(self) -> int:
         return len(self._generations)
@@ -234,6 +253,8 @@ class Answers:
                     prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
                 )
                 self._generations.append(generation)
+                if not index or prompt is not asked[index - 1][0]:
+                    self.prompt_tokens += len(prompt)
         except Exception:
             self.cancel()
             raise

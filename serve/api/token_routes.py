@@ -10,10 +10,9 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from tuneserve.chat.prompt import encode_text, special_tokens_of
+from tuneserve.chat.prompt import encode_text
 from tuneserve.llama import TooManyTokensError
-from tuneserve.serve.api.errors import ApiError, client_left, too_long
-from tuneserve.serve.api.prepare import render_request
+from tuneserve.serve.api.errors import ApiError, client_left, to_json, too_long
 from tuneserve.serve.api.protocol import (
     MOST_TOKENS,
     ChatRequest,
@@ -29,7 +28,6 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import cancelled_when_gone
-from tuneserve.serve.api.writers import to_json
 from tuneserve.serve.engine import TextTooLongError
 
 
@@ -121,12 +119,9 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
         if body.add_special:
             return encode_text(model, body.content, most=MOST_TOKENS)
         return model.tokenize(body.content, most=MOST_TOKENS)
-    if service.template is None:
-        raise ApiError(400, service.no_template, code="no_template", param="messages")
     assert body.messages is not None
-    request = ChatRequest(messages=body.messages)
-    text, opening = render_request(service.template, request, special_tokens_of(model))
-    return encode_text(model, text + opening, most=MOST_TOKENS)
+    text = service.conversation_text(ChatRequest(messages=body.messages))
+    return encode_text(model, text, most=MOST_TOKENS)
 
 
 def _encoded(body: EmbeddingRequest, vector: Sequence[float]) -> list[float] | str:

@@ -80,7 +80,7 @@ class CompletionWriter(Writer):
     id_prefix: ClassVar[str]
 
     def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        self._choices = choices
+        self.choices = choices
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._name = model_name
@@ -88,10 +88,10 @@ class CompletionWriter(Writer):
 
     def whole(self, completions: Sequence[Completion]) -> bytes:
         choices = [self._choice(index, one) for index, one in enumerate(completions)]
-        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self._choices)))
+        return to_json(self._body(self.kind, choices, usage=usage_of(completions, self.choices)))
 
     def end(self, completions: Sequence[Completion], *, include_usage: bool) -> bytes:
-        usage = usage_of(completions, self._choices)
+        usage = usage_of(completions, self.choices)
         return (self._chunk([], usage=usage) if include_usage else b"") + DONE
 
     def failure(self, error: ApiError) -> bytes:
@@ -140,7 +140,7 @@ class ChatWriter(CompletionWriter):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         reader = self._turn.reader()
-        parts = [*reader.feed(completion.text), *reader.finish()]
+        parts = [*reader.feed(completion.text), *reader.finish(cut=was_cut(completion))]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = calls_of(parts)
@@ -179,7 +179,7 @@ class ChatWriter(CompletionWriter):
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
-        rest = self._parts(index, stream.reader.finish())
+        rest = self._parts(index, stream.reader.finish(cut=was_cut(completion)))
         reason = finish_reason(completion, called=stream.calls > 0)
         return rest + self._event(index, {}, finish_reason=reason)
 
@@ -247,6 +247,11 @@ def finish_reason(completion: Completion, *, called: bool) -> str:
     """OpenAI says 'tool_calls' where the model ended by calling tools."""
     ended = completion.finish_reason
     return "tool_calls" if called and ended == "stop" else ended
+
+
+def was_cut(completion: Completion) -> bool:
+    """Did the answer end before the model had ended it?"""
+    return completion.finish_reason != "stop"
 
 
 class TextWriter(CompletionWriter):

@@ -1,20 +1,24 @@
 """An answer's parts: what the model thinks, what it says, which tools it calls.
 
-Read from the text as it streams: marks may be cut anywhere, and nothing of them is ever shown.
+Read from the text as it streams: marks may be cut anywhere, and nothing of them is ever shown. Of
+a call that the end of the answer cuts, what is known is told: its name, and its arguments as far as
+they go.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import Enum
+from typing import Any
 
 from tuneserve.chat.call_formats import PYTHON_TAG, CallForm
 from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
+from tuneserve.serve.chat.call_arguments import ObjectEnd, argument_reader
 from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
     Content,
-    ObjectEnd,
     Part,
     Reasoning,
     call_id,
@@ -33,15 +37,26 @@ class _State(Enum):
 
 class PartReader:
     """Splits growing text. `thoughts`: whether the answer begins inside them ('open'), may have
-    some ('may') or has none; `calls`: the form of calls if tools were offered."""
+    some ('may') or has none; `calls`: the form of calls if tools were offered, of which `functions`
+    has the schemas by their names; `only_calls`: the answer can be nothing else."""
 
-    def __init__(self, thoughts: Thoughts = "none", *, calls: CallForm | None = None):
+    def __init__(
+        self,
+        thoughts: Thoughts = "none",
+        *,
+        calls: CallForm | None = None,
+        functions: Mapping[str, Mapping[str, Any]] | None = None,
+        only_calls: bool = False,
+    ):
         self._thoughts = ThoughtStream(thoughts)
         self._form = calls
+        self._functions = functions or {}
+        self._only_calls = only_calls
         self._held = ""
         self._state = _State.START if calls and not calls.triggers else _State.CONTENT
         self._trim = False
         self._end = ObjectEnd()
+        self._arguments = argument_reader(None, None)
 
     @property
     def plain(self) -> bool:
@@ -52,15 +67,29 @@ class PartReader:
         """The parts that `text` completes or continues."""
         return self._read(self._thoughts.feed(text))
 
-    def finish(self) -> list[Part]:
-        """What is held when the answer ends; a call without a name is content."""
-        parts = self._read(self._thoughts.finish())
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """What is held when the answer ends; a call without a name is content, unless the answer
+        was `cut`: then the beginning of a mark or of a call is nothing."""
+        parts = self._read(self._thoughts.finish(cut=cut))
         rest, self._held = self._held, ""
-        if self._form is not None and self._state is _State.CALL:
-            return parts + calls_or_content(self._form, rest)
-        if self._state in (_State.CALLED, _State.NEXT):
+        form = self._form
+        if form is not None and self._state is _State.CALL:
+            found = calls_or_content(form, rest)
+            hidden = self._only_calls or (cut and self._may_be_call(form, rest))
+            return parts + [one for one in found if not (hidden and isinstance(one, Content))]
+        if self._state in (_State.ARGUMENTS, _State.CALLED, _State.NEXT):
             return parts
-        return [*parts, Content(rest)] if rest else parts
+        hidden = self._only_calls or (cut and form is not None)
+        return parts if hidden or not rest else [*parts, Content(rest)]
+
+    def _may_be_call(self, form: CallForm, text: str) -> bool:
+        """May a call without an end still become one? Without a mark, an answer in JSON can begin
+        alike: only the name of a function tells."""
+        if form.triggers:
+            return True
+        short = "".join(text.split())
+        starts = [f'{{"{form.name_key}":"{name}"' for name in self._functions]
+        return any(start.startswith(short) or short.startswith(start) for start in starts)
 
     def _read(self, split: list[tuple[bool, str]]) -> list[Part]:
         parts: list[Part] = []
@@ -71,6 +100,8 @@ class PartReader:
             self._held += text
             while self._step(parts):
                 pass
+        if self._only_calls:
+            parts = [part for part in parts if not isinstance(part, Content)]
         return parts
 
     def _step(self, parts: list[Part]) -> bool:
@@ -93,7 +124,7 @@ class PartReader:
             case _State.CALL:
                 return self._call(parts, self._form)
             case _State.ARGUMENTS:
-                return self._arguments(parts)
+                return self._read_arguments(parts)
             case _State.CALLED:
                 return self._until_end(self._form)
             case _State.NEXT:
@@ -135,7 +166,8 @@ class PartReader:
             name = json.loads(head["name"]) if form.is_object else head["name"]
             parts.append(CallBegin(call_id(), name))
             self._held = self._held[head.end() :]
-            self._state, self._end = _State.ARGUMENTS, ObjectEnd()
+            self._state = _State.ARGUMENTS
+            self._arguments = argument_reader(form.style, self._functions.get(name))
             return True
         if end is None:
             return False
@@ -159,13 +191,13 @@ class PartReader:
         place = self._held.find(mark) if mark else -1
         return place + len(mark) if place >= 0 else None
 
-    def _arguments(self, parts: list[Part]) -> bool:
-        end = self._end.find(self._held)
-        parts.append(CallArguments(self._held[:end]))
-        self._held = "" if end is None else self._held[end:]
-        if end is not None:
+    def _read_arguments(self, parts: list[Part]) -> bool:
+        written, self._held, ended = self._arguments.feed(self._held)
+        if written:
+            parts.append(CallArguments(written))
+        if ended:
             self._state, self._end = _State.CALLED, ObjectEnd(depth=1)
-        return end is not None
+        return ended
 
     def _until_end(self, form: CallForm) -> bool:
         """Leave out what stands between the arguments and the end of the call."""
@@ -196,7 +228,8 @@ class PartReader:
         if not self._held:
             return False
         beginning = form.begin or "{"
-        if self._held.startswith(beginning):
+        named = form.style is not None and not form.begin and self._held[0].isidentifier()
+        if named or self._held.startswith(beginning):
             self._state = _State.CALL
             return True
         closings = [mark for mark in ("]" if form.in_list else "", form.section_end_mark) if mark]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from tuneserve.chat.call_formats import CALL_ID, MARK, PYTHON_TAG, CallForm
+from tuneserve.chat.argument_styles import MARK
+from tuneserve.chat.call_formats import CALL_ID, PYTHON_TAG, CallForm
 
+BLANK = "BLANK: /[ \\n]/"
 WriteMark = Callable[[str], str]
 """A mark in Lark: its own token or its characters; '' for one that ends the answer."""
 
@@ -21,7 +23,7 @@ def call_rules(
     """
     several = several and form.several
     bodies = " | ".join(_body(form, name, rule, mark) for name, rule in functions.items())
-    lines = ["BLANK: /[ \\n]/", f"body: {bodies}"]
+    lines = [BLANK, f"body: {bodies}"]
     if form.in_channels:
         return [*lines, *_in_channels(mark, opened=opened)]
     begin, end = _written(form.begin, mark), _written(form.end, mark)
@@ -53,7 +55,7 @@ def _body(form: CallForm, name: str, rule: str, mark: WriteMark) -> str:
     if not form.is_object:
         if form.in_channels:
             return f"{_written(name, mark)} channel {rule}"
-        return f"{_written(text, mark)} {rule}"
+        return f"{_written(text.lstrip(), mark)} {rule}"
     return f"{_written(text, mark, loose=True)} {rule} /{_tail(form.tail)}/"
 
 

@@ -46,10 +46,11 @@ class ChannelReader:
             pass
         return parts
 
-    def finish(self) -> list[Part]:
-        """What is held when the answer ends; a header without a message is nothing."""
+    def finish(self, *, cut: bool = False) -> list[Part]:
+        """What is held when the answer ends; a header without a message is nothing, and neither is
+        the beginning of a mark in an answer that was `cut`."""
         rest, self._held = self._held, ""
-        return [self._kind(rest)] if rest and self._kind is not None else []
+        return [self._kind(rest)] if rest and self._kind is not None and not cut else []
 
     def _header(self, parts: list[Part]) -> bool:
         header, ended, after = self._held.partition(_MESSAGE)

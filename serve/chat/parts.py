@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuneserve.chat.call_formats import HERMES, CallForm
+from tuneserve.serve.chat.call_arguments.values import to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,7 @@ def parse_calls(text: str, form: CallForm = HERMES) -> list[Part] | None:
         name, arguments = call.get(form.name_key or "name"), _arguments_of(call, form)
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
-        written = json.dumps(arguments, ensure_ascii=False)
-        parts += [CallBegin(call_id(), name), CallArguments(written)]
+        parts += [CallBegin(call_id(), name), CallArguments(to_json(arguments))]
     return parts or None
 
 
@@ -100,31 +100,3 @@ def _arguments_of(call: dict[str, Any], form: CallForm) -> Any:
         except (ValueError, RecursionError):
             return None
     return arguments
-
-
-class ObjectEnd:
-    """Looks for the end of a JSON object in pieces of text."""
-
-    def __init__(self, depth: int = 0) -> None:
-        """`depth`: how many braces are open already."""
-        self._depth = depth
-        self._in_string = self._escaped = False
-
-    def find(self, text: str) -> int | None:
-        """The place behind the object's last brace; None if it goes on."""
-        for place, character in enumerate(text, start=1):
-            if self._escaped:
-                self._escaped = False
-            elif self._in_string and character == "\\":
-                self._escaped = True
-            elif character == '"':
-                self._in_string = not self._in_string
-            elif self._in_string:
-                continue
-            elif character in "{[":
-                self._depth += 1
-            elif character in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    return place
-        return None

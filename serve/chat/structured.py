@@ -20,7 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,7 +29,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, backend
-from tuneserve.serve.chat.call_grammar import call_rules
+from tuneserve.serve.chat.argument_grammar import ArgumentGrammar
+from tuneserve.serve.chat.call_grammar import BLANK, call_rules
 from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
@@ -77,10 +78,19 @@ _HALF_CHARACTER = "half a character (a surrogate without its pair)"
 class GrammarError(UsageError):
     """A schema or grammar can't be used; `param` is the request's field that has it."""
 
-    def __init__(self, reason: str, *, param: str) -> None:
-        what = "the grammar can't be used" if param == "grammar" else "the schema can't be enforced"
+    def __init__(self, reason: str, *, param: str, tool: str | None = None) -> None:
+        what = "the schema can't be enforced"
+        if param.endswith(("grammar", "ebnf", "regex", "choice")):
+            what = "the grammar can't be used"
+        if tool is not None:
+            what = f"{param} ('{tool}') can't be enforced"
         super().__init__(f"{what}: {reason}", where=param)
+        self.reason = reason
         self.param = param
+
+    def of(self, param: str, tool: str | None = None) -> GrammarError:
+        """The same of another field, which may be that of a tool."""
+        return GrammarError(self.reason, param=param, tool=tool)
 
 
 class GrammarCompiler:
@@ -98,7 +108,38 @@ class GrammarCompiler:
         """Build what every grammar needs of the vocabulary."""
         self._tokenizer()
 
-    def compile_gbnf(self, grammar: str) -> LLMatcher:
+    def compile_regex(self, regex: str, param: str) -> LLMatcher:
+        """Text that a regular expression matches as a whole. Raises GrammarError,
+        UnavailableError."""
+        if re.search("[\ud800-\udfff]", regex):
+            raise GrammarError(f"it has {_HALF_CHARACTER}", param=param)
+        written = re.sub(r"\\(.)|(/)|(\n)|(\r)", _in_lark, regex, flags=re.DOTALL)
+        return self._compiled_or_refused(f"start: TEXT\nTEXT: /{written}/", param)
+
+    def compile_choice(self, texts: Sequence[str], param: str) -> LLMatcher:
+        """One of some texts. Raises GrammarError, UnavailableError."""
+        if any(re.search("[\ud800-\udfff]", text) for text in texts):
+            raise GrammarError(f"it has {_HALF_CHARACTER}", param=param)
+        written = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+        return self._compiled_or_refused(f"start: {written}", param)
+
+    def _compiled_or_refused(self, lark: str, param: str) -> LLMatcher:
+        if len(lark) > LONGEST_SCHEMAS:
+            raise GrammarError(f"it has more than {LONGEST_SCHEMAS} characters", param=param)
+        matcher, reason = self._compile(lark, param)
+        if reason:
+            raise GrammarError(reason, param=param)
+        return matcher
+
+    def allows(self, schema: Schema) -> bool:
+        """Can a schema be enforced? Raises UnavailableError."""
+        try:
+            rule = _json_rule(schema, "schema")
+            return len(rule) <= LONGEST_SCHEMAS and not self._compile(f"start: {rule}", "schema")[1]
+        except GrammarError:
+            return False
+
+    def compile_gbnf(self, grammar: str, param: str = "grammar") -> LLMatcher:
         """A grammar in GBNF, llama.cpp's notation, rule `root`. Raises GrammarError,
         UnavailableError.
 
@@ -106,13 +147,16 @@ class GrammarCompiler:
         every character is a terminal: llguidance's longer ones take as much text as they can, so
         that `[a-z]+ "x"` would never end.
         """
-        rules = _read_gbnf(grammar, self._model)
-        _check_rules_end(rules)
+        try:
+            rules = _read_gbnf(grammar, self._model)
+            _check_rules_end(rules)
+        except GrammarError as error:
+            raise error.of(param) from None
         for regular in (True, False):
             matcher, reason = self._compile(_lark_of_rules(rules, regular=regular), "grammar")
             if not reason:
                 return matcher
-        raise GrammarError(reason, param="grammar")
+        raise GrammarError(reason, param=param)
 
     def compile_answer(
         self,
@@ -122,36 +166,56 @@ class GrammarCompiler:
         several: bool,
         opened: bool,
         form: CallForm = HERMES,
+        schema_param: str = "response_format",
     ) -> LLMatcher:
-        """JSON of a schema, or a call (or `several`) of the functions in the template's `form`, by
-        their places among the request's tools; either, if both are given. `opened`: the form's
-        first trigger is there already, or where it has none, the answer may be text instead.
-        Raises GrammarError, which names the schema's field, and UnavailableError."""
+        """JSON of a schema, which the field `schema_param` has, or a call (or `several`) of the
+        functions in the template's `form`, by their places among the request's tools; either, if
+        both are given. `opened`: the form's first trigger is there already, or where it has none,
+        the answer may be text instead. Raises GrammarError, which names the schema's field, and
+        UnavailableError."""
         parts: dict[str, str] = {}
         if schema is not None:
-            parts["response_format"] = _json_rule(schema, "response_format")
+            parts[schema_param] = _json_rule(schema, schema_param)
         arguments: dict[str, str] = {}
+        names: dict[str, str] = {}
+        styled: dict[str, list[str]] = {}
         for place, function in functions.items():
             param = f"tools[{place}].function.parameters"
-            parts[param] = _json_rule(_parameters(function, param), param)
+            try:
+                parameters = _parameters(function, param)
+                if form.style is not None:
+                    grammar = ArgumentGrammar(
+                        form.style, self._mark, partial(_json_rule, param=param), prefix=f"{place}"
+                    )
+                    arguments[function["name"]] = grammar.add(parameters)
+                    names[param], styled[param] = function["name"], grammar.lines
+                    continue
+                parts[param] = _json_rule(parameters, param)
+            except GrammarError as error:
+                raise error.of(param, function["name"]) from None
+            names[param] = function["name"]
             arguments[function["name"]] = f"p{len(parts) - 1}"
         start = ["p0"] if schema is not None else []
         lines = [f"p{number}: {rule}" for number, rule in enumerate(parts.values())]
         if arguments:
             start.append("calls")
+            lines += chain.from_iterable(styled.values())
             lines += call_rules(form, arguments, self._mark, several=several, opened=opened)
         lark = "\n".join([f"start: {' | '.join(start)}", *lines])
         if len(lark) > LONGEST_SCHEMAS:
-            longest = max(parts, key=lambda param: len(parts[param]))
+            longest = max(parts, key=lambda param: len(parts[param]), default="tools")
             reason = f"the request's schemas have more than {LONGEST_SCHEMAS} characters"
             raise GrammarError(reason, param=longest)
         matcher, reason = self._compile(lark, "tools")
         if not reason:
             return matcher
-        for param, rule in parts.items():
-            _, its_reason = self._compile(f"start: {rule}", param)
+        alone = {param: [f"start: {rule}"] for param, rule in parts.items()}
+        for param, rules in styled.items():
+            alone[param] = [f"start: {arguments[names[param]]}", BLANK, *rules]
+        for param, rules in alone.items():
+            _, its_reason = self._compile("\n".join(rules), param)
             if its_reason:
-                raise GrammarError(its_reason, param=param)
+                raise GrammarError(its_reason, param=param).of(param, names.get(param))
         raise GrammarError(reason, param="tools")
 
     def _mark(self, text: str) -> str:
@@ -210,6 +274,14 @@ class GrammarCompiler:
             raise GrammarError(f"it can't be read within {seconds} s", param=param) from None
 
 
+def _in_lark(match: re.Match[str]) -> str:
+    """A character of a regular expression between slashes."""
+    escaped, slash, newline, _ = match.groups()
+    if escaped is not None:
+        return "\\n" if escaped == "\n" else f"\\{escaped}"
+    return "\\/" if slash else "\\n" if newline else "\\r"
+
+
 _stack_size = threading.Lock()
 """The size that new threads get is the process's."""
 
@@ -240,7 +312,18 @@ _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties")
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
-_BOUNDLESS = {"propertyNames": {"type": "string"}, "uniqueItems": False}
+_BOUNDLESS: Mapping[str, tuple[Any, ...]] = {
+    "propertyNames": ({"type": "string"}, {}, True),
+    "uniqueItems": (False,),
+    "not": (False,),
+    "if": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "unevaluatedItems": (True, {}),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "dependencies": ({},),
+    "minContains": (0,),
+}
 """What bounds nothing, though llguidance would refuse the keyword; zod writes the first."""
 _FOURS = "(?:[2468][048]|[13579][26])"
 _YEAR, _LEAP = "[1-9][0-9]{3}", f"(?:[1-9][0-9](?:0[48]|{_FOURS})|{_FOURS}00)"
@@ -295,7 +378,7 @@ def _json_rule(schema: Schema, param: str) -> str:
         ) from None
     if re.search("[\ud800-\udfff]", json.dumps(own, ensure_ascii=False)):
         raise GrammarError(f"it has {_HALF_CHARACTER}", param=param)
-    parts = list(_subschemas(own))
+    parts = list(subschemas(own))
     merges = any(_merges(part) for part in parts)
     multiples = _check_multiples(parts, param, merges=merges)
     _check_parts_end(own, parts, param)
@@ -305,10 +388,41 @@ def _json_rule(schema: Schema, param: str) -> str:
             part.setdefault("additionalProperties", False)
         _limit_digits(part, param, limit_decimals=not (merges and multiples))
         _set_format(part)
-        for keyword in [key for key, value in _BOUNDLESS.items() if part.get(key) == value]:
+        for keyword in [key for key, values in _BOUNDLESS.items() if part.get(key) in values]:
             del part[keyword]
+        _say_otherwise(part)
         _drop_text_of_decimal(part)
     return f"%json {json.dumps({**own, 'x-guidance': COMPACT})}"
+
+
+def _say_otherwise(part: dict[str, Any]) -> None:
+    """What llguidance does not know, in words that it knows: nothing, null too (OpenAPI 3.0), and
+    names of properties where no property is described."""
+    if part.get("not") in ({}, True):
+        del part["not"]
+        part["enum"] = []
+    if part.get("nullable") is True and isinstance(part.get("type"), str):
+        part["type"] = [part["type"], "null"]
+        if isinstance(part.get("enum"), list) and None not in part["enum"]:
+            part["enum"] = [*part["enum"], None]
+    names = part.get("propertyNames")
+    if isinstance(names, dict) and not {"properties", "patternProperties"} & set(part):
+        described = {key: value for key, value in names.items() if key != "type"}
+        match described:
+            case {"enum": [*texts], **rest} if not rest and all(isinstance(t, str) for t in texts):
+                pattern = f"^(?:{'|'.join(map(_literal, texts))})$"
+            case {"pattern": str(pattern), **rest} if not rest:
+                pass
+            case _:
+                return
+        del part["propertyNames"]
+        part["patternProperties"] = {pattern: part.get("additionalProperties", {})}
+        part["additionalProperties"] = False
+
+
+def _literal(text: str) -> str:
+    """A text as a regular expression."""
+    return re.sub(r"([.^$*+?()\[\]{}|\\/-])", r"\\\1", text)
 
 
 def _set_format(part: dict[str, Any]) -> None:
@@ -324,7 +438,7 @@ def _set_format(part: dict[str, Any]) -> None:
         del part["format"]
 
 
-def _subschemas(root: Any) -> Iterator[dict[str, Any]]:
+def subschemas(root: Any) -> Iterator[dict[str, Any]]:
     """The schema, all in it and what it refers to, each once, without recursion."""
     left = [root]
     seen = set()
@@ -526,6 +640,11 @@ def _referred(root: Any, reference: str) -> Any:
         else:
             return None
     return root
+
+
+def refers_nowhere(root: Schema, reference: Any) -> bool:
+    """Does a `$ref` point to nothing in the schema, or out of it?"""
+    return not isinstance(reference, str) or _referred(root, reference) is None
 
 
 def _ending(needs: Mapping[Hashable, Sequence[Sequence[Hashable]]]) -> set[Hashable]:

@@ -47,6 +47,7 @@ from tuneserve.serve.engine.types import (
     Timings,
     TokenLogprob,
     UnavailableError,
+    UnknownAdapterError,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "Timings",
     "TokenLogprob",
     "UnavailableError",
+    "UnknownAdapterError",
 ]

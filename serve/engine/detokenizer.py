@@ -19,6 +19,7 @@ class Detokenizer:
         self._stops = [stop for stop in stops if stop]
         self._held = ""
         self._parts: list[str] = []
+        self.stopped_by: str | None = None
 
     @property
     def text(self) -> str:
@@ -28,9 +29,10 @@ class Detokenizer:
     def feed(self, piece: bytes, *, final: bool = False) -> tuple[str, bool]:
         """Add a token's bytes; returns (new text to show, whether a stop string was met)."""
         held = self._held + self._decoder.decode(piece, final)
-        places = [place for stop in self._stops if (place := held.find(stop)) >= 0]
+        places = [(place, stop) for stop in self._stops if (place := held.find(stop)) >= 0]
         if places:
-            shown, self._held = held[: min(places)], ""
+            place, self.stopped_by = min(places)
+            shown, self._held = held[:place], ""
         else:
             keep = 0 if final else max((overlap(held, stop) for stop in self._stops), default=0)
             cut = len(held) - keep

@@ -12,6 +12,7 @@ import numpy as np
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch
 from tuneserve.llama.lora import use_adapter
+from tuneserve.serve.engine.request import IN_BACKGROUND
 from tuneserve.serve.engine.types import EngineError
 from tuneserve.settings import ServeSettings
 
@@ -24,6 +25,7 @@ class EmbeddingJob:
 
     def __init__(self, texts: Sequence[Sequence[int]]) -> None:
         self.future: concurrent.futures.Future[list[list[float]]] = concurrent.futures.Future()
+        self.background = IN_BACKGROUND.get()
         self._left = deque(texts)
         self._vectors: list[list[float]] = []
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -17,16 +18,21 @@ from typing import Self
 import numpy as np
 
 from tuneserve.arrays import Floats
+from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
 from tuneserve.serve.engine.drawing import LogitsError, token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
-from tuneserve.serve.engine.request import Generation, Request
+from tuneserve.serve.engine.prefix_disk import DiskPrefixes
+from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
+from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.scheduler import (
+    SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
     PrefillBudget,
@@ -53,13 +59,36 @@ from tuneserve.settings import ServeSettings
 logger = logging.getLogger("tuneserve.engine")
 
 SHARE_BESIDE_RUNNING = 0.25
-"""Cells that cached prefixes may take while requests run, as a share of the running ones' cells."""
+"""Cells that cached prefixes may take on a CPU while requests run, as a share of the running ones'
+cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
+
+NEVER = -1e9
+"""Added to a logit: the token is chosen only where a grammar allows no other."""
 
 TOGETHER_SECONDS = 0.02
 """Tokens that follow each other faster than this are delivered together: waking the listener for
 each would take time, and no reader notices the difference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Work for the engine's thread between two steps."""
+
+    work: Callable[[], None]
+    done: concurrent.futures.Future[None] = field(default_factory=concurrent.futures.Future)
+
+    def run(self) -> None:
+        try:
+            self.work()
+        except Exception as error:
+            self.done.set_exception(error)
+        else:
+            self.done.set_result(None)
+
+
+Arrival = Request | EmbeddingJob | Errand
 
 
 class Notifier:
@@ -116,9 +145,14 @@ class Engine:
         sequences = min(MAX_SEQUENCES, settings.slots + max(8, settings.slots))
         with contextlib.ExitStack() as undone:
             undone.callback(self.model.close)
-            self._adapters = {
-                name: load_adapter(self.model, path) for name, path in (adapters or {}).items()
-            }
+            self.adapters = AdapterRegistry(
+                self.model,
+                most=settings.max_adapters,
+                most_bytes=int(settings.adapter_memory * (1 << 30)),
+            )
+            for name, path in (adapters or {}).items():
+                with self.adapters.opened(path) as file:
+                    self.adapters.load(name, file)
             self._lora = None if lora is None else load_adapter(self.model, lora)
             self._context = served_context(
                 self.model,
@@ -127,9 +161,11 @@ class Engine:
                 # Every running sequence has a token in a batch.
                 n_batch=max(settings.batch, settings.slots),
                 n_seq_max=sequences,
-                # One row of logits per sequence and call is all that sampling needs, and one for
-                # each guess.
-                n_outputs_max=sequences + (0 if settings.speculate == "off" else MOST_DRAFTED),
+                # One row of logits per sequence and call is all that sampling needs, one for
+                # each guess, and one for each token of a prompt that is scored.
+                n_outputs_max=sequences
+                + SCORED_AT_ONCE
+                + (0 if settings.speculate == "off" else MOST_DRAFTED),
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -137,6 +173,7 @@ class Engine:
             self._embedder = (
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
+            self._disk = self._make_disk(lora, steady=steady)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -146,6 +183,7 @@ class Engine:
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
             can_share=_can_share_prefixes(self.model),
+            disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
         self._steady = steady
@@ -166,7 +204,7 @@ class Engine:
         self._row_threads = RowThreads(threads)
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
-        self._inbox: queue.SimpleQueue[Request | EmbeddingJob | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
@@ -246,6 +284,39 @@ class Engine:
         self._count_in(job)
         return job.future
 
+    def load_adapter(self, name: str, path: Path, *, replace: bool = False) -> AdapterFile:
+        """Serve a LoRA GGUF under a name, from the next request on; returns what was loaded.
+
+        The file is copied and checked in the caller's thread; running answers wait only while
+        llama.cpp takes the copy. `replace`: an adapter of this name gives way to it; requests that
+        have begun with the former one end with it.
+
+        Raises UsageError if it is no adapter of this model, the name is taken or there are too
+        many; TuneserveError if llama.cpp can't load it; EngineError.
+        """
+        self._check_open()
+        with self.adapters.opened(path) as file:
+            self._run_between_steps(partial(self.adapters.load, name, file, replace=replace))
+        return file
+
+    def unload_adapter(self, name: str) -> None:
+        """Take no more requests for an adapter. It and its cached prefixes are freed when those
+        that have begun have ended. Raises UnknownAdapterError, EngineError."""
+        self._check_open()
+        self.adapters.unload(name)
+        # The engine's thread may sleep: it is woken to free what nobody uses.
+        self._inbox.put(Errand(self._free_unused_adapters))
+
+    def _run_between_steps(self, work: Callable[[], None]) -> None:
+        errand = Errand(work)
+        self._inbox.put(errand)
+        while True:
+            try:
+                return errand.done.result(1.0)
+            except TimeoutError:
+                if not self._thread.is_alive():
+                    raise UnavailableError("the server is shutting down") from None
+
     @property
     def longest_text(self) -> int:
         """Tokens of a text that `embed` takes at most."""
@@ -275,6 +346,17 @@ class Engine:
             drafted=self._speculator.drafted if self._speculator else 0,
             accepted=self._speculator.accepted if self._speculator else 0,
         )
+
+    def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
+        """What is kept on disk. The files' identities are those at the time they were loaded."""
+        limit = self.settings.prefix_disk_bytes
+        if not limit or steady or not _can_share_prefixes(self.model):
+            return None
+        context = context_identity(self.model, self.settings, cells=self._context.cells)
+        own = None if lora is None else sha256_file(lora)
+        root = self.settings.prefix_directory or cache_directory() / "prefixes"
+        # An adapter that is switched on takes the place of the model's own one.
+        return DiskPrefixes(root, limit, lambda adapter: folder_name(context, adapter or own))
 
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
@@ -314,6 +396,11 @@ class Engine:
         self.stop()
         self._thread.join()
         self._row_threads.close()
+        if self._disk is not None:
+            self._disk.last()
+            if self.failure is None:
+                self._cache.store()
+            self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
         self._context.close()
@@ -329,15 +416,23 @@ class Engine:
         stream: bool,
     ) -> Generation:
         self._check_open()
-        if adapter is not None and adapter not in self._adapters:
-            raise EngineError(f"there is no adapter '{adapter}'")
         if not prompt:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:
             raise PromptTooLongError(len(prompt), self.limit)
+        if sampling.ignore_end:
+            never = dict.fromkeys(self.model.end_tokens, NEVER)
+            sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
         generation = Generation(on_event)
+        key = None if adapter is None else self.adapters.begin(adapter)
         request = Request(
-            prompt, sampling, generation, limit=self.limit, adapter=adapter, stream=stream
+            prompt,
+            sampling,
+            generation,
+            limit=self.limit,
+            adapter=key,
+            stream=stream,
+            background=IN_BACKGROUND.get(),
         )
         # The shapes of batches, and with them the last digits of logits, follow the clock where
         # speculation must pay; who gives a seed wants the answer to repeat.
@@ -349,6 +444,7 @@ class Engine:
         return generation
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
+        """Put it into the inbox."""
         with self._lock:
             self._queued += 1
         self._inbox.put(arrived)
@@ -359,6 +455,7 @@ class Engine:
         try:
             while self._take_in():
                 self._step()
+                self._free_unused_adapters()
                 self._embed_next()
                 self._notifier.notify()
             self._end_all(UnavailableError("the server is shutting down"))
@@ -380,8 +477,10 @@ class Engine:
                 self._accept(self._inbox.get_nowait())
         return not self._stopping
 
-    def _accept(self, arrived: Request | EmbeddingJob | None) -> None:
-        if isinstance(arrived, Request):
+    def _accept(self, arrived: Arrival | None) -> None:
+        if isinstance(arrived, Errand):
+            arrived.run()
+        elif isinstance(arrived, Request):
             self._scheduler.add(arrived)
         elif isinstance(arrived, EmbeddingJob):
             self._embeddings.append(arrived)
@@ -390,6 +489,9 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
+            if self._embeddings[0].background and self._scheduler.has_foreground:
+                self._embeddings.rotate(-1)
+                return
             if self._embeddings[0].advance(self._embedder):
                 self._embeddings.popleft()
                 self._count_out()
@@ -429,9 +531,21 @@ class Engine:
 
     def _use_adapter(self, adapter: str | None) -> None:
         if adapter != self._adapter_in_use:
-            own = self._lora if adapter is None else self._adapters[adapter]
+            own = self._lora if adapter is None else self.adapters.handle(adapter)
             use_adapter(self._context, own)
             self._adapter_in_use = adapter
+
+    def _free_unused_adapters(self) -> None:
+        """Free the adapters that were unloaded, with the prefixes computed with them."""
+        unused = self.adapters.collect()
+        if not unused:
+            return
+        self._context.synchronize()
+        if self._adapter_in_use in unused:
+            self._use_adapter(None)
+        for key in unused:
+            self._cache.drop_cached(key)
+        free_all(unused)
 
     def _decode(self, chunks: Sequence[Chunk]) -> list[Request]:
         """Compute the chunks and drafts; returns the requests whose next token can be drawn, in the
@@ -442,17 +556,35 @@ class Engine:
         for request, count in chunks:
             tokens = request.tokens[request.computed : request.computed + count]
             draft = request.draft
-            outputs = 1 + len(draft) if count == request.pending else 0
+            complete = count == request.pending
+            draws = complete and request.sampling.max_tokens != 0
+            outputs = count if request.scored_pending else (1 + len(draft)) * draws
             batch.add([*tokens, *draft], request.computed, request.sequence, outputs=outputs)
-            if outputs:
+            if draws:
                 ready.append(request)
         try:
             self._context.decode(batch)
         except NoRoomError as error:
             free = self._cache.free_cells
             raise EngineError(f"{error.message}, though {free} cells are free") from error
+        request, count = chunks[-1]
+        if request.scored_pending:
+            before = sum(1 + len(one.draft) for one in ready)
+            self._score(request, self._context.batch_logits(before + count)[before:])
         self._scheduler.computed(chunks)
+        for request, _ in chunks:
+            if request.pending == 0 and request.sampling.max_tokens == 0:
+                self._scheduler.finish(request)
+                self._end(request, "length")
         return ready
+
+    def _score(self, request: Request, rows: Floats) -> None:
+        """Note what the model thinks of the prompt's tokens behind those that `rows` are of."""
+        wanted = request.sampling.prompt_logprobs or 0
+        following = request.tokens[request.computed + 1 :]
+        request.score(
+            [token_logprob(row, token, wanted) for row, token in zip(rows, following, strict=False)]
+        )
 
     def _sample(self, ready: Sequence[Request]) -> None:
         counts = [1 + len(request.draft) for request in ready]
@@ -501,6 +633,8 @@ class Engine:
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
+        if token in sampling.stop_tokens:
+            return None
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
@@ -511,6 +645,7 @@ class Engine:
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
         self._count_out()
+        self.adapters.end(request.adapter)
         self._notifier.urgent = True
         request.finish(why)
 
@@ -537,7 +672,7 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
     on_gpu = _on_gpu(settings)
     return PrefixLimits(
         idle_cells=int(settings.prefix_share * n_ctx),
-        share_beside_running=SHARE_BESIDE_RUNNING,
+        share_beside_running=0.0 if on_gpu else SHARE_BESIDE_RUNNING,
         cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
         ram_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )

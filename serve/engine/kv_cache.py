@@ -3,7 +3,8 @@
 A request is a sequence; each of its computed tokens takes one cell of a cache of fixed size.
 Sequences that begin with the same tokens share the cells of that prefix. A finished request leaves
 its sequence behind as a cached prefix, so that a later one with the same beginning need not compute
-it again; what the KV cache has no room for is offloaded to RAM.
+it again; what the KV cache has no room for is offloaded to RAM, and what RAM has no room for is
+written to disk, if the user wants that.
 
 `KVCacheManager` is what the scheduler and the engine use. It reaches llama.cpp through
 `SequenceMemory` alone.
@@ -11,42 +12,35 @@ it again; what the KV cache has no room for is offloaded to RAM.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Tokens = npt.NDArray[np.int32]
-
-SHORTEST_OFFLOADED = 32
-"""A prefix of fewer tokens is not offloaded: computing it again is as fast."""
+from tuneserve.serve.engine.cells import CellAllocator
+from tuneserve.serve.engine.prefix_disk import DiskPrefixes
+from tuneserve.serve.engine.prefixes import (
+    CachedPrefix,
+    OffloadedPrefixes,
+    PrefixCache,
+    SequenceMemory,
+    common_prefix,
+)
 
 WORTH_RESTORING = 8
 """An offloaded prefix is used if it is at least this many tokens longer than the match in the KV
 cache."""
 
+COPIED_IN_A_STEP = 512
+"""Tokens of cached prefixes that a step copies out of the KV cache, a prefix more or less."""
 
-class SequenceMemory(Protocol):
-    """What the manager needs of llama.cpp's context; sequences are named by small numbers."""
+SCATTERED_CELLS = 4096
+"""So many cells without use below the last one in use cost one answer a tenth of its speed; so
+many tokens are not computed again for that."""
 
-    def copy_prefix(self, source: int, target: int, length: int) -> None:
-        """Let `target` (empty) share the first `length` tokens of `source`."""
-
-    def truncate(self, sequence: int, length: int) -> bool:
-        """Forget a sequence's tokens from position `length` on; False if that can't be done."""
-
-    def save(self, sequence: int) -> npt.NDArray[np.uint8]:
-        """A sequence's keys and values, as bytes."""
-
-    def restore(self, sequence: int, data: npt.NDArray[np.uint8]) -> bool:
-        """Fill an empty sequence from saved bytes; False if there is no room for it."""
-
-    def forget(self, sequence: int) -> None:
-        """Free all of a sequence's cells."""
+WORTH_READING = 64
+"""And one on disk if it is at least this many tokens longer than any other match."""
 
 
 class ComputedTokens(Protocol):
@@ -108,14 +102,20 @@ class KVCacheManager:
         sequences: int,
         limits: PrefixLimits,
         can_share: bool = True,
+        disk: DiskPrefixes | None = None,
     ) -> None:
         self._memory = memory
         self._limits = limits
         self._can_share = can_share
         self._cells = CellAllocator(cells)
         self._cached = PrefixCache()
-        self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes)
+        self._disk = disk if can_share else None
+        # Without RAM for it (on a GPU) nothing is copied while requests run: from cells that many
+        # answers took in turn, a copy is as many transfers as it has tokens, for each layer.
+        dropped = self._disk.save if self._disk is not None and limits.ram_bytes else None
+        self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes, dropped=dropped)
         self._ids = list(range(sequences - 1, -1, -1))
+        self._peak = 0
 
     @property
     def free_cells(self) -> int:
@@ -142,12 +142,19 @@ class KVCacheManager:
         wanted = np.asarray(tokens[:-1], np.int32)
         best, best_length = self._cached.longest(adapter, wanted)
         for other in running:
-            if other.adapter != adapter or other.computed <= best_length:
+            if other.adapter != adapter or min(other.computed, len(wanted)) <= best_length:
                 continue
+            if other.tokens[best_length] != tokens[best_length]:
+                continue  # It can't be longer.
             length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
             if length > best_length:
                 best, best_length = other.sequence, length
         key, length = self.offloaded.longest(adapter, wanted)
+        if self._disk is not None:
+            known = max(best_length, length if key is not None else 0)
+            read = self._disk.find(adapter, wanted, known + WORTH_READING)
+            if read is not None:
+                key, length = self.offloaded.put(read), common_prefix(read.tokens, wanted)
         if key is not None and length >= best_length + WORTH_RESTORING:
             tokens_there = len(self.offloaded[key].tokens)
             return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
@@ -177,6 +184,8 @@ class KVCacheManager:
             return 0
         if not self._memory.restore(sequence, prefix.data):
             return 0
+        if not self.offloaded.copies:
+            self.offloaded.clear()  # It came from disk.
         self._cells.append(sequence, match.offloaded_tokens)
         self._memory.truncate(sequence, match.length)
         self._cells.truncate(sequence, match.length)
@@ -193,6 +202,7 @@ class KVCacheManager:
     def append(self, sequence: int, count: int) -> None:
         """`count` more tokens of a sequence were computed; there must be room."""
         self._cells.append(sequence, count)
+        self._peak = max(self._peak, self.used_cells)
 
     def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
         """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
@@ -215,8 +225,9 @@ class KVCacheManager:
         self._ids.append(sequence)
 
     def trim(self) -> None:
-        """Evict one cached prefix if they hold more of the KV cache than their limit. One at a
-        time, since copying it to RAM delays the step."""
+        """Evict cached prefixes while they hold more of the KV cache than their limit: all at once,
+        so that the prompts that come in take their cells instead of others beyond them; but where
+        they are copied, which delays the step, only until COPIED_IN_A_STEP tokens are."""
         cached = self._cached.tokens
         if not cached:
             return
@@ -225,13 +236,41 @@ class KVCacheManager:
         if running := self._cells.tokens - cached:
             beside = max(limits.cells_beside_running, running * limits.share_beside_running)
             most = min(most, beside)
-        if cached > most:
-            self._evict(spare=None)
+        copied = 0
+        while cached > most and copied < COPIED_IN_A_STEP and self._evict(spare=None):
+            left = self._cached.tokens
+            copied += cached - left if self.offloaded.copies else 0
+            cached = left
+
+    def start_low(self, adapter: str | None, tokens: list[int]) -> None:
+        """A request with these tokens ends a time in which none ran. What many together left
+        behind lies scattered over all cells that they held, and on a GPU attention takes as long
+        as if all up to the last one in use were: unless the request needs much of it, it goes."""
+        if self.offloaded.copies or self._peak <= 2 * self.used_cells + SCATTERED_CELLS:
+            return
+        if self.match_prefix(adapter, tokens, []).length < SCATTERED_CELLS:
+            self.clear_cached()
+        self._peak = self.used_cells
 
     def clear_cached(self) -> None:
         """Free every cached prefix in the KV cache, without offloading it."""
         while self._cached:
             self.free(self._cached.popitem(last=False)[0])
+
+    def drop_cached(self, adapter: str) -> None:
+        """Free every cached prefix of an adapter that is no more, in the KV cache and in RAM."""
+        for sequence in self._cached.drop(adapter):
+            self.free(sequence)
+        self.offloaded.drop(adapter)
+
+    def store(self) -> None:
+        """Write all that is cached to disk, the most recently used last; for the end."""
+        if self._disk is None:
+            return
+        for prefix in self.offloaded.values():
+            self._disk.save(prefix)
+        for sequence, prefix in self._cached.items():
+            self._disk.save(self.offloaded.copy_of(sequence, prefix))
 
     def _evict(self, *, spare: int | None) -> bool:
         """Offload the least recently used prefix, and free its cells."""
@@ -241,137 +280,3 @@ class KVCacheManager:
         self.offloaded.save(sequence, self._cached.pop(sequence))
         self.free(sequence)
         return True
-
-
-class CellAllocator:
-    """Reference counts of `size` cells; every sequence holds a list of them, by position.
-
-    A cell is free when no sequence holds it. This repeats llama.cpp's own accounting, which can't
-    be asked, so that it is known before decoding whether a batch fits.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._references = np.zeros(size, np.int32)
-        self._free = list(range(size))
-        self._held: dict[int, list[int]] = {}
-
-    @property
-    def free(self) -> int:
-        return len(self._free)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sequences together; more than their cells, where they share some."""
-        return sum(map(len, self._held.values()))
-
-    def append(self, sequence: int, count: int) -> None:
-        """`count` more tokens of a sequence; there must be room."""
-        if count > len(self._free):
-            raise ValueError(f"{count} cells asked for, {len(self._free)} free")
-        first = len(self._free) - count
-        cells = self._free[first:]
-        del self._free[first:]
-        self._references[cells] = 1
-        self._held.setdefault(sequence, []).extend(cells)
-
-    def share(self, source: int, target: int, length: int) -> None:
-        """`target` (empty) holds the first `length` cells of `source` too."""
-        cells = self._held[source][:length]
-        self._references[cells] += 1
-        self._held[target] = cells
-
-    def truncate(self, sequence: int, length: int) -> None:
-        cells = self._held.get(sequence, [])
-        dropped = cells[length:]
-        del cells[length:]
-        self._references[dropped] -= 1
-        self._free.extend(cell for cell in dropped if self._references[cell] == 0)
-
-    def forget(self, sequence: int) -> None:
-        self.truncate(sequence, 0)
-        self._held.pop(sequence, None)
-
-
-@dataclass(frozen=True, slots=True)
-class CachedPrefix:
-    """The computed tokens of a finished request; `data`: keys and values of an offloaded one."""
-
-    adapter: str | None
-    tokens: Tokens
-    data: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-
-
-class PrefixCache(OrderedDict[int, CachedPrefix]):
-    """Finished sequences by id, the least recently used first; found by longest common prefix."""
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all prefixes together (more than their cells, where they share some)."""
-        return sum(len(prefix.tokens) for prefix in self.values())
-
-    def add(self, sequence: int, new: CachedPrefix) -> list[int]:
-        """Remember a sequence; returns the ids of those that it makes superfluous, removed here."""
-        superfluous = [
-            other
-            for other, prefix in self.items()
-            if prefix.adapter == new.adapter
-            and common_prefix(prefix.tokens, new.tokens) == len(prefix.tokens)
-        ]
-        for other in superfluous:
-            del self[other]
-        self[sequence] = new
-        return superfluous
-
-    def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
-        """(sequence id, length) of the longest prefix of `tokens` that is cached."""
-        lengths = {
-            sequence: common_prefix(prefix.tokens, tokens)
-            for sequence, prefix in self.items()
-            if prefix.adapter == adapter
-        }
-        best = max(lengths, key=lengths.__getitem__, default=None)
-        if best is None or not lengths[best]:
-            return None, 0
-        self.move_to_end(best)
-        return best, lengths[best]
-
-
-class OffloadedPrefixes(PrefixCache):
-    """Copies of finished sequences in RAM, within `limit` bytes; the least recently used is dropped
-    first.
-
-    On a CPU attention visits every cell in use in every step, whichever sequence holds it: prefixes
-    left in the KV cache made eight running answers a third slower. In RAM they cost no time, and
-    copying one back takes a fraction of the time that computing it again would.
-    """
-
-    def __init__(self, memory: SequenceMemory, limit: int) -> None:
-        super().__init__()
-        self._memory = memory
-        self._limit = limit
-        self._keys = count()
-
-    @property
-    def size(self) -> int:
-        """Bytes of all copies."""
-        return sum(len(prefix.data) for prefix in self.values())
-
-    def save(self, sequence: int, prefix: CachedPrefix) -> None:
-        """Copy a sequence out of the KV cache, if it is worth it."""
-        if not self._limit or len(prefix.tokens) < SHORTEST_OFFLOADED:
-            return
-        data = self._memory.save(sequence)
-        if not 0 < len(data) <= self._limit:
-            return
-        self.add(next(self._keys), replace(prefix, data=data))
-        while self.size > self._limit:
-            self.popitem(last=False)
-
-
-def common_prefix(a: Tokens, b: Tokens) -> int:
-    """Number of equal leading elements."""
-    shorter = min(len(a), len(b))
-    different = a[:shorter] != b[:shorter]
-    first = int(different.argmax()) if shorter else 0
-    return first if shorter and different[first] else shorter

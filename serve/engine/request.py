@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
@@ -19,6 +20,9 @@ from tuneserve.serve.engine.types import (
     Timings,
     TokenLogprob,
 )
+
+IN_BACKGROUND: ContextVar[bool] = ContextVar("in_background", default=False)
+"""Are requests submitted from this context background ones, which wait for all others?"""
 
 TimeFunction = Callable[[], float]
 """Seconds from any fixed moment on."""
@@ -61,7 +65,8 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it. `draft` are guesses that the coming step computes behind the one pending token.
+    of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
+    is the key of its LoRA adapter; None: the base alone.
     """
 
     def __init__(
@@ -73,12 +78,14 @@ class Request:
         limit: int,
         adapter: str | None = None,
         stream: bool = False,
+        background: bool = False,
         clock: TimeFunction = time.monotonic,
     ) -> None:
         self.tokens = list(prompt)
         self.prompt_length = len(self.tokens)
         self.sampling = sampling
         self.adapter = adapter
+        self.background = background
         self.sequence = -1
         self.computed = 0
         self.cached_tokens = 0
@@ -92,6 +99,7 @@ class Request:
             self._end = min(limit, self.prompt_length + sampling.max_tokens)
         self._detokenizer = Detokenizer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
         self.submitted = clock()
         self._admitted: float | None = None
@@ -126,6 +134,20 @@ class Request:
         if self._admitted is None:
             self._admitted = self._clock()
             self.cached_tokens = cached
+
+    @property
+    def scored_pending(self) -> int:
+        """Pending tokens whose outputs tell the log probabilities of the prompt's next ones; none
+        unless they are asked for."""
+        if self.sampling.prompt_logprobs is None:
+            return 0
+        return max(0, self.prompt_length - 1 - self.computed)
+
+    def score(self, logprobs: Sequence[TokenLogprob]) -> None:
+        """Add log probabilities of the prompt's tokens behind those that are computed."""
+        # What a preemption has taken is computed once more.
+        del self._prompt_logprobs[self.computed :]
+        self._prompt_logprobs += logprobs
 
     def preempt(self) -> None:
         """The request loses its sequence; its tokens must be computed again."""
@@ -169,6 +191,8 @@ class Request:
                 cached_tokens=self.cached_tokens,
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
+                prompt_logprobs=tuple(self._prompt_logprobs),
+                stopped_by=self._detokenizer.stopped_by,
             )
         )
 

@@ -21,6 +21,9 @@ STEP_SECONDS_BESIDE_DECODING = 0.25
 STEP_SECONDS_ALONE = 0.5
 """How long a step may take when nobody waits for a token: cancellation waits for its end."""
 
+SCORED_AT_ONCE = 64
+"""Prompt tokens of a step whose log probabilities are asked for: each has a row of logits."""
+
 CELLS_PER_RUNNING_ANSWER = 8
 """Free cells beside a newcomer's prompt, for each running answer: with none it would be preempted
 in the next steps."""
@@ -43,8 +46,10 @@ class Scheduler:
     The rules:
     - Requests are admitted in the order of arrival, while fewer than `slots` run and the KV cache
       has room for the prompt.
-    - A step computes one batch, of one LoRA adapter; adapters take turns, the one served longest
-      ago first.
+    - Background requests stand behind all others: they are admitted last and preempted first, and
+      while any other runs they keep their cells and stand still, whatever time passes.
+    - A step computes one batch, of one LoRA adapter; adapters take turns of a few steps, the one
+      served longest ago first.
     - Every running answer of that adapter gets its next token; prompts are computed beside them in
       chunks (chunked prefill), as many tokens as `prefill` allows, `batch_tokens` in all.
     - Where it pays, guesses are computed behind the pending tokens of a step without prompts; they
@@ -77,6 +82,8 @@ class Scheduler:
         self._speculator = speculator
         self._clock = clock
         self._served: dict[str | None, int] = {}
+        self._turn: str | None = None
+        self._turn_began = float("-inf")
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self.steps = 0
@@ -86,9 +93,27 @@ class Scheduler:
     def is_idle(self) -> bool:
         return not self.running and not self.waiting
 
+    @property
+    def has_foreground(self) -> bool:
+        """Is there a request that is not in the background?"""
+        return any(not one.background for one in (*self.running, *self.waiting))
+
     def add(self, request: Request) -> None:
-        """Queue a request."""
-        self.waiting.append(request)
+        """Queue a request, before those in the background unless it is one."""
+        if request.background:
+            self.waiting.append(request)
+        else:
+            self.waiting.insert(self._first_background, request)
+
+    @property
+    def _first_background(self) -> int:
+        """Where background requests begin in the queue."""
+        return sum(not request.background for request in self.waiting)
+
+    @property
+    def _active(self) -> list[Request]:
+        """The running requests that go on: those in the background only if there are no others."""
+        return [one for one in self.running if not one.background] or self.running
 
     def expire(self) -> list[tuple[Request, FinishReason | UnavailableError]]:
         """Take out the requests that are cancelled or past their time: (request, how it ends)."""
@@ -106,6 +131,8 @@ class Scheduler:
         age = now - request.submitted
         if request.cancelled:
             return "cancelled"
+        if request.background:
+            return None
         if request.was_admitted:
             return "length" if 0 < self._answer_seconds < age else None
         if age > self._queue_seconds:
@@ -115,25 +142,28 @@ class Scheduler:
     def schedule(self) -> ScheduledBatch:
         """The next step. The cells that its chunks take are free."""
         self.steps += 1
+        if self.waiting and not self.running:
+            self._cache.start_low(self.waiting[0].adapter, self.waiting[0].tokens)
         self._admit()
         self._cache.trim()
         while self.running:
-            adapter = self._next_adapter()
+            active = self._active
+            adapter = self._next_adapter(active)
             chunks = split_batch(
-                [request for request in self.running if request.adapter == adapter],
+                [request for request in active if request.adapter == adapter],
                 batch_tokens=self._batch_tokens,
-                prefill_tokens=self._prefill.tokens(beside_decoding=self._decoding),
+                prefill_tokens=self._prefill.tokens(beside_decoding=self._short_steps),
             )
             if self._cache.make_room(sum(count for _, count in chunks)):
                 self._served[adapter] = self.steps
                 self._draft(chunks)
                 return ScheduledBatch(chunks, adapter)
-            self._preempt(self.running[-1])
+            self._preempt(self._background_running() or self.running[-1])
         return ScheduledBatch()
 
     def _draft(self, chunks: Sequence[Chunk]) -> None:
         """Let a step of answers alone compute guesses too, in cells and places that are free."""
-        if self._speculator is None or prompt_tokens(chunks):
+        if self._speculator is None or any(request.pending > 1 for request, _ in chunks):
             return
         room = min(self._batch_tokens, self._cache.free_cells) - len(chunks)
         self._speculator.plan([request for request, _ in chunks], room)
@@ -163,22 +193,40 @@ class Scheduler:
             self.waiting.remove(request)
 
     @property
-    def _decoding(self) -> bool:
-        return any(request.generated for request in self.running)
+    def _short_steps(self) -> bool:
+        """Does anybody wait for the step's end? A running answer; and if all that runs is in the
+        background, whoever may come."""
+        return any(request.generated or request.background for request in self._active)
+
+    def _background_running(self) -> Request | None:
+        """The one admitted last of the running requests in the background."""
+        return next((one for one in reversed(self.running) if one.background), None)
 
     def _admit(self) -> None:
-        while self.waiting and len(self.running) < self._slots:
-            match = self._match_with_room(self.waiting[0])
+        while self.waiting:
+            request = self.waiting[0]
+            behind = None if request.background else self._background_running()
+            if len(self.running) >= self._slots:
+                if behind is None:
+                    return
+                self._preempt(behind)
+                continue
+            match = self._match_with_room(request)
             if match is None:
-                return
-            request = self.waiting.popleft()
+                if behind is None:
+                    return
+                self._preempt(behind)
+                continue
+            self.waiting.popleft()
             request.admit(*self._cache.allocate(match))
             self.running.append(request)
 
     def _match_with_room(self, request: Request) -> PrefixMatch | None:
         """What the request begins with, its cells being free; None while too few are."""
         reserve = CELLS_PER_RUNNING_ANSWER * len(self.running) + 1 if self.running else 0
-        found = self._cache.match_prefix(request.adapter, request.tokens, self.running)
+        found = PrefixMatch()
+        if not request.scored_pending:
+            found = self._cache.match_prefix(request.adapter, request.tokens, self.running)
         # The matching prefix may be longer than what is shared, and hold the very cells that the
         # rest of the prompt needs: then the request begins from nothing.
         for match in (found, PrefixMatch()):
@@ -187,34 +235,61 @@ class Scheduler:
                 return match
         return None
 
-    def _next_adapter(self) -> str | None:
-        """Of the adapters (None: the base alone) of running requests the one served longest ago."""
-        adapters = (request.adapter for request in self.running)
-        return min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+    def _next_adapter(self, active: Sequence[Request]) -> str | None:
+        """Of these requests' adapters (None: the base alone) the one whose turn it is.
+
+        A turn lasts some steps, since llama.cpp plans its graphs anew whenever the adapter changes;
+        but no longer than that, all others having had theirs, no answer stood still for more than
+        STEP_SECONDS_BESIDE_DECODING. Then it is the turn of the one served longest ago."""
+        adapters = list(dict.fromkeys(request.adapter for request in active))
+        now = self._clock()
+        spent = (now - self._turn_began) * (len(adapters) - 1)
+        if self._turn in adapters and spent < STEP_SECONDS_BESIDE_DECODING:
+            return self._turn
+        oldest = min(adapters, key=lambda adapter: self._served.get(adapter, 0))
+        if oldest != self._turn:
+            self._turn, self._turn_began = oldest, now
+        return oldest
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
-        self._cache.free(request.sequence)
+        if request.background:
+            # What it has computed is a cached prefix until the cells are needed.
+            computed = request.tokens[: request.computed]
+            self._cache.release(request.sequence, request.adapter, computed)
+        else:
+            self._cache.free(request.sequence)
         request.preempt()
-        self.waiting.appendleft(request)
+        if request.background:
+            self.waiting.insert(self._first_background, request)
+        else:
+            self.waiting.appendleft(request)
         self.preemptions += 1
 
 
 class PrefillBudget:
     """How many prompt tokens a step may compute: `first` to begin with, then, if it `adapts`, what
-    fits the time that a step may take, by how fast the last ones were; `largest` at most."""
+    fits the time that a step may take, by how fast the last ones were; `largest` at most.
+
+    A step with fewer tokens than it might have had, and within its time, says nothing against the
+    budget: much of its time goes to what does not depend on them, above all to running answers.
+    """
 
     def __init__(self, largest: int, first: int, *, adapts: bool = True) -> None:
         self._largest = largest
         self._first = first
         self._adapts = adapts
         self._rate = 0.0  # tokens per second
+        self._granted = 0
+        self._seconds = STEP_SECONDS_ALONE
 
     def tokens(self, *, beside_decoding: bool) -> int:
-        if not self._rate:
-            return min(self._first, self._largest)
         seconds = STEP_SECONDS_BESIDE_DECODING if beside_decoding else STEP_SECONDS_ALONE
-        return max(SMALLEST_CHUNK, min(self._largest, int(self._rate * seconds)))
+        found = self._first
+        if self._rate:
+            found = max(SMALLEST_CHUNK, int(self._rate * seconds))
+        self._granted, self._seconds = min(found, self._largest), seconds
+        return self._granted
 
     def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step with these chunks took that long."""
@@ -222,6 +297,8 @@ class PrefillBudget:
         if tokens < SMALLEST_CHUNK or not self._adapts:
             return
         rate = tokens / seconds
+        if rate < self._rate and tokens < self._granted and seconds < self._seconds:
+            return
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
 
 
@@ -231,15 +308,20 @@ def split_batch(
     """The chunks of a batch of at most `batch_tokens`, of them at most `prefill_tokens` of prompts.
 
     Requests that need one token come first, so that no answer stands still; then prompts in the
-    order of admission.
+    order of admission. Last comes one prompt at most whose tokens are scored, without its last
+    token: that is an answer's.
     """
     chunks = [(request, 1) for request in running if request.pending == 1][:batch_tokens]
     left = min(batch_tokens - len(chunks), prefill_tokens)
+    scored = [request for request in running if request.scored_pending][:1]
     for request in running:
-        if request.pending > 1 and left > 0:
+        if request.pending > 1 and left > 0 and not request.scored_pending:
             count = min(request.pending, left)
             chunks.append((request, count))
             left -= count
+    for request in scored:
+        if left > 0:
+            chunks.append((request, min(request.scored_pending, left, SCORED_AT_ONCE)))
     return chunks
 
 

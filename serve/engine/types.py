@@ -23,6 +23,10 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
+class UnknownAdapterError(EngineError):
+    """A request names an adapter that is not loaded (any more)."""
+
+
 class PromptTooLongError(TuneserveError):
     """A prompt does not fit the context; carries both figures, in tokens. `least`: it has so many
     or more."""
@@ -73,6 +77,10 @@ class SamplingParams:
     never its `thoughts`; with `grammar_after` only what follows the first such mark in it.
     `thinking_budget` is the number of tokens after which thoughts are closed. `shown` are control
     tokens that are part of the answer's text, as others are not.
+
+    `stop_tokens` end the answer as end tokens do; with `ignore_end` end tokens are not chosen.
+    `max_tokens` 0 computes the prompt alone. `prompt_logprobs` is the number of alternatives
+    reported for each token of the prompt but the first; None reports nothing.
     """
 
     temperature: float = 1.0
@@ -93,6 +101,9 @@ class SamplingParams:
     thoughts: Thoughts = "none"
     thinking_budget: int | None = None
     shown: frozenset[int] = frozenset()
+    stop_tokens: frozenset[int] = frozenset()
+    ignore_end: bool = False
+    prompt_logprobs: int | None = None
 
     @property
     def penalizes(self) -> bool:
@@ -136,8 +147,9 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
-    it; `text` has neither it nor the stop string. `cached_tokens` of the prompt came from the
-    prefix cache."""
+    it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
+    prompt came from the prefix cache. `prompt_logprobs` are those of the prompt's tokens but the
+    first."""
 
     text: str
     tokens: tuple[int, ...]
@@ -146,6 +158,8 @@ class Completion:
     cached_tokens: int
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    stopped_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

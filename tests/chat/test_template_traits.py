@@ -42,7 +42,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
         ("microsoft-Phi-3.5-mini-instruct", True, None, None, False),
         ("HuggingFaceTB-SmolLM3-3B", True, None, None, False),
         ("openai-gpt-oss-120b", True, "tools", HERMES, True),
-        ("google-gemma-4-31B-it", True, None, None, True),
+        ("google-gemma-4-31B-it", True, "tools", HERMES, True),
     ],
 )  # fmt: skip
 def test_traits_of_real_templates(

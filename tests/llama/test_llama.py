@@ -185,5 +185,5 @@ def test_locked_memory_stays(demo_gguf: Path) -> None:
 def test_a_split_for_more_devices_than_llama_cpp_knows_is_refused(demo_gguf: Path) -> None:
     with pytest.raises(UsageError, match="at most"):
         LlamaModel(demo_gguf, tensor_split=[1.0] * 1000)
-    with LlamaModel(demo_gguf, tensor_split=[1.0], split_mode="row") as loaded:
+    with LlamaModel(demo_gguf, tensor_split=[1.0], split_mode="none") as loaded:
         assert loaded.n_layer == 30

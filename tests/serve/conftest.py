@@ -36,17 +36,15 @@ def start_server() -> Callable[..., Any]:
     return running_server
 
 
-@pytest.fixture(scope="session")
-def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_lora(path: Path, *, seed: int) -> Path:
     """An adapter of rank 4 with large random weights: it visibly changes what the model says."""
     import gguf
 
-    path = tmp_path_factory.mktemp("lora") / "loud.gguf"
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 64.0)
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     for block in range(30):
         name = f"blk.{block}.ffn_down.weight"
         writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, 1536)).astype(np.float32))
@@ -56,3 +54,15 @@ def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+@pytest.fixture(scope="session")
+def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that visibly changes what the model says."""
+    return write_lora(tmp_path_factory.mktemp("lora") / "loud.gguf", seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one."""
+    return write_lora(tmp_path_factory.mktemp("lora") / "other.gguf", seed=1)

@@ -14,7 +14,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
-from tuneserve.llama import free_gpu_memory
+from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.serve.offload import (
@@ -136,6 +136,8 @@ def test_more_memory_takes_more_layers_and_never_more_than_it_holds(sizes: Model
         ({"tensor_split": (1, 3)}, int((20 << 30) / 0.75)),
         ({"tensor_split": (1, 0)}, 10 << 30),
         ({"split_mode": "none", "main_gpu": 1}, 20 << 30),
+        ({"split_mode": "tensor"}, 20 << 30),
+        ({"split_mode": "tensor", "tensor_split": (1, 3)}, int((20 << 30) / 0.75)),
         ({"vram": 4.0}, (4 << 30) - 2 * CONTEXT_BYTES),
         ({"vram": 4.0, "tensor_split": (0, 1)}, (4 << 30) - CONTEXT_BYTES),
         ({"vram": 100.0}, 30 << 30),
@@ -153,6 +155,28 @@ def test_shares_of_gpus_must_be_shares_of_something(tuneserve: Runner) -> None:
         assert done.returncode == 2
         assert "tensor_split" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_split_that_llama_cpp_has_no_more_is_refused_with_what_to_take(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    done = tuneserve("serve", "x.gguf", "--split-mode", "row", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "known are: layer, tensor, none" in done.stderr
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[serve]\nsplit_mode = "row"\n')
+    done = tuneserve("serve", "x.gguf", "--config", str(recipe), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no split by rows any more: take tensor" in done.stderr
+    with pytest.raises(ValueError, match="needs flash_attention"):
+        ServeSettings(split_mode="tensor", flash_attention=False)
+
+
+def test_without_a_gpu_tensors_are_not_split(demo_gguf: Path) -> None:
+    if free_gpu_memory():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UsageError, match="no GPU that tensors could be split over"):
+        LlamaModel(demo_gguf, split_mode="tensor")
 
 
 def test_without_a_gpu_nothing_is_offloaded(

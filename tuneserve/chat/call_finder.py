@@ -4,7 +4,8 @@ so that the server reads what training writes.
 Hermes and Qwen write
 `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, Llama 3 the JSON object alone, Mistral
 `[TOOL_CALLS][{…}]` or `[TOOL_CALLS]NAME[ARGS]{…}`; any other text around a name and its arguments
-is found as well, as long as the name comes first and the arguments are a JSON object.
+is found as well, as long as the name comes first and the arguments are a JSON object or in one of
+the styles of argument_styles.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from tuneserve.chat.call_formats import CALL_ID, MARK, CallForm
+from tuneserve.chat.argument_styles import (
+    MARK,
+    ArgumentStyle,
+    common_end,
+    common_start,
+    find_arguments,
+    units,
+)
+from tuneserve.chat.call_formats import CALL_ID, CallForm
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 
@@ -72,12 +81,14 @@ _TOOLS = [
 @dataclass(frozen=True)
 class _Rendered:
     """Rendered calls: the text before the first name, the `middles` between name and arguments,
-    the texts `between` calls, and the text `after` the last arguments."""
+    the texts `between` calls, and the text `after` the last arguments; and the `style` of arguments
+    that are no JSON."""
 
     before: str
     middles: tuple[str, ...]
     between: tuple[str, ...]
     after: str
+    style: ArgumentStyle | None = None
 
 
 def _length(rendered: _Rendered) -> int:
@@ -114,7 +125,7 @@ def _written(
 
 def _behind(prompt: str, full: str) -> str:
     """The text of the answer: what `full` has behind the beginning it shares with the prompt."""
-    pairs = zip(_units(prompt), _units(full), strict=False)
+    pairs = zip(units(prompt), units(full), strict=False)
     shared = sum(len(unit) for unit, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return full[shared:].rpartition(CLOSE_THOUGHTS)[2]
 
@@ -122,27 +133,40 @@ def _behind(prompt: str, full: str) -> str:
 def _taken_apart(
     text: str, calls: Sequence[tuple[str, str, Mapping[str, Any]]]
 ) -> _Rendered | None:
-    """The rendering around the calls; None unless all of them are there, in JSON."""
-    pieces, middles = [], []
+    """The rendering around the calls; None unless all of them are there, in one style."""
+    pieces: list[str] = []
+    middles: list[str] = []
     place = 0
+    style: ArgumentStyle | None = None
     for _, name, arguments in calls:
         start = text.find(name, place)
-        opening = text.find("{", start)
-        if start < 0 or opening < 0:
-            return None
-        try:
-            value, end = json.JSONDecoder().raw_decode(text, opening)
-        except (ValueError, RecursionError):
-            return None
-        if value != arguments:
-            return None
+        name_end = start + len(name)
+        span = _json_arguments(text, name_end, arguments) if start >= 0 and not style else None
+        if span is None:
+            found = find_arguments(text, name_end, arguments, style) if start >= 0 else None
+            if found is None or (pieces and style is None):
+                return None
+            style, span = found.style, (found.start, found.end)
         pieces.append(text[place:start])
-        middles.append(text[start + len(name) : opening])
-        place = end
+        middles.append(text[name_end : span[0]])
+        place = span[1]
     parts = [_without_ids(piece) for piece in (*pieces, text[place:])]
-    if any("zq" in part for part in parts):
+    inner = tuple(map(_without_ids, middles))
+    if any("zq" in part for part in (*parts, *inner)):
         return None
-    return _Rendered(parts[0], tuple(map(_without_ids, middles)), tuple(parts[1:-1]), parts[-1])
+    return _Rendered(parts[0], inner, tuple(parts[1:-1]), parts[-1], style)
+
+
+def _json_arguments(
+    text: str, name_end: int, arguments: Mapping[str, Any]
+) -> tuple[int, int] | None:
+    """Where arguments that are a JSON object begin and end."""
+    opening = text.find("{", name_end)
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, opening) if opening >= 0 else (None, 0)
+    except (ValueError, RecursionError):
+        return None
+    return (opening, end) if value == arguments else None
 
 
 def _without_ids(text: str) -> str:
@@ -166,18 +190,23 @@ def _form(one: _Rendered, two: _Rendered | None, turn_end: str) -> CallForm:
     between = rendered.between[0] if several else None
     after = _without_end(rendered.after, turn_end)
     # In front of a call: the section's beginning, then what stands in front of every call.
-    each = rendered.before if between is None else _common_end(rendered.before, between)
+    each = rendered.before if between is None else common_end(rendered.before, between)
     section = rendered.before[: len(rendered.before) - len(each)]
-    head = found[0] if (found := _OBJECT.search(each)) else ""
+    head = found[0] if not rendered.style and (found := _OBJECT.search(each)) else ""
     # Behind a call: what stands behind every call, then the section's end.
-    closing = after if between is None else _common_start(after, between)
+    closing = after if between is None else common_start(after, between)
     section_end = after[len(closing) :]
     tail_end = closing.find("}") + 1 if head else 0
     separator = ""
     if between is not None:
         separator = between[len(closing) : len(between) - len(each)]
+    begin = each.removesuffix(head).strip()
+    if rendered.style is not None and (mark := MARK.match(begin)):
+        # The mark alone tells a call; models vary the white space behind it.
+        begin, head = mark[0], each.strip()[mark.end() :]
     return CallForm(
-        begin=each.removesuffix(head).strip(),
+        style=rendered.style,
+        begin=begin,
         head=head,
         middle=rendered.middles[0],
         tail=closing[:tail_end],
@@ -194,7 +223,11 @@ def _can_be_read(form: CallForm, turn_end: str) -> bool:
     # The end of a turn ends the answer: what comes behind it is never written.
     if any(mark in outside for mark in MARK.findall(turn_end)[:1]):
         return False
-    if CALL_ID in outside + form.head or re.search(r'["{]', outside + form.separator):
+    if CALL_ID in outside + form.head + form.middle * bool(form.style):
+        return False
+    if form.style is not None:
+        return bool(form.triggers)
+    if re.search(r'["{]', outside + form.separator):
         return False
     if form.is_object:
         return bool(form.name_key and form.arguments_key and form.tail)
@@ -207,21 +240,5 @@ _OBJECT = re.compile(r'\{\s*"[^{}]*"\Z')
 
 def _without_end(text: str, turn_end: str) -> str:
     text = text.rstrip()
-    ended = _common_end(text, turn_end.rstrip())
+    ended = common_end(text, turn_end.rstrip())
     return text[: len(text) - len(ended)]
-
-
-def _units(text: str) -> list[str]:
-    """Marks, words, white space and other characters: what is alike or not as a whole."""
-    return re.findall(rf"{MARK.pattern}|\s+|\w+|.", text, re.DOTALL)
-
-
-def _common_start(first: str, second: str) -> str:
-    pairs = zip(_units(first), _units(second), strict=False)
-    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _common_end(first: str, second: str) -> str:
-    pairs = zip(reversed(_units(first)), reversed(_units(second)), strict=False)
-    same = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-    return "".join(reversed(same))

@@ -8,21 +8,23 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from tuneserve.chat.argument_styles import MARK, ArgumentStyle, BareKeys, Tagged
+
 CALL_ID = "\x00"
 """Stands in a form's texts for the id of a call."""
 PYTHON_TAG = "<|python_tag|>"
 """What Llama 3 may write before a call."""
-MARK = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
-"""What may be a token of its own in a form's texts."""
 
 
 @dataclass(frozen=True)
 class CallForm:
     """How calls are written: `section`, then for each call `begin`, `head`, its name, `middle`, its
-    arguments (a JSON object), `tail` and `end`, with `separator` between them, then `section_end`.
+    arguments (a JSON object, or in another `style`), `tail` and `end`, with `separator` between
+    them, then `section_end`.
 
-    `head` is '' where the name stands bare, or begins a JSON object, which `tail` closes. Outer
-    white space is in none of the texts but `middle` and `tail`.
+    `head` is '' where the name stands bare, or begins a JSON object, which `tail` closes; with a
+    style it is what `begin` has behind its mark. Outer white space is in none of the texts but
+    `head`, `middle` and `tail`.
     """
 
     begin: str = ""
@@ -34,11 +36,12 @@ class CallForm:
     section_end: str = ""
     separator: str = ""
     several: bool = True
+    style: ArgumentStyle | None = None
 
     @property
     def is_object(self) -> bool:
         """Is a call one JSON object?"""
-        return bool(self.head)
+        return bool(self.head) and self.style is None
 
     @property
     def in_list(self) -> bool:
@@ -76,8 +79,13 @@ class CallForm:
     @property
     def marks(self) -> frozenset[str]:
         """All that may be a token of its own."""
-        texts = (self.section, self.begin, self.head, self.middle, self.tail, self.end,
-                 self.section_end)  # fmt: skip
+        texts = [self.section, self.begin, self.head, self.middle, self.tail, self.end,
+                 self.section_end]  # fmt: skip
+        match self.style:
+            case Tagged(key_begin, text_begin, json_begin, value_end):
+                texts += [key_begin, text_begin, json_begin, value_end]
+            case BareKeys(quote):
+                texts.append(quote)
         found = {mark for text in texts for mark in MARK.findall(text)}
         if self.in_channels:
             found |= {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"}
@@ -99,6 +107,14 @@ class CallForm:
         before = "".join(rf"(?:{re.escape(mark)})?\s*" for mark in self.triggers[:1])
         before += r"[\[,\s]*" if self.in_list else ""
         before += "".join(rf"(?:{re.escape(mark)})?\s*" for mark in self.triggers[1:])
+        if self.style is not None:
+            # Where nothing stands behind the name, what follows it tells that it is whole.
+            behind = {text[0] for text in (self.style.first, self.end, self.section_end) if text}
+            follows = "".join(map(re.escape, sorted(behind)))
+            around = _loose(self.head), _loose(self.middle)
+            return re.compile(
+                rf"\s*{before}{around[0]}(?P<name>[\w.-]+){around[1]}(?=[\s{follows}])"
+            )
         if not self.is_object:
             middle = _loose(self.middle)
             return re.compile(rf"{before}(?P<name>[\w.-]+){middle}\s*(?=\{{)")

@@ -303,8 +303,15 @@ def _completion(
         start = template.render(**{**arguments, **ended}).find(_ANSWER_MARK)
         if start < 0:
             return None
-    calls = bool(last.get("tool_calls"))
-    return complete(prompt, full, content, last.get(REASONING), calls=calls, start=start)
+    calls = last.get("tool_calls") or ()
+    thoughts = last.get(REASONING)
+    whole = complete(prompt, full, content, thoughts, calls=bool(calls), start=start)
+    if whole is None or all(call["function"]["name"] in whole.text for call in calls):
+        return whole
+    # The template writes the text behind the calls: all of the turn is the answer.
+    whole = complete(prompt, full, "", thoughts, calls=True)
+    has_all = whole is not None and all(c["function"]["name"] in whole.text for c in calls)
+    return whole if has_all else None
 
 
 def encode(

@@ -75,7 +75,8 @@ def template_traits(template: ChatTemplate) -> TemplateTraits:
 @lru_cache(maxsize=256)
 def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
     template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
-    style, form = _call_style(template), call_form(template)
+    form = call_form(template)
+    style = _call_style(template, as_json=form is None or form.style is None)
     # What an answer calls must be told from its text again.
     calls = style if form else None
     tools = next((name for name in _TOOL_VARIABLES if _writes_tools(template, name)), None)
@@ -113,11 +114,13 @@ def _own_thoughts(template: ChatTemplate, calls: CallStyle | None) -> bool:
     return any(_THOUGHTS in text and CLOSE_THOUGHTS not in text for text in texts)
 
 
-def _call_style(template: ChatTemplate) -> CallStyle | None:
+def _call_style(template: ChatTemplate, *, as_json: bool = True) -> CallStyle | None:
     """The style whose rendering holds the call and its result, and nothing that is needless: the
-    shortest one."""
+    shortest one. Arguments can be given as text only where they are written `as_json`."""
     found = []
     for short, null, text in product((False, True), repeat=3):
+        if text and not as_json:
+            continue
         style = CallStyle(null_content=null, text_arguments=text, short_ids=short)
         rendered = _rendered(template, _calling(style), tools=[_DESCRIBED])
         if _is_whole(rendered):

@@ -88,10 +88,14 @@ class ThoughtStream:
             found += self._take_answer()
         return found
 
-    def finish(self) -> list[tuple[bool, str]]:
-        """The text that is still held back when the answer ends, as `feed` gives it."""
+    def finish(self, *, cut: bool = False) -> list[tuple[bool, str]]:
+        """The text that is still held back when the answer ends, as `feed` gives it. Of an answer
+        that was `cut` the beginning of a mark is no text."""
         rest, self._held = self._held, ""
         starts = self._state == "start" and self._left == "open"
+        if cut:
+            mark = OPEN_THOUGHTS if self._state == "start" else CLOSE_THOUGHTS
+            rest = rest[: len(rest) - overlap(rest, mark)]
         thinks = starts or self._state == "thoughts"
         if thinks:
             rest = rest.strip(_WHITE) if starts or self._trim else rest.rstrip(_WHITE)
@@ -224,7 +228,7 @@ def _tail(prompt: str, full: str, answer: str, *, calls: bool, start: int | None
     # (without <think>, for instance): take the answer and what closes the turn.
     turn = _turn_start(prompt, full)
     if not answer.strip():
-        return full[turn:] if calls else None
+        return full[_tag_start(full, turn) :] if calls else None
     if start is not None:
         return (
             full[start:]
@@ -234,6 +238,13 @@ def _tail(prompt: str, full: str, answer: str, *, calls: bool, start: int | None
     places = (full.find(text, turn) for text in (answer, answer.strip()))
     found = next((place for place in places if place >= 0), None)
     return None if found is None else full[found:]
+
+
+def _tag_start(text: str, place: int) -> int:
+    """The beginning of the tag that a place is within, or else the place."""
+    start = text.rfind("<", 0, place)
+    inside = start >= 0 and not any(one.isspace() or one == ">" for one in text[start:place])
+    return start if inside else place
 
 
 def _turn_start(prompt: str, full: str) -> int:
@@ -247,6 +258,8 @@ def _turn_start(prompt: str, full: str) -> int:
     opening = prompt.rfind(OPEN_THOUGHTS)
     if opening < 0 or not 0 <= parted - opening <= len(OPEN_THOUGHTS):
         return parted
+    if full.startswith(CLOSE_THOUGHTS, opening) and CLOSE_THOUGHTS in prompt[opening:]:
+        return opening + len(CLOSE_THOUGHTS)
     # The answer may share its first characters with the tag that the prompt ends with ('<b>'), or
     # follow thoughts that the template wrote itself.
     written = full.startswith(OPEN_THOUGHTS, opening)

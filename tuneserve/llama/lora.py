@@ -15,7 +15,7 @@ from tuneserve.llama.model import LlamaModel
 
 
 def load_adapter(model: LlamaModel, path: Path) -> Any:
-    """llama.cpp's handle of an adapter; it lives as long as the model.
+    """llama.cpp's handle of an adapter; it lives as long as the model, or until `free_adapter`.
 
     Raises UsageError or TuneserveError naming the file that can't be loaded.
     """
@@ -29,6 +29,11 @@ def load_adapter(model: LlamaModel, path: Path) -> Any:
             hint="It must be a LoRA GGUF made for this base model.",
         )
     return handle
+
+
+def free_adapter(adapter: Any) -> None:
+    """Free an adapter (of `load_adapter`) that no context computes with."""
+    backend().llama_adapter_lora_free(adapter)
 
 
 def use_adapter(context: LlamaContext, adapter: Any | None) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.reader import check_is_gguf
@@ -15,6 +15,7 @@ from tuneserve.llama.library import (
     backend,
     built_with_amx,
     forget_errors,
+    free_gpu_memory,
     last_error,
     load_mode,
 )
@@ -24,8 +25,7 @@ from tuneserve.llama.special_texts import (
     SpecialTexts,
     TooManyTokensError,
 )
-
-SplitMode = Literal["layer", "row", "none"]
+from tuneserve.settings import SplitMode
 
 SHORT_TEXT = 4096
 FEW_SPECIAL = 256
@@ -61,6 +61,12 @@ class LlamaModel:
         check_is_gguf(path)
         self.path = path
         self._api = backend()
+        if split_mode == "tensor" and not free_gpu_memory():
+            raise UsageError(
+                "there is no GPU that tensors could be split over",
+                where="split_mode",
+                hint="Leave it out, or install llama-cpp-python for this machine's GPUs.",
+            )
         params = self._api.llama_model_default_params()
         params.n_gpu_layers = gpu_layers if gpu_layers >= 0 else 1 << 20
         params.split_mode = getattr(self._api, f"LLAMA_SPLIT_MODE_{split_mode.upper()}")

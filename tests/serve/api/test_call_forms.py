@@ -49,10 +49,25 @@ AS_TOKENS = {
     },
     "Qwen-Qwen2.5-7B-Instruct": {"<tool_call>": "<jupyter_start>", "</tool_call>": "<file_sep>"},
     "mistralai-Mistral-Nemo-Instruct-2407": {"[TOOL_CALLS]": "<repo_name>"},
+    "GLM-4.6": {
+        "<tool_call>": "<jupyter_start>",
+        "</tool_call>": "<file_sep>",
+        "<arg_key>": "<jupyter_text>",
+        "</arg_key>": "<jupyter_code>",
+        "<arg_value>": "<jupyter_output>",
+        "</arg_value>": "<jupyter_script>",
+    },
+    "google-gemma-4-31B-it": {
+        "<|tool_call>": "<jupyter_start>",
+        "<tool_call|>": "<file_sep>",
+        '<|"|>': "<jupyter_text>",
+    },
 }
 """Templates whose marks stand for control tokens, here those of the demo model's vocabulary."""
 
 OF_EACH_FORM = (
+    "LFM2.5-8B-A1B",
+    "Qwen3-Coder",
     "HuggingFaceTB-SmolLM3-3B",
     "Qwen-Qwen3-0.6B",
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",

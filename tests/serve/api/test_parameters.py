@@ -21,6 +21,12 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 EXAMPLES: dict[str, dict[str, Any]] = {
     "messages": {},
     "model": {"model": "demo"},
+    "metadata": {"metadata": {"a": "b"}},
+    "modalities": {"modalities": ["text"]},
+    "prediction": {"prediction": {"type": "content", "content": "x"}},
+    "reasoning_effort": {"reasoning_effort": "none"},
+    "store": {"store": True},
+    "verbosity": {"verbosity": "medium"},
     "audio": {"audio": {"format": "wav", "voice": "alloy"}},
     "frequency_penalty": {"frequency_penalty": 0.5},
     "function_call": {"function_call": "auto"},
@@ -45,7 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "user": {"user": "someone"},
 }
 OTHER = "x"
-"""Value of parameters that are refused whatever their value."""
+"""Value of parameters that are refused, or have no effect, whatever their value."""
 
 
 def table() -> dict[str, str]:
@@ -105,15 +111,15 @@ FORMAT = {"response_format": {"type": "json_object"}}
         ({"top_logprobs": 2}, "top_logprobs needs logprobs to be true"),
         (
             {"tools": [TOOL], "tool_choice": "required", **FORMAT},
-            "a required tool call and a response_format exclude each other",
+            "a required tool call and response_format exclude each other",
         ),
         (
             {"tools": [TOOL], "tool_choice": "required", "grammar": 'root ::= "a"'},
-            "grammar excludes response_format and a required tool call",
+            "a required tool call and grammar exclude each other",
         ),
         (
             {"grammar": 'root ::= "a"', **FORMAT},
-            "grammar excludes response_format and a required tool call",
+            "grammar and response_format exclude each other",
         ),
         (
             {"messages": [{**MESSAGES[0], "tool_calls": [{**CALL, "id": "1"}]}]},

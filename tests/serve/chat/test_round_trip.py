@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tuneserve.chat.argument_styles import BareKeys, Python, Tagged
 from tuneserve.chat.call_finder import call_form
 from tuneserve.chat.call_formats import CallForm
 from tuneserve.chat.examples import Example
@@ -94,7 +95,69 @@ HARMONY = CallForm(
     end="<|call|>",
     several=False,
 )
+QWEN_CODER = CallForm(
+    begin="<tool_call>",
+    head="\n<function=",
+    middle=">\n",
+    tail="",
+    end="</function>\n</tool_call>",
+    style=Tagged("<parameter=", ">\n", ">\n", "\n</parameter>"),
+)
+GLM = CallForm(
+    begin="<tool_call>",
+    head="",
+    middle="\n",
+    tail="",
+    end="</tool_call>",
+    style=Tagged("<arg_key>", "</arg_key>\n<arg_value>", "</arg_key>\n<arg_value>", "</arg_value>"),
+)
+MINIMAX = CallForm(
+    section="<minimax:tool_call>",
+    begin='<invoke name="',
+    head="",
+    middle='">\n',
+    tail="",
+    end="</invoke>",
+    section_end="</minimax:tool_call>",
+    style=Tagged('<parameter name="', '">', '">', "</parameter>"),
+)
+DSML = CallForm(
+    section="<｜DSML｜function_calls>",
+    begin='<｜DSML｜invoke name="',
+    head="",
+    middle='">\n',
+    tail="",
+    end="</｜DSML｜invoke>",
+    section_end="</｜DSML｜function_calls>",
+    style=Tagged(
+        '<｜DSML｜parameter name="', '" string="true">', '" string="false">', "</｜DSML｜parameter>"
+    ),
+)
+LFM2 = CallForm(
+    section="<|tool_call_start|>[",
+    head="",
+    middle="",
+    tail="",
+    separator=",",
+    section_end="]<|tool_call_end|>",
+    style=Python(),
+)
+GEMMA_4 = CallForm(
+    begin="<|tool_call>",
+    head="call:",
+    middle="",
+    tail="",
+    end="<tool_call|>",
+    style=BareKeys('<|"|>'),
+)
 FORMS: dict[str, CallForm | None] = {
+    "GLM-4.6": GLM,
+    "LFM2.5-8B-A1B": LFM2,
+    "MiniMax-M2": MINIMAX,
+    "Qwen3-Coder": QWEN_CODER,
+    "Qwen3.5-4B": QWEN_CODER,
+    "deepseek-ai-DeepSeek-V3.2": DSML,
+    "google-gemma-4-31B-it": GEMMA_4,
     "HuggingFaceTB-SmolLM3-3B": None,
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": MARKED,
     "Qwen-QwQ-32B": MARKED,
@@ -118,7 +181,8 @@ FORMS: dict[str, CallForm | None] = {
     "unsloth-mistral-Devstral-Small-2507": MISTRAL_NAMED,
 }
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "</s>", "<｜end▁of▁sentence｜>", "<end_of_turn>",
-        "<|end_of_text|>", "<|end|>", "<|call|>", "<|return|>")  # fmt: skip
+        "<|end_of_text|>", "<|end|>", "<|call|>", "<|return|>", "[e~[", "<|tool_response>",
+        "<turn|>")  # fmt: skip
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"city": "Rome"},
@@ -137,6 +201,7 @@ TOOLS: tuple[dict[str, Any], ...] = tuple(
     }
     for name in ("look_up", "get-time")
 )
+FUNCTIONS = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
 
 
 @pytest.fixture(params=sorted(FORMS))
@@ -187,7 +252,9 @@ def reader(template: ChatTemplate, rendering: Rendering) -> PartReader | Channel
     if form.in_channels:
         return ChannelReader(calls=True)
     thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
-    return PartReader(thoughts_left(rendering.prompt, thinks=thinks), calls=form)
+    return PartReader(
+        thoughts_left(rendering.prompt, thinks=thinks), calls=form, functions=FUNCTIONS
+    )
 
 
 def read(template: ChatTemplate, rendering: Rendering) -> list[Part]:
@@ -262,7 +329,8 @@ def test_a_call_after_a_result(named: tuple[str, ChatTemplate]) -> None:
     second = calling(("get-time", {"city": "Oslo"}))
     rendering = rendered(template, first, result, second)
     assert told(read(template, rendering)) == [("get-time", {"city": "Oslo"})]
-    assert '"Rome"' in rendering.prompt
+    quoted = template_traits(template).form.style is None
+    assert ('"Rome"' if quoted else "Rome") in rendering.prompt
     assert "11 o'clock" in rendering.prompt
 
 

@@ -569,7 +569,10 @@ def test_calls_follow_each_other_if_they_may(grammars: GrammarCompiler, allows: 
 
 @pytest.mark.parametrize(
     ("parameters", "word"),
-    [({"type": "string"}, "must be an object"), ({"properties": {"a": {"not": {}}}}, '"not"')],
+    [
+        ({"type": "string"}, "must be an object"),
+        ({"properties": {"a": {"not": {"type": "null"}}}}, '"not"'),
+    ],
 )
 def test_the_tool_that_can_not_be_enforced_is_named(
     grammars: GrammarCompiler, parameters: Any, word: str

@@ -65,7 +65,12 @@ class Server:
         return self.now
 
     def submit(
-        self, prompt: int | Sequence[int], answer: int | None = None, adapter: str | None = None
+        self,
+        prompt: int | Sequence[int],
+        answer: int | None = None,
+        adapter: str | None = None,
+        *,
+        background: bool = False,
     ) -> Request:
         """Queue a prompt of so many tokens that no other has, or of these; the answer has `answer`
         tokens, or no end."""
@@ -77,6 +82,7 @@ class Server:
             generation,
             limit=self.cells,
             adapter=adapter,
+            background=background,
             clock=self.clock,
         )
         self.generations[request] = generation
@@ -190,16 +196,21 @@ def test_room_is_made_for_the_whole_of_an_offloaded_prefix() -> None:
     assert one.cached_tokens == 50
 
 
-def test_each_step_evicts_one_of_too_many_cached_prefixes() -> None:
-    server = Server(limits=replace(NOTHING_KEPT, idle_cells=25))
-    for _ in range(3):
-        server.submit(20, 1)
+@pytest.mark.parametrize(("copied", "kept_after"), [(0, [20, 20, 20]), (10_000, [1320, 720, 20])])
+def test_each_step_evicts_cached_prefixes_beyond_their_limit(
+    copied: int, kept_after: list[int]
+) -> None:
+    """All at once; where they are copied to RAM, one of 600 tokens is enough for a step."""
+    limits = replace(NOTHING_KEPT, idle_cells=25, ram_bytes=copied)
+    server = Server(cells=2000, batch_tokens=2000, prefill=2000, limits=limits)
+    for size in (600, 600, 700, 20):
+        server.submit(size, 1)
     server.step()
     kept = []
     for _ in range(3):
         server.step()
         kept.append(server.cache.used_cells)
-    assert kept == [40, 20, 20]
+    assert kept == kept_after
 
 
 # -- chunked prefill ---------------------------------------------------------------------------
@@ -262,6 +273,22 @@ def test_prompts_beside_answers_get_what_fits_a_step() -> None:
     for _ in range(40):
         observe(40, 40.0)
     assert budget.tokens(beside_decoding=True) == 32
+
+
+def test_few_tokens_in_a_short_step_say_nothing_against_the_budget() -> None:
+    """Beside many answers a step takes long whatever it has of prompts: by that alone, prompts that
+    come together later would get less and less of a step."""
+    budget = PrefillBudget(largest=2048, first=512)
+    answers = [(pending(1), 1)] * 100
+    budget.observe([(pending(500), 500)], 0.1)
+    for _ in range(40):
+        assert budget.tokens(beside_decoding=True) == 1250
+        budget.observe([*answers, (pending(40), 40)], 0.08)
+    # As much as it might have had, or a step that was too long: that does.
+    budget.observe([*answers, (pending(1250), 1250)], 0.5)
+    assert budget.tokens(beside_decoding=True) == 1062
+    budget.observe([*answers, (pending(40), 40)], 0.5)
+    assert budget.tokens(beside_decoding=True) == 749
 
 
 def test_one_slow_step_does_not_decide_the_budget() -> None:
@@ -423,6 +450,52 @@ def test_a_cancelled_request_ends_wherever_it_is() -> None:
     assert not server.scheduler.waiting
 
 
+# -- the background ----------------------------------------------------------------------------
+
+
+def test_background_requests_stand_still_while_another_runs() -> None:
+    server = Server(slots=4)
+    behind = server.submit(5, 6, background=True)
+    server.steps(2)
+    assert behind.generated == 2
+    chat = server.submit(5, 3)
+    for batch in server.steps(3):
+        assert [request for request, _ in batch.chunks] == [chat]
+    assert (chat.generated, behind.generated) == (3, 2)
+    server.steps(4)
+    assert behind.generated == 6
+
+
+def test_others_overtake_background_requests_in_the_queue_and_take_their_slots() -> None:
+    server = Server(slots=2, limits=ALL_KEPT)
+    behind = [server.submit(20, 5, background=True) for _ in range(3)]
+    server.step()
+    assert server.scheduler.running == behind[:2]
+    chats = [server.submit(5, 4) for _ in range(3)]
+    server.step()
+    assert server.scheduler.running == chats[:2]
+    assert list(server.scheduler.waiting) == [chats[2], *behind[:2], behind[2]]
+    server.steps(40)
+    assert [request for request, _ in server.ended] == [*chats, *behind]
+    # What was computed of those that gave their slots back is found again.
+    assert server.scheduler.preemptions == 2
+    assert all(len(request.tokens) == 25 for request in behind)
+
+
+def test_background_requests_give_their_cells_first_and_have_no_limit_of_time() -> None:
+    server = Server(cells=60, slots=4, queue_seconds=5, answer_seconds=5)
+    behind = server.submit(30, 5, background=True)
+    server.step()
+    chat = server.submit(40, 4)
+    server.step()
+    assert (chat.generated, behind.computed) == (1, 0)
+    server.steps(20)
+    assert [(request, why) for request, why in server.ended] == [
+        (chat, "length"), (behind, "length"),
+    ]  # fmt: skip
+    assert behind.generated == 5
+
+
 # -- adapters ----------------------------------------------------------------------------------
 
 
@@ -432,6 +505,20 @@ def test_a_batch_has_one_adapter_and_adapters_take_turns() -> None:
     for batch in server.steps(9):
         assert {request.adapter for request, _ in batch.chunks} == {batch.adapter}
     assert [request.generated for request in (base, one, two)] == [3, 3, 3]
+
+
+def test_a_turn_lasts_some_steps_that_are_short() -> None:
+    server = Server()
+    for name in ("one", "two", "three"):
+        server.submit(5, adapter=name)
+    turns = [server.step(0.05).adapter for _ in range(12)]
+    # No answer stands still for more than a quarter of a second, and a step.
+    assert turns == ["one"] * 3 + ["two"] * 3 + ["three"] * 3 + ["one"] * 3
+    server = Server()
+    server.submit(5, 4, adapter="one")
+    server.submit(5, adapter="two")
+    turns = [server.step(0.001).adapter for _ in range(8)]
+    assert turns == ["one"] * 4 + ["two"] * 4
 
 
 def test_an_adapters_turn_comes_however_many_ask_for_another() -> None:

@@ -1,0 +1,110 @@
+"""Adapters loaded and unloaded over HTTP, with an admin key. Paths, fields and answers are vLLM's:
+https://docs.vllm.ai/en/latest/features/lora.html"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from tuneserve.console import say
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.engine import EngineError, UnknownAdapterError
+from tuneserve.serve.engine.adapter_directory import AdapterDirectory
+from tuneserve.serve.engine.adapters import check_name
+
+LOAD = "/v1/load_lora_adapter"
+UNLOAD = "/v1/unload_lora_adapter"
+ADMIN_PATHS = frozenset({LOAD, UNLOAD})
+"""They ask for an admin key instead of an API key."""
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class LoadRequest(BaseModel):
+    """Body of POST /v1/load_lora_adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: Name
+    """The name that requests give as `model`."""
+    lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
+    """The GGUF, relative to the adapter directory; or an absolute path inside it."""
+    load_inplace: bool = False
+    """Replace an adapter of this name. Requests that have begun end with the former one."""
+
+
+class UnloadRequest(BaseModel):
+    """Body of POST /v1/unload_lora_adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lora_name: Name
+    lora_int_id: int | None = None
+    """A number that vLLM gives adapters; the name alone counts here."""
+
+
+def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
+    """POST /v1/load_lora_adapter and /v1/unload_lora_adapter."""
+    router = APIRouter()
+
+    @router.post(LOAD, response_class=PlainTextResponse)
+    async def load(body: LoadRequest) -> str:
+        """Serve a LoRA adapter of the adapter directory under a name."""
+        await asyncio.to_thread(_load, service, directory, body)
+        say(f"adapter '{body.lora_name}' is served (asked for)")
+        return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+
+    @router.post(UNLOAD, response_class=PlainTextResponse)
+    async def unload(body: UnloadRequest) -> str:
+        """Serve an adapter no more. Requests that have begun with it go on to their end."""
+        try:
+            await asyncio.to_thread(service.engine.unload_adapter, body.lora_name)
+        except UnknownAdapterError as error:
+            raise ApiError(
+                404,
+                f"There is no adapter '{body.lora_name}' here.",
+                code="adapter_not_found",
+                param="lora_name",
+            ) from error
+        say(f"adapter '{body.lora_name}' is served no more (asked for)")
+        return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+
+    return router
+
+
+def _load(service: Service, directory: AdapterDirectory, body: LoadRequest) -> None:
+    """Raises ApiError, naming the field that is wrong, EngineError."""
+    refused = partial(ApiError, 400, code="invalid_value")
+    try:
+        check_name(body.lora_name)
+    except UsageError as error:
+        raise refused(_told(error), param="lora_name") from error
+    taken = service.engine.adapters.key_of(body.lora_name) is not None
+    if body.lora_name == service.name or (taken and not body.load_inplace):
+        raise ApiError(
+            400,
+            f"The name '{body.lora_name}' is taken; load_inplace replaces an adapter.",
+            code="adapter_exists",
+            param="lora_name",
+        )
+    try:
+        path = directory.inside(Path(body.lora_path))
+        service.engine.load_adapter(body.lora_name, path, replace=body.load_inplace)
+    except EngineError:
+        raise
+    except TuneserveError as error:
+        raise refused(_told(error), param="lora_path") from error
+
+
+def _told(error: TuneserveError) -> str:
+    """The reason, without the path on this machine."""
+    reason = ": ".join([error.message, "; ".join(error.problems[:5])]).removesuffix(": ")
+    return f"{reason[0].upper()}{reason[1:]}."

@@ -1,0 +1,152 @@
+"""Paths of OpenAI's Responses API."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+
+from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.generation_routes import STREAMED
+from tuneserve.serve.api.middleware import key_in
+from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
+from tuneserve.serve.api.openai_responses.protocol import (
+    CountRequest,
+    DeletedResponse,
+    InputTokens,
+    ItemList,
+    ResponseObject,
+    ResponsesRequest,
+)
+from tuneserve.serve.api.openai_responses.store import ResponseStore
+from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
+from tuneserve.serve.api.openai_responses.writer import ResponseWriter
+from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.service import Service
+from tuneserve.serve.api.translated import answer, count_tokens
+
+MIB = 2**20
+
+
+def responses_router(service: Service) -> APIRouter:
+    """POST /v1/responses, with its name without /v1, and what there is about stored ones."""
+    router = APIRouter()
+    store = ResponseStore(service.settings.response_store * MIB)
+
+    def owner_of(request: Request) -> str:
+        """Whose responses a request may see: those of its API key, if keys are asked for."""
+        if service.settings.api_key_file is None:
+            return ""
+        return hashlib.sha256(key_in(dict(request.headers.raw))).hexdigest()
+
+    def conversation(owner: str, body: CountRequest) -> list[InputItem]:
+        """The stored items that a request goes on from, and its own."""
+        items: list[InputItem] = []
+        if body.previous_response_id is not None:
+            previous = body.previous_response_id
+            items += read_items(store.get(owner, previous, param="previous_response_id").items)
+        for item in body.input:
+            if isinstance(item, ItemReference):
+                items += read_items([store.item(owner, item.id)])
+            else:
+                items.append(item)
+        return items
+
+    @router.post("/responses", include_in_schema=False)
+    @router.post("/v1/responses", response_model=ResponseObject, responses=STREAMED)
+    async def create(body: ResponsesRequest, request: Request) -> Response:
+        """The next turn of a conversation, in the form of OpenAI's newer API."""
+        owner = owner_of(request)
+        items = conversation(owner, body)
+        chat = as_chat(body, items)
+
+        def keep(response: ResponseObject) -> None:
+            if body.stores:
+                store.put(owner, response, [_stored(item) for item in items])
+
+        def writer(name: str, turn: Turn) -> ResponseWriter:
+            return ResponseWriter(name, service.engine.model, turn, body, keep)
+
+        return await answer(service, request, chat, NAMES, writer, ignored=body.ignored)
+
+    @router.post("/v1/responses/input_tokens")
+    async def input_tokens(body: CountRequest, request: Request) -> InputTokens:
+        """How many tokens the prompt of such a response has."""
+        chat = as_chat(body, conversation(owner_of(request), body))
+        count = await count_tokens(service, chat, NAMES)
+        return InputTokens(object="response.input_tokens", input_tokens=count)
+
+    @router.get("/v1/responses/{response_id}", response_model=ResponseObject)
+    async def retrieve(response_id: str, request: Request) -> Response:
+        """A stored response."""
+        if request.query_params.get("stream", "false").lower() != "false":
+            raise ApiError(
+                400, "A stored response is not streamed again.", code="invalid_value",
+                param="stream",
+            )  # fmt: skip
+        stored = store.get(owner_of(request), response_id, param="response_id")
+        return Response(to_json(stored.response), media_type="application/json")
+
+    @router.delete("/v1/responses/{response_id}")
+    async def delete(response_id: str, request: Request) -> DeletedResponse:
+        """Forget a stored response."""
+        store.delete(owner_of(request), response_id)
+        return DeletedResponse(id=response_id, object="response", deleted=True)
+
+    @router.post("/v1/responses/{response_id}/cancel", response_model=ResponseObject)
+    async def cancel(response_id: str, request: Request) -> Response:
+        """Refused: only responses in the background can be cancelled, and there are none."""
+        store.get(owner_of(request), response_id, param="response_id")
+        raise ApiError(
+            400,
+            "Only a response in the background can be cancelled; close the connection of another.",
+            code="not_in_background",
+            param="response_id",
+        )
+
+    @router.get("/v1/responses/{response_id}/input_items", response_model=ItemList)
+    async def input_items(
+        response_id: str,
+        request: Request,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+    ) -> Response:
+        """The items that a stored response answers, those of earlier turns included."""
+        stored = store.get(owner_of(request), response_id, param="response_id")
+        items = list(stored.input if order == "asc" else reversed(stored.input))
+        if after is not None:
+            places = [place for place, item in enumerate(items) if item["id"] == after]
+            if not places:
+                raise ApiError(404, "There is no such item.", code="item_not_found", param="after")
+            items = items[places[0] + 1 :]
+        shown = items[:limit]
+        listed = ItemList(
+            object="list",
+            data=[dict(item) for item in shown],
+            first_id=shown[0]["id"] if shown else None,
+            last_id=shown[-1]["id"] if shown else None,
+            has_more=len(items) > limit,
+        )
+        return Response(to_json(listed), media_type="application/json")
+
+    return router
+
+
+_PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+
+
+def _stored(item: InputItem) -> dict[str, Any]:
+    """An item as it is kept: with an id, and done."""
+    own: dict[str, Any] = item.model_dump(exclude_none=True)
+    prefix = _PREFIXES.get(item.type, "msg")
+    own.setdefault("id", f"{prefix}_{secrets.token_hex(24)}")
+    own.setdefault("status", "completed")
+    if own.get("role") == "assistant":
+        for part in own["content"]:
+            if part["type"] != "refusal":
+                part["type"] = "output_text"
+                part.setdefault("annotations", [])
+    return own

@@ -1,0 +1,165 @@
+"""Parts of the batch API by themselves: uploads, finished lines, batches that end early."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from tuneserve.errors import UsageError
+from tuneserve.serve.api.batches.files import FileStore
+from tuneserve.serve.api.batches.multipart import boundary_of, read_upload
+from tuneserve.serve.api.batches.runner import BatchRunner
+from tuneserve.serve.api.batches.store import BatchStore, Results, StoredBatch
+from tuneserve.serve.api.batches.types import ENDED, BatchRequest
+from tuneserve.serve.api.errors import ApiError
+
+URL = "/v1/completions"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{}", b"", b"\r\n", b"a\r\n--x\r\nb", b"\x00\xff" * 5000, b"--", '{"ü": 1}\n'.encode()],
+)
+def test_an_upload_is_read_as_it_was_sent(content: bytes) -> None:
+    request = httpx.Request(
+        "POST", "http://x", data={"purpose": "batch"}, files={"file": ("in ü.jsonl", content)}
+    )
+    body = request.read()
+    with tempfile.TemporaryFile() as file:
+        file.write(body)
+        file.flush()
+        upload = read_upload(file, len(body), boundary_of(request.headers["content-type"]))
+    assert body[upload.start : upload.end] == content
+    assert upload.fields == {"purpose": "batch"}
+    assert upload.filename is not None
+    assert upload.filename.endswith(".jsonl")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileStore:
+    return FileStore(tmp_path / "kept", most_bytes=10_000)
+
+
+def done(custom_id: str) -> bytes:
+    return json.dumps({"custom_id": custom_id}).encode() + b"\n"
+
+
+@pytest.mark.parametrize("damage", [b"{", b"{}\n", b"\0\0\n", done("x")[:-1], b"[1]\n"])
+def test_finished_lines_are_cut_where_they_are_damaged(
+    tmp_path: Path, files: FileStore, damage: bytes
+) -> None:
+    output = tmp_path / "output"
+    output.write_bytes(done("a") + done("b") + damage + done("c"))
+    results = Results(output, tmp_path / "errors", files)
+    assert results.done == {"a", "b"}
+    results.append({"custom_id": "d"}, failed=False)
+    results.append({"custom_id": "d"}, failed=True)
+    assert output.read_bytes() == done("a") + done("b") + done("d")
+    assert (results.completed, results.failed) == (3, 0)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that answers a request with itself, or never."""
+    body = json.loads((await receive())["body"])
+    if body.get("wait"):
+        await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+
+def work(
+    files: FileStore, bodies: list[dict[str, Any]], change: Callable[[StoredBatch], None]
+) -> tuple[StoredBatch, list[dict[str, Any]]]:
+    """A batch when it has ended, and the lines of both its files."""
+    content = b"".join(
+        json.dumps({"custom_id": str(number), "method": "POST", "url": URL, "body": body}).encode()
+        + b"\n"
+        for number, body in enumerate(bodies)
+    )
+    with files.temporary() as upload:
+        upload.write(content)
+        upload.flush()
+        file = files.add("me", "in.jsonl", upload, 0, len(content))
+    store = BatchStore(files)
+    request = BatchRequest(input_file_id=file["id"], endpoint=URL, completion_window="24h")
+    batch = store.create("me", request)
+    change(batch)
+
+    async def run() -> None:
+        runner = BatchRunner(store, echo, places=2, longest=5000)
+        async with runner.running():
+            async with asyncio.timeout(20):
+                while batch["status"] not in ENDED:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+    ids = [batch["output_file_id"], batch["error_file_id"]]
+    texts = [files.path(file_id).read_text() for file_id in ids if file_id]
+    return batch, [json.loads(line) for text in texts for line in text.splitlines()]
+
+
+def test_a_batch_expires_and_names_the_lines_that_were_not_done(files: FileStore) -> None:
+    def soon(batch: StoredBatch) -> None:
+        batch["expires_at"] = batch["created_at"] + 2
+
+    batch, lines = work(files, [{"a": 1}, {"wait": True}, {"wait": True}, {"a": 2}], soon)
+    assert batch["status"] == "expired"
+    assert [line["custom_id"] for line in lines] == ["0", "1", "2", "3"]
+    assert lines[0]["response"]["body"] == {"a": 1}
+    assert {line["error"]["code"] for line in lines[1:]} == {"batch_expired"}
+
+
+def test_a_batch_without_room_for_its_answers_fails_and_keeps_what_is_done(
+    files: FileStore,
+) -> None:
+    batch, lines = work(files, [{"a": "x" * 900} for _ in range(5)], lambda _: None)
+    assert batch["status"] == "failed"
+    assert batch["errors"] is not None
+    assert batch["errors"]["data"][0]["code"] == "storage_full"
+    assert 1 <= len(lines) == batch["request_counts"]["completed"] < 5
+
+
+def test_a_finished_batch_is_finished_again_after_a_kill(files: FileStore) -> None:
+    batch, lines = work(files, [{"a": 1}, {"a": 2}], lambda _: None)
+    again = FileStore.__new__(FileStore)
+    again.__dict__.update(files.__dict__)
+    store = BatchStore(again)
+    kept = store.get("me", batch["id"])
+    assert kept["status"] == "completed"
+    # As it was before the last state was written: lines and files are both there.
+    kept["status"] = "finalizing"
+    assert kept["output_file_id"] is not None
+    output = files.path(kept["output_file_id"])
+    (files.directory / "batches" / f"{kept['id']}.output.jsonl").write_bytes(output.read_bytes())
+    before = output.read_bytes()
+    store.finish(kept, store.results(kept), "completed")
+    assert output.read_bytes() == before
+    assert len(lines) == 2
+
+
+def test_a_directory_has_one_server_and_forgets_half_made_files(tmp_path: Path) -> None:
+    store = FileStore(tmp_path, most_bytes=100)
+    with pytest.raises(UsageError, match="another server"):
+        FileStore(tmp_path, most_bytes=100)
+    with store.temporary() as upload:
+        upload.write(b"abc")
+        upload.flush()
+        file = store.add("me", "x", upload, 0, 3)
+    with pytest.raises(ApiError, match="may take"):
+        store.check_room(98)
+    half = tmp_path / "files" / f"file-{'0' * 24}.jsonl"
+    half.write_bytes(b"half")
+    store.close()
+    again = FileStore(tmp_path, most_bytes=100)
+    assert not half.exists()
+    assert again.get("me", file["id"]) == file
+    with pytest.raises(ApiError):
+        again.get("you", file["id"])
