@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from tuneserve.llama import LlamaContext, LlamaModel
-from tuneserve.serve.engine.drawing import Row, token_logprob
+from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.types import SamplingParams
+from tuneserve.serve.engine.weights import Row
 
 TEXT = (
     "The first railway in the town was opened in 1846. It ran from the harbour to the mills, and "

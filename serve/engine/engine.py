@@ -23,7 +23,7 @@ from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, ser
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
-from tuneserve.serve.engine.drawing import LogitsError, token_logprob
+from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
@@ -54,6 +54,7 @@ from tuneserve.serve.engine.types import (
     TokenLogprob,
     UnavailableError,
 )
+from tuneserve.serve.engine.weights import LogitsError
 from tuneserve.settings import ServeSettings
 
 logger = logging.getLogger("tuneserve.engine")

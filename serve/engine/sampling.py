@@ -18,9 +18,10 @@ import numpy.typing as npt
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.engine.adjustments import Adjustments
-from tuneserve.serve.engine.drawing import Row, draw
+from tuneserve.serve.engine.drawing import draw
 from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams
+from tuneserve.serve.engine.weights import Row
 
 
 class TokenSampler:
