@@ -16,13 +16,12 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.logprobs import chat_logprobs
+from tuneserve.serve.api.openai_responses.answers import ResponseObject, ResponseUsage
 from tuneserve.serve.api.openai_responses.items import called_name
 from tuneserve.serve.api.openai_responses.protocol import (
     FunctionTool,
     NamespaceTool,
-    ResponseObject,
     ResponsesRequest,
-    ResponseUsage,
 )
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import ChatTokenLogprob

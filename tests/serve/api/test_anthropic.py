@@ -202,7 +202,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, 400, "invalid_request_error",
          "'web_search_20250305'"),
         ({"messages": [{"role": "user", "content": [IMAGE]}]}, 400, "invalid_request_error",
-         "Images are not supported"),
+         "images"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "i", "name": "n",
           "input": {}}]}]}, 400, "invalid_request_error", "tool_use"),
         ({"tools": [{**TOOLS[0], "input_schema": {"not": {}}}], "tool_choice": {"type": "any"}},
