@@ -556,7 +556,7 @@ class ServeSettings(Section):
         60,
         ge=1,
         le=86_400,
-        description="Time a request's headers, and then its body, get to arrive.",
+        description="Time a request's headers, and then each MiB of its body, get to arrive.",
     )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."

@@ -11,13 +11,14 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tuneserve.serve.api.errors import ApiError
 
+MIB = 1024 * 1024
 NOT_SAID = frozenset({"", "application/x-www-form-urlencoded", "text/plain"})
 """Content types of bodies whose sender said nothing of them: curl's default is a form's."""
 
 
 class Arrival:
-    """ASGI middleware: 408 for a body that takes longer than `seconds`; a body without a type is
-    taken as JSON.
+    """ASGI middleware: 408 for a body that takes longer than `seconds`, or for each further MiB;
+    a body without a type is taken as JSON.
 
     A web page may send such a body to any address without being allowed to; browsers then name
     the page's origin, and the type has to be said: 415.
@@ -48,10 +49,10 @@ class Arrival:
     def _in_time(self, receive: Receive) -> Receive:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._seconds
-        more = True
+        more, left = True, MIB
 
         async def received() -> Message:
-            nonlocal more
+            nonlocal more, left, deadline
             if not more:
                 # What comes behind the body is the client's leaving, whenever that is.
                 return await receive()
@@ -61,11 +62,14 @@ class Arrival:
             except TimeoutError:
                 raise ApiError(
                     408,
-                    f"The request's body has not arrived within {self._seconds:g} s.",
+                    f"The request's body does not arrive: less than 1 MiB in {self._seconds:g} s.",
                     code="request_timeout",
                     headers={"Connection": "close"},
                 ) from None
             more = bool(message.get("more_body"))
+            left -= len(message.get("body", b""))
+            if left <= 0:
+                left, deadline = MIB, loop.time() + self._seconds
             return message
 
         return received

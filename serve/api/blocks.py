@@ -94,7 +94,7 @@ class BlockReader:
 
     def finish(self, *, cut: bool) -> list[Step]:
         """The end of the answer; an empty one is an empty text. `cut`: its tokens were used up."""
-        steps = self._steps(self._reader.finish())
+        steps = self._steps(self._reader.finish(cut=cut))
         if self._white and not self.called:
             steps += self._grow("text", self._white)
         if not self.blocks:

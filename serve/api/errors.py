@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from tuneserve.chat.template import TemplateError
 from tuneserve.errors import TuneserveError
-from tuneserve.serve.chat.structured import GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
 from tuneserve.serve.engine import (
     EngineError,
     GrammarFailedError,
@@ -35,17 +35,17 @@ PROBLEMS_IN_A_MESSAGE = 5
 LONGEST_SHOWN = 200
 """Characters of a message that repeats what a client sent."""
 NOT_TEXT = {
-    "image_url": "Images are",
-    "image": "Images are",
-    "input_image": "Images are",
-    "input_audio": "Audio is",
-    "audio_url": "Audio is",
-    "video_url": "Videos are",
-    "file": "Files are",
-    "input_file": "Files are",
-    "document": "Documents are",
+    "image_url": "images",
+    "image": "images",
+    "input_image": "images",
+    "input_audio": "audio",
+    "audio_url": "audio",
+    "video_url": "videos",
+    "file": "files",
+    "input_file": "files",
+    "document": "documents",
 }
-"""Types of content that other APIs take, and how a sentence about them begins."""
+"""Types of content that other APIs take, and what they are."""
 _IN_A_UNION = re.compile(r"[a-z]+\[.*\]|[A-Z]\w*|str|int|float|bool|none|dict|list")
 """Part of a location in pydantic's errors that names one of several types, not a field."""
 
@@ -187,7 +187,7 @@ def _not_text(detail: Mapping[str, Any]) -> ApiError | None:
         return None
     return ApiError(
         400,
-        f"{NOT_TEXT[given]} not supported: this server reads text alone.",
+        f"Content of type '{given}' is not supported: this server reads no {NOT_TEXT[given]}.",
         code="unsupported_content",
         param=_field(detail["loc"]).removesuffix(".type"),
     )

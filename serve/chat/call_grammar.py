@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from tuneserve.chat.argument_styles import MARK
 from tuneserve.chat.call_formats import CALL_ID, PYTHON_TAG, CallForm
 
+BLANK = "BLANK: /[ \\n]/"
 WriteMark = Callable[[str], str]
 """A mark in Lark: its own token or its characters; '' for one that ends the answer."""
 
@@ -22,7 +23,7 @@ def call_rules(
     """
     several = several and form.several
     bodies = " | ".join(_body(form, name, rule, mark) for name, rule in functions.items())
-    lines = ["BLANK: /[ \\n]/", f"body: {bodies}"]
+    lines = [BLANK, f"body: {bodies}"]
     if form.in_channels:
         return [*lines, *_in_channels(mark, opened=opened)]
     begin, end = _written(form.begin, mark), _written(form.end, mark)

@@ -6,19 +6,17 @@ refuse the conversation: what of the schemas can be enforced is, and the client 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from tuneserve.serve.chat.structured import (
-    COMPILE_SECONDS,
-    GrammarCompiler,
-    GrammarError,
-    refers_nowhere,
-    subschemas,
-)
+from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.json_schema import refers_nowhere, subschemas
+from tuneserve.serve.chat.structured import COMPILE_SECONDS, GrammarCompiler
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -37,7 +35,11 @@ _BOUNDS = (
     "patternProperties", "const", "enum", "default",
 )  # fmt: skip
 _TYPES = {"object", "array", "string", "number", "integer", "boolean", "null"}
-_REMEMBERED = 512
+_REMEMBERED = 256
+_KNOWN: WeakKeyDictionary[GrammarCompiler, dict[bytes, tuple[Schema, list[str]]]] = (
+    WeakKeyDictionary()
+)
+"""What schemas became, by their digest: a chat sends the same tools with every turn."""
 
 
 def compile_as_far_as_possible(
@@ -48,12 +50,13 @@ def compile_as_far_as_possible(
 ) -> tuple[LLMatcher, tuple[str, ...]]:
     """`grammars.compile_answer`, the functions' schemas loosened where need be, and what they lost:
     `tools[3].function.parameters: format`. Raises GrammarError for `schema`, UnavailableError."""
-    try:
-        return grammars.compile_answer(schema, functions, **options), ()
-    except GrammarError as error:
-        if not error.param.startswith("tools"):
-            raise
     loosener = Loosener(grammars)
+    if not any(loosener.knows(function.get("parameters") or {}) for function in functions.values()):
+        try:
+            return grammars.compile_answer(schema, functions, **options), ()
+        except GrammarError as error:
+            if not error.param.startswith("tools"):
+                raise
     notes: list[str] = []
     loose: dict[int, Mapping[str, Any]] = {}
     for place, function in functions.items():
@@ -81,10 +84,26 @@ class Loosener:
     def __init__(self, grammars: GrammarCompiler) -> None:
         self._grammars = grammars
         self._end = time.monotonic() + COMPILE_SECONDS
+        self._known = _KNOWN.setdefault(grammars, {})
         self._allows = lru_cache(_REMEMBERED)(self._allows_text)
+
+    def knows(self, schema: Schema) -> bool:
+        """Was it loosened before?"""
+        return _digest(schema) in self._known
 
     def loosened(self, schema: Schema) -> tuple[Schema, list[str]]:
         """A schema of an object that can be enforced, and the names of the keywords it lost."""
+        digest = _digest(schema)
+        if digest in self._known:
+            return self._known[digest]
+        made, lost = self._made(schema)
+        if lost and time.monotonic() < self._end:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[digest] = made, lost
+        return made, lost
+
+    def _made(self, schema: Schema) -> tuple[Schema, list[str]]:
         if self._can(schema):
             return schema, []
         try:
@@ -94,7 +113,7 @@ class Loosener:
         lost = ["type"] if own.get("type", "object") != "object" else []
         own["type"] = "object"
         for step in (self._without_the_unenforceable, _without_alternatives, _without_bounds):
-            lost += [name for name in step(own) if name not in lost]
+            lost = [*dict.fromkeys([*lost, *step(own)])]
             if self._can(own):
                 return own, lost
         return ANY_OBJECT, ["all"]
@@ -133,6 +152,13 @@ class Loosener:
             return self._allows(json.dumps({"type": "string", keyword: value}))
 
         return can
+
+
+def _digest(schema: Schema) -> bytes:
+    try:
+        return hashlib.sha256(json.dumps(schema).encode()).digest()
+    except (ValueError, RecursionError):
+        return b""
 
 
 def _drop(part: dict[str, Any], keyword: str, keep: Callable[[Any], bool]) -> Iterator[str]:

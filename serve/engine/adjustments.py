@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tuneserve.serve.engine.drawing import Row
 from tuneserve.serve.engine.types import SamplingParams
+from tuneserve.serve.engine.weights import Row
 
 
 class Adjustments:

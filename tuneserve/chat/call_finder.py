@@ -134,7 +134,8 @@ def _taken_apart(
     text: str, calls: Sequence[tuple[str, str, Mapping[str, Any]]]
 ) -> _Rendered | None:
     """The rendering around the calls; None unless all of them are there, in one style."""
-    pieces, middles = [], []
+    pieces: list[str] = []
+    middles: list[str] = []
     place = 0
     style: ArgumentStyle | None = None
     for _, name, arguments in calls:

@@ -11,15 +11,14 @@ from fastapi import APIRouter, Query, Request, Response
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import STREAMED
 from tuneserve.serve.api.middleware import key_in
-from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
-from tuneserve.serve.api.openai_responses.protocol import (
-    CountRequest,
+from tuneserve.serve.api.openai_responses.answers import (
     DeletedResponse,
     InputTokens,
     ItemList,
     ResponseObject,
-    ResponsesRequest,
 )
+from tuneserve.serve.api.openai_responses.items import InputItem, ItemReference, read_items
+from tuneserve.serve.api.openai_responses.protocol import CountRequest, ResponsesRequest
 from tuneserve.serve.api.openai_responses.store import ResponseStore
 from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter

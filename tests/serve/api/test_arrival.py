@@ -71,7 +71,7 @@ def sent(
 def test_a_body_whose_type_is_not_said_is_read_as_json(
     app: FastAPI, service: Service, kind: str | None
 ) -> None:
-    headers = {} if kind is None else {"content_type": kind}
+    headers: dict[str, Any] = {} if kind is None else {"content_type": kind}
     assert sent(app, service, "/v1/chat/completions", CHAT, **headers).status_code == 200
     refused = sent(
         app, service, "/v1/chat/completions", CHAT, origin="https://page.example", **headers
@@ -104,7 +104,7 @@ def test_head_does_not_generate(app: FastAPI, service: Service) -> None:
 @pytest.mark.parametrize("header", ["x_api_key", "api_key"])
 def test_keys_in_the_headers_of_other_apis(app: FastAPI, service: Service, header: str) -> None:
     for value, status in (("secret", 200), ("wrong", 401), ("", 401)):
-        headers = {header: value}
+        headers: dict[str, Any] = {header: value}
         answer = sent(app, service, "/v1/models", method="GET", key=False, **headers)
         assert answer.status_code == status
 
@@ -112,9 +112,9 @@ def test_keys_in_the_headers_of_other_apis(app: FastAPI, service: Service, heade
 @pytest.mark.parametrize(
     ("part", "word"),
     [
-        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}, "Images"),
-        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "Audio"),
-        ({"type": "file", "file": {"file_id": "x"}}, "Files"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}, "images"),
+        ({"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}, "audio"),
+        ({"type": "file", "file": {"file_id": "x"}}, "files"),
     ],
 )
 def test_content_that_is_no_text_is_named(
@@ -123,8 +123,8 @@ def test_content_that_is_no_text_is_named(
     content = [{"type": "text", "text": "What is this?"}, part]
     body = {**CHAT, "messages": [{"role": "user", "content": content}]}
     error = sent(app, service, "/v1/chat/completions", body).json()["error"]
-    assert error["message"].startswith(f"{word} ")
     assert "not supported" in error["message"]
+    assert word in error["message"]
     assert error["param"] == "messages.0.content.1"
 
 
@@ -189,41 +189,49 @@ def test_half_a_character_in_the_other_paths(app: FastAPI, service: Service) -> 
     assert sent(app, service, "/v1/models/%ED%A0%BD", method="GET").status_code == 404
 
 
-def test_a_stream_that_waits_shows_that_it_lives(app: FastAPI, service: Service) -> None:
-    """While two others run: comments, then the answer; or the failure as an event."""
-    ids = service.engine.model.tokenize("Once upon a time")
-    for stops in (False, True):
-        busy = [service.engine.submit(ids, ENDLESS) for _ in range(2)]
+def test_a_models_name_may_have_slashes(app: FastAPI, service: Service) -> None:
+    for path in ("/v1/models/owner/name", "/v1/models/owner%2Fname"):
+        answer = sent(app, service, path, method="GET")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
-        async def release(stops: bool = stops, busy: list[Any] = busy) -> None:
-            await asyncio.sleep(0.5)
-            if stops:
-                service.engine.stop()
-            for one in busy:
-                one.cancel()
 
-        async def ask() -> httpx.Response:
-            service.bridge.attach(asyncio.get_running_loop())
-            transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-                releasing = asyncio.create_task(release())
-                body = {**TEXT, "max_tokens": 3, "stream": True}
-                headers = {"authorization": "Bearer secret"}
-                answer = await client.post("/v1/completions", json=body, headers=headers)
-                await releasing
-                return answer
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_stream_that_waits_shows_that_it_lives(demo_gguf: Path, stops: bool) -> None:
+    """While another runs: comments, then the answer; or the failure as an event."""
+    settings = ServeSettings(ctx=1024, slots=1, threads=1, log="off", ping_seconds=0.1)
+    service = Service(demo_gguf, "demo", settings)
+    app = create_app(service)
+    busy = service.engine.submit(service.engine.model.tokenize("Once upon a time"), ENDLESS)
 
-        answer = asyncio.run(ask())
-        assert answer.status_code == 200
-        comments = [line for line in answer.text.split("\n\n") if line.startswith(":")]
-        assert len(comments) >= 2
-        last = answer.text.strip().rpartition("\n")[2].removeprefix("data: ")
+    async def release() -> None:
+        await asyncio.sleep(0.5)
         if stops:
-            assert json.loads(last)["error"]["code"] == "unavailable"
-        else:
-            assert last == "[DONE]"
+            service.engine.stop()
+        busy.cancel()
+
+    async def ask() -> httpx.Response:
+        service.bridge.attach(asyncio.get_running_loop())
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            releasing = asyncio.create_task(release())
+            body = {**TEXT, "max_tokens": 3, "stream": True}
+            answer = await client.post("/v1/completions", json=body)
+            await releasing
+            return answer
+
+    try:
+        answer = asyncio.run(ask())
+    finally:
+        service.close()
+    assert answer.status_code == 200
+    assert len([line for line in answer.text.split("\n\n") if line.startswith(":")]) >= 2
+    last = answer.text.strip().rpartition("\n")[2].removeprefix("data: ")
+    if stops:
+        assert json.loads(last)["error"]["code"] == "unavailable"
+    else:
+        assert last == "[DONE]"
 
 
 def test_a_request_that_fails_at_once_has_a_status(app: FastAPI, service: Service) -> None:
     body = {**CHAT, "messages": LONG, "stream": True}
-    assert sent(app, service, "/v1/chat/completions", body).status_code in (400, 503)
+    assert sent(app, service, "/v1/chat/completions", body).status_code == 400

@@ -117,6 +117,23 @@ def test_a_required_call_is_made_with_valid_arguments(client: Any) -> None:
     assert "tool_call" not in "".join(piece.choices[0].delta.content or "" for piece in pieces)
 
 
+@pytest.mark.parametrize("tokens", [1, 6, 22])
+def test_a_required_call_that_is_cut_shows_no_mark_and_can_be_sent_back(
+    client: Any, tokens: int
+) -> None:
+    request = body(tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=tokens)
+    choice = client.chat.completions.create(**request).choices[0]
+    assert choice.finish_reason == "length"
+    assert not choice.message.content
+    pieces = [piece.choices[0] for piece in client.chat.completions.create(**request, stream=True)]
+    assert not any(piece.delta.content for piece in pieces)
+    assert pieces[-1].finish_reason == "length"
+    called = choice.message.tool_calls or []
+    results = [{"role": "tool", "tool_call_id": one.id, "content": "Rain"} for one in called]
+    messages = [*request["messages"], choice.message.model_dump(), *results]
+    client.chat.completions.create(**body(messages=messages, max_tokens=1))
+
+
 def test_calls_and_results_of_earlier_turns_are_accepted(client: Any) -> None:
     function = {"name": "get_weather", "arguments": '{"city": "Paris", "days": 1}'}
     messages = [

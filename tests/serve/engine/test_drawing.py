@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tuneserve.serve.engine import SamplingParams, drawing
-from tuneserve.serve.engine.drawing import LogitsError, draw, token_logprob
+from tuneserve.serve.engine.drawing import draw, token_logprob
+from tuneserve.serve.engine.weights import LogitsError
 
 VOCABULARY = 1100
 """More than two blocks and a rest, and enough that half of it is not 'few'."""

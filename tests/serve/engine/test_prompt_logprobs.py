@@ -32,7 +32,8 @@ def directly(engine: Engine, ids: list[int]) -> np.ndarray:
     ) as one:
         logits = one.logits(ids)[:-1].astype(np.float64)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    found: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return found
 
 
 def test_they_are_those_of_llama_decode(engine: Engine) -> None:

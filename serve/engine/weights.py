@@ -1,0 +1,118 @@
+"""Weights of a row's tokens: exp of the logits, summed by blocks, drawn from by blocks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from tuneserve.serve.engine.types import EngineError
+
+Row = npt.NDArray[np.float32]
+"""Logits of one position: [n_vocab]."""
+
+Ids = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+BLOCK = 512
+"""Weights that are summed in float32; the sums of blocks are summed in float64."""
+
+SAFE_TOTALS = (1e-25, 1e37)
+"""Between these a float32 sum of exp(logit) has lost nothing to underflow or overflow."""
+
+COLDEST = 1e-20
+"""Temperatures below this are taken as this; their inverse would leave float32."""
+
+
+class LogitsError(EngineError):
+    """The model gave no logits to draw from."""
+
+    def __init__(self) -> None:
+        super().__init__("the model's logits are not finite numbers")
+
+
+class Weights:
+    """exp(logit / temperature - shift) of a row's tokens, in the calling thread's memory `name`.
+
+    Raises LogitsError.
+    """
+
+    def __init__(self, row: Row, temperature: float = 1.0, name: str = "plain") -> None:
+        self._blocks = _memory.blocks(name, len(row))
+        self.flat = self._blocks.reshape(-1)[: len(row)]
+        self.shift = 0.0
+        heat = np.float32(max(temperature, COLDEST))
+        low, high = SAFE_TOTALS
+        with np.errstate(all="ignore"):
+            scaled = row if temperature == 1.0 else np.multiply(row, 1 / heat, out=self.flat)
+            np.exp(scaled, out=self.flat)
+            self._sum_up()
+            if not low < self.total < high:
+                largest = row.max()
+                self.shift = float(largest) / float(heat)
+                np.subtract(row, largest, out=self.flat)
+                np.divide(self.flat, heat, out=self.flat)
+                np.exp(self.flat, out=self.flat)
+                self._sum_up()
+        if not low < self.total < high:
+            raise LogitsError
+
+    def _sum_up(self) -> None:
+        self._sums = np.einsum("ij->i", self._blocks)
+        self.total = float(self._sums.sum(dtype=np.float64))
+
+    def pick(self, random: np.random.Generator) -> int:
+        """A token, drawn by weight."""
+        block, rest = place(self._sums, random.random())
+        return block * BLOCK + place(self._blocks[block], rest)[0]
+
+    def held_by(self, tokens: Mask) -> float:
+        """The sum of these tokens' weights."""
+        blocks = _memory.blocks("held", len(tokens))
+        np.multiply(self.flat, tokens, out=blocks.reshape(-1)[: len(tokens)])
+        return float(np.einsum("ij->i", blocks).sum(dtype=np.float64))
+
+    def without(self, tokens: Ids) -> Self:
+        """The same, changed: these have no weight."""
+        self.flat[tokens] = 0.0
+        self._sum_up()
+        return self
+
+    def keep(self, tokens: Mask) -> None:
+        """Let all others have no weight."""
+        np.multiply(self.flat, tokens, out=self.flat)
+        self._sum_up()
+
+
+def place(weights: npt.NDArray[np.floating], fraction: float) -> tuple[int, float]:
+    """Where in the sum of `weights` a fraction of it in [0, 1) lies: index and fraction of that
+    weight, never of one that is 0."""
+    sums = weights.cumsum(dtype=np.float64)
+    wanted = fraction * float(sums[-1])
+    index = int(sums.searchsorted(wanted, side="right"))
+    if index == len(sums):
+        index = int(sums.searchsorted(sums[-1]))
+    before = float(sums[index - 1]) if index else 0.0
+    rest = (wanted - before) / float(weights[index])
+    return index, min(max(rest, 0.0), 1.0 - 2.0**-53)
+
+
+class _Memory(threading.local):
+    """Arrays of the calling thread, made once for rows of any length."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, npt.NDArray[np.float32]] = {}
+
+    def blocks(self, name: str, size: int) -> npt.NDArray[np.float32]:
+        """[blocks, BLOCK] for `size` values; zero where there are none."""
+        room = -(-size // BLOCK) * BLOCK
+        array = self._arrays.get(name)
+        if array is None or len(array) < room:
+            array = self._arrays[name] = np.empty(room, np.float32)
+        array[size:room] = 0.0
+        return array[:room].reshape(-1, BLOCK)
+
+
+_memory = _Memory()
