@@ -138,6 +138,7 @@ def server(arguments: argparse.Namespace) -> Iterator[str]:
     command = [
         sys.executable, "-m", "tuneserve", "serve", str(arguments.model), "--port", str(port),
         "--ctx", str(arguments.ctx), "--slots", "4", "--embeddings",
+        "--batch-dir", str(arguments.cache / "batches"),
     ]  # fmt: skip
     with running(Peer("tuneserve", command, port), arguments.cache / "server.log"):
         yield f"http://127.0.0.1:{port}"

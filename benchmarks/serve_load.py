@@ -60,16 +60,18 @@ class Result:
             "tokens_per_second": round(statistics.median(self.rates), 1) if self.rates else 0.0,
             "rates": [round(rate, 1) for rate in self.rates],
             "cpu_ms_per_token": round(statistics.median(self.cpu), 2) if self.cpu else 0.0,
-            "ttft_p50": round(quantile(firsts, 0.5), 3),
-            "ttft_p99": round(quantile(firsts, 0.99), 3),
+            "ttft_p50": quantile(firsts, 0.5),
+            "ttft_p99": quantile(firsts, 0.99),
             "requests": len(self.samples),
             "failures": self.failures,
         }
 
 
-def quantile(ordered: list[float], share: float) -> float:
-    """The value below which `share` of an ordered list lies (nearest rank)."""
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+def quantile(ordered: list[float], share: float) -> float | None:
+    """The value below which `share` of an ordered list lies (nearest rank), to milliseconds."""
+    if not ordered:
+        return None
+    return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 3)
 
 
 @dataclass

@@ -129,7 +129,7 @@ def _example(model: Path, setting: Setting, layers: str, programs: Programs, fol
     path = folder / "example-server.json"
     path.write_text(json.dumps(configuration))
     command = [programs.python, str(programs.example_server), "-C", str(path)]
-    return Peer("examples/server", command, port, "/healthz")
+    return Peer("examples/server", command, port, "/healthz", reports_usage=False)
 
 
 def free_port() -> int:

@@ -110,9 +110,13 @@ def show(values: dict[str, dict[str, dict[str, dict[str, Any]]]]) -> None:
                 for clients, figures in by_clients.items():
                     print(
                         f"{name:19}{clients:>8}{figures['tokens_per_second']:>9.1f}"
-                        f"{figures['ttft_p50']:>9.2f}s{figures['ttft_p99']:>7.2f}s"
+                        f"{seconds(figures['ttft_p50']):>10}{seconds(figures['ttft_p99']):>8}"
                         f"{figures['cpu_ms_per_token']:>8.2f}ms{figures['failures']:>8}"
                     )
+
+
+def seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}s"
 
 
 def add_programs(parser: argparse.ArgumentParser) -> None:

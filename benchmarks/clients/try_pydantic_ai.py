@@ -61,7 +61,8 @@ def conversation() -> None:
 def thinking() -> None:
     agent: Any = Agent(chat_model)
     settings = {"max_tokens": TOKENS, "openai_reasoning_effort": "low"}
-    checks.check_text(agent.run_sync(QUESTION, model_settings=settings).output)
+    with checks.effort_if_it_thinks():
+        checks.check_text(agent.run_sync(QUESTION, model_settings=settings).output)
 
 
 def responses() -> None:
