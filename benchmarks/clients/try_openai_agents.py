@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import checks
 from agents import (
     Agent,
+    FunctionTool,
     ModelBehaviorError,
     ModelSettings,
     OpenAIChatCompletionsModel,
     OpenAIResponsesModel,
     Runner,
-    function_tool,
     set_tracing_disabled,
 )
 from checks import MODEL, QUESTION, TOKENS, Person
 from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
-weather: Any = function_tool(checks.weather)
+
+
+async def _weather(_context: Any, arguments: str) -> str:
+    return checks.weather(**json.loads(arguments))
+
+
+weather: Any = FunctionTool(
+    name="weather",
+    description=checks.TOOL["function"]["description"],
+    params_json_schema=checks.PARAMETERS,
+    on_invoke_tool=_weather,
+)
 
 
 def _agent(kind: Any = OpenAIChatCompletionsModel, **fields: Any) -> Any:
