@@ -3,7 +3,8 @@ perplexity.
 
 1. Time to first token of a request with 1,500 tokens of common beginning: first, again with
    another ending, and again after other requests have driven the beginning out of the KV cache
-   into RAM; best and median of several, each with a beginning of its own.
+   into RAM; best and median of several, each with a beginning of its own. And by another engine,
+   started after that one has ended, from disk.
 2. For each KV cache type: bytes of the KV cache of 8,192 tokens (the process's growth on making a
    context), and perplexity on a text of chunks of 512 tokens, with its standard error.
 
@@ -20,6 +21,7 @@ import random
 import re
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,14 @@ def first_token_times(model: Path, threads: int, repeats: int) -> dict[str, Any]
     from tuneserve.settings import ServeSettings
 
     draw = random.Random(0)
-    found: dict[str, list[float]] = {"first": [], "again": [], "from RAM": []}
+    found: dict[str, list[float]] = {"first": [], "again": [], "from RAM": [], "from disk": []}
     one = SamplingParams(temperature=0.0, max_tokens=1)
-    settings = ServeSettings(ctx=4096, slots=2, threads=threads, prefix_share=1.0)
+    folder = tempfile.TemporaryDirectory(prefix="prefixes-")
+    settings = ServeSettings(
+        ctx=4096, slots=2, threads=threads, prefix_share=1.0, prefix_disk="4G",
+        prefix_directory=Path(folder.name),
+    )  # fmt: skip
+    prefixes = []
     with Engine(model, settings) as engine:
 
         def tokens(count: int) -> list[int]:
@@ -52,10 +59,15 @@ def first_token_times(model: Path, threads: int, repeats: int) -> dict[str, Any]
         engine.generate([tokens(64)], one)
         for _ in range(repeats):
             prefix = tokens(PREFIX)
+            prefixes.append(prefix)
             found["first"].append(seconds(prefix + tokens(32), 0))
             found["again"].append(seconds(prefix + tokens(32), PREFIX))
             engine.generate([tokens(2000), tokens(2000)], one)
             found["from RAM"].append(seconds(prefix + tokens(32), PREFIX))
+    with folder, Engine(model, settings) as engine:
+        engine.generate([tokens(64)], one)
+        for prefix in prefixes:
+            found["from disk"].append(seconds(prefix + tokens(32), PREFIX))
     return {
         name: {"median": round(statistics.median(times), 3), "best": round(min(times), 3)}
         for name, times in found.items()

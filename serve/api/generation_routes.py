@@ -53,7 +53,7 @@ def generation_router(service: Service) -> APIRouter:
             note(request.scope, messages=[message.text for message in body.messages])
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
-        told = notices(service, request, body, unenforced=turn.unenforced)
+        told = notices(service, request, body.ignored, unenforced=turn.unenforced)
         return await respond(service, request, body, answers, writer, headers=told)
 
     @router.post("/completions", include_in_schema=False)
@@ -81,7 +81,7 @@ def generation_router(service: Service) -> APIRouter:
             writer: Writer = EchoWriter(name, model, choices=body.choices, prompts=prompts)
         else:
             writer = TextWriter(name, model, choices=body.choices)
-        told = notices(service, request, body)
+        told = notices(service, request, body.ignored)
         return await respond(service, request, body, answers, writer, headers=told)
 
     return router
@@ -141,7 +141,7 @@ def refuse_if_strict(service: Service, ignored: Sequence[str]) -> None:
 def notices(
     service: Service,
     request: Request,
-    body: GenerationRequest,
+    ignored: Sequence[str],
     *,
     unenforced: Sequence[str] = (),
 ) -> dict[str, str]:
@@ -158,7 +158,7 @@ def notices(
         )
     headers = {}
     for header, told in (
-        ("Ignored", ", ".join(body.ignored)),
+        ("Ignored", ", ".join(ignored)),
         ("Unenforced", "; ".join(unenforced)),
     ):
         if told:

@@ -87,7 +87,7 @@ class AccessLog:
         scope.setdefault(FACTS, {})
         scope[REQUEST_ID] = request_id
         # HEAD is GET without the body, which the server leaves out by the method it has seen.
-        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        inner = {**scope, "method": "GET"} if scope.get("method") == "HEAD" else scope
         try:
             await self._app(inner, receive, with_id)
         except Exception as error:

@@ -346,28 +346,32 @@ class CalledFunction(RequestModel):
     @field_validator("arguments", mode="before")
     @classmethod
     def _as_json_object(cls, arguments: Any) -> Any:
-        """Arguments that were cut, as an answer of too few tokens has them, end where they were
-        cut."""
-        if isinstance(arguments, dict):
-            return json.dumps(arguments, ensure_ascii=False)
-        if not isinstance(arguments, str):
-            return arguments
-        if not arguments.strip():
-            return "{}"
-        try:
-            value, whole = json.loads(arguments), True
-        except (ValueError, RecursionError):
-            value, whole = _begun_json(arguments), False
-        if not isinstance(value, dict):
-            raise ValueError("must be a JSON object")
-        return arguments if whole else json.dumps(value, ensure_ascii=False)
+        return whole_arguments(arguments)
+
+
+def whole_arguments(arguments: Any) -> Any:
+    """Arguments of a call as the text of a JSON object. Those that were cut, as an answer of too
+    few tokens has them, end where they were cut. Raises ValueError."""
+    if isinstance(arguments, dict):
+        return json.dumps(arguments, ensure_ascii=False)
+    if not isinstance(arguments, str):
+        return arguments
+    if not arguments.strip():
+        return "{}"
+    try:
+        value, whole = json.loads(arguments), True
+    except (ValueError, RecursionError):
+        value, whole = _begun_json(arguments), False
+    if not isinstance(value, dict):
+        raise ValueError("must be a JSON object")
+    return arguments if whole else json.dumps(value, ensure_ascii=False)
 
 
 def _begun_json(text: str) -> Any:
     """What there is of a JSON text that was cut. Raises ValueError."""
     try:
         return pydantic_core.from_json(text, allow_partial="trailing-strings")
-    except ValueError:
+    except (ValueError, TypeError):  # a TypeError for half a character
         raise ValueError("must be JSON text") from None
 
 
@@ -485,7 +489,7 @@ ResponseFormat = Annotated[PlainFormat | JsonSchemaFormat, Field(discriminator="
 class Function(RequestModel):
     """A function the model may call; `parameters` is a JSON Schema and always enforced."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

@@ -32,8 +32,8 @@ from tuneserve.settings import ServeSettings
 
 T = TypeVar("T")
 
-LONG_TEXT = 200_000
-"""Characters of more text than most contexts hold; it takes a quarter of a second to tokenize."""
+LONG_TEXT = 50_000
+"""Characters that take a tenth of a second to tokenize on an idle machine."""
 
 
 class Service:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pydantic_core
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BeforeValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError
 
 from tuneserve.chat.prompt import encode_text
 from tuneserve.chat.template import TemplateError
@@ -19,24 +17,13 @@ from tuneserve.serve.api.errors import ApiError, as_api_error
 from tuneserve.serve.api.generation_routes import notices, refuse_if_strict, respond
 from tuneserve.serve.api.middleware import note
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest, RequestModel
+from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.writers import Writer
-from tuneserve.serve.chat.structured import GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
 
 Names = Mapping[str, str]
 """Fields of a chat request, or beginnings of their paths, to what the other API calls them."""
-
-
-class TranslatedModel(RequestModel):
-    """Base of what a client sends in another API. Null means that a field is not given."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nulls(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {key: value for key, value in given.items() if value is not None}
 
 
 def kind_of(value: Any) -> str | None:
@@ -58,18 +45,6 @@ def of_kinds(*kinds: str, what: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def json_object(text: str) -> str:
-    """Arguments of a call as the JSON object that templates need. Those of an answer that was cut
-    are completed as far as they go. Raises ValueError for what is no object."""
-    try:
-        value = pydantic_core.from_json(text or "{}", allow_partial="trailing-strings")
-    except ValueError:
-        raise ValueError("arguments must be JSON text") from None
-    if not isinstance(value, dict):
-        raise ValueError("arguments must be a JSON object")
-    return json.dumps(value, ensure_ascii=False)
 
 
 def chat_request(fields: Mapping[str, Any], names: Names) -> ChatRequest:
@@ -129,13 +104,10 @@ async def answer(
         turn = await service.prepare(chat)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in chat.messages])
+        unenforced = [renamed(place, names) for place in turn.unenforced]
+        told = notices(service, request, ignored, unenforced=unenforced)
         answers = service.answer(name, [turn.prompt], turn.sampling, chat, param="messages")
-    told = notices(service, request, chat, unenforced=turn.unenforced)
-    response = await respond(service, request, chat, answers, writer(name, turn), headers=told)
-    if ignored:
-        note(request.scope, ignored=ignored)
-        response.headers["X-Tuneserve-Ignored"] = ", ".join(ignored)
-    return response
+    return await respond(service, request, chat, answers, writer(name, turn), headers=told)
 
 
 async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int:

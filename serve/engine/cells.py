@@ -17,15 +17,12 @@ class CellAllocator:
         self._references = np.zeros(size, np.int32)
         self._free = list(range(size))
         self._held: dict[int, list[int]] = {}
+        self.tokens = 0
+        """Tokens of all sequences together; more than their cells, where they share some."""
 
     @property
     def free(self) -> int:
         return len(self._free)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all sequences together; more than their cells, where they share some."""
-        return sum(map(len, self._held.values()))
 
     def append(self, sequence: int, count: int) -> None:
         """`count` more tokens of a sequence; there must be room."""
@@ -36,17 +33,20 @@ class CellAllocator:
         del self._free[first:]
         self._references[cells] = 1
         self._held.setdefault(sequence, []).extend(cells)
+        self.tokens += count
 
     def share(self, source: int, target: int, length: int) -> None:
         """`target` (empty) holds the first `length` cells of `source` too."""
         cells = self._held[source][:length]
         self._references[cells] += 1
         self._held[target] = cells
+        self.tokens += len(cells)
 
     def truncate(self, sequence: int, length: int) -> None:
         cells = self._held.get(sequence, [])
         dropped = cells[length:]
         del cells[length:]
+        self.tokens -= len(dropped)
         self._references[dropped] -= 1
         self._free.extend(cell for cell in dropped if self._references[cell] == 0)
 

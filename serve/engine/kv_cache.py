@@ -32,6 +32,13 @@ WORTH_RESTORING = 8
 """An offloaded prefix is used if it is at least this many tokens longer than the match in the KV
 cache."""
 
+COPIED_IN_A_STEP = 512
+"""Tokens of cached prefixes that a step copies out of the KV cache, a prefix more or less."""
+
+SCATTERED_CELLS = 4096
+"""So many cells without use below the last one in use cost one answer a tenth of its speed; so
+many tokens are not computed again for that."""
+
 WORTH_READING = 64
 """And one on disk if it is at least this many tokens longer than any other match."""
 
@@ -103,10 +110,12 @@ class KVCacheManager:
         self._cells = CellAllocator(cells)
         self._cached = PrefixCache()
         self._disk = disk if can_share else None
-        self.offloaded = OffloadedPrefixes(
-            memory, limits.ram_bytes, dropped=None if self._disk is None else self._disk.save
-        )
+        # Without RAM for it (on a GPU) nothing is copied while requests run: from cells that many
+        # answers took in turn, a copy is as many transfers as it has tokens, for each layer.
+        dropped = self._disk.save if self._disk is not None and limits.ram_bytes else None
+        self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes, dropped=dropped)
         self._ids = list(range(sequences - 1, -1, -1))
+        self._peak = 0
 
     @property
     def free_cells(self) -> int:
@@ -133,8 +142,10 @@ class KVCacheManager:
         wanted = np.asarray(tokens[:-1], np.int32)
         best, best_length = self._cached.longest(adapter, wanted)
         for other in running:
-            if other.adapter != adapter or other.computed <= best_length:
+            if other.adapter != adapter or min(other.computed, len(wanted)) <= best_length:
                 continue
+            if other.tokens[best_length] != tokens[best_length]:
+                continue  # It can't be longer.
             length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
             if length > best_length:
                 best, best_length = other.sequence, length
@@ -173,6 +184,8 @@ class KVCacheManager:
             return 0
         if not self._memory.restore(sequence, prefix.data):
             return 0
+        if not self.offloaded.copies:
+            self.offloaded.clear()  # It came from disk.
         self._cells.append(sequence, match.offloaded_tokens)
         self._memory.truncate(sequence, match.length)
         self._cells.truncate(sequence, match.length)
@@ -189,6 +202,7 @@ class KVCacheManager:
     def append(self, sequence: int, count: int) -> None:
         """`count` more tokens of a sequence were computed; there must be room."""
         self._cells.append(sequence, count)
+        self._peak = max(self._peak, self.used_cells)
 
     def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
         """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
@@ -211,8 +225,9 @@ class KVCacheManager:
         self._ids.append(sequence)
 
     def trim(self) -> None:
-        """Evict one cached prefix if they hold more of the KV cache than their limit. One at a
-        time, since copying it to RAM delays the step."""
+        """Evict cached prefixes while they hold more of the KV cache than their limit: all at once,
+        so that the prompts that come in take their cells instead of others beyond them; but where
+        they are copied, which delays the step, only until COPIED_IN_A_STEP tokens are."""
         cached = self._cached.tokens
         if not cached:
             return
@@ -221,8 +236,21 @@ class KVCacheManager:
         if running := self._cells.tokens - cached:
             beside = max(limits.cells_beside_running, running * limits.share_beside_running)
             most = min(most, beside)
-        if cached > most:
-            self._evict(spare=None)
+        copied = 0
+        while cached > most and copied < COPIED_IN_A_STEP and self._evict(spare=None):
+            left = self._cached.tokens
+            copied += cached - left if self.offloaded.copies else 0
+            cached = left
+
+    def start_low(self, adapter: str | None, tokens: list[int]) -> None:
+        """A request with these tokens ends a time in which none ran. What many together left
+        behind lies scattered over all cells that they held, and on a GPU attention takes as long
+        as if all up to the last one in use were: unless the request needs much of it, it goes."""
+        if self.offloaded.copies or self._peak <= 2 * self.used_cells + SCATTERED_CELLS:
+            return
+        if self.match_prefix(adapter, tokens, []).length < SCATTERED_CELLS:
+            self.clear_cached()
+        self._peak = self.used_cells
 
     def clear_cached(self) -> None:
         """Free every cached prefix in the KV cache, without offloading it."""

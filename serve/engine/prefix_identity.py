@@ -4,7 +4,7 @@ another run be used.
 A file of weights is known by its size, the time it was changed, and the hash of SAMPLES blocks
 spread over it: training changes nearly every weight, and reading all of them would add a second for
 each GiB to every start. A file that is touched or copied anew counts as another one, which costs
-computing its prefixes again and nothing else. Adapters are small: they are hashed as a whole.
+computing its prefixes again and nothing else. A LoRA is small: it is hashed as a whole.
 """
 
 from __future__ import annotations

@@ -48,7 +48,10 @@ class CachedPrefix:
 
 
 class PrefixCache(OrderedDict[int, CachedPrefix]):
-    """Finished sequences by id, the least recently used first; found by longest common prefix."""
+    """Finished sequences by id, the least recently used first; found by longest common prefix.
+
+    One look at the right element spares most comparisons of whole prefixes: they are as many as
+    requests that ended, and there is a search for each that comes."""
 
     @property
     def tokens(self) -> int:
@@ -61,6 +64,8 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
             other
             for other, prefix in self.items()
             if prefix.adapter == new.adapter
+            and len(prefix.tokens) <= len(new.tokens)
+            and prefix.tokens[-1] == new.tokens[len(prefix.tokens) - 1]
             and common_prefix(prefix.tokens, new.tokens) == len(prefix.tokens)
         ]
         for other in superfluous:
@@ -77,16 +82,18 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
 
     def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""
-        lengths = {
-            sequence: common_prefix(prefix.tokens, tokens)
-            for sequence, prefix in self.items()
-            if prefix.adapter == adapter
-        }
-        best = max(lengths, key=lengths.__getitem__, default=None)
-        if best is None or not lengths[best]:
-            return None, 0
-        self.move_to_end(best)
-        return best, lengths[best]
+        best, longest = None, 0
+        for sequence, prefix in self.items():
+            if prefix.adapter != adapter or longest >= min(len(prefix.tokens), len(tokens)):
+                continue
+            if prefix.tokens[longest] != tokens[longest]:
+                continue
+            length = common_prefix(prefix.tokens, tokens)
+            if length > longest:
+                best, longest = sequence, length
+        if best is not None:
+            self.move_to_end(best)
+        return best, longest
 
 
 class OffloadedPrefixes(PrefixCache):
@@ -113,13 +120,18 @@ class OffloadedPrefixes(PrefixCache):
         self._keys = count()
 
     @property
+    def copies(self) -> bool:
+        """Is what leaves the KV cache copied, to RAM or to disk?"""
+        return bool(self._limit or self._dropped)
+
+    @property
     def size(self) -> int:
         """Bytes of all copies."""
         return sum(len(prefix.data) for prefix in self.values())
 
     def save(self, sequence: int, prefix: CachedPrefix) -> None:
         """Copy a sequence out of the KV cache, if it is worth it."""
-        if len(prefix.tokens) < SHORTEST_OFFLOADED or not (self._limit or self._dropped):
+        if len(prefix.tokens) < SHORTEST_OFFLOADED or not self.copies:
             return
         copy = self.copy_of(sequence, prefix)
         if 0 < len(copy.data) <= self._limit:

@@ -142,6 +142,8 @@ class Scheduler:
     def schedule(self) -> ScheduledBatch:
         """The next step. The cells that its chunks take are free."""
         self.steps += 1
+        if self.waiting and not self.running:
+            self._cache.start_low(self.waiting[0].adapter, self.waiting[0].tokens)
         self._admit()
         self._cache.trim()
         while self.running:
@@ -150,7 +152,7 @@ class Scheduler:
             chunks = split_batch(
                 [request for request in active if request.adapter == adapter],
                 batch_tokens=self._batch_tokens,
-                prefill_tokens=self._prefill.tokens(beside_decoding=self._decoding),
+                prefill_tokens=self._prefill.tokens(beside_decoding=self._short_steps),
             )
             if self._cache.make_room(sum(count for _, count in chunks)):
                 self._served[adapter] = self.steps
@@ -161,7 +163,7 @@ class Scheduler:
 
     def _draft(self, chunks: Sequence[Chunk]) -> None:
         """Let a step of answers alone compute guesses too, in cells and places that are free."""
-        if self._speculator is None or prompt_tokens(chunks):
+        if self._speculator is None or any(request.pending > 1 for request, _ in chunks):
             return
         room = min(self._batch_tokens, self._cache.free_cells) - len(chunks)
         self._speculator.plan([request for request, _ in chunks], room)
@@ -191,8 +193,10 @@ class Scheduler:
             self.waiting.remove(request)
 
     @property
-    def _decoding(self) -> bool:
-        return any(request.generated for request in self._active)
+    def _short_steps(self) -> bool:
+        """Does anybody wait for the step's end? A running answer; and if all that runs is in the
+        background, whoever may come."""
+        return any(request.generated or request.background for request in self._active)
 
     def _background_running(self) -> Request | None:
         """The one admitted last of the running requests in the background."""
@@ -265,19 +269,27 @@ class Scheduler:
 
 class PrefillBudget:
     """How many prompt tokens a step may compute: `first` to begin with, then, if it `adapts`, what
-    fits the time that a step may take, by how fast the last ones were; `largest` at most."""
+    fits the time that a step may take, by how fast the last ones were; `largest` at most.
+
+    A step with fewer tokens than it might have had, and within its time, says nothing against the
+    budget: much of its time goes to what does not depend on them, above all to running answers.
+    """
 
     def __init__(self, largest: int, first: int, *, adapts: bool = True) -> None:
         self._largest = largest
         self._first = first
         self._adapts = adapts
         self._rate = 0.0  # tokens per second
+        self._granted = 0
+        self._seconds = STEP_SECONDS_ALONE
 
     def tokens(self, *, beside_decoding: bool) -> int:
-        if not self._rate:
-            return min(self._first, self._largest)
         seconds = STEP_SECONDS_BESIDE_DECODING if beside_decoding else STEP_SECONDS_ALONE
-        return max(SMALLEST_CHUNK, min(self._largest, int(self._rate * seconds)))
+        found = self._first
+        if self._rate:
+            found = max(SMALLEST_CHUNK, int(self._rate * seconds))
+        self._granted, self._seconds = min(found, self._largest), seconds
+        return self._granted
 
     def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step with these chunks took that long."""
@@ -285,6 +297,8 @@ class PrefillBudget:
         if tokens < SMALLEST_CHUNK or not self._adapts:
             return
         rate = tokens / seconds
+        if rate < self._rate and tokens < self._granted and seconds < self._seconds:
+            return
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
 
 

@@ -73,14 +73,19 @@ class Acceptance:
 
 
 class RequestDrafter:
-    """The guesses for one request, and how good they were."""
+    """The guesses for one request, and how good they were. The text is indexed when the first token
+    of the answer is there: who waits in the queue has no index yet."""
 
     def __init__(self, tokens: list[int], everyone: Acceptance) -> None:
-        self._ngrams = NgramDrafter(tokens)
+        self._tokens = tokens
+        self._ngrams: NgramDrafter | None = None
         self._acceptance = Acceptance(everyone)
 
     def see(self) -> None:
         """A token was appended to the request's."""
+        if self._ngrams is None:
+            self._ngrams = NgramDrafter(self._tokens)
+            return
         matched = self._ngrams.matched
         right = self._ngrams.see()
         if matched:
@@ -89,9 +94,9 @@ class RequestDrafter:
     def chances(self, count: int) -> list[float]:
         """For each of at most `count` guesses, that it and all before it are right."""
         found: list[float] = []
-        matched, chance = self._ngrams.matched, 1.0
-        if not matched:
+        if self._ngrams is None or not self._ngrams.matched:
             return found
+        matched, chance = self._ngrams.matched, 1.0
         by_kind = [self._acceptance.probability(kind) for kind in range(len(_PRIOR))]
         for place in range(count):
             chance *= by_kind[Acceptance.kind(matched + place)]
@@ -101,6 +106,8 @@ class RequestDrafter:
         return found
 
     def draft(self, count: int) -> list[int]:
+        """The next `count` tokens as they would be; not before `see`."""
+        assert self._ngrams is not None
         return self._ngrams.draft(count)
 
 

@@ -6,16 +6,17 @@ refused, as everywhere; those that change nothing here are accepted, and `ignore
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypedDict
 
-from tuneserve.serve.api.protocol import MOST_STOPS, MaxTokens, Temperature
-from tuneserve.serve.api.translated import TranslatedModel, kind_of, of_kinds
+from tuneserve.serve.api.no_effect import always
+from tuneserve.serve.api.protocol import MOST_STOPS, MaxTokens, RequestModel, Temperature
+from tuneserve.serve.api.translated import kind_of, of_kinds
 
 
-class Cacheable(TranslatedModel):
+class Cacheable(RequestModel):
     """What can carry a breakpoint of the prompt cache. Here prefixes are kept in any case."""
 
     cache_control: dict[str, Any] | None = None
@@ -100,7 +101,7 @@ _KINDS_OF_ROLE = {
 }
 
 
-class Message(TranslatedModel):
+class Message(RequestModel):
     """One turn. A last turn of the assistant's is continued."""
 
     role: Literal["user", "assistant", "system"]
@@ -117,15 +118,14 @@ class Message(TranslatedModel):
 class Tool(Cacheable):
     """A function that the client runs."""
 
+    without_effect = dict.fromkeys(
+        ("allowed_callers", "defer_loading", "eager_input_streaming", "input_examples"), always
+    )
     type: Literal["custom"] = "custom"
     name: Annotated[str, Field(min_length=1, max_length=128)]
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
-    input_examples: list[dict[str, Any]] | None = None
-    eager_input_streaming: bool | None = None
-    defer_loading: bool | None = None
-    allowed_callers: list[str] | None = None
 
 
 def _client_tool(value: Any) -> Any:
@@ -135,7 +135,7 @@ def _client_tool(value: Any) -> Any:
     return value
 
 
-class ToolChoice(TranslatedModel):
+class ToolChoice(RequestModel):
     """Whether a tool must be called, and which."""
 
     type: Literal["auto", "any", "tool", "none"]
@@ -149,7 +149,7 @@ class ToolChoice(TranslatedModel):
         return self
 
 
-class Thinking(TranslatedModel):
+class Thinking(RequestModel):
     """enabled: at most `budget_tokens` of thoughts; disabled: none; adaptive: as the model does."""
 
     type: Literal["enabled", "disabled", "adaptive"]
@@ -164,27 +164,27 @@ class Thinking(TranslatedModel):
         return self
 
 
-class JsonFormat(TranslatedModel):
+class JsonFormat(RequestModel):
     """The answer is JSON that satisfies a schema."""
 
     type: Literal["json_schema"]
     schema_: dict[str, Any] = Field(alias="schema")
 
 
-class OutputConfig(TranslatedModel):
+class OutputConfig(RequestModel):
     """How much effort an answer takes, and its form."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
 
 
-class CountRequest(TranslatedModel):
+class CountRequest(RequestModel):
     """Body of POST /v1/messages/count_tokens."""
 
-    IGNORED: ClassVar[tuple[str, ...]] = (
-        "context_management", "diagnostics", "inference_geo", "metadata", "service_tier", "speed",
-    )  # fmt: skip
-
+    without_effect = dict.fromkeys(
+        ("context_management", "diagnostics", "inference_geo", "metadata", "service_tier", "speed"),
+        always,
+    )
     model: str
     messages: Annotated[list[Message], Field(min_length=1)]
     system: Texts | None = None
@@ -198,9 +198,6 @@ class CountRequest(TranslatedModel):
     output_format: JsonFormat | None = None
     """Older name of output_config.format."""
     cache_control: dict[str, Any] | None = None
-    context_management: dict[str, Any] | None = None
-    """Accepted without effect: nothing is cleared from a conversation here."""
-    speed: str | None = None
     thread: dict[str, Any] | None = None
     """Refused, in a way that lets clients go on without: no conversation is held here."""
 
@@ -211,16 +208,8 @@ class CountRequest(TranslatedModel):
 
     @property
     def ignored(self) -> list[str]:
-        """What the request has that changes nothing."""
-        found = [name for name in self.IGNORED if getattr(self, name, None) is not None]
         kinds = {block.type for message in self.messages for block in message.content}
-        return found + [kind for kind in ("redacted_thinking",) if kind in kinds]
-
-
-class Metadata(TranslatedModel):
-    """Whom the request is for; without effect."""
-
-    user_id: str | None = None
+        return super().ignored + [kind for kind in ("redacted_thinking",) if kind in kinds]
 
 
 class MessagesRequest(CountRequest):
@@ -235,10 +224,6 @@ class MessagesRequest(CountRequest):
     temperature: Temperature | None = None
     top_p: float | None = None
     top_k: int | None = None
-    metadata: Metadata | None = None
-    service_tier: Literal["auto", "standard_only"] | None = None
-    inference_geo: str | None = None
-    diagnostics: dict[str, Any] | None = None
 
 
 class TokenCount(TypedDict):

@@ -10,7 +10,7 @@ from tuneserve.serve.api.anthropic.protocol import (
     MessagesRequest,
     TokenCount,
 )
-from tuneserve.serve.api.anthropic.translate import NAMES, as_chat
+from tuneserve.serve.api.anthropic.translate import NAMES, as_chat, ignored_of
 from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.generation_routes import STREAMED
 from tuneserve.serve.api.prepare import Turn
@@ -28,10 +28,12 @@ def anthropic_router(service: Service) -> APIRouter:
         chat = as_chat(body, thinks=service.thinks)
         shown = body.thinking is None or body.thinking.display != "omitted"
 
+        ignored = ignored_of(body, thinks=service.thinks)
+
         def writer(name: str, turn: Turn) -> MessageWriter:
             return MessageWriter(name, service.engine.model, turn, show_thoughts=shown)
 
-        return await answer(service, request, chat, NAMES, writer, ignored=body.ignored)
+        return await answer(service, request, chat, NAMES, writer, ignored=ignored)
 
     @router.post("/v1/messages/count_tokens")
     async def count(body: CountRequest) -> TokenCount:

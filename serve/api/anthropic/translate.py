@@ -26,6 +26,7 @@ NAMES = {
     "max_completion_tokens": "max_tokens",
     "response_format": "output_config.format",
     "reasoning_budget": "thinking.budget_tokens",
+    "reasoning_effort": "thinking",
     "parameters": "input_schema",
 }
 BETWEEN_BLOCKS = "\n\n"
@@ -35,7 +36,7 @@ so that no prefix would be found again."""
 
 
 def as_chat(body: CountRequest, *, thinks: bool) -> ChatRequest:
-    """`thinks`: the model can have thoughts; to one that has none, a budget of them says nothing.
+    """`thinks`: the model can have thoughts; what a request says of them is left out otherwise.
     Raises RequestValidationError, and ApiError for a thread."""
     if body.thread is not None:
         raise ApiError(
@@ -51,9 +52,8 @@ def as_chat(body: CountRequest, *, thinks: bool) -> ChatRequest:
         "response_format": _format(body),
         **_choice(body.tool_choice),
     }
-    if thinks and body.thinking is not None:
-        none = 0 if body.thinking.type == "disabled" else None
-        fields["reasoning_budget"] = body.thinking.budget_tokens if none is None else none
+    if thinks:
+        fields |= _thinking(body)
     if isinstance(body, MessagesRequest):
         fields |= {
             "max_completion_tokens": body.max_tokens,
@@ -64,6 +64,26 @@ def as_chat(body: CountRequest, *, thinks: bool) -> ChatRequest:
             "top_k": body.top_k,
         }
     return chat_request(fields, NAMES)
+
+
+def _thinking(body: CountRequest) -> dict[str, Any]:
+    """How long to think: a budget, or else the effort in words."""
+    if body.thinking is not None and body.thinking.type == "disabled":
+        return {"reasoning_effort": "none"}
+    if body.thinking is not None and body.thinking.budget_tokens is not None:
+        return {"reasoning_budget": body.thinking.budget_tokens}
+    effort = body.output_config.effort if body.output_config else None
+    return {"reasoning_effort": "xhigh" if effort == "max" else effort}
+
+
+def ignored_of(body: CountRequest, *, thinks: bool) -> list[str]:
+    """What a request has that changes nothing; a model that has no thoughts thinks no less."""
+    ignored = body.ignored
+    if not thinks and body.thinking is not None and body.thinking.type != "disabled":
+        ignored.append("thinking")
+    if not thinks and body.output_config is not None and body.output_config.effort is not None:
+        ignored.append("output_config.effort")
+    return ignored
 
 
 def _messages(body: CountRequest) -> list[dict[str, Any]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pydantic_core
 
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.anthropic.errors import error_body
@@ -15,6 +14,7 @@ from tuneserve.serve.api.anthropic.protocol import AnsweredMessage, MessageUsage
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.protocol import whole_arguments
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta
 
@@ -135,7 +135,7 @@ class MessageWriter(Writer):
             case "text":
                 return {"type": "text", "text": text}
             case "call":
-                called = pydantic_core.from_json(text or "{}", allow_partial="trailing-strings")
+                called = json.loads(whole_arguments(text))
                 identity = block.id.replace("call_", "toolu_", 1)
                 return {"type": "tool_use", "id": identity, "name": block.name, "input": called}
 

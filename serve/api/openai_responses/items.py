@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, field_validator
 
-from tuneserve.serve.api.translated import TranslatedModel, json_object, kind_of, of_kinds
+from tuneserve.serve.api.protocol import RequestModel, whole_arguments
+from tuneserve.serve.api.translated import kind_of, of_kinds
 
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class TextPart(TranslatedModel):
+class TextPart(RequestModel):
     """A piece of a message's text; the fields beside it are of answers that come back."""
 
     type: Literal["input_text", "output_text", "text"]
@@ -23,7 +24,7 @@ class TextPart(TranslatedModel):
     prompt_cache_breakpoint: Any = None
 
 
-class RefusalPart(TranslatedModel):
+class RefusalPart(RequestModel):
     """What an assistant of another server refused to say."""
 
     type: Literal["refusal"]
@@ -55,7 +56,7 @@ def _as_parts(content: Any) -> Any:
     return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
 
 
-class Message(TranslatedModel):
+class Message(RequestModel):
     """A turn of somebody's."""
 
     type: Literal["message"] = "message"
@@ -70,7 +71,7 @@ class Message(TranslatedModel):
         return "".join(part.text for part in self.content)
 
 
-class FunctionCall(TranslatedModel):
+class FunctionCall(RequestModel):
     """A call of an earlier answer; one that was cut is completed as far as it goes."""
 
     type: Literal["function_call"]
@@ -80,14 +81,20 @@ class FunctionCall(TranslatedModel):
     id: str | None = None
     status: Status | None = None
     parsed_arguments: Any = None
+    namespace: str | None = None
 
-    @field_validator("arguments")
+    @field_validator("arguments", mode="before")
     @classmethod
-    def _is_json_object(cls, arguments: str) -> str:
-        return json_object(arguments)
+    def _as_json_object(cls, arguments: Any) -> Any:
+        return whole_arguments(arguments)
 
 
-class FunctionCallOutput(TranslatedModel):
+def called_name(namespace: str | None, name: str) -> str:
+    """What the model calls a function, whose name says its namespace too."""
+    return f"{namespace}__{name}" if namespace else name
+
+
+class FunctionCallOutput(RequestModel):
     """What a function gave."""
 
     type: Literal["function_call_output"]
@@ -101,14 +108,14 @@ class FunctionCallOutput(TranslatedModel):
         return "".join(part.text for part in self.output)
 
 
-class Thought(TranslatedModel):
+class Thought(RequestModel):
     """A piece of thoughts, or of their summary."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: str
 
 
-class ReasoningItem(TranslatedModel):
+class ReasoningItem(RequestModel):
     """Thoughts of an earlier answer. What another server has encrypted says nothing here."""
 
     type: Literal["reasoning"]
@@ -123,7 +130,7 @@ class ReasoningItem(TranslatedModel):
         return "".join(part.text for part in self.content or self.summary)
 
 
-class ItemReference(TranslatedModel):
+class ItemReference(RequestModel):
     """An item of a stored response, by its id."""
 
     type: Literal["item_reference"]

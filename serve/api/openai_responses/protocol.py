@@ -11,30 +11,59 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import TypedDict
 
+from tuneserve.serve.api.no_effect import OF_STREAM_OPTIONS, always, only
 from tuneserve.serve.api.openai_responses.items import InputItem, as_items
-from tuneserve.serve.api.protocol import MOST_LOGPROBS, MaxTokens, Temperature
-from tuneserve.serve.api.translated import TranslatedModel, kind_of, of_kinds
+from tuneserve.serve.api.protocol import MOST_LOGPROBS, MaxTokens, RequestModel, Temperature
+from tuneserve.serve.api.translated import kind_of, of_kinds
+
+_OF_TOOLS = {"defer_loading": always}
+_OF_TEXT = {"verbosity": only("medium")}
+_OF_REASONING = {"context": always}
 
 
-class FunctionTool(TranslatedModel):
+class FunctionTool(RequestModel):
     """A function the model may call; `parameters` is a JSON Schema."""
 
+    without_effect = _OF_TOOLS
     type: Literal["function"]
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    defer_loading: bool | None = None
 
 
-class FunctionChoice(TranslatedModel):
+class NamespaceTool(RequestModel):
+    """Functions under a name of their own, as the tools of an MCP server are; its description is
+    for nobody here."""
+
+    type: Literal["namespace"]
+    name: str
+    description: str | None = None
+    tools: list[Annotated[FunctionTool, of_kinds("function", what="tools")]]
+
+
+_TOOLS = {"function": "FunctionTool", "namespace": "NamespaceTool"}
+
+
+def _tool_tag(value: Any) -> str | None:
+    return _TOOLS.get(kind_of(value) or "")
+
+
+Tool = Annotated[
+    Annotated[FunctionTool, Tag("FunctionTool")] | Annotated[NamespaceTool, Tag("NamespaceTool")],
+    Discriminator(_tool_tag),
+    of_kinds(*_TOOLS, what="tools"),
+]
+
+
+class FunctionChoice(RequestModel):
     """The one function that must be called, or one of those allowed."""
 
     type: Literal["function"]
     name: str
 
 
-class AllowedTools(TranslatedModel):
+class AllowedTools(RequestModel):
     """The tools that may be called in this turn."""
 
     type: Literal["allowed_tools"]
@@ -60,7 +89,7 @@ ToolChoice = Annotated[
 ]
 
 
-class TextFormat(TranslatedModel):
+class TextFormat(RequestModel):
     """Free text, any JSON object, or JSON that satisfies a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -76,34 +105,34 @@ class TextFormat(TranslatedModel):
         return self
 
 
-class TextConfig(TranslatedModel):
+class TextConfig(RequestModel):
     """The form of the answer's text."""
 
+    without_effect = _OF_TEXT
     format: TextFormat | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class Reasoning(TranslatedModel):
+class Reasoning(RequestModel):
     """How the model thinks; with `summary`, thoughts are sent as their own summary."""
 
+    without_effect = _OF_REASONING
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
     """Older name of summary."""
-    context: Literal["auto", "current_turn", "all_turns"] | None = None
 
     @property
     def summarized(self) -> bool:
         return bool(self.summary or self.generate_summary)
 
 
-class StreamOptions(TranslatedModel):
-    """Options of a streamed answer."""
+class StreamOptions(RequestModel):
+    """Options of a streamed answer; the usage is always told at its end."""
 
-    include_obfuscation: bool | None = None
+    without_effect = OF_STREAM_OPTIONS
 
 
-class CountRequest(TranslatedModel):
+class CountRequest(RequestModel):
     """Body of POST /v1/responses/input_tokens: what decides a prompt."""
 
     model: str | None = None
@@ -114,10 +143,7 @@ class CountRequest(TranslatedModel):
     """The system prompt of this turn alone."""
     previous_response_id: str | None = None
     """A stored response that this one goes on from."""
-    tools: Annotated[
-        list[Annotated[FunctionTool, of_kinds("function", what="tools")]] | None,
-        Field(max_length=128),
-    ] = None
+    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
     """Functions the model may call."""
     tool_choice: ToolChoice | None = None
     """Whether a function must be called, and which. Default auto."""
@@ -130,15 +156,30 @@ class CountRequest(TranslatedModel):
     truncation: Literal["auto", "disabled"] | None = None
     """Accepted: nothing is left out of an input; one that is too long is refused."""
 
+    @property
+    def functions(self) -> list[tuple[str | None, FunctionTool]]:
+        """All functions, each with its namespace if it has one."""
+        found: list[tuple[str | None, FunctionTool]] = []
+        for tool in self.tools or ():
+            if isinstance(tool, NamespaceTool):
+                found += [(tool.name, function) for function in tool.tools]
+            else:
+                found.append((None, tool))
+        return found
+
 
 class ResponsesRequest(CountRequest):
     """Body of POST /v1/responses."""
 
-    IGNORED: ClassVar[tuple[str, ...]] = (
-        "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-        "safety_identifier", "service_tier", "stream_options", "user",
+    ECHOED: ClassVar[tuple[str, ...]] = (
+        "max_tool_calls", "prompt_cache_key", "safety_identifier", "user",
     )  # fmt: skip
+    """Without effect, but the response repeats them."""
 
+    without_effect = dict.fromkeys(
+        ("client_metadata", "prompt_cache_options", "prompt_cache_retention", "service_tier"),
+        always,
+    )
     max_output_tokens: MaxTokens | None = None
     """Longest answer in tokens, thoughts included."""
     temperature: Temperature | None = None
@@ -162,9 +203,6 @@ class ResponsesRequest(CountRequest):
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
-    service_tier: str | None = None
 
     @field_validator("background")
     @classmethod
@@ -183,16 +221,11 @@ class ResponsesRequest(CountRequest):
 
     @property
     def ignored(self) -> list[str]:
-        """What the request has that changes nothing."""
-        found = [name for name in self.IGNORED if getattr(self, name) is not None]
+        found = super().ignored + [name for name in self.ECHOED if getattr(self, name) is not None]
         found += [f"include.{one}" for one in self.include or () if "logprobs" not in one]
-        if self.truncation == "auto":
-            found.append("truncation")
-        if self.text is not None and self.text.verbosity is not None:
-            found.append("text.verbosity")
-        if self.reasoning is not None and self.reasoning.context is not None:
-            found.append("reasoning.context")
-        return found
+        if any(isinstance(tool, NamespaceTool) and tool.description for tool in self.tools or ()):
+            found.append("tools.description")
+        return found + (["truncation"] if self.truncation == "auto" else [])
 
 
 class InputDetails(TypedDict):

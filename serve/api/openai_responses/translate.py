@@ -11,6 +11,7 @@ from tuneserve.serve.api.openai_responses.items import (
     InputItem,
     Message,
     ReasoningItem,
+    called_name,
 )
 from tuneserve.serve.api.openai_responses.protocol import (
     AllowedTools,
@@ -18,6 +19,7 @@ from tuneserve.serve.api.openai_responses.protocol import (
     FunctionChoice,
     FunctionTool,
     ResponsesRequest,
+    ToolChoice,
 )
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.translated import chat_request
@@ -26,7 +28,7 @@ NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
     "response_format": "text.format",
-    "reasoning_budget": "reasoning.effort",
+    "reasoning_effort": "reasoning.effort",
     "parameters": "parameters",
 }
 BETWEEN_TEXTS = "\n\n"
@@ -35,14 +37,15 @@ BETWEEN_TEXTS = "\n\n"
 def as_chat(body: CountRequest, items: Sequence[InputItem]) -> ChatRequest:
     """`items`: the conversation so far and the request's input, without references. Raises
     RequestValidationError."""
-    tools, choice = _tools(body)
+    effort = body.reasoning.effort if body.reasoning else None
     fields: dict[str, Any] = {
         "model": body.model,
         "messages": _messages(body.instructions, items),
-        "tools": [_tool(tool) for tool in tools] or None,
-        "tool_choice": choice,
+        "tools": [_tool(*function) for function in body.functions] or None,
+        "tool_choice": _choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _format(body),
+        "reasoning_effort": "xhigh" if effort == "max" else effort,
     }
     if isinstance(body, ResponsesRequest):
         fields |= {
@@ -95,24 +98,28 @@ def _add(turn: dict[str, Any], key: str, text: str) -> None:
 
 
 def _call(item: FunctionCall) -> dict[str, Any]:
-    called = {"name": item.name, "arguments": item.arguments}
+    called = {"name": called_name(item.namespace, item.name), "arguments": item.arguments}
     return {"id": item.call_id, "type": "function", "function": called}
 
 
-def _tools(body: CountRequest) -> tuple[list[FunctionTool], Any]:
-    """The tools of this turn, and the choice among them as chat requests have it."""
-    tools, choice = list(body.tools or ()), body.tool_choice
+def _choice(choice: ToolChoice | None) -> Any:
+    """The choice among tools as chat requests have it."""
     match choice:
-        case FunctionChoice(name=name):
-            return tools, {"type": "function", "function": {"name": name}}
-        case AllowedTools():
-            allowed = {tool.name for tool in choice.tools}
-            return [tool for tool in tools if tool.name in allowed], choice.mode
-    return tools, choice
+        case FunctionChoice():
+            return _named(choice)
+        case AllowedTools(mode=mode, tools=tools):
+            allowed = {"mode": mode, "tools": [_named(tool) for tool in tools]}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+    return choice
 
 
-def _tool(tool: FunctionTool) -> dict[str, Any]:
-    function = tool.model_dump(include={"name", "description", "parameters"}, exclude_none=True)
+def _named(choice: FunctionChoice) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": choice.name}}
+
+
+def _tool(namespace: str | None, tool: FunctionTool) -> dict[str, Any]:
+    function = tool.model_dump(include={"description", "parameters"}, exclude_none=True)
+    function["name"] = called_name(namespace, tool.name)
     return {"type": "function", "function": function}
 
 

@@ -16,7 +16,10 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.logprobs import chat_logprobs
+from tuneserve.serve.api.openai_responses.items import called_name
 from tuneserve.serve.api.openai_responses.protocol import (
+    FunctionTool,
+    NamespaceTool,
     ResponseObject,
     ResponsesRequest,
     ResponseUsage,
@@ -141,10 +144,7 @@ class ResponseWriter(Writer):
             "temperature": sampling.temperature,
             "text": {"format": {"type": "text"}, **text},
             "tool_choice": _choice(body),
-            "tools": [
-                {"parameters": None, "strict": None, **tool.model_dump(exclude_none=True)}
-                for tool in body.tools or ()
-            ],
+            "tools": [_as_given(tool) for tool in body.tools or ()],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": sampling.top_p,
             "truncation": "disabled",
@@ -165,9 +165,16 @@ class ResponseWriter(Writer):
                 key = "summary" if self._summarized else "content"
                 return {**own, "type": "reasoning", "summary": [], key: parts}
             case "call":
-                called = {"call_id": block.id, "name": block.name}
                 arguments = "" if begun else block.text
-                return {**own, "type": "function_call", **called, "arguments": arguments}
+                called = {"call_id": block.id, **self._function(block), "arguments": arguments}
+                return {**own, "type": "function_call", **called}
+
+    def _function(self, block: Block) -> dict[str, str]:
+        """The function that a block calls: its name, and its namespace if it has one."""
+        for namespace, tool in self._body.functions:
+            if namespace is not None and called_name(namespace, tool.name) == block.name:
+                return {"name": tool.name, "namespace": namespace}
+        return {"name": block.name}
 
     def _item_id(self, block: Block) -> str:
         if block.index not in self._ids:
@@ -240,7 +247,8 @@ class ResponseWriter(Writer):
                 ) + self._of_part(block, f"response.{name}.done", part=part)
             case "call":
                 kind = "response.function_call_arguments.done"
-                events = self._of_item(block, kind, name=block.name, arguments=text)
+                name = self._function(block)["name"]
+                events = self._of_item(block, kind, name=name, arguments=text)
         done = self._event("response.output_item.done", output_index=block.index, item=item)
         return events + done
 
@@ -262,6 +270,11 @@ class ResponseWriter(Writer):
         self._sequence += 1
         value: Mapping[str, Any] = {"type": kind, "sequence_number": self._sequence, **fields}
         return b"event: " + kind.encode() + b"\ndata: " + to_json(value) + b"\n\n"
+
+
+def _as_given(tool: FunctionTool | NamespaceTool) -> dict[str, Any]:
+    given = tool.model_dump(exclude_none=True)
+    return given if tool.type == "namespace" else {"parameters": None, "strict": None, **given}
 
 
 def _choice(body: ResponsesRequest) -> Any:

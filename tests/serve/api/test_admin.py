@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ def test_what_can_not_be_loaded_is_told_without_the_servers_paths(
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == param
     assert str(folder) not in refused.text
+
+
+def test_the_directory_is_watched(service: Service, folder: Path, lora_gguf: Path) -> None:
+    file = folder / "adapters" / "dropped.gguf"
+    shutil.copy(lora_gguf, file)
+    for there in (True, False):
+        deadline = time.monotonic() + 20
+        while ("dropped" in service.names) is not there:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        file.unlink(missing_ok=True)
 
 
 def test_the_keys_of_admins_and_users_are_not_each_others(service: Service) -> None:

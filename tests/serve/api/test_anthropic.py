@@ -176,7 +176,7 @@ def test_what_claude_code_sends(http: Any) -> None:
         usage = answer.json()["usage"]
         counts.append((usage["input_tokens"], usage["cache_read_input_tokens"]))
     told = set(answer.headers["x-tuneserve-ignored"].split(", "))
-    assert told == {"metadata", "context_management", "redacted_thinking"}
+    assert told == {"metadata", "context_management", "redacted_thinking", "thinking"}
     # The stamp that is new in every request does not hide the prefix.
     assert counts[1][0] == 1
     assert sum(counts[0]) == sum(counts[1])

@@ -111,7 +111,7 @@ def test_a_defect_amid_an_answer_is_counted_as_one(service: Service) -> None:
     metrics = Metrics(service.engine)
     log = AccessLog(broken, style="off", metrics=metrics)
     with pytest.raises(RuntimeError, match="a defect"):
-        asyncio.run(log({"type": "http"}, nothing, nothing))  # type: ignore[arg-type]
+        asyncio.run(log({"type": "http", "method": "GET"}, nothing, nothing))  # type: ignore[arg-type]
     assert b'status="500"} 1.0' in metrics.text()
 
 

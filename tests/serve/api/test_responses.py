@@ -92,7 +92,10 @@ def test_an_answer_that_is_cut_is_incomplete(client: Any) -> None:
 
 def test_tools_round_trip(client: Any, http: Any) -> None:
     asked = {"role": "user", "content": "What is the weather in Paris?"}
-    options: dict[str, Any] = {"model": "demo", "temperature": 0, "tools": TOOLS, "store": False}
+    options: dict[str, Any] = {
+        **ASKED, "tools": TOOLS, "store": False, "parallel_tool_calls": False,
+        "max_output_tokens": 48,
+    }  # fmt: skip
     first = client.responses.create(input=[asked], tool_choice="required", **options)
     calls = [item for item in first.output if item.type == "function_call"]
     assert json.loads(calls[0].arguments)["city"] in ("Paris", "Rome")
@@ -105,7 +108,12 @@ def test_tools_round_trip(client: Any, http: Any) -> None:
         )
         assert second.output_text
     events = events_of(
-        http, input=[asked], tools=TOOLS, tool_choice="required", max_output_tokens=64
+        http,
+        input=[asked],
+        tools=TOOLS,
+        tool_choice="required",
+        max_output_tokens=48,
+        parallel_tool_calls=False,
     )
     kinds = [event["type"].removeprefix("response.") for event in events]
     assert kinds[2:4] == ["output_item.added", "function_call_arguments.delta"]
@@ -118,6 +126,25 @@ def test_tools_round_trip(client: Any, http: Any) -> None:
     }  # fmt: skip
     allowed = client.responses.create(input=[asked], tool_choice=choice, **options)
     assert allowed.output[0].type == "function_call"
+
+
+def test_functions_of_a_namespace(client: Any, http: Any) -> None:
+    options: dict[str, Any] = {
+        "tools": [{"type": "namespace", "name": "sky", "description": "The sky", "tools": TOOLS}],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_output_tokens": 64,
+    }
+    asked = {"role": "user", "content": "What is the weather in Paris?"}
+    [call] = whole(http, input=[asked], **options)["output"]
+    assert (call["namespace"], call["name"]) == ("sky", "get_weather")
+    events = events_of(http, input=[asked], **options)
+    assert events[2]["item"]["namespace"] == "sky"
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "12 degrees"}
+    prompt = http.post("/v1/responses/input_tokens", json={"input": [asked, call, result]}).json()
+    bare = {**call, "namespace": None}
+    shorter = http.post("/v1/responses/input_tokens", json={"input": [asked, bare, result]}).json()
+    assert prompt["input_tokens"] > shorter["input_tokens"]
 
 
 def test_a_call_that_was_cut_can_be_sent_back(client: Any) -> None:
@@ -154,7 +181,7 @@ def test_structured_answers(client: Any) -> None:
         assert isinstance(stream.get_final_response().output_parsed, Weather)
     loose = client.responses.create(
         model="demo", input="Some JSON?", max_output_tokens=48, temperature=0,
-        text={"format": {"type": "json_object"}, "verbosity": "low"},
+        text={"format": {"type": "json_object"}, "verbosity": "medium"},
     )  # fmt: skip
     assert loose.output_text.startswith("{")
 
@@ -233,9 +260,9 @@ def test_what_changes_nothing_is_told(http: Any) -> None:
         ({"tool_choice": {"type": "file_search"}}, "tool_choice", "'file_search'"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "g"}}, None, "'g'"),
         (
-            {"text": {"format": {"type": "json_schema", "schema": {"not": {}}}}},
+            {"text": {"format": {"type": "json_schema", "schema": {"not": {"type": "null"}}}}},
             "text.format",
-            "not",
+            "enforced",
         ),
         ({"input": "word " * 5000}, "input", "tokens"),
     ],

@@ -327,3 +327,38 @@ def test_a_new_sequence_takes_the_id_of_a_cached_prefix_when_all_are_used() -> N
     assert cache.allocate(source)[1] == 4
     assert cache.cached_prefixes == 5
     assert cache.match_prefix(None, [0] * 5, []).sequence == source.sequence
+
+
+def test_after_many_a_single_request_does_not_keep_what_lies_scattered() -> None:
+    limits = PrefixLimits(
+        idle_cells=20_000, share_beside_running=0.0, cells_beside_running=20_000, ram_bytes=0
+    )
+    cache, _ = manager(cells=40_000, limits=limits)
+    for start in range(5):
+        compute(cache, [start] * 3000)
+    for _ in range(2):
+        cache.trim()
+        cache.start_low(None, [0] * 10)
+        assert cache.cached_prefixes == 5, "nothing above them was ever in use"
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 15_000)
+    cache.free(sequence)
+    cache.start_low(None, [0] * 10)
+    assert (cache.cached_prefixes, cache.used_cells) == (5, 15_000), "most of them is in use"
+    for _ in range(4):
+        assert cache._evict(spare=None)
+    cache.start_low(None, [9] * 10)
+    assert (cache.cached_prefixes, cache.used_cells) == (0, 0)
+
+
+def test_what_a_single_request_needs_much_of_is_kept_wherever_it_lies() -> None:
+    limits = PrefixLimits(
+        idle_cells=20_000, share_beside_running=0.0, cells_beside_running=20_000, ram_bytes=0
+    )
+    cache, _ = manager(cells=40_000, limits=limits)
+    sequence, _ = cache.allocate(PrefixMatch())
+    cache.append(sequence, 22_000)
+    compute(cache, [1] * 5000)
+    cache.free(sequence)
+    cache.start_low(None, [1] * 5000)
+    assert cache.cached_prefixes == 1

@@ -109,7 +109,7 @@ class TestDisk:
             other = disk.find("lora", tokens(0, 150), 64)
             assert other is not None
             assert len(other.tokens) == 200
-            assert disk.find("unknown", tokens(0), 64) is None
+            assert disk.find("another", tokens(0), 64) is None
 
     def test_a_longer_one_takes_the_place_of_its_beginning(self, tmp_path: Path) -> None:
         keep(tmp_path, prefix(0, 100), prefix(0, 150), prefix(0, 120), prefix(50))
@@ -240,6 +240,11 @@ class TestRealModel:
         anew = ask()
         assert (anew.cached_tokens, anew.tokens) == (0, first.tokens)
 
+    def test_without_ram_it_is_what_was_kept_at_the_end(self, ask: Ask) -> None:
+        assert ask(prefix_ram=0.0).cached_tokens == 0
+        again = ask(prefix_ram=0.0)
+        assert again.cached_tokens == again.prompt_tokens - 1
+
     def test_another_cache_type_or_attention_is_not_used(self, ask: Ask) -> None:
         assert ask(cache_type_k="f16", cache_type_v="f16").cached_tokens == 0
         assert ask(cache_type_k="f16").cached_tokens == 0
@@ -254,7 +259,7 @@ class TestRealModel:
         root = tmp_path / "new" / "prefixes"
         settings = ServeSettings(
             ctx=512, slots=2, threads=1, prefix_disk="100M", prefix_directory=root,
-            prefix_ram=0.0, prefix_share=0.0,
+            prefix_ram=0.0001, prefix_share=0.0,
         )  # fmt: skip
         with Engine(demo_gguf, settings) as engine:
             ids = engine.model.tokenize(TEXT)

@@ -196,16 +196,21 @@ def test_room_is_made_for_the_whole_of_an_offloaded_prefix() -> None:
     assert one.cached_tokens == 50
 
 
-def test_each_step_evicts_one_of_too_many_cached_prefixes() -> None:
-    server = Server(limits=replace(NOTHING_KEPT, idle_cells=25))
-    for _ in range(3):
-        server.submit(20, 1)
+@pytest.mark.parametrize(("copied", "kept_after"), [(0, [20, 20, 20]), (10_000, [1320, 720, 20])])
+def test_each_step_evicts_cached_prefixes_beyond_their_limit(
+    copied: int, kept_after: list[int]
+) -> None:
+    """All at once; where they are copied to RAM, one of 600 tokens is enough for a step."""
+    limits = replace(NOTHING_KEPT, idle_cells=25, ram_bytes=copied)
+    server = Server(cells=2000, batch_tokens=2000, prefill=2000, limits=limits)
+    for size in (600, 600, 700, 20):
+        server.submit(size, 1)
     server.step()
     kept = []
     for _ in range(3):
         server.step()
         kept.append(server.cache.used_cells)
-    assert kept == [40, 20, 20]
+    assert kept == kept_after
 
 
 # -- chunked prefill ---------------------------------------------------------------------------
@@ -268,6 +273,22 @@ def test_prompts_beside_answers_get_what_fits_a_step() -> None:
     for _ in range(40):
         observe(40, 40.0)
     assert budget.tokens(beside_decoding=True) == 32
+
+
+def test_few_tokens_in_a_short_step_say_nothing_against_the_budget() -> None:
+    """Beside many answers a step takes long whatever it has of prompts: by that alone, prompts that
+    come together later would get less and less of a step."""
+    budget = PrefillBudget(largest=2048, first=512)
+    answers = [(pending(1), 1)] * 100
+    budget.observe([(pending(500), 500)], 0.1)
+    for _ in range(40):
+        assert budget.tokens(beside_decoding=True) == 1250
+        budget.observe([*answers, (pending(40), 40)], 0.08)
+    # As much as it might have had, or a step that was too long: that does.
+    budget.observe([*answers, (pending(1250), 1250)], 0.5)
+    assert budget.tokens(beside_decoding=True) == 1062
+    budget.observe([*answers, (pending(40), 40)], 0.5)
+    assert budget.tokens(beside_decoding=True) == 749
 
 
 def test_one_slow_step_does_not_decide_the_budget() -> None:

@@ -33,6 +33,7 @@ class Running:
 
     def __init__(self, speculator: Speculator, tokens: list[int], remaining: int = 1000) -> None:
         self.drafter: RequestDrafter | None = speculator.drafter(tokens)
+        self.drafter.see()
         self.draft: Sequence[int] = ()
         self.remaining = remaining
 
@@ -181,6 +182,14 @@ class TestScheduler:
         assert (request.computed, request.pending, list(request.draft)) == (35, 1, [])
         assert server.cache.free_cells == 5
         assert server.memory.truncated == [(request.sequence, 35)]
+
+    def test_a_piece_of_one_token_of_a_prompt_has_no_draft(self) -> None:
+        server = Server(cells=400, prefill=1)
+        server.scheduler._speculator = one = Speculator(always=True)
+        request = server.submit(LOOP * 4, 8)
+        request.drafter = one.drafter(request.tokens)
+        assert server.scheduler.schedule().chunks == [(request, 1)]
+        assert list(request.draft) == []
 
     def test_steps_with_prompts_have_no_drafts(self) -> None:
         server = Server(cells=400, slots=2)
