@@ -2,7 +2,7 @@
 
 Its tests can be told that the server runs already (DEBUG_EXTERNAL). Those files that speak the
 OpenAI API or Anthropic's are run, against a plain server, one that serves embeddings, one that asks
-for the key that its tests use, and for two of the APIs one under the model's name that they ask for.
+for the key that its tests use, and two whose model has the name that the tests of an API ask for.
 A test that fails is listed with its reason: most ask for words and token counts of a model that is
 not here, for llama-server's own paths and fields, or for options that the test would have started
 its server with. A failure that no reason explains is shown with its message and makes the exit code
