@@ -1,11 +1,11 @@
 """How long the tokens of a step take to draw, by kind of sampling, rows and vocabulary.
 
-    python benchmarks/serve_sampling.py model.gguf [--threads 2] [--vocabularies 49152 128256]
+    python benchmarks/serve_sampling.py model.gguf [--threads 8] [--vocabularies 49152]
 
 Peaked rows are a real model's logits after the tokens of a text; a larger vocabulary is filled up
 with tokens like the less probable half of the real ones. Flat rows are noise. A step is as the
-engine does it: every row has its own request. The figure is the fastest of several rounds, in
-µs a row, so that what another process disturbs does not count.
+engine does it: every row has its own request. The figure is µs a row in the median of many steps:
+of one thread the time on a core, which other processes hardly change, else of a clock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.llama import LlamaContext, LlamaModel, physical_cores
+from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.serve.engine.drawing import Row, token_logprob
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
@@ -62,18 +62,18 @@ def flat_rows(count: int, vocabulary: int) -> Row:
     return np.random.default_rng(2).normal(0, 1, (count, vocabulary)).astype(np.float32)
 
 
-def fastest(step: Callable[[], object], seconds: float) -> float:
-    """Seconds of the fastest call."""
+def median(step: Callable[[], object], clock: Callable[[], float], seconds: float) -> float:
+    """Seconds of a call."""
     step()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        started = time.perf_counter()
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        started = clock()
         step()
-        best = min(best, time.perf_counter() - started)
-    return best
+        times.append(clock() - started)
+    return float(np.median(times))
 
 
-def measure(model: LlamaModel, rows: Row, kind: dict[str, Any], threads: RowThreads) -> float:
+def measure(model: LlamaModel, rows: Row, kind: dict[str, Any], threads: int) -> float:
     """µs a row in a step of all rows."""
     params = SamplingParams(seed=1, **kind)
     samplers = [TokenSampler(model, params) for _ in rows]
@@ -88,7 +88,10 @@ def measure(model: LlamaModel, rows: Row, kind: dict[str, Any], threads: RowThre
             token_logprob(row, token, params.logprobs)
 
     jobs = list(zip(samplers, rows, strict=True))
-    seconds = fastest(lambda: threads.map(one, jobs, logits=rows.size), 0.15)
+    pool = RowThreads(threads)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    seconds = median(lambda: pool.map(one, jobs, logits=rows.size), clock, 0.15)
+    pool.close()
     return seconds / len(rows) * 1e6
 
 
@@ -97,11 +100,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[49_152, 128_256, 262_144])
     args = parser.parse_args()
-    threads = RowThreads(args.threads)
     with LlamaModel(args.model) as model:
         for vocabulary in args.vocabularies:
             for shape in ("peaked", "flat"):
@@ -114,11 +116,10 @@ def main() -> None:
                     else flat_rows(most, vocabulary)
                 )
                 for name, kind in KINDS.items():
-                    figures = [measure(model, rows[:n], kind, threads) for n in args.rows]
+                    figures = [measure(model, rows[:n], kind, args.threads) for n in args.rows]
                     print(
                         f"{name:26}" + "".join(f"{figure:8.0f}" for figure in figures), flush=True
                     )
-    threads.close()
 
 
 if __name__ == "__main__":

@@ -124,8 +124,14 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
     def served() -> set[str]:
         return set(app.openapi()["paths"])
 
-    keyed = settings.api_key_file is not None
-    app.include_router(batch_router(store, runner, keyed=keyed, served=served), responses=ERRORS)
+    router = batch_router(
+        store,
+        runner,
+        keyed=settings.api_key_file is not None,
+        origins=settings.cors_origins,
+        served=served,
+    )
+    app.include_router(router, responses=ERRORS)
     return runner
 
 

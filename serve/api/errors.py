@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from tuneserve.chat.template import TemplateError
 from tuneserve.errors import TuneserveError
-from tuneserve.serve.chat.structured import GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
 from tuneserve.serve.engine import (
     EngineError,
     GrammarFailedError,

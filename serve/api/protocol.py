@@ -371,7 +371,7 @@ def _begun_json(text: str) -> Any:
     """What there is of a JSON text that was cut. Raises ValueError."""
     try:
         return pydantic_core.from_json(text, allow_partial="trailing-strings")
-    except ValueError:
+    except (ValueError, TypeError):  # a TypeError for half a character
         raise ValueError("must be JSON text") from None
 
 

@@ -20,7 +20,7 @@ from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.writers import Writer
-from tuneserve.serve.chat.structured import GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
 
 Names = Mapping[str, str]
 """Fields of a chat request, or beginnings of their paths, to what the other API calls them."""

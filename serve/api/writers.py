@@ -140,7 +140,7 @@ class ChatWriter(CompletionWriter):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         reader = self._turn.reader()
-        parts = [*reader.feed(completion.text), *reader.finish(cut=was_cut(completion))]
+        parts = [*reader.feed(completion.text), *reader.finish(cut=completion.was_cut)]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = calls_of(parts)
@@ -179,7 +179,7 @@ class ChatWriter(CompletionWriter):
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
-        rest = self._parts(index, stream.reader.finish(cut=was_cut(completion)))
+        rest = self._parts(index, stream.reader.finish(cut=completion.was_cut))
         reason = finish_reason(completion, called=stream.calls > 0)
         return rest + self._event(index, {}, finish_reason=reason)
 
@@ -247,11 +247,6 @@ def finish_reason(completion: Completion, *, called: bool) -> str:
     """OpenAI says 'tool_calls' where the model ended by calling tools."""
     ended = completion.finish_reason
     return "tool_calls" if called and ended == "stop" else ended
-
-
-def was_cut(completion: Completion) -> bool:
-    """Did the answer end before the model had ended it?"""
-    return completion.finish_reason != "stop"
 
 
 class TextWriter(CompletionWriter):

@@ -14,13 +14,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from tuneserve.serve.chat.structured import (
-    COMPILE_SECONDS,
-    GrammarCompiler,
-    GrammarError,
-    refers_nowhere,
-    subschemas,
-)
+from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.json_schema import refers_nowhere, subschemas
+from tuneserve.serve.chat.structured import COMPILE_SECONDS, GrammarCompiler
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

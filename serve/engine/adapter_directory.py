@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.serve.engine.adapters import check_name
+from tuneserve.serve.engine.adapters import NoPlaceError, check_name
 from tuneserve.serve.engine.engine import Engine
 from tuneserve.serve.engine.types import UnavailableError, UnknownAdapterError
 
@@ -39,8 +39,9 @@ class Stamp:
 class AdapterDirectory:
     """Keeps an engine's adapters like the files of a directory, in a thread of its own.
 
-    A file that can't be served is told once in the log, and again only after it has changed. An
-    adapter that was unloaded otherwise comes back when its file changes.
+    A file that can't be served is told once in the log, and again only after it has changed; one
+    for which there was no place is tried again when others have gone. An adapter that was unloaded
+    otherwise comes back when its file changes.
     """
 
     def __init__(self, engine: Engine, directory: Path, *, reserved: str) -> None:
@@ -53,7 +54,9 @@ class AdapterDirectory:
         self._seen: dict[str, Stamp] = {}
         self._taken: dict[str, Stamp] = {}
         self._served: dict[str, str] = {}
-        self._told = ""
+        self._without_place: set[str] = set()
+        self._others: tuple[tuple[str, ...], int] = ((), 0)
+        self._told: dict[str, str] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="adapters", daemon=True)
 
@@ -83,11 +86,17 @@ class AdapterDirectory:
         try:
             found = self._stamps()
         except OSError as error:
-            self._tell_once(f"warning: {self.directory} can't be read: {error.strerror}")
+            self._tell_once("", f"warning: {self.directory} can't be read: {error.strerror}")
             return
         for name in self._taken.keys() - found.keys():
             del self._taken[name]
+            self._told.pop(name, None)
             self._unload(name)
+        others = (self._engine.adapters.names, self._engine.adapters.loaded)
+        if others != self._others:
+            for name in self._without_place:
+                self._taken.pop(name, None)
+            self._without_place.clear()
         for name, stamp in sorted(found.items()):
             age = time.time() - stamp.changed / 1e9
             settled = age > SETTLED_SECONDS or self._seen.get(name) == stamp
@@ -95,6 +104,7 @@ class AdapterDirectory:
                 self._taken[name] = stamp
                 self._load(name)
         self._seen = found
+        self._others = (self._engine.adapters.names, self._engine.adapters.loaded)
 
     def _stamps(self) -> dict[str, Stamp]:
         """Of the directory's GGUFs, by name."""
@@ -116,17 +126,20 @@ class AdapterDirectory:
                 raise UsageError(f"'{name}' is the base's name")
             former = self._engine.adapters.key_of(name)
             if former is not None and self._served.get(name) != former:
-                raise UsageError(f"another adapter is served as '{name}'")
+                raise NoPlaceError(f"another adapter is served as '{name}'")
             file = self._engine.load_adapter(name, self.inside(path), replace=True)
         except UnavailableError:
             return
         except TuneserveError as error:
+            if isinstance(error, NoPlaceError):
+                self._without_place.add(name)
             reason = "; ".join([error.message, *error.problems[:3]])
-            say(f"warning: {path} is not served: {reason}")
+            self._tell_once(name, f"warning: {path} is not served: {reason}")
             return
         except OSError as error:
-            say(f"warning: {path} is not served: {error.strerror}")
+            self._tell_once(name, f"warning: {path} is not served: {error.strerror}")
             return
+        self._told.pop(name, None)
         self._served[name] = file.key
         say(f"adapter '{name}' is served ({path.name})")
         if file.left_out:
@@ -143,10 +156,10 @@ class AdapterDirectory:
             return
         say(f"adapter '{name}' is served no more: its file is gone")
 
-    def _tell_once(self, message: str) -> None:
-        if message != self._told:
+    def _tell_once(self, name: str, message: str) -> None:
+        if message != self._told.get(name):
             say(message)
-        self._told = message
+        self._told[name] = message
 
     def _watch(self) -> None:
         while not self._stopping.wait(POLL_SECONDS):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.console import human_bytes
-from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.errors import UsageError
 from tuneserve.gguf.lora import AdapterBase, check_adapter
 from tuneserve.gguf.reader import GGUFFile, check_is_gguf
 from tuneserve.llama import LlamaModel, free_gpu_memory
@@ -31,6 +31,10 @@ GPU_MARGIN_BYTES = 256 << 20
 
 _NAME = re.compile(r"[\w.:/+@-]{1,128}")
 _CHUNK = 1 << 20
+
+
+class NoPlaceError(UsageError):
+    """There is no place for an adapter now; there may be when another has gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,7 @@ class AdapterRegistry:
         going = self._loaded.get(replacing) if replacing else None
         staying = [one for one in self._loaded.values() if one is not going or len(one.names) > 1]
         if len(staying) >= self._most:
-            raise UsageError(
+            raise NoPlaceError(
                 f"{self._most} adapters are loaded already",
                 hint="Unload one, or raise max_adapters.",
             )
@@ -146,7 +150,7 @@ class AdapterRegistry:
             raise _too_large(None, self._most_bytes)
         free = free_gpu_memory()
         if free and sum(free) < file.size + GPU_MARGIN_BYTES:
-            raise UsageError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
+            raise NoPlaceError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
         return LoadedAdapter(load_adapter(self._model, file.path), file.size)
 
     def unload(self, name: str) -> None:
@@ -199,8 +203,8 @@ def free_all(handles: dict[str, Any]) -> None:
         free_adapter(handle)
 
 
-def _too_large(path: Path | None, most: int) -> TuneserveError:
-    return UsageError(
+def _too_large(path: Path | None, most: int) -> NoPlaceError:
+    return NoPlaceError(
         f"adapters may take {human_bytes(most)} in all",
         where=str(path or ""),
         hint="Unload one, or raise adapter_memory.",

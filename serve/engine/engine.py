@@ -199,7 +199,9 @@ class Engine:
             answer_seconds=settings.answer_seconds,
             speculator=self._speculator,
         )
-        self._row_threads = RowThreads(settings.threads or physical_cores())
+        # On a CPU llama.cpp's own threads wait for the next step on the cores: others gain nothing.
+        threads = (settings.threads or physical_cores()) if _on_gpu(settings) else 1
+        self._row_threads = RowThreads(threads)
         self._pieces: dict[int, bytes | None] = {}
         self._notifier = Notifier(after_step)
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
@@ -667,13 +669,17 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
     an H100, 8,192 such cells took one answer of an 8B model from 243 to 172 tokens/s. So a CPU
     offloads prefixes to RAM. A GPU, which computes a prefix quickly, keeps few and drops the
     rest."""
-    on_gpu = settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
+    on_gpu = _on_gpu(settings)
     return PrefixLimits(
         idle_cells=int(settings.prefix_share * n_ctx),
         share_beside_running=0.0 if on_gpu else SHARE_BESIDE_RUNNING,
         cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
         ram_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )
+
+
+def _on_gpu(settings: ServeSettings) -> bool:
+    return settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
 
 
 def _can_share_prefixes(model: LlamaModel) -> bool:

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 MOST_THREADS = 8
 """The part of the work that needs the interpreter leaves nothing to more."""
 
-WORTH_A_THREAD = 1 << 19
+WORTH_A_THREAD = 1 << 20
 """Logits that keep a thread busy for longer than it takes to wake it."""
 
 

@@ -161,6 +161,11 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     stopped_by: str | None = None
 
+    @property
+    def was_cut(self) -> bool:
+        """Did it end before the model, or a stop string, had ended it?"""
+        return self.finish_reason != "stop"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:

@@ -63,8 +63,10 @@ class CallForm:
 
     @property
     def triggers(self) -> tuple[str, ...]:
-        """What calls begin with; none where a call is only told by its JSON."""
-        return tuple(mark for mark in (self.section_mark, self.begin) if mark)
+        """What calls begin with; none where a call is only told by its JSON. Qwen3-Coder at times
+        leaves the first mark away and begins with the function's."""
+        second = self.head.strip() if isinstance(self.style, Tagged) else ""
+        return tuple(mark for mark in (self.section_mark, self.begin, second) if mark)
 
     @property
     def writes_ids(self) -> bool:

@@ -95,7 +95,8 @@ class _Rewriting:
             message.setdefault("headers", [])
             if self._request_id is not None:
                 MutableHeaders(scope=message)["request-id"] = self._request_id
-            if message["status"] >= 400:
+            kind = MutableHeaders(scope=message).get("content-type", "")
+            if message["status"] >= 400 and kind.startswith("application/json"):
                 self._start = message
                 return
         if self._start is None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import pydantic_core
 
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.anthropic.errors import error_body
@@ -15,6 +14,7 @@ from tuneserve.serve.api.anthropic.protocol import AnsweredMessage, MessageUsage
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.protocol import whole_arguments
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta
 
@@ -45,7 +45,7 @@ class MessageWriter(Writer):
         [completion] = completions
         for delta in deltas_of(completion, self._model, self._turn.sampling):
             self._reader.feed(delta)
-        self._reader.finish(cut=completion.finish_reason == "length")
+        self._reader.finish(cut=completion.was_cut)
         content = [self._content(block) for block in self._reader.blocks]
         return to_json(self._message(content, completion))
 
@@ -56,7 +56,7 @@ class MessageWriter(Writer):
         return b"".join(map(self._written, self._reader.feed(delta)))
 
     def last(self, index: int, completion: Completion) -> bytes:
-        steps = self._reader.finish(cut=completion.finish_reason == "length")
+        steps = self._reader.finish(cut=completion.was_cut)
         reason, stop = self._why(completion)
         return b"".join(map(self._written, steps)) + _event(
             "message_delta",
@@ -135,7 +135,7 @@ class MessageWriter(Writer):
             case "text":
                 return {"type": "text", "text": text}
             case "call":
-                called = pydantic_core.from_json(text or "{}", allow_partial="trailing-strings")
+                called = json.loads(whole_arguments(text))
                 identity = block.id.replace("call_", "toolu_", 1)
                 return {"type": "tool_use", "id": identity, "name": block.name, "input": called}
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NotRequired, TypeVar, cast
 
 from tuneserve.console import human_bytes
 from tuneserve.errors import UsageError
-from tuneserve.files import atomic_path
+from tuneserve.files import atomic_path, read_json
 from tuneserve.serve.api.batches.types import FileObject
 from tuneserve.serve.api.errors import ApiError
 
@@ -94,7 +94,7 @@ class FileStore:
         """What is there; what a killed process has not finished is removed."""
         known: dict[str, StoredFile] = {}
         for path in sorted(self._files.glob("file-*.json")):
-            known[path.stem] = cast(StoredFile, json.loads(path.read_text(encoding="utf-8")))
+            known[path.stem] = cast(StoredFile, read_json(path))
         for path in self._files.glob("file-*.jsonl"):
             if path.stem not in known:
                 path.unlink()
@@ -106,9 +106,14 @@ class FileStore:
         with self._lock:
             return sum(file["bytes"] for file in self._known.values())
 
-    def check_room(self, more: int) -> None:
-        """Raises ApiError if so many more bytes, or one more file, are too many."""
-        if self.used_bytes + more > self.most_bytes or len(self._known) >= MOST_FILES:
+    @property
+    def room(self) -> int:
+        """Bytes that one more file may have."""
+        return 0 if len(self._known) >= MOST_FILES else self.most_bytes - self.used_bytes
+
+    def check_room(self, more: int, room: int | None = None) -> None:
+        """Raises ApiError if so many more bytes don't fit into the room (that there is now)."""
+        if more > (self.room if room is None else room):
             raise ApiError(
                 413,
                 f"Files may take {human_bytes(self.most_bytes)} in all; delete some.",

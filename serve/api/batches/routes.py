@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, BinaryIO, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
@@ -49,11 +50,17 @@ def owner_of(request: Request, *, keyed: bool) -> str:
 
 
 def batch_router(
-    store: BatchStore, runner: BatchRunner, *, keyed: bool, served: Callable[[], set[str]]
+    store: BatchStore,
+    runner: BatchRunner,
+    *,
+    keyed: bool,
+    origins: Collection[str],
+    served: Callable[[], set[str]],
 ) -> APIRouter:
-    """`keyed`: there are API keys, whose files are apart. `served` gives the paths there are."""
+    """`keyed`: there are API keys, whose files are apart. `origins`: of web pages that may upload.
+    `served` gives the paths there are."""
     router = APIRouter()
-    _add_files(router, store, keyed=keyed)
+    _add_files(router, store, keyed=keyed, origins=origins)
 
     @router.post("/v1/batches")
     async def create(body: BatchRequest, request: Request) -> BatchObject:
@@ -122,7 +129,19 @@ def batch_router(
     return router
 
 
-def _add_files(router: APIRouter, store: BatchStore, *, keyed: bool) -> None:
+def _check_origin(request: Request, origins: Collection[str]) -> None:
+    """Raises ApiError for an upload from a web page of elsewhere. Browsers ask before they send
+    JSON, but not before they send a form."""
+    origin = request.headers.get("origin")
+    if origin is None or origin in origins or "*" in origins:
+        return
+    if urlsplit(origin).netloc != request.headers.get("host"):
+        raise ApiError(403, "Pages of this origin may not upload files.", code="origin_refused")
+
+
+def _add_files(
+    router: APIRouter, store: BatchStore, *, keyed: bool, origins: Collection[str]
+) -> None:
     files = store.files
     places = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
@@ -148,15 +167,16 @@ def _add_files(router: APIRouter, store: BatchStore, *, keyed: bool) -> None:
     )
     async def upload(request: Request) -> FileObject:
         """Keep a JSONL file of requests for a batch."""
+        _check_origin(request, origins)
         owner = owner_of(request, keyed=keyed)
         try:
             boundary = boundary_of(request.headers.get("content-type", ""))
             async with places:
                 with files.temporary() as body:
-                    size = 0
+                    size, room = 0, files.room
                     async for chunk in request.stream():
                         size += len(chunk)
-                        files.check_room(size)
+                        files.check_room(size, room)
                         await asyncio.to_thread(body.write, chunk)
                     body.flush()
                     return await asyncio.to_thread(_keep, files, owner, body, size, boundary)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NotRequired, cast
 
 from tuneserve.console import say
+from tuneserve.files import read_json
 from tuneserve.serve.api.batches.files import FileStore, new_id, write_state
 from tuneserve.serve.api.batches.types import (
     ENDED,
@@ -109,10 +110,7 @@ class BatchStore:
         self._directory = files.directory / "batches"
         self._directory.mkdir(exist_ok=True)
         self._lock = threading.RLock()
-        read = (
-            cast(StoredBatch, json.loads(path.read_text(encoding="utf-8")))
-            for path in self._directory.glob("batch_*.json")
-        )
+        read = (cast(StoredBatch, read_json(path)) for path in self._directory.glob("batch_*.json"))
         self._batches = {one["id"]: one for one in sorted(read, key=lambda one: one.get("made", 0))}
         for batch in self._batches.values():
             if batch["status"] in ENDED:

@@ -60,7 +60,7 @@ class ResponseWriter(Writer):
         [completion] = completions
         for delta in deltas_of(completion, self._model, self._turn.sampling):
             self._reader.feed(delta)
-        self._reader.finish(cut=completion.finish_reason == "length")
+        self._reader.finish(cut=completion.was_cut)
         return to_json(self._done(completion))
 
     def first(self, index: int) -> bytes:
@@ -73,7 +73,7 @@ class ResponseWriter(Writer):
         return b"".join(map(self._written, self._reader.feed(delta)))
 
     def last(self, index: int, completion: Completion) -> bytes:
-        steps = self._reader.finish(cut=completion.finish_reason == "length")
+        steps = self._reader.finish(cut=completion.was_cut)
         events = b"".join(map(self._written, steps))
         response = self._done(completion)
         return events + self._event(f"response.{response['status']}", response=response)

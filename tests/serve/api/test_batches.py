@@ -246,6 +246,19 @@ def test_fields_of_uploads_that_can_not_be_honoured_are_refused(
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
+def test_pages_of_elsewhere_do_not_upload(server: RunningServer) -> None:
+    statuses = []
+    for origin in ("http://elsewhere.example", "null", server.url):
+        answer = httpx.post(
+            f"{server.url}/v1/files",
+            data={"purpose": "batch"},
+            files={"file": ("x.jsonl", b"{}")},
+            headers={"Authorization": "Bearer first", "Origin": origin},
+        )
+        statuses.append(answer.status_code)
+    assert statuses == [403, 403, 200]
+
+
 def test_batches_that_can_not_be_are_refused(client: Any) -> None:
     file = client.files.create(file=("x.jsonl", jsonl(line("a"))), purpose="batch")
     with pytest.raises(openai.BadRequestError, match="A batch is for one of /v1/chat/completions"):
@@ -305,13 +318,13 @@ def test_a_killed_server_goes_on_and_no_line_is_answered_twice(
     arguments = [*arguments[:place], str(tmp_path / "kept"), *arguments[place + 1 :]]
     names = [f"line {number}" for number in range(12)]
     with start_server(tmp_path / "log", *arguments) as running:
+        other = tuneserve("serve", *arguments, "--port", "0")
+        assert other.returncode == 2
+        assert "another server has its batches there" in other.stderr
         client = client_of(running, "first")
         batch = begin(client, jsonl(*(line(name, max_tokens=4) for name in names)))
         while client.batches.retrieve(batch.id).request_counts.completed < 3:
             time.sleep(0.02)
-        other = tuneserve("serve", *arguments, "--port", "0")
-        assert other.returncode == 2
-        assert "another server has its batches there" in other.stderr
         running.process.kill()
         running.process.wait()
     (output,) = (tmp_path / "kept" / "batches").glob("*.output.jsonl")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from tuneserve.serve.api.anthropic import translate as anthropic
 from tuneserve.serve.api.anthropic.protocol import CountRequest as Messages
@@ -86,6 +87,13 @@ def test_blocks_become_turns() -> None:
         {"role": "tool", "content": "", "tool_call_id": "t2"},
         {"role": "user", "content": "d\n\ne"},
     ]
+
+
+def test_half_a_character_is_refused_where_it_is_no_text() -> None:
+    for arguments in ("\ud83d", '{"a": "\ud83d'):
+        call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
+        with pytest.raises(ValidationError, match="JSON text"):
+            read_items([call])
 
 
 @pytest.mark.parametrize(

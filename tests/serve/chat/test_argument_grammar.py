@@ -8,7 +8,8 @@ import pytest
 
 from tests.serve.chat.grammar_support import Allows
 from tests.serve.chat.test_round_trip import DSML, GEMMA_4, LFM2, QWEN_CODER
-from tuneserve.serve.chat.structured import GrammarCompiler, GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.structured import GrammarCompiler
 
 PARAMETERS: dict[str, Any] = {
     "type": "object",

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from tests.serve.chat.test_round_trip import FORMS, calling, reader, rendered, template, written
+from tests.serve.chat.test_round_trip import (
+    FORMS,
+    QWEN_CODER,
+    calling,
+    reader,
+    rendered,
+    template,
+    written,
+)
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
@@ -55,6 +63,17 @@ def test_a_required_call_has_no_content_however_it_ends(name: str, llama_cpp_sou
         for is_cut in (False, True):
             cut = PartReader(calls=form, only_calls=True)
             assert shown([*cut.feed(text[:end]), *cut.finish(cut=is_cut)]) == ""
+
+
+def test_a_call_without_its_first_mark_is_one() -> None:
+    argument = "<parameter=city>\nRome\n</parameter>"
+    text = f"I look.\n<function=look_up>\n{argument}\n</function>\n</tool_call>"
+    for pieces in ([text], text):
+        one = PartReader(calls=QWEN_CODER, functions={"look_up": {}})
+        parts = [part for piece in pieces for part in one.feed(piece)] + one.finish()
+        (call,) = calls_of(parts)
+        assert (call.name, json.loads(call.arguments)) == ("look_up", {"city": "Rome"})
+        assert shown(parts) == "I look."
 
 
 def test_text_in_front_of_a_cut_mark_stays() -> None:

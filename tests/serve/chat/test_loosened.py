@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.serve.chat.grammar_support import Allows
+from tuneserve.serve.chat.grammar_errors import GrammarError
 from tuneserve.serve.chat.loosened import compile_as_far_as_possible
-from tuneserve.serve.chat.structured import GrammarCompiler, GrammarError
+from tuneserve.serve.chat.structured import GrammarCompiler
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer", "minimum": 1}

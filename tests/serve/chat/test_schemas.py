@@ -27,7 +27,8 @@ from pydantic import (
 )
 
 from tuneserve.llama import LlamaModel
-from tuneserve.serve.chat.structured import GrammarCompiler, GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.structured import GrammarCompiler
 
 
 class Place(BaseModel):

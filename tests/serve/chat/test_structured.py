@@ -18,7 +18,8 @@ from tests.serve.chat.grammar_support import Allows
 from tuneserve.chat.call_formats import CallForm
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import as_api_error
-from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler, GrammarError
+from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.structured import LONGEST_SCHEMAS, GrammarCompiler
 from tuneserve.serve.engine import GrammarFailedError, SamplingParams, UnavailableError
 from tuneserve.serve.engine.sampling import TokenSampler
 

@@ -208,6 +208,36 @@ def test_bad_files_of_a_directory_are_told_once(
     assert served(engine) == ("cut",)
 
 
+def test_a_file_without_a_place_gets_one_when_another_has_gone(
+    engine: Engine, lora_gguf: Path, other_lora_gguf: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for name, source in (("a", lora_gguf), ("b", other_lora_gguf), ("c", lora_gguf)):
+        shutil.copy(source, tmp_path / f"{name}.gguf")
+        if name == "c":
+            with (tmp_path / "c.gguf").open("ab") as file:
+                file.write(bytes(32))
+        age(tmp_path / f"{name}.gguf")
+    engine.load_adapter("b", lora_gguf)
+    directory = AdapterDirectory(engine, tmp_path, reserved="demo")
+    for _ in range(3):
+        directory.poll()
+    assert served(engine) == ("b", "a", "c")
+    assert capsys.readouterr().err.count("another adapter is served as 'b'") == 1
+    engine.unload_adapter("b")
+    until(lambda: engine.adapters.loaded == 2)
+    for _ in range(3):
+        directory.poll()
+    assert capsys.readouterr().err.count("2 adapters are loaded already") == 1
+    (tmp_path / "a.gguf").unlink()
+
+    def polled() -> bool:
+        directory.poll()
+        return served(engine) == ("c", "b")
+
+    until(polled)
+
+
 @pytest.mark.parametrize(
     "path", ["../kept.gguf", "/etc/passwd", ".", "link.gguf", "a\0b", "\ud800"]
 )
