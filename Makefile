@@ -29,7 +29,7 @@ export CMAKE_ARGS ?= $(strip $(CUDA) $(if $(AMX),-DCMAKE_C_FLAGS=$(AMX) -DCMAKE_
 .DEFAULT_GOAL := help
 # The stages named on one command line follow one another, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel
+.PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel clients
 .PHONY: clean distclean
 
 help: ## Show this list
@@ -102,6 +102,9 @@ format: $(TOOLS) ## Format the code
 
 docs: $(TOOLS) ## Regenerate docs/settings.md and docs/commands.md from the code
 	$(BIN)/python -m tuneserve.cli.reference docs
+
+clients: $(TOOLS) ## Try real clients on the demo model, MODEL=model.gguf or a server's URL=http://…
+	$(BIN)/python benchmarks/serve_clients.py $(if $(MODEL),--model $(MODEL)) $(if $(URL),--url $(URL)) $(ARGS)
 
 wheel: $(TOOLS) ## Build dist/tuneserve-*.whl
 	rm -rf build  # what an earlier build left there would go into the wheel

@@ -6,7 +6,13 @@ are those that llama.cpp's Q4_K_M gives each tensor; scales are chosen so that w
 and a standard deviation of 0.02. Tokenizer and chat template come from any other GGUF. The rows
 of its special tokens are zero in the output layer, so that a greedy answer never ends early.
 
+How fast sampling runs does depend on the vocabulary's size and on how flat the distribution is:
+`--vocabulary` adds words that no text is tokenized into, `--logits` gives the logits' standard
+deviation. Random weights alone give a flat distribution (1.3 with the 8B shape), the worst case for
+top_p; with 5, top_p 0.95 at temperature 0.7 keeps a few tokens, as with a trained model.
+
     python benchmarks/random_gguf.py vocabulary.gguf random-8b.gguf --shape 8b
+    python benchmarks/random_gguf.py vocabulary.gguf wide-8b.gguf --vocabulary 128256 --logits 5
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,12 +99,21 @@ def gets_more_bits(layer: int, layers: int) -> bool:
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
 
 
-def write(vocabulary: Path, path: Path, shape: Shape, *, seed: int = 0) -> None:
-    """Write the GGUF; `vocabulary` is any GGUF with SmolLM2's tokenizer."""
+def write(
+    vocabulary: Path,
+    path: Path,
+    shape: Shape,
+    *,
+    seed: int = 0,
+    tokens: int = 0,
+    deviation: float = 0.0,
+) -> None:
+    """Write the GGUF; `vocabulary` is any GGUF with SmolLM2's tokenizer, `tokens` the vocabulary's
+    size (0: as it is), `deviation` the logits' standard deviation (0: what the weights give)."""
     given = GGUFFile(vocabulary)
+    tokens = tokens or len(given.require("tokenizer.ggml.tokens"))
     writer = gguf.GGUFWriter(str(path), "llama")
-    copy_tokenizer(given, writer)
-    tokens = len(given.require("tokenizer.ggml.tokens"))
+    copy_tokenizer(given, writer, tokens)
     writer.add_name(f"random-{path.stem}")
     writer.add_block_count(shape.layers)
     writer.add_context_length(131072)
@@ -110,20 +126,38 @@ def write(vocabulary: Path, path: Path, shape: Shape, *, seed: int = 0) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(tokens)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
-    add_tensors(writer, Blocks(seed), shape, tokens)
+    # The last layer's values have a mean square of 1, so logits deviate by root(width) weights'.
+    natural = STANDARD_DEVIATION * shape.embedding**0.5
+    add_tensors(writer, Blocks(seed), shape, tokens, deviation / natural if deviation else 1.0)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def copy_tokenizer(given: GGUFFile, writer: gguf.GGUFWriter) -> None:
+def copy_tokenizer(given: GGUFFile, writer: gguf.GGUFWriter, tokens: int) -> None:
     for key, value in given.metadata.items():
         if key.startswith("tokenizer."):
-            writer.add_key_value(key, value, gguf.GGUFValueType(given.value_types[key]))
+            writer.add_key_value(
+                key, lengthened(key, value, tokens), gguf.GGUFValueType(given.value_types[key])
+            )
 
 
-def add_tensors(writer: gguf.GGUFWriter, blocks: Blocks, shape: Shape, tokens: int) -> None:
+def lengthened(key: str, value: Any, tokens: int) -> Any:
+    """A list with an entry for each token gets entries for the added ones."""
+    fillers: dict[str, Callable[[int], Any]] = {
+        "tokenizer.ggml.tokens": lambda number: f"\u0120word{number}",  # the space, byte-level
+        "tokenizer.ggml.token_type": lambda _: int(gguf.TokenType.NORMAL),
+        "tokenizer.ggml.scores": lambda _: 0.0,
+    }
+    if key not in fillers:
+        return value
+    return [*value, *(fillers[key](number) for number in range(len(value), tokens))]
+
+
+def add_tensors(
+    writer: gguf.GGUFWriter, blocks: Blocks, shape: Shape, tokens: int, output_scale: float
+) -> None:
     wide, narrow, feed = shape.embedding, shape.kv_width, shape.feed_forward
 
     def add(name: str, kind: Any, rows: int, columns: int) -> None:
@@ -145,6 +179,8 @@ def add_tensors(writer: gguf.GGUFWriter, blocks: Blocks, shape: Shape, tokens: i
         add(f"{name}ffn_down.weight", better, wide, feed)
     writer.add_tensor("output_norm.weight", ones)
     output = blocks.matrix(Q6_K, tokens, wide).copy()
+    scales = output.reshape(-1, 210)[:, 208:]  # of each block, a half float
+    scales[:] = (scales.copy().view(np.float16) * output_scale).astype(np.float16).view(np.uint8)
     output[:SPECIAL_TOKENS] = 0
     writer.add_tensor("output.weight", output, raw_dtype=Q6_K)
 
@@ -154,9 +190,14 @@ def main() -> int:
     parser.add_argument("vocabulary", type=Path, help="a GGUF with SmolLM2's tokenizer")
     parser.add_argument("output", type=Path)
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b")
+    parser.add_argument("--vocabulary", dest="tokens", type=int, default=0, help="tokens")
+    parser.add_argument("--logits", type=float, default=0.0, help="their standard deviation")
     arguments = parser.parse_args()
     started = time.perf_counter()
-    write(arguments.vocabulary, arguments.output, SHAPES[arguments.shape])
+    write(
+        arguments.vocabulary, arguments.output, SHAPES[arguments.shape],
+        tokens=arguments.tokens, deviation=arguments.logits,
+    )  # fmt: skip
     size = arguments.output.stat().st_size / 2**30
     print(f"{arguments.output}: {size:.2f} GiB in {time.perf_counter() - started:.1f} s")
     return 0

@@ -28,7 +28,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from pathlib import Path
 
-from serve_throughput import Peer, free_port, running
+from serve_peers import Peer, free_port, running
 
 NAME = "gpt-3.5-turbo-instruct"
 """The model that its tests ask for by name; they send it to a server with another model."""
