@@ -1,11 +1,12 @@
 """llama-server's own unit tests, pointed at this server: how many pass, and why the others don't.
 
 Its tests can be told that the server runs already (DEBUG_EXTERNAL). Those files that speak the
-OpenAI API are run, against three servers: a plain one, one that serves embeddings, one that asks
-for the key that its tests use. A test that fails is listed with its reason: most ask for words
-and token counts of a model that is not here, for llama-server's own paths and fields, or for
-options that the test would have started its server with. A failure that no reason explains is
-shown with its message and makes the exit code 1.
+OpenAI API or Anthropic's are run, against a plain server, one that serves embeddings, one that asks
+for the key that its tests use, and two whose model has the name that the tests of an API ask for.
+A test that fails is listed with its reason: most ask for words and token counts of a model that is
+not here, for llama-server's own paths and fields, or for options that the test would have started
+its server with. A failure that no reason explains is shown with its message and makes the exit code
+1.
 
     python benchmarks/serve_llama_server_tests.py LLAMA_CPP_SOURCE model.gguf --python PYTHON
 
@@ -37,6 +38,8 @@ KEY = "sk-this-is-the-secret-key"
 RUNS: dict[str, tuple[list[str], list[str]]] = {
     "plain": (["chat_completion", "completion", "basic", "tool_call", "tokenize", "metrics"], []),
     "embeddings": (["embedding"], ["--embeddings"]),
+    "Anthropic's": (["compat_anthropic"], ["--name", "test"]),
+    "responses": (["compat_oai_responses"], ["--name", "gpt-4.1"]),
     "with a key": (["security"], ["--api-key-file", "KEYS"]),
 }
 
@@ -48,7 +51,7 @@ DIFFERENT = "decided otherwise here"
 REASONS: list[tuple[str, str]] = [
     (
         r"::test_chat_completion\[|chat_completion_cached_tokens|with_bos|embedding_usage"
-        r"|chat_completion_with_openai_library|test_server_models$",
+        r"|(completion|responses)_with_openai_library|test_server_models$",
         MODEL,
     ),
     (
@@ -56,23 +59,24 @@ REASONS: list[tuple[str, str]] = [
         r"|response_format[01]-|progress|multiple_choices|token_count|verbose_debug|server_slots"
         r"|server_props|with_pieces|aliases_and_tags|content_text_same|mixed_input|pooling_none"
         r"|prompt_processed|predicted_total|generation_rate|slots_idle|embedding_prompt"
-        r"|test_correct_api_key|resume|stop_during",
+        r"|test_correct_api_key|resume|stop_during|llama_telemetry",
         NATIVE,
     ),
     (
         r"::test_cors|media_file|multiple_addresses|load_split_model|no_ui|metrics_disabled"
-        r"|static_assets|prompt_too_long",
+        r"|static_assets|prompt_too_long|thinking_history|vision|with_image",
         STARTED,
     ),
     (
         r"chat_completion_stream|without_tool_call_fast.*STREAMED|test_logprobs_stream"
-        r"|context_size_exceeded|req\[messages7\]|prometheus_format|openai_library",
+        r"|context_size_exceeded|req\[messages7\]|prometheus_format|openai_library|empty_messages",
         DIFFERENT,
     ),
 ]
 """(pattern of tests, why they can't pass). Decided otherwise: the first chunk's content is "", as
 OpenAI sends it; a context overflow has OpenAI's code; a last turn of the assistant's may follow
-another; unknown model names are refused; metrics have no header of their own."""
+another; unknown model names are refused; metrics have no header of their own; a conversation
+without messages is refused."""
 
 
 def reason_for(test: str) -> str | None:

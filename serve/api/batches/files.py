@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -111,9 +110,9 @@ class FileStore:
         """Bytes that one more file may have."""
         return 0 if len(self._known) >= MOST_FILES else self.most_bytes - self.used_bytes
 
-    def check_room(self, more: int, room: int | None = None) -> None:
-        """Raises ApiError if so many more bytes don't fit into the room (that there is now)."""
-        if more > (self.room if room is None else room):
+    def check_room(self, more: int) -> None:
+        """Raises ApiError if so many more bytes don't fit into the room that there is."""
+        if more > self.room:
             raise ApiError(
                 413,
                 f"Files may take {human_bytes(self.most_bytes)} in all; delete some.",
@@ -121,21 +120,13 @@ class FileStore:
                 param="file",
             )
 
-    def temporary(self) -> BinaryIO:
-        """A file for an upload; it is gone when it is closed."""
-        return cast(BinaryIO, tempfile.TemporaryFile(dir=self.directory))
-
-    def add(self, owner: str, name: str, source: BinaryIO, start: int, end: int) -> FileObject:
-        """Keep the bytes from `start` up to `end` of an upload. Raises ApiError."""
-        self.check_room(end - start)
+    def add(self, owner: str, name: str, source: BinaryIO, size: int) -> FileObject:
+        """Keep the `size` bytes of an upload. Raises ApiError."""
+        self.check_room(size)
         file_id = new_id("file-")
         path = self.path(file_id)
         with atomic_path(path) as temporary, temporary.open("wb") as target:
-            source.seek(start)
-            left = end - start
-            while left and (chunk := source.read(min(left, _CHUNK))):
-                target.write(chunk)
-                left -= len(chunk)
+            shutil.copyfileobj(source, target, _CHUNK)
             target.flush()
             os.fsync(target.fileno())
         return self.describe(owner, file_id, name, "batch")

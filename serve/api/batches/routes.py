@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Collection
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 
 from tuneserve.serve.api.batches.files import FileStore, page
-from tuneserve.serve.api.batches.multipart import MultipartError, boundary_of, read_upload
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore, shown
 from tuneserve.serve.api.batches.types import (
@@ -35,6 +36,8 @@ ENDPOINTS = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages",
 )  # fmt: skip
 UPLOADS_AT_ONCE = 4
+MOST_FIELDS = 8
+LONGEST_FIELD = 4096
 
 Limit = Annotated[int, Query(ge=1, le=100)]
 FileLimit = Annotated[int, Query(ge=1, le=10_000)]
@@ -169,22 +172,20 @@ def _add_files(
         """Keep a JSONL file of requests for a batch."""
         _check_origin(request, origins)
         owner = owner_of(request, keyed=keyed)
-        try:
-            boundary = boundary_of(request.headers.get("content-type", ""))
-            async with places:
-                with files.temporary() as body:
-                    size, room = 0, files.room
-                    async for chunk in request.stream():
-                        size += len(chunk)
-                        files.check_room(size, room)
-                        await asyncio.to_thread(body.write, chunk)
-                    body.flush()
-                    return await asyncio.to_thread(_keep, files, owner, body, size, boundary)
-        except MultipartError as error:
-            text = str(error)
-            raise ApiError(
-                400, f"{text[0].upper()}{text[1:]}.", code="invalid_value", param="file"
-            ) from error
+        announced = request.headers.get("content-length", "0")
+        files.check_room(int(announced) if announced.isdecimal() else 0)
+        async with places:
+            try:
+                form = await request.form(
+                    max_files=1, max_fields=MOST_FIELDS, max_part_size=LONGEST_FIELD
+                )
+            except HTTPException as error:
+                message = f"The upload can't be read: {error.detail}"
+                raise ApiError(400, message, code="invalid_value", param="file") from error
+            try:
+                return await asyncio.to_thread(_keep, files, owner, form)
+            finally:
+                await form.close()
 
     @router.get(FILES)
     async def listed(
@@ -230,21 +231,23 @@ def _add_files(
         return FileDeleted(id=file_id, object="file", deleted=True)
 
 
-def _keep(files: FileStore, owner: str, body: BinaryIO, size: int, boundary: bytes) -> FileObject:
-    """Raises MultipartError, ApiError."""
-    upload = read_upload(body, size, boundary)
-    if upload.filename is None:
-        raise MultipartError("there is no file")
-    purpose = upload.fields.pop("purpose", None)
-    if purpose != "batch":
+def _keep(files: FileStore, owner: str, form: FormData) -> FileObject:
+    """Raises ApiError."""
+    file = form.get("file")
+    if not isinstance(file, UploadFile) or not file.size:
+        raise ApiError(
+            400,
+            "A file is uploaded as the field 'file' of multipart/form-data, and is not empty.",
+            code="invalid_value",
+            param="file",
+        )
+    if form.get("purpose") != "batch":
         raise ApiError(
             400, "The purpose of a file must be 'batch'.", code="invalid_value", param="purpose"
         )
-    if upload.fields:
-        field = next(iter(upload.fields))[:64]
+    if other := next((key for key in form if key not in ("file", "purpose")), None):
+        field = other[:64]
         raise ApiError(
             400, f"'{field}' is not supported", code="unsupported_parameter", param=field
         )
-    if upload.start == upload.end:
-        raise MultipartError("the file is empty")
-    return files.add(owner, upload.filename, body, upload.start, upload.end)
+    return files.add(owner, file.filename or "upload.jsonl", file.file, file.size)

@@ -98,7 +98,7 @@ def test_why_an_answer_ends(http: Any) -> None:
 
 
 def test_tools_round_trip(http: Any) -> None:
-    options: dict[str, Any] = {"tools": TOOLS, "messages": WEATHER, "max_tokens": 64}
+    options: dict[str, Any] = {"tools": TOOLS, "messages": WEATHER, "max_tokens": 128}
     called = message(http, **options, tool_choice={"type": "any"})
     use = called["content"][-1]
     assert called["stop_reason"] == "tool_use"

@@ -133,7 +133,7 @@ def test_functions_of_a_namespace(client: Any, http: Any) -> None:
         "tools": [{"type": "namespace", "name": "sky", "description": "The sky", "tools": TOOLS}],
         "tool_choice": "required",
         "parallel_tool_calls": False,
-        "max_output_tokens": 64,
+        "max_output_tokens": 128,
     }
     asked = {"role": "user", "content": "What is the weather in Paris?"}
     [call] = whole(http, input=[asked], **options)["output"]
@@ -170,11 +170,11 @@ class Weather(BaseModel):
 
 def test_structured_answers(client: Any) -> None:
     parsed = client.responses.parse(
-        model="demo", input="Weather in Rome?", text_format=Weather, max_output_tokens=64
+        model="demo", input="Weather in Rome?", text_format=Weather, max_output_tokens=128
     )
     assert isinstance(parsed.output_parsed, Weather)
     with client.responses.stream(
-        model="demo", input="Weather in Rome?", text_format=Weather, max_output_tokens=64
+        model="demo", input="Weather in Rome?", text_format=Weather, max_output_tokens=128
     ) as stream:
         for _ in stream:
             pass
