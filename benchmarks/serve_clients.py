@@ -26,7 +26,6 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from serve_peers import Peer, free_port, running
 
@@ -216,12 +215,10 @@ def main() -> int:
         for name, script in chosen:
             print(f"{script} …", file=sys.stderr, flush=True)
             checks += run_script(script, name, environments, variables, arguments.seconds)
-    result = table(checks)
-    (arguments.cache / "clients.md").write_text(f"{result}\n")
-    print(result)
-    if arguments.json:
-        values: list[dict[str, Any]] = [asdict(check) for check in checks]
-        arguments.json.write_text(json.dumps(values, indent=1))
+            (arguments.cache / "clients.md").write_text(f"{table(checks)}\n")
+            if arguments.json:
+                arguments.json.write_text(json.dumps([asdict(c) for c in checks], indent=1))
+    print(table(checks))
     return 0 if all(check.ok for check in checks) else 1
 
 
