@@ -17,19 +17,23 @@ def _client(mode: Any) -> Any:
     return instructor.from_openai(given, mode=mode)
 
 
-def _create(mode: Any) -> None:
+ONE_CALL = {"parallel_tool_calls": False}
+
+
+def _create(mode: Any, **fields: Any) -> None:
     person = _client(mode).create(
-        model=MODEL, messages=messages, response_model=Person, max_tokens=300, max_retries=0
-    )
+        model=MODEL, messages=messages, response_model=Person, max_tokens=300, max_retries=0,
+        **fields,
+    )  # fmt: skip
     assert isinstance(person, Person)
 
 
 def tools() -> None:
-    _create(instructor.Mode.TOOLS)
+    _create(instructor.Mode.TOOLS, **ONE_CALL)
 
 
 def tools_strict() -> None:
-    _create(instructor.Mode.TOOLS_STRICT)
+    _create(instructor.Mode.TOOLS_STRICT, **ONE_CALL)
 
 
 def json_schema() -> None:
@@ -40,9 +44,10 @@ def partial_objects() -> None:
     client = _client(instructor.Mode.TOOLS)
     found = list(
         client.create_partial(
-            model=MODEL, messages=messages, response_model=Person, max_tokens=300, max_retries=0
+            model=MODEL, messages=messages, response_model=Person, max_tokens=300, max_retries=0,
+            **ONE_CALL,
         )
-    )
+    )  # fmt: skip
     Person.model_validate(found[-1].model_dump())
 
 

@@ -54,7 +54,7 @@ def _tool_agent(kind: Any) -> Any:
         kind,
         tools=[weather],
         tool_use_behavior="stop_on_first_tool",
-        settings={"tool_choice": "required", "max_tokens": 200},
+        settings={"tool_choice": "required", "max_tokens": 200, "parallel_tool_calls": False},
     )
 
 
