@@ -36,6 +36,8 @@ MOST_TOKENS = 1_000_000
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+RepeatPenalty = Annotated[float, Field(ge=0.01, le=10.0)]
+"""Much smaller ones would make logits infinite."""
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 MaxTokens = Annotated[int, Field(ge=-1)]
@@ -141,10 +143,10 @@ class GenerationRequest(RequestModel):
     """Name of a served model; see /v1/models."""
     temperature: Temperature | None = None
     """0 takes the most probable token. Default 1."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    """Choose among the most probable tokens that add up to this. Default 1."""
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    """Choose among this many most probable tokens; 0 = all. Default 0."""
+    top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Choose among the most probable tokens that add up to this; 0 = the best one. Default 1."""
+    top_k: Annotated[int, Field(ge=-1, le=2**31 - 1)] | None = None
+    """Choose among this many most probable tokens; 0 or -1 = all. Default 0."""
     min_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Leave out tokens less probable than this times the best. Default 0."""
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -163,9 +165,9 @@ class GenerationRequest(RequestModel):
     """Subtracted once from the logit of tokens the answer has. Default 0."""
     frequency_penalty: Penalty | None = None
     """Subtracted for each time the answer has the token. Default 0."""
-    repeat_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    repeat_penalty: RepeatPenalty | None = None
     """llama.cpp's penalty, a divisor; 1 = off. Default 1."""
-    repetition_penalty: Annotated[float, Field(gt=0.0, le=10.0)] | None = None
+    repetition_penalty: RepeatPenalty | None = None
     """Other servers' name of repeat_penalty."""
     ignore_eos: bool | None = None
     """Go on to max_tokens: end tokens are not chosen."""

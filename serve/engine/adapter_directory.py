@@ -116,6 +116,8 @@ class AdapterDirectory:
                 stamps[path.stem] = Stamp.of(path)
             except FileNotFoundError:  # removed meanwhile, or a link to nothing
                 continue
+            except OSError as error:  # a link to itself, say
+                self._tell_once(path.stem, f"warning: {path} is not served: {error.strerror}")
         return stamps
 
     def _load(self, name: str) -> None:

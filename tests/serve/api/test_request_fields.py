@@ -213,6 +213,9 @@ def test_sampling_under_other_names() -> None:
     )
     assert (sampling.repeat_penalty, sampling.ignore_end) == (1.3, True)
     assert sampling.stop_tokens == {5}
+    assert chat(top_k=-1, top_p=0).sampling(default_max_tokens=1).top_p == 0
+    with pytest.raises(ValidationError, match="repeat_penalty"):
+        chat(repeat_penalty=1e-300)
     assert text(echo=True, logprobs=3).sampling(default_max_tokens=1).prompt_logprobs == 3
     assert text(logprobs=3).sampling(default_max_tokens=1).prompt_logprobs is None
 

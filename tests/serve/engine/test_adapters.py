@@ -192,6 +192,7 @@ def test_bad_files_of_a_directory_are_told_once(
         age(folder / f"{name}.gguf")
     (folder / "outside.gguf").symlink_to(lora_gguf)
     (folder / "nowhere.gguf").symlink_to(tmp_path / "nothing")
+    (folder / "itself.gguf").symlink_to("itself.gguf")
     (folder / "folder.gguf").mkdir()
     age(folder / "folder.gguf")
     shutil.copy(lora_gguf, tmp_path / "kept.gguf")
@@ -199,7 +200,7 @@ def test_bad_files_of_a_directory_are_told_once(
     for _ in range(3):
         directory.poll()
     warnings = capsys.readouterr().err.splitlines()
-    assert len(warnings) == len(bad) + 2
+    assert len(warnings) == len(bad) + 3
     assert all(line.startswith(f"warning: {folder}") for line in warnings)
     assert served(engine) == ()
     (folder / "cut.gguf").write_bytes(lora_gguf.read_bytes())
