@@ -29,6 +29,9 @@ KVCacheType = Annotated[
 ]
 
 
+_LEAST_PREFIX_DISK = 10**6
+
+
 def _kept_split(value: object) -> object:
     if value == "row":
         raise ValueError(
@@ -612,8 +615,14 @@ class ServeSettings(Section):
     @field_validator("prefix_disk")
     @classmethod
     def _is_space(cls, text: str) -> str:
-        if text != "0" and parse_size(text)[0] is not None:
-            raise ValueError("write bytes with a unit (500M, 2G)")
+        if text == "0":
+            return text
+        try:
+            share, size = parse_size(text)
+        except ValueError:
+            share, size = None, 0
+        if share is not None or size < _LEAST_PREFIX_DISK:
+            raise ValueError("write bytes with a unit, 1M at least (500M, 2G), or 0 for none")
         return text
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from math import ceil
 
-_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
+_FACTORS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 LEAST_BARE = 10**6
 """A number without a unit below this has lost its unit."""
 
@@ -16,7 +16,7 @@ def parse_size(text: str) -> tuple[float | None, int]:
 
     Raises ValueError, saying what to write instead, for what is no size or can't be meant.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(%|[kmg]?i?b?)", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(%|[kmgt]?i?b?)", text.strip(), re.IGNORECASE)
     if found is None:
         raise ValueError("write bytes with a unit (80M, 1.5G, 900MiB) or a share (80%)")
     number, unit = float(found[1]), found[2].lower()

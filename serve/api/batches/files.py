@@ -11,11 +11,12 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NotRequired, TypeVar, cast
 
-from tuneserve.console import human_bytes
+from tuneserve.console import human_bytes, say
 from tuneserve.errors import UsageError
 from tuneserve.files import atomic_path, read_json
 from tuneserve.serve.api.batches.types import FileObject
@@ -47,6 +48,33 @@ def write_state(path: Path, value: Mapping[str, Any]) -> None:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_state(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
+    """What `write_state` wrote. A file that something else has damaged is told and left as it is:
+    None."""
+    try:
+        value = read_json(path)
+    except UsageError as error:
+        say(f"warning: left aside: {error.where}: {error.message}")
+        return None
+    if missing := sorted(set(keys) - value.keys()):
+        say(f"warning: left aside: {path}: has no {', '.join(missing)}")
+        return None
+    if value["id"] != path.stem:
+        say(f"warning: left aside: {path}: describes {value['id']}")
+        return None
+    return value
+
+
+@contextmanager
+def told_of_the_disk() -> Iterator[None]:
+    """Raises ApiError where something can't be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"The server can't write: {error.strerror}."
+        raise ApiError(507, reason, code="storage_full") from error
 
 
 def page(listed: Sequence[Listed], *, after: str | None, limit: int) -> tuple[list[Listed], bool]:
@@ -92,10 +120,13 @@ class FileStore:
     def _read(self) -> dict[str, StoredFile]:
         """What is there; what a killed process has not finished is removed."""
         known: dict[str, StoredFile] = {}
-        for path in sorted(self._files.glob("file-*.json")):
-            known[path.stem] = cast(StoredFile, read_json(path))
+        described = sorted(self._files.glob("file-*.json"))
+        for path in described:
+            stored = read_state(path, StoredFile.__required_keys__)
+            if stored is not None and self.path(path.stem).is_file():
+                known[path.stem] = cast(StoredFile, stored)
         for path in self._files.glob("file-*.jsonl"):
-            if path.stem not in known:
+            if path.with_suffix(".json") not in described:
                 path.unlink()
         return known
 
@@ -125,11 +156,12 @@ class FileStore:
         self.check_room(size)
         file_id = new_id("file-")
         path = self.path(file_id)
-        with atomic_path(path) as temporary, temporary.open("wb") as target:
-            shutil.copyfileobj(source, target, _CHUNK)
-            target.flush()
-            os.fsync(target.fileno())
-        return self.describe(owner, file_id, name, "batch")
+        with told_of_the_disk():
+            with atomic_path(path) as temporary, temporary.open("wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+                target.flush()
+                os.fsync(target.fileno())
+            return self.describe(owner, file_id, name, "batch")
 
     def adopt(self, owner: str, file_id: str, name: str, source: Path) -> None:
         """Make a file of a batch's output; `source` stays. Doing it again changes nothing."""

@@ -13,7 +13,7 @@ from fastapi.responses import FileResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from tuneserve.serve.api.batches.files import FileStore, page
+from tuneserve.serve.api.batches.files import FileStore, page, told_of_the_disk
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore, shown
 from tuneserve.serve.api.batches.types import (
@@ -87,7 +87,8 @@ def batch_router(
                 code="invalid_value",
                 param="input_file_id",
             )
-        batch = await asyncio.to_thread(store.create, owner, body)
+        with told_of_the_disk():
+            batch = await asyncio.to_thread(store.create, owner, body)
         runner.start(batch)
         return shown(batch)
 
@@ -124,7 +125,8 @@ def batch_router(
                 code="invalid_status",
             )
         if batch["status"] != "cancelling":
-            await asyncio.to_thread(store.enter, batch, "cancelling")
+            with told_of_the_disk():
+                await asyncio.to_thread(store.enter, batch, "cancelling")
             runner.cancel(batch)
         runner.count(batch)
         return shown(batch)

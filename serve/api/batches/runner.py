@@ -32,6 +32,8 @@ BUSY = frozenset({429, 503})
 """Statuses that say nothing about the request: it is asked again."""
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+DISK_WAIT = 30.0
+"""Seconds until a batch is tried again that could not be written."""
 """Seconds before a request is asked again; they double each time."""
 
 NOT_DONE: dict[str, tuple[str, str]] = {
@@ -88,18 +90,33 @@ class BatchRunner:
             batch["request_counts"]["failed"] = results.failed
 
     async def _run(self, batch: StoredBatch) -> None:
+        told = False
         try:
-            await self._work(batch)
-        except (StorageFullError, OSError) as error:
-            message = "Batches have no more room; delete files."
-            if isinstance(error, OSError):
-                message = f"The server can't write: {error.strerror}."
-            await self._fail(batch, [_problem("storage_full", message)])
-        except Exception:
-            logger.exception("a batch failed: %s", batch["id"])
-            await self._fail(batch, [_problem("server_error", "The server's log has the reason.")])
+            while not await self._tried(batch, tell=not told):
+                told = True
+                await asyncio.sleep(DISK_WAIT)
         finally:
             self._results.pop(batch["id"], None)
+
+    async def _tried(self, batch: StoredBatch, *, tell: bool) -> bool:
+        """Bring a batch to its end; False if the disk takes nothing now."""
+        try:
+            try:
+                await self._work(batch)
+            except StorageFullError:
+                message = "Batches have no more room; delete files."
+                await self._fail(batch, [_problem("storage_full", message)])
+            except OSError:
+                raise
+            except Exception:
+                logger.exception("a batch failed: %s", batch["id"])
+                message = "The server's log has the reason."
+                await self._fail(batch, [_problem("server_error", message)])
+        except OSError as error:
+            if tell:
+                say(f"warning: {batch['id']} waits, nothing can be written: {error.strerror}")
+            return False
+        return True
 
     async def _work(self, batch: StoredBatch) -> None:
         path = self._store.files.path(batch["input_file_id"])

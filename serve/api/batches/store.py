@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, NotRequired, cast
 
 from tuneserve.console import say
-from tuneserve.files import read_json
-from tuneserve.serve.api.batches.files import FileStore, new_id, write_state
+from tuneserve.serve.api.batches.files import FileStore, new_id, read_state, write_state
 from tuneserve.serve.api.batches.types import (
     ENDED,
     BatchObject,
@@ -102,6 +101,10 @@ def _whole_lines(path: Path) -> Iterator[str]:
         file.truncate(good)
 
 
+def _read_batch(path: Path) -> dict[str, Any] | None:
+    return read_state(path, StoredBatch.__required_keys__)
+
+
 class BatchStore:
     """The batches in a directory. Safe from any thread."""
 
@@ -110,7 +113,8 @@ class BatchStore:
         self._directory = files.directory / "batches"
         self._directory.mkdir(exist_ok=True)
         self._lock = threading.RLock()
-        read = (cast(StoredBatch, read_json(path)) for path in self._directory.glob("batch_*.json"))
+        paths = self._directory.glob("batch_*.json")
+        read = [cast(StoredBatch, one) for one in map(_read_batch, paths) if one is not None]
         self._batches = {one["id"]: one for one in sorted(read, key=lambda one: one.get("made", 0))}
         for batch in self._batches.values():
             if batch["status"] in ENDED:
@@ -190,12 +194,13 @@ class BatchStore:
         return any(one["input_file_id"] == file_id for one in self.unfinished())
 
     def enter(self, batch: StoredBatch, status: Status) -> None:
-        """A batch has this status from now on."""
+        """A batch has this status from now on. Raises OSError; then nothing has changed."""
         with self._lock:
-            batch["status"] = status
+            changed = cast(StoredBatch, {**batch, "status": status})
             if status != "validating":
-                batch[f"{status}_at"] = int(time.time())  # type: ignore[literal-required]
-            self._write(batch)
+                changed[f"{status}_at"] = int(time.time())  # type: ignore[literal-required]
+            self._write(changed)
+            batch.update(changed)
 
     def begin(self, batch: StoredBatch) -> None:
         """A batch is in progress, unless it was already, or was cancelled meanwhile."""

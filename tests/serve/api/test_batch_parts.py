@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.errors import UsageError
-from tuneserve.serve.api.batches.files import FileStore
+from tuneserve.serve.api.batches.files import FileStore, write_state
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore, Results, StoredBatch
 from tuneserve.serve.api.batches.types import ENDED, BatchRequest
@@ -101,6 +103,43 @@ def test_a_batch_without_room_for_its_answers_fails_and_keeps_what_is_done(
     assert batch["errors"] is not None
     assert batch["errors"]["data"][0]["code"] == "storage_full"
     assert 1 <= len(lines) == batch["request_counts"]["completed"] < 5
+
+
+def test_a_batch_waits_while_the_disk_is_full(
+    files: FileStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = 3
+
+    def full(path: Path, value: Mapping[str, Any]) -> None:
+        nonlocal left
+        if value["status"] in ("finalizing", "completed") and left:
+            left -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_state(path, value)
+
+    monkeypatch.setattr("tuneserve.serve.api.batches.store.write_state", full)
+    monkeypatch.setattr("tuneserve.serve.api.batches.runner.DISK_WAIT", 0.01)
+    batch, lines = work(files, [{"a": 1}, {"a": 2}], lambda _: None)
+    assert (batch["status"], left) == ("completed", 0)
+    assert [line["custom_id"] for line in lines] == ["0", "1"]
+    assert capsys.readouterr().err.count("nothing can be written: No space left") == 1
+
+
+@pytest.mark.parametrize("content", ["{torn", "[]", "{}"])
+def test_a_damaged_state_is_left_aside_with_its_file(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FileStore(tmp_path, most_bytes=100)
+    file = store.add("me", "x", BytesIO(b"abc"), 3)
+    BatchStore(store)
+    (tmp_path / "files" / f"{file['id']}.json").write_text(content)
+    (tmp_path / "batches" / f"batch_{'0' * 24}.json").write_text(content)
+    store.close()
+    again = FileStore(tmp_path, most_bytes=100)
+    assert BatchStore(again).unfinished() == []
+    assert again.of("me") == []
+    assert again.path(file["id"]).read_bytes() == b"abc"
+    assert capsys.readouterr().err.count("left aside") == 2
 
 
 def test_a_finished_batch_is_finished_again_after_a_kill(files: FileStore) -> None:
