@@ -21,9 +21,11 @@ class EchoWriter(TextWriter):
         *,
         choices: int,
         prompts: Sequence[Sequence[int]],
+        logprobs: bool,
     ) -> None:
         super().__init__(model_name, model, choices=choices)
         self._prompts = prompts
+        self._logprobs = logprobs
 
     def first(self, index: int) -> bytes:
         text = b"".join(self._shown(index))
@@ -32,12 +34,12 @@ class EchoWriter(TextWriter):
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         shown = self._shown(index)
-        prompt = self._prompt_logprobs(index, completion.prompt_logprobs, shown)
         self._offsets[index].place(b"".join(shown))
         choice = super()._choice(index, completion)
         choice["text"] = _as_text(b"".join(shown)) + choice["text"]
-        answer = choice["logprobs"]
-        if completion.prompt_logprobs or answer is not None:
+        if self._logprobs:
+            prompt = self._prompt_logprobs(index, completion.prompt_logprobs, shown)
+            answer = choice["logprobs"]
             choice["logprobs"] = prompt if answer is None else _joined(prompt, answer)
         return choice
 

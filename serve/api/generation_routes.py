@@ -78,7 +78,10 @@ def generation_router(service: Service) -> APIRouter:
         answers = service.answer(name, prompts, sampling, body, param="prompt")
         model = service.engine.model
         if body.echo:
-            writer: Writer = EchoWriter(name, model, choices=body.choices, prompts=prompts)
+            writer: Writer = EchoWriter(
+                name, model, choices=body.choices, prompts=prompts,
+                logprobs=body.logprobs is not None,
+            )  # fmt: skip
         else:
             writer = TextWriter(name, model, choices=body.choices)
         told = notices(service, request, body.ignored)

@@ -119,7 +119,21 @@ def render_request(
 ) -> tuple[str, str]:
     """The conversation as text, and the beginning of its answer: a last turn of the assistant's is
     left open, to be continued, unless the request says otherwise. Special tokens that the request
-    spells out are protected."""
+    spells out are protected. Raises TemplateError; ApiError for what is nested too deep."""
+    try:
+        return _rendered(template, request, special)
+    except RecursionError:
+        raise ApiError(
+            400,
+            "Tools, arguments of calls or variables are nested too deep.",
+            code="invalid_value",
+            param="tools" if request.tools else "messages",
+        ) from None
+
+
+def _rendered(
+    template: ChatTemplate, request: ChatRequest, special: SpecialTokens
+) -> tuple[str, str]:
     messages: Sequence[Mapping[str, Any]] = [
         special.protect(message.as_template_sees_it()) for message in request.messages
     ]

@@ -202,6 +202,13 @@ class GenerationRequest(RequestModel):
                 raise ValueError(f"a stop string has from 1 to {LONGEST_STOP} characters")
         return stop
 
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _given_biases(cls, bias: Any) -> Any:
+        if not isinstance(bias, dict):
+            return bias
+        return {token: value for token, value in bias.items() if value is not None}
+
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
@@ -411,7 +418,7 @@ class ChatMessage(RequestModel):
 
     @model_validator(mode="after")
     def _fields_suit_the_role(self) -> ChatMessage:
-        if self.content is None and self.role != "assistant":
+        if self.content is None and self.role not in ("assistant", "tool"):
             raise ValueError("content is required")
         if self.tool_calls and self.role != "assistant":
             raise ValueError("only the assistant has tool_calls")
@@ -678,6 +685,13 @@ class CompletionRequest(GenerationRequest):
     """Report log probabilities, with this many alternatives."""
     echo: bool | None = None
     """Put the prompt before the answer; with logprobs, its tokens' log probabilities too."""
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _switched_off(cls, logprobs: Any) -> Any:
+        if logprobs is True:
+            raise ValueError("must be a number of alternatives, 0 for the tokens alone")
+        return None if logprobs is False else logprobs
 
     @model_validator(mode="after")
     def _echo_is_whole(self) -> Self:

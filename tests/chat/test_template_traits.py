@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tuneserve.chat.prompt import template_arguments
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import CallStyle, template_traits
 from tuneserve.chat.tools import arranged
@@ -116,3 +117,49 @@ def test_results_stand_in_the_order_of_their_calls(llama_cpp_source: Path) -> No
     unknown = [{**results[0], "tool_call_id": "other"}, RESULT]
     turns, _ = arranged([ASKED, calling, *unknown], [], traits)
     assert turns[2]["content"].index("11") > turns[2]["content"].index("second")
+
+
+BARE_TOOLS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "no description": {"parameters": {"type": "object", "properties": {}}},
+    "no parameters": {"description": "d"},
+    "empty parameters": {"description": "d", "parameters": {}},
+    "alternatives": {"description": "d", "parameters": {"anyOf": [{"type": "object"}]}},
+    "odd types": {
+        "description": "d",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "a": {"type": ["string", "null"]}, "b": {"anyOf": [{"type": "integer"}]},
+                "c": {"enum": [1, 2]}, "d": {"$ref": "#/$defs/D"}, "e": True, "f": {},
+            },
+            "$defs": {"D": {"type": "object"}},
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "openai-gpt-oss-120b", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", "Apertus-8B-Instruct",
+        "ByteDance-Seed-OSS", "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+        "meetkai-functionary-medium-v3.1", "Qwen-Qwen3-0.6B", "meta-llama-Llama-3.1-8B-Instruct",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("what", BARE_TOOLS)
+def test_every_tool_is_written(llama_cpp_source: Path, name: str, what: str) -> None:
+    path = llama_cpp_source / "models" / "templates" / f"{name}.jinja"
+    template = ChatTemplate(path.read_text(encoding="utf-8"), bos_token="<s>")
+    tool = {"type": "function", "function": {"name": "qzlookup", **BARE_TOOLS[what]}}
+    arguments = template_arguments(template, [{"role": "user", "content": "Hi"}], tools=[tool])
+    assert "qzlookup" in template.render(add_generation_prompt=True, **arguments)
+
+
+def test_a_tool_that_a_template_can_write_is_left_as_it_is(llama_cpp_source: Path) -> None:
+    path = llama_cpp_source / "models" / "templates" / "Qwen-Qwen3-0.6B.jinja"
+    template = ChatTemplate(path.read_text(encoding="utf-8"))
+    for function in BARE_TOOLS.values():
+        tool = {"type": "function", "function": {"name": "f", **function}}
+        user = [{"role": "user", "content": "Hi"}]
+        assert template_arguments(template, user, tools=[tool])["tools"] == [tool]

@@ -38,6 +38,27 @@ _DESCRIBED = {
         },
     },
 }
+_OBJECT = {"type": "object", "properties": {}}
+_BARE: list[dict[str, Any]] = [
+    {},
+    {"description": _DESCRIPTION},
+    {"parameters": _OBJECT},
+    {"description": _DESCRIPTION, "parameters": {}},
+    {"description": _DESCRIPTION, "parameters": {"type": "object"}},
+]
+_TYPED: list[dict[str, Any]] = [
+    {
+        "description": _DESCRIPTION,
+        "parameters": {"type": "object", "properties": {"qzname": one}, "required": []},
+    }
+    for one in (
+        {"type": ["string", "null"]},
+        {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        {"enum": ["a", "b"]},
+        {},
+        True,
+    )
+]
 # SmolLM3 takes tools under this name; `tools` it ignores.
 _TOOL_VARIABLES = ("tools", "xml_tools")
 
@@ -58,13 +79,16 @@ class TemplateTraits:
     tools are written, None if they are not. `calls`: how calls and their results are written, None
     if they are not, or in no form that can be read back. `form`: what calls look like, Hermes'
     where they are written as text. `own_thoughts`: thoughts have a form of the template's own,
-    without <think>."""
+    without <think>. `whole_tools`: a tool without a description or parameters can't be written;
+    `simple_types`: nor a property without a type, or with several."""
 
     system: bool
     tools: str | None
     calls: CallStyle | None
     form: CallForm
     own_thoughts: bool
+    whole_tools: bool = False
+    simple_types: bool = False
 
 
 def template_traits(template: ChatTemplate) -> TemplateTraits:
@@ -88,6 +112,8 @@ def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
         calls=calls,
         form=form if calls and form else HERMES,
         own_thoughts=_own_thoughts(template, style),
+        whole_tools=tools is not None and not _writes_all(template, tools, _BARE),
+        simple_types=tools is not None and not _writes_all(template, tools, _TYPED),
     )
 
 
@@ -101,6 +127,19 @@ def _writes_system(template: ChatTemplate) -> bool:
 def _writes_tools(template: ChatTemplate, variable: str) -> bool:
     text = _rendered(template, [_USER], **{variable: [_DESCRIBED]})
     return all(mark in text for mark in (_TOOL, _DESCRIPTION, _PROPERTY))
+
+
+def _writes_all(template: ChatTemplate, variable: str, changes: list[dict[str, Any]]) -> bool:
+    """Are all tools written that have this instead of a description and parameters?"""
+    return all(
+        _TOOL
+        in _rendered(
+            template,
+            [_USER],
+            **{variable: [{"type": "function", "function": {"name": _TOOL, **one}}]},
+        )
+        for one in changes
+    )
 
 
 def _own_thoughts(template: ChatTemplate, calls: CallStyle | None) -> bool:

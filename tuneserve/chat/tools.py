@@ -14,6 +14,7 @@ from typing import Any
 
 from tuneserve.chat.template import Message
 from tuneserve.chat.template_traits import SHORT_ID, CallStyle, TemplateTraits
+from tuneserve.chat.tool_descriptions import suited
 
 OPEN_CALL, CLOSE_CALL = "<tool_call>", "</tool_call>"
 
@@ -33,7 +34,7 @@ def arranged(
     if not traits.system and turns and turns[0]["role"] == "system":
         turns = _system_in_user(turns)
     if tools and traits.tools is not None:
-        return turns, {traits.tools: list(tools)}
+        return turns, {traits.tools: [suited(tool, traits) for tool in tools]}
     return turns, {"tools": None}
 
 

@@ -213,6 +213,8 @@ def test_sampling_under_other_names() -> None:
     )
     assert (sampling.repeat_penalty, sampling.ignore_end) == (1.3, True)
     assert sampling.stop_tokens == {5}
+    assert text(logprobs=False).sampling(default_max_tokens=1).logprobs is None
+    assert chat(logit_bias={"5": None}).sampling(default_max_tokens=1).logit_bias == {}
     assert chat(top_k=-1, top_p=0).sampling(default_max_tokens=1).top_p == 0
     with pytest.raises(ValidationError, match="repeat_penalty"):
         chat(repeat_penalty=1e-300)

@@ -140,6 +140,31 @@ def test_an_echoed_prompt_has_log_probabilities(
     assert max(best, key=lambda key: best[key]) in last["top_logprobs"][len(ids[1]) - 1]
 
 
+def test_a_prompt_of_one_token_has_its_place_in_log_probabilities(
+    app: FastAPI, service: Service
+) -> None:
+    asked = {"prompt": "a", "echo": True, "logprobs": 1, "max_tokens": 0}
+    answer = post(app, service, "/v1/completions", asked).json()
+    told = answer["choices"][0]["logprobs"]
+    assert (told["tokens"], told["token_logprobs"], told["text_offset"]) == (["a"], [None], [0])
+
+
+def test_what_is_nested_too_deep_is_refused(app: FastAPI, service: Service) -> None:
+    schema: dict[str, Any] = {"type": "object"}
+    for _ in range(220):
+        schema = {"type": "object", "properties": {"a": schema}}
+    call = {"name": "f", "arguments": '{"a": ' + "[" * 950 + "]" * 950 + "}"}
+    made = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}
+    for fields in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+        {"messages": [*CHAT["messages"], made, {"role": "tool", "tool_call_id": "1",
+                                                "content": None}]},
+    ):  # fmt: skip
+        answer = post(app, service, "/v1/chat/completions", {**CHAT, **fields})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] in ("invalid_value", "context_length_exceeded")
+
+
 def test_an_echoed_prompt_without_log_probabilities(app: FastAPI, service: Service) -> None:
     asked = {"prompt": "Once upon", "echo": True, "max_tokens": 2, "temperature": 0, "n": 2}
     choices = post(app, service, "/v1/completions", asked).json()["choices"]
