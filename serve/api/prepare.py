@@ -165,6 +165,8 @@ def compile_bound(grammars: GrammarCompiler, bound: Bound) -> LLMatcher:
             return grammars.compile_regex(bound.value, bound.field)
         case "choice":
             return grammars.compile_choice(bound.value, bound.field)
+    if bound.field != "grammar" and "::=" not in bound.value:
+        return grammars.compile_lark(bound.value, bound.field)
     return grammars.compile_gbnf(bound.value, bound.field)
 
 

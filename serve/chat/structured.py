@@ -86,6 +86,11 @@ class GrammarCompiler:
         written = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
         return self._compiled_or_refused(f"start: {written}", param)
 
+    def compile_lark(self, grammar: str, param: str) -> LLMatcher:
+        """A grammar in Lark's notation as llguidance reads it, rule `start`, which clients of other
+        servers send. Raises GrammarError, UnavailableError."""
+        return self._compiled_or_refused(grammar, param)
+
     def _compiled_or_refused(self, lark: str, param: str) -> LLMatcher:
         if len(lark) > LONGEST_SCHEMAS:
             raise GrammarError(f"it has more than {LONGEST_SCHEMAS} characters", param=param)

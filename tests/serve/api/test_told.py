@@ -247,6 +247,7 @@ def test_a_long_text_is_tokenized_whole(
         ({"regex": "[xyz]"}, {"x", "y", "z"}),
         ({"structured_outputs": {"json": {"enum": [7, 8]}}}, {"7", "8"}),
         ({"guided_grammar": 'root ::= "u" | "v"'}, {"u", "v"}),
+        ({"structured_outputs": {"grammar": 'start: "u" | WORD\nWORD: "v"'}}, {"u", "v"}),
     ],
 )
 def test_bounds_under_other_names(
