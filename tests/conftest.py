@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import hypothesis
 import hypothesis.core as hypothesis_core
 import pytest
 
@@ -30,6 +31,10 @@ SLOW_FIXTURES = frozenset(
     }
 )  # fmt: skip
 """A test that needs one of these is marked slow, as those are that say so themselves."""
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tuneserve", deadline=None)
+hypothesis.settings.load_profile("tuneserve")
 
 # Nothing in the tests may depend on a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -387,7 +387,8 @@ def test_cells_that_only_llama_cpp_knows_of_end_the_engine_with_an_error(demo_gg
         unknown = TokenBatch(200)
         unknown.add([5] * 200, 0, 3, outputs=0)
         engine._context.decode(unknown)
-        waiting = [engine.submit([7] * 100, greedy(4)), engine.submit([8] * 20, greedy(4))]
+        with engine._arriving:  # both are there before the engine fails
+            waiting = [engine.submit([7] * 100, greedy(4)), engine.submit([8] * 20, greedy(4))]
         for generation in waiting:
             with pytest.raises(EngineError, match=r"no room for 1\d\d tokens, though 256 cells"):
                 generation.result(60)
