@@ -90,7 +90,7 @@ class ArgumentGrammar:
         ]
         more = root.get("additionalProperties", "properties" not in root)
         if more or more == {}:
-            names = self._rules.other_keys(r'[^<>"=\n]', properties)
+            names = self._rules.other_keys(r'[^<>"=\s]+', properties)
             listed.append(f"{self._tagged(style, names, more, root, 'additionalProperties')}*")
         return " ".join(listed) or '""'
 

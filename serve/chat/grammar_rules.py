@@ -63,10 +63,10 @@ class Rules:
             rest = self.rule(f"{separator} {pair} {rest}" + ("" if needed else f" | {rest}"))
         return first
 
-    def other_keys(self, characters: str, names: Iterable[str]) -> str:
-        """A terminal of keys of these characters that are none of the names."""
+    def other_keys(self, expression: str, names: Iterable[str]) -> str:
+        """A terminal of keys of this expression that are none of the names."""
         taken = "|".join(map(escaped, names))
-        return self.terminal(f"/{characters}+/" + (f" & ~/{taken}/" if taken else ""))
+        return self.terminal(f"/{expression}/" + (f" & ~/{taken}/" if taken else ""))
 
     def text_patterns(self, way: Mapping[str, Any], path: str) -> list[str]:
         """Expressions that a text must satisfy as a whole."""

@@ -83,8 +83,8 @@ class LiteralValues:
         more = schema.get("additionalProperties", "properties" not in schema)
         if more or more == {}:
             value = self.value(more, f"{path}.additionalProperties".lstrip("."), depth=depth)
-            characters = r"[^:,{}<>]" if self._quote else r"[^=,:()'\"\\\n{}]"
-            names = self._rules.other_keys(characters, properties)
+            bare = self._quote or equals
+            names = self._rules.other_keys((_KEY if bare else _QUOTED_KEY).pattern, properties)
             if self._quote:
                 names = f'{names} ":"'
             elif equals:
@@ -132,7 +132,11 @@ class LiteralValues:
                 return self._or_json(way, f'"{{" {inside} "}}"', depth)
         if kind:
             self._rules.leave_open(path, ["type"])
-        return self._any_value()
+        if self._quote or depth:
+            return self._any_value()
+        words = "|".join(WORDS.values())
+        listed = self._rules.rule(self._as_json({"type": ["array", "object"]}))
+        return f"{self._text({}, path, 0)} | /{words}/ | {listed} | {self._any_value()}"
 
     def _or_json(self, way: Mapping[str, Any], body: str, depth: int) -> str:
         """Models that write Python write objects as JSON too, and such a value is JSON throughout:
@@ -186,10 +190,12 @@ class LiteralValues:
     def _constant(self, value: Any, depth: int) -> str:
         if self._quote:
             return self._bare_constant(value)
-        written = [json.dumps(value, ensure_ascii=False), repr(value)]
+        # JSON's words are not Python's, within which all is Python.
+        as_json = not depth or isinstance(value, str)
+        written = [repr(value), json.dumps(value, ensure_ascii=False) if as_json else repr(value)]
         if isinstance(value, str) and not depth and not re.search(r"['\"\\]", value):
             written = [f"'{value}'", f'"{value}"']
-        return either(map(in_quotes, sorted(written)))
+        return either(map(in_quotes, written))
 
     def _bare_constant(self, value: Any) -> str:
         if isinstance(value, str):

@@ -24,7 +24,7 @@ CHAT: dict[str, Any] = {
     "max_tokens": 3,
     "temperature": 0,
 }
-ODD = {
+ODD: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "odd",
