@@ -18,7 +18,7 @@ from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import Bound, ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
-from tuneserve.serve.chat.loosened import compile_as_far_as_possible
+from tuneserve.serve.chat.loosened import compile_calls
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import PromptTooLongError, SamplingParams
 
@@ -194,10 +194,8 @@ def _bounded(
         "form": form or HERMES,
     }
     schema = None if bound is None else bound.value
-    unenforced: tuple[str, ...] = ()
-    if request.must_call:
-        grammar = grammars.compile_answer(schema, functions, **options)
-    else:
-        grammar, unenforced = compile_as_far_as_possible(grammars, schema, functions, **options)
+    grammar, unenforced = compile_calls(
+        grammars, schema, functions, must_call=request.must_call, **options
+    )
     after = form.triggers[0] if lazy and form and form.triggers else None
     return replace(sampling, grammar=grammar, grammar_after=after), unenforced

@@ -22,7 +22,7 @@ with line breaks. It also overrides what a client's schema says of llguidance's 
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _LISTED = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalProperties")
-_BOUNDLESS: Mapping[str, tuple[Any, ...]] = {
+BOUNDLESS: Mapping[str, tuple[Any, ...]] = {
     "propertyNames": ({"type": "string"}, {}, True),
     "uniqueItems": (False,),
     "not": (False,),
@@ -47,7 +47,7 @@ _TIME = (
 )
 _HEX = "[0-9a-fA-F]"
 _LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?"
-_FORMATS = {
+FORMATS = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"(?:{_DATE})T{_TIME}",
@@ -62,11 +62,16 @@ _FORMATS = {
 """Formats that llguidance takes at their word: fractions of a second, a mailbox or a domain without
 end, 29 February of any year. Here they are what date libraries and mail servers take, and end. The
 versions of UUID are pydantic's, and unknown to llguidance."""
-_ANNOTATIONS = {"password", "path", "file-path", "directory-path", "binary"}
+ANNOTATIONS = {"password", "path", "file-path", "directory-path", "binary"}
 """Formats that any text has: they say what it is for."""
 _COMBINING = {"allOf", "anyOf", "oneOf", "$ref"}
 _APPLYING = {"properties", "patternProperties", *_SINGLE, "prefixItems", "multipleOf"}
 """With what a combining keyword beside them can meet in the same number."""
+
+
+def function_param(place: int) -> str:
+    """Where a request has the schema of a function's arguments."""
+    return f"tools[{place}].function.parameters"
 
 
 def parameters_of(function: Mapping[str, Any], param: str) -> Schema:
@@ -98,7 +103,7 @@ def json_rule(schema: Schema, param: str) -> str:
             part.setdefault("additionalProperties", False)
         limit_digits(part, param, limit_decimals=not (merges and multiples))
         _set_format(part)
-        for keyword in [key for key, values in _BOUNDLESS.items() if part.get(key) in values]:
+        for keyword in [key for key, values in BOUNDLESS.items() if part.get(key) in values]:
             del part[keyword]
         _say_otherwise(part)
         _drop_text_of_decimal(part)
@@ -138,9 +143,9 @@ def _literal(text: str) -> str:
 def _set_format(part: dict[str, Any]) -> None:
     """A format as llguidance enforces it."""
     name = part.get("format")
-    if name in _ANNOTATIONS:
+    if name in ANNOTATIONS:
         del part["format"]
-    elif "pattern" not in part and (known := _FORMATS.get(str(name))):
+    elif "pattern" not in part and (known := FORMATS.get(str(name))):
         part["pattern"] = f"^(?:{known})$"
         del part["format"]
     elif name == "ipvanyaddress" and "anyOf" not in part:
@@ -159,7 +164,7 @@ def subschemas(root: Any) -> Iterator[dict[str, Any]]:
         seen.add(id(part))
         yield part
         if isinstance(part.get("$ref"), str):
-            left.append(_referred(root, part["$ref"]))
+            left.append(referred(root, part["$ref"]))
         for key in _NAMED:
             left += part[key].values() if isinstance(part.get(key), dict) else ()
         for key in _LISTED:
@@ -234,7 +239,7 @@ def _needs(root: Schema, part: Schema) -> Iterator[list[Hashable]]:
     if isinstance(part.get("allOf"), list):
         needed += part["allOf"]
     if isinstance(part.get("$ref"), str):
-        needed.append(_referred(root, part["$ref"]))
+        needed.append(referred(root, part["$ref"]))
     for one in needed:
         if isinstance(one, dict):
             yield [id(one)]
@@ -244,7 +249,7 @@ def _needs(root: Schema, part: Schema) -> Iterator[list[Hashable]]:
             yield [id(way) for way in ways]
 
 
-def _referred(root: Any, reference: str) -> Any:
+def referred(root: Any, reference: str) -> Any:
     """What a reference within the schema points to; None for others."""
     if not reference.startswith("#"):
         return None
@@ -261,4 +266,4 @@ def _referred(root: Any, reference: str) -> Any:
 
 def refers_nowhere(root: Schema, reference: Any) -> bool:
     """Does a `$ref` point to nothing in the schema, or out of it?"""
-    return not isinstance(reference, str) or _referred(root, reference) is None
+    return not isinstance(reference, str) or referred(root, reference) is None

@@ -14,14 +14,16 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.serve.chat.grammar_errors import GrammarError
-from tuneserve.serve.chat.json_schema import refers_nowhere, subschemas
+from tuneserve.serve.chat.json_schema import function_param, refers_nowhere, subschemas
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, GrammarCompiler
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 Schema = Mapping[str, Any]
+Function = Mapping[str, Any]
 ANY_OBJECT: Schema = {"type": "object", "additionalProperties": True}
 
 _UNENFORCEABLE = (
@@ -42,40 +44,68 @@ _KNOWN: WeakKeyDictionary[GrammarCompiler, dict[bytes, tuple[Schema, list[str]]]
 """What schemas became, by their digest: a chat sends the same tools with every turn."""
 
 
-def compile_as_far_as_possible(
+def compile_calls(
     grammars: GrammarCompiler,
     schema: Schema | None,
-    functions: Mapping[int, Mapping[str, Any]],
+    functions: Mapping[int, Function],
+    *,
+    must_call: bool,
+    form: CallForm = HERMES,
     **options: Any,
 ) -> tuple[LLMatcher, tuple[str, ...]]:
-    """`grammars.compile_answer`, the functions' schemas loosened where need be, and what they lost:
-    `tools[3].function.parameters: format`. Raises GrammarError for `schema`, UnavailableError."""
+    """`grammars.compile_answer`, and what of the functions' schemas it does not enforce:
+    `tools[3].function.parameters: format`. They are loosened where need be, unless a function
+    `must_call`ed or is strict. Raises GrammarError for those, for what the form leaves open of a
+    strict function's, and for `schema`; and UnavailableError."""
+    options["form"] = form
+    lost: dict[int, list[str]] = {}
+    if must_call:
+        matcher = grammars.compile_answer(schema, functions, **options)
+    else:
+        matcher, functions, lost = _as_far_as_possible(grammars, schema, functions, options)
+    for place, left_open in grammars.left_open(functions, form).items():
+        if functions[place].get("strict"):
+            reason = f"the form of this model's calls leaves open: {', '.join(left_open)}"
+            raise GrammarError(reason, param="").of(function_param(place), functions[place]["name"])
+        lost[place] = [*dict.fromkeys([*lost.get(place, ()), *left_open])]
+    told = (f"{function_param(place)}: {', '.join(lost[place])}" for place in sorted(lost))
+    return matcher, tuple(told)
+
+
+def _as_far_as_possible(
+    grammars: GrammarCompiler,
+    schema: Schema | None,
+    functions: Mapping[int, Function],
+    options: dict[str, Any],
+) -> tuple[LLMatcher, Mapping[int, Function], dict[int, list[str]]]:
+    """The grammar, the functions with the schemas that it enforces, and what they lost."""
     loosener = Loosener(grammars)
     if not any(loosener.knows(function.get("parameters") or {}) for function in functions.values()):
         try:
-            return grammars.compile_answer(schema, functions, **options), ()
+            return grammars.compile_answer(schema, functions, **options), functions, {}
         except GrammarError as error:
             if not error.param.startswith("tools"):
                 raise
-    notes: list[str] = []
-    loose: dict[int, Mapping[str, Any]] = {}
+    notes: dict[int, list[str]] = {}
+    loose: dict[int, Function] = {}
     for place, function in functions.items():
+        loose[place] = function
         parameters, lost = loosener.loosened(function.get("parameters") or {})
         if lost and function.get("strict"):
             # The reason why it can't be enforced as it is.
             grammars.compile_answer(None, {place: function}, **options)
-        loose[place] = {**function, "parameters": parameters}
-        if lost:
-            notes.append(f"tools[{place}].function.parameters: {', '.join(lost)}")
+        elif lost:
+            loose[place], notes[place] = {**function, "parameters": parameters}, lost
     try:
-        return grammars.compile_answer(schema, loose, **options), tuple(notes)
+        return grammars.compile_answer(schema, loose, **options), loose, notes
     except GrammarError as error:
-        if not error.param.startswith("tools"):
+        strict = any(function.get("strict") for function in functions.values())
+        if strict or not error.param.startswith("tools"):
             raise
     # Each can be enforced, but not all together.
     free = {place: {**one, "parameters": ANY_OBJECT} for place, one in functions.items()}
-    told = tuple(f"tools[{place}].function.parameters: all" for place in functions)
-    return grammars.compile_answer(schema, free, **options), told
+    matcher = grammars.compile_answer(schema, free, **options)
+    return matcher, free, {place: ["all"] for place in functions}
 
 
 class Loosener:

@@ -22,13 +22,15 @@ from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
+from tuneserve.chat.argument_styles import ArgumentStyle
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.llama import LlamaModel, backend
 from tuneserve.serve.chat.argument_grammar import ArgumentGrammar
 from tuneserve.serve.chat.call_grammar import BLANK, call_rules
 from tuneserve.serve.chat.gbnf import check_rules_end, lark_of_rules, read_gbnf
 from tuneserve.serve.chat.grammar_errors import HALF_CHARACTER, GrammarError
-from tuneserve.serve.chat.json_schema import json_rule, parameters_of
+from tuneserve.serve.chat.json_schema import function_param, json_rule, parameters_of
+from tuneserve.serve.chat.text_patterns import in_lark
 from tuneserve.serve.engine import UnavailableError
 
 Schema = Mapping[str, Any]
@@ -76,8 +78,7 @@ class GrammarCompiler:
         UnavailableError."""
         if re.search("[\ud800-\udfff]", regex):
             raise GrammarError(f"it has {HALF_CHARACTER}", param=param)
-        written = re.sub(r"\\(.)|(/)|(\n)|(\r)", _in_lark, regex, flags=re.DOTALL)
-        return self._compiled_or_refused(f"start: TEXT\nTEXT: /{written}/", param)
+        return self._compiled_or_refused(f"start: TEXT\nTEXT: /{in_lark(regex)}/", param)
 
     def compile_choice(self, texts: Sequence[str], param: str) -> LLMatcher:
         """One of some texts. Raises GrammarError, UnavailableError."""
@@ -148,13 +149,11 @@ class GrammarCompiler:
         names: dict[str, str] = {}
         styled: dict[str, list[str]] = {}
         for place, function in functions.items():
-            param = f"tools[{place}].function.parameters"
+            param = function_param(place)
             try:
                 parameters = parameters_of(function, param)
                 if form.style is not None:
-                    grammar = ArgumentGrammar(
-                        form.style, self._mark, partial(json_rule, param=param), prefix=f"{place}"
-                    )
+                    grammar = self._argument_grammar(form.style, place)
                     arguments[function["name"]] = grammar.add(parameters)
                     names[param], styled[param] = function["name"], grammar.lines
                     continue
@@ -185,6 +184,26 @@ class GrammarCompiler:
             if its_reason:
                 raise GrammarError(its_reason, param=param).of(param, names.get(param))
         raise GrammarError(reason, param="tools")
+
+    def left_open(
+        self, functions: Mapping[int, Mapping[str, Any]], form: CallForm
+    ) -> dict[int, list[str]]:
+        """What of the functions' schemas the grammar of calls in this form does not enforce, by
+        their places: `city.pattern`. Raises GrammarError."""
+        found: dict[int, list[str]] = {}
+        if form.style is None:
+            return found
+        for place, function in functions.items():
+            grammar = self._argument_grammar(form.style, place)
+            grammar.add(parameters_of(function, function_param(place)))
+            if grammar.left_open:
+                found[place] = grammar.left_open
+        return found
+
+    def _argument_grammar(self, style: ArgumentStyle, place: int) -> ArgumentGrammar:
+        param = function_param(place)
+        as_json = partial(json_rule, param=param)
+        return ArgumentGrammar(style, self._mark, as_json, param=param, prefix=f"{place}")
 
     def _mark(self, text: str) -> str:
         """A mark in Lark: its own token if the vocabulary has one, or else its characters; '' for
@@ -240,14 +259,6 @@ class GrammarCompiler:
         except TimeoutError:
             seconds = int(COMPILE_SECONDS)
             raise GrammarError(f"it can't be read within {seconds} s", param=param) from None
-
-
-def _in_lark(match: re.Match[str]) -> str:
-    """A character of a regular expression between slashes."""
-    escaped, slash, newline, _ = match.groups()
-    if escaped is not None:
-        return "\\n" if escaped == "\n" else f"\\{escaped}"
-    return "\\/" if slash else "\\n" if newline else "\\r"
 
 
 _stack_size = threading.Lock()

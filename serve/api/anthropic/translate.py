@@ -150,8 +150,7 @@ def _call(block: ToolUseBlock) -> dict[str, Any]:
 
 def _tool(tool: dict[str, Any]) -> dict[str, Any]:
     function = {"name": tool["name"], "parameters": tool["input_schema"]}
-    if "description" in tool:
-        function["description"] = tool["description"]
+    function |= {key: tool[key] for key in ("description", "strict") if key in tool}
     return {"type": "function", "function": function}
 
 

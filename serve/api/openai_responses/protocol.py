@@ -29,6 +29,8 @@ class FunctionTool(RequestModel):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    """True: refuse a schema that can't be enforced as a whole. Absent, as with most clients, it is
+    enforced as far as it can be, and the client is told of the rest."""
 
 
 class NamespaceTool(RequestModel):

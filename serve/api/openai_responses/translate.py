@@ -118,7 +118,7 @@ def _named(choice: FunctionChoice) -> dict[str, Any]:
 
 
 def _tool(namespace: str | None, tool: FunctionTool) -> dict[str, Any]:
-    function = tool.model_dump(include={"description", "parameters"}, exclude_none=True)
+    function = tool.model_dump(include={"description", "parameters", "strict"}, exclude_none=True)
     function["name"] = called_name(namespace, tool.name)
     return {"type": "function", "function": function}
 

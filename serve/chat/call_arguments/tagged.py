@@ -8,7 +8,8 @@ from typing import Any
 
 from tuneserve.chat.argument_styles import Tagged
 from tuneserve.chat.thinking import overlap
-from tuneserve.serve.chat.call_arguments.values import escaped, to_json, types_of, value_of
+from tuneserve.serve.chat.call_arguments.values import escaped, to_json, value_of
+from tuneserve.serve.chat.schema_ways import types_of
 
 _CDATA, _CDATA_END = "<![CDATA[", "]]>"
 """In which some templates put texts with marks."""

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Mapping
 from typing import Any
 
-_NAMES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array",
-          dict: "object", type(None): "null"}  # fmt: skip
-_DEEPEST = 8
-"""References and unions of a schema that are followed to a value's types."""
+from tuneserve.serve.chat.schema_ways import type_of
 
 
 def to_json(value: Any) -> str:
@@ -40,28 +36,6 @@ def literal(text: str) -> Any:
     return value
 
 
-def types_of(schema: Any, root: Mapping[str, Any], *, depth: int = 0) -> frozenset[str]:
-    """JSON's types that a schema allows; none: any."""
-    if not isinstance(schema, Mapping) or depth > _DEEPEST:
-        return frozenset()
-    if isinstance(kind := schema.get("type"), str):
-        return frozenset({kind})
-    if isinstance(kind, list):
-        return frozenset(map(str, kind))
-    if "const" in schema or isinstance(schema.get("enum"), list):
-        values = [schema["const"]] if "const" in schema else schema["enum"]
-        return frozenset(_NAMES.get(type(value), "") for value in values)
-    if isinstance(name := schema.get("$ref"), str):
-        defined = root.get("$defs") or root.get("definitions")
-        found = defined.get(name.rpartition("/")[2]) if isinstance(defined, Mapping) else None
-        return types_of(found, root, depth=depth + 1)
-    for key in ("anyOf", "oneOf"):
-        if isinstance(ways := schema.get(key), list):
-            found_types = [types_of(way, root, depth=depth + 1) for way in ways]
-            return frozenset().union(*found_types) if all(found_types) else frozenset()
-    return frozenset()
-
-
 def value_of(text: str, types: frozenset[str]) -> Any:
     """What a text without quotes stands for, given the types that its schema allows."""
     if types == {"string"}:
@@ -70,6 +44,6 @@ def value_of(text: str, types: frozenset[str]) -> Any:
         value = literal(text)
     except ValueError:
         return text
-    name = _NAMES.get(type(value), "")
+    name = type_of(value)
     fits = not types or name in types or (name == "integer" and "number" in types)
     return value if fits or "string" not in types else text

@@ -24,7 +24,7 @@ CHAT: dict[str, Any] = {
     "max_tokens": 3,
     "temperature": 0,
 }
-ODD = {
+ODD: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "odd",
@@ -99,6 +99,24 @@ def test_a_tool_that_can_not_be_enforced_costs_no_request(app: FastAPI, service:
     chosen = post(app, service, "/v1/chat/completions", {**asked, "tool_choice": fine})
     assert chosen.status_code == 200
     assert "x-tuneserve-unenforced" not in chosen.headers
+
+
+def test_the_agents_apis_refuse_what_is_said_to_be_strict(app: FastAPI, service: Service) -> None:
+    function = ODD["function"]
+    openai = {"type": "function", **function}
+    anthropic = {"name": "odd", "input_schema": function["parameters"]}
+    user = {"role": "user", "content": "Hi"}
+    for path, body, tool, place in (
+        ("/v1/responses", {"input": "Hi", "max_output_tokens": 2}, openai, "parameters"),
+        ("/v1/messages", {"messages": [user], "max_tokens": 2, "model": "demo"}, anthropic,
+         "input_schema"),
+    ):  # fmt: skip
+        loose = post(app, service, path, {**body, "tools": [tool]})
+        assert loose.status_code == 200
+        assert loose.headers["x-tuneserve-unenforced"] == f"tools[0].{place}: format"
+        refused = post(app, service, path, {**body, "tools": [{**tool, "strict": True}]})
+        assert refused.status_code == 400
+        assert "Unknown format: json" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("as_ids", [False, True])

@@ -114,6 +114,18 @@ def test_how_long_to_think(fields: dict[str, Any], budget: int | None, effort: s
     assert (without.reasoning_budget, without.reasoning_effort) == (None, None)
 
 
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_a_strict_function_stays_strict(strict: bool | None) -> None:
+    schema = {"type": "object", "properties": {}}
+    response = {"type": "function", "name": "f", "parameters": schema, "strict": strict}
+    message = {"name": "f", "input_schema": schema, "strict": strict}
+    for chat in (
+        from_response(tools=[response]),
+        from_messages({"role": "user", "content": "Hi"}, tools=[message]),
+    ):
+        assert chat.tools[0].function.strict is strict
+
+
 def test_choices_among_tools() -> None:
     tools = [{"type": "function", "name": name} for name in ("f", "g", "h")]
     allowed = [{"type": "function", "name": "f"}, {"type": "function", "name": "h"}]

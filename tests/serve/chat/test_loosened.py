@@ -9,7 +9,7 @@ import pytest
 
 from tests.serve.chat.grammar_support import Allows
 from tuneserve.serve.chat.grammar_errors import GrammarError
-from tuneserve.serve.chat.loosened import compile_as_far_as_possible
+from tuneserve.serve.chat.loosened import compile_calls
 from tuneserve.serve.chat.structured import GrammarCompiler
 
 TEXT = {"type": "string"}
@@ -49,8 +49,8 @@ def test_what_can_be_enforced_is_and_the_rest_is_told(
     odd = function("odd", {"b": NUMBER, **properties}, required=["b"])
     functions = {2: function("fine", {"b": NUMBER}, required=["b"]), 5: odd}
     for _ in range(2):  # the second time it is known
-        grammar, told = compile_as_far_as_possible(
-            grammars, None, functions, several=True, opened=True
+        grammar, told = compile_calls(
+            grammars, None, functions, several=True, opened=True, must_call=False
         )
         assert told == (f"tools[5].function.parameters: {lost}",)
         assert allows(grammar, call("fine", b=3))
@@ -67,8 +67,8 @@ def test_a_schema_of_which_nothing_is_left_is_any_object(
     grammars: GrammarCompiler, allows: Allows, parameters: dict[str, Any]
 ) -> None:
     functions = {0: {"name": "odd", "parameters": parameters}}
-    grammar, told = compile_as_far_as_possible(
-        grammars, None, functions, several=False, opened=True
+    grammar, told = compile_calls(
+        grammars, None, functions, several=False, opened=True, must_call=False
     )
     assert told == ("tools[0].function.parameters: all",)
     assert allows(grammar, call("odd", anything=[1]))
@@ -80,7 +80,9 @@ def test_many_schemas_that_are_too_large_together_are_any_objects(
 ) -> None:
     large = {f"property_{number}": TEXT for number in range(1000)}
     functions = {place: function(f"f{place}", large) for place in range(12)}
-    grammar, told = compile_as_far_as_possible(grammars, None, functions, several=True, opened=True)
+    grammar, told = compile_calls(
+        grammars, None, functions, several=True, opened=True, must_call=False
+    )
     assert len(told) == 12
     assert allows(grammar, call("f7", x=1))
 
@@ -89,7 +91,7 @@ def test_a_strict_function_is_enforced_or_refused(grammars: GrammarCompiler) -> 
     strict = {**function("odd", {"a": {"type": "string", "format": "json"}}), "strict": True}
     functions = {0: function("fine", {}), 3: strict}
     with pytest.raises(GrammarError) as caught:
-        compile_as_far_as_possible(grammars, None, functions, several=True, opened=True)
+        compile_calls(grammars, None, functions, several=True, opened=True, must_call=False)
     assert caught.value.param == "tools[3].function.parameters"
     assert caught.value.message.startswith("tools[3].function.parameters ('odd') can't be enforced")
 
@@ -97,8 +99,8 @@ def test_a_strict_function_is_enforced_or_refused(grammars: GrammarCompiler) -> 
 def test_the_answers_own_schema_is_not_loosened(grammars: GrammarCompiler) -> None:
     schema = {"type": "string", "format": "json"}
     with pytest.raises(GrammarError, match="Unknown format: json"):
-        compile_as_far_as_possible(
-            grammars, schema, {0: function("fine", {})}, several=True, opened=False
+        compile_calls(
+            grammars, schema, {0: function("fine", {})}, several=True, opened=False, must_call=False
         )
 
 
