@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -166,7 +167,7 @@ def notices(
     ):
         if told:
             note(request.scope, **{header.lower(): told})
-            shown = told[:LONGEST_HEADER].encode("ascii", "replace").decode()
+            shown = re.sub("[^ -~]", "?", told[:LONGEST_HEADER])
             headers[f"X-Tuneserve-{header}"] = shown
     return headers
 

@@ -496,7 +496,7 @@ ResponseFormat = Annotated[PlainFormat | JsonSchemaFormat, Field(discriminator="
 
 
 class Function(RequestModel):
-    """A function the model may call; `parameters` is a JSON Schema and always enforced."""
+    """A function the model may call; `parameters` is a JSON Schema."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
     description: str | None = None

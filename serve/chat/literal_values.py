@@ -134,9 +134,9 @@ class LiteralValues:
             self._rules.leave_open(path, ["type"])
         if self._quote or depth:
             return self._any_value()
-        fixed_words = "|".join(WORDS.values())
+        literals = "|".join(WORDS.values())
         listed = self._rules.rule(self._as_json({"type": ["array", "object"]}))
-        return f"{self._text({}, path, 0)} | /{fixed_words}/ | {listed} | {self._any_value()}"
+        return f"{self._text({}, path, 0)} | /{literals}/ | {listed} | {self._any_value()}"
 
     def _or_json(self, way: Mapping[str, Any], body: str, depth: int) -> str:
         """Models that write Python write objects as JSON too, and such a value is JSON throughout:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,27 @@ def test_a_required_call_is_read(
     assert call.name == "get_weather"
     assert json.loads(call.arguments)["city"] in ("Paris", "Rome")
     assert joined(parts, Content) == ""
+
+
+def test_a_required_call_tells_what_its_form_leaves_open(
+    llama_cpp_source: Path, engine: Engine, grammars: GrammarCompiler
+) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {
+            "o": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]},
+            "p": {"type": "string", "pattern": "^[0-9]{3}$"},
+            "q": {"type": "string", "format": "uri", "maxLength": 9},
+        },
+        "required": ["o", "p"],
+    }
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    one = with_tokens("google-gemma-4-31B-it", llama_cpp_source)
+    turn, parts = answered(engine, grammars, one, tools=tools, tool_choice="required")
+    assert turn.unenforced == ("tools[0].function.parameters: q.format",)
+    arguments = json.loads(calls_of(parts)[0].arguments)
+    assert arguments["o"]["x"] in (True, False)
+    assert re.fullmatch("[0-9]{3}", arguments["p"])
 
 
 @pytest.mark.parametrize("name", sorted(AS_TOKENS))

@@ -9,6 +9,7 @@ import pytest
 from tests.serve.chat.grammar_support import Allows
 from tests.serve.chat.test_round_trip import DSML, GEMMA_4, LFM2, QWEN_CODER
 from tuneserve.serve.chat.grammar_errors import GrammarError
+from tuneserve.serve.chat.loosened import compile_calls
 from tuneserve.serve.chat.structured import GrammarCompiler
 
 PARAMETERS: dict[str, Any] = {
@@ -130,3 +131,122 @@ def test_what_can_not_be_enforced_names_the_field(grammars: GrammarCompiler) -> 
     with pytest.raises(GrammarError) as caught:
         grammars.compile_answer(None, functions, several=True, opened=False, form=QWEN_CODER)
     assert caught.value.param == "tools[3].function.parameters"
+
+
+NESTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "o": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]},
+        "p": {"type": "string", "pattern": "^[0-9]{3}$"},
+        "u": {"$ref": "#/$defs/Unit"},
+        "w": {"anyOf": [{"enum": ["a"]}, {"type": "null"}]},
+    },
+    "required": ["o", "p", "u"],
+    "$defs": {"Unit": {"type": "string", "enum": ["C", "F"]}},
+}
+FORMS = [QWEN_CODER, DSML, LFM2, GEMMA_4]
+
+
+@pytest.mark.parametrize(
+    ("form", "right", "wrong"),
+    [
+        (
+            QWEN_CODER,
+            {"o": '{"x": true}', "p": "123", "u": "C", "w": "null"},
+            [{"p": "12"}, {"p": "a123"}, {"u": "K"}, {"w": "b"}, {"o": '{"x": 1}'}],
+        ),
+        (
+            LFM2,
+            {"o": '{"x": true}', "p": "'123'", "u": "'C'", "w": "None"},
+            [{"p": "'1234'"}, {"u": "'K'"}, {"w": "'b'"}, {"o": '{"x": "y"}'}, {"o": "{}"}],
+        ),
+        (
+            GEMMA_4,
+            {"o": "{x:true}", "p": f"{Q}123{Q}", "u": f"{Q}C{Q}", "w": "null"},
+            [{"p": f"{Q}12{Q}"}, {"u": f"{Q}K{Q}"}, {"o": f"{{x:{Q}Bundesliga{Q}}}"}, {"o": "{}"}],
+        ),
+    ],
+    ids=["tagged", "python", "bare"],
+)
+def test_what_is_within_and_patterns_are_bounded(
+    form: Any,
+    right: dict[str, str],
+    wrong: list[dict[str, str]],
+    grammars: GrammarCompiler,
+    allows: Allows,
+) -> None:
+    functions = {0: {"name": "f", "parameters": NESTED, "strict": True}}
+    grammar, told = compile_calls(
+        grammars, None, functions, must_call=True, several=False, opened=False, form=form
+    )
+    assert told == ()
+
+    def text(changed: dict[str, str]) -> str:
+        values = {**right, **changed}
+        if form is QWEN_CODER:
+            return qwen(**values)
+        if form is LFM2:
+            return lfm(", ".join(f"{key}={value}" for key, value in values.items()))
+        return gemma(",".join(f"{key}:{value}" for key, value in values.items()))
+
+    assert allows(grammar, text({}))
+    for changed in wrong:
+        assert not allows(grammar, text(changed)), changed
+
+
+@pytest.mark.parametrize("must_call", [True, False])
+@pytest.mark.parametrize(
+    ("schema", "left_open"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "^(?!x)"}}}, "a.pattern"),
+        ({"properties": {"a": {"type": "string", "format": "uri"}}}, "a.format"),
+        ({"properties": {"a": {"type": "string", "minLength": 2000}}}, "a.minLength"),
+        ({"properties": {"a": {"type": "string", "not": {"const": "b"}}}}, "a.not"),
+        ({"properties": {"a": {"type": "string", "enum": ["b"], "format": "uri"}}}, "a.format"),
+        ({"properties": {}, "required": ["a"]}, "required"),
+        ({"properties": {"a": {}}, "minProperties": 1}, "minProperties"),
+        ({"properties": {"a": {}}, "anyOf": [{"required": ["a"]}, {"required": []}]}, "anyOf"),
+        (
+            {"properties": {"a": {"oneOf": [{"type": "string"}, {"enum": ["b"]}]}}},
+            "a.oneOf",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", FORMS, ids=["tagged", "dsml", "python", "bare"])
+def test_what_a_form_leaves_open_is_told_or_refused(
+    form: Any, schema: dict[str, Any], left_open: str, must_call: bool, grammars: GrammarCompiler
+) -> None:
+    function = {"name": "f", "parameters": {"type": "object", **schema}}
+    options: dict[str, Any] = {
+        "must_call": must_call, "several": True, "opened": not must_call, "form": form
+    }  # fmt: skip
+    functions: dict[int, dict[str, Any]] = {0: {"name": "g"}, 2: function}
+    _, told = compile_calls(grammars, None, functions, **options)
+    assert told == (f"tools[2].function.parameters: {left_open}",)
+    with pytest.raises(GrammarError) as caught:
+        compile_calls(grammars, None, {**functions, 2: {**function, "strict": True}}, **options)
+    assert caught.value.param == "tools[2].function.parameters"
+    assert caught.value.message.startswith("tools[2].function.parameters ('f') can't be enforced")
+    assert left_open in caught.value.message
+
+
+@pytest.mark.parametrize("form", [LFM2, GEMMA_4], ids=["python", "bare"])
+def test_what_is_left_open_within_is_told_by_its_place(
+    form: Any, grammars: GrammarCompiler
+) -> None:
+    within = {"type": "object", "properties": {"b": {"type": "string", "format": "uri"}}}
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}, "minProperties": 1}
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": within},
+            "n": {"$ref": "#/$defs/Node"},
+            "t": {"type": "array", "prefixItems": [{"type": "integer"}]},
+        },
+        "$defs": {"Node": node},
+    }
+    functions: dict[int, dict[str, Any]] = {0: {"name": "f", "parameters": schema}}
+    assert grammars.left_open(functions, form) == {
+        0: ["a.items.b.format", "n.minProperties", "n.next.minProperties", "t.prefixItems"]
+    }
