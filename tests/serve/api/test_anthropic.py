@@ -28,7 +28,7 @@ WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 def asked(**fields: Any) -> dict[str, Any]:
-    return {"model": "demo", "messages": QUESTION, "max_tokens": 24, "temperature": 0, **fields}
+    return {"model": "demo", "messages": QUESTION, "max_tokens": 64, "temperature": 0, **fields}
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ TOOLS = [
         "strict": True,
     }
 ]
-ASKED = {"model": "demo", "temperature": 0, "max_output_tokens": 24}
+ASKED = {"model": "demo", "temperature": 0, "max_output_tokens": 64}
 
 
 @pytest.fixture(scope="module")
