@@ -122,7 +122,7 @@ class FileStore:
         known: dict[str, StoredFile] = {}
         described = sorted(self._files.glob("file-*.json"))
         for path in described:
-            stored = read_state(path, StoredFile.__required_keys__)
+            stored = read_state(path, FileObject.__annotations__)
             if stored is not None and self.path(path.stem).is_file():
                 known[path.stem] = cast(StoredFile, stored)
         for path in self._files.glob("file-*.jsonl"):

@@ -102,7 +102,7 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def _read_batch(path: Path) -> dict[str, Any] | None:
-    return read_state(path, StoredBatch.__required_keys__)
+    return read_state(path, BatchObject.__annotations__)
 
 
 class BatchStore:
