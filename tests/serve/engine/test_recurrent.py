@@ -13,14 +13,13 @@ import gguf
 import numpy as np
 import pytest
 
+from tests.serve.engine.tiny_llama import VOCABULARY, add_byte_vocabulary
 from tuneserve.serve.engine import Completion, Engine, SamplingParams
 from tuneserve.settings import ServeSettings
 
 EMBEDDING, INNER, STATE, KERNEL, RANK = 64, 128, 8, 4, 4
 HEADS, HEAD = 2, 32
 FEED_FORWARD = 96
-SPECIAL = ["<unk>", "<s>", "</s>"]
-VOCABULARY = len(SPECIAL) + 256
 
 SHARED = list(range(20, 60))
 FIRST, SECOND = [*SHARED, 70, 71, 72, 73], [*SHARED, 90, 91, 92]
@@ -91,14 +90,7 @@ def add_metadata(writer: Any, hybrid: bool) -> None:
     writer.add_ssm_state_size(STATE)
     writer.add_ssm_time_step_rank(RANK)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))])
-    writer.add_token_scores([0.0] * VOCABULARY)
-    kinds = gguf.TokenType
-    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    add_byte_vocabulary(writer)
 
 
 @pytest.fixture(scope="module", params=["mamba", "jamba"])

@@ -12,6 +12,18 @@ SPECIAL = ["<unk>", "<s>", "</s>"]
 VOCABULARY = len(SPECIAL) + 256
 
 
+def add_byte_vocabulary(writer: gguf.GGUFWriter) -> None:
+    """A vocabulary of three special tokens and the bytes."""
+    writer.add_vocab_size(VOCABULARY)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))])
+    writer.add_token_scores([0.0] * VOCABULARY)
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+
+
 def write_tiny_llama(path: Path, *, seed: int = 0, context: int = 4096) -> Path:
     """The GGUF at `path`."""
     random = np.random.default_rng(seed)
@@ -23,14 +35,7 @@ def write_tiny_llama(path: Path, *, seed: int = 0, context: int = 4096) -> Path:
     writer.add_head_count(HEADS)
     writer.add_rope_dimension_count(EMBEDDING // HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(VOCABULARY)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list([*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))])
-    writer.add_token_scores([0.0] * VOCABULARY)
-    kinds = gguf.TokenType
-    writer.add_token_types([kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    add_byte_vocabulary(writer)
 
     def add(name: str, *shape: int) -> None:
         values = random.normal(0, shape[-1] ** -0.5, shape)
