@@ -85,6 +85,18 @@ class CellAllocator:
         self.truncate(sequence, 0)
         self._held.pop(sequence, None)
 
-    def top_of(self, sequence: int) -> int:
-        """One more than the highest cell that a sequence holds; 0 if it holds none."""
-        return max(self._held.get(sequence, ()), default=-1) + 1
+    @property
+    def sequences(self) -> list[int]:
+        """Those that hold cells."""
+        return list(self._held)
+
+    def end_of(self, sequence: int, length: int | None = None) -> int:
+        """One more than the highest cell of a sequence, or of its first `length` tokens; 0 if there
+        is none."""
+        return max(self._held.get(sequence, [])[:length], default=-1) + 1
+
+    def length_below(self, sequence: int, bound: int) -> int:
+        """How many tokens a sequence begins with whose cells are all below `bound`."""
+        cells = np.array(self._held.get(sequence, []), np.intp)
+        above = np.flatnonzero(cells >= bound)
+        return int(above[0]) if len(above) else len(cells)
