@@ -46,6 +46,10 @@ WORTH_READING = 64
 """And one on disk if it is at least this many tokens longer than any other match."""
 
 
+WORTH_WAITING = 64
+"""And a beginning that another request is computing if it is at least this long."""
+
+
 class ComputedTokens(Protocol):
     """A running request, as far as its prefix can be shared."""
 
@@ -53,6 +57,16 @@ class ComputedTokens(Protocol):
     adapter: str | None
     tokens: list[int]
     computed: int
+
+
+class WaitingTokens(Protocol):
+    """A waiting request, as far as it can share a prefix; `scored_pending`: it computes its own."""
+
+    adapter: str | None
+    tokens: list[int]
+
+    @property
+    def scored_pending(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +183,35 @@ class KVCacheManager:
             tokens_there = len(self.offloaded[key].tokens)
             return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
         return PrefixMatch(best_length, sequence=best)
+
+    def will_share(
+        self,
+        request: WaitingTokens,
+        computing: Sequence[ComputedTokens],
+        running: Sequence[ComputedTokens],
+    ) -> bool:
+        """Does one of the `computing` compute a beginning of this request's tokens, WORTH_WAITING
+        more than are known from the `running` or cached ones? Both would take cells for it, and the
+        time to compute it."""
+        tokens = request.tokens
+        if not computing or not self._can_share or request.scored_pending:
+            return False
+        known: int | None = None
+        wanted = np.empty(0, np.int32)
+        for other in computing:
+            least = WORTH_WAITING if known is None else known + WORTH_WAITING
+            if other.adapter != request.adapter or min(len(other.tokens), len(tokens) - 1) < least:
+                continue
+            # Most differ there.
+            if other.tokens[least - 1] != tokens[least - 1]:
+                continue
+            if known is None:
+                known = self.match_prefix(request.adapter, tokens, running).length
+                wanted = np.asarray(tokens[:-1], np.int32)
+            length = common_prefix(np.asarray(other.tokens, np.int32), wanted)
+            if length >= max(known, other.computed) + WORTH_WAITING:
+                return True
+        return False
 
     def allocate(self, match: PrefixMatch) -> tuple[int, int]:
         """A new sequence that begins with the match: (its id, tokens it has already).

@@ -45,7 +45,8 @@ class Scheduler:
 
     The rules:
     - Requests are admitted in the order of arrival, while fewer than `slots` run and the KV cache
-      has room for the prompt.
+      has room for the prompt; but one that begins like a prompt that is being computed waits until
+      it can share that beginning.
     - Background requests stand behind all others: they are admitted last and preempted first, and
       while any other runs they keep their cells and stand still, whatever time passes.
     - A step computes one batch, of one LoRA adapter; adapters take turns of a few steps, the one
@@ -207,23 +208,33 @@ class Scheduler:
         return next((one for one in reversed(self.running) if one.background), None)
 
     def _admit(self) -> None:
+        if not self.waiting:
+            return
+        held: list[Request] = []
+        computing = [one for one in self._active if one.pending > 1 and not one.scored_pending]
         while self.waiting:
             request = self.waiting[0]
             behind = None if request.background else self._background_running()
             if len(self.running) >= self._slots:
                 if behind is None:
-                    return
+                    break
                 self._preempt(behind)
+                continue
+            if self._cache.will_share(request, computing, self.running):
+                held.append(self.waiting.popleft())
                 continue
             match = self._match_with_room(request)
             if match is None:
                 if behind is None:
-                    return
+                    break
                 self._preempt(behind)
                 continue
             self.waiting.popleft()
             request.admit(*self._cache.allocate(match))
             self.running.append(request)
+            if not request.scored_pending:
+                computing.append(request)
+        self.waiting.extendleft(reversed(held))
 
     def _match_with_room(self, request: Request) -> PrefixMatch | None:
         """What the request begins with, its cells being free; None while too few are."""
