@@ -326,15 +326,23 @@ def split_batch(
     order of admission. Last comes one prompt at most whose tokens are scored, without its last
     token: that is an answer's.
     """
-    chunks = [(request, 1) for request in running if request.pending == 1][:batch_tokens]
-    left = min(batch_tokens - len(chunks), prefill_tokens)
-    scored = [request for request in running if request.scored_pending][:1]
+    answers: list[Chunk] = []
+    prompts = []
     for request in running:
-        if request.pending > 1 and left > 0 and not request.scored_pending:
+        if request.pending == 1:
+            answers.append((request, 1))
+        elif request.pending:
+            prompts.append(request)
+    chunks = answers[:batch_tokens]
+    if not prompts:
+        return chunks
+    left = min(batch_tokens - len(chunks), prefill_tokens)
+    for request in prompts:
+        if left > 0 and not request.scored_pending:
             count = min(request.pending, left)
             chunks.append((request, count))
             left -= count
-    for request in scored:
+    for request in [one for one in prompts if one.scored_pending][:1]:
         if left > 0:
             chunks.append((request, min(request.scored_pending, left, SCORED_AT_ONCE)))
     return chunks
