@@ -68,6 +68,10 @@ NEVER = -1e9
 """Added to a logit: the token is chosen only where a grammar allows no other."""
 
 
+SURELY_AHEAD = 3
+"""So many steps in a row are not a thread that was held up for a moment."""
+
+
 @dataclass(frozen=True, slots=True)
 class Errand:
     """Work for the engine's thread between two steps."""
@@ -181,7 +185,7 @@ class Engine:
         self._rows = RowDrawer(self.model, threads)
         self._pieces: dict[int, bytes | None] = {}
         self._delivery = Delivery(after_step)
-        self._computes_ahead = False
+        self._ahead = 0  # steps in a row that were still computed when llama_decode returned
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
         self._lock = threading.Lock()
@@ -506,11 +510,16 @@ class Engine:
             self._delivery.hand_out()
         if ready:
             logits = self._context.batch_logits(sum(1 + len(request.draft) for request in ready))
-            # A GPU still computes when llama_decode returns: what the last step has drawn can be
-            # handed out meanwhile. On a CPU it would come later by a step.
-            self._computes_ahead = time.monotonic() - launched > launched - started
+            waited = time.monotonic() - launched
+            self._ahead = self._ahead + 1 if waited > launched - started else 0
             self._draw(ready, logits)
         self._observe(batch.chunks, time.monotonic() - started)
+
+    @property
+    def _computes_ahead(self) -> bool:
+        """Does the device go on when llama_decode has returned, as GPUs do? Then what the last step
+        has drawn is handed out meanwhile. On a CPU it would come later by a step."""
+        return self._ahead >= SURELY_AHEAD
 
     def _observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step with these chunks took that long, to the last token drawn."""
