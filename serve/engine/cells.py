@@ -41,20 +41,29 @@ class CellAllocator:
             raise ValueError(f"{count} cells asked for, {self.free} free")
         if not count:
             return []
-        width = count
+        first = self._lowest
+        window = self._references[first : first + count]
+        if len(window) == count and not window.any():
+            window[:] = 1
+            taken = list(range(first, first + count))
+        else:
+            taken = self._take_scattered(count)
+        self.free -= count
+        self.tokens += count
+        self._lowest = taken[-1] + 1
+        self.end = max(self.end, self._lowest)
+        return taken
+
+    def _take_scattered(self, count: int) -> list[int]:
+        width = 2 * count
         while True:
-            window = self._references[self._lowest : self._lowest + width]
-            found = np.flatnonzero(window == 0)
+            found = np.flatnonzero(self._references[self._lowest : self._lowest + width] == 0)
             if len(found) >= count:
                 break
             width *= 4
         cells = found[:count] + self._lowest
         self._references[cells] = 1
-        self.free -= count
-        self.tokens += count
         taken: list[int] = cells.tolist()
-        self._lowest = taken[-1] + 1
-        self.end = max(self.end, self._lowest)
         return taken
 
     def share(self, source: int, target: int, length: int) -> None:
