@@ -12,7 +12,7 @@ written to disk, if the user wants that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,11 +204,15 @@ class KVCacheManager:
         self._cells.append(sequence, count)
         self._peak = max(self._peak, self.used_cells)
 
-    def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
-        """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
-        that it has `length`; there must be room."""
-        self._cells.append(sequence, accepted)
+    def append_each(self, sequences: Sequence[int]) -> None:
+        """One more token of each of these was computed, in this order; there must be room."""
+        self._cells.append_each(sequences)
+        self._peak = max(self._peak, self.used_cells)
+
+    def keep(self, sequence: int, length: int) -> None:
+        """Of a running sequence's computed tokens only the first `length` are kept."""
         self._memory.truncate(sequence, length)
+        self._cells.truncate(sequence, length)
 
     def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""

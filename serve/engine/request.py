@@ -92,12 +92,15 @@ class Request:
         self.sampler: TokenSampler | None = None
         self.drafter: RequestDrafter | None = None
         self.draft: Sequence[int] = ()
+        self.is_plainly_greedy = sampling.is_plainly_greedy
         self._generation = generation
         self._stream = stream
         self._end = limit
         if sampling.max_tokens is not None:
             self._end = min(limit, self.prompt_length + sampling.max_tokens)
         self._detokenizer = Detokenizer(sampling.stop)
+        self._unread: list[tuple[int, bytes, TokenLogprob | None]] = []
+        self._deltas: list[Delta] = []
         self._logprobs: list[TokenLogprob] = []
         self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
@@ -157,7 +160,8 @@ class Request:
     def advance(
         self, token: int, piece: bytes | None, logprob: TokenLogprob | None
     ) -> FinishReason | None:
-        """Add a token (`piece` None: an end token); returns why the answer ends, if it does."""
+        """Add a token (`piece` None: an end token); returns why the answer ends, if it does. What
+        is to be shown of it is told by `deliver`."""
         if self._first_token is None:
             self._first_token = self._clock()
         self.tokens.append(token)
@@ -167,18 +171,46 @@ class Request:
             return "stop"
         if logprob is not None:
             self._logprobs.append(logprob)
-        text, stopped = self._detokenizer.feed(piece)
-        if self._stream:
-            self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
-        if stopped:
+        self._unread.append((token, piece, logprob))
+        # The text says whether a stop string ends the answer; else it can wait.
+        if self.sampling.stop and self._read():
             return "stop"
         return "length" if len(self.tokens) >= self._end else None
 
+    def _read(self) -> bool:
+        """Make text of the tokens that have come; did a stop string end it?"""
+        unread, self._unread = self._unread, []
+        if not self._stream:
+            return self._detokenizer.feed(b"".join([piece for _, piece, _ in unread]))[1]
+        stopped = False
+        for token, piece, logprob in unread:
+            text, stopped = self._detokenizer.feed(piece)
+            self._deltas.append(Delta(text, (token,), (logprob,) if logprob else ()))
+        return stopped
+
+    @property
+    def streams(self) -> bool:
+        """Is anything delivered before its end?"""
+        return self._stream
+
+    def deliver(self) -> None:
+        """Deliver what `advance` has added since the last call, if it is streamed."""
+        if not self._stream:
+            return
+        self._read()
+        deltas, self._deltas = self._deltas, []
+        for delta in deltas:
+            self._generation.deliver(delta)
+
     def finish(self, why: FinishReason | EngineError) -> None:
-        """Deliver the end: the whole answer, preceded by text that was held back, or an error."""
+        """Deliver the end: the whole answer, preceded by what was not delivered yet, or an
+        error."""
+        self.deliver()
         if isinstance(why, EngineError):
             self._generation.deliver(why)
             return
+        if self._unread:
+            self._read()
         rest = "" if why == "cancelled" else self._detokenizer.finish()
         if rest and self._stream:
             self._generation.deliver(Delta(rest, ()))

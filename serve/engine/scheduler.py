@@ -173,14 +173,18 @@ class Scheduler:
         assert self._speculator is not None
         request.draft = ()
         request.computed += accepted
-        self._cache.settle_draft(request.sequence, request.computed, accepted)
+        self._cache.keep(request.sequence, request.computed)
         self._speculator.accepted += accepted
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
-        """A step's chunks are in the KV cache now."""
-        for request, count in chunks:
+        """A step's chunks and drafts, in this order, are in the KV cache now."""
+        answers = answers_next(chunks)
+        self._cache.append_each([request.sequence for request in answers])
+        for request in answers:
+            request.computed += 1
+        for request, count in chunks[len(answers) :]:
             request.computed += count
-            self._cache.append(request.sequence, count)
+            self._cache.append(request.sequence, count + len(request.draft))
 
     def finish(self, request: Request) -> None:
         """Take a request out; what it has computed is left to the prefix cache."""
@@ -323,6 +327,16 @@ def split_batch(
         if left > 0:
             chunks.append((request, min(request.scored_pending, left, SCORED_AT_ONCE)))
     return chunks
+
+
+def answers_next(chunks: Sequence[Chunk]) -> list[Request]:
+    """The requests that a step begins with and that get one token each, without a draft."""
+    answers = []
+    for request, count in chunks:
+        if count != 1 or request.draft or request.pending != 1 or not request.generated:
+            break
+        answers.append(request)
+    return answers
 
 
 def prompt_tokens(chunks: Sequence[Chunk]) -> int:
