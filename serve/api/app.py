@@ -105,6 +105,7 @@ def create_app(service: Service) -> FastAPI:
                 "Retry-After",
                 "X-Tuneserve-Ignored",
                 "X-Tuneserve-Unenforced",
+                "X-Tuneserve-Inactive",
             ],
         )
     app.add_middleware(AnthropicErrors)

@@ -22,6 +22,7 @@ from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
@@ -424,14 +425,14 @@ class Engine:
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
-        generation = Generation(on_event)
-        key = None if adapter is None else self.adapters.begin(adapter)
+        active = None if adapter is None else self.adapters.begin(adapter, prompt)
+        generation = Generation(on_event, is_base=active is None)
         request = Request(
             prompt,
             sampling,
             generation,
             limit=self.limit,
-            adapter=key,
+            adapter=active,
             stream=stream,
             background=IN_BACKGROUND.get(),
         )
@@ -646,7 +647,7 @@ class Engine:
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
         self._count_out()
-        self.adapters.end(request.adapter)
+        self.adapters.end(adapter_key(request.adapter))
         self._notifier.urgent = True
         request.finish(why)
 

@@ -150,7 +150,7 @@ class Scheduler:
             active = self._active
             adapter = self._next_adapter(active)
             chunks = split_batch(
-                [request for request in active if request.adapter == adapter],
+                [request for request in active if request.active_adapter == adapter],
                 batch_tokens=self._batch_tokens,
                 prefill_tokens=self._prefill.tokens(beside_decoding=self._short_steps),
             )
@@ -241,7 +241,7 @@ class Scheduler:
         A turn lasts some steps, since llama.cpp plans its graphs anew whenever the adapter changes;
         but no longer than that, all others having had theirs, no answer stood still for more than
         STEP_SECONDS_BESIDE_DECODING. Then it is the turn of the one served longest ago."""
-        adapters = list(dict.fromkeys(request.adapter for request in active))
+        adapters = list(dict.fromkeys(request.active_adapter for request in active))
         now = self._clock()
         spent = (now - self._turn_began) * (len(adapters) - 1)
         if self._turn in adapters and spent < STEP_SECONDS_BESIDE_DECODING:
@@ -316,12 +316,13 @@ def split_batch(
     scored = [request for request in running if request.scored_pending][:1]
     for request in running:
         if request.pending > 1 and left > 0 and not request.scored_pending:
-            count = min(request.pending, left)
+            count = min(request.pending_alike, left)
             chunks.append((request, count))
             left -= count
     for request in scored:
         if left > 0:
-            chunks.append((request, min(request.scored_pending, left, SCORED_AT_ONCE)))
+            count = min(request.scored_pending, request.pending_alike, left, SCORED_AT_ONCE)
+            chunks.append((request, count))
     return chunks
 
 
