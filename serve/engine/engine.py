@@ -24,6 +24,7 @@ from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
+from tuneserve.serve.engine.background import Patience
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
@@ -208,9 +209,11 @@ class Engine:
         self._notifier = Notifier(after_step)
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
+        self._embedding_patience = Patience(time.monotonic)
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
+        self._behind = 0
         self._accepting = True
         self.failure: EngineError | None = None
         """Why the engine stopped working, if it did."""
@@ -338,7 +341,7 @@ class Engine:
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, self._queued - running),
+            waiting=max(0, self._queued + self._behind - running),
             slots=self.settings.slots,
             cells_used=self._cache.used_cells,
             cells=self._context.cells,
@@ -374,6 +377,8 @@ class Engine:
             raise UnavailableError("the server is shutting down")
 
     def _check_queue(self) -> None:
+        if IN_BACKGROUND.get():
+            return
         with self._lock:
             if self._queued >= self.settings.max_queue + self.settings.slots:
                 raise QueueFullError(
@@ -447,9 +452,16 @@ class Engine:
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
         """Put it into the inbox."""
-        with self._lock:
-            self._queued += 1
+        self._count(arrived, 1)
         self._inbox.put(arrived)
+
+    def _count(self, one: Request | EmbeddingJob, more: int) -> None:
+        """What is in the background takes no place in the queue from others."""
+        with self._lock:
+            if one.background:
+                self._behind += more
+            else:
+                self._queued += more
 
     # -- the engine's thread ------------------------------------------------------------------
 
@@ -491,18 +503,17 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
-            if self._embeddings[0].background and self._scheduler.has_foreground:
-                self._embeddings.rotate(-1)
-                return
-            if self._embeddings[0].advance(self._embedder):
+            job = self._embeddings[0]
+            if job.background:
+                if self._scheduler.has_foreground and not self._embedding_patience.is_over:
+                    self._embeddings.rotate(-1)
+                    return
+                self._embedding_patience.begin()
+            if job.advance(self._embedder):
                 self._embeddings.popleft()
-                self._count_out()
+                self._count(job, -1)
             else:
                 self._embeddings.rotate(-1)
-
-    def _count_out(self) -> None:
-        with self._lock:
-            self._queued -= 1
 
     def _step(self) -> None:
         for request, why in self._scheduler.expire():
@@ -646,7 +657,7 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """Deliver the end of a request that the scheduler has let go."""
-        self._count_out()
+        self._count(request, -1)
         self.adapters.end(adapter_key(request.adapter))
         self._notifier.urgent = True
         request.finish(why)
@@ -660,7 +671,7 @@ class Engine:
             self._end(request, why)
         for job in self._embeddings:
             job.fail(why)
-            self._count_out()
+            self._count(job, -1)
         self._embeddings.clear()
 
 

@@ -72,7 +72,9 @@ class Request:
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
     of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
-    is the LoRA adapter that takes part, and from where on; None: the base alone.
+    is the LoRA adapter that takes part, and from where on; None: the base alone. `background`: it
+    waits for all others, unless it is `promoted`. `overtaken` are the later requests that were
+    admitted before it.
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Request:
         self.sampling = sampling
         self.adapter = adapter
         self.background = background
+        self.promoted = False
+        self.overtaken = 0
         self.sequence = -1
         self.computed = 0
         self.cached_tokens = 0
@@ -118,6 +122,11 @@ class Request:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+    @property
+    def stands_back(self) -> bool:
+        """Does it wait for all others?"""
+        return self.background and not self.promoted
 
     @property
     def active_adapter(self) -> str | None:
