@@ -120,6 +120,7 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
         return None
     files = FileStore(settings.batch_dir, most_bytes=int(settings.batch_storage * (1 << 30)))
     store = BatchStore(files)
+    service.metrics.watch(store)
     runner = BatchRunner(store, app, places=settings.slots, longest=settings.max_body)
 
     def served() -> set[str]:

@@ -175,7 +175,7 @@ class Scheduler:
 
     def _share_with_background(self) -> None:
         promoted = self._share.newly_promoted(self.running, self.waiting)
-        if promoted in self.waiting:
+        if promoted is not None and promoted in self.waiting:
             self.waiting.remove(promoted)
             self.add(promoted)
 
