@@ -36,6 +36,7 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.token_routes import text_router
+from tuneserve.serve.api.unread import DropUnread
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
@@ -110,6 +111,7 @@ def create_app(service: Service) -> FastAPI:
         )
     app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
+    app.add_middleware(DropUnread, seconds=settings.receive_seconds)
     return app
 
 
