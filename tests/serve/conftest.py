@@ -39,9 +39,17 @@ def start_server() -> Callable[..., Any]:
 INVOCATION = "\nCheck the answer:"
 
 
-def write_lora(path: Path, *, seed: int, invocation: Sequence[int] = ()) -> Path:
-    """An adapter of rank 4 with large random weights: it visibly changes what the model says. With
-    an `invocation` sequence it is an activated one."""
+def write_lora(
+    path: Path,
+    *,
+    seed: int,
+    invocation: Sequence[int] = (),
+    layers: int = 30,
+    shape: tuple[int, int] = (576, 1536),
+) -> Path:
+    """An adapter of rank 4 with large random weights on `ffn_down` (of this shape; by default the
+    demo model's): it visibly changes what the model says. With an `invocation` sequence it is an
+    activated one."""
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -56,10 +64,11 @@ def write_lora(path: Path, *, seed: int, invocation: Sequence[int] = ()) -> Path
             gguf.GGUFValueType.UINT32,
         )
     random = np.random.default_rng(seed)
-    for block in range(30):
+    rows, columns = shape
+    for block in range(layers):
         name = f"blk.{block}.ffn_down.weight"
-        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, 1536)).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (576, 4)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, columns)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (rows, 4)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

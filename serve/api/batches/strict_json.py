@@ -27,27 +27,28 @@ def read_json_line(line: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"It is not UTF-8 (byte {error.start + 1} of the line).") from error
     try:
-        return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_no_constant)
+        return json.loads(text, parse_float=_finite, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise ValueError(f"It is no JSON: {error.msg} (character {error.pos + 1}).") from error
     except RecursionError as error:
         raise ValueError("It is nested too deeply.") from error
+    except _NumberError:
+        raise
+    except ValueError as error:  # Python's limit, against the time that such a number takes.
+        most = sys.get_int_max_str_digits()
+        raise ValueError(f"It has a whole number of more than {most} digits.") from error
 
 
-def _whole(text: str) -> int:
-    digits = len(text.removeprefix("-"))
-    most = sys.get_int_max_str_digits()
-    if 0 < most < digits:
-        raise ValueError(f"It has a number of {digits} digits, and may have {most}.")
-    return int(text)
+class _NumberError(ValueError):
+    """A number that JSON, or a double, has not."""
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if isinf(value):
-        raise ValueError(f"It has a number that is too large: {text[:40]}.")
+        raise _NumberError(f"It has a number that is too large: {text[:40]}.")
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"It is no JSON: {name} is no number there.")
+    raise _NumberError(f"It is no JSON: {name} is no number there.")
