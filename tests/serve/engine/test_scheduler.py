@@ -597,6 +597,18 @@ def test_no_request_is_overtaken_for_long() -> None:
     assert rare.overtaken == 4
 
 
+def test_a_request_that_has_waited_long_is_not_overtaken() -> None:
+    server = Server(slots=2, queue_seconds=40)
+    server.submit(5, 40, adapter="much")
+    server.submit(5, 12, adapter="much")
+    server.step()
+    rare = server.submit(5, 3, adapter="rare")
+    server.submit(5, 3, adapter="much")
+    server.steps(13)
+    assert rare in server.scheduler.running
+    assert rare.overtaken == 0
+
+
 def test_a_preempted_request_is_not_overtaken() -> None:
     server = Server(cells=40, slots=3)
     server.submit(10, 12, adapter="mine")
