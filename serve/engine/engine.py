@@ -20,7 +20,9 @@ from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
+from tuneserve.serve.engine.background import Patience
 from tuneserve.serve.engine.delivery import Delivery
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
@@ -181,9 +183,11 @@ class Engine:
         self._computes_ahead = False
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
+        self._embedding_patience = Patience(time.monotonic)
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
+        self._behind = 0
         self._accepting = True
         self.failure: EngineError | None = None
         """Why the engine stopped working, if it did."""
@@ -311,7 +315,7 @@ class Engine:
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, self._queued - running),
+            waiting=max(0, self._queued + self._behind - running),
             slots=self.settings.slots,
             cells_used=self._cache.used_cells,
             cells=self._context.cells,
@@ -347,6 +351,8 @@ class Engine:
             raise UnavailableError("the server is shutting down")
 
     def _check_queue(self) -> None:
+        if IN_BACKGROUND.get():
+            return
         with self._lock:
             if self._queued >= self.settings.max_queue + self.settings.slots:
                 raise QueueFullError(
@@ -398,14 +404,14 @@ class Engine:
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
-        generation = Generation(on_event)
-        key = None if adapter is None else self.adapters.begin(adapter)
+        active = None if adapter is None else self.adapters.begin(adapter, prompt)
+        generation = Generation(on_event, is_base=active is None)
         request = Request(
             prompt,
             sampling,
             generation,
             limit=self.limit,
-            adapter=key,
+            adapter=active,
             stream=stream,
             background=IN_BACKGROUND.get(),
         )
@@ -420,9 +426,16 @@ class Engine:
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
         """Put it into the inbox."""
-        with self._lock:
-            self._queued += 1
+        self._count(arrived, 1)
         self._inbox.put(arrived)
+
+    def _count(self, one: Request | EmbeddingJob, more: int) -> None:
+        """What is in the background takes no place in the queue from others."""
+        with self._lock:
+            if one.background:
+                self._behind += more
+            else:
+                self._queued += more
 
     # -- the engine's thread ------------------------------------------------------------------
 
@@ -470,19 +483,18 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
-            if self._embeddings[0].background and self._scheduler.has_foreground:
-                self._embeddings.rotate(-1)
-                return
+            job = self._embeddings[0]
+            if job.background:
+                if self._scheduler.has_foreground and not self._embedding_patience.is_over:
+                    self._embeddings.rotate(-1)
+                    return
+                self._embedding_patience.begin()
             self._hand_out_all()
-            if self._embeddings[0].advance(self._embedder):
+            if job.advance(self._embedder):
                 self._embeddings.popleft()
-                self._count_out()
+                self._count(job, -1)
             else:
                 self._embeddings.rotate(-1)
-
-    def _count_out(self) -> None:
-        with self._lock:
-            self._queued -= 1
 
     def _step(self) -> None:
         for request, why in self._scheduler.expire():
@@ -618,8 +630,8 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """The end of a request that the scheduler has let go."""
-        self._count_out()
-        self.adapters.end(request.adapter)
+        self._count(request, -1)
+        self.adapters.end(adapter_key(request.adapter))
         self._delivery.ended(request, why)
 
     def _end_all(self, why: EngineError) -> None:
@@ -631,7 +643,7 @@ class Engine:
             self._end(request, why)
         for job in self._embeddings:
             job.fail(why)
-            self._count_out()
+            self._count(job, -1)
         self._embeddings.clear()
         self._hand_out_all()
 

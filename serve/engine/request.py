@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
+from tuneserve.serve.engine.activation import Activated, Adapter, active_at
 from tuneserve.serve.engine.detokenizer import Detokenizer
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.speculation import RequestDrafter
@@ -31,7 +32,12 @@ TimeFunction = Callable[[], float]
 class Generation:
     """A submitted request: wait for its result, or cancel it. Safe from any thread."""
 
-    def __init__(self, on_event: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self, on_event: Callable[[Event], None] | None = None, *, is_base: bool = True
+    ) -> None:
+        self.is_base = is_base
+        """Does the base alone answer? So it does for an activated adapter whose invocation sequence
+        is not in the prompt."""
         self._on_event = on_event
         self._done = threading.Event()
         self._outcome: Completion | EngineError | None = None
@@ -66,7 +72,9 @@ class Request:
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
     of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
-    is the key of its LoRA adapter; None: the base alone.
+    is the LoRA adapter that takes part, and from where on; None: the base alone. `background`: it
+    waits for all others, unless it is `promoted`. `overtaken` are the later requests that were
+    admitted before it.
     """
 
     def __init__(
@@ -76,7 +84,7 @@ class Request:
         generation: Generation,
         *,
         limit: int,
-        adapter: str | None = None,
+        adapter: Adapter = None,
         stream: bool = False,
         background: bool = False,
         clock: TimeFunction = time.monotonic,
@@ -86,6 +94,8 @@ class Request:
         self.sampling = sampling
         self.adapter = adapter
         self.background = background
+        self.promoted = False
+        self.overtaken = 0
         self.sequence = -1
         self.computed = 0
         self.cached_tokens = 0
@@ -115,6 +125,23 @@ class Request:
     @property
     def pending(self) -> int:
         return len(self.tokens) - self.computed
+
+    @property
+    def stands_back(self) -> bool:
+        """Does it wait for all others?"""
+        return self.background and not self.promoted
+
+    @property
+    def active_adapter(self) -> str | None:
+        """The key of the adapter that takes part in the next pending token."""
+        return active_at(self.adapter, self.computed)
+
+    @property
+    def pending_alike(self) -> int:
+        """Pending tokens that are computed with this adapter, before another one's come."""
+        if isinstance(self.adapter, Activated) and self.computed < self.adapter.start:
+            return min(self.pending, self.adapter.start - self.computed)
+        return self.pending
 
     @property
     def generated(self) -> int:
