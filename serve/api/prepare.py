@@ -13,7 +13,7 @@ from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.llama import LlamaModel, TooManyTokensError
-from tuneserve.serve.api.effort import effort_of
+from tuneserve.serve.api.effort import Effort, effort_of
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import Bound, ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Turn:
     """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
     `functions`: the schemas of their arguments by name; `only_calls`: must one be called?
-    `unenforced`: what of their schemas the arguments may not satisfy, by place in the request."""
+    `unenforced`: what of their schemas the arguments may not satisfy, by place in the request.
+    `ignored`: fields that change nothing for this model."""
 
     prompt: list[int]
     sampling: SamplingParams
@@ -39,6 +40,7 @@ class Turn:
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     only_calls: bool = False
     unenforced: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def reader(self) -> PartReader | ChannelReader:
         if self.form.in_channels:
@@ -71,13 +73,6 @@ def prepare_turn(
     thinks = can_think(template)
     effort = effort_of(request.reasoning_effort, template.source)
     budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget
-    if not thinks and (request.reasoning_budget is not None or budget):
-        raise ApiError(
-            400,
-            "This model does not think: its chat template has no <think>.",
-            code="unsupported_parameter",
-            param="reasoning_effort" if request.reasoning_effort else "reasoning_budget",
-        )
     text, opening = render_request(template, request, special_tokens_of(model))
     try:
         prompt = encode_text(model, text + opening, most=most_tokens)
@@ -100,12 +95,24 @@ def prepare_turn(
         form=form,
         calls=calls,
         unenforced=unenforced,
+        ignored=() if thinks else _without_thoughts(request, effort),
         functions={
             tool["function"]["name"]: tool["function"].get("parameters") or {}
             for tool in request.callable_tools
         },
         only_calls=calls and request.must_call,
     )
+
+
+def _without_thoughts(request: ChatRequest, effort: Effort) -> tuple[str, ...]:
+    """The fields that ask a model to think which can't; to think as little as it can is nothing
+    that is left undone."""
+    asked = {
+        "reasoning_effort": request.reasoning_effort not in (None, "none", "minimal")
+        and not effort.variables,
+        "reasoning_budget": bool(request.reasoning_budget),
+    }
+    return tuple(name for name, is_lost in asked.items() if is_lost)
 
 
 def _control_tokens(model: LlamaModel, form: CallForm) -> frozenset[int]:

@@ -140,7 +140,7 @@ class ChatWriter(CompletionWriter):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         reader = self._turn.reader()
-        parts = [*reader.feed(completion.text), *reader.finish(cut=completion.was_cut)]
+        parts = [*reader.feed(completion.text), *_rest(reader, completion)]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = calls_of(parts)
@@ -159,7 +159,7 @@ class ChatWriter(CompletionWriter):
             "index": index,
             "message": message,
             "logprobs": chat_logprobs(self._model, completion.logprobs),
-            "finish_reason": finish_reason(completion, called=bool(calls)),
+            "finish_reason": finish_reason(completion, called=bool(calls) and not reader.in_call),
         }
 
     def first(self, index: int) -> bytes:
@@ -179,8 +179,9 @@ class ChatWriter(CompletionWriter):
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
-        rest = self._parts(index, stream.reader.finish(cut=completion.was_cut))
-        reason = finish_reason(completion, called=stream.calls > 0)
+        rest = self._parts(index, _rest(stream.reader, completion))
+        called = stream.calls > 0 and not stream.reader.in_call
+        reason = finish_reason(completion, called=called)
         return rest + self._event(index, {}, finish_reason=reason)
 
     def _parts(self, index: int, parts: Sequence[Part]) -> bytes:
@@ -235,6 +236,10 @@ class _ChoiceStream:
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
+def _rest(reader: PartReader | ChannelReader, completion: Completion) -> list[Part]:
+    return reader.finish(cut=completion.was_cut, stop=completion.stopped_by)
+
+
 def _answer_call(call: ToolCall) -> AnswerCall:
     return {
         "id": call.id,
@@ -244,7 +249,8 @@ def _answer_call(call: ToolCall) -> AnswerCall:
 
 
 def finish_reason(completion: Completion, *, called: bool) -> str:
-    """OpenAI says 'tool_calls' where the model ended by calling tools."""
+    """OpenAI says 'tool_calls' where the model ended by calling tools. A stop string within the
+    arguments has ended no call."""
     ended = completion.finish_reason
     return "tool_calls" if called and ended == "stop" else ended
 

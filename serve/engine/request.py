@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
@@ -99,6 +100,8 @@ class Request:
             self._end = min(limit, self.prompt_length + sampling.max_tokens)
         self._detokenizer = Detokenizer(sampling.stop)
         self._logprobs: list[TokenLogprob] = []
+        # Those of tokens that may yet be part of a stop string, with where the tokens begin.
+        self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
         self.submitted = clock()
@@ -166,10 +169,11 @@ class Request:
         if piece is None:
             return "stop"
         if logprob is not None:
-            self._logprobs.append(logprob)
+            self._held_logprobs.append((self._detokenizer.read, logprob))
         text, stopped = self._detokenizer.feed(piece)
+        logprobs = self._shown_logprobs(ended=False)
         if self._stream:
-            self._generation.deliver(Delta(text, (token,), (logprob,) if logprob else ()))
+            self._generation.deliver(Delta(text, (token,), logprobs))
         if stopped:
             return "stop"
         return "length" if len(self.tokens) >= self._end else None
@@ -180,8 +184,9 @@ class Request:
             self._generation.deliver(why)
             return
         rest = "" if why == "cancelled" else self._detokenizer.finish()
-        if rest and self._stream:
-            self._generation.deliver(Delta(rest, ()))
+        logprobs = self._shown_logprobs(ended=self._detokenizer.stopped_by is None)
+        if (rest or logprobs) and self._stream:
+            self._generation.deliver(Delta(rest, (), logprobs))
         self._generation.deliver(
             Completion(
                 text=self._detokenizer.text,
@@ -195,6 +200,16 @@ class Request:
                 stopped_by=self._detokenizer.stopped_by,
             )
         )
+
+    def _shown_logprobs(self, *, ended: bool) -> tuple[TokenLogprob, ...]:
+        """Log probabilities of tokens that are known to be of the text: without stop strings all,
+        else those that begin in what is shown."""
+        held, shown = self._held_logprobs, self._detokenizer.shown
+        known = []
+        while held and (ended or not self.sampling.stop or held[0][0] < shown):
+            known.append(held.popleft()[1])
+        self._logprobs += known
+        return tuple(known)
 
     def _timings(self) -> Timings:
         now = self._clock()
