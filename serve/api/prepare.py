@@ -19,6 +19,7 @@ from tuneserve.serve.api.protocol import Bound, ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.loosened import compile_calls
+from tuneserve.serve.chat.recipients import RecipientReader
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import PromptTooLongError, SamplingParams
 
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
+AnswerReader = PartReader | ChannelReader | RecipientReader
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
     `functions`: the schemas of their arguments by name; `only_calls`: must one be called?
     `unenforced`: what of their schemas the arguments may not satisfy, by place in the request.
-    `ignored`: fields that change nothing for this model."""
+    `ignored`: fields that change nothing for this model. `continues`: the answer goes on with a
+    text that the request has begun."""
 
     prompt: list[int]
     sampling: SamplingParams
@@ -41,8 +46,11 @@ class Turn:
     only_calls: bool = False
     unenforced: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    continues: bool = False
 
-    def reader(self) -> PartReader | ChannelReader:
+    def reader(self) -> AnswerReader:
+        if self.form.text_name:
+            return RecipientReader(self.form, calls=self.calls, begun=self.continues)
         if self.form.in_channels:
             return ChannelReader(calls=self.calls)
         return PartReader(
@@ -74,11 +82,12 @@ def prepare_turn(
     effort = effort_of(request.reasoning_effort, template.source)
     budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget
     text, opening = render_request(template, request, special_tokens_of(model))
+    form = template_traits(template).form
+    addressed = form.text_name + form.middle if form.text_name and opening else ""
     try:
-        prompt = encode_text(model, text + opening, most=most_tokens)
+        prompt = encode_text(model, text + addressed + opening, most=most_tokens)
     except TooManyTokensError as error:
         raise PromptTooLongError(error.least, error.most, least=True) from error
-    form = template_traits(template).form
     # An answer that the client has begun can't go on with a call that only its beginning tells.
     can_call = bool(form.triggers) or request.must_call or not opening
     calls = bool(request.callable_tools) and can_call
@@ -94,6 +103,7 @@ def prepare_turn(
         ),
         form=form,
         calls=calls,
+        continues=bool(opening),
         unenforced=unenforced,
         ignored=() if thinks else _without_thoughts(request, effort),
         functions={

@@ -14,7 +14,7 @@ import tuneserve
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
-from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.prepare import AnswerReader, Turn
 from tuneserve.serve.api.protocol import (
     AnswerCall,
     AnswerMessage,
@@ -22,8 +22,6 @@ from tuneserve.serve.api.protocol import (
     TextChoice,
     Usage,
 )
-from tuneserve.serve.chat.answer_parser import PartReader
-from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
@@ -231,12 +229,12 @@ class ChatWriter(CompletionWriter):
 class _ChoiceStream:
     """How far a streamed choice is."""
 
-    reader: PartReader | ChannelReader
+    reader: AnswerReader
     calls: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-def _rest(reader: PartReader | ChannelReader, completion: Completion) -> list[Part]:
+def _rest(reader: AnswerReader, completion: Completion) -> list[Part]:
     return reader.finish(cut=completion.was_cut, stop=completion.stopped_by)
 
 

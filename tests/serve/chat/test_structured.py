@@ -525,7 +525,7 @@ def test_strings_hold_what_json_allows_and_no_more(
         ),
         ({"enum": ["\ud83d"]}, "half a character"),
         ({**STRING, "format": "base64"}, "Unknown format: base64"),
-        (nested(500), "recursion limit"),
+        (nested(500), "nested too deep"),
     ],
 )
 def test_what_could_not_be_enforced_is_refused(
