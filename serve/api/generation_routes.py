@@ -52,9 +52,10 @@ def generation_router(service: Service) -> APIRouter:
         turn = await service.prepare(body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
+        ignored = [*body.ignored, *turn.ignored]
+        told = notices(service, request, ignored, unenforced=turn.unenforced)
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
-        told = notices(service, request, body.ignored, unenforced=turn.unenforced)
         return await respond(service, request, body, answers, writer, headers=told)
 
     @router.post("/completions", include_in_schema=False)
@@ -149,8 +150,9 @@ def notices(
     unenforced: Sequence[str] = (),
 ) -> dict[str, str]:
     """Headers, and facts of the log, of what the request says without effect and of what its tools'
-    schemas ask for and the grammar can't enforce. Raises ApiError for the latter if the server is
+    schemas ask for and the grammar can't enforce. Raises ApiError for both if the server is
     strict."""
+    refuse_if_strict(service, ignored)
     if unenforced and service.settings.strict:
         place = unenforced[0].partition(":")[0]
         raise ApiError(

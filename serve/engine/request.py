@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
@@ -112,6 +113,8 @@ class Request:
         self._unread: list[tuple[int, bytes, TokenLogprob | None]] = []
         self._deltas: list[Delta] = []
         self._logprobs: list[TokenLogprob] = []
+        # Those of tokens that may yet be part of a stop string, with where the tokens begin.
+        self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._prompt_logprobs: list[TokenLogprob] = []
         self._clock = clock
         self.submitted = clock()
@@ -196,8 +199,6 @@ class Request:
             self.drafter.see()
         if piece is None:
             return "stop"
-        if logprob is not None:
-            self._logprobs.append(logprob)
         self._unread.append((token, piece, logprob))
         # The text says whether a stop string ends the answer; else it can wait.
         if self.sampling.stop and self._read():
@@ -207,12 +208,19 @@ class Request:
     def _read(self) -> bool:
         """Make text of the tokens that have come; did a stop string end it?"""
         unread, self._unread = self._unread, []
-        if not self._stream:
-            return self._detokenizer.feed(b"".join([piece for _, piece, _ in unread]))[1]
+        if not self._stream and not self.sampling.stop:
+            self._held_logprobs += [(0, logprob) for _, _, logprob in unread if logprob]
+            self._detokenizer.feed(b"".join([piece for _, piece, _ in unread]))
+            self._shown_logprobs(ended=False)
+            return False
         stopped = False
         for token, piece, logprob in unread:
+            if logprob is not None:
+                self._held_logprobs.append((self._detokenizer.read, logprob))
             text, stopped = self._detokenizer.feed(piece)
-            self._deltas.append(Delta(text, (token,), (logprob,) if logprob else ()))
+            logprobs = self._shown_logprobs(ended=False)
+            if self._stream:
+                self._deltas.append(Delta(text, (token,), logprobs))
         return stopped
 
     @property
@@ -239,8 +247,9 @@ class Request:
         if self._unread:
             self._read()
         rest = "" if why == "cancelled" else self._detokenizer.finish()
-        if rest and self._stream:
-            self._generation.deliver(Delta(rest, ()))
+        logprobs = self._shown_logprobs(ended=self._detokenizer.stopped_by is None)
+        if (rest or logprobs) and self._stream:
+            self._generation.deliver(Delta(rest, (), logprobs))
         self._generation.deliver(
             Completion(
                 text=self._detokenizer.text,
@@ -254,6 +263,16 @@ class Request:
                 stopped_by=self._detokenizer.stopped_by,
             )
         )
+
+    def _shown_logprobs(self, *, ended: bool) -> tuple[TokenLogprob, ...]:
+        """Log probabilities of tokens that are known to be of the text: without stop strings all,
+        else those that begin in what is shown."""
+        held, shown = self._held_logprobs, self._detokenizer.shown
+        known = []
+        while held and (ended or not self.sampling.stop or held[0][0] < shown):
+            known.append(held.popleft()[1])
+        self._logprobs += known
+        return tuple(known)
 
     def _timings(self) -> Timings:
         now = self._clock()
