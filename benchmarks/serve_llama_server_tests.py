@@ -36,12 +36,12 @@ NAME = "gpt-3.5-turbo-instruct"
 KEY = "sk-this-is-the-secret-key"
 
 RUNS: dict[str, tuple[list[str], list[str]]] = {
-    "plain": (["chat_completion", "completion", "basic", "tool_call", "tokenize", "metrics"], []),
     "embeddings": (["embedding"], ["--embeddings"]),
     "Anthropic's": (["compat_anthropic"], ["--name", "test"]),
     "responses": (["compat_oai_responses"], ["--name", "gpt-4.1"]),
     "with a key": (["security"], ["--api-key-file", "KEYS"]),
 }
+"""Name of a server: (files of tests, its options). All other files ask a plain one."""
 
 MODEL = "asks for words, token counts or token ids of its own test model"
 NATIVE = "llama-server's own paths or fields, which the OpenAI API does not have"
@@ -84,6 +84,16 @@ def reason_for(test: str) -> str | None:
     return next((reason for pattern, reason in REASONS if re.search(pattern, test)), None)
 
 
+def servers(tests: Path, only: list[str]) -> list[tuple[list[str], list[str]]]:
+    """(files, options of the server that they ask): each file once, `only` some if any."""
+    found = {path.stem.removeprefix("test_") for path in (tests / "unit").glob("test_*.py")}
+    if only:
+        found &= {*only}
+    asked = [([*filter(found.__contains__, files)], options) for files, options in RUNS.values()]
+    plain = found.difference(*(files for files, _ in asked))
+    return [(files, options) for files, options in [(sorted(plain), []), *asked] if files]
+
+
 def run(
     tests: Path, files: list[str], model: Path, options: list[str], python: str
 ) -> list[tuple[str, str, str]]:
@@ -121,12 +131,13 @@ def main() -> int:
     parser.add_argument("source", type=Path, help="llama.cpp's source")
     parser.add_argument("model", type=Path)
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--files", nargs="*", default=[], help="only these, as completion lora")
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as directory:
         tests = Path(directory) / "tests"
         shutil.copytree(arguments.source / "tools/server/tests", tests)
-        for files, options in RUNS.values():
+        for files, options in servers(tests, arguments.files):
             results += run(tests, files, arguments.model, options, arguments.python)
     counts = Counter(outcome for _, outcome, _ in results)
     reasons: Counter[str] = Counter()
