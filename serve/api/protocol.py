@@ -336,9 +336,10 @@ class TextPart(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _text_under_one_key(cls, part: Any) -> Any:
-        if not isinstance(part, dict) or part.get("type") not in _TEXT_KEYS:
+        kind = part.get("type") if isinstance(part, dict) else None
+        key = _TEXT_KEYS.get(kind) if isinstance(kind, str) else None
+        if key is None:
             return part
-        key = _TEXT_KEYS[part["type"]]
         given = {name: value for name, value in part.items() if name != "signature"}
         if key != "text" and key in given:
             given["text"] = given.pop(key)
