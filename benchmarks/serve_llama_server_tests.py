@@ -1,12 +1,11 @@
 """llama-server's own unit tests, pointed at this server: how many pass, and why the others don't.
 
-Its tests can be told that the server runs already (DEBUG_EXTERNAL). Those files that speak the
-OpenAI API or Anthropic's are run, against a plain server, one that serves embeddings, one that asks
-for the key that its tests use, and two whose model has the name that the tests of an API ask for.
-A test that fails is listed with its reason: most ask for words and token counts of a model that is
-not here, for llama-server's own paths and fields, or for options that the test would have started
-its server with. A failure that no reason explains is shown with its message and makes the exit code
-1.
+Its tests can be told that the server runs already (DEBUG_EXTERNAL). All but the slow ones are run,
+against a plain server, one that serves embeddings, one that asks for the key that its tests use,
+and two whose model has the name that the tests of an API ask for. A test that fails is listed with
+its reason: most ask for words and token counts of a model that is not here, for llama-server's own
+paths and fields, or for options that the test would have started its server with. A failure that no
+reason explains makes the exit code 1.
 
     python benchmarks/serve_llama_server_tests.py LLAMA_CPP_SOURCE model.gguf --python PYTHON
 
@@ -45,10 +44,20 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
 
 MODEL = "asks for words, token counts or token ids of its own test model"
 NATIVE = "llama-server's own paths or fields, which the OpenAI API does not have"
+FEATURES = "of llama-server's features that are no part of an API and are not here"
+FILE = "needs a file from a hub"
 STARTED = "needs options that the test would have started its server with"
 DIFFERENT = "decided otherwise here"
 
 REASONS: list[tuple[str, str]] = [
+    (r"^test_(lora|speculative)::|slot_.*image", FILE),
+    (
+        r"^test_(compat_gcp|infill|kv_keep_only_active|mcp_servers|proxy|rerank|router|sleep"
+        r"|slot_save|stream|tools_builtin)::",
+        FEATURES,
+    ),
+    (r"^test_(ctx_shift|ignore_eos)::", NATIVE),
+    (r"^test_(template|vision_api)::", STARTED),
     (
         r"::test_chat_completion\[|chat_completion_cached_tokens|with_bos|embedding_usage"
         r"|(completion|responses)_with_openai_library|test_server_models$",
@@ -59,7 +68,7 @@ REASONS: list[tuple[str, str]] = [
         r"|response_format[01]-|progress|multiple_choices|token_count|verbose_debug|server_slots"
         r"|server_props|with_pieces|aliases_and_tags|content_text_same|mixed_input|pooling_none"
         r"|prompt_processed|predicted_total|generation_rate|slots_idle|embedding_prompt"
-        r"|test_correct_api_key|resume|stop_during|llama_telemetry",
+        r"|test_correct_api_key|llama_telemetry",
         NATIVE,
     ),
     (
@@ -140,6 +149,9 @@ def main() -> int:
         for files, options in servers(tests, arguments.files):
             results += run(tests, files, arguments.model, options, arguments.python)
     counts = Counter(outcome for _, outcome, _ in results)
+    files: dict[str, Counter[str]] = {}
+    for test, outcome, _ in results:
+        files.setdefault(test.partition("::")[0], Counter())[outcome] += 1
     reasons: Counter[str] = Counter()
     unexplained = []
     for test, outcome, message in results:
@@ -147,9 +159,11 @@ def main() -> int:
             continue
         reason = reason_for(test)
         reasons[reason or "not explained"] += 1
-        print(f"{test}: {reason or message[:300]}")
+        print(f"{test}: {reason or 'not explained'}: {message[:300]!r}")
         if reason is None:
             unexplained.append(test)
+    for file, of_file in files.items():
+        print(f"{file:20} {of_file['passed']:3} of {sum(of_file.values())}")
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
     for reason, count in reasons.most_common():
         print(f"{count:5}  {reason}")
