@@ -149,9 +149,9 @@ def main() -> int:
         for files, options in servers(tests, arguments.files):
             results += run(tests, files, arguments.model, options, arguments.python)
     counts = Counter(outcome for _, outcome, _ in results)
-    files: dict[str, Counter[str]] = {}
+    of_files: dict[str, Counter[str]] = {}
     for test, outcome, _ in results:
-        files.setdefault(test.partition("::")[0], Counter())[outcome] += 1
+        of_files.setdefault(test.partition("::")[0], Counter())[outcome] += 1
     reasons: Counter[str] = Counter()
     unexplained = []
     for test, outcome, message in results:
@@ -162,7 +162,7 @@ def main() -> int:
         print(f"{test}: {reason or 'not explained'}: {message[:300]!r}")
         if reason is None:
             unexplained.append(test)
-    for file, of_file in files.items():
+    for file, of_file in of_files.items():
         print(f"{file:20} {of_file['passed']:3} of {sum(of_file.values())}")
     print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped")
     for reason, count in reasons.most_common():

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
 import re
@@ -32,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,13 +131,12 @@ class Soak:
         first, self.sent = self.sent, self.sent + count
         numbers = iter(range(first, first + count))
         async with self._client() as http:
-            changing = asyncio.create_task(self.adapters.run(http))
+            changing = asyncio.create_task(self._noted("adapters", self.adapters.run(http)))
             batch = await batch_of(http, BATCH_LINES, self._random)
             await asyncio.gather(*(self._ask(http, numbers) for _ in range(CLIENTS)))
             changing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await changing
-            await check_batch(http, batch, BATCH_LINES)
+            await asyncio.wait([changing])
+            await self._noted("batch", check_batch(http, batch, BATCH_LINES))
             await self._all_free(http)
         await asyncio.sleep(0.5)
         self.readings.append(self.server.read())
@@ -151,18 +149,21 @@ class Soak:
     async def _ask(self, http: httpx.AsyncClient, numbers: Iterator[int]) -> None:
         for number in numbers:
             kind = self._random.choices([*KINDS], [*KINDS.values()])[0]
-            try:
-                await self._one(http, kind, number)
-                self.outcomes[kind] += 1
-            except FAULTS as error:
-                self.problems.append(f"request {number} ({kind}): {type(error).__name__} {error}")
+            await self._noted(f"request {number} ({kind})", self._one(http, kind, number))
+            self.outcomes[kind] += 1
+
+    async def _noted(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do it; a fault is a problem, and the soak goes on."""
+        try:
+            await work
+        except FAULTS as error:
+            self.problems.append(f"{what}: {type(error).__name__} {error}")
 
     async def _one(self, http: httpx.AsyncClient, kind: str, number: int) -> None:
         if kind == "malformed":
             await malformed(http, self._random)
             return
-        answered = kind not in ("cut_off", "too_long")
-        asked = self._requests.make(kind if answered or kind == "too_long" else "chat", number)
+        asked = self._requests.make("chat" if kind == "cut_off" else kind, number)
         if kind == "cut_off":
             asked.body["max_tokens"] = 500
             await leave(self.server.url, asked, self._random)
@@ -187,7 +188,7 @@ class Soak:
         """Every cell, slot and adapter can be had again."""
         async with self._client() as http:
             await self.adapters.check_all_go(http, others=1)
-            # Zeros are one token each, so this is a prompt of known length: all cells but a few.
+            # All cells but a few.
             body = {"prompt": [1000] * (CONTEXT - 8), "max_tokens": 4}
             whole = await http.post("/v1/completions", json=body)
             assert whole.status_code == 200, whole.text

@@ -175,7 +175,7 @@ async def check_batch(http: httpx.AsyncClient, batch: str, lines: int) -> None:
 
     async def ended() -> bool:
         told.update((await http.get(f"/v1/batches/{batch}")).json())
-        return told["status"] == "completed"
+        return bool(told["status"] == "completed")
 
     await _until(ended, f"a batch does not end: {told}", 60.0)
     content = (await http.get(f"/v1/files/{told['output_file_id']}/content")).text
