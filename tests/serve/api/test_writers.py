@@ -90,6 +90,9 @@ def test_arguments_that_are_no_json_reach_a_client_of_anthropics() -> None:
         def token_bytes(self, token: int, *, special: bool = True) -> bytes:
             return text.encode()
 
+        def is_end(self, token: int) -> bool:
+            return False
+
     model: Any = Whole()
     [block] = json.loads(MessageWriter("demo", model, turn).whole([done]))["content"]
     assert (block["name"], block["input"]) == ("f", {"INVALID_JSON": "{oops"})
