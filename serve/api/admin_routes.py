@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Body, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,6 +27,10 @@ LOAD = "/v1/load_lora_adapter"
 UNLOAD = "/v1/unload_lora_adapter"
 ADMIN_PATHS = frozenset({("POST", LOAD), ("POST", UNLOAD), ("POST", LORA_ADAPTERS)})
 """Methods and paths that ask for an admin key instead of an API key."""
+
+SUCCESS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -57,16 +61,18 @@ class UnloadRequest(BaseModel):
 def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
     """POST /v1/load_lora_adapter, /v1/unload_lora_adapter, /lora-adapters."""
     router = APIRouter()
+    # Response, since errors are JSON.
+    post = partial(router.post, response_class=Response, responses=SUCCESS)
 
-    @router.post(LOAD, response_class=PlainTextResponse)
-    async def load(body: LoadRequest) -> str:
+    @post(LOAD)
+    async def load(body: LoadRequest) -> PlainTextResponse:
         """Serve a LoRA adapter of the adapter directory under a name."""
         await asyncio.to_thread(_load, service, directory, body)
         say(f"adapter '{body.lora_name}' is served (asked for)")
-        return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+        return _success(f"'{body.lora_name}' added")
 
-    @router.post(UNLOAD, response_class=PlainTextResponse)
-    async def unload(body: UnloadRequest) -> str:
+    @post(UNLOAD)
+    async def unload(body: UnloadRequest) -> PlainTextResponse:
         """Serve an adapter no more. Requests that have begun with it go on to their end."""
         try:
             await asyncio.to_thread(service.engine.unload_adapter, body.lora_name)
@@ -78,7 +84,7 @@ def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
                 param="lora_name",
             ) from error
         say(f"adapter '{body.lora_name}' is served no more (asked for)")
-        return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+        return _success(f"'{body.lora_name}' removed")
 
     @router.post(LORA_ADAPTERS)
     async def choose(
@@ -92,6 +98,10 @@ def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
         return {"success": True}
 
     return router
+
+
+def _success(what: str) -> PlainTextResponse:
+    return PlainTextResponse(f"Success: LoRA adapter {what} successfully.")
 
 
 def _load(service: Service, directory: AdapterDirectory, body: LoadRequest) -> None:

@@ -220,7 +220,8 @@ class KVCacheManager:
 
     def release(self, sequence: int, adapter: Adapter, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
-        if not self._can_share or not tokens:
+        kept = self._can_share and (self._limits.idle_cells or self.offloaded.copies)
+        if not kept or not tokens:
             self.free(sequence)
             return
         for other in self._cached.add(sequence, CachedPrefix(adapter, np.array(tokens, np.int32))):
