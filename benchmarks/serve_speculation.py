@@ -93,7 +93,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                         rates[kind].append(tokens / (time.monotonic() - started))
                         costs[kind].append(1e3 * (time.process_time() - used) / tokens)
                 after = engines["auto"].stats()
-                drafted = after.drafted - before.drafted
+                drafted = sum(after.drafted.values()) - sum(before.drafted.values())
                 found.append(
                     {
                         "task": make.__name__,
@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                             for kind in kinds
                         },
                         "drafted": drafted,
-                        "accepted": after.accepted - before.accepted,
+                        "accepted": sum(after.accepted.values()) - sum(before.accepted.values()),
                     }
                 )
                 print(found[-1], flush=True)

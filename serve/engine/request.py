@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
 from tuneserve.serve.engine.detokenizer import Detokenizer
+from tuneserve.serve.engine.request_drafter import RequestDrafter
 from tuneserve.serve.engine.sampling import TokenSampler
-from tuneserve.serve.engine.speculation import RequestDrafter
 from tuneserve.serve.engine.types import (
     Completion,
     Delta,
@@ -153,6 +153,8 @@ class Request:
         """The request loses its sequence; its tokens must be computed again."""
         self.sequence = -1
         self.computed = 0
+        if self.drafter is not None:
+            self.drafter.release()
 
     def advance(
         self, token: int, piece: bytes | None, logprob: TokenLogprob | None
@@ -176,6 +178,8 @@ class Request:
 
     def finish(self, why: FinishReason | EngineError) -> None:
         """Deliver the end: the whole answer, preceded by text that was held back, or an error."""
+        if self.drafter is not None:
+            self.drafter.release()
         if isinstance(why, EngineError):
             self._generation.deliver(why)
             return

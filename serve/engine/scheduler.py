@@ -174,7 +174,8 @@ class Scheduler:
         request.draft = ()
         request.computed += accepted
         self._cache.settle_draft(request.sequence, request.computed, accepted)
-        self._speculator.accepted += accepted
+        assert request.drafter is not None
+        self._speculator.settled(request.drafter, accepted)
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
         """A step's chunks are in the KV cache now."""
