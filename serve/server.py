@@ -74,6 +74,8 @@ def serve(
                 "warning: the model could not be locked in RAM; raise the limit of locked memory "
                 "(ulimit -l)"
             )
+        if service.engine.model.mtp_layers:
+            say("note: the model has heads for multi-token prediction (MTP), which are not used")
         cells = service.engine.stats().cells
         if cells != settings.ctx:
             say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")

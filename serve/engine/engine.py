@@ -471,7 +471,7 @@ class Engine:
         if self._speculator is not None and (
             sampling.seed is None or self.settings.speculate == "always"
         ):
-            request.drafter = self._speculator.drafter(request.tokens)
+            request.drafter = self._speculator.drafter(request.tokens, sampling)
         self._count_in(request)
         return generation
 
@@ -651,9 +651,10 @@ class Engine:
             request.sampler = TokenSampler(self.model, request.sampling)
         wanted = request.sampling.logprobs
         found: list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError] = []
-        for row, guess in zip(rows, (*request.draft, None), strict=True):
+        for place, (row, guess) in enumerate(zip(rows, (*request.draft, None), strict=True)):
+            proposal = request.drafter.proposal(place) if request.drafter else None
             try:
-                token = request.sampler.sample(row)
+                token = request.sampler.sample(row, proposal)
                 logprob = None if wanted is None else token_logprob(row, token, wanted)
             except (GrammarFailedError, LogitsError) as error:
                 found.append(error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from tuneserve.serve.engine.acceptance import (
     Acceptance,
@@ -12,8 +14,12 @@ from tuneserve.serve.engine.acceptance import (
     draft_kind,
     prompt_kind,
 )
+from tuneserve.serve.engine.adjustments import Adjustments
 from tuneserve.serve.engine.draft_model import FollowedText
 from tuneserve.serve.engine.ngrams import NgramDrafter
+from tuneserve.serve.engine.proposals import Proposal, propose
+from tuneserve.serve.engine.sampling import draw_seed, takes_proposals
+from tuneserve.serve.engine.types import GREEDY, SamplingParams
 from tuneserve.serve.engine.weights import LogitsError, Row, Weights
 
 LEAST_LIKELY = 0.1
@@ -22,11 +28,13 @@ LEAST_LIKELY = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """A draft model's guess, and that it and all before it are right."""
+    """A draft model's guess, and the chance that it and all before it are right; `proposal`, if it
+    was drawn."""
 
     token: int
     kind: int
     chance: float
+    proposal: Proposal | None = None
 
 
 class RequestDrafter:
@@ -35,7 +43,11 @@ class RequestDrafter:
     draft model, if there is one."""
 
     def __init__(
-        self, tokens: list[int], everyone: Acceptance, text: FollowedText | None = None
+        self,
+        tokens: list[int],
+        everyone: Acceptance,
+        text: FollowedText | None = None,
+        sampling: SamplingParams = GREEDY,
     ) -> None:
         self.text = text
         self.source: Source = "prompt"
@@ -45,7 +57,12 @@ class RequestDrafter:
         self._tokens = tokens
         self._ngrams: NgramDrafter | None = None
         self._acceptance = Acceptance(everyone)
-        self._any = any_draft_kind(drawn=False)
+        self._sampling = sampling
+        self._draws = takes_proposals(sampling)
+        self._any = any_draft_kind(drawn=self._draws)
+        self._random = np.random.default_rng(draw_seed(sampling.seed))
+        # Penalties are left to the served model: they cost its guesses little.
+        self._bias = Adjustments(replace(sampling, penalty_window=0))
         self._open: Sequence[Guess] = ()
 
     def see(self) -> None:
@@ -95,6 +112,15 @@ class RequestDrafter:
 
     # -- the draft model ----------------------------------------------------------------------
 
+    @property
+    def draws(self) -> bool:
+        """Were the guesses drawn? Then all of them must be computed."""
+        return self._draws and bool(self.guesses)
+
+    def proposal(self, place: int) -> Proposal | None:
+        """The drawn guess at a place of the draft."""
+        return self._open[place].proposal if place < len(self._open) else None
+
     def rate(self) -> float:
         """That a guess of the draft model is right, before it is known; 0 where prompt lookup has
         a better one."""
@@ -102,19 +128,30 @@ class RequestDrafter:
         return rate if rate > max(LEAST_LIKELY, *self.chances(1), 0.0) else 0.0
 
     def guess(self, row: Row) -> bool:
-        """Add the draft model's guess from its logits; False if it is not worth a place."""
-        try:
-            weights = Weights(row, name="draft")
-        except LogitsError:
-            return False
+        """Add the draft model's guess from its logits, which are written to, but the same again
+        when the call returns; False if it is not worth a place."""
+        with self._bias.applied_to(row):
+            try:
+                guess = self._guess(row)
+            except LogitsError:
+                return False
+        if guess is not None:
+            self.guesses.append(guess)
+        return guess is not None
+
+    def _guess(self, row: Row) -> Guess | None:
         token = int(row.argmax())
-        kind = draft_kind(float(weights.flat[token]) / weights.total, drawn=False)
+        weights = Weights(row, name="draft")
+        # What is drawn has no say in whether it is used.
+        kind = draft_kind(float(weights.flat[token]) / weights.total, drawn=self._draws)
         before = self.guesses[-1].chance if self.guesses else 1.0
         chance = before * self._acceptance.probability(kind)
         if chance < LEAST_LIKELY:
-            return False
-        self.guesses.append(Guess(token, kind, chance))
-        return True
+            return None
+        if not self._draws:
+            return Guess(token, kind, chance)
+        proposal = propose(row, self._sampling, self._random)
+        return Guess(proposal.token, kind, chance, proposal)
 
     def release(self) -> None:
         """The request has ended, or must wait."""

@@ -3,7 +3,9 @@
 Tokens that a drafter guesses are computed behind the pending one. Then each of them is drawn as
 ever, from the logits before it: while the draw is the guess, the next logits are right and cost no
 step of their own; at the first difference the drawn token counts and the other guesses are dropped.
-A guess has no say in what is drawn, so the answers' distribution is the same as without.
+A guess has no say in what is drawn, so the answers' distribution is the same as without; only of a
+draft model's guesses that are drawn themselves more are kept, by a rule that does not change it
+either (`proposals`).
 
 Whether it pays is worked out for every step, from how often guesses of a kind were right and how
 long steps with so many tokens took. How often is known without computing a guess of prompt lookup:
@@ -22,6 +24,7 @@ from tuneserve.serve.engine.draft_model import FollowedText
 from tuneserve.serve.engine.draft_rounds import GAIN, Drafted, DraftRounds
 from tuneserve.serve.engine.request_drafter import RequestDrafter
 from tuneserve.serve.engine.step_costs import StepCosts
+from tuneserve.serve.engine.types import GREEDY, SamplingParams
 
 MOST_DRAFTED = 32
 """Guessed tokens in one step at most, of all requests together: each takes a row of logits."""
@@ -42,10 +45,10 @@ class Speculator:
         self._always = always
         self._n_vocab = n_vocab
 
-    def drafter(self, tokens: list[int]) -> RequestDrafter:
+    def drafter(self, tokens: list[int], sampling: SamplingParams = GREEDY) -> RequestDrafter:
         """For a request with these tokens, a list that grows with its answer."""
         text = None if self.rounds is None else FollowedText(self.rounds.model, tokens)
-        return RequestDrafter(tokens, self._everyone, text)
+        return RequestDrafter(tokens, self._everyone, text, sampling)
 
     def plan(self, requests: Sequence[Drafted], room: int) -> None:
         """Set the draft of each request of a step in which every one gets one token; `room` is
@@ -61,16 +64,20 @@ class Speculator:
                     request.drafter.guesses = []
             known = self.costs.seconds(sure, sure + room)
             spent = self.rounds.guess(requests, known, room, self._n_vocab)
-        chances: list[tuple[float, int]] = []
+        chances: list[tuple[bool, float, int]] = []
         for place, request in enumerate(requests):
             if request.drafter is not None:
                 most = min(room, request.remaining - 1)
-                chances += [(chance, place) for chance in request.drafter.chances(most)]
+                # To leave one out that was drawn, for what it is or what follows from it, would
+                # change the answers' distribution (see `proposals`).
+                free = not request.drafter.draws
+                chances += [(free, -chance, place) for chance in request.drafter.chances(most)]
         if not chances:
             return
-        chances.sort(key=lambda one: -one[0])
-        best = self._best(sure, [chance for chance, _ in chances[:room]], spent)
-        for place, count in Counter(place for _, place in chances[:best]).items():
+        chances.sort()
+        least = sum(not free for free, _, _ in chances)
+        best = self._best(sure, [-chance for _, chance, _ in chances[:room]], spent, least)
+        for place, count in Counter(place for _, _, place in chances[:best]).items():
             drafter = requests[place].drafter
             assert drafter is not None
             requests[place].draft = drafter.draft(count)
@@ -80,18 +87,19 @@ class Speculator:
         """So many tokens of the request's draft were right."""
         self.accepted[drafter.source] += accepted
 
-    def _best(self, sure: int, chances: Sequence[float], spent: float) -> int:
-        """How many guesses, the most likely first, give the most tokens per second beside `sure`
-        tokens, after `spent` seconds; 0 if none is worth it."""
+    def _best(self, sure: int, chances: Sequence[float], spent: float, least: int) -> int:
+        """How many guesses, in this order, give the most tokens per second beside `sure` tokens,
+        after `spent` seconds; `least` if no more is worth it."""
         if self._always:
             return len(chances)
         seconds = self.costs.seconds(sure, sure + len(chances))
         if seconds is None:
-            return 0
-        best, best_rate = 0, (1.0 if spent else GAIN) * sure / (spent + seconds[0])
-        expected = float(sure)
-        for count, chance in enumerate(chances, 1):
-            expected += chance
+            return least
+        expected = sure + sum(chances[:least])
+        best = least
+        best_rate = (1.0 if spent else GAIN) * expected / (spent + seconds[least])
+        for count in range(least + 1, len(chances) + 1):
+            expected += chances[count - 1]
             rate = expected / (spent + seconds[count])
             if rate > best_rate:
                 best, best_rate = count, rate

@@ -36,9 +36,9 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("draft") / "other.gguf", seed=1)
 
 
-def settings(speculate: str = "always", **options: object) -> ServeSettings:
+def settings(speculate: str = "always", /, **options: object) -> ServeSettings:
     base = {"ctx": 512, "slots": 4, "threads": 1, "cache_type_k": "f16", "cache_type_v": "f16"}
-    return ServeSettings(speculate=speculate, **{**base, **options})  # type: ignore[arg-type]
+    return ServeSettings(speculate=speculate, **{**base, **options})
 
 
 def answers(engine: Engine, prompts: list[list[int]], tokens: int = 40) -> list[Completion]:
@@ -89,7 +89,7 @@ class TestEngine:
             assert stats.draft_usable
 
     def test_preempted_and_cancelled_requests_leave_no_cells(self, tiny: Path) -> None:
-        options = {"ctx": 256, "slots": 3, "prefix_share": 0.0}
+        options: dict[str, object] = {"ctx": 256, "slots": 3, "prefix_share": 0.0}
         with (
             Engine(tiny, settings("off", **options)) as plain,
             Engine(tiny, settings(draft=tiny, **options)) as engine,

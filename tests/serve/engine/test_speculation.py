@@ -16,7 +16,7 @@ from tests.serve.engine.tiny_llama import write_tiny_llama
 from tests.support import prompt_ids
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Delta, Engine, Event, SamplingParams
-from tuneserve.serve.engine.acceptance import Acceptance, prompt_kind
+from tuneserve.serve.engine.acceptance import Acceptance, Source, prompt_kind
 from tuneserve.serve.engine.request_drafter import RequestDrafter
 from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
 from tuneserve.serve.engine.step_costs import StepCosts
@@ -283,22 +283,35 @@ class TestRealModel:
             assert "2" in done.text
 
 
-def test_drawn_answers_have_the_same_distribution(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9, "temperature": 0.8}], ids=str)
+@pytest.mark.parametrize("draft", [False, True])
+def test_drawn_answers_have_the_same_distribution(
+    tmp_path: Path, draft: bool, filters: dict[str, float]
+) -> None:
     """Of a model whose answers are of four tokens, drawn with guesses of which some are right."""
     model = write_tiny_llama(tmp_path / "tiny.gguf")
     letters = [10, 20, 30, 40]
-    sampling = SamplingParams(logit_bias=dict.fromkeys(letters, 100.0), max_tokens=4)
+    sampling = SamplingParams(
+        logit_bias=dict.fromkeys(letters, 100.0),
+        max_tokens=4,
+        **filters,  # type: ignore[arg-type]
+    )
     prompt = [1, *np.random.default_rng(0).choice(letters, 60).tolist()]
+    options: dict[str, object] = {}
+    if draft:
+        options["draft"] = write_tiny_llama(tmp_path / "draft.gguf", seed=1)
+        prompt = prompt[:5]  # Little for prompt lookup to find.
     counts = []
     for speculate in ("off", "always"):
-        with engine_of(model, speculate) as engine:
+        with engine_of(model, speculate, **options) as engine:
             done = engine.generate([prompt] * 800, sampling)
             counts.append(Counter(answer.tokens for answer in done))
             stats = engine.stats()
-    drafted, accepted = stats.drafted["prompt"], stats.accepted["prompt"]
+    source: Source = "draft" if draft else "prompt"
+    drafted, accepted = stats.drafted[source], stats.accepted[source]
     assert 0.1 * drafted < accepted < 0.9 * drafted
     shared = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
-    assert len(shared) > 30
+    assert len(shared) > (20 if filters else 30)
     a, b = (np.array([one[key] for key in shared], float) for one in counts)
     # Two samples of a multinomial; 4.5 standard deviations of a chi-square above its mean.
     assert ((a - b) ** 2 / (a + b)).sum() < len(shared) + 4.5 * (2 * len(shared)) ** 0.5

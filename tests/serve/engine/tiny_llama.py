@@ -27,13 +27,21 @@ def add_byte_vocabulary(writer: gguf.GGUFWriter, more: int = 0) -> None:
 
 
 def write_tiny_llama(
-    path: Path, *, seed: int = 0, context: int = 4096, more_tokens: int = 0
+    path: Path,
+    *,
+    seed: int = 0,
+    context: int = 4096,
+    more_tokens: int = 0,
+    mtp_layers: int = 0,
 ) -> Path:
-    """The GGUF at `path`."""
+    """The GGUF at `path`. `mtp_layers`: it says that it has such, as a file from which they were
+    taken out does."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_context_length(context)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(LAYERS + mtp_layers)
+    if mtp_layers:
+        writer.add_nextn_predict_layers(mtp_layers)
     writer.add_embedding_length(EMBEDDING)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
