@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -60,7 +61,6 @@ class RequestDrafter:
         self._sampling = sampling
         self._draws = takes_proposals(sampling)
         self._any = any_draft_kind(drawn=self._draws)
-        self._random = np.random.default_rng(draw_seed(sampling.seed))
         # Penalties are left to the served model: they cost its guesses little.
         self._bias = Adjustments(replace(sampling, penalty_window=0))
         self._open: Sequence[Guess] = ()
@@ -126,6 +126,11 @@ class RequestDrafter:
         a better one."""
         rate = self._acceptance.probability(self._any)
         return rate if rate > max(LEAST_LIKELY, *self.chances(1), 0.0) else 0.0
+
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        """Independent of the served model's draws, with a seed too: these judge the guesses."""
+        return np.random.default_rng([draw_seed(self._sampling.seed), 1])
 
     def guess(self, row: Row) -> bool:
         """Add the draft model's guess from its logits, which are written to, but the same again

@@ -18,6 +18,7 @@ from tuneserve.serve.engine.draft_model import DraftModel, FollowedText
 from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.kv_cache import PrefixLimits
 from tuneserve.serve.engine.request_drafter import RequestDrafter
+from tuneserve.serve.engine.sampling import draw_seed
 from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
 from tuneserve.settings import ServeSettings
 
@@ -303,3 +304,12 @@ class TestRounds:
         assert model.decode([(text, [])]) is None
         assert not model.usable
         assert not model.begin(FollowedText(model, [1, 3]))
+
+
+def test_a_seed_gives_guesses_other_numbers_than_what_judges_them(model: DraftModel) -> None:
+    one = Speculator(rounds=DraftRounds(model, most=8), n_vocab=259)
+    sampling = SamplingParams(seed=3)
+    drawn = one.drafter(PROMPT[:12], sampling)._random.random(8)
+    judged = np.random.default_rng(draw_seed(3)).random(8)
+    assert not set(drawn) & set(judged)
+    assert (drawn == one.drafter(PROMPT[:12], sampling)._random.random(8)).all()
