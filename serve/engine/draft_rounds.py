@@ -145,7 +145,9 @@ class DraftRounds:
             return Plan()
         plain = sure / seconds[0]
         best, best_rate = Plan(), GAIN * plain
-        for count in range(1, min(len(rates), room) + 1):
+        most = min(len(rates), room)
+        # Not every number: with many requests the search itself would take time.
+        for count in sorted({*(1 << power for power in range(most.bit_length())), most} - {0}):
             cost = self._round_seconds(count)
             expected = float(sure)
             chances = list(rates[:count])
