@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tuneserve.serve.engine import Completion, Engine
+from tuneserve.serve.engine import Completion, Engine, EngineStats
+from tuneserve.serve.engine.acceptance import SOURCES, Source
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -133,8 +134,40 @@ class EngineCollector(Collector):
         )
         yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", stats.steps)
         yield CounterMetricFamily(
-            "tuneserve_drafted_tokens", "Tokens computed as guesses", stats.drafted
+            "tuneserve_drafted_tokens", "Tokens computed as guesses", sum(stats.drafted.values())
         )
         yield CounterMetricFamily(
-            "tuneserve_accepted_tokens", "Guessed tokens that were right", stats.accepted
+            "tuneserve_accepted_tokens",
+            "Guessed tokens that were right",
+            sum(stats.accepted.values()),
         )
+        yield _by_source(
+            "drafted", "Tokens computed as guesses, by where they come from", stats.drafted
+        )
+        yield _by_source(
+            "accepted", "Guessed tokens that were right, by where they come from", stats.accepted
+        )
+        if stats.draft_cells:
+            yield from _of_draft_model(stats)
+
+
+def _by_source(name: str, text: str, counts: Mapping[Source, int]) -> Metric:
+    family = CounterMetricFamily(f"tuneserve_{name}_tokens_by_source", text, labels=("source",))
+    for source in SOURCES:
+        family.add_metric((source,), counts.get(source, 0))
+    return family
+
+
+def _of_draft_model(stats: EngineStats) -> Iterable[Metric]:
+    gauges = {
+        "kv_cells_used": ("The draft model's KV cache cells in use", stats.draft_cells_used),
+        "kv_cells": ("The draft model's KV cache cells", stats.draft_cells),
+        "usable": ("1 unless the draft model has failed", int(stats.draft_usable)),
+    }
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(f"tuneserve_draft_{name}", text, value)
+    yield CounterMetricFamily(
+        "tuneserve_draft_refused",
+        "Steps in which the draft model's KV cache had no room for guesses",
+        stats.draft_refused,
+    )

@@ -16,14 +16,18 @@ from pathlib import Path
 from typing import Self
 
 from tuneserve.arrays import Floats
+from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.llama.vocabularies import can_be_cut, check_draft
 from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
 from tuneserve.serve.engine.background import Patience
 from tuneserve.serve.engine.delivery import Delivery
+from tuneserve.serve.engine.draft_model import DraftModel
+from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
@@ -109,6 +113,10 @@ class Engine:
         steady: bool = False,
     ) -> None:
         self.settings = settings
+        self._steady = steady
+        draft = settings.draft if settings.drafts and not steady else None
+        if draft is not None:
+            check_draft(model_path, draft)
         self.model = LlamaModel(
             model_path,
             gpu_layers=settings.gpu_layers,
@@ -150,6 +158,7 @@ class Engine:
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
             self._disk = self._make_disk(lora, steady=steady)
+            self._draft = self._make_draft(draft)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -158,11 +167,10 @@ class Engine:
             cells=self._context.cells,
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
-            can_share=_can_share_prefixes(self.model),
+            can_share=can_be_cut(self.model),
             disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
-        self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
         self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
         self._speculator = self._make_speculator()
@@ -322,14 +330,18 @@ class Engine:
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
-            drafted=self._speculator.drafted if self._speculator else 0,
-            accepted=self._speculator.accepted if self._speculator else 0,
+            drafted=dict(self._speculator.drafted) if self._speculator else {},
+            accepted=dict(self._speculator.accepted) if self._speculator else {},
+            draft_cells_used=self._draft.cells_used if self._draft else 0,
+            draft_cells=self._draft.cells if self._draft else 0,
+            draft_refused=self._draft.refused if self._draft else 0,
+            draft_usable=self._draft is not None and self._draft.usable,
         )
 
     def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
         """What is kept on disk. The files' identities are those at the time they were loaded."""
         limit = self.settings.prefix_disk_bytes
-        if not limit or steady or not _can_share_prefixes(self.model):
+        if not limit or steady or not can_be_cut(self.model):
             return None
         context = context_identity(self.model, self.settings, cells=self._context.cells)
         own = None if lora is None else sha256_file(lora)
@@ -340,9 +352,26 @@ class Engine:
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
         kind = self.settings.speculate
-        if kind == "off" or self._steady or not _can_share_prefixes(self.model):
+        if kind == "off" or self._steady or not can_be_cut(self.model):
             return None
-        return Speculator(always=kind == "always")
+        always = kind == "always"
+        rounds = None
+        if self._draft is not None:
+            rounds = DraftRounds(self._draft, most=self.settings.draft_tokens, always=always)
+        return Speculator(always=always, rounds=rounds, n_vocab=self.model.n_vocab)
+
+    def _make_draft(self, path: Path | None) -> DraftModel | None:
+        if path is None:
+            return None
+        if not can_be_cut(self.model):
+            raise UsageError(
+                "a draft model can't guess for this one: its memory is a recurrent state, and "
+                "can't forget guesses",
+                where=str(self.model.path),
+                hint="Leave --draft out.",
+            )
+        limits = replace(_prefix_limits(self.settings, self.settings.ctx), ram_bytes=0)
+        return DraftModel(path, self.settings, limits)
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -384,6 +413,8 @@ class Engine:
             self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
+        if self._draft is not None:
+            self._draft.close()
         self._context.close()
         self.model.close()
 
@@ -420,7 +451,7 @@ class Engine:
         if self._speculator is not None and (
             sampling.seed is None or self.settings.speculate == "always"
         ):
-            request.drafter = self._speculator.drafter(request.tokens)
+            request.drafter = self._speculator.drafter(request.tokens, sampling)
         self._count_in(request)
         return generation
 
@@ -666,11 +697,3 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
 
 def _on_gpu(settings: ServeSettings) -> bool:
     return settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
-
-
-def _can_share_prefixes(model: LlamaModel) -> bool:
-    """Can the model's memory be cut at any position? A recurrent state can't."""
-    api = backend()
-    return not (
-        api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
-    )

@@ -10,8 +10,8 @@ from contextvars import ContextVar
 
 from tuneserve.serve.engine.activation import Activated, Adapter, active_at
 from tuneserve.serve.engine.detokenizer import Detokenizer
+from tuneserve.serve.engine.request_drafter import RequestDrafter
 from tuneserve.serve.engine.sampling import TokenSampler
-from tuneserve.serve.engine.speculation import RequestDrafter
 from tuneserve.serve.engine.types import (
     Completion,
     Delta,
@@ -186,6 +186,8 @@ class Request:
         """The request loses its sequence; its tokens must be computed again."""
         self.sequence = -1
         self.computed = 0
+        if self.drafter is not None:
+            self.drafter.release()
 
     def advance(
         self, token: int, piece: bytes | None, logprob: TokenLogprob | None
@@ -241,6 +243,8 @@ class Request:
         """Deliver the end: the whole answer, preceded by what was not delivered yet, or an
         error."""
         self.deliver()
+        if self.drafter is not None:
+            self.drafter.release()
         if isinstance(why, EngineError):
             self._generation.deliver(why)
             return

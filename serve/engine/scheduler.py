@@ -195,7 +195,8 @@ class Scheduler:
         request.draft = ()
         request.computed += accepted
         self._cache.keep(request.sequence, request.computed)
-        self._speculator.accepted += accepted
+        assert request.drafter is not None
+        self._speculator.settled(request.drafter, accepted)
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
         """A step's chunks and drafts, in this order, are in the KV cache now."""
