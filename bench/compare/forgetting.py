@@ -19,7 +19,7 @@ from tuneserve.bench.compare.analysis import (
     count_pairs,
     decide,
 )
-from tuneserve.bench.compare.figures import percent, points, points_interval
+from tuneserve.bench.compare.figures import counted, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     Pair,
@@ -138,18 +138,18 @@ def judge_forgetting(
         sentence = f"Something was forgotten: {'; '.join(lost)}."
         return Verdict("forgotten", " ".join([sentence, *cautions]), cautions)
     if all([*(task.kept for task in tasks), *(text.kept for text in texts)]):
-        margins = [f"a loss of more than {settings.margin:g} points on {_names(tasks)}"] * bool(
-            tasks
-        )
-        rise = points(settings.perplexity_margin - 1)
-        margins += [f"a rise of more than {rise} % of the perplexity of {_names(texts)}"] * bool(
-            texts
-        )
-        sentence = f"Nothing was forgotten: {' and '.join(margins)} is excluded."
+        excluded = []
+        if tasks:
+            excluded.append(f"a loss of more than {settings.margin:g} points on {_names(tasks)}")
+        if texts:
+            rise = _rise(settings.perplexity_margin)
+            excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
+        sentence = f"Nothing was forgotten: {' and '.join(excluded)} can be excluded."
         return Verdict("nothing forgotten", " ".join([sentence, *cautions]), cautions)
     open_ends = [_task_not_excluded(task) for task in tasks if not task.kept]
     open_ends += [_text_not_excluded(text) for text in texts if not text.kept]
-    sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}."
+    unseen = "".join([*map(_unseen, tasks), *map(_unseen, texts)])
+    sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}.{unseen}"
     return Verdict("no forgetting shown", " ".join([sentence, *cautions]), cautions)
 
 
@@ -179,6 +179,18 @@ def _text_not_excluded(text: TextComparison) -> str:
     if text.ratio.high is None:
         return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
     return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"
+
+
+def _unseen(compared: TaskComparison | TextComparison) -> str:
+    """Where there is too little for any loss to be shown, that; else ''."""
+    if isinstance(compared, TaskComparison):
+        found = compared.accuracy
+        smallest, what = found.smallest_detectable, counted(found)
+    else:
+        smallest, what = compared.smallest_detectable, f"{compared.pieces:,} {compared.unit}"
+    if smallest is not None:
+        return ""
+    return f" With {what} no loss can be shown, however large ({compared.name})."
 
 
 def _rise(ratio: float) -> str:
