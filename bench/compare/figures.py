@@ -39,7 +39,9 @@ def points_interval(estimate: Estimate) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, with thousands separated."""
+    """Four significant digits, with thousands separated; beyond ten millions as '1.234e+09'."""
+    if value >= 1e7:
+        return f"{value:.3e}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
 
 
