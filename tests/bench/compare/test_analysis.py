@@ -230,7 +230,7 @@ def test_nothing_forgotten_needs_a_margin_that_is_excluded() -> None:
 
 def test_few_chunks_show_nothing_and_exclude_nothing() -> None:
     """Five chunks, all worse: the smallest p is 0.0625."""
-    losses = TextLosses("five.txt", "chunks", STEADY[:5], [loss + 25 for loss in STEADY[:5]],
+    losses = TextLosses("five.txt", "chunks", STEADY[:5], [loss + 25 + loss % 5 for loss in STEADY[:5]],
                         [255] * 5, [None] * 5)  # fmt: skip
     _, (five,) = compare_elsewhere([], [losses], SETTINGS)
     assert (five.adjusted_p, five.smallest_detectable) == (0.0625, None)
