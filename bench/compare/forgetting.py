@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneserve.bench.compare.analysis import (
+    FLOOR,
     bootstrap_of,
     caution,
     compare_accuracy,
@@ -89,9 +90,10 @@ def _p_of_text(text: TextLosses, seed: int) -> float:
 
 
 def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
-    """Is a loss of more points than the margin excluded (non-inferiority)?"""
+    """Is a loss of more points than the margin excluded (non-inferiority), where the base has
+    something to lose?"""
     low = accuracy.difference.low
-    return low is not None and 100 * low > -settings.margin
+    return accuracy.base.value >= FLOOR and low is not None and 100 * low > -settings.margin
 
 
 def _compare_text(
@@ -114,6 +116,7 @@ def _compare_text(
         smallest_detectable=significance.detectable_ratio(
             text.tuned, text.base, text.tokens, bootstrap, level
         ),
+        counted=bootstrap.described,
     )
 
 
@@ -165,6 +168,8 @@ def _task_loss(task: TaskComparison) -> str:
 def _task_not_excluded(task: TaskComparison) -> str:
     found = task.accuracy
     where = f"on the {found.prompts:,} prompts of “{task.name}”"
+    if found.base.value < FLOOR:
+        return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
     if found.difference.low is None:
         return f"{where} no loss can be excluded ({points_interval(found.difference)})"
     return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded"
@@ -187,7 +192,7 @@ def _unseen(compared: TaskComparison | TextComparison) -> str:
         found = compared.accuracy
         smallest, what = found.smallest_detectable, counted(found)
     else:
-        smallest, what = compared.smallest_detectable, f"{compared.pieces:,} {compared.unit}"
+        smallest, what = compared.smallest_detectable, compared.counted
     if smallest is not None:
         return ""
     return f" With {what} no loss can be shown, however large ({compared.name})."

@@ -228,10 +228,18 @@ def test_nothing_forgotten_needs_a_margin_that_is_excluded() -> None:
     )
 
 
+def test_what_the_base_can_not_do_is_not_kept() -> None:
+    task = Task("Hard", "", [], [], 9), pairs(0, 0, 0, 3000)
+    tasks, _ = compare_elsewhere([task], [], SETTINGS)
+    verdict = judge_forgetting(tasks, [], SETTINGS)
+    assert verdict.outcome == "no forgetting shown"
+    assert "the base scores 0.0 %: it has nothing to lose there" in verdict.sentence
+
+
 def test_few_chunks_show_nothing_and_exclude_nothing() -> None:
     """Five chunks, all worse: the smallest p is 0.0625."""
-    losses = TextLosses("five.txt", "chunks", STEADY[:5], [loss + 25 + loss % 5 for loss in STEADY[:5]],
-                        [255] * 5, [None] * 5)  # fmt: skip
+    worse = [loss + 25 + loss % 5 for loss in STEADY[:5]]
+    losses = TextLosses("five.txt", "chunks", STEADY[:5], worse, [255] * 5, [None] * 5)
     _, (five,) = compare_elsewhere([], [losses], SETTINGS)
     assert (five.adjusted_p, five.smallest_detectable) == (0.0625, None)
     verdict = judge_forgetting([], [five], SETTINGS)
