@@ -233,13 +233,15 @@ def supposed(
     return enlarged, freedom, skewness * (error / enlarged) ** 3
 
 
-def around(value: float, error: float, freedom: float, skewness: float) -> tuple[float, float]:
+def around(
+    count: int, value: float, error: float, freedom: float, skewness: float
+) -> tuple[float, float]:
     """Student's interval, and where Hall's cubic of it is at Student's quantiles."""
     t = float(stats.t.ppf(0.975, freedom))
 
     def solved(quantile: float) -> float:
         def cubic(x: float) -> float:
-            g = skewness
+            g = skewness * (1 + 10 / count)
             return x + g * x**2 / 3 + g**2 * x**3 / 27 + g / 6 - quantile
 
         return float(optimize.brentq(cubic, -50, 50, xtol=1e-13))
@@ -250,7 +252,7 @@ def around(value: float, error: float, freedom: float, skewness: float) -> tuple
 def of_mean(
     sums: list[float], sizes: list[float], values: list[float], usual: float, lowest: float
 ) -> tuple[float, float]:
-    low, high = around(float(np.mean(values)), *supposed(sums, sizes, values, usual))
+    low, high = around(len(sums), float(np.mean(values)), *supposed(sums, sizes, values, usual))
     return max(lowest, low), min(1.0, high)
 
 
@@ -347,7 +349,7 @@ def perplexity(nll: list[float], tokens: list[float]) -> Estimate:
 
 def ratio(gains: list[float], tokens: list[float]) -> Estimate:
     value, error, freedom, skewness = robust(gains, tokens)
-    low, high = around(value, error, freedom, skewness)
+    low, high = around(len(gains), value, error, freedom, skewness)
     return Estimate(math.exp(value), math.exp(low), math.exp(high))
 
 
