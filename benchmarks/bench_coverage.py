@@ -6,11 +6,13 @@ share much; how often a model is called different from one that is as good; how 
 as large as the one called smallest detectable is shown; how often a gap between groups is called
 widened.
 
-Wanted: coverage from 93 to 97 %, above only where the figure takes few values or few prompts differ,
-so that no interval can hold the truth exactly so often (marked *), and up to 98.5 % with sources of
-unequal sizes, whose standard errors are estimated on the safe side; no interval of zero width; false alarms at most 5 %;
-the smallest detectable difference shown 4 times in 5. `–`: no interval is given. Shares are of
---benchmarks draws, so that each may be two standard errors beside the bound (1.0 point at 2,000).
+Wanted: coverage from 93 to 97 %. Above only where the figure takes few values or few prompts
+differ, so that no interval can hold the truth exactly so often, and for right or wrong with
+sources, where the longer of two intervals is taken (both marked *); up to 98.5 % with sources of
+unequal sizes, whose standard errors are on the safe side. No interval of zero width, false alarms
+at most 5 %, the smallest detectable difference shown 4 times in 5. `–`: no interval is given.
+Shares are of --benchmarks draws, so that each may be two standard errors beside the bound (1.0
+point at 2,000).
 
     python benchmarks/bench_coverage.py [--benchmarks 2000] [--part prompts …] [--json]
 
