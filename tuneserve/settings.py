@@ -719,10 +719,25 @@ class BenchSettings(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
     )
-    bootstrap: int = Field(
-        10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
+    margin: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="Nothing counts as forgotten if a loss of more than this many points of "
+        "accuracy is excluded.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
+    perplexity_margin: float = Field(
+        1.05,
+        ge=1.0,
+        le=10.0,
+        description="The same for texts: the ratio of perplexities that must be excluded.",
+    )
+    bootstrap: int = Field(
+        10_000, ge=1000, le=1_000_000, description="Resamples for the gap between groups."
+    )
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="Seed of resamples and of the sign-flip test."
+    )
     speed_repetitions: int = Field(
         5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
     )

@@ -36,27 +36,26 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
 
 def show(rows: list[RunRow]) -> None:
     """The table, then each run's verdict."""
-    columns = ["run", "base", "tuned", "PPL", "tok/s", "size", "against the first", "p"]
+    from tuneserve.bench.compare.figures import number, p_value, points, points_interval
+
+    columns = ["run", "right, %", "PPL", "tok/s", "size", "against first", "p"]
     cells = []
     for row in rows:
         report = row.report
         against = row.why_not or "-"
         if row.difference is not None:
-            ends = (row.difference.value, row.difference.low, row.difference.high)
-            value, low, high = (100 * end for end in ends)
-            against = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+            against = f"{points(row.difference.value)}\n{points_interval(row.difference)}"
         cells.append(
             [
                 report.run,
-                f"{100 * report.accuracy.base.value:.1f} %",
-                f"{100 * report.accuracy.tuned.value:.1f} %",
-                f"{report.perplexity.tuned.value:.3f}",
+                f"{100 * report.accuracy.base.value:.1f} → {100 * report.accuracy.tuned.value:.1f}",
+                number(report.perplexity.tuned.value),
                 f"{report.tuned.speed.generation.mean:.1f}",
                 human_bytes(report.tuned.size_bytes),
                 against,
-                "-" if row.p is None else f"{row.p:.3f}",
+                "-" if row.p is None else p_value(row.p),
             ]
         )
-    table("Runs", columns, cells)
+    table("Runs: base → tuned", columns, cells)
     for row in rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
