@@ -7,6 +7,7 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -736,6 +737,24 @@ class BenchSettings(Section):
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."
     )
+
+    @field_validator("endpoint_body")
+    @classmethod
+    def _is_an_object(cls, text: str) -> str:
+        try:
+            body = json.loads(text or "{}")
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise ValueError('expected a JSON object, as {"reasoning_effort": "low"}')
+        return text
+
+    @field_validator("think_tags")
+    @classmethod
+    def _are_pairs(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if len(tags) % 2 or not all(tags):
+            raise ValueError("expected pairs of an opening and a closing mark, as <plan>,</plan>")
+        return tags
 
 
 class Recipe(Section):

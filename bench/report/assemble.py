@@ -65,9 +65,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         curves=read_curves(job.run),
         load=[read_load(journal, "tuned", clients) for clients in settings.clients],
         server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
-        ladder=read_sweep(job.sweep(journal), job.asked, journal, settings)
-        if settings.ladder
-        else [],
+        ladder=read_sweep(job.sweep(), job.asked, journal, settings) if settings.ladder else [],
         base=_contender("base", job, journal, [pair.base for pair in pairs]),
         tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
         conditions=job.conditions,
@@ -83,7 +81,9 @@ def _kept(gain: GainKept | None) -> KeptGain | None:
     return KeptGain(gain.share, gain.low, gain.high, gain.update_kept, gain.describe())
 
 
-def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
+def summary(
+    report: Report, settings: dict[str, Any], sha256: dict[str, str], inputs: dict[str, str]
+) -> BenchResult:
     """What run.json keeps of a report, beside the settings and hashes that it is known by."""
     found, perplexity = report.accuracy, report.perplexity
     return BenchResult(
@@ -95,6 +95,7 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
         perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,
+        inputs=inputs,
     )
 
 

@@ -21,6 +21,12 @@ EXIT_WORSE = 3
 
 @click.command()
 @stage_options
+@click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
+)
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
 def command(
@@ -30,26 +36,28 @@ def command(
     run_name: str | None,
     force: bool,
     skip_done: bool,
+    rescore: bool,
     as_json: bool,
     **_: Any,
 ) -> int:
     """Compare the tuned model with its base on the held-out prompts, with error bars.
 
     Both run as the same quantization with the same template, context and sampling. The report
-    lands in runs/NAME/bench; a benchmark that was killed goes on where it stopped. Exit code 3
-    with --fail-if-worse if the tuned model is shown to be worse.
+    lands in runs/NAME/bench. What is measured once is used again: by a benchmark that was killed,
+    with --rescore, and of the base by other runs. Exit code 3 with --fail-if-worse if the tuned
+    model is shown to be worse.
 
     \b
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
-    tuneserve bench --run sentiment --ladder --noise-floor --force
+    tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
     from tuneserve.bench.compare.report_file import as_json as report_as_json
     from tuneserve.bench.stage import run_bench
 
-    report = run_bench(run, recipe, force=force, skip_done=skip_done)
+    report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
     if as_json:
         print_json(report_as_json(report))
     else:
