@@ -729,6 +729,18 @@ class BenchSettings(Section):
         description="Numbers of clients at a time that the served model's speed is measured with; "
         "empty = not measured.",
     )
+    price: float = Field(
+        0.0,
+        ge=0.0,
+        description="Price of this machine an hour, in any currency: the report then has the price "
+        "of 1,000 answers; 0 = not known.",
+    )
+    watts: float = Field(
+        0.0,
+        ge=0.0,
+        description="Power in watts that this machine takes while it answers, as you measured it: "
+        "the report then has the energy of 1,000 answers; 0 = not known.",
+    )
     ladder: bool = Field(
         False,
         description="Measure the tuned model as F16, Q8_0, Q4_K_M and Q4_K_M with an importance "

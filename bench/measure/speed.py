@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
@@ -22,23 +22,18 @@ GENERATED_TOKENS = 64
 
 @dataclass(frozen=True)
 class Rate:
-    """Tokens per second: mean and standard deviation of the repetitions; `low` and `high` are the
-    ends of the mean's interval, once `with_interval` has set them."""
+    """Tokens per second: mean and standard deviation of the repetitions."""
 
     mean: float
     deviation: float
     tokens: int
     repetitions: int
-    low: float | None = None
-    high: float | None = None
 
-    def with_interval(self, confidence: float) -> Rate:
-        """With Student's interval of the mean: repetitions are few and about normal."""
-        if self.repetitions < 2:
-            return self
-        half = student.ppf((1 + confidence) / 2, self.repetitions - 1)
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Student's interval of the mean: repetitions are few, and about normal."""
+        half = float(student.ppf((1 + confidence) / 2, self.repetitions - 1))
         half *= self.deviation / math.sqrt(self.repetitions)
-        return replace(self, low=max(0.0, self.mean - half), high=self.mean + half)
+        return max(0.0, self.mean - half), self.mean + half
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs
 from tuneserve.bench.compare.contamination import check_contamination
+from tuneserve.bench.compare.costs import costs_of
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
     compare_elsewhere,
@@ -42,6 +43,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         _texts(job, journal),
         settings,
     )
+    load = [read_load(journal, "tuned", clients) for clients in settings.clients]
     return Report(
         run=job.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -63,7 +65,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
-        load=[read_load(journal, "tuned", clients) for clients in settings.clients],
+        load=load,
         server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
         ladder=read_sweep(job.sweep(), job.asked, journal, settings) if settings.ladder else [],
         base=_contender("base", job, journal, [pair.base for pair in pairs]),
@@ -71,6 +73,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
         gain=_kept(job.gain),
+        costs=costs_of(load, settings),
         pairs=pairs,
     )
 

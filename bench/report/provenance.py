@@ -6,11 +6,12 @@ import platform
 import shlex
 
 from tuneserve.bench.compare.results import Provenance
+from tuneserve.bench.tasks.scorers import scorer_files
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.options import BENCH_FIELDS, as_options, option_names
 from tuneserve.run import RunDirectory, processor, versions
-from tuneserve.settings import Recipe
+from tuneserve.settings import BenchSettings, Recipe
 
 
 def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
@@ -24,7 +25,14 @@ def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
         versions=versions(),
         platform=platform.platform(),
         processor=processor(),
+        scorer_files=_scorer_files(recipe.bench),
     )
+
+
+def _scorer_files(settings: BenchSettings) -> dict[str, str]:
+    if settings.task != "python":
+        return {}
+    return {path.name: sha256_file(path) for path in scorer_files(settings.scorer)}
 
 
 def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:

@@ -60,3 +60,5 @@ def show(rows: list[RunRow]) -> None:
     table("Runs", columns, cells)
     for row in rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
+        if row.differs:
+            say(f"{row.report.run} differs from {rows[0].report.run} in {row.differs}")
