@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -102,7 +103,10 @@ def _chosen(
         measured = journal.get(CHOICE, name, choice_id(item.example, number))
         return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
 
-    best = asked.choices[min(range(len(asked.choices)), key=surprise)]
+    surprises = {choice: surprise(number) for number, choice in enumerate(asked.choices)}
+    best = min(surprises, key=surprises.__getitem__)
+    weights = {choice: math.exp(surprises[best] - each) for choice, each in surprises.items()}
+    total = sum(weights.values())
     return Response(
         text=best,
         thought="",
@@ -110,4 +114,5 @@ def _chosen(
         score=scorer(best, reference_of(item.example)),
         finish_reason="chosen",
         generated_tokens=0,
+        probabilities={choice: weight / total for choice, weight in weights.items()},
     )

@@ -9,6 +9,8 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.calibration import Calibration
+from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
@@ -23,7 +25,11 @@ HELD_OUT = "Held-out prompts"
 
 @dataclass(frozen=True)
 class Response:
-    """One model's answer to one prompt."""
+    """One model's answer to one prompt.
+
+    `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
+    to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
+    """
 
     text: str
     thought: str
@@ -31,6 +37,8 @@ class Response:
     score: float
     finish_reason: str
     generated_tokens: int
+    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
+    read: str | None = field(default=None, kw_only=True)
 
     @property
     def correct(self) -> bool:
@@ -120,6 +128,14 @@ class GroupComparison:
     accuracy: AccuracyComparison
     perplexity: PerplexityComparison
     adjusted_p: float
+
+
+@dataclass(frozen=True)
+class ClassComparison:
+    """Of a task with a few classes: what each model took for what."""
+
+    names: list[str]
+    models: list[Confusion]
 
 
 @dataclass(frozen=True)
@@ -283,4 +299,6 @@ class Report:
     conditions: dict[str, str]
     provenance: Provenance
     gain: KeptGain | None = None
+    classes: ClassComparison | None = None
+    calibration: list[Calibration] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
@@ -35,7 +36,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
     """The figures and verdicts drawn from what the journal holds; `others` are the further
     contenders, each with the model it is compared with."""
     settings = job.settings
-    pairs = read_pairs(journal, job.asked, list(others))
+    pairs = with_classes(read_pairs(journal, job.asked, list(others)), settings)
     accuracy = analysis.compare_accuracy(pairs, settings)
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
@@ -73,6 +74,8 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
         gain=_kept(job.gain),
+        classes=compare_classes(pairs, settings),
+        calibration=compare_calibration(pairs, settings),
         pairs=pairs,
     )
 
