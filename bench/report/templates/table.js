@@ -9,7 +9,7 @@ const MARKS = { won: "▲ won", lost: "▼ lost", right: "✓ both right", wrong
 let shown = [];        // rows after filters, in order
 let active = 0;        // place in `shown`
 let open = null;       // the open row's element and place: {place, element, height}
-let rowHeight = 80;
+let rowHeight = 80;     // as the style sheet says
 const drawn = new Map();  // place -> element
 
 function make(tag, attributes = {}, ...children) {
@@ -106,7 +106,10 @@ function draw() {
 
 /** Lays everything out again: other rows, or rows of another height. */
 function layOut() {
-  rowHeight = parseFloat(getComputedStyle(list).getPropertyValue("--row")) || 80;
+  const probe = make("div", { className: "answer-row" });
+  canvas.append(probe);
+  rowHeight = probe.offsetHeight;
+  probe.remove();
   drawn.forEach(element => element.remove());
   drawn.clear();
   list.setAttribute("aria-rowcount", shown.length + 1);
