@@ -83,11 +83,17 @@ def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput
     if result is None or not (run.bench / "report.json").is_file():
         return None
     hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
-    if result.settings != _settings(recipe) or result.sha256 != hashes:
+    if _without_gates(result.settings) != _settings(recipe) or result.sha256 != hashes:
         return None
     return read_report(run)
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """The settings that a finished benchmark is known by in run.json."""
-    return recipe.model_dump(mode="json", include={"bench", "serve"})
+    return _without_gates(recipe.model_dump(mode="json", include={"bench", "serve"}))
+
+
+def _without_gates(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings but for those that only say when the command fails: they change no report."""
+    bench = {k: v for k, v in settings["bench"].items() if k not in ("fail_if_worse", "fail_below")}
+    return {**settings, "bench": bench}

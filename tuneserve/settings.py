@@ -718,6 +718,11 @@ class BenchSettings(Section):
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."
     )
+    fail_below: tuple[str, ...] = Field(
+        (),
+        description="Exit with code 1 if a figure of the tuned model is below its least value, as "
+        "accuracy=0.75: accuracy, gain (over the base), general, or the name of a further task.",
+    )
 
 
 class Recipe(Section):

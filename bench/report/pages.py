@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
@@ -15,12 +16,16 @@ from tuneserve.bench.compare import figures
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
 from tuneserve.bench.report import charts
+from tuneserve.bench.report.gates import Gate, failed_gates
 from tuneserve.bench.report.page_data import table_figures, table_texts, tasks_of
 from tuneserve.bench.stats.calibration import Bin, Calibration
 from tuneserve.bench.tasks.examples import evenly
 from tuneserve.charts import loss_chart, page_style
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
 SHOWN_FLIPS = 10  # of each kind and task on paper; the page's table and answers.jsonl hold all
@@ -40,7 +45,29 @@ def write_report(report: Report, directory: Path) -> None:
 
 
 def render(report: Report, template: str) -> str:
-    """The report through one of bench/report/templates/; only the HTML one escapes."""
+    """The report through one of bench/report/templates/; only the HTML ones escape."""
+    script = _script()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            report=report,
+            charts=charts,
+            loss_chart=loss_chart,
+            chart_style=page_style(),
+            rows=charts.rows_of(report),
+            flips=_flips(report),
+            busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
+            shown_flips=SHOWN_FLIPS,
+            figures=table_figures(report),
+            texts=table_texts(report),
+            script=script,
+            policy=_policy(script),
+        )
+    )
+
+
+def _environment() -> Environment:
     import jinja2
 
     environment = jinja2.Environment(
@@ -56,21 +83,13 @@ def render(report: Report, template: str) -> str:
         bytes=human_bytes, seconds=human_seconds, clipped=_clipped, by_bin=_by_bin, evenly=evenly
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    script = _script()
-    return environment.get_template(template).render(
-        report=report,
-        charts=charts,
-        loss_chart=loss_chart,
-        chart_style=page_style(),
-        rows=charts.rows_of(report),
-        flips=_flips(report),
-        busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
-        shown_flips=SHOWN_FLIPS,
-        figures=table_figures(report),
-        texts=table_texts(report),
-        script=script,
-        policy=_policy(script),
-    )
+    return environment
+
+
+def write_for_pull_request(path: Path, report: Report, gates: Sequence[Gate]) -> None:
+    """The verdicts and a table in Markdown, short enough for a comment; needs no answers."""
+    template = _environment().get_template("pull_request.md.jinja")
+    write_text(path, template.render(report=report, failures=failed_gates(report, gates)))
 
 
 def _script() -> Markup:

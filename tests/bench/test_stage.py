@@ -182,8 +182,20 @@ def test_exit_code_of_a_worse_model(
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
     assert failed.returncode == 3
-    assert tuneserve(*options, "--skip-done", cwd=work).returncode == 2  # other settings
-    assert tuneserve(*options, "--force", cwd=work).returncode == 0
+    # What only says when the command fails asks for no other benchmark.
+    done = tuneserve(*options, "--skip-done", cwd=work)
+    assert (done.returncode, done.stdout) == (0, failed.stdout)
+    files = ["--junit", "junit.xml", "--markdown", "table.md"]
+    below = tuneserve(*options, "--skip-done", "--fail-below", "accuracy=0.9", *files, cwd=work)
+    assert below.returncode == 1
+    assert below.stderr.splitlines()[-1].endswith(" is below 0.9")
+    assert '<failure message="accuracy ' in (work / "junit.xml").read_text()
+    assert "small: worse" in (work / "table.md").read_text()
+    refused = tuneserve(*options, "--fail-below", "speed=3", cwd=work)
+    assert refused.returncode == 2
+    assert "bench.fail_below: speed=3: expected FIGURE=SHARE" in refused.stderr
+    other = tuneserve(*options, "--limit", "3", "--skip-done", cwd=work)
+    assert other.returncode == 2  # already there, of other settings
 
 
 def test_unequal_quantization_is_refused(converted_run: RunDirectory, recipe: Recipe) -> None:

@@ -6,9 +6,11 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -28,11 +30,15 @@ from tuneserve.bench.compare.results import (
     HELD_OUT,
     Report,
 )
+from tuneserve.bench.report.gates import failed_gates, read_gates
+from tuneserve.bench.report.junit import write_junit
 from tuneserve.bench.report.page_data import tasks_of
-from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_report
+from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_for_pull_request, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import loss_chart
+from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
+from tuneserve.settings import BenchSettings
 
 VOID = {"meta", "input", "br"}
 
@@ -169,3 +175,37 @@ def test_figures_as_text() -> None:
         "No difference shown",
         "The tuned model: x",
     )
+
+
+GATES = ("accuracy=0.4", "accuracy=0.9", "gain=-0.1", "general=1")
+
+
+def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> None:
+    gates = read_gates(BenchSettings(fail_below=GATES))
+    accuracy = report.accuracy.tuned.value
+    assert failed_gates(report, gates) == [
+        f"accuracy {accuracy:.4g} is below 0.9",
+        f"general {report.tasks[0].accuracy.tuned.value:.4g} is below 1",
+    ]
+    write_junit(tmp_path / "junit.xml", replace(report, run="x\x00<&>"), gates)
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    assert suite.get("name") == "tuneserve bench x\ufffd<&>"
+    assert (suite.get("tests"), len(suite)) == ("6", 6)
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed[-2:] == ["accuracy at least 0.9", "general at least 1"]
+    assert suite.get("failures") == str(len(failed))
+    write_for_pull_request(tmp_path / "table.md", report, gates)
+    text = (tmp_path / "table.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 1 + len(report.groups) + len(report.tasks)
+    assert {row.count("|") for row in rows} == {7}
+    assert f"**Failed: accuracy {accuracy:.4g} is below 0.9.**" in text
+
+
+@pytest.mark.parametrize(
+    "entry", ["accuracy", "accuracy=75", "gain=-2", "trivia=0.5", "accuracy=nan"]
+)
+def test_a_gate_that_can_not_be_is_refused(entry: str) -> None:
+    with pytest.raises(UsageError, match="expected FIGURE=SHARE"):
+        read_gates(BenchSettings(fail_below=(entry,)))
+    assert read_gates(BenchSettings(fail_below=("trivia=0.5",), tasks=("a/trivia.jsonl=exact",)))
