@@ -26,7 +26,7 @@ def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
             report.forgetting.sentence,
         ),
         *(
-            (gate.describe(), bool(failed := failed_gates(report, [gate])), ", ".join(failed))
+            (gate.describe(), bool(below := failed_gates(report, [gate])), ", ".join(below))
             for gate in gates
         ),
     ]
