@@ -24,7 +24,8 @@ class PerplexitySummary(Record):
 
 class BenchResult(Record):
     """A finished benchmark; `settings` are the recipe's [bench] and [serve] tables as JSON,
-    `sha256` the hashes of the two GGUFs."""
+    `sha256` the hashes of the two GGUFs, `cautions` what makes the verdicts say less than they seem
+    to."""
 
     outcome: str
     verdict: str
@@ -34,3 +35,4 @@ class BenchResult(Record):
     perplexity: PerplexitySummary
     settings: dict[str, Any]
     sha256: dict[str, str]
+    cautions: tuple[str, ...] = ()

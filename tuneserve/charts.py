@@ -38,11 +38,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value with its interval, drawn as a dot with whiskers; `style` is its CSS class."""
+    """A value with its interval, drawn as a dot with whiskers, or without where it has none;
+    `style` is its CSS class."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     style: str
 
 
@@ -204,10 +205,13 @@ def _level(height: float) -> Markup:
 
 
 def _mark(scale: Scale, mark: Mark, y: float) -> list[Markup]:
+    dot = _dot(mark.style, scale.percent(mark.value), y)
+    if mark.low is None or mark.high is None:
+        return [dot]
     low, high = scale.percent(mark.low), scale.percent(mark.high)
     whisker = Markup('<path class="whisker {}" d="M{} {}H{}"/>').format(mark.style, low, y, high)
     caps = [_line(f"cap {mark.style}", end, y - 3, y + 3) for end in (low, high)]
-    return [whisker, *caps, _dot(mark.style, scale.percent(mark.value), y)]
+    return [whisker, *caps, dot]
 
 
 def _dot(style: str, x: float, y: float, *, title: str = "") -> Markup:

@@ -698,8 +698,21 @@ class BenchSettings(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
     )
+    margin: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="Nothing counts as forgotten if a loss of more than this many points of "
+        "accuracy is excluded.",
+    )
+    perplexity_margin: float = Field(
+        1.05,
+        ge=1.0,
+        le=10.0,
+        description="The same for texts: the ratio of perplexities that must be excluded.",
+    )
     bootstrap: int = Field(
-        10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
+        10_000, ge=1000, le=1_000_000, description="Resamples for the gap between groups."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
     speed_repetitions: int = Field(

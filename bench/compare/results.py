@@ -17,7 +17,7 @@ from tuneserve.chat.examples import Example
 
 T = TypeVar("T")
 Outcome = Literal["better", "worse", "no difference shown"]
-Retention = Literal["forgotten", "no forgetting shown", "not measured"]
+Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "not measured"]
 
 HELD_OUT = "Held-out prompts"
 """Name of the task that the tune is for."""
@@ -94,7 +94,8 @@ class AccuracyComparison:
     are the prompts with a higher and a lower one; `mcnemar_p` then is their sign test. `p` is the
     two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
     share sources the sign-flip test over sources. `smallest_detectable` is the difference that
-    would be shown 4 times in 5.
+    would be shown 4 times in 5 by a test at `level`, which is Holm's for the smallest p where
+    several are compared; None where so few prompts or sources could show none.
     """
 
     prompts: int
@@ -106,8 +107,9 @@ class AccuracyComparison:
     lost: int
     mcnemar_p: float
     p: float
-    smallest_detectable: float
+    smallest_detectable: float | None
     graded: bool
+    level: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,8 @@ class TaskComparison:
     """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
 
     `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
-    kinds' is Holm's over the kinds.
+    kinds' is Holm's over the kinds. `kept`: is a loss above the margin excluded? `cautions`: what
+    makes the scores say less than they seem to.
     """
 
     name: str
@@ -173,6 +176,8 @@ class TaskComparison:
     outcome: Outcome
     kinds: list[GroupComparison]
     pairs: list[Pair] = field(default_factory=list, repr=False)
+    kept: bool = False
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -180,7 +185,9 @@ class TextComparison:
     """Perplexity of one text (or of a set of reference answers) under both models.
 
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
-    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts.
+    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
+    margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
+    None where so few pieces could show none.
     """
 
     name: str
@@ -191,14 +198,18 @@ class TextComparison:
     ratio: Estimate
     adjusted_p: float
     outcome: Outcome
+    kept: bool = False
+    smallest_detectable: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """What may be said, in one word and in one sentence."""
+    """What may be said, in one word and in a sentence, which ends with the `cautions`: what makes
+    the figures say less than they seem to."""
 
     outcome: T
     sentence: str
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
     settings = job.settings
     pairs = with_classes(read_pairs(journal, job.asked, list(others)), settings)
     accuracy = analysis.compare_accuracy(pairs, settings)
+    cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),
@@ -48,7 +49,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=settings.task,
         confidence=settings.confidence,
-        verdict=analysis.judge(accuracy, settings.confidence),
+        verdict=analysis.judge(accuracy, settings.confidence, cautions),
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
@@ -60,7 +61,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         contamination=None
         if job.training is None
         else check_contamination(pairs, job.training, settings),
-        forgetting=judge_forgetting(tasks, texts),
+        forgetting=judge_forgetting(tasks, texts, settings),
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
@@ -95,6 +96,7 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
         prompts=found.prompts,
         accuracy=AccuracySummary(base=found.base.value, tuned=found.tuned.value, p=found.p),
         forgetting=report.forgetting.sentence,
+        cautions=(*report.verdict.cautions, *report.forgetting.cautions),
         perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,

@@ -121,4 +121,10 @@ def _mark(estimate: Estimate, style: str) -> Mark:
 
 
 def _ends(estimates: Iterable[Estimate]) -> list[float]:
-    return [end for estimate in estimates for end in (estimate.low, estimate.high)]
+    """The intervals' ends, and the values."""
+    return [
+        end
+        for estimate in estimates
+        for end in (estimate.value, estimate.low, estimate.high)
+        if end is not None
+    ]

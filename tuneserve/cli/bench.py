@@ -14,7 +14,6 @@ from tuneserve.options import BENCH_FIELDS, settings_options
 
 if TYPE_CHECKING:
     from tuneserve.bench.compare.results import Report, SweepResult
-    from tuneserve.bench.measure.speed import Rate
     from tuneserve.bench.stats.bootstrap import Estimate
 
 EXIT_WORSE = 3
@@ -86,6 +85,8 @@ def command(
 
 def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
+    from tuneserve.bench.compare.figures import number, rate
+
     groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
     everything = ("All prompts", report.accuracy, report.perplexity)
     rows = [
@@ -96,19 +97,19 @@ def show(report: Report) -> None:
             f"{100 * accuracy.tuned.value:.1f} %",
             f"{100 * accuracy.difference.value:+.1f}",
             _interval(accuracy.difference),
-            f"{perplexity.base.value:.4g}",
-            f"{perplexity.tuned.value:.4g}",
+            number(perplexity.base.value),
+            number(perplexity.tuned.value),
         ]
         for name, accuracy, perplexity in [everything, *groups]
     ]
     columns = ["", "prompts", "base", "tuned", "points", "interval", "PPL base", "tuned"]
     table("Accuracy and perplexity on held-out prompts", columns, rows)
     for model in (report.base, report.tuned):
-        prompt, generation = _rate(model.speed.prompt), _rate(model.speed.generation)
-        say(f"{model.name}: prompt {prompt}, generation {generation} tok/s")
+        prompt, generation = rate(model.speed.prompt), rate(model.speed.generation)
+        say(f"{model.name}: prompt {prompt}, generation {generation} tok/s (95 % intervals)")
     for level in report.load:
         say(
-            f"tuned, clients at once: {level.clients}, {_rate(level.throughput)} tok/s, "
+            f"tuned, clients at once: {level.clients}, {rate(level.throughput)} tok/s, "
             f"first token after {level.first_token_median:.2f} s"
         )
     if report.ladder:
@@ -135,8 +136,6 @@ def _show_ladder(points: list[SweepResult]) -> None:
 
 
 def _interval(difference: Estimate) -> str:
+    if difference.low is None or difference.high is None:
+        return f"none: {difference.why_not}"
     return f"{100 * difference.low:+.1f} {100 * difference.high:+.1f}"
-
-
-def _rate(rate: Rate) -> str:
-    return f"{rate.mean:.1f} ± {rate.deviation:.1f}"

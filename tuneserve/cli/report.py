@@ -36,15 +36,15 @@ def command(runs: tuple[str, ...], as_json: bool) -> None:
 
 def show(rows: list[RunRow]) -> None:
     """The table, then each run's verdict."""
+    from tuneserve.bench.compare.figures import p_value, points, points_interval
+
     columns = ["run", "base", "tuned", "PPL", "tok/s", "size", "against the first", "p"]
     cells = []
     for row in rows:
         report = row.report
         against = row.why_not or "-"
         if row.difference is not None:
-            ends = (row.difference.value, row.difference.low, row.difference.high)
-            value, low, high = (100 * end for end in ends)
-            against = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+            against = f"{points(row.difference.value)} ({points_interval(row.difference)})"
         cells.append(
             [
                 report.run,
@@ -54,7 +54,7 @@ def show(rows: list[RunRow]) -> None:
                 f"{report.tuned.speed.generation.mean:.1f}",
                 human_bytes(report.tuned.size_bytes),
                 against,
-                "-" if row.p is None else f"{row.p:.3f}",
+                "-" if row.p is None else p_value(row.p),
             ]
         )
     table("Runs", columns, cells)

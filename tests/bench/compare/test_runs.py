@@ -87,10 +87,13 @@ def test_runs_are_paired_with_the_first(tmp_path: Path) -> None:
     assert rows[0].difference is None
     assert rows[1].difference is not None
     assert rows[1].difference.value == pytest.approx(15 / 60)
+    assert rows[1].difference.low is not None
     assert rows[1].difference.low > 0
     # 15 won and none lost: 2 * 2^-15, doubled as the smaller of two p.
     assert rows[1].p == pytest.approx(2 * 2 * 2**-15)
     assert rows[2].difference is not None
+    assert rows[2].difference.low is not None
+    assert rows[2].difference.high is not None
     assert rows[2].difference.low < 0 < rows[2].difference.high
     assert rows[2].p == 1.0
     assert rows[3].difference is None

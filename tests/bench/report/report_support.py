@@ -91,7 +91,7 @@ def make_report(
         gap=analysis.compare_gap(pairs, settings),
         others=[],
         contamination=Contamination(8, ["p1"], Estimate(0.1, 0.0, 0.2)),
-        forgetting=judge_forgetting(tasks, texts),
+        forgetting=judge_forgetting(tasks, texts, settings),
         tasks=tasks,
         texts=texts,
         curves=LossCurves(
