@@ -55,7 +55,7 @@ class Line:
     points: Sequence[tuple[float, float]]
     style: str
     dots: bool = False
-    spread: Sequence[tuple[float, float]] = ()
+    spread: Sequence[tuple[float | None, float | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def lines(
         parts += [
             _line(f"whisker {line.style}", place, 100 - y.percent(high), 100 - y.percent(low))
             for (place, _), (low, high) in zip(places, line.spread, strict=False)
+            if low is not None and high is not None
         ]
     opening = Markup(
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">'

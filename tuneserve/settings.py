@@ -49,7 +49,7 @@ _Quantization = Literal[
 ]  # fmt: skip
 
 BenchTask = Literal[
-    "exact", "contains", "number", "regex", "choice", "json", "rouge_l", "chrf", "python",
+    "exact", "contains", "number", "regex", "choice", "labels", "json", "rouge_l", "chrf", "python",
     "likelihood", "likelihood_per_token",
 ]  # fmt: skip
 
@@ -654,13 +654,21 @@ class BenchSettings(Section):
     task: BenchTask = Field(
         "exact",
         description="How an answer is scored against the reference: the same text, the reference "
-        "in it, a number, what a pattern captures, the first choice named, JSON fields, ROUGE-L, "
-        "chrF, a Python function; or not generated, but the likeliest choice (in all, or per "
-        "token).",
+        "in it, a number, what a pattern captures, the choice it settles on, the set of labels it "
+        "names, JSON fields, ROUGE-L, chrF, a Python function; or not generated, but the likeliest "
+        "choice (in all, or per token).",
     )
     choices: tuple[str, ...] = Field(
-        (), description="Answers to choose from (choice, likelihood); empty = all references."
+        (),
+        description="Answers to choose from (choice, labels, likelihood); empty = all references.",
     )
+    separator: str = Field(
+        "",
+        max_length=16,
+        description="What stands between several references of one prompt, of which an answer "
+        "needs one: '|' for 'Paris|City of Paris'; empty = each is one reference.",
+    )
+    unordered: bool = Field(False, description="Lists in JSON may be in any order (json).")
     pattern: str = Field("", description="Regular expression that captures the answer (regex).")
     tolerance: float = Field(
         1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
@@ -690,6 +698,16 @@ class BenchSettings(Section):
     )
     endpoint_model: str = Field(
         "", description="Model name at the endpoint; empty = the first that it lists."
+    )
+    endpoint_body: str = Field(
+        "",
+        description="JSON object of further fields for every request to the endpoint, as "
+        '\'{"reasoning_effort": "low"}\'; null takes a field away.',
+    )
+    think_tags: tuple[str, ...] = Field(
+        (),
+        description="Marks of thoughts beside those that are known: the opening and the closing "
+        "one, as <plan>,</plan>.",
     )
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")

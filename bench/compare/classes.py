@@ -64,6 +64,8 @@ def compare_classes(pairs: Sequence[Pair], settings: BenchSettings) -> ClassComp
 
 def class_names(references: Sequence[str], settings: BenchSettings) -> list[str]:
     """The classes that the references fall into; empty where they are no classes."""
+    if settings.separator:  # several references to a prompt
+        return []
     if settings.task in ("choice", "likelihood", "likelihood_per_token"):
         names = list_choices(settings, references)
     elif settings.task == "exact":
@@ -88,12 +90,13 @@ def class_reader(names: Sequence[str], settings: BenchSettings) -> Callable[[str
 def compare_calibration(pairs: Sequence[Pair], settings: BenchSettings) -> list[Calibration]:
     """How sure each model is of its choices beside how often it is right; empty where answers are
     generated."""
+    bootstrap = bootstrap_of([pair.example.source for pair in pairs], settings)
     return [
         calibrate(
             model,
             np.array([max(answer.probabilities.values()) for answer in answers]),
             scores_of(answers),
-            settings.confidence,
+            bootstrap,
         )
         for model, answers in responses(pairs).items()
         if answers[0].probabilities

@@ -12,6 +12,7 @@ from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.calibration import Calibration
 from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
+from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 
@@ -21,6 +22,8 @@ Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "no
 
 HELD_OUT = "Held-out prompts"
 """Name of the task that the tune is for."""
+FAILED = "failed"
+"""The finish reason of a prompt that an endpoint did not answer."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Response:
 
     `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
     to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
+    `strict` and `lenient` are the stricter and the more lenient reading of it (None: the task knows
+    none), `found` how much of what was asked for it has (`tasks.scorers.marks`). `problem`: why
+    there is no answer, or why it could not be scored; its score then is 0.
     """
 
     text: str
@@ -39,6 +45,10 @@ class Response:
     generated_tokens: int
     probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
     read: str | None = field(default=None, kw_only=True)
+    strict: float | None = field(default=None, kw_only=True)
+    lenient: float | None = field(default=None, kw_only=True)
+    found: Found = field(default="one", kw_only=True)
+    problem: str = field(default="", kw_only=True)
 
     @property
     def correct(self) -> bool:
@@ -143,11 +153,12 @@ class ClassComparison:
 @dataclass(frozen=True)
 class OtherComparison:
     """Another contender's answers against `against` ('base' or 'tuned'), which stands in the
-    place of the base in `accuracy`."""
+    place of the base in `accuracy`; `counts` are of the contender's answers."""
 
     name: str
     against: str
     accuracy: AccuracyComparison
+    counts: AnswerCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -214,12 +225,24 @@ class Verdict(Generic[T]):
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """How generation ended, over all prompts of one model."""
+    """How generation ended, over all prompts of one model, and what was found in the answers.
+
+    `nothing_found`, `several_found`: answers without what the task asks for, or with more than one
+    of it and no word which is meant. `failed`: prompts that an endpoint did not answer, `unscored`:
+    answers that the user's scorer failed on; both count as wrong. `strict` and `lenient` are the
+    mean scores of the stricter and the more lenient reading.
+    """
 
     cut_off_thoughts: int
     length_limited: int
     empty: int
     mean_tokens: float
+    nothing_found: int = 0
+    several_found: int = 0
+    failed: int = 0
+    unscored: int = 0
+    strict: float | None = None
+    lenient: float | None = None
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,12 @@ def _columns(answers: Sequence[Response | None]) -> dict[str, list[Any]]:
     likely = [given if isinstance(given, Answer) else None for given in answers]
     return {
         "score": [given and _short(given.score) for given in answers],
+        "strict": [given and _short(given.strict) for given in answers],
+        "lenient": [given and _short(given.lenient) for given in answers],
         "cut": [given and int(given.cut_off) for given in answers],
         "finish": [given and given.finish_reason for given in answers],
+        "found": [given and given.found for given in answers],
+        "problem": [given and given.problem for given in answers],
         "empty": [given and int(not given.text.strip()) for given in answers],
         "tokens": [given and given.generated_tokens for given in answers],
         "nll": [given and _short(given.reference_nll) for given in likely],
@@ -90,9 +94,9 @@ def _reference_classes(report: Report) -> list[str | None]:
     return [same(reference_of(pair.example)) for pair in report.pairs]
 
 
-def _short(value: float) -> float:
+def _short(value: float | None) -> float | None:
     """Six digits: more are in answers.jsonl."""
-    return float(f"{value:.6g}")
+    return None if value is None else float(f"{value:.6g}")
 
 
 def _numbered(values: Iterable[str | None]) -> dict[str, list[Any]]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuneserve.bench.stats.bootstrap import Estimate, FloatArray
-from tuneserve.bench.stats.intervals import wilson
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
+from tuneserve.bench.stats.classes import share_among
 
 BINS = 10
 
@@ -15,7 +15,7 @@ BINS = 10
 @dataclass(frozen=True)
 class Bin:
     """Prompts whose likeliest choice has a probability in (low, high]: how many, how sure the
-    model was on average, and how often it was right, with Wilson's interval."""
+    model was on average, and how often it was right."""
 
     low: float
     high: float
@@ -34,24 +34,19 @@ class Calibration:
     ece: float
 
 
-def calibrate(model: str, sure: FloatArray, right: FloatArray, confidence: float) -> Calibration:
+def calibrate(
+    model: str, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap
+) -> Calibration:
     """`sure`: the probability of the model's answer, `right`: 1 or 0; [prompts] each. Bins are
     equally wide."""
     numbers = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
-    bins = [
-        _bin(number, sure[numbers == number], right[numbers == number], confidence)
-        for number in np.unique(numbers)
-    ]
+    bins = []
+    for number in np.unique(numbers):
+        held = numbers == number
+        share = share_among(right, held, bootstrap)
+        assert share is not None
+        bins.append(
+            Bin(number / BINS, (number + 1) / BINS, int(held.sum()), float(sure[held].mean()), share)
+        )
     distance = sum(part.prompts * abs(part.sure - part.right.value) for part in bins)
     return Calibration(model, bins, float(distance / len(sure)))
-
-
-def _bin(number: int, sure: FloatArray, right: FloatArray, confidence: float) -> Bin:
-    count = len(sure)
-    return Bin(
-        low=number / BINS,
-        high=(number + 1) / BINS,
-        prompts=count,
-        sure=float(sure.mean()),
-        right=wilson(float(right.sum()), count, confidence),
-    )

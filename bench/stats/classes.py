@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -68,28 +68,31 @@ def _figures(name: str, wanted: Mask, given: Mask, bootstrap: Bootstrap) -> Clas
         name,
         references=int(wanted.sum()),
         answers=int(given.sum()),
-        precision=_share(right, given, bootstrap),
-        recall=_share(right, wanted, bootstrap),
+        precision=share_among(right, given, bootstrap),
+        recall=share_among(right, wanted, bootstrap),
         f1=_f1(right, wanted, given, bootstrap),
     )
 
 
-def _share(right: FloatArray, among: Mask, bootstrap: Bootstrap) -> Estimate | None:
-    """The share of right ones among the marked prompts, as an accuracy with its interval."""
+def share_among(right: FloatArray, among: Mask, bootstrap: Bootstrap) -> Estimate | None:
+    """The share of right ones among the marked prompts, as an accuracy with its interval; None
+    where none is marked."""
     if not among.any():
         return None
     _, clusters = np.unique(bootstrap.clusters[among], return_inverse=True)
-    part = Bootstrap(clusters, bootstrap.confidence, bootstrap.resamples, bootstrap.seed)
+    part = replace(bootstrap, clusters=clusters)
     return intervals.accuracy(right[among], part)
 
 
 def _f1(right: FloatArray, wanted: Mask, given: Mask, bootstrap: Bootstrap) -> Estimate | None:
-    """2 right / (references + answers): the harmonic mean of precision and recall, resampled."""
-    total = wanted.astype(np.float64) + given.astype(np.float64)
-    if not total.any():
+    """2J / (1 + J), where J is the share of right ones among the prompts that have the class as
+    their reference or their answer; the ends of its interval likewise."""
+    shared = share_among(right, wanted | given, bootstrap)
+    if shared is None:
         return None
-    sums = bootstrap.sums(np.column_stack([2 * right, total]))
-    # A resample without the class says nothing about it.
-    drawn = sums[sums[:, 1] > 0]
-    low, high = bootstrap.interval(drawn[:, 0] / drawn[:, 1])
-    return Estimate(float(2 * right.sum() / total.sum()), low, high)
+    value, low, high = (
+        None if share is None else 2 * share / (1 + share)
+        for share in (shared.value, shared.low, shared.high)
+    )
+    assert value is not None
+    return Estimate(value, low, high, shared.why_not)

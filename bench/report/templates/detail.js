@@ -20,7 +20,11 @@ function part(title, text) {
 
 function answerOf(row, given, [text, thought], reference) {
   const score = given.score[row];
-  const facts = [];
+  const facts = given.problem[row] ? [given.problem[row]] : [];
+  const strict = given.strict[row], lenient = given.lenient[row];
+  if (strict !== null && (strict !== score || lenient !== score)) {
+    facts.push(`strictly ${scoreMark(strict)}, leniently ${scoreMark(lenient)}`);
+  }
   if (given.tokens[row]) facts.push(`${given.tokens[row]} tokens`);
   const likely = surprise(given, row);
   if (likely !== null) facts.push(`reference: ${likely.toFixed(3)} nats a token, perplexity ${Math.exp(likely).toPrecision(4)}`);

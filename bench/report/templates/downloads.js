@@ -12,7 +12,9 @@ function asRecord(row) {
     const [text, thought] = answers[number];
     const answer = {
       text, thought, cut_off: given.cut[row] === 1, score: given.score[row],
+      strict: given.strict[row], lenient: given.lenient[row], found: given.found[row],
       finish_reason: given.finish[row], generated_tokens: given.tokens[row], read: given.read[row],
+      problem: given.problem[row],
     };
     if (given.probabilities[row]) answer.probabilities = given.probabilities[row];
     if (given.nll[row] !== null) {

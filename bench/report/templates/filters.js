@@ -16,7 +16,6 @@ function fillFilters() {
   const pairs = contenders.flatMap((_, a) => contenders.map((_, b) => [a, b])).filter(([a, b]) => a > b);
   options(field("pair"), pairs.map(([a, b]) => `${titled(contenders[a].name)} against ${contenders[b].name}`),
     pairs.map(pair => pair.join()));
-  if (!figures.classes.length) field("ending").querySelector("[value=unread]").remove();
   field("task").value = "0";
 }
 

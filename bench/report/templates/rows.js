@@ -70,7 +70,9 @@ const endings = {
   cut: (given, row) => given.finish[row] === "length" || given.cut[row] === 1,
   thought: (given, row) => given.cut[row] === 1,
   empty: (given, row) => given.empty[row] === 1,
-  unread: (given, row) => given.read[row] === "",
+  unread: (given, row) => given.found[row] === "none" || given.read[row] === "",
+  several: (given, row) => given.found[row] === "several",
+  failed: (given, row) => given.problem[row] !== "",
 };
 
 /** Nats per token of the reference; null where it was not measured. */

@@ -36,8 +36,10 @@ function endingsOf(given, row) {
   const found = [];
   if (endings.thought(given, row)) found.push("thought never ended");
   else if (endings.cut(given, row)) found.push("cut off");
-  if (endings.empty(given, row)) found.push("empty");
-  else if (endings.unread(given, row)) found.push("no choice found");
+  if (endings.failed(given, row)) found.push("failed");
+  else if (endings.empty(given, row)) found.push("empty");
+  else if (endings.unread(given, row)) found.push("nothing found");
+  if (endings.several(given, row)) found.push("several found");
   return found;
 }
 

@@ -29,6 +29,8 @@ def test_confusion_precision_recall_and_f1() -> None:
     for each in found.classes:
         for estimate in (each.precision, each.recall, each.f1):
             assert estimate is not None
+            assert estimate.low is not None
+            assert estimate.high is not None
             assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
 
 
@@ -48,7 +50,7 @@ def test_a_class_without_answers_or_references_has_no_share_of_them() -> None:
 def test_calibration_by_hand() -> None:
     sure = np.array([0.35, 0.4, 0.95, 1.0, 0.92])
     right = np.array([0.0, 1.0, 1.0, 1.0, 0.0])
-    found = calibrate("base", sure, right, 0.95)
+    found = calibrate("base", sure, right, Bootstrap(np.arange(5)))
     assert [(part.low, part.prompts) for part in found.bins] == [(0.3, 2), (0.9, 3)]
     low, high = found.bins
     assert (low.sure, low.right.value) == pytest.approx((0.375, 0.5))
