@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
-from tuneserve.bench.stats.classes import share_among
+from tuneserve.bench.stats.classes import Mask, share_among
 
 BINS = 10
 
@@ -40,13 +40,15 @@ def calibrate(
     """`sure`: the probability of the model's answer, `right`: 1 or 0; [prompts] each. Bins are
     equally wide."""
     numbers = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
-    bins = []
-    for number in np.unique(numbers):
-        held = numbers == number
-        share = share_among(right, held, bootstrap)
-        assert share is not None
-        bins.append(
-            Bin(number / BINS, (number + 1) / BINS, int(held.sum()), float(sure[held].mean()), share)
-        )
+    bins = [_bin(int(n), numbers == n, sure, right, bootstrap) for n in np.unique(numbers)]
     distance = sum(part.prompts * abs(part.sure - part.right.value) for part in bins)
     return Calibration(model, bins, float(distance / len(sure)))
+
+
+def _bin(
+    number: int, held: Mask, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap
+) -> Bin:
+    share = share_among(right, held, bootstrap)
+    assert share is not None
+    low, high = number / BINS, (number + 1) / BINS
+    return Bin(low, high, int(held.sum()), float(sure[held].mean()), share)

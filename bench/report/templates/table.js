@@ -152,7 +152,8 @@ function toggle(place) {
   draw();
 }
 
-const sizes = new ResizeObserver(entries => {
+// In the next frame: to lay out amid the notice would be noticed again.
+const sizes = new ResizeObserver(entries => requestAnimationFrame(() => {
   for (const { target } of entries) {
     if (target === list) layOut();
     else if (open && target === open.element && open.height !== target.offsetHeight) {
@@ -160,7 +161,7 @@ const sizes = new ResizeObserver(entries => {
       draw();
     }
   }
-});
+}));
 sizes.observe(list);
 list.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: true });
 

@@ -67,7 +67,7 @@ def page(bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brow
             "window.alert = text => wrong.push(text);",
         )
         browser.call("Page.navigate", url=(bench / "report.html").as_uri())
-        browser.wait("document.documentElement.classList.contains('interactive')")
+        browser.wait("document.documentElement?.classList.contains('interactive')")
         yield browser
 
 
