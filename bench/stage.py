@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from tuneserve.bench.against import Rival, ask_rivals, find_rivals
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.job import BenchmarkJob, prepare
@@ -39,7 +41,8 @@ def run_bench(
     where base and tuned can't be compared.
     """
     converted = run.require_stage("convert", ConvertOutput)
-    if skip_done and (done := _finished_report(run, recipe, converted)):
+    rivals = find_rivals(recipe.bench.against)
+    if skip_done and (done := _finished_report(run, recipe, converted, rivals)):
         return done
     if run.bench.exists() and not force:
         raise OutputExistsError(run.bench)
@@ -48,9 +51,11 @@ def run_bench(
     with run.alone(), run.stage("bench", keep=True) as running:
         with Journal(journal_path, job.fingerprint()) as journal:
             others = _measure(job, journal)
-            report = make_report(job, journal, others)
+            report = make_report(job, journal, others, ask_rivals(rivals, job, journal))
         write_report(report, run.bench)
-        running.result = summary(report, _settings(recipe), job.hashes)
+        running.result = summary(
+            report, _settings(recipe), job.hashes | {one.name: one.sha256 for one in rivals}
+        )
     journal_path.unlink()
     remove(job.sweep_folder)
     return report
@@ -77,12 +82,15 @@ def _measure(job: BenchmarkJob, journal: Journal) -> dict[str, str]:
     return others
 
 
-def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Report | None:
+def _finished_report(
+    run: RunDirectory, recipe: Recipe, converted: ConvertOutput, rivals: Sequence[Rival]
+) -> Report | None:
     """The report, if it was made of these very models with these settings."""
     result = run.finished("bench", BenchResult)
     if result is None or not (run.bench / "report.json").is_file():
         return None
     hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
+    hashes |= {rival.name: rival.sha256 for rival in rivals}
     if _without_gates(result.settings) != _settings(recipe) or result.sha256 != hashes:
         return None
     return read_report(run)

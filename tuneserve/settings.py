@@ -692,6 +692,11 @@ class BenchSettings(Section):
         False,
         description="Let the base answer all prompts twice, to see what chance alone changes.",
     )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Further models to ask the held-out prompts: the tuned models of other runs, "
+        "by the run's name, and GGUF files.",
+    )
     endpoint: str = Field(
         "",
         description="OpenAI-compatible base URL (http://…/v1) whose model answers the prompts too.",

@@ -20,9 +20,11 @@ from tuneserve.bench.compare.results import (
     Response,
     Verdict,
 )
+from tuneserve.bench.measure.measure import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
+from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
 
 NOTABLE = 0.02
@@ -89,6 +91,28 @@ def compare_other(
     accuracy = compare_scores(theirs, ours, _bootstrap(pairs, settings))
     counts = count_answers([pair.others[name] for pair in pairs])
     return OtherComparison(name, against, accuracy, counts)
+
+
+def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
+    """Every contender beside every other; None where there are only base and tuned. The base asked
+    again is no contender."""
+    answers = {
+        name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR
+    }
+    if len(answers) < 3:
+        return None
+    scores = {name: scores_of(each) for name, each in answers.items()}
+    return rank(scores, _bootstrap(pairs, settings))
+
+
+def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
+    """Every model's answers, [prompts] each."""
+    others = {name: [pair.others[name] for pair in pairs] for name in pairs[0].others}
+    return {
+        "base": [pair.base for pair in pairs],
+        "tuned": [pair.tuned for pair in pairs],
+        **others,
+    }
 
 
 def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:

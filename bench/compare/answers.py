@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tuneserve.bench.compare.results import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
@@ -65,6 +65,16 @@ def read_pairs(journal: Journal, asked: Asked, others: Sequence[str] = ()) -> li
             {name: responses[place] for name, responses in more.items()},
         )
         for place, item in enumerate(asked.encoded)
+    ]
+
+
+def with_rivals(pairs: Sequence[Pair], rivals: Mapping[str, Sequence[Response]]) -> list[Pair]:
+    """The pairs with the answers of further models, [prompts] each."""
+    return [
+        replace(
+            pair, others={**pair.others, **{name: each[place] for name, each in rivals.items()}}
+        )
+        for place, pair in enumerate(pairs)
     ]
 
 

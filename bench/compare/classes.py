@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
-from tuneserve.bench.compare.analysis import bootstrap_of, scores_of
+from tuneserve.bench.compare.analysis import bootstrap_of, responses, scores_of
 from tuneserve.bench.compare.results import ClassComparison, Pair, Response
 from tuneserve.bench.stats.bootstrap import IntArray
 from tuneserve.bench.stats.calibration import Calibration, calibrate
@@ -101,16 +101,6 @@ def compare_calibration(pairs: Sequence[Pair], settings: BenchSettings) -> list[
         for model, answers in responses(pairs).items()
         if answers[0].probabilities
     ]
-
-
-def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
-    """Every model's answers, [prompts] each."""
-    others = {name: [pair.others[name] for pair in pairs] for name in pairs[0].others}
-    return {
-        "base": [pair.base for pair in pairs],
-        "tuned": [pair.tuned for pair in pairs],
-        **others,
-    }
 
 
 def same_class(names: Sequence[str]) -> Callable[[str], str | None]:

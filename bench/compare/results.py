@@ -12,6 +12,7 @@ from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.calibration import Calibration
 from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
+from tuneserve.bench.stats.ranking import Ranking
 from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
@@ -335,4 +336,5 @@ class Report:
     gain: KeptGain | None = None
     classes: ClassComparison | None = None
     calibration: list[Calibration] = field(default_factory=list)
+    ranking: Ranking | None = None
     pairs: list[Pair] = field(default_factory=list, repr=False)

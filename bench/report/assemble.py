@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tuneserve.bench.compare import analysis
-from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.answers import read_pairs, with_rivals
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.forgetting import (
@@ -15,7 +15,13 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, ContenderSummary, KeptGain, Report
+from tuneserve.bench.compare.results import (
+    Answer,
+    ContenderSummary,
+    KeptGain,
+    Report,
+    Response,
+)
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import START, ServerStart, read_load
@@ -32,11 +38,19 @@ from tuneserve.run import RunDirectory
 REPLAY = "general examples held out from training"
 
 
-def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) -> Report:
+def make_report(
+    job: BenchmarkJob,
+    journal: Journal,
+    others: Mapping[str, str],
+    rivals: Mapping[str, Sequence[Response]],
+) -> Report:
     """The figures and verdicts drawn from what the journal holds; `others` are the further
-    contenders, each with the model it is compared with."""
+    contenders, each with the model it is compared with, `rivals` the answers of further models,
+    which are compared with the tuned one."""
     settings = job.settings
-    pairs = with_classes(read_pairs(journal, job.asked, list(others)), settings)
+    pairs = with_rivals(read_pairs(journal, job.asked, list(others)), rivals)
+    pairs = with_classes(pairs, settings)
+    others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
     cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
     tasks, texts = compare_elsewhere(
@@ -77,6 +91,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         gain=_kept(job.gain),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
+        ranking=analysis.rank_contenders(pairs, settings),
         pairs=pairs,
     )
 
