@@ -15,6 +15,7 @@ from markupsafe import Markup
 from tuneserve.bench.compare import figures
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
+from tuneserve.bench.compare.runs import RunsComparison
 from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import Gate, failed_gates
 from tuneserve.bench.report.page_data import table_figures, table_texts, tasks_of
@@ -90,6 +91,11 @@ def write_for_pull_request(path: Path, report: Report, gates: Sequence[Gate]) ->
     """The verdicts and a table in Markdown, short enough for a comment; needs no answers."""
     template = _environment().get_template("pull_request.md.jinja")
     write_text(path, template.render(report=report, failures=failed_gates(report, gates)))
+
+
+def write_runs(path: Path, found: RunsComparison) -> None:
+    """Several runs in tables of Markdown."""
+    write_text(path, _environment().get_template("runs.md.jinja").render(found=found))
 
 
 def _script() -> Markup:
