@@ -16,7 +16,7 @@ from tuneserve.settings import BenchSettings, Recipe
 
 RELEASE = "tuneserve"
 # They change what the command does with a report, not the report.
-_OF_THE_COMMAND = {"fail_if_worse"}
+_OF_THE_COMMAND = {"fail_if_worse", "fail_below"}
 
 
 def report_settings(recipe: Recipe) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tuneserve.bench.against import Rival, ask_rivals, find_rivals
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import FAILED, Report
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
@@ -55,7 +56,8 @@ def run_bench(
     compared.
     """
     converted = run.require_stage("convert", ConvertOutput)
-    if skip_done and (done := _finished_report(run, recipe, converted)):
+    rivals = find_rivals(recipe.bench.against)
+    if skip_done and (done := _finished_report(run, recipe, converted, rivals)):
         return done
     if run.bench.exists() and not (force or rescore):
         raise OutputExistsError(run.bench, hint=AGAIN)
@@ -70,13 +72,14 @@ def run_bench(
             store = BaseStore(run.root.parent, job.hashes["base"])
             _use_again(journal, None if anew else store, keys, job)
             others = _measure(job, journal, store)
-            report = make_report(job, journal, others)
+            report = make_report(job, journal, others, ask_rivals(rivals, job, journal))
             _warn(report)
             running.withdraw()
             write_report(report, run.bench)
             journal.finish()
         inputs = input_hashes(run, recipe.bench)
-        running.result = summary(report, report_settings(recipe), job.hashes, inputs)
+        models = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        running.result = summary(report, report_settings(recipe), models, inputs)
     remove(job.sweep_folder)
     return report
 
@@ -157,12 +160,15 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
     return others
 
 
-def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Report | None:
+def _finished_report(
+    run: RunDirectory, recipe: Recipe, converted: ConvertOutput, rivals: Sequence[Rival]
+) -> Report | None:
     """The report, if it was made of these very models, files and settings."""
     result = run.finished("bench", BenchResult)
     if result is None or not (run.bench / "report.json").is_file():
         return None
     hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
+    hashes |= {rival.name: rival.sha256 for rival in rivals}
     if not is_up_to_date(result, run, recipe, hashes):
         return None
     report = read_report(run)

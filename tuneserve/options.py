@@ -108,13 +108,15 @@ def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[
         type=_click_type(kind, field),
         default=None,
         callback=_split_list if multiple else None,
+        multiple=multiple,
         metavar="LIST" if multiple else None,
         help=help_text,
     )
 
 
-def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part)
+def _split_list(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The option's values, given with commas between them, or again and again."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part)
 
 
 def _click_type(kind: Any, field: FieldInfo) -> Any:

@@ -693,6 +693,11 @@ class BenchSettings(Section):
         False,
         description="Let the base answer all prompts twice, to see what chance alone changes.",
     )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Further models to ask the held-out prompts: the tuned models of other runs, "
+        "by the run's name, and GGUF files.",
+    )
     endpoint: str = Field(
         "",
         description="OpenAI-compatible base URL (http://…/v1) whose model answers the prompts too.",
@@ -717,8 +722,21 @@ class BenchSettings(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
     )
+    margin: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="Nothing counts as forgotten if a loss of more than this many points of "
+        "accuracy is excluded.",
+    )
+    perplexity_margin: float = Field(
+        1.05,
+        ge=1.0,
+        le=10.0,
+        description="The same for texts: the ratio of perplexities that must be excluded.",
+    )
     bootstrap: int = Field(
-        10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
+        10_000, ge=1000, le=1_000_000, description="Resamples for the gap between groups."
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
     speed_repetitions: int = Field(
@@ -748,6 +766,11 @@ class BenchSettings(Section):
     )
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."
+    )
+    fail_below: tuple[str, ...] = Field(
+        (),
+        description="Exit with code 1 if a figure of the tuned model is below its least value, as "
+        "accuracy=0.75: accuracy, gain (over the base), general, or the name of a further task.",
     )
 
     @field_validator("endpoint_body")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tuneserve.bench.compare.results import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
@@ -67,6 +68,16 @@ def read_pairs(journal: Journal, asked: Asked, others: Sequence[str] = ()) -> li
     ]
 
 
+def with_rivals(pairs: Sequence[Pair], rivals: Mapping[str, Sequence[Response]]) -> list[Pair]:
+    """The pairs with the answers of further models, [prompts] each."""
+    return [
+        replace(
+            pair, others={**pair.others, **{name: each[place] for name, each in rivals.items()}}
+        )
+        for place, pair in enumerate(pairs)
+    ]
+
+
 def _read_answers(journal: Journal, name: str, asked: Asked) -> list[Answer]:
     """The answers, with how likely the references were."""
     answers = []
@@ -124,7 +135,10 @@ def _chosen(
         measured = journal.get(CHOICE, name, choice_id(item.example, number))
         return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
 
-    best = asked.choices[min(range(len(asked.choices)), key=surprise)]
+    surprises = {choice: surprise(number) for number, choice in enumerate(asked.choices)}
+    best = min(surprises, key=surprises.__getitem__)
+    weights = {choice: math.exp(surprises[best] - each) for choice, each in surprises.items()}
+    total = sum(weights.values())
     mark = scorer.mark(best, reference_of(item.example))
     return Response(
         text=best,
@@ -135,4 +149,5 @@ def _chosen(
         lenient=mark.lenient,
         finish_reason="chosen",
         generated_tokens=0,
+        probabilities={choice: weight / total for choice, weight in weights.items()},
     )

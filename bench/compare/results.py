@@ -9,14 +9,17 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.calibration import Calibration
+from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
+from tuneserve.bench.stats.ranking import Ranking
 from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 
 T = TypeVar("T")
 Outcome = Literal["better", "worse", "no difference shown"]
-Retention = Literal["forgotten", "no forgetting shown", "not measured"]
+Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "not measured"]
 
 HELD_OUT = "Held-out prompts"
 """Name of the task that the tune is for."""
@@ -28,6 +31,8 @@ FAILED = "failed"
 class Response:
     """One model's answer to one prompt.
 
+    `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
+    to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
     `strict` and `lenient` are the stricter and the more lenient reading of it (None: the task knows
     none), `found` how much of what was asked for it has (`tasks.scorers.marks`). `problem`: why
     there is no answer, or why it could not be scored; its score then is 0.
@@ -39,6 +44,8 @@ class Response:
     score: float
     finish_reason: str
     generated_tokens: int
+    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
+    read: str | None = field(default=None, kw_only=True)
     strict: float | None = field(default=None, kw_only=True)
     lenient: float | None = field(default=None, kw_only=True)
     found: Found = field(default="one", kw_only=True)
@@ -98,7 +105,8 @@ class AccuracyComparison:
     are the prompts with a higher and a lower one; `mcnemar_p` then is their sign test. `p` is the
     two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
     share sources the sign-flip test over sources. `smallest_detectable` is the difference that
-    would be shown 4 times in 5.
+    would be shown 4 times in 5 by a test at `level`, which is Holm's for the smallest p where
+    several are compared; None where so few prompts or sources could show none.
     """
 
     prompts: int
@@ -110,8 +118,9 @@ class AccuracyComparison:
     lost: int
     mcnemar_p: float
     p: float
-    smallest_detectable: float
+    smallest_detectable: float | None
     graded: bool
+    level: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -132,6 +141,14 @@ class GroupComparison:
     accuracy: AccuracyComparison
     perplexity: PerplexityComparison
     adjusted_p: float
+
+
+@dataclass(frozen=True)
+class ClassComparison:
+    """Of a task with a few classes: what each model took for what."""
+
+    names: list[str]
+    models: list[Confusion]
 
 
 @dataclass(frozen=True)
@@ -160,7 +177,8 @@ class TaskComparison:
     """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
 
     `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
-    kinds' is Holm's over the kinds.
+    kinds' is Holm's over the kinds. `kept`: is a loss above the margin excluded? `cautions`: what
+    makes the scores say less than they seem to.
     """
 
     name: str
@@ -170,6 +188,8 @@ class TaskComparison:
     outcome: Outcome
     kinds: list[GroupComparison]
     pairs: list[Pair] = field(default_factory=list, repr=False)
+    kept: bool = False
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -177,7 +197,9 @@ class TextComparison:
     """Perplexity of one text (or of a set of reference answers) under both models.
 
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
-    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts.
+    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
+    margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
+    None where so few pieces could show none.
     """
 
     name: str
@@ -188,14 +210,18 @@ class TextComparison:
     ratio: Estimate
     adjusted_p: float
     outcome: Outcome
+    kept: bool = False
+    smallest_detectable: float | None = None
 
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """What may be said, in one word and in one sentence."""
+    """What may be said, in one word and in a sentence, which ends with the `cautions`: what makes
+    the figures say less than they seem to."""
 
     outcome: T
     sentence: str
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -323,4 +349,7 @@ class Report:
     provenance: Provenance
     gain: KeptGain | None = None
     costs: list[Cost] = field(default_factory=list)
+    classes: ClassComparison | None = None
+    calibration: list[Calibration] = field(default_factory=list)
+    ranking: Ranking | None = None
     pairs: list[Pair] = field(default_factory=list, repr=False)

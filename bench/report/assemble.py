@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tuneserve.bench.compare import analysis
-from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.answers import read_pairs, with_rivals
+from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.costs import costs_of
 from tuneserve.bench.compare.forgetting import (
@@ -15,7 +16,13 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, ContenderSummary, KeptGain, Report
+from tuneserve.bench.compare.results import (
+    Answer,
+    ContenderSummary,
+    KeptGain,
+    Report,
+    Response,
+)
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import START, ServerStart, read_load
@@ -32,12 +39,21 @@ from tuneserve.run import RunDirectory
 REPLAY = "general examples held out from training"
 
 
-def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) -> Report:
+def make_report(
+    job: BenchmarkJob,
+    journal: Journal,
+    others: Mapping[str, str],
+    rivals: Mapping[str, Sequence[Response]],
+) -> Report:
     """The figures and verdicts drawn from what the journal holds; `others` are the further
-    contenders, each with the model it is compared with."""
+    contenders, each with the model it is compared with, `rivals` the answers of further models,
+    which are compared with the tuned one."""
     settings = job.settings
-    pairs = read_pairs(journal, job.asked, list(others))
+    pairs = with_rivals(read_pairs(journal, job.asked, list(others)), rivals)
+    pairs = with_classes(pairs, settings)
+    others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
+    cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),
@@ -49,7 +65,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=settings.task,
         confidence=settings.confidence,
-        verdict=analysis.judge(accuracy, settings.confidence),
+        verdict=analysis.judge(accuracy, settings.confidence, cautions),
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
@@ -61,7 +77,7 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         contamination=None
         if job.training is None
         else check_contamination(pairs, job.training, settings),
-        forgetting=judge_forgetting(tasks, texts),
+        forgetting=judge_forgetting(tasks, texts, settings),
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
@@ -74,6 +90,9 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         provenance=provenance(job.run, job.recipe),
         gain=_kept(job.gain),
         costs=costs_of(load, settings),
+        classes=compare_classes(pairs, settings),
+        calibration=compare_calibration(pairs, settings),
+        ranking=analysis.rank_contenders(pairs, settings),
         pairs=pairs,
     )
 
@@ -95,6 +114,7 @@ def summary(
         prompts=found.prompts,
         accuracy=AccuracySummary(base=found.base.value, tuned=found.tuned.value, p=found.p),
         forgetting=report.forgetting.sentence,
+        cautions=(*report.verdict.cautions, *report.forgetting.cautions),
         perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,

@@ -252,8 +252,66 @@ def test_exit_code_of_a_worse_model(
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
     assert failed.returncode == 3
-    assert tuneserve(*options, "--skip-done", cwd=work).returncode == 2  # other settings
-    assert tuneserve(*options, "--force", cwd=work).returncode == 0
+    # What only says when the command fails asks for no other benchmark.
+    done = tuneserve(*options, "--skip-done", cwd=work)
+    assert (done.returncode, done.stdout) == (0, failed.stdout)
+    files = ["--junit", "junit.xml", "--markdown", "table.md"]
+    below = tuneserve(*options, "--skip-done", "--fail-below", "accuracy=0.9", *files, cwd=work)
+    assert below.returncode == 1
+    assert below.stderr.splitlines()[-1].endswith(" is below 0.9")
+    assert '<failure message="accuracy ' in (work / "junit.xml").read_text()
+    assert "small: worse" in (work / "table.md").read_text()
+    refused = tuneserve(*options, "--fail-below", "speed=3", cwd=work)
+    assert refused.returncode == 2
+    assert "bench.fail_below: speed=3: expected FIGURE=SHARE" in refused.stderr
+    other = tuneserve(*options, "--limit", "3", "--skip-done", cwd=work)
+    assert other.returncode == 2  # already there, of other settings
+
+
+def test_further_models_are_asked_or_their_answers_taken(
+    converted_run: RunDirectory,
+    ggufs: dict[str, Path],
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The run's own tuned model once more: as another run that has its benchmark, and as a file."""
+    monkeypatch.chdir(converted_run.root.parent.parent)
+    other = RunDirectory(converted_run.root.with_name("other"))
+    shutil.copytree(converted_run.root, other.root, symlinks=True)
+    other.tuned_gguf(QUANTIZATION).symlink_to(ggufs["tuned"])
+    run_bench(other, recipe)
+    shutil.copy(ggufs["tuned"], "twin.gguf")
+    against = recipe.bench.model_copy(update={"against": ("other", "twin.gguf")})
+    run_bench(converted_run, recipe.model_copy(update={"bench": against}))
+    assert "other: 10 answers are taken from its own benchmark" in capfd.readouterr().err
+    report = report_of(converted_run)
+    assert [one["name"] for one in report["others"]] == ["other", "twin"]
+    assert report["ranking"]["prompts"] == 10
+    assert len(report["ranking"]["tests"]) == 6
+    for row in answers(converted_run):
+        for name in ("other", "twin"):
+            assert row["others"][name]["text"] == row["tuned"]["text"]
+            assert row["others"][name]["score"] == row["tuned"]["score"]
+    # Asked otherwise, its answers are no longer the same.
+    longer = against.model_copy(update={"max_tokens": 7})
+    run_bench(converted_run, recipe.model_copy(update={"bench": longer}), force=True)
+    assert "are taken from its own benchmark" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [("gone.gguf", "no such file"), ("gone", "no such run"), ("base.gguf", "called 'base'")],
+)
+def test_further_models_that_can_not_be_asked(
+    converted_run: RunDirectory, ggufs: dict[str, Path], recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch, against: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(converted_run.root.parent.parent)
+    Path("base.gguf").symlink_to(ggufs["base"])
+    settings = recipe.bench.model_copy(update={"against": (against,)})
+    with pytest.raises(UsageError, match=message):
+        run_bench(converted_run, recipe.model_copy(update={"bench": settings}))
 
 
 def test_unequal_quantization_is_refused(converted_run: RunDirectory, recipe: Recipe) -> None:
