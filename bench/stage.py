@@ -108,7 +108,7 @@ def _use_again(
         say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
     if store is not None:
         answers, day = store.give(journal, keys)
-        if day:
+        if answers:
             say(f"base: {answers:,} answers taken from {day}")
             job.conditions["Base"] = f"{answers:,} answers were measured before, on {day}"
 
