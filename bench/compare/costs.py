@@ -37,4 +37,7 @@ def _hours(rate: float) -> float:
 
 
 def _times(hours: Sequence[float], factor: float) -> Estimate | None:
-    return Estimate(*(factor * each for each in hours)) if factor else None
+    if not factor:
+        return None
+    value, low, high = (factor * each for each in hours)
+    return Estimate(value, low, high)
