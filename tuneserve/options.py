@@ -26,11 +26,11 @@ OptionNames = dict[tuple[str, str], str]
 """Section and field to the option's name"""
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
-_OF_THE_SERVER_ALONE = {
+OF_THE_SERVER_ALONE = {
     "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
     "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
 }  # fmt: skip
-BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
+BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
 
 

@@ -7,6 +7,7 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -748,6 +749,18 @@ class BenchSettings(Section):
         description="Numbers of clients at a time that the served model's speed is measured with; "
         "empty = not measured.",
     )
+    price: float = Field(
+        0.0,
+        ge=0.0,
+        description="Price of this machine an hour, in any currency: the report then has the price "
+        "of 1,000 answers; 0 = not known.",
+    )
+    watts: float = Field(
+        0.0,
+        ge=0.0,
+        description="Power in watts that this machine takes while it answers, as you measured it: "
+        "the report then has the energy of 1,000 answers; 0 = not known.",
+    )
     ladder: bool = Field(
         False,
         description="Measure the tuned model as F16, Q8_0, Q4_K_M and Q4_K_M with an importance "
@@ -761,6 +774,24 @@ class BenchSettings(Section):
         description="Exit with code 1 if a figure of the tuned model is below its least value, as "
         "accuracy=0.75: accuracy, gain (over the base), general, or the name of a further task.",
     )
+
+    @field_validator("endpoint_body")
+    @classmethod
+    def _is_an_object(cls, text: str) -> str:
+        try:
+            body = json.loads(text or "{}")
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise ValueError('expected a JSON object, as {"reasoning_effort": "low"}')
+        return text
+
+    @field_validator("think_tags")
+    @classmethod
+    def _are_pairs(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if len(tags) % 2 or not all(tags):
+            raise ValueError("expected pairs of an opening and a closing mark, as <plan>,</plan>")
+        return tags
 
 
 class Recipe(Section):

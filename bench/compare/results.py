@@ -285,7 +285,8 @@ class SweepResult:
 @dataclass(frozen=True)
 class Provenance:
     """What it takes to repeat a benchmark: command, models, data, settings (the recipe's tables as
-    JSON), versions of packages, machine."""
+    JSON), versions of packages, machine; `scorer_files` are the SHA-256 of the user's scorer and
+    what it imports from its folder, by file name."""
 
     command: str
     base_model: str
@@ -294,6 +295,19 @@ class Provenance:
     versions: dict[str, str]
     platform: str
     processor: str
+    scorer_files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What 1,000 answers of `tokens` tokens each cost with so many clients at a time: money at
+    `bench.price` an hour, energy (kWh) at `bench.watts`; None for what is not given. The intervals
+    are those of the speed."""
+
+    clients: int
+    tokens: int
+    money: Estimate | None
+    energy: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -339,4 +353,5 @@ class Report:
     classes: ClassComparison | None = None
     calibration: list[Calibration] = field(default_factory=list)
     ranking: Ranking | None = None
+    costs: list[Cost] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

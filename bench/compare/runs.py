@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import HELD_OUT, Report
+from tuneserve.bench.compare.results import HELD_OUT, Provenance, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
-
-# The settings of [bench] that an answer or its score depends on.
-SCORING = (
-    "task", "choices", "pattern", "tolerance", "scorer", "separator", "max_tokens", "think_tags",
-)  # fmt: skip
 
 Rows = Mapping[str, dict[str, Any]]
 """Rows of answers.jsonl (see `Pair.as_row`) by what was asked: id, prompt and reference"""
@@ -32,7 +28,8 @@ class RunRow:
 
     `shared` prompts are the same in both (id, prompt and reference), of which the difference is.
     It is None for the first run, and where `why_not` says why they don't compare; `p` is
-    Holm-adjusted over the runs compared.
+    Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
+    run, though the scores compare.
     """
 
     report: Report
@@ -40,6 +37,7 @@ class RunRow:
     difference: Estimate | None
     p: float | None
     why_not: str
+    differs: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "report": as_json(self.report)}
@@ -94,7 +92,12 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
     adjusted = iter(significance.holm([pair[1] for pair in found if pair]))
     rows = [
         RunRow(
-            report, len(keys), pair[0] if pair else None, next(adjusted) if pair else None, reason
+            report,
+            len(keys),
+            pair[0] if pair else None,
+            next(adjusted) if pair else None,
+            reason,
+            _what_differs(reports[0], report),
         )
         for report, keys, pair, reason in zip(reports, shared, found, reasons, strict=True)
     ]
@@ -113,15 +116,67 @@ def _read_answers(path: Path) -> Rows:
     return {json.dumps([row["id"], row["prompt"], row["reference"]]): row for row in rows}
 
 
+# The settings that decide which answer gets which score.
+SCORING = (
+    "choices", "pattern", "tolerance", "scorer", "separator", "unordered", "think_tags",
+    "max_tokens",
+)  # fmt: skip
+# Those that change answers by chance alone, or are what runs may well differ in.
+BESIDE = {
+    "bench": ("ctx", "parallel"),
+    "serve": ("cache_type_k", "cache_type_v", "flash_attention"),
+}
+
+
 def _why_not(first: Report, other: Report, shared: int) -> str:
     """Why two runs' answers can't be paired; '' if they can."""
-    ours, theirs = (report.provenance.settings.get("bench", {}) for report in (first, other))
+    one, two = first.provenance, other.provenance
     if first.task != other.task:
         return "another task"
-    for name in SCORING:
-        if ours.get(name) != theirs.get(name):
-            return f"another {name}"
+    differing = _differing(one, two, "bench", SCORING)
+    if not differing and one.scorer_files != two.scorer_files:
+        differing = ["scorer's files"]
+    release = [report.versions.get("tuneserve", "") for report in (one, two)]
+    if not differing and release[0] != release[1]:
+        differing = [f"tuneserve {release[0]} and {release[1]}: score again with --rescore"]
+    if differing:
+        return f"scored otherwise: {', '.join(differing)}"
     return "" if shared else "no prompt in common"
+
+
+def _what_differs(first: Report, other: Report) -> str:
+    """What two runs' answers were given under that is not the same, but compares."""
+    one, two = first.provenance, other.provenance
+    found = [name for table, names in BESIDE.items() for name in _differing(one, two, table, names)]
+    if first.tuned.quantization != other.tuned.quantization:
+        found.append(f"quantization {first.tuned.quantization} / {other.tuned.quantization}")
+    if one.base_model != two.base_model:
+        found.append(f"base {one.base_model} / {two.base_model}")
+    return ", ".join(found)
+
+
+def _differing(first: Provenance, other: Provenance, table: str, names: Sequence[str]) -> list[str]:
+    """'name one / other' of the settings that are not the same; a setting that an older release did
+    not have is at its default."""
+    fields = section_model(table).model_fields
+    found = []
+    for name in names:
+        default = fields[name].get_default()
+        one, two = (
+            _plain(each.settings.get(table, {}).get(name, default)) for each in (first, other)
+        )
+        if one != two:
+            found.append(f"{name} {_said(one)} / {_said(two)}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _said(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text or "none"
 
 
 def _scores(rows: Rows, keys: Sequence[str]) -> FloatArray:

@@ -10,6 +10,7 @@ from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs, with_rivals
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
+from tuneserve.bench.compare.costs import costs_of
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
     compare_elsewhere,
@@ -58,6 +59,7 @@ def make_report(
         _texts(job, journal),
         settings,
     )
+    load = [read_load(journal, "tuned", clients) for clients in settings.clients]
     return Report(
         run=job.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,11 +81,9 @@ def make_report(
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
-        load=[read_load(journal, "tuned", clients) for clients in settings.clients],
+        load=load,
         server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
-        ladder=read_sweep(job.sweep(journal), job.asked, journal, settings)
-        if settings.ladder
-        else [],
+        ladder=read_sweep(job.sweep(), job.asked, journal, settings) if settings.ladder else [],
         base=_contender("base", job, journal, [pair.base for pair in pairs]),
         tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
         conditions=job.conditions,
@@ -92,6 +92,7 @@ def make_report(
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
         ranking=analysis.rank_contenders(pairs, settings),
+        costs=costs_of(load, settings),
         pairs=pairs,
     )
 
@@ -102,7 +103,9 @@ def _kept(gain: GainKept | None) -> KeptGain | None:
     return KeptGain(gain.share, gain.low, gain.high, gain.update_kept, gain.describe())
 
 
-def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
+def summary(
+    report: Report, settings: dict[str, Any], sha256: dict[str, str], inputs: dict[str, str]
+) -> BenchResult:
     """What run.json keeps of a report, beside the settings and hashes that it is known by."""
     found, perplexity = report.accuracy, report.perplexity
     return BenchResult(
@@ -115,6 +118,7 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
         perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,
+        inputs=inputs,
     )
 
 

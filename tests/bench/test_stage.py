@@ -53,7 +53,10 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
     assert report["accuracy"]["clusters"] == 6
     assert [group["name"] for group in report["groups"]] == ["film", "shop"]
     assert finished_run.require_stage("bench", BenchResult).outcome == report["verdict"]["outcome"]
-    assert not list(finished_run.root.glob("*journal*"))
+    assert [path.name for path in finished_run.root.glob("*journal*")] == ["bench-journal.jsonl"]
+    assert report["base"]["counts"]["nothing_found"] == 0
+    strict, lenient = (report["base"]["counts"][name] for name in ("strict", "lenient"))
+    assert strict == report["accuracy"]["base"]["value"] <= lenient
 
 
 def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory) -> None:
@@ -135,6 +138,73 @@ def _without_clock(report: dict[str, Any]) -> dict[str, Any]:
         del report[name]["speed"], report[name]["load_seconds"]
     del report["created"]
     return report
+
+
+def test_nothing_is_measured_twice(
+    tmp_path: Path,
+    ggufs: dict[str, Path],
+    recipe: Recipe,
+    demo_gguf: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another scorer is applied to the answers that are there; a second tune of the same base finds
+    the base's answers; a file that has changed makes the report stale."""
+    first = make_run(tmp_path, ggufs, recipe)
+    report = run_bench(first, recipe)
+    journal = first.root / "bench-journal.jsonl"
+    lines = journal.read_text().count("\n")
+    contains = recipe.model_copy(
+        update={"bench": recipe.bench.model_copy(update={"task": "contains"})}
+    )
+    served = contains.serve.model_copy(update={"port": 9, "log": "json", "threads": 1})
+    contains = contains.model_copy(update={"serve": served})
+    again = run_bench(first, contains, rescore=True)
+    assert journal.read_text().count("\n") == lines
+    assert again.task == "contains"
+    assert [pair.base.text for pair in again.pairs] == [pair.base.text for pair in report.pairs]
+    assert again.tuned.speed == report.tuned.speed
+    capsys.readouterr()
+    assert run_bench(first, contains, skip_done=True).created == again.created
+    assert "is up to date" in capsys.readouterr().err
+    test = first.split("test")
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(OutputExistsError) as caught:
+        run_bench(first, contains, skip_done=True)
+    assert "--rescore" in caught.value.hint
+
+    other = tmp_path / "other.gguf"
+    disturb(demo_gguf, other, 0.1)
+    second = make_run(tmp_path, {**ggufs, "tuned": other}, recipe, name="second")
+    found = run_bench(second, recipe)
+    assert "base: 10 answers taken from" in capsys.readouterr().err
+    assert "10 answers" in found.conditions["Base"]
+    for ours, theirs in zip(found.pairs, report.pairs, strict=True):
+        assert ours.base == theirs.base
+    rows = [json.loads(line) for line in (second.root / "bench-journal.jsonl").open()]
+    made = {row["model"] for row in rows if row.get("kind") == "speed"}
+    assert made == {"base", "tuned"}
+    run_bench(second, recipe, force=True)
+    assert (second.root / "bench-journal-before.jsonl").is_file()
+    assert "are not used" in capsys.readouterr().err
+
+
+def test_a_changed_scorer_makes_the_report_stale(
+    converted_run: RunDirectory, recipe: Recipe, tmp_path: Path
+) -> None:
+    path, helper = tmp_path / "mine.py", tmp_path / "help_to_score.py"
+    path.write_text(
+        "def f(answer, reference):\n    import help_to_score\n    return help_to_score.x\n"
+    )
+    helper.write_text("x = 0.0\n")
+    changes = {"task": "python", "scorer": f"{path}:f"}
+    recipe = recipe.model_copy(update={"bench": recipe.bench.model_copy(update=changes)})
+    assert run_bench(converted_run, recipe).accuracy.tuned.value == 0.0
+    run_bench(converted_run, recipe, skip_done=True)
+    helper.write_text("x = 1.0\n")
+    with pytest.raises(OutputExistsError):
+        run_bench(converted_run, recipe, skip_done=True)
+    sys.modules.pop("help_to_score")
+    assert run_bench(converted_run, recipe, rescore=True).accuracy.tuned.value == 1.0
 
 
 def test_the_command_prints_json_and_fails_if_worse(

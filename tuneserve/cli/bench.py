@@ -28,6 +28,12 @@ EXIT_WORSE = 3
     type=click.Path(path_type=Path),
     help="Write a table in Markdown there too, short enough for a pull request.",
 )
+@click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
+)
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
 def command(
@@ -37,6 +43,7 @@ def command(
     run_name: str | None,
     force: bool,
     skip_done: bool,
+    rescore: bool,
     as_json: bool,
     junit: Path | None,
     markdown: Path | None,
@@ -45,15 +52,16 @@ def command(
     """Compare the tuned model with its base on the held-out prompts, with error bars.
 
     Both run as the same quantization with the same template, context and sampling. The report
-    lands in runs/NAME/bench; a benchmark that was killed goes on where it stopped. Exit code 3
-    with --fail-if-worse if the tuned model is shown to be worse, 1 with --fail-below if a figure is
-    below its least value.
+    lands in runs/NAME/bench. What is measured once is used again: by a benchmark that was killed,
+    with --rescore, and of the base by other runs. Exit code 3 with --fail-if-worse if the tuned
+    model is shown to be worse, 1 with --fail-below if a figure is below its least value.
 
     \b
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
     tuneserve bench --run sentiment --fail-below accuracy=0.75 --junit bench.xml
-    tuneserve bench --run sentiment --ladder --noise-floor --force
+    tuneserve bench --run sentiment --against other --against model.gguf --rescore
+    tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
@@ -64,7 +72,7 @@ def command(
     from tuneserve.bench.stage import run_bench
 
     gates = read_gates(recipe.bench)
-    report = run_bench(run, recipe, force=force, skip_done=skip_done)
+    report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
     if as_json:
         print_json(report_as_json(report))
     else:
@@ -108,6 +116,16 @@ def show(report: Report) -> None:
         say(
             f"tuned, clients at once: {level.clients}, {rate(level.throughput)} tok/s, "
             f"first token after {level.first_token_median:.2f} s"
+        )
+    for cost in report.costs:
+        each = [
+            f"{figure.value:.3g} {unit} ({figure.low:.3g} to {figure.high:.3g})"
+            for figure, unit in ((cost.money, "in money"), (cost.energy, "kWh"))
+            if figure is not None
+        ]
+        say(
+            f"1,000 answers of {cost.tokens} tokens, clients at once: {cost.clients}, "
+            f"{' and '.join(each)}"
         )
     if report.ladder:
         _show_ladder(report.ladder)

@@ -128,9 +128,46 @@ def test_runs_that_do_not_compare_say_why(tmp_path: Path) -> None:
     path = written_run(tmp_path, "asked", {1}).bench / "answers.jsonl"
     path.write_text(path.read_text().replace('"content": "?"', '"content": "!"'))
     found = compare_runs([first, cut, RunDirectory(path.parent.parent)])
-    assert [row.why_not for row in found.rows] == ["", "another max_tokens", "no prompt in common"]
+    assert [row.why_not for row in found.rows] == [
+        "",
+        "scored otherwise: max_tokens 512 / 4",
+        "no prompt in common",
+    ]
     assert [row.difference for row in found.rows] == [None] * 3
     assert found.ranking is None
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "why_not", "differs"),
+    [
+        ("bench", {"tolerance": 0.1}, "scored otherwise: tolerance 1e-06 / 0.1", ""),
+        ("bench", {"choices": ["a", "b"]}, "scored otherwise: choices none / a,b", ""),
+        ("bench", {"max_tokens": 9}, "scored otherwise: max_tokens 512 / 9", ""),
+        ("bench", {"pattern": "x", "separator": "|"},
+         "scored otherwise: pattern none / x, separator none / |", ""),
+        ("bench", {"scorer": "b.py:f"}, "scored otherwise: scorer none / b.py:f", ""),
+        ("bench", {"parallel": 2, "confidence": 0.9}, "", "parallel 8 / 2"),
+        ("serve", {"cache_type_k": "f16", "port": 1}, "", "cache_type_k q8_0 / f16"),
+        ("versions", {"tuneserve": "9"},
+         "scored otherwise: tuneserve  and 9: score again with --rescore", ""),
+        ("scorer_files", {"b.py": "1"}, "scored otherwise: scorer's files", ""),
+    ],
+)  # fmt: skip
+def test_what_scores_has_to_be_the_same(
+    tmp_path: Path, table: str, changes: dict[str, object], why_not: str, differs: str
+) -> None:
+    first, other = (written_run(tmp_path, name, set()) for name in ("first", "other"))
+    path = other.bench / "report.json"
+    report = json.loads(path.read_text())
+    provenance = report["provenance"]
+    if table in ("bench", "serve"):
+        provenance["settings"][table] = changes
+    else:
+        provenance[table] = changes
+    path.write_text(json.dumps(report))
+    row = compare_runs([first, other]).rows[1]
+    assert (row.why_not, row.differs) == (why_not, differs)
+    assert (row.difference is None) == bool(why_not)
 
 
 def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
