@@ -738,7 +738,9 @@ class BenchSettings(Section):
     bootstrap: int = Field(
         10_000, ge=1000, le=1_000_000, description="Resamples for the gap between groups."
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="Seed of resamples and of the sign-flip test."
+    )
     speed_repetitions: int = Field(
         5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
     )

@@ -188,24 +188,27 @@ def caution(
     empty, a task that both fail or both can do. `counts`: of 'base' and 'tuned'."""
     found = []
     for ended, how in (
-        ("length_limited", f"was cut at max_tokens {max_tokens}"),
-        ("cut_off_thoughts", "ended amid its thoughts"),
-        ("empty", "was empty"),
+        ("length_limited", f"cut at max_tokens {max_tokens}"),
+        ("cut_off_thoughts", "cut amid the thoughts"),
+        ("empty", "empty"),
     ):
         shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
         if max(shares.values()) >= NOTABLE:
-            models = " and ".join(f"{percent(share)} of {name}'s" for name, share in shares.items())
-            found.append(f"Of the answers, {models} {how}.")
+            models = " and ".join(
+                f"{percent(share)} of the {name} model's" for name, share in shares.items()
+            )
+            found.append(f"Caution: {models} answers were {how}.")
     best = max(accuracy.base.value, accuracy.tuned.value)
     worst = min(accuracy.base.value, accuracy.tuned.value)
     if best < FLOOR:
         found.append(
-            f"Both score below {percent(FLOOR, 0)}: the task is too hard for both, or right "
-            "answers are not recognized; it can't tell them apart."
+            f"Caution: both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
+            "right answers are not recognized: it can't tell them apart."
         )
     if worst > CEILING:
         found.append(
-            f"Both score above {percent(CEILING, 0)}: the task is too easy to tell them apart."
+            f"Caution: both score above {percent(CEILING, 0)}; the task is too easy to tell them "
+            "apart."
         )
     return found
 

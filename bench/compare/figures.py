@@ -39,7 +39,9 @@ def points_interval(estimate: Estimate) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, with thousands separated."""
+    """Four significant digits, with thousands separated; beyond ten millions as '1.234e+09'."""
+    if value >= 1e7:
+        return f"{value:.3e}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
 
 
@@ -72,21 +74,24 @@ def p_said(p: float) -> str:
     return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
 
 
+def counted(accuracy: AccuracyComparison) -> str:
+    """What was counted as independent: '5 sources', '200 prompts'."""
+    unit = "source" if accuracy.clusters < accuracy.prompts else "prompt"
+    return f"{accuracy.clusters:,} {unit}{'' if accuracy.clusters == 1 else 's'}"
+
+
 def reach(accuracy: AccuracyComparison) -> str:
     """Which difference these prompts would have shown, as a sentence."""
-    what = (
-        f"{accuracy.clusters:,} {'sources' if accuracy.clusters < accuracy.prompts else 'prompts'}"
-    )
     if accuracy.smallest_detectable is not None:
         size = f"{100 * accuracy.smallest_detectable:.1f}"
         return f"A true difference of {size} points would be shown 4 times in 5."
     fewest = fewest_clusters(accuracy.level)
     if accuracy.clusters < fewest:
         return (
-            f"With {what} no difference can be shown, however large: the test needs {fewest} "
-            f"at a level of {accuracy.level:.2g}."
+            f"With {counted(accuracy)} no difference can be shown, however large: the test needs "
+            f"{fewest} at a level of {accuracy.level:.2g}."
         )
-    return f"With {what} like these hardly any difference would be shown."
+    return f"With {counted(accuracy)} like these hardly any difference would be shown."
 
 
 def gap_said(gap: GapComparison) -> str:

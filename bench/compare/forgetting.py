@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneserve.bench.compare.analysis import (
+    FLOOR,
     bootstrap_of,
     caution,
     compare_accuracy,
@@ -19,7 +20,7 @@ from tuneserve.bench.compare.analysis import (
     count_pairs,
     decide,
 )
-from tuneserve.bench.compare.figures import percent, points, points_interval
+from tuneserve.bench.compare.figures import counted, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
     Pair,
@@ -89,9 +90,10 @@ def _p_of_text(text: TextLosses, seed: int) -> float:
 
 
 def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
-    """Is a loss of more points than the margin excluded (non-inferiority)?"""
+    """Is a loss of more points than the margin excluded (non-inferiority), where the base has
+    something to lose?"""
     low = accuracy.difference.low
-    return low is not None and 100 * low > -settings.margin
+    return accuracy.base.value >= FLOOR and low is not None and 100 * low > -settings.margin
 
 
 def _compare_text(
@@ -114,6 +116,7 @@ def _compare_text(
         smallest_detectable=significance.detectable_ratio(
             text.tuned, text.base, text.tokens, bootstrap, level
         ),
+        counted=bootstrap.described,
     )
 
 
@@ -138,18 +141,18 @@ def judge_forgetting(
         sentence = f"Something was forgotten: {'; '.join(lost)}."
         return Verdict("forgotten", " ".join([sentence, *cautions]), cautions)
     if all([*(task.kept for task in tasks), *(text.kept for text in texts)]):
-        margins = [f"a loss of more than {settings.margin:g} points on {_names(tasks)}"] * bool(
-            tasks
-        )
-        rise = points(settings.perplexity_margin - 1)
-        margins += [f"a rise of more than {rise} % of the perplexity of {_names(texts)}"] * bool(
-            texts
-        )
-        sentence = f"Nothing was forgotten: {' and '.join(margins)} is excluded."
+        excluded = []
+        if tasks:
+            excluded.append(f"a loss of more than {settings.margin:g} points on {_names(tasks)}")
+        if texts:
+            rise = _rise(settings.perplexity_margin)
+            excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
+        sentence = f"Nothing was forgotten: {' and '.join(excluded)} can be excluded."
         return Verdict("nothing forgotten", " ".join([sentence, *cautions]), cautions)
     open_ends = [_task_not_excluded(task) for task in tasks if not task.kept]
     open_ends += [_text_not_excluded(text) for text in texts if not text.kept]
-    sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}."
+    unseen = "".join([*map(_unseen, tasks), *map(_unseen, texts)])
+    sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}.{unseen}"
     return Verdict("no forgetting shown", " ".join([sentence, *cautions]), cautions)
 
 
@@ -165,6 +168,8 @@ def _task_loss(task: TaskComparison) -> str:
 def _task_not_excluded(task: TaskComparison) -> str:
     found = task.accuracy
     where = f"on the {found.prompts:,} prompts of “{task.name}”"
+    if found.base.value < FLOOR:
+        return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
     if found.difference.low is None:
         return f"{where} no loss can be excluded ({points_interval(found.difference)})"
     return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded"
@@ -179,6 +184,18 @@ def _text_not_excluded(text: TextComparison) -> str:
     if text.ratio.high is None:
         return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
     return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"
+
+
+def _unseen(compared: TaskComparison | TextComparison) -> str:
+    """Where there is too little for any loss to be shown, that; else ''."""
+    if isinstance(compared, TaskComparison):
+        found = compared.accuracy
+        smallest, what = found.smallest_detectable, counted(found)
+    else:
+        smallest, what = compared.smallest_detectable, compared.counted
+    if smallest is not None:
+        return ""
+    return f" With {what} no loss can be shown, however large ({compared.name})."
 
 
 def _rise(ratio: float) -> str:

@@ -199,7 +199,8 @@ class TextComparison:
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
     answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
     margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
-    None where so few pieces could show none.
+    None where so few pieces could show none. `counted`: what is independent of
+    each other ('5 chunks', '4 sources').
     """
 
     name: str
@@ -212,6 +213,7 @@ class TextComparison:
     outcome: Outcome
     kept: bool = False
     smallest_detectable: float | None = None
+    counted: str = ""
 
 
 @dataclass(frozen=True)
@@ -348,8 +350,8 @@ class Report:
     conditions: dict[str, str]
     provenance: Provenance
     gain: KeptGain | None = None
-    costs: list[Cost] = field(default_factory=list)
     classes: ClassComparison | None = None
     calibration: list[Calibration] = field(default_factory=list)
     ranking: Ranking | None = None
+    costs: list[Cost] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

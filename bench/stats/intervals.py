@@ -231,7 +231,7 @@ def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) 
     value = math.exp(float(losses.sum() / counts.sum()))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _estimate(value, perplexity_ends(losses, counts, bootstrap))
+    return _of_losses(value, perplexity_ends(losses, counts, bootstrap), bootstrap)
 
 
 def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -274,7 +274,9 @@ def perplexity_ratio(
     value = math.exp(float(gains.sum() / counts.sum()))
     if bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _estimate(value, ratio_ends(gains, counts, bootstrap))
+    if not gains.any():  # the same model: no doubt
+        return Estimate(value, value, value)
+    return _of_losses(value, ratio_ends(gains, counts, bootstrap), bootstrap)
 
 
 def ratio_ends(gains: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> Ends:
@@ -322,11 +324,19 @@ def normal_quantile(confidence: float) -> float:
 
 
 def _estimate(value: float, ends: Ends) -> Estimate:
-    """The value with its interval; none where the upper end is beyond all numbers."""
     low, high = (float(end) for end in ends)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return Estimate(value, why_not="so few of so large a spread")
     return Estimate(value, min(low, value), max(high, value))
+
+
+def _of_losses(value: float, ends: Ends, bootstrap: Bootstrap) -> Estimate:
+    """A figure of losses with its interval; none where the losses say nothing of their spread, or
+    where the upper end is beyond all numbers."""
+    low, high = (float(end) for end in ends)
+    if not math.isfinite(high):
+        return Estimate(value, why_not=f"too large a spread over {bootstrap.described}")
+    if high - low <= 1e-12 * value:
+        return Estimate(value, why_not=f"no spread over {bootstrap.described}")
+    return _estimate(value, ends)
 
 
 def _student_quantile(confidence: float, freedom: int) -> float:

@@ -77,6 +77,8 @@ def unskewed(quantile: FloatArray, skewness: FloatArray) -> FloatArray:
     """Standard errors on one side of a skewed estimate for Student's `quantile`: the inverse of
     the cubic that takes the skewness away (Hall 1992, JRSS B 54:221)."""
     # Near no skewness the formula is 0 / 0 and the identity its limit.
-    some = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness)
-    found: FloatArray = 3 / some * (np.cbrt(1 + some * (quantile - some / 6)) - 1)
+    some = np.where(np.abs(skewness) < 1e-12, 1e-12, skewness)
+    inner = some * (quantile - some / 6)
+    near = np.expm1(np.log1p(np.clip(inner, -0.5, 0.5)) / 3)  # exact where inner is next to 0
+    found: FloatArray = 3 / some * np.where(np.abs(inner) < 0.5, near, np.cbrt(1 + inner) - 1)
     return found

@@ -14,7 +14,6 @@ from tuneserve.options import BENCH_FIELDS, settings_options
 
 if TYPE_CHECKING:
     from tuneserve.bench.compare.results import Report, SweepResult
-    from tuneserve.bench.stats.bootstrap import Estimate
 
 EXIT_WORSE = 3
 
@@ -22,18 +21,18 @@ EXIT_WORSE = 3
 @click.command()
 @stage_options
 @click.option(
-    "--rescore",
-    is_flag=True,
-    help="Make a report that is there anew: what is measured already is used again (with another "
-    "scorer or other options too), only what is missing is measured.",
-)
-@click.option(
     "--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML there too."
 )
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
     help="Write a table in Markdown there too, short enough for a pull request.",
+)
+@click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
 )
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
@@ -61,6 +60,7 @@ def command(
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
     tuneserve bench --run sentiment --fail-below accuracy=0.75 --junit bench.xml
+    tuneserve bench --run sentiment --against other --against model.gguf --rescore
     tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
@@ -92,25 +92,23 @@ def command(
 
 def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
-    from tuneserve.bench.compare.figures import number, rate
+    from tuneserve.bench.compare.figures import number, points, points_interval, rate
 
     groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
-    everything = ("All prompts", report.accuracy, report.perplexity)
+    everything = ("All", report.accuracy, report.perplexity)
     rows = [
         [
             name,
             str(accuracy.prompts),
-            f"{100 * accuracy.base.value:.1f} %",
-            f"{100 * accuracy.tuned.value:.1f} %",
-            f"{100 * accuracy.difference.value:+.1f}",
-            _interval(accuracy.difference),
-            number(perplexity.base.value),
-            number(perplexity.tuned.value),
+            f"{100 * accuracy.base.value:.1f} → {100 * accuracy.tuned.value:.1f}",
+            f"{points(accuracy.difference.value)} ({points_interval(accuracy.difference)})",
+            f"{number(perplexity.base.value)} → {number(perplexity.tuned.value)}",
         ]
         for name, accuracy, perplexity in [everything, *groups]
     ]
-    columns = ["", "prompts", "base", "tuned", "points", "interval", "PPL base", "tuned"]
-    table("Accuracy and perplexity on held-out prompts", columns, rows)
+    score = "score, %" if report.accuracy.graded else "right, %"
+    columns = ["", "prompts", score, "difference, points", "perplexity"]
+    table("Held-out prompts: base → tuned", columns, rows)
     for model in (report.base, report.tuned):
         prompt, generation = rate(model.speed.prompt), rate(model.speed.generation)
         say(f"{model.name}: prompt {prompt}, generation {generation} tok/s (95 % intervals)")
@@ -150,9 +148,3 @@ def _show_ladder(points: list[SweepResult]) -> None:
     ]
     columns = ["", "KV cache", "size", "bits a weight", "PPL", "KLD", "accuracy"]
     table("Quantization ladder", columns, rows)
-
-
-def _interval(difference: Estimate) -> str:
-    if difference.low is None or difference.high is None:
-        return f"none: {difference.why_not}"
-    return f"{100 * difference.low:+.1f} {100 * difference.high:+.1f}"

@@ -44,8 +44,8 @@ def command(runs: tuple[str, ...], as_json: bool, markdown: Path | None) -> None
 
 def show(found: RunsComparison) -> None:
     """The table, the ranking, then each run's verdict."""
-    columns = ["run", "base", "tuned", "PPL", "tok/s", "size", "against the first", "p"]
-    table("Runs", columns, [_cells(row) for row in found.rows])
+    columns = ["run", "right, %", "PPL", "tok/s", "size", "against first", "p"]
+    table("Runs: base → tuned", columns, [_cells(row) for row in found.rows])
     if found.ranking:
         _show_ranking(found)
     if found.note:
@@ -53,22 +53,20 @@ def show(found: RunsComparison) -> None:
     for row in found.rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
         if row.differs:
-            first = found.rows[0].report.run
-            say(f"{row.report.run} differs from {first} in {row.differs}")
+            say(f"{row.report.run} differs from {found.rows[0].report.run} in {row.differs}")
 
 
 def _cells(row: RunRow) -> list[str]:
-    from tuneserve.bench.compare.figures import number, p_value, percent, points, points_interval
+    from tuneserve.bench.compare.figures import number, p_value, points, points_interval
 
     report, against = row.report, row.why_not or "-"
     if row.difference is not None:
-        against = f"{points(row.difference.value)} ({points_interval(row.difference)})"
+        against = f"{points(row.difference.value)}\n{points_interval(row.difference)}"
         if row.shared < report.accuracy.prompts:
-            against += f", {row.shared:,} prompts"
+            against += f"\nof {row.shared:,} prompts"
     return [
         report.run,
-        percent(report.accuracy.base.value),
-        percent(report.accuracy.tuned.value),
+        f"{100 * report.accuracy.base.value:.1f} → {100 * report.accuracy.tuned.value:.1f}",
         number(report.perplexity.tuned.value),
         f"{report.tuned.speed.generation.mean:.1f}",
         human_bytes(report.tuned.size_bytes),

@@ -9,13 +9,16 @@ import pytest
 from bench_simulation import GapDesign, find_gap
 
 from tuneserve.bench.compare.analysis import (
+    caution,
     compare_accuracy,
     compare_gap,
     compare_groups,
     compare_perplexity,
+    count_pairs,
     decide,
     judge,
 )
+from tuneserve.bench.compare.figures import gap_said
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
     compare_elsewhere,
@@ -197,3 +200,106 @@ def test_tasks_and_texts_are_adjusted_together() -> None:
     sentence = judge_forgetting([beside], [], SETTINGS).sentence
     assert "a loss of up to" in sentence
     assert "is not excluded" in sentence
+
+
+def test_nothing_forgotten_needs_a_margin_that_is_excluded() -> None:
+    """Eight of eight lost is not green; nor is no loss among 266; no loss among 2,660 is."""
+    for count, lost, outcome in ((8, 5, "no forgetting shown"), (266, 2, "no forgetting shown"),
+                                 (2660, 2, "nothing forgotten")):  # fmt: skip
+        task = Task("General", "", [], [], 9), pairs(2 if lost == 2 else 0, lost, count, 0)
+        tasks, _ = compare_elsewhere([task], [], SETTINGS)
+        verdict = judge_forgetting(tasks, [], SETTINGS)
+        assert verdict.outcome == outcome, verdict
+        low = tasks[0].accuracy.difference.low
+        assert low is not None
+        if outcome == "nothing forgotten":
+            assert "a loss of more than 2 points on General can be excluded" in verdict.sentence
+            assert tasks[0].kept
+        else:
+            assert f"a loss of up to {-100 * low:.1f} points is not excluded" in verdict.sentence
+    steady = text_losses("same.txt", [loss + (-1) ** n * 2 for n, loss in enumerate(STEADY)])
+    _, texts = compare_elsewhere([], [steady], SETTINGS)
+    found = judge_forgetting([], texts, SETTINGS)
+    assert found.outcome == "nothing forgotten"
+    assert "a rise of the perplexity of same.txt by more than +5.0 %" in found.sentence
+    wide = BenchSettings(perplexity_margin=1.001)
+    assert judge_forgetting(*compare_elsewhere([], [steady], wide), wide).outcome == (
+        "no forgetting shown"
+    )
+
+
+def test_what_the_base_can_not_do_is_not_kept() -> None:
+    task = Task("Hard", "", [], [], 9), pairs(0, 0, 0, 3000)
+    tasks, _ = compare_elsewhere([task], [], SETTINGS)
+    verdict = judge_forgetting(tasks, [], SETTINGS)
+    assert verdict.outcome == "no forgetting shown"
+    assert "the base scores 0.0 %: it has nothing to lose there" in verdict.sentence
+
+
+def test_few_chunks_show_nothing_and_exclude_nothing() -> None:
+    """Five chunks, all worse: the smallest p is 0.0625."""
+    worse = [loss + 25 + loss % 5 for loss in STEADY[:5]]
+    losses = TextLosses("five.txt", "chunks", STEADY[:5], worse, [255] * 5, [None] * 5)
+    _, (five,) = compare_elsewhere([], [losses], SETTINGS)
+    assert (five.adjusted_p, five.smallest_detectable) == (0.0625, None)
+    verdict = judge_forgetting([], [five], SETTINGS)
+    assert verdict.outcome == "no forgetting shown"
+    assert "With 5 chunks no loss can be shown, however large" in verdict.sentence
+    assert "a rise of the perplexity of up to +1" in verdict.sentence
+    two = replace(losses, base=STEADY[:2], tuned=STEADY[2:4], tokens=[255] * 2, sources=[None] * 2)
+    verdict = judge_forgetting([], compare_elsewhere([], [two], SETTINGS)[1], SETTINGS)
+    assert "no loss can be excluded (no interval: 2 chunks)" in verdict.sentence
+
+
+def test_with_five_sources_nothing_can_be_shown_and_that_is_said() -> None:
+    asked = pairs(90, 0, 10, 0, per_source=20)
+    verdict = judge(compare_accuracy(asked, SETTINGS), 0.95)
+    assert verdict.outcome == "no difference shown"
+    assert "With 5 sources no difference can be shown, however large" in verdict.sentence
+    assert "the test needs 6" in verdict.sentence
+    assert "4 times in 5" not in verdict.sentence
+
+
+def test_the_detectable_difference_is_at_the_level_of_the_verdict() -> None:
+    tasks = [(Task(name, "", [], [], 9), pairs(9, 9, 40, 40)) for name in "abcd"]
+    alone = compare_accuracy(tasks[0][1], SETTINGS)
+    compared, _ = compare_elsewhere(tasks, [], SETTINGS)
+    assert compared[0].accuracy.level == pytest.approx(0.05 / 4)
+    assert compared[0].accuracy.smallest_detectable is not None
+    assert alone.smallest_detectable is not None
+    assert compared[0].accuracy.smallest_detectable > 1.15 * alone.smallest_detectable
+
+
+def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
+    asked = pairs(50, 0, 20, 30)
+    cut = [
+        replace(pair, base=replace(pair.base, finish_reason="length" if n < 57 else "stop"))
+        for n, pair in enumerate(asked)
+    ]
+    accuracy = compare_accuracy(cut, SETTINGS)
+    cautions = caution(accuracy, count_pairs(cut), 16)
+    assert cautions == [
+        "Caution: 57.0 % of the base model's and 0.0 % of the tuned model's answers were cut at "
+        "max_tokens 16."
+    ]
+    verdict = judge(accuracy, 0.95, cautions)
+    assert verdict.outcome == "better"
+    assert verdict.sentence.endswith(cautions[0])
+    assert verdict.cautions == cautions
+    for kept, word in (((0, 0, 0, 100), "too hard"), ((0, 0, 100, 0), "too easy")):
+        same = pairs(*kept)
+        (said,) = caution(compare_accuracy(same, SETTINGS), count_pairs(same), 16)
+        assert word in said
+    assert caution(compare_accuracy(asked, SETTINGS), count_pairs(asked), 16) == []
+
+
+def test_small_groups_are_left_out_of_the_gap_and_named() -> None:
+    asked = [part for name in "abcd" for part in pairs(10, 10, 15, 15, group=name)]
+    rare = pairs(0, 1, 0, 0, group="rare")
+    gap = compare_gap([*asked, *rare], SETTINGS)
+    assert gap is not None
+    assert gap.left_out == ["rare"]
+    assert gap.worst_tuned != "rare"
+    assert gap.tuned == pytest.approx(0.0)
+    assert "Left out, with fewer than 10 prompts: rare." in gap_said(gap)
+    assert compare_gap([*pairs(10, 10, 15, 15, group="a"), *rare], SETTINGS) is None

@@ -12,30 +12,37 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
+from scipy import stats
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
 from tuneserve.bench.compare.figures import (
     headline,
     interval,
     markdown_cell,
+    number,
+    p_value,
     points,
     points_interval,
+    rate,
 )
 from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
     HELD_OUT,
     Report,
 )
+from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.report.gates import failed_gates, read_gates
 from tuneserve.bench.report.junit import write_junit
 from tuneserve.bench.report.page_data import tasks_of
 from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_for_pull_request, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import loss_chart
+from tuneserve.cli.bench import show
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
@@ -167,7 +174,32 @@ def test_a_markdown_cell_is_one_cell(text: str) -> None:
     assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
 
 
+def test_the_terminal_table_fits_80_columns(
+    report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    large = replace(report.perplexity, base=Estimate(42_290.0, 1.0, 2.0))
+    show(replace(report, perplexity=large))
+    printed = capsys.readouterr().err
+    first = next(line for line in printed.splitlines() if line.strip().startswith("All"))
+    assert len(first) <= 80
+    assert f"({points_interval(report.accuracy.difference)})" in first
+    assert "42,290 → " in first
+    assert report.verdict.sentence in printed
+
+
 def test_figures_as_text() -> None:
+    assert interval(Estimate(0.5, why_not="2 sources")) == "no interval: 2 sources"
+    assert [number(value) for value in (4.2294, 42_294.4, 4.2294e9)] == [
+        "4.229",
+        "42,294",
+        "4.229e+09",
+    ]
+    assert [p_value(p) for p in (0.0005, 0.0012, 0.5)] == ["< 0.001", "0.001", "0.500"]
+    times = [98.0, 99.0, 103.0]
+    low, high = stats.t.interval(0.95, 2, np.mean(times), stats.sem(times))
+    shown = rate(Rate(100.0, float(np.std(times, ddof=1)), 64, 3))
+    assert shown == f"100.0 ± {(high - low) / 2:.1f}"
     assert interval(Estimate(0.794, 0.752, 0.83)) == "75.2 to 83.0"
     assert points_interval(Estimate(0.042, -0.003, 0.087)) == "−0.3 to +8.7"
     assert points(0.042) == "+4.2"

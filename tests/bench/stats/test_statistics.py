@@ -303,11 +303,18 @@ def test_no_interval_of_one_or_two_clusters(clusters: list[int]) -> None:
     assert [(found.low, found.high, found.why_not) for found in some] == [(None, None, why)] * 4
 
 
-def test_a_spread_beyond_numbers_gives_no_interval() -> None:
-    nll = np.array([1e-9, 1e-9, 600.0])
-    found = intervals.perplexity(nll, np.ones(3), Bootstrap(np.arange(3)))
-    assert (found.low, found.high) == (None, None)
-    assert found.why_not
+@pytest.mark.parametrize(
+    ("nll", "why"),
+    [
+        ([1e-9, 1e-9, 600.0], "too large a spread over 3 prompts"),
+        ([0.5] * 4, "no spread over 4 prompts"),
+    ],
+)
+def test_losses_without_a_spread_that_can_be_told_give_no_interval(
+    nll: list[float], why: str
+) -> None:
+    found = intervals.perplexity(nll, np.ones(len(nll)), Bootstrap(np.arange(len(nll))))
+    assert (found.low, found.high, found.why_not) == (None, None, why)
 
 
 @pytest.mark.parametrize("trials", [1, 10, 50, 500])
