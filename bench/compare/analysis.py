@@ -9,8 +9,8 @@ import numpy as np
 
 from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
 from tuneserve.bench.compare.results import (
+    FAILED,
     AccuracyComparison,
-    Answer,
     AnswerCounts,
     GroupComparison,
     OtherComparison,
@@ -20,9 +20,11 @@ from tuneserve.bench.compare.results import (
     Response,
     Verdict,
 )
+from tuneserve.bench.measure.measure import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
+from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
 
 NOTABLE = 0.02
@@ -87,7 +89,28 @@ def compare_other(
     theirs = scores_of(pair.others[name] for pair in pairs)
     ours = scores_of(pair.tuned if against == "tuned" else pair.base for pair in pairs)
     accuracy = compare_scores(theirs, ours, _bootstrap(pairs, settings))
-    return OtherComparison(name, against, accuracy)
+    counts = count_answers([pair.others[name] for pair in pairs])
+    return OtherComparison(name, against, accuracy, counts)
+
+
+def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
+    """Every contender beside every other; None where there are only base and tuned. The base asked
+    again is no contender."""
+    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
+    if len(answers) < 3:
+        return None
+    scores = {name: scores_of(each) for name, each in answers.items()}
+    return rank(scores, _bootstrap(pairs, settings))
+
+
+def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
+    """Every model's answers, [prompts] each."""
+    others = {name: [pair.others[name] for pair in pairs] for name in pairs[0].others}
+    return {
+        "base": [pair.base for pair in pairs],
+        "tuned": [pair.tuned for pair in pairs],
+        **others,
+    }
 
 
 def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:
@@ -136,14 +159,26 @@ def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison
     )
 
 
-def count_answers(answers: Sequence[Answer]) -> AnswerCounts:
-    """How one model's generations ended."""
+def count_answers(answers: Sequence[Response]) -> AnswerCounts:
+    """How one model's generations ended, and what was found in its answers."""
+    there = [answer for answer in answers if answer.finish_reason != FAILED]
     return AnswerCounts(
-        cut_off_thoughts=sum(answer.cut_off for answer in answers),
-        length_limited=sum(answer.finish_reason == "length" for answer in answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        cut_off_thoughts=sum(answer.cut_off for answer in there),
+        length_limited=sum(answer.finish_reason == "length" for answer in there),
+        empty=sum(not answer.text.strip() for answer in there),
         mean_tokens=float(np.mean([answer.generated_tokens for answer in answers])),
+        nothing_found=sum(answer.found == "none" for answer in there),
+        several_found=sum(answer.found == "several" for answer in there),
+        failed=len(answers) - len(there),
+        unscored=sum(bool(answer.problem) for answer in there),
+        strict=_mean([answer.strict for answer in answers]),
+        lenient=_mean([answer.lenient for answer in answers]),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def caution(

@@ -9,7 +9,11 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.calibration import Calibration
+from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
+from tuneserve.bench.stats.ranking import Ranking
+from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 
@@ -19,11 +23,20 @@ Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "no
 
 HELD_OUT = "Held-out prompts"
 """Name of the task that the tune is for."""
+FAILED = "failed"
+"""The finish reason of a prompt that an endpoint did not answer."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """One model's answer to one prompt."""
+    """One model's answer to one prompt.
+
+    `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
+    to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
+    `strict` and `lenient` are the stricter and the more lenient reading of it (None: the task knows
+    none), `found` how much of what was asked for it has (`tasks.scorers.marks`). `problem`: why
+    there is no answer, or why it could not be scored; its score then is 0.
+    """
 
     text: str
     thought: str
@@ -31,6 +44,12 @@ class Response:
     score: float
     finish_reason: str
     generated_tokens: int
+    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
+    read: str | None = field(default=None, kw_only=True)
+    strict: float | None = field(default=None, kw_only=True)
+    lenient: float | None = field(default=None, kw_only=True)
+    found: Found = field(default="one", kw_only=True)
+    problem: str = field(default="", kw_only=True)
 
     @property
     def correct(self) -> bool:
@@ -125,13 +144,22 @@ class GroupComparison:
 
 
 @dataclass(frozen=True)
+class ClassComparison:
+    """Of a task with a few classes: what each model took for what."""
+
+    names: list[str]
+    models: list[Confusion]
+
+
+@dataclass(frozen=True)
 class OtherComparison:
     """Another contender's answers against `against` ('base' or 'tuned'), which stands in the
-    place of the base in `accuracy`."""
+    place of the base in `accuracy`; `counts` are of the contender's answers."""
 
     name: str
     against: str
     accuracy: AccuracyComparison
+    counts: AnswerCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -200,12 +228,24 @@ class Verdict(Generic[T]):
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """How generation ended, over all prompts of one model."""
+    """How generation ended, over all prompts of one model, and what was found in the answers.
+
+    `nothing_found`, `several_found`: answers without what the task asks for, or with more than one
+    of it and no word which is meant. `failed`: prompts that an endpoint did not answer, `unscored`:
+    answers that the user's scorer failed on; both count as wrong. `strict` and `lenient` are the
+    mean scores of the stricter and the more lenient reading.
+    """
 
     cut_off_thoughts: int
     length_limited: int
     empty: int
     mean_tokens: float
+    nothing_found: int = 0
+    several_found: int = 0
+    failed: int = 0
+    unscored: int = 0
+    strict: float | None = None
+    lenient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +285,8 @@ class SweepResult:
 @dataclass(frozen=True)
 class Provenance:
     """What it takes to repeat a benchmark: command, models, data, settings (the recipe's tables as
-    JSON), versions of packages, machine."""
+    JSON), versions of packages, machine; `scorer_files` are the SHA-256 of the user's scorer and
+    what it imports from its folder, by file name."""
 
     command: str
     base_model: str
@@ -254,6 +295,19 @@ class Provenance:
     versions: dict[str, str]
     platform: str
     processor: str
+    scorer_files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What 1,000 answers of `tokens` tokens each cost with so many clients at a time: money at
+    `bench.price` an hour, energy (kWh) at `bench.watts`; None for what is not given. The intervals
+    are those of the speed."""
+
+    clients: int
+    tokens: int
+    money: Estimate | None
+    energy: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -296,4 +350,8 @@ class Report:
     conditions: dict[str, str]
     provenance: Provenance
     gain: KeptGain | None = None
+    classes: ClassComparison | None = None
+    calibration: list[Calibration] = field(default_factory=list)
+    ranking: Ranking | None = None
+    costs: list[Cost] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from tests.bench.report.test_pages import contender
+from tests.bench.report.report_support import contender
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.figures import (
     interval,
