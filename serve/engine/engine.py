@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Self
 
 from tuneserve.arrays import Floats
+from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.llama.vocabularies import can_be_cut, check_draft
+from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
+from tuneserve.serve.engine.background import Patience
 from tuneserve.serve.engine.delivery import Delivery
+from tuneserve.serve.engine.draft_model import DraftModel
+from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
@@ -114,6 +120,10 @@ class Engine:
         steady: bool = False,
     ) -> None:
         self.settings = settings
+        self._steady = steady
+        draft = settings.draft if settings.drafts and not steady else None
+        if draft is not None:
+            check_draft(model_path, draft)
         self.model = LlamaModel(
             model_path,
             gpu_layers=settings.gpu_layers,
@@ -155,6 +165,7 @@ class Engine:
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
             self._disk = self._make_disk(lora, steady=steady)
+            self._draft = self._make_draft(draft)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -163,11 +174,10 @@ class Engine:
             cells=self._context.cells,
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
-            can_share=_can_share_prefixes(self.model),
+            can_share=can_be_cut(self.model),
             disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
-        self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
         self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
         self._speculator = self._make_speculator()
@@ -188,9 +198,11 @@ class Engine:
         self._ahead = 0  # steps in a row that were still computed when llama_decode returned
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
+        self._embedding_patience = Patience(time.monotonic)
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
+        self._behind = 0
         self._accepting = True
         self.failure: EngineError | None = None
         """Why the engine stopped working, if it did."""
@@ -318,21 +330,25 @@ class Engine:
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, self._queued - running),
+            waiting=max(0, self._queued + self._behind - running),
             slots=self.settings.slots,
             cells_used=self._cache.used_cells,
             cells=self._context.cells,
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
-            drafted=self._speculator.drafted if self._speculator else 0,
-            accepted=self._speculator.accepted if self._speculator else 0,
+            drafted=dict(self._speculator.drafted) if self._speculator else {},
+            accepted=dict(self._speculator.accepted) if self._speculator else {},
+            draft_cells_used=self._draft.cells_used if self._draft else 0,
+            draft_cells=self._draft.cells if self._draft else 0,
+            draft_refused=self._draft.refused if self._draft else 0,
+            draft_usable=self._draft is not None and self._draft.usable,
         )
 
     def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
         """What is kept on disk. The files' identities are those at the time they were loaded."""
         limit = self.settings.prefix_disk_bytes
-        if not limit or steady or not _can_share_prefixes(self.model):
+        if not limit or steady or not can_be_cut(self.model):
             return None
         context = context_identity(self.model, self.settings, cells=self._context.cells)
         own = None if lora is None else sha256_file(lora)
@@ -343,9 +359,26 @@ class Engine:
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
         kind = self.settings.speculate
-        if kind == "off" or self._steady or not _can_share_prefixes(self.model):
+        if kind == "off" or self._steady or not can_be_cut(self.model):
             return None
-        return Speculator(always=kind == "always")
+        always = kind == "always"
+        rounds = None
+        if self._draft is not None:
+            rounds = DraftRounds(self._draft, most=self.settings.draft_tokens, always=always)
+        return Speculator(always=always, rounds=rounds, n_vocab=self.model.n_vocab)
+
+    def _make_draft(self, path: Path | None) -> DraftModel | None:
+        if path is None:
+            return None
+        if not can_be_cut(self.model):
+            raise UsageError(
+                "a draft model can't guess for this one: its memory is a recurrent state, and "
+                "can't forget guesses",
+                where=str(self.model.path),
+                hint="Leave --draft out.",
+            )
+        limits = replace(_prefix_limits(self.settings, self.settings.ctx), ram_bytes=0)
+        return DraftModel(path, self.settings, limits)
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -354,6 +387,8 @@ class Engine:
             raise UnavailableError("the server is shutting down")
 
     def _check_queue(self) -> None:
+        if IN_BACKGROUND.get():
+            return
         with self._lock:
             if self._queued >= self.settings.max_queue + self.settings.slots:
                 raise QueueFullError(
@@ -385,6 +420,8 @@ class Engine:
             self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
+        if self._draft is not None:
+            self._draft.close()
         self._context.close()
         self.model.close()
 
@@ -405,14 +442,14 @@ class Engine:
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
-        generation = Generation(on_event)
-        key = None if adapter is None else self.adapters.begin(adapter)
+        active = None if adapter is None else self.adapters.begin(adapter, prompt)
+        generation = Generation(on_event, is_base=active is None)
         request = Request(
             prompt,
             sampling,
             generation,
             limit=self.limit,
-            adapter=key,
+            adapter=active,
             stream=stream,
             background=IN_BACKGROUND.get(),
         )
@@ -421,15 +458,22 @@ class Engine:
         if self._speculator is not None and (
             sampling.seed is None or self.settings.speculate == "always"
         ):
-            request.drafter = self._speculator.drafter(request.tokens)
+            request.drafter = self._speculator.drafter(request.tokens, sampling)
         self._count_in(request)
         return generation
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
         """Put it into the inbox."""
-        with self._lock:
-            self._queued += 1
+        self._count(arrived, 1)
         self._inbox.put(arrived)
+
+    def _count(self, one: Request | EmbeddingJob, more: int) -> None:
+        """What is in the background takes no place in the queue from others."""
+        with self._lock:
+            if one.background:
+                self._behind += more
+            else:
+                self._queued += more
 
     # -- the engine's thread ------------------------------------------------------------------
 
@@ -477,19 +521,18 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
-            if self._embeddings[0].background and self._scheduler.has_foreground:
-                self._embeddings.rotate(-1)
-                return
+            job = self._embeddings[0]
+            if job.background:
+                if self._scheduler.has_foreground and not self._embedding_patience.is_over:
+                    self._embeddings.rotate(-1)
+                    return
+                self._embedding_patience.begin()
             self._hand_out_all()
-            if self._embeddings[0].advance(self._embedder):
+            if job.advance(self._embedder):
                 self._embeddings.popleft()
-                self._count_out()
+                self._count(job, -1)
             else:
                 self._embeddings.rotate(-1)
-
-    def _count_out(self) -> None:
-        with self._lock:
-            self._queued -= 1
 
     def _step(self) -> None:
         for request, why in self._scheduler.expire():
@@ -630,8 +673,8 @@ class Engine:
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
         """The end of a request that the scheduler has let go."""
-        self._count_out()
-        self.adapters.end(request.adapter)
+        self._count(request, -1)
+        self.adapters.end(adapter_key(request.adapter))
         self._delivery.ended(request, why)
 
     def _end_all(self, why: EngineError) -> None:
@@ -643,7 +686,7 @@ class Engine:
             self._end(request, why)
         for job in self._embeddings:
             job.fail(why)
-            self._count_out()
+            self._count(job, -1)
         self._embeddings.clear()
         self._hand_out_all()
 
@@ -667,11 +710,3 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
 
 def _on_gpu(settings: ServeSettings) -> bool:
     return settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
-
-
-def _can_share_prefixes(model: LlamaModel) -> bool:
-    """Can the model's memory be cut at any position? A recurrent state can't."""
-    api = backend()
-    return not (
-        api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
-    )

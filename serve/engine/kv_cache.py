@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from tuneserve.serve.engine.activation import Adapter, alike_until
 from tuneserve.serve.engine.cells import CellAllocator
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefixes import (
@@ -54,19 +55,26 @@ class ComputedTokens(Protocol):
     """A running request, as far as its prefix can be shared."""
 
     sequence: int
-    adapter: str | None
     tokens: list[int]
     computed: int
+
+    @property
+    def adapter(self) -> Adapter:
+        """What computes it."""
 
 
 class WaitingTokens(Protocol):
     """A waiting request, as far as it can share a prefix; `scored_pending`: it computes its own."""
 
-    adapter: str | None
     tokens: list[int]
 
     @property
-    def scored_pending(self) -> int: ...
+    def adapter(self) -> Adapter:
+        """What computes it."""
+
+    @property
+    def scored_pending(self) -> int:
+        """Tokens whose outputs are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +163,10 @@ class KVCacheManager:
         return len(self._cached) + len(self.offloaded)
 
     def match_prefix(
-        self, adapter: str | None, tokens: list[int], running: Iterable[ComputedTokens]
+        self, adapter: Adapter, tokens: list[int], running: Iterable[ComputedTokens]
     ) -> PrefixMatch:
-        """The longest prefix of `tokens` that is cached, running or offloaded under this adapter.
+        """The longest prefix of `tokens` that is cached, running or offloaded under this adapter,
+        or of the base as far as it is the base's.
 
         The last token is never part of it: its logits are needed, so it must be computed.
         """
@@ -166,11 +175,10 @@ class KVCacheManager:
         wanted = np.asarray(tokens[:-1], np.int32)
         best, best_length = self._cached.longest(adapter, wanted)
         for other in running:
-            if other.adapter != adapter or min(other.computed, len(wanted)) <= best_length:
-                continue
-            if other.tokens[best_length] != tokens[best_length]:
+            reach = min(other.computed, len(wanted), alike_until(other.adapter, adapter))
+            if reach <= best_length or other.tokens[best_length] != tokens[best_length]:
                 continue  # It can't be longer.
-            length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
+            length = common_prefix(np.asarray(other.tokens[:reach], np.int32), wanted)
             if length > best_length:
                 best, best_length = other.sequence, length
         key, length = self.offloaded.longest(adapter, wanted)
@@ -178,7 +186,7 @@ class KVCacheManager:
             known = max(best_length, length if key is not None else 0)
             read = self._disk.find(adapter, wanted, known + WORTH_READING)
             if read is not None:
-                key, length = self.offloaded.put(read), common_prefix(read.tokens, wanted)
+                key, length = self.offloaded.put(read), read.length_for(adapter, wanted)
         if key is not None and length >= best_length + WORTH_RESTORING:
             tokens_there = len(self.offloaded[key].tokens)
             return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
@@ -200,15 +208,14 @@ class KVCacheManager:
         wanted = np.empty(0, np.int32)
         for other in computing:
             least = WORTH_WAITING if known is None else known + WORTH_WAITING
-            if other.adapter != request.adapter or min(len(other.tokens), len(tokens) - 1) < least:
-                continue
-            # Most differ there.
-            if other.tokens[least - 1] != tokens[least - 1]:
-                continue
+            alike = alike_until(other.adapter, request.adapter)
+            reach = min(len(other.tokens), len(tokens) - 1, alike)
+            if reach < least or other.tokens[least - 1] != tokens[least - 1]:
+                continue  # Most differ there.
             if known is None:
                 known = self.match_prefix(request.adapter, tokens, running).length
                 wanted = np.asarray(tokens[:-1], np.int32)
-            length = common_prefix(np.asarray(other.tokens, np.int32), wanted)
+            length = common_prefix(np.asarray(other.tokens[:reach], np.int32), wanted)
             if length >= max(known, other.computed) + WORTH_WAITING:
                 return True
         return False
@@ -265,10 +272,11 @@ class KVCacheManager:
         self._memory.truncate(sequence, length)
         self._cells.truncate(sequence, length)
 
-    def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
+    def release(self, sequence: int, adapter: Adapter, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
         self._ended = True
-        if not self._can_share or not tokens:
+        kept = self._can_share and (self._limits.idle_cells or self.offloaded.copies)
+        if not kept or not tokens:
             self.free(sequence)
             return
         for other in self._cached.add(sequence, CachedPrefix(adapter, np.array(tokens, np.int32))):
@@ -308,7 +316,7 @@ class KVCacheManager:
         """The sequences of running requests."""
         return [sequence for sequence in self._cells.sequences if sequence not in self._cached]
 
-    def start_low(self, adapter: str | None, tokens: list[int]) -> None:
+    def start_low(self, adapter: Adapter, tokens: list[int]) -> None:
         """A request with these tokens ends a time in which none ran. Where prefixes are not copied
         to RAM, it makes room in the lowest cells: of what others left there only as much is kept
         as beside a running request, and of what it begins with all, unless that lies so scattered

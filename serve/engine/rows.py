@@ -74,9 +74,10 @@ class RowDrawer:
             request.sampler = TokenSampler(self._model, request.sampling)
         wanted = request.sampling.logprobs
         found: list[Drawn] = []
-        for row, guess in zip(rows, (*request.draft, None), strict=True):
+        for place, (row, guess) in enumerate(zip(rows, (*request.draft, None), strict=True)):
+            proposal = request.drafter.proposal(place) if request.drafter else None
             try:
-                token = request.sampler.sample(row)
+                token = request.sampler.sample(row, proposal)
                 logprob = None if wanted is None else token_logprob(row, token, wanted)
             except (GrammarFailedError, LogitsError) as error:
                 found.append(error)
