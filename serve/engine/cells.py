@@ -41,20 +41,29 @@ class CellAllocator:
             raise ValueError(f"{count} cells asked for, {self.free} free")
         if not count:
             return []
-        width = count
+        first = self._lowest
+        window = self._references[first : first + count]
+        if len(window) == count and not window.any():
+            window[:] = 1
+            taken = list(range(first, first + count))
+        else:
+            taken = self._take_scattered(count)
+        self.free -= count
+        self.tokens += count
+        self._lowest = taken[-1] + 1
+        self.end = max(self.end, self._lowest)
+        return taken
+
+    def _take_scattered(self, count: int) -> list[int]:
+        width = 2 * count
         while True:
-            window = self._references[self._lowest : self._lowest + width]
-            found = np.flatnonzero(window == 0)
+            found = np.flatnonzero(self._references[self._lowest : self._lowest + width] == 0)
             if len(found) >= count:
                 break
             width *= 4
         cells = found[:count] + self._lowest
         self._references[cells] = 1
-        self.free -= count
-        self.tokens += count
         taken: list[int] = cells.tolist()
-        self._lowest = taken[-1] + 1
-        self.end = max(self.end, self._lowest)
         return taken
 
     def share(self, source: int, target: int, length: int) -> None:
@@ -85,6 +94,18 @@ class CellAllocator:
         self.truncate(sequence, 0)
         self._held.pop(sequence, None)
 
-    def top_of(self, sequence: int) -> int:
-        """One more than the highest cell that a sequence holds; 0 if it holds none."""
-        return max(self._held.get(sequence, ()), default=-1) + 1
+    @property
+    def sequences(self) -> list[int]:
+        """Those that hold cells."""
+        return list(self._held)
+
+    def end_of(self, sequence: int, length: int | None = None) -> int:
+        """One more than the highest cell of a sequence, or of its first `length` tokens; 0 if there
+        is none."""
+        return max(self._held.get(sequence, [])[:length], default=-1) + 1
+
+    def length_below(self, sequence: int, bound: int) -> int:
+        """How many tokens a sequence begins with whose cells are all below `bound`."""
+        cells = np.array(self._held.get(sequence, []), np.intp)
+        above = np.flatnonzero(cells >= bound)
+        return int(above[0]) if len(above) else len(cells)

@@ -105,6 +105,9 @@ def token_logprob(row: Row, token: int, alternatives: int) -> TokenLogprob:
 def most_probable(rows: npt.NDArray[np.float32]) -> list[int | None]:
     """The most probable token of each row, [rows, n_vocab]; None where the largest logit is not
     finite."""
+    if len(rows) == 1:
+        token = int(rows[0].argmax())
+        return [token if math.isfinite(rows[0, token]) else None]
     best = rows.argmax(axis=1)
     finite = np.isfinite(rows[np.arange(len(rows)), best])
     tokens: list[int | None] = best.tolist()

@@ -66,9 +66,16 @@ SHARE_BESIDE_RUNNING = 0.25
 cells."""
 
 CELLS_BESIDE_RUNNING_ON_GPU = 2048
+CELLS_BESIDE_EACH_ON_GPU = 512
+"""The same on a GPU, in cells, and for each running request: beside one answer alone, whose steps
+are the shortest, they take most of its speed."""
 
 NEVER = -1e9
 """Added to a logit: the token is chosen only where a grammar allows no other."""
+
+
+SURELY_AHEAD = 3
+"""So many steps in a row are not a thread that was held up for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +195,7 @@ class Engine:
         self._rows = RowDrawer(self.model, threads)
         self._pieces: dict[int, bytes | None] = {}
         self._delivery = Delivery(after_step)
-        self._computes_ahead = False
+        self._ahead = 0  # steps in a row that were still computed when llama_decode returned
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
         self._embedding_patience = Patience(time.monotonic)
@@ -546,11 +553,16 @@ class Engine:
             self._delivery.hand_out()
         if ready:
             logits = self._context.batch_logits(sum(1 + len(request.draft) for request in ready))
-            # A GPU still computes when llama_decode returns: what the last step has drawn can be
-            # handed out meanwhile. On a CPU it would come later by a step.
-            self._computes_ahead = time.monotonic() - launched > launched - started
+            waited = time.monotonic() - launched
+            self._ahead = self._ahead + 1 if waited > launched - started else 0
             self._draw(ready, logits)
         self._observe(batch.chunks, time.monotonic() - started)
+
+    @property
+    def _computes_ahead(self) -> bool:
+        """Does the device go on when llama_decode has returned, as GPUs do? Then what the last step
+        has drawn is handed out meanwhile. On a CPU it would come later by a step."""
+        return self._ahead >= SURELY_AHEAD
 
     def _observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
         """A step with these chunks took that long, to the last token drawn."""
@@ -691,6 +703,7 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
         idle_cells=int(settings.prefix_share * n_ctx),
         share_beside_running=0.0 if on_gpu else SHARE_BESIDE_RUNNING,
         cells_beside_running=CELLS_BESIDE_RUNNING_ON_GPU if on_gpu else 0,
+        cells_beside_each=CELLS_BESIDE_EACH_ON_GPU,
         ram_bytes=0 if on_gpu else int(settings.prefix_ram * (1 << 30)),
     )
 

@@ -22,6 +22,7 @@ from tuneserve.serve.engine.activation import Adapter, alike_until
 from tuneserve.serve.engine.cells import CellAllocator
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefixes import (
+    SHORTEST_OFFLOADED,
     CachedPrefix,
     OffloadedPrefixes,
     PrefixCache,
@@ -37,11 +38,17 @@ COPIED_IN_A_STEP = 512
 """Tokens of cached prefixes that a step copies out of the KV cache, a prefix more or less."""
 
 SCATTERED_CELLS = 4096
-"""So many cells without use below the last one in use cost one answer a tenth of its speed; so
-many tokens are not computed again for that."""
+"""So many tokens are not computed again for the sake of cells without use between theirs."""
+
+COMPACT_CELLS = 2048
+"""Fewer cells without use between a prefix's own are no reason to compute it again."""
 
 WORTH_READING = 64
 """And one on disk if it is at least this many tokens longer than any other match."""
+
+
+WORTH_WAITING = 64
+"""And a beginning that another request is computing if it is at least this long."""
 
 
 class ComputedTokens(Protocol):
@@ -54,6 +61,19 @@ class ComputedTokens(Protocol):
     @property
     def adapter(self) -> Adapter:
         """What computes it."""
+
+
+class WaitingTokens(Protocol):
+    """A waiting request, as far as it can share a prefix; `scored_pending`: it computes its own."""
+
+    tokens: list[int]
+
+    @property
+    def adapter(self) -> Adapter:
+        """What is to compute it."""
+
+    @property
+    def scored_pending(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +100,15 @@ class PrefixLimits:
     """How much of finished requests is kept.
 
     `idle_cells` of the KV cache while nothing runs; while requests run, the larger of
-    `share_beside_running` of their cells and `cells_beside_running`. `ram_bytes` for offloaded
-    prefixes, 0 for none.
+    `share_beside_running` of their cells and `cells_beside_running`, of these at most
+    `cells_beside_each` for every running one. `ram_bytes` for offloaded prefixes, 0 for none.
     """
 
     idle_cells: int
     share_beside_running: float
     cells_beside_running: int
     ram_bytes: int
+    cells_beside_each: int = 1 << 30
 
 
 class KVCacheManager:
@@ -119,7 +140,7 @@ class KVCacheManager:
         dropped = self._disk.save if self._disk is not None and limits.ram_bytes else None
         self.offloaded = OffloadedPrefixes(memory, limits.ram_bytes, dropped=dropped)
         self._ids = list(range(sequences - 1, -1, -1))
-        self._peak = 0
+        self._ended = False  # since prefixes were last looked at for high cells
 
     @property
     def free_cells(self) -> int:
@@ -128,6 +149,12 @@ class KVCacheManager:
     @property
     def used_cells(self) -> int:
         return self._cells.size - self._cells.free
+
+    @property
+    def end(self) -> int:
+        """One more than the highest cell in use: on a GPU attention takes as long as if all below
+        were."""
+        return self._cells.end
 
     @property
     def cached_prefixes(self) -> int:
@@ -163,6 +190,35 @@ class KVCacheManager:
             tokens_there = len(self.offloaded[key].tokens)
             return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
         return PrefixMatch(best_length, sequence=best)
+
+    def will_share(
+        self,
+        request: WaitingTokens,
+        computing: Sequence[ComputedTokens],
+        running: Sequence[ComputedTokens],
+    ) -> bool:
+        """Does one of the `computing` compute a beginning of this request's tokens, WORTH_WAITING
+        more than are known from the `running` or cached ones? Both would take cells for it, and the
+        time to compute it."""
+        tokens = request.tokens
+        if not computing or not self._can_share or request.scored_pending:
+            return False
+        known: int | None = None
+        wanted = np.empty(0, np.int32)
+        for other in computing:
+            least = WORTH_WAITING if known is None else known + WORTH_WAITING
+            if other.adapter != request.adapter or min(len(other.tokens), len(tokens) - 1) < least:
+                continue
+            # Most differ there.
+            if other.tokens[least - 1] != tokens[least - 1]:
+                continue
+            if known is None:
+                known = self.match_prefix(request.adapter, tokens, running).length
+                wanted = np.asarray(tokens[:-1], np.int32)
+            length = common_prefix(np.asarray(other.tokens, np.int32), wanted)
+            if length >= max(known, other.computed) + WORTH_WAITING:
+                return True
+        return False
 
     def allocate(self, match: PrefixMatch) -> tuple[int, int]:
         """A new sequence that begins with the match: (its id, tokens it has already).
@@ -206,12 +262,10 @@ class KVCacheManager:
     def append(self, sequence: int, count: int) -> None:
         """`count` more tokens of a sequence were computed; there must be room."""
         self._cells.append(sequence, count)
-        self._peak = max(self._peak, self.used_cells)
 
     def append_each(self, sequences: Sequence[int]) -> None:
         """One more token of each of these was computed, in this order; there must be room."""
         self._cells.append_each(sequences)
-        self._peak = max(self._peak, self.used_cells)
 
     def keep(self, sequence: int, length: int) -> None:
         """Of a running sequence's computed tokens only the first `length` are kept."""
@@ -220,6 +274,7 @@ class KVCacheManager:
 
     def release(self, sequence: int, adapter: Adapter, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
+        self._ended = True
         kept = self._can_share and (self._limits.idle_cells or self.offloaded.copies)
         if not kept or not tokens:
             self.free(sequence)
@@ -242,24 +297,64 @@ class KVCacheManager:
             return
         limits = self._limits
         most = float(limits.idle_cells)
-        if running := self._cells.tokens - cached:
-            beside = max(limits.cells_beside_running, running * limits.share_beside_running)
-            most = min(most, beside)
+        running = self._running
+        if running:
+            cells = min(limits.cells_beside_running, limits.cells_beside_each * len(running))
+            share = (self._cells.tokens - cached) * limits.share_beside_running
+            most = min(most, max(cells, share))
         copied = 0
         while cached > most and copied < COPIED_IN_A_STEP and self._evict(spare=None):
             left = self._cached.tokens
             copied += cached - left if self.offloaded.copies else 0
             cached = left
+        if running and self._ended:
+            self._ended = False
+            self._cut_above(int(most) + max(map(self._cells.end_of, running)))
+
+    @property
+    def _running(self) -> list[int]:
+        """The sequences of running requests."""
+        return [sequence for sequence in self._cells.sequences if sequence not in self._cached]
 
     def start_low(self, adapter: Adapter, tokens: list[int]) -> None:
-        """A request with these tokens ends a time in which none ran. What many together left
-        behind lies scattered over all cells that they held, and on a GPU attention takes as long
-        as if all up to the last one in use were: unless the request needs much of it, it goes."""
-        if self.offloaded.copies or self._peak <= 2 * self.used_cells + SCATTERED_CELLS:
+        """A request with these tokens ends a time in which none ran. Where prefixes are not copied
+        to RAM, it makes room in the lowest cells: of what others left there only as much is kept
+        as beside a running request, and of what it begins with all, unless that lies so scattered
+        that it would cost more time than to be computed."""
+        if self.offloaded.copies:
             return
-        if self.match_prefix(adapter, tokens, []).length < SCATTERED_CELLS:
-            self.clear_cached()
-        self._peak = self.used_cells
+        match = self.match_prefix(adapter, tokens, [])
+        needed, end, own = match.sequence, 0, 0
+        if needed is not None:
+            end = self._cells.end_of(needed, match.length)
+            own = len(self._cached[needed].tokens)
+            if end > match.length + COMPACT_CELLS and match.length < SCATTERED_CELLS:
+                needed, end, own = None, 0, 0
+        limits = self._limits
+        most = min(limits.cells_beside_running, limits.cells_beside_each)
+        while self._cached.tokens - own > most and self._evict(spare=needed):
+            pass
+        self._cut_above(most + end)
+
+    def _cut_above(self, bound: int) -> None:
+        """Keep of cached prefixes only what lies in the cells below `bound`, if many cells are
+        without use. Where prefixes are copied, attention takes no longer for high cells."""
+        if self.offloaded.copies or self._cells.end <= self.used_cells + COMPACT_CELLS:
+            return
+        for sequence, prefix in list(self._cached.items()):
+            if sequence not in self._cached:
+                continue  # another one has all of it
+            length = self._cells.length_below(sequence, bound)
+            if length == len(prefix.tokens):
+                continue
+            del self._cached[sequence]
+            if length < SHORTEST_OFFLOADED:
+                self.free(sequence)
+                continue
+            self.keep(sequence, length)
+            shorter = CachedPrefix(prefix.adapter, prefix.tokens[:length])
+            for other in self._cached.add(sequence, shorter):
+                self.free(other)
 
     def clear_cached(self) -> None:
         """Free every cached prefix in the KV cache, without offloading it."""

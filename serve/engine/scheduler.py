@@ -57,7 +57,8 @@ class Scheduler:
     - Requests are admitted in the order of arrival, while fewer than `slots` run and the KV cache
       has room for the prompt; but those whose adapter runs already before others, as far as each of
       these is overtaken MOST_OVERTAKEN times for each slot: a step of one request takes nearly as
-      long as one of many.
+      long as one of many. One that begins like a prompt that is being computed waits until it can
+      share that beginning.
     - Background requests stand behind all others: they are admitted last and preempted first, and
       while any other runs they keep their cells and stand still; one of them is promoted after
       some seconds, and takes part like any other (see BackgroundShare).
@@ -229,18 +230,26 @@ class Scheduler:
         return next((one for one in reversed(self.running) if one.stands_back), None)
 
     def _admit(self) -> None:
+        if not self.waiting:
+            return
+        held: list[Request] = []
+        computing = [one for one in self._active if one.pending > 1 and not one.scored_pending]
         while self.waiting:
             behind = None if self.waiting[0].stands_back else self._background_running()
             if len(self.running) >= self._slots:
                 if behind is None:
-                    return
+                    break
                 self._preempt(behind)
                 continue
             request = self._next_to_admit()
+            if self._cache.will_share(request, computing, self.running):
+                self.waiting.remove(request)
+                held.append(request)
+                continue
             match = self._match_with_room(request)
             if match is None:
                 if behind is None:
-                    return
+                    break
                 self._preempt(behind)
                 continue
             place = self.waiting.index(request)
@@ -249,6 +258,9 @@ class Scheduler:
             del self.waiting[place]
             request.admit(*self._cache.allocate(match))
             self.running.append(request)
+            if not request.scored_pending:
+                computing.append(request)
+        self.waiting.extendleft(reversed(held))
 
     def _next_to_admit(self) -> Request:
         """The first request, or a later one whose adapter runs already."""
@@ -355,15 +367,23 @@ def split_batch(
     order of admission. Last comes one prompt at most whose tokens are scored, without its last
     token: that is an answer's.
     """
-    chunks = [(request, 1) for request in running if request.pending == 1][:batch_tokens]
-    left = min(batch_tokens - len(chunks), prefill_tokens)
-    scored = [request for request in running if request.scored_pending][:1]
+    answers: list[Chunk] = []
+    prompts = []
     for request in running:
-        if request.pending > 1 and left > 0 and not request.scored_pending:
+        if request.pending == 1:
+            answers.append((request, 1))
+        elif request.pending:
+            prompts.append(request)
+    chunks = answers[:batch_tokens]
+    if not prompts:
+        return chunks
+    left = min(batch_tokens - len(chunks), prefill_tokens)
+    for request in prompts:
+        if left > 0 and not request.scored_pending:
             count = min(request.pending_alike, left)
             chunks.append((request, count))
             left -= count
-    for request in scored:
+    for request in [one for one in prompts if one.scored_pending][:1]:
         if left > 0:
             count = min(request.scored_pending, request.pending_alike, left, SCORED_AT_ONCE)
             chunks.append((request, count))

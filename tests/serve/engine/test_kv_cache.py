@@ -335,26 +335,63 @@ def test_a_new_sequence_takes_the_id_of_a_cached_prefix_when_all_are_used() -> N
     assert cache.match_prefix(None, [0] * 5, []).sequence == source.sequence
 
 
+ON_A_GPU = PrefixLimits(
+    idle_cells=32_768,
+    share_beside_running=0.0,
+    cells_beside_running=2048,
+    ram_bytes=0,
+    cells_beside_each=512,
+)
+
+
 def test_after_many_a_single_request_does_not_keep_what_lies_scattered() -> None:
-    limits = PrefixLimits(
-        idle_cells=20_000, share_beside_running=0.0, cells_beside_running=20_000, ram_bytes=0
-    )
-    cache, _ = manager(cells=40_000, limits=limits)
-    for start in range(5):
-        compute(cache, [start] * 3000)
+    cache, _ = manager(cells=40_000, limits=ON_A_GPU)
+    for start in range(2):
+        compute(cache, [start] * 100)
     for _ in range(2):
         cache.trim()
         cache.start_low(None, [0] * 10)
-        assert cache.cached_prefixes == 5, "nothing above them was ever in use"
+        assert cache.cached_prefixes == 2, "few, and nothing above them is in use"
     sequence, _ = cache.allocate(PrefixMatch())
-    cache.append(sequence, 15_000)
+    cache.append(sequence, 12_000)
+    compute(cache, [5] * 300)
     cache.free(sequence)
-    cache.start_low(None, [0] * 10)
-    assert (cache.cached_prefixes, cache.used_cells) == (5, 15_000), "most of them is in use"
-    for _ in range(4):
-        assert cache._evict(spare=None)
+    assert (cache.cached_prefixes, cache.end) == (3, 12_500)
     cache.start_low(None, [9] * 10)
-    assert (cache.cached_prefixes, cache.used_cells) == (0, 0)
+    assert (cache.cached_prefixes, cache.end) == (2, 200)
+
+
+def test_what_others_left_makes_room_before_a_single_request_takes_cells() -> None:
+    cache, _ = manager(cells=40_000, limits=ON_A_GPU)
+    for start in range(4):
+        compute(cache, [start] * 3000)
+    assert cache.end == 12_000
+    cache.start_low(None, [9] * 100)
+    assert compute(cache, [9] * 100) == 0
+    assert cache.end == 100
+    compute(cache, [8] * 3000)
+    cache.start_low(None, [8] * 3001)
+    assert compute(cache, [8] * 3001) == 3000
+    assert cache.end <= 3101
+
+
+def test_a_beginning_that_many_share_outlives_their_scattered_ends() -> None:
+    cache, _ = manager(cells=40_000, limits=ON_A_GPU)
+    shared = list(range(400))
+    running: list[Running] = []
+    for number in range(3):
+        tokens = [*shared, *[1000 + number] * 50]
+        sequence, there = cache.allocate(cache.match_prefix(None, tokens, running))
+        assert there == (400 if running else 0)
+        cache.append(sequence, len(tokens) - there)
+        running.append(Running(sequence, None, tokens, len(tokens)))
+    for _ in range(2000):
+        cache.append_each([one.sequence for one in running])
+    for one in running:
+        cache.release(one.sequence, None, [*one.tokens, *[1] * 2000])
+    cache.start_low(None, [*shared, 7])
+    assert cache.end <= 400 + 512
+    assert cache.match_prefix(None, [*shared, 7], []).length == 400
 
 
 def test_what_a_single_request_needs_much_of_is_kept_wherever_it_lies() -> None:

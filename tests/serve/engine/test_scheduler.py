@@ -125,6 +125,54 @@ def test_requests_are_admitted_in_order_up_to_the_slots() -> None:
     assert server.scheduler.running == [second, third]
 
 
+def test_who_begins_like_a_prompt_that_is_computed_waits_to_share_it() -> None:
+    server = Server(slots=4, prefill=120, limits=ALL_KEPT)
+    shared = list(range(100))
+    first, second = (server.submit([*shared, *[mark] * 40], 5) for mark in (7, 8))
+    other = server.submit(20, 5)
+    third = server.submit([*shared, *[9] * 40], 5)
+    server.step()
+    assert server.scheduler.running == [first, other], "who has nothing in common passes"
+    assert list(server.scheduler.waiting) == [second, third]
+    server.step()
+    assert server.scheduler.running == [first, other, second, third]
+    assert (second.cached_tokens, third.cached_tokens) == (100, 100)
+    assert first.cached_tokens == 0
+
+
+def test_choices_of_one_prompt_compute_it_once() -> None:
+    server = Server(slots=4)
+    choices = [server.submit(list(range(200)), 3) for _ in range(4)]
+    server.steps(5)
+    assert [one.cached_tokens for one in choices] == [0, 199, 199, 199]
+    assert [why for _, why in server.ended] == ["length"] * 4
+
+
+def test_nobody_waits_for_a_prompt_that_stands_still() -> None:
+    server = Server(slots=4, prefill=50)
+    shared = list(range(200))
+    behind = server.submit([*shared, 7], 5, background=True)
+    server.step()
+    running = server.submit(5, 50)
+    server.step()
+    assert server.scheduler.running == [behind, running]
+    asked = server.submit([*shared, 8], 5)
+    server.step()
+    assert asked in server.scheduler.running
+    server.steps(20)
+    assert (asked, "length") in server.ended
+
+
+def test_who_waits_for_a_prompt_that_is_cancelled_computes_it() -> None:
+    server = Server(slots=4, prefill=50)
+    first, second = (server.submit([*range(200), mark], 5) for mark in (7, 8))
+    server.step()
+    assert list(server.scheduler.waiting) == [second]
+    server.generations[first].cancel()
+    server.step()
+    assert server.scheduler.running == [second]
+
+
 def test_a_prompt_without_room_waits_and_is_not_overtaken() -> None:
     server = Server(cells=100)
     running = server.submit(60, 3)
