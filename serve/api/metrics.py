@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -21,6 +22,9 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
+        self.registry.register(AdapterCollector(engine))
+        self._batches = BatchCollector()
+        self.registry.register(self._batches)
         counter = partial(Counter, registry=self.registry)
         seconds = partial(Histogram, buckets=SECONDS, registry=self.registry)
         self._requests = counter("tuneserve_requests", "HTTP requests", ("path", "status"))
@@ -31,6 +35,10 @@ class Metrics:
             "tuneserve_first_token_seconds", "Time from a request to its first token"
         )
         self._whole = seconds("tuneserve_answer_seconds", "Time from a request to its end")
+
+    def watch(self, batches: CountedBatches) -> None:
+        """Tell these batches too."""
+        self._batches.batches = batches
 
     def answered(self, completion: Completion) -> None:
         """An answer has ended."""
@@ -49,6 +57,58 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format, as Prometheus reads it."""
         return generate_latest(self.registry)
+
+
+class CountedBatches(Protocol):
+    """What is told of batches."""
+
+    def by_status(self) -> Mapping[str, int]:
+        """How many there are in each status."""
+
+    @property
+    def lines_written(self) -> Mapping[str, int]:
+        """Lines since the process began, by how they ended."""
+
+
+class BatchCollector(Collector):
+    """Batches and their lines, if there are any to watch."""
+
+    batches: CountedBatches | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self.batches is None:
+            return
+        gauge = GaugeMetricFamily("tuneserve_batches", "Batches", labels=("status",))
+        for status, count in self.batches.by_status().items():
+            gauge.add_metric((status,), count)
+        yield gauge
+        lines = CounterMetricFamily(
+            "tuneserve_batch_lines", "Lines of batches that have ended", labels=("result",)
+        )
+        for result, count in self.batches.lines_written.items():
+            lines.add_metric((result,), count)
+        yield lines
+
+
+class AdapterCollector(Collector):
+    """The adapters in memory, and the requests for those that are served now: names come from
+    people who may load adapters, and there are at most as many as may be loaded."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._adapters = engine.adapters
+
+    def collect(self) -> Iterable[Metric]:
+        adapters = self._adapters
+        yield GaugeMetricFamily("tuneserve_adapters", "LoRA adapters in memory", adapters.loaded)
+        yield GaugeMetricFamily(
+            "tuneserve_adapter_bytes", "Size of the adapters in memory", adapters.loaded_bytes
+        )
+        requests = CounterMetricFamily(
+            "tuneserve_adapter_requests", "Answers asked of an adapter", labels=("adapter",)
+        )
+        for one in adapters.served:
+            requests.add_metric((one.name,), one.requests)
+        yield requests
 
 
 class EngineCollector(Collector):

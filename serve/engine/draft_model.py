@@ -151,7 +151,8 @@ class DraftModel:
         right = max(0, min(right, len(came) - 1))
         text.computed += right
         text.guesses = []
-        self._cache.settle_draft(text.sequence, text.computed, right)
+        self._cache.append(text.sequence, right)
+        self._cache.keep(text.sequence, text.computed)
 
     def release(self, text: FollowedText) -> None:
         """Keep what was computed of a text as a cached prefix."""

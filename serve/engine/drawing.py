@@ -53,7 +53,10 @@ def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int
     Raises LogitsError if the largest logit is not finite.
     """
     if sampling.temperature <= 0.0:
-        return _most_probable(row)
+        (token,) = most_probable(row[np.newaxis])
+        if token is None:
+            raise LogitsError
+        return token
     if 0 < sampling.top_k < len(row):
         return _draw_of_few(row, largest(row, sampling.top_k), sampling, random)
     plain = Weights(row) if sampling.top_p < 1.0 else None
@@ -81,11 +84,15 @@ def token_logprob(row: Row, token: int, alternatives: int) -> TokenLogprob:
     return TokenLogprob(token, float(row[token]) - log_sum, top)
 
 
-def _most_probable(row: Row) -> int:
-    token = int(row.argmax())
-    if not math.isfinite(row[token]):
-        raise LogitsError
-    return token
+def most_probable(rows: npt.NDArray[np.float32]) -> list[int | None]:
+    """The most probable token of each row, [rows, n_vocab]; None where the largest logit is not
+    finite."""
+    best = rows.argmax(axis=1)
+    finite = np.isfinite(rows[np.arange(len(rows)), best])
+    tokens: list[int | None] = best.tolist()
+    if finite.all():
+        return tokens
+    return [token if good else None for token, good in zip(tokens, finite, strict=True)]
 
 
 def least_logit(row: Row, min_p: float) -> np.float32:

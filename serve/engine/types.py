@@ -111,6 +111,13 @@ class SamplingParams:
         penalties = (self.presence_penalty, self.frequency_penalty, self.repeat_penalty)
         return penalties != (0.0, 0.0, 1.0)
 
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Is each token the most probable one of its row, and nothing else asked about it?"""
+        changed = self.logit_bias or self.penalizes or self.grammar is not None
+        more = self.thinking_budget is not None or self.logprobs is not None
+        return self.temperature <= 0.0 and not changed and not more
+
 
 GREEDY = SamplingParams(temperature=0.0)
 

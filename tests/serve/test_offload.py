@@ -163,6 +163,8 @@ def test_a_split_that_llama_cpp_has_no_more_is_refused_with_what_to_take(
 ) -> None:
     done = tuneserve("serve", "x.gguf", "--split-mode", "row", cwd=tmp_path)
     assert done.returncode == 2
+    assert "no split by rows any more: take tensor" in done.stderr
+    done = tuneserve("serve", "x.gguf", "--split-mode", "column", cwd=tmp_path)
     assert "known are: layer, tensor, none" in done.stderr
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[serve]\nsplit_mode = "row"\n')

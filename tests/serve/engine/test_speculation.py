@@ -174,7 +174,7 @@ class TestScheduler:
         # 32 cells are the prompt's, one is the pending token's; the answer has 7 more tokens.
         assert list(request.draft) == [2, 3, 4, 5, 6, 7]
         server.scheduler.computed(chunks)
-        assert server.cache.free_cells == 7
+        assert server.cache.free_cells == 1
         for token in (2, 3, 99):
             request.advance(token, b"x", None)
         server.scheduler.settle(request, 2)
