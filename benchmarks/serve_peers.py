@@ -54,13 +54,14 @@ class Setting:
 
 @dataclass
 class Programs:
-    """Where the peers are; what is None is not measured. `python` has llama_cpp.server's extra
-    packages, and websockets and safetensors for the example."""
+    """Where the peers are; what is None is not measured, nor whose name is in `without`. `python`
+    has llama_cpp.server's extra packages, and websockets and safetensors for the example."""
 
     llama_server: Path | None = None
     example_server: Path | None = None
     stock: bool = False
     python: str = sys.executable
+    without: tuple[str, ...] = ()
 
 
 def ours(model: Path, setting: Setting, *more: str) -> Peer:
@@ -88,7 +89,7 @@ def others(model: Path, setting: Setting, programs: Programs, folder: Path) -> l
         found.append(_example(model, setting, layers, programs, folder))
     if programs.stock:
         found.append(_stock(model, setting, layers, programs))
-    return found
+    return [peer for peer in found if peer.name not in programs.without]
 
 
 def _llama_server(model: Path, setting: Setting, layers: str, program: Path, *more: str) -> Peer:

@@ -53,7 +53,7 @@ class Measurement:
         )  # fmt: skip
         programs = Programs(
             llama_server=arguments.llama_server, example_server=arguments.example_server,
-            stock=arguments.stock, python=arguments.python,
+            stock=arguments.stock, python=arguments.python, without=tuple(arguments.without),
         )  # fmt: skip
         peers = [ours(model, setting), *others(model, setting, programs, arguments.logs)]
         found = self.values.setdefault(model.name, {})
@@ -125,6 +125,7 @@ def add_programs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--example-server", type=Path, help="llama-cpp-python's server.py")
     parser.add_argument("--stock", action="store_true", help="measure python -m llama_cpp.server")
     parser.add_argument("--python", default=sys.executable, help="has what those two need")
+    parser.add_argument("--without", nargs="+", default=[], help="names of servers to leave out")
 
 
 def parse() -> argparse.Namespace:

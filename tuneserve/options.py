@@ -27,11 +27,11 @@ OptionNames = dict[tuple[str, str], str]
 """Section and field to the option's name"""
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
-_OF_THE_SERVER_ALONE = {
+OF_THE_SERVER_ALONE = {
     "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
     "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
 }  # fmt: skip
-BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
+BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
 
 
@@ -109,13 +109,15 @@ def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[
         type=_click_type(kind, field),
         default=None,
         callback=_split_list if multiple else None,
+        multiple=multiple,
         metavar="LIST" if multiple else None,
         help=help_text,
     )
 
 
-def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part)
+def _split_list(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The option's values, given with commas between them, or again and again."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part)
 
 
 def _click_type(kind: Any, field: FieldInfo) -> Any:

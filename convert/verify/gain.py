@@ -23,7 +23,7 @@ from tuneserve.arrays import Doubles, Floats, Ids
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import say
 from tuneserve.convert.result import Check, GainKept, TensorUpdate
-from tuneserve.convert.verify.logits import make_context, open_model
+from tuneserve.convert.verify.logits import fits_gpu, make_context, open_model
 from tuneserve.convert.verify.ratio import cluster_of, ratio
 from tuneserve.convert.verify.update import kept_in_all
 from tuneserve.divergence import log_softmax
@@ -152,7 +152,11 @@ def file_scores(
     sequences that are there already."""
     longest = max(len(example.ids) for example in examples)
     scores = []
-    with open_model(path) as model, make_context(model, longest, threads=threads) as context:
+    on_gpu = fits_gpu(path)
+    with (
+        open_model(path, on_gpu=on_gpu) as model,
+        make_context(model, longest, threads=threads, on_gpu=on_gpu) as context,
+    ):
         if lora is not None:
             use_adapter(context, load_adapter(model, lora))
         for example in examples:

@@ -9,7 +9,7 @@ from pathlib import Path
 from tuneserve.arrays import Floats
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import Check
-from tuneserve.convert.verify.logits import make_context, open_model
+from tuneserve.convert.verify.logits import fits_gpu, make_context, open_model
 from tuneserve.llama import LlamaContext, TokenBatch
 from tuneserve.llama.lora import load_adapter, use_adapter
 
@@ -78,9 +78,12 @@ def check_ending(
         for start, length in map(_start, examples)
     ]
     room = max(len(answer.prompt) + answer.limit for answer in answers)
+    on_gpu = fits_gpu(path)
     with (
-        open_model(path) as model,
-        make_context(model, room, sequences=len(answers), threads=threads) as context,
+        open_model(path, on_gpu=on_gpu) as model,
+        make_context(
+            model, room, sequences=len(answers), threads=threads, on_gpu=on_gpu
+        ) as context,
     ):
         if lora is not None:
             use_adapter(context, load_adapter(model, lora))

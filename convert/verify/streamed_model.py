@@ -94,6 +94,9 @@ class StreamedModel:
                 found: Floats = made.float().cpu().numpy()
         finally:
             torch.set_num_threads(before)
+        if self._device.type == "cuda":
+            # llama.cpp computes what follows; what PyTorch keeps for itself is lost to it.
+            torch.cuda.empty_cache()
         return found
 
     def logits_at(

@@ -27,7 +27,7 @@ from tuneserve.convert.verify.gain import (
     score_answers,
 )
 from tuneserve.convert.verify.generation import check_ending
-from tuneserve.convert.verify.logits import file_logits
+from tuneserve.convert.verify.logits import file_logits, has_gpu_room
 from tuneserve.convert.verify.measured import Measured, Reference
 from tuneserve.convert.verify.recorded import TrainedLosses, check_recorded, read_recorded
 from tuneserve.convert.verify.rows import ComparedWeights
@@ -298,11 +298,12 @@ def make_reference(
 
 
 def answer_positions(parameters: int, threads: int) -> int:
-    """Positions, padding included, that the reference may compute for answers: what takes about ten
-    seconds on this machine."""
+    """Positions, padding included, that the reference may compute for answers, and llama.cpp after
+    it: what takes about ten seconds on this machine."""
     from tuneserve.convert.verify.streamed_model import reference_device
 
-    if reference_device().type == "cuda":
+    # Of a file with a byte for each parameter.
+    if reference_device().type == "cuda" and has_gpu_room(parameters):
         return MOST_POSITIONS
     return int(min(MOST_POSITIONS, WORK * threads / parameters))
 

@@ -61,7 +61,7 @@ class PartReader:
     @property
     def plain(self) -> bool:
         """Is all of the text simply content?"""
-        return self._thoughts.in_answer and self._form is None
+        return self._thoughts.in_answer and self._form is None and not self._only_calls
 
     def feed(self, text: str) -> list[Part]:
         """The parts that `text` completes or continues."""

@@ -62,11 +62,11 @@ class ChannelReader:
         return [self._part(rest)] if rest and self._kind is not None and not cut else []
 
     def _header(self, parts: list[Part]) -> bool:
-        header, ended, after = self._held.partition(_MESSAGE)
-        begun = header.lstrip()
+        begun = self._held.lstrip()
         if begun and not any(begun.startswith(m) or m.startswith(begun) for m in _HEADER):
             self._kind = Content  # no header at all
             return True
+        header, ended, after = self._held.partition(_MESSAGE)
         if not ended:
             return False
         self._held = after

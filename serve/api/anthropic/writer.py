@@ -135,9 +135,19 @@ class MessageWriter(Writer):
             case "text":
                 return {"type": "text", "text": text}
             case "call":
-                called = json.loads(whole_arguments(text))
+                called = _input(text)
                 identity = block.id.replace("call_", "toolu_", 1)
                 return {"type": "tool_use", "id": identity, "name": block.name, "input": called}
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """The arguments of a call; those that are no JSON under the key that Anthropic's documentation
+    has for them."""
+    try:
+        called: dict[str, Any] = json.loads(whole_arguments(arguments))
+    except ValueError:
+        return {"INVALID_JSON": arguments}
+    return called
 
 
 def _signature(thoughts: str) -> str:

@@ -529,6 +529,8 @@ def test_strings_hold_what_json_allows_and_no_more(
         ),
         ({"enum": ["\ud83d"]}, "half a character"),
         ({**STRING, "format": "base64"}, "Unknown format: base64"),
+        ({**STRING, "format": {}}, "format"),
+        ({**STRING, "format": ["date"]}, "format"),
         (nested(500), "nested too deep"),
     ],
 )
