@@ -79,7 +79,7 @@ chat: $(STAMP) ## Talk to the served model
 	$(TUNESERVE) chat $(ARGS)
 
 bench: $(STAMP) ## Tuned against base on held-out prompts, with error bars
-	$(TUNESERVE) bench $(STAGE) --skip-done $(ARGS)
+	$(TUNESERVE) bench $(STAGE) --skip-done --rescore $(ARGS)
 
 doctor: $(STAMP) ## What was found, what is missing, what to do
 	$(TUNESERVE) doctor

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
 from tuneserve.bench.compare.results import HELD_OUT
-from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure import keys
+from tuneserve.bench.measure.journal import Journal, Key
 from tuneserve.bench.measure.measure import (
+    SPEED,
     AnswerRequest,
     Contender,
     Workload,
     engine_settings,
 )
-from tuneserve.bench.measure.sweep import SweepPoint, make_files, sweep_points
+from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.scorers import list_choices
@@ -37,7 +38,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import remove, sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.finetune.training.trained_files import check_trained_files
-from tuneserve.run import RunDirectory, versions
+from tuneserve.run import RunDirectory, processor
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.settings import BenchSettings, Recipe
 
@@ -79,35 +80,59 @@ class BenchmarkJob:
     def sweep_folder(self) -> Path:
         return self.run.root / "bench-ladder"
 
-    def sweep(self, journal: Journal) -> list[SweepPoint]:
-        """What the sweep measures; the files are made unless the benchmark at hand made them."""
+    def sweep(self) -> list[SweepPoint]:
+        """What the sweep measures; the files need not be there yet."""
+        paths = {step: self.sweep_folder / step.file_name for step in STEPS}
+        return sweep_points(paths, self.contenders["tuned"].serve, self.settings)
+
+    def make_sweep_files(self, journal: Journal) -> None:
+        """Make the files of the sweep, unless the benchmark at hand made them."""
         if not journal.has("ladder files", "tuned"):
             remove(self.sweep_folder)
             journal.add("ladder files", "tuned", "", {})
-        paths = make_files(self.run, self.recipe.convert, self.sweep_folder)
-        return sweep_points(paths, self.contenders["tuned"].serve, self.settings)
+        make_files(self.run, self.recipe.convert, self.sweep_folder)
+
+    def model_conditions(self) -> dict[str, dict[str, Any]]:
+        """What each model's answers depend on beside the prompts, in words."""
+        machine = processor()
+        return {
+            name: keys.model_conditions(
+                self.hashes["base" if contender.lora else name],
+                self.hashes[name] if contender.lora else None,
+                contender.serve,
+                machine,
+            )
+            for name, contender in self.contenders.items()
+        }
+
+    def keys(self) -> dict[Key, str]:
+        """The key of every measurement that this benchmark may need, but for the sweep's."""
+        found: dict[Key, str] = {}
+        described = self.model_conditions()
+        for name, contender in self.contenders.items():
+            found |= keys.model_keys(
+                name, described[name], self.workload, self.settings, contender.serve
+            )
+        prompts = [example.prompt for example in self.asked.task.examples]
+        serve = self.contenders["tuned"].serve
+        found |= keys.served_keys(described["tuned"], prompts, serve, self.settings)
+        if self.settings.noise_floor:
+            found |= keys.noise_keys(described["base"], self.own_workload.requests, self.settings)
+        if self.settings.endpoint:
+            found |= keys.endpoint_keys(self.asked.encoded, self.settings)
+        return found
 
     def fingerprint(self) -> str:
-        """Names everything that a measurement depends on; not what only the analysis uses."""
-        prompts = (*self.workload.expected, *self.workload.choices)
-        measured = {
-            "models": self.hashes,
-            "prompts": [
-                [item.example.id, item.prompt, item.answer, item.unscored] for item in prompts
-            ],
-            "questions": [[request.id, request.max_tokens] for request in self.workload.requests],
-            "texts": {name: chunks.tolist() for name, chunks in self.workload.texts.items()},
-            "serve": self.recipe.serve.model_dump(mode="json"),
-            "bench": self.settings.model_dump(
-                mode="json", include={"ctx", "parallel", "endpoint", "endpoint_model", "seed"}
-            ),
-            "versions": {
-                name: version
-                for name, version in versions().items()
-                if name in ("tuneserve", "llama-cpp-python")
-            },
-        }
-        return hashlib.sha256(json.dumps(measured, sort_keys=True).encode()).hexdigest()
+        """The key of what else is measured (the sweep): of all that the tuned model and its prompts
+        are."""
+        conditions = self.model_conditions()
+        own = keys.model_keys(
+            "tuned", conditions["tuned"], self.own_workload, self.settings,
+            self.contenders["tuned"].serve,
+        )  # fmt: skip
+        converted = self.recipe.convert.model_dump(mode="json")
+        measured = sorted(key for (kind, *_), key in own.items() if kind != SPEED)
+        return keys.digest(conditions, converted, measured)
 
 
 def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> BenchmarkJob:
@@ -144,7 +169,11 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     *asked, replay_encoded, choices_encoded = [list(islice(rest, len(part))) for part in parts]
     own, *elsewhere = [
         Asked(
-            task, part, choices if task is tasks[0] else (), settings.task == "likelihood_per_token"
+            task,
+            part,
+            choices if task is tasks[0] else (),
+            settings.task == "likelihood_per_token",
+            settings.think_tags,
         )
         for task, part in zip(tasks, asked, strict=True)
     ]
@@ -204,7 +233,9 @@ def _askable_of(run: RunDirectory, split: str) -> list[Example] | None:
 def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
     """The task's prompts with the room that the context leaves for their answers."""
     return [
-        AnswerRequest(item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)))
+        AnswerRequest(
+            item, min(asked.task.max_tokens, settings.ctx - len(item.prompt)), asked.task.name
+        )
         for item in asked.encoded
     ]
 

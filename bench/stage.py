@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from tuneserve.bench.against import Rival, ask_rivals, find_rivals
 from tuneserve.bench.compare.report_file import read_report
-from tuneserve.bench.compare.results import Report
+from tuneserve.bench.compare.results import FAILED, Report
+from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
 from tuneserve.bench.job import BenchmarkJob, prepare
+from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
-from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.journal import Journal, Key
 from tuneserve.bench.measure.measure import (
     ENDPOINT,
     NOISE_FLOOR,
@@ -16,7 +20,7 @@ from tuneserve.bench.measure.measure import (
     measure_endpoint,
     measure_noise_floor,
 )
-from tuneserve.bench.measure.sweep import measure_sweep
+from tuneserve.bench.measure.sweep import is_measured, measure_sweep
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import write_report
 from tuneserve.bench.result import BenchResult
@@ -27,67 +31,146 @@ from tuneserve.files import remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
+JOURNAL, JOURNAL_BEFORE = "bench-journal.jsonl", "bench-journal-before.jsonl"
+AGAIN = (
+    "Pass --rescore to make the report anew (what is measured is used again, only what is missing "
+    "is measured), or --force to measure everything again."
+)
+
 
 def run_bench(
-    run: RunDirectory, recipe: Recipe, *, force: bool = False, skip_done: bool = False
+    run: RunDirectory,
+    recipe: Recipe,
+    *,
+    force: bool = False,
+    skip_done: bool = False,
+    rescore: bool = False,
 ) -> Report:
     """Measure both GGUFs of a run and write runs/NAME/bench/; returns the report (without the
     answers, where it was there already).
 
-    Goes on where an earlier, killed benchmark with the same settings stopped. Raises UsageError
-    for a run that is not converted or a report that exists (without `force`), TuneserveError
-    where base and tuned can't be compared.
+    What was measured under the same conditions is used again: of this run, as far as an earlier
+    benchmark came, and of the base, of other runs. With `rescore` a report that exists is made
+    anew from it, with `force` everything is measured again. Raises UsageError for a run that is not
+    converted or a report that exists (without either), TuneserveError where base and tuned can't be
+    compared.
     """
     converted = run.require_stage("convert", ConvertOutput)
-    if skip_done and (done := _finished_report(run, recipe, converted)):
+    rivals = find_rivals(recipe.bench.against)
+    if skip_done and (done := _finished_report(run, recipe, converted, rivals)):
         return done
-    if run.bench.exists() and not force:
-        raise OutputExistsError(run.bench)
+    if run.bench.exists() and not (force or rescore):
+        raise OutputExistsError(run.bench, hint=AGAIN)
     job = prepare(run, recipe, converted)
-    journal_path = run.root / "bench-journal.jsonl"
+    journal_path = run.root / JOURNAL
     with run.alone(), run.stage("bench", keep=True) as running:
-        with Journal(journal_path, job.fingerprint()) as journal:
-            others = _measure(job, journal)
-            report = make_report(job, journal, others)
-        write_report(report, run.bench)
-        running.result = summary(report, _settings(recipe), job.hashes)
-    journal_path.unlink()
+        anew = force and not rescore
+        if anew:
+            _set_aside(journal_path)
+        keys = job.keys()
+        with Journal(journal_path, job.fingerprint(), keys, job.model_conditions()) as journal:
+            store = BaseStore(run.root.parent, job.hashes["base"])
+            _use_again(journal, None if anew else store, keys, job)
+            others = _measure(job, journal, store)
+            report = make_report(job, journal, others, ask_rivals(rivals, job, journal))
+            _warn(report)
+            running.withdraw()
+            write_report(report, run.bench)
+            journal.finish()
+        inputs = input_hashes(run, recipe.bench)
+        hashes = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        running.result = summary(report, report_settings(recipe), hashes, inputs)
     remove(job.sweep_folder)
     return report
 
 
-def _measure(job: BenchmarkJob, journal: Journal) -> dict[str, str]:
+def _set_aside(path: Path) -> None:
+    """Keep the journal of a benchmark that is finished out of one that measures anew; one that was
+    killed goes on."""
+    if not path.is_file():
+        return
+    with Journal(path) as journal:
+        finished = journal.is_finished
+    if finished:
+        path.replace(path.with_name(JOURNAL_BEFORE))
+        say(f"--force: the earlier measurements are not used, and kept in {JOURNAL_BEFORE}")
+
+
+def _use_again(
+    journal: Journal, store: BaseStore | None, keys: Mapping[Key, str], job: BenchmarkJob
+) -> None:
+    """Say what is there of earlier benchmarks, and take what other runs have of the base."""
+    for note in journal.notes():
+        say(note)
+    if len(journal) and journal.is_finished:
+        say(f"{len(journal):,} measurements of {journal.newest[:10]} are used again")
+    elif len(journal):
+        say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
+    if store is not None:
+        answers, day = store.give(journal, keys)
+        if answers:
+            say(f"base: {answers:,} answers taken from {day}")
+            job.conditions["Base"] = f"{answers:,} answers were measured before, on {day}"
+
+
+def _warn(report: Report) -> None:
+    """Say what went wrong with single prompts; the report counts them."""
+    contenders = [
+        (name, [getattr(pair, name) for pair in report.pairs]) for name in ("base", "tuned")
+    ]
+    contenders += [
+        (other.name, [pair.others[other.name] for pair in report.pairs]) for other in report.others
+    ]
+    ids = [pair.example.id for pair in report.pairs]
+    for name, responses in contenders:
+        broken = [
+            (example, one) for example, one in zip(ids, responses, strict=True) if one.problem
+        ]
+        if broken:
+            example, first = broken[0]
+            failed = first.finish_reason == FAILED
+            what = "got no answer" if failed else "could not be scored"
+            answer = "" if failed else f", answer {first.text[:60]!r}"
+            say(
+                f"{name}: {len(broken)} of {len(ids)} prompts {what} and count as wrong; the first "
+                f"is {example}{answer}: {first.problem}"
+            )
+
+
+def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str, str]:
     """Everything that the journal lacks. Returns who else answered, and which model each is to be
     compared with."""
-    if len(journal):
-        say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
-    for contender in job.contenders.values():
+    for name, contender in job.contenders.items():
         measure(contender, job.workload, journal)
+        if name == "base":
+            store.take(journal)
     others = {}
     if job.settings.noise_floor:
         measure_noise_floor(job.contenders["base"], job.own_workload.requests, journal)
+        store.take(journal)
         others[NOISE_FLOOR] = "base"
     if job.settings.endpoint:
         measure_endpoint(job.asked.encoded, job.settings, journal)
         others[ENDPOINT] = "tuned"
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
-    if job.settings.ladder:
-        measure_sweep(job.sweep(journal), job.asked.encoded, job.own_workload, journal)
+    if job.settings.ladder and not is_measured(job.sweep(), job.own_workload, journal):
+        job.make_sweep_files(journal)
+        measure_sweep(job.sweep(), job.asked.encoded, job.own_workload, journal)
     return others
 
 
-def _finished_report(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Report | None:
-    """The report, if it was made of these very models with these settings."""
+def _finished_report(
+    run: RunDirectory, recipe: Recipe, converted: ConvertOutput, rivals: Sequence[Rival]
+) -> Report | None:
+    """The report, if it was made of these very models, files and settings."""
     result = run.finished("bench", BenchResult)
     if result is None or not (run.bench / "report.json").is_file():
         return None
     hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
-    if result.settings != _settings(recipe) or result.sha256 != hashes:
+    hashes |= {rival.name: rival.sha256 for rival in rivals}
+    if not is_up_to_date(result, run, recipe, hashes):
         return None
-    return read_report(run)
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """The settings that a finished benchmark is known by in run.json."""
-    return recipe.model_dump(mode="json", include={"bench", "serve"})
+    report = read_report(run)
+    say(f"report of {report.created[:16].replace('T', ' ')} is up to date: nothing is measured")
+    return report

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -23,11 +23,12 @@ Curve = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear axis with round ticks."""
+    """A linear axis with round ticks; `name` stands before a value that is pointed at."""
 
     low: float
     high: float
     ticks: list[float]
+    name: str = ""
 
     def percent(self, value: float) -> float:
         """Place of `value` from the left, in percent of the width; clipped to the axis."""
@@ -37,22 +38,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Mark:
-    """A value with its interval, drawn as a dot with whiskers; `style` is its CSS class."""
+    """A value with its interval, drawn as a dot with whiskers, or without where it has none;
+    `style` is its CSS class."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     style: str
 
 
 @dataclass(frozen=True)
 class Line:
     """A line through (x, y) points, with dots or without; `style` is its CSS class. A dot shows its
-    x and y when pointed at."""
+    x and y when pointed at. `spread`: the interval of y at each point."""
 
-    points: Curve
+    points: Sequence[tuple[float, float]]
     style: str
     dots: bool = False
+    spread: Sequence[tuple[float | None, float | None]] = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,14 @@ def lines(
             parts.append(Markup('<path class="line {}" d="M{}"/>').format(line.style, path))
         if line.dots:
             parts += [
-                _dot(line.style, *place, title=f"step {step}: {value:.4f}")
+                _dot(line.style, *place, title=f"{x.name}{step:g}: {value:.4f}")
                 for place, (step, value) in zip(places, line.points, strict=True)
             ]
+        parts += [
+            _line(f"whisker {line.style}", place, 100 - y.percent(high), 100 - y.percent(low))
+            for (place, _), (low, high) in zip(places, line.spread, strict=False)
+            if low is not None and high is not None
+        ]
     opening = Markup(
         '<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">'
     ).format(label)
@@ -132,7 +140,8 @@ def loss_chart(curves: LossCurves) -> Markup:
     )
     window = max(1, len(train) // SMOOTHED_SHARE)
     smooth = smoothed(train, window)
-    x = scale_over([0.0, *(float(step) for step, _ in (*train, *evaluated, *general))])
+    steps = scale_over([0.0, *(float(step) for step, _ in (*train, *evaluated, *general))])
+    x = replace(steps, name="step ")
     y = scale_over([0.0, *(loss for _, loss in (*smooth, *evaluated, *general))])
     drawn = [
         Line(train, "step"),
@@ -149,20 +158,27 @@ def loss_chart(curves: LossCurves) -> Markup:
         keys.append(("general", "general examples, not trained on"))
     if curves.best_step is not None:
         keys.append(("line kept", f"weights kept (step {curves.best_step})"))
+    return framed(keys, x, y, lines(x, y, drawn, label, best=curves.best_step), "optimizer step")
+
+
+def framed(
+    keys: Iterable[tuple[str, str]], x: Scale, y: Scale, svg: Markup, caption: str
+) -> Markup:
+    """A chart of `lines` with its legend of (CSS class, text) and its axes."""
     return Markup(
         '<div class="legend">{legend}</div>\n'
         '<div class="chart">\n'
         '<div class="y">{y_labels}</div>\n'
         '<div class="area">{svg}</div>\n'
         '<div class="ticks">{x_labels}</div>\n'
-        '</div>\n<p class="caption"><small>optimizer step</small></p>'
+        '</div>\n<p class="caption"><small>{caption}</small></p>'
     ).format(
         legend=_each('<span><i class="{}"></i>{}</span>', keys),
         y_labels=_each(
             '<span style="top:{}%">{}</span>',
             [(round(100 - y.percent(tick), 3), f"{tick:.3g}") for tick in y.ticks],
         ),
-        svg=lines(x, y, drawn, label, best=curves.best_step),
+        svg=svg,
         x_labels=_each(
             '<span style="left:{}%">{}</span>',
             [
@@ -170,6 +186,7 @@ def loss_chart(curves: LossCurves) -> Markup:
                 for tick in x.ticks
             ],
         ),
+        caption=caption,
     )
 
 
@@ -189,10 +206,13 @@ def _level(height: float) -> Markup:
 
 
 def _mark(scale: Scale, mark: Mark, y: float) -> list[Markup]:
+    dot = _dot(mark.style, scale.percent(mark.value), y)
+    if mark.low is None or mark.high is None:
+        return [dot]
     low, high = scale.percent(mark.low), scale.percent(mark.high)
     whisker = Markup('<path class="whisker {}" d="M{} {}H{}"/>').format(mark.style, low, y, high)
     caps = [_line(f"cap {mark.style}", end, y - 3, y + 3) for end in (low, high)]
-    return [whisker, *caps, _dot(mark.style, scale.percent(mark.value), y)]
+    return [whisker, *caps, dot]
 
 
 def _dot(style: str, x: float, y: float, *, title: str = "") -> Markup:

@@ -53,12 +53,13 @@ class UsageError(TuneserveError):
 class OutputExistsError(UsageError):
     """A stage would have to overwrite something. Raised before any slow work starts."""
 
-    def __init__(self, path: object) -> None:
-        super().__init__(
-            "already exists",
-            where=str(path),
-            hint="Pass --force to replace it, or choose another name.",
-        )
+    def __init__(
+        self,
+        path: object,
+        *,
+        hint: str = "Pass --force to replace it, or choose another name.",
+    ) -> None:
+        super().__init__("already exists", where=str(path), hint=hint)
 
 
 _HINTS = {

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from tuneserve.recipe import load_recipe, nearest, section_model, validate
@@ -26,11 +27,11 @@ OptionNames = dict[tuple[str, str], str]
 """Section and field to the option's name"""
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
-_OF_THE_SERVER_ALONE = {
+OF_THE_SERVER_ALONE = {
     "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
     "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
 }  # fmt: skip
-BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - _OF_THE_SERVER_ALONE
+BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
 
 
@@ -108,19 +109,22 @@ def _option(section: str, name: str, option: str, field: FieldInfo) -> Callable[
         type=_click_type(kind, field),
         default=None,
         callback=_split_list if multiple else None,
+        multiple=multiple,
         metavar="LIST" if multiple else None,
         help=help_text,
     )
 
 
-def _split_list(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(part.strip() for part in value.split(",") if part)
+def _split_list(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The option's values, given with commas between them, or again and again."""
+    return tuple(part.strip() for value in values for part in value.split(",") if part)
 
 
 def _click_type(kind: Any, field: FieldInfo) -> Any:
     """click's type for a setting of this kind; None leaves a flag to click."""
     if typing.get_origin(kind) is Literal:
-        return Words([str(value) for value in typing.get_args(kind)])
+        checks = [one.func for one in field.metadata if isinstance(one, BeforeValidator)]
+        return Words([str(value) for value in typing.get_args(kind)], checks)
     if kind is bool:
         return None
     if kind is Path:
@@ -134,12 +138,19 @@ def _click_type(kind: Any, field: FieldInfo) -> Any:
 
 
 class Words(click.Choice[str]):
-    """One of a few words, in upper or lower case."""
+    """One of a few words, in upper or lower case. `checks` are the setting's own, which may have a
+    reason for a word that is none of them."""
 
-    def __init__(self, choices: Sequence[str]) -> None:
+    def __init__(self, choices: Sequence[str], checks: Sequence[Callable[..., Any]] = ()) -> None:
         super().__init__(choices, case_sensitive=False)
+        self._checks = checks
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        for check in self._checks:
+            try:
+                check(value)
+            except ValueError as error:
+                return f"{error} (got {value!r})"
         return f"{value!r} is none of the words: {nearest(str(value), list(self.choices))}"
 
 

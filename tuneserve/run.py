@@ -7,6 +7,7 @@ runs/NAME/
   adapter/      the LoRA adapter with the tokenizer
   gguf/         NAME-Q4_K_M.gguf, base-Q4_K_M.gguf, …
   bench/        report.html, report.md, report.json, answers.jsonl
+  bench-journal.jsonl  everything that a benchmark has measured
 """
 
 from __future__ import annotations
@@ -286,6 +287,16 @@ def versions() -> dict[str, str]:
         "tuneserve": tuneserve.__version__,
         **{package: version for package, version in found.items() if version is not None},
     }
+
+
+def processor() -> str:
+    """The CPU's name as the kernel gives it, or the machine type."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()
 
 
 def _now() -> str:

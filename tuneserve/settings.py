@@ -7,6 +7,7 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -49,7 +50,7 @@ _Quantization = Literal[
 ]  # fmt: skip
 
 BenchTask = Literal[
-    "exact", "contains", "number", "regex", "choice", "json", "rouge_l", "chrf", "python",
+    "exact", "contains", "number", "regex", "choice", "labels", "json", "rouge_l", "chrf", "python",
     "likelihood", "likelihood_per_token",
 ]  # fmt: skip
 
@@ -530,6 +531,22 @@ class ServeSettings(Section):
         "for answers that repeat their prompt: where it makes them faster (auto; not where a seed "
         "asks for the same answer again), wherever there is room (always), or never.",
     )
+    draft: Path | None = Field(
+        None,
+        description="GGUF of a small model with the same vocabulary, which guesses what the served "
+        "one writes next.",
+    )
+    draft_tokens: int = Field(
+        8, ge=1, le=32, description="Tokens that the draft model guesses in a row at most."
+    )
+    draft_gpu_layers: int = Field(
+        -1,
+        ge=-1,
+        le=10_000,
+        json_schema_extra={"words": GPU_LAYER_WORDS},
+        description="The draft model's layers on the GPU: a number, all, or auto (-1) = as many as "
+        "fit; the served model's auto layers get what is left.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
@@ -626,10 +643,15 @@ class ServeSettings(Section):
         return text
 
     @property
+    def drafts(self) -> bool:
+        """Is a draft model loaded?"""
+        return self.draft is not None and self.speculate != "off"
+
+    @property
     def prefix_disk_bytes(self) -> int:
         return 0 if self.prefix_disk == "0" else parse_size(self.prefix_disk)[1]
 
-    @field_validator("gpu_layers", mode="before")
+    @field_validator("gpu_layers", "draft_gpu_layers", mode="before")
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
         return GPU_LAYER_WORDS.get(value, value) if isinstance(value, str) else value
@@ -654,13 +676,21 @@ class BenchSettings(Section):
     task: BenchTask = Field(
         "exact",
         description="How an answer is scored against the reference: the same text, the reference "
-        "in it, a number, what a pattern captures, the first choice named, JSON fields, ROUGE-L, "
-        "chrF, a Python function; or not generated, but the likeliest choice (in all, or per "
-        "token).",
+        "in it, a number, what a pattern captures, the choice it settles on, the set of labels it "
+        "names, JSON fields, ROUGE-L, chrF, a Python function; or not generated, but the likeliest "
+        "choice (in all, or per token).",
     )
     choices: tuple[str, ...] = Field(
-        (), description="Answers to choose from (choice, likelihood); empty = all references."
+        (),
+        description="Answers to choose from (choice, labels, likelihood); empty = all references.",
     )
+    separator: str = Field(
+        "",
+        max_length=16,
+        description="What stands between several references of one prompt, of which an answer "
+        "needs one: '|' for 'Paris|City of Paris'; empty = each is one reference.",
+    )
+    unordered: bool = Field(False, description="Lists in JSON may be in any order (json).")
     pattern: str = Field("", description="Regular expression that captures the answer (regex).")
     tolerance: float = Field(
         1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
@@ -684,12 +714,27 @@ class BenchSettings(Section):
         False,
         description="Let the base answer all prompts twice, to see what chance alone changes.",
     )
+    against: tuple[str, ...] = Field(
+        (),
+        description="Further models to ask the held-out prompts: the tuned models of other runs, "
+        "by the run's name, and GGUF files.",
+    )
     endpoint: str = Field(
         "",
         description="OpenAI-compatible base URL (http://…/v1) whose model answers the prompts too.",
     )
     endpoint_model: str = Field(
         "", description="Model name at the endpoint; empty = the first that it lists."
+    )
+    endpoint_body: str = Field(
+        "",
+        description="JSON object of further fields for every request to the endpoint, as "
+        '\'{"reasoning_effort": "low"}\'; null takes a field away.',
+    )
+    think_tags: tuple[str, ...] = Field(
+        (),
+        description="Marks of thoughts beside those that are known: the opening and the closing "
+        "one, as <plan>,</plan>.",
     )
     limit: int = Field(0, ge=0, description="Use at most this many held-out prompts; 0 = all.")
     max_tokens: int = Field(512, ge=1, description="Longest generated answer in tokens.")
@@ -698,10 +743,25 @@ class BenchSettings(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Confidence level of every interval."
     )
-    bootstrap: int = Field(
-        10_000, ge=1000, le=1_000_000, description="Bootstrap resamples for the paired difference."
+    margin: float = Field(
+        2.0,
+        ge=0.0,
+        le=100.0,
+        description="Nothing counts as forgotten if a loss of more than this many points of "
+        "accuracy is excluded.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the bootstrap.")
+    perplexity_margin: float = Field(
+        1.05,
+        ge=1.0,
+        le=10.0,
+        description="The same for texts: the ratio of perplexities that must be excluded.",
+    )
+    bootstrap: int = Field(
+        10_000, ge=1000, le=1_000_000, description="Resamples for the gap between groups."
+    )
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="Seed of resamples and of the sign-flip test."
+    )
     speed_repetitions: int = Field(
         5, ge=2, le=1000, description="Repetitions of the speed measurement, after a warm-up."
     )
@@ -709,6 +769,18 @@ class BenchSettings(Section):
         (1, 4, 8),
         description="Numbers of clients at a time that the served model's speed is measured with; "
         "empty = not measured.",
+    )
+    price: float = Field(
+        0.0,
+        ge=0.0,
+        description="Price of this machine an hour, in any currency: the report then has the price "
+        "of 1,000 answers; 0 = not known.",
+    )
+    watts: float = Field(
+        0.0,
+        ge=0.0,
+        description="Power in watts that this machine takes while it answers, as you measured it: "
+        "the report then has the energy of 1,000 answers; 0 = not known.",
     )
     ladder: bool = Field(
         False,
@@ -718,6 +790,29 @@ class BenchSettings(Section):
     fail_if_worse: bool = Field(
         False, description="Exit with code 3 if the tuned model is shown to be worse."
     )
+    fail_below: tuple[str, ...] = Field(
+        (),
+        description="Exit with code 1 if a figure of the tuned model is below its least value, as "
+        "accuracy=0.75: accuracy, gain (over the base), general, or the name of a further task.",
+    )
+
+    @field_validator("endpoint_body")
+    @classmethod
+    def _is_an_object(cls, text: str) -> str:
+        try:
+            body = json.loads(text or "{}")
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
+        if not isinstance(body, dict):
+            raise ValueError('expected a JSON object, as {"reasoning_effort": "low"}')
+        return text
+
+    @field_validator("think_tags")
+    @classmethod
+    def _are_pairs(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        if len(tags) % 2 or not all(tags):
+            raise ValueError("expected pairs of an opening and a closing mark, as <plan>,</plan>")
+        return tags
 
 
 class Recipe(Section):

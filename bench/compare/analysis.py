@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuneserve.bench.compare.figures import p_value, percent, points, points_interval
+from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
 from tuneserve.bench.compare.results import (
+    FAILED,
     AccuracyComparison,
-    Answer,
     AnswerCounts,
     GroupComparison,
     OtherComparison,
@@ -19,22 +20,34 @@ from tuneserve.bench.compare.results import (
     Response,
     Verdict,
 )
+from tuneserve.bench.measure.measure import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
-from tuneserve.bench.stats.gaps import GapComparison, compare_gaps
+from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
+from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
 
+NOTABLE = 0.02
+"""Share of a model's answers from which on it is told that they were cut or empty."""
+FLOOR, CEILING = 0.02, 0.98
+"""Mean scores below and above which both models' say little about their difference."""
 
-def compare_accuracy(pairs: Sequence[Pair], settings: BenchSettings) -> AccuracyComparison:
-    """Accuracy of both models on `pairs`, and the paired difference with interval and test."""
+
+def compare_accuracy(
+    pairs: Sequence[Pair], settings: BenchSettings, comparisons: int = 1
+) -> AccuracyComparison:
+    """Accuracy of both models on `pairs`, and the paired difference with interval and test; one of
+    `comparisons` whose p are adjusted together."""
     tuned, base = scores_of(pair.tuned for pair in pairs), scores_of(pair.base for pair in pairs)
-    return compare_scores(tuned, base, _bootstrap(pairs, settings))
+    return compare_scores(tuned, base, _bootstrap(pairs, settings), comparisons)
 
 
-def compare_scores(tuned: FloatArray, base: FloatArray, bootstrap: Bootstrap) -> AccuracyComparison:
+def compare_scores(
+    tuned: FloatArray, base: FloatArray, bootstrap: Bootstrap, comparisons: int = 1
+) -> AccuracyComparison:
     """Two contenders' scores on the same prompts, [prompts] each."""
     won, lost = int((tuned > base).sum()), int((tuned < base).sum())
-    size = intervals.effective_size(tuned - base, bootstrap)
+    level = (1 - bootstrap.confidence) / comparisons
     return AccuracyComparison(
         prompts=len(tuned),
         clusters=bootstrap.count,
@@ -44,13 +57,10 @@ def compare_scores(tuned: FloatArray, base: FloatArray, bootstrap: Bootstrap) ->
         won=won,
         lost=lost,
         mcnemar_p=significance.mcnemar_exact(won, lost),
-        p=significance.paired_p(
-            np.bincount(bootstrap.clusters, weights=tuned - base), seed=bootstrap.seed
-        ),
-        smallest_detectable=significance.smallest_detectable(
-            float(((tuned - base) ** 2).mean()), size, bootstrap.confidence
-        ),
+        p=significance.paired_p(bootstrap.by_cluster(tuned - base), seed=bootstrap.seed),
+        smallest_detectable=significance.smallest_detectable(tuned, base, bootstrap, level),
         graded=not intervals.is_binary(np.concatenate([tuned, base])),
+        level=level,
     )
 
 
@@ -59,10 +69,12 @@ def scores_of(responses: Iterable[Response]) -> FloatArray:
     return np.array([response.score for response in responses], dtype=np.float64)
 
 
-def bootstrap_of(sources: Sequence[str | None], settings: BenchSettings) -> Bootstrap:
-    """How the settings want intervals made of prompts with these sources."""
+def bootstrap_of(
+    sources: Sequence[str | None], settings: BenchSettings, unit: str = "prompt"
+) -> Bootstrap:
+    """How the settings want intervals made of prompts (or other units) with these sources."""
     return Bootstrap(
-        cluster_numbers(sources), settings.confidence, settings.bootstrap, settings.seed
+        cluster_numbers(sources), settings.confidence, settings.bootstrap, settings.seed, unit
     )
 
 
@@ -77,7 +89,28 @@ def compare_other(
     theirs = scores_of(pair.others[name] for pair in pairs)
     ours = scores_of(pair.tuned if against == "tuned" else pair.base for pair in pairs)
     accuracy = compare_scores(theirs, ours, _bootstrap(pairs, settings))
-    return OtherComparison(name, against, accuracy)
+    counts = count_answers([pair.others[name] for pair in pairs])
+    return OtherComparison(name, against, accuracy, counts)
+
+
+def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
+    """Every contender beside every other; None where there are only base and tuned. The base asked
+    again is no contender."""
+    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
+    if len(answers) < 3:
+        return None
+    scores = {name: scores_of(each) for name, each in answers.items()}
+    return rank(scores, _bootstrap(pairs, settings))
+
+
+def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
+    """Every model's answers, [prompts] each."""
+    others = {name: [pair.others[name] for pair in pairs] for name in pairs[0].others}
+    return {
+        "base": [pair.base for pair in pairs],
+        "tuned": [pair.tuned for pair in pairs],
+        **others,
+    }
 
 
 def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> PerplexityComparison:
@@ -98,7 +131,7 @@ def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[Group
     """The comparison within each group, by name; empty where examples have no groups."""
     names = sorted({pair.example.group for pair in pairs if pair.example.group is not None})
     groups = [[pair for pair in pairs if pair.example.group == name] for name in names]
-    compared = [compare_accuracy(group, settings) for group in groups]
+    compared = [compare_accuracy(group, settings, len(names)) for group in groups]
     adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
         GroupComparison(name, accuracy, compare_perplexity(group, settings), p)
@@ -107,34 +140,92 @@ def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[Group
 
 
 def compare_gap(pairs: Sequence[Pair], settings: BenchSettings) -> GapComparison | None:
-    """How far apart the best and the worst group are, under both models; None without groups."""
-    grouped = [pair for pair in pairs if pair.example.group is not None]
-    names, groups = np.unique([str(pair.example.group) for pair in grouped], return_inverse=True)
-    if len(names) < 2:
+    """How far apart the best and the worst group are, under both models; None where fewer than two
+    groups have prompts enough."""
+    sizes = Counter(pair.example.group for pair in pairs)
+    del sizes[None]
+    small = sorted(str(name) for name, size in sizes.items() if size < SMALLEST_GROUP)
+    if len(sizes) - len(small) < 2:
         return None
+    grouped = [pair for pair in pairs if sizes[pair.example.group] >= SMALLEST_GROUP]
+    names, groups = np.unique([str(pair.example.group) for pair in grouped], return_inverse=True)
     return compare_gaps(
         scores_of(pair.base for pair in grouped),
         scores_of(pair.tuned for pair in grouped),
         groups,
         names.tolist(),
         _bootstrap(grouped, settings),
+        small,
     )
 
 
-def count_answers(answers: Sequence[Answer]) -> AnswerCounts:
-    """How one model's generations ended."""
+def count_answers(answers: Sequence[Response]) -> AnswerCounts:
+    """How one model's generations ended, and what was found in its answers."""
+    there = [answer for answer in answers if answer.finish_reason != FAILED]
     return AnswerCounts(
-        cut_off_thoughts=sum(answer.cut_off for answer in answers),
-        length_limited=sum(answer.finish_reason == "length" for answer in answers),
-        empty=sum(not answer.text.strip() for answer in answers),
+        cut_off_thoughts=sum(answer.cut_off for answer in there),
+        length_limited=sum(answer.finish_reason == "length" for answer in there),
+        empty=sum(not answer.text.strip() for answer in there),
         mean_tokens=float(np.mean([answer.generated_tokens for answer in answers])),
+        nothing_found=sum(answer.found == "none" for answer in there),
+        several_found=sum(answer.found == "several" for answer in there),
+        failed=len(answers) - len(there),
+        unscored=sum(bool(answer.problem) for answer in there),
+        strict=_mean([answer.strict for answer in answers]),
+        lenient=_mean([answer.lenient for answer in answers]),
     )
 
 
-def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict[Outcome]:
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def caution(
+    accuracy: AccuracyComparison, counts: Mapping[str, AnswerCounts], max_tokens: int
+) -> list[str]:
+    """What makes both models' scores say less than they seem to, as sentences that follow a colon:
+    answers cut off or empty, a task that both fail or both can do. `counts`: of 'base' and
+    'tuned'."""
+    found = []
+    for ended, how in (
+        ("length_limited", f"cut at max_tokens {max_tokens}"),
+        ("cut_off_thoughts", "cut amid the thoughts"),
+        ("empty", "empty"),
+    ):
+        shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
+        if max(shares.values()) >= NOTABLE:
+            models = " and ".join(
+                f"{percent(share)} of the {name} model's" for name, share in shares.items()
+            )
+            found.append(f"{models} answers were {how}.")
+    best = max(accuracy.base.value, accuracy.tuned.value)
+    worst = min(accuracy.base.value, accuracy.tuned.value)
+    if best < FLOOR:
+        found.append(
+            f"both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
+            "right answers are not recognized: it can't tell them apart."
+        )
+    if worst > CEILING:
+        found.append(
+            f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."
+        )
+    return found
+
+
+def count_pairs(pairs: Sequence[Pair]) -> dict[str, AnswerCounts]:
+    """How both models' generations ended."""
+    return {
+        "base": count_answers([pair.base for pair in pairs]),
+        "tuned": count_answers([pair.tuned for pair in pairs]),
+    }
+
+
+def judge(
+    accuracy: AccuracyComparison, confidence: float, cautions: Sequence[str] = ()
+) -> Verdict[Outcome]:
     """The verdict: a difference counts when the interval excludes zero and the test agrees."""
     outcome = decide(accuracy.difference, accuracy.p, confidence)
-    p = p_value(accuracy.p)
     tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
     prompts = f"{accuracy.prompts:,} held-out prompts"
     scored = (
@@ -142,24 +233,23 @@ def judge(accuracy: AccuracyComparison, confidence: float) -> Verdict[Outcome]:
         if accuracy.graded
         else f"gets {tuned} of {prompts} right, the base {base}"
     )
+    known = accuracy.difference.low is not None
+    level = f"{percent(confidence, 0)} interval " if known else ""
     evidence = (
-        f"difference {points(accuracy.difference.value)} points, {percent(confidence, 0)} interval "
-        f"{points_interval(accuracy.difference)}, p {p if p[0] == '<' else '= ' + p}"
+        f"difference {points(accuracy.difference.value)} points, {level}"
+        f"{points_interval(accuracy.difference)}, {p_said(accuracy.p)}"
     )
     if outcome == "no difference shown":
-        reach = 100 * accuracy.smallest_detectable
-        sentence = (
-            f"No difference shown: the tuned model {scored} ({evidence}); a true difference "
-            f"below about {reach:.1f} points would often go unseen with this many prompts."
-        )
+        sentence = f"No difference shown: the tuned model {scored} ({evidence}). {reach(accuracy)}"
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
-    return Verdict(outcome, sentence)
+    said = [f"Caution: {sentence}" for sentence in cautions]
+    return Verdict(outcome, " ".join([sentence, *said]), list(cautions))
 
 
 def decide(gain: Estimate, p: float, confidence: float) -> Outcome:
     """Better or worse only if both the interval and the test say so."""
-    if p >= 1 - confidence:
+    if p >= 1 - confidence or gain.low is None or gain.high is None:
         return "no difference shown"
     if gain.low > 0:
         return "better"

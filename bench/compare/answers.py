@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from tuneserve.bench.compare.results import Answer, Pair, Response
+from tuneserve.bench.compare.results import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
-from tuneserve.bench.tasks.scorers import Scorer
+from tuneserve.bench.tasks.scorers import Mark, Scorer, ScorerError
 from tuneserve.bench.tasks.tasks import Task, reference_of
+from tuneserve.bench.tasks.thoughts import split_answer
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.chat.thinking import split_thoughts
 
 
 @dataclass(frozen=True)
 class Asked:
     """A task and its prompts as token ids. Where answers are chosen rather than generated,
-    `choices` are what there is to choose from, the likeliest in all or `per_token`."""
+    `choices` are what there is to choose from, the likeliest in all or `per_token`; `think_tags`
+    are marks of thoughts beside those that are known."""
 
     task: Task
     encoded: list[EncodedExample]
     choices: Sequence[str] = ()
     per_token: bool = False
+    think_tags: Sequence[str] = ()
 
 
 def with_choices(examples: Sequence[Example], choices: Sequence[str]) -> list[Example]:
@@ -65,6 +68,16 @@ def read_pairs(journal: Journal, asked: Asked, others: Sequence[str] = ()) -> li
     ]
 
 
+def with_rivals(pairs: Sequence[Pair], rivals: Mapping[str, Sequence[Response]]) -> list[Pair]:
+    """The pairs with the answers of further models, [prompts] each."""
+    return [
+        replace(
+            pair, others={**pair.others, **{name: each[place] for name, each in rivals.items()}}
+        )
+        for place, pair in enumerate(pairs)
+    ]
+
+
 def _read_answers(journal: Journal, name: str, asked: Asked) -> list[Answer]:
     """The answers, with how likely the references were."""
     answers = []
@@ -79,18 +92,38 @@ def _generated(
     journal: Journal, name: str, asked: Asked, item: EncodedExample, scorer: Scorer
 ) -> Response:
     generated = journal.get(ANSWER, name, item.example.id)
+    if reason := generated.get("failed"):
+        return Response(
+            "", "", cut_off=False, score=0.0, finish_reason=FAILED, generated_tokens=0,
+            strict=0.0, lenient=0.0, found="none", problem=str(reason),
+        )  # fmt: skip
     # An endpoint may hand thoughts out apart, and its prompt is its own.
     opened = None if name == ENDPOINT else item.opens_thought
-    split = split_thoughts(generated["text"], opened=opened)
+    split = split_answer(generated["text"], opened=opened, think_tags=asked.think_tags)
     answer = split.answer.strip()
+    apart = generated.get("thoughts", "")
+    mark, problem = _marked(scorer, answer, reference_of(item.example))
+    length = generated["finish_reason"] == "length"
     return Response(
         text=answer,
-        thought=(split.thoughts or "").strip(),
-        cut_off=split.cut_off,
-        score=scorer(answer, reference_of(item.example)),
+        thought=apart or (split.thoughts or "").strip(),
+        cut_off=split.cut_off or bool(apart and length and not answer),
+        score=mark.score,
         finish_reason=generated["finish_reason"],
         generated_tokens=generated["tokens"],
+        strict=mark.strict,
+        lenient=mark.lenient,
+        found=mark.found,
+        problem=problem,
     )
+
+
+def _marked(scorer: Scorer, answer: str, reference: str) -> tuple[Mark, str]:
+    """The answer's mark; where the user's scorer fails on it, a zero and what the scorer said."""
+    try:
+        return scorer.mark(answer, reference), ""
+    except ScorerError as error:
+        return Mark(0.0, 0.0, 0.0), error.message
 
 
 def _chosen(
@@ -102,12 +135,19 @@ def _chosen(
         measured = journal.get(CHOICE, name, choice_id(item.example, number))
         return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
 
-    best = asked.choices[min(range(len(asked.choices)), key=surprise)]
+    surprises = {choice: surprise(number) for number, choice in enumerate(asked.choices)}
+    best = min(surprises, key=surprises.__getitem__)
+    weights = {choice: math.exp(surprises[best] - each) for choice, each in surprises.items()}
+    total = sum(weights.values())
+    mark = scorer.mark(best, reference_of(item.example))
     return Response(
         text=best,
         thought="",
         cut_off=False,
-        score=scorer(best, reference_of(item.example)),
+        score=mark.score,
+        strict=mark.strict,
+        lenient=mark.lenient,
         finish_reason="chosen",
         generated_tokens=0,
+        probabilities={choice: weight / total for choice, weight in weights.items()},
     )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 
+from tuneserve.bench.compare.results import AccuracyComparison
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
+from tuneserve.bench.stats.significance import fewest_clusters
 
 
 def percent(share: float, decimals: int = 1) -> str:
@@ -14,8 +19,14 @@ def percent(share: float, decimals: int = 1) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """A share's interval as '75.2 to 83.0', in percent."""
-    return f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    """A share's interval as '75.2 to 83.0', in percent; or why there is none."""
+    return _interval(estimate, lambda end: f"{100 * end:.1f}")
+
+
+def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"no interval: {estimate.why_not}"
+    return f"{shown(estimate.low)} to {shown(estimate.high)}"
 
 
 def points(share: float) -> str:
@@ -24,22 +35,28 @@ def points(share: float) -> str:
 
 
 def points_interval(estimate: Estimate) -> str:
-    return f"{points(estimate.low)} to {points(estimate.high)}"
+    return _interval(estimate, points)
 
 
 def number(value: float) -> str:
-    """Four significant digits, with thousands separated."""
+    """Four significant digits, with thousands separated; beyond ten millions as '1.234e+09'."""
+    if value >= 1e7:
+        return f"{value:.3e}"
     return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
 
 
 def number_interval(estimate: Estimate) -> str:
-    return f"{number(estimate.low)} to {number(estimate.high)}"
+    return _interval(estimate, number)
 
 
 def rate(measured: Rate) -> str:
-    """Tokens per second as '78.4 ± 1.8'."""
+    """Tokens per second with their 95 % interval, Student's t of the repetitions: '78.4 ± 1.8'."""
+    from scipy import stats
+
     decimals = 0 if measured.mean >= 1000 else 1
-    return f"{measured.mean:,.{decimals}f} ± {measured.deviation:,.{decimals}f}"
+    quantile = float(stats.t.ppf(0.975, measured.repetitions - 1))
+    half = quantile * measured.deviation / math.sqrt(measured.repetitions)
+    return f"{measured.mean:,.{decimals}f} ± {half:,.{decimals}f}"
 
 
 def mean_error(measured: MeanError, decimals: int = 4) -> str:
@@ -48,10 +65,52 @@ def mean_error(measured: MeanError, decimals: int = 4) -> str:
 
 
 def p_value(p: float) -> str:
-    """'0.032' or '< 0.0001'."""
-    if p < 0.0001:
-        return "< 0.0001"
-    return f"{p:.4f}" if p < 0.001 else f"{p:.3f}"
+    """'0.032' or '< 0.001'."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def p_said(p: float) -> str:
+    """'p = 0.032' or 'p < 0.001'."""
+    return f"p {p_value(p)}" if p < 0.001 else f"p = {p_value(p)}"
+
+
+def counted(accuracy: AccuracyComparison) -> str:
+    """What was counted as independent: '5 sources', '200 prompts'."""
+    unit = "source" if accuracy.clusters < accuracy.prompts else "prompt"
+    return f"{accuracy.clusters:,} {unit}{'' if accuracy.clusters == 1 else 's'}"
+
+
+def reach(accuracy: AccuracyComparison) -> str:
+    """Which difference these prompts would have shown, as a sentence."""
+    if accuracy.smallest_detectable is not None:
+        size = f"{100 * accuracy.smallest_detectable:.1f}"
+        return f"A true difference of {size} points would be shown 4 times in 5."
+    fewest = fewest_clusters(accuracy.level)
+    if accuracy.clusters < fewest:
+        return (
+            f"With {counted(accuracy)} no difference can be shown, however large: the test needs "
+            f"{fewest} at a level of {accuracy.level:.2g}."
+        )
+    return f"With {counted(accuracy)} like these hardly any difference would be shown."
+
+
+def gap_said(gap: GapComparison) -> str:
+    """How far apart groups are, what chance makes of it taken out, in a few sentences."""
+    tuned, base, was_tuned, was_base = (
+        f"{100 * share:.1f}"
+        for share in (gap.tuned, gap.base, gap.observed_tuned, gap.observed_base)
+    )
+    sentence = (
+        f"Between the best and the worst group lie {tuned} points (base {base}) when what chance "
+        f"explains is taken out; observed: {was_tuned} (base {was_base}), change "
+        f"{points(gap.change.value)}, interval {points_interval(gap.change)}, {p_said(gap.p)} of a "
+        f"permutation test over groups. Worst is {gap.worst_tuned} (base: {gap.worst_base})."
+    )
+    if gap.left_out:
+        sentence += (
+            f" Left out, with fewer than {SMALLEST_GROUP} prompts: {', '.join(gap.left_out)}."
+        )
+    return sentence
 
 
 def headline(sentence: str) -> tuple[str, str]:

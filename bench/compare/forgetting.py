@@ -11,9 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tuneserve.bench.compare.analysis import bootstrap_of, compare_accuracy, compare_groups, decide
-from tuneserve.bench.compare.figures import percent, points, points_interval
+from tuneserve.bench.compare.analysis import (
+    FLOOR,
+    bootstrap_of,
+    caution,
+    compare_accuracy,
+    compare_groups,
+    count_pairs,
+    decide,
+)
+from tuneserve.bench.compare.figures import counted, percent, points, points_interval
 from tuneserve.bench.compare.results import (
+    AccuracyComparison,
     Pair,
     Retention,
     TaskComparison,
@@ -45,7 +54,8 @@ def compare_elsewhere(
     settings: BenchSettings,
 ) -> tuple[list[TaskComparison], list[TextComparison]]:
     """Every task, with both models' answers, and every text; their p Holm-adjusted together."""
-    accuracies = [compare_accuracy(pairs, settings) for _, pairs in tasks]
+    comparisons = len(tasks) + len(texts)
+    accuracies = [compare_accuracy(pairs, settings, comparisons) for _, pairs in tasks]
     p_values = [accuracy.p for accuracy in accuracies]
     p_values += [_p_of_text(text, settings.seed) for text in texts]
     adjusted = significance.holm(p_values)
@@ -58,13 +68,15 @@ def compare_elsewhere(
             outcome=decide(accuracy.difference, p, settings.confidence),
             kinds=compare_groups(pairs, settings),
             pairs=pairs,
+            kept=_kept(accuracy, settings),
+            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens),
         )
         for (task, pairs), accuracy, p in zip(
             tasks, accuracies, adjusted[: len(tasks)], strict=True
         )
     ]
     compared_texts = [
-        _compare_text(text, p, settings)
+        _compare_text(text, p, settings, comparisons)
         for text, p in zip(texts, adjusted[len(tasks) :], strict=True)
     ]
     return compared_tasks, compared_texts
@@ -77,12 +89,20 @@ def _p_of_text(text: TextLosses, seed: int) -> float:
     )
 
 
-def _compare_text(text: TextLosses, p: float, settings: BenchSettings) -> TextComparison:
-    """`p` is the adjusted one."""
-    bootstrap = bootstrap_of(text.sources, settings)
+def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
+    """Is a loss of more points than the margin excluded (non-inferiority), where the base has
+    something to lose?"""
+    low = accuracy.difference.low
+    return accuracy.base.value >= FLOOR and low is not None and 100 * low > -settings.margin
+
+
+def _compare_text(
+    text: TextLosses, p: float, settings: BenchSettings, comparisons: int
+) -> TextComparison:
+    """`p` is the adjusted one, of so many `comparisons`."""
+    bootstrap = bootstrap_of(text.sources, settings, text.unit.removesuffix("s"))
     ratio = intervals.perplexity_ratio(text.tuned, text.base, text.tokens, bootstrap)
-    # A perplexity that fell is a gain.
-    gain = Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
+    level = (1 - settings.confidence) / comparisons
     return TextComparison(
         name=text.name,
         pieces=len(text.base),
@@ -91,47 +111,104 @@ def _compare_text(text: TextLosses, p: float, settings: BenchSettings) -> TextCo
         tuned=intervals.perplexity(text.tuned, text.tokens, bootstrap),
         ratio=ratio,
         adjusted_p=p,
-        outcome=decide(gain, p, settings.confidence),
+        outcome=decide(_gain(ratio), p, settings.confidence),
+        kept=ratio.high is not None and ratio.high < settings.perplexity_margin,
+        smallest_detectable=significance.detectable_ratio(
+            text.tuned, text.base, text.tokens, bootstrap, level
+        ),
+        counted=bootstrap.described,
     )
+
+
+def _gain(ratio: Estimate) -> Estimate:
+    """A perplexity that fell is a gain."""
+    if ratio.low is None or ratio.high is None:
+        return ratio
+    return Estimate(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
 
 def judge_forgetting(
-    tasks: Sequence[TaskComparison], texts: Sequence[TextComparison]
+    tasks: Sequence[TaskComparison], texts: Sequence[TextComparison], settings: BenchSettings
 ) -> Verdict[Retention]:
-    """The verdict on what was lost."""
+    """The verdict on what was lost. That nothing was forgotten is said only where losses above the
+    margins are excluded everywhere (non-inferiority); elsewhere how large a loss is not."""
     if not tasks and not texts:
         return Verdict("not measured", "Whether something was forgotten was not measured.")
+    cautions = [f"{task.name}: {caution}" for task in tasks for caution in task.cautions]
+    said = [f"Caution, {sentence}" for sentence in cautions]
     lost = [_task_loss(task) for task in tasks if task.outcome == "worse"]
     lost += [_text_loss(text) for text in texts if text.outcome == "worse"]
-    looked = [task.name for task in tasks] + [text.name for text in texts]
     if lost:
-        return Verdict("forgotten", f"Something was forgotten: {'; '.join(lost)}.")
-    reach = "".join(
-        f"; on the {task.accuracy.prompts} prompts of “{task.name}” a loss below about "
-        f"{100 * task.accuracy.smallest_detectable:.1f} points would often go unseen"
-        for task in tasks
-    )
-    return Verdict(
-        "no forgetting shown",
-        f"No forgetting shown: no loss stands on {_listed(looked)}{reach}.",
-    )
+        sentence = f"Something was forgotten: {'; '.join(lost)}."
+        return Verdict("forgotten", " ".join([sentence, *said]), cautions)
+    if all([*(task.kept for task in tasks), *(text.kept for text in texts)]):
+        excluded = []
+        if tasks:
+            excluded.append(f"a loss of more than {settings.margin:g} points on {_names(tasks)}")
+        if texts:
+            rise = _rise(settings.perplexity_margin)
+            excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
+        sentence = f"Nothing was forgotten: {' and '.join(excluded)} can be excluded."
+        return Verdict("nothing forgotten", " ".join([sentence, *said]), cautions)
+    open_ends = [_task_not_excluded(task) for task in tasks if not task.kept]
+    open_ends += [_text_not_excluded(text) for text in texts if not text.kept]
+    unseen = "".join([*map(_unseen, tasks), *map(_unseen, texts)])
+    sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}.{unseen}"
+    return Verdict("no forgetting shown", " ".join([sentence, *said]), cautions)
 
 
 def _task_loss(task: TaskComparison) -> str:
     found = task.accuracy
     return (
-        f"{task.name} fell from {100 * found.base.value:.1f} to {percent(found.tuned.value)} right "
+        f"{task.name} fell from {100 * found.base.value:.1f} to {percent(found.tuned.value)} "
+        f"{'' if found.graded else 'right '}"
         f"({points(found.difference.value)} points, {points_interval(found.difference)})"
     )
 
 
+def _task_not_excluded(task: TaskComparison) -> str:
+    found = task.accuracy
+    where = f"on the {found.prompts:,} prompts of “{task.name}”"
+    if found.base.value < FLOOR:
+        return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
+    if found.difference.low is None:
+        return f"{where} no loss can be excluded ({points_interval(found.difference)})"
+    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded"
+
+
 def _text_loss(text: TextComparison) -> str:
-    rise, low, high = (
-        f"{points(end - 1)} %" for end in (text.ratio.value, text.ratio.low, text.ratio.high)
-    )
-    return f"perplexity of {text.name} rose by {rise} ({low} to {high})"
+    return f"perplexity of {text.name} rose by {_rise(text.ratio.value)} ({_rises(text.ratio)})"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _text_not_excluded(text: TextComparison) -> str:
+    where = f"on the {text.pieces:,} {text.unit} of {text.name}"
+    if text.ratio.high is None:
+        return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
+    return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"
+
+
+def _unseen(compared: TaskComparison | TextComparison) -> str:
+    """Where there is too little for any loss to be shown, that; else ''."""
+    if isinstance(compared, TaskComparison):
+        found = compared.accuracy
+        smallest, what = found.smallest_detectable, counted(found)
+    else:
+        smallest, what = compared.smallest_detectable, compared.counted
+    if smallest is not None:
+        return ""
+    return f" With {what} no loss can be shown, however large ({compared.name})."
+
+
+def _rise(ratio: float) -> str:
+    return f"{points(ratio - 1)} %"
+
+
+def _rises(ratio: Estimate) -> str:
+    low, high = ratio.low, ratio.high
+    return f"{_rise(low)} to {_rise(high)}" if low is not None and high is not None else ""
+
+
+def _names(compared: Sequence[TaskComparison] | Sequence[TextComparison]) -> str:
     """'a', 'a and b', 'a, b and c'."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    *first, last = [found.name for found in compared]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -9,21 +9,34 @@ from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
 from tuneserve.bench.stats.bootstrap import Estimate
+from tuneserve.bench.stats.calibration import Calibration
+from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
+from tuneserve.bench.stats.ranking import Ranking
+from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 
 T = TypeVar("T")
 Outcome = Literal["better", "worse", "no difference shown"]
-Retention = Literal["forgotten", "no forgetting shown", "not measured"]
+Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "not measured"]
 
 HELD_OUT = "Held-out prompts"
 """Name of the task that the tune is for."""
+FAILED = "failed"
+"""The finish reason of a prompt that an endpoint did not answer."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """One model's answer to one prompt."""
+    """One model's answer to one prompt.
+
+    `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
+    to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
+    `strict` and `lenient` are the stricter and the more lenient reading of it (None: the task knows
+    none), `found` how much of what was asked for it has (`tasks.scorers.marks`). `problem`: why
+    there is no answer, or why it could not be scored; its score then is 0.
+    """
 
     text: str
     thought: str
@@ -31,6 +44,12 @@ class Response:
     score: float
     finish_reason: str
     generated_tokens: int
+    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
+    read: str | None = field(default=None, kw_only=True)
+    strict: float | None = field(default=None, kw_only=True)
+    lenient: float | None = field(default=None, kw_only=True)
+    found: Found = field(default="one", kw_only=True)
+    problem: str = field(default="", kw_only=True)
 
     @property
     def correct(self) -> bool:
@@ -86,7 +105,8 @@ class AccuracyComparison:
     are the prompts with a higher and a lower one; `mcnemar_p` then is their sign test. `p` is the
     two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
     share sources the sign-flip test over sources. `smallest_detectable` is the difference that
-    would be shown 4 times in 5.
+    would be shown 4 times in 5 by a test at `level`, which is Holm's for the smallest p where
+    several are compared; None where so few prompts or sources could show none.
     """
 
     prompts: int
@@ -98,8 +118,9 @@ class AccuracyComparison:
     lost: int
     mcnemar_p: float
     p: float
-    smallest_detectable: float
+    smallest_detectable: float | None
     graded: bool
+    level: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -123,13 +144,22 @@ class GroupComparison:
 
 
 @dataclass(frozen=True)
+class ClassComparison:
+    """Of a task with a few classes: what each model took for what."""
+
+    names: list[str]
+    models: list[Confusion]
+
+
+@dataclass(frozen=True)
 class OtherComparison:
     """Another contender's answers against `against` ('base' or 'tuned'), which stands in the
-    place of the base in `accuracy`."""
+    place of the base in `accuracy`; `counts` are of the contender's answers."""
 
     name: str
     against: str
     accuracy: AccuracyComparison
+    counts: AnswerCounts | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +177,8 @@ class TaskComparison:
     """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
 
     `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
-    kinds' is Holm's over the kinds.
+    kinds' is Holm's over the kinds. `kept`: is a loss above the margin excluded? `cautions`: what
+    makes the scores say less than they seem to.
     """
 
     name: str
@@ -157,6 +188,8 @@ class TaskComparison:
     outcome: Outcome
     kinds: list[GroupComparison]
     pairs: list[Pair] = field(default_factory=list, repr=False)
+    kept: bool = False
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -164,7 +197,10 @@ class TextComparison:
     """Perplexity of one text (or of a set of reference answers) under both models.
 
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
-    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts.
+    answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
+    margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
+    None where so few pieces could show none. `counted`: what is independent of
+    each other ('5 chunks', '4 sources').
     """
 
     name: str
@@ -175,24 +211,41 @@ class TextComparison:
     ratio: Estimate
     adjusted_p: float
     outcome: Outcome
+    kept: bool = False
+    smallest_detectable: float | None = None
+    counted: str = ""
 
 
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
-    """What may be said, in one word and in one sentence."""
+    """What may be said, in one word and in a sentence, which ends with the `cautions`: what makes
+    the figures say less than they seem to."""
 
     outcome: T
     sentence: str
+    cautions: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class AnswerCounts:
-    """How generation ended, over all prompts of one model."""
+    """How generation ended, over all prompts of one model, and what was found in the answers.
+
+    `nothing_found`, `several_found`: answers without what the task asks for, or with more than one
+    of it and no word which is meant. `failed`: prompts that an endpoint did not answer, `unscored`:
+    answers that the user's scorer failed on; both count as wrong. `strict` and `lenient` are the
+    mean scores of the stricter and the more lenient reading.
+    """
 
     cut_off_thoughts: int
     length_limited: int
     empty: int
     mean_tokens: float
+    nothing_found: int = 0
+    several_found: int = 0
+    failed: int = 0
+    unscored: int = 0
+    strict: float | None = None
+    lenient: float | None = None
 
 
 @dataclass(frozen=True)
@@ -232,7 +285,8 @@ class SweepResult:
 @dataclass(frozen=True)
 class Provenance:
     """What it takes to repeat a benchmark: command, models, data, settings (the recipe's tables as
-    JSON), versions of packages, machine."""
+    JSON), versions of packages, machine; `scorer_files` are the SHA-256 of the user's scorer and
+    what it imports from its folder, by file name."""
 
     command: str
     base_model: str
@@ -241,6 +295,19 @@ class Provenance:
     versions: dict[str, str]
     platform: str
     processor: str
+    scorer_files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What 1,000 answers of `tokens` tokens each cost with so many clients at a time: money at
+    `bench.price` an hour, energy (kWh) at `bench.watts`; None for what is not given. The intervals
+    are those of the speed."""
+
+    clients: int
+    tokens: int
+    money: Estimate | None
+    energy: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -283,4 +350,8 @@ class Report:
     conditions: dict[str, str]
     provenance: Provenance
     gain: KeptGain | None = None
+    classes: ClassComparison | None = None
+    calibration: list[Calibration] = field(default_factory=list)
+    ranking: Ranking | None = None
+    costs: list[Cost] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -1,9 +1,9 @@
-"""Several runs side by side, each against the first where the prompts are the same."""
+"""Several runs side by side, on the prompts that they share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,75 +11,200 @@ from typing import Any
 import numpy as np
 
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import HELD_OUT, Report
+from tuneserve.bench.compare.results import HELD_OUT, Provenance, Report
 from tuneserve.bench.stats import intervals, significance
-from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, cluster_numbers
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
+from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
+
+Rows = Mapping[str, dict[str, Any]]
+"""Rows of answers.jsonl (see `Pair.as_row`) by what was asked: id, prompt and reference"""
 
 
 @dataclass(frozen=True)
 class RunRow:
     """One run's report, and its tuned model against the first run's.
 
-    `difference` is None for the first run, and where `why_not` says why they don't compare;
-    `p` is Holm-adjusted over the runs compared.
+    `shared` prompts are the same in both (id, prompt and reference), of which the difference is.
+    It is None for the first run, and where `why_not` says why they don't compare; `p` is
+    Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
+    run, though the scores compare.
     """
 
     report: Report
+    shared: int
     difference: Estimate | None
     p: float | None
     why_not: str
+    differs: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "report": as_json(self.report)}
 
 
-def compare_runs(runs: Sequence[RunDirectory]) -> list[RunRow]:
+@dataclass(frozen=True)
+class RunsComparison:
+    """The runs, and a ranking of those that compare with the first, on the prompts that all of
+    them share; None for fewer than three."""
+
+    rows: list[RunRow]
+    ranking: Ranking | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "runs": [row.to_json() for row in self.rows],
+            "ranking": asdict(self.ranking) if self.ranking else None,
+        }
+
+    @property
+    def note(self) -> str:
+        """What was compared where not all have the same prompts; '' where they have."""
+        counts = {row.report.accuracy.prompts for row in self.rows if not row.why_not}
+        shared = {row.shared for row in self.rows if not row.why_not}
+        if counts == shared and len(counts) == 1:
+            return ""
+        text = "Not all have the same held-out prompts: differences are of those shared"
+        if self.ranking:
+            text += f", the ranking is of the {self.ranking.prompts:,} that all share"
+        return text + "."
+
+
+def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
     """Read the runs' reports and compare the tuned models' answers, prompt by prompt.
 
     Raises UsageError naming a run that has no benchmark, or one of another release.
     """
     reports = [read_report(run) for run in runs]
     answers = [_read_answers(run.bench / "answers.jsonl") for run in runs]
-    reasons = ["", *(_why_not(reports[0], report) for report in reports[1:])]
+    first = answers[0]
+    shared = [[key for key in first if key in rows] for rows in answers]
+    reasons = [
+        _why_not(reports[0], report, len(keys))
+        for report, keys in zip(reports, shared, strict=True)
+    ]
     found = [
-        _difference(answers[0], other, report) if place and not reason else None
-        for place, (other, report, reason) in enumerate(zip(answers, reports, reasons, strict=True))
+        _difference(first, rows, keys, report) if place and not reason else None
+        for place, (rows, keys, report, reason) in enumerate(
+            zip(answers, shared, reports, reasons, strict=True)
+        )
     ]
     adjusted = iter(significance.holm([pair[1] for pair in found if pair]))
-    return [
-        RunRow(report, pair[0] if pair else None, next(adjusted) if pair else None, reason)
-        for report, pair, reason in zip(reports, found, reasons, strict=True)
+    rows = [
+        RunRow(
+            report,
+            len(keys),
+            pair[0] if pair else None,
+            next(adjusted) if pair else None,
+            reason,
+            _what_differs(reports[0], report),
+        )
+        for report, keys, pair, reason in zip(reports, shared, found, reasons, strict=True)
     ]
+    compared = {
+        report.run: rows
+        for report, rows, reason in zip(reports, answers, reasons, strict=True)
+        if not reason
+    }
+    return RunsComparison(rows, _rank(compared, reports[0].confidence))
 
 
-def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
-    """The rows (see `Pair.as_row`) of the run's own held-out prompts, by id."""
+def _read_answers(path: Path) -> Rows:
+    """The rows of the run's own held-out prompts."""
     with path.open(encoding="utf-8") as file:
-        return {row["id"]: row for row in map(json.loads, file) if row["task"] == HELD_OUT}
+        rows = [row for row in map(json.loads, file) if row["task"] == HELD_OUT]
+    return {json.dumps([row["id"], row["prompt"], row["reference"]]): row for row in rows}
 
 
-def _why_not(first: Report, other: Report) -> str:
+# The settings that decide which answer gets which score.
+SCORING = (
+    "choices", "pattern", "tolerance", "scorer", "separator", "unordered", "think_tags",
+    "max_tokens",
+)  # fmt: skip
+# Those that change answers by chance alone, or are what runs may well differ in.
+BESIDE = {
+    "bench": ("ctx", "parallel"),
+    "serve": ("cache_type_k", "cache_type_v", "flash_attention"),
+}
+
+
+def _why_not(first: Report, other: Report, shared: int) -> str:
     """Why two runs' answers can't be paired; '' if they can."""
-    if first.provenance.test_sha256 != other.provenance.test_sha256:
-        return "other held-out prompts"
+    one, two = first.provenance, other.provenance
     if first.task != other.task:
         return "another task"
-    if first.accuracy.prompts != other.accuracy.prompts:
-        return "another number of prompts"
-    return ""
+    differing = _differing(one, two, "bench", SCORING)
+    if not differing and one.scorer_files != two.scorer_files:
+        differing = ["scorer's files"]
+    release = [report.versions.get("tuneserve", "") for report in (one, two)]
+    if not differing and release[0] != release[1]:
+        differing = [f"tuneserve {release[0]} and {release[1]}: score again with --rescore"]
+    if differing:
+        return f"scored otherwise: {', '.join(differing)}"
+    return "" if shared else "no prompt in common"
+
+
+def _what_differs(first: Report, other: Report) -> str:
+    """What two runs' answers were given under that is not the same, but compares."""
+    one, two = first.provenance, other.provenance
+    found = [name for table, names in BESIDE.items() for name in _differing(one, two, table, names)]
+    if first.tuned.quantization != other.tuned.quantization:
+        found.append(f"quantization {first.tuned.quantization} / {other.tuned.quantization}")
+    if one.base_model != two.base_model:
+        found.append(f"base {one.base_model} / {two.base_model}")
+    return ", ".join(found)
+
+
+def _differing(first: Provenance, other: Provenance, table: str, names: Sequence[str]) -> list[str]:
+    """'name one / other' of the settings that are not the same; a setting that an older release did
+    not have is at its default."""
+    fields = section_model(table).model_fields
+    found = []
+    for name in names:
+        default = fields[name].get_default()
+        one, two = (
+            _plain(each.settings.get(table, {}).get(name, default)) for each in (first, other)
+        )
+        if one != two:
+            found.append(f"{name} {_said(one)} / {_said(two)}")
+    return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _said(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text or "none"
+
+
+def _scores(rows: Rows, keys: Sequence[str]) -> FloatArray:
+    """Of the tuned model, [prompts]."""
+    return np.array([rows[key]["tuned"]["score"] for key in keys], dtype=np.float64)
+
+
+def _bootstrap(rows: Rows, keys: Sequence[str], confidence: float) -> Bootstrap:
+    return Bootstrap(cluster_numbers([rows[key]["source"] for key in keys]), confidence)
 
 
 def _difference(
-    first: dict[str, dict[str, Any]], other: dict[str, dict[str, Any]], report: Report
+    first: Rows, other: Rows, keys: Sequence[str], report: Report
 ) -> tuple[Estimate, float]:
     """The other run's tuned scores minus the first's, with interval, and the p of the test."""
-    ours, theirs = (
-        np.array([rows[name]["tuned"]["score"] for name in first], dtype=np.float64)
-        for rows in (other, first)
-    )
-    clusters = cluster_numbers([row["source"] for row in first.values()])
-    estimate = intervals.paired_difference(
-        ours, theirs, Bootstrap(clusters, confidence=report.confidence)
-    )
-    return estimate, significance.paired_p(np.bincount(clusters, weights=ours - theirs))
+    ours, theirs = _scores(other, keys), _scores(first, keys)
+    bootstrap = _bootstrap(first, keys, report.confidence)
+    estimate = intervals.paired_difference(ours, theirs, bootstrap)
+    return estimate, significance.paired_p(bootstrap.by_cluster(ours - theirs))
+
+
+def _rank(runs: Mapping[str, Rows], confidence: float) -> Ranking | None:
+    """Of runs by name; a run that is given twice is one."""
+    if len(runs) < 3:
+        return None
+    first, *others = runs.values()
+    keys = [key for key in first if all(key in rows for rows in others)]
+    if not keys:
+        return None
+    scores = {name: _scores(rows, keys) for name, rows in runs.items()}
+    return rank(scores, _bootstrap(first, keys, confidence))

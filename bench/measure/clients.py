@@ -1,9 +1,9 @@
 """What clients get from the served model: time to first token and throughput, 1 to N at a time.
 
 The server is the real one, started as its user would start it, and asked with the openai client
-over streaming HTTP. Every client sends one request after another; all together are a round, and
-rounds are repeated for the deviation. End tokens are forbidden, so that every answer has the same
-length.
+over streaming HTTP, with the sampling that a request has which says nothing. Every client sends one
+request after another; all together are a round, and rounds are repeated for the deviation. End
+tokens are forbidden, so that every answer has the same length.
 """
 
 from __future__ import annotations
@@ -208,7 +208,6 @@ def _ask(client: OpenAI, prompt: Sequence[Message], bias: dict[str, int]) -> tup
     stream = client.chat.completions.create(
         model=SERVED_NAME,
         messages=messages,
-        temperature=0.0,
         max_tokens=ANSWER_TOKENS,
         logit_bias=bias,
         stream=True,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.endpoint import ask_endpoint
@@ -18,12 +18,16 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.bench.tasks.thoughts import shown_marks
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import Advance, progress
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
 from tuneserve.llama.lora import load_adapter, use_adapter
 from tuneserve.serve.offload import offline_settings
 from tuneserve.settings import BenchSettings, ServeSettings
+
+if TYPE_CHECKING:
+    from tuneserve.serve.engine import Engine
 
 LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
 TEXT, SPEED = "text", "speed"
@@ -35,10 +39,11 @@ BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A prompt to be answered with at most `max_tokens` tokens."""
+    """A prompt to be answered with at most `max_tokens` tokens; `task` is what it belongs to."""
 
     encoded: EncodedExample
     max_tokens: int
+    task: str = ""
 
     @property
     def id(self) -> str:
@@ -163,6 +168,16 @@ class _ModelMeasurement(ExitStack):
         self._journal.add(SPEED, contender.name, "", value)
 
 
+def answer_blocks(
+    requests: Sequence[AnswerRequest], parallel: int
+) -> list[Sequence[AnswerRequest]]:
+    """The requests in blocks that are answered as a whole. A block is of one task, so that another
+    task beside it changes nothing."""
+    size = BLOCK_ROUNDS * parallel
+    tasks = [list(group) for _, group in groupby(requests, key=lambda request: request.task)]
+    return [task[first : first + size] for task in tasks for first in range(0, len(task), size)]
+
+
 def generate_answers(
     contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
 ) -> None:
@@ -172,11 +187,9 @@ def generate_answers(
     Therefore blocks are always made of all requests, and a block is answered as a whole and from an
     empty KV cache: a benchmark that goes on after a kill gives the same answers.
     """
-    size = BLOCK_ROUNDS * contender.bench.parallel
-    blocks = [requests[first : first + size] for first in range(0, len(requests), size)]
     todo = [
         block
-        for block in blocks
+        for block in answer_blocks(requests, contender.bench.parallel)
         if not all(journal.has(ANSWER, contender.name, request.id) for request in block)
     ]
     if not todo:
@@ -192,8 +205,15 @@ def generate_answers(
         ) as engine,
         progress(f"{contender.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
     ):
+        shown = _marks_of_thoughts(engine.model, contender.bench.think_tags)
         for block in todo:
-            _answer_block(engine, contender.name, block, journal, advance)
+            _answer_block(engine, contender.name, block, shown, journal, advance)
+
+
+def _marks_of_thoughts(model: LlamaModel, think_tags: Sequence[str]) -> frozenset[int]:
+    """The marks that tell thoughts from answers and are control tokens, which a text has not."""
+    ids = map(model.tokenize, shown_marks(think_tags))
+    return frozenset(one[0] for one in ids if len(one) == 1 and model.is_special(one[0]))
 
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
@@ -203,7 +223,12 @@ def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings
 
 
 def _answer_block(
-    engine: Any, name: str, block: Sequence[AnswerRequest], journal: Journal, advance: Advance
+    engine: Engine,
+    name: str,
+    block: Sequence[AnswerRequest],
+    shown: frozenset[int],
+    journal: Journal,
+    advance: Advance,
 ) -> None:
     from tuneserve.serve.engine import Completion, SamplingParams
 
@@ -217,7 +242,8 @@ def _answer_block(
         advance(1)
 
     samplings = [
-        SamplingParams(temperature=0.0, max_tokens=request.max_tokens) for request in block
+        SamplingParams(temperature=0.0, max_tokens=request.max_tokens, shown=shown)
+        for request in block
     ]
     engine.generate([request.encoded.prompt for request in block], samplings, on_done=on_done)
 
@@ -226,16 +252,28 @@ def measure_noise_floor(
     contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
 ) -> None:
     """The model's answers once more, batched in another order: what differs is chance."""
+    again = in_another_order(requests, contender.bench.seed)
+    generate_answers(replace(contender, name=NOISE_FLOOR), again, journal)
+
+
+def in_another_order(requests: Sequence[AnswerRequest], seed: int) -> list[AnswerRequest]:
+    """The requests as they are asked for the noise floor."""
     shuffled = list(requests)
-    random.Random(contender.bench.seed).shuffle(shuffled)  # noqa: S311 - no secret
-    generate_answers(replace(contender, name=NOISE_FLOOR), shuffled, journal)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - no secret
+    return shuffled
 
 
 def measure_endpoint(
     encoded: Sequence[EncodedExample], bench: BenchSettings, journal: Journal
 ) -> None:
-    """The answers of the model behind the endpoint that the journal does not hold yet."""
-    todo = [item.example for item in encoded if not journal.has(ANSWER, ENDPOINT, item.example.id)]
+    """The answers of the model behind the endpoint that the journal does not hold yet; prompts that
+    failed are asked again."""
+    todo = [
+        item.example
+        for item in encoded
+        if not journal.has(ANSWER, ENDPOINT, item.example.id)
+        or "failed" in journal.get(ANSWER, ENDPOINT, item.example.id)
+    ]
     if not todo:
         return
     with progress("endpoint: answers", len(todo), unit="prompts") as advance:

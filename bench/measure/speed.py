@@ -1,14 +1,18 @@
 """Tokens per second of one model: reading a prompt, and generating one stream.
 
-Like llama-bench: a warm-up, then several repetitions, mean and standard deviation.
+A warm-up, then several repetitions, as llama-bench has it; but tokens are drawn as the server draws
+them for a request that says nothing (temperature 1, no filter), since drawing takes time too.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+
+from scipy.stats import t as student
 
 from tuneserve.llama import LlamaContext, TokenBatch
 
@@ -24,6 +28,12 @@ class Rate:
     deviation: float
     tokens: int
     repetitions: int
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Student's interval of the mean: repetitions are few, and about normal."""
+        half = float(student.ppf((1 + confidence) / 2, self.repetitions - 1))
+        half *= self.deviation / math.sqrt(self.repetitions)
+        return max(0.0, self.mean - half), self.mean + half
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,11 @@ def measure_speed(
 def _one_repetition(
     context: LlamaContext, prompt: list[int], generated: int
 ) -> tuple[float, float]:
-    """Seconds to read the prompt, and to generate so many tokens after it, greedily."""
+    """Seconds to read the prompt, and to generate so many tokens after it."""
+    from tuneserve.serve.engine import SamplingParams
+    from tuneserve.serve.engine.sampling import TokenSampler
+
+    sampler = TokenSampler(context.model, SamplingParams(seed=0))
     context.clear()
     context.synchronize()
     batch = TokenBatch(context.n_batch)
@@ -70,7 +84,7 @@ def _one_repetition(
         batch.clear()
         last = batch.add(tokens, position, 0, outputs=1)
         context.decode(batch)
-        return int(context.token_logits(last).argmax())
+        return sampler.sample(context.token_logits(last))
 
     started = time.perf_counter()
     token = following(prompt, 0)

@@ -16,7 +16,13 @@ from typing import Any
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
+from tuneserve.bench.measure.measure import (
+    ANSWER,
+    CHOICE,
+    Contender,
+    Workload,
+    measure_answers,
+)
 from tuneserve.bench.measure.perplexity import CHUNK_TOKENS
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
@@ -46,6 +52,10 @@ class SweepStep:
     @property
     def name(self) -> str:
         return f"{self.quantization}{' + imatrix' if self.imatrix else ''}"
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name.replace(' ', '')}.gguf"
 
 
 FULL = SweepStep("F16")
@@ -78,7 +88,7 @@ def sweep_points(
     return points
 
 
-def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> dict[SweepStep, Path]:
+def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> None:
     """A GGUF of the tuned model for every step; those that `folder` has already are kept.
 
     Raises UsageError where the base checkpoint that the run was trained on is gone.
@@ -86,7 +96,7 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> di
     base = Path(run.require_stage("train", TrainOutput).base.path)
     model = GGUFModel(MergedCheckpoint(base, Adapter(run.adapter)), run.adapter, name=run.name)
     threads = settings.threads or physical_cores()
-    paths = {step: folder / f"{step.name.replace(' ', '')}.gguf" for step in STEPS}
+    paths = {step: folder / step.file_name for step in STEPS}
     for step, path in paths.items():
         if path.is_file():
             continue
@@ -98,7 +108,17 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> di
                 model, made, step.quantization,
                 threads=threads, matrix=matrix, matrix_file=f"{run.name}.imatrix.gguf",
             )  # fmt: skip
-    return paths
+
+
+def is_measured(points: Sequence[SweepPoint], workload: Workload, journal: Journal) -> bool:
+    """Does the journal hold everything of all points?"""
+    asked = [(ANSWER, request.id) for request in workload.requests]
+    asked += [(CHOICE, item.example.id) for item in workload.choices]
+    return all(
+        journal.has(kind, point.contender.name, example)
+        for point in points
+        for kind, example in [(FIDELITY, ""), *asked]
+    )
 
 
 def measure_sweep(

@@ -7,14 +7,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tuneserve.bench.compare import analysis
-from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.answers import read_pairs, with_rivals
+from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
+from tuneserve.bench.compare.costs import costs_of
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, ContenderSummary, KeptGain, Report
+from tuneserve.bench.compare.results import (
+    Answer,
+    ContenderSummary,
+    KeptGain,
+    Report,
+    Response,
+)
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import START, ServerStart, read_load
@@ -31,23 +39,33 @@ from tuneserve.run import RunDirectory
 REPLAY = "general examples held out from training"
 
 
-def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) -> Report:
+def make_report(
+    job: BenchmarkJob,
+    journal: Journal,
+    others: Mapping[str, str],
+    rivals: Mapping[str, Sequence[Response]],
+) -> Report:
     """The figures and verdicts drawn from what the journal holds; `others` are the further
-    contenders, each with the model it is compared with."""
+    contenders, each with the model it is compared with, `rivals` the answers of further models,
+    which are compared with the tuned one."""
     settings = job.settings
-    pairs = read_pairs(journal, job.asked, list(others))
+    pairs = with_rivals(read_pairs(journal, job.asked, list(others)), rivals)
+    pairs = with_classes(pairs, settings)
+    others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
+    cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),
         settings,
     )
+    load = [read_load(journal, "tuned", clients) for clients in settings.clients]
     return Report(
         run=job.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=settings.task,
         confidence=settings.confidence,
-        verdict=analysis.judge(accuracy, settings.confidence),
+        verdict=analysis.judge(accuracy, settings.confidence, cautions),
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
@@ -59,20 +77,22 @@ def make_report(job: BenchmarkJob, journal: Journal, others: Mapping[str, str]) 
         contamination=None
         if job.training is None
         else check_contamination(pairs, job.training, settings),
-        forgetting=judge_forgetting(tasks, texts),
+        forgetting=judge_forgetting(tasks, texts, settings),
         tasks=tasks,
         texts=texts,
         curves=read_curves(job.run),
-        load=[read_load(journal, "tuned", clients) for clients in settings.clients],
+        load=load,
         server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
-        ladder=read_sweep(job.sweep(journal), job.asked, journal, settings)
-        if settings.ladder
-        else [],
+        ladder=read_sweep(job.sweep(), job.asked, journal, settings) if settings.ladder else [],
         base=_contender("base", job, journal, [pair.base for pair in pairs]),
         tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
         gain=_kept(job.gain),
+        classes=compare_classes(pairs, settings),
+        calibration=compare_calibration(pairs, settings),
+        ranking=analysis.rank_contenders(pairs, settings),
+        costs=costs_of(load, settings),
         pairs=pairs,
     )
 
@@ -83,7 +103,9 @@ def _kept(gain: GainKept | None) -> KeptGain | None:
     return KeptGain(gain.share, gain.low, gain.high, gain.update_kept, gain.describe())
 
 
-def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) -> BenchResult:
+def summary(
+    report: Report, settings: dict[str, Any], sha256: dict[str, str], inputs: dict[str, str]
+) -> BenchResult:
     """What run.json keeps of a report, beside the settings and hashes that it is known by."""
     found, perplexity = report.accuracy, report.perplexity
     return BenchResult(
@@ -92,9 +114,11 @@ def summary(report: Report, settings: dict[str, Any], sha256: dict[str, str]) ->
         prompts=found.prompts,
         accuracy=AccuracySummary(base=found.base.value, tuned=found.tuned.value, p=found.p),
         forgetting=report.forgetting.sentence,
+        cautions=(*report.verdict.cautions, *report.forgetting.cautions),
         perplexity=PerplexitySummary(base=perplexity.base.value, tuned=perplexity.tuned.value),
         settings=settings,
         sha256=sha256,
+        inputs=inputs,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from tuneserve.bench.compare.figures import number, percent, points, points_interval
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -14,7 +16,10 @@ from tuneserve.bench.compare.results import (
     TextComparison,
 )
 from tuneserve.bench.stats.bootstrap import Estimate
-from tuneserve.charts import Mark, Scale, scale_over, strip
+from tuneserve.bench.stats.calibration import Calibration
+from tuneserve.charts import Line, Mark, Scale, framed, lines, scale_over, strip
+
+STYLES = ("base", "tuned", "general")
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,30 @@ def text_plot(report: Report) -> Plot:
     return ratio_plot([(text.name, text) for text in report.texts])
 
 
+def calibration_chart(found: Sequence[Calibration]) -> Markup:
+    """How often right over how sure, of each model; on the diagonal a model is as often right as
+    it is sure."""
+    axis = Scale(0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0], name="sure ")
+    drawn = [Line([(0.0, 0.0), (1.0, 1.0)], "best")]
+    keys = [("line kept", "as often right as sure")]
+    for model, style in zip(found, STYLES, strict=False):
+        points = [(part.sure, part.right.value) for part in model.bins]
+        spread = [(part.right.low, part.right.high) for part in model.bins]
+        drawn.append(Line(points, style, dots=True, spread=spread))
+        keys.append((style, f"{model.model}, ECE {percent(model.ece)}"))
+    svg = lines(axis, axis, drawn, "how often right over how sure")
+    return framed(keys, axis, axis, svg, "probability of the likeliest choice; left: share right")
+
+
 def _mark(estimate: Estimate, style: str) -> Mark:
     return Mark(estimate.value, estimate.low, estimate.high, style)
 
 
 def _ends(estimates: Iterable[Estimate]) -> list[float]:
-    return [end for estimate in estimates for end in (estimate.low, estimate.high)]
+    """The intervals' ends, and the values."""
+    return [
+        end
+        for estimate in estimates
+        for end in (estimate.value, estimate.low, estimate.high)
+        if end is not None
+    ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import shlex
-from pathlib import Path
 
 from tuneserve.bench.compare.results import Provenance
+from tuneserve.bench.tasks.scorers import scorer_files
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.options import BENCH_FIELDS, as_options, option_names
-from tuneserve.run import RunDirectory, versions
-from tuneserve.settings import Recipe
+from tuneserve.run import RunDirectory, processor, versions
+from tuneserve.settings import BenchSettings, Recipe
 
 
 def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
@@ -24,8 +24,15 @@ def provenance(run: RunDirectory, recipe: Recipe) -> Provenance:
         settings=recipe.model_dump(mode="json", include={"bench", "serve", "convert"}),
         versions=versions(),
         platform=platform.platform(),
-        processor=_processor(),
+        processor=processor(),
+        scorer_files=_scorer_files(recipe.bench),
     )
+
+
+def _scorer_files(settings: BenchSettings) -> dict[str, str]:
+    if settings.task != "python":
+        return {}
+    return {path.name: sha256_file(path) for path in scorer_files(settings.scorer)}
 
 
 def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:
@@ -33,13 +40,3 @@ def reproducing_command(run_name: str, recipe: Recipe, saved: Recipe) -> str:
     every setting that is not the default, or not the one `saved` with the run."""
     options = as_options(recipe, option_names(("bench", "serve"), BENCH_FIELDS), saved)
     return shlex.join(["tuneserve", "bench", "--run", run_name, "--force", *options])
-
-
-def _processor() -> str:
-    """The CPU's name as the kernel gives it, or the machine type."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} threads)" if names else platform.machine()

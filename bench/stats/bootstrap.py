@@ -1,13 +1,13 @@
-"""Resampling of paired results, prompts that share a source kept together.
+"""Paired results whose prompts may share a source, and resamples of them.
 
 One prompt gives a pair of results, one per model. Prompts with the same source (pieces of one
 document, paraphrases of one question) are not independent: they form a cluster, and clusters are
-what is resampled and counted. Without sources every prompt is a cluster of its own.
+what is counted and resampled. Without sources every prompt is a cluster of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,11 +22,13 @@ _CHUNK_CELLS = 4_000_000  # resampling counts held at a time (32 MB)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its confidence interval."""
+    """A value with its confidence interval; `low` and `high` are None where the data allow no
+    honest one, and `why_not` says what there is too little of ('2 sources')."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+    why_not: str = ""
 
 
 def cluster_numbers(sources: Sequence[str | None]) -> IntArray:
@@ -43,46 +45,48 @@ def cluster_numbers(sources: Sequence[str | None]) -> IntArray:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Resamples of clusters, and intervals made of them. `clusters`: each prompt's cluster,
-    [prompts].
-
-    All figures of one Bootstrap come from the same resamples, so that ratios and differences
-    between them are paired.
-    """
+    """Clusters of prompts, the level of intervals made of them, and resamples of whole clusters.
+    `clusters`: each prompt's cluster, [prompts]; `unit`: what a prompt is called in a sentence."""
 
     clusters: IntArray
     confidence: float = 0.95
     resamples: int = 10_000
     seed: int = 0
+    unit: str = "prompt"
 
     @cached_property
     def count(self) -> int:
         """How many clusters there are."""
         return int(self.clusters.max()) + 1
 
+    @property
+    def clustered(self) -> bool:
+        """Do prompts share sources?"""
+        return self.count < len(self.clusters)
+
+    @property
+    def described(self) -> str:
+        """What is counted as independent: '3 sources', '1 prompt'."""
+        unit = "source" if self.clustered else self.unit
+        return f"{self.count:,} {unit}{'' if self.count == 1 else 's'}"
+
+    @cached_property
+    def sizes(self) -> FloatArray:
+        """Prompts of each cluster, [clusters]."""
+        return np.bincount(self.clusters, minlength=self.count).astype(np.float64)
+
+    def by_cluster(self, values: npt.ArrayLike) -> FloatArray:
+        """Sums over each cluster's prompts: [..., prompts] to [..., clusters]."""
+        array = np.asarray(values, dtype=np.float64)
+        order = np.argsort(self.clusters, kind="stable")
+        starts = np.searchsorted(self.clusters[order], np.arange(self.count))
+        return np.add.reduceat(array[..., order], starts, axis=-1)
+
     def sums(self, columns: FloatArray) -> FloatArray:
         """Sums of each column over resamples of whole clusters: [prompts, columns] to
         [resamples, columns]."""
-        per_cluster = np.zeros((self.count, columns.shape[1]))
-        np.add.at(per_cluster, self.clusters, columns)
+        per_cluster = self.by_cluster(columns.T).T
         return np.concatenate([draws @ per_cluster for draws in self._draws()])
-
-    def ratio(
-        self,
-        numerator: FloatArray,
-        denominator: FloatArray,
-        shape: Callable[[FloatArray], FloatArray] = lambda ratios: ratios,
-    ) -> Estimate:
-        """shape(sum of numerator / sum of denominator) with its percentile interval."""
-        columns = np.column_stack([numerator, denominator])
-        sums = self.sums(columns)
-        found = columns.sum(axis=0, keepdims=True)
-        value = float(shape(found[:, 0] / found[:, 1])[0])
-        return Estimate(value, *self.interval(shape(sums[:, 0] / sums[:, 1])))
-
-    def mean(self, values: FloatArray) -> Estimate:
-        """The mean with its percentile interval."""
-        return self.ratio(values, np.ones_like(values))
 
     def interval(self, draws: FloatArray) -> tuple[float, float]:
         """The percentile interval of resampled values."""

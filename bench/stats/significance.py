@@ -8,8 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from tuneserve.bench.stats.bootstrap import IntArray
-from tuneserve.bench.stats.intervals import falling_root
+from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, IntArray
+from tuneserve.bench.stats.intervals import (
+    FEWEST,
+    falling_root,
+    is_binary,
+    mean_spread,
+)
+from tuneserve.bench.stats.robust import Spread, spread_of
+
+POWER = 0.8
+_EXACT_CLUSTERS = 14  # up to so many, all 2^clusters sign assignments are gone through
 
 
 def mcnemar_exact(won: int, lost: int) -> float:
@@ -24,19 +33,31 @@ def paired_p(net_wins: npt.ArrayLike, *, seed: int = 0, flips: int = 20_000) -> 
     """Two-sided p that clusters' net wins are symmetric about zero (sign-flip test).
 
     One entry per cluster: its sum of tuned - base. Whole numbers (right or wrong answers) get the
-    exact p, which is McNemar's where every cluster is one prompt; other scores get it from
-    `flips` random sign assignments, the observed one counted among them.
+    exact p, which is McNemar's where every cluster is one prompt; so do up to 14 clusters of other
+    scores. More get it from `flips` random sign assignments, the observed one counted among them.
     """
     net = np.asarray(net_wins, dtype=np.float64)
     if np.allclose(net, np.round(net), atol=1e-9):
         return _exact_flip_p(np.round(net).astype(np.int64))
+    return float(flip_p(net, seed=seed, flips=flips))
+
+
+def flip_p(net: FloatArray, *, seed: int = 0, flips: int = 20_000) -> FloatArray:
+    """The sign-flip test's p of scores, [..., clusters] to [...]."""
+    count = net.shape[-1]
+    observed = np.abs(net.sum(-1)) * (1 - 1e-12)
+    if count <= _EXACT_CLUSTERS:
+        # Of each assignment and its opposite, which has the same absolute sum, only one.
+        patterns = np.arange(1 << (count - 1))[:, None] >> np.arange(count) & 1
+        extreme = (np.abs(net @ (1.0 - 2.0 * patterns).T) >= observed[..., None]).sum(-1)
+        exact: FloatArray = extreme / (1 << (count - 1))
+        return exact
     generator = np.random.default_rng(seed)
-    observed = abs(float(net.sum())) * (1 - 1e-12)
-    extreme = 0
+    found = np.zeros(net.shape[:-1])
     for first in range(0, flips, 1000):
-        signs = generator.choice((-1.0, 1.0), size=(min(1000, flips - first), len(net)))
-        extreme += int((np.abs(signs @ net) >= observed).sum())
-    return (extreme + 1) / (flips + 1)
+        signs = generator.choice((-1.0, 1.0), size=(min(1000, flips - first), count))
+        found += (np.abs(net @ signs.T) >= observed[..., None]).sum(-1)
+    return (found + 1) / (flips + 1)
 
 
 def _exact_flip_p(net: IntArray) -> float:
@@ -61,10 +82,80 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return found.tolist()
 
 
+def fewest_clusters(level: float) -> int:
+    """The number of clusters below which the sign-flip test can't have a p below `level`: its
+    smallest is 2 / 2^clusters."""
+    count = 1
+    while 2.0 ** (1 - count) >= level:
+        count += 1
+    return count
+
+
 def smallest_detectable(
-    discordant_share: float, pairs: float, confidence: float = 0.95, power: float = 0.8
-) -> float:
-    """The true difference that this many pairs would show with probability `power`.
+    tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap, level: float
+) -> float | None:
+    """The true difference that prompts like these would show with probability POWER in a test at
+    `level` (after Holm's adjustment over k comparisons, that of one in k); None where they could
+    show none.
+
+    Right or wrong, each prompt alone: from the exact power of McNemar's test; otherwise
+    `detectable_mean`.
+    """
+    differences = np.subtract(tuned, base, dtype=np.float64)
+    if not can_show(bootstrap, level):
+        return None
+    if not bootstrap.clustered and is_binary(tuned) and is_binary(base):
+        found = detectable_pairs(float((differences**2).mean()), len(differences), level)
+    else:
+        found = float(detectable_mean(differences, bootstrap, level))
+    return found if found < 1 else None
+
+
+def can_show(bootstrap: Bootstrap, level: float) -> bool:
+    """Are there clusters enough for a difference to be shown at `level`?"""
+    return bootstrap.count >= max(FEWEST, fewest_clusters(level))
+
+
+def detectable_mean(differences: FloatArray, bootstrap: Bootstrap, level: float) -> FloatArray:
+    """The smallest detectable mean difference of scores, [..., prompts] to [...]."""
+    spread, variance, _ = mean_spread(differences, bootstrap, usual=0.0)
+    return _needed(spread, level) * np.sqrt(variance)
+
+
+def detectable_ratio(
+    tuned_nll: npt.ArrayLike,
+    base_nll: npt.ArrayLike,
+    tokens: npt.ArrayLike,
+    bootstrap: Bootstrap,
+    level: float,
+) -> float | None:
+    """The perplexity ratio above 1 that would be shown with probability POWER; None where none
+    could be."""
+    if not can_show(bootstrap, level):
+        return None
+    gains = np.subtract(tuned_nll, base_nll, dtype=np.float64)
+    counts = np.asarray(tokens, dtype=np.float64)
+    spread = spread_of(bootstrap.by_cluster(gains), bootstrap.by_cluster(counts))
+    return float(np.exp(_needed(spread, level) * np.sqrt(spread.variance)))
+
+
+def _needed(spread: Spread, level: float) -> FloatArray:
+    """Standard errors that a true difference has to be away from zero: Student's quantiles of
+    `level` and of POWER; where only the most uneven of all sign assignments has a p below `level`,
+    what makes all clusters agree."""
+    from scipy import stats
+
+    freedom, count = spread.freedom(), spread.shares.shape[-1]
+    needed: FloatArray = stats.t.ppf(1 - level / 2, freedom) + stats.t.ppf(POWER, freedom)
+    if 2.0 ** (2 - count) >= level:
+        apart = stats.norm.ppf(POWER ** (1 / count)) * math.sqrt(count)
+        needed = np.maximum(needed, apart)
+    return needed
+
+
+def detectable_pairs(discordant_share: float, pairs: float, level: float = 0.05) -> float:
+    """The true difference that this many pairs of right-or-wrong results would show with
+    probability POWER.
 
     From the exact power of the exact McNemar test at the observed share of discordant pairs (more
     where the difference itself needs more); at least one prompt, 1 where no difference would be
@@ -74,23 +165,23 @@ def smallest_detectable(
     if number < 1:
         return 1.0
 
-    def lacking(difference: float) -> float:
-        share = max(discordant_share, difference)
-        return power - mcnemar_power(difference, share, number, confidence)
+    def lacking(difference: FloatArray) -> FloatArray:
+        share = max(discordant_share, float(difference))
+        return np.asarray(POWER - mcnemar_power(float(difference), share, number, level))
 
-    return max(1.0 / number, falling_root(lacking, 1e-9, 1.0))
+    return max(1.0 / number, float(falling_root(lacking, 1e-9, 1.0)))
 
 
 def mcnemar_power(
-    difference: float, discordant_share: float, pairs: int, confidence: float = 0.95
+    difference: float, discordant_share: float, pairs: int, level: float = 0.05
 ) -> float:
-    """How probably the exact McNemar test of `pairs` pairs shows a true `difference`."""
+    """How probably the exact McNemar test of `pairs` pairs shows a true `difference` at `level`."""
     from scipy import stats
 
     # All numbers of discordant pairs with a probability that is not negligible.
     low, high = stats.binom.ppf([1e-9, 1 - 1e-9], pairs, discordant_share)
     discordant = np.arange(int(low), int(high) + 1)
-    tail = (1 - confidence) / 2
+    tail = level / 2
     # `most`: the largest number of wins (or losses) at which the two-sided test rejects.
     most = stats.binom.ppf(tail, discordant, 0.5)
     most -= stats.binom.cdf(most, discordant, 0.5) >= tail

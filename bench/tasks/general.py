@@ -13,12 +13,14 @@ from typing import Any
 
 from tuneserve.bench.tasks.examples import evenly
 from tuneserve.bench.tasks.scorers import (
+    CONTAINS,
     Scorer,
+    best_mark,
     choice_scorer,
-    contains,
     json_fields,
     number_scorer,
 )
+from tuneserve.bench.tasks.scorers.marks import plain
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.chat.examples import Example
 
@@ -67,14 +69,14 @@ def scorer_of(row: dict[str, Any]) -> Scorer:
             return number_scorer(1e-6)
         case "contains":
             also = row.get("also", [])
-            return lambda answer, reference: max(contains(answer, r) for r in (reference, *also))
+            return Scorer(lambda answer, given: best_mark(CONTAINS, answer, (given, *also)))
         case "choice":
             return choice_scorer(row["choices"])
         case "json":
-            return lambda answer, reference: float(json_fields(answer, reference) == 1.0)
+            return Scorer(lambda answer, given: plain(float(json_fields(answer, given) == 1.0)))
         case "match":
             pattern = re.compile(row["pattern"])
             # The answer as a whole has the form asked for, whatever the reference says.
-            return lambda answer, _: float(pattern.fullmatch(answer.strip()) is not None)
+            return Scorer(lambda answer, _: plain(float(bool(pattern.fullmatch(answer.strip())))))
         case other:
             raise ValueError(f"unknown score '{other}' of question {row['id']}")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from tuneserve.bench.tasks.examples import askable, evenly
-from tuneserve.bench.tasks.scorers import Scorer, make_scorer
+from tuneserve.bench.tasks.scorers import Scorer, make_scorer, require_references
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data import reading
@@ -30,12 +30,11 @@ class Task:
 
 
 def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -> Task:
-    """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails."""
-    scorer = make_scorer(settings, map(reference_of, examples))
-    if settings.task == "python":
-        # The user's own code: what is wrong with it shall come out before anything is measured.
-        reference = reference_of(examples[0])
-        scorer(reference, reference)
+    """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails, and
+    for references that no answer can be scored against."""
+    references = [(example.id, reference_of(example)) for example in examples]
+    scorer = make_scorer(settings, [reference for _, reference in references])
+    require_references(settings, scorer, references, where=f"task '{settings.task}' of {name}")
     return Task(name, "", examples, [scorer] * len(examples), settings.max_tokens)
 
 

@@ -41,6 +41,7 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.token_routes import text_router
+from tuneserve.serve.api.unread import DropUnread
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
@@ -122,10 +123,12 @@ def create_app(service: Service) -> FastAPI:
                 "Retry-After",
                 "X-Tuneserve-Ignored",
                 "X-Tuneserve-Unenforced",
+                "X-Tuneserve-Inactive",
             ],
         )
     app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
+    app.add_middleware(DropUnread, seconds=settings.receive_seconds)
     return app
 
 
@@ -136,6 +139,7 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
         return None
     files = FileStore(settings.batch_dir, most_bytes=int(settings.batch_storage * (1 << 30)))
     store = BatchStore(files)
+    service.metrics.watch(store)
     runner = BatchRunner(store, app, places=settings.slots, longest=settings.max_body)
 
     def served() -> set[str]:

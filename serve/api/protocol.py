@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 
 from tuneserve.chat.template import normal_message
 from tuneserve.serve.api import no_effect
+from tuneserve.serve.api.lora_scales import LoraScales
 from tuneserve.serve.engine import SamplingParams
 
 MOST_CHOICES = 16
@@ -142,6 +143,8 @@ class GenerationRequest(RequestModel):
     without_effect = no_effect.OF_REQUESTS
     model: str | None = None
     """Name of a served model; see /v1/models."""
+    lora: LoraScales | None = None
+    """The adapter, as llama-server's clients say it: its id, with the scale 1."""
     temperature: Temperature | None = None
     """0 takes the most probable token. Default 1."""
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None

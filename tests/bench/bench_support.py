@@ -57,9 +57,11 @@ def disturb(source: Path, target: Path, strength: float) -> None:
             tensor.data[:] = tensor.data * noise.astype(np.float32)
 
 
-def make_run(root: Path, ggufs: dict[str, Path], recipe: Recipe) -> RunDirectory:
+def make_run(
+    root: Path, ggufs: dict[str, Path], recipe: Recipe, name: str = "small"
+) -> RunDirectory:
     """A run as the convert stage leaves it."""
-    run = RunDirectory(root / "runs" / "small")
+    run = RunDirectory(root / "runs" / name)
     run.gguf.mkdir(parents=True)
     run.data.mkdir()
     paths = {"base": run.base_gguf(QUANTIZATION), "tuned": run.tuned_gguf(QUANTIZATION)}

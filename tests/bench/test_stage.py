@@ -53,7 +53,10 @@ def test_a_benchmark_from_end_to_end(finished_run: RunDirectory) -> None:
     assert report["accuracy"]["clusters"] == 6
     assert [group["name"] for group in report["groups"]] == ["film", "shop"]
     assert finished_run.require_stage("bench", BenchResult).outcome == report["verdict"]["outcome"]
-    assert not list(finished_run.root.glob("*journal*"))
+    assert [path.name for path in finished_run.root.glob("*journal*")] == ["bench-journal.jsonl"]
+    assert report["base"]["counts"]["nothing_found"] == 0
+    strict, lenient = (report["base"]["counts"][name] for name in ("strict", "lenient"))
+    assert strict == report["accuracy"]["base"]["value"] <= lenient
 
 
 def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory) -> None:
@@ -137,6 +140,73 @@ def _without_clock(report: dict[str, Any]) -> dict[str, Any]:
     return report
 
 
+def test_nothing_is_measured_twice(
+    tmp_path: Path,
+    ggufs: dict[str, Path],
+    recipe: Recipe,
+    demo_gguf: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Another scorer is applied to the answers that are there; a second tune of the same base finds
+    the base's answers; a file that has changed makes the report stale."""
+    first = make_run(tmp_path, ggufs, recipe)
+    report = run_bench(first, recipe)
+    journal = first.root / "bench-journal.jsonl"
+    lines = journal.read_text().count("\n")
+    contains = recipe.model_copy(
+        update={"bench": recipe.bench.model_copy(update={"task": "contains"})}
+    )
+    served = contains.serve.model_copy(update={"port": 9, "log": "json", "threads": 1})
+    contains = contains.model_copy(update={"serve": served})
+    again = run_bench(first, contains, rescore=True)
+    assert journal.read_text().count("\n") == lines
+    assert again.task == "contains"
+    assert [pair.base.text for pair in again.pairs] == [pair.base.text for pair in report.pairs]
+    assert again.tuned.speed == report.tuned.speed
+    capsys.readouterr()
+    assert run_bench(first, contains, skip_done=True).created == again.created
+    assert "is up to date" in capsys.readouterr().err
+    test = first.split("test")
+    test.write_text("".join(test.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(OutputExistsError) as caught:
+        run_bench(first, contains, skip_done=True)
+    assert "--rescore" in caught.value.hint
+
+    other = tmp_path / "other.gguf"
+    disturb(demo_gguf, other, 0.1)
+    second = make_run(tmp_path, {**ggufs, "tuned": other}, recipe, name="second")
+    found = run_bench(second, recipe)
+    assert "base: 10 answers taken from" in capsys.readouterr().err
+    assert "10 answers" in found.conditions["Base"]
+    for ours, theirs in zip(found.pairs, report.pairs, strict=True):
+        assert ours.base == theirs.base
+    rows = [json.loads(line) for line in (second.root / "bench-journal.jsonl").open()]
+    made = {row["model"] for row in rows if row.get("kind") == "speed"}
+    assert made == {"base", "tuned"}
+    run_bench(second, recipe, force=True)
+    assert (second.root / "bench-journal-before.jsonl").is_file()
+    assert "are not used" in capsys.readouterr().err
+
+
+def test_a_changed_scorer_makes_the_report_stale(
+    converted_run: RunDirectory, recipe: Recipe, tmp_path: Path
+) -> None:
+    path, helper = tmp_path / "mine.py", tmp_path / "help_to_score.py"
+    path.write_text(
+        "def f(answer, reference):\n    import help_to_score\n    return help_to_score.x\n"
+    )
+    helper.write_text("x = 0.0\n")
+    changes = {"task": "python", "scorer": f"{path}:f"}
+    recipe = recipe.model_copy(update={"bench": recipe.bench.model_copy(update=changes)})
+    assert run_bench(converted_run, recipe).accuracy.tuned.value == 0.0
+    run_bench(converted_run, recipe, skip_done=True)
+    helper.write_text("x = 1.0\n")
+    with pytest.raises(OutputExistsError):
+        run_bench(converted_run, recipe, skip_done=True)
+    sys.modules.pop("help_to_score")
+    assert run_bench(converted_run, recipe, rescore=True).accuracy.tuned.value == 1.0
+
+
 def test_the_command_prints_json_and_fails_if_worse(
     converted_run: RunDirectory, tuneserve: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
@@ -182,8 +252,66 @@ def test_exit_code_of_a_worse_model(
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
     assert failed.returncode == 3
-    assert tuneserve(*options, "--skip-done", cwd=work).returncode == 2  # other settings
-    assert tuneserve(*options, "--force", cwd=work).returncode == 0
+    # What only says when the command fails asks for no other benchmark.
+    done = tuneserve(*options, "--skip-done", cwd=work)
+    assert (done.returncode, done.stdout) == (0, failed.stdout)
+    files = ["--junit", "junit.xml", "--markdown", "table.md"]
+    below = tuneserve(*options, "--skip-done", "--fail-below", "accuracy=0.9", *files, cwd=work)
+    assert below.returncode == 1
+    assert below.stderr.splitlines()[-1].endswith(" is below 0.9")
+    assert '<failure message="accuracy ' in (work / "junit.xml").read_text()
+    assert "small: worse" in (work / "table.md").read_text()
+    refused = tuneserve(*options, "--fail-below", "speed=3", cwd=work)
+    assert refused.returncode == 2
+    assert "bench.fail_below: speed=3: expected FIGURE=SHARE" in refused.stderr
+    other = tuneserve(*options, "--limit", "3", "--skip-done", cwd=work)
+    assert other.returncode == 2  # already there, of other settings
+
+
+def test_further_models_are_asked_or_their_answers_taken(
+    converted_run: RunDirectory,
+    ggufs: dict[str, Path],
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The run's own tuned model once more: as another run that has its benchmark, and as a file."""
+    monkeypatch.chdir(converted_run.root.parent.parent)
+    other = RunDirectory(converted_run.root.with_name("other"))
+    shutil.copytree(converted_run.root, other.root, symlinks=True)
+    other.tuned_gguf(QUANTIZATION).symlink_to(ggufs["tuned"])
+    run_bench(other, recipe)
+    shutil.copy(ggufs["tuned"], "twin.gguf")
+    against = recipe.bench.model_copy(update={"against": ("other", "twin.gguf")})
+    run_bench(converted_run, recipe.model_copy(update={"bench": against}))
+    assert "other: 10 answers are taken from its own benchmark" in capfd.readouterr().err
+    report = report_of(converted_run)
+    assert [one["name"] for one in report["others"]] == ["other", "twin"]
+    assert report["ranking"]["prompts"] == 10
+    assert len(report["ranking"]["tests"]) == 6
+    for row in answers(converted_run):
+        for name in ("other", "twin"):
+            assert row["others"][name]["text"] == row["tuned"]["text"]
+            assert row["others"][name]["score"] == row["tuned"]["score"]
+    # Asked otherwise, its answers are no longer the same.
+    longer = against.model_copy(update={"max_tokens": 7})
+    run_bench(converted_run, recipe.model_copy(update={"bench": longer}), force=True)
+    assert "are taken from its own benchmark" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [("gone.gguf", "no such file"), ("gone", "no such run"), ("base.gguf", "called 'base'")],
+)
+def test_further_models_that_can_not_be_asked(
+    converted_run: RunDirectory, ggufs: dict[str, Path], recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch, against: str, message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(converted_run.root.parent.parent)
+    Path("base.gguf").symlink_to(ggufs["base"])
+    settings = recipe.bench.model_copy(update={"against": (against,)})
+    with pytest.raises(UsageError, match=message):
+        run_bench(converted_run, recipe.model_copy(update={"bench": settings}))
 
 
 def test_unequal_quantization_is_refused(converted_run: RunDirectory, recipe: Recipe) -> None:

@@ -9,18 +9,31 @@ import click
 
 from tuneserve.cli.common import later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
+from tuneserve.errors import TuneserveError
 from tuneserve.options import BENCH_FIELDS, settings_options
 
 if TYPE_CHECKING:
     from tuneserve.bench.compare.results import Report, SweepResult
-    from tuneserve.bench.measure.speed import Rate
-    from tuneserve.bench.stats.bootstrap import Estimate
 
 EXIT_WORSE = 3
 
 
 @click.command()
 @stage_options
+@click.option(
+    "--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML there too."
+)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path),
+    help="Write a table in Markdown there too, short enough for a pull request.",
+)
+@click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
+)
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
 def command(
@@ -30,61 +43,89 @@ def command(
     run_name: str | None,
     force: bool,
     skip_done: bool,
+    rescore: bool,
     as_json: bool,
+    junit: Path | None,
+    markdown: Path | None,
     **_: Any,
 ) -> int:
     """Compare the tuned model with its base on the held-out prompts, with error bars.
 
     Both run as the same quantization with the same template, context and sampling. The report
-    lands in runs/NAME/bench; a benchmark that was killed goes on where it stopped. Exit code 3
-    with --fail-if-worse if the tuned model is shown to be worse.
+    lands in runs/NAME/bench. What is measured once is used again: by a benchmark that was killed,
+    with --rescore, and of the base by other runs. Exit code 3 with --fail-if-worse if the tuned
+    model is shown to be worse, 1 with --fail-below if a figure is below its least value.
 
     \b
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
-    tuneserve bench --run sentiment --ladder --noise-floor --force
+    tuneserve bench --run sentiment --fail-below accuracy=0.75 --junit bench.xml
+    tuneserve bench --run sentiment --against other --against model.gguf --rescore
+    tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
     from tuneserve.bench.compare.report_file import as_json as report_as_json
+    from tuneserve.bench.report.gates import failed_gates, read_gates
+    from tuneserve.bench.report.junit import write_junit
+    from tuneserve.bench.report.pages import write_for_pull_request
     from tuneserve.bench.stage import run_bench
 
-    report = run_bench(run, recipe, force=force, skip_done=skip_done)
+    gates = read_gates(recipe.bench)
+    report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
     if as_json:
         print_json(report_as_json(report))
     else:
         show(report)
         say(f"report: {run.bench / 'report.html'}")
-    worse = report.verdict.outcome == "worse"
-    return EXIT_WORSE if worse and recipe.bench.fail_if_worse else 0
+    if junit:
+        write_junit(junit, report, gates)
+    if markdown:
+        write_for_pull_request(markdown, report, gates)
+    failed = failed_gates(report, gates)
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    if recipe.bench.fail_if_worse and report.verdict.outcome == "worse":
+        return EXIT_WORSE
+    return TuneserveError.exit_code if failed else 0
 
 
 def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
+    from tuneserve.bench.compare.figures import number, points, points_interval, rate
+
     groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
-    everything = ("All prompts", report.accuracy, report.perplexity)
+    everything = ("All", report.accuracy, report.perplexity)
     rows = [
         [
             name,
             str(accuracy.prompts),
-            f"{100 * accuracy.base.value:.1f} %",
-            f"{100 * accuracy.tuned.value:.1f} %",
-            f"{100 * accuracy.difference.value:+.1f}",
-            _interval(accuracy.difference),
-            f"{perplexity.base.value:.4g}",
-            f"{perplexity.tuned.value:.4g}",
+            f"{100 * accuracy.base.value:.1f} → {100 * accuracy.tuned.value:.1f}",
+            f"{points(accuracy.difference.value)} ({points_interval(accuracy.difference)})",
+            f"{number(perplexity.base.value)} → {number(perplexity.tuned.value)}",
         ]
         for name, accuracy, perplexity in [everything, *groups]
     ]
-    columns = ["", "prompts", "base", "tuned", "points", "interval", "PPL base", "tuned"]
-    table("Accuracy and perplexity on held-out prompts", columns, rows)
+    score = "score, %" if report.accuracy.graded else "right, %"
+    columns = ["", "prompts", score, "difference, points", "perplexity"]
+    table("Held-out prompts: base → tuned", columns, rows)
     for model in (report.base, report.tuned):
-        prompt, generation = _rate(model.speed.prompt), _rate(model.speed.generation)
-        say(f"{model.name}: prompt {prompt}, generation {generation} tok/s")
+        prompt, generation = rate(model.speed.prompt), rate(model.speed.generation)
+        say(f"{model.name}: prompt {prompt}, generation {generation} tok/s (95 % intervals)")
     for level in report.load:
         say(
-            f"tuned, clients at once: {level.clients}, {_rate(level.throughput)} tok/s, "
+            f"tuned, clients at once: {level.clients}, {rate(level.throughput)} tok/s, "
             f"first token after {level.first_token_median:.2f} s"
+        )
+    for cost in report.costs:
+        each = [
+            f"{figure.value:.3g} {unit} ({figure.low:.3g} to {figure.high:.3g})"
+            for figure, unit in ((cost.money, "in money"), (cost.energy, "kWh"))
+            if figure is not None
+        ]
+        say(
+            f"1,000 answers of {cost.tokens} tokens, clients at once: {cost.clients}, "
+            f"{' and '.join(each)}"
         )
     if report.ladder:
         _show_ladder(report.ladder)
@@ -107,11 +148,3 @@ def _show_ladder(points: list[SweepResult]) -> None:
     ]
     columns = ["", "KV cache", "size", "bits a weight", "PPL", "KLD", "accuracy"]
     table("Quantization ladder", columns, rows)
-
-
-def _interval(difference: Estimate) -> str:
-    return f"{100 * difference.low:+.1f} {100 * difference.high:+.1f}"
-
-
-def _rate(rate: Rate) -> str:
-    return f"{rate.mean:.1f} ± {rate.deviation:.1f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,53 +11,78 @@ from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.run import RunDirectory
 
 if TYPE_CHECKING:
-    from tuneserve.bench.compare.runs import RunRow
+    from tuneserve.bench.compare.runs import RunRow, RunsComparison
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout.")
-def command(runs: tuple[str, ...], as_json: bool) -> None:
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Write the tables in Markdown there too."
+)
+def command(runs: tuple[str, ...], as_json: bool, markdown: Path | None) -> None:
     """Compare the benchmarks of several runs.
 
-    Each run's tuned model stands beside its base and, where both answered the same prompts,
-    against the first run's: a paired difference with its interval and a Holm-adjusted p.
+    Each run's tuned model stands beside its base and, on the prompts that both answered, against
+    the first run's: a paired difference with its interval and a Holm-adjusted p. Of three runs or
+    more every pair is tested too, and a ranking says which differences stand.
 
     \b
     tuneserve report first second third
     """
     from tuneserve.bench.compare.runs import compare_runs
+    from tuneserve.bench.report.pages import write_runs
 
-    rows = compare_runs([RunDirectory.named(name).require() for name in runs])
+    found = compare_runs([RunDirectory.named(name).require() for name in runs])
     if as_json:
-        print_json([row.to_json() for row in rows])
+        print_json(found.to_json())
     else:
-        show(rows)
+        show(found)
+    if markdown:
+        write_runs(markdown, found)
 
 
-def show(rows: list[RunRow]) -> None:
-    """The table, then each run's verdict."""
-    columns = ["run", "base", "tuned", "PPL", "tok/s", "size", "against the first", "p"]
-    cells = []
-    for row in rows:
-        report = row.report
-        against = row.why_not or "-"
-        if row.difference is not None:
-            ends = (row.difference.value, row.difference.low, row.difference.high)
-            value, low, high = (100 * end for end in ends)
-            against = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-        cells.append(
-            [
-                report.run,
-                f"{100 * report.accuracy.base.value:.1f} %",
-                f"{100 * report.accuracy.tuned.value:.1f} %",
-                f"{report.perplexity.tuned.value:.3f}",
-                f"{report.tuned.speed.generation.mean:.1f}",
-                human_bytes(report.tuned.size_bytes),
-                against,
-                "-" if row.p is None else f"{row.p:.3f}",
-            ]
-        )
-    table("Runs", columns, cells)
-    for row in rows:
+def show(found: RunsComparison) -> None:
+    """The table, the ranking, then each run's verdict."""
+    columns = ["run", "right, %", "PPL", "tok/s", "size", "against first", "p"]
+    table("Runs: base → tuned", columns, [_cells(row) for row in found.rows])
+    if found.ranking:
+        _show_ranking(found)
+    if found.note:
+        say(found.note)
+    for row in found.rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
+        if row.differs:
+            say(f"{row.report.run} differs from {found.rows[0].report.run} in {row.differs}")
+
+
+def _cells(row: RunRow) -> list[str]:
+    from tuneserve.bench.compare.figures import number, p_value, points, points_interval
+
+    report, against = row.report, row.why_not or "-"
+    if row.difference is not None:
+        against = f"{points(row.difference.value)}\n{points_interval(row.difference)}"
+        if row.shared < report.accuracy.prompts:
+            against += f"\nof {row.shared:,} prompts"
+    return [
+        report.run,
+        f"{100 * report.accuracy.base.value:.1f} → {100 * report.accuracy.tuned.value:.1f}",
+        number(report.perplexity.tuned.value),
+        f"{report.tuned.speed.generation.mean:.1f}",
+        human_bytes(report.tuned.size_bytes),
+        against,
+        "-" if row.p is None else p_value(row.p),
+    ]
+
+
+def _show_ranking(found: RunsComparison) -> None:
+    from tuneserve.bench.compare.figures import interval, percent
+
+    assert found.ranking is not None
+    rows = [
+        [one.name, percent(one.accuracy.value), interval(one.accuracy), one.letters]
+        for one in found.ranking.ranked
+    ]
+    columns = ["run", "tuned", "interval", "letters"]
+    table("Ranking: no difference is shown between runs that share a letter", columns, rows)
+    say(found.ranking.sentence)

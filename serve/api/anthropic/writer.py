@@ -45,7 +45,7 @@ class MessageWriter(Writer):
         [completion] = completions
         for delta in deltas_of(completion, self._model, self._turn.sampling):
             self._reader.feed(delta)
-        self._reader.finish(cut=completion.was_cut)
+        self._reader.finish(completion)
         content = [self._content(block) for block in self._reader.blocks]
         return to_json(self._message(content, completion))
 
@@ -56,7 +56,7 @@ class MessageWriter(Writer):
         return b"".join(map(self._written, self._reader.feed(delta)))
 
     def last(self, index: int, completion: Completion) -> bytes:
-        steps = self._reader.finish(cut=completion.was_cut)
+        steps = self._reader.finish(completion)
         reason, stop = self._why(completion)
         return b"".join(map(self._written, steps)) + _event(
             "message_delta",

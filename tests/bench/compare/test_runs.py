@@ -34,15 +34,15 @@ from tuneserve.settings import BenchSettings
 Runner = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def pairs(wrong: set[int]) -> list[Pair]:
-    """60 prompts; the base answers every other one, the tuned model all but the `wrong` ones."""
+def pairs(wrong: set[int], count: int = 60) -> list[Pair]:
+    """So many prompts: the base answers every other one, the tuned model all but the `wrong`."""
     return [
         Pair(
             Example.of_turn(str(n), "?", "a"),
             base=Answer("a", "", False, float(n % 2), "stop", 1, 2.0, 1),
             tuned=Answer("a", "", False, float(n not in wrong), "stop", 1, 1.0, 1),
         )
-        for n in range(60)
+        for n in range(count)
     ]
 
 
@@ -52,12 +52,19 @@ def contender(name: str) -> ContenderSummary:
     return ContenderSummary(name, f"{name}.gguf", 1 << 20, "0" * 64, "Q4_K_M", speed, 0.5, counts)
 
 
-def written_run(root: Path, name: str, wrong: set[int], test_sha256: str = "a") -> RunDirectory:
+def written_run(
+    root: Path,
+    name: str,
+    wrong: set[int],
+    test_sha256: str = "a",
+    count: int = 60,
+    scoring: dict[str, object] | None = None,
+) -> RunDirectory:
     """A run of which only the benchmark's files are there."""
     run = RunDirectory(root / "runs" / name)
     run.update(stages={})
     settings = BenchSettings(bootstrap=1000)
-    asked = pairs(wrong)
+    asked = pairs(wrong, count)
     accuracy = analysis.compare_accuracy(asked, settings)
     # Answers to another task are no part of the comparison.
     task = TaskComparison(
@@ -71,7 +78,9 @@ def written_run(root: Path, name: str, wrong: set[int], test_sha256: str = "a") 
         forgetting=Verdict("no forgetting shown", "Nothing."), tasks=[task], texts=[],
         curves=LossCurves([(1, 2.0)], [(1, 2.5)], [], 1), load=[], server=None, ladder=[],
         base=contender("base"), tuned=contender("tuned"), conditions={"Sampling": "greedy"},
-        provenance=Provenance("tuneserve bench", "demo", test_sha256, {"bench": {}}, {}, "", ""),
+        provenance=Provenance(
+            "tuneserve bench", "demo", test_sha256, {"bench": scoring or {}}, {}, "", ""
+        ),
         pairs=asked,
     )  # fmt: skip
     write_report(report, run.bench)
@@ -82,19 +91,83 @@ def test_runs_are_paired_with_the_first(tmp_path: Path) -> None:
     first = written_run(tmp_path, "first", set(range(20)))
     better = written_run(tmp_path, "better", set(range(5)))
     alike = written_run(tmp_path, "alike", set(range(1, 21)))
-    other = written_run(tmp_path, "other", set(), test_sha256="b")
-    rows = compare_runs([first, better, alike, other])
+    found = compare_runs([first, better, alike])
+    rows = found.rows
     assert rows[0].difference is None
     assert rows[1].difference is not None
     assert rows[1].difference.value == pytest.approx(15 / 60)
+    assert rows[1].difference.low is not None
     assert rows[1].difference.low > 0
     # 15 won and none lost: 2 * 2^-15, doubled as the smaller of two p.
     assert rows[1].p == pytest.approx(2 * 2 * 2**-15)
     assert rows[2].difference is not None
+    assert rows[2].difference.low is not None
+    assert rows[2].difference.high is not None
     assert rows[2].difference.low < 0 < rows[2].difference.high
     assert rows[2].p == 1.0
-    assert rows[3].difference is None
-    assert rows[3].why_not == "other held-out prompts"
+    assert found.ranking is not None
+    assert [(one.name, one.letters) for one in found.ranking.ranked] == [
+        ("better", "a"), ("first", "b"), ("alike", "b"),
+    ]  # fmt: skip
+    assert found.note == ""
+
+
+def test_runs_of_other_prompts_are_compared_on_those_they_share(tmp_path: Path) -> None:
+    first = written_run(tmp_path, "first", {1, 59})
+    fewer = written_run(tmp_path, "fewer", {2}, test_sha256="b", count=40)
+    found = compare_runs([first, fewer])
+    assert (found.rows[0].shared, found.rows[1].shared) == (60, 40)
+    assert found.rows[1].difference is not None
+    assert found.rows[1].difference.value == 0.0  # one lost, one won; prompt 59 is not shared
+    assert "differences are of those shared" in found.note
+
+
+def test_runs_that_do_not_compare_say_why(tmp_path: Path) -> None:
+    first = written_run(tmp_path, "first", {1})
+    cut = written_run(tmp_path, "cut", {1}, scoring={"max_tokens": 4})
+    path = written_run(tmp_path, "asked", {1}).bench / "answers.jsonl"
+    path.write_text(path.read_text().replace('"content": "?"', '"content": "!"'))
+    found = compare_runs([first, cut, RunDirectory(path.parent.parent)])
+    assert [row.why_not for row in found.rows] == [
+        "",
+        "scored otherwise: max_tokens 512 / 4",
+        "no prompt in common",
+    ]
+    assert [row.difference for row in found.rows] == [None] * 3
+    assert found.ranking is None
+
+
+@pytest.mark.parametrize(
+    ("table", "changes", "why_not", "differs"),
+    [
+        ("bench", {"tolerance": 0.1}, "scored otherwise: tolerance 1e-06 / 0.1", ""),
+        ("bench", {"choices": ["a", "b"]}, "scored otherwise: choices none / a,b", ""),
+        ("bench", {"max_tokens": 9}, "scored otherwise: max_tokens 512 / 9", ""),
+        ("bench", {"pattern": "x", "separator": "|"},
+         "scored otherwise: pattern none / x, separator none / |", ""),
+        ("bench", {"scorer": "b.py:f"}, "scored otherwise: scorer none / b.py:f", ""),
+        ("bench", {"parallel": 2, "confidence": 0.9}, "", "parallel 8 / 2"),
+        ("serve", {"cache_type_k": "f16", "port": 1}, "", "cache_type_k q8_0 / f16"),
+        ("versions", {"tuneserve": "9"},
+         "scored otherwise: tuneserve  and 9: score again with --rescore", ""),
+        ("scorer_files", {"b.py": "1"}, "scored otherwise: scorer's files", ""),
+    ],
+)  # fmt: skip
+def test_what_scores_has_to_be_the_same(
+    tmp_path: Path, table: str, changes: dict[str, object], why_not: str, differs: str
+) -> None:
+    first, other = (written_run(tmp_path, name, set()) for name in ("first", "other"))
+    path = other.bench / "report.json"
+    report = json.loads(path.read_text())
+    provenance = report["provenance"]
+    if table in ("bench", "serve"):
+        provenance["settings"][table] = changes
+    else:
+        provenance[table] = changes
+    path.write_text(json.dumps(report))
+    row = compare_runs([first, other]).rows[1]
+    assert (row.why_not, row.differs) == (why_not, differs)
+    assert (row.difference is None) == bool(why_not)
 
 
 def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
@@ -146,7 +219,9 @@ def test_the_report_command(tmp_path: Path, tuneserve: Runner) -> None:
     shown = tuneserve("report", "one", "two", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "two is what it is." in shown.stderr
-    data = json.loads(tuneserve("report", "one", "two", "--json", cwd=tmp_path).stdout)
+    said = tuneserve("report", "one", "two", "--json", "--markdown", "runs.md", cwd=tmp_path)
+    data = json.loads(said.stdout)["runs"]
+    assert "| two | 50.0 % | 98.3 % |" in (tmp_path / "runs.md").read_text()
     assert data[1]["difference"]["value"] == pytest.approx(1 / 60)
     absent = tuneserve("report", "one", "three", cwd=tmp_path)
     assert absent.returncode == 2

@@ -2,138 +2,57 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
+from scipy import stats
 
-from tuneserve.bench.compare import analysis
+from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
 from tuneserve.bench.compare.figures import (
     headline,
     interval,
     markdown_cell,
+    number,
+    p_value,
     points,
     points_interval,
-)
-from tuneserve.bench.compare.forgetting import (
-    TextLosses,
-    compare_elsewhere,
-    judge_forgetting,
+    rate,
 )
 from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
     HELD_OUT,
-    Answer,
-    AnswerCounts,
-    Contamination,
-    ContenderSummary,
-    KeptGain,
-    Pair,
-    Provenance,
     Report,
-    SweepResult,
 )
-from tuneserve.bench.measure.clients import Load, ServerStart
-from tuneserve.bench.measure.perplexity import MeanError
-from tuneserve.bench.measure.speed import Rate, Speed
-from tuneserve.bench.report.pages import render, write_report
+from tuneserve.bench.measure.speed import Rate
+from tuneserve.bench.report.gates import failed_gates, read_gates
+from tuneserve.bench.report.junit import write_junit
+from tuneserve.bench.report.page_data import tasks_of
+from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_for_pull_request, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
-from tuneserve.bench.tasks.tasks import Task
-from tuneserve.charts import LossCurves, loss_chart
-from tuneserve.chat.examples import Example
+from tuneserve.charts import loss_chart
+from tuneserve.cli.bench import show
+from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings
 
 VOID = {"meta", "input", "br"}
-HOSTILE = '</article><script>alert(1)</script> & | "quoted" {{ 1 }} `x`'
-
-
-def contender(name: str) -> ContenderSummary:
-    rate = Rate(100.0, 2.0, 64, 5)
-    counts = AnswerCounts(0, 1, 2, 3.5)
-    return ContenderSummary(
-        name, f"{name}.gguf", 123_456_789, "0" * 64, "Q4_K_M", Speed(rate, rate), 0.5, counts
-    )
-
-
-def some_pairs(prefix: str) -> list[Pair]:
-    return [
-        Pair(
-            Example.of_turn(f"{prefix}{n}", HOSTILE, "a", group=f"group {n % 3}"),
-            base=Answer(HOSTILE, "", False, float(n % 4 == 0), "stop", 3, 2.0 + n % 5, 3),
-            tuned=Answer("a", "", False, float(n % 4 != 1), "stop", 3, 1.0 + n % 3, 3),
-        )
-        for n in range(60)
-    ]
-
-
-def some_points() -> list[SweepResult]:
-    top = SweepResult(
-        "F16", "f16", 270_000_000, 16.0, MeanError(12.3, 0.2), None, None,
-        Estimate(0.7, 0.6, 0.8), None, None,
-    )  # fmt: skip
-    lower = replace(
-        top, name="Q4_K_M", bits_per_weight=4.8, kld=MeanError(0.09, 0.004),
-        same_top=MeanError(0.9, 0.01), difference=Estimate(-0.01, -0.04, 0.02), adjusted_p=0.4,
-    )  # fmt: skip
-    return [top, lower]
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    """A report with every section."""
-    settings = BenchSettings(bootstrap=1000)
-    pairs = some_pairs("p")
-    losses = TextLosses(
-        f"{HOSTILE}.txt", "chunks", [500.0 + n for n in range(8)], [600.0 - n for n in range(8)],
-        [255] * 8, [None] * 8,
-    )  # fmt: skip
-    general = Task("General questions", "60 questions", [], [], 1), some_pairs("general/")
-    tasks, texts = compare_elsewhere([general], [losses], settings)
-    accuracy = analysis.compare_accuracy(pairs, settings)
-    rate = Rate(120.0, 3.0, 96, 3)
-    return Report(
-        run="x",
-        gain=KeptGain(0.97, 0.95, 0.99, 0.93, "97.0% of the gain is kept"),
-        created="2026-01-02T03:04:05+00:00",
-        task="exact",
-        confidence=0.95,
-        verdict=analysis.judge(accuracy, 0.95),
-        accuracy=accuracy,
-        perplexity=analysis.compare_perplexity(pairs, settings),
-        groups=analysis.compare_groups(pairs, settings),
-        gap=analysis.compare_gap(pairs, settings),
-        others=[],
-        contamination=Contamination(8, ["p1"], Estimate(0.1, 0.0, 0.2)),
-        forgetting=judge_forgetting(tasks, texts),
-        tasks=tasks,
-        texts=texts,
-        curves=LossCurves(
-            [(n, 3.0 / n) for n in range(1, 50)], [(25, 0.4), (49, 0.3)], [(0, 1.0), (49, 1.5)], 49
-        ),
-        load=[Load(clients, rate, 0.2, 0.5, 6) for clients in (1, 4)],
-        server=ServerStart(2.5, 400_000_000, 0),
-        ladder=some_points(),
-        base=contender("base"),
-        tuned=contender("tuned"),
-        conditions={"Sampling": "greedy"},
-        provenance=Provenance(
-            command="tuneserve bench --run x",
-            base_model="demo",
-            test_sha256="1" * 64,
-            settings={"bench": {"task": "exact", "clients": [1, 4], "texts": []}},
-            versions={"python": "3.11"},
-            platform="Linux",
-            processor="CPU",
-        ),
-        pairs=pairs,
-    )
+    return make_report(some_pairs("p"), some_pairs("general/"))
 
 
 class Balance(HTMLParser):
@@ -148,7 +67,7 @@ class Balance(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in VOID:
             self.open.append(tag)
-        self.scripts += tag == "script"
+        self.scripts += tag == "script" and not attrs  # data has a type
         self.references += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "action")]
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -170,8 +89,12 @@ def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
     assert report.curves is not None
     assert loss_chart(report.curves) in page
     general = report.tasks[0].accuracy
-    assert page.count('<article class="flip won"') == report.accuracy.won + general.won
-    assert page.count('<article class="flip lost"') == report.accuracy.lost + general.lost
+    assert report.accuracy.won > SHOWN_FLIPS
+    shown = [
+        sum(min(SHOWN_FLIPS, n) for n in each)
+        for each in ((report.accuracy.won, general.won), (report.accuracy.lost, general.lost))
+    ]
+    assert [page.count(f'<article class="flip {kind}"') for kind in ("won", "lost")] == shown
     for sentence in (report.verdict.sentence, report.forgetting.sentence):
         for part in headline(sentence):
             assert str(escape(part)) in page
@@ -216,6 +139,34 @@ def test_written_files_agree(report: Report, tmp_path: Path) -> None:
     assert right / len(own) == pytest.approx(data["accuracy"]["tuned"]["value"])
 
 
+def test_the_page_runs_its_own_script_alone_and_reaches_nothing(report: Report) -> None:
+    page = render(report, "report.html.jinja")
+    script = page[page.rindex("<script>") + len("<script>") : page.rindex("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    found = re.search(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">', page)
+    assert found
+    policy = unescape(found.group(1))
+    assert policy.startswith(f"default-src 'none'; script-src 'sha256-{digest}'; ")
+    assert page.index("Content-Security-Policy") < page.index("<style>")
+
+
+def test_data_in_the_page_is_the_answers(report: Report) -> None:
+    page = render(report, "report.html.jinja")
+    blocks = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    figures, *texts = map(json.loads, blocks)
+    rows = [row for block in texts for row in block]
+    assert figures["id"] == [pair.example.id for _, pairs in tasks_of(report) for pair in pairs]
+    assert len(rows) == len(figures["id"])
+    place = figures["id"].index("general/7")
+    prompt, reference, answers = rows[place]
+    assert [message["content"] for message in prompt] == [HOSTILE]
+    assert reference == "a"
+    assert answers == [[HOSTILE, ""], ["a", ""]]
+    tuned = figures["contenders"][1]
+    assert tuned["score"][place] == report.tasks[0].pairs[7].tuned.score
+    assert figures["groups"]["names"][figures["groups"]["rows"][place]] == "group 1"
+
+
 @given(st.text())
 def test_a_markdown_cell_is_one_cell(text: str) -> None:
     cell = markdown_cell(text)
@@ -223,7 +174,32 @@ def test_a_markdown_cell_is_one_cell(text: str) -> None:
     assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
 
 
+def test_the_terminal_table_fits_80_columns(
+    report: Report, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    large = replace(report.perplexity, base=Estimate(42_290.0, 1.0, 2.0))
+    show(replace(report, perplexity=large))
+    printed = capsys.readouterr().err
+    first = next(line for line in printed.splitlines() if line.strip().startswith("All"))
+    assert len(first) <= 80
+    assert f"({points_interval(report.accuracy.difference)})" in first
+    assert "42,290 → " in first
+    assert report.verdict.sentence in printed
+
+
 def test_figures_as_text() -> None:
+    assert interval(Estimate(0.5, why_not="2 sources")) == "no interval: 2 sources"
+    assert [number(value) for value in (4.2294, 42_294.4, 4.2294e9)] == [
+        "4.229",
+        "42,294",
+        "4.229e+09",
+    ]
+    assert [p_value(p) for p in (0.0005, 0.0012, 0.5)] == ["< 0.001", "0.001", "0.500"]
+    times = [98.0, 99.0, 103.0]
+    low, high = stats.t.interval(0.95, 2, np.mean(times), stats.sem(times))
+    shown = rate(Rate(100.0, float(np.std(times, ddof=1)), 64, 3))
+    assert shown == f"100.0 ± {(high - low) / 2:.1f}"
     assert interval(Estimate(0.794, 0.752, 0.83)) == "75.2 to 83.0"
     assert points_interval(Estimate(0.042, -0.003, 0.087)) == "−0.3 to +8.7"
     assert points(0.042) == "+4.2"
@@ -231,3 +207,37 @@ def test_figures_as_text() -> None:
         "No difference shown",
         "The tuned model: x",
     )
+
+
+GATES = ("accuracy=0.4", "accuracy=0.9", "gain=-0.1", "general=1")
+
+
+def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> None:
+    gates = read_gates(BenchSettings(fail_below=GATES))
+    accuracy = report.accuracy.tuned.value
+    assert failed_gates(report, gates) == [
+        f"accuracy {accuracy:.4g} is below 0.9",
+        f"general {report.tasks[0].accuracy.tuned.value:.4g} is below 1",
+    ]
+    write_junit(tmp_path / "junit.xml", replace(report, run="x\x00<&>"), gates)
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    assert suite.get("name") == "tuneserve bench x\ufffd<&>"
+    assert (suite.get("tests"), len(suite)) == ("6", 6)
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed[-2:] == ["accuracy at least 0.9", "general at least 1"]
+    assert suite.get("failures") == str(len(failed))
+    write_for_pull_request(tmp_path / "table.md", report, gates)
+    text = (tmp_path / "table.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 1 + len(report.groups) + len(report.tasks)
+    assert {row.count("|") for row in rows} == {7}
+    assert f"**Failed: accuracy {accuracy:.4g} is below 0.9.**" in text
+
+
+@pytest.mark.parametrize(
+    "entry", ["accuracy", "accuracy=75", "gain=-2", "trivia=0.5", "accuracy=nan"]
+)
+def test_a_gate_that_can_not_be_is_refused(entry: str) -> None:
+    with pytest.raises(UsageError, match="expected FIGURE=SHARE"):
+        read_gates(BenchSettings(fail_below=(entry,)))
+    assert read_gates(BenchSettings(fail_below=("trivia=0.5",), tasks=("a/trivia.jsonl=exact",)))

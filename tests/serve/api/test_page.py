@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import os
-import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,99 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.browser import Browser, running_browser
 from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-
-
-class Browser:
-    """Headless Chromium, spoken to over its debugging pipe (JSON messages ended by a zero)."""
-
-    def __init__(self, profile: Path) -> None:
-        to_browser, self._out = os.pipe()
-        self._in, from_browser = os.pipe()
-
-        def on_three_and_four() -> None:
-            # Moved out of the way first: one of them may be 3 or 4 itself.
-            one, two = os.dup(to_browser), os.dup(from_browser)
-            os.dup2(one, 3)
-            os.dup2(two, 4)
-
-        self._process = subprocess.Popen(
-            [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
-             "--no-first-run", "--disable-background-networking", "--disable-component-update",
-             "--disable-sync",
-             "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
-            close_fds=False,
-            preexec_fn=on_three_and_four,
-            stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        os.close(to_browser)
-        os.close(from_browser)
-        self._held = b""
-        self._number = 0
-        targets = self.call("Target.getTargets")["targetInfos"]
-        page = next(target for target in targets if target["type"] == "page")
-        attached = self.call("Target.attachToTarget", targetId=page["targetId"], flatten=True)
-        self._session = attached["sessionId"]
-
-    def call(self, method: str, **params: Any) -> Any:
-        self._number += 1
-        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
-        if not method.startswith("Target."):
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._read()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, answer
-                return answer["result"]
-
-    def _read(self) -> Any:
-        while b"\0" not in self._held:
-            block = os.read(self._in, 65536)
-            assert block, "the browser ended"
-            self._held += block
-        message, _, self._held = self._held.partition(b"\0")
-        return json.loads(message)
-
-    def run(self, script: str) -> Any:
-        """The value of a JavaScript expression in the page."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def wait(self, condition: str, seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while not self.run(condition):
-            assert time.monotonic() < deadline, (
-                f"{condition}: {self.run('document.body.innerText')}"
-            )
-            time.sleep(0.2)
-
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
-
-    def close(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-        os.close(self._in)
-        os.close(self._out)
-
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here")
-    browser = Browser(tmp_path / "profile")
-    yield browser
-    browser.close()
+    with running_browser(tmp_path / "profile") as browser:
+        yield browser
 
 
 def test_two_models_answer_side_by_side(

@@ -1,0 +1,58 @@
+"""What a finished report was made of: is it still what the same command would make now?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import tuneserve
+from tuneserve.bench.result import BenchResult
+from tuneserve.bench.tasks.scorers import scorer_files
+from tuneserve.files import sha256_file
+from tuneserve.options import OF_THE_SERVER_ALONE
+from tuneserve.run import RunDirectory
+from tuneserve.settings import BenchSettings, Recipe
+
+RELEASE = "tuneserve"
+# They change what the command does with a report, not the report.
+_OF_THE_COMMAND = {"fail_if_worse", "fail_below"}
+
+
+def report_settings(recipe: Recipe) -> dict[str, Any]:
+    """The settings that a report depends on, as JSON."""
+    found = recipe.model_dump(
+        mode="json", include={"bench": True, "serve": True, "data": {"thoughts"}}
+    )
+    for table, left_out in (("bench", _OF_THE_COMMAND), ("serve", OF_THE_SERVER_ALONE)):
+        found[table] = {name: value for name, value in found[table].items() if name not in left_out}
+    return found
+
+
+def input_hashes(run: RunDirectory, settings: BenchSettings) -> dict[str, str]:
+    """SHA-256 of every file beside the models that a benchmark reads, by path: the splits, the
+    files of further tasks, the texts, the scorer with what it imports from its folder."""
+    paths = {run.split(name) for name in ("test", "train", "general")}
+    paths |= set(map(Path, settings.texts))
+    for entry in settings.tasks:
+        path = Path(entry.rpartition("=")[0])
+        paths |= set(path.rglob("*")) if path.is_dir() else {path}
+    if settings.task == "python" or any(entry.endswith("=python") for entry in settings.tasks):
+        paths |= set(scorer_files(settings.scorer))
+    return {**_hashes(paths), RELEASE: tuneserve.__version__}
+
+
+def is_up_to_date(
+    result: BenchResult, run: RunDirectory, recipe: Recipe, sha256: dict[str, str]
+) -> bool:
+    """Was the report made of these very models, files and settings?"""
+    if result.settings != report_settings(recipe) or result.sha256 != sha256:
+        return False
+    now = input_hashes(run, recipe.bench)
+    # Of what a scorer imports only the record tells, since the scorer has not run yet.
+    now |= _hashes(Path(name) for name in result.inputs.keys() - now.keys())
+    return now == result.inputs
+
+
+def _hashes(paths: Iterable[Path]) -> dict[str, str]:
+    return {str(path): sha256_file(path) for path in sorted(paths) if path.is_file()}

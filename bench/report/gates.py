@@ -1,0 +1,68 @@
+"""Figures that a pipeline may ask a least value of: --fail-below accuracy=0.75."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuneserve.bench.compare.results import Report
+from tuneserve.bench.tasks.general import GENERAL_TASK
+from tuneserve.errors import UsageError
+from tuneserve.settings import BenchSettings
+
+ACCURACY, GAIN, GENERAL = "accuracy", "gain", "general"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The least value of a figure (a share; of the gain a difference of shares)."""
+
+    figure: str
+    least: float
+
+    def describe(self) -> str:
+        return f"{self.figure} at least {self.least:g}"
+
+
+def read_gates(settings: BenchSettings) -> list[Gate]:
+    """What `bench.fail_below` asks for. Raises UsageError for a figure that this benchmark won't
+    have, or a value that is no share."""
+    known = [ACCURACY, GAIN, *([GENERAL] if settings.general else [])]
+    known += [Path(entry.rpartition("=")[0]).stem for entry in settings.tasks]
+    gates = []
+    for entry in settings.fail_below:
+        figure, _, value = entry.rpartition("=")
+        try:
+            least = float(value)
+        except ValueError:
+            least = float("nan")
+        lowest = -1.0 if figure == GAIN else 0.0
+        if figure not in known or not lowest <= least <= 1.0:
+            raise UsageError(
+                "expected FIGURE=SHARE, such as accuracy=0.75, with a figure of "
+                f"{', '.join(known)} and a share of at most 1",
+                where=f"bench.fail_below: {entry}",
+            )
+        gates.append(Gate(figure, least))
+    return gates
+
+
+def value_of(figure: str, report: Report) -> float:
+    """The tuned model's figure, of a report that has it."""
+    if figure == GAIN:
+        return report.accuracy.difference.value
+    if figure == ACCURACY:
+        return report.accuracy.tuned.value
+    name = GENERAL_TASK if figure == GENERAL else figure
+    return next(task.accuracy.tuned.value for task in report.tasks if task.name == name)
+
+
+def failed_gates(report: Report, gates: Sequence[Gate]) -> list[str]:
+    """What is below its least value, each in a few words."""
+    values = [(gate, value_of(gate.figure, report)) for gate in gates]
+    return [
+        f"{gate.figure} {value:.4g} is below {gate.least:g}"
+        for gate, value in values
+        if value < gate.least
+    ]

@@ -1,0 +1,56 @@
+"""A report as JUnit XML, which continuous integration shows as tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tuneserve.bench.compare.results import Report
+from tuneserve.bench.report.gates import Gate, failed_gates
+from tuneserve.files import write_text
+
+# What XML 1.0 has no way to write.
+_NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
+    """The two verdicts and every gate, a test each: the first fails where the tuned model is shown
+    to be worse, the second where something is shown to be forgotten."""
+    tests = [
+        ("not shown to be worse", report.verdict.outcome == "worse", report.verdict.sentence),
+        (
+            "nothing shown to be forgotten",
+            report.forgetting.outcome == "forgotten",
+            report.forgetting.sentence,
+        ),
+        *(
+            (gate.describe(), bool(below := failed_gates(report, [gate])), ", ".join(below))
+            for gate in gates
+        ),
+    ]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"tuneserve bench {report.run}"),
+        tests=str(len(tests)),
+        failures=str(sum(failed for _, failed, _ in tests)),
+        timestamp=report.created,
+    )
+    for name, failed, sentence in tests:
+        case = ElementTree.SubElement(
+            suite, "testcase", classname=_clean(f"bench.{report.run}"), name=_clean(name)
+        )
+        if failed:
+            ElementTree.SubElement(case, "failure", message=_clean(sentence))
+        elif sentence:
+            ElementTree.SubElement(case, "system-out").text = _clean(sentence)
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    text = ElementTree.tostring(suites, encoding="unicode", xml_declaration=False)
+    write_text(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
+
+
+def _clean(text: str) -> str:
+    return _NO_XML.sub("\ufffd", text)

@@ -1,0 +1,132 @@
+"""Any number of contenders on the same prompts: every pair tested, and which differences stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from string import ascii_lowercase
+
+from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
+
+
+@dataclass(frozen=True)
+class PairTest:
+    """`first` minus `second`, paired over the prompts; `adjusted_p` is Holm's over all pairs.
+    `shown`: the adjusted test and the interval (of this pair alone) both leave out zero."""
+
+    first: str
+    second: str
+    difference: Estimate
+    won: int
+    lost: int
+    adjusted_p: float
+    shown: bool
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A contender with its accuracy; between contenders that share one of their `letters` no
+    difference is shown (compact letter display)."""
+
+    name: str
+    accuracy: Estimate
+    letters: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Contenders by accuracy, best first, and the test of every pair, better one first."""
+
+    prompts: int
+    ranked: list[Ranked]
+    tests: list[PairTest]
+    sentence: str
+
+
+def rank(scores: Mapping[str, FloatArray], bootstrap: Bootstrap) -> Ranking:
+    """Contenders' scores, [prompts] each; two contenders or more."""
+    accuracies = {name: intervals.accuracy(values, bootstrap) for name, values in scores.items()}
+    names = sorted(scores, key=lambda name: -accuracies[name].value)
+    pairs = list(combinations(names, 2))
+    adjusted = significance.holm(
+        [
+            significance.paired_p(
+                bootstrap.by_cluster(scores[first] - scores[second]), seed=bootstrap.seed
+            )
+            for first, second in pairs
+        ]
+    )
+    tests = [
+        _test(first, second, scores, p, bootstrap)
+        for (first, second), p in zip(pairs, adjusted, strict=True)
+    ]
+    letters = letter_display(names, [(test.first, test.second) for test in tests if test.shown])
+    return Ranking(
+        prompts=len(scores[names[0]]),
+        ranked=[Ranked(name, accuracies[name], letters[name]) for name in names],
+        tests=tests,
+        sentence=_sentence(tests),
+    )
+
+
+def _test(
+    first: str, second: str, scores: Mapping[str, FloatArray], p: float, bootstrap: Bootstrap
+) -> PairTest:
+    ours, theirs = scores[first], scores[second]
+    difference = intervals.paired_difference(ours, theirs, bootstrap)
+    low, high = difference.low, difference.high
+    apart = low is not None and high is not None and not low <= 0 <= high
+    return PairTest(
+        first=first,
+        second=second,
+        difference=difference,
+        won=int((ours > theirs).sum()),
+        lost=int((ours < theirs).sum()),
+        adjusted_p=p,
+        shown=apart and p < 1 - bootstrap.confidence,
+    )
+
+
+def letter_display(names: Sequence[str], apart: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Letters such that two names share one if, and only if, they are no pair of `apart`: insert
+    and absorb (Piepho 2004, J Comput Graph Stat 13:456)."""
+    groups = [frozenset(names)]
+    for pair in map(frozenset, apart):
+        split = [
+            part
+            for group in groups
+            for part in ([group - {name} for name in pair] if pair <= group else [group])
+        ]
+        groups = [
+            group
+            for place, group in enumerate(split)
+            if not any(group < other for other in split) and group not in split[:place]
+        ]
+    groups.sort(key=lambda group: sorted(map(names.index, group)))
+    return {
+        name: "".join(_letter(place) for place, group in enumerate(groups) if name in group)
+        for name in names
+    }
+
+
+def _letter(place: int) -> str:
+    """a to z, then with a number."""
+    number = place // len(ascii_lowercase)
+    return ascii_lowercase[place % len(ascii_lowercase)] + (str(number) if number else "")
+
+
+def _sentence(tests: Sequence[PairTest]) -> str:
+    better: dict[str, list[str]] = {}
+    for test in tests:
+        if test.shown:
+            better.setdefault(test.first, []).append(test.second)
+    said = [f"{first} is better than {_listed(others)}" for first, others in better.items()]
+    said = said or ["no difference is shown"]
+    return f"Of {len(tests)} pairs, {sum(test.shown for test in tests)} differ: {'; '.join(said)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

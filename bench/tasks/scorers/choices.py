@@ -1,0 +1,265 @@
+"""Task choice: which of the given choices an answer settles on.
+
+Choices of one letter are told from words of one letter ("A", "I"): they are matched in their case,
+and where the letter stands like a word in a sentence only a mark of a choice makes it one.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuneserve.bench.tasks.scorers.cues import announced, boxed
+from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
+from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
+from tuneserve.errors import UsageError
+
+_NEGATION_BEFORE = re.compile(
+    r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
+    r"|instead of|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
+    r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
+    r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
+    r"[\"'(\[*_「『]*\Z"
+)
+_NEGATION_AFTER = re.compile(
+    r"[\"')\]*_」』]*\s?(?:ではな|じゃな|でな|가 아니|이 아니|은 아니|는 아니|नहीं|ไม่ใช่"
+    r"|(?:is|are|was|seems)\s(?:not\b|wrong|incorrect|false)|(?:isn't|ist falsch|est faux)\b"
+    r"|(?:是错|是錯|不对|不對|错误)|неверн)"
+)
+_LEADING = re.compile(
+    r"(?m)^[\s>*_(\[]*(\w)(?:[*_\s]*[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
+)
+_OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
+_CONTEXT = 48  # characters in front of a choice that can deny it
+# Words of one letter: articles, pronouns, prepositions and conjunctions of some languages.
+_LETTER_WORDS = frozenset("AIOEYUWZАИВКСОУЯ")
+_LABEL_CUE = re.compile(
+    r"(?i)(?:option|choice|choose|chose|pick|select|answer|letter|say|is|be|with|so|it's|→|:|=|"
+    r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
+)
+_VERB_AFTER = re.compile(
+    r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
+)
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A choice that stands in a text, with its place."""
+
+    choice: str
+    start: int
+    end: int
+
+
+def distinct_choices(named: Sequence[str], task: str) -> list[str]:
+    """The choices without those that are the same once normalised. Raises UsageError for fewer than
+    two."""
+    choices = list({normalise(choice): choice for choice in reversed(named)}.values())[::-1]
+    if len(choices) < 2:
+        raise UsageError(
+            f"task '{task}' needs at least two choices",
+            where="bench.choices",
+            hint="Name them, or leave the setting empty to use all reference answers.",
+        )
+    return choices
+
+
+def choice_scorer(choices: Sequence[str]) -> Scorer:
+    """Right if the choice that the answer settles on (`settled_choice`) is the reference. Strictly,
+    the answer is a choice and nothing else; leniently, it names the reference at all."""
+    known = {normalise(choice): choice for choice in choices}
+
+    def mark(answer: str, reference: str) -> Mark:
+        wanted = normalise(reference)
+        named, found = settled_choice(answer, choices)
+        score = float(named is not None and normalise(named) == wanted)
+        bare = normalise(answer) in known
+        lenient = score or float(
+            any(normalise(one.choice) == wanted for one in mentions(answer, choices))
+        )
+        return Mark(score, score if bare else 0.0, lenient, found)
+
+    def problem(reference: str) -> str:
+        if normalise(reference) in known:
+            return ""
+        return f"is none of the choices ({', '.join(shortened(c, 30) for c in choices[:8])})"
+
+    return Scorer(mark, problem)
+
+
+def first_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer settles on, None if it names none."""
+    return settled_choice(answer, choices)[0]
+
+
+def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
+    """The choice that an answer settles on, and whether that was clear.
+
+    In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own. Else of
+    the choices named and not denied the first; of choices of one letter the last, since answers
+    repeat the options and think aloud before they choose.
+    """
+    known = {normalise(choice): choice for choice in choices}
+    if whole := known.get(normalise(answer)):
+        return whole, "one"
+    inside = boxed(answer)
+    if inside is not None:
+        inside = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", inside)
+        if whole := known.get(normalise(inside)):
+            return whole, "one"
+        if named := _first(mentions(inside, choices, sure=True)):
+            return named, "one"
+    for sentence, after in announced(answer):
+        for part in (sentence, after):
+            whole = known.get(normalise(part))
+            if named := whole or _first(mentions(part, choices, sure=True)):
+                return named, "one"
+    lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
+    if len(set(lines)) == 1:
+        return lines[0], "one"
+    short = all(_is_letter(choice) for choice in choices)
+    if short and (leading := _leading(answer, known)):
+        return leading, "one"
+    found = mentions(answer, choices)
+    if not found:
+        return None, "none"
+    different = len({one.choice for one in found})
+    return found[-1 if short else 0].choice, "one" if different == 1 else "several"
+
+
+def mentions(text: str, choices: Sequence[str], *, sure: bool = False) -> list[Mention]:
+    """The choices that stand in a text as whole words and are not denied, by place; where several
+    begin at one place the longest. `sure`: here a single letter is a choice, not a word."""
+    plain = unformatted(text)
+    folded = fold(plain)
+    found: list[Mention] = []
+    for choice in choices:
+        if _is_letter(choice):
+            found += _letters(plain, normalise(choice), choice, sure)
+        else:
+            found += _words(folded, normalise(choice), choice)
+    taken: list[Mention] = []
+    for one in sorted(found, key=lambda each: (each.start, each.start - each.end)):
+        if not taken or one.start >= taken[-1].end:
+            taken.append(one)
+    source = {True: plain, False: folded}
+    return [one for one in taken if not _is_denied(source[_is_letter(one.choice)], one)]
+
+
+def _leading(answer: str, known: dict[str, str]) -> str | None:
+    """The letter that an answer begins with, as in 'B. Paris' and 'B, because …'; None where more
+    lines begin so: they repeat the options."""
+    found = [
+        known[letter] for letter in map(normalise, _LEADING.findall(answer)) if letter in known
+    ]
+    first = _LEADING.match(answer)
+    return found[0] if len(found) == 1 and first and normalise(first[1]) in known else None
+
+
+def _first(found: Sequence[Mention]) -> str | None:
+    return found[0].choice if found else None
+
+
+def _words(folded: str, wanted: str, choice: str) -> list[Mention]:
+    found: list[Mention] = []
+    place = find_words(wanted, folded)
+    while place is not None:
+        found.append(Mention(choice, place, place + len(wanted)))
+        place = find_words(wanted, folded, place + len(wanted))
+    return found
+
+
+def _is_letter(choice: str) -> bool:
+    """Is a choice a single letter of a script that has cases (or a digit), as options have?"""
+    label = normalise(choice)
+    return len(label) == 1 and (label.isdecimal() or label.upper() != label)
+
+
+def _letters(text: str, wanted: str, choice: str, sure: bool) -> list[Mention]:
+    """Where a letter (folded) stands as the name of an option: in its own case (or raised out of
+    its sentence by brackets, emphasis or a point), and not like a word."""
+    letter = wanted if wanted.isdecimal() else _case_of(choice)
+    found: list[Mention] = []
+    for place, char in enumerate(text):
+        plain = unicodedata.normalize("NFKC", char)
+        if plain.casefold() != wanted or not _stands_alone(text, place):
+            continue
+        enclosed = _is_enclosed(text, place)
+        if plain != letter and not enclosed and not (sure and not text[:place].strip()):
+            continue
+        if not (sure or enclosed) and _is_word(text, place, plain):
+            continue
+        found.append(Mention(choice, place, place + 1))
+    return found
+
+
+def _case_of(choice: str) -> str:
+    """The letter of an option in the case in which it was given."""
+    return next(char for char in unicodedata.normalize("NFKC", choice) if char.isalnum())
+
+
+def _stands_alone(text: str, place: int) -> bool:
+    start = find_words(text[place], text[max(0, place - 1) : place + 2])
+    if start is None:
+        return False
+    before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
+    # I'd, l'A, A-level, C++, C#, $A$ aside.
+    joins = "'’-+#&" if text[place].isdecimal() else "'’-+#&/"
+    return not (
+        (after in joins and after and text[place + 2 : place + 3].strip())
+        or (after in "+#" and after)
+        or (before in joins and before and text[place - 2 : place - 1].isalnum())
+    )
+
+
+def _is_enclosed(text: str, place: int) -> bool:
+    """(C), [C], "C", **C**, $C$, or C) and C. at the beginning of a line."""
+    before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
+    pairs = (
+        "()",
+        "[]",
+        "{}",
+        '""',
+        "''",
+        "**",
+        "__",
+        "``",
+        "“”",
+        "‘’",
+        "「」",
+        "『』",
+        "（）",
+        "$$",
+    )
+    if f"{before}{after}" in pairs:
+        return True
+    line = text[text.rfind("\n", 0, place) + 1 : place]
+    return (
+        not line.strip(" >*_([") and after in (")", "]", ".", ":", "、", "：", "）") and bool(after)
+    )
+
+
+def _is_word(text: str, place: int, letter: str) -> bool:
+    """Does a letter stand in a sentence like a word: A person, I think?"""
+    following = text[place + 1 :][:24]
+    if not re.match(r"\s+\w", following) or following[:1] == "\n":
+        return False
+    if letter not in _LETTER_WORDS:
+        return False
+    if letter != "I" and _VERB_AFTER.match(following):
+        return False
+    if _LABEL_CUE.search(text[max(0, place - 16) : place]):
+        # "It is A because" was taken above; "this is A hard one" is none.
+        return following.lstrip()[:1].islower() and letter == "I"
+    return True
+
+
+def _is_denied(text: str, one: Mention) -> bool:
+    before = text[max(0, one.start - _CONTEXT) : one.start].replace("’", "'")
+    return (
+        _NEGATION_BEFORE.search(before) is not None
+        or (text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None)
+        or _NEGATION_AFTER.match(text[one.end : one.end + 24].replace("’", "'")) is not None
+    )

@@ -1,0 +1,255 @@
+"""Numbers in running text, as people of many languages and LaTeX write them.
+
+Dates, times, versions and digits that belong to a word (CO2, GPT-4, x_2) are no numbers. A number
+that no float can hold is none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tuneserve.bench.tasks.scorers.texts import ascii_digits, unformatted
+
+MOST_DIGITS = 400  # a float ends near 1e308
+
+# Letters of scripts in which a digit that follows one belongs to the word: not those of scripts
+# without spaces or with attached particles (共5个, 총5명, و5).
+_LETTER = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03ff\u0400-\u052f\u1e00-\u1fff"
+_CURRENCY = "(?:USD|EUR|GBP|CHF|JPY|CNY|RMB|INR|AUD|CAD|SEK|NOK|DKK|PLN|Rs|Rp|RM|kr|Kr)"
+_MONTH = (
+    "(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?"
+    r"|Sept?(?:ember)?|Oct(?:ober)?|Nov(?:ember)?|Dec(?:ember)?)\.?"
+)
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
+
+_NO_NUMBERS = "|".join(
+    [
+        r"https?://\S+",
+        r"(?<!\d)\d{4}-\d{1,2}-\d{1,2}(?!\d)(?:[T ]?\d{1,2}:\d{2}[\d:.]*(?:Z|[-+]\d{2}:?\d{2})?)?",
+        r"(?<!\d)\d{1,4}/\d{1,2}/\d{1,4}(?!\d)",
+        r"(?<!\d)\d{1,2}\.\s?\d{1,2}\.\s?(?:\d{4}|\d{2})(?![\d.])",
+        r"(?<!\d)\d{2,4}\s?年\s?\d{1,2}\s?月(?:\s?\d{1,2}\s?[日号號])?|\d{1,2}\s?月\s?\d{1,2}\s?[日号號]",
+        r"\d{1,4}\s?년\s?\d{1,2}\s?월(?:\s?\d{1,2}\s?일)?|\d{1,2}\s?월\s?\d{1,2}\s?일",
+        r"\d{1,2}\s?[時时点點]\s?\d{1,2}\s?分|\d{1,2}\s?시\s?\d{1,2}\s?분",
+        r"(?<![\d.])\d+:\d+(?::\d+)*(?:\.\d+)?(?:\s?[AaPp]\.?[Mm]\b\.?)?",
+        r"(?<!\d)\d{1,2}h\d{2}(?!\d)",
+        rf"\b{_MONTH}\s{_DAY}(?!\d)(?:,?\s\d{{4}}(?!\d))?",
+        rf"(?<!\d){_DAY}\s(?:of\s)?{_MONTH}(?![{_LETTER}])(?:,?\s\d{{4}}(?!\d))?",
+        rf"\b{_MONTH}\s\d{{4}}(?!\d)",
+        r"(?<![\d.])v?\d+(?:\.\d+){2,20}(?![\d,])(?<!\.\d{3})",  # a version, an address
+        rf"(?<![{_LETTER}])(?!{_CURRENCY}\.?\d)[{_LETTER}]+[-_]?\d[\w]*",  # CO2, GPT-4, x_2
+        r"(?<![\w.,])\d+(?![eE][-+]?\d+(?!\w))(?!(?:[kcmdµμ]?m|ft|in|yd|mi)\d\b)[A-Za-z]+\d\w*",
+        r"(?<=[\w)])_\{?\w+\}?",
+        rf"(?<=[{_LETTER})\s])\^\{{?[-+]?\d+\}}?",  # m^2
+        r"\d*\s?(?:√\s?\d+(?:\.\d+)?|\\sqrt(?:\[\d+\])?\s?\{?\d+\}?)",
+        r"\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}",  # those of numbers are plain by now
+        r"(?<!\d)[12]\d{3}-(?:0[1-9]|1[0-2])(?![\d.,-])",
+        r"±\s?\d+(?:[.,]\d+)?",
+    ]
+)
+_SPACE = "[ '\u066c_]"
+_MANTISSA = "|".join(
+    [
+        r"\d{1,3}(?:,\d{3}){1,12}(?!,?\d)(?:\.\d+)?",  # 1,234.5
+        r"\d{1,2}(?:,\d{2}){1,12},\d{3}(?!\d)(?:\.\d+)?",  # 12,34,567
+        r"\d{1,3}(?:\.\d{3}){1,12},\d+(?![\d,])",  # 1.234,56
+        r"\d{1,3}(?:\.\d{3}){2,12}(?![\d.])",  # 1.234.567
+        rf"[1-9]\d{{0,2}}(?P<space>{_SPACE})\d{{3}}(?:(?P=space)\d{{3}}){{0,12}}(?!\d)"
+        r"(?:[.,]\d+(?![\d,]))?",  # 1 234,5
+        r"(?<!\d,)\d+,\d+(?![\d]|,\d)",  # 12,34
+        r"\d+\.\d+",
+        r"\d+",
+        rf"(?<![\w.{_LETTER}])\.\d+",
+    ]
+)
+_NUMBER = re.compile(
+    rf"(?P<none>{_NO_NUMBERS})"
+    r"|(?P<sign>(?<![\w)\]}%°.,'])[-+]|(?<==\s)[-+]\s(?=\d))?"
+    r"(?:"
+    r"(?P<whole>(?<![\d.,])\d{1,4}[ -])?(?P<above>(?<![\d.,])\d+)\s?/\s?(?P<below>\d+)(?![\d./])"
+    rf"|(?P<mantissa>{_MANTISSA})"
+    r"(?:(?P<exponent>[eE][-+]?\d+(?!\w))"
+    r"|\s?[×x*·⋅]\s?10\s?\^\s?[{(]?\s?(?P<ten>[-+]?\d+)[)}]?"
+    r"|\^[{(]?(?P<power>[-+]?\d+)[)}]?)?"
+    r")"
+    r"(?P<share>\s?(?:%|‰|per\s?cent\b|pct\b|Prozent\b|pour\scent\b|por\s(?:ciento|cento)\b|процент))?"
+    r"(?:\s?(?P<scale>(?:hundred|thousand|million|billion|trillion|Millionen|Milliarden|lakh|crore)\b"
+    r"|[千万萬亿億兆천만억조]))?"
+)
+_SCALES = {
+    "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
+    "Millionen": 1e6, "Milliarden": 1e9, "lakh": 1e5, "crore": 1e7,
+    "千": 1e3, "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8, "兆": 1e12,
+    "천": 1e3, "만": 1e4, "억": 1e8, "조": 1e12,
+}  # fmt: skip
+_EURO_THOUSANDS = re.compile(r"\d{1,3}\.\d{3}")
+_LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50. `end`
+    is where it ends in the prepared text."""
+
+    value: float
+    other: float | None
+    end: int
+
+    @property
+    def readings(self) -> tuple[float, ...]:
+        return (self.value,) if self.other is None else (self.value, self.other)
+
+
+def find_numbers(text: str) -> list[Number]:
+    """The numbers of a text that `prepare` has made plain, in order. The numbers of list items
+    (1. …, 2. …) count only if there are no others."""
+    return list(_numbers(_LIST_MARK.sub(" ", text))) or list(_numbers(text))
+
+
+_LATEX = (
+    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1/\2 "),
+    (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
+    (re.compile(r"-\s+(?=\d+/\d+ )"), "-"),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\(?:text|math|mbox|operatorname)(?:rm|bf|it)?\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[,;:! ]"), " "),
+    (re.compile(r"\\(?=[%$#&_])"), ""),
+    (re.compile(r"\^\s?\{?\s?\\circ\s?\}?"), "° "),
+    (re.compile(r"\\(?:times|cdot)\b"), "×"),
+    (re.compile(r"\\pm\b"), "±"),
+    (re.compile(r"\\(?:left|right|displaystyle|approx|quad|qquad)\b|\\[()\[\]]"), " "),
+    (re.compile(r"(?<=\d)~(?=\d)"), " "),
+)  # fmt: skip
+_SAME = str.maketrans(
+    dict.fromkeys("\u2212\ufe63\uff0d\u2013\u2012\u2010\u2011", "-")
+    | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u2005\u2006\u2008\u200a\u3000", " ")
+    | dict.fromkeys("’ʼ＇", "'")
+    | dict.fromkeys("\u2044\u2215／", "/")
+    | {"＋": "+", "％": "%", "٪": "%", "٫": ".", "．": ".", "＝": "=", "：": ":", "＾": "^"}
+)
+
+
+def prepare(text: str) -> str:
+    """Text with every digit, sign, separator and LaTeX command that numbers need in one form."""
+    text = ascii_digits(unformatted(text)).translate(_SAME)
+    # A comma of full width is one of thousands before three digits, or else one of the sentence.
+    text = re.sub(r"(?<=\d)，(?=\d{3}(?!\d))", ",", text).replace("，", ", ")
+    if not text.isascii():
+        text = "".join(_small_digits(text))
+    if "\\" in text or "{,}" in text or "~" in text:
+        for pattern, plain in _LATEX:
+            text = pattern.sub(plain, text)
+    text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
+    text = re.sub(r"(?i)\b(?:minus|negative)\s+(?=[\d.$€£])", " -", text)
+    # Emphasis and dollars around a number are no part of it.
+    return re.sub(r"(?<![\w\\])[$€£¥₹]\s?(?=[-+]?[\d.])|\*\*|``?", "", text) if text else text
+
+
+def _small_digits(text: str) -> Iterator[str]:
+    """½ as 1/2, raised digits behind a digit as a power; other raised or lowered ones are left."""
+    before, raised = " ", False
+    for char in text:
+        form = unicodedata.decomposition(char).partition(" ")[0]
+        if form == "<fraction>" and unicodedata.numeric(char, 0) > 0 and char != "\u215f":
+            plain = unicodedata.normalize("NFKC", char).replace("\u2044", "/")
+            yield f" {plain}" if before.isdecimal() else plain
+        elif form == "<super>" and (char.isdigit() or char in "⁻⁺"):
+            sign = {"⁻": "-", "⁺": "+"}.get(char)
+            digit = sign or str(unicodedata.digit(char))
+            if raised:
+                yield digit
+            elif before.isdecimal():
+                yield f"^{digit}"
+                raised = True
+            before = char
+            continue
+        else:
+            yield char
+        before, raised = char, False
+
+
+def _numbers(text: str) -> Iterator[Number]:
+    for found in _NUMBER.finditer(text):
+        if found["none"] is not None:
+            continue
+        if found["mantissa"] is not None and _is_list(text, found):
+            for part in found["mantissa"].split(","):
+                yield Number(float(part), None, found.end())
+            continue
+        value = _value(text, found)
+        if value is None or not math.isfinite(value):
+            continue
+        if found["sign"] is not None and found["sign"].startswith("-"):
+            value = -value
+        if found["scale"] is not None:
+            value *= _SCALES[found["scale"]]
+        other = None
+        if found["share"] is not None:
+            other, value = value, value / (1000 if "‰" in found["share"] else 100)
+        yield Number(value, other, found.end())
+
+
+def _value(text: str, found: re.Match[str]) -> float | None:
+    if found["above"] is not None:
+        below = _float(found["below"])
+        above = _float(found["above"])
+        whole = _float(found["whole"][:-1]) if found["whole"] is not None else 0.0
+        if not below or above is None or whole is None:
+            return None
+        return whole + above / below
+    value = _float(_with_point(text, found))
+    if value is None:
+        return None
+    power = found["exponent"] or (f"e{found['ten']}" if found["ten"] else "")
+    if power:
+        # Together: the mantissa alone may be in range where the number is not.
+        return _float(f"{_with_point(text, found)}{power}")
+    if found["power"] is None:
+        return value
+    try:
+        return float(value ** int(found["power"]))
+    except (OverflowError, ZeroDivisionError, ValueError):
+        return None
+
+
+def _with_point(text: str, found: re.Match[str]) -> str:
+    """The mantissa as Python writes it."""
+    written = re.sub(_SPACE, "", found["mantissa"])
+    if found["space"] is not None:
+        return written.replace(",", ".")
+    commas, points = written.count(","), written.count(".")
+    if commas and points:
+        decimal = max(",.", key=written.rfind)
+        return written.replace("," if decimal == "." else ".", "").replace(",", ".")
+    if points > 1:
+        return written.replace(".", "")
+    if points == 1 and _EURO_THOUSANDS.fullmatch(written):
+        around = (
+            text[max(0, found.start() - 4) : found.start()],
+            text[found.end() : found.end() + 4],
+        )
+        if any(re.search("€|EUR", side) for side in around):
+            return written.replace(".", "")
+    if commas:
+        head, *groups = written.split(",")
+        thousands = all(len(group) in (2, 3) for group in groups) and len(groups[-1]) == 3
+        if thousands and len(head) <= 3 and not head.startswith("0"):
+            return written.replace(",", "")
+        return written.replace(",", ".")
+    return written
+
+
+def _is_list(text: str, found: re.Match[str]) -> bool:
+    """Is '1,2' what stands in brackets, two numbers?"""
+    if not re.fullmatch(r"\d+,\d{1,2}", found["mantissa"] or "") or found["sign"]:
+        return False
+    before, after = text[: found.start()].rstrip()[-1:], text[found.end() :].lstrip()[:1]
+    return f"{before}{after}" in ("()", "[]", "{}")
+
+
+def _float(written: str) -> float | None:
+    return float(written) if written and len(written) <= MOST_DIGITS else None

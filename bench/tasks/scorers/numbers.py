@@ -1,0 +1,87 @@
+"""Task number: the answer's number is the reference's."""
+
+from __future__ import annotations
+
+import re
+
+from tuneserve.bench.tasks.scorers.cues import announced, boxed
+from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
+from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
+
+_NEGATED = re.compile(r"(?i)\b(?:not|nicht|pas|no es|non|не)\s+[-+$€£]?\d[\d.,/]*\s*%?")
+_RELATION = re.compile(r"[=≈≃]")
+# Beside the number an answer that is nothing but the number may have a unit of two words.
+_UNIT = re.compile(r"[^\W\d_]*[./°²³^\w]*(?:\s?[^\W\d_/]+)?")
+
+
+def number_scorer(tolerance: float) -> Scorer:
+    """Right if the answer's number equals the reference's within a relative tolerance.
+
+    Which number of an answer counts: that in \\boxed{}, that after "####" or "the answer is", or
+    else the last one. Strictly, the answer is a number with its unit and nothing else; leniently,
+    any of its numbers is the one that was asked for.
+    """
+
+    def mark(answer: str, reference: str) -> Mark:
+        wanted, _ = the_number(reference)
+        given, found = the_number(answer)
+        if wanted is None:
+            return Mark(0.0, 0.0, 0.0, found)
+        score = float(given is not None and _equal(given, wanted, tolerance))
+        lenient = score or float(
+            any(_equal(one, wanted, tolerance) for one in find_numbers(prepare(answer)))
+        )
+        return Mark(score, score if _is_bare(answer) else 0.0, lenient, found)
+
+    def problem(reference: str) -> str:
+        return "" if the_number(reference)[0] is not None else "has no number"
+
+    return Scorer(mark, problem)
+
+
+def the_number(text: str) -> tuple[Number | None, Found]:
+    """The number that a text gives as its answer, and whether that was clear."""
+    inside = boxed(text)
+    if inside is not None and (numbers := find_numbers(prepare(_right_side(inside)))):
+        return numbers[-1], "one"
+    plain = prepare(text)
+    for sentence, after in announced(plain):
+        sentence = _NEGATED.sub(" ", sentence)
+        for part in (_right_side(sentence), sentence, after):
+            if numbers := find_numbers(part):
+                return numbers[0], "one"
+    numbers = find_numbers(_NEGATED.sub(" ", plain)) or find_numbers(plain)
+    if not numbers:
+        return None, "none"
+    return numbers[-1], "several" if len({one.value for one in numbers}) > 1 else "one"
+
+
+def last_number(text: str) -> float | None:
+    """The value of the number that a text gives as its answer, None without one."""
+    number, _ = the_number(text)
+    return None if number is None else number.value
+
+
+def _right_side(text: str) -> str:
+    """What stands behind the last sign of equality."""
+    return _RELATION.split(text)[-1]
+
+
+def _equal(given: Number, wanted: Number, tolerance: float) -> bool:
+    return any(
+        abs(one - other) <= tolerance * max(abs(one), abs(other))
+        for one in given.readings
+        for other in wanted.readings
+    )
+
+
+def _is_bare(answer: str) -> bool:
+    """Is the answer one number, with nothing but a unit and punctuation beside it?"""
+    plain = prepare(answer).strip(" \t\n.*_`'\"$")
+    numbers = find_numbers(plain)
+    if len(numbers) != 1:
+        return False
+    before = re.split(r"[-+]?[.\d]", plain, maxsplit=1)[0].strip(" \\(){}[]~≈=")
+    after = plain[numbers[0].end :].strip(" \\(){}[]$.!")
+    unit = _UNIT.fullmatch(after) is not None
+    return unit and (not before or (len(before) <= 3 and not before.isspace()))

@@ -1,0 +1,157 @@
+"""Endpoints that fail, refuse fields or answer in forms of their own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tuneserve.bench.measure import endpoint
+from tuneserve.bench.measure.endpoint import EndpointAnswer, ask_endpoint, read_reply
+from tuneserve.chat.examples import Example
+from tuneserve.errors import TuneserveError
+from tuneserve.settings import BenchSettings
+
+
+def completion(content: Any, **message: Any) -> dict[str, Any]:
+    choice = {"message": {"content": content, **message}, "finish_reason": "stop"}
+    return {"choices": [choice], "usage": {"completion_tokens": 3}}
+
+
+@dataclass
+class Peer:
+    """A server whose answer the prompt's text or the path decides; `bodies` is what was asked."""
+
+    url: str
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    text = body["messages"][-1]["content"]
+    if "/key/" in path:
+        return 401, {"error": {"message": "no such key"}}
+    if "/mct/" in path and "max_tokens" in body:
+        return 400, {"error": {"message": "Use 'max_completion_tokens' instead of 'max_tokens'."}}
+    if "/temp/" in path and "temperature" in body:
+        return 400, {"error": {"message": "Unsupported value: 'temperature' must be 1."}}
+    if text.startswith("filtered") or "/refuses/" in path:
+        return 400, {"error": {"message": "content filter"}}
+    if text.startswith("html"):
+        return 200, "<html>Busy</html>"
+    if text.startswith("no choices"):
+        return 200, {"choices": []}
+    if text.startswith("null choices"):
+        return 200, {"choices": None}
+    if text.startswith("parts"):
+        return 200, completion([{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}])
+    if text.startswith("thinks"):
+        return 200, completion(None, reasoning_content="Hm.")
+    return 200, completion(text.upper())
+
+
+@pytest.fixture
+def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
+    found = Peer("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            found.bodies.append(body)
+            status, answer = _reply(self.path, body)
+            content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    found.url = f"http://127.0.0.1:{server.server_port}"
+    yield found
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def ask(peer: Peer, *texts: str, path: str = "/v1", **settings: Any) -> dict[str, dict[str, Any]]:
+    known = {"endpoint": peer.url + path, "endpoint_model": "m", "parallel": 2, **settings}
+    examples = [Example.of_turn(text, text, "y") for text in texts]
+    asked = ask_endpoint(examples, BenchSettings.model_validate(known))
+    return {example.id: answer for example, answer in asked}
+
+
+def test_one_prompt_that_fails_fails_alone(peer: Peer) -> None:
+    broken = ["filtered", "html", "no choices", "null choices"]
+    found = ask(peer, "one", *broken, "two")
+    assert (found["one"]["text"], found["two"]["text"]) == ("ONE", "TWO")
+    reasons = {name: found[name]["failed"] for name in broken}
+    assert "content filter" in reasons["filtered"]
+    assert "<html>Busy</html>" in reasons["html"]
+    assert "choices" in reasons["no choices"]
+    assert "choices" in reasons["null choices"]
+
+
+def test_answers_in_other_forms(peer: Peer) -> None:
+    found = ask(peer, "parts", "thinks")
+    assert found["parts"]["text"] == "in parts"
+    assert (found["thinks"]["text"], found["thinks"]["thoughts"]) == ("", "Hm.")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("/mct/v1", "max_completion_tokens"), ("/temp/v1", "max_tokens")]
+)
+def test_a_field_that_is_refused_is_left_out(peer: Peer, path: str, name: str) -> None:
+    found = ask(peer, "one", "two", "three", path=path, max_tokens=7)
+    assert {answer["text"] for answer in found.values()} == {"ONE", "TWO", "THREE"}
+    assert peer.bodies[-1][name] == 7
+    assert ("temperature" in peer.bodies[-1]) == ("temp" not in path)
+    # The first two are refused at the same time, the third is asked in the form that is taken.
+    assert len(peer.bodies) <= 5
+
+
+def test_further_fields_are_sent(peer: Peer) -> None:
+    ask(peer, "one", endpoint_body='{"reasoning_effort": "low", "temperature": null}')
+    (body,) = peer.bodies
+    assert body["reasoning_effort"] == "low"
+    assert "temperature" not in body
+    with pytest.raises(ValueError, match="JSON object"):
+        BenchSettings(endpoint_body="[]")
+
+
+def test_what_every_prompt_meets_ends_it_at_once(peer: Peer) -> None:
+    with pytest.raises(TuneserveError, match="no such key") as caught:
+        ask(peer, *map(str, range(50)), path="/key/v1")
+    assert "OPENAI_API_KEY" in caught.value.hint
+    assert len(peer.bodies) < 50
+
+
+def test_many_failures_in_a_row_end_it_and_what_was_answered_is_kept(peer: Peer) -> None:
+    texts = ["good", *(f"filtered {n}" for n in range(100))]
+    settings = BenchSettings(endpoint=f"{peer.url}/v1", endpoint_model="m", parallel=1)
+    kept: dict[str, dict[str, Any]] = {}
+    asked = ask_endpoint([Example.of_turn(text, text, "y") for text in texts], settings)
+    with pytest.raises(TuneserveError, match="prompts in a row") as caught:
+        kept.update((example.id, answer) for example, answer in asked)
+    assert kept["good"]["text"] == "GOOD"
+    assert len(kept) < 50
+    assert "--endpoint-body" in caught.value.hint
+    with pytest.raises(TuneserveError, match="content filter"):
+        ask(peer, "one", path="/refuses/v1")
+
+
+def test_any_json_is_an_answer_or_a_reason() -> None:
+    for text in ("", "null", "[]", '{"choices": [{}]}', '{"choices": [{"message": null}]}'):
+        assert not isinstance(read_reply(text), EndpointAnswer)
+    refused = read_reply(json.dumps(completion(None, refusal="I can't.")))
+    assert isinstance(refused, EndpointAnswer)
+    assert refused.text == "I can't."

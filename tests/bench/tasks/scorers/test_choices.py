@@ -1,0 +1,138 @@
+"""The choice that an answer settles on, and sets of labels."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneserve.bench.tasks.scorers import first_choice, make_scorer
+from tuneserve.bench.tasks.scorers.choices import settled_choice
+from tuneserve.bench.tasks.tasks import held_out_task
+from tuneserve.chat.examples import Example
+from tuneserve.errors import UsageError
+from tuneserve.settings import BenchSettings
+
+WORDS = ["positive", "negative", "very positive"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("This is a hard one. The answer is (C).", "C"), ("A person would choose B", "B"),
+        ("It is not B, so D", "D"), ("I'd say B", "B"), ("C", "C"), ("c", "C"), ("(C)", "C"),
+        ("Options: A, B, C, D. I choose C", "C"), ("**B**", "B"), ("b) because", "B"),
+        ("B) Paris", "B"), ("B. Paris is the capital", "B"),
+        ("A) x\nB) y\nC) z\nD) w\n\nI choose C.", "C"), ("选B", "B"), ("答案是B。", "B"),
+        ("The answer is c", "C"), ("A is correct", "A"), ("A.", "A"), ("Answer: **A**", "A"),
+        (r"\boxed{D}", "D"), (r"\boxed{\text{D}}", "D"), ("I think it is A.", "A"),
+        ("I would go with option A here", "A"), ("Das ist B", "B"), ("A hard one", None),
+        ("Ａ", "A"), ("It isn't A, it's C", "C"), ("The answer is not B but D", "D"),
+        ("Either A or B. Final answer: B", "B"), ("```\nB\n```", "B"), ("A: 5, B: 6\nB", "B"),
+        ("I choose (b).", "B"), ("B은 아니고 C입니다", "C"),
+        ("It's C because A is wrong", "C"), ("C because A lacks it", "C"), ("D, not A", "D"),
+        ("B's best", None), ("C++", None), ("vitamin-D", None), ("", None), ("I do not know", None),
+    ],
+)  # fmt: skip
+def test_letters_are_told_from_words(answer: str, letter: str | None) -> None:
+    found = first_choice(answer, ["A", "B", "C", "D"])
+    assert found == letter
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "choice"),
+    [
+        ("It is positive, not negative.", WORDS, "positive"), ("NEGATIVE", WORDS, "negative"),
+        ("very positive indeed", WORDS, "very positive"), ("positively", WORDS, None),
+        ("", WORDS, None), ("It is not positive. Negative.", WORDS, "negative"),
+        ("not spam", ["spam", "not spam"], "not spam"), ("non-toxic", ["toxic", "safe"], None),
+        ("I'd say B", ["B", "I", "D"], "B"), ("Yes, that is so; no doubt.", ["yes", "no"], "yes"),
+        ("这是正面的", ["正面", "负面"], "正面"), ("不是正面，是负面", ["正面", "负面"], "负面"),
+        ("正解は東京です。", ["東京", "京都"], "東京"),
+        ("東京ではなく京都です", ["東京", "京都"], "京都"),
+        ("정답은 서울입니다", ["서울", "부산"], "서울"),
+        ("यह सकारात्मक है।", ["सकारात्मक", "नकारात्मक"], "सकारात्मक"),
+        ("คำตอบคือกรุงเทพครับ", ["กรุงเทพ", "เชียงใหม่"], "กรุงเทพ"),
+        ("هذا إيجابي.", ["إيجابي", "سلبي"], "إيجابي"),
+        ("Правильный ответ: В", list("АБВГ"), "В"), ("В этом случае Б", list("АБВГ"), "Б"),
+        ("我选乙。", list("甲乙丙丁"), "乙"), ("3", ["1", "2", "3"], "3"),
+        ("The answer is 2, since 1 is wrong", ["1", "2", "3"], "2"),
+        ("There is no contradiction; entailment.", ["entailment", "contradiction"], "entailment"),
+        ("Rating: 4 out of 5", list("12345"), "4"), ("4/5", list("12345"), "4"),
+        ("New York City", ["new york", "los angeles"], "new york"),
+    ],
+)  # fmt: skip
+def test_choices_of_words(answer: str, choices: list[str], choice: str | None) -> None:
+    assert first_choice(answer, choices) == choice
+
+
+@given(st.text(), st.sampled_from(["ABCD", "АБВГ", "甲乙丙丁", "1234"]))
+def test_any_answer_settles_on_one_of_the_choices_or_none(text: str, letters: str) -> None:
+    named, found = settled_choice(text, list(letters))
+    assert (named is None) == (found == "none")
+    assert named is None or named in letters
+
+
+@given(
+    st.sampled_from("ABCD"),
+    st.sampled_from(
+        [
+            "{}",
+            "({})",
+            "**{}**",
+            "{}.",
+            "Answer: {}",
+            "The answer is {}.",
+            r"\boxed{{{}}}",
+            "答案：{}",
+            "I choose {}",
+            "「{}」",
+            "{})",
+        ]
+    ),
+)
+def test_every_dress_of_a_letter_is_seen_through(letter: str, dress: str) -> None:
+    assert first_choice(dress.format(letter), list("ABCD")) == letter
+
+
+def test_what_was_found_and_in_what_form() -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=("yes", "no")), [])
+    assert scorer.mark("Yes.", "yes").strict == 1.0
+    wordy = scorer.mark("I would say yes to that.", "yes")
+    assert (wordy.score, wordy.strict, wordy.found) == (1.0, 0.0, "one")
+    both = scorer.mark("Maybe yes, maybe no.", "no")
+    assert (both.score, both.lenient, both.found) == (0.0, 1.0, "several")
+    assert scorer.mark("Perhaps.", "no").found == "none"
+    assert settled_choice("A or B", ["A", "B", "C"])[1] == "several"
+
+
+def test_choices_are_the_references_where_none_are_given() -> None:
+    scorer = make_scorer(BenchSettings(task="choice"), ["yes", "no", "yes"])
+    assert scorer("Yes, that is so; no doubt.", "yes") == 1.0
+    assert scorer("No.", "yes") == 0.0
+    for same in (["yes", "yes"], ["yes", "Yes."]):
+        with pytest.raises(UsageError, match="at least two choices"):
+            make_scorer(BenchSettings(task="choice"), same)
+
+
+@pytest.mark.parametrize("task", ["choice", "likelihood", "likelihood_per_token"])
+def test_a_reference_that_is_none_of_the_choices_is_refused(task: str) -> None:
+    settings = BenchSettings.model_validate({"task": task, "choices": ("Yes.", "Nope")})
+    examples = [Example.of_turn("q1", "?", "yes"), Example.of_turn("q2", "?", "no")]
+    with pytest.raises(UsageError, match="1 of 2 references") as caught:
+        held_out_task("questions", examples, settings)
+    assert caught.value.problems == ["q2: is none of the choices ('Yes.', 'Nope'): 'no'"]
+    assert "--choices" in caught.value.hint
+
+
+def test_several_labels_are_a_set() -> None:
+    scorer = make_scorer(BenchSettings(task="labels"), ["shipping, price", "quality"])
+    assert scorer("Price; shipping", "shipping, price") == 1.0
+    assert scorer("It is about the price and the shipping.", "shipping, price") == 1.0
+    assert scorer("shipping", "shipping, price") == pytest.approx(2 / 3)
+    assert scorer("shipping, price, quality", "shipping, price") == pytest.approx(4 / 5)
+    assert scorer.mark("shipping, price, quality", "shipping, price").strict == 0.0
+    assert scorer.mark("nothing", "quality").found == "none"
+    settings = BenchSettings(task="labels", choices=("shipping", "price"))
+    with pytest.raises(UsageError, match="1 of 1 references"):
+        held_out_task("reviews", [Example.of_turn("1", "?", "price, colour")], settings)

@@ -1,0 +1,170 @@
+"""Numbers as people write them, and which of an answer's numbers counts."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tuneserve.bench.tasks.scorers import last_number, make_scorer
+from tuneserve.bench.tasks.scorers.marks import Scorer
+from tuneserve.bench.tasks.tasks import held_out_task
+from tuneserve.chat.examples import Example
+from tuneserve.errors import UsageError
+from tuneserve.settings import BenchSettings
+
+NUMBERS: dict[str, list[tuple[str, float | None]]] = {
+    "plain": [
+        ("It costs $1,234.50 in all", 1234.5), ("first 3, then -4", -4.0), ("1.5e3 m", 1500.0),
+        (".5", 0.5), ("3.", 3.0), ("In 2020, 500 came", 500.0), ("1,2,3", 3.0), ("-", None),
+        ("", None), ("(1,2)", 2.0), ("3rd", 3.0),
+    ],
+    "sign": [
+        ("−5", -5.0), ("–5 °C", -5.0), ("-$5", -5.0), ("$-5", -5.0), ("x = - 5", -5.0),
+        ("pages 3-5", 5.0), ("pages 3–5", 5.0), ("minus 5", -5.0), ("5 ± 0.1", 5.0),
+    ],
+    "separators": [
+        ("1.234,56 €", 1234.56), ("1.234 €", 1234.0), ("1.234", 1.234), ("1.234.567", 1234567.0),
+        ("1 234,5", 1234.5), ("1\u202f234,5", 1234.5), ("1\u00a0234", 1234.0), ("1'234", 1234.0),
+        ("1’234.50", 1234.5), ("12,34,567", 1234567.0), ("₹12,34,567.50", 1234567.5),
+        ("12,34", 12.34), ("0,5", 0.5), ("0,500", 0.5), ("1_000", 1000.0),
+        ("1,234,567.89", 1234567.89), ("10 000 000", 1e7),
+    ],
+    "fractions": [
+        ("3/4", 0.75), ("1 3/4", 1.75), ("½", 0.5), ("1½", 1.5), ("2 ½", 2.5), ("-3/4", -0.75),
+        (r"\frac{1}{4}", 0.25), (r"-\frac{1}{4}", -0.25), (r"1\frac{3}{4}", 1.75),
+        (r"\dfrac34", 0.75), ("3⁄4", 0.75), ("1/0", None),
+    ],
+    "shares": [("50%", 0.5), ("50 %", 0.5), ("٪12", 12.0), ("12.5 percent", 0.125), ("5‰", 0.005)],
+    "scripts": [
+        ("٤٢", 42.0), ("४२", 42.0), ("４２", 42.0), ("۱۲۳٫۵", 123.5), ("١٬٢٣٤", 1234.0),
+        ("一共42个。", 42.0), ("총 5명", 5.0), ("มี5คน", 5.0), ("５万", 50000.0),
+        ("１２３，４５６", 123456.0),
+    ],
+    "powers": [
+        ("6.02 × 10^23", 6.02e23), (r"3 \times 10^{5}", 3e5), ("1.5×10³", 1500.0), ("10²", 100.0),
+        ("10^2", 100.0),
+        ("5*10**3", 5000.0), ("5 million", 5e6),
+    ],
+    "units": [
+        ("25 m2", 25.0), ("25m²", 25.0), ("40 g of CO2", 40.0), ("5 kg/m^3", 5.0),
+        ("60 km/h", 60.0),
+        ("25kg", 25.0), ("USD5", 5.0), ("R$ 5", 5.0), (r"42\text{ km}", 42.0),
+    ],
+    "no numbers": [
+        ("2019-06-03", None), ("03.06.2019", None), ("6/3/2019", None), ("June 3, 2020", None),
+        ("2020年1月3日", None), ("12:30", None), ("12:30:15 pm", None), ("v1.2.3", None),
+        ("192.168.0.1", None), ("CO2", None), ("H2O", None), ("GPT-4", None), ("COVID-19", None),
+        ("x_2", None), (r"x_{12}", None), ("e5", None), ("9" * 400, None), ("1" + "0" * 330, None),
+        ("1e999", None), ("-" + "9" * 5000, None), ("∞", None), ("inf", None), ("nan", None),
+        ("3f2a", None),
+        ("√2", None),
+        ("2√2", None),
+        (r"\frac{\pi}{2}", None),
+        ("2020-01", None),
+    ],
+    "which one": [
+        (r"\boxed{42}. Checked in 2 ways", 42.0), (r"\boxed{\frac{1}{4}}", 0.25),
+        (r"\boxed{x = 5}", 5.0), (r"\boxed{1{,}234}", 1234.0), (r"\boxed{\text{42 km}}", 42.0),
+        ("#### 72\nAnn has 5 apples", 72.0), ("#### 72 … Ann has 5 apples", 72.0),
+        ("The answer is 3 + 4 = 7 of 9.", 7.0), ("The answer is 12. It took 3 steps.", 12.0),
+        ("**Answer:** -7 (since 3-10)", -7.0), ("the answer is not 5 but 7", 7.0),
+        ("Die Antwort ist 5. Das sind 2 mehr.", 5.0), ("Ответ: 5 (из 7)", 5.0),
+        ("答案是42。共3步", 42.0), ("So the answer is:\n\n42 apples", 42.0),
+        ("It's 7 (seven), not 8.", 7.0),
+        ("5\n\n1. Count\n2. Add", 5.0), ("1. 7\n2. 8", 8.0),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [row for rows in NUMBERS.values() for row in rows],
+    ids=lambda v: repr(v)[:24],
+)
+def test_the_number_of_an_answer(text: str, value: float | None) -> None:
+    found = last_number(text)
+    assert found == (value if value is None else pytest.approx(value, rel=1e-12))
+
+
+@given(st.text() | st.from_regex(r"[-+−0-9.,'/%^ eE×\u0660-\u0669\\{}]{1,40}", fullmatch=True))
+def test_any_text_has_a_finite_number_or_none(text: str) -> None:
+    value = last_number(text)
+    assert value is None or abs(value) < float("inf")
+
+
+def number(**settings: float) -> Scorer:
+    return make_scorer(BenchSettings.model_validate({"task": "number", **settings}), [])
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_equals_itself_however_it_is_wrapped(value: float) -> None:
+    assert number()(f"So the result is {value!r}", repr(value)) == 1.0
+
+
+_DIGITS = [chr(zero) for zero in (0x0660, 0x06F0, 0x0966, 0x09E6, 0x0E50, 0x0ED0, 0x17E0, 0xFF10)]
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from(_DIGITS))
+def test_digits_of_every_script_are_read(value: int, zero: str) -> None:
+    text = "".join(chr(ord(zero) + int(c)) if c.isdigit() else c for c in str(value))
+    assert last_number(text) == value
+
+
+@given(
+    st.integers(0, 10**12),
+    st.integers(0, 99),
+    st.sampled_from([(",", "."), (".", ","), (" ", ","), ("\u202f", ","), ("'", "."), ("’", ".")]),
+)
+def test_every_convention_of_separators_is_read(
+    whole: int, rest: int, marks: tuple[str, str]
+) -> None:
+    text = f"{whole:,}".replace(",", marks[0]) + f"{marks[1]}{rest:02d}"
+    assert last_number(f"{text} €") == pytest.approx(whole + rest / 100)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "right"),
+    [
+        ("1/4", "3/4", False), (r"\frac{1}{4}", r"\frac{3}{4}", False), ("-5", "5", False),
+        ("−5", "5", False), ("3/4", "0.75", True), ("50%", "0.5", True), ("50 %", "50", True),
+        ("50", "50 %", True), ("5 %", "0.5", False), ("25 m²", "25", True), ("none", "3", False),
+        ("9" * 400, "7", False), ("1e999", "1e999", False), ("102", "10²", False),
+        ("The answer is 12, after 3 steps", "12", True),
+    ],
+)  # fmt: skip
+def test_right_and_wrong(answer: str, reference: str, right: bool) -> None:
+    assert number()(answer, reference) == right
+
+
+def test_the_tolerance_is_relative() -> None:
+    scorer = number(tolerance=0.01)
+    assert scorer("3.02", "3") == 1.0
+    assert scorer("3.1", "3") == 0.0
+
+
+def test_what_was_found_and_in_what_form() -> None:
+    marks = {text: number().mark(text, "42") for text in ("42", "42 km", "So 6 x 7 = 42", "6 or 7")}
+    assert [marks[text].strict for text in marks] == [1.0, 1.0, 0.0, 0.0]
+    assert [marks[text].found for text in marks] == ["one", "one", "several", "several"]
+    assert number().mark("no idea", "42").found == "none"
+    assert number().mark("42, or rather 43", "42").lenient == 1.0
+
+
+def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> None:
+    examples = [Example.of_turn("q1", "?", "5"), Example.of_turn("q2", "?", "12:30")]
+    with pytest.raises(UsageError, match="1 of 2 references") as caught:
+        held_out_task("sums", examples, BenchSettings(task="number"))
+    assert caught.value.problems == ["q2: has no number: '12:30'"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 50_000, "1,234," * 5_000, "1.1" * 8_000, "a1 " * 8_000, "1 234 " * 5_000, "a" * 50_000],
+)
+def test_long_answers_take_no_long_time(text: str) -> None:
+    started = time.perf_counter()
+    last_number(text)
+    assert time.perf_counter() - started < 5
