@@ -185,8 +185,8 @@ def caution(
     accuracy: AccuracyComparison, counts: Mapping[str, AnswerCounts], max_tokens: int
 ) -> list[str]:
     """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off, empty or not to be read, a task that both fail or both can do. `counts`: of 'base' and
-    'tuned'."""
+    answers cut off, empty or not to be read, a task that both fail or both can do. `counts`: of
+    'base' and 'tuned'."""
     found = []
     for ended, how in (
         ("length_limited", f"cut at max_tokens {max_tokens}"),
