@@ -20,6 +20,7 @@ from markupsafe import escape
 from scipy import stats
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
+from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.figures import (
     headline,
     interval,
@@ -36,6 +37,7 @@ from tuneserve.bench.compare.results import (
     Report,
 )
 from tuneserve.bench.measure.speed import Rate
+from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import failed_gates, read_gates
 from tuneserve.bench.report.junit import write_junit
 from tuneserve.bench.report.page_data import tasks_of
@@ -172,6 +174,24 @@ def test_a_markdown_cell_is_one_cell(text: str) -> None:
     cell = markdown_cell(text)
     assert "\n" not in cell
     assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
+
+
+def test_pages_say_why_there_is_no_interval(report: Report) -> None:
+    """In tables, plots and the verdict; nothing of it is drawn as an interval of no width."""
+    few = Estimate(0.1, why_not="2 sources")
+    accuracy = replace(report.accuracy, base=few, tuned=few, difference=few)
+    accuracy = replace(accuracy, clusters=2, smallest_detectable=None)
+    ratio = Estimate(1.1, why_not="2 sources")
+    perplexity = replace(report.perplexity, base=ratio, tuned=ratio, ratio=ratio)
+    verdict = analysis.judge(accuracy, 0.95)
+    bare = replace(report, accuracy=accuracy, perplexity=perplexity, groups=[], verdict=verdict)
+    assert "no interval: 2 sources" in verdict.sentence
+    assert "With 2 sources no difference can be shown" in verdict.sentence
+    for template in ("report.html.jinja", "report.md.jinja"):
+        page = render(bare, template)
+        assert page.count("no interval: 2 sources") >= 6
+        assert "None" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "whisker" not in str(charts.difference_plot(charts.rows_of(bare)).rows[0][1])
 
 
 def test_the_terminal_table_fits_80_columns(
