@@ -121,9 +121,7 @@ def _encoded(rival: Rival, job: BenchmarkJob) -> tuple[Asked, list[EncodedExampl
     examples = job.asked.task.examples
     chosen = with_choices(examples, job.asked.choices)
     with LlamaModel(rival.path, vocab_only=True) as model:
-        encoded = encode_examples(
-            model, [*examples, *chosen], thoughts=job.recipe.data.thoughts
-        )
+        encoded = encode_examples(model, [*examples, *chosen], thoughts=job.recipe.data.thoughts)
     conditions.require_room(encoded, job.settings)
     return replace(job.asked, encoded=encoded[: len(examples)]), encoded[len(examples) :]
 

@@ -96,9 +96,7 @@ def compare_other(
 def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
     """Every contender beside every other; None where there are only base and tuned. The base asked
     again is no contender."""
-    answers = {
-        name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR
-    }
+    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
     if len(answers) < 3:
         return None
     scores = {name: scores_of(each) for name, each in answers.items()}

@@ -34,9 +34,7 @@ class Calibration:
     ece: float
 
 
-def calibrate(
-    model: str, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap
-) -> Calibration:
+def calibrate(model: str, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap) -> Calibration:
     """`sure`: the probability of the model's answer, `right`: 1 or 0; [prompts] each. Bins are
     equally wide."""
     numbers = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
@@ -45,9 +43,7 @@ def calibrate(
     return Calibration(model, bins, float(distance / len(sure)))
 
 
-def _bin(
-    number: int, held: Mask, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap
-) -> Bin:
+def _bin(number: int, held: Mask, sure: FloatArray, right: FloatArray, bootstrap: Bootstrap) -> Bin:
     share = share_among(right, held, bootstrap)
     assert share is not None
     low, high = number / BINS, (number + 1) / BINS
