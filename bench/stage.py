@@ -78,8 +78,8 @@ def run_bench(
             write_report(report, run.bench)
             journal.finish()
         inputs = input_hashes(run, recipe.bench)
-        hashes = job.hashes | {rival.name: rival.sha256 for rival in rivals}
-        running.result = summary(report, report_settings(recipe), hashes, inputs)
+        models = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        running.result = summary(report, report_settings(recipe), models, inputs)
     remove(job.sweep_folder)
     return report
 
@@ -108,7 +108,7 @@ def _use_again(
         say(f"going on with {len(journal):,} measurements of an earlier, unfinished benchmark")
     if store is not None:
         answers, day = store.give(journal, keys)
-        if day:
+        if answers:
             say(f"base: {answers:,} answers taken from {day}")
             job.conditions["Base"] = f"{answers:,} answers were measured before, on {day}"
 

@@ -181,13 +181,15 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_text(path: Path, what: str = "file") -> str:
-    """A text in UTF-8, with or without a byte order mark. `what` it is stands in the error.
+def read_text(path: Path, what: str = "file", *, newline: str | None = None) -> str:
+    """A text in UTF-8, with or without a byte order mark. `what` it is stands in the error. With
+    `newline` '' the ends of lines stay as they are, else all become line feeds.
 
     Raises UsageError if there is none, or it can't be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline=newline) as file:
+            return file.read()
     except FileNotFoundError:
         raise UsageError(f"no such {what}", where=str(path)) from None
     except UnicodeDecodeError as error:

@@ -37,5 +37,7 @@ def _hours(rate: float) -> float:
 
 
 def _times(hours: Sequence[float], factor: float) -> Estimate | None:
+    if not factor:
+        return None
     value, low, high = (factor * each for each in hours)
-    return Estimate(value, low, high) if factor else None
+    return Estimate(value, low, high)

@@ -350,8 +350,8 @@ class Report:
     conditions: dict[str, str]
     provenance: Provenance
     gain: KeptGain | None = None
+    costs: list[Cost] = field(default_factory=list)
     classes: ClassComparison | None = None
     calibration: list[Calibration] = field(default_factory=list)
     ranking: Ranking | None = None
-    costs: list[Cost] = field(default_factory=list)
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -99,6 +99,7 @@ class Journal:
         row = Row(self.key_of(kind, model, example), dict(value), made or _now())
         self._append({"kind": kind, "model": model, "id": example, **vars(row)})
         self._rows[kind, model, example] = row
+        self.is_finished = False
 
     def finish(self) -> None:
         """Everything is measured and the report is written."""

@@ -67,8 +67,8 @@ class TextDivergence:
 
 
 def read_corpus(path: Path) -> str:
-    """A text file without its last line break, as llama-perplexity reads it."""
-    return read_text(path, "text").removesuffix("\n")
+    """A text file without its last line feed, as llama-perplexity reads it: CR LF stays CR LF."""
+    return read_text(path, "text", newline="").removesuffix("\n")
 
 
 def chunked(model: LlamaModel, text: str, n_ctx: int = CHUNK_TOKENS, *, where: str = "") -> Ids:

@@ -89,10 +89,10 @@ def make_report(
         conditions=job.conditions,
         provenance=provenance(job.run, job.recipe),
         gain=_kept(job.gain),
+        costs=costs_of(load, settings),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
         ranking=analysis.rank_contenders(pairs, settings),
-        costs=costs_of(load, settings),
         pairs=pairs,
     )
 

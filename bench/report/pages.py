@@ -17,6 +17,7 @@ from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
 from tuneserve.bench.compare.runs import RunsComparison
 from tuneserve.bench.report import charts
+from tuneserve.bench.report.endings import endings
 from tuneserve.bench.report.gates import Gate, failed_gates
 from tuneserve.bench.report.page_data import table_figures, table_texts, tasks_of
 from tuneserve.bench.stats.calibration import Bin, Calibration
@@ -57,6 +58,7 @@ def render(report: Report, template: str) -> str:
             loss_chart=loss_chart,
             chart_style=page_style(),
             rows=charts.rows_of(report),
+            endings=endings(report),
             flips=_flips(report),
             busy=any(_is_unsteady(model) for model in (report.base, report.tuned)),
             shown_flips=SHOWN_FLIPS,

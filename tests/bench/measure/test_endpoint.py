@@ -138,7 +138,7 @@ def test_what_every_prompt_meets_ends_it_at_once(peer: Peer) -> None:
 def test_many_failures_in_a_row_end_it_and_what_was_answered_is_kept(peer: Peer) -> None:
     texts = ["good", *(f"filtered {n}" for n in range(100))]
     settings = BenchSettings(endpoint=f"{peer.url}/v1", endpoint_model="m", parallel=1)
-    kept = {}
+    kept: dict[str, dict[str, Any]] = {}
     asked = ask_endpoint([Example.of_turn(text, text, "y") for text in texts], settings)
     with pytest.raises(TuneserveError, match="prompts in a row") as caught:
         kept.update((example.id, answer) for example, answer in asked)

@@ -83,6 +83,11 @@ def test_it_is_finished_until_more_is_measured(tmp_path: Path) -> None:
         journal.add("answer", "base", "1", {})
     with Journal(path, "same") as journal:
         assert not journal.is_finished
+        journal.finish()
+        journal.add("answer", "base", "2", {})
+        journal.finish()
+    with Journal(path, "same", conditions={"base": {"cache": "f16"}}) as journal:
+        assert journal.is_finished
 
 
 def test_a_journal_of_an_older_release_is_not_used(tmp_path: Path) -> None:

@@ -95,3 +95,9 @@ def test_a_text_is_read_without_its_last_line_break(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="can't be read"):
         read_corpus(path)
+
+
+def test_ends_of_lines_are_text(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(b"one\r\ntwo\n\n")
+    assert read_corpus(path) == "one\r\ntwo\n"

@@ -15,7 +15,7 @@ from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 
-NUMBERS = {
+NUMBERS: dict[str, list[tuple[str, float | None]]] = {
     "plain": [
         ("It costs $1,234.50 in all", 1234.5), ("first 3, then -4", -4.0), ("1.5e3 m", 1500.0),
         (".5", 0.5), ("3.", 3.0), ("In 2020, 500 came", 500.0), ("1,2,3", 3.0), ("-", None),
