@@ -23,10 +23,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 
 # Each process computes one design: its linear algebra needs no threads of its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -92,25 +93,31 @@ def by_sources() -> list[Design]:
     ]
 
 
-def show(title: str, columns: Sequence[int], found: Sequence[Found]) -> None:
-    """A table of coverage, then one of false alarms."""
+def show(title: str, columns: Sequence[int], found: Iterable[Found]) -> list[Found]:
+    """A table of coverage, row by row as they are found, then one of false alarms."""
     width = len(columns)
-    rows = [found[first : first + width] for first in range(0, len(found), width)]
-    print(f"\n| {title} | design | {' | '.join(map(str, columns))} |")
-    print("|---|---|" + "---:|" * width)
+    rows: list[list[Found]] = []
+    _header(title, columns)
+    each = iter(found)
+    while row := list(islice(each, width)):
+        rows.append(row)
+        _line(row, ["–" if one.refused else f"{100 * one.covered:.1f}" for one in row])
+    _header("A/A called different, %", columns)
     for row in rows:
-        kind = DRAWS[row[0].design.kind]
-        shares = ["–" if one.refused else f"{100 * one.covered:.1f}" for one in row]
-        about = kind.about + (", uneven" if row[0].design.uneven else "") + "*" * kind.discrete
-        print(f"| {kind.quantity} | {about} | {' | '.join(shares)} |", flush=True)
-    print(f"\n| A/A called different, % | design | {' | '.join(map(str, columns))} |")
-    print("|---|---|" + "---:|" * width)
-    for row in rows:
-        kind = DRAWS[row[0].design.kind]
         if row[0].design.kind in EQUAL:
-            shares = ["–" if one.called is None else f"{100 * one.called:.1f}" for one in row]
-            about = kind.about + (", uneven" if row[0].design.uneven else "")
-            print(f"| {kind.quantity} | {about} | {' | '.join(shares)} |", flush=True)
+            _line(row, ["–" if one.called is None else f"{100 * one.called:.1f}" for one in row])
+    return [one for row in rows for one in row]
+
+
+def _header(title: str, columns: Sequence[int]) -> None:
+    print(f"\n| {title} | design | {' | '.join(map(str, columns))} |")
+    print("|---|---|" + "---:|" * len(columns), flush=True)
+
+
+def _line(row: Sequence[Found], cells: Sequence[str]) -> None:
+    kind = DRAWS[row[0].design.kind]
+    about = kind.about + ", uneven" * row[0].design.uneven + "*" * kind.discrete
+    print(f"| {kind.quantity} | {about} | {' | '.join(cells)} |", flush=True)
 
 
 def show_powers(powers: Sequence[float]) -> None:
@@ -157,8 +164,7 @@ def main() -> int:
         ):
             if name in wanted:
                 search = partial(find, benchmarks=options.benchmarks, seed=SEED)
-                cases = list(pool.map(search, designs))
-                show(title, columns, cases)
+                cases = show(title, columns, pool.map(search, designs))
                 found[name] = [asdict(case) for case in cases]
                 good &= all(is_good(case, slack) for case in cases)
         if "power" in wanted:
