@@ -6,10 +6,13 @@ share much; how often a model is called different from one that is as good; how 
 as large as the one called smallest detectable is shown; how often a gap between groups is called
 widened.
 
-Wanted: coverage from 93 to 97 %, above only where the figure takes so few values that no interval
-can hold the truth exactly so often (marked *); no interval of zero width; false alarms at most 5 %;
-the smallest detectable difference shown 4 times in 5. `–`: no interval is given. Shares are of
---benchmarks draws, so that each may be two standard errors beside the bound (1.1 points at 2,000).
+Wanted: coverage from 93 to 97 %. Above only where the figure takes few values or few prompts
+differ, so that no interval can hold the truth exactly so often, and for right or wrong with
+sources, where the longer of two intervals is taken (both marked *); up to 98.5 % with sources of
+unequal sizes, whose standard errors are on the safe side. No interval of zero width, false alarms
+at most 5 %, the smallest detectable difference shown 4 times in 5. `–`: no interval is given.
+Shares are of --benchmarks draws, so that each may be two standard errors beside the bound (1.0
+point at 2,000).
 
     python benchmarks/bench_coverage.py [--benchmarks 2000] [--part prompts …] [--json]
 
@@ -44,7 +47,7 @@ from bench_simulation import (
     power_at_smallest,
 )
 
-LOWEST, HIGHEST, MOST_ALARMS = 0.93, 0.97, 0.05
+LOWEST, HIGHEST, HIGHEST_UNEVEN, MOST_ALARMS = 0.93, 0.97, 0.985, 0.05
 LEAST_POWER, LEAST_SHOWN = 0.75, 0.8
 PROMPTS = (10, 20, 50, 100, 500)
 SOURCES = (2, 3, 5, 8, 20)
@@ -75,9 +78,11 @@ def is_good(found: Found, slack: float) -> bool:
     """Within bounds but for the error of simulation?"""
     if found.refused:
         return True
-    highest = 1.0 if DRAWS[found.design.kind].discrete else HIGHEST + slack
+    highest = HIGHEST_UNEVEN if found.design.uneven else HIGHEST
+    if DRAWS[found.design.kind].discrete:
+        highest = 1.0
     silent = found.called is None or found.design.kind not in EQUAL or found.called <= MOST_ALARMS
-    return LOWEST - slack <= found.covered <= highest and found.no_width == 0 and silent
+    return LOWEST - slack <= found.covered <= highest + slack and found.no_width == 0 and silent
 
 
 def by_prompts() -> list[Design]:

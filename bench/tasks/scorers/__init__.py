@@ -14,10 +14,9 @@ from tuneserve.bench.tasks.scorers.choices import (
     choice_scorer,
     distinct_choices,
     first_choice,
-    labels_of,
-    labels_scorer,
 )
 from tuneserve.bench.tasks.scorers.json_fields import json_fields, json_scorer
+from tuneserve.bench.tasks.scorers.labels import labels_of, labels_scorer
 from tuneserve.bench.tasks.scorers.marks import (
     Found,
     Mark,

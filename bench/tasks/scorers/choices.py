@@ -1,4 +1,4 @@
-"""Tasks choice and labels: which of the given choices an answer names.
+"""Task choice: which of the given choices an answer settles on.
 
 Choices of one letter are told from words of one letter ("A", "I"): they are matched in their case,
 and where the letter stands like a word in a sentence only a mark of a choice makes it one.
@@ -17,8 +17,8 @@ from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unf
 from tuneserve.errors import UsageError
 
 _NEGATION_BEFORE = re.compile(
-    r"(?i)(?:(?<!\w)(?:not|isn't|aren't|wasn't|never|neither|nor|non|rather than|instead of|nicht"
-    r"|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
+    r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
+    r"|instead of|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
     r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
     r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
     r"[\"'(\[*_「『]*\Z"
@@ -31,6 +31,7 @@ _NEGATION_AFTER = re.compile(
 _LEADING = re.compile(
     r"(?m)^[\s>*_(\[]*(\w)(?:[*_\s]*[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
 )
+_OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
 _CONTEXT = 48  # characters in front of a choice that can deny it
 # Words of one letter: articles, pronouns, prepositions and conjunctions of some languages.
 _LETTER_WORDS = frozenset("AIOEYUWZАИВКСОУЯ")
@@ -38,7 +39,9 @@ _LABEL_CUE = re.compile(
     r"(?i)(?:option|choice|choose|chose|pick|select|answer|letter|say|is|be|with|so|it's|→|:|=|"
     r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
 )
-_VERB_AFTER = re.compile(r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è)\b")
+_VERB_AFTER = re.compile(
+    r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -203,10 +206,11 @@ def _stands_alone(text: str, place: int) -> bool:
         return False
     before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
     # I'd, l'A, A-level, C++, C#, $A$ aside.
+    joins = "'’-+#&" if text[place].isdecimal() else "'’-+#&/"
     return not (
-        (after in "'’-+#&/" and after and text[place + 2 : place + 3].strip())
+        (after in joins and after and text[place + 2 : place + 3].strip())
         or (after in "+#" and after)
-        or (before in "'’-&/" and before and text[place - 2 : place - 1].isalnum())
+        or (before in joins and before and text[place - 2 : place - 1].isalnum())
     )
 
 
@@ -256,43 +260,6 @@ def _is_denied(text: str, one: Mention) -> bool:
     before = text[max(0, one.start - _CONTEXT) : one.start].replace("’", "'")
     return (
         _NEGATION_BEFORE.search(before) is not None
+        or (text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None)
         or _NEGATION_AFTER.match(text[one.end : one.end + 24].replace("’", "'")) is not None
     )
-
-
-def labels_scorer(choices: Sequence[str]) -> Scorer:
-    """Several labels for each prompt, in any order: F1 of the set that the answer names against the
-    reference's set. Strictly, both sets are equal."""
-    known = {normalise(choice): choice for choice in choices}
-
-    def mark(answer: str, reference: str) -> Mark:
-        wanted = set(_listed(reference, known))
-        given = {normalise(one.choice) for one in mentions(answer, choices)}
-        parts = {normalise(part) for part in _parts(answer)}
-        if parts and parts <= known.keys():
-            given = parts
-        common = len(wanted & given)
-        score = 2 * common / (len(wanted) + len(given)) if wanted or given else 1.0
-        found: Found = "one" if given or not wanted else "none"
-        return Mark(score, float(wanted == given), float(wanted <= given), found)
-
-    def problem(reference: str) -> str:
-        unknown = [part for part in _parts(reference) if normalise(part) not in known]
-        return f"{shortened(unknown[0], 30)} is none of the choices" if unknown else ""
-
-    return Scorer(mark, problem)
-
-
-def labels_of(references: Sequence[str]) -> list[str]:
-    """Every label that stands in the references, lists separated by commas, semicolons or lines."""
-    return sorted({part for reference in references for part in _parts(reference)})
-
-
-def _listed(reference: str, known: dict[str, str]) -> list[str]:
-    return [normalise(part) for part in _parts(reference) if normalise(part) in known]
-
-
-def _parts(text: str) -> list[str]:
-    inner = text.strip().strip("[]{}()")
-    parts = re.split(r"[,;|\n，；、،؛]", inner)
-    return [stripped for part in parts if (stripped := part.strip(" \t'\"`*-•"))]

@@ -20,6 +20,9 @@ from tuneserve.bench.tasks.scorers.texts import fold
 
 _FENCE = re.compile(r"```\w*[ \t]*\n?(.*?)```", re.DOTALL)
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
+_BARE_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
+_COMMENT = re.compile(r"//[^\n\"]*$|/\*.*?\*/", re.MULTILINE)
+_STRAIGHT = str.maketrans("“”„", '"""')
 _MOST_PAIRS = 10_000  # of list elements compared with each other
 _MOST_STARTS = 50  # brackets in prose at which JSON may begin
 _LARGEST_LITERAL = 100_000  # characters that are read as Python
@@ -65,7 +68,7 @@ def read_json_value(text: str) -> tuple[Any, bool]:
     """The JSON value in a text (MISSING if there is none), and whether the text is valid JSON.
 
     Looked for in this order: the whole text, a code fence, the first object or list in prose; each
-    also with trailing commas and as Python writes it.
+    also with trailing commas, comments, bare keys, curly quotes, and as Python writes it.
     """
     stripped = text.strip().removeprefix("\ufeff")
     fences = _FENCE.findall(stripped)
@@ -100,9 +103,11 @@ def _no_constant(name: str) -> Any:
 
 
 def _lenient(text: str) -> Any:
-    for form in (text, _TRAILING_COMMA.sub("", text)):
+    plain = _TRAILING_COMMA.sub("", text)
+    bare = _BARE_KEY.sub(r'\1"\2":', _COMMENT.sub("", plain).translate(_STRAIGHT))
+    for form in (text, plain, _TRAILING_COMMA.sub("", bare)):
         try:
-            return json.loads(form)
+            return json.loads(form, strict=False)
         except (ValueError, RecursionError):
             pass
     if text[:1] not in ("{", "[") or len(text) > _LARGEST_LITERAL:

@@ -45,7 +45,9 @@ _NO_NUMBERS = "|".join(
         r"(?<![\w.,])\d+(?![eE][-+]?\d+(?!\w))(?!(?:[kcmdµμ]?m|ft|in|yd|mi)\d\b)[A-Za-z]+\d\w*",
         r"(?<=[\w)])_\{?\w+\}?",
         rf"(?<=[{_LETTER})\s])\^\{{?[-+]?\d+\}}?",  # m^2
-        r"√\s?\d+(?:\.\d+)?|\\sqrt(?:\[\d+\])?\s?\{?\d+\}?",
+        r"\d*\s?(?:√\s?\d+(?:\.\d+)?|\\sqrt(?:\[\d+\])?\s?\{?\d+\}?)",
+        r"\\[dtc]?frac\s*\{[^{}]*\}\s*\{[^{}]*\}",  # those of numbers are plain by now
+        r"(?<!\d)[12]\d{3}-(?:0[1-9]|1[0-2])(?![\d.,-])",
         r"±\s?\d+(?:[.,]\d+)?",
     ]
 )
@@ -141,6 +143,8 @@ def prepare(text: str) -> str:
     if "\\" in text or "{,}" in text or "~" in text:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
+    text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
+    text = re.sub(r"(?i)\b(?:minus|negative)\s+(?=[\d.$€£])", " -", text)
     # Emphasis and dollars around a number are no part of it.
     return re.sub(r"(?<![\w\\])[$€£¥₹]\s?(?=[-+]?[\d.])|\*\*|``?", "", text) if text else text
 

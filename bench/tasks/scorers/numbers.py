@@ -50,7 +50,7 @@ def the_number(text: str) -> tuple[Number | None, Found]:
         for part in (_right_side(sentence), sentence, after):
             if numbers := find_numbers(part):
                 return numbers[0], "one"
-    numbers = find_numbers(plain)
+    numbers = find_numbers(_NEGATED.sub(" ", plain)) or find_numbers(plain)
     if not numbers:
         return None, "none"
     return numbers[-1], "several" if len({one.value for one in numbers}) > 1 else "one"

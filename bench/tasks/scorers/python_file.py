@@ -60,9 +60,12 @@ def scorer_files(place: str) -> list[Path]:
     path, _ = _place(place)
     folder = path.resolve().parent
     found = {path}
-    for module in list(sys.modules.values()):
+    for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file and folder in Path(file).parents and "site-packages" not in file:
+        # A checkout of this package, or an environment, may lie in that folder too.
+        if not file or name.partition(".")[0] == "tuneserve" or "site-packages" in file:
+            continue
+        if folder in Path(file).parents:
             found.add(Path(file))
     return sorted(found)
 

@@ -14,6 +14,7 @@ _QUOTES = dict.fromkeys("‘’‚‛ʼ＇`´", "'") | dict.fromkeys("“”„�
 _MARKS_OF_SIZE = {"<super>": "^", "<sub>": "_"}
 # P* that mean something at the end of a text (50 %, C#, 3/4) are no decoration of it.
 _MEANT = frozenset("%‰٪#&@/\\")
+_LONG_DASHES = "\u2014\u2015"  # they part sentences, and open direct speech
 _OPENERS = frozenset("`*_~")  # of Markdown; two of them are symbols to Unicode
 # Their words are written without spaces between them, or (Hangul) with particles attached.
 _UNSPACED = re.compile(
@@ -81,7 +82,7 @@ def _without_form(text: str) -> Iterator[str]:
             yield (_MARKS_OF_SIZE[form] if apart else "") + str(unicodedata.digit(char))
         elif form == "<fraction>" and before.isdecimal():
             yield f" {char}"
-        elif unicodedata.category(char) == "Pd" or char == "\u2212":
+        elif char == "\u2212" or (unicodedata.category(char) == "Pd" and char not in _LONG_DASHES):
             yield "-"
         else:
             yield _QUOTES.get(char, char)
@@ -109,7 +110,7 @@ def _is_edge(text: str, place: int) -> bool:
         )
         if char == "-":
             # A dash of a list or of direct speech; -x and --flag are something else.
-            return not digits and (following == " " or not following)
+            return not digits and text[place:].lstrip("-")[:1] in ("", " ")
         return char == "." and not digits
     if char == "#":
         return text[place:].lstrip("#")[:1] == " "

@@ -57,6 +57,8 @@ def test_letters_are_told_from_words(answer: str, letter: str | None) -> None:
         ("Правильный ответ: В", list("АБВГ"), "В"), ("В этом случае Б", list("АБВГ"), "Б"),
         ("我选乙。", list("甲乙丙丁"), "乙"), ("3", ["1", "2", "3"], "3"),
         ("The answer is 2, since 1 is wrong", ["1", "2", "3"], "2"),
+        ("There is no contradiction; entailment.", ["entailment", "contradiction"], "entailment"),
+        ("Rating: 4 out of 5", list("12345"), "4"), ("4/5", list("12345"), "4"),
         ("New York City", ["new york", "los angeles"], "new york"),
     ],
 )  # fmt: skip
@@ -101,6 +103,7 @@ def test_what_was_found_and_in_what_form() -> None:
     both = scorer.mark("Maybe yes, maybe no.", "no")
     assert (both.score, both.lenient, both.found) == (0.0, 1.0, "several")
     assert scorer.mark("Perhaps.", "no").found == "none"
+    assert settled_choice("A or B", ["A", "B", "C"])[1] == "several"
 
 
 def test_choices_are_the_references_where_none_are_given() -> None:

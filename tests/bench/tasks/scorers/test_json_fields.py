@@ -48,6 +48,9 @@ def test_json_is_scored_by_field(answer: str, reference: str, score: float) -> N
         "{'a': 1, 'b': 'x'}",
         '{"a": 0, "a": 1, "b": "x"}',
         '```\n{"a": 1, "b": "x"}',
+        '{a: 1, "b": "x"}',
+        "{“a”: 1, “b”: “x”}",
+        '{"a": 1, // one\n "b": "x",}',
         'Sets like {1, 2} aside: {"a": 1, "b": "x"}',
     ],
 )

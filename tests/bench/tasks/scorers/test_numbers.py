@@ -23,7 +23,7 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
     ],
     "sign": [
         ("−5", -5.0), ("–5 °C", -5.0), ("-$5", -5.0), ("$-5", -5.0), ("x = - 5", -5.0),
-        ("pages 3-5", 5.0), ("pages 3–5", 5.0), ("−\u00a05", 5.0), ("5 ± 0.1", 5.0),
+        ("pages 3-5", 5.0), ("pages 3–5", 5.0), ("minus 5", -5.0), ("5 ± 0.1", 5.0),
     ],
     "separators": [
         ("1.234,56 €", 1234.56), ("1.234 €", 1234.0), ("1.234", 1.234), ("1.234.567", 1234567.0),
@@ -45,7 +45,8 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
     ],
     "powers": [
         ("6.02 × 10^23", 6.02e23), (r"3 \times 10^{5}", 3e5), ("1.5×10³", 1500.0), ("10²", 100.0),
-        ("10^2", 100.0), ("5 million", 5e6),
+        ("10^2", 100.0),
+        ("5*10**3", 5000.0), ("5 million", 5e6),
     ],
     "units": [
         ("25 m2", 25.0), ("25m²", 25.0), ("40 g of CO2", 40.0), ("5 kg/m^3", 5.0),
@@ -59,6 +60,10 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
         ("x_2", None), (r"x_{12}", None), ("e5", None), ("9" * 400, None), ("1" + "0" * 330, None),
         ("1e999", None), ("-" + "9" * 5000, None), ("∞", None), ("inf", None), ("nan", None),
         ("3f2a", None),
+        ("√2", None),
+        ("2√2", None),
+        (r"\frac{\pi}{2}", None),
+        ("2020-01", None),
     ],
     "which one": [
         (r"\boxed{42}. Checked in 2 ways", 42.0), (r"\boxed{\frac{1}{4}}", 0.25),
@@ -68,6 +73,7 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
         ("**Answer:** -7 (since 3-10)", -7.0), ("the answer is not 5 but 7", 7.0),
         ("Die Antwort ist 5. Das sind 2 mehr.", 5.0), ("Ответ: 5 (из 7)", 5.0),
         ("答案是42。共3步", 42.0), ("So the answer is:\n\n42 apples", 42.0),
+        ("It's 7 (seven), not 8.", 7.0),
         ("5\n\n1. Count\n2. Add", 5.0), ("1. 7\n2. 8", 8.0),
     ],
 }  # fmt: skip
