@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuneserve.bench.against import Rival, ask_rivals, find_rivals
+from tuneserve.bench.against import Rival, ask_rivals, find_rivals, prepare_rivals
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import FAILED, Report
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
@@ -62,6 +62,7 @@ def run_bench(
     if run.bench.exists() and not (force or rescore):
         raise OutputExistsError(run.bench, hint=AGAIN)
     job = prepare(run, recipe, converted)
+    prepared = prepare_rivals(rivals, job)
     journal_path = run.root / JOURNAL
     with run.alone(), run.stage("bench", keep=True) as running:
         anew = force and not rescore
@@ -72,7 +73,7 @@ def run_bench(
             store = BaseStore(run.root.parent, job.hashes["base"])
             _use_again(journal, None if anew else store, keys, job)
             others = _measure(job, journal, store)
-            report = make_report(job, journal, others, ask_rivals(rivals, job, journal))
+            report = make_report(job, journal, others, ask_rivals(prepared, job, journal))
             _warn(report)
             running.withdraw()
             write_report(report, run.bench)
