@@ -6,10 +6,13 @@ share much; how often a model is called different from one that is as good; how 
 as large as the one called smallest detectable is shown; how often a gap between groups is called
 widened.
 
-Wanted: coverage from 93 to 97 %, above only where the figure takes so few values that no interval
-can hold the truth exactly so often (marked *); no interval of zero width; false alarms at most 5 %;
-the smallest detectable difference shown 4 times in 5. `–`: no interval is given. Shares are of
---benchmarks draws, so that each may be two standard errors beside the bound (1.1 points at 2,000).
+Wanted: coverage from 93 to 97 %. Above only where the figure takes few values or few prompts
+differ, so that no interval can hold the truth exactly so often, and for right or wrong with
+sources, where the longer of two intervals is taken (both marked *); up to 98.5 % with sources of
+unequal sizes, whose standard errors are on the safe side. No interval of zero width, false alarms
+at most 5 %, the smallest detectable difference shown 4 times in 5. `–`: no interval is given.
+Shares are of --benchmarks draws, so that each may be two standard errors beside the bound (1.0
+point at 2,000).
 
     python benchmarks/bench_coverage.py [--benchmarks 2000] [--part prompts …] [--json]
 
@@ -23,10 +26,11 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 
 # Each process computes one design: its linear algebra needs no threads of its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -43,7 +47,7 @@ from bench_simulation import (
     power_at_smallest,
 )
 
-LOWEST, HIGHEST, MOST_ALARMS = 0.93, 0.97, 0.05
+LOWEST, HIGHEST, HIGHEST_UNEVEN, MOST_ALARMS = 0.93, 0.97, 0.985, 0.05
 LEAST_POWER, LEAST_SHOWN = 0.75, 0.8
 PROMPTS = (10, 20, 50, 100, 500)
 SOURCES = (2, 3, 5, 8, 20)
@@ -74,9 +78,11 @@ def is_good(found: Found, slack: float) -> bool:
     """Within bounds but for the error of simulation?"""
     if found.refused:
         return True
-    highest = 1.0 if DRAWS[found.design.kind].discrete else HIGHEST + slack
+    highest = HIGHEST_UNEVEN if found.design.uneven else HIGHEST
+    if DRAWS[found.design.kind].discrete:
+        highest = 1.0
     silent = found.called is None or found.design.kind not in EQUAL or found.called <= MOST_ALARMS
-    return LOWEST - slack <= found.covered <= highest and found.no_width == 0 and silent
+    return LOWEST - slack <= found.covered <= highest + slack and found.no_width == 0 and silent
 
 
 def by_prompts() -> list[Design]:
@@ -92,25 +98,31 @@ def by_sources() -> list[Design]:
     ]
 
 
-def show(title: str, columns: Sequence[int], found: Sequence[Found]) -> None:
-    """A table of coverage, then one of false alarms."""
+def show(title: str, columns: Sequence[int], found: Iterable[Found]) -> list[Found]:
+    """A table of coverage, row by row as they are found, then one of false alarms."""
     width = len(columns)
-    rows = [found[first : first + width] for first in range(0, len(found), width)]
-    print(f"\n| {title} | design | {' | '.join(map(str, columns))} |")
-    print("|---|---|" + "---:|" * width)
+    rows: list[list[Found]] = []
+    _header(title, columns)
+    each = iter(found)
+    while row := list(islice(each, width)):
+        rows.append(row)
+        _line(row, ["–" if one.refused else f"{100 * one.covered:.1f}" for one in row])
+    _header("A/A called different, %", columns)
     for row in rows:
-        kind = DRAWS[row[0].design.kind]
-        shares = ["–" if one.refused else f"{100 * one.covered:.1f}" for one in row]
-        about = kind.about + (", uneven" if row[0].design.uneven else "") + "*" * kind.discrete
-        print(f"| {kind.quantity} | {about} | {' | '.join(shares)} |", flush=True)
-    print(f"\n| A/A called different, % | design | {' | '.join(map(str, columns))} |")
-    print("|---|---|" + "---:|" * width)
-    for row in rows:
-        kind = DRAWS[row[0].design.kind]
         if row[0].design.kind in EQUAL:
-            shares = ["–" if one.called is None else f"{100 * one.called:.1f}" for one in row]
-            about = kind.about + (", uneven" if row[0].design.uneven else "")
-            print(f"| {kind.quantity} | {about} | {' | '.join(shares)} |", flush=True)
+            _line(row, ["–" if one.called is None else f"{100 * one.called:.1f}" for one in row])
+    return [one for row in rows for one in row]
+
+
+def _header(title: str, columns: Sequence[int]) -> None:
+    print(f"\n| {title} | design | {' | '.join(map(str, columns))} |")
+    print("|---|---|" + "---:|" * len(columns), flush=True)
+
+
+def _line(row: Sequence[Found], cells: Sequence[str]) -> None:
+    kind = DRAWS[row[0].design.kind]
+    about = kind.about + ", uneven" * row[0].design.uneven + "*" * kind.discrete
+    print(f"| {kind.quantity} | {about} | {' | '.join(cells)} |", flush=True)
 
 
 def show_powers(powers: Sequence[float]) -> None:
@@ -157,8 +169,7 @@ def main() -> int:
         ):
             if name in wanted:
                 search = partial(find, benchmarks=options.benchmarks, seed=SEED)
-                cases = list(pool.map(search, designs))
-                show(title, columns, cases)
+                cases = show(title, columns, pool.map(search, designs))
                 found[name] = [asdict(case) for case in cases]
                 good &= all(is_good(case, slack) for case in cases)
         if "power" in wanted:

@@ -82,6 +82,10 @@ class ModelSizes:
             n_embd=shape.hidden, n_ff=shape.intermediate, n_vocab=shape.vocabulary,
         )  # fmt: skip
 
+    def taken(self, settings: ServeSettings) -> int:
+        """Bytes on a GPU that has all layers: weights, KV cache, buffers."""
+        return self.offloadable + self.kv_bytes(settings) + self.buffer_bytes(settings)
+
     @property
     def offloadable(self) -> int:
         """Bytes of weights on the GPU if all layers are."""
@@ -124,8 +128,12 @@ class Offload:
     reason: str
 
 
-def largest_offload(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> Offload:
-    """As many layers as fit into `free_bytes` of GPU memory."""
+def largest_offload(
+    sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int, draft: ModelSizes | None = None
+) -> Offload:
+    """As many layers as fit into `free_bytes` of GPU memory, beside all of a `draft` model."""
+    if draft is not None:
+        free_bytes = max(0, free_bytes - draft.taken(draft_settings(settings)))
     total = len(sizes.layers) + 1
     budget = free_bytes - MARGIN_BYTES - sizes.buffer_bytes(settings)
     per_layer_cache = sizes.kv_bytes_per_layer(settings)
@@ -146,43 +154,70 @@ def largest_offload(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: i
     return Offload(count, total, reason)
 
 
-def longest_context(sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int) -> int:
+def longest_context(
+    sizes: ModelSizes, settings: ServeSettings, *, free_bytes: int, draft: ModelSizes | None = None
+) -> int:
     """The largest settings.ctx, a multiple of CONTEXT_STEP, with which all layers fit into
-    `free_bytes` of GPU memory; 0 if they never do."""
+    `free_bytes` of GPU memory, beside a `draft` model; 0 if they never do."""
 
     def too_long(ctx: int) -> bool:
         tried = settings.model_copy(update={"ctx": ctx})
-        offload = largest_offload(sizes, tried, free_bytes=free_bytes)
+        offload = largest_offload(sizes, tried, free_bytes=free_bytes, draft=draft)
         return offload.layers < offload.total
 
     contexts = range(CONTEXT_STEP, _LONGEST_CONTEXT + 1, CONTEXT_STEP)
     return bisect.bisect_left(contexts, True, key=too_long) * CONTEXT_STEP
 
 
-def offload_now(path: Path, settings: ServeSettings) -> Offload:
-    """As many layers of this GGUF as fit into the GPU memory that is free now, and into
-    settings.vram; 0 without a GPU."""
-    free = free_gpu_memory()
-    if not free:
-        return Offload(0, 0, "no GPU that the installed llama-cpp-python can use")
-    return largest_offload(read_sizes(path), settings, free_bytes=usable_bytes(free, settings))
-
-
 def with_gpu_layers(path: Path, settings: ServeSettings, *, tell: bool = False) -> ServeSettings:
     """Settings with 'auto' GPU layers replaced by as many as fit beside what is loaded now;
-    `tell`: say how many and why."""
+    `tell`: say how many and why.
+
+    A draft model comes first: it is small, and every step waits for several of its own."""
+    free = free_gpu_memory()
+    usable = usable_bytes(free, settings) if free else 0
+    if settings.drafts:
+        layers, taken = _draft_layers(settings, usable, tell=tell)
+        usable = max(0, usable - taken)
+        settings = settings.model_copy(update={"draft_gpu_layers": layers})
     if settings.gpu_layers >= 0:
         return settings
-    offload = offload_now(path, settings)
+    offload = Offload(0, 0, "no GPU that the installed llama-cpp-python can use")
+    if free:
+        offload = largest_offload(read_sizes(path), settings, free_bytes=usable)
     if tell:
         say(f"GPU layers: {offload.layers} ({offload.reason})")
     return settings.model_copy(update={"gpu_layers": offload.layers})
 
 
+def draft_settings(settings: ServeSettings) -> ServeSettings:
+    """What a draft model's memory depends on: it has the same context, and embeds nothing."""
+    return settings.model_copy(update={"embeddings": False})
+
+
+def _draft_layers(settings: ServeSettings, usable: int, *, tell: bool) -> tuple[int, int]:
+    """How many of the draft model's layers go to the GPU, and the bytes that they take there."""
+    assert settings.draft is not None
+    sizes, settings = read_sizes(settings.draft), draft_settings(settings)
+    total = len(sizes.layers) + 1
+    layers = min(settings.draft_gpu_layers, total)
+    if layers < 0:
+        layers = largest_offload(sizes, settings, free_bytes=usable).layers
+        if tell and usable:
+            say(f"GPU layers of the draft model: {layers} of {total}")
+    if not layers or not usable:
+        return layers, 0
+    count = layers - 1  # The output layer goes first, then the last layers.
+    on_gpu = sum(sizes.layers[len(sizes.layers) - count :]) + sizes.output
+    cache = count * sizes.kv_bytes_per_layer(settings)
+    return layers, on_gpu + cache + sizes.buffer_bytes(settings)
+
+
 def offline_settings(serve: ServeSettings, *, ctx: int, slots: int) -> ServeSettings:
     """Settings for an engine that works through a list of prompts without a server: a context for
-    every prompt answered at a time, no limit of time, and no prefixes kept of prompts that are done
-    (a later one would be computed from another place, in other last digits, after a kill)."""
+    every prompt answered at a time, no limit of time, no draft model, and no prefixes kept of
+    prompts that are done (a later one would be computed from another place, in other last digits,
+    after a kill)."""
     return serve.model_copy(
         update={
             "ctx": ctx,
@@ -191,6 +226,7 @@ def offline_settings(serve: ServeSettings, *, ctx: int, slots: int) -> ServeSett
             "answer_seconds": 0,
             "prefix_share": 0.0,
             "prefix_ram": 0.0,
+            "draft": None,
         }
     )
 

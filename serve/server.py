@@ -47,7 +47,8 @@ def serve(
     Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
     TuneserveError if llama.cpp can't load the model, and at the end if requests were cut off.
     """
-    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values()):
+    draft = [settings.draft] if settings.draft else []
+    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
         check_is_gguf(path)
     _check_tls(settings)
     _check_log(settings)
@@ -64,6 +65,8 @@ def serve(
                 "use --api-key-file, or --host 127.0.0.1"
             )
         settings = with_gpu_layers(model_path, settings, tell=True)
+        if settings.draft is not None and not settings.drafts:
+            say("note: the draft model is not loaded, since speculate is off")
         say(f"loading {model_path}")
         service = Service(model_path, name, settings, adapters=adapters, lora=lora)
         if settings.mlock and not locked_bytes():
@@ -71,6 +74,8 @@ def serve(
                 "warning: the model could not be locked in RAM; raise the limit of locked memory "
                 "(ulimit -l)"
             )
+        if service.engine.model.mtp_layers:
+            say("note: the model has heads for multi-token prediction (MTP), which are not used")
         cells = service.engine.stats().cells
         if cells != settings.ctx:
             say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 from click.core import ParameterSource
+from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 from tuneserve.recipe import load_recipe, nearest, section_model, validate
@@ -122,7 +123,8 @@ def _split_list(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
 def _click_type(kind: Any, field: FieldInfo) -> Any:
     """click's type for a setting of this kind; None leaves a flag to click."""
     if typing.get_origin(kind) is Literal:
-        return Words([str(value) for value in typing.get_args(kind)])
+        checks = [one.func for one in field.metadata if isinstance(one, BeforeValidator)]
+        return Words([str(value) for value in typing.get_args(kind)], checks)
     if kind is bool:
         return None
     if kind is Path:
@@ -136,12 +138,19 @@ def _click_type(kind: Any, field: FieldInfo) -> Any:
 
 
 class Words(click.Choice[str]):
-    """One of a few words, in upper or lower case."""
+    """One of a few words, in upper or lower case. `checks` are the setting's own, which may have a
+    reason for a word that is none of them."""
 
-    def __init__(self, choices: Sequence[str]) -> None:
+    def __init__(self, choices: Sequence[str], checks: Sequence[Callable[..., Any]] = ()) -> None:
         super().__init__(choices, case_sensitive=False)
+        self._checks = checks
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        for check in self._checks:
+            try:
+                check(value)
+            except ValueError as error:
+                return f"{error} (got {value!r})"
         return f"{value!r} is none of the words: {nearest(str(value), list(self.choices))}"
 
 

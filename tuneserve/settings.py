@@ -531,6 +531,22 @@ class ServeSettings(Section):
         "for answers that repeat their prompt: where it makes them faster (auto; not where a seed "
         "asks for the same answer again), wherever there is room (always), or never.",
     )
+    draft: Path | None = Field(
+        None,
+        description="GGUF of a small model with the same vocabulary, which guesses what the served "
+        "one writes next.",
+    )
+    draft_tokens: int = Field(
+        8, ge=1, le=32, description="Tokens that the draft model guesses in a row at most."
+    )
+    draft_gpu_layers: int = Field(
+        -1,
+        ge=-1,
+        le=10_000,
+        json_schema_extra={"words": GPU_LAYER_WORDS},
+        description="The draft model's layers on the GPU: a number, all, or auto (-1) = as many as "
+        "fit; the served model's auto layers get what is left.",
+    )
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
@@ -627,10 +643,15 @@ class ServeSettings(Section):
         return text
 
     @property
+    def drafts(self) -> bool:
+        """Is a draft model loaded?"""
+        return self.draft is not None and self.speculate != "off"
+
+    @property
     def prefix_disk_bytes(self) -> int:
         return 0 if self.prefix_disk == "0" else parse_size(self.prefix_disk)[1]
 
-    @field_validator("gpu_layers", mode="before")
+    @field_validator("gpu_layers", "draft_gpu_layers", mode="before")
     @classmethod
     def _layers_in_words(cls, value: object) -> object:
         return GPU_LAYER_WORDS.get(value, value) if isinstance(value, str) else value

@@ -184,8 +184,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def caution(
     accuracy: AccuracyComparison, counts: Mapping[str, AnswerCounts], max_tokens: int
 ) -> list[str]:
-    """What makes both models' scores say less than they seem to, as sentences: answers cut off or
-    empty, a task that both fail or both can do. `counts`: of 'base' and 'tuned'."""
+    """What makes both models' scores say less than they seem to, as sentences that follow a colon:
+    answers cut off or empty, a task that both fail or both can do. `counts`: of 'base' and
+    'tuned'."""
     found = []
     for ended, how in (
         ("length_limited", f"cut at max_tokens {max_tokens}"),
@@ -197,18 +198,17 @@ def caution(
             models = " and ".join(
                 f"{percent(share)} of the {name} model's" for name, share in shares.items()
             )
-            found.append(f"Caution: {models} answers were {how}.")
+            found.append(f"{models} answers were {how}.")
     best = max(accuracy.base.value, accuracy.tuned.value)
     worst = min(accuracy.base.value, accuracy.tuned.value)
     if best < FLOOR:
         found.append(
-            f"Caution: both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
+            f"both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
             "right answers are not recognized: it can't tell them apart."
         )
     if worst > CEILING:
         found.append(
-            f"Caution: both score above {percent(CEILING, 0)}; the task is too easy to tell them "
-            "apart."
+            f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."
         )
     return found
 
@@ -243,7 +243,8 @@ def judge(
         sentence = f"No difference shown: the tuned model {scored} ({evidence}). {reach(accuracy)}"
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
-    return Verdict(outcome, " ".join([sentence, *cautions]), list(cautions))
+    said = [f"Caution: {sentence}" for sentence in cautions]
+    return Verdict(outcome, " ".join([sentence, *said]), list(cautions))
 
 
 def decide(gain: Estimate, p: float, confidence: float) -> Outcome:

@@ -134,12 +134,13 @@ def judge_forgetting(
     margins are excluded everywhere (non-inferiority); elsewhere how large a loss is not."""
     if not tasks and not texts:
         return Verdict("not measured", "Whether something was forgotten was not measured.")
-    cautions = [f"{task.name}: {sentence}" for task in tasks for sentence in task.cautions]
+    cautions = [f"{task.name}: {caution}" for task in tasks for caution in task.cautions]
+    said = [f"Caution, {sentence}" for sentence in cautions]
     lost = [_task_loss(task) for task in tasks if task.outcome == "worse"]
     lost += [_text_loss(text) for text in texts if text.outcome == "worse"]
     if lost:
         sentence = f"Something was forgotten: {'; '.join(lost)}."
-        return Verdict("forgotten", " ".join([sentence, *cautions]), cautions)
+        return Verdict("forgotten", " ".join([sentence, *said]), cautions)
     if all([*(task.kept for task in tasks), *(text.kept for text in texts)]):
         excluded = []
         if tasks:
@@ -148,12 +149,12 @@ def judge_forgetting(
             rise = _rise(settings.perplexity_margin)
             excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
         sentence = f"Nothing was forgotten: {' and '.join(excluded)} can be excluded."
-        return Verdict("nothing forgotten", " ".join([sentence, *cautions]), cautions)
+        return Verdict("nothing forgotten", " ".join([sentence, *said]), cautions)
     open_ends = [_task_not_excluded(task) for task in tasks if not task.kept]
     open_ends += [_text_not_excluded(text) for text in texts if not text.kept]
     unseen = "".join([*map(_unseen, tasks), *map(_unseen, texts)])
     sentence = f"No forgetting shown, nor excluded: {'; '.join(open_ends)}.{unseen}"
-    return Verdict("no forgetting shown", " ".join([sentence, *cautions]), cautions)
+    return Verdict("no forgetting shown", " ".join([sentence, *said]), cautions)
 
 
 def _task_loss(task: TaskComparison) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -87,16 +87,6 @@ def check_text(text: Any) -> None:
 def check_vector(vector: Any) -> None:
     assert len(vector) > 1, "an empty vector"
     assert any(value != 0 for value in vector), "a vector of zeros"
-
-
-@contextlib.contextmanager
-def effort_if_it_thinks() -> Iterator[None]:
-    """A thinking model takes a reasoning effort; one that does not think refuses it by name."""
-    try:
-        yield
-    except Exception as error:
-        if "does not think" not in str(error):
-            raise
 
 
 def run(package: str, *checks: Callable[[], Any], name: str = "") -> None:

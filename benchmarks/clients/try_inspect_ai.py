@@ -71,8 +71,7 @@ def several_answers() -> None:
 
 
 def reasoning_effort() -> None:
-    with checks.effort_if_it_thinks():
-        checks.check_text(_evaluate(reasoning_effort="low").completion)
+    checks.check_text(_evaluate(reasoning_effort="low").completion)
 
 
 async def responses() -> None:

@@ -61,8 +61,7 @@ def conversation() -> None:
 def thinking() -> None:
     agent: Any = Agent(chat_model)
     settings = {"max_tokens": TOKENS, "openai_reasoning_effort": "low"}
-    with checks.effort_if_it_thinks():
-        checks.check_text(agent.run_sync(QUESTION, model_settings=settings).output)
+    checks.check_text(agent.run_sync(QUESTION, model_settings=settings).output)
 
 
 def responses() -> None:

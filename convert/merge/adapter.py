@@ -273,10 +273,14 @@ def _weights_path(directory: Path) -> Path:
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
+UNSUPPORTED = ("fan_in_fan_out", "megatron_config", "alora_invocation_tokens")
+"""What of a configuration a merge can't do. An activated LoRA acts on a part of the tokens only."""
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     path = directory / "adapter_config.json"
     config = read_json(path)
-    unsupported = [name for name in ("fan_in_fan_out", "megatron_config") if config.get(name)]
+    unsupported = [name for name in UNSUPPORTED if config.get(name)]
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGE_THE_BASE):
         raise UsageError(

@@ -1,20 +1,23 @@
 """Adapters loaded and unloaded over HTTP, with an admin key. Paths, fields and answers are vLLM's:
-https://docs.vllm.ai/en/latest/features/lora.html"""
+https://docs.vllm.ai/en/latest/features/lora.html; the path that chooses among them is
+llama-server's."""
 
 from __future__ import annotations
 
 import asyncio
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Body, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.llama_server_routes import LORA_ADAPTERS
+from tuneserve.serve.api.lora_scales import MOST_SCALES, LoraScale, chosen_adapter
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import EngineError, UnknownAdapterError
 from tuneserve.serve.engine.adapter_directory import AdapterDirectory
@@ -22,8 +25,12 @@ from tuneserve.serve.engine.adapters import check_name
 
 LOAD = "/v1/load_lora_adapter"
 UNLOAD = "/v1/unload_lora_adapter"
-ADMIN_PATHS = frozenset({LOAD, UNLOAD})
-"""They ask for an admin key instead of an API key."""
+ADMIN_PATHS = frozenset({("POST", LOAD), ("POST", UNLOAD), ("POST", LORA_ADAPTERS)})
+"""Methods and paths that ask for an admin key instead of an API key."""
+
+SUCCESS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
@@ -52,18 +59,20 @@ class UnloadRequest(BaseModel):
 
 
 def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
-    """POST /v1/load_lora_adapter and /v1/unload_lora_adapter."""
+    """POST /v1/load_lora_adapter, /v1/unload_lora_adapter, /lora-adapters."""
     router = APIRouter()
+    # Response, since errors are JSON.
+    post = partial(router.post, response_class=Response, responses=SUCCESS)
 
-    @router.post(LOAD, response_class=PlainTextResponse)
-    async def load(body: LoadRequest) -> str:
+    @post(LOAD)
+    async def load(body: LoadRequest) -> PlainTextResponse:
         """Serve a LoRA adapter of the adapter directory under a name."""
         await asyncio.to_thread(_load, service, directory, body)
         say(f"adapter '{body.lora_name}' is served (asked for)")
-        return f"Success: LoRA adapter '{body.lora_name}' added successfully."
+        return _success(f"'{body.lora_name}' added")
 
-    @router.post(UNLOAD, response_class=PlainTextResponse)
-    async def unload(body: UnloadRequest) -> str:
+    @post(UNLOAD)
+    async def unload(body: UnloadRequest) -> PlainTextResponse:
         """Serve an adapter no more. Requests that have begun with it go on to their end."""
         try:
             await asyncio.to_thread(service.engine.unload_adapter, body.lora_name)
@@ -75,9 +84,24 @@ def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
                 param="lora_name",
             ) from error
         say(f"adapter '{body.lora_name}' is served no more (asked for)")
-        return f"Success: LoRA adapter '{body.lora_name}' removed successfully."
+        return _success(f"'{body.lora_name}' removed")
+
+    @router.post(LORA_ADAPTERS)
+    async def choose(
+        body: Annotated[list[LoraScale], Body(max_length=MOST_SCALES)],
+    ) -> dict[str, bool]:
+        """Let the adapter with the scale 1 answer the requests that name no model; none: the
+        base."""
+        chosen = chosen_adapter(body, service.engine.adapters.served, param="scale")
+        service.set_default(chosen)
+        say(f"requests that name no model get '{service.default}' (asked for)")
+        return {"success": True}
 
     return router
+
+
+def _success(what: str) -> PlainTextResponse:
+    return PlainTextResponse(f"Success: LoRA adapter {what} successfully.")
 
 
 def _load(service: Service, directory: AdapterDirectory, body: LoadRequest) -> None:

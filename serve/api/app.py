@@ -15,7 +15,12 @@ from fastapi.responses import HTMLResponse
 import tuneserve
 from tuneserve.serve.api import errors
 from tuneserve.serve.api.admin_routes import ADMIN_PATHS, admin_router
-from tuneserve.serve.api.anthropic.errors import AnthropicErrors, speaks_anthropic
+from tuneserve.serve.api.anthropic.errors import (
+    OVERLOADED,
+    AnthropicErrors,
+    speaks_anthropic,
+)
+from tuneserve.serve.api.anthropic.errors import ErrorBody as AnthropicError
 from tuneserve.serve.api.anthropic.models import model_info, model_page
 from tuneserve.serve.api.anthropic.routes import anthropic_router
 from tuneserve.serve.api.arrival import Arrival
@@ -23,7 +28,7 @@ from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.batches.routes import FILES, LARGEST_UPLOAD, batch_router
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
-from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.errors import AnyTextResponse, ApiError
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
 from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
@@ -36,6 +41,7 @@ from tuneserve.serve.api.protocol import (
 )
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.token_routes import text_router
+from tuneserve.serve.api.unread import DropUnread
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
@@ -46,6 +52,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     415: {"model": ErrorBody, "description": "A web page must say that it sends JSON."},
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
     503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
+}
+ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
+    OVERLOADED if status == 503 else status: {**told, "model": AnthropicError}
+    for status, told in ERRORS.items()
+}
+BATCH_ERRORS: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    403: {"model": ErrorBody, "description": "A web page of elsewhere may not upload files."},
+    409: {"model": ErrorBody, "description": "A batch that has not ended reads the file."},
+    507: {"model": ErrorBody, "description": "The disk is full."},
 }
 PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -71,14 +87,16 @@ def create_app(service: Service) -> FastAPI:
         title="tuneserve",
         version=tuneserve.__version__,
         description="OpenAI-compatible API of a model served by tuneserve.",
+        default_response_class=AnyTextResponse,
         lifespan=lifespan,
     )
     errors.install(app)
+    _describe_without_422(app)
     app.include_router(_status_router(service))
     app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
     app.include_router(responses_router(service), responses=ERRORS)
-    app.include_router(anthropic_router(service))
+    app.include_router(anthropic_router(service), responses=ANTHROPIC_ERRORS)
     app.include_router(llama_server_router(service), responses=ERRORS)
     admin = KeyRing(settings.admin_key_file)
     if admin.needed and service.adapter_directory is not None:
@@ -105,10 +123,12 @@ def create_app(service: Service) -> FastAPI:
                 "Retry-After",
                 "X-Tuneserve-Ignored",
                 "X-Tuneserve-Unenforced",
+                "X-Tuneserve-Inactive",
             ],
         )
     app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
+    app.add_middleware(DropUnread, seconds=settings.receive_seconds)
     return app
 
 
@@ -119,6 +139,7 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
         return None
     files = FileStore(settings.batch_dir, most_bytes=int(settings.batch_storage * (1 << 30)))
     store = BatchStore(files)
+    service.metrics.watch(store)
     runner = BatchRunner(store, app, places=settings.slots, longest=settings.max_body)
 
     def served() -> set[str]:
@@ -131,8 +152,24 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
         origins=settings.cors_origins,
         served=served,
     )
-    app.include_router(router, responses=ERRORS)
+    app.include_router(router, responses=BATCH_ERRORS)
     return runner
+
+
+def _describe_without_422(app: FastAPI) -> None:
+    """FastAPI describes its own status and body of wrong requests, which `errors` makes a 400."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        description = describe()
+        for operations in description["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        for schema in ("HTTPValidationError", "ValidationError"):
+            description["components"]["schemas"].pop(schema, None)
+        return description
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _status_router(service: Service) -> APIRouter:
@@ -192,7 +229,7 @@ def _status_router(service: Service) -> APIRouter:
 
 
 def _json(value: Mapping[str, Any]) -> Response:
-    return Response(to_json(value), media_type="application/json")
+    return AnyTextResponse(value)
 
 
 def _card(service: Service, name: str) -> ModelCard:

@@ -44,35 +44,38 @@ class Arrival:
             return
         if kind in NOT_SAID:
             headers["content-type"] = "application/json"
-        await self._app(scope, self._in_time(receive), send)
+        await self._app(scope, in_time(receive, self._seconds), send)
 
-    def _in_time(self, receive: Receive) -> Receive:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._seconds
-        more, left = True, MIB
 
-        async def received() -> Message:
-            nonlocal more, left, deadline
-            if not more:
-                # What comes behind the body is the client's leaving, whenever that is.
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise ApiError(
-                    408,
-                    f"The request's body does not arrive: less than 1 MiB in {self._seconds:g} s.",
-                    code="request_timeout",
-                    headers={"Connection": "close"},
-                ) from None
-            more = bool(message.get("more_body"))
-            left -= len(message.get("body", b""))
-            if left <= 0:
-                left, deadline = MIB, loop.time() + self._seconds
-            return message
+def in_time(receive: Receive, seconds: float) -> Receive:
+    """`receive` that raises ApiError (408) for a body that takes longer, or for each further
+    MiB."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    more, left = True, MIB
 
-        return received
+    async def received() -> Message:
+        nonlocal more, left, deadline
+        if not more:
+            # What comes behind the body is the client's leaving, whenever that is.
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise ApiError(
+                408,
+                f"The request's body does not arrive: less than 1 MiB in {seconds:g} s.",
+                code="request_timeout",
+                headers={"Connection": "close"},
+            ) from None
+        more = bool(message.get("more_body"))
+        left -= len(message.get("body", b""))
+        if left <= 0:
+            left, deadline = MIB, loop.time() + seconds
+        return message
+
+    return received
 
 
 def timed_protocol(seconds: float) -> type[asyncio.Protocol]:

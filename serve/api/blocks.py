@@ -92,14 +92,15 @@ class BlockReader:
             self._thought_tokens += len(delta.tokens)
         return steps
 
-    def finish(self, *, cut: bool) -> list[Step]:
-        """The end of the answer; an empty one is an empty text. `cut`: its tokens were used up."""
-        steps = self._steps(self._reader.finish(cut=cut))
+    def finish(self, completion: Completion) -> list[Step]:
+        """The end of the answer; an empty one is an empty text."""
+        rest = self._reader.finish(cut=completion.was_cut, stop=completion.stopped_by)
+        steps = self._steps(rest)
         if self._white and not self.called:
             steps += self._grow("text", self._white)
         if not self.blocks:
             steps += self._begin(Block(0, "text"))
-        self.blocks[-1].cut = cut
+        self.blocks[-1].cut = completion.was_cut
         return steps + self._end()
 
     def _steps(self, parts: Sequence[Part]) -> list[Step]:

@@ -14,6 +14,7 @@ from typing import Any
 import pydantic_core
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tuneserve.chat.template import TemplateError
@@ -141,6 +142,13 @@ def to_json(value: Mapping[str, Any] | str) -> bytes:
         return pydantic_core.to_json(value, inf_nan_mode="null")
     except pydantic_core.PydanticSerializationError:
         return pydantic_core.to_json(_encodable(value), inf_nan_mode="null")
+
+
+class AnyTextResponse(JSONResponse):
+    """An answer that may repeat half a character of its request."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content)
 
 
 def _encodable(value: Any) -> Any:

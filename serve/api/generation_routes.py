@@ -34,7 +34,7 @@ LONGEST_HEADER = 2000
 STREAMED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream` its chunks as server-sent events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {}},
     }
 }
 
@@ -47,21 +47,22 @@ def generation_router(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """The next turn of a conversation."""
-        name = service.resolve_model(body.model)
+        name = service.resolve_model(body.model, body.lora)
         check_fields(service, body)
         turn = await service.prepare(body)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
+        ignored = [*body.ignored, *turn.ignored]
+        told = notices(service, request, ignored, unenforced=turn.unenforced)
         writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
         answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
-        told = notices(service, request, body.ignored, unenforced=turn.unenforced)
         return await respond(service, request, body, answers, writer, headers=told)
 
     @router.post("/completions", include_in_schema=False)
     @router.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """The continuation of a text, without a chat template."""
-        name = service.resolve_model(body.model)
+        name = service.resolve_model(body.model, body.lora)
         check_fields(service, body)
         texts = listed(body.prompt)
         try:
@@ -102,6 +103,7 @@ async def respond(
 ) -> Response:
     """Send the answers, whole or as events, in the form of `writer`, with `headers`."""
     on_end = partial(_ended, service, request)
+    headers = {**(headers or {}), **_inactive(request, answers)}
     if body.stream:
         stream = EventStream(
             answers,
@@ -111,16 +113,14 @@ async def respond(
             ping_seconds=service.settings.ping_seconds,
             on_end=on_end,
         )
-        stream.headers.update(headers or {})
+        stream.headers.update(headers)
         return stream
     async with cancelled_when_gone(request.receive, answers.cancel) as gone:
         completions = await answers.completions()
     on_end(completions)
     if gone.done():
         raise client_left()
-    return Response(
-        writer.whole(completions), media_type="application/json", headers=dict(headers or {})
-    )
+    return Response(writer.whole(completions), media_type="application/json", headers=headers)
 
 
 def check_fields(service: Service, body: GenerationRequest) -> None:
@@ -150,8 +150,9 @@ def notices(
     unenforced: Sequence[str] = (),
 ) -> dict[str, str]:
     """Headers, and facts of the log, of what the request says without effect and of what its tools'
-    schemas ask for and the grammar can't enforce. Raises ApiError for the latter if the server is
+    schemas ask for and the grammar can't enforce. Raises ApiError for both if the server is
     strict."""
+    refuse_if_strict(service, ignored)
     if unenforced and service.settings.strict:
         place = unenforced[0].partition(":")[0]
         raise ApiError(
@@ -170,6 +171,19 @@ def notices(
             shown = re.sub("[^ -~]", "?", told[:LONGEST_HEADER])
             headers[f"X-Tuneserve-{header}"] = shown
     return headers
+
+
+def _inactive(request: Request, answers: Answers) -> dict[str, str]:
+    """A header, and a fact of the log, if answers are the base's since their prompts don't invoke
+    the adapter that was asked for."""
+    count = answers.inactive
+    if not count:
+        return {}
+    told = str(answers.adapter)
+    if count < len(answers):
+        told += f" ({count} of {len(answers)} answers)"
+    note(request.scope, inactive=told)
+    return {"X-Tuneserve-Inactive": re.sub("[^ -~]", "?", told)}
 
 
 def _ended(service: Service, request: Request, completions: Sequence[Completion]) -> None:

@@ -1,4 +1,5 @@
-"""Paths of llama-server's own that its clients use: the rendered prompt, and what is served."""
+"""Paths of llama-server's own that its clients use: the rendered prompt, what is served, and the
+adapters."""
 
 from __future__ import annotations
 
@@ -10,9 +11,13 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 import tuneserve
+from tuneserve.serve.api.lora_scales import ListedAdapter
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import SamplingParams
+from tuneserve.serve.engine.adapters import ServedAdapter
+
+LORA_ADAPTERS = "/lora-adapters"
 
 _SHOWN = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 
@@ -54,7 +59,7 @@ class Properties(TypedDict):
 
 
 def llama_server_router(service: Service) -> APIRouter:
-    """POST /apply-template, GET /props."""
+    """POST /apply-template, GET /props, GET /lora-adapters."""
     router = APIRouter()
 
     @router.post("/apply-template")
@@ -62,6 +67,11 @@ def llama_server_router(service: Service) -> APIRouter:
         """The prompt that the chat template makes of a conversation and its tools."""
         service.resolve_model(body.model)
         return RenderedPrompt(prompt=await asyncio.to_thread(service.conversation_text, body))
+
+    @router.get(LORA_ADAPTERS)
+    async def lora_adapters() -> list[ListedAdapter]:
+        """The adapters that requests may ask for."""
+        return [_listed(service, one) for one in service.engine.adapters.served]
 
     @router.get("/props")
     async def props() -> Properties:
@@ -87,3 +97,19 @@ def llama_server_router(service: Service) -> APIRouter:
         }
 
     return router
+
+
+def _listed(service: Service, one: ServedAdapter) -> ListedAdapter:
+    listed = ListedAdapter(
+        id=one.number,
+        name=one.name,
+        path=one.file,
+        scale=float(one.name == service.default),
+        task_name="",
+        prompt_prefix="",
+    )
+    if one.invocation:
+        text = b"".join(map(service.engine.model.token_bytes, one.invocation))
+        listed["alora_invocation_string"] = text.decode("utf-8", "replace")
+        listed["alora_invocation_tokens"] = [*one.invocation]
+    return listed

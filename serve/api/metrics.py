@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tuneserve.serve.engine import Completion, Engine
+from tuneserve.serve.engine import Completion, Engine, EngineStats
+from tuneserve.serve.engine.acceptance import SOURCES, Source
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -20,6 +22,9 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(EngineCollector(engine))
+        self.registry.register(AdapterCollector(engine))
+        self._batches = BatchCollector()
+        self.registry.register(self._batches)
         counter = partial(Counter, registry=self.registry)
         seconds = partial(Histogram, buckets=SECONDS, registry=self.registry)
         self._requests = counter("tuneserve_requests", "HTTP requests", ("path", "status"))
@@ -30,6 +35,10 @@ class Metrics:
             "tuneserve_first_token_seconds", "Time from a request to its first token"
         )
         self._whole = seconds("tuneserve_answer_seconds", "Time from a request to its end")
+
+    def watch(self, batches: CountedBatches) -> None:
+        """Tell these batches too."""
+        self._batches.batches = batches
 
     def answered(self, completion: Completion) -> None:
         """An answer has ended."""
@@ -48,6 +57,58 @@ class Metrics:
     def text(self) -> bytes:
         """The exposition format, as Prometheus reads it."""
         return generate_latest(self.registry)
+
+
+class CountedBatches(Protocol):
+    """What is told of batches."""
+
+    def by_status(self) -> Mapping[str, int]:
+        """How many there are in each status."""
+
+    @property
+    def lines_written(self) -> Mapping[str, int]:
+        """Lines since the process began, by how they ended."""
+
+
+class BatchCollector(Collector):
+    """Batches and their lines, if there are any to watch."""
+
+    batches: CountedBatches | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        if self.batches is None:
+            return
+        gauge = GaugeMetricFamily("tuneserve_batches", "Batches", labels=("status",))
+        for status, count in self.batches.by_status().items():
+            gauge.add_metric((status,), count)
+        yield gauge
+        lines = CounterMetricFamily(
+            "tuneserve_batch_lines", "Lines of batches that have ended", labels=("result",)
+        )
+        for result, count in self.batches.lines_written.items():
+            lines.add_metric((result,), count)
+        yield lines
+
+
+class AdapterCollector(Collector):
+    """The adapters in memory, and the requests for those that are served now: names come from
+    people who may load adapters, and there are at most as many as may be loaded."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._adapters = engine.adapters
+
+    def collect(self) -> Iterable[Metric]:
+        adapters = self._adapters
+        yield GaugeMetricFamily("tuneserve_adapters", "LoRA adapters in memory", adapters.loaded)
+        yield GaugeMetricFamily(
+            "tuneserve_adapter_bytes", "Size of the adapters in memory", adapters.loaded_bytes
+        )
+        requests = CounterMetricFamily(
+            "tuneserve_adapter_requests", "Answers asked of an adapter", labels=("adapter",)
+        )
+        for one in adapters.served:
+            requests.add_metric((one.name,), one.requests)
+        yield requests
 
 
 class EngineCollector(Collector):
@@ -73,8 +134,40 @@ class EngineCollector(Collector):
         )
         yield CounterMetricFamily("tuneserve_steps", "Steps of the engine", stats.steps)
         yield CounterMetricFamily(
-            "tuneserve_drafted_tokens", "Tokens computed as guesses", stats.drafted
+            "tuneserve_drafted_tokens", "Tokens computed as guesses", sum(stats.drafted.values())
         )
         yield CounterMetricFamily(
-            "tuneserve_accepted_tokens", "Guessed tokens that were right", stats.accepted
+            "tuneserve_accepted_tokens",
+            "Guessed tokens that were right",
+            sum(stats.accepted.values()),
         )
+        yield _by_source(
+            "drafted", "Tokens computed as guesses, by where they come from", stats.drafted
+        )
+        yield _by_source(
+            "accepted", "Guessed tokens that were right, by where they come from", stats.accepted
+        )
+        if stats.draft_cells:
+            yield from _of_draft_model(stats)
+
+
+def _by_source(name: str, text: str, counts: Mapping[Source, int]) -> Metric:
+    family = CounterMetricFamily(f"tuneserve_{name}_tokens_by_source", text, labels=("source",))
+    for source in SOURCES:
+        family.add_metric((source,), counts.get(source, 0))
+    return family
+
+
+def _of_draft_model(stats: EngineStats) -> Iterable[Metric]:
+    gauges = {
+        "kv_cells_used": ("The draft model's KV cache cells in use", stats.draft_cells_used),
+        "kv_cells": ("The draft model's KV cache cells", stats.draft_cells),
+        "usable": ("1 unless the draft model has failed", int(stats.draft_usable)),
+    }
+    for name, (text, value) in gauges.items():
+        yield GaugeMetricFamily(f"tuneserve_draft_{name}", text, value)
+    yield CounterMetricFamily(
+        "tuneserve_draft_refused",
+        "Steps in which the draft model's KV cache had no room for guesses",
+        stats.draft_refused,
+    )

@@ -122,7 +122,7 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
             f" + {facts['tokens']} tokens, first {facts['first_token_seconds']:.2f} s,"
             f" {facts['finish']}"
         )
-    for key in ("ignored", "unenforced"):
+    for key in ("ignored", "unenforced", "inactive"):
         tokens += f"  {key} {facts[key]}" if key in facts else ""
     now = datetime.now().strftime("%H:%M:%S")
     return f"{now} {scope['method']} {_path(scope)} {status} {seconds:.2f} s{tokens}  {request_id}"
@@ -223,7 +223,8 @@ def key_in(headers: Mapping[bytes, bytes]) -> bytes:
 
 class Guard:
     """ASGI middleware: 401 without a known key (if there are any), 413 for too long a body.
-    `special` are paths that have keys of their own, `larger` those with another `max_body`."""
+    `special` are methods and paths that have keys of their own, `larger` paths with another
+    `max_body`."""
 
     def __init__(
         self,
@@ -231,7 +232,7 @@ class Guard:
         *,
         keys: KeyRing,
         max_body: int,
-        special: Mapping[str, KeyRing] = MappingProxyType({}),
+        special: Mapping[tuple[str, str], KeyRing] = MappingProxyType({}),
         larger: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
@@ -248,7 +249,8 @@ class Guard:
         try:
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
             if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                self._check_key(headers, self._special.get(scope["path"], self._keys))
+                keys = self._special.get((scope["method"], scope["path"]), self._keys)
+                self._check_key(headers, keys)
             most = self._larger.get(scope["path"], self._max_body)
             self._check_length(headers.get(b"content-length", b"0"), most)
         except ApiError as error:

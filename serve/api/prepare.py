@@ -13,12 +13,13 @@ from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
 from tuneserve.llama import LlamaModel, TooManyTokensError
-from tuneserve.serve.api.effort import effort_of
+from tuneserve.serve.api.effort import Effort, effort_of
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.protocol import Bound, ChatRequest
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.loosened import compile_calls
+from tuneserve.serve.chat.recipients import RecipientReader
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import PromptTooLongError, SamplingParams
 
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 
+AnswerReader = PartReader | ChannelReader | RecipientReader
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """The next turn of a conversation, ready to be generated. `calls`: were tools offered?
     `functions`: the schemas of their arguments by name; `only_calls`: must one be called?
-    `unenforced`: what of their schemas the arguments may not satisfy, by place in the request."""
+    `unenforced`: what of their schemas the arguments may not satisfy, by place in the request.
+    `ignored`: fields that change nothing for this model. `continues`: the answer goes on with a
+    text that the request has begun."""
 
     prompt: list[int]
     sampling: SamplingParams
@@ -39,8 +45,12 @@ class Turn:
     functions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     only_calls: bool = False
     unenforced: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    continues: bool = False
 
-    def reader(self) -> PartReader | ChannelReader:
+    def reader(self) -> AnswerReader:
+        if self.form.text_name:
+            return RecipientReader(self.form, calls=self.calls, begun=self.continues)
         if self.form.in_channels:
             return ChannelReader(calls=self.calls)
         return PartReader(
@@ -71,19 +81,13 @@ def prepare_turn(
     thinks = can_think(template)
     effort = effort_of(request.reasoning_effort, template.source)
     budget = effort.budget if request.reasoning_budget is None else request.reasoning_budget
-    if not thinks and (request.reasoning_budget is not None or budget):
-        raise ApiError(
-            400,
-            "This model does not think: its chat template has no <think>.",
-            code="unsupported_parameter",
-            param="reasoning_effort" if request.reasoning_effort else "reasoning_budget",
-        )
     text, opening = render_request(template, request, special_tokens_of(model))
+    form = template_traits(template).form
+    addressed = form.text_name + form.middle if form.text_name and opening else ""
     try:
-        prompt = encode_text(model, text + opening, most=most_tokens)
+        prompt = encode_text(model, text + addressed + opening, most=most_tokens)
     except TooManyTokensError as error:
         raise PromptTooLongError(error.least, error.most, least=True) from error
-    form = template_traits(template).form
     # An answer that the client has begun can't go on with a call that only its beginning tells.
     can_call = bool(form.triggers) or request.must_call or not opening
     calls = bool(request.callable_tools) and can_call
@@ -99,13 +103,26 @@ def prepare_turn(
         ),
         form=form,
         calls=calls,
+        continues=bool(opening),
         unenforced=unenforced,
+        ignored=() if thinks else _without_thoughts(request, effort),
         functions={
             tool["function"]["name"]: tool["function"].get("parameters") or {}
             for tool in request.callable_tools
         },
         only_calls=calls and request.must_call,
     )
+
+
+def _without_thoughts(request: ChatRequest, effort: Effort) -> tuple[str, ...]:
+    """The fields that ask a model to think which can't; to think as little as it can is nothing
+    that is left undone."""
+    asked = {
+        "reasoning_effort": request.reasoning_effort not in (None, "none", "minimal")
+        and not effort.variables,
+        "reasoning_budget": bool(request.reasoning_budget),
+    }
+    return tuple(name for name, is_lost in asked.items() if is_lost)
 
 
 def _control_tokens(model: LlamaModel, form: CallForm) -> frozenset[int]:

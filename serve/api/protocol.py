@@ -7,6 +7,7 @@ ignored. Answers are plain dictionaries; their types say which fields are always
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired, Self
@@ -25,6 +26,7 @@ from typing_extensions import TypedDict
 
 from tuneserve.chat.template import normal_message
 from tuneserve.serve.api import no_effect
+from tuneserve.serve.api.lora_scales import LoraScales
 from tuneserve.serve.engine import SamplingParams
 
 MOST_CHOICES = 16
@@ -141,6 +143,8 @@ class GenerationRequest(RequestModel):
     without_effect = no_effect.OF_REQUESTS
     model: str | None = None
     """Name of a served model; see /v1/models."""
+    lora: LoraScales | None = None
+    """The adapter, as llama-server's clients say it: its id, with the scale 1."""
     temperature: Temperature | None = None
     """0 takes the most probable token. Default 1."""
     top_p: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
@@ -336,9 +340,10 @@ class TextPart(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _text_under_one_key(cls, part: Any) -> Any:
-        if not isinstance(part, dict) or part.get("type") not in _TEXT_KEYS:
+        kind = part.get("type") if isinstance(part, dict) else None
+        key = _TEXT_KEYS.get(kind) if isinstance(kind, str) else None
+        if key is None:
             return part
-        key = _TEXT_KEYS[part["type"]]
         given = {name: value for name, value in part.items() if name != "signature"}
         if key != "text" and key in given:
             given["text"] = given.pop(key)
@@ -376,8 +381,17 @@ def whole_arguments(arguments: Any) -> Any:
     return arguments if whole else json.dumps(value, ensure_ascii=False)
 
 
+_ESCAPED = re.compile(
+    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+"""Of JSON's escapes a backslash, a character in two halves, and a half without the other."""
+
+
 def _begun_json(text: str) -> Any:
-    """What there is of a JSON text that was cut. Raises ValueError."""
+    """What there is of a JSON text that was cut, at times between the halves of a character.
+    Raises ValueError."""
+    text = _ESCAPED.sub(lambda found: r"\ufffd" if found["half"] else found[0], text)
     try:
         return pydantic_core.from_json(text, allow_partial="trailing-strings")
     except (ValueError, TypeError):  # a TypeError for half a character

@@ -13,9 +13,11 @@ from typing import TypeVar
 
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_of
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import ApiError, too_long
+from tuneserve.serve.api.lora_scales import LoraScale, chosen_adapter
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
@@ -62,6 +64,7 @@ class Service:
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
         self.metrics = Metrics(self.engine)
         self.adapter_directory: AdapterDirectory | None = None
+        self._default = name
         try:
             self.template, self.no_template = self._load_template()
             if settings.adapter_dir is not None:
@@ -131,10 +134,34 @@ class Service:
         """The served models: the base under its name, then its adapters."""
         return [self.name, *self.adapters]
 
-    def resolve_model(self, asked: str | None) -> str:
-        """The served name a request means; without one, the base. Raises ApiError."""
+    @property
+    def default(self) -> str:
+        """What answers requests that name no model: the base, unless `set_default` chose an adapter
+        that is still there."""
+        if self._default not in self.names:
+            say(f"warning: '{self._default}' is gone; requests that name no model get the base")
+            self._default = self.name
+        return self._default
+
+    def set_default(self, name: str | None) -> None:
+        """Let this adapter (None: the base) answer requests that name no model."""
+        self._default = name or self.name
+
+    def resolve_model(self, asked: str | None, lora: Sequence[LoraScale] | None = None) -> str:
+        """The served name a request means by `model` and, in llama-server's way, `lora`; without
+        both, the default. Raises ApiError."""
+        if lora is not None and asked in (None, *self.names):
+            chosen = chosen_adapter(lora, self.engine.adapters.served, param="lora") or self.name
+            if asked in (None, self.name, chosen):
+                return chosen
+            raise ApiError(
+                400,
+                f"'lora' asks for '{chosen}' and 'model' for '{asked}'.",
+                code="invalid_value",
+                param="lora",
+            )
         if asked is None:
-            return self.name
+            return self.default
         if asked in self.names:
             return asked
         raise ApiError(
@@ -215,7 +242,7 @@ class Service:
     ) -> Answers:
         """Start the answers of a served model, as many to each prompt as the request asks for.
         With a seed, each choice has its own. Raises ApiError, naming `param`, for a prompt that is
-        too long."""
+        too long, and, if the server is strict, for one that does not invoke the adapter."""
         adapter = model if model in self.adapters else None
         answers = Answers(self.engine, self.bridge, adapter=adapter)
         seeds = [
@@ -235,4 +262,13 @@ class Service:
             answers.start(asked, stream=bool(request.stream))
         except PromptTooLongError as error:
             raise too_long(error, param=param) from error
+        if answers.inactive and self.settings.strict:
+            answers.cancel()
+            raise ApiError(
+                400,
+                f"The adapter '{model}' is activated by a sequence of tokens that is not in the "
+                "prompt, and this server is strict.",
+                code="adapter_inactive",
+                param=param,
+            )
         return answers

@@ -233,7 +233,7 @@ class Answers:
     """The answers to one HTTP request: one generation for every prompt and choice."""
 
     def __init__(self, engine: Engine, bridge: Bridge, *, adapter: str | None = None) -> None:
-        self._adapter = adapter
+        self.adapter = adapter
         self._engine = engine
         self._bridge = bridge
         self._mailbox: Mailbox = asyncio.Queue()
@@ -250,7 +250,7 @@ class Answers:
             for index, (prompt, sampling) in enumerate(asked):
                 listen = partial(self._bridge.post, self._mailbox, index)
                 generation = self._engine.submit(
-                    prompt, sampling, adapter=self._adapter, on_event=listen, stream=stream
+                    prompt, sampling, adapter=self.adapter, on_event=listen, stream=stream
                 )
                 self._generations.append(generation)
                 if not index or prompt is not asked[index - 1][0]:
@@ -258,6 +258,13 @@ class Answers:
         except Exception:
             self.cancel()
             raise
+
+    @property
+    def inactive(self) -> int:
+        """Answers that are the base's alone, though an adapter was asked for: its invocation
+        sequence is not in their prompts."""
+        asked = self.adapter is not None
+        return sum(asked and generation.is_base for generation in self._generations)
 
     def cancel(self) -> None:
         for generation in self._generations:

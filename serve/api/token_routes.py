@@ -60,7 +60,7 @@ def text_router(service: Service) -> APIRouter:
     @router.post("/v1/embeddings", response_model=EmbeddingList)
     async def embeddings(body: EmbeddingRequest, request: Request) -> Response:
         """Vectors of texts: the mean of the model's last hidden states, of length 1."""
-        name = service.resolve_model(body.model)
+        name = service.resolve_model(service.name if body.model is None else body.model)
         if not service.settings.embeddings:
             raise ApiError(
                 400, "Embeddings are off; start the server with --embeddings.", code="disabled"

@@ -105,7 +105,8 @@ async def answer(
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in chat.messages])
         unenforced = [renamed(place, names) for place in turn.unenforced]
-        told = notices(service, request, ignored, unenforced=unenforced)
+        without_effect = [*ignored, *(renamed(field, names) for field in turn.ignored)]
+        told = notices(service, request, without_effect, unenforced=unenforced)
         answers = service.answer(name, [turn.prompt], turn.sampling, chat, param="messages")
     return await respond(service, request, chat, answers, writer(name, turn), headers=told)
 

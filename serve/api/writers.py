@@ -14,7 +14,7 @@ import tuneserve
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
-from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.prepare import AnswerReader, Turn
 from tuneserve.serve.api.protocol import (
     AnswerCall,
     AnswerMessage,
@@ -22,8 +22,6 @@ from tuneserve.serve.api.protocol import (
     TextChoice,
     Usage,
 )
-from tuneserve.serve.chat.answer_parser import PartReader
-from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
@@ -140,7 +138,7 @@ class ChatWriter(CompletionWriter):
 
     def _choice(self, index: int, completion: Completion) -> ChatChoice:
         reader = self._turn.reader()
-        parts = [*reader.feed(completion.text), *reader.finish(cut=completion.was_cut)]
+        parts = [*reader.feed(completion.text), *_rest(reader, completion)]
         content = "".join(part.text for part in parts if isinstance(part, Content))
         thoughts = "".join(part.text for part in parts if isinstance(part, Reasoning))
         calls = calls_of(parts)
@@ -159,7 +157,7 @@ class ChatWriter(CompletionWriter):
             "index": index,
             "message": message,
             "logprobs": chat_logprobs(self._model, completion.logprobs),
-            "finish_reason": finish_reason(completion, called=bool(calls)),
+            "finish_reason": finish_reason(completion, called=bool(calls) and not reader.in_call),
         }
 
     def first(self, index: int) -> bytes:
@@ -179,8 +177,9 @@ class ChatWriter(CompletionWriter):
 
     def last(self, index: int, completion: Completion) -> bytes:
         stream = self._streams[index]
-        rest = self._parts(index, stream.reader.finish(cut=completion.was_cut))
-        reason = finish_reason(completion, called=stream.calls > 0)
+        rest = self._parts(index, _rest(stream.reader, completion))
+        called = stream.calls > 0 and not stream.reader.in_call
+        reason = finish_reason(completion, called=called)
         return rest + self._event(index, {}, finish_reason=reason)
 
     def _parts(self, index: int, parts: Sequence[Part]) -> bytes:
@@ -230,9 +229,13 @@ class ChatWriter(CompletionWriter):
 class _ChoiceStream:
     """How far a streamed choice is."""
 
-    reader: PartReader | ChannelReader
+    reader: AnswerReader
     calls: int = 0
     logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def _rest(reader: AnswerReader, completion: Completion) -> list[Part]:
+    return reader.finish(cut=completion.was_cut, stop=completion.stopped_by)
 
 
 def _answer_call(call: ToolCall) -> AnswerCall:
@@ -244,7 +247,8 @@ def _answer_call(call: ToolCall) -> AnswerCall:
 
 
 def finish_reason(completion: Completion, *, called: bool) -> str:
-    """OpenAI says 'tool_calls' where the model ended by calling tools."""
+    """OpenAI says 'tool_calls' where the model ended by calling tools. A stop string within the
+    arguments has ended no call."""
     ended = completion.finish_reason
     return "tool_calls" if called and ended == "stop" else ended
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from tuneserve.chat.call_formats import PYTHON_TAG, CallForm
-from tuneserve.chat.thinking import Thoughts, ThoughtStream, overlap
+from tuneserve.chat.thinking import Thoughts, ThoughtStream, is_cut_within, overlap
 from tuneserve.serve.chat.call_arguments import ObjectEnd, argument_reader
 from tuneserve.serve.chat.parts import (
     CallArguments,
@@ -61,18 +61,27 @@ class PartReader:
     @property
     def plain(self) -> bool:
         """Is all of the text simply content?"""
-        return self._thoughts.in_answer and self._form is None
+        return self._thoughts.in_answer and self._form is None and not self._only_calls
 
     def feed(self, text: str) -> list[Part]:
         """The parts that `text` completes or continues."""
         return self._read(self._thoughts.feed(text))
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
+    @property
+    def in_call(self) -> bool:
+        """Is a call begun whose arguments have not ended?"""
+        return self._state is _State.ARGUMENTS
+
+    def finish(self, *, cut: bool = False, stop: str | None = None) -> list[Part]:
         """What is held when the answer ends; a call without a name is content, unless the answer
-        was `cut`: then the beginning of a mark or of a call is nothing."""
-        parts = self._read(self._thoughts.finish(cut=cut))
+        was `cut`: then the beginning of a mark or of a call is nothing. A `stop` string cuts too
+        what it is a part of."""
+        parts = self._read(self._thoughts.finish(cut=cut, stop=stop))
         rest, self._held = self._held, ""
         form = self._form
+        if stop is not None and form is not None:
+            begins = form.triggers or (f'{{"{form.name_key}":',)
+            cut = self._state is _State.CALL or is_cut_within(begins, rest, stop)
         if form is not None and self._state is _State.CALL:
             found = calls_or_content(form, rest)
             hidden = self._only_calls or (cut and self._may_be_call(form, rest))

@@ -9,6 +9,7 @@ from tuneserve.chat.argument_styles import MARK
 from tuneserve.chat.call_formats import CALL_ID, PYTHON_TAG, CallForm
 
 BLANK = "BLANK: /[ \\n]/"
+_FEW = "[ \\n]{0,5}"
 WriteMark = Callable[[str], str]
 """A mark in Lark: its own token or its characters; '' for one that ends the answer."""
 
@@ -26,11 +27,14 @@ def call_rules(
     lines = [BLANK, f"body: {bodies}"]
     if form.in_channels:
         return [*lines, *_in_channels(mark, opened=opened)]
+    if form.text_name:
+        return [*lines, *_addressed(form, mark, several=several, opened=opened)]
     begin, end = _written(form.begin, mark), _written(form.end, mark)
     lines += [f"rest: BLANK? body BLANK? {end}", f"call: {begin} rest"]
     if form.section_mark:
-        opening, closing = ("/\\[ ?/", "/ ?\\]/") if form.in_list else ("", "")
-        separator = "/ ?, ?/" if form.in_list else "BLANK?"
+        # Command R writes each call of its list in a line of its own.
+        opening, closing = (rf"/\[{_FEW}/", rf"/{_FEW}\]/") if form.in_list else ("", "")
+        separator = f"/ ?,{_FEW}/" if form.in_list else "BLANK?"
         more = f" ({separator} call)*" if several else ""
         ended = _written(form.section_end_mark, mark)
         # A template may leave the end away where there is only one call.
@@ -66,6 +70,19 @@ def _tail(text: str) -> str:
     return rf"{optional} ?\}}"
 
 
+def _addressed(form: CallForm, mark: WriteMark, *, several: bool, opened: bool) -> list[str]:
+    """Functionary: the prompt has the first beginning; a text is a message too."""
+    begin, text = _pattern(form.begin, loose=False), r"(.|\n)*"
+    more = f"body ({_written(form.begin, mark)} body)*" if several else "body"
+    if not opened:
+        return [f"calls: {more}"]
+    return [
+        f"FREE: /{text}/ & ~/{text}{begin}{text}/",
+        f"UP: /{text}{begin}/ & ~/{text}{begin}(.|\\n)+/",
+        f"calls: {more} | {_written(form.text_name + form.middle, mark)} (FREE | UP {more})",
+    ]
+
+
 def _in_channels(mark: WriteMark, *, opened: bool) -> list[str]:
     """gpt-oss: the receiver of a message stands before its channel or behind it, and thoughts, a
     message of their own, may come first."""
@@ -95,7 +112,7 @@ def _written(text: str, mark: WriteMark, *, loose: bool = False) -> str:
 def _pattern(text: str, *, loose: bool) -> str:
     escaped = _escaped("".join(text.split()) if loose else text)
     spaced = re.sub(r"(\\\{|,|:)", r"\1 ?", escaped) if loose else escaped
-    return spaced.replace(CALL_ID, "[A-Za-z0-9]{1,9}").replace("\n", "\\n")
+    return spaced.replace(CALL_ID, "[A-Za-z0-9_-]{1,32}").replace("\n", "\\n")
 
 
 def _escaped(text: str) -> str:

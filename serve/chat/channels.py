@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 
-from tuneserve.chat.thinking import overlap
+from tuneserve.chat.thinking import is_cut_within, overlap
+from tuneserve.serve.chat.call_arguments import ObjectEnd
 from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,
@@ -37,6 +38,8 @@ class ChannelReader:
         self._calls = calls
         self._held = ""
         self._kind: type[Reasoning | Content | CallArguments] | None = None  # None: in a header
+        self._end = ObjectEnd()
+        self._in_call = False
 
     def feed(self, text: str) -> list[Part]:
         """The parts that `text` completes or continues."""
@@ -46,24 +49,31 @@ class ChannelReader:
             pass
         return parts
 
-    def finish(self, *, cut: bool = False) -> list[Part]:
+    @property
+    def in_call(self) -> bool:
+        """Is a call begun whose arguments have not ended?"""
+        return self._in_call
+
+    def finish(self, *, cut: bool = False, stop: str | None = None) -> list[Part]:
         """What is held when the answer ends; a header without a message is nothing, and neither is
-        the beginning of a mark in an answer that was `cut`."""
+        the beginning of a mark in an answer that was `cut`, or that a `stop` string has cut."""
         rest, self._held = self._held, ""
-        return [self._kind(rest)] if rest and self._kind is not None and not cut else []
+        cut = cut or (stop is not None and is_cut_within(_ENDS, rest, stop))
+        return [self._part(rest)] if rest and self._kind is not None and not cut else []
 
     def _header(self, parts: list[Part]) -> bool:
-        header, ended, after = self._held.partition(_MESSAGE)
-        begun = header.lstrip()
+        begun = self._held.lstrip()
         if begun and not any(begun.startswith(m) or m.startswith(begun) for m in _HEADER):
             self._kind = Content  # no header at all
             return True
+        header, ended, after = self._held.partition(_MESSAGE)
         if not ended:
             return False
         self._held = after
         receiver, channel = _RECEIVER.search(header), _CHANNEL.search(header)
         if receiver and self._calls:
             self._kind = CallArguments
+            self._end, self._in_call = ObjectEnd(), True
             parts.append(CallBegin(call_id(), receiver[1]))
         else:
             thinks = channel is not None and channel[1] == "analysis"
@@ -75,10 +85,16 @@ class ChannelReader:
         places = [place for mark in _ENDS if (place := self._held.find(mark)) >= 0]
         shown = min(places, default=len(self._held) - max(overlap(self._held, m) for m in _ENDS))
         if shown:
-            parts.append(self._kind(self._held[:shown]))
+            parts.append(self._part(self._held[:shown]))
         self._held = self._held[shown:]
         if places:
             ended = next(mark for mark in _ENDS if self._held.startswith(mark))
             self._held = self._held.removeprefix(ended)
             self._kind = None
         return bool(places)
+
+    def _part(self, text: str) -> Part:
+        assert self._kind is not None
+        if self._kind is CallArguments and self._in_call:
+            self._in_call = self._end.find(text) is None
+        return self._kind(text)

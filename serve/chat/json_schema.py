@@ -143,9 +143,11 @@ def _literal(text: str) -> str:
 def _set_format(part: dict[str, Any]) -> None:
     """A format as llguidance enforces it."""
     name = part.get("format")
+    if not isinstance(name, str):
+        return
     if name in ANNOTATIONS:
         del part["format"]
-    elif "pattern" not in part and (known := FORMATS.get(str(name))):
+    elif "pattern" not in part and (known := FORMATS.get(name)):
         part["pattern"] = f"^(?:{known})$"
         del part["format"]
     elif name == "ipvanyaddress" and "anyOf" not in part:

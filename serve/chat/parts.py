@@ -83,7 +83,10 @@ def parse_calls(text: str, form: CallForm = HERMES) -> list[Part] | None:
     for call in value if isinstance(value, list) else [value]:
         if not isinstance(call, dict):
             return None
-        name, arguments = call.get(form.name_key or "name"), _arguments_of(call, form)
+        if form.name_is_key and len(call) == 1:
+            ((name, arguments),) = call.items()
+        else:
+            name, arguments = call.get(form.name_key or "name"), _arguments_of(call, form)
         if not isinstance(name, str) or not isinstance(arguments, dict):
             return None
         parts += [CallBegin(call_id(), name), CallArguments(to_json(arguments))]

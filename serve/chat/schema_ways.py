@@ -116,7 +116,7 @@ def asked(schema: Schema, kind: str = "") -> list[str]:
         for word, value in schema.items()
         if word in words
         and value not in BOUNDLESS.get(word, ())
-        and not (word == "format" and value in ANNOTATIONS)
+        and not (word == "format" and str(value) in ANNOTATIONS)
     ]
 
 

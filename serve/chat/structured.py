@@ -281,5 +281,6 @@ def _told(reason: str) -> str:
     told = " ".join(line for line in lines if line and not re.match(r"\d+ \||\^|<", line))
     told = told.replace("; try avoiding single-byte/short lexemes", "")
     told = told.replace("NoExtensionBias", "it allows no text")
+    told = re.sub(r".*recursion limit exceeded.*", "it is nested too deep", told)
     told = re.sub(r"^(?:(?:at )?\d+\(\d+\): |failed to compile JSON schema: )+", "", told)
     return told if len(told) <= LONGEST_REASON else told[: LONGEST_REASON - 1] + "…"

@@ -8,10 +8,11 @@ of one file share theirs.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,10 +21,11 @@ from typing import Any
 
 from tuneserve.console import human_bytes
 from tuneserve.errors import UsageError
-from tuneserve.gguf.lora import AdapterBase, check_adapter
+from tuneserve.gguf.lora import AdapterBase, check_adapter, invocation_tokens
 from tuneserve.gguf.reader import GGUFFile, check_is_gguf
 from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.llama.lora import free_adapter, load_adapter
+from tuneserve.serve.engine.activation import Activated, Adapter, last_place
 from tuneserve.serve.engine.types import UnknownAdapterError
 
 GPU_MARGIN_BYTES = 256 << 20
@@ -39,13 +41,16 @@ class NoPlaceError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A file that has been checked: `path` is a copy in memory that nobody changes, `key` its
-    SHA-256, `size` in bytes, `left_out` the tensors that llama.cpp ignores."""
+    """A file that has been checked: `path` is a copy in memory that nobody changes, `name` the
+    file's own, `key` its SHA-256, `size` in bytes, `left_out` the tensors that llama.cpp ignores.
+    `invocation`: the token ids that switch an activated adapter on; none of another."""
 
     path: Path
+    name: str
     key: str
     size: int
     left_out: tuple[str, ...]
+    invocation: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -54,8 +59,32 @@ class LoadedAdapter:
 
     handle: Any
     size: int
+    invocation: tuple[int, ...] = ()
     names: set[str] = field(default_factory=set)
     uses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAdapter:
+    """What is served under a name: `number` is no other adapter's while the process lives, `file`
+    the name of the file, `size` its bytes, `requests` those that have asked for it so far."""
+
+    name: str
+    number: int
+    file: str
+    size: int
+    requests: int
+    invocation: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Served:
+    """A name's adapter."""
+
+    key: str
+    number: int
+    file: str
+    requests: int = 0
 
 
 class AdapterRegistry:
@@ -68,7 +97,8 @@ class AdapterRegistry:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._loaded: dict[str, LoadedAdapter] = {}
-        self._keys: dict[str, str] = {}
+        self._served: dict[str, _Served] = {}
+        self._numbers = itertools.count()
 
     @cached_property
     def _base(self) -> AdapterBase:
@@ -77,16 +107,34 @@ class AdapterRegistry:
     @property
     def names(self) -> tuple[str, ...]:
         """Of the adapters that requests may ask for, in the order of loading."""
-        return tuple(self._keys)
+        return tuple(self._served)
+
+    @property
+    def served(self) -> list[ServedAdapter]:
+        """All that requests may ask for, in the order of loading."""
+        with self._lock:
+            return [
+                ServedAdapter(name, one.number, one.file, loaded.size, one.requests,
+                              loaded.invocation)
+                for name, one in self._served.items()
+                for loaded in [self._loaded[one.key]]
+            ]  # fmt: skip
 
     @property
     def loaded(self) -> int:
         """Adapters in memory, those included that only running requests still use."""
         return len(self._loaded)
 
+    @property
+    def loaded_bytes(self) -> int:
+        """Of the adapters in memory."""
+        with self._lock:
+            return sum(one.size for one in self._loaded.values())
+
     def key_of(self, name: str) -> str | None:
         """The key of the adapter with this name; None if there is none."""
-        return self._keys.get(name)
+        served = self._served.get(name)
+        return None if served is None else served.key
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[AdapterFile]:
@@ -102,7 +150,8 @@ class AdapterRegistry:
             except UsageError as error:
                 raise UsageError(error.message, where=str(path), hint=error.hint) from error
             left_out = check_adapter(header, self._base, where=str(path))
-            yield AdapterFile(inside, key, size, tuple(left_out))
+            invocation = invocation_tokens(header)
+            yield AdapterFile(inside, path.name, key, size, tuple(left_out), invocation)
         finally:
             os.close(copy)
 
@@ -122,7 +171,7 @@ class AdapterRegistry:
         """Serve an opened file under a name. Raises UsageError if the name is taken (unless it is
         to be replaced) or there are too many; TuneserveError if llama.cpp can't load it."""
         check_name(name)
-        former = self._keys.get(name)
+        former = self.key_of(name)
         if former is not None and not replace:
             raise UsageError(f"there is an adapter '{name}' already", hint="Unload it first.")
         if former == file.key:
@@ -135,7 +184,7 @@ class AdapterRegistry:
                 self._loaded[former].names.discard(name)
             adapter.names.add(name)
             self._loaded[file.key] = adapter
-            self._keys[name] = file.key
+            self._served[name] = _Served(file.key, next(self._numbers), file.name)
 
     def _new(self, file: AdapterFile, *, replacing: str | None) -> LoadedAdapter:
         # A replaced one that no request uses is freed right after.
@@ -151,28 +200,39 @@ class AdapterRegistry:
         free = free_gpu_memory()
         if free and sum(free) < file.size + GPU_MARGIN_BYTES:
             raise NoPlaceError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
-        return LoadedAdapter(load_adapter(self._model, file.path), file.size)
+        handle = load_adapter(self._model, file.path, activated=True)
+        return LoadedAdapter(handle, file.size, file.invocation)
 
     def unload(self, name: str) -> None:
         """Take no more requests for this name. Raises UnknownAdapterError."""
         with self._lock:
-            key = self._keys.pop(name, None)
-            if key is None:
+            served = self._served.pop(name, None)
+            if served is None:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
-            self._loaded[key].names.discard(name)
+            self._loaded[served.key].names.discard(name)
 
-    def begin(self, name: str) -> str:
-        """A request of this name begins: the adapter's key. It stays until `end`. Raises
-        UnknownAdapterError."""
+    def begin(self, name: str, prompt: Sequence[int]) -> Adapter:
+        """A request of this name begins, with this prompt (token ids): what computes it. The
+        adapter stays until `end`. Raises UnknownAdapterError."""
         with self._lock:
-            key = self._keys.get(name)
-            if key is None:
+            served = self._served.get(name)
+            if served is None:
                 raise UnknownAdapterError(f"there is no adapter '{name}'")
-            self._loaded[key].uses += 1
+            key = served.key
+            adapter = self._loaded[key]
+            adapter.uses += 1
+            served.requests += 1
+        if not adapter.invocation:
             return key
+        start = last_place(prompt, adapter.invocation)
+        if start is None:
+            self.end(key)
+            return None
+        return Activated(key, start) if start else key
 
     def end(self, key: str | None) -> None:
-        """A request that `begin` was called for has ended; None: it was of the base."""
+        """A request that `begin` was called for has ended, by its adapter's key; None: it was of
+        the base."""
         if key is not None:
             with self._lock:
                 self._loaded[key].uses -= 1

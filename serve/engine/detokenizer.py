@@ -20,11 +20,18 @@ class Detokenizer:
         self._held = ""
         self._parts: list[str] = []
         self.stopped_by: str | None = None
+        self.shown = 0
+        """Characters of `text`."""
 
     @property
     def text(self) -> str:
         """All that may be shown so far."""
         return "".join(self._parts)
+
+    @property
+    def read(self) -> int:
+        """Characters that the tokens so far have, those held back included."""
+        return self.shown + len(self._held)
 
     def feed(self, piece: bytes, *, final: bool = False) -> tuple[str, bool]:
         """Add a token's bytes; returns (new text to show, whether a stop string was met)."""
@@ -38,6 +45,7 @@ class Detokenizer:
             cut = len(held) - keep
             shown, self._held = held[:cut], held[cut:]
         self._parts.append(shown)
+        self.shown += len(shown)
         return shown, bool(places)
 
     def finish(self) -> str:

@@ -53,12 +53,15 @@ def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int
     Raises LogitsError if the largest logit is not finite.
     """
     if sampling.temperature <= 0.0:
-        return _most_probable(row)
+        (token,) = most_probable(row[np.newaxis])
+        if token is None:
+            raise LogitsError
+        return token
     if 0 < sampling.top_k < len(row):
-        return _draw_of_few(row, _largest(row, sampling.top_k), sampling, random)
+        return _draw_of_few(row, largest(row, sampling.top_k), sampling, random)
     plain = Weights(row) if sampling.top_p < 1.0 else None
     if sampling.min_p > 0.0:
-        few = np.flatnonzero(row >= _least_logit(row, sampling.min_p))
+        few = np.flatnonzero(row >= least_logit(row, sampling.min_p))
         if len(few) <= FEW * len(row):
             return _draw_of_few(row, few, sampling, random, plain)
     elif plain is not None:
@@ -75,28 +78,33 @@ def token_logprob(row: Row, token: int, alternatives: int) -> TokenLogprob:
     log_sum = math.log(weights.total) + weights.shift
     top: tuple[tuple[int, float], ...] = ()
     if alternatives:
-        best = _largest(row, min(alternatives, len(row)))
+        best = largest(row, min(alternatives, len(row)))
         logprobs = row[best].astype(np.float64) - log_sum
         top = tuple(zip(best.tolist(), logprobs.tolist(), strict=True))
     return TokenLogprob(token, float(row[token]) - log_sum, top)
 
 
-def _most_probable(row: Row) -> int:
-    token = int(row.argmax())
-    if not math.isfinite(row[token]):
+def most_probable(rows: npt.NDArray[np.float32]) -> list[int | None]:
+    """The most probable token of each row, [rows, n_vocab]; None where the largest logit is not
+    finite."""
+    best = rows.argmax(axis=1)
+    finite = np.isfinite(rows[np.arange(len(rows)), best])
+    tokens: list[int | None] = best.tolist()
+    if finite.all():
+        return tokens
+    return [token if good else None for token, good in zip(tokens, finite, strict=True)]
+
+
+def least_logit(row: Row, min_p: float) -> np.float32:
+    """What a logit must have at least by min-p. Raises LogitsError."""
+    best: np.float32 = row.max()
+    if not math.isfinite(best):
         raise LogitsError
-    return token
+    return best + np.float32(math.log(min_p))
 
 
-def _least_logit(row: Row, min_p: float) -> np.float32:
-    largest: np.float32 = row.max()
-    if not math.isfinite(largest):
-        raise LogitsError
-    return largest + np.float32(math.log(min_p))
-
-
-def _largest(row: Row, k: int) -> Ids:
-    """The tokens with the k largest logits, best first (k <= len(row)).
+def largest(row: Row, k: int) -> Ids:
+    """The tokens with the k largest logits, best first (k <= len(row)). Raises LogitsError.
 
     What is above the k-th largest maximum of groups of tokens includes them. A group is every n-th
     token, so that the maxima of all are one vector operation. The tokens left over at the end are
@@ -137,15 +145,15 @@ def _draw_of_few(
     """Draw from `few` tokens: all that top-k leaves, or all that min-p or top-p can leave of the
     row, whose weights are `plain`."""
     logits = row[few].astype(np.float64)
-    largest = float(logits.max())
-    logits -= largest
+    best = float(logits.max())
+    logits -= best
     weights = np.exp(logits / max(sampling.temperature, COLDEST))
     if sampling.min_p > 0.0:
         weights *= logits >= math.log(sampling.min_p)
     if sampling.top_p >= 1.0:
         return int(few[place(weights, random.random())[0]])
     held = np.exp(logits)
-    total = held.sum() if plain is None else plain.total * math.exp(plain.shift - largest)
+    total = held.sum() if plain is None else plain.total * math.exp(plain.shift - best)
     while True:
         index = place(weights, random.random())[0]
         before = _before(logits, index)
@@ -205,7 +213,7 @@ def _draw_of_many(
     else:
         weights = plain
     if sampling.min_p > 0.0:
-        weights.keep(row >= _least_logit(row, sampling.min_p))
+        weights.keep(row >= least_logit(row, sampling.min_p))
     if plain is None:
         return weights.pick(random)
     while True:

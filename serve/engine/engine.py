@@ -15,28 +15,33 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from tuneserve.arrays import Floats
+from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
 from tuneserve.llama.context import MAX_SEQUENCES, NoRoomError
 from tuneserve.llama.lora import load_adapter, use_adapter
+from tuneserve.llama.vocabularies import can_be_cut, check_draft
+from tuneserve.serve.engine.activation import adapter_key
 from tuneserve.serve.engine.adapters import AdapterFile, AdapterRegistry, free_all
+from tuneserve.serve.engine.background import Patience
+from tuneserve.serve.engine.delivery import Delivery
+from tuneserve.serve.engine.draft_model import DraftModel
+from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
 from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
-from tuneserve.serve.engine.row_threads import RowThreads
-from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.rows import RowDrawer
 from tuneserve.serve.engine.scheduler import (
     SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
     PrefillBudget,
     Scheduler,
+    answers_next,
     prompt_tokens,
 )
 from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
@@ -46,15 +51,12 @@ from tuneserve.serve.engine.types import (
     EngineStats,
     Event,
     FinishReason,
-    GrammarFailedError,
     PromptTooLongError,
     QueueFullError,
     SamplingParams,
     TextTooLongError,
-    TokenLogprob,
     UnavailableError,
 )
-from tuneserve.serve.engine.weights import LogitsError
 from tuneserve.settings import ServeSettings
 
 logger = logging.getLogger("tuneserve.engine")
@@ -67,10 +69,6 @@ CELLS_BESIDE_RUNNING_ON_GPU = 2048
 
 NEVER = -1e9
 """Added to a logit: the token is chosen only where a grammar allows no other."""
-
-TOGETHER_SECONDS = 0.02
-"""Tokens that follow each other faster than this are delivered together: waking the listener for
-each would take time, and no reader notices the difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +88,6 @@ class Errand:
 
 
 Arrival = Request | EmbeddingJob | Errand
-
-
-class Notifier:
-    """Calls the engine's `after_step`: at once if something `urgent` was delivered since the last
-    call (a first token, an end), else every TOGETHER_SECONDS at most."""
-
-    def __init__(self, after_step: Callable[[], None] | None) -> None:
-        self.urgent = False
-        self._after_step = after_step
-        self._last = 0.0
-
-    def notify(self) -> None:
-        """Something may have been delivered."""
-        now = time.monotonic()
-        if self.urgent or now - self._last >= TOGETHER_SECONDS:
-            self._last = now
-            self.urgent = False
-            if self._after_step is not None:
-                self._after_step()
 
 
 class Engine:
@@ -134,6 +113,10 @@ class Engine:
         steady: bool = False,
     ) -> None:
         self.settings = settings
+        self._steady = steady
+        draft = settings.draft if settings.drafts and not steady else None
+        if draft is not None:
+            check_draft(model_path, draft)
         self.model = LlamaModel(
             model_path,
             gpu_layers=settings.gpu_layers,
@@ -175,6 +158,7 @@ class Engine:
                 Embedder(self.model, settings, self._lora) if settings.embeddings else None
             )
             self._disk = self._make_disk(lora, steady=steady)
+            self._draft = self._make_draft(draft)
             undone.pop_all()
         self._adapter_in_use: str | None = None
         self.limit = min(self._context.cells, self.model.n_ctx_train)
@@ -183,11 +167,10 @@ class Engine:
             cells=self._context.cells,
             sequences=sequences,
             limits=_prefix_limits(settings, self._context.cells),
-            can_share=_can_share_prefixes(self.model),
+            can_share=can_be_cut(self.model),
             disk=self._disk,
         )
         self._batch = TokenBatch(self._context.n_batch)
-        self._steady = steady
         first = self._context.n_batch if steady else settings.micro_batch
         self._prefill = PrefillBudget(self._context.n_batch, first, adapts=not steady)
         self._speculator = self._make_speculator()
@@ -202,14 +185,17 @@ class Engine:
         )
         # On a CPU llama.cpp's own threads wait for the next step on the cores: others gain nothing.
         threads = (settings.threads or physical_cores()) if _on_gpu(settings) else 1
-        self._row_threads = RowThreads(threads)
+        self._rows = RowDrawer(self.model, threads)
         self._pieces: dict[int, bytes | None] = {}
-        self._notifier = Notifier(after_step)
+        self._delivery = Delivery(after_step)
+        self._computes_ahead = False
         self._inbox: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._embeddings: deque[EmbeddingJob] = deque()
+        self._embedding_patience = Patience(time.monotonic)
         self._lock = threading.Lock()
         self._arriving = threading.Lock()
         self._queued = 0
+        self._behind = 0
         self._accepting = True
         self.failure: EngineError | None = None
         """Why the engine stopped working, if it did."""
@@ -337,21 +323,25 @@ class Engine:
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, self._queued - running),
+            waiting=max(0, self._queued + self._behind - running),
             slots=self.settings.slots,
             cells_used=self._cache.used_cells,
             cells=self._context.cells,
             cached_prefixes=self._cache.cached_prefixes,
             preemptions=self._scheduler.preemptions,
             steps=self._scheduler.steps,
-            drafted=self._speculator.drafted if self._speculator else 0,
-            accepted=self._speculator.accepted if self._speculator else 0,
+            drafted=dict(self._speculator.drafted) if self._speculator else {},
+            accepted=dict(self._speculator.accepted) if self._speculator else {},
+            draft_cells_used=self._draft.cells_used if self._draft else 0,
+            draft_cells=self._draft.cells if self._draft else 0,
+            draft_refused=self._draft.refused if self._draft else 0,
+            draft_usable=self._draft is not None and self._draft.usable,
         )
 
     def _make_disk(self, lora: Path | None, *, steady: bool) -> DiskPrefixes | None:
         """What is kept on disk. The files' identities are those at the time they were loaded."""
         limit = self.settings.prefix_disk_bytes
-        if not limit or steady or not _can_share_prefixes(self.model):
+        if not limit or steady or not can_be_cut(self.model):
             return None
         context = context_identity(self.model, self.settings, cells=self._context.cells)
         own = None if lora is None else sha256_file(lora)
@@ -362,9 +352,26 @@ class Engine:
     def _make_speculator(self) -> Speculator | None:
         """None where nothing is speculated. Guesses that were wrong must be forgotten again."""
         kind = self.settings.speculate
-        if kind == "off" or self._steady or not _can_share_prefixes(self.model):
+        if kind == "off" or self._steady or not can_be_cut(self.model):
             return None
-        return Speculator(always=kind == "always")
+        always = kind == "always"
+        rounds = None
+        if self._draft is not None:
+            rounds = DraftRounds(self._draft, most=self.settings.draft_tokens, always=always)
+        return Speculator(always=always, rounds=rounds, n_vocab=self.model.n_vocab)
+
+    def _make_draft(self, path: Path | None) -> DraftModel | None:
+        if path is None:
+            return None
+        if not can_be_cut(self.model):
+            raise UsageError(
+                "a draft model can't guess for this one: its memory is a recurrent state, and "
+                "can't forget guesses",
+                where=str(self.model.path),
+                hint="Leave --draft out.",
+            )
+        limits = replace(_prefix_limits(self.settings, self.settings.ctx), ram_bytes=0)
+        return DraftModel(path, self.settings, limits)
 
     def _check_open(self) -> None:
         if self.failure is not None:
@@ -373,6 +380,8 @@ class Engine:
             raise UnavailableError("the server is shutting down")
 
     def _check_queue(self) -> None:
+        if IN_BACKGROUND.get():
+            return
         with self._lock:
             if self._queued >= self.settings.max_queue + self.settings.slots:
                 raise QueueFullError(
@@ -396,7 +405,7 @@ class Engine:
         """`stop`, and free the model. Returns when the thread has ended."""
         self.stop()
         self._thread.join()
-        self._row_threads.close()
+        self._rows.close()
         if self._disk is not None:
             self._disk.last()
             if self.failure is None:
@@ -404,6 +413,8 @@ class Engine:
             self._disk.close()
         if self._embedder is not None:
             self._embedder.close()
+        if self._draft is not None:
+            self._draft.close()
         self._context.close()
         self.model.close()
 
@@ -424,14 +435,14 @@ class Engine:
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
-        generation = Generation(on_event)
-        key = None if adapter is None else self.adapters.begin(adapter)
+        active = None if adapter is None else self.adapters.begin(adapter, prompt)
+        generation = Generation(on_event, is_base=active is None)
         request = Request(
             prompt,
             sampling,
             generation,
             limit=self.limit,
-            adapter=key,
+            adapter=active,
             stream=stream,
             background=IN_BACKGROUND.get(),
         )
@@ -440,15 +451,22 @@ class Engine:
         if self._speculator is not None and (
             sampling.seed is None or self.settings.speculate == "always"
         ):
-            request.drafter = self._speculator.drafter(request.tokens)
+            request.drafter = self._speculator.drafter(request.tokens, sampling)
         self._count_in(request)
         return generation
 
     def _count_in(self, arrived: Request | EmbeddingJob) -> None:
         """Put it into the inbox."""
-        with self._lock:
-            self._queued += 1
+        self._count(arrived, 1)
         self._inbox.put(arrived)
+
+    def _count(self, one: Request | EmbeddingJob, more: int) -> None:
+        """What is in the background takes no place in the queue from others."""
+        with self._lock:
+            if one.background:
+                self._behind += more
+            else:
+                self._queued += more
 
     # -- the engine's thread ------------------------------------------------------------------
 
@@ -458,25 +476,31 @@ class Engine:
                 self._step()
                 self._free_unused_adapters()
                 self._embed_next()
-                self._notifier.notify()
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
             self.failure = error if isinstance(error, EngineError) else EngineError(str(error))
             self._end_all(self.failure)
-        self._notifier.notify()
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
         if self._scheduler.is_idle and not self._embeddings:
+            self._hand_out_all()
             if self._steady:
                 self._cache.clear_cached()
             self._accept(self._inbox.get())
+        if self._inbox.empty():
+            return not self._stopping
         # Prompts that `generate` puts in together are taken in together.
         with self._arriving, contextlib.suppress(queue.Empty):
             while not self._stopping:
                 self._accept(self._inbox.get_nowait())
         return not self._stopping
+
+    def _hand_out_all(self) -> None:
+        """Deliver what was held back, too."""
+        self._delivery.urgent = True
+        self._delivery.hand_out()
 
     def _accept(self, arrived: Arrival | None) -> None:
         if isinstance(arrived, Errand):
@@ -490,18 +514,18 @@ class Engine:
         """One text a step, so that running answers wait for no more than that; the requests take
         turns, so that one of many texts doesn't keep the others waiting."""
         if self._embeddings and self._embedder is not None:
-            if self._embeddings[0].background and self._scheduler.has_foreground:
-                self._embeddings.rotate(-1)
-                return
-            if self._embeddings[0].advance(self._embedder):
+            job = self._embeddings[0]
+            if job.background:
+                if self._scheduler.has_foreground and not self._embedding_patience.is_over:
+                    self._embeddings.rotate(-1)
+                    return
+                self._embedding_patience.begin()
+            self._hand_out_all()
+            if job.advance(self._embedder):
                 self._embeddings.popleft()
-                self._count_out()
+                self._count(job, -1)
             else:
                 self._embeddings.rotate(-1)
-
-    def _count_out(self) -> None:
-        with self._lock:
-            self._queued -= 1
 
     def _step(self) -> None:
         for request, why in self._scheduler.expire():
@@ -511,13 +535,21 @@ class Engine:
             return
         if prompt_tokens(batch.chunks):
             # A step with prompt tokens takes long: deliver what was held back before it.
-            self._notifier.urgent = True
-            self._notifier.notify()
+            self._hand_out_all()
+        elif not self._computes_ahead:
+            self._delivery.hand_out()
         started = time.monotonic()
         self._use_adapter(batch.adapter)
         ready = self._decode(batch.chunks)
+        launched = time.monotonic()
+        if self._computes_ahead:
+            self._delivery.hand_out()
         if ready:
-            self._sample(ready)
+            logits = self._context.batch_logits(sum(1 + len(request.draft) for request in ready))
+            # A GPU still computes when llama_decode returns: what the last step has drawn can be
+            # handed out meanwhile. On a CPU it would come later by a step.
+            self._computes_ahead = time.monotonic() - launched > launched - started
+            self._draw(ready, logits)
         self._observe(batch.chunks, time.monotonic() - started)
 
     def _observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
@@ -553,8 +585,14 @@ class Engine:
         order of their rows of logits: one each, and one more for each token of its draft."""
         batch = self._batch
         batch.clear()
-        ready = []
-        for request, count in chunks:
+        ready = answers_next(chunks)
+        if ready:
+            batch.add_each(
+                [request.tokens[-1] for request in ready],
+                [request.computed for request in ready],
+                [request.sequence for request in ready],
+            )
+        for request, count in chunks[len(ready) :]:
             tokens = request.tokens[request.computed : request.computed + count]
             draft = request.draft
             complete = count == request.pending
@@ -587,50 +625,27 @@ class Engine:
             [token_logprob(row, token, wanted) for row, token in zip(rows, following, strict=False)]
         )
 
-    def _sample(self, ready: Sequence[Request]) -> None:
-        counts = [1 + len(request.draft) for request in ready]
-        logits = self._context.batch_logits(sum(counts))
-        rows = list(zip(ready, np.split(logits, np.cumsum(counts)[:-1]), strict=True))
-        drawn = self._row_threads.map(self._sample_rows, rows, logits=logits.size)
-        for request, tokens in zip(ready, drawn, strict=True):
+    def _draw(self, ready: Sequence[Request], logits: Floats) -> None:
+        """Add to each request what is drawn from its rows of logits."""
+        for request, tokens in zip(ready, self._rows.draw(ready, logits), strict=True):
             why: FinishReason | EngineError | None = None
             before = request.generated
-            for sampled in tokens:
-                if isinstance(sampled, EngineError):
-                    why = sampled  # The request's own grammar or logits: the others go on.
+            if not before:
+                self._delivery.urgent = True
+            for drawn in tokens:
+                if isinstance(drawn, EngineError):
+                    why = drawn  # The request's own grammar or logits: the others go on.
                     break
-                token, logprob = sampled
-                self._notifier.urgent |= not request.generated
+                token, logprob = drawn
                 why = request.advance(token, self._piece(token, request.sampling), logprob)
                 if why is not None:
                     break
             if request.draft:
                 self._scheduler.settle(request, max(0, request.generated - before - 1))
+            self._delivery.grown(request)
             if why is not None:
                 self._scheduler.finish(request)
                 self._end(request, why)
-
-    def _sample_rows(
-        self, request_and_rows: tuple[Request, Floats]
-    ) -> list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError]:
-        """One request's next tokens, from their logits: while one is the guess of its draft, the
-        next row is right. Called in several threads."""
-        request, rows = request_and_rows
-        if request.sampler is None:
-            request.sampler = TokenSampler(self.model, request.sampling)
-        wanted = request.sampling.logprobs
-        found: list[tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError] = []
-        for row, guess in zip(rows, (*request.draft, None), strict=True):
-            try:
-                token = request.sampler.sample(row)
-                logprob = None if wanted is None else token_logprob(row, token, wanted)
-            except (GrammarFailedError, LogitsError) as error:
-                found.append(error)
-                break
-            found.append((token, logprob))
-            if token != guess or self.model.is_end(token):
-                break
-        return found
 
     def _piece(self, token: int, sampling: SamplingParams) -> bytes | None:
         """A token's bytes as shown in an answer; None for an end token."""
@@ -639,16 +654,16 @@ class Engine:
         if token not in self._pieces:
             ends = self.model.is_end(token)
             self._pieces[token] = None if ends else self.model.token_bytes(token, special=False)
-        if token in sampling.shown and self._pieces[token] is not None:
+        piece = self._pieces[token]
+        if token in sampling.shown and piece is not None:
             return self.model.token_bytes(token)
-        return self._pieces[token]
+        return piece
 
     def _end(self, request: Request, why: FinishReason | EngineError) -> None:
-        """Deliver the end of a request that the scheduler has let go."""
-        self._count_out()
-        self.adapters.end(request.adapter)
-        self._notifier.urgent = True
-        request.finish(why)
+        """The end of a request that the scheduler has let go."""
+        self._count(request, -1)
+        self.adapters.end(adapter_key(request.adapter))
+        self._delivery.ended(request, why)
 
     def _end_all(self, why: EngineError) -> None:
         with contextlib.suppress(queue.Empty):
@@ -659,8 +674,9 @@ class Engine:
             self._end(request, why)
         for job in self._embeddings:
             job.fail(why)
-            self._count_out()
+            self._count(job, -1)
         self._embeddings.clear()
+        self._hand_out_all()
 
 
 def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
@@ -681,11 +697,3 @@ def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:
 
 def _on_gpu(settings: ServeSettings) -> bool:
     return settings.gpu_layers != 0 and bool(backend().llama_supports_gpu_offload())
-
-
-def _can_share_prefixes(model: LlamaModel) -> bool:
-    """Can the model's memory be cut at any position? A recurrent state can't."""
-    api = backend()
-    return not (
-        api.llama_model_is_recurrent(model.handle) or api.llama_model_is_hybrid(model.handle)
-    )

@@ -12,12 +12,13 @@ written to disk, if the user wants that.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from tuneserve.serve.engine.activation import Adapter, alike_until
 from tuneserve.serve.engine.cells import CellAllocator
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefixes import (
@@ -47,9 +48,12 @@ class ComputedTokens(Protocol):
     """A running request, as far as its prefix can be shared."""
 
     sequence: int
-    adapter: str | None
     tokens: list[int]
     computed: int
+
+    @property
+    def adapter(self) -> Adapter:
+        """What computes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,10 @@ class KVCacheManager:
         return len(self._cached) + len(self.offloaded)
 
     def match_prefix(
-        self, adapter: str | None, tokens: list[int], running: Iterable[ComputedTokens]
+        self, adapter: Adapter, tokens: list[int], running: Iterable[ComputedTokens]
     ) -> PrefixMatch:
-        """The longest prefix of `tokens` that is cached, running or offloaded under this adapter.
+        """The longest prefix of `tokens` that is cached, running or offloaded under this adapter,
+        or of the base as far as it is the base's.
 
         The last token is never part of it: its logits are needed, so it must be computed.
         """
@@ -142,11 +147,10 @@ class KVCacheManager:
         wanted = np.asarray(tokens[:-1], np.int32)
         best, best_length = self._cached.longest(adapter, wanted)
         for other in running:
-            if other.adapter != adapter or min(other.computed, len(wanted)) <= best_length:
-                continue
-            if other.tokens[best_length] != tokens[best_length]:
+            reach = min(other.computed, len(wanted), alike_until(other.adapter, adapter))
+            if reach <= best_length or other.tokens[best_length] != tokens[best_length]:
                 continue  # It can't be longer.
-            length = common_prefix(np.asarray(other.tokens[: other.computed], np.int32), wanted)
+            length = common_prefix(np.asarray(other.tokens[:reach], np.int32), wanted)
             if length > best_length:
                 best, best_length = other.sequence, length
         key, length = self.offloaded.longest(adapter, wanted)
@@ -154,7 +158,7 @@ class KVCacheManager:
             known = max(best_length, length if key is not None else 0)
             read = self._disk.find(adapter, wanted, known + WORTH_READING)
             if read is not None:
-                key, length = self.offloaded.put(read), common_prefix(read.tokens, wanted)
+                key, length = self.offloaded.put(read), read.length_for(adapter, wanted)
         if key is not None and length >= best_length + WORTH_RESTORING:
             tokens_there = len(self.offloaded[key].tokens)
             return PrefixMatch(length, offloaded=key, offloaded_tokens=tokens_there)
@@ -204,15 +208,20 @@ class KVCacheManager:
         self._cells.append(sequence, count)
         self._peak = max(self._peak, self.used_cells)
 
-    def settle_draft(self, sequence: int, length: int, accepted: int) -> None:
-        """Of tokens that were computed behind a sequence's others on trial, `accepted` are kept, so
-        that it has `length`; there must be room."""
-        self._cells.append(sequence, accepted)
-        self._memory.truncate(sequence, length)
+    def append_each(self, sequences: Sequence[int]) -> None:
+        """One more token of each of these was computed, in this order; there must be room."""
+        self._cells.append_each(sequences)
+        self._peak = max(self._peak, self.used_cells)
 
-    def release(self, sequence: int, adapter: str | None, tokens: list[int]) -> None:
+    def keep(self, sequence: int, length: int) -> None:
+        """Of a running sequence's computed tokens only the first `length` are kept."""
+        self._memory.truncate(sequence, length)
+        self._cells.truncate(sequence, length)
+
+    def release(self, sequence: int, adapter: Adapter, tokens: list[int]) -> None:
         """End a sequence whose computed tokens are `tokens`, and cache it as a prefix."""
-        if not self._can_share or not tokens:
+        kept = self._can_share and (self._limits.idle_cells or self.offloaded.copies)
+        if not kept or not tokens:
             self.free(sequence)
             return
         for other in self._cached.add(sequence, CachedPrefix(adapter, np.array(tokens, np.int32))):
@@ -242,7 +251,7 @@ class KVCacheManager:
             copied += cached - left if self.offloaded.copies else 0
             cached = left
 
-    def start_low(self, adapter: str | None, tokens: list[int]) -> None:
+    def start_low(self, adapter: Adapter, tokens: list[int]) -> None:
         """A request with these tokens ends a time in which none ran. What many together left
         behind lies scattered over all cells that they held, and on a GPU attention takes as long
         as if all up to the last one in use were: unless the request needs much of it, it goes."""

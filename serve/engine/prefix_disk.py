@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuneserve.errors import UsageError
+from tuneserve.serve.engine.activation import Adapter, shared_key
 from tuneserve.serve.engine.prefix_files import (
     DamagedPrefixError,
     file_bytes,
@@ -26,12 +27,7 @@ from tuneserve.serve.engine.prefix_files import (
     read_tokens,
     write_prefix,
 )
-from tuneserve.serve.engine.prefixes import (
-    SHORTEST_OFFLOADED,
-    CachedPrefix,
-    Tokens,
-    common_prefix,
-)
+from tuneserve.serve.engine.prefixes import SHORTEST_OFFLOADED, CachedPrefix, Tokens
 
 logger = logging.getLogger("tuneserve.engine")
 
@@ -44,57 +40,65 @@ _PAUSE = 60.0
 """Seconds without writing after the disk refused it."""
 
 _MUCH_LONGER = 8
+"""So many times as long as what is wanted of it, a file is not read."""
 
 _UNWRITTEN = 4
 """Prefixes that may wait to be written; more are let go, for they take memory."""
 
 
 class Folder:
-    """The prefixes of one folder, by path; read again when it has changed. Safe from any thread."""
+    """The prefixes of one folder, by path; read again when it has changed. Safe from any thread.
 
-    def __init__(self, path: Path) -> None:
+    All of them begin with what `adapter` (None: the base) computed; in the base's folder are those
+    of activated adapters too."""
+
+    def __init__(self, path: Path, adapter: str | None) -> None:
         self.path = path
-        self._tokens: dict[str, Tokens] = {}
+        self.adapter = adapter
+        self._known: dict[str, CachedPrefix] = {}
         self._changed = -1
         self._looked = -_LOOK_AGAIN
         self._lock = threading.Lock()
 
-    def longest(self, wanted: Tokens) -> tuple[Path | None, int]:
+    def longest(self, adapter: Adapter, wanted: Tokens) -> tuple[Path | None, int]:
         """The file with the longest beginning in common, and its length; of a file that is much
         longer than that, too much would be read."""
         self._refresh()
         with self._lock:
             lengths = {
                 name: length
-                for name, one in self._tokens.items()
-                if (length := common_prefix(one, wanted)) * _MUCH_LONGER >= len(one)
+                for name, one in self._known.items()
+                if (length := one.length_for(adapter, wanted)) * _MUCH_LONGER >= len(one.tokens)
             }
         best = max(lengths, key=lengths.__getitem__, default=None)
         if best is None or not lengths[best]:
             return None, 0
         return self.path / best, lengths[best]
 
-    def holds(self, tokens: Tokens) -> bool:
-        """Does a file begin with these tokens?"""
-        return self.longest(tokens)[1] == len(tokens)
+    def holds(self, prefix: CachedPrefix) -> bool:
+        """Is there a file that is read where this prefix is wanted?"""
+        return self.longest(prefix.adapter, prefix.tokens)[1] == len(prefix.tokens)
 
-    def superfluous(self, tokens: Tokens) -> list[Path]:
-        """Files whose tokens are a beginning of these, and fewer."""
+    def superfluous(self, prefix: CachedPrefix) -> list[Path]:
+        """Files that are a beginning of this one. A much shorter one is not: where it is wanted,
+        this one is not read."""
         with self._lock:
             return [
                 self.path / name
-                for name, one in self._tokens.items()
-                if len(one) < len(tokens) and common_prefix(one, tokens) == len(one)
+                for name, one in self._known.items()
+                if len(one.tokens) < len(prefix.tokens) <= len(one.tokens) * _MUCH_LONGER
+                and prefix.length_for(one.adapter, one.tokens) == len(one.tokens)
             ]
 
     def remove(self, path: Path) -> None:
         with self._lock:
-            self._tokens.pop(path.name, None)
+            self._known.pop(path.name, None)
         path.unlink(missing_ok=True)
 
-    def add(self, path: Path, tokens: Tokens) -> None:
+    def add(self, path: Path, prefix: CachedPrefix) -> None:
+        """Note a file of this prefix, whose data are not kept."""
         with self._lock:
-            self._tokens[path.name] = tokens
+            self._known[path.name] = CachedPrefix(prefix.adapter, prefix.tokens)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._looked < _LOOK_AGAIN:
@@ -109,13 +113,13 @@ class Folder:
             return
         self._changed = changed
         with self._lock:
-            for gone in self._tokens.keys() - names:
-                del self._tokens[gone]
-            new = names - self._tokens.keys()
+            for gone in self._known.keys() - names:
+                del self._known[gone]
+            new = names - self._known.keys()
         for name in new:
             with contextlib.suppress(FileNotFoundError):
                 try:
-                    self.add(self.path / name, read_tokens(self.path / name))
+                    self.add(self.path / name, read_tokens(self.path / name, self.adapter))
                 except (DamagedPrefixError, OSError) as error:
                     discard(self, self.path / name, error)
 
@@ -138,15 +142,15 @@ class DiskPrefixes:
         self._thread = threading.Thread(target=self._write_all, name="prefixes", daemon=True)
         self._thread.start()
 
-    def find(self, adapter: str | None, wanted: Tokens, least: int) -> CachedPrefix | None:
+    def find(self, adapter: Adapter, wanted: Tokens, least: int) -> CachedPrefix | None:
         """The prefix with the longest beginning in common with `wanted`, of `least` tokens or more;
         None if there is none. A damaged file is removed."""
         folder = self._folder(adapter)
-        path, length = folder.longest(wanted)
+        path, length = folder.longest(adapter, wanted)
         if path is None or length < max(least, SHORTEST_OFFLOADED):
             return None
         try:
-            tokens, data = read_prefix(path)
+            prefix = read_prefix(path, folder.adapter)
             os.utime(path)
         except FileNotFoundError:
             folder.remove(path)
@@ -154,9 +158,9 @@ class DiskPrefixes:
         except (DamagedPrefixError, OSError) as error:
             discard(folder, path, error)
             return None
-        if common_prefix(tokens, wanted) < length:
+        if prefix.length_for(adapter, wanted) < length:
             return None  # Another server has replaced the file since its tokens were read.
-        return CachedPrefix(adapter, tokens, data)
+        return prefix
 
     def save(self, prefix: CachedPrefix) -> None:
         """Have a prefix written, unless it is there. While the engine runs, it is let go if others
@@ -166,7 +170,7 @@ class DiskPrefixes:
         folder = self._folder(prefix.adapter)
         if file_bytes(prefix.tokens, prefix.data) > self._limit:
             return
-        if folder.holds(prefix.tokens):
+        if folder.holds(prefix):
             return
         with contextlib.suppress(queue.Full):
             self._queue.put((folder, prefix), block=self._closing)
@@ -180,10 +184,11 @@ class DiskPrefixes:
         self._queue.put(None)
         self._thread.join()
 
-    def _folder(self, adapter: str | None) -> Folder:
-        name = self._folder_name(adapter)
+    def _folder(self, adapter: Adapter) -> Folder:
+        first = shared_key(adapter)
+        name = self._folder_name(first)
         if name not in self._folders:
-            self._folders[name] = Folder(self._root / name)
+            self._folders[name] = Folder(self._root / name, first)
         return self._folders[name]
 
     def _write_all(self) -> None:
@@ -197,13 +202,16 @@ class DiskPrefixes:
                 logger.warning("prefixes are not written to disk for a while: %s", error)
 
     def _write(self, folder: Folder, prefix: CachedPrefix) -> None:
-        name = hashlib.sha256(prefix.tokens.data).hexdigest()[:32] + SUFFIX
+        name = hashlib.sha256(prefix.tokens.data)
+        if folder.adapter != prefix.adapter:
+            name.update(repr(prefix.adapter).encode())
+        path = folder.path / f"{name.hexdigest()[:32]}{SUFFIX}"
         self._shrink(self._limit - file_bytes(prefix.tokens, prefix.data))
         folder.path.mkdir(mode=0o700, exist_ok=True)
-        write_prefix(folder.path / name, prefix.tokens, prefix.data)
-        folder.add(folder.path / name, prefix.tokens)
-        for path in folder.superfluous(prefix.tokens):
-            folder.remove(path)
+        write_prefix(path, prefix)
+        folder.add(path, prefix)
+        for shorter in folder.superfluous(prefix):
+            folder.remove(shorter)
 
     def _shrink(self, size: int) -> None:
         """Remove the files used longest ago until all take at most `size` bytes."""

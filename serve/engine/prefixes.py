@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tuneserve.arrays import Bytes
+from tuneserve.serve.engine.activation import Adapter, adapter_key, alike_until
 
 Tokens = npt.NDArray[np.int32]
 
@@ -42,9 +43,15 @@ class SequenceMemory(Protocol):
 class CachedPrefix:
     """The computed tokens of a finished request; `data`: keys and values of an offloaded one."""
 
-    adapter: str | None
+    adapter: Adapter
     tokens: Tokens
     data: Bytes = field(default_factory=lambda: np.empty(0, np.uint8))
+
+    def length_for(self, adapter: Adapter, wanted: Tokens) -> int:
+        """The number of leading tokens of a request (of `adapter`, with the tokens `wanted`) that
+        this has already."""
+        reach = alike_until(self.adapter, adapter)
+        return common_prefix(self.tokens[:reach], wanted)
 
 
 class PrefixCache(OrderedDict[int, CachedPrefix]):
@@ -63,10 +70,9 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
         superfluous = [
             other
             for other, prefix in self.items()
-            if prefix.adapter == new.adapter
-            and len(prefix.tokens) <= len(new.tokens)
+            if len(prefix.tokens) <= len(new.tokens)
             and prefix.tokens[-1] == new.tokens[len(prefix.tokens) - 1]
-            and common_prefix(prefix.tokens, new.tokens) == len(prefix.tokens)
+            and new.length_for(prefix.adapter, prefix.tokens) == len(prefix.tokens)
         ]
         for other in superfluous:
             del self[other]
@@ -75,20 +81,19 @@ class PrefixCache(OrderedDict[int, CachedPrefix]):
 
     def drop(self, adapter: str) -> list[int]:
         """Remove all of an adapter's prefixes; returns their ids."""
-        dropped = [sequence for sequence, prefix in self.items() if prefix.adapter == adapter]
+        dropped = [key for key, prefix in self.items() if adapter_key(prefix.adapter) == adapter]
         for sequence in dropped:
             del self[sequence]
         return dropped
 
-    def longest(self, adapter: str | None, tokens: Tokens) -> tuple[int | None, int]:
+    def longest(self, adapter: Adapter, tokens: Tokens) -> tuple[int | None, int]:
         """(sequence id, length) of the longest prefix of `tokens` that is cached."""
         best, longest = None, 0
         for sequence, prefix in self.items():
-            if prefix.adapter != adapter or longest >= min(len(prefix.tokens), len(tokens)):
+            reach = min(len(prefix.tokens), len(tokens), alike_until(prefix.adapter, adapter))
+            if longest >= reach or prefix.tokens[longest] != tokens[longest]:
                 continue
-            if prefix.tokens[longest] != tokens[longest]:
-                continue
-            length = common_prefix(prefix.tokens, tokens)
+            length = common_prefix(prefix.tokens[:reach], tokens)
             if length > longest:
                 best, longest = sequence, length
         if best is not None:

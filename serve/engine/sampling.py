@@ -19,6 +19,7 @@ from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.engine.adjustments import Adjustments
 from tuneserve.serve.engine.drawing import draw
+from tuneserve.serve.engine.proposals import Proposal, draw_with
 from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams
 from tuneserve.serve.engine.weights import Row
@@ -43,17 +44,20 @@ class TokenSampler:
         if sampling.logit_bias or sampling.penalizes:
             self._adjustments = Adjustments(sampling)
 
-    def sample(self, row: Row) -> int:
+    def sample(self, row: Row, proposal: Proposal | None = None) -> int:
         """The next token, from its logits [n_vocab]. They are written to, but the same again when
-        the call returns. Raises GrammarFailedError, LogitsError."""
+        the call returns. A `proposal` is chosen as often as the distribution allows. Raises
+        GrammarFailedError, LogitsError."""
         if self._adjustments is None:
-            return self._next(row)
+            return self._next(row, proposal)
         with self._adjustments.applied_to(row):
-            token = self._next(row)
+            token = self._next(row, proposal)
         self._adjustments.accept(token)
         return token
 
-    def _next(self, row: Row) -> int:
+    def _next(self, row: Row, proposal: Proposal | None) -> int:
+        if proposal is not None and takes_proposals(self._sampling):
+            return draw_with(row, self._sampling, self._random, proposal)
         if self._forced:
             token = self._forced.popleft()
         elif self._grammar is None:
@@ -137,6 +141,14 @@ class TokenSampler:
     def _failed(reason: str) -> GrammarFailedError:
         cause = reason.partition("\n")[0]
         return GrammarFailedError(f"the answer can't go on by its grammar: {cause}")
+
+
+def takes_proposals(sampling: SamplingParams) -> bool:
+    """Can a draft model's proposals be kept by `draw_with`? Not where the text has a say in what is
+    drawn, by a grammar or a budget of thoughts; and the most probable token is not drawn."""
+    return (
+        sampling.temperature > 0.0 and sampling.grammar is None and sampling.thinking_budget is None
+    )
 
 
 def draw_seed(seed: int | None) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tuneserve.chat.thinking import Thoughts
 from tuneserve.errors import TuneserveError
+from tuneserve.serve.engine.acceptance import Source
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -110,6 +111,13 @@ class SamplingParams:
         penalties = (self.presence_penalty, self.frequency_penalty, self.repeat_penalty)
         return penalties != (0.0, 0.0, 1.0)
 
+    @property
+    def is_plainly_greedy(self) -> bool:
+        """Is each token the most probable one of its row, and nothing else asked about it?"""
+        changed = self.logit_bias or self.penalizes or self.grammar is not None
+        more = self.thinking_budget is not None or self.logprobs is not None
+        return self.temperature <= 0.0 and not changed and not more
+
 
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -170,7 +178,10 @@ class Completion:
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """What an engine is doing: requests and the KV cache's cells now; preemptions, steps and tokens
-    guessed (`drafted`) and guessed right (`accepted`) so far."""
+    guessed (`drafted`) and guessed right (`accepted`) so far, by their source ('prompt', 'draft').
+
+    Of the draft model, if there is one: its cells, how often its cache had no room for guesses
+    (`draft_refused`), and whether it works (`draft_usable`)."""
 
     running: int
     waiting: int
@@ -180,8 +191,12 @@ class EngineStats:
     cached_prefixes: int
     preemptions: int
     steps: int
-    drafted: int = 0
-    accepted: int = 0
+    drafted: Mapping[Source, int] = field(default_factory=dict)
+    accepted: Mapping[Source, int] = field(default_factory=dict)
+    draft_cells_used: int = 0
+    draft_cells: int = 0
+    draft_refused: int = 0
+    draft_usable: bool = False
 
 
 Event = Delta | Completion | EngineError

@@ -80,6 +80,11 @@ class Weights:
         self._sum_up()
         return self
 
+    def reduce(self, tokens: Ids, by: npt.NDArray[np.floating]) -> None:
+        """Take so much from the weights of these tokens, of each at most what it has."""
+        self.flat[tokens] = np.maximum(self.flat[tokens] - by, 0.0)
+        self._sum_up()
+
     def keep(self, tokens: Mask) -> None:
         """Let all others have no weight."""
         np.multiply(self.flat, tokens, out=self.flat)

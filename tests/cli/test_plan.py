@@ -194,3 +194,18 @@ def test_what_is_served_from_main_memory_includes_the_input_embedding() -> None:
     assert weights(tied, "cpu", modules_to_save=("lm_head",)) == weights(
         replace(tied, tied=False), "cpu"
     )
+
+
+def test_a_draft_model_is_counted(demo_gguf: Path) -> None:
+    def planned(**serve: Any) -> tuple[int, int]:
+        recipe = Recipe(train=TrainSettings(vram=12), serve=ServeSettings(**serve))
+        found = plan(recipe, SHAPES["8B"], device="cuda")
+        parts = next(parts for title, parts in found.peaks.items() if "serving" in title)
+        return found.longest_context or 0, parts.get("draft_weights", 0)
+
+    alone, nothing = planned()
+    beside, weights = planned(draft=demo_gguf)
+    assert nothing == 0
+    assert weights == pytest.approx(demo_gguf.stat().st_size, rel=0.03)
+    assert 0 < beside < alone
+    assert planned(draft=demo_gguf, speculate="off") == (alone, 0)

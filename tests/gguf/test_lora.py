@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.lora import AdapterBase, check_adapter
+from tuneserve.gguf.lora import AdapterBase, check_adapter, invocation_tokens
 from tuneserve.gguf.reader import GGUFFile
 
 BASE = AdapterBase(
@@ -102,6 +103,40 @@ def test_what_does_not_fit_is_named(
         check_adapter(write(pairs, **options), BASE, where="the file")
     assert problem in str(refused.value)
     assert refused.value.where == "the file"
+
+
+INVOCATION = "adapter.alora.invocation_tokens"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([3, 99], ""),
+        ([3, 100], "have 100, and the base knows 100 tokens"),
+        ([1] * 257, "are 257, and may be 1 to 256"),
+        ([-1], "are no token ids"),
+        (["a"], "are no token ids"),
+        ("a", "are no token ids"),
+    ],
+)
+def test_an_invocation_sequence_has_tokens_of_the_base(
+    write: Callable[..., GGUFFile], value: Any, problem: str
+) -> None:
+    def add(writer: gguf.GGUFWriter) -> None:
+        if isinstance(value, list):
+            writer.add_array(INVOCATION, value)
+        else:
+            writer.add_string(INVOCATION, value)
+
+    adapter = write(GOOD, change=add)
+    base = replace(BASE, n_vocab=100)
+    if problem:
+        with pytest.raises(UsageError) as refused:
+            check_adapter(adapter, base, where="x")
+        assert problem in str(refused.value)
+    else:
+        assert check_adapter(adapter, base, where="x") == []
+        assert invocation_tokens(adapter) == (3, 99)
 
 
 def test_factors_of_a_tied_embedding_are_refused(write: Callable[..., GGUFFile]) -> None:

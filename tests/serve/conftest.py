@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +36,39 @@ def start_server() -> Callable[..., Any]:
     return running_server
 
 
-def write_lora(path: Path, *, seed: int) -> Path:
-    """An adapter of rank 4 with large random weights: it visibly changes what the model says."""
+INVOCATION = "\nCheck the answer:"
+
+
+def write_lora(
+    path: Path,
+    *,
+    seed: int,
+    invocation: Sequence[int] = (),
+    layers: int = 30,
+    shape: tuple[int, int] = (576, 1536),
+) -> Path:
+    """An adapter of rank 4 with large random weights on `ffn_down` (of this shape; by default the
+    demo model's): it visibly changes what the model says. With an `invocation` sequence it is an
+    activated one."""
     import gguf
 
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 64.0)
+    if invocation:
+        writer.add_key_value(
+            "adapter.alora.invocation_tokens",
+            [*invocation],
+            gguf.GGUFValueType.ARRAY,
+            gguf.GGUFValueType.UINT32,
+        )
     random = np.random.default_rng(seed)
-    for block in range(30):
+    rows, columns = shape
+    for block in range(layers):
         name = f"blk.{block}.ffn_down.weight"
-        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, 1536)).astype(np.float32))
-        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (576, 4)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_a", random.normal(0, 0.1, (4, columns)).astype(np.float32))
+        writer.add_tensor(f"{name}.lora_b", random.normal(0, 0.1, (rows, 4)).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -66,3 +86,14 @@ def lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one."""
     return write_lora(tmp_path_factory.mktemp("lora") / "other.gguf", seed=1)
+
+
+@pytest.fixture(scope="session")
+def activated_lora_gguf(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An activated adapter (aLoRA), invoked by the tokens of INVOCATION."""
+    from tuneserve.llama import LlamaModel
+
+    with LlamaModel(demo_gguf) as model:
+        invocation = model.tokenize(INVOCATION)
+    path = tmp_path_factory.mktemp("lora") / "activated.gguf"
+    return write_lora(path, seed=2, invocation=invocation)

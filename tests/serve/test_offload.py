@@ -17,6 +17,7 @@ from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
+from tuneserve.serve import offload
 from tuneserve.serve.offload import (
     CONTEXT_BYTES,
     CONTEXT_STEP,
@@ -162,6 +163,8 @@ def test_a_split_that_llama_cpp_has_no_more_is_refused_with_what_to_take(
 ) -> None:
     done = tuneserve("serve", "x.gguf", "--split-mode", "row", cwd=tmp_path)
     assert done.returncode == 2
+    assert "no split by rows any more: take tensor" in done.stderr
+    done = tuneserve("serve", "x.gguf", "--split-mode", "column", cwd=tmp_path)
     assert "known are: layer, tensor, none" in done.stderr
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('[serve]\nsplit_mode = "row"\n')
@@ -189,6 +192,29 @@ def test_without_a_gpu_nothing_is_offloaded(
     assert "GPU layers: 0 (no GPU" in capsys.readouterr().err
     given = SETTINGS.model_copy(update={"gpu_layers": 7})
     assert with_gpu_layers(demo_gguf, given) is given
+
+
+def test_a_draft_model_comes_first_and_takes_its_place(
+    demo_gguf: Path, sizes: ModelSizes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = [2 << 30]
+    monkeypatch.setattr(offload, "free_gpu_memory", lambda: free)
+    drafted = SETTINGS.model_copy(update={"draft": demo_gguf, "slots": 1})
+    chosen = with_gpu_layers(demo_gguf, drafted)
+    assert (chosen.gpu_layers, chosen.draft_gpu_layers) == (31, 31)
+    # What is left for the served model is what the draft model, buffers included, does not take.
+    free[0] = MARGIN_BYTES + sizes.taken(drafted) + 100_000
+    chosen = with_gpu_layers(demo_gguf, drafted)
+    assert (chosen.gpu_layers, chosen.draft_gpu_layers) == (0, 31)
+    beside = largest_offload(sizes, drafted, free_bytes=2 * free[0], draft=sizes)
+    alone = largest_offload(sizes, drafted, free_bytes=2 * free[0] - sizes.taken(drafted))
+    assert beside == alone
+    # Half of it and its cache, or none.
+    free[0] = 2 << 30
+    half = with_gpu_layers(demo_gguf, drafted.model_copy(update={"draft_gpu_layers": 16}))
+    assert half.draft_gpu_layers == 16
+    off = with_gpu_layers(demo_gguf, drafted.model_copy(update={"speculate": "off"}))
+    assert off.draft_gpu_layers == -1
 
 
 def test_words_stand_for_numbers_in_recipes_and_options(tuneserve: Runner, tmp_path: Path) -> None:

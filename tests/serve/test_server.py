@@ -14,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.serve.engine.tiny_llama import write_tiny_llama
+
 pytestmark = pytest.mark.slow
 
 
@@ -41,6 +43,12 @@ def test_port_in_use_is_one_line_before_the_model_is_loaded(
         (["short.gguf", "--host", "no.such.host.invalid"], 2, "not an address"),
         (["short.gguf", "--api-key-file", "empty"], 2, "holds no API key"),
         (["short.gguf", "--cache-type-v", "q9"], 2, "q8_0"),
+        (["short.gguf", "--draft", "missing.gguf"], 2, "missing.gguf: no such file"),
+        (
+            ["whole.gguf", "--draft", "tiny.gguf"],
+            2,
+            "tiny.gguf: a draft model needs the vocabulary",
+        ),
     ],
 )
 def test_bad_input_is_named_without_a_traceback(
@@ -48,6 +56,8 @@ def test_bad_input_is_named_without_a_traceback(
 ) -> None:
     (tmp_path / "text.gguf").write_text("not one")
     (tmp_path / "empty").write_text("# no key\n\n")
+    write_tiny_llama(tmp_path / "tiny.gguf")
+    (tmp_path / "whole.gguf").symlink_to(demo_gguf)
     with demo_gguf.open("rb") as whole:
         (tmp_path / "short.gguf").write_bytes(whole.read(20_000_000))
     done = tuneserve("serve", *arguments, "--port", "0", cwd=tmp_path)
@@ -191,6 +201,16 @@ def test_a_context_that_is_rounded_up_is_told(
 ) -> None:
     with start_server(tmp_path / "log", str(demo_gguf), "--ctx", "64") as running:
         assert "the context has 256 tokens, not 64" in running.output()
+
+
+def test_a_draft_model_that_is_not_loaded_and_heads_that_are_not_used_are_told(
+    start_server: Any, tmp_path: Path
+) -> None:
+    model = write_tiny_llama(tmp_path / "tiny.gguf", mtp_layers=1)
+    options = ["--draft", str(model), "--speculate", "off", "--ctx", "256"]
+    with start_server(tmp_path / "log", str(model), *options) as running:
+        assert "the draft model is not loaded, since speculate is off" in running.output()
+        assert "multi-token prediction (MTP), which are not used" in running.output()
 
 
 def test_requests_that_do_not_arrive_are_ended(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any
@@ -46,6 +46,8 @@ def _found(source: str, bos_token: str, eos_token: str) -> CallForm | None:
     two = min(_written(template, _CALLS), key=_length, default=None)
     after_turn = _turn_end(template)
     form = _form(one, two, after_turn)
+    if form.separator and (name := _text_name(template, form.separator, form.middle)):
+        return replace(form, begin=form.separator, separator="", text_name=name)
     return form if _can_be_read(form, after_turn) else None
 
 
@@ -68,7 +70,11 @@ _TOOLS = [
                 "type": "object",
                 "properties": {
                     "zqtext": {"type": "string", "description": "zq text"},
-                    "zqlist": {"type": "array", "items": {"type": "integer"}},
+                    "zqlist": {
+                        "type": "array",
+                        "items": {"type": "integer"},
+                        "description": "zq list",
+                    },
                 },
                 "required": ["zqtext"],
             },
@@ -127,7 +133,16 @@ def _behind(prompt: str, full: str) -> str:
     """The text of the answer: what `full` has behind the beginning it shares with the prompt."""
     pairs = zip(units(prompt), units(full), strict=False)
     shared = sum(len(unit) for unit, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return full[shared:].rpartition(CLOSE_THOUGHTS)[2]
+    behind = full[shared:].rpartition(CLOSE_THOUGHTS)[2]
+    if shared < len(prompt) and _whole_overlap(prompt, behind):
+        # Something stands behind all turns (Command R+): the answer can't be told from it.
+        return ""
+    return behind
+
+
+def _whole_overlap(first: str, second: str) -> bool:
+    """Does `first` end with a beginning of `second` that ends with a mark?"""
+    return any(first.endswith(second[: found.end()]) for found in MARK.finditer(second[:200]))
 
 
 def _taken_apart(
@@ -172,7 +187,22 @@ def _json_arguments(
 def _without_ids(text: str) -> str:
     for number in _IDS:
         text = text.replace(number, CALL_ID)
-    return re.sub(r":\d+", f":{CALL_ID}", text)  # Kimi counts calls
+    return re.sub(r"""(?<=[:"'])\d+""", CALL_ID, text)  # Kimi and Cohere count calls
+
+
+def _text_name(template: ChatTemplate, begin: str, middle: str) -> str:
+    """The name under which a text is written behind a prompt that ends with a call's beginning; ''
+    if it is not."""
+    answer = {"role": "assistant", "content": _ANSWER}
+    try:
+        prompt = template.render([_QUESTION], tools=_TOOLS, add_generation_prompt=True)
+        full = template.render([_QUESTION, answer], tools=_TOOLS)
+    except TemplateError:
+        return ""
+    if not (prompt.endswith(begin) and full.startswith(prompt)):
+        return ""
+    name, found, _ = full[len(prompt) :].partition(f"{middle}{_ANSWER}")
+    return name if found and re.fullmatch(r"[\w.-]+", name) else ""
 
 
 def _turn_end(template: ChatTemplate) -> str:
@@ -201,7 +231,8 @@ def _form(one: _Rendered, two: _Rendered | None, turn_end: str) -> CallForm:
     if between is not None:
         separator = between[len(closing) : len(between) - len(each)]
     begin = each.removesuffix(head).strip()
-    if rendered.style is not None and (mark := MARK.match(begin)):
+    vague = rendered.style is not None or CALL_ID in begin
+    if vague and (mark := MARK.match(begin)):
         # The mark alone tells a call; models vary the white space behind it.
         begin, head = mark[0], each.strip()[mark.end() :]
     return CallForm(
@@ -223,18 +254,20 @@ def _can_be_read(form: CallForm, turn_end: str) -> bool:
     # The end of a turn ends the answer: what comes behind it is never written.
     if any(mark in outside for mark in MARK.findall(turn_end)[:1]):
         return False
-    if CALL_ID in outside + form.head + form.middle * bool(form.style):
+    if CALL_ID in outside or (form.style and CALL_ID in form.head + form.middle):
         return False
     if form.style is not None:
         return bool(form.triggers)
     if re.search(r'["{]', outside + form.separator):
         return False
     if form.is_object:
-        return bool(form.name_key and form.arguments_key and form.tail)
+        # A name that is a key has none of its own, nor have its arguments.
+        keyed = bool(form.name_key and form.arguments_key)
+        return bool(form.tail) and (keyed or (form.name_is_key and bool(form.triggers)))
     return bool(form.begin and form.middle)
 
 
-_OBJECT = re.compile(r'\{\s*"[^{}]*"\Z')
+_OBJECT = re.compile(r'\{\s*"(?:[^{}]*")?\Z')
 """An object's beginning up to within the text of the name."""
 
 

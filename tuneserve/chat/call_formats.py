@@ -23,8 +23,8 @@ class CallForm:
     them, then `section_end`.
 
     `head` is '' where the name stands bare, or begins a JSON object, which `tail` closes; with a
-    style it is what `begin` has behind its mark. Outer white space is in none of the texts but
-    `head`, `middle` and `tail`.
+    style or an id in front of the name it is what `begin` has behind its mark. Outer white space is
+    in none of the texts but `head`, `middle` and `tail`.
     """
 
     begin: str = ""
@@ -37,11 +37,19 @@ class CallForm:
     separator: str = ""
     several: bool = True
     style: ArgumentStyle | None = None
+    text_name: str = ""
+    """As whose call the text of an answer is written, if it is (Functionary's `all`); then the
+    prompt has the first call's `begin`."""
 
     @property
     def is_object(self) -> bool:
         """Is a call one JSON object?"""
-        return bool(self.head) and self.style is None
+        return self.head.lstrip().startswith("{") and self.style is None
+
+    @property
+    def name_is_key(self) -> bool:
+        """Is the object's only key the function's name, its value the arguments (Apertus)?"""
+        return self.is_object and not self.name_key and not self.arguments_key
 
     @property
     def in_list(self) -> bool:
@@ -65,6 +73,8 @@ class CallForm:
     def triggers(self) -> tuple[str, ...]:
         """What calls begin with; none where a call is only told by its JSON. Qwen3-Coder at times
         leaves the first mark away and begins with the function's."""
+        if self.text_name:
+            return ()
         second = self.head.strip() if isinstance(self.style, Tagged) else ""
         return tuple(mark for mark in (self.section_mark, self.begin, second) if mark)
 
@@ -91,7 +101,8 @@ class CallForm:
         found = {mark for text in texts for mark in MARK.findall(text)}
         if self.in_channels:
             found |= {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"}
-        return frozenset(found if self.triggers else {*found, PYTHON_TAG})
+        told = self.triggers or self.text_name
+        return frozenset(found if told else {*found, PYTHON_TAG})
 
     @cached_property
     def arguments_key(self) -> str:
@@ -118,9 +129,11 @@ class CallForm:
                 rf"\s*{before}{around[0]}(?P<name>[\w.-]+){around[1]}(?=[\s{follows}])"
             )
         if not self.is_object:
-            middle = _loose(self.middle)
-            return re.compile(rf"{before}(?P<name>[\w.-]+){middle}\s*(?=\{{)")
+            around = _loose(self.head), _loose(self.middle)
+            return re.compile(rf"{before}{around[0]}(?P<name>[\w.-]+){around[1]}\s*(?=\{{)")
         text = r'"(?:[^"\\]|\\.)*"'
+        if self.name_is_key:
+            return re.compile(rf"\s*{before}\{{\s*(?P<name>{text})\s*:\s*(?=\{{)")
         others = rf'(?:"(?!{self.name_key}")\w+"\s*:\s*{text}\s*,\s*)*'
         return re.compile(
             rf'\s*{before}\{{\s*{others}"{self.name_key}"\s*:\s*(?P<name>{text})\s*,\s*'

@@ -279,12 +279,24 @@ def render_example(
     arguments = template_arguments(
         template, messages, tools=example.tools, thinks=bool(messages[-1].get(REASONING))
     )
-    full = template.render(**arguments)
+    full = _ended(template, arguments)
     *before, last = arguments["messages"]
     arguments |= {"messages": before, "add_generation_prompt": True}
     prompt = template.render(**arguments)
     completion = _completion(template, {**arguments, "messages": [*before, last]}, prompt, full)
     return Rendering(prompt, completion, arguments)
+
+
+def _ended(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
+    """A conversation that ends with an answer as text. Some templates (Command R7B) open the next
+    answer whether they are asked to or not: that is left out."""
+    text = template.render(**arguments)
+    if template.eos_token and template.eos_token in text:
+        answered, end, rest = text.rpartition(template.eos_token)
+        opened = template.render(**{**arguments, "messages": arguments["messages"][:-1]})
+        if rest.strip() and opened.endswith(f"{end}{rest}"):
+            return answered + end
+    return text
 
 
 def _completion(
@@ -440,7 +452,7 @@ def _earlier_answers(
             continue
         before = template.render(**{**rendering.arguments, "messages": messages[:place]})
         closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
-        after = template.render(**{**rendering.arguments, **closed})
+        after = _ended(template, {**rendering.arguments, **closed})
         own = _completion(template, {**rendering.arguments, **closed}, before, after)
         if place == 0 and own is not None and after.endswith(own.text):
             # No server is asked for a greeting: its prompt is what the template puts before it.

@@ -8,6 +8,7 @@ the loop controls extension and the helpers are those that chat templates are wr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 from tuneserve.errors import TuneserveError
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
+_OF_LISTS = ("append", "pop")
 Message = Mapping[str, Any]
 
 
@@ -93,14 +95,13 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """The conversation as text, ending where the assistant speaks if asked to."""
+        given = {"messages": list(messages), "tools": tools, **variables}
         try:
             text: str = self._compiled.render(
-                messages=list(messages),
+                **(_closed(given) if self._changes_lists else given),
                 add_generation_prompt=add_generation_prompt,
-                tools=tools,
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
-                **variables,
             )
         except TemplateError:
             raise
@@ -108,6 +109,11 @@ class ChatTemplate:
             # The template is foreign code: whatever it raises is its failure, not ours.
             raise TemplateError(f"chat template failed: {error}") from error
         return text
+
+    @cached_property
+    def _changes_lists(self) -> bool:
+        """Does it keep a list of its own (Kimi K2: of ids)? What it is given it can't change."""
+        return re.search(rf"\.(?:{'|'.join(_OF_LISTS)})\(", self.source) is not None
 
     @cached_property
     def _compiled(self) -> Any:
@@ -125,7 +131,13 @@ class ChatTemplate:
                 next(parser.stream)
                 return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
-        environment = ImmutableSandboxedEnvironment(
+        class WithLists(ImmutableSandboxedEnvironment):
+            def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+                own = type(obj) is list and attr in _OF_LISTS
+                return own or super().is_safe_attribute(obj, attr, value)
+
+        kind = WithLists if self._changes_lists else ImmutableSandboxedEnvironment
+        environment = kind(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[jinja2.ext.loopcontrols, GenerationTag],
@@ -137,6 +149,17 @@ class ChatTemplate:
             return environment.from_string(self.source)
         except jinja2.TemplateError as error:
             raise TemplateError(f"chat template can't be compiled: {error}") from error
+
+
+class _Closed(list[Any]):
+    """A list that a template is given."""
+
+
+def _closed(value: Any) -> Any:
+    """A copy that templates can be told from their own lists."""
+    if isinstance(value, Mapping):
+        return {key: _closed(inner) for key, inner in value.items()}
+    return _Closed(map(_closed, value)) if isinstance(value, list | tuple) else value
 
 
 def _to_json(

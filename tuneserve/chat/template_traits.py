@@ -49,7 +49,11 @@ _BARE: list[dict[str, Any]] = [
 _TYPED: list[dict[str, Any]] = [
     {
         "description": _DESCRIPTION,
-        "parameters": {"type": "object", "properties": {"qzname": one}, "required": []},
+        "parameters": {
+            "type": "object",
+            "properties": {"qzname": one},
+            "required": [],
+        },
     }
     for one in (
         {"type": ["string", "null"]},
@@ -58,6 +62,12 @@ _TYPED: list[dict[str, Any]] = [
         {},
         True,
     )
+]
+_UNDESCRIBED: list[dict[str, Any]] = [
+    {
+        "description": _DESCRIPTION,
+        "parameters": {"type": "object", "properties": {"qzname": {"type": "string"}}},
+    }
 ]
 # SmolLM3 takes tools under this name; `tools` it ignores.
 _TOOL_VARIABLES = ("tools", "xml_tools")
@@ -80,7 +90,8 @@ class TemplateTraits:
     if they are not, or in no form that can be read back. `form`: what calls look like, Hermes'
     where they are written as text. `own_thoughts`: thoughts have a form of the template's own,
     without <think>. `whole_tools`: a tool without a description or parameters can't be written;
-    `simple_types`: nor a property without a type, or with several."""
+    `simple_types`: nor a property without a type, or with several; `described`: nor one without a
+    description."""
 
     system: bool
     tools: str | None
@@ -89,6 +100,7 @@ class TemplateTraits:
     own_thoughts: bool
     whole_tools: bool = False
     simple_types: bool = False
+    described: bool = False
 
 
 def template_traits(template: ChatTemplate) -> TemplateTraits:
@@ -114,6 +126,7 @@ def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
         own_thoughts=_own_thoughts(template, style),
         whole_tools=tools is not None and not _writes_all(template, tools, _BARE),
         simple_types=tools is not None and not _writes_all(template, tools, _TYPED),
+        described=tools is not None and not _writes_all(template, tools, _UNDESCRIBED),
     )
 
 
@@ -172,8 +185,10 @@ def _call_style(template: ChatTemplate, *, as_json: bool = True) -> CallStyle | 
 
 def _is_whole(rendered: str) -> bool:
     whole = all(mark in rendered for mark in (_CALLED, _VALUE, _RESULT))
-    # Python's own text of an object or of None, and JSON in JSON, are not what was meant.
-    strange = any(sign in rendered for sign in ("{'", "None", '\\"'))
+    # Python's own text of an object or of None, and JSON in JSON, are not what was meant of calls;
+    # what describes the tools stands before the question.
+    calls = rendered.rpartition(_USER["content"])[2]
+    strange = any(sign in calls for sign in ("{'", "None", '\\"'))
     return whole and not strange
 
 

@@ -17,7 +17,7 @@ and scores:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, AnyStr, Literal
 
@@ -88,13 +88,14 @@ class ThoughtStream:
             found += self._take_answer()
         return found
 
-    def finish(self, *, cut: bool = False) -> list[tuple[bool, str]]:
+    def finish(self, *, cut: bool = False, stop: str | None = None) -> list[tuple[bool, str]]:
         """The text that is still held back when the answer ends, as `feed` gives it. Of an answer
-        that was `cut` the beginning of a mark is no text."""
+        that was `cut` the beginning of a mark is no text, nor is that of one that a `stop` string
+        has cut."""
         rest, self._held = self._held, ""
         starts = self._state == "start" and self._left == "open"
-        if cut:
-            mark = OPEN_THOUGHTS if self._state == "start" else CLOSE_THOUGHTS
+        mark = OPEN_THOUGHTS if self._state == "start" else CLOSE_THOUGHTS
+        if cut or (stop is not None and is_cut_within([mark], rest, stop)):
             rest = rest[: len(rest) - overlap(rest, mark)]
         thinks = starts or self._state == "thoughts"
         if thinks:
@@ -166,6 +167,16 @@ def overlap(text: str, mark: str) -> int:
         if text.endswith(mark[:length]):
             return length
     return 0
+
+
+def is_cut_within(marks: Iterable[str], text: str, stop: str) -> bool:
+    """Does a text end in the beginning of a mark whose rest, or some of it, is in `stop`?"""
+    for mark in marks:
+        begun = text[len(text) - overlap(text, mark) :]
+        whole = begun + stop
+        if begun and (mark.startswith(whole) or whole.startswith(mark)):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

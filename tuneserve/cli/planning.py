@@ -10,8 +10,15 @@ from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_s
 from tuneserve.memory import GIB
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
-from tuneserve.serve.offload import ModelSizes, largest_offload, longest_context, usable_bytes
-from tuneserve.settings import Recipe
+from tuneserve.serve.offload import (
+    ModelSizes,
+    draft_settings,
+    largest_offload,
+    longest_context,
+    read_sizes,
+    usable_bytes,
+)
+from tuneserve.settings import Recipe, ServeSettings
 
 
 class MemoryPlan(Record):
@@ -69,15 +76,30 @@ def _peaks(
 ) -> dict[str, dict[str, int]]:
     """Bytes by part, of each stage as that stage itself estimates them."""
     serve = recipe.serve
+    draft = _draft_sizes(recipe)
+    serving = _served(sizes, serve, device)
+    if draft is not None:
+        parts = _served(draft, draft_settings(serve), device)
+        serving |= {f"draft_{part}": size for part, size in parts.items()}
     return {
         f"training: {strategy.describe()}": asdict(strategy.memory),
         "merge": {"tensors and libraries": needed_memory(worker_threads(recipe.convert))},
-        f"serving: {recipe.convert.quantization}, context {serve.ctx}": {
-            "weights": sizes.offloadable + (sizes.embedding if device == "cpu" else 0),
-            "kv_cache": sizes.kv_bytes(serve),
-            "compute": sizes.buffer_bytes(serve),
-        },
+        f"serving: {recipe.convert.quantization}, context {serve.ctx}": serving,
     }
+
+
+def _served(sizes: ModelSizes, serve: ServeSettings, device: str) -> dict[str, int]:
+    """Bytes by part of one loaded model."""
+    return {
+        "weights": sizes.offloadable + (sizes.embedding if device == "cpu" else 0),
+        "kv_cache": sizes.kv_bytes(serve),
+        "compute": sizes.buffer_bytes(serve),
+    }
+
+
+def _draft_sizes(recipe: Recipe) -> ModelSizes | None:
+    serve = recipe.serve
+    return read_sizes(serve.draft) if serve.drafts and serve.draft is not None else None
 
 
 def _value_bytes(recipe: Recipe) -> int:
@@ -129,9 +151,10 @@ def _longest_context(recipe: Recipe, sizes: ModelSizes) -> tuple[int, str]:
     serve = recipe.serve
     serve = serve.model_copy(update={"vram": serve.vram or recipe.train.vram})
     free = usable_bytes([int(serve.vram * GIB)], serve)
-    if context := longest_context(sizes, serve, free_bytes=free):
+    draft = _draft_sizes(recipe)
+    if context := longest_context(sizes, serve, free_bytes=free, draft=draft):
         return context, f"served, all layers on the GPU, a context of {context:,} tokens fits"
-    offload = largest_offload(sizes, serve, free_bytes=free)
+    offload = largest_offload(sizes, serve, free_bytes=free, draft=draft)
     return 0, (
         f"served with a context of {serve.ctx:,} tokens, {offload.layers} of {offload.total} "
         "layers fit the GPU; not all of them do, however short the context"

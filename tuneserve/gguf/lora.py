@@ -18,12 +18,14 @@ import numpy as np
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import ARCHITECTURES
-from tuneserve.gguf.reader import STRING, GGUFFile, GGUFTensor
+from tuneserve.gguf.reader import ARRAY, STRING, GGUFFile, GGUFTensor
 
 FACTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """What adapters are made of, and every backend multiplies with."""
 
 INVOCATION = "adapter.alora.invocation_tokens"
+MOST_INVOCATION = 256
+"""Tokens of an invocation sequence, which every prompt is searched for."""
 
 _FLOAT32 = 6
 _EMBEDDING = "token_embd.weight"
@@ -36,18 +38,25 @@ Shape = tuple[int, ...]
 @dataclass(frozen=True, slots=True)
 class AdapterBase:
     """What of a base model's GGUF an adapter has to fit: architecture, tensor shapes [rows,
-    columns]. `whole`: all tensors are in `shapes`, not those of a first file of several alone."""
+    columns], number of tokens (0: not known). `whole`: all tensors are in `shapes`, not those of a
+    first file of several alone."""
 
     architecture: str
     shapes: Mapping[str, Shape]
     whole: bool = True
+    n_vocab: int = 0
 
     @classmethod
     def read(cls, path: Path) -> AdapterBase:
         """From a GGUF's header. Raises UsageError if it can't be read."""
         header = GGUFFile(path)
         shapes = {name: tensor.shape for name, tensor in header.tensors.items()}
-        return cls(header.architecture, shapes, whole=header.get("split.count", 1) in (0, 1))
+        return cls(
+            header.architecture,
+            shapes,
+            whole=header.get("split.count", 1) in (0, 1),
+            n_vocab=len(header.get("tokenizer.ggml.tokens", ())),
+        )
 
 
 def check_adapter(adapter: GGUFFile, base: AdapterBase, *, where: str) -> list[str]:
@@ -63,6 +72,23 @@ def check_adapter(adapter: GGUFFile, base: AdapterBase, *, where: str) -> list[s
             where=where, problems=problems, hint=_HINT,
         )  # fmt: skip
     return left_out
+
+
+def invocation_tokens(adapter: GGUFFile) -> tuple[int, ...]:
+    """The tokens that switch an activated adapter (aLoRA) on; none of another."""
+    return tuple(adapter.get(INVOCATION, ()))
+
+
+def _invocation_problems(adapter: GGUFFile, base: AdapterBase) -> Iterator[str]:
+    tokens = adapter.get(INVOCATION)
+    if adapter.value_types.get(INVOCATION) != ARRAY or not all(
+        isinstance(token, int) and token >= 0 for token in tokens
+    ):
+        yield f"its {INVOCATION} are no token ids"
+    elif not 0 < len(tokens) <= MOST_INVOCATION:
+        yield f"its {INVOCATION} are {len(tokens)}, and may be 1 to {MOST_INVOCATION}"
+    elif base.n_vocab and max(tokens) >= base.n_vocab:
+        yield f"its {INVOCATION} have {max(tokens)}, and the base knows {base.n_vocab} tokens"
 
 
 def _metadata_problems(adapter: GGUFFile, base: AdapterBase) -> Iterator[str]:
@@ -81,7 +107,7 @@ def _metadata_problems(adapter: GGUFFile, base: AdapterBase) -> Iterator[str]:
     elif not math.isfinite(alpha):
         yield f"its adapter.lora.alpha is {alpha}"
     if INVOCATION in adapter.metadata:
-        yield "it is an activated LoRA (aLoRA), which is off until certain tokens come"
+        yield from _invocation_problems(adapter, base)
 
 
 def _tensor_problems(adapter: GGUFFile, base: AdapterBase, left_out: list[str]) -> Iterator[str]:

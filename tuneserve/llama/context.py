@@ -97,6 +97,17 @@ class TokenBatch:
         self._count = end
         return end - 1
 
+    def add_each(
+        self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]
+    ) -> None:
+        """Append a token of each of several sequences, all with an output."""
+        start, end = self._count, self._count + len(tokens)
+        self._tokens[start:end] = tokens
+        self._positions[start:end] = positions
+        self._sequences[start:end] = sequences
+        self._has_output[start:end] = 1
+        self._count = end
+
     def as_struct(self) -> Any:
         """The llama_batch; valid until the batch is changed."""
         self._struct.n_tokens = self._count
@@ -175,6 +186,7 @@ class LlamaContext:
         self.n_ctx = n_ctx
         self.cells = int(self._api.llama_n_ctx(self.handle))
         self.n_batch = int(params.n_batch)
+        self._logits: tuple[tuple[int, int], Floats] | None = None
         self._memory = self._api.llama_get_memory(self.handle)
 
     def __enter__(self) -> Self:
@@ -209,12 +221,13 @@ class LlamaContext:
 
         A view into llama.cpp's buffer, valid until the next `decode`.
         """
-        size = outputs * self.model.n_vocab
         pointer = self._api.llama_get_logits(self.handle)
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        assert address is not None
-        buffer = (ctypes.c_float * size).from_address(address)
-        return np.ctypeslib.as_array(buffer).reshape(outputs, self.model.n_vocab)
+        key = (ctypes.addressof(pointer.contents), outputs)
+        if self._logits is None or self._logits[0] != key:
+            buffer = (ctypes.c_float * (outputs * self.model.n_vocab)).from_address(key[0])
+            rows = np.ctypeslib.as_array(buffer).reshape(outputs, self.model.n_vocab)
+            self._logits = key, rows
+        return self._logits[1]
 
     def token_logits(self, index: int) -> Floats:
         """Logits [n_vocab] of the token at `index` of the last batch; a view like `batch_logits`.

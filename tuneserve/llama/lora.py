@@ -7,15 +7,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.reader import check_is_gguf
 from tuneserve.llama.context import LlamaContext
 from tuneserve.llama.library import backend, forget_errors, last_error
 from tuneserve.llama.model import LlamaModel
 
 
-def load_adapter(model: LlamaModel, path: Path) -> Any:
+def load_adapter(model: LlamaModel, path: Path, *, activated: bool = False) -> Any:
     """llama.cpp's handle of an adapter; it lives as long as the model, or until `free_adapter`.
+    `activated`: it may be an activated one (aLoRA), which the caller switches on and off.
 
     Raises UsageError or TuneserveError naming the file that can't be loaded.
     """
@@ -27,6 +28,13 @@ def load_adapter(model: LlamaModel, path: Path) -> Any:
             f"llama.cpp can't load this adapter: {last_error()}",
             where=str(path),
             hint="It must be a LoRA GGUF made for this base model.",
+        )
+    if not activated and backend().llama_adapter_get_alora_n_invocation_tokens(handle):
+        free_adapter(handle)
+        raise UsageError(
+            "an activated LoRA (aLoRA) acts from certain tokens on, and can't be always on",
+            where=str(path),
+            hint="Serve it beside its base: tuneserve serve BASE --lora NAME=ADAPTER.",
         )
     return handle
 

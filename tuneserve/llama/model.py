@@ -246,6 +246,13 @@ class LlamaModel:
         return tuple(self.token_text(token) for token in ids if control(self.vocab, token))
 
     @property
+    def mtp_layers(self) -> int:
+        """Layers behind the others that predict tokens beyond the next one. They are not loaded:
+        to run them takes functions that are not in llama.cpp's public API."""
+        architecture = self.metadata("general.architecture")
+        return int(self.metadata(f"{architecture}.nextn_predict_layers") or 0)
+
+    @property
     def bos(self) -> int:
         return int(self._api.llama_vocab_bos(self.vocab))
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from tuneserve.serve.api.errors import as_api_error, to_json
 from tuneserve.serve.api.middleware import REQUEST_ID
@@ -30,16 +31,33 @@ _TYPES = {
     529: "overloaded_error",
 }  # fmt: skip
 
+
+class ErrorDetail(TypedDict):
+    """What went wrong; `details` has the code that OpenAI's API has."""
+
+    type: str
+    message: str
+    details: NotRequired[dict[str, Any]]
+
+
+class ErrorBody(TypedDict):
+    """Every answer that is not a success."""
+
+    type: Literal["error"]
+    error: ErrorDetail
+    request_id: str | None
+
+
 _WORDS = ("message", "type", "param", "code")
 
 
-def error_body(status: int, told: Mapping[str, Any], request_id: str | None) -> dict[str, Any]:
+def error_body(status: int, told: Mapping[str, Any], request_id: str | None) -> ErrorBody:
     """What a client is told; `told` is the error as OpenAI's API has it."""
     message = told["message"]
     if told["param"] and told["param"] not in message:
         message = f"{told['param']}: {message}"
     usual = "api_error" if status >= 500 else "invalid_request_error"
-    error: dict[str, Any] = {"type": _TYPES.get(status, usual), "message": message}
+    error: ErrorDetail = {"type": _TYPES.get(status, usual), "message": message}
     if told["code"] is not None:
         # Clients find here, for one, that they have to go on without a thread.
         figures = {key: value for key, value in told.items() if key not in _WORDS}

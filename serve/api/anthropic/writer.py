@@ -45,7 +45,7 @@ class MessageWriter(Writer):
         [completion] = completions
         for delta in deltas_of(completion, self._model, self._turn.sampling):
             self._reader.feed(delta)
-        self._reader.finish(cut=completion.was_cut)
+        self._reader.finish(completion)
         content = [self._content(block) for block in self._reader.blocks]
         return to_json(self._message(content, completion))
 
@@ -56,7 +56,7 @@ class MessageWriter(Writer):
         return b"".join(map(self._written, self._reader.feed(delta)))
 
     def last(self, index: int, completion: Completion) -> bytes:
-        steps = self._reader.finish(cut=completion.was_cut)
+        steps = self._reader.finish(completion)
         reason, stop = self._why(completion)
         return b"".join(map(self._written, steps)) + _event(
             "message_delta",
@@ -135,9 +135,19 @@ class MessageWriter(Writer):
             case "text":
                 return {"type": "text", "text": text}
             case "call":
-                called = json.loads(whole_arguments(text))
+                called = _input(text)
                 identity = block.id.replace("call_", "toolu_", 1)
                 return {"type": "tool_use", "id": identity, "name": block.name, "input": called}
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """The arguments of a call; those that are no JSON under the key that Anthropic's documentation
+    has for them."""
+    try:
+        called: dict[str, Any] = json.loads(whole_arguments(arguments))
+    except ValueError:
+        return {"INVALID_JSON": arguments}
+    return called
 
 
 def _signature(thoughts: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from tuneserve.serve.api.batches.strict_json import is_blank, read_json_line
 from tuneserve.serve.api.batches.types import BatchLine, BatchProblem
 
 MOST_LINES = 50_000
@@ -35,7 +35,7 @@ def read_places(
     start = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
+            if not is_blank(line):
                 found = _checked(line, number, endpoint, known, longest)
                 if isinstance(found, str):
                     known.add(found)
@@ -60,13 +60,17 @@ def _checked(
     if len(line) > longest:
         return _problem("line_too_long", f"A line has at most {longest} bytes.", number)
     try:
-        request = BatchLine.model_validate(read_line(line))
+        value = read_json_line(line)
+    except ValueError as error:
+        return _problem("invalid_json_line", str(error), number)
+    if not isinstance(value, dict):
+        return _problem("invalid_json_line", "This line is no JSON object.", number)
+    try:
+        request = BatchLine.model_validate(value)
     except ValidationError as error:
         detail = error.errors()[0]
         field = ".".join(map(str, detail["loc"]))
         return _problem("invalid_line", f"{field}: {detail['msg']}", number, field or None)
-    except (ValueError, RecursionError):
-        return _problem("invalid_json_line", "This line is no JSON object.", number)
     if request.url != endpoint:
         message = f"Its url is {request.url[:64]!r}, and the batch is for {endpoint}."
         return _problem("mismatched_url", message, number, "url")
@@ -76,16 +80,11 @@ def _checked(
     return request.custom_id
 
 
-def read_line(line: bytes) -> Any:
-    """A line's JSON. Raises ValueError, RecursionError."""
-    return json.loads(line)
-
-
 def read_body(path: Path, place: Place) -> dict[str, Any]:
     """The request that stands at a place."""
     with path.open("rb") as file:
         file.seek(place.start)
-        body: dict[str, Any] = read_line(file.read(place.length))["body"]
+        body: dict[str, Any] = read_json_line(file.read(place.length))["body"]
         return body
 
 

@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -86,8 +87,7 @@ class BatchRunner:
     def count(self, batch: StoredBatch) -> None:
         """Bring the batch's counts up to date."""
         if results := self._results.get(batch["id"]):
-            batch["request_counts"]["completed"] = results.completed
-            batch["request_counts"]["failed"] = results.failed
+            results.tell(batch)
 
     async def _run(self, batch: StoredBatch) -> None:
         told = False
@@ -182,11 +182,7 @@ class BatchRunner:
     async def _answer_line(self, batch: StoredBatch, place: Place, results: Results) -> None:
         IN_BACKGROUND.set(True)
         path = self._store.files.path(batch["input_file_id"])
-        body = await asyncio.to_thread(read_body, path, place)
-        if body.get("stream"):
-            answer = _error(400, "invalid_request_error", "A batch has no streams.")
-        else:
-            answer = await self._ask(batch["endpoint"], json.dumps(body).encode())
+        answer = await self._answered(batch["endpoint"], path, place)
         failed = answer.status >= 400
         line = {
             "id": new_id("batch_req_"),
@@ -199,6 +195,17 @@ class BatchRunner:
             "error": None,
         }
         await asyncio.to_thread(results.append, line, failed=failed)
+
+    async def _answered(self, endpoint: str, path: Path, place: Place) -> Answer:
+        try:
+            body = await asyncio.to_thread(read_body, path, place)
+            content = json.dumps(body).encode()
+        except (ValueError, RecursionError):
+            # It could be read when the batch was made, from a shorter stack.
+            return _error(400, "invalid_request_error", "It is nested too deeply.")
+        if body.get("stream"):
+            return _error(400, "invalid_request_error", "A batch has no streams.")
+        return await self._ask(endpoint, content)
 
     async def _ask(self, endpoint: str, body: bytes) -> Answer:
         wait = FIRST_WAIT
@@ -217,7 +224,7 @@ class BatchRunner:
         """The batch ends; what was answered is kept."""
         batch["errors"] = BatchErrors(object="list", data=problems)
         results = await asyncio.to_thread(self._store.results, batch)
-        self.count(batch)
+        results.tell(batch)
         say(f"{batch['id']} failed: {problems[0]['message']}")
         await asyncio.to_thread(self._store.finish, batch, results, "failed")
 

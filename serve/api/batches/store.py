@@ -6,14 +6,16 @@ process has half written is cut when the file is opened again, and that request 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, cast
+from typing import Any, NotRequired, cast, get_args
 
 from tuneserve.console import say
 from tuneserve.serve.api.batches.files import FileStore, new_id, read_state, write_state
@@ -24,6 +26,7 @@ from tuneserve.serve.api.batches.types import (
     RequestCounts,
     Status,
 )
+from tuneserve.serve.api.batches.usage import add_usage, no_usage
 from tuneserve.serve.api.errors import ApiError
 
 WINDOW_SECONDS = 24 * 3600
@@ -50,23 +53,42 @@ class StorageFullError(Exception):
 class Results:
     """The finished lines of one batch: answers in one file, errors in another."""
 
-    def __init__(self, output: Path, errors: Path, files: FileStore) -> None:
-        """Reads what is there, and cuts what is half written."""
+    def __init__(
+        self, output: Path, errors: Path, files: FileStore, tally: Counter[bool] | None = None
+    ) -> None:
+        """Reads what is there, and cuts what is half written. `tally` counts the lines that are
+        written from now on, by whether they failed."""
         self._paths = {False: output, True: errors}
+        self._tally = Counter[bool]() if tally is None else tally
         self._files = files
         self._lock = threading.Lock()
         self._bytes = 0
+        self._usage = no_usage()
+        self._models: set[str] = set()
         self.done: set[str] = set()
         self.completed = self.failed = 0
         for failed, path in self._paths.items():
-            for custom_id in _whole_lines(path):
-                self._count(custom_id, failed=failed)
+            for line in _whole_lines(path):
+                self._count(line, failed=failed)
             self._bytes += path.stat().st_size
 
-    def _count(self, custom_id: str, *, failed: bool) -> None:
-        self.done.add(custom_id)
+    def _count(self, line: Mapping[str, Any], *, failed: bool) -> None:
+        self.done.add(line["custom_id"])
         self.failed += failed
         self.completed += not failed
+        response = line.get("response")
+        answer = response.get("body") if isinstance(response, dict) else None
+        if not failed and isinstance(answer, dict):
+            add_usage(self._usage, answer)
+            self._models.add(str(answer.get("model", "")))
+
+    def tell(self, batch: BatchObject) -> None:
+        """Bring what a batch says of its finished lines up to date."""
+        with self._lock:
+            batch["request_counts"]["completed"] = self.completed
+            batch["request_counts"]["failed"] = self.failed
+            batch["usage"] = copy.deepcopy(self._usage)
+            batch["model"] = (next(iter(self._models)) or None) if len(self._models) == 1 else None
 
     def append(self, line: dict[str, Any], *, failed: bool) -> None:
         """Keep a finished line. Raises StorageFullError, OSError."""
@@ -81,11 +103,12 @@ class Results:
                 file.flush()
                 os.fsync(file.fileno())
             self._bytes += len(data)
-            self._count(line["custom_id"], failed=failed)
+            self._count(line, failed=failed)
+            self._tally[failed] += 1
 
 
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The custom ids of a file's lines; from the first that is damaged on, the file is cut."""
+def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """A file's lines; from the first that is damaged on, the file is cut."""
     with path.open("a+b") as file:
         file.seek(0)
         good = 0
@@ -93,16 +116,22 @@ def _whole_lines(path: Path) -> Iterator[str]:
             try:
                 if not line.endswith(b"\n"):
                     break
-                custom_id = str(json.loads(line)["custom_id"])
+                value: dict[str, Any] = json.loads(line)
+                value["custom_id"] = str(value["custom_id"])
             except (ValueError, KeyError, TypeError):
                 break
             good += len(line)
-            yield custom_id
+            yield value
         file.truncate(good)
 
 
+_LATER = {"model": None, "usage": None}
+"""Keys that batches of former releases have not."""
+
+
 def _read_batch(path: Path) -> dict[str, Any] | None:
-    return read_state(path, BatchObject.__annotations__)
+    read = read_state(path, BatchObject.__annotations__.keys() - _LATER.keys())
+    return None if read is None else {**_LATER, **read}
 
 
 class BatchStore:
@@ -113,6 +142,7 @@ class BatchStore:
         self._directory = files.directory / "batches"
         self._directory.mkdir(exist_ok=True)
         self._lock = threading.RLock()
+        self._tally: Counter[bool] = Counter()
         paths = self._directory.glob("batch_*.json")
         read = [cast(StoredBatch, one) for one in map(_read_batch, paths) if one is not None]
         self._batches = {one["id"]: one for one in sorted(read, key=lambda one: one.get("made", 0))}
@@ -153,6 +183,8 @@ class BatchStore:
                 cancelled_at=None,
                 request_counts=RequestCounts(total=0, completed=0, failed=0),
                 metadata=request.metadata,
+                model=None,
+                usage=None,
                 owner=owner,
                 made=time.time_ns(),
                 output_id=new_id("file-"),
@@ -174,6 +206,17 @@ class BatchStore:
         """The batches that have not ended, the oldest first."""
         with self._lock:
             return [one for one in self._batches.values() if one["status"] not in ENDED]
+
+    def by_status(self) -> dict[str, int]:
+        """How many batches there are in each status."""
+        with self._lock:
+            found = Counter(one["status"] for one in self._batches.values())
+        return {status: found[status] for status in get_args(Status)}
+
+    @property
+    def lines_written(self) -> dict[str, int]:
+        """Lines since the process began: answered (completed), or not (failed)."""
+        return {"completed": self._tally[False], "failed": self._tally[True]}
 
     def get(self, owner: str, batch_id: str) -> StoredBatch:
         """Raises ApiError if there is none of this owner's."""
@@ -210,7 +253,7 @@ class BatchStore:
 
     def results(self, batch: StoredBatch) -> Results:
         """The finished lines of a batch. One opens them at a time."""
-        return Results(*self._result_paths(batch), self.files)
+        return Results(*self._result_paths(batch), self.files, self._tally)
 
     def finish(self, batch: StoredBatch, results: Results, outcome: Status) -> None:
         """Make files of the lines and end the batch; done again after a kill on the way, it has the

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from tuneserve.serve.api.batches.usage import BatchUsage
+
 ENDED = frozenset({"completed", "failed", "cancelled", "expired"})
 
 Status = Literal[
@@ -71,7 +73,8 @@ class RequestCounts(TypedDict):
 
 
 class BatchObject(TypedDict):
-    """A batch. Times are seconds since 1970."""
+    """A batch. Times are seconds since 1970; `model` is the one of all answers so far, if they are
+    of one, `usage` their tokens."""
 
     id: str
     object: Literal["batch"]
@@ -93,6 +96,8 @@ class BatchObject(TypedDict):
     cancelled_at: int | None
     request_counts: RequestCounts
     metadata: dict[str, str] | None
+    model: str | None
+    usage: BatchUsage | None
 
 
 class BatchList(TypedDict):

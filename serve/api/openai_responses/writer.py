@@ -59,7 +59,7 @@ class ResponseWriter(Writer):
         [completion] = completions
         for delta in deltas_of(completion, self._model, self._turn.sampling):
             self._reader.feed(delta)
-        self._reader.finish(cut=completion.was_cut)
+        self._reader.finish(completion)
         return to_json(self._done(completion))
 
     def first(self, index: int) -> bytes:
@@ -72,7 +72,7 @@ class ResponseWriter(Writer):
         return b"".join(map(self._written, self._reader.feed(delta)))
 
     def last(self, index: int, completion: Completion) -> bytes:
-        steps = self._reader.finish(cut=completion.was_cut)
+        steps = self._reader.finish(completion)
         events = b"".join(map(self._written, steps))
         response = self._done(completion)
         return events + self._event(f"response.{response['status']}", response=response)

@@ -16,6 +16,10 @@ class BareKeysReader:
 
     def feed(self, text: str) -> tuple[str, str, bool]:
         written = ""
+        if not self._open:
+            text = text.lstrip()
+            if text and text[0] != "{":
+                return "{}", text, True  # a call without arguments
         while text:
             piece, rest = self._step(text)
             if rest == text and not piece:

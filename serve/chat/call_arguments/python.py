@@ -21,8 +21,11 @@ class PythonReader:
     def feed(self, text: str) -> tuple[str, str, bool]:
         written = ""
         if not self._begun:
-            if not text.startswith("("):
-                return "", text, False
+            text = text.lstrip()
+            if not text:
+                return "", "", False
+            if text[0] != "(":
+                return "{}", text, True  # a call without arguments
             self._begun, written, text = True, "{", text[1:]
         while True:
             if text.lstrip(" ,\n").startswith(")"):

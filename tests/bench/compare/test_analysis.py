@@ -279,12 +279,12 @@ def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
     accuracy = compare_accuracy(cut, SETTINGS)
     cautions = caution(accuracy, count_pairs(cut), 16)
     assert cautions == [
-        "Caution: 57.0 % of the base model's and 0.0 % of the tuned model's answers were cut at "
+        "57.0 % of the base model's and 0.0 % of the tuned model's answers were cut at "
         "max_tokens 16."
     ]
     verdict = judge(accuracy, 0.95, cautions)
     assert verdict.outcome == "better"
-    assert verdict.sentence.endswith(cautions[0])
+    assert verdict.sentence.endswith(f" Caution: {cautions[0]}")
     assert verdict.cautions == cautions
     for kept, word in (((0, 0, 0, 100), "too hard"), ((0, 0, 100, 0), "too easy")):
         same = pairs(*kept)

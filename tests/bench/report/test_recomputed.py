@@ -177,8 +177,11 @@ def recomputed(rows: list[Row]) -> Recomputed:
         p = float(stats.binomtest(won, won + lost).pvalue)
         smallest = mcnemar_detectable((won + lost) / len(rows), len(rows))
     else:
-        p = float(sign_flips(net)) if len(net) <= 14 else float("nan")
-        if math.isnan(p):
+        if whole:
+            p = whole_sign_flips(net)
+        elif len(net) <= 14:
+            p = sign_flips(net)
+        else:
             generator = np.random.default_rng(0)
             signs = np.concatenate(
                 [generator.choice((-1.0, 1.0), size=(1000, len(net))) for _ in range(20)]
@@ -211,7 +214,7 @@ def robust(sums: list[float], sizes: list[float]) -> tuple[float, float, float, 
     maker = np.eye(len(shares)) - np.outer(shares, np.ones(len(shares)))
     inner = maker.T @ np.diag(1 / (1 - shares)) @ maker @ np.diag(shares)
     freedom = np.trace(inner) ** 2 / np.trace(inner @ inner)
-    skewness = sum(e**3 for e in left) / sum(e * e for e in left) ** 1.5
+    skewness = sum(e**3 for e in left) / sum(e * e for e in left) ** 1.5 if any(left) else 0.0
     return value, error, float(freedom), skewness
 
 
@@ -230,13 +233,15 @@ def supposed(
     return enlarged, freedom, skewness * (error / enlarged) ** 3
 
 
-def around(value: float, error: float, freedom: float, skewness: float) -> tuple[float, float]:
+def around(
+    count: int, value: float, error: float, freedom: float, skewness: float
+) -> tuple[float, float]:
     """Student's interval, and where Hall's cubic of it is at Student's quantiles."""
     t = float(stats.t.ppf(0.975, freedom))
 
     def solved(quantile: float) -> float:
         def cubic(x: float) -> float:
-            g = skewness
+            g = skewness * (1 + 10 / count)
             return x + g * x**2 / 3 + g**2 * x**3 / 27 + g / 6 - quantile
 
         return float(optimize.brentq(cubic, -50, 50, xtol=1e-13))
@@ -247,7 +252,7 @@ def around(value: float, error: float, freedom: float, skewness: float) -> tuple
 def of_mean(
     sums: list[float], sizes: list[float], values: list[float], usual: float, lowest: float
 ) -> tuple[float, float]:
-    low, high = around(float(np.mean(values)), *supposed(sums, sizes, values, usual))
+    low, high = around(len(sums), float(np.mean(values)), *supposed(sums, sizes, values, usual))
     return max(lowest, low), min(1.0, high)
 
 
@@ -257,6 +262,8 @@ def worth(values: list[float], sums: list[float], sizes: list[float], alone: boo
     if alone:
         return n
     _, error, freedom, _ = robust(sums, sizes)
+    if not error:
+        return len(sums) if len(set(values)) == 1 else n
     tails = stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, freedom)
     return min(n, max(1.0, float(np.var(values)) / error**2 * float(tails) ** 2))
 
@@ -276,11 +283,16 @@ def accuracy(
     right, wrong = n * share, n * (1 - share)
 
     def mid_p(p: float) -> float:
-        return float(stats.beta.cdf(p, right, wrong + 1) + stats.beta.cdf(p, right + 1, wrong)) / 2
+        above = stats.beta.cdf(p, right, wrong + 1) if right else 1.0
+        return float(above + (stats.beta.cdf(p, right + 1, wrong) if wrong else 0.0)) / 2
 
     ends = [
-        float(optimize.brentq(lambda p, tail=tail: mid_p(p) - tail, 1e-12, 1 - 1e-12, xtol=1e-13))
-        for tail in (0.025, 0.975)
+        end
+        if edge
+        else float(
+            optimize.brentq(lambda p, tail=tail: mid_p(p) - tail, 1e-12, 1 - 1e-12, xtol=1e-13)
+        )
+        for tail, end, edge in ((0.025, 0.0, not right), (0.975, 1.0, not wrong))
     ]
     low, high = min(wilson[0], ends[0]), max(wilson[1], ends[1])
     if not alone:
@@ -337,7 +349,7 @@ def perplexity(nll: list[float], tokens: list[float]) -> Estimate:
 
 def ratio(gains: list[float], tokens: list[float]) -> Estimate:
     value, error, freedom, skewness = robust(gains, tokens)
-    low, high = around(value, error, freedom, skewness)
+    low, high = around(len(gains), value, error, freedom, skewness)
     return Estimate(math.exp(value), math.exp(low), math.exp(high))
 
 
@@ -347,6 +359,19 @@ def sign_flips(net: list[float]) -> float:
             (np.array(net),), np.sum, permutation_type="samples", n_resamples=np.inf
         ).pvalue
     )
+
+
+def whole_sign_flips(net: list[float]) -> float:
+    """The distribution of the sum of whole numbers with random signs, as a polynomial."""
+    chances = np.ones(1)
+    for each in net:
+        step = np.zeros(2 * abs(round(each)) + 1)
+        step[0] += 0.5
+        step[-1] += 0.5
+        chances = np.convolve(chances, step)
+    middle = len(chances) // 2
+    far = np.abs(np.arange(len(chances)) - middle) >= abs(round(sum(net)))
+    return float(chances[far].sum())
 
 
 def mcnemar_detectable(discordant: float, pairs: int) -> float:

@@ -153,6 +153,7 @@ def test_a_layer_without_adapter_is_named(trained: Trained, tmp_path: Path) -> N
     [
         ({"peft_type": "IA3"}, "peft_type IA3"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
         ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
         ({"init_lora_weights": "corda"}, "init_lora_weights = 'corda'"),

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from tests.serve.conftest import INVOCATION
 from tests.support import Runner
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.service import Service
@@ -167,3 +168,76 @@ def test_settings_that_load_nothing_are_refused(
     done = tuneserve("serve", str(demo_gguf), "--adapter-dir", str(folder / "nothing"))
     assert done.returncode == 2
     assert "no such directory" in done.stderr
+
+
+def test_adapters_are_chosen_in_llama_servers_way(service: Service) -> None:
+    app = create_app(service)
+
+    def post(body: Any, key: str = ADMIN) -> httpx.Response:
+        return ask(service, app, "/lora-adapters", body, key)
+
+    def answer(**fields: object) -> httpx.Response:
+        return ask(service, app, "/v1/chat/completions", {**CHAT, **fields}, KEY)
+
+    assert ask(service, app, "/lora-adapters", None, KEY).json() == []
+    ask(service, app, "/v1/load_lora_adapter",
+        {"lora_name": "loud", "lora_path": "later/loud.gguf"}, ADMIN)  # fmt: skip
+    (listed,) = ask(service, app, "/lora-adapters", None, KEY).json()
+    number = listed.pop("id")
+    assert listed == {
+        "name": "loud", "path": "loud.gguf", "scale": 0.0, "task_name": "", "prompt_prefix": "",
+    }  # fmt: skip
+    on, off = [{"id": number, "scale": 1}], [{"id": number, "scale": 0.0}]
+    assert answer().json()["model"] == answer(lora=off).json()["model"] == "demo"
+    assert (
+        answer(lora=on).json()["model"] == answer(lora=on, model="loud").json()["model"] == "loud"
+    )
+    assert answer(lora=[]).json()["model"] == "demo"
+    for lora, code in (
+        ([{"id": number, "scale": 0.5}], "unsupported_value"),
+        ([{"id": number + 1, "scale": 1}], "adapter_not_found"),
+        ([*on, *off], "unsupported_value"),
+        ([{"id": number}], None),
+    ):
+        refused = answer(lora=lora)
+        assert refused.status_code == 400, lora
+        assert refused.json()["error"]["param"].startswith("lora")
+        if code is not None:
+            assert refused.json()["error"]["code"] == code
+    assert answer(lora=off, model="loud").json()["error"]["param"] == "lora"
+    for key in (KEY, ""):
+        assert post(on, key).status_code == 401
+    assert post([{"id": number, "scale": 2}]).status_code == 400
+    assert post(on).json() == {"success": True}
+    assert ask(service, app, "/lora-adapters", None, KEY).json()[0]["scale"] == 1.0
+    assert answer().json()["model"] == "loud"
+    assert answer(model="demo").json()["model"] == "demo"
+    ask(service, app, "/v1/unload_lora_adapter", {"lora_name": "loud"}, ADMIN)
+    assert answer().json()["model"] == "demo"
+
+
+def test_an_adapter_that_is_not_invoked_is_told(
+    service: Service, folder: Path, activated_lora_gguf: Path
+) -> None:
+    shutil.copy(activated_lora_gguf, folder / "adapters" / "later" / "check.gguf")
+    app = create_app(service)
+
+    def complete(*prompts: str) -> httpx.Response:
+        body = {"model": "check", "prompt": list(prompts), "max_tokens": 2, "temperature": 0}
+        return ask(service, app, "/v1/completions", body, KEY)
+
+    ask(service, app, "/v1/load_lora_adapter",
+        {"lora_name": "check", "lora_path": "later/check.gguf"}, ADMIN)  # fmt: skip
+    (listed,) = ask(service, app, "/lora-adapters", None, KEY).json()
+    assert listed["alora_invocation_string"] == INVOCATION
+    assert "X-Tuneserve-Inactive" not in complete(f"Rome.{INVOCATION} yes").headers
+    assert complete("Rome.").headers["X-Tuneserve-Inactive"] == "check"
+    both = complete("Rome.", f"Rome.{INVOCATION}").headers["X-Tuneserve-Inactive"]
+    assert both == "check (1 of 2 answers)"
+    service.settings = service.settings.model_copy(update={"strict": True})
+    try:
+        refused = complete("Rome.").json()["error"]
+        assert (refused["code"], refused["param"]) == ("adapter_inactive", "prompt")
+    finally:
+        service.settings = service.settings.model_copy(update={"strict": False})
+    ask(service, app, "/v1/unload_lora_adapter", {"lora_name": "check"}, ADMIN)

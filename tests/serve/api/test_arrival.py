@@ -235,3 +235,30 @@ def test_a_stream_that_waits_shows_that_it_lives(demo_gguf: Path, stops: bool) -
 def test_a_request_that_fails_at_once_has_a_status(app: FastAPI, service: Service) -> None:
     body = {**CHAT, "messages": LONG, "stream": True}
     assert sent(app, service, "/v1/chat/completions", body).status_code == 400
+
+
+def test_half_a_character_comes_back_in_a_rendered_prompt(app: FastAPI, service: Service) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"required": [HALF]}}}
+    answer = sent(app, service, "/apply-template", {**CHAT, "tools": [tool]})
+    assert answer.status_code == 200
+    assert "ud83d" in answer.json()["prompt"]
+
+
+@pytest.mark.parametrize("kind", [{}, [], 3, None])
+def test_a_part_whose_kind_is_no_text_is_refused(
+    app: FastAPI, service: Service, kind: object
+) -> None:
+    part = {"type": kind, "text": "x"}
+    message = {"role": "user", "content": [part]}
+    answer = sent(app, service, "/v1/chat/completions", {"messages": [message]})
+    assert answer.status_code == 400
+
+
+def test_the_description_has_the_statuses_that_there_are(app: FastAPI) -> None:
+    described = app.openapi()
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            assert "422" not in operation["responses"], path
+    messages = described["paths"]["/v1/messages"]["post"]["responses"]
+    assert {"400", "404", "529"} <= messages.keys()
+    assert "HTTPValidationError" not in described["components"]["schemas"]

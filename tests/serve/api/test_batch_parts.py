@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import errno
 import json
 import os
@@ -16,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from tuneserve.errors import UsageError
 from tuneserve.serve.api.batches.files import FileStore, write_state
+from tuneserve.serve.api.batches.lines import read_body, read_places
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore, Results, StoredBatch
 from tuneserve.serve.api.batches.types import ENDED, BatchRequest
@@ -45,6 +47,103 @@ def test_finished_lines_are_cut_where_they_are_damaged(
     results.append({"custom_id": "d"}, failed=True)
     assert output.read_bytes() == done("a") + done("b") + done("d")
     assert (results.completed, results.failed) == (3, 0)
+
+
+LINE: dict[str, Any] = {"custom_id": "a", "method": "POST", "url": URL, "body": {"a": 1}}
+GOOD = json.dumps(LINE).encode()
+
+
+def with_body(body: bytes) -> bytes:
+    """A line whose body is this text."""
+    return GOOD.replace(b'{"a": 1}', body)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (with_body(b"1" * 5000), "It has a whole number of more than 4300 digits."),
+        (with_body(b"-" + b"1" * 5000), "It has a whole number of more than 4300 digits."),
+        (with_body(b'{"a": [1e999]}'), "It has a number that is too large: 1e999."),
+        (with_body(b'{"a": NaN}'), "It is no JSON: NaN is no number there."),
+        (with_body(b'{"a": -Infinity}'), "It is no JSON: -Infinity is no number there."),
+        (with_body(b"[" * 90_000), "It is nested too deeply."),
+        (with_body(b'{"a": "\xe4"}'), "It is not UTF-8 (byte"),
+        (GOOD.decode().encode("utf-16"), "This is UTF-16 or UTF-32; save the file as UTF-8."),
+        (GOOD.decode().encode("utf-32-le"), "This is UTF-16 or UTF-32"),
+        (GOOD + b"\r" + GOOD, "It is no JSON: Extra data"),
+        (b"[1]", "This line is no JSON object."),
+        (b'"a"', "This line is no JSON object."),
+        (GOOD.replace(b'"a",', rb'"\ud83d",', 1), "custom_id: "),
+        (GOOD.replace(b'"a",', b"1,", 1), "custom_id: "),
+        (GOOD.replace(URL.encode(), rb"\ud83d"), r"Its url is '\ud83d'"),
+    ],
+)
+def test_of_a_line_that_is_wrong_the_reason_is_told(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(GOOD.replace(b'"a",', b'"first",', 1) + b"\n" + content + b"\n")
+    places, problems = read_places(path, URL, longest=200_000)
+    assert [place.custom_id for place in places] == ["first"]
+    assert problems[0]["message"].startswith(told)
+    assert problems[0]["line"] == 2
+    assert problems[0]["message"].isprintable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        codecs.BOM_UTF8 + GOOD + b"\n",
+        codecs.BOM_UTF8 + b"\r\n" + GOOD + b"\r\n\r\n",
+        b"\n \t \n" + GOOD,
+        b"\n" + codecs.BOM_UTF8 + GOOD + b"\n",
+    ],
+)
+def test_marks_and_blank_lines_say_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(content)
+    (place,), problems = read_places(path, URL, longest=1000)
+    assert problems == []
+    assert read_body(path, place) == {"a": 1}
+
+
+def test_what_a_body_may_hold_is_asked_as_it_is(files: FileStore) -> None:
+    bodies: list[dict[str, Any]] = [{"a": "\ud83d"}, {"a": 10**4000}, {"a": [1.5e300, "\0"]}]
+    batch, lines = work(files, bodies, lambda _: None)
+    assert batch["status"] == "completed"
+    answers = {line["custom_id"]: line["response"]["body"] for line in lines}
+    assert [answers[str(number)] for number in range(3)] == bodies
+
+
+def test_the_tokens_of_all_apis_are_added_up(files: FileStore) -> None:
+    usages = [
+        {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13,
+         "prompt_tokens_details": {"cached_tokens": 2},
+         "completion_tokens_details": {"reasoning_tokens": 1}},
+        {"input_tokens": 9, "output_tokens": 4, "input_tokens_details": {"cached_tokens": 2},
+         "output_tokens_details": {"reasoning_tokens": 1}},
+        {"input_tokens": 7, "cache_read_input_tokens": 2, "output_tokens": 4,
+         "output_tokens_details": {"thinking_tokens": 1}},
+        {"prompt_tokens": 9, "total_tokens": 9},
+    ]  # fmt: skip
+    bodies = [{"usage": usage, "model": "one"} for usage in usages]
+    batch, _ = work(files, bodies, lambda _: None)
+    assert batch["model"] == "one"
+    assert batch["usage"] == {
+        "input_tokens": 36, "input_tokens_details": {"cached_tokens": 6},
+        "output_tokens": 12, "output_tokens_details": {"reasoning_tokens": 3},
+        "total_tokens": 48,
+    }  # fmt: skip
+    assert BatchStore(files).by_status()["completed"] == 1
+
+
+def test_a_batch_of_a_former_release_has_no_usage(files: FileStore) -> None:
+    batch, _ = work(files, [{"a": 1}], lambda _: None)
+    path = files.directory / "batches" / f"{batch['id']}.json"
+    former = json.loads(path.read_text())
+    del former["usage"], former["model"]
+    path.write_text(json.dumps(former))
+    assert BatchStore(files).of("me")[0]["usage"] is None
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:

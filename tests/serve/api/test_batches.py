@@ -109,6 +109,13 @@ def test_answers_and_errors_come_line_by_line(client: Any) -> None:
         "b": 400, "c": 400, "ü\n": 404,
     }  # fmt: skip
     assert errors["b"]["body"]["error"]["param"] == "temperature"
+    told = [one["response"]["body"]["usage"] for one in answers.values()]
+    assert batch.usage.input_tokens == sum(one["prompt_tokens"] for one in told)
+    assert batch.usage.output_tokens == sum(one["completion_tokens"] for one in told) == 6
+    assert batch.model == "demo"
+    metrics = client.get("/../metrics", cast_to=httpx.Response).text
+    assert 'tuneserve_batches{status="completed"}' in metrics
+    assert 'tuneserve_batch_lines_total{result="failed"}' in metrics
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,6 @@ def test_a_last_turn_of_the_assistants_is_continued(client: Any) -> None:
             },
             "names no tool",
         ),
-        ({"reasoning_budget": 5}, "does not think"),
         ({"response_format": {"type": "xml"}}, "json_schema"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"messages": [{"role": "user", "content": None}]}, "content is required"),

@@ -58,6 +58,17 @@ AS_TOKENS = {
         "<arg_value>": "<jupyter_output>",
         "</arg_value>": "<jupyter_script>",
     },
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": {
+        "<|START_ACTION|>": "<jupyter_start>",
+        "<|END_ACTION|>": "<file_sep>",
+    },
+    "upstage-Solar-Open-100B": {
+        "<|tool_calls|>": "<jupyter_start>",
+        "<|tool_call:begin|>": "<jupyter_text>",
+        "<|tool_call:name|>": "<jupyter_code>",
+        "<|tool_call:args|>": "<jupyter_output>",
+        "<|tool_call:end|>": "<jupyter_script>",
+    },
     "google-gemma-4-31B-it": {
         "<|tool_call>": "<jupyter_start>",
         "<tool_call|>": "<file_sep>",
@@ -67,6 +78,12 @@ AS_TOKENS = {
 """Templates whose marks stand for control tokens, here those of the demo model's vocabulary."""
 
 OF_EACH_FORM = (
+    "Apertus-8B-Instruct",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use",
+    "Kimi-K2-Thinking",
+    "meetkai-functionary-medium-v3.2",
+    "unsloth-Apriel-1.5",
+    "upstage-Solar-Open-100B",
     "LFM2.5-8B-A1B",
     "Qwen3-Coder",
     "HuggingFaceTB-SmolLM3-3B",
@@ -189,3 +206,23 @@ def test_text_is_an_answer_where_calls_have_no_mark(
     begun = [*QUESTION, {"role": "assistant", "content": "It is"}]
     turn, _ = answered(engine, grammars, one, messages=begun, max_tokens=12)
     assert turn.sampling.grammar is None
+
+
+def test_texts_that_are_addressed_to_all(
+    llama_cpp_source: Path, engine: Engine, grammars: GrammarCompiler
+) -> None:
+    """Functionary writes `all` before a text: with tools or without, it is no text."""
+    one = template("meetkai-functionary-medium-v3.2", llama_cpp_source)
+
+    def written(turn: Turn) -> str:
+        return b"".join(map(engine.model.token_bytes, turn.prompt)).decode()
+
+    for fields in ({}, {"tools": None}):
+        turn, parts = answered(engine, grammars, one, max_tokens=12, **fields)
+        assert written(turn).endswith(">>>")
+        assert not joined(parts, Content).startswith("all\n")
+        assert not calls_of(parts) or not fields
+    begun = [*QUESTION, {"role": "assistant", "content": "It is"}]
+    turn, parts = answered(engine, grammars, one, messages=begun, max_tokens=5)
+    assert written(turn).endswith(">>>all\nIt is")
+    assert joined(parts, Content)

@@ -178,6 +178,22 @@ def test_metrics_count_requests_and_tokens(http: httpx.Client) -> None:
     assert value('tuneserve_requests_total{path="unknown",status="404"}') >= 1
 
 
+def test_metrics_know_the_adapters(http: httpx.Client, lora_gguf: Path) -> None:
+    def values() -> dict[str, float]:
+        lines = http.get("/metrics").text.splitlines()
+        found = [line.rsplit(" ", 1) for line in lines if line.startswith("tuneserve_adapter")]
+        return {name: float(value) for name, value in found}
+
+    before = values()
+    http.post("/v1/chat/completions", json={**CHAT, "model": "loud", "n": 2})
+    asked = 'tuneserve_adapter_requests_total{adapter="loud"}'
+    assert values() == {
+        "tuneserve_adapters": 1,
+        "tuneserve_adapter_bytes": lora_gguf.stat().st_size,
+        asked: before[asked] + 2,
+    }
+
+
 def test_the_log_has_ids_and_figures_but_no_prompts(http: httpx.Client, equipped: Any) -> None:
     answer = http.post("/v1/chat/completions", json={**CHAT, "stream": True})
     entry = entry_of(equipped, answer)

@@ -78,6 +78,8 @@ def test_a_strict_server_refuses_them(app: FastAPI, service: Service) -> None:
     assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
     assert error["param"] == "metadata"
     assert "metadata, store" in error["message"]
+    answer = post(app, service, "/v1/chat/completions", {**CHAT, "reasoning_effort": "low"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "reasoning_effort")
     odd = post(app, service, "/v1/chat/completions", {**CHAT, "tools": [ODD]})
     assert (odd.status_code, odd.json()["error"]["code"]) == (400, "invalid_schema")
     assert odd.json()["error"]["param"] == "tools[0].function.parameters"
@@ -294,7 +296,17 @@ def test_a_last_turn_is_continued_or_closed(app: FastAPI, service: Service) -> N
 
 
 def test_efforts_of_a_model_that_does_not_think(app: FastAPI, service: Service) -> None:
-    none = post(app, service, "/v1/chat/completions", {**CHAT, "reasoning_effort": "none"})
-    assert none.status_code == 200
-    low = post(app, service, "/v1/chat/completions", {**CHAT, "reasoning_effort": "low"})
-    assert (low.status_code, low.json()["error"]["param"]) == (400, "reasoning_effort")
+    """To think less changes nothing of what it does; to think more is told of."""
+    for field, value, told in (
+        ("reasoning_effort", "none", None),
+        ("reasoning_effort", "minimal", None),
+        ("reasoning_effort", "low", "reasoning_effort"),
+        ("reasoning_effort", "xhigh", "reasoning_effort"),
+        ("reasoning_budget", 5, "reasoning_budget"),
+        ("reasoning_budget", 0, None),
+    ):
+        answer = post(app, service, "/v1/chat/completions", {**CHAT, field: value})
+        assert (answer.status_code, answer.headers.get("x-tuneserve-ignored")) == (200, told)
+    asked = {"input": "Hi", "max_output_tokens": 2, "reasoning": {"effort": "high"}}
+    answer = post(app, service, "/v1/responses", asked)
+    assert answer.headers["x-tuneserve-ignored"] == "reasoning.effort"

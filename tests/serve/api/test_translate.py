@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tuneserve.serve.api.anthropic.protocol import CountRequest as Messages
 from tuneserve.serve.api.openai_responses import translate as openai
 from tuneserve.serve.api.openai_responses.items import read_items
 from tuneserve.serve.api.openai_responses.protocol import ResponsesRequest
+from tuneserve.serve.api.protocol import whole_arguments
 
 
 def from_response(**fields: Any) -> Any:
@@ -94,6 +96,19 @@ def test_half_a_character_is_refused_where_it_is_no_text() -> None:
         call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
         with pytest.raises(ValidationError, match="JSON text"):
             read_items([call])
+
+
+@pytest.mark.parametrize(
+    ("cut", "value"),
+    [
+        (r'{"a": "x\ud83d', "x\ufffd"),
+        (r'{"a": "x\ud83d\ud', "x\ufffd"),
+        (r'{"a": "x\ud83d\ude00', "x\U0001f600"),
+        (r'{"a": "x\\ud83d', r"x\ud83d"),
+    ],
+)
+def test_arguments_may_be_cut_between_the_halves_of_a_character(cut: str, value: str) -> None:
+    assert json.loads(whole_arguments(cut)) == {"a": value}
 
 
 @pytest.mark.parametrize(

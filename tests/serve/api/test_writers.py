@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from tuneserve.chat.call_formats import CallForm
+from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.protocol import ChatCompletion, TextCompletion
 from tuneserve.serve.api.writers import ChatWriter, TextWriter
-from tuneserve.serve.engine import Completion, SamplingParams, Timings, TokenLogprob
+from tuneserve.serve.engine import Completion, Delta, SamplingParams, Timings, TokenLogprob
 
 
 class Vocabulary:
@@ -77,3 +79,30 @@ def test_offsets_of_a_stream_are_those_of_the_whole() -> None:
     whole = text_logprobs(model, tokens, TextOffsets())
     assert whole is not None
     assert [one["text_offset"][0] for one in streamed if one] == whole["text_offset"]
+
+
+def test_arguments_that_are_no_json_reach_a_client_of_anthropics() -> None:
+    text = '<tool_call>{"name": "f", "arguments": {oops'
+    done = Completion(text, (1,), "length", 5, 0, Timings(0.0, 0.1, 0.2))
+    turn = Turn([1], SamplingParams(), calls=True)
+
+    class Whole(Vocabulary):
+        def token_bytes(self, token: int, *, special: bool = True) -> bytes:
+            return text.encode()
+
+        def is_end(self, token: int) -> bool:
+            return False
+
+    model: Any = Whole()
+    [block] = json.loads(MessageWriter("demo", model, turn).whole([done]))["content"]
+    assert (block["name"], block["input"]) == ("f", {"INVALID_JSON": "{oops"})
+
+
+def test_a_stream_of_calls_alone_shows_no_text_either() -> None:
+    model: Any = Vocabulary()
+    llama = CallForm(middle='", "parameters": ', several=False)
+    turn = Turn([1], SamplingParams(), calls=True, form=llama, only_calls=True)
+    done = Completion("} x", (1, 2), "length", 5, 0, Timings(0.0, 0.1, 0.2))
+    writer = ChatWriter("demo", model, turn, choices=1)
+    assert json.loads(writer.whole([done]))["choices"][0]["message"]["content"] == ""
+    assert writer.delta(0, Delta("}", (1,))) + writer.delta(0, Delta(" x", (2,))) == b""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.serve.chat.test_round_trip import GEMMA_4, GLM, LFM2, MINIMAX, QWEN_CODER
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.template_traits import TemplateTraits
 from tuneserve.chat.tools import arranged
@@ -118,6 +120,63 @@ def test_an_answer_is_read_the_same_however_it_is_cut(
     if thoughts == "none" and not calls_of(whole):
         tags = r"\A(\s*<\|python_tag\|>)+" if form is LLAMA else r"\A"
         assert joined(whole, Content) == re.sub(tags, "", text)
+
+
+STYLED = [
+    "a",
+    " ",
+    "\n",
+    "f",
+    "{",
+    "}",
+    "]",
+    ",",
+    "(",
+    ")",
+    '"',
+    "'",
+    "s",
+    "=",
+    "7",
+    "<",
+    "</",
+    "é",
+]
+CHANNELED = [
+    "<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|call|>", "assistant", "final",
+    "analysis", " to=functions.f", "commentary json", "a", "<", "<|", " ", "{}",
+]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.sampled_from([GEMMA_4, GLM, LFM2, MINIMAX, QWEN_CODER]), st.booleans(), st.data())
+def test_calls_in_other_styles_are_read_the_same_however_they_are_cut(
+    form: CallForm, ended: bool, data: st.DataObject
+) -> None:
+    begin = f"{form.section}{form.begin}{form.head}f{form.middle}"
+    pieces = st.sampled_from([*STYLED, begin, form.end or form.section_end, *sorted(form.marks)])
+    text = data.draw(st.lists(pieces, max_size=12).map("".join))
+    assert_same(lambda: PartReader(calls=form), text, data, ended=ended)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from(CHANNELED), max_size=10).map("".join), st.booleans(), st.data())
+def test_channels_are_read_the_same_however_they_are_cut(
+    text: str, ended: bool, data: st.DataObject
+) -> None:
+    assert_same(lambda: ChannelReader(calls=True), text, data, ended=ended)
+
+
+def assert_same(make: Callable[[], Any], text: str, data: st.DataObject, *, ended: bool) -> None:
+    """`ended`: the answer ends by itself; if not, it is cut."""
+    told = []
+    for pieces in ([text], cut(text, data), list(text)):
+        reader = make()
+        parts = [part for piece in pieces for part in reader.feed(piece)]
+        parts += reader.finish(cut=not ended)
+        calls = [(call.name, call.arguments) for call in calls_of(parts)]
+        told.append((joined(parts, Reasoning), joined(parts, Content), calls))
+    assert told[0] == told[1] == told[2]
 
 
 def test_calls_in_other_words_are_read() -> None:

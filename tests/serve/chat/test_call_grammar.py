@@ -68,7 +68,7 @@ def test_the_rest_of_a_call_is_bounded_behind_its_mark(
     assert allows(grammar, text), text
     wrong = text.replace("look_up", "look_down")
     # An object of another name is an answer in JSON where no mark says that it is a call.
-    assert allows(grammar, wrong) == (not form.triggers)
+    assert allows(grammar, wrong) == (not form.triggers and not form.text_name)
 
 
 def test_where_calls_have_no_mark_text_and_json_are_answers(

@@ -54,6 +54,22 @@ def test_wherever_it_is_cut(name: str, llama_cpp_source: Path) -> None:
     assert len(seen) > 3
 
 
+@pytest.mark.parametrize("name", sorted(FORMS))
+def test_a_stop_string_within_a_call_shows_no_mark(name: str, llama_cpp_source: Path) -> None:
+    one = template(name, llama_cpp_source)
+    rendering = rendered(one, calling(("look_up", ARGUMENTS)))
+    text = written(rendering)
+    for end in range(len(text)):
+        for length in (1, 4, 40):
+            cut = reader(one, rendering)
+            stop = text[end : end + length]
+            parts = [*cut.feed(text[:end]), *cut.finish(stop=stop)]
+            assert shown(parts) == "", (text[:end], stop)
+            (call,) = calls_of(parts) or (None,)
+            if call and not cut.in_call:
+                assert json.loads(call.arguments) == ARGUMENTS
+
+
 @pytest.mark.parametrize("name", ["Qwen-Qwen3-0.6B", "meta-llama-Llama-3.2-3B-Instruct"])
 def test_a_required_call_has_no_content_however_it_ends(name: str, llama_cpp_source: Path) -> None:
     form = template_traits(template(name, llama_cpp_source)).form
@@ -81,6 +97,8 @@ def test_text_in_front_of_a_cut_mark_stays() -> None:
     assert shown([*one.feed("I look.\n<tool_"), *one.finish(cut=True)]) == "I look."
     one = PartReader(calls=HERMES)
     assert shown([*one.feed("1 <"), *one.finish()]) == "1 <"
+    one = PartReader(calls=HERMES)
+    assert shown([*one.feed("1 <"), *one.finish(stop="b")]) == "1 <"
     channels = ChannelReader(calls=True)
     parts = [*channels.feed("<|channel|>final<|message|>Hi<|e"), *channels.finish(cut=True)]
     assert shown(parts) == "Hi"

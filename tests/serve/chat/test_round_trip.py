@@ -18,6 +18,7 @@ from tuneserve.chat.prompt import Rendering, render_example
 from tuneserve.chat.template import ChatTemplate, TemplateError
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS, thoughts_left
+from tuneserve.serve.api.prepare import AnswerReader
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.channels import ChannelReader
 from tuneserve.serve.chat.parts import (
@@ -26,6 +27,7 @@ from tuneserve.serve.chat.parts import (
     Reasoning,
     calls_of,
 )
+from tuneserve.serve.chat.recipients import RecipientReader
 
 # As google/gemma-3-1b-it has it for conversations of text.
 GEMMA_3 = """{{ bos_token }}
@@ -150,7 +152,48 @@ GEMMA_4 = CallForm(
     end="<tool_call|>",
     style=BareKeys('<|"|>'),
 )
+COMMAND = CallForm(
+    section="<|START_ACTION|>[",
+    head='{"tool_call_id": "\x00", "tool_name": "',
+    middle='", "parameters": ',
+    separator=",",
+    section_end="]<|END_ACTION|>",
+)
+APERTUS = CallForm(
+    section="<|tools_prefix|>[", head='{"', middle='": ', separator=",",
+    section_end="]<|tools_suffix|>",
+)  # fmt: skip
+APRIEL = CallForm(section="<tool_calls>[", separator=",", section_end="]</tool_calls>")
+KIMI = CallForm(
+    section="<|tool_calls_section_begin|>",
+    begin="<|tool_call_begin|>functions.",
+    head="",
+    middle=":\x00<|tool_call_argument_begin|>",
+    tail="",
+    end="<|tool_call_end|>",
+    section_end="<|tool_calls_section_end|>",
+)
+SOLAR = CallForm(
+    section="<|tool_calls|>",
+    begin="<|tool_call:begin|>",
+    head="\x00<|tool_call:name|>",
+    middle="<|tool_call:args|>",
+    tail="",
+    end="<|tool_call:end|>",
+    section_end="<|calls|>",
+)
+FUNCTIONARY = CallForm(begin=">>>", head="", middle="\n", tail="", text_name="all")
 FORMS: dict[str, CallForm | None] = {
+    "Apertus-8B-Instruct": APERTUS,
+    "Apriel-1.6-15b-Thinker-fixed": APRIEL,
+    "Cohere2MoE": COMMAND,
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": COMMAND,
+    "Kimi-K2-Instruct": KIMI,
+    "Kimi-K2-Thinking": KIMI,
+    "meetkai-functionary-medium-v3.2": FUNCTIONARY,
+    "moonshotai-Kimi-K2": KIMI,
+    "unsloth-Apriel-1.5": APRIEL,
+    "upstage-Solar-Open-100B": SOLAR,
     "GLM-4.6": GLM,
     "LFM2.5-8B-A1B": LFM2,
     "MiniMax-M2": MINIMAX,
@@ -182,7 +225,10 @@ FORMS: dict[str, CallForm | None] = {
 }
 ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "</s>", "<｜end▁of▁sentence｜>", "<end_of_turn>",
         "<|end_of_text|>", "<|end|>", "<|call|>", "<|return|>", "[e~[", "<|tool_response>",
-        "<turn|>")  # fmt: skip
+        "<turn|>", "<|END_OF_TURN_TOKEN|>")  # fmt: skip
+HIDDEN = ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>", "<|content|>",
+          "<|START_THINKING|>", "<|END_THINKING|>")  # fmt: skip
+"""Control tokens that are no marks of calls: the server does not show them."""
 
 ARGUMENTS: list[dict[str, Any]] = [
     {"city": "Rome"},
@@ -213,7 +259,8 @@ def template(name: str, source: Path) -> ChatTemplate:
     text = WRITTEN_OUT.get(name)
     if text is None:
         text = (source / "models" / "templates" / f"{name}.jinja").read_text("utf-8")
-    eos = "<｜end▁of▁sentence｜>" if "deepseek" in name else "</s>"
+    ends = {"deepseek": "<｜end▁of▁sentence｜>", "Cohere": "<|END_OF_TURN_TOKEN|>"}
+    eos = next((end for part, end in ends.items() if part in name), "</s>")
     return ChatTemplate(text, bos_token="<s>", eos_token=eos)
 
 
@@ -244,13 +291,17 @@ def written(rendering: Rendering) -> str:
     while text.endswith(ENDS):
         end = next(end for end in ENDS if text.endswith(end))
         text = text.removesuffix(end).rstrip()
+    for token in HIDDEN:
+        text = text.replace(token, "")
     return text
 
 
-def reader(template: ChatTemplate, rendering: Rendering) -> PartReader | ChannelReader:
+def reader(template: ChatTemplate, rendering: Rendering) -> AnswerReader:
     form = template_traits(template).form
     if form.in_channels:
         return ChannelReader(calls=True)
+    if form.text_name:
+        return RecipientReader(form, calls=True)
     thinks = OPEN_THOUGHTS in template.source or CLOSE_THOUGHTS in template.source
     return PartReader(
         thoughts_left(rendering.prompt, thinks=thinks), calls=form, functions=FUNCTIONS
@@ -306,7 +357,7 @@ def test_calls_at_once(named: tuple[str, ChatTemplate]) -> None:
     assert joined(parts, Content, Reasoning) == ""
 
 
-WITHOUT_TEXT = ("Llama-3", "Nemo", "Small-3.2", "R1-Distill")
+WITHOUT_TEXT = ("Llama-3", "Nemo", "Small-3.2", "R1-Distill", "r7b", "Cohere2", "Solar")
 """Templates that leave the text beside a call out, or put it behind the call's end."""
 
 

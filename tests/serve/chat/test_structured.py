@@ -307,6 +307,25 @@ def test_objects_of_many_optional_properties_are_no_trouble(
     assert time.monotonic() - started < 20
 
 
+@pytest.mark.parametrize("depth", [60, 100, 200])
+def test_deep_schemas_are_read_or_refused_at_once(grammars: GrammarCompiler, depth: int) -> None:
+    whole: dict[str, Any] = {"type": "string"}
+    definitions: dict[str, Any] = {f"d{depth}": {"type": "string"}}
+    for level in reversed(range(depth)):
+        whole = {"type": "object", "properties": {"a": whole}, "required": ["a"]}
+        inner = {"$ref": f"#/$defs/d{level + 1}"}
+        definitions[f"d{level}"] = {"type": "object", "properties": {"a": inner}}
+    begun = time.monotonic()
+    if depth == 60:
+        grammars.compile_answer(whole, {}, several=False, opened=False)
+    else:
+        with pytest.raises(GrammarError, match="nested too deep"):
+            grammars.compile_answer(whole, {}, several=False, opened=False)
+    by_reference = {"$ref": "#/$defs/d0", "$defs": definitions}
+    grammars.compile_answer(by_reference, {}, several=False, opened=False)
+    assert time.monotonic() - begun < 2.0
+
+
 def test_white_space_has_bounds(grammars: GrammarCompiler, allows: Allows) -> None:
     """Both common forms, and nothing that could go on for ever."""
     grammar = of_schema(grammars, OBJECT)
@@ -506,7 +525,9 @@ def test_strings_hold_what_json_allows_and_no_more(
         ),
         ({"enum": ["\ud83d"]}, "half a character"),
         ({**STRING, "format": "base64"}, "Unknown format: base64"),
-        (nested(500), "recursion limit"),
+        ({**STRING, "format": {}}, "format"),
+        ({**STRING, "format": ["date"]}, "format"),
+        (nested(500), "nested too deep"),
     ],
 )
 def test_what_could_not_be_enforced_is_refused(

@@ -93,11 +93,16 @@ def test_draws_follow_the_definition_where_the_likeliest_tokens_hold_less_than_t
 
 
 def check_draws(kind: str, filters: dict[str, float]) -> None:
-    """Pearson's chi-square: at 1e-9 for each of 155 cases, a false alarm is rarer than 1e-6."""
     params = SamplingParams(seed=11, **filters)  # type: ignore[arg-type]
-    row, count = ROWS[kind], 1500
-    expected = definition(row, params) * count
-    observed = np.bincount(drawn(row, params, count), minlength=len(row))
+    check_distribution(drawn(ROWS[kind], params, 1500), ROWS[kind], params)
+
+
+def check_distribution(
+    tokens: list[int], row: npt.NDArray[np.float32], params: SamplingParams
+) -> None:
+    """Pearson's chi-square: at 1e-9 for each of 155 cases, a false alarm is rarer than 1e-6."""
+    expected = definition(row, params) * len(tokens)
+    observed = np.bincount(tokens, minlength=len(row))
     assert not observed[expected == 0].any()
     # Neighbours (in the order of probability) share a bin until 8 are expected in it.
     order = np.argsort(expected, kind="stable")

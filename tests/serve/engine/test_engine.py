@@ -95,6 +95,11 @@ def test_max_tokens_and_stop_strings(engine: Engine) -> None:
     assert (len(short.tokens), short.finish_reason) == (5, "length")
     (whole,) = engine.generate([ids], greedy(40))
     stop = whole.text[10:14]
+    # Of the tokens that are cut off with the stop string nothing is told.
+    (scored,) = engine.generate([ids], greedy(40, stop=(stop,), logprobs=0))
+    told = b"".join(engine.model.token_bytes(one.token) for one in scored.logprobs)
+    assert told.decode().startswith(scored.text)
+    assert len(told) < len(scored.text) + len(engine.model.token_bytes(scored.logprobs[-1].token))
     (cut,) = engine.generate([ids], greedy(40, stop=(stop,)))
     assert cut.finish_reason == "stop"
     assert cut.text == whole.text[: whole.text.index(stop)]

@@ -295,6 +295,12 @@ def test_nothing_is_copied_without_ram_for_it() -> None:
     assert not memory.saved
 
 
+def test_with_no_place_for_them_finished_requests_leave_nothing() -> None:
+    cache, memory = manager(limits=replace(KEPT, idle_cells=0, ram_bytes=0))
+    assert [compute(cache, list(range(40))) for _ in range(2)] == [0, 0]
+    assert (cache.used_cells, len(memory.forgotten)) == (0, 2)
+
+
 def test_a_request_that_ends_before_anything_is_computed_leaves_nothing() -> None:
     cache, memory = manager()
     sequence, _ = cache.allocate(PrefixMatch())

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.serve.engine import Completion, Engine, SamplingParams
+from tuneserve.serve.engine.activation import Activated
 from tuneserve.serve.engine.prefix_disk import _LOOK_AGAIN, SUFFIX, DiskPrefixes
 from tuneserve.serve.engine.prefix_files import (
     DamagedPrefixError,
@@ -68,32 +70,33 @@ def files(root: Path) -> list[Path]:
 class TestFiles:
     def test_what_was_written_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "a.prefix"
-        write_prefix(path, tokens(5), prefix(5).data)
-        ids, data = read_prefix(path)
-        assert (ids == tokens(5)).all()
-        assert (read_tokens(path) == ids).all()
-        assert (data == prefix(5).data).all()
+        write_prefix(path, prefix(5))
+        found = read_prefix(path, None)
+        assert (found.tokens == tokens(5)).all()
+        assert (read_tokens(path, None).tokens == tokens(5)).all()
+        assert (found.data == prefix(5).data).all()
+        assert read_prefix(path, "loud").adapter == "loud"
         assert path.stat().st_size == SIZE
         assert path.stat().st_mode & 0o077 == 0, "prompts are nobody else's business"
 
     @pytest.mark.parametrize("place", [0, 9, 13, 17, 25, 60, 400, SIZE - 1])
     def test_a_flipped_bit_anywhere_is_refused(self, tmp_path: Path, place: int) -> None:
         path = tmp_path / "a.prefix"
-        write_prefix(path, tokens(5), prefix(5).data)
+        write_prefix(path, prefix(5))
         damaged = bytearray(path.read_bytes())
         damaged[place] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(DamagedPrefixError):
-            read_prefix(path)
+            read_prefix(path, None)
 
     @pytest.mark.parametrize("size", [0, 10, SIZE - 1, SIZE + 1])
     def test_a_file_of_another_length_is_refused(self, tmp_path: Path, size: int) -> None:
         path = tmp_path / "a.prefix"
-        write_prefix(path, tokens(5), prefix(5).data)
+        write_prefix(path, prefix(5))
         path.write_bytes((path.read_bytes() + b"x")[:size])
         for read in (read_prefix, read_tokens):
             with pytest.raises(DamagedPrefixError):
-                read(path)
+                read(path, None)
 
 
 class TestDisk:
@@ -118,6 +121,34 @@ class TestDisk:
             assert found is not None
             assert len(found.tokens) == 150
         assert len(files(tmp_path)) == 2
+
+    def test_a_short_one_stays_beside_one_that_is_too_long_to_be_read_for_it(
+        self, tmp_path: Path
+    ) -> None:
+        keep(tmp_path, prefix(0, 40))
+        (short,) = files(tmp_path)
+        written = short.stat().st_mtime_ns
+        keep(tmp_path, prefix(0, 400), prefix(0, 40))
+        assert len(files(tmp_path)) == 2
+        assert short.stat().st_mtime_ns == written
+
+    def test_what_the_base_computed_of_an_activated_adapters_is_the_bases(
+        self, tmp_path: Path
+    ) -> None:
+        mine = Activated("ab" * 32, 70)
+        keep(tmp_path, replace(prefix(0), adapter=mine), replace(prefix(0), adapter="cd" * 32))
+        assert {path.parent.name for path in files(tmp_path)} == {"base", "cd" * 32}
+        with opened(tmp_path) as disk:
+            assert disk.find(None, tokens(0), 71) is None
+            found = disk.find(None, tokens(0), 64)
+            assert found is not None
+            assert found.adapter == mine
+            assert (found.data == prefix(0).data).all()
+            assert disk.find(mine, tokens(0), 100) is not None
+            assert disk.find(Activated("ab" * 32, 50), tokens(0), 51) is None
+            assert disk.find(mine.key, tokens(0), 1) is None
+            disk.save(prefix(0))
+        assert len(files(tmp_path)) == 3
 
     def test_what_was_used_longest_ago_goes_first_whoever_wrote_it(self, tmp_path: Path) -> None:
         names = [prefix(1000 * number, adapter="lora") for number in range(3)]

@@ -496,6 +496,32 @@ def test_background_requests_give_their_cells_first_and_have_no_limit_of_time() 
     assert behind.generated == 5
 
 
+def test_a_background_request_goes_on_after_some_seconds_whatever_comes() -> None:
+    server = Server(slots=2, limits=ALL_KEPT, queue_seconds=1000, answer_seconds=1000)
+    behind = [server.submit(20, 4, background=True) for _ in range(3)]
+    for _ in range(120):
+        if len(server.scheduler.waiting) < 8:
+            server.submit(5, 4)
+        server.step(0.5)
+    ended = [request for request, _ in server.ended]
+    assert [one for one in ended if one.background] == behind
+    assert len(ended) >= 45
+
+
+def test_without_others_the_background_has_all_slots_again() -> None:
+    server = Server(slots=3)
+    behind = [server.submit(5, 40, background=True) for _ in range(2)]
+    chat = server.submit(5, 8)
+    server.steps(7)
+    assert [one.promoted for one in behind] == [True, False]
+    server.steps(4)
+    assert chat.generated == 8
+    assert not behind[0].promoted
+    before = [one.generated for one in behind]
+    server.step()
+    assert [one.generated for one in behind] == [count + 1 for count in before]
+
+
 # -- adapters ----------------------------------------------------------------------------------
 
 
@@ -536,11 +562,64 @@ def test_an_adapters_turn_comes_however_many_ask_for_another() -> None:
 
 def test_an_adapter_whose_batch_did_not_fit_keeps_its_turn() -> None:
     server = Server(cells=40, slots=3)
-    for adapter in ("mine", "other", "mine"):
-        server.submit(10, adapter=adapter)
-    turns = [batch.adapter for batch in server.steps(20)]
+    server.submit(10, adapter="mine")
+    server.submit(10, adapter="other")
+    turns = [server.step().adapter]
+    server.submit(10, adapter="mine")
+    turns += [batch.adapter for batch in server.steps(19)]
     assert server.scheduler.preemptions == 1
     assert turns == ["mine", "other"] * 10
+
+
+def answered_in_turn(slots: int, *, adapters: int = 4) -> int:
+    """Steps until 8 answers of 32 tokens are there of each adapter, asked for in turn."""
+    server = Server(cells=4000, slots=slots)
+    for number in range(8 * adapters):
+        server.submit(20, 32, adapter=f"adapter {number % adapters}")
+    while not server.scheduler.is_idle:
+        server.step(0.02)
+    return server.scheduler.steps
+
+
+def test_requests_of_an_adapter_that_runs_overtake_others() -> None:
+    # At least 4 * 32 steps, one adapter each; in the order of arrival they were 1,024, 516, 265.
+    assert [answered_in_turn(slots) for slots in (4, 8, 16, 32)] == [379, 186, 128, 128]
+
+
+def test_no_request_is_overtaken_for_long() -> None:
+    server = Server(slots=2)
+    server.submit(5, 4, adapter="much")
+    rare = server.submit(5, 3, adapter="rare")
+    for _ in range(40):
+        server.submit(5, 3, adapter="much")
+        server.step()
+    assert rare in [request for request, _ in server.ended]
+    assert rare.overtaken == 4
+
+
+def test_a_request_that_has_waited_long_is_not_overtaken() -> None:
+    server = Server(slots=2, queue_seconds=40)
+    server.submit(5, 40, adapter="much")
+    server.submit(5, 12, adapter="much")
+    server.step()
+    rare = server.submit(5, 3, adapter="rare")
+    server.submit(5, 3, adapter="much")
+    server.steps(13)
+    assert rare in server.scheduler.running
+    assert rare.overtaken == 0
+
+
+def test_a_preempted_request_is_not_overtaken() -> None:
+    server = Server(cells=40, slots=3)
+    server.submit(10, 12, adapter="mine")
+    server.submit(10, 12, adapter="other")
+    server.step()
+    for _ in range(3):
+        server.submit(3, 2, adapter="mine")
+    for _ in range(80):
+        server.step()
+    assert all(request.generated == request.sampling.max_tokens for request, _ in server.ended)
+    assert len(server.ended) == 5
 
 
 def test_prefixes_are_not_shared_between_adapters() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,10 @@ from tests.serve.engine.tiny_llama import write_tiny_llama
 from tests.support import prompt_ids
 from tuneserve.serve.chat.structured import GrammarCompiler
 from tuneserve.serve.engine import Delta, Engine, Event, SamplingParams
-from tuneserve.serve.engine.speculation import (
-    MOST_DRAFTED,
-    Acceptance,
-    RequestDrafter,
-    Speculator,
-    StepCosts,
-)
+from tuneserve.serve.engine.acceptance import Acceptance, Source, prompt_kind
+from tuneserve.serve.engine.request_drafter import RequestDrafter
+from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
+from tuneserve.serve.engine.step_costs import StepCosts
 from tuneserve.settings import ServeSettings
 
 LOOP = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -36,6 +34,7 @@ class Running:
         self.drafter.see()
         self.draft: Sequence[int] = ()
         self.remaining = remaining
+        self.generated = 1
 
 
 def speculator(one: float, more: float) -> Speculator:
@@ -52,7 +51,7 @@ def loop(speculator: Speculator, times: int = 8, remaining: int = 1000) -> Runni
 
 class TestAcceptance:
     def test_more_agreeing_tokens_are_likelier_right(self) -> None:
-        kinds = [Acceptance.kind(matched) for matched in (3, 4, 5, 8, 9, 16, 17, 32, 1000)]
+        kinds = [prompt_kind(matched) for matched in (3, 4, 5, 8, 9, 16, 17, 32, 1000)]
         assert kinds == [0, 0, 1, 1, 2, 2, 3, 3, 3]
         chances = [Acceptance().probability(kind) for kind in range(4)]
         assert chances == sorted(chances)
@@ -105,13 +104,13 @@ class TestPlan:
         one.plan([request], 100)
         assert len(request.draft) > 8
         assert list(request.draft) == (LOOP * 4)[: len(request.draft)]
-        assert one.drafted == len(request.draft)
+        assert one.drafted == {"prompt": len(request.draft)}
 
     def test_nothing_is_drafted_where_a_token_more_costs_as_much_as_a_step(self) -> None:
         one = speculator(1.0, 1.0)
         request = loop(one)
         one.plan([request], 100)
-        assert (list(request.draft), one.drafted) == ([], 0)
+        assert (list(request.draft), one.drafted) == ([], {})
 
     def test_nothing_is_drafted_where_guesses_are_wrong(self) -> None:
         one = speculator(1.0, 0.3)
@@ -175,7 +174,7 @@ class TestScheduler:
         # 32 cells are the prompt's, one is the pending token's; the answer has 7 more tokens.
         assert list(request.draft) == [2, 3, 4, 5, 6, 7]
         server.scheduler.computed(chunks)
-        assert server.cache.free_cells == 7
+        assert server.cache.free_cells == 1
         for token in (2, 3, 99):
             request.advance(token, b"x", None)
         server.scheduler.settle(request, 2)
@@ -239,8 +238,8 @@ class TestRealModel:
             assert max(gaps) < 0.5  # Rounding in batches of another shape.
             streamed = [one for one in deltas if isinstance(one, Delta)]
             assert "".join(one.text for one in streamed) == done.text
-            assert stats.accepted > 12
-            assert stats.drafted >= stats.accepted
+            assert stats.accepted["prompt"] > 12
+            assert stats.drafted["prompt"] >= stats.accepted["prompt"]
             assert stats.steps < 0.75 * plain.stats().steps
 
     def test_it_ends_where_it_ends_without(self, demo_gguf: Path) -> None:
@@ -267,16 +266,16 @@ class TestRealModel:
             together = engine.generate([ids] * 4, kinds)
             assert together[2].text.endswith("xyz")
             assert len(together[1].tokens) == 9
-            assert engine.stats().accepted > 0
+            assert engine.stats().accepted["prompt"] > 0
 
     def test_a_seed_or_a_steady_engine_has_no_drafts(self, demo_gguf: Path) -> None:
         sampling = SamplingParams(temperature=0.0, max_tokens=24, seed=1)
         with engine_of(demo_gguf, "auto") as engine:
             engine.generate([engine.model.tokenize(COPY)], sampling)
-            assert engine.stats().drafted == 0
+            assert engine.stats().drafted == {}
         with Engine(demo_gguf, ServeSettings(ctx=512, threads=1), steady=True) as engine:
             engine.generate([engine.model.tokenize(COPY)], sampling)
-            assert engine.stats().drafted == 0
+            assert engine.stats().drafted == {}
 
     def test_a_chat_is_answered(self, demo_gguf: Path) -> None:
         with engine_of(demo_gguf, "auto") as engine:
@@ -285,21 +284,38 @@ class TestRealModel:
             assert "2" in done.text
 
 
-def test_drawn_answers_have_the_same_distribution(tmp_path: Path) -> None:
+@pytest.mark.parametrize("filters", [{}, {"top_p": 0.9, "temperature": 0.8}], ids=str)
+@pytest.mark.parametrize("draft", [False, True])
+def test_drawn_answers_have_the_same_distribution(
+    tmp_path: Path, draft: bool, filters: dict[str, float]
+) -> None:
     """Of a model whose answers are of four tokens, drawn with guesses of which some are right."""
     model = write_tiny_llama(tmp_path / "tiny.gguf")
     letters = [10, 20, 30, 40]
-    sampling = SamplingParams(logit_bias=dict.fromkeys(letters, 100.0), max_tokens=4)
+    sampling = SamplingParams(
+        logit_bias=dict.fromkeys(letters, 100.0),
+        max_tokens=4,
+        **filters,  # type: ignore[arg-type]
+    )
     prompt = [1, *np.random.default_rng(0).choice(letters, 60).tolist()]
+    options: dict[str, object] = {}
+    if draft:
+        options["draft"] = write_tiny_llama(tmp_path / "draft.gguf", seed=1)
+        prompt = prompt[:5]  # Little for prompt lookup to find.
     counts = []
     for speculate in ("off", "always"):
-        with engine_of(model, speculate) as engine:
-            done = engine.generate([prompt] * 800, sampling)
+        with engine_of(model, speculate, **options) as engine:
+            # Seeds, which must not make what is guessed and what judges it the same numbers.
+            seeds = range(800) if speculate == "always" else range(1000, 1800)
+            each = [replace(sampling, seed=seed) for seed in seeds] if draft else sampling
+            done = engine.generate([prompt] * 800, each)
             counts.append(Counter(answer.tokens for answer in done))
             stats = engine.stats()
-    assert 0.1 * stats.drafted < stats.accepted < 0.9 * stats.drafted
+    source: Source = "draft" if draft else "prompt"
+    drafted, accepted = stats.drafted[source], stats.accepted[source]
+    assert 0.1 * drafted < accepted < 0.9 * drafted
     shared = [key for key in counts[0] | counts[1] if counts[0][key] + counts[1][key] >= 10]
-    assert len(shared) > 30
+    assert len(shared) > (20 if filters else 30)
     a, b = (np.array([one[key] for key in shared], float) for one in counts)
     # Two samples of a multinomial; 4.5 standard deviations of a chi-square above its mean.
     assert ((a - b) ** 2 / (a + b)).sum() < len(shared) + 4.5 * (2 * len(shared)) ** 0.5

@@ -1,0 +1,106 @@
+"""Drawing the tokens of a step from its rows of logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuneserve.arrays import Floats
+from tuneserve.llama import LlamaModel
+from tuneserve.serve.engine.drawing import most_probable, token_logprob
+from tuneserve.serve.engine.request import Request
+from tuneserve.serve.engine.row_threads import RowThreads
+from tuneserve.serve.engine.sampling import TokenSampler
+from tuneserve.serve.engine.types import GrammarFailedError, TokenLogprob
+from tuneserve.serve.engine.weights import LogitsError
+
+Drawn = tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError
+"""A token of an answer, or why there is none: the request's own grammar or logits."""
+
+GREEDY_ROWS = 8
+"""Rows of greedy answers that are looked at in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Requests whose tokens are drawn together, and their rows: one for the next token of each and
+    one for each guess of its draft, which are right while the guesses before them are."""
+
+    requests: Sequence[Request]
+    logits: Floats
+
+
+class RowDrawer:
+    """Draws every answer's next tokens, each from its own rows. Close it."""
+
+    def __init__(self, model: LlamaModel, threads: int) -> None:
+        self._model = model
+        self._threads = RowThreads(threads)
+
+    def close(self) -> None:
+        self._threads.close()
+
+    def draw(self, requests: Sequence[Request], logits: Floats) -> list[list[Drawn]]:
+        """Each request's next tokens, at least one; `logits` are their rows in the same order."""
+        drawn = self._threads.map(self._draw, _together(requests, logits), logits=logits.size)
+        return [tokens for several in drawn for tokens in several]
+
+    def _draw(self, rows: _Rows) -> list[list[Drawn]]:
+        """Called in several threads."""
+        if rows.requests[0].is_plainly_greedy:
+            return self._most_probable(rows)
+        return [self._sample(request, rows.logits) for request in rows.requests]
+
+    def _most_probable(self, rows: _Rows) -> list[list[Drawn]]:
+        found: list[list[Drawn]] = []
+        tokens = iter(most_probable(rows.logits))
+        for request in rows.requests:
+            if not request.draft:
+                token = next(tokens)
+                found.append([LogitsError() if token is None else (token, None)])
+                continue
+            own: list[Drawn] = []
+            wrong = False
+            for guess in (*request.draft, None):
+                token = next(tokens)
+                if not wrong:
+                    own.append(LogitsError() if token is None else (token, None))
+                    wrong = token is None or token != guess or self._model.is_end(token)
+            found.append(own)
+        return found
+
+    def _sample(self, request: Request, rows: Floats) -> list[Drawn]:
+        if request.sampler is None:
+            request.sampler = TokenSampler(self._model, request.sampling)
+        wanted = request.sampling.logprobs
+        found: list[Drawn] = []
+        for place, (row, guess) in enumerate(zip(rows, (*request.draft, None), strict=True)):
+            proposal = request.drafter.proposal(place) if request.drafter else None
+            try:
+                token = request.sampler.sample(row, proposal)
+                logprob = None if wanted is None else token_logprob(row, token, wanted)
+            except (GrammarFailedError, LogitsError) as error:
+                found.append(error)
+                break
+            found.append((token, logprob))
+            if token != guess or self._model.is_end(token):
+                break
+        return found
+
+
+def _together(requests: Sequence[Request], logits: Floats) -> list[_Rows]:
+    """Greedy neighbours together, GREEDY_ROWS at most or one's own rows; each other one alone."""
+    found: list[_Rows] = []
+    group: list[Request] = []
+    first = end = 0
+    for request in requests:
+        count = 1 + len(request.draft)
+        joins = group and request.is_plainly_greedy and group[0].is_plainly_greedy
+        if group and not (joins and end + count - first <= GREEDY_ROWS):
+            found.append(_Rows(group, logits[first:end]))
+            group, first = [], end
+        group.append(request)
+        end += count
+    if group:
+        found.append(_Rows(group, logits[first:end]))
+    return found

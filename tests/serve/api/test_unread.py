@@ -1,0 +1,120 @@
+"""Bodies that are refused before they have arrived: usual clients are told why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import requests
+
+from tests.support import RunningServer
+
+pytestmark = pytest.mark.slow
+
+SIZE = 20_000_000
+Outcome = tuple[int, str]
+Ask = Callable[[str, str, bytes], Outcome]
+
+
+@pytest.fixture(scope="module")
+def strict_server(
+    start_server: Any, tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path
+) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("unread")
+    (folder / "keys").write_text("secret\n")
+    with start_server(
+        folder / "log", str(demo_gguf), "--ctx", "256", "--max-body", "100000",
+        "--batch-dir", str(folder / "kept"), "--batch-storage", "0.0001",
+        "--api-key-file", str(folder / "keys"),
+    ) as running:  # fmt: skip
+        yield running
+
+
+def with_urllib(url: str, key: str, body: bytes) -> Outcome:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, body, headers))
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["error"]["code"]
+    raise AssertionError
+
+
+def with_requests(url: str, key: str, body: Any) -> Outcome:
+    answer = requests.post(url, data=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def with_httpx(url: str, key: str, body: bytes) -> Outcome:
+    answer = httpx.post(url, content=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+def in_chunks(url: str, key: str, body: bytes) -> Outcome:
+    return with_requests(url, key, (body[at : at + 50_000] for at in range(0, SIZE, 50_000)))
+
+
+def with_openai(url: str, key: str, body: bytes) -> Outcome:
+    base, _, path = url.partition("/v1")
+    client = openai.OpenAI(base_url=f"{base}/v1", api_key=key, max_retries=0, timeout=60)
+    try:
+        if path == "/files":
+            client.files.create(file=("in.jsonl", body), purpose="batch")
+        else:
+            client.post(path, cast_to=httpx.Response, body={"prompt": body.decode()})
+    except openai.APIStatusError as error:
+        return error.status_code, str(error.code)
+    raise AssertionError
+
+
+def with_curl(url: str, key: str, body: bytes) -> Outcome:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl")
+    done = subprocess.run(
+        ["curl", "-sS", "--data-binary", "@-", "-H", f"Authorization: Bearer {key}",
+         "-w", "\n%{http_code}", url],
+        input=body, capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    text, _, status = done.stdout.decode().rpartition("\n")
+    return int(status), json.loads(text)["error"]["code"]
+
+
+@pytest.mark.parametrize("ask", [
+    with_urllib, with_requests, in_chunks, with_httpx, with_openai, with_curl,
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("path", "key", "outcome"),
+    [
+        ("/v1/completions", "secret", (413, "request_too_large")),
+        ("/v1/completions", "wrong", (401, "invalid_api_key")),
+        ("/v1/files", "secret", (413, "storage_full")),
+    ],
+)
+def test_clients_are_told(
+    strict_server: RunningServer, ask: Ask, path: str, key: str, outcome: Outcome
+) -> None:
+    body = b"some text\n" * (SIZE // 10)
+    if ask is in_chunks and path == "/v1/files":
+        outcome = (400, "invalid_value")  # Its length is not known, and it is no form.
+    assert ask(f"{strict_server.url}{path}", key, body) == outcome
+
+
+def test_a_connection_is_kept_after_a_body_that_was_dropped(strict_server: RunningServer) -> None:
+    headers = {"Authorization": "Bearer secret"}
+    with requests.Session() as session:
+        for _ in range(3):
+            answer = session.post(
+                f"{strict_server.url}/v1/completions", data=b"x" * 1_000_000, headers=headers
+            )
+            assert answer.status_code == 413
+            assert "close" not in answer.headers.get("Connection", "")
+        models = session.get(f"{strict_server.url}/v1/models", headers=headers)
+        assert models.status_code == 200
