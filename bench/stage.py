@@ -82,8 +82,8 @@ def run_bench(
             write_report(report, run.bench)
             journal.finish()
         inputs = input_hashes(run, recipe.bench)
-        hashes = job.hashes | {rival.name: rival.sha256 for rival in rivals}
-        running.result = summary(report, report_settings(recipe), hashes, inputs)
+        models = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        running.result = summary(report, report_settings(recipe), models, inputs)
     remove(job.sweep_folder)
     return report
 

@@ -21,18 +21,18 @@ EXIT_WORSE = 3
 @click.command()
 @stage_options
 @click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
+)
+@click.option(
     "--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML there too."
 )
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
     help="Write a table in Markdown there too, short enough for a pull request.",
-)
-@click.option(
-    "--rescore",
-    is_flag=True,
-    help="Make a report that is there anew: what is measured already is used again (with another "
-    "scorer or other options too), only what is missing is measured.",
 )
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
