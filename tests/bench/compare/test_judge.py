@@ -17,8 +17,8 @@ from tuneserve.settings import BenchSettings
 
 
 def pair(name: str, base: str, tuned: str) -> Pair:
-    answers = [Answer(text, "", False, 0.0, "stop", 1, 1.0, 1) for text in (base, tuned)]
-    return Pair(Example.of_turn(name, "?", "good"), *answers)
+    first, second = (Answer(text, "", False, 0.0, "stop", 1, 1.0, 1) for text in (base, tuned))
+    return Pair(Example.of_turn(name, "?", "good"), first, second)
 
 
 PAIRS = [
