@@ -60,6 +60,7 @@ def command(
     tuneserve bench --run sentiment
     tuneserve bench --run sentiment --limit 100 --fail-if-worse
     tuneserve bench --run sentiment --fail-below accuracy=0.75 --junit bench.xml
+    tuneserve bench --run sentiment --against other --against model.gguf --rescore
     tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
@@ -117,15 +118,9 @@ def show(report: Report) -> None:
             f"first token after {level.first_token_median:.2f} s"
         )
     for cost in report.costs:
-        each = [
-            f"{figure.value:.3g} {unit} ({figure.low:.3g} to {figure.high:.3g})"
-            for figure, unit in ((cost.money, "in money"), (cost.energy, "kWh"))
-            if figure is not None
-        ]
-        say(
-            f"1,000 answers of {cost.tokens} tokens, clients at once: {cost.clients}, "
-            f"{' and '.join(each)}"
-        )
+        say(f"clients at once: {cost.clients}, {cost.describe()}")
+    if report.judge:
+        say(report.judge.describe())
     if report.ladder:
         _show_ladder(report.ladder)
     say(report.verdict.sentence)
