@@ -88,32 +88,55 @@ def _of_run(name: str) -> Rival:
     return Rival(name, path, lora, converted.tuned.sha256, run)
 
 
+@dataclass(frozen=True)
+class RivalJob:
+    """What there is to do for a rival: nothing where its answers are `known`, else the prompts as
+    its own token ids, and every prompt with every choice."""
+
+    rival: Rival
+    known: list[Response] | None
+    asked: Asked
+    choices: list[EncodedExample]
+
+
+def prepare_rivals(rivals: Sequence[Rival], job: BenchmarkJob) -> list[RivalJob]:
+    """Answers that a rival's own benchmark left are taken, if it asked the same under the same
+    conditions. Raises UsageError for prompts that don't fit, before anything is measured."""
+    prepared = []
+    for rival in rivals:
+        known = _known_answers(rival, job)
+        if known is None:
+            prepared.append(RivalJob(rival, None, *_encoded(rival, job)))
+        else:
+            say(f"{rival.name}: {len(known):,} answers are taken from its own benchmark")
+            prepared.append(RivalJob(rival, known, job.asked, []))
+    return prepared
+
+
 def ask_rivals(
-    rivals: Sequence[Rival], job: BenchmarkJob, journal: Journal
+    rivals: Sequence[RivalJob], job: BenchmarkJob, journal: Journal
 ) -> dict[str, list[Response]]:
     """Every rival's answers to the run's own held-out prompts, by its name."""
-    return {rival.name: _answers_of(rival, job, journal) for rival in rivals}
+    return {
+        each.rival.name: _ask(each, job, journal) if each.known is None else each.known
+        for each in rivals
+    }
 
 
-def _answers_of(rival: Rival, job: BenchmarkJob, journal: Journal) -> list[Response]:
-    """The answers that the rival's own benchmark left, if it asked the same under the same
-    conditions, else measured now."""
-    if (known := _known_answers(rival, job)) is not None:
-        say(f"{rival.name}: {len(known):,} answers are taken from its own benchmark")
-        return known
-    asked, choices = _encoded(rival, job)
-    layers = with_gpu_layers(rival.path, engine_settings(job.recipe.serve, job.settings)).gpu_layers
+def _ask(todo: RivalJob, job: BenchmarkJob, journal: Journal) -> list[Response]:
+    rival, settings = todo.rival, job.settings
+    layers = with_gpu_layers(rival.path, engine_settings(job.recipe.serve, settings)).gpu_layers
     serve = job.recipe.serve.model_copy(update={"gpu_layers": layers})
     # Another file of that name is another model.
-    contender = Contender(
-        f"{rival.name} {rival.sha256[:12]}", rival.path, serve, job.settings, rival.lora
-    )
+    name = f"{rival.name} {rival.sha256[:12]}"
+    contender = Contender(name, rival.path, serve, settings, rival.lora)
     requests = [
-        AnswerRequest(item, min(asked.task.max_tokens, job.settings.ctx - len(item.prompt)))
-        for item in asked.encoded
+        AnswerRequest(item, min(todo.asked.task.max_tokens, settings.ctx - len(item.prompt)))
+        for item in todo.asked.encoded
     ]
-    measure_answers(contender, Workload([] if choices else requests, [], choices, {}), journal)
-    return read_responses(journal, contender.name, asked)
+    workload = Workload([] if todo.choices else requests, [], todo.choices, {})
+    measure_answers(contender, workload, journal)
+    return read_responses(journal, name, todo.asked)
 
 
 def _encoded(rival: Rival, job: BenchmarkJob) -> tuple[Asked, list[EncodedExample]]:

@@ -34,6 +34,8 @@ def input_hashes(run: RunDirectory, settings: BenchSettings) -> dict[str, str]:
     files of further tasks, the texts, the scorer with what it imports from its folder."""
     paths = {run.split(name) for name in ("test", "train", "general")}
     paths |= set(map(Path, settings.texts))
+    if settings.judge_labels:
+        paths.add(Path(settings.judge_labels))
     for entry in settings.tasks:
         path = Path(entry.rpartition("=")[0])
         paths |= set(path.rglob("*")) if path.is_dir() else {path}

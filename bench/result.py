@@ -26,9 +26,9 @@ class PerplexitySummary(Record):
 
 class BenchResult(Record):
     """A finished benchmark; `settings` are the recipe's tables as JSON, as far as a report depends
-    on them, `sha256` the hashes of the GGUFs that were compared, `inputs` those of all other files
-    that were read, by path, and the release of this package, `cautions` what makes the verdicts say
-    less than they seem to."""
+    on them, `sha256` the hashes of the GGUFs, `inputs` those of all other files that were read, by
+    path, and the release of this package; `cautions` what makes the verdicts say less than they
+    seem to."""
 
     outcome: str
     verdict: str
@@ -38,5 +38,5 @@ class BenchResult(Record):
     perplexity: PerplexitySummary
     settings: dict[str, Any]
     sha256: dict[str, str]
-    cautions: tuple[str, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
+    cautions: tuple[str, ...] = ()

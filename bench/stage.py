@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuneserve.bench.against import Rival, ask_rivals, find_rivals
+from tuneserve.bench.against import Rival, ask_rivals, find_rivals, prepare_rivals
+from tuneserve.bench.compare.answers import read_pairs
+from tuneserve.bench.compare.judge import read_labels, requests_of
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import FAILED, Report
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
@@ -13,6 +15,7 @@ from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import Journal, Key
+from tuneserve.bench.measure.judge import measure_judge
 from tuneserve.bench.measure.measure import (
     ENDPOINT,
     NOISE_FLOOR,
@@ -61,7 +64,9 @@ def run_bench(
         return done
     if run.bench.exists() and not (force or rescore):
         raise OutputExistsError(run.bench, hint=AGAIN)
+    read_labels(recipe.bench.judge_labels)  # what is wrong with them comes out before measuring
     job = prepare(run, recipe, converted)
+    prepared = prepare_rivals(rivals, job)
     journal_path = run.root / JOURNAL
     with run.alone(), run.stage("bench", keep=True) as running:
         anew = force and not rescore
@@ -72,14 +77,14 @@ def run_bench(
             store = BaseStore(run.root.parent, job.hashes["base"])
             _use_again(journal, None if anew else store, keys, job)
             others = _measure(job, journal, store)
-            report = make_report(job, journal, others, ask_rivals(rivals, job, journal))
+            report = make_report(job, journal, others, ask_rivals(prepared, job, journal))
             _warn(report)
             running.withdraw()
             write_report(report, run.bench)
             journal.finish()
         inputs = input_hashes(run, recipe.bench)
-        hashes = job.hashes | {rival.name: rival.sha256 for rival in rivals}
-        running.result = summary(report, report_settings(recipe), hashes, inputs)
+        models = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        running.result = summary(report, report_settings(recipe), models, inputs)
     remove(job.sweep_folder)
     return report
 
@@ -152,6 +157,8 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
     if job.settings.endpoint:
         measure_endpoint(job.asked.encoded, job.settings, journal)
         others[ENDPOINT] = "tuned"
+    if job.settings.judge:
+        measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
     if job.settings.ladder and not is_measured(job.sweep(), job.own_workload, journal):

@@ -288,6 +288,7 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
     surplus, shown = [], []
     for positive in np.linspace(0.52, 1.0, 9):
         drawn = design.draw(generator, benchmarks, float(positive))
+        interval = intervals.difference_ends(drawn, bootstrap, whole=design.whole)
         if design.whole and not design.sources:
             counts, often = np.unique((drawn != 0).sum(-1), return_counts=True)
             size = [
@@ -296,9 +297,11 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
             ]
             smallest = float(np.average(size, weights=often))
         else:
-            smallest = float(significance.detectable_mean(drawn, bootstrap, design.level).mean())
-        low, high = ends(PAIRED if design.whole else GRADED, drawn, drawn, bootstrap)
-        called = ((low > 0) | (high < 0)) & (p_values(drawn, bootstrap) < design.level)
+            found = significance.detectable_mean(drawn, interval, bootstrap, design.level)
+            smallest = float(found.mean())
+        called = ((interval[0] > 0) | (interval[1] < 0)) & (
+            p_values(drawn, bootstrap) < design.level
+        )
         surplus.append(float(drawn.mean()) - smallest)
         shown.append(float(called.mean()))
     return float(np.interp(0.0, surplus, shown, left=np.nan, right=np.nan))

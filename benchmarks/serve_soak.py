@@ -251,7 +251,13 @@ class Soak:
     def check_log(self) -> Counter[int]:
         """How often each status was logged; every request once, and no defect."""
         text = self.server.log.read_text()
-        lines = [json.loads(line) for line in text.splitlines() if line.startswith('{"time"')]
+        lines = []
+        for line in text.splitlines():
+            if '{"time"' in line:
+                try:
+                    lines.append(json.loads(line))
+                except ValueError:
+                    self.problems.append(f"a line of the log is not JSON: {line[:500]}")
         identities = Counter(line["request_id"] for line in lines)
         if len(identities) < len(lines):
             self.problems.append("the log has a request twice")

@@ -66,7 +66,7 @@ class Adapters:
 
     async def _ask(self, http: httpx.AsyncClient) -> None:
         name = self._random.choice(LOADED)
-        if self._random.random() < 0.35:
+        if self._random.random() < 0.2:
             await self.unload(http, name)
             return
         file = f"files/{self._random.randrange(VARIANTS)}.gguf"
@@ -96,7 +96,7 @@ class Adapters:
         """A file comes, at times slowly, or goes."""
         path = self._folder / f"{self._random.choice(WATCHED)}.gguf"
         source = self._files / f"{self._random.randrange(VARIANTS)}.gguf"
-        kind = self._random.choice(["renamed", "copied", "damaged", "removed"])
+        kind = self._random.choices(["renamed", "copied", "damaged", "removed"], [3, 3, 1, 1])[0]
         self.done[kind] += 1
         if kind == "renamed":
             part = path.with_suffix(".part")

@@ -26,8 +26,8 @@ def stderr_console() -> Console:
 
 
 def say(message: str) -> None:
-    """One line for the person watching."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the person watching, written at once: threads' lines do not mix."""
+    print(f"{message}\n", end="", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -731,6 +731,24 @@ class BenchSettings(Section):
         description="JSON object of further fields for every request to the endpoint, as "
         '\'{"reasoning_effort": "low"}\'; null takes a field away.',
     )
+    judge: str = Field(
+        "",
+        description="OpenAI-compatible base URL of a model that says of every prompt which of the "
+        "two answers is better, in both orders; told apart from all scores.",
+    )
+    judge_model: str = Field(
+        "", description="The judge's name at its endpoint; empty = the first that it lists."
+    )
+    judge_criteria: str = Field(
+        "It is correct, it does what was asked, and it says no more than that needs.",
+        max_length=10_000,
+        description="What the judge is told that a good answer is.",
+    )
+    judge_labels: str = Field(
+        "",
+        description="JSONL file of people's preferences (id, better: tuned, base or tie), which "
+        "the judge's agreement with is reported.",
+    )
     think_tags: tuple[str, ...] = Field(
         (),
         description="Marks of thoughts beside those that are known: the opening and the closing "

@@ -28,7 +28,7 @@ from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
 
 NOTABLE = 0.02
-"""Share of a model's answers from which on it is told that they were cut or empty."""
+"""Share of a model's answers from which on it is told that they were cut, empty or the like."""
 FLOOR, CEILING = 0.02, 0.98
 """Mean scores below and above which both models' say little about their difference."""
 
@@ -185,13 +185,15 @@ def caution(
     accuracy: AccuracyComparison, counts: Mapping[str, AnswerCounts], max_tokens: int
 ) -> list[str]:
     """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off or empty, a task that both fail or both can do. `counts`: of 'base' and
-    'tuned'."""
+    answers cut off, empty or not to be read, a task that both fail or both can do. `counts`: of
+    'base' and 'tuned'."""
     found = []
     for ended, how in (
         ("length_limited", f"cut at max_tokens {max_tokens}"),
         ("cut_off_thoughts", "cut amid the thoughts"),
         ("empty", "empty"),
+        ("nothing_found", "without what the task asks for"),
+        ("unscored", "counted as wrong because the scorer failed on them"),
     ):
         shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
         if max(shares.values()) >= NOTABLE:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from tuneserve.bench.compare.results import Cost
+from tuneserve.bench.compare.beside import Cost
 from tuneserve.bench.measure.clients import ANSWER_TOKENS, Load
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.settings import BenchSettings
@@ -40,4 +41,6 @@ def _times(hours: Sequence[float], factor: float) -> Estimate | None:
     if not factor:
         return None
     value, low, high = (factor * each for each in hours)
+    if not math.isfinite(high):
+        return Estimate(value, why_not="the speed varies too much")
     return Estimate(value, low, high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+from tuneserve.bench.compare.beside import Cost, JudgeComparison
 from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
@@ -299,18 +300,6 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What 1,000 answers of `tokens` tokens each cost with so many clients at a time: money at
-    `bench.price` an hour, energy (kWh) at `bench.watts`; None for what is not given. The intervals
-    are those of the speed."""
-
-    clients: int
-    tokens: int
-    money: Estimate | None
-    energy: Estimate | None
-
-
-@dataclass(frozen=True)
 class KeptGain:
     """What quantization keeps of the tune, as the conversion measured it: the share of the gain in
     log-likelihood with its 95 % interval (None where the gain can't be told from none), that of the
@@ -354,4 +343,5 @@ class Report:
     calibration: list[Calibration] = field(default_factory=list)
     ranking: Ranking | None = None
     costs: list[Cost] = field(default_factory=list)
+    judge: JudgeComparison | None = None
     pairs: list[Pair] = field(default_factory=list, repr=False)

@@ -18,6 +18,17 @@ from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 
+# The settings of [bench] that an answer or its score depends on.
+SCORING = (
+    "choices", "pattern", "tolerance", "scorer", "separator", "unordered", "max_tokens",
+    "think_tags",
+)  # fmt: skip
+# Those that change answers by chance alone, or that runs may well differ in.
+BESIDE = {
+    "bench": ("ctx", "parallel"),
+    "serve": ("cache_type_k", "cache_type_v", "flash_attention"),
+}
+
 Rows = Mapping[str, dict[str, Any]]
 """Rows of answers.jsonl (see `Pair.as_row`) by what was asked: id, prompt and reference"""
 
@@ -114,18 +125,6 @@ def _read_answers(path: Path) -> Rows:
     with path.open(encoding="utf-8") as file:
         rows = [row for row in map(json.loads, file) if row["task"] == HELD_OUT]
     return {json.dumps([row["id"], row["prompt"], row["reference"]]): row for row in rows}
-
-
-# The settings that decide which answer gets which score.
-SCORING = (
-    "choices", "pattern", "tolerance", "scorer", "separator", "unordered", "think_tags",
-    "max_tokens",
-)  # fmt: skip
-# Those that change answers by chance alone, or are what runs may well differ in.
-BESIDE = {
-    "bench": ("ctx", "parallel"),
-    "serve": ("cache_type_k", "cache_type_v", "flash_attention"),
-}
 
 
 def _why_not(first: Report, other: Report, shared: int) -> str:

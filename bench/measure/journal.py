@@ -20,6 +20,7 @@ from tuneserve.files import atomic_path
 Key = tuple[str, str, str]
 """(kind of measurement, model, example id)"""
 JOURNAL_FORM = 2
+MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
 FINISHED = {"finished": True}
 
 
@@ -57,7 +58,10 @@ class Journal:
         self.is_finished = False
         kept = self._load()
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.damaged or not kept:
+        too_large = sum(map(len, kept)) > MOST_BYTES
+        if too_large:
+            kept = [_line({"journal": JOURNAL_FORM}), *self._lines_in_use()]
+        if self.damaged or too_large or not kept:
             with atomic_path(path) as whole:
                 whole.write_bytes(b"".join(kept or [_line({"journal": JOURNAL_FORM})]))
         self._file = path.open("ab")
@@ -134,6 +138,12 @@ class Journal:
     def _append(self, row: Mapping[str, Any]) -> None:
         self._file.write(_line(row))
         self._file.flush()
+
+    def _lines_in_use(self) -> list[bytes]:
+        return [
+            _line({"kind": kind, "model": model, "id": example, **vars(row)})
+            for (kind, model, example), row in self._rows.items()
+        ]
 
     def _load(self) -> list[bytes]:
         """Read what is there; returns the lines worth keeping. A line that is damaged, or that a

@@ -16,6 +16,7 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
+from tuneserve.bench.compare.judge import compare_judged
 from tuneserve.bench.compare.results import (
     Answer,
     ContenderSummary,
@@ -93,6 +94,7 @@ def make_report(
         calibration=compare_calibration(pairs, settings),
         ranking=analysis.rank_contenders(pairs, settings),
         costs=costs_of(load, settings),
+        judge=compare_judged(pairs, settings, journal) if settings.judge else None,
         pairs=pairs,
     )
 

@@ -160,11 +160,18 @@ def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Boot
     """
     differences = np.subtract(tuned, base, dtype=np.float64)
     value = float(differences.mean())
-    if is_binary(tuned) and is_binary(base):
-        return _estimate(value, paired_ends(differences, bootstrap))
-    if bootstrap.count < FEWEST:
+    whole = is_binary(tuned) and is_binary(base)
+    if not whole and bootstrap.count < FEWEST:
         return Estimate(value, why_not=bootstrap.described)
-    return _estimate(value, mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0))
+    return _estimate(value, difference_ends(differences, bootstrap, whole=whole))
+
+
+def difference_ends(differences: FloatArray, bootstrap: Bootstrap, *, whole: bool) -> Ends:
+    """Interval of the mean difference, [..., prompts], of results that are right or wrong
+    (`whole`), or of graded ones, which need FEWEST clusters."""
+    if whole:
+        return paired_ends(differences, bootstrap)
+    return mean_ends(differences, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
 
 
 def paired_ends(differences: FloatArray, bootstrap: Bootstrap) -> Ends:

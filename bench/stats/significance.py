@@ -11,6 +11,8 @@ import numpy.typing as npt
 from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, IntArray
 from tuneserve.bench.stats.intervals import (
     FEWEST,
+    Ends,
+    difference_ends,
     falling_root,
     is_binary,
     mean_spread,
@@ -99,15 +101,17 @@ def smallest_detectable(
     show none.
 
     Right or wrong, each prompt alone: from the exact power of McNemar's test; otherwise
-    `detectable_mean`.
+    `detectable_mean`, which with few clusters is on the safe side.
     """
     differences = np.subtract(tuned, base, dtype=np.float64)
     if not can_show(bootstrap, level):
         return None
-    if not bootstrap.clustered and is_binary(tuned) and is_binary(base):
+    whole = is_binary(tuned) and is_binary(base)
+    if whole and not bootstrap.clustered:
         found = detectable_pairs(float((differences**2).mean()), len(differences), level)
     else:
-        found = float(detectable_mean(differences, bootstrap, level))
+        ends = difference_ends(differences, bootstrap, whole=whole)
+        found = float(detectable_mean(differences, ends, bootstrap, level))
     return found if found < 1 else None
 
 
@@ -116,10 +120,16 @@ def can_show(bootstrap: Bootstrap, level: float) -> bool:
     return bootstrap.count >= max(FEWEST, fewest_clusters(level))
 
 
-def detectable_mean(differences: FloatArray, bootstrap: Bootstrap, level: float) -> FloatArray:
-    """The smallest detectable mean difference of scores, [..., prompts] to [...]."""
+def detectable_mean(
+    differences: FloatArray, ends: Ends, bootstrap: Bootstrap, level: float
+) -> FloatArray:
+    """The smallest detectable mean difference of scores, [..., prompts] to [...]; `ends`: the
+    interval, which has to leave out zero too and may be longer than the standard error says."""
     spread, variance, _ = mean_spread(differences, bootstrap, usual=0.0)
-    return _needed(spread, level) * np.sqrt(variance)
+    value = spread.value
+    towards_zero = np.where(value >= 0, value - ends[0], ends[1] - value)
+    given = towards_zero / spread.half_width(bootstrap.confidence)
+    return _needed(spread, level) * np.maximum(np.sqrt(variance), given)
 
 
 def detectable_ratio(

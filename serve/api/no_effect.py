@@ -33,13 +33,18 @@ def _as_many_as_n(value: Any, given: Fields) -> bool:
     return type(value) is int and value == (given.get("n") or 1)
 
 
+def _without_logprobs(value: Any, given: Fields) -> bool:
+    return type(value) is int and value == 0 and not given.get("logprobs")
+
+
 _FOR_THE_PROVIDER = (
     "store", "metadata", "service_tier", "safety_identifier", "user", "prompt_cache_key",
     "prompt_cache_retention", "prompt_cache_options", "prediction", "request_id", "priority",
     "keep_alive", "cache_prompt", "id_slot",
 )  # fmt: skip
 _SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
-    "suffix": ("",), "modalities": (["text"],), "verbosity": ("medium",),
+    "functions": ([],), "function_call": ("none", "auto"), "suffix": ("",),
+    "modalities": (["text"],), "verbosity": ("medium",),
     "use_beam_search": (False,), "length_penalty": (1, 0),
     "early_stopping": (False,), "typical_p": (1,), "tfs_z": (1,), "top_a": (0,), "mirostat": (0,),
     "mirostat_mode": (0,), "dynatemp_range": (0,), "dry_multiplier": (0,), "xtc_probability": (0,),
@@ -58,6 +63,7 @@ OF_REQUESTS: Mapping[str, Neutral] = {
     "mirostat_eta": _mirostat_is_off,
     "best_of": _as_many_as_n,
     "echo": only(False),
+    "top_logprobs": _without_logprobs,
 }
 OF_MESSAGES: Mapping[str, Neutral] = dict.fromkeys(
     ("annotations", "provider_specific_fields", "cache_control", "parsed", "id", "status"), always

@@ -211,6 +211,9 @@ class GenerationRequest(RequestModel):
     def _given_biases(cls, bias: Any) -> Any:
         if not isinstance(bias, dict):
             return bias
+        for token in bias:
+            if isinstance(token, str) and not token.isascii():
+                raise ValueError(f"{ascii(token)[:64]} is not a token id")
         return {token: value for token, value in bias.items() if value is not None}
 
     @field_validator("logit_bias")

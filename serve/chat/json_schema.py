@@ -94,6 +94,8 @@ def json_rule(schema: Schema, param: str) -> str:
     if re.search("[\ud800-\udfff]", json.dumps(own, ensure_ascii=False)):
         raise GrammarError(f"it has {HALF_CHARACTER}", param=param)
     parts = list(subschemas(own))
+    for part in parts:
+        _drop_what_is_not_given(part)
     merges = any(_merges(part) for part in parts)
     multiples = check_multiples(parts, param, merges=merges)
     _check_parts_end(own, parts, param)
@@ -108,6 +110,13 @@ def json_rule(schema: Schema, param: str) -> str:
         _say_otherwise(part)
         _drop_text_of_decimal(part)
     return f"%json {json.dumps({**own, 'x-guidance': COMPACT})}"
+
+
+def _drop_what_is_not_given(part: dict[str, Any]) -> None:
+    for keyword in [key for key, value in part.items() if value is None and key != "const"]:
+        del part[keyword]
+    if part.get("format") == "":
+        del part["format"]
 
 
 def _say_otherwise(part: dict[str, Any]) -> None:

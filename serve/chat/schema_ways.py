@@ -115,8 +115,9 @@ def asked(schema: Schema, kind: str = "") -> list[str]:
         "oneOf" if word == _ONLY_ONE else word
         for word, value in schema.items()
         if word in words
+        and (value is not None or word == "const")
         and value not in BOUNDLESS.get(word, ())
-        and not (word == "format" and str(value) in ANNOTATIONS)
+        and not (word == "format" and value in ("", *ANNOTATIONS))
     ]
 
 

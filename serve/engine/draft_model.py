@@ -102,19 +102,21 @@ class DraftModel:
 
     def measure(self) -> None:
         """Time a few steps on a text of no importance, so that plans know what they cost."""
-        text = FollowedText(self, [0] * _TIMED_PROMPT)
+        first = _TIMED_PROMPT if self.costs.per_token is None else 1
+        text = FollowedText(self, [0] * first)
         if not self.begin(text):
             return
         seconds = []
-        for count in (_TIMED_PROMPT, 1, 1, 1, 1):
+        for count in (first, 1, 1, 1):
             started = time.monotonic()
             text.tokens += [0] * (count == 1)
             self.decode([(text, [])])
             seconds.append(time.monotonic() - started)
         self._cache.free(text.sequence)
         self._forget(text)
+        each = self.costs.per_token
         self.costs = StepCosts()
-        self.costs.observe_prompt(_TIMED_PROMPT, seconds[0])
+        self.costs.observe_prompt(1, seconds[0] / first if each is None else each)
         # What held one of them up says nothing about the next ones.
         self.costs.observe(1, min(seconds[1:]))
 

@@ -47,8 +47,24 @@ MOST_REJECTIONS = 20
 """Then the weights of all tokens are computed at the temperature asked for."""
 
 
-def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int:
-    """A token of a row, by temperature (0: the most probable) and filters.
+def weights_at(sampling: SamplingParams) -> float | None:
+    """The temperature of the weights that a draw from a row begins with; None if it begins
+    otherwise."""
+    if sampling.temperature <= 0.0 or sampling.top_k > 0:
+        return None
+    if sampling.top_p < 1.0:
+        return 1.0
+    return None if sampling.min_p > 0.0 else sampling.temperature
+
+
+def draw(
+    row: Row,
+    sampling: SamplingParams,
+    random: np.random.Generator,
+    weights: Weights | None = None,
+) -> int:
+    """A token of a row, by temperature (0: the most probable) and filters. `weights`: the row's at
+    the temperature `weights_at`, if they are there already.
 
     Raises LogitsError if the largest logit is not finite.
     """
@@ -59,7 +75,9 @@ def draw(row: Row, sampling: SamplingParams, random: np.random.Generator) -> int
         return token
     if 0 < sampling.top_k < len(row):
         return _draw_of_few(row, largest(row, sampling.top_k), sampling, random)
-    plain = Weights(row) if sampling.top_p < 1.0 else None
+    if sampling.top_p >= 1.0 and sampling.min_p <= 0.0:
+        return (weights or Weights(row, sampling.temperature)).pick(random)
+    plain = (weights or Weights(row)) if sampling.top_p < 1.0 else None
     if sampling.min_p > 0.0:
         few = np.flatnonzero(row >= least_logit(row, sampling.min_p))
         if len(few) <= FEW * len(row):

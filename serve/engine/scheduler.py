@@ -235,17 +235,20 @@ class Scheduler:
         held: set[Request] = set()
         computing = [one for one in self._active if one.pending > 1 and not one.scored_pending]
         while self.waiting:
-            behind = None if self.waiting[0].stands_back else self._background_running()
-            if len(self.running) >= self._slots:
-                if behind is None:
-                    break
-                self._preempt(behind)
-                continue
+            full = len(self.running) >= self._slots
+            if full and self._background_running() is None:
+                break
             request = self._next_to_admit(held)
             if request is None:
                 break
             if self._cache.will_share(request, computing, self.running):
                 held.add(request)
+                continue
+            behind = None if request.stands_back else self._background_running()
+            if full:
+                if behind is None:
+                    break
+                self._preempt(behind)
                 continue
             match = self._match_with_room(request)
             if match is None:

@@ -13,6 +13,9 @@ from tuneserve.serve.engine.types import EngineError
 Row = npt.NDArray[np.float32]
 """Logits of one position: [n_vocab]."""
 
+Rows = npt.NDArray[np.float32]
+"""Logits of several positions: [rows, n_vocab]."""
+
 Ids = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
@@ -40,24 +43,57 @@ class Weights:
     """
 
     def __init__(self, row: Row, temperature: float = 1.0, name: str = "plain") -> None:
-        self._blocks = _memory.blocks(name, len(row))
-        self.flat = self._blocks.reshape(-1)[: len(row)]
-        self.shift = 0.0
+        blocks = _memory.blocks(name, 1, len(row))[0]
         heat = np.float32(max(temperature, COLDEST))
-        low, high = SAFE_TOTALS
+        self._hold(blocks, len(row), 0.0)
         with np.errstate(all="ignore"):
             scaled = row if temperature == 1.0 else np.multiply(row, 1 / heat, out=self.flat)
             np.exp(scaled, out=self.flat)
             self._sum_up()
-            if not low < self.total < high:
+            if not self.is_safe:
                 largest = row.max()
                 self.shift = float(largest) / float(heat)
                 np.subtract(row, largest, out=self.flat)
                 np.divide(self.flat, heat, out=self.flat)
                 np.exp(self.flat, out=self.flat)
                 self._sum_up()
-        if not low < self.total < high:
+        if not self.is_safe:
             raise LogitsError
+
+    def _hold(self, blocks: npt.NDArray[np.float32], size: int, shift: float) -> None:
+        self._blocks = blocks
+        self.flat = blocks.reshape(-1)[:size]
+        self.shift = shift
+
+    @classmethod
+    def of_rows(cls, rows: Rows, temperature: float = 1.0) -> list[Self | None]:
+        """Those of several rows, made together: few operations on much data, during which NumPy
+        lets other threads run. None for a row that needs a shift. They are valid until the thread's
+        next call."""
+        count, size = rows.shape
+        blocks = _memory.blocks("rows", count, size)
+        flat = blocks.reshape(count, -1)[:, :size]
+        with np.errstate(all="ignore"):
+            scaled = rows
+            if temperature != 1.0:
+                heat = np.float32(max(temperature, COLDEST))
+                scaled = np.multiply(rows, 1 / heat, out=flat)
+            np.exp(scaled, out=flat)
+            sums = np.einsum("nij->ni", blocks)
+            totals: list[float] = sums.sum(axis=1, dtype=np.float64).tolist()
+        made: list[Self | None] = []
+        for own, own_sums, total in zip(blocks, sums, totals, strict=True):
+            weights = cls.__new__(cls)
+            weights._hold(own, size, 0.0)
+            weights._sums, weights.total = own_sums, total
+            made.append(weights if weights.is_safe else None)
+        return made
+
+    @property
+    def is_safe(self) -> bool:
+        """Has the sum lost nothing to underflow or overflow?"""
+        low, high = SAFE_TOTALS
+        return low < self.total < high
 
     def _sum_up(self) -> None:
         self._sums = np.einsum("ij->i", self._blocks)
@@ -70,7 +106,7 @@ class Weights:
 
     def held_by(self, tokens: Mask) -> float:
         """The sum of these tokens' weights."""
-        blocks = _memory.blocks("held", len(tokens))
+        blocks = _memory.blocks("held", 1, len(tokens))[0]
         np.multiply(self.flat, tokens, out=blocks.reshape(-1)[: len(tokens)])
         return float(np.einsum("ij->i", blocks).sum(dtype=np.float64))
 
@@ -110,14 +146,15 @@ class _Memory(threading.local):
     def __init__(self) -> None:
         self._arrays: dict[str, npt.NDArray[np.float32]] = {}
 
-    def blocks(self, name: str, size: int) -> npt.NDArray[np.float32]:
-        """[blocks, BLOCK] for `size` values; zero where there are none."""
-        room = -(-size // BLOCK) * BLOCK
+    def blocks(self, name: str, rows: int, size: int) -> npt.NDArray[np.float32]:
+        """[rows, blocks, BLOCK] for `size` values a row; zero where there are none."""
+        width = -(-size // BLOCK) * BLOCK
         array = self._arrays.get(name)
-        if array is None or len(array) < room:
-            array = self._arrays[name] = np.empty(room, np.float32)
-        array[size:room] = 0.0
-        return array[:room].reshape(-1, BLOCK)
+        if array is None or len(array) < rows * width:
+            array = self._arrays[name] = np.empty(rows * width, np.float32)
+        matrix = array[: rows * width].reshape(rows, width)
+        matrix[:, size:] = 0.0
+        return matrix.reshape(rows, -1, BLOCK)
 
 
 _memory = _Memory()

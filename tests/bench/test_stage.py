@@ -294,8 +294,8 @@ def test_further_models_are_asked_or_their_answers_taken(
             assert row["others"][name]["text"] == row["tuned"]["text"]
             assert row["others"][name]["score"] == row["tuned"]["score"]
     # Asked otherwise, its answers are no longer the same.
-    longer = against.model_copy(update={"max_tokens": 7})
-    run_bench(converted_run, recipe.model_copy(update={"bench": longer}), force=True)
+    fewer = against.model_copy(update={"limit": 3})
+    run_bench(converted_run, recipe.model_copy(update={"bench": fewer}), force=True)
     assert "are taken from its own benchmark" not in capfd.readouterr().err
 
 

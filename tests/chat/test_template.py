@@ -80,3 +80,14 @@ def test_what_transformers_adds_to_jinja_is_rendered_as_it_does() -> None:
     tokenizer = PreTrainedTokenizerBase()
     expected = tokenizer.apply_chat_template(messages, chat_template=source, tokenize=False)
     assert ChatTemplate(source).render(messages) == expected
+
+
+def test_a_template_may_keep_lists_of_its_own() -> None:
+    """As Kimi K2's does; what it is given stays closed, in parts too."""
+    own = "{% set seen = namespace(ids=[]) %}{% for m in messages %}"
+    own += "{% set _ = seen.ids.append(m.role) %}{% endfor %}{{ seen.ids.pop(0) }}{{ seen.ids }}"
+    messages = [{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}]
+    assert ChatTemplate(own).render(messages) == "user['assistant']"
+    for attack in ("{{ messages[0].content.append(1) }}", "{{ tools.pop() }}"):
+        with pytest.raises(TemplateError):
+            ChatTemplate(attack).render(messages, tools=[{"type": "function"}])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from tuneserve import console
@@ -46,3 +48,17 @@ def test_tables_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Q4_K" in captured.err
+
+
+def test_a_line_is_written_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads' lines come before or behind it."""
+    written: list[str] = []
+
+    class Recorder(io.StringIO):
+        def write(self, text: str) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr("sys.stderr", Recorder())
+    console.say("one line")
+    assert [text for text in written if text] == ["one line\n"]

@@ -193,3 +193,11 @@ def test_sizes_with_their_units(text: str, size: float) -> None:
 )  # fmt: skip
 def test_the_least_size_in_the_unit_given(text: str, count: int, size: str) -> None:
     assert size_like(text, count, 10**6) == size
+
+
+def test_a_list_is_given_at_once_or_again_and_again() -> None:
+    words = ["--against", "one,two", "--against", "three.gguf", "--choices", ""]
+    bench = resolve(*words, saved={"bench": {"choices": ["x"]}}).bench
+    assert bench.against == ("one", "two", "three.gguf")
+    assert bench.choices == ()  # given as empty
+    assert bench.clients == BenchSettings().clients  # not given

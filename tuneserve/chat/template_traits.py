@@ -63,12 +63,6 @@ _TYPED: list[dict[str, Any]] = [
         True,
     )
 ]
-_UNDESCRIBED: list[dict[str, Any]] = [
-    {
-        "description": _DESCRIPTION,
-        "parameters": {"type": "object", "properties": {"qzname": {"type": "string"}}},
-    }
-]
 # SmolLM3 takes tools under this name; `tools` it ignores.
 _TOOL_VARIABLES = ("tools", "xml_tools")
 
@@ -90,8 +84,7 @@ class TemplateTraits:
     if they are not, or in no form that can be read back. `form`: what calls look like, Hermes'
     where they are written as text. `own_thoughts`: thoughts have a form of the template's own,
     without <think>. `whole_tools`: a tool without a description or parameters can't be written;
-    `simple_types`: nor a property without a type, or with several; `described`: nor one without a
-    description."""
+    `simple_types`: nor a property without a type, or with several."""
 
     system: bool
     tools: str | None
@@ -100,7 +93,6 @@ class TemplateTraits:
     own_thoughts: bool
     whole_tools: bool = False
     simple_types: bool = False
-    described: bool = False
 
 
 def template_traits(template: ChatTemplate) -> TemplateTraits:
@@ -126,7 +118,6 @@ def _traits(source: str, bos_token: str, eos_token: str) -> TemplateTraits:
         own_thoughts=_own_thoughts(template, style),
         whole_tools=tools is not None and not _writes_all(template, tools, _BARE),
         simple_types=tools is not None and not _writes_all(template, tools, _TYPED),
-        described=tools is not None and not _writes_all(template, tools, _UNDESCRIBED),
     )
 
 

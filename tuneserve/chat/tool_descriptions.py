@@ -14,9 +14,7 @@ _ANY = "string"
 def suited(tool: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
     """A tool as a template with these traits can write it: empty texts and lists for what it reads
     without asking, one type for each property. What it can write itself is left as it is."""
-    if "function" not in tool or not (
-        traits.whole_tools or traits.simple_types or traits.described
-    ):
+    if "function" not in tool or not (traits.whole_tools or traits.simple_types):
         return dict(tool)
     function = dict(tool["function"])
     if traits.whole_tools:
@@ -29,14 +27,6 @@ def suited(tool: Mapping[str, Any], traits: TemplateTraits) -> dict[str, Any]:
         properties = parameters.get("properties") or {}
         simple = {name: _simple(one) for name, one in properties.items()}
         function["parameters"] = {**parameters, "properties": simple}
-    if traits.described and function.get("parameters"):
-        parameters = function["parameters"]
-        described = {
-            name: {"description": "", **one} if isinstance(one, Mapping) else one
-            for name, one in (parameters.get("properties") or {}).items()
-        }
-        function["parameters"] = {**parameters, "required": [], **function["parameters"]}
-        function["parameters"]["properties"] = described
     return {**tool, "function": function}
 
 

@@ -21,18 +21,18 @@ EXIT_WORSE = 3
 @click.command()
 @stage_options
 @click.option(
+    "--rescore",
+    is_flag=True,
+    help="Make a report that is there anew: what is measured already is used again (with another "
+    "scorer or other options too), only what is missing is measured.",
+)
+@click.option(
     "--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML there too."
 )
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
     help="Write a table in Markdown there too, short enough for a pull request.",
-)
-@click.option(
-    "--rescore",
-    is_flag=True,
-    help="Make a report that is there anew: what is measured already is used again (with another "
-    "scorer or other options too), only what is missing is measured.",
 )
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
@@ -118,15 +118,9 @@ def show(report: Report) -> None:
             f"first token after {level.first_token_median:.2f} s"
         )
     for cost in report.costs:
-        each = [
-            f"{figure.value:.3g} {unit} ({figure.low:.3g} to {figure.high:.3g})"
-            for figure, unit in ((cost.money, "in money"), (cost.energy, "kWh"))
-            if figure is not None
-        ]
-        say(
-            f"1,000 answers of {cost.tokens} tokens, clients at once: {cost.clients}, "
-            f"{' and '.join(each)}"
-        )
+        say(f"clients at once: {cost.clients}, {cost.describe()}")
+    if report.judge:
+        say(report.judge.describe())
     if report.ladder:
         _show_ladder(report.ladder)
     say(report.verdict.sentence)

@@ -53,7 +53,8 @@ def show(found: RunsComparison) -> None:
     for row in found.rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
         if row.differs:
-            say(f"{row.report.run} differs from {found.rows[0].report.run} in {row.differs}")
+            first = found.rows[0].report.run
+            say(f"{row.report.run} differs from {first} in {row.differs}")
 
 
 def _cells(row: RunRow) -> list[str]:

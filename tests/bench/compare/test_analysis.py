@@ -286,6 +286,9 @@ def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
     assert verdict.outcome == "better"
     assert verdict.sentence.endswith(f" Caution: {cautions[0]}")
     assert verdict.cautions == cautions
+    bare = [replace(pair, base=replace(pair.base, found="none")) for pair in asked]
+    (said,) = caution(compare_accuracy(bare, SETTINGS), count_pairs(bare), 16)
+    assert said.endswith("of the tuned model's answers were without what the task asks for.")
     for kept, word in (((0, 0, 0, 100), "too hard"), ((0, 0, 100, 0), "too easy")):
         same = pairs(*kept)
         (said,) = caution(compare_accuracy(same, SETTINGS), count_pairs(same), 16)

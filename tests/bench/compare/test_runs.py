@@ -129,10 +129,8 @@ def test_runs_that_do_not_compare_say_why(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"content": "?"', '"content": "!"'))
     found = compare_runs([first, cut, RunDirectory(path.parent.parent)])
     assert [row.why_not for row in found.rows] == [
-        "",
-        "scored otherwise: max_tokens 512 / 4",
-        "no prompt in common",
-    ]
+        "", "scored otherwise: max_tokens 512 / 4", "no prompt in common",
+    ]  # fmt: skip
     assert [row.difference for row in found.rows] == [None] * 3
     assert found.ranking is None
 

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuneserve.bench.measure import endpoint
 from tuneserve.bench.measure.endpoint import EndpointAnswer, ask_endpoint, read_reply
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.judge import judge_requests, measure_judge
 from tuneserve.chat.examples import Example
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings
@@ -155,3 +158,16 @@ def test_any_json_is_an_answer_or_a_reason() -> None:
     refused = read_reply(json.dumps(completion(None, refusal="I can't.")))
     assert isinstance(refused, EndpointAnswer)
     assert refused.text == "I can't."
+
+
+def test_a_judge_is_asked_in_both_orders_and_once(peer: Peer, tmp_path: Path) -> None:
+    settings = BenchSettings(judge=f"{peer.url}/v1", judge_model="j", parallel=1)
+    example = Example.of_turn("1", "Capital?", "Paris")
+    requests = judge_requests([(example, {"base": "Rome", "tuned": "Paris"})])
+    with Journal(tmp_path / "journal.jsonl", "x") as journal:
+        measure_judge(requests, settings, journal)
+        measure_judge(requests, settings, journal)
+    first, second = (body["messages"][0]["content"] for body in peer.bodies)
+    assert "<answer_a>\nParis" in first
+    assert "<answer_a>\nRome" in second
+    assert peer.bodies[0]["max_tokens"] == 1024

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tuneserve.bench.measure import journal as journal_module
 from tuneserve.bench.measure.journal import Journal
 
 
@@ -98,3 +99,16 @@ def test_a_journal_of_an_older_release_is_not_used(tmp_path: Path) -> None:
         assert len(journal) == 0
         assert "older release" in journal.notes()[0]
     assert path.read_text().count("\n") == 2
+
+
+def test_a_file_that_grew_too_large_keeps_what_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, name = tmp_path / "journal.jsonl", ("answer", "base", "0")
+    for key in ("k1", "k2"):
+        with Journal(path, keys={name: key}) as journal:
+            journal.add(*name, {"text": key * 50})
+    monkeypatch.setattr(journal_module, "MOST_BYTES", 200)
+    with Journal(path, keys={name: "k2"}) as journal:
+        assert journal.get(*name) == {"text": "k2" * 50}
+    assert b"k1" not in path.read_bytes()

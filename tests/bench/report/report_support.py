@@ -89,7 +89,7 @@ def make_report(
         perplexity=analysis.compare_perplexity(pairs, settings),
         groups=analysis.compare_groups(pairs, settings),
         gap=analysis.compare_gap(pairs, settings),
-        others=[],
+        others=[analysis.compare_other(pairs, name, "tuned", settings) for name in pairs[0].others],
         contamination=Contamination(8, ["p1"], Estimate(0.1, 0.0, 0.2)),
         forgetting=judge_forgetting(tasks, texts, settings),
         tasks=tasks,
@@ -114,5 +114,6 @@ def make_report(
         ),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
+        ranking=analysis.rank_contenders(pairs, settings),
         pairs=pairs,
     )

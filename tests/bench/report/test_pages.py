@@ -20,6 +20,7 @@ from markupsafe import escape
 from scipy import stats
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
+from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.figures import (
     headline,
     interval,
@@ -33,15 +34,19 @@ from tuneserve.bench.compare.figures import (
 from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
     HELD_OUT,
+    Answer,
+    Pair,
     Report,
 )
 from tuneserve.bench.measure.speed import Rate
+from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import failed_gates, read_gates
 from tuneserve.bench.report.junit import write_junit
 from tuneserve.bench.report.page_data import tasks_of
 from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_for_pull_request, write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.charts import loss_chart
+from tuneserve.chat.examples import Example
 from tuneserve.cli.bench import show
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
@@ -77,6 +82,45 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
+@pytest.fixture(scope="module")
+def crowd() -> Report:
+    """With further models, one of a hostile name, and choices with probabilities."""
+
+    def chosen(text: str, sure: float, right: bool) -> Answer:
+        probabilities = {text: sure, "other": 1 - sure}
+        return Answer(
+            text, "", False, float(right), "chosen", 0, 1.0, 1, probabilities=probabilities
+        )
+
+    pairs = [
+        Pair(
+            Example.of_turn(f"c{n}", "Which?", ("yes", "no")[n % 2]),
+            base=chosen("yes", 0.6, n % 2 == 0),
+            tuned=chosen(("yes", "no")[n % 2], 0.9, True),
+            others={name: chosen("no", 0.55, n % 2 == 1) for name in (HOSTILE, "other-run")},
+        )
+        for n in range(30)
+    ]
+    return make_report(pairs, some_pairs("general/"), BenchSettings(task="choice", bootstrap=1000))
+
+
+def test_further_models_and_classes_are_shown(crowd: Report) -> None:
+    page = render(crowd, "report.html.jinja")
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.scripts == 1
+    assert crowd.ranking is not None
+    assert crowd.ranking.ranked[0].name == "tuned"
+    assert str(escape(crowd.ranking.sentence)) in page
+    assert crowd.classes is not None
+    assert page.count('<table class="confusion">') == len(crowd.classes.models) == 4
+    assert [model.ece for model in crowd.calibration[:2]] == pytest.approx([0.1, 0.1])
+    text = render(crowd, "report.md.jinja")
+    assert "Expected calibration error: base 10.0 %, tuned 10.0 %" in text
+    assert_tables_keep_their_columns(text)
+
+
 def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
     page = render(report, "report.html.jinja")
     parser = Balance()
@@ -102,6 +146,12 @@ def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
 
 def test_markdown_tables_keep_their_columns(report: Report) -> None:
     page = render(report, "report.md.jinja")
+    assert_tables_keep_their_columns(page)
+    assert report.verdict.sentence in page
+    assert "<script>" not in page
+
+
+def assert_tables_keep_their_columns(page: str) -> None:
     columns = None
     for line in page.splitlines():
         if not line.startswith("|"):
@@ -110,8 +160,6 @@ def test_markdown_tables_keep_their_columns(report: Report) -> None:
         count = len(re.findall(r"(?<!\\)\|", line))
         columns = columns or count
         assert count == columns, line
-    assert report.verdict.sentence in page
-    assert "<script>" not in page
 
 
 def test_written_files_agree(report: Report, tmp_path: Path) -> None:
@@ -172,6 +220,24 @@ def test_a_markdown_cell_is_one_cell(text: str) -> None:
     cell = markdown_cell(text)
     assert "\n" not in cell
     assert not re.search(r"(?<!\\)(?:\\\\)*\|", cell)
+
+
+def test_pages_say_why_there_is_no_interval(report: Report) -> None:
+    """In tables, plots and the verdict; nothing of it is drawn as an interval of no width."""
+    few = Estimate(0.1, why_not="2 sources")
+    accuracy = replace(report.accuracy, base=few, tuned=few, difference=few)
+    accuracy = replace(accuracy, clusters=2, smallest_detectable=None)
+    ratio = Estimate(1.1, why_not="2 sources")
+    perplexity = replace(report.perplexity, base=ratio, tuned=ratio, ratio=ratio)
+    verdict = analysis.judge(accuracy, 0.95)
+    bare = replace(report, accuracy=accuracy, perplexity=perplexity, groups=[], verdict=verdict)
+    assert "no interval: 2 sources" in verdict.sentence
+    assert "With 2 sources no difference can be shown" in verdict.sentence
+    for template in ("report.html.jinja", "report.md.jinja"):
+        page = render(bare, template)
+        assert page.count("no interval: 2 sources") >= 6
+        assert "None" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "whisker" not in str(charts.difference_plot(charts.rows_of(bare)).rows[0][1])
 
 
 def test_the_terminal_table_fits_80_columns(

@@ -188,6 +188,10 @@ def recomputed(rows: list[Row]) -> Recomputed:
             )
             p = (int((abs(signs @ net) >= abs(sum(net)) - 1e-9).sum()) + 1) / 20_001
         error, freedom, _ = supposed(net, sizes, differences, 0.0)
+        found = difference(differences, net, sizes, whole, alone)
+        value, low, high = found.value, found.low or 0.0, found.high or 0.0
+        half = value - low if value >= 0 else high - value
+        error = max(error, half / stats.t.ppf(0.975, freedom))
         smallest = error * (stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom))
     return Recomputed(
         len(rows), won, lost,

@@ -176,7 +176,7 @@ def test_a_last_turn_of_the_assistants_is_continued(client: Any) -> None:
         ({"messages": [{"role": "tool", "content": "x"}]}, "tool_call_id"),
         ({"messages": [{"role": "user", "content": None}]}, "content is required"),
         ({"chat_template_kwargs": {"messages": "x"}}, "can't set"),
-        ({"functions": []}, "not supported"),
+        ({"functions": [{"name": "f"}]}, "not supported"),
     ],
 )
 def test_what_makes_no_sense_is_refused(client: Any, fields: dict[str, Any], word: str) -> None:

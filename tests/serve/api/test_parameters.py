@@ -29,7 +29,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "verbosity": {"verbosity": "medium"},
     "audio": {"audio": {"format": "wav", "voice": "alloy"}},
     "frequency_penalty": {"frequency_penalty": 0.5},
-    "function_call": {"function_call": "auto"},
+    "function_call": {"function_call": {"name": "f"}},
     "functions": {"functions": [{"name": "f"}]},
     "logit_bias": {"logit_bias": {"5": -100}},
     "logprobs": {"logprobs": True},

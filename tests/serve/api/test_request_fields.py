@@ -90,7 +90,8 @@ def test_texts_and_embeddings_take_it_too() -> None:
     [
         ("best_of", 2), ("best_of", True), ("echo", True), ("suffix", "x"), ("min_tokens", 3),
         ("verbosity", "low"), ("modalities", ["text", "audio"]), ("mirostat", 2), ("audio", {}),
-        ("use_beam_search", 0), ("typical_p", 0.5), ("functions", []), ("web_search_options", {}),
+        ("use_beam_search", 0), ("typical_p", 0.5), ("functions", [{"name": "f"}]),
+        ("web_search_options", {}),
     ],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused_by_name(name: str, value: Any) -> None:

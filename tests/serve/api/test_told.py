@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from tests.serve.api.test_app import post
 from tuneserve.serve.api import token_routes
 from tuneserve.serve.api.app import create_app
+from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.service import Service
 from tuneserve.settings import ServeSettings
 
@@ -69,6 +71,14 @@ def test_fields_without_effect_are_named_in_a_header(app: FastAPI, service: Serv
             assert answer.status_code == 200
             assert answer.headers["x-tuneserve-ignored"] == "store, metadata, best_of"
     assert "x-tuneserve-ignored" not in post(app, service, "/v1/chat/completions", CHAT).headers
+
+
+def test_older_fields_that_ask_for_nothing_are_taken(app: FastAPI, service: Service) -> None:
+    for field, value in (("functions", []), ("function_call", "none"), ("top_logprobs", 0)):
+        answer = post(app, service, "/v1/chat/completions", {**CHAT, field: value})
+        assert (answer.status_code, answer.headers["x-tuneserve-ignored"]) == (200, field)
+    with pytest.raises(ValidationError, match="is not a token id"):
+        ChatRequest.model_validate({**CHAT, "logit_bias": {"\ud83d": 1}})
 
 
 @pytest.mark.usefixtures("strict")

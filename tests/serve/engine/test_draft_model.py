@@ -82,7 +82,8 @@ class TestEngine:
         made so small that it has no room for one."""
         with Engine(tiny, settings(draft=tiny)) as engine:
             assert engine._draft is not None
-            engine._draft._cache._cells.free = 20
+            cells = engine._draft._cache._cells
+            cells.append(99, cells.free - 20)
             (done,) = answers(engine, [PROMPT])
             stats = engine.stats()
             assert (len(done.tokens), stats.drafted.get("draft", 0)) == (40, 0)

@@ -163,6 +163,18 @@ def test_nobody_waits_for_a_prompt_that_stands_still() -> None:
     assert (asked, "length") in server.ended
 
 
+def test_who_waits_to_share_takes_nobodys_place_meanwhile() -> None:
+    server = Server(slots=2, prefill=50)
+    behind, later = (server.submit(10, 50, background=True) for _ in range(2))
+    server.steps(2)
+    assert server.scheduler.running == [behind, later]
+    first, second = (server.submit([*range(200), mark], 5) for mark in (7, 8))
+    server.step()
+    assert server.scheduler.running == [behind, first]
+    server.steps(20)
+    assert [one for one, _ in server.ended] == [first, second]
+
+
 def test_who_waits_for_a_prompt_that_is_cancelled_computes_it() -> None:
     server = Server(slots=4, prefill=50)
     first, second = (server.submit([*range(200), mark], 5) for mark in (7, 8))

@@ -1,0 +1,78 @@
+"""What a report has beside its scores: what answers cost, and what a judge says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuneserve.bench.stats.bootstrap import Estimate
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What 1,000 answers of `tokens` tokens each cost with so many clients at a time: money at
+    `bench.price` an hour, energy (kWh) at `bench.watts`; None for what is not given. The intervals
+    are those of the speed."""
+
+    clients: int
+    tokens: int
+    money: Estimate | None
+    energy: Estimate | None
+
+    def describe(self) -> str:
+        """'1,000 answers of 48 tokens: 0.12 (0.11 to 0.13) in money'."""
+        figures = [
+            f"{each.value:.3g}"
+            + (f" ({each.low:.3g} to {each.high:.3g})" if each.low and each.high else "")
+            + f" {unit}"
+            for each, unit in ((self.money, "in money"), (self.energy, "kWh"))
+            if each is not None
+        ]
+        return f"1,000 answers of {self.tokens} tokens: {' and '.join(figures)}"
+
+
+@dataclass(frozen=True)
+class JudgeAgreement:
+    """How often a judge says what the given labels say (`share`), on so many prompts, and Cohen's
+    kappa; None where labels and judge always say the same one thing."""
+
+    prompts: int
+    share: float
+    kappa: float | None
+
+
+@dataclass(frozen=True)
+class JudgeComparison:
+    """What a model as judge found; an opinion, apart from all scores.
+
+    A model wins a prompt only if it is preferred in both orders of the answers. `flips`: the judge
+    preferred whichever stood first, or second (they are among the `ties`). `unread`: it did not
+    answer, or not with a choice. `p`: sign-flip test over prompts (over sources, where they have
+    some).
+    """
+
+    model: str
+    prompts: int
+    tuned_better: int
+    base_better: int
+    ties: int
+    flips: int
+    unread: int
+    p: float
+    agreement: JudgeAgreement | None
+
+    def describe(self) -> str:
+        """The findings in two sentences."""
+        said = (
+            f"A judge ({self.model}) prefers the tuned model's answer to {self.tuned_better} of "
+            f"{self.prompts} prompts in both orders, the base's to {self.base_better} (p "
+            f"{self.p:.3f}); {self.flips} times its choice went with the order"
+        )
+        if self.unread:
+            said += f", {self.unread} times it made none"
+        if self.agreement is None:
+            return f"{said}. How far it agrees with people is not known: no labels were given."
+        kappa = "" if self.agreement.kappa is None else f", kappa {self.agreement.kappa:.2f}"
+        return (
+            f"{said}. It says what people said of {100 * self.agreement.share:.0f} % of "
+            f"{self.agreement.prompts} labelled prompts{kappa}."
+        )
