@@ -86,7 +86,10 @@ def test_a_template_may_keep_lists_of_its_own() -> None:
     """As Kimi K2's does; what it is given stays closed, in parts too."""
     own = "{% set seen = namespace(ids=[]) %}{% for m in messages %}"
     own += "{% set _ = seen.ids.append(m.role) %}{% endfor %}{{ seen.ids.pop(0) }}{{ seen.ids }}"
-    messages = [{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}]
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": ["a"]},
+        {"role": "assistant", "content": "b"},
+    ]
     assert ChatTemplate(own).render(messages) == "user['assistant']"
     for attack in ("{{ messages[0].content.append(1) }}", "{{ tools.pop() }}"):
         with pytest.raises(TemplateError):
