@@ -195,7 +195,7 @@ def _draw_of_nucleus(
     """
     wanted = sampling.top_p * plain.total
     bar = HEAD_SHARE * plain.total
-    head = np.flatnonzero(plain.flat >= bar)
+    head = np.flatnonzero(plain.flat >= bar) if plain.head is None else plain.head
     if not len(head):
         bar = float(plain.flat.max())
     weights = plain.flat[head].astype(np.float64)

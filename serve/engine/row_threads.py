@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_THREADS = 8
+MOST_THREADS = 4
 """The part of the work that needs the interpreter leaves nothing to more."""
 
 WORTH_A_THREAD = 1 << 20

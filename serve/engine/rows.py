@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from tuneserve.arrays import Floats
 from tuneserve.llama import LlamaModel
-from tuneserve.serve.engine.drawing import most_probable, token_logprob
+from tuneserve.serve.engine.drawing import HEAD_SHARE, most_probable, token_logprob
 from tuneserve.serve.engine.request import Request
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.types import GrammarFailedError, TokenLogprob
-from tuneserve.serve.engine.weights import LogitsError, Weights
+from tuneserve.serve.engine.weights import Blocks, LogitsError, Weights, blocks_of, empty_blocks
 
 Drawn = tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError
 """A token of an answer, or why there is none: the request's own grammar or logits."""
@@ -23,80 +24,90 @@ TOGETHER_LOGITS = 1 << 19
 """Logits of neighbours that are read in one call: enough that other threads get on meanwhile, and
 few enough for a core's cache."""
 
+GREEDY = 0.0
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Requests whose tokens are drawn together, and their rows: one for the next token of each and
-    one for each guess of its draft, which are right while the guesses before them are."""
+Kind = float | None
+"""What is read of a row first: GREEDY the most probable token, else the weights at this
+temperature; None: nothing."""
 
+
+@dataclass(slots=True)
+class _Group:
+    """Requests whose rows are read together: one for the next token of each and one for each guess
+    of its draft, which are right while the guesses before them are. `blocks`: room for weights."""
+
+    kind: Kind
     requests: Sequence[Request]
     logits: Floats
+    blocks: Blocks
+    best: list[int | None] = field(default_factory=list)
+    weights: list[Weights | None] = field(default_factory=list)
+
+    def read(self) -> None:
+        """What takes long. Called in several threads."""
+        if self.kind == GREEDY:
+            self.best = most_probable(self.logits)
+        elif self.kind is not None:
+            head = HEAD_SHARE if any(one.sampling.top_p < 1.0 for one in self.requests) else 0.0
+            self.weights = list(Weights.of_rows(self.logits, self.kind, self.blocks, head))
+        else:
+            self.weights = [None] * len(self.logits)
 
 
 class RowDrawer:
-    """Draws every answer's next tokens, each from its own rows. Close it."""
+    """Draws every answer's next tokens, each from its own rows. Close it.
+
+    What reads whole rows is done for several at once, in threads: NumPy lets go of the interpreter
+    meanwhile. What is left to do for a row is short, and the caller's: threads that wait for the
+    interpreter after each short operation gain nothing.
+    """
 
     def __init__(self, model: LlamaModel, threads: int) -> None:
         self._model = model
         self._threads = RowThreads(threads)
+        self._room: npt.NDArray[np.float32] = np.empty(0, np.float32)
 
     def close(self) -> None:
         self._threads.close()
 
     def draw(self, requests: Sequence[Request], logits: Floats) -> list[list[Drawn]]:
         """Each request's next tokens, at least one; `logits` are their rows in the same order."""
-        groups = self._together(requests, logits)
-        drawn = self._threads.map(self._draw, groups, logits=logits.size)
-        return [tokens for several in drawn for tokens in several]
+        groups = list(self._groups(requests, logits))
+        self._threads.map(_Group.read, groups, logits=logits.size)
+        return [tokens for group in groups for tokens in self._drawn(group)]
 
-    def _draw(self, rows: _Rows) -> list[list[Drawn]]:
-        """Called in several threads."""
-        first = rows.requests[0]
-        if first.is_plainly_greedy:
-            return self._most_probable(rows)
-        temperature = self._sampler(first).weights_at
-        if temperature is None or first.draft:
-            return [self._sample(request, rows.logits) for request in rows.requests]
-        weights = Weights.of_rows(rows.logits, temperature)
-        return [
-            self._sample(request, row[np.newaxis], own)
-            for request, row, own in zip(rows.requests, rows.logits, weights, strict=True)
-        ]
+    def _drawn(self, group: _Group) -> Iterator[list[Drawn]]:
+        first = 0
+        for request in group.requests:
+            own = slice(first, first + 1 + len(request.draft))
+            first = own.stop
+            if group.kind == GREEDY:
+                yield self._follow(request, group.best[own])
+            else:
+                yield self._sample(request, group.logits[own], group.weights[own])
 
-    def _sampler(self, request: Request) -> TokenSampler:
-        if request.sampler is None:
-            request.sampler = TokenSampler(self._model, request.sampling)
-        return request.sampler
-
-    def _most_probable(self, rows: _Rows) -> list[list[Drawn]]:
-        found: list[list[Drawn]] = []
-        tokens = iter(most_probable(rows.logits))
-        for request in rows.requests:
-            if not request.draft:
-                token = next(tokens)
-                found.append([LogitsError() if token is None else (token, None)])
-                continue
-            own: list[Drawn] = []
-            wrong = False
-            for guess in (*request.draft, None):
-                token = next(tokens)
-                if not wrong:
-                    own.append(LogitsError() if token is None else (token, None))
-                    wrong = token is None or token != guess or self._model.is_end(token)
-            found.append(own)
+    def _follow(self, request: Request, best: Sequence[int | None]) -> list[Drawn]:
+        """The most probable tokens, while the guesses are right."""
+        found: list[Drawn] = []
+        for token, guess in zip(best, (*request.draft, None), strict=True):
+            if token is None:
+                return [*found, LogitsError()]
+            found.append((token, None))
+            if token != guess or self._model.is_end(token):
+                break
         return found
 
     def _sample(
-        self, request: Request, rows: Floats, weights: Weights | None = None
+        self, request: Request, rows: Floats, weights: Sequence[Weights | None]
     ) -> list[Drawn]:
-        """`weights`: those of the only row, if they are there."""
         sampler = self._sampler(request)
         wanted = request.sampling.logprobs
         found: list[Drawn] = []
-        for place, (row, guess) in enumerate(zip(rows, (*request.draft, None), strict=True)):
+        guesses = (*request.draft, None)
+        for place, (row, own, guess) in enumerate(zip(rows, weights, guesses, strict=True)):
             proposal = request.drafter.proposal(place) if request.drafter else None
             try:
-                token = sampler.sample(row, proposal, weights)
+                token = sampler.sample(row, proposal, own)
                 logprob = None if wanted is None else token_logprob(row, token, wanted)
             except (GrammarFailedError, LogitsError) as error:
                 found.append(error)
@@ -106,28 +117,41 @@ class RowDrawer:
                 break
         return found
 
-    def _together(self, requests: Sequence[Request], logits: Floats) -> list[_Rows]:
-        """Neighbours that are read alike together; each other one alone."""
+    def _sampler(self, request: Request) -> TokenSampler:
+        if request.sampler is None:
+            request.sampler = TokenSampler(self._model, request.sampling)
+        return request.sampler
+
+    def _groups(self, requests: Sequence[Request], logits: Floats) -> Iterator[_Group]:
+        """Neighbours of one kind, of TOGETHER_LOGITS together or one's own rows."""
         most = max(1, TOGETHER_LOGITS // logits.shape[1])
-        found: list[_Rows] = []
-        group: list[Request] = []
+        members: list[Request] = []
+        kind: Kind = None
         first = end = 0
-        kind: object = None
         for request in requests:
             count = 1 + len(request.draft)
             own = self._kind(request)
-            if group and (own is None or own != kind or end + count - first > most):
-                found.append(_Rows(group, logits[first:end]))
-                group, first = [], end
-            group.append(request)
-            kind = own
-            end += count
-        if group:
-            found.append(_Rows(group, logits[first:end]))
-        return found
+            if members and (own != kind or end + count - first > most):
+                yield self._group(kind, members, logits, first, end)
+                members, first = [], end
+            members.append(request)
+            kind, end = own, end + count
+        if members:
+            yield self._group(kind, members, logits, first, end)
 
-    def _kind(self, request: Request) -> object:
-        """Requests of the same kind can be read together; None: this one can't."""
+    def _group(
+        self, kind: Kind, members: list[Request], logits: Floats, first: int, end: int
+    ) -> _Group:
+        rows, size = logits.shape
+        blocks = empty_blocks(0, size)
+        if kind is not None and kind != GREEDY:
+            each = blocks.shape[1] * blocks.shape[2]
+            if len(self._room) < rows * each:
+                self._room = empty_blocks(rows, size).reshape(-1)
+            blocks = blocks_of(self._room[first * each :], end - first, size)
+        return _Group(kind, members, logits[first:end], blocks)
+
+    def _kind(self, request: Request) -> Kind:
         if request.is_plainly_greedy:
-            return "greedy"
-        return None if request.draft else self._sampler(request).weights_at
+            return GREEDY
+        return self._sampler(request).weights_at

@@ -16,6 +16,9 @@ Row = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.float32]
 """Logits of several positions: [rows, n_vocab]."""
 
+Blocks = npt.NDArray[np.float32]
+"""Weights of rows: [rows, blocks, BLOCK]."""
+
 Ids = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
@@ -43,7 +46,7 @@ class Weights:
     """
 
     def __init__(self, row: Row, temperature: float = 1.0, name: str = "plain") -> None:
-        blocks = _memory.blocks(name, 1, len(row))[0]
+        blocks = _memory.blocks(name, len(row))[0]
         heat = np.float32(max(temperature, COLDEST))
         self._hold(blocks, len(row), 0.0)
         with np.errstate(all="ignore"):
@@ -64,14 +67,17 @@ class Weights:
         self._blocks = blocks
         self.flat = blocks.reshape(-1)[:size]
         self.shift = shift
+        self.head: Ids | None = None
+        """The tokens that hold a share of the total each, if they were looked up."""
 
     @classmethod
-    def of_rows(cls, rows: Rows, temperature: float = 1.0) -> list[Self | None]:
-        """Those of several rows, made together: few operations on much data, during which NumPy
-        lets other threads run. None for a row that needs a shift. They are valid until the thread's
-        next call."""
+    def of_rows(
+        cls, rows: Rows, temperature: float, blocks: Blocks, head: float = 0.0
+    ) -> list[Self | None]:
+        """Those of several rows, in `blocks` (`empty_blocks`). They are made together: few
+        operations on much data, during which NumPy lets other threads run. None for a row that
+        needs a shift. With `head`, the tokens that hold such a share are looked up too."""
         count, size = rows.shape
-        blocks = _memory.blocks("rows", count, size)
         flat = blocks.reshape(count, -1)[:, :size]
         with np.errstate(all="ignore"):
             scaled = rows
@@ -80,12 +86,19 @@ class Weights:
                 scaled = np.multiply(rows, 1 / heat, out=flat)
             np.exp(scaled, out=flat)
             sums = np.einsum("nij->ni", blocks)
-            totals: list[float] = sums.sum(axis=1, dtype=np.float64).tolist()
+            totals = sums.sum(axis=1, dtype=np.float64)
+            bars = (head * totals).astype(np.float32)
+            places = np.flatnonzero(flat >= bars[:, np.newaxis]) if head else None
+        starts = range(0, count * size, size)
+        heads: list[Ids | None] = [None] * count
+        if places is not None:
+            parts = np.split(places, places.searchsorted(starts[1:]))
+            heads = [part - start for part, start in zip(parts, starts, strict=True)]
         made: list[Self | None] = []
-        for own, own_sums, total in zip(blocks, sums, totals, strict=True):
+        for number, total in enumerate(totals.tolist()):
             weights = cls.__new__(cls)
-            weights._hold(own, size, 0.0)
-            weights._sums, weights.total = own_sums, total
+            weights._hold(blocks[number], size, 0.0)
+            weights._sums, weights.total, weights.head = sums[number], total, heads[number]
             made.append(weights if weights.is_safe else None)
         return made
 
@@ -106,7 +119,7 @@ class Weights:
 
     def held_by(self, tokens: Mask) -> float:
         """The sum of these tokens' weights."""
-        blocks = _memory.blocks("held", 1, len(tokens))[0]
+        blocks = _memory.blocks("held", len(tokens))[0]
         np.multiply(self.flat, tokens, out=blocks.reshape(-1)[: len(tokens)])
         return float(np.einsum("ij->i", blocks).sum(dtype=np.float64))
 
@@ -140,21 +153,32 @@ def place(weights: npt.NDArray[np.floating], fraction: float) -> tuple[int, floa
     return index, min(max(rest, 0.0), 1.0 - 2.0**-53)
 
 
+def empty_blocks(rows: int, size: int) -> Blocks:
+    """Room for the weights of rows with `size` tokens."""
+    return np.empty((rows, -(-size // BLOCK), BLOCK), np.float32)
+
+
+def blocks_of(array: npt.NDArray[np.float32], rows: int, size: int) -> Blocks:
+    """The beginning of a flat array as blocks for rows of `size` values, zero where there are
+    none."""
+    width = -(-size // BLOCK) * BLOCK
+    matrix = array[: rows * width].reshape(rows, width)
+    matrix[:, size:] = 0.0
+    return matrix.reshape(rows, -1, BLOCK)
+
+
 class _Memory(threading.local):
     """Arrays of the calling thread, made once for rows of any length."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, npt.NDArray[np.float32]] = {}
 
-    def blocks(self, name: str, rows: int, size: int) -> npt.NDArray[np.float32]:
-        """[rows, blocks, BLOCK] for `size` values a row; zero where there are none."""
-        width = -(-size // BLOCK) * BLOCK
+    def blocks(self, name: str, size: int) -> Blocks:
+        """[1, blocks, BLOCK] for `size` values; zero where there are none."""
         array = self._arrays.get(name)
-        if array is None or len(array) < rows * width:
-            array = self._arrays[name] = np.empty(rows * width, np.float32)
-        matrix = array[: rows * width].reshape(rows, width)
-        matrix[:, size:] = 0.0
-        return matrix.reshape(rows, -1, BLOCK)
+        if array is None or len(array) < -(-size // BLOCK) * BLOCK:
+            array = self._arrays[name] = empty_blocks(1, size).reshape(-1)
+        return blocks_of(array, 1, size)
 
 
 _memory = _Memory()

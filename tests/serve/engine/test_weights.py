@@ -1,13 +1,13 @@
-"""Rows that are read together give what each gives alone."""
+"""Weights of rows that are read together are those of each."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tuneserve.serve.engine.drawing import draw, weights_at
+from tuneserve.serve.engine.drawing import HEAD_SHARE, draw, weights_at
 from tuneserve.serve.engine.types import SamplingParams
-from tuneserve.serve.engine.weights import Weights
+from tuneserve.serve.engine.weights import Weights, empty_blocks
 
 VOCABULARY = 3000
 
@@ -17,21 +17,29 @@ def rows(count: int, spread: float) -> np.ndarray:
     return random.normal(0.0, spread, (count, VOCABULARY)).astype(np.float32)
 
 
+def made(logits: np.ndarray, temperature: float = 1.0) -> list[Weights | None]:
+    blocks = empty_blocks(len(logits), VOCABULARY)
+    blocks.reshape(len(logits), -1)[:, VOCABULARY:] = 0.0
+    return Weights.of_rows(logits, temperature, blocks, HEAD_SHARE)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
 def test_weights_of_rows_are_those_of_each(temperature: float) -> None:
     logits = rows(5, 3.0)
-    together = Weights.of_rows(logits, temperature)
+    together = made(logits, temperature)
     for row, weights in zip(logits, together, strict=True):
         assert weights is not None
         alone = Weights(row, temperature)
         assert np.array_equal(weights.flat, alone.flat)
         assert (weights.total, weights.shift) == (alone.total, alone.shift)
+        assert weights.head is not None
+        assert np.array_equal(weights.head, np.flatnonzero(alone.flat >= HEAD_SHARE * alone.total))
 
 
 def test_a_row_that_needs_a_shift_is_left_out() -> None:
     logits = rows(3, 1.0)
     logits[1] += 500.0
-    first, second, third = Weights.of_rows(logits)
+    first, second, third = made(logits)
     assert first is not None
     assert second is None
     assert third is not None
@@ -56,7 +64,7 @@ def test_draws_are_the_same_with_weights_that_are_there(
     assert temperature is not None
     for place, row in enumerate(rows(8, spread)):
         alone = draw(row, sampling, np.random.default_rng(place))
-        (weights,) = Weights.of_rows(row[np.newaxis], temperature)
+        (weights,) = made(row[np.newaxis], temperature)
         assert draw(row, sampling, np.random.default_rng(place), weights) == alone
 
 
