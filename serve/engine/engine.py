@@ -44,7 +44,7 @@ from tuneserve.serve.engine.scheduler import (
     answers_next,
     prompt_tokens,
 )
-from tuneserve.serve.engine.speculation import MOST_DRAFTED, Speculator
+from tuneserve.serve.engine.speculation import MOST_ANSWERS_ON_GPU, MOST_DRAFTED, Speculator
 from tuneserve.serve.engine.types import (
     Completion,
     EngineError,
@@ -365,7 +365,12 @@ class Engine:
         rounds = None
         if self._draft is not None:
             rounds = DraftRounds(self._draft, most=self.settings.draft_tokens, always=always)
-        return Speculator(always=always, rounds=rounds, n_vocab=self.model.n_vocab)
+        return Speculator(
+            always=always,
+            most_answers=MOST_ANSWERS_ON_GPU if _on_gpu(self.settings) else None,
+            rounds=rounds,
+            n_vocab=self.model.n_vocab,
+        )
 
     def _make_draft(self, path: Path | None) -> DraftModel | None:
         if path is None:

@@ -130,7 +130,7 @@ class RowDrawer:
         first = end = 0
         for request in requests:
             count = 1 + len(request.draft)
-            own = self._kind(request)
+            own = self._kind(request, len(logits))
             if members and (own != kind or end + count - first > most):
                 yield self._group(kind, members, logits, first, end)
                 members, first = [], end
@@ -151,7 +151,7 @@ class RowDrawer:
             blocks = blocks_of(self._room[first * each :], end - first, size)
         return _Group(kind, members, logits[first:end], blocks)
 
-    def _kind(self, request: Request) -> Kind:
+    def _kind(self, request: Request, rows: int) -> Kind:
         if request.is_plainly_greedy:
             return GREEDY
-        return self._sampler(request).weights_at
+        return None if rows == 1 else self._sampler(request).weights_at

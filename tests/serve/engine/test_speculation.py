@@ -37,9 +37,9 @@ class Running:
         self.generated = 1
 
 
-def speculator(one: float, more: float) -> Speculator:
+def speculator(one: float, more: float, most_answers: int | None = None) -> Speculator:
     """A step of one token takes `one` seconds, every other token `more`."""
-    found = Speculator()
+    found = Speculator(most_answers=most_answers)
     for tokens in range(1, 200):
         found.costs.observe(tokens, one + (tokens - 1) * more)
     return found
@@ -111,6 +111,14 @@ class TestPlan:
         request = loop(one)
         one.plan([request], 100)
         assert (list(request.draft), one.drafted) == ([], {})
+
+    def test_nothing_is_drafted_beside_more_answers_than_pay(self) -> None:
+        one = speculator(1.0, 0.001, most_answers=2)
+        three = [loop(one) for _ in range(3)]
+        one.plan(three, 100)
+        assert [list(request.draft) for request in three] == [[], [], []]
+        one.plan(three[:2], 100)
+        assert all(request.draft for request in three[:2])
 
     def test_nothing_is_drafted_where_guesses_are_wrong(self) -> None:
         one = speculator(1.0, 0.3)
