@@ -22,6 +22,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from tuneserve.serve.engine.row_reading import GROUP, NOTHING, Read, group_maxima
 from tuneserve.serve.engine.types import SamplingParams, TokenLogprob
 from tuneserve.serve.engine.weights import (
     COLDEST,
@@ -32,9 +33,6 @@ from tuneserve.serve.engine.weights import (
     Weights,
     place,
 )
-
-GROUP = 64
-"""Tokens of which one maximum is kept."""
 
 FEW = 1 / 16
 """Up to this share of a row, tokens are looked at one by one."""
@@ -47,24 +45,14 @@ MOST_REJECTIONS = 20
 """Then the weights of all tokens are computed at the temperature asked for."""
 
 
-def weights_at(sampling: SamplingParams) -> float | None:
-    """The temperature of the weights that a draw from a row begins with; None if it begins
-    otherwise."""
-    if sampling.temperature <= 0.0 or sampling.top_k > 0:
-        return None
-    if sampling.top_p < 1.0:
-        return 1.0
-    return None if sampling.min_p > 0.0 else sampling.temperature
-
-
 def draw(
     row: Row,
     sampling: SamplingParams,
     random: np.random.Generator,
-    weights: Weights | None = None,
+    read: Read = NOTHING,
 ) -> int:
-    """A token of a row, by temperature (0: the most probable) and filters. `weights`: the row's at
-    the temperature `weights_at`, if they are there already.
+    """A token of a row, by temperature (0: the most probable) and filters. `read`: what
+    `first_read` says of the row, if that is there already.
 
     Raises LogitsError if the largest logit is not finite.
     """
@@ -74,12 +62,14 @@ def draw(
             raise LogitsError
         return token
     if 0 < sampling.top_k < len(row):
-        return _draw_of_few(row, largest(row, sampling.top_k), sampling, random)
+        return _draw_of_few(row, largest(row, sampling.top_k, read.maxima), sampling, random)
     if sampling.top_p >= 1.0 and sampling.min_p <= 0.0:
-        return (weights or Weights(row, sampling.temperature)).pick(random)
-    plain = (weights or Weights(row)) if sampling.top_p < 1.0 else None
+        return (read.weights or Weights(row, sampling.temperature)).pick(random)
+    plain = (read.weights or Weights(row)) if sampling.top_p < 1.0 else None
     if sampling.min_p > 0.0:
-        few = np.flatnonzero(row >= least_logit(row, sampling.min_p))
+        few = read.likely
+        if few is None:
+            few = np.flatnonzero(row >= least_logit(row, sampling.min_p))
         if len(few) <= FEW * len(row):
             return _draw_of_few(row, few, sampling, random, plain)
     elif plain is not None:
@@ -124,16 +114,18 @@ def least_logit(row: Row, min_p: float) -> np.float32:
     return best + np.float32(math.log(min_p))
 
 
-def largest(row: Row, k: int) -> Ids:
-    """The tokens with the k largest logits, best first (k <= len(row)). Raises LogitsError.
+def largest(row: Row, k: int, maxima: Row | None = None) -> Ids:
+    """The tokens with the k largest logits, best first (k <= len(row)); `maxima`: those of its
+    groups, if they are there already. Raises LogitsError.
 
-    What is above the k-th largest maximum of groups of tokens includes them. A group is every n-th
-    token, so that the maxima of all are one vector operation. The tokens left over at the end are
-    taken as groups of one.
+    What is above the k-th largest maximum of groups of tokens includes them. The tokens in no group
+    are taken as groups of one.
     """
     count = len(row) // GROUP
     matrix = row[: count * GROUP].reshape(GROUP, count)
-    maxima = np.concatenate((matrix.max(axis=0), row[count * GROUP :]))
+    if maxima is None:
+        (maxima,) = group_maxima(row[np.newaxis])
+    maxima = np.concatenate((maxima, row[count * GROUP :]))
     if not math.isfinite(maxima.max()):
         raise LogitsError
     if 4 * k <= len(maxima):

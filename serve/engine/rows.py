@@ -12,10 +12,11 @@ from tuneserve.arrays import Floats
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.engine.drawing import HEAD_SHARE, most_probable, token_logprob
 from tuneserve.serve.engine.request import Request
+from tuneserve.serve.engine.row_reading import NOTHING, Kind, Read, read_rows
 from tuneserve.serve.engine.row_threads import RowThreads
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.types import GrammarFailedError, TokenLogprob
-from tuneserve.serve.engine.weights import Blocks, LogitsError, Weights, blocks_of, empty_blocks
+from tuneserve.serve.engine.weights import Blocks, LogitsError, blocks_of, empty_blocks
 
 Drawn = tuple[int, TokenLogprob | None] | GrammarFailedError | LogitsError
 """A token of an answer, or why there is none: the request's own grammar or logits."""
@@ -24,34 +25,30 @@ TOGETHER_LOGITS = 1 << 19
 """Logits of neighbours that are read in one call: enough that other threads get on meanwhile, and
 few enough for a core's cache."""
 
-GREEDY = 0.0
-
-Kind = float | None
-"""What is read of a row first: GREEDY the most probable token, else the weights at this
-temperature; None: nothing."""
-
 
 @dataclass(slots=True)
 class _Group:
     """Requests whose rows are read together: one for the next token of each and one for each guess
-    of its draft, which are right while the guesses before them are. `blocks`: room for weights."""
+    of its draft, which are right while the guesses before them are. `greedy`: their most probable
+    tokens are read, else what `kind` says, if anything; `blocks`: room for weights."""
 
-    kind: Kind
+    greedy: bool
+    kind: Kind | None
     requests: Sequence[Request]
     logits: Floats
     blocks: Blocks
     best: list[int | None] = field(default_factory=list)
-    weights: list[Weights | None] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
 
     def read(self) -> None:
         """What takes long. Called in several threads."""
-        if self.kind == GREEDY:
+        if self.greedy:
             self.best = most_probable(self.logits)
-        elif self.kind is not None:
-            head = HEAD_SHARE if any(one.sampling.top_p < 1.0 for one in self.requests) else 0.0
-            self.weights = list(Weights.of_rows(self.logits, self.kind, self.blocks, head))
+        elif self.kind is None:
+            self.reads = [NOTHING] * len(self.logits)
         else:
-            self.weights = [None] * len(self.logits)
+            head = HEAD_SHARE if any(one.sampling.top_p < 1.0 for one in self.requests) else 0.0
+            self.reads = read_rows(self.logits, self.kind, self.blocks, head)
 
 
 class RowDrawer:
@@ -81,10 +78,10 @@ class RowDrawer:
         for request in group.requests:
             own = slice(first, first + 1 + len(request.draft))
             first = own.stop
-            if group.kind == GREEDY:
+            if group.greedy:
                 yield self._follow(request, group.best[own])
             else:
-                yield self._sample(request, group.logits[own], group.weights[own])
+                yield self._sample(request, group.logits[own], group.reads[own])
 
     def _follow(self, request: Request, best: Sequence[int | None]) -> list[Drawn]:
         """The most probable tokens, while the guesses are right."""
@@ -97,14 +94,12 @@ class RowDrawer:
                 break
         return found
 
-    def _sample(
-        self, request: Request, rows: Floats, weights: Sequence[Weights | None]
-    ) -> list[Drawn]:
+    def _sample(self, request: Request, rows: Floats, reads: Sequence[Read]) -> list[Drawn]:
         sampler = self._sampler(request)
         wanted = request.sampling.logprobs
         found: list[Drawn] = []
         guesses = (*request.draft, None)
-        for place, (row, own, guess) in enumerate(zip(rows, weights, guesses, strict=True)):
+        for place, (row, own, guess) in enumerate(zip(rows, reads, guesses, strict=True)):
             proposal = request.drafter.proposal(place) if request.drafter else None
             try:
                 token = sampler.sample(row, proposal, own)
@@ -126,32 +121,38 @@ class RowDrawer:
         """Neighbours of one kind, of TOGETHER_LOGITS together or one's own rows."""
         most = max(1, TOGETHER_LOGITS // logits.shape[1])
         members: list[Request] = []
-        kind: Kind = None
+        kind: tuple[bool, Kind | None] = (False, None)
         first = end = 0
         for request in requests:
             count = 1 + len(request.draft)
-            own = self._kind(request, len(logits))
+            own = request.is_plainly_greedy, self._kind(request, len(logits))
             if members and (own != kind or end + count - first > most):
-                yield self._group(kind, members, logits, first, end)
+                yield self._group(*kind, members, logits, first, end)
                 members, first = [], end
             members.append(request)
             kind, end = own, end + count
         if members:
-            yield self._group(kind, members, logits, first, end)
+            yield self._group(*kind, members, logits, first, end)
 
     def _group(
-        self, kind: Kind, members: list[Request], logits: Floats, first: int, end: int
+        self,
+        greedy: bool,
+        kind: Kind | None,
+        members: list[Request],
+        logits: Floats,
+        first: int,
+        end: int,
     ) -> _Group:
         rows, size = logits.shape
         blocks = empty_blocks(0, size)
-        if kind is not None and kind != GREEDY:
+        if kind is not None and kind[0] == "weights":
             each = blocks.shape[1] * blocks.shape[2]
             if len(self._room) < rows * each:
                 self._room = empty_blocks(rows, size).reshape(-1)
             blocks = blocks_of(self._room[first * each :], end - first, size)
-        return _Group(kind, members, logits[first:end], blocks)
+        return _Group(greedy, kind, members, logits[first:end], blocks)
 
-    def _kind(self, request: Request, rows: int) -> Kind:
-        if request.is_plainly_greedy:
-            return GREEDY
-        return None if rows == 1 else self._sampler(request).weights_at
+    def _kind(self, request: Request, rows: int) -> Kind | None:
+        # One row alone is read when it is drawn from.
+        alone = rows == 1 or request.is_plainly_greedy
+        return None if alone else self._sampler(request).first_read

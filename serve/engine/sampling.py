@@ -18,11 +18,12 @@ import numpy.typing as npt
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.engine.adjustments import Adjustments
-from tuneserve.serve.engine.drawing import draw, weights_at
+from tuneserve.serve.engine.drawing import draw
 from tuneserve.serve.engine.proposals import Proposal, draw_with
+from tuneserve.serve.engine.row_reading import NOTHING, Kind, Read, first_read
 from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams
-from tuneserve.serve.engine.weights import Row, Weights
+from tuneserve.serve.engine.weights import Row
 
 
 class TokenSampler:
@@ -45,20 +46,18 @@ class TokenSampler:
             self._adjustments = Adjustments(sampling)
 
     @property
-    def weights_at(self) -> float | None:
-        """The temperature of the weights [n_vocab] that `sample` can use; None: of none."""
+    def first_read(self) -> Kind | None:
+        """What of a row `sample` can use, if it is read before; None: nothing."""
         if self._adjustments or self._grammar or self._reads_text:
             return None
-        return weights_at(self._sampling)
+        return first_read(self._sampling)
 
-    def sample(
-        self, row: Row, proposal: Proposal | None = None, weights: Weights | None = None
-    ) -> int:
+    def sample(self, row: Row, proposal: Proposal | None = None, read: Read = NOTHING) -> int:
         """The next token, from its logits [n_vocab]. They are written to, but the same again when
-        the call returns. A `proposal` is chosen as often as the distribution allows; `weights` are
-        those of `weights_at`, if they are there already. Raises GrammarFailedError, LogitsError."""
-        if weights is not None and proposal is None:
-            return draw(row, self._sampling, self._random, weights)
+        the call returns. A `proposal` is chosen as often as the distribution allows; `read` is what
+        `first_read` says, if it is there already. Raises GrammarFailedError, LogitsError."""
+        if read is not NOTHING and proposal is None:
+            return draw(row, self._sampling, self._random, read)
         if self._adjustments is None:
             return self._next(row, proposal)
         with self._adjustments.applied_to(row):

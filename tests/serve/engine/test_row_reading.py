@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tuneserve.serve.engine.drawing import HEAD_SHARE, draw, weights_at
+from tuneserve.serve.engine.drawing import HEAD_SHARE, draw
+from tuneserve.serve.engine.row_reading import NOTHING, first_read, read_rows
 from tuneserve.serve.engine.types import SamplingParams
-from tuneserve.serve.engine.weights import Weights, empty_blocks
+from tuneserve.serve.engine.weights import Blocks, LogitsError, Weights, blocks_of, empty_blocks
 
 VOCABULARY = 3000
 
@@ -18,9 +19,11 @@ def rows(count: int, spread: float) -> np.ndarray:
 
 
 def made(logits: np.ndarray, temperature: float = 1.0) -> list[Weights | None]:
-    blocks = empty_blocks(len(logits), VOCABULARY)
-    blocks.reshape(len(logits), -1)[:, VOCABULARY:] = 0.0
-    return Weights.of_rows(logits, temperature, blocks, HEAD_SHARE)
+    return Weights.of_rows(logits, temperature, empty_room(len(logits)), HEAD_SHARE)
+
+
+def empty_room(count: int) -> Blocks:
+    return blocks_of(empty_blocks(count, VOCABULARY).reshape(-1), count, VOCABULARY)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.6])
@@ -53,29 +56,33 @@ def test_a_row_that_needs_a_shift_is_left_out() -> None:
         SamplingParams(temperature=0.7, top_p=0.95),
         SamplingParams(temperature=1.3, top_p=0.5),
         SamplingParams(temperature=0.7, top_p=0.95, min_p=0.05),
-    ],
-    ids=["1", "0.7", "0.7 and top_p", "hot and top_p", "min_p too"],
-)
-@pytest.mark.parametrize("spread", [0.1, 4.0], ids=["flat", "peaked"])
-def test_draws_are_the_same_with_weights_that_are_there(
-    sampling: SamplingParams, spread: float
-) -> None:
-    temperature = weights_at(sampling)
-    assert temperature is not None
-    for place, row in enumerate(rows(8, spread)):
-        alone = draw(row, sampling, np.random.default_rng(place))
-        (weights,) = made(row[np.newaxis], temperature)
-        assert draw(row, sampling, np.random.default_rng(place), weights) == alone
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [
-        SamplingParams(temperature=0.0),
         SamplingParams(temperature=0.7, top_k=40),
+        SamplingParams(temperature=0.7, top_k=40, top_p=0.95, min_p=0.05),
+        SamplingParams(temperature=0.7, top_k=10_000, top_p=0.95),
         SamplingParams(temperature=0.7, min_p=0.05),
     ],
-    ids=["greedy", "top_k", "min_p"],
+    ids=["1", "0.7", "top_p", "hot", "min_p too", "top_k", "all", "top_k of all", "min_p"],
 )
-def test_other_draws_begin_without_weights(sampling: SamplingParams) -> None:
-    assert weights_at(sampling) is None
+@pytest.mark.parametrize("spread", [0.1, 4.0], ids=["flat", "peaked"])
+def test_draws_are_the_same_of_rows_that_were_read(sampling: SamplingParams, spread: float) -> None:
+    logits = rows(8, spread)
+    kind = first_read(sampling)
+    assert kind is not None
+    reads = read_rows(logits, kind, empty_room(8), HEAD_SHARE)
+    for place, (row, read) in enumerate(zip(logits, reads, strict=True)):
+        assert read is not NOTHING
+        alone = draw(row, sampling, np.random.default_rng(place))
+        assert draw(row, sampling, np.random.default_rng(place), read) == alone
+
+
+def test_rows_that_are_no_numbers_are_left_to_the_draw() -> None:
+    logits = rows(3, 1.0)
+    logits[1] = np.nan
+    reads = read_rows(logits, ("likely", 0.1), empty_room(3), 0.0)
+    assert [read is NOTHING for read in reads] == [False, True, False]
+    with pytest.raises(LogitsError):
+        draw(logits[1], SamplingParams(temperature=1.0, min_p=0.1), np.random.default_rng(0))
+
+
+def test_the_most_probable_token_needs_nothing_read() -> None:
+    assert first_read(SamplingParams(temperature=0.0)) is None
