@@ -12,10 +12,11 @@ BUDGETS: Mapping[str, int | None] = {
     "medium": 4096,
     "high": 16_384,
     "xhigh": None,
+    "max": None,
 }
 """Most tokens of thoughts; None: no limit."""
 
-_LEVELS = {"none": "low", "minimal": "low", "xhigh": "high"}
+_LEVELS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}
 """What a chat template with levels of its own (gpt-oss: low, medium, high) makes of the others."""
 
 

@@ -49,7 +49,7 @@ Choices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=10_000)]],
     Field(min_length=1, max_length=1000),
 ]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class RequestModel(BaseModel):

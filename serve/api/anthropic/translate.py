@@ -73,7 +73,7 @@ def _thinking(body: CountRequest) -> dict[str, Any]:
     if body.thinking is not None and body.thinking.budget_tokens is not None:
         return {"reasoning_budget": body.thinking.budget_tokens}
     effort = body.output_config.effort if body.output_config else None
-    return {"reasoning_effort": "xhigh" if effort == "max" else effort}
+    return {"reasoning_effort": effort}
 
 
 def ignored_of(body: CountRequest, *, thinks: bool) -> list[str]:

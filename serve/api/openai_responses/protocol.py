@@ -12,7 +12,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from tuneserve.serve.api.no_effect import OF_STREAM_OPTIONS, always, only
 from tuneserve.serve.api.openai_responses.items import InputItem, as_items
-from tuneserve.serve.api.protocol import MOST_LOGPROBS, MaxTokens, RequestModel, Temperature
+from tuneserve.serve.api.protocol import (
+    MOST_LOGPROBS,
+    Effort,
+    MaxTokens,
+    RequestModel,
+    Temperature,
+)
 from tuneserve.serve.api.translated import kind_of, of_kinds
 
 _OF_TOOLS = {"defer_loading": always}
@@ -117,7 +123,7 @@ class Reasoning(RequestModel):
     """How the model thinks; with `summary`, thoughts are sent as their own summary."""
 
     without_effect = _OF_REASONING
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
     """Older name of summary."""

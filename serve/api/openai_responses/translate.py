@@ -45,7 +45,7 @@ def as_chat(body: CountRequest, items: Sequence[InputItem]) -> ChatRequest:
         "tool_choice": _choice(body.tool_choice),
         "parallel_tool_calls": body.parallel_tool_calls,
         "response_format": _format(body),
-        "reasoning_effort": "xhigh" if effort == "max" else effort,
+        "reasoning_effort": effort,
     }
     if isinstance(body, ResponsesRequest):
         fields |= {

@@ -312,6 +312,7 @@ def test_efforts_of_a_model_that_does_not_think(app: FastAPI, service: Service) 
         ("reasoning_effort", "minimal", None),
         ("reasoning_effort", "low", "reasoning_effort"),
         ("reasoning_effort", "xhigh", "reasoning_effort"),
+        ("reasoning_effort", "max", "reasoning_effort"),
         ("reasoning_budget", 5, "reasoning_budget"),
         ("reasoning_budget", 0, None),
     ):

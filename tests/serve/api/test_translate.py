@@ -116,7 +116,7 @@ def test_arguments_may_be_cut_between_the_halves_of_a_character(cut: str, value:
     [
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, 9, None),
         ({"thinking": {"type": "disabled"}}, None, "none"),
-        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, None, "xhigh"),
+        ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "max"}}, None, "max"),
         ({"output_config": {"effort": "low"}}, None, "low"),
         ({}, None, None),
     ],
