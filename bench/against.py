@@ -10,8 +10,8 @@ from typing import Any
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
+from tuneserve.bench.compare.pairs import HELD_OUT, Response
 from tuneserve.bench.compare.report_file import read_report
-from tuneserve.bench.compare.results import HELD_OUT, Response
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import (

@@ -21,9 +21,9 @@ from tuneserve.bench.compare.analysis import (
     decide,
 )
 from tuneserve.bench.compare.figures import counted, percent, points, points_interval
+from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
-    Pair,
     Retention,
     TaskComparison,
     TextComparison,

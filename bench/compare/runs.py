@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import HELD_OUT, Provenance, Report
+from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank

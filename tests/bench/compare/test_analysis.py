@@ -24,7 +24,7 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import compare_gaps
 from tuneserve.bench.tasks.tasks import Task

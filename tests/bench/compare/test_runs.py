@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
-    Answer,
     AnswerCounts,
     ContenderSummary,
-    Pair,
     Provenance,
     Report,
     TaskComparison,

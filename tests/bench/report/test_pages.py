@@ -31,13 +31,9 @@ from tuneserve.bench.compare.figures import (
     points_interval,
     rate,
 )
+from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import (
-    HELD_OUT,
-    Answer,
-    Pair,
-    Report,
-)
+from tuneserve.bench.compare.results import Report
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import failed_gates, read_gates

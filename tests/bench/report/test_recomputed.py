@@ -26,7 +26,8 @@ from tuneserve.bench.compare.figures import (
     points_interval,
 )
 from tuneserve.bench.compare.forgetting import compare_elsewhere, judge_forgetting
-from tuneserve.bench.compare.results import HELD_OUT, Answer, Pair, Provenance, Report
+from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
+from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.report.pages import write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.tasks.tasks import Task

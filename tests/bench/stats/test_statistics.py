@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats import intervals, proportions, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, cluster_numbers
 from tuneserve.bench.stats.robust import spread_of
 
@@ -20,14 +20,14 @@ from tuneserve.bench.stats.robust import spread_of
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_wilson_is_scipys(trials: int, share: float, confidence: float) -> None:
     successes = round(share * trials)
-    ours = intervals.wilson(successes, trials, confidence)
+    ours = proportions.wilson(successes, trials, confidence)
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_wilson_needs_a_trial() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
-        intervals.wilson(0, 0)
+        proportions.wilson(0, 0)
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -106,14 +106,14 @@ def _tango_by_optimisation(won: int, lost: int, pairs: int, confidence: float) -
 )
 def test_tango_solves_the_score_equation(won: int, lost: int, pairs: int) -> None:
     expected = _tango_by_optimisation(won, lost, pairs, 0.95)
-    assert intervals.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
+    assert proportions.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
 
 
 def test_tango_has_width_where_nothing_differs() -> None:
     # With no discordant pair the limits are +-z^2 / (n + z^2).
     limit = stats.norm.ppf(0.975) ** 2
     expected = limit / (100 + limit)
-    assert intervals.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
+    assert proportions.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
 
 
 def test_holm_is_the_published_example() -> None:
@@ -321,7 +321,9 @@ def test_losses_without_a_spread_that_can_be_told_give_no_interval(
 def test_proportions_cover_their_share(trials: int) -> None:
     """Exact coverage: never below 92.5 %, where Wilson's interval falls to 84 %."""
     right = np.arange(trials + 1.0)
-    low, high = intervals.proportion_ends(right / trials, np.full(trials + 1, float(trials)), 0.95)
+    low, high = proportions.proportion_ends(
+        right / trials, np.full(trials + 1, float(trials)), 0.95
+    )
     for share in np.linspace(0.003, 0.5, 100):
         held = stats.binom.pmf(right, trials, share)[(low <= share) & (share <= high)].sum()
         assert held >= 0.925
