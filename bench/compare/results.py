@@ -124,8 +124,9 @@ class TextComparison:
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
     answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
     margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
-    None where so few pieces could show none. `counted`: what is independent of
-    each other ('5 chunks', '4 sources').
+    None where so few pieces could show none. `counted`: what is independent of each other
+    ('5 chunks', '4 sources'). `unseen`: the share of all pieces that may be of a kind that none of
+    these shows (`unseen_share`).
     """
 
     name: str
@@ -139,6 +140,7 @@ class TextComparison:
     kept: bool = False
     smallest_detectable: float | None = None
     counted: str = ""
+    unseen: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from tuneserve.bench.stats.robust import Spread, spread_of, unskewed
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
 number, which says next to nothing about how far others would lie apart."""
+NEAR = 0.05
+"""Distance between scores, of 1, that is half a difference of note (see `mean_ends`)."""
 
 
 def accuracy(scores: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -80,7 +82,8 @@ def mean_ends(
     that the others were hardly or not at all seen. Two more clusters are then supposed, as Agresti
     & Caffo (2000, Am Stat 54:280) do for proportions: one above and one below the usual score, at
     the root mean square of the distances seen or, where none was, at the largest possible. They
-    lose weight as more unusual scores are seen: 2, 1, 0.5 of them for 0, 5, 15.
+    lose weight as more unusual scores are seen: 2, 1, 0.5 of them for 0, 5, 15. Scores within NEAR
+    of the usual one hardly count as seen: all prompts may differ a little, and a few by much.
     """
     spread, variance, skewness = mean_spread(values, bootstrap, usual=usual)
     low, high = _hull(spread, np.sqrt(variance), skewness, bootstrap.confidence)
@@ -97,11 +100,21 @@ def mean_spread(
     means = sums / sizes
     centre = np.median(means, -1, keepdims=True) if usual is None else np.asarray([usual])
     distances = np.abs(means - centre)
-    seen = (np.abs(values - centre) > 1e-12).sum(-1)
+    unusual = _unusual(np.abs(values - centre))
+    seen = unusual.sum(-1)
     largest = 1 / (1 + seen) ** 2  # the weight that the largest possible distance, 1, still has
-    square = ((distances**2).sum(-1) + largest) / ((distances > 1e-12).sum(-1) + largest)
+    weights = np.minimum(bootstrap.by_cluster(unusual), 1.0)
+    square = ((weights * distances**2).sum(-1) + largest) / (weights.sum(-1) + largest)
     variance = spread.variance + 2 / (1 + seen / 5) * square * (spread.shares**2).mean(-1)
     return spread, variance, spread.skewness * (spread.variance / variance) ** 1.5
+
+
+def _unusual(distances: FloatArray) -> FloatArray:
+    """How far a score at this distance from the usual one counts as another: not at 0, half at
+    NEAR, 1 far beyond. Scores that all differ a little say nothing of those that differ much."""
+    power = (distances / NEAR) ** 8
+    found: FloatArray = power / (1 + power)
+    return found
 
 
 def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -215,6 +228,13 @@ def ratio_ends(gains: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> E
     low, high = _hull(spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence)
     with np.errstate(over="ignore"):
         return np.exp(low), np.exp(high)
+
+
+def unseen_share(count: int, confidence: float = 0.95) -> float:
+    """The largest share of all prompts that may be of a kind of which `count` independent ones show
+    none, at that confidence: about 3 / count ("rule of three"; Hanley & Lippman-Hand 1983, JAMA
+    249:1743)."""
+    return 1.0 - (1 - confidence) ** (1 / count)
 
 
 def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:

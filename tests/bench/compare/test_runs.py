@@ -174,6 +174,20 @@ def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
         compare_runs([run])
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("{", ":2: not valid JSON"), ("[]", ":2: holds no"), ("{}", "lacks base")],
+)
+def test_damaged_answers_are_named(tmp_path: Path, damage: str, message: str) -> None:
+    run = written_run(tmp_path, "one", {1})
+    path = run.bench / "answers.jsonl"
+    first, _, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, damage, *others]))
+    with pytest.raises(TuneserveError, match=message) as caught:
+        compare_runs([run, run])
+    assert "answers.jsonl" in str(caught.value)
+
+
 def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runner) -> None:
     run = written_run(tmp_path, "one", {1})
     path = run.bench / "report.json"

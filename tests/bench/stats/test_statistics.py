@@ -196,8 +196,8 @@ def test_smallest_detectable_of_scores_is_that_of_the_t_test() -> None:
     )
     error = differences.std(ddof=1) / 10
     expected = (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99)) * error
-    # A little more for the differences that were not seen.
-    assert found == pytest.approx(expected, rel=0.01)
+    # A little more for the differences that were not seen: those seen are small.
+    assert found == pytest.approx(expected, rel=0.02)
     assert found >= expected
 
 
@@ -357,3 +357,15 @@ def test_intervals_cover_the_truth(name: str) -> None:
         if name in ("paired .02", "paired .3", "json same"):
             assert found.called is not None
             assert found.called <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
+    """3 % of prompts lose everything, the others gain 1 to 3 points: 20 prompts rarely show one."""
+    generator = np.random.default_rng(5)
+    lost = generator.random((1000, 20)) < 0.03
+    drawn = np.where(lost, -1.0, generator.uniform(0.01, 0.03, lost.shape))
+    bootstrap = Bootstrap(np.arange(20))
+    low, high = intervals.mean_ends(drawn, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+    truth = 0.97 * 0.02 - 0.03
+    assert ((low <= truth) & (truth <= high)).mean() >= 0.95
+    assert intervals.unseen_share(60) == pytest.approx(3 / 60, rel=0.03)
