@@ -52,7 +52,7 @@ class Rival:
 def find_rivals(entries: Sequence[str]) -> list[Rival]:
     """The models that `bench.against` names: a GGUF file, or the tuned model of a run. Raises
     UsageError for what is neither."""
-    rivals = []
+    rivals: list[Rival] = []
     taken = {"base", "tuned", NOISE_FLOOR, ENDPOINT}
     for entry in entries:
         path = Path(entry)

@@ -234,7 +234,7 @@ def unseen_share(count: int, confidence: float = 0.95) -> float:
     """The largest share of all prompts that may be of a kind of which `count` independent ones show
     none, at that confidence: about 3 / count ("rule of three"; Hanley & Lippman-Hand 1983, JAMA
     249:1743)."""
-    return 1.0 - (1 - confidence) ** (1 / count)
+    return 1.0 - float((1 - confidence) ** (1 / count))
 
 
 def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:
