@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
-from tuneserve.bench.compare.report_file import read_report
-from tuneserve.bench.compare.results import HELD_OUT, Response
+from tuneserve.bench.compare.pairs import Response
+from tuneserve.bench.compare.report_file import read_answers, read_report
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import (
@@ -54,17 +52,25 @@ class Rival:
 def find_rivals(entries: Sequence[str]) -> list[Rival]:
     """The models that `bench.against` names: a GGUF file, or the tuned model of a run. Raises
     UsageError for what is neither."""
-    rivals = []
+    rivals: list[Rival] = []
     taken = {"base", "tuned", NOISE_FLOOR, ENDPOINT}
     for entry in entries:
         path = Path(entry)
         if path.suffix == ".gguf" and not path.is_file():
             raise UsageError("no such file", where=f"bench.against: {entry}")
         rival = _of_file(path) if path.is_file() else _of_run(entry)
+        if rival.run is None and rival.name in {other.name for other in rivals}:
+            # Every conversion names its files alike.
+            rival = replace(rival, name=f"{path.resolve().parent.name}/{rival.name}")
         if rival.name in taken:
             raise UsageError(
-                f"a contender is called '{rival.name}' already", where=f"bench.against: {entry}"
+                f"a contender is called '{rival.name}' already",
+                where=f"bench.against: {entry}",
+                hint="Give the file another name (a link will do), or name it once.",
             )
+        same = [other.name for other in rivals if other.sha256 == rival.sha256]
+        if same:
+            say(f"{rival.name} is the same file as {same[0]}: more pairs to test, no new answer")
         taken.add(rival.name)
         rivals.append(rival)
     return rivals
@@ -169,7 +175,7 @@ def _known_answers(rival: Rival, job: BenchmarkJob) -> list[Response] | None:
         and report.provenance.versions.get(engine) == versions().get(engine)
     ):
         return None
-    rows = _rows(rival.run.bench / "answers.jsonl")
+    rows = {row["id"]: row for row in read_answers(rival.run)}
     scored = zip(job.asked.task.examples, job.asked.task.scorers, strict=True)
     found = []
     for example, scorer in scored:
@@ -180,8 +186,3 @@ def _known_answers(rival: Rival, job: BenchmarkJob) -> list[Response] | None:
         mark = scorer.mark(kept["text"], reference_of(example))
         found.append(Response(**{**kept, **vars(mark)}))
     return found
-
-
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        return {row["id"]: row for row in map(json.loads, file) if row["task"] == HELD_OUT}

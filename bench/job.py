@@ -9,7 +9,7 @@ from typing import Any
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
-from tuneserve.bench.compare.results import HELD_OUT
+from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.measure import keys
 from tuneserve.bench.measure.journal import Journal, Key
 from tuneserve.bench.measure.measure import (

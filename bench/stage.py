@@ -8,8 +8,9 @@ from pathlib import Path
 from tuneserve.bench.against import Rival, ask_rivals, find_rivals, prepare_rivals
 from tuneserve.bench.compare.answers import read_pairs
 from tuneserve.bench.compare.judge import read_labels, requests_of
+from tuneserve.bench.compare.pairs import FAILED
 from tuneserve.bench.compare.report_file import read_report
-from tuneserve.bench.compare.results import FAILED, Report
+from tuneserve.bench.compare.results import Report
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
 from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.base_store import BaseStore

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tests.bench.report.report_support import make_report, some_pairs
 from tests.browser import Browser, running_browser
-from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.report.pages import write_report
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import GapComparison, compare_gaps
+from tuneserve.bench.stats.proportions import Ends
 
 Floats = npt.NDArray[np.float64]
 PER_SOURCE = 20
@@ -215,7 +216,7 @@ def find(design: Design, *, benchmarks: int, seed: int = 0) -> Found:
     return Found(design, held / done, flat / done, False, called / done if tested else None)
 
 
-def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> intervals.Ends:
+def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> Ends:
     """The interval that a report gives for such a quantity."""
     if quantity == ACCURACY:
         return intervals.right_ends(drawn, bootstrap)

@@ -55,6 +55,29 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     return content
 
 
+def read_lines(path: Path, *, hint: str) -> list[dict[str, Any]]:
+    """The JSON objects of a file that tuneserve wrote, one a line. Raises TuneserveError naming the
+    file and the line that is damaged, or the file that is missing."""
+    rows = []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError as error:
+        raise TuneserveError("is missing", where=str(path), hint=hint) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TuneserveError(
+                f"not valid JSON ({error})", where=f"{path}:{number}", hint=hint
+            ) from error
+        if not isinstance(row, dict):
+            raise TuneserveError("holds no JSON object", where=f"{path}:{number}", hint=hint)
+        rows.append(row)
+    return rows
+
+
 def schema_of(content: dict[str, Any], path: Path, *, hint: str = "") -> int:
     """The version of the content's form; 0 where it has none. Raises TuneserveError for a
     "schema" that is no whole number."""

@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
+from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
-    FAILED,
     AccuracyComparison,
     AnswerCounts,
     GroupComparison,
     OtherComparison,
     Outcome,
-    Pair,
     PerplexityComparison,
-    Response,
     Verdict,
 )
 from tuneserve.bench.measure.measure import NOISE_FLOOR

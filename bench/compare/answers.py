@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tuneserve.bench.compare.results import FAILED, Answer, Pair, Response
+from tuneserve.bench.compare.pairs import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
 from tuneserve.bench.tasks.scorers import Mark, Scorer, ScorerError

@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from tuneserve.bench.compare.analysis import bootstrap_of, responses, scores_of
-from tuneserve.bench.compare.results import ClassComparison, Pair, Response
+from tuneserve.bench.compare.pairs import Pair, Response
+from tuneserve.bench.compare.results import ClassComparison
 from tuneserve.bench.stats.bootstrap import IntArray
 from tuneserve.bench.stats.calibration import Calibration, calibrate
 from tuneserve.bench.stats.classes import confusion

@@ -12,7 +12,8 @@ from itertools import groupby
 from operator import itemgetter
 
 from tuneserve.bench.compare.analysis import compare_accuracy
-from tuneserve.bench.compare.results import Contamination, Pair
+from tuneserve.bench.compare.pairs import Pair
+from tuneserve.bench.compare.results import Contamination
 from tuneserve.bench.tasks.scorers import normalise
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings

@@ -13,6 +13,8 @@ from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
 from tuneserve.bench.stats.significance import fewest_clusters
 
+OWN_NAMES = ("base", "tuned", "base again", "endpoint")
+
 
 def percent(share: float, decimals: int = 1) -> str:
     return f"{100 * share:.{decimals}f} %"
@@ -111,6 +113,33 @@ def gap_said(gap: GapComparison) -> str:
             f" Left out, with fewer than {SMALLEST_GROUP} prompts: {', '.join(gap.left_out)}."
         )
     return sentence
+
+
+def share_interval_said(accuracy: AccuracyComparison) -> str:
+    """How the interval of a share or a mean score was made (`intervals.accuracy`)."""
+    if accuracy.graded:
+        return "Student’s t, as wide as the skewness asks"
+    said = "the longer of Wilson’s and mid-p Clopper-Pearson’s on each side"
+    return said + _for_sources(accuracy)
+
+
+def difference_interval_said(accuracy: AccuracyComparison) -> str:
+    """How that of the paired difference was made (`intervals.paired_difference`)."""
+    if accuracy.graded:
+        return "Student’s t, as wide as the skewness asks"
+    return "Tango’s" + _for_sources(accuracy)
+
+
+def _for_sources(accuracy: AccuracyComparison) -> str:
+    if accuracy.clusters == accuracy.prompts:
+        return ""
+    return " of the effective number of prompts, no shorter than a mean’s"
+
+
+def contender(name: str) -> str:
+    """A contender's name as the first word: our own words get a capital, names of runs and files
+    stay as they are."""
+    return name.capitalize() if name in OWN_NAMES else name
 
 
 def headline(sentence: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from tuneserve.bench.compare.beside import JudgeAgreement, JudgeComparison
-from tuneserve.bench.compare.results import Pair
+from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.judge import JUDGE, JUDGED, ORDERS, JudgeRequest, judge_requests
 from tuneserve.bench.stats.bootstrap import cluster_numbers

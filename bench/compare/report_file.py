@@ -1,16 +1,18 @@
-"""report.json: a report without its answers, which have their own file."""
+"""report.json, a report without its answers, and answers.jsonl, which has them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
+from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.compare.results import Report
-from tuneserve.errors import UsageError
-from tuneserve.records import parse, read_versioned, schema_of
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.records import parse, read_lines, read_versioned, schema_of
 from tuneserve.run import RunDirectory
 
 REPORT_SCHEMA = 2
+_ROW = {"task", "id", "prompt", "reference", "source", "base", "tuned"}
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -45,3 +47,17 @@ def read_report(run: RunDirectory) -> Report:
             hint=again,
         )
     return parse(Report, content, where=str(path), hint=again)
+
+
+def read_answers(run: RunDirectory) -> list[dict[str, Any]]:
+    """The rows (`Pair.as_row`) of the run's own held-out prompts. Raises TuneserveError naming what
+    is damaged."""
+    path = run.bench / "answers.jsonl"
+    again = f"Measure again: tuneserve bench --run {run.name} --force"
+    rows = read_lines(path, hint=again)
+    for row in rows:
+        if lacking := sorted(_ROW - row.keys()):
+            raise TuneserveError(
+                f"a row lacks {', '.join(lacking)}", where=f"{path}: {row.get('id')}", hint=again
+            )
+    return [row for row in rows if row["task"] == HELD_OUT]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
 from tuneserve.bench.compare.beside import Cost, JudgeComparison
+from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.measure.clients import Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Speed
@@ -14,88 +15,11 @@ from tuneserve.bench.stats.calibration import Calibration
 from tuneserve.bench.stats.classes import Confusion
 from tuneserve.bench.stats.gaps import GapComparison
 from tuneserve.bench.stats.ranking import Ranking
-from tuneserve.bench.tasks.scorers import Found
 from tuneserve.charts import LossCurves
-from tuneserve.chat.examples import Example
 
 T = TypeVar("T")
 Outcome = Literal["better", "worse", "no difference shown"]
 Retention = Literal["forgotten", "nothing forgotten", "no forgetting shown", "not measured"]
-
-HELD_OUT = "Held-out prompts"
-"""Name of the task that the tune is for."""
-FAILED = "failed"
-"""The finish reason of a prompt that an endpoint did not answer."""
-
-
-@dataclass(frozen=True)
-class Response:
-    """One model's answer to one prompt.
-
-    `probabilities`, where the answer was chosen rather than generated: of all choices, made to sum
-    to 1. `read`, where the task has classes: the one that the answer names, '' for none of them.
-    `strict` and `lenient` are the stricter and the more lenient reading of it (None: the task knows
-    none), `found` how much of what was asked for it has (`tasks.scorers.marks`). `problem`: why
-    there is no answer, or why it could not be scored; its score then is 0.
-    """
-
-    text: str
-    thought: str
-    cut_off: bool
-    score: float
-    finish_reason: str
-    generated_tokens: int
-    probabilities: dict[str, float] = field(default_factory=dict, kw_only=True)
-    read: str | None = field(default=None, kw_only=True)
-    strict: float | None = field(default=None, kw_only=True)
-    lenient: float | None = field(default=None, kw_only=True)
-    found: Found = field(default="one", kw_only=True)
-    problem: str = field(default="", kw_only=True)
-
-    @property
-    def correct(self) -> bool:
-        """A full score."""
-        return self.score == 1.0
-
-
-@dataclass(frozen=True)
-class Answer(Response):
-    """An answer, and how likely the model found the reference answer."""
-
-    reference_nll: float
-    reference_tokens: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Both models' answers to the same prompt."""
-
-    example: Example
-    base: Answer
-    tuned: Answer
-    others: dict[str, Response] = field(default_factory=dict)
-
-    @property
-    def won(self) -> bool:
-        return self.tuned.score > self.base.score
-
-    @property
-    def lost(self) -> bool:
-        return self.tuned.score < self.base.score
-
-    def as_row(self, task: str) -> dict[str, Any]:
-        """The prompt's line in answers.jsonl."""
-        return {
-            "task": task,
-            "id": self.example.id,
-            "group": self.example.group,
-            "source": self.example.source,
-            "prompt": list(self.example.prompt),
-            "reference": self.example.reference,
-            "base": vars(self.base),
-            "tuned": vars(self.tuned),
-            "others": {name: vars(response) for name, response in self.others.items()},
-        }
 
 
 @dataclass(frozen=True)
@@ -200,8 +124,9 @@ class TextComparison:
     `pieces` were measured and resampled: chunks of the text as llama-perplexity cuts it, or
     answers (`unit`). `adjusted_p` is Holm's over all tasks and texts. `kept`: is a rise above the
     margin excluded? `smallest_detectable`: the ratio above 1 that would be shown 4 times in 5;
-    None where so few pieces could show none. `counted`: what is independent of
-    each other ('5 chunks', '4 sources').
+    None where so few pieces could show none. `counted`: what is independent of each other
+    ('5 chunks', '4 sources'). `unseen`: the share of all pieces that may be of a kind that none of
+    these shows (`unseen_share`).
     """
 
     name: str
@@ -215,6 +140,7 @@ class TextComparison:
     kept: bool = False
     smallest_detectable: float | None = None
     counted: str = ""
+    unseen: float = 1.0
 
 
 @dataclass(frozen=True)

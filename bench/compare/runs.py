@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import HELD_OUT, Provenance, Report
+from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
+from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank
@@ -87,7 +86,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
     Raises UsageError naming a run that has no benchmark, or one of another release.
     """
     reports = [read_report(run) for run in runs]
-    answers = [_read_answers(run.bench / "answers.jsonl") for run in runs]
+    answers = [_by_prompt(read_answers(run)) for run in runs]
     first = answers[0]
     shared = [[key for key in first if key in rows] for rows in answers]
     reasons = [
@@ -120,10 +119,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
     return RunsComparison(rows, _rank(compared, reports[0].confidence))
 
 
-def _read_answers(path: Path) -> Rows:
-    """The rows of the run's own held-out prompts."""
-    with path.open(encoding="utf-8") as file:
-        rows = [row for row in map(json.loads, file) if row["task"] == HELD_OUT]
+def _by_prompt(rows: Sequence[dict[str, Any]]) -> Rows:
     return {json.dumps([row["id"], row["prompt"], row["reference"]]): row for row in rows}
 
 

@@ -17,13 +17,8 @@ from tuneserve.bench.compare.forgetting import (
     judge_forgetting,
 )
 from tuneserve.bench.compare.judge import compare_judged
-from tuneserve.bench.compare.results import (
-    Answer,
-    ContenderSummary,
-    KeptGain,
-    Report,
-    Response,
-)
+from tuneserve.bench.compare.pairs import Answer, Response
+from tuneserve.bench.compare.results import ContenderSummary, KeptGain, Report
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure.clients import START, ServerStart, read_load

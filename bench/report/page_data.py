@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tuneserve.bench.compare.classes import same_class
-from tuneserve.bench.compare.results import HELD_OUT, Answer, Pair, Report, Response
+from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair, Response
+from tuneserve.bench.compare.results import Report
 from tuneserve.bench.tasks.tasks import reference_of
 
 BLOCK_ROWS = 250

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from tuneserve.bench.compare import figures
+from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.report_file import as_json
-from tuneserve.bench.compare.results import ContenderSummary, Pair, Report
+from tuneserve.bench.compare.results import ContenderSummary, Report
 from tuneserve.bench.compare.runs import RunsComparison
 from tuneserve.bench.report import charts
 from tuneserve.bench.report.endings import endings

@@ -1,4 +1,4 @@
-"""Intervals of proportions, means, paired differences and perplexities, clusters counted together.
+"""Intervals of accuracies, means, paired differences and perplexities, clusters counted together.
 
 What a function calls `ends` are arrays (low, high): scores, losses and counts may have leading axes
 (one for simulated benchmarks), the last is prompts. `benchmarks/bench_coverage.py` measures how
@@ -8,64 +8,19 @@ often each interval holds the truth.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
+from tuneserve.bench.stats.proportions import Ends, proportion_ends, tango
 from tuneserve.bench.stats.robust import Spread, spread_of, unskewed
 
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
 number, which says next to nothing about how far others would lie apart."""
-
-Ends = tuple[FloatArray, FloatArray]
-
-
-def wilson(successes: float, trials: float, confidence: float = 0.95) -> Estimate:
-    """Wilson's score interval for a proportion (Wilson 1927, JASA 22:209).
-
-    `trials` may be an effective, fractional number. Raises ValueError without trials.
-    """
-    if trials <= 0:
-        raise ValueError("a proportion needs at least one trial")
-    share = successes / trials
-    return _estimate(share, wilson_ends(np.asarray(share), np.asarray(trials), confidence))
-
-
-def wilson_ends(share: FloatArray, trials: FloatArray, confidence: float) -> Ends:
-    """Wilson's interval of proportions, [...]."""
-    z = normal_quantile(confidence)
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    spread = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    half = spread / (1 + z * z / trials)
-    return np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
-
-
-def proportion_ends(share: FloatArray, trials: FloatArray, confidence: float) -> Ends:
-    """Interval of proportions, [...]: the hull of Wilson's, which is short of its level near 0 and
-    1 (83 % at worst), and of Clopper & Pearson's with the mid-p value (Lancaster 1961, JASA
-    56:223), which is short of it elsewhere. `trials` may be fractional."""
-    from scipy import special
-
-    right, wrong = share * trials, (1 - share) * trials
-
-    def beyond(p: FloatArray, more: FloatArray, less: FloatArray) -> FloatArray:
-        """The mid-p probability of `more` right ones or above; a binomial tail as a beta's."""
-        tail: FloatArray = special.betainc(np.maximum(more, 1e-300), less + 1, p)
-        above: FloatArray = special.betainc(more + 1, np.maximum(less, 1e-300), p)
-        return (tail + above) / 2
-
-    alpha = (1 - confidence) / 2
-    zeros, ones = np.zeros_like(share), np.ones_like(share)
-    low = falling_root(lambda p: alpha - beyond(p, right, wrong), zeros, ones)
-    high = falling_root(lambda p: beyond(1 - p, wrong, right) - alpha, zeros, ones)
-    wilsons = wilson_ends(share, trials, confidence)
-    low = np.where(right > 0, low, 0.0)
-    high = np.where(wrong > 0, high, 1.0)
-    return np.minimum(wilsons[0], low), np.maximum(wilsons[1], high)
+NEAR = 0.05
+"""Distance between scores, of 1, that is half a difference of note (see `mean_ends`)."""
 
 
 def accuracy(scores: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -127,7 +82,8 @@ def mean_ends(
     that the others were hardly or not at all seen. Two more clusters are then supposed, as Agresti
     & Caffo (2000, Am Stat 54:280) do for proportions: one above and one below the usual score, at
     the root mean square of the distances seen or, where none was, at the largest possible. They
-    lose weight as more unusual scores are seen: 2, 1, 0.5 of them for 0, 5, 15.
+    lose weight as more unusual scores are seen: 2, 1, 0.5 of them for 0, 5, 15. Scores within NEAR
+    of the usual one hardly count as seen: all prompts may differ a little, and a few by much.
     """
     spread, variance, skewness = mean_spread(values, bootstrap, usual=usual)
     low, high = _hull(spread, np.sqrt(variance), skewness, bootstrap.confidence)
@@ -144,11 +100,21 @@ def mean_spread(
     means = sums / sizes
     centre = np.median(means, -1, keepdims=True) if usual is None else np.asarray([usual])
     distances = np.abs(means - centre)
-    seen = (np.abs(values - centre) > 1e-12).sum(-1)
+    unusual = _unusual(np.abs(values - centre))
+    seen = unusual.sum(-1)
     largest = 1 / (1 + seen) ** 2  # the weight that the largest possible distance, 1, still has
-    square = ((distances**2).sum(-1) + largest) / ((distances > 1e-12).sum(-1) + largest)
+    weights = np.minimum(bootstrap.by_cluster(unusual), 1.0)
+    square = ((weights * distances**2).sum(-1) + largest) / (weights.sum(-1) + largest)
     variance = spread.variance + 2 / (1 + seen / 5) * square * (spread.shares**2).mean(-1)
     return spread, variance, spread.skewness * (spread.variance / variance) ** 1.5
+
+
+def _unusual(distances: FloatArray) -> FloatArray:
+    """How far a score at this distance from the usual one counts as another: not at 0, half at
+    NEAR, 1 far beyond. Scores that all differ a little say nothing of those that differ much."""
+    power = (distances / NEAR) ** 8
+    found: FloatArray = power / (1 + power)
+    return found
 
 
 def paired_difference(tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -195,38 +161,6 @@ def _no_shorter(
         return ends
     also = mean_ends(values, bootstrap, bounds=bounds, usual=usual)
     return np.minimum(ends[0], also[0]), np.maximum(ends[1], also[1])
-
-
-def tango(
-    won: npt.ArrayLike, lost: npt.ArrayLike, pairs: npt.ArrayLike, confidence: float = 0.95
-) -> Ends:
-    """Score interval for the difference of two paired proportions (Tango 1998, Stat Med 17:891).
-
-    `won` and `lost` count the pairs that only the first and only the second has right.
-    """
-    won, lost, pairs = (np.asarray(count, dtype=np.float64) for count in (won, lost, pairs))
-    z = normal_quantile(confidence)
-    estimate = (won - lost) / pairs
-
-    def score(difference: FloatArray) -> FloatArray:
-        """The score statistic at a true `difference`; it falls as `difference` grows."""
-        linear = -won - lost + (2 * pairs - won + lost) * difference
-        constant = -lost * difference * (1 - difference)
-        root = np.sqrt(np.maximum(linear * linear - 8 * pairs * constant, 0.0))
-        lost_share = (root - linear) / (4 * pairs)
-        variance = pairs * (2 * lost_share + difference * (1 - difference))
-        distance = won - lost - pairs * difference
-        with np.errstate(divide="ignore", invalid="ignore"):
-            known = distance / np.sqrt(np.maximum(variance, 0.0))
-        found: FloatArray = np.where(
-            variance > 0, known, np.where(distance == 0, 0.0, np.copysign(np.inf, distance))
-        )
-        return found
-
-    return (
-        falling_root(lambda d: score(d) - z, np.full_like(estimate, -1.0), estimate),
-        falling_root(lambda d: score(d) + z, estimate, np.full_like(estimate, 1.0)),
-    )
 
 
 def perplexity(nll: npt.ArrayLike, tokens: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -296,6 +230,13 @@ def ratio_ends(gains: FloatArray, tokens: FloatArray, bootstrap: Bootstrap) -> E
         return np.exp(low), np.exp(high)
 
 
+def unseen_share(count: int, confidence: float = 0.95) -> float:
+    """The largest share of all prompts that may be of a kind of which `count` independent ones show
+    none, at that confidence: about 3 / count ("rule of three"; Hanley & Lippman-Hand 1983, JAMA
+    249:1743)."""
+    return 1.0 - float((1 - confidence) ** (1 / count))
+
+
 def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:
     """Student's interval and the one without the skewness together. A small sample's skewness is
     less than that of what it is drawn from, so it is enlarged; four clusters say nothing of it."""
@@ -309,30 +250,9 @@ def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: f
     return spread.value - down * error, spread.value + up * error
 
 
-def falling_root(
-    function: Callable[[FloatArray], FloatArray], low: npt.ArrayLike, high: npt.ArrayLike
-) -> FloatArray:
-    """The zeros of falling functions in [low, high], elementwise; the nearer end where there is
-    none."""
-    first, last = np.asarray(low, np.float64), np.asarray(high, np.float64)
-    below, above = function(first) <= 0, function(last) >= 0
-    left, right = first, last
-    for _ in range(80):
-        middle = (left + right) / 2
-        positive = function(middle) > 0
-        left, right = np.where(positive, middle, left), np.where(positive, right, middle)
-    found: FloatArray = np.where(below, first, np.where(above, last, (left + right) / 2))
-    return found
-
-
 def is_binary(values: npt.ArrayLike) -> bool:
     """Are all values 0 or 1?"""
     return bool(np.isin(values, (0.0, 1.0)).all())
-
-
-def normal_quantile(confidence: float) -> float:
-    """z such that a normal variable lies within z standard deviations with this probability."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def _estimate(value: float, ends: Ends) -> Estimate:

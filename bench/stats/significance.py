@@ -11,12 +11,11 @@ import numpy.typing as npt
 from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, IntArray
 from tuneserve.bench.stats.intervals import (
     FEWEST,
-    Ends,
     difference_ends,
-    falling_root,
     is_binary,
     mean_spread,
 )
+from tuneserve.bench.stats.proportions import Ends, falling_root
 from tuneserve.bench.stats.robust import Spread, spread_of
 
 POWER = 0.8

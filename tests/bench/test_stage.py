@@ -17,8 +17,8 @@ import pytest
 
 from tests.bench.bench_support import QUANTIZATION, disturb, make_run
 from tests.support import ROOT
+from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.compare.report_file import as_json
-from tuneserve.bench.compare.results import HELD_OUT
 from tuneserve.bench.job import prepare
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.result import BenchResult

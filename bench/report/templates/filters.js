@@ -82,6 +82,12 @@ document.getElementById("cell").addEventListener("click", () => { chosen.cell = 
 document.getElementById("csv").addEventListener("click", () => download(`${figures.run}.csv`, "text/csv", asCsv(shown)));
 document.getElementById("jsonl").addEventListener("click", () =>
   download(`${figures.run}.jsonl`, "application/jsonl", asJsonLines(shown)));
+// From the search into the rows found.
+field("typed").addEventListener("keydown", event => {
+  if (event.key !== "ArrowDown" || !shown.length) return;
+  event.preventDefault();
+  list.focus();
+});
 document.addEventListener("keydown", event => {
   if (event.key !== "/" || event.target.matches("input, select, textarea")) return;
   event.preventDefault();

@@ -24,7 +24,7 @@ from tuneserve.bench.compare.forgetting import (
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import compare_gaps
 from tuneserve.bench.tasks.tasks import Task
@@ -217,7 +217,9 @@ def test_nothing_forgotten_needs_a_margin_that_is_excluded() -> None:
             assert tasks[0].kept
         else:
             assert f"a loss of up to {-100 * low:.1f} points is not excluded" in verdict.sentence
-    steady = text_losses("same.txt", [loss + (-1) ** n * 2 for n, loss in enumerate(STEADY)])
+    many = STEADY * 20
+    shifted = [loss + (-1) ** n * 2 for n, loss in enumerate(many)]
+    steady = TextLosses("same.txt", "chunks", many, shifted, [255] * 240, [None] * 240)
     _, texts = compare_elsewhere([], [steady], SETTINGS)
     found = judge_forgetting([], texts, SETTINGS)
     assert found.outcome == "nothing forgotten"
@@ -226,6 +228,20 @@ def test_nothing_forgotten_needs_a_margin_that_is_excluded() -> None:
     assert judge_forgetting(*compare_elsewhere([], [steady], wide), wide).outcome == (
         "no forgetting shown"
     )
+
+
+def test_what_few_pieces_do_not_show_is_not_excluded() -> None:
+    """None of 12 alike chunks loses much, but 22 % of all chunks may be of another kind."""
+    calm = text_losses("calm.txt", [loss + (-1) ** n * 2 for n, loss in enumerate(STEADY)])
+    _, (few,) = compare_elsewhere([], [calm], SETTINGS)
+    assert few.ratio.high is not None
+    assert few.ratio.high < SETTINGS.perplexity_margin
+    verdict = judge_forgetting([], [few], SETTINGS)
+    assert verdict.outcome == "no forgetting shown"
+    assert "what up to 22.1 % of such chunks lose may be seen in none of 12" in verdict.sentence
+    # Both answer and lose alike digit for digit: one model, of which nothing is unknown.
+    _, same = compare_elsewhere([], [text_losses("one.txt", STEADY)], SETTINGS)
+    assert judge_forgetting([], same, SETTINGS).outcome == "nothing forgotten"
 
 
 def test_what_the_base_can_not_do_is_not_kept() -> None:

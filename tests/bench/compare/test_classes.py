@@ -10,7 +10,7 @@ from tuneserve.bench.compare.classes import (
     compare_classes,
     with_classes,
 )
-from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 

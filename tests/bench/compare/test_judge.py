@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuneserve.bench.compare.judge import compare_judged, read_labels, requests_of
-from tuneserve.bench.compare.results import Answer, Pair
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.judge import JUDGE, JUDGED, ORDERS
 from tuneserve.chat.examples import Example

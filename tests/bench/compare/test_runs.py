@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import (
-    Answer,
     AnswerCounts,
     ContenderSummary,
-    Pair,
     Provenance,
     Report,
     TaskComparison,
@@ -173,6 +172,20 @@ def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
     shutil.rmtree(run.bench)
     with pytest.raises(UsageError, match="no benchmark"):
         compare_runs([run])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [("{", ":2: not valid JSON"), ("[]", ":2: holds no"), ("{}", "lacks base")],
+)
+def test_damaged_answers_are_named(tmp_path: Path, damage: str, message: str) -> None:
+    run = written_run(tmp_path, "one", {1})
+    path = run.bench / "answers.jsonl"
+    first, _, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, damage, *others]))
+    with pytest.raises(TuneserveError, match=message) as caught:
+        compare_runs([run, run])
+    assert "answers.jsonl" in str(caught.value)
 
 
 def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runner) -> None:

@@ -8,13 +8,12 @@ from dataclasses import replace
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.forgetting import TextLosses, compare_elsewhere, judge_forgetting
+from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.compare.results import (
-    Answer,
     AnswerCounts,
     Contamination,
     ContenderSummary,
     KeptGain,
-    Pair,
     Provenance,
     Report,
     SweepResult,

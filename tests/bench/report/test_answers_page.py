@@ -14,7 +14,7 @@ import pytest
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
 from tests.browser import Browser, running_browser
-from tuneserve.bench.compare.results import Answer, Pair, Response
+from tuneserve.bench.compare.pairs import Answer, Pair, Response
 from tuneserve.bench.report.pages import write_report
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings

@@ -20,7 +20,7 @@ from markupsafe import escape
 from scipy import stats
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
-from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare import analysis, figures
 from tuneserve.bench.compare.figures import (
     headline,
     interval,
@@ -31,13 +31,9 @@ from tuneserve.bench.compare.figures import (
     points_interval,
     rate,
 )
+from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import (
-    HELD_OUT,
-    Answer,
-    Pair,
-    Report,
-)
+from tuneserve.bench.compare.results import Report
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import failed_gates, read_gates
@@ -147,8 +143,16 @@ def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
 def test_markdown_tables_keep_their_columns(report: Report) -> None:
     page = render(report, "report.md.jinja")
     assert_tables_keep_their_columns(page)
-    assert report.verdict.sentence in page
+    assert report.verdict.sentence.replace("<", r"\<") in page
     assert "<script>" not in page
+
+
+def test_intervals_and_contenders_are_called_what_they_are(report: Report) -> None:
+    for template in ("report.md.jinja", "report.html.jinja"):
+        assert "mid-p Clopper-Pearson" in render(report, template)
+    assert [figures.contender(name) for name in ("tuned", "base-Q4_K_M", "j1")] == [
+        "Tuned", "base-Q4_K_M", "j1",
+    ]  # fmt: skip
 
 
 def assert_tables_keep_their_columns(page: str) -> None:

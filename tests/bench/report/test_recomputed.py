@@ -26,7 +26,8 @@ from tuneserve.bench.compare.figures import (
     points_interval,
 )
 from tuneserve.bench.compare.forgetting import compare_elsewhere, judge_forgetting
-from tuneserve.bench.compare.results import HELD_OUT, Answer, Pair, Provenance, Report
+from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
+from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.report.pages import write_report
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.tasks.tasks import Task
@@ -158,6 +159,7 @@ def recomputed(rows: list[Row]) -> Recomputed:
     for row in rows:
         sources[row["source"] or row["id"]].append(row)
     clusters = list(sources.values())
+    rows = [row for part in clusters for row in part]
 
     def total(value: Callable[[Row], float]) -> list[float]:
         return [math.fsum(value(row) for row in part) for part in clusters]
@@ -225,12 +227,17 @@ def robust(sums: list[float], sizes: list[float]) -> tuple[float, float, float, 
 def supposed(
     sums: list[float], sizes: list[float], values: list[float], usual: float
 ) -> tuple[float, float, float]:
-    """Standard error, degrees of freedom and skewness of a mean with what was not seen."""
+    """Standard error, degrees of freedom and skewness of a mean with what was not seen; `values`
+    stand source by source."""
     _, error, freedom, skewness = robust(sums, sizes)
-    seen = sum(abs(value - usual) > 1e-12 for value in values)
+    noted = [1 - 1 / (1 + (abs(value - usual) / 0.05) ** 8) for value in values]
+    seen = sum(noted)
+    ends = [round(sum(sizes[: place + 1])) for place in range(len(sizes))]
+    parts = [min(1.0, sum(noted[end - round(m) : end])) for m, end in zip(sizes, ends, strict=True)]
     apart = [abs(s / m - usual) for s, m in zip(sums, sizes, strict=True)]
     weight = (1 + seen) ** -2
-    square = (sum(d * d for d in apart) + weight) / (sum(d > 1e-12 for d in apart) + weight)
+    squares = sum(part * d * d for part, d in zip(parts, apart, strict=True))
+    square = (squares + weight) / (sum(parts) + weight)
     shares = [m / sum(sizes) for m in sizes]
     added = 2 / (1 + seen / 5) * square * sum(w * w for w in shares) / len(shares)
     enlarged = math.sqrt(error**2 + added)

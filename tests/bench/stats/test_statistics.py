@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.stats import intervals, proportions, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, cluster_numbers
 from tuneserve.bench.stats.robust import spread_of
 
@@ -20,14 +20,14 @@ from tuneserve.bench.stats.robust import spread_of
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
 def test_wilson_is_scipys(trials: int, share: float, confidence: float) -> None:
     successes = round(share * trials)
-    ours = intervals.wilson(successes, trials, confidence)
+    ours = proportions.wilson(successes, trials, confidence)
     theirs = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_wilson_needs_a_trial() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
-        intervals.wilson(0, 0)
+        proportions.wilson(0, 0)
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -106,14 +106,14 @@ def _tango_by_optimisation(won: int, lost: int, pairs: int, confidence: float) -
 )
 def test_tango_solves_the_score_equation(won: int, lost: int, pairs: int) -> None:
     expected = _tango_by_optimisation(won, lost, pairs, 0.95)
-    assert intervals.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
+    assert proportions.tango(won, lost, pairs) == pytest.approx(expected, abs=1e-5)
 
 
 def test_tango_has_width_where_nothing_differs() -> None:
     # With no discordant pair the limits are +-z^2 / (n + z^2).
     limit = stats.norm.ppf(0.975) ** 2
     expected = limit / (100 + limit)
-    assert intervals.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
+    assert proportions.tango(0, 0, 100) == pytest.approx((-expected, expected), abs=1e-9)
 
 
 def test_holm_is_the_published_example() -> None:
@@ -196,8 +196,8 @@ def test_smallest_detectable_of_scores_is_that_of_the_t_test() -> None:
     )
     error = differences.std(ddof=1) / 10
     expected = (stats.t.ppf(0.975, 99) + stats.t.ppf(0.8, 99)) * error
-    # A little more for the differences that were not seen.
-    assert found == pytest.approx(expected, rel=0.01)
+    # A little more for the differences that were not seen: those seen are small.
+    assert found == pytest.approx(expected, rel=0.02)
     assert found >= expected
 
 
@@ -321,7 +321,9 @@ def test_losses_without_a_spread_that_can_be_told_give_no_interval(
 def test_proportions_cover_their_share(trials: int) -> None:
     """Exact coverage: never below 92.5 %, where Wilson's interval falls to 84 %."""
     right = np.arange(trials + 1.0)
-    low, high = intervals.proportion_ends(right / trials, np.full(trials + 1, float(trials)), 0.95)
+    low, high = proportions.proportion_ends(
+        right / trials, np.full(trials + 1, float(trials)), 0.95
+    )
     for share in np.linspace(0.003, 0.5, 100):
         held = stats.binom.pmf(right, trials, share)[(low <= share) & (share <= high)].sum()
         assert held >= 0.925
@@ -355,3 +357,15 @@ def test_intervals_cover_the_truth(name: str) -> None:
         if name in ("paired .02", "paired .3", "json same"):
             assert found.called is not None
             assert found.called <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
+    """3 % of prompts lose everything, the others gain 1 to 3 points: 20 prompts rarely show one."""
+    generator = np.random.default_rng(5)
+    lost = generator.random((1000, 20)) < 0.03
+    drawn = np.where(lost, -1.0, generator.uniform(0.01, 0.03, lost.shape))
+    bootstrap = Bootstrap(np.arange(20))
+    low, high = intervals.mean_ends(drawn, bootstrap, bounds=(-1.0, 1.0), usual=0.0)
+    truth = 0.97 * 0.02 - 0.03
+    assert ((low <= truth) & (truth <= high)).mean() >= 0.95
+    assert intervals.unseen_share(60) == pytest.approx(3 / 60, rel=0.03)
