@@ -230,7 +230,8 @@ class DiskPrefixes:
 
 def discard(folder: Folder, path: Path, error: Exception) -> None:
     """Remove a file that can't be used, and say so."""
-    logger.warning("a prefix on disk is dropped: %s: %s", path, error)
+    why = str(error)
+    logger.warning("a prefix on disk is dropped: %s", why if str(path) in why else f"{path}: {why}")
     with contextlib.suppress(OSError):
         folder.remove(path)
 
