@@ -58,6 +58,18 @@ def split_answer(
     """
     if "<|message|>" in text or text.lstrip().startswith("<|channel|>"):
         return _of_channels(text)
+    split = _first_thoughts(text, opened, think_tags)
+    while split.thoughts is not None and not split.cut_off:
+        # Some models think again before they answer.
+        again = _first_thoughts(split.answer, False, think_tags)
+        if again.thoughts is None:
+            break
+        thoughts = f"{split.thoughts}\n{again.thoughts}"
+        split = SplitAnswer(thoughts, again.answer, cut_off=again.cut_off)
+    return split
+
+
+def _first_thoughts(text: str, opened: bool | None, think_tags: Sequence[str]) -> SplitAnswer:
     split = split_thoughts(text, opened=opened)
     if split.thoughts is not None:
         return split

@@ -9,30 +9,17 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
+from tuneserve.bench.tasks.scorers.denials import Mention, with_denials
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
-from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
+from tuneserve.bench.tasks.scorers.texts import find_words, fold, is_whole, normalise, unformatted
 from tuneserve.errors import UsageError
 
-_NEGATION_BEFORE = re.compile(
-    r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
-    r"|instead of|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
-    r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
-    r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
-    r"[\"'(\[*_「『]*\Z"
-)
-_NEGATION_AFTER = re.compile(
-    r"[\"')\]*_」』]*\s?(?:ではな|じゃな|でな|가 아니|이 아니|은 아니|는 아니|नहीं|ไม่ใช่"
-    r"|(?:is|are|was|seems)\s(?:not\b|wrong|incorrect|false)|(?:isn't|ist falsch|est faux)\b"
-    r"|(?:是错|是錯|不对|不對|错误)|неверн)"
-)
 _LEADING = re.compile(
-    r"(?m)^[\s>*_(\[]*(\w)(?:[*_\s]*[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
+    r"(?m)^[ \t>*_(\[]*(\w)"
+    r"(?:[*_ \t]*(?!\.\d|,\d)[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
 )
-_OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
-_CONTEXT = 48  # characters in front of a choice that can deny it
 # Words of one letter: articles, pronouns, prepositions and conjunctions of some languages.
 _LETTER_WORDS = frozenset("AIOEYUWZАИВКСОУЯ")
 _LABEL_CUE = re.compile(
@@ -42,15 +29,6 @@ _LABEL_CUE = re.compile(
 _VERB_AFTER = re.compile(
     r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
 )
-
-
-@dataclass(frozen=True)
-class Mention:
-    """A choice that stands in a text, with its place."""
-
-    choice: str
-    start: int
-    end: int
 
 
 def distinct_choices(named: Sequence[str], task: str) -> list[str]:
@@ -97,9 +75,10 @@ def first_choice(answer: str, choices: Sequence[str]) -> str | None:
 def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
     """The choice that an answer settles on, and whether that was clear.
 
-    In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own. Else of
-    the choices named and not denied the first; of choices of one letter the last, since answers
-    repeat the options and think aloud before they choose.
+    In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own, the only
+    one that is judged right (A: no. B: yes). Else of the choices named and not denied the first; of
+    choices of one letter the last, since answers repeat the options and think aloud before they
+    choose. One with a negation in its clause is not taken, but makes the answer unclear.
     """
     known = {normalise(choice): choice for choice in choices}
     if whole := known.get(normalise(answer)):
@@ -119,19 +98,29 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return lines[0], "one"
+    every = _every_mention(answer, choices)
+    right = {one.choice for one in every if one.judged}
+    if len(right) == 1:
+        return right.pop(), "one"
     short = all(_is_letter(choice) for choice in choices)
     if short and (leading := _leading(answer, known)):
         return leading, "one"
-    found = mentions(answer, choices)
+    found = [one for one in every if not one.denied and not one.doubtful]
     if not found:
         return None, "none"
-    different = len({one.choice for one in found})
-    return found[-1 if short else 0].choice, "one" if different == 1 else "several"
+    different = {one.choice for one in every if not one.denied}
+    return found[-1 if short else 0].choice, "one" if len(different) == 1 else "several"
 
 
 def mentions(text: str, choices: Sequence[str], *, sure: bool = False) -> list[Mention]:
-    """The choices that stand in a text as whole words and are not denied, by place; where several
-    begin at one place the longest. `sure`: here a single letter is a choice, not a word."""
+    """The choices that stand in a text as whole words and are neither denied nor doubtful, by
+    place. `sure`: here a single letter is a choice, not a word."""
+    every = _every_mention(text, choices, sure=sure)
+    return [one for one in every if not one.denied and not one.doubtful]
+
+
+def _every_mention(text: str, choices: Sequence[str], *, sure: bool = False) -> list[Mention]:
+    """All of them, by place; where several begin at one place the longest."""
     plain = unformatted(text)
     folded = fold(plain)
     found: list[Mention] = []
@@ -144,8 +133,8 @@ def mentions(text: str, choices: Sequence[str], *, sure: bool = False) -> list[M
     for one in sorted(found, key=lambda each: (each.start, each.start - each.end)):
         if not taken or one.start >= taken[-1].end:
             taken.append(one)
-    source = {True: plain, False: folded}
-    return [one for one in taken if not _is_denied(source[_is_letter(one.choice)], one)]
+    source = plain if all(map(_is_letter, choices)) else folded
+    return with_denials(source, taken)
 
 
 def _leading(answer: str, known: dict[str, str]) -> str | None:
@@ -154,7 +143,7 @@ def _leading(answer: str, known: dict[str, str]) -> str | None:
     found = [
         known[letter] for letter in map(normalise, _LEADING.findall(answer)) if letter in known
     ]
-    first = _LEADING.match(answer)
+    first = _LEADING.match(answer.lstrip())
     return found[0] if len(found) == 1 and first and normalise(first[1]) in known else None
 
 
@@ -201,8 +190,7 @@ def _case_of(choice: str) -> str:
 
 
 def _stands_alone(text: str, place: int) -> bool:
-    start = find_words(text[place], text[max(0, place - 1) : place + 2])
-    if start is None:
+    if not is_whole(text, place, place + 1):
         return False
     before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
     # I'd, l'A, A-level, C++, C#, $A$ aside.
@@ -254,12 +242,3 @@ def _is_word(text: str, place: int, letter: str) -> bool:
         # "It is A because" was taken above; "this is A hard one" is none.
         return following.lstrip()[:1].islower() and letter == "I"
     return True
-
-
-def _is_denied(text: str, one: Mention) -> bool:
-    before = text[max(0, one.start - _CONTEXT) : one.start].replace("’", "'")
-    return (
-        _NEGATION_BEFORE.search(before) is not None
-        or (text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None)
-        or _NEGATION_AFTER.match(text[one.end : one.end + 24].replace("’", "'")) is not None
-    )

@@ -10,6 +10,7 @@ _CUE = re.compile(
     r"(?i)(?:"
     r"\banswer\b(?:\s+(?:to|of)\s+(?:the|this|that)\s+\w+)?[*_\s]*"
     r"(?:\bis\b|\bare\b|\bwould\s+be\b|\bwill\s+be\b|\bmust\s+be\b|\bshould\s+be\b|[:：=])"
+    r"|\b(?:correct|right|best)\s(?:option|choice|letter|one)\b[*_\s]*(?:\bis\b|[:：=])"
     r"|\b(?:antwort|lösung|ergebnis)\b[*_\s]*(?:\bist\b|\blautet\b|[:：=])"
     r"|\b(?:réponse|reponse|resposta|respuesta|risposta)\b[*_\s]*"
     r"(?:(?:finale?|correcta?|correcte|corretta|correta)\s*)?(?:\best\b|\bes\b|\bè|é(?=\W)|[:：=])"
@@ -48,9 +49,11 @@ def boxed(text: str) -> str | None:
 
 
 def announced(text: str) -> Iterator[tuple[str, str]]:
-    """(the sentence that follows, all that follows) of every place that says that now the answer
-    comes, the last one first."""
+    """(the sentence that follows, all that follows up to the next such place) of every place that
+    says that now the answer comes, the last one first."""
+    until = len(text)
     for cue in reversed(list(_CUE.finditer(text))):
-        after = text[cue.end() :]
+        after = text[cue.end() : until]
+        until = cue.start()
         end = _SENTENCE_END.search(after)
         yield (after[: end.start()] if end else after), after

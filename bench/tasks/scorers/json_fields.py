@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from tuneserve.bench.tasks.scorers.marks import Mark, Scorer
+from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.number_tokens import MOST_DIGITS
 from tuneserve.bench.tasks.scorers.texts import fold
 
@@ -45,13 +46,14 @@ def json_scorer(*, unordered: bool) -> Scorer:
     """
 
     def mark(answer: str, reference: str) -> Mark:
-        wanted, _ = read_json_value(reference)
-        given, valid = read_json_value(answer)
+        wanted = read_json_value(reference)[0]
+        values, valid = _read_values(answer)
+        given = values[0] if values else MISSING
         if given is MISSING or wanted is MISSING:
             return Mark(0.0, 0.0, 0.0, "none" if given is MISSING else "one")
         score = _share(given, wanted, unordered=unordered, loose=False)
         lenient = max(score, _share(given, wanted, unordered=unordered, loose=True))
-        return Mark(score, score if valid else 0.0, lenient)
+        return Mark(score, score if valid else 0.0, lenient, _how_many(values))
 
     def problem(reference: str) -> str:
         return "" if read_json_value(reference)[1] else "is no JSON"
@@ -67,23 +69,37 @@ def json_fields(answer: str, reference: str) -> float:
 def read_json_value(text: str) -> tuple[Any, bool]:
     """The JSON value in a text (MISSING if there is none), and whether the text is valid JSON.
 
-    Looked for in this order: the whole text, a code fence, the first object or list in prose; each
-    also with trailing commas, comments, bare keys, curly quotes, and as Python writes it.
+    Looked for in this order: the whole text, the last code fence, the first object or list in
+    prose; each also with trailing commas, comments, bare keys, curly quotes, and as Python writes
+    it.
     """
-    stripped = text.strip().removeprefix("\ufeff")
+    values, valid = _read_values(text)
+    return (values[0] if values else MISSING), valid
+
+
+def _read_values(text: str) -> tuple[list[Any], bool]:
+    """The values in a text, the one that counts first; those of prose only where no fence has one.
+    And whether the text is valid JSON."""
+    # Composed and decomposed letters are the same.
+    stripped = unicodedata.normalize("NFC", text.strip().removeprefix("\ufeff"))
     fences = _FENCE.findall(stripped)
     bare = fences[-1] if len(fences) == 1 and stripped.startswith("```") else None
     if bare is not None and not stripped.endswith("```"):
         bare = None
     try:
-        return _strict(bare if bare is not None else stripped), True
+        return [_strict(bare if bare is not None else stripped)], True
     except (ValueError, RecursionError):
         pass
-    for candidate in (stripped, *reversed(fences), *_in_prose(stripped)):
-        value = _lenient(candidate.strip())
-        if value is not MISSING:
-            return value, False
-    return MISSING, False
+    for candidates in ([stripped], reversed(fences), _in_prose(stripped)):
+        values = [_lenient(candidate.strip()) for candidate in candidates]
+        if values := [value for value in values if value is not MISSING]:
+            return values, False
+    return [], False
+
+
+def _how_many(values: Sequence[Any]) -> Found:
+    """One value, or several that differ?"""
+    return "several" if any(value != values[0] for value in values[1:]) else "one"
 
 
 def _strict(text: str) -> Any:

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tuneserve.bench.tasks.scorers.number_scales import Sum, read_scale
 from tuneserve.bench.tasks.scorers.texts import ascii_digits, unformatted
 
 MOST_DIGITS = 400  # a float ends near 1e308
@@ -42,7 +43,7 @@ _NO_NUMBERS = "|".join(
         rf"\b{_MONTH}\s\d{{4}}(?!\d)",
         r"(?<![\d.])v?\d+(?:\.\d+){2,20}(?![\d,])(?<!\.\d{3})",  # a version, an address
         rf"(?<![{_LETTER}])(?!{_CURRENCY}\.?\d)[{_LETTER}]+[-_]?\d[\w]*",  # CO2, GPT-4, x_2
-        r"(?<![\w.,])\d+(?![eE][-+]?\d+(?!\w))(?!(?:[kcmdµμ]?m|ft|in|yd|mi)\d\b)[A-Za-z]+\d\w*",
+        r"(?<![\w.,])\d+(?![eE][-+]?\d+(?!\w))(?!(?:[kcmdµμ]?m|ft|in|yd|mi)\d\b|x10\^)[A-Za-z]+\d\w*",
         r"(?<=[\w)])_\{?\w+\}?",
         rf"(?<=[{_LETTER})\s])\^\{{?[-+]?\d+\}}?",  # m^2
         r"\d*\s?(?:√\s?\d+(?:\.\d+)?|\\sqrt(?:\[\d+\])?\s?\{?\d+\}?)",
@@ -70,23 +71,21 @@ _NUMBER = re.compile(
     rf"(?P<none>{_NO_NUMBERS})"
     r"|(?P<sign>(?<![\w)\]}%°.,'])[-+]|(?<==\s)[-+]\s(?=\d))?"
     r"(?:"
-    r"(?P<whole>(?<![\d.,])\d{1,4}[ -])?(?P<above>(?<![\d.,])\d+)\s?/\s?(?P<below>\d+)(?![\d./])"
+    r"(?P<whole>(?<![\d.,])\d{1,4}[ -])?(?P<above>(?<![\d.,])\d+(?:\.\d+)?)"
+    r"\s?/\s?(?P<below>\d+(?:\.\d+)?)(?!\.?\d|/)"
     rf"|(?P<mantissa>{_MANTISSA})"
     r"(?:(?P<exponent>[eE][-+]?\d+(?!\w))"
     r"|\s?[×x*·⋅]\s?10\s?\^\s?[{(]?\s?(?P<ten>[-+]?\d+)[)}]?"
     r"|\^[{(]?(?P<power>[-+]?\d+)[)}]?)?"
     r")"
-    r"(?P<share>\s?(?:%|‰|per\s?cent\b|pct\b|Prozent\b|pour\scent\b|por\s(?:ciento|cento)\b|процент))?"
-    r"(?:\s?(?P<scale>(?:hundred|thousand|million|billion|trillion|Millionen|Milliarden|lakh|crore)\b"
-    r"|[千万萬亿億兆천만억조]))?"
+    r"(?P<share>\s?(?:%|‰|(?i:per\s?cent|pct|prozent|pour\scent|por\s(?:ciento|cento))\b|процент))?"
 )
-_SCALES = {
-    "hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12,
-    "Millionen": 1e6, "Milliarden": 1e9, "lakh": 1e5, "crore": 1e7,
-    "千": 1e3, "万": 1e4, "萬": 1e4, "亿": 1e8, "億": 1e8, "兆": 1e12,
-    "천": 1e3, "만": 1e4, "억": 1e8, "조": 1e12,
-}  # fmt: skip
-_EURO_THOUSANDS = re.compile(r"\d{1,3}\.\d{3}")
+# Currencies of people who write 1.234 for a thousand.
+_POINTED = r"(?:€|₫|₺|R\$|(?i:euros?|eur|brl|dkk|nok|idr|vnd|try|rp|kr|tl)(?![^\W\d_]))"
+_POINT_THOUSANDS = re.compile(
+    rf"(?:(?<!\w){_POINTED}\.?\s?[-+]?|(?<![\d.,]))[1-9]\d{{0,2}}\.\d{{3}}(?![\d.,])(?:\s?{_POINTED})?"
+)
+_PART = re.compile(r"(?P<apart>\s?)(?P<digits>\d{1,3}(?:,\d{3})+|\d+)(?![\d.,/:]*\d)")
 _LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
 
 
@@ -111,9 +110,10 @@ def find_numbers(text: str) -> list[Number]:
 
 
 _LATEX = (
-    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r" \1/\2 "),
+    (re.compile(r"\\[dtc]?frac\s*\{\s*(-?\d+(?:\.\d+)?)\s*\}\s*\{\s*(\d+(?:\.\d+)?)\s*\}"),
+     r" \1/\2 "),
     (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r" \1/\2 "),
-    (re.compile(r"-\s+(?=\d+/\d+ )"), "-"),
+    (re.compile(r"-\s+(?=[\d.]+/[\d.]+ )"), "-"),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\(?:text|math|mbox|operatorname)(?:rm|bf|it)?\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\[,;:! ]"), " "),
@@ -145,8 +145,15 @@ def prepare(text: str) -> str:
             text = pattern.sub(plain, text)
     text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
     text = re.sub(r"(?i)\b(?:minus|negative)\s+(?=[\d.$€£])", " -", text)
+    text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
+    text = _POINT_THOUSANDS.sub(_without_point, text)
     # Emphasis and dollars around a number are no part of it.
     return re.sub(r"(?<![\w\\])[$€£¥₹]\s?(?=[-+]?[\d.])|\*\*|``?", "", text) if text else text
+
+
+def _without_point(found: re.Match[str]) -> str:
+    amount = found[0]
+    return amount.replace(".", "") if re.search(_POINTED, amount) else amount
 
 
 def _small_digits(text: str) -> Iterator[str]:
@@ -173,27 +180,55 @@ def _small_digits(text: str) -> Iterator[str]:
 
 
 def _numbers(text: str) -> Iterator[Number]:
-    for found in _NUMBER.finditer(text):
+    place = 0
+    while (found := _NUMBER.search(text, place)) is not None:
+        place = found.end()
         if found["none"] is not None:
             continue
         if found["mantissa"] is not None and _is_list(text, found):
             for part in found["mantissa"].split(","):
-                yield Number(float(part), None, found.end())
+                yield Number(float(part), None, place)
             continue
-        value = _value(text, found)
-        if value is None or not math.isfinite(value):
+        value = _value(found)
+        if value is None:
+            continue
+        value, place = _with_scales(text, value, place)
+        if not math.isfinite(value):
             continue
         if found["sign"] is not None and found["sign"].startswith("-"):
             value = -value
-        if found["scale"] is not None:
-            value *= _SCALES[found["scale"]]
         other = None
         if found["share"] is not None:
             other, value = value, value / (1000 if "‰" in found["share"] else 100)
-        yield Number(value, other, found.end())
+        yield Number(value, other, place)
 
 
-def _value(text: str, found: re.Match[str]) -> float | None:
+def _with_scales(text: str, value: float, place: int) -> tuple[float, int]:
+    """A number with the scales that stand behind it, and with the parts that follow those; where
+    all that ends."""
+    scale = read_scale(text, place)
+    if scale is None:
+        return value, place
+    parts = Sum()
+    parts.add(value, scale)
+    place = scale.end
+    while (part := _PART.match(text, place)) is not None:
+        following = read_scale(text, part.end())
+        if not (scale.joins if following is None else following.joins == scale.joins):
+            break
+        if following is None and part["apart"] and not "가" <= text[scale.end - 1] <= "힣":
+            break  # Korean has spaces between the parts
+        number = _float(part["digits"].replace(",", ""))
+        if number is None or not parts.add(number, following):
+            break
+        place = part.end() if following is None else following.end
+        if following is None:
+            break
+        scale = following
+    return parts.value, place
+
+
+def _value(found: re.Match[str]) -> float | None:
     if found["above"] is not None:
         below = _float(found["below"])
         above = _float(found["above"])
@@ -201,13 +236,13 @@ def _value(text: str, found: re.Match[str]) -> float | None:
         if not below or above is None or whole is None:
             return None
         return whole + above / below
-    value = _float(_with_point(text, found))
+    value = _float(_with_point(found))
     if value is None:
         return None
     power = found["exponent"] or (f"e{found['ten']}" if found["ten"] else "")
     if power:
         # Together: the mantissa alone may be in range where the number is not.
-        return _float(f"{_with_point(text, found)}{power}")
+        return _float(f"{_with_point(found)}{power}")
     if found["power"] is None:
         return value
     try:
@@ -216,7 +251,7 @@ def _value(text: str, found: re.Match[str]) -> float | None:
         return None
 
 
-def _with_point(text: str, found: re.Match[str]) -> str:
+def _with_point(found: re.Match[str]) -> str:
     """The mantissa as Python writes it."""
     written = re.sub(_SPACE, "", found["mantissa"])
     if found["space"] is not None:
@@ -227,13 +262,6 @@ def _with_point(text: str, found: re.Match[str]) -> str:
         return written.replace("," if decimal == "." else ".", "").replace(",", ".")
     if points > 1:
         return written.replace(".", "")
-    if points == 1 and _EURO_THOUSANDS.fullmatch(written):
-        around = (
-            text[max(0, found.start() - 4) : found.start()],
-            text[found.end() : found.end() + 4],
-        )
-        if any(re.search("€|EUR", side) for side in around):
-            return written.replace(".", "")
     if commas:
         head, *groups = written.split(",")
         thousands = all(len(group) in (2, 3) for group in groups) and len(groups[-1]) == 3

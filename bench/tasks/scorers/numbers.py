@@ -10,6 +10,16 @@ from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, pr
 
 _NEGATED = re.compile(r"(?i)\b(?:not|nicht|pas|no es|non|не)\s+[-+$€£]?\d[\d.,/]*\s*%?")
 _RELATION = re.compile(r"[=≈≃]")
+# An answer begins with a calculation if one of these stands behind its first number.
+_OPERATOR = re.compile(
+    r"\s*(?:[^\W\d_]{1,20}\s+)?(?:[-+*/^×·⋅÷:]|x(?=\s?\d)|(?i:times|plus|minus|mal|divided\sby|of|von|de)\b)"
+    r"\s*[$€£]?(?:[\d.(\\]|[^\W\d_]\b)|\((?=\d)|[xyznab]\s*[-+=]"
+)
+# What follows gives the reason, or checks the result.
+_REASON = re.compile(
+    r"(?i)[,;(]?\s(?:because|since|as|weil|denn|da|car|puisque|parce que|porque|ya que|pois|perché"
+    r"|omdat|want|потому|так как|поскольку)\s"
+)
 # Beside the number an answer that is nothing but the number may have a unit of two words.
 _UNIT = re.compile(r"[^\W\d_]*[./°²³^\w]*(?:\s?[^\W\d_/]+)?")
 
@@ -47,7 +57,7 @@ def the_number(text: str) -> tuple[Number | None, Found]:
     plain = prepare(text)
     for sentence, after in announced(plain):
         sentence = _NEGATED.sub(" ", sentence)
-        for part in (_right_side(sentence), sentence, after):
+        for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
                 return numbers[0], "one"
     numbers = find_numbers(_NEGATED.sub(" ", plain)) or find_numbers(plain)
@@ -65,6 +75,18 @@ def last_number(text: str) -> float | None:
 def _right_side(text: str) -> str:
     """What stands behind the last sign of equality."""
     return _RELATION.split(text)[-1]
+
+
+def _result(sentence: str) -> str:
+    """The part of a sentence in which the result stands: its beginning, or if that is a calculation
+    or an unknown (3 + 4 = 7, x = 7) what stands behind the last sign of equality."""
+    said = _REASON.split(sentence, maxsplit=1)[0]
+    first = find_numbers(said)
+    if first and _RELATION.search(said):
+        at_once = not re.search(r"[^\W\d_]|=", re.split(r"[\d.]", said, maxsplit=1)[0])
+        if at_once and not _OPERATOR.match(said, first[0].end):
+            return said
+    return _right_side(said)
 
 
 def _equal(given: Number, wanted: Number, tolerance: float) -> bool:

@@ -15,6 +15,7 @@ _MARKS_OF_SIZE = {"<super>": "^", "<sub>": "_"}
 # P* that mean something at the end of a text (50 %, C#, 3/4) are no decoration of it.
 _MEANT = frozenset("%‰٪#&@/\\")
 _LONG_DASHES = "\u2014\u2015"  # they part sentences, and open direct speech
+_RUN = re.compile("-+|#+")
 _OPENERS = frozenset("`*_~")  # of Markdown; two of them are symbols to Unicode
 # Their words are written without spaces between them, or (Hangul) with particles attached.
 _UNSPACED = re.compile(
@@ -23,6 +24,15 @@ _UNSPACED = re.compile(
     "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uaa60-\uaa7f\uaa80-\uaadf\uac00-\ud7ff"
     "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff]"
 )
+# Written as one number, with a sign that is no dash between two numbers or words. Dates, versions
+# and lists are none.
+_NUMBERS = re.compile(
+    r"(?<![\d.,'])(?:(?<![\w)\]])-)?"
+    r"(?:\d{1,3}(?:(?P<mark>[,.'])\d{3})(?:(?P=mark)\d{3})*(?:[.,]\d+)?|\d+[.,]\d+|\d+|\.\d+)"
+    r"(?:\^-?\d+)?(?![.,']?\d)"
+)
+_LONGEST = 24  # characters of a number that are looked at on either side
+_SIGNS = re.compile(r"(?:\+\+?|#)(?!\w)")
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\ua960-\ua97f\uac00-\ud7ff]")
 
 
@@ -95,26 +105,27 @@ def normalise(text: str) -> str:
     """
     folded = fold(text)
     start, end = 0, len(folded)
-    while start < end and _is_edge(folded, start):
-        start += 1
+    while start < end and (following := _edge_end(folded, start)) > start:
+        start = following
     while end > start and _is_end(folded, end - 1):
         end -= 1
     return folded[start:end] or folded
 
 
-def _is_edge(text: str, place: int) -> bool:
+def _edge_end(text: str, place: int) -> int:
+    """Where the punctuation that a text begins with at `place` ends; `place` if there is none."""
     char, following = text[place], text[place + 1 : place + 2]
-    if char in "-.+":
-        digits = following.isdecimal() or (
-            char != "." and following == "." and text[place + 2 : place + 3].isdecimal()
-        )
-        if char == "-":
-            # A dash of a list or of direct speech; -x and --flag are something else.
-            return not digits and text[place:].lstrip("-")[:1] in ("", " ")
-        return char == "." and not digits
-    if char == "#":
-        return text[place:].lstrip("#")[:1] == " "
-    return char == " " or char in _OPENERS or _is_punctuation(char)
+    if char in "-#":
+        end = _RUN.match(text, place).end()  # type: ignore[union-attr]
+        if text[end : end + 1] == " " or (end == len(text) and char == "-"):
+            # A dash of a list or of direct speech, a heading; -x and --flag are something else.
+            return end
+        return place
+    if char == "+":
+        return place
+    if char == ".":
+        return place if following.isdecimal() else place + 1
+    return place + (char == " " or char in _OPENERS or _is_punctuation(char))
 
 
 def _is_end(text: str, place: int) -> bool:
@@ -138,12 +149,27 @@ def find_words(wanted: str, text: str, start: int = 0) -> int | None:
         return None
     place = text.find(wanted, start)
     while place >= 0:
-        end = place + len(wanted)
-        begins = place == 0 or not _joined(text[place - 1], wanted[0])
-        if begins and (end == len(text) or not _joined(wanted[-1], text[end])):
+        if is_whole(text, place, place + len(wanted)):
             return place
         place = text.find(wanted, place + 1)
     return None
+
+
+def is_whole(text: str, start: int, end: int) -> bool:
+    """Does text[start:end] stand there as whole words: no part of a word, of a number (3 in 3.14,
+    3,000 or -3) or of a name with signs (C in C++, A in A+)?"""
+    if start and _joined(text[start - 1], text[start]):
+        return False
+    if end < len(text) and _joined(text[end - 1], text[end]):
+        return False
+    if text[start].isdecimal() or text[end - 1].isdecimal():
+        around = text[max(0, start - _LONGEST) : end + _LONGEST]
+        shift = max(0, start - _LONGEST)
+        for number in _NUMBERS.finditer(around, max(0, start - shift - 1 - _LONGEST)):
+            first, last = number.start() + shift, number.end() + shift
+            if first < end and last > start and not start <= first <= last <= end:
+                return False
+    return not (text[end - 1].isalpha() and _SIGNS.match(text, end))
 
 
 def _joined(first: str, second: str) -> bool:

@@ -32,6 +32,8 @@ CHANNELS = (
         ("The tag <think> opens thoughts.", None, "The tag <think> opens thoughts.", False),
         ("Use `<thinking>` and `</thinking>`.", None, "Use `<thinking>` and `</thinking>`.", False),
         ("Write <think>a</think>.", None, "Write <think>a</think>.", False),
+        ("<think>Hm.</think>\n<think>So.</think>Paris", "Hm.\nSo.", "Paris", False),
+        ("<think>Hm.</think><think>So", "Hm.\nSo", "", True),
         ("Hm.</thinking>Paris", "Hm.", "Paris", False),
     ],
 )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,10 @@ WORDS = ["positive", "negative", "very positive"]
         ("Ａ", "A"), ("It isn't A, it's C", "C"), ("The answer is not B but D", "D"),
         ("Either A or B. Final answer: B", "B"), ("```\nB\n```", "B"), ("A: 5, B: 6\nB", "B"),
         ("I choose (b).", "B"), ("B은 아니고 C입니다", "C"),
+        ("A is correct. B, C and D are wrong.", "A"), ("A: no. B: no. C: yes. D: no.", "C"),
+        ("A) no\nB) yes\nC) no", "B"), ("A – wrong, B – right", "B"), ("not A or B", None),
+        ("Not A, B or C but D", "D"), ("A, B is wrong", "A"), ("B cannot be right, so C", "C"),
+        ("The correct option is b.", "B"), ("C is right; A and B aren't", "C"),
         ("It's C because A is wrong", "C"), ("C because A lacks it", "C"), ("D, not A", "D"),
         ("B's best", None), ("C++", None), ("vitamin-D", None), ("", None), ("I do not know", None),
     ],
@@ -59,11 +65,43 @@ def test_letters_are_told_from_words(answer: str, letter: str | None) -> None:
         ("The answer is 2, since 1 is wrong", ["1", "2", "3"], "2"),
         ("There is no contradiction; entailment.", ["entailment", "contradiction"], "entailment"),
         ("Rating: 4 out of 5", list("12345"), "4"), ("4/5", list("12345"), "4"),
+        ("positive: no, negative: yes", WORDS, "negative"),
+        ("No doubt it is positive", WORDS, "positive"),
+        ("ポジティブとは言えない。ネガティブ", ["ポジティブ", "ネガティブ"], "ネガティブ"),
+        ("京都であることは間違いない", ["東京", "京都"], "京都"),
+        ("3.5", list("12345"), None),
+        ("It is 3.5", list("12345"), None), ("-3", list("12345"), None),
         ("New York City", ["new york", "los angeles"], "new york"),
     ],
 )  # fmt: skip
 def test_choices_of_words(answer: str, choices: list[str], choice: str | None) -> None:
     assert first_choice(answer, choices) == choice
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice", "found"),
+    [
+        ("I would not call this negative; it is positive", "positive", "several"),
+        ("Not at all positive; it is negative", "negative", "several"),
+        ("It is hardly positive: negative", "negative", "several"),
+        ("I wouldn't say positive, negative", "negative", "several"),
+        ("less positive than negative", None, "none"),
+        ("It is not what people call positive", None, "none"),
+    ],
+)
+def test_what_a_negation_leaves_open_is_counted(
+    answer: str, choice: str | None, found: str
+) -> None:
+    assert settled_choice(answer, WORDS) == (choice, found)
+
+
+@pytest.mark.parametrize("text", ["answer is ", "\n", "-", "A, ", "B: no. ", "not positive, "])
+def test_long_answers_take_no_long_time(text: str) -> None:
+    answer = text * (20_000 // len(text))
+    started = time.perf_counter()
+    first_choice(answer, list("ABCD"))
+    first_choice(answer, WORDS)
+    assert time.perf_counter() - started < 5
 
 
 @given(st.text(), st.sampled_from(["ABCD", "АБВГ", "甲乙丙丁", "1234"]))
@@ -132,6 +170,7 @@ def test_several_labels_are_a_set() -> None:
     assert scorer("shipping", "shipping, price") == pytest.approx(2 / 3)
     assert scorer("shipping, price, quality", "shipping, price") == pytest.approx(4 / 5)
     assert scorer.mark("shipping, price, quality", "shipping, price").strict == 0.0
+    assert scorer("shipping: yes, price: yes, quality: no", "shipping, price") == 1.0
     assert scorer.mark("nothing", "quality").found == "none"
     settings = BenchSettings(task="labels", choices=("shipping", "price"))
     with pytest.raises(UsageError, match="1 of 1 references"):

@@ -32,6 +32,7 @@ def scorer(*, unordered: bool = False) -> Scorer:
         ("[" * 100_000, "[]", 0.0),
         ('{"a": "1"}', '{"a": 1}', 0.0),
         ('{"a": "ANN"}', '{"a": "Ann"}', 0.0),
+        ('{"cafe\u0301": "e\u0301"}', '{"caf\u00e9": "\u00e9"}', 1.0),
         ('{"城市": "巴黎"}', '{"城市": "巴黎"}', 1.0),
     ],
 )
@@ -63,6 +64,13 @@ def test_no_json_at_all_is_counted() -> None:
     assert scorer().mark("I don't know {sorry}", "[]").found == "none"
     assert scorer().mark('{"a": NaN}', '{"a": 1}').strict == 0.0
     assert scorer().problem("{'a': 1}") == "is no JSON"
+
+
+def test_several_values_are_counted() -> None:
+    assert scorer().mark('{"x": 9}\n{"a": 1}', '{"a": 1}').found == "several"
+    assert scorer().mark('{"a": 1} or {"a": 1.0}', '{"a": 1}').found == "one"
+    mark = scorer().mark('```\n{"a": 1}\n```\nor {"a": 2}', '{"a": 1}')
+    assert (mark.score, mark.found) == (1.0, "one")
 
 
 def test_texts_and_numbers_are_alike_only_leniently() -> None:

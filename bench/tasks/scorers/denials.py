@@ -1,0 +1,138 @@
+"""What a text says against the choices that it names: "not B", "B is wrong", "A: no. B: yes".
+
+Negation is no matter of a few rules in any language. What they can't tell is doubtful, so that it
+is counted rather than guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+_NEGATION_BEFORE = re.compile(
+    r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
+    r"|instead of|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
+    r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
+    r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
+    r"[\"'(\[*_「『]*\Z"
+)
+_NEGATION_AFTER = re.compile(
+    r"[\"')\]*_」』]*\s?(?:ではな|じゃな|でな|とは言えな|とはいえな|가 아니|이 아니|은 아니|는 아니"
+    r"|नहीं|ไม่ใช่|(?:is|are|was|were|seems?)\s(?:not\b|wrong|incorrect|false)"
+    r"|(?:isn't|aren't|can't be|cannot be|ist falsch|est faux|es falso)\b"
+    r"|(?:是错|是錯|不对|不對|错误)|неверн)"
+)
+# Somewhere before a choice in its clause these may deny it, weaken it, or do something else.
+_DOUBT = re.compile(
+    r"(?i)(?<!\w)(?:not|no|never|neither|nor|without|cannot|hardly|barely|scarcely|less|\w+n't"
+    r"|nicht|kein\w*|nie|kaum|weniger|pas|jamais|moins|nunca|menos|não|non|meno|niet|geen|ikke|inte"
+    r"|не|нет|менее|ليس|ليست|لا|غير)(?!\w)|[不没沒]|नहीं|ไม่"
+)
+# The same behind it, in languages that put it there.
+_DOUBT_AFTER = re.compile(
+    r"[^。、，．！？.,!?\n]{0,16}?(?:(?<!違い)(?<!違いは)な[いく]|ません|않|아니|못|नहीं)"
+)
+_NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
+_CLAUSE_END = re.compile(
+    r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
+    r"|sondern|mais|sino|pero|donc|но|а)\b|而是|但"
+)
+# Between the choices of a list that one denial is about: A, B and C are wrong.
+_COMMA = re.compile(r"\s*[,、，]\s*\Z")
+_AND = re.compile(r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或|と|や|및)\s*\Z")
+# Every choice with a judgement of its own: A: no. B: yes.
+_JUDGEMENT = re.compile(
+    r"(?i)[\"')\]*_.]*\s*(?:[:=→–-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
+    r"(?:(?P<yes>yes|true|correct|right|ja|richtig|oui|vrai|sí|verdadero|да|верно|是|对|正确|はい|✓|✔|✅)"
+    r"|(?P<no>no|false|incorrect|wrong|nein|falsch|non|faux|falso|нет|неверно|否|错|错误|いいえ"
+    r"|✗|✘|❌))(?!\w)"
+)
+_OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
+_CONTEXT = 48  # characters in front of a choice that can deny it
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A choice that stands in a text, with its place. `denied`: "not B", "B is wrong". `doubtful`:
+    a negation stands in its clause, and no rule says of what ("I would not call it B"). `judged`:
+    what is said of it beside other choices: "A: no. B: yes"."""
+
+    choice: str
+    start: int
+    end: int
+    denied: bool = False
+    doubtful: bool = False
+    judged: bool | None = None
+
+
+def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
+    """Mentions with what a text says against them. A denial before or behind a list (A, B or C) is
+    about all of it."""
+    before = [_denied_before(text, one) for one in found]
+    after = [_denied_after(text, one) for one in found]
+    for first, last in _lists(text, found):
+        for place in range(first, last + 1):
+            before[place] |= before[first]
+            after[place] |= after[last]
+    judged = _judgements(text, found)
+    return [
+        replace(
+            one,
+            denied=before[place] or after[place] or judged[place] is False,
+            doubtful=_is_doubtful(text, found, place),
+            judged=judged[place],
+        )
+        for place, one in enumerate(found)
+    ]
+
+
+def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
+    """The first and the last mention of every list: A, B and C."""
+    first = 0
+    for place in range(1, len(found)):
+        between = text[found[place - 1].end : found[place].start][:_CONTEXT]
+        if _AND.match(between):
+            yield first, place
+            first = place
+        elif not _COMMA.match(between):
+            first = place
+
+
+def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
+    """What a text says of every mention (A: no. B: yes), None for nothing; all of it only where at
+    least two choices are judged."""
+    judged = [_JUDGEMENT.match(text, one.end) for one in found]
+    if len({one.choice for one, said in zip(found, judged, strict=True) if said}) < 2:
+        return [None] * len(found)
+    return [None if said is None else said["yes"] is not None for said in judged]
+
+
+def _denied_before(text: str, one: Mention) -> bool:
+    before = text[max(0, one.start - _CONTEXT) : one.start].replace("’", "'")
+    if text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None:
+        return True
+    return _NEGATION_BEFORE.search(before) is not None
+
+
+def _denied_after(text: str, one: Mention) -> bool:
+    return _NEGATION_AFTER.match(text[one.end : one.end + 24].replace("’", "'")) is not None
+
+
+def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
+    """Does a negation stand in the clause of a mention, outside of the choices themselves?"""
+    one = found[place]
+    start = max(0, one.start - _CONTEXT)
+    before = text[start : one.start].replace("’", "'")
+    for other in found[max(0, place - _CONTEXT) : place]:
+        if other.start >= start:
+            before = (
+                before[: other.start - start]
+                + " " * (other.end - other.start)
+                + before[other.end - start :]
+            )
+    clause = _NO_DOUBT.sub(" ", _CLAUSE_END.split(before)[-1])
+    if _DOUBT.search(clause) is not None:
+        return True
+    following = found[place + 1].start if place + 1 < len(found) else len(text)
+    return _DOUBT_AFTER.match(text[one.end : min(following, one.end + _CONTEXT)]) is not None
