@@ -27,9 +27,9 @@ class Gate:
 
 def read_gates(settings: BenchSettings) -> list[Gate]:
     """What `bench.fail_below` asks for. Raises UsageError for a figure that this benchmark won't
-    have, or a value that is no share."""
-    known = [ACCURACY, GAIN, *([GENERAL] if settings.general else [])]
-    known += [Path(entry.rpartition("=")[0]).stem for entry in settings.tasks]
+    have, a name of several figures, or a value that is no share."""
+    tasks = [Path(entry.rpartition("=")[0]).stem for entry in settings.tasks]
+    known = [ACCURACY, GAIN, *([GENERAL] if settings.general else []), *tasks]
     gates = []
     for entry in settings.fail_below:
         figure, _, value = entry.rpartition("=")
@@ -43,6 +43,12 @@ def read_gates(settings: BenchSettings) -> list[Gate]:
                 "expected FIGURE=SHARE, such as accuracy=0.75, with a figure of "
                 f"{', '.join(known)} and a share of at most 1",
                 where=f"bench.fail_below: {entry}",
+            )
+        if [ACCURACY, GAIN, GENERAL, *tasks].count(figure) > 1:
+            raise UsageError(
+                f"several figures are called '{figure}'",
+                where=f"bench.fail_below: {entry}",
+                hint="A task is called as its file is: give the file another name.",
             )
         gates.append(Gate(figure, least))
     return gates

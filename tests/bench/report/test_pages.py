@@ -310,4 +310,17 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
 def test_a_gate_that_can_not_be_is_refused(entry: str) -> None:
     with pytest.raises(UsageError, match="expected FIGURE=SHARE"):
         read_gates(BenchSettings(fail_below=(entry,)))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "general"),
+    [(("a/x.jsonl=exact", "b/x.jsonl=exact"), 8), (("general.jsonl=exact",), 0)],
+    ids=["two tasks", "a task called as a figure of ours"],
+)
+def test_a_gate_of_several_figures_is_refused(tasks: tuple[str, ...], general: int) -> None:
+    name = "x" if len(tasks) > 1 else "general"
+    settings = BenchSettings(tasks=tasks, general=general, fail_below=(f"{name}=0.5",))
+    with pytest.raises(UsageError, match="several figures are called"):
+        read_gates(settings)
+
     assert read_gates(BenchSettings(fail_below=("trivia=0.5",), tasks=("a/trivia.jsonl=exact",)))
