@@ -20,9 +20,9 @@ class LoraScale(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    id: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)]
     """As GET /lora-adapters tells it."""
-    scale: Annotated[float, Field(allow_inf_nan=False)]
+    scale: Annotated[float, Field(strict=True, allow_inf_nan=False)]
     """1: the adapter; 0: not."""
 
 

@@ -198,6 +198,8 @@ def test_adapters_are_chosen_in_llama_servers_way(service: Service) -> None:
         ([{"id": number + 1, "scale": 1}], "adapter_not_found"),
         ([*on, *off], "unsupported_value"),
         ([{"id": number}], None),
+        ([{"id": str(number), "scale": 1}], None),
+        ([{"id": number, "scale": True}], None),
     ):
         refused = answer(lora=lora)
         assert refused.status_code == 400, lora
