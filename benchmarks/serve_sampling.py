@@ -1,6 +1,6 @@
 """How long the tokens of a step take to draw, by kind of sampling, rows and vocabulary.
 
-    python benchmarks/serve_sampling.py model.gguf [--threads 8] [--vocabularies 49152]
+    python benchmarks/serve_sampling.py model.gguf [--threads 4] [--vocabularies 49152]
 
 Peaked rows are a real model's logits after the tokens of a text; a larger vocabulary is filled up
 with tokens like the less probable half of the real ones. Flat rows are noise. A step is as the
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from tuneserve.llama import LlamaContext, LlamaModel
-from tuneserve.serve.engine.drawing import token_logprob
-from tuneserve.serve.engine.row_threads import RowThreads
+from tuneserve.serve.engine.request import Generation, Request
+from tuneserve.serve.engine.rows import RowDrawer
 from tuneserve.serve.engine.sampling import TokenSampler
 from tuneserve.serve.engine.types import SamplingParams
 from tuneserve.serve.engine.weights import Row
@@ -77,22 +77,15 @@ def median(step: Callable[[], object], clock: Callable[[], float], seconds: floa
 def measure(model: LlamaModel, rows: Row, kind: dict[str, Any], threads: int) -> float:
     """µs a row in a step of all rows."""
     params = SamplingParams(seed=1, **kind)
-    samplers = [TokenSampler(model, params) for _ in rows]
-    for sampler in samplers:
+    requests = [Request([0], params, Generation(), limit=1 << 30) for _ in rows]
+    for request in requests:
+        request.sampler = TokenSampler(model, params)
         for _ in range(64):  # an answer so far, for penalties to count
-            sampler.sample(rows[0])
-
-    def one(job: tuple[TokenSampler, Row]) -> None:
-        sampler, row = job
-        token = sampler.sample(row)
-        if params.logprobs is not None:
-            token_logprob(row, token, params.logprobs)
-
-    jobs = list(zip(samplers, rows, strict=True))
-    pool = RowThreads(threads)
+            request.sampler.sample(rows[0])
+    drawer = RowDrawer(model, threads)
     clock = time.thread_time if threads == 1 else time.perf_counter
-    seconds = median(lambda: pool.map(one, jobs, logits=rows.size), clock, 0.15)
-    pool.close()
+    seconds = median(lambda: drawer.draw(requests, rows), clock, 0.15)
+    drawer.close()
     return seconds / len(rows) * 1e6
 
 

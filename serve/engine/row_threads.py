@@ -18,8 +18,8 @@ WORTH_A_THREAD = 1 << 20
 
 
 class RowThreads:
-    """Calls a function for each row of a step, in at most `threads` threads, the caller's being
-    one. Close it."""
+    """Calls a function for each group of a step's rows, in at most `threads` threads, the caller's
+    being one. Close it."""
 
     def __init__(self, threads: int) -> None:
         self._others = min(threads, MOST_THREADS) - 1
