@@ -241,5 +241,8 @@ def test_effort_is_a_budget_or_a_variable_of_the_template() -> None:
     assert [effort_of(word, "<think>").budget for word in BUDGETS] == [*BUDGETS.values()]
     assert effort_of("none", "{{ enable_thinking }}") == (0, {"enable_thinking": False})
     source = "{{ reasoning_effort }}"
-    levels = [effort_of(word, source).variables["reasoning_effort"] for word in BUDGETS]
-    assert levels == ["low", "low", "low", "medium", "high", "high"]
+    levels = {word: effort_of(word, source).variables["reasoning_effort"] for word in BUDGETS}
+    assert levels == {
+        "none": "low", "minimal": "low", "low": "low", "medium": "medium", "high": "high",
+        "xhigh": "high", "max": "high",
+    }  # fmt: skip
