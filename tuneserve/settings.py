@@ -562,6 +562,14 @@ class ServeSettings(Section):
     answer_seconds: int = Field(
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
     )
+    step_seconds: int = Field(
+        60,
+        ge=5,
+        le=86_400,
+        description="Longest time a step of the engine may take, and as much again for every 64 "
+        "tokens of prompts in it; then /ready says 503, and the process ends so that it can be "
+        "started again.",
+    )
     ping_seconds: float = Field(
         10.0,
         ge=0.0,
