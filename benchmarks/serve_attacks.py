@@ -79,6 +79,11 @@ class Target:
         return int(found[1]) / 1024 if found else 0.0
 
 
+def nothing(_: Target) -> None:
+    """What the machine's other work does."""
+    time.sleep(5)
+
+
 def endless_header(target: Target) -> None:
     """200 MiB of one header's value."""
     with target.connect() as connection:
@@ -243,7 +248,7 @@ def special_tokens(target: Target) -> None:
 ATTACKS: dict[str, Callable[[Target], None]] = {
     attack.__name__: attack
     for attack in (
-        endless_header, many_headers, endless_trailer, silent, half_heads, half_bodies,
+        nothing, endless_header, many_headers, endless_trailer, silent, half_heads, half_bodies,
         large_half_bodies, slow_readers, patterns, enum, all_of, nulls, unknown_fields,
         wrong_biases, deep, long_names, special_tokens,
     )

@@ -580,7 +580,10 @@ class ServeSettings(Section):
         50_000, ge=100, le=5_000_000, description="Lists and objects in a request's JSON."
     )
     max_json_values: int = Field(
-        2_000_000, ge=1000, le=100_000_000, description="Values in a request's JSON."
+        2_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="Values in a request's JSON; one with a name counts as four.",
     )
     max_url: int = Field(8192, ge=256, le=65_536, description="Longest URL of a request; 414.")
     max_header_bytes: int = Field(

@@ -29,6 +29,7 @@ from tuneserve.serve.api.batches.routes import FILES, LARGEST_UPLOAD, batch_rout
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
 from tuneserve.serve.api.browser_rules import BrowserRules, new_token
+from tuneserve.serve.api.description_page import POLICY, description_page
 from tuneserve.serve.api.errors import AnyTextResponse, ApiError
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
@@ -99,10 +100,19 @@ def create_app(service: Service) -> FastAPI:
         description="OpenAI-compatible API of a model served by tuneserve.",
         default_response_class=AnyTextResponse,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.json_limits = JsonLimits(
         settings.max_json_depth, settings.max_json_containers, settings.max_json_values
     )
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(
+            description_page(app.openapi()), headers={"Content-Security-Policy": POLICY}
+        )
+
     errors.install(app)
     _describe_without_422(app)
     app.include_router(_status_router(service, token))

@@ -8,8 +8,9 @@ none of which a page can forge:
 - `Origin`: browsers name the page that a request comes from, unless it only asks for something of
   its own origin.
 - The page's token: what pages of this server's own address send, other than by GET, has to carry
-  what only the chat page of this very process was given. A page that was left open from another
-  program on the same port, or is served beside this one behind a proxy, has it not. Where keys are
+  what the chat page of this very process was given, which no page of elsewhere can read. One that
+  was left open from another program on the same port, or is served beside this one behind a proxy,
+  is of the same origin and could read it, but does not use the server by mistake. Where keys are
   asked for, the key says as much.
 """
 

@@ -38,6 +38,7 @@ MOST_TOKENS = 1_000_000
 MOST_FIELDS = 250
 MOST_BIASES = 300_000
 """As many as the largest vocabularies have tokens."""
+LARGEST_BIAS = 100
 MOST_VARIABLES = 100
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
@@ -184,7 +185,7 @@ class GenerationRequest(RequestModel):
     """Go on to max_tokens: end tokens are not chosen."""
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MOST_STOPS)] | None = None
     """Tokens that end the answer, as end tokens do."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-LARGEST_BIAS, le=LARGEST_BIAS)]] | None = None
     """Token id (as a string) to what is added to its logit."""
     grammar: GrammarText | None = None
     """A grammar (GBNF, rule `root`) that the answer must follow."""
@@ -223,9 +224,14 @@ class GenerationRequest(RequestModel):
         for token, value in bias.items():
             if isinstance(token, str) and not token.isascii():
                 raise ValueError(f"{ascii(token)[:64]} is not a token id")
+            # The first is enough: each of many would be an error of its own.
             if not isinstance(value, int | float | None):
-                # The first is enough: each of many would be an error of its own.
                 raise ValueError(f"the bias of {ascii(token)[:64]} is not a number")
+            if value is not None and not -LARGEST_BIAS <= value <= LARGEST_BIAS:
+                raise ValueError(
+                    f"the bias of {ascii(token)[:64]} is not between {-LARGEST_BIAS} and "
+                    f"{LARGEST_BIAS}"
+                )
         return {token: value for token, value in bias.items() if value is not None}
 
     @field_validator("logit_bias")
@@ -598,10 +604,15 @@ class ChatRequest(GenerationRequest):
     """Does the prompt open a turn of the assistant's? Default true."""
     continue_final_message: bool | None = None
     """Is a last turn of the assistant's continued? Default true; false closes it."""
-    chat_template_kwargs: (
-        Annotated[dict[str, bool | int | float | str], Field(max_length=MOST_VARIABLES)] | None
-    ) = None
+    chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     """Variables for the chat template, such as enable_thinking."""
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _a_few_variables(cls, variables: Any) -> Any:
+        if isinstance(variables, dict) and len(variables) > MOST_VARIABLES:
+            raise ValueError(f"there are more than {MOST_VARIABLES} variables")
+        return variables
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:

@@ -21,11 +21,15 @@ def is_blank(line: bytes) -> bool:
     return not line.removeprefix(codecs.BOM_UTF8).strip(SPACE)
 
 
+NAMED = 4
+"""What reading a value with a name costs, in values of a list."""
+
+
 @dataclass(frozen=True)
 class JsonLimits:
     """What the structure of a text may come to: levels of lists and objects in each other, lists
-    and objects, values in all. A text of a few MB can otherwise hold millions of them, each of
-    which costs a hundred times its length."""
+    and objects, values in all (an object's value counts as NAMED). A text of a few MB can otherwise
+    hold millions of them, each of which costs a hundred times its length."""
 
     depth: int
     containers: int
@@ -35,7 +39,7 @@ class JsonLimits:
         """Raises ValueError, as a sentence, for JSON beyond the limits. It is looked at before it
         is read."""
         opened = data.count(b"[") + data.count(b"{")
-        most = opened + data.count(b",")
+        most = opened + data.count(b",") + (NAMED - 1) * data.count(b":")
         if opened <= min(self.depth, self.containers) and most <= self.values:
             return
         marks = _marks(data)
@@ -43,7 +47,8 @@ class JsonLimits:
         containers = int(np.count_nonzero(opening))
         if containers > self.containers:
             raise ValueError(f"It has more than {self.containers} lists and objects.")
-        if containers + int(np.count_nonzero(marks == ord(","))) > self.values:
+        commas, colons = (int(np.count_nonzero(marks == ord(mark))) for mark in ",:")
+        if containers + commas + (NAMED - 1) * colons > self.values:
             raise ValueError(f"It has more than {self.values} values.")
         closing = (marks == ord("]")) | (marks == ord("}"))
         levels = np.cumsum(opening.astype(np.int32) - closing.astype(np.int32), dtype=np.int32)
@@ -52,7 +57,7 @@ class JsonLimits:
 
 
 def _marks(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Brackets and commas outside of texts, in their order."""
+    """Brackets, commas and colons outside of texts, in their order."""
     plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     # Only quotes, which begin and end texts, and the marks themselves are left.
     left = np.frombuffer(plain.translate(None, _NO_MARKS), dtype=np.uint8)
@@ -60,7 +65,7 @@ def _marks(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return left[(inside == 0) & (left != ord('"'))]
 
 
-_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'"[]{},')
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'"[]{},:')
 
 
 def read_json(data: bytes) -> Any:

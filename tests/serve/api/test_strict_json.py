@@ -22,14 +22,16 @@ VALUES = st.recursive(
 
 
 def shape(value: Any) -> tuple[int, int, int]:
-    """(levels, lists and objects, commas)"""
+    """(levels, lists and objects, commas and three times the colons)"""
     if not isinstance(value, list | dict):
         return 0, 0, 0
     inner = [shape(one) for one in (value.values() if isinstance(value, dict) else value)]
     return (
         1 + max((one[0] for one in inner), default=0),
         1 + sum(one[1] for one in inner),
-        max(0, len(value) - 1) + sum(one[2] for one in inner),
+        max(0, len(value) - 1)
+        + 3 * len(value) * isinstance(value, dict)
+        + sum(one[2] for one in inner),
     )
 
 
