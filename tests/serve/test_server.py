@@ -72,6 +72,7 @@ def test_keys_a_signal_and_a_chat(
 ) -> None:  # fmt: skip
     keys = tmp_path / "keys"
     keys.write_text("first-key\n# a comment\nsecond-key\n")
+    keys.chmod(0o600)
     log = tmp_path / "log"
     with start_server(log, str(demo_gguf), "--api-key-file", str(keys)) as running:
         assert "curl http://127.0.0.1:" in running.output()
