@@ -226,7 +226,7 @@ def _run_until_signal(
         ssl_keyfile=service.settings.tls_key,
     )
     say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
-    say(_example(service, url))
+    say(_example(service, url), lines=True)
     server = Server(config, service.engine, drain_seconds=service.settings.drain_seconds)
     server.run(sockets=[listener])
     return not server.forced
