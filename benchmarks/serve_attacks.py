@@ -323,6 +323,8 @@ def running(root: Path, model: Path, arguments: list[str]) -> Iterator[Target]:
     def bounded() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, most))  # as systems have it
 
     with tempfile.NamedTemporaryFile("r+") as log:
         command = [sys.executable, "-m", "tuneserve", "serve", str(model), "--port", "0"]

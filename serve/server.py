@@ -63,8 +63,8 @@ def serve(
     if settings.batch_dir is not None:
         FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
-    for path in (settings.api_key_file, settings.admin_key_file):
-        warn_of_readable(path)
+    for key_file in (settings.api_key_file, settings.admin_key_file):
+        warn_of_readable(key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
         host, port = listener.getsockname()[:2]

@@ -138,7 +138,7 @@ class BrowserRules:
         if host.name == self._host:
             return True
         server = scope.get("server")
-        return bool(server) and host.name == address_name(server[0])
+        return server is not None and host.name == address_name(server[0])
 
     def _is_allowed(self, host: Host) -> bool:
         return any(pattern.allows(host) for pattern in self._allowed)

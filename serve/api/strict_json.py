@@ -6,6 +6,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from math import isinf
 from typing import Any, NoReturn
@@ -62,7 +63,8 @@ def _marks(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     # Only quotes, which begin and end texts, and the marks themselves are left.
     left = np.frombuffer(plain.translate(None, _NO_MARKS), dtype=np.uint8)
     inside = np.bitwise_xor.accumulate((left == ord('"')).astype(np.uint8))
-    return left[(inside == 0) & (left != ord('"'))]
+    marks: np.ndarray[Any, np.dtype[np.uint8]] = left[(inside == 0) & (left != ord('"'))]
+    return marks
 
 
 _NO_MARKS = bytes(byte for byte in range(256) if byte not in b'"[]{},:')
@@ -110,7 +112,7 @@ def _no_constant(name: str) -> NoReturn:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        known: set[str] = set()
-        twice = next(name for name, _ in pairs if name in known or known.add(name))
+        seen = Counter(name for name, _ in pairs)
+        twice = next(name for name, times in seen.items() if times > 1)
         raise _ContentError(f"It has the name {twice[:40]!a} twice in one object.")
     return made

@@ -26,7 +26,8 @@ def answer(
     server: str = "127.0.0.1",
     host: str = "127.0.0.1",
     scope: dict[str, Any] | None = None,
-    **settings: tuple[str, ...],
+    allowed: tuple[str, ...] = (),
+    origins: tuple[str, ...] = (),
 ) -> tuple[int, str]:
     """Status and code of the error; (200, '') where the application is reached."""
     sent: list[Any] = []
@@ -44,8 +45,8 @@ def answer(
     rules = BrowserRules(
         app,
         host=host,
-        allowed=settings.get("allowed", ()),
-        origins=settings.get("origins", ()),
+        allowed=allowed,
+        origins=origins,
         token=token,
     )
     given = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
@@ -136,13 +137,13 @@ def test_the_own_page_needs_its_token_where_no_key_is_asked_for() -> None:
 def test_behind_a_proxy() -> None:
     page = ("X-Tuneserve-Page", TOKEN)
     secure = ("Origin", "https://llm.example")
-    named = {"allowed": ("llm.example",)}
+    named = ("llm.example",)
     # The proxy passes the host on, or puts its own address of the server in.
-    assert answer(("Host", "llm.example"), secure, page, **named) == OK
-    assert answer(("Host", "127.0.0.1:8080"), secure, page, **named) == OK
+    assert answer(("Host", "llm.example"), secure, page, allowed=named) == OK
+    assert answer(("Host", "127.0.0.1:8080"), secure, page, allowed=named) == OK
     assert answer(("Host", "127.0.0.1:8080"), secure, page) == REFUSED_ORIGIN
     elsewhere = ("Origin", "https://llm.example:3000")
-    assert answer(("Host", "llm.example"), elsewhere, page, **named) == REFUSED_ORIGIN
+    assert answer(("Host", "llm.example"), elsewhere, page, allowed=named) == REFUSED_ORIGIN
 
 
 def test_a_page_without_tls_is_not_that_of_a_server_with_tls() -> None:
