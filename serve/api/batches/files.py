@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NotRequired, TypeVar, cast
 from tuneserve.console import human_bytes, say
 from tuneserve.durable import make_folder, sync_folder
 from tuneserve.errors import UsageError
-from tuneserve.files import atomic_path, read_json
+from tuneserve.files import atomic_path, clear_leftovers, read_json
 from tuneserve.locks import HeldError, hold
 from tuneserve.serve.api.batches.types import FileObject
 from tuneserve.serve.api.errors import ApiError
@@ -117,6 +117,7 @@ class FileStore:
 
     def _read(self) -> dict[str, StoredFile]:
         """What is there; what a killed process has not finished is removed."""
+        clear_leftovers(self._files)
         known: dict[str, StoredFile] = {}
         described = sorted(self._files.glob("file-*.json"))
         for path in described:
