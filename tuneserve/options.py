@@ -30,7 +30,10 @@ OptionNames = dict[tuple[str, str], str]
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
 OF_THE_SERVER_ALONE = {
-    "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
+    "host", "port", "insecure", "api_key_file", "tls_cert", "tls_key", "allowed_hosts",
+    "cors_origins", "log", "log_prompts", "max_bodies", "max_json_depth", "max_json_containers",
+    "max_json_values", "max_url", "max_header_bytes", "max_headers", "max_connections",
+    "max_client_connections", "send_seconds",
     "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
