@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import re
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -24,12 +22,21 @@ from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
-from tuneserve.serve.api.arrival import timed_protocol
 from tuneserve.serve.api.batches.files import FileStore
+from tuneserve.serve.api.connections import ConnectionLimits, guarded_protocol
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.offload import with_gpu_layers
+from tuneserve.serve.start_checks import (
+    BACKLOG,
+    check_admin,
+    check_log,
+    check_reach,
+    check_tls,
+    connection_limits,
+    warn_of_readable,
+)
 from tuneserve.serve.watchdog import Watchdog
 from tuneserve.settings import ServeSettings
 
@@ -51,20 +58,20 @@ def serve(
     draft = [settings.draft] if settings.draft else []
     for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
         check_is_gguf(path)
-    _check_tls(settings)
-    _check_log(settings)
-    _check_admin(settings)
+    check_tls(settings)
+    check_log(settings)
+    check_admin(settings)
     if settings.batch_dir is not None:
         FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
+    for key_file in (settings.api_key_file, settings.admin_key_file):
+        warn_of_readable(key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
         host, port = listener.getsockname()[:2]
-        if not keys and not _is_loopback(host):
-            say(
-                f"warning: {host} can be reached from other machines and no API key is asked for; "
-                "use --api-key-file, or --host 127.0.0.1"
-            )
+        if not keys:
+            check_reach(host, settings)
+        connections = connection_limits(settings)
         settings = with_gpu_layers(model_path, settings, tell=True)
         if settings.draft is not None and not settings.drafts:
             say("note: the draft model is not loaded, since speculate is off")
@@ -82,7 +89,7 @@ def serve(
             say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")
         try:
             url = _url(host, port, tls=bool(settings.tls_cert))
-            answered_all = _run_until_signal(service, listener, url=url)
+            answered_all = _run_until_signal(service, listener, connections, url=url)
         finally:
             service.close()
     if service.engine.failure is not None:
@@ -121,46 +128,6 @@ def bind(host: str, port: int) -> socket.socket:
             ) from None
         raise UsageError(f"can't listen: {error.strerror}", where=where) from error
     return listener
-
-
-def _check_tls(settings: ServeSettings) -> None:
-    """Raise UsageError unless certificate and key are both absent or both usable."""
-    if settings.tls_cert is None and settings.tls_key is None:
-        return
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise UsageError("a TLS certificate and its key belong together", where="tls_cert, tls_key")
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            settings.tls_cert, settings.tls_key
-        )
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or error
-        raise UsageError(
-            f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
-        ) from error
-
-
-def _check_admin(settings: ServeSettings) -> None:
-    """Raise UsageError if adapters are to be loaded from nowhere, or without a usable key."""
-    read_keys(settings.admin_key_file)
-    if settings.admin_key_file is not None and settings.adapter_dir is None:
-        raise UsageError(
-            "admin keys are for loading adapters, and there is no directory of them",
-            where="admin_key_file",
-            hint="Add --adapter-dir DIR.",
-        )
-    if settings.adapter_dir is not None and not settings.adapter_dir.is_dir():
-        raise UsageError("no such directory", where=str(settings.adapter_dir))
-
-
-def _check_log(settings: ServeSettings) -> None:
-    """Raise UsageError if prompts are to be in a log that has no place for them."""
-    if settings.log_prompts and settings.log != "json":
-        raise UsageError(
-            f"prompts are written to the JSON log only, and the log is '{settings.log}'",
-            where="log_prompts",
-            hint="Add --log json.",
-        )
 
 
 LAST_WORDS_SECONDS = 0.4
@@ -260,7 +227,9 @@ def _end_process() -> None:
     os._exit(EXIT_FORCED)
 
 
-def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> bool:
+def _run_until_signal(
+    service: Service, listener: socket.socket, limits: ConnectionLimits, *, url: str
+) -> bool:
     """Returns whether all requests that were taken were answered."""
     config = uvicorn.Config(
         create_app(service),
@@ -268,12 +237,14 @@ def _run_until_signal(service: Service, listener: socket.socket, *, url: str) ->
         access_log=False,
         server_header=False,
         timeout_keep_alive=service.settings.keep_alive_seconds,
-        http=timed_protocol(service.settings.receive_seconds),
+        http=guarded_protocol(limits, service.metrics.refused),
+        ws="none",
+        backlog=min(BACKLOG, limits.max_connections),
         ssl_certfile=service.settings.tls_cert,
         ssl_keyfile=service.settings.tls_key,
     )
     say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
-    say(_example(service, url))
+    say(_example(service, url), lines=True)
     server = Server(config, service.engine, drain_seconds=service.settings.drain_seconds)
     server.run(sockets=[listener])
     return not server.forced
@@ -293,7 +264,3 @@ def _example(service: Service, url: str) -> str:
 def _url(host: str, port: int, *, tls: bool) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
     return f"{'https' if tls else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -17,7 +17,7 @@ from tuneserve.chat.template_traits import template_traits
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
-from tuneserve.serve.api.errors import ApiError, too_long
+from tuneserve.serve.api.errors import LONGEST_SHOWN, ApiError, too_long
 from tuneserve.serve.api.lora_scales import LoraScale, chosen_adapter
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
@@ -174,6 +174,7 @@ class Service:
             return self.default
         if asked in self.names:
             return asked
+        asked = asked[:LONGEST_SHOWN]  # Of a path it has no bound, and comparing takes its square.
         raise ApiError(
             404,
             f"There is no model '{asked}' here ({nearest(asked, self.names)}).",

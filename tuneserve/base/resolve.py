@@ -13,8 +13,10 @@ from typing import Any
 from tuneserve.base.import_gguf import import_gguf
 from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import cache_directory, locked, sha256_file, sha256_text
+from tuneserve.files import cache_directory, sha256_text
 from tuneserve.gguf.parts import part_paths
+from tuneserve.identity import known_sha256
+from tuneserve.locks import locked
 from tuneserve.model_files import check_config
 from tuneserve.safetensors import checkpoint_tensors, weight_files
 
@@ -132,7 +134,7 @@ def source_gguf(spec: str, checkpoint: Path) -> Path | None:
         path = Path(spec)
     else:
         return None
-    same = path.is_file() and checkpoint.name.endswith(f"-{sha256_file(path)[:16]}")
+    same = path.is_file() and checkpoint.name.endswith(f"-{known_sha256(path)[:16]}")
     return path if same else None
 
 
@@ -142,7 +144,7 @@ def _imported(gguf: Path, spec: str, setting: str) -> ResolvedBase:
     name = short_name(gguf)
     if missing := [part for part in part_paths(gguf) if not part.is_file()]:
         raise UsageError("no such file", where=str(missing[0]), hint=f"It is a part of {gguf}.")
-    digest = sha256_text("".join(map(sha256_file, part_paths(gguf))))
+    digest = sha256_text("".join(map(known_sha256, part_paths(gguf))))
     key = f"{name}-v{IMPORT_VERSION}-{digest[:16]}"
     target = cache_directory() / "bases" / key
     if not target.is_dir():
