@@ -98,6 +98,8 @@ def test_figures_are_those_of_the_answers(
         assert found.perplexity_row(name) in page
     smallest = again["All prompts"].smallest
     assert f"A true difference of {100 * smallest:.1f} points would be shown 4 times in 5." in page
+    kinds, share = ("sources", "22.1 %") if per_source > 1 else ("prompts", "4.9 %")
+    assert f"Kinds of {kinds} that make up less than {share} of all may be seen in none" in page
     elsewhere = recomputed([row for row in rows if row["task"] == GENERAL])
     assert elsewhere.table_row("All", elsewhere.p) in page
     # The file's figures agree to far more digits than are printed.
