@@ -184,8 +184,8 @@ def enough_to_exclude(
     wanted = ((by_chance + math.sqrt(by_chance**2 + 4 * margin * unseen)) / (2 * margin)) ** 2
     if wanted <= 1:
         return None
-    digits = max(0, math.floor(math.log10(wanted)) - 1)
-    return math.ceil(wanted / 10**digits) * 10**digits
+    step = int(10 ** max(0, math.floor(math.log10(wanted)) - 1))
+    return math.ceil(wanted / step) * step
 
 
 def detectable_pairs(discordant_share: float, pairs: float, level: float = 0.05) -> float:
