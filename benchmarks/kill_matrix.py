@@ -156,6 +156,9 @@ def stages_of(shop: Workshop) -> dict[str, Stage]:
 
 def import_ahead(names: list[str]) -> None:
     """What the forks would otherwise import, each by itself."""
+    import gguf  # noqa: F401
+    import llama_cpp  # noqa: F401
+
     import tuneserve.bench.stage
     import tuneserve.convert.stage
 
@@ -166,6 +169,8 @@ def import_ahead(names: list[str]) -> None:
         import tuneserve.finetune.training.answer_trainer
         import tuneserve.finetune.training.callbacks
         import tuneserve.finetune.training.stage
+    from transformers import AutoConfig, AutoTokenizer  # noqa: F401
+
     import tuneserve.base.import_gguf
 
     # A process of its own, which takes seconds and leaves nothing.

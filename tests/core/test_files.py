@@ -242,3 +242,14 @@ def test_a_folder_that_takes_no_files_is_named(place: str, folder: str) -> None:
     with pytest.raises(UsageError, match="nothing can be written") as caught:
         write_text(Path(place), "x")
     assert caught.value.where == folder
+
+
+def test_numpys_own_words_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "3145728 requested and 1048576 written"
+    with pytest.raises(OSError, match="requested") as caught, errors_named(tmp_path):
+        raise OSError(said)  # there is room: it is something else
+    assert caught.value.errno is None
+    monkeypatch.setattr("tuneserve.files._room", lambda _: 0)
+    with pytest.raises(OSError, match="No space left") as caught, errors_named(tmp_path):
+        raise OSError(said)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
