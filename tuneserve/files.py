@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.durable import exchange, make_folder, sync_folder, sync_tree
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
 _ASIDE = ".replaced"
@@ -280,8 +280,22 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def home_directory() -> Path:
+    """The user's. Raises TuneserveError if the system knows of none, as in a container that runs
+    under a number without a name."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise TuneserveError(
+            "this user has no home directory",
+            where="HOME",
+            hint="Set HOME to a folder that can be written.",
+        ) from error
+
+
 def cache_directory() -> Path:
-    """Where downloads and imported base models are kept: $TUNESERVE_CACHE, or the XDG cache."""
+    """Where downloads and imported base models are kept: $TUNESERVE_CACHE, or the XDG cache. Raises
+    TuneserveError if there is no place for it."""
     if chosen := os.environ.get("TUNESERVE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneserve"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_directory() / ".cache") / "tuneserve"

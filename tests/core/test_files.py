@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import (
     atomic_path,
+    cache_directory,
     errors_named,
     read_json,
     read_text,
@@ -253,3 +254,16 @@ def test_numpys_own_words_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space left") as caught, errors_named(tmp_path):
         raise OSError(said)
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TUNESERVE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(TuneserveError, match="no home directory") as caught:
+        cache_directory()
+    assert "Set HOME" in caught.value.hint
