@@ -32,6 +32,7 @@ from tuneserve.cli import main as tuneserve
 from tuneserve.files import sha256_file
 from tuneserve.run import RunDirectory
 
+LIGHT = (DATA, RUN_RECORD, SPLIT, JOURNAL, BATCHES, EXPORT)
 RUN = Path("runs") / "a"
 KIND = "Q8_0"
 TRAIN = (
@@ -143,7 +144,7 @@ def stages_of(shop: Workshop) -> dict[str, Stage]:
 
     gguf = str(RUN / "gguf" / f"base-{KIND}.gguf")
     found = [
-        DATA, RUN_RECORD, SPLIT, JOURNAL, BATCHES, EXPORT,
+        *LIGHT,
         shop.stage("train", (), train, trained, "--skip-done"),
         shop.stage("train --force", (other,), train, trained, "--force"),
         shop.stage("convert", (train,), CONVERT, converted, "--skip-done"),
@@ -194,8 +195,9 @@ def run() -> int:
         shop = Workshop(Path(folder))
         stages = stages_of(shop)
         names = options.stages.split(",") if options.stages else list(stages)
-        import_ahead(names)
-        shop.make_base()
+        if not {stage.name for stage in LIGHT}.issuperset(names):
+            import_ahead(names)
+            shop.make_base()
         table, problems = {}, []
         for name in names:
             began = time.monotonic()
