@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tuneserve.errors import UsageError
 from tuneserve.identity import known_sha256
@@ -33,7 +33,7 @@ class GGUFRecord(Record):
     path: str
     size_bytes: int
     sha256: str
-    quantization: str
+    quantization: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")  # part of a file's name
     mixture: str = ""
 
     @property
@@ -53,6 +53,14 @@ class ConvertInputs(Record):
 
     base: str
     adapter: dict[str, str]
+
+    @field_validator("adapter")
+    @classmethod
+    def _of_the_adapter(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise ValueError(f"{name!r} names a file outside the adapter")
+        return files
 
 
 class MergedInto(Record):

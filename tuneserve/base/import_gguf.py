@@ -13,6 +13,7 @@ from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.files import atomic_path, check_replaceable, write_json
 from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.parts import open_whole
+from tuneserve.llama.trial import check_loadable
 
 
 def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
@@ -28,6 +29,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
         _check_replaceable(target, force=force)
     gguf = open_whole(source)
     architecture = by_gguf_name(gguf.architecture)
+    check_loadable(gguf.path)
     config = checkpoint_config(gguf, architecture)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
     with atomic_path(target) as directory:
