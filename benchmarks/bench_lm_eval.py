@@ -24,7 +24,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuneserve.bench.measure.journal import Key
+    from tuneserve.bench.measure.measure import Contender, Workload
 
 PROMPTS = 150
 NEAR_TIE = 0.02
@@ -72,8 +76,6 @@ metric_list:
 """,
     "second_half": """\
 output_type: multiple_choice
-training_split: train
-num_fewshot: 2
 doc_to_text: "{{first}}"
 doc_to_choice: "{{[right] + others if place == 0 else others[:place] + [right] + others[place:]}}"
 doc_to_target: "{{place}}"
@@ -157,7 +159,7 @@ def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) 
         texts={},
     )
     found: Samples = {}
-    with Journal(folder / f"journal-{'chat' if chat else 'text'}") as journal:
+    with Journal(folder / "journal", "", keys_of(model, workload, contender)) as journal:
         measure_answers(contender, workload, journal)
         for path, work in zip(tasks, works, strict=True):
             likelihoods: dict[str, list[float]] = {}
@@ -181,6 +183,16 @@ def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) 
     return found
 
 
+def keys_of(model: Path, workload: Workload, contender: Contender) -> dict[Key, str]:
+    """The keys of what is measured, so that each measurement is taken once."""
+    from tuneserve.bench.measure.keys import model_conditions, model_keys
+    from tuneserve.files import sha256_file
+    from tuneserve.run import processor
+
+    conditions = model_conditions(sha256_file(model), None, contender.serve, processor())
+    return model_keys("model", conditions, workload, contender.bench, contender.serve)
+
+
 def ask_lm_eval(job: dict[str, Any]) -> None:
     """Run lm-eval (in an environment that has it), and write its samples."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -194,6 +206,7 @@ def ask_lm_eval(job: dict[str, Any]) -> None:
         task_manager=TaskManager(include_path=job["folder"], include_defaults=False),
         apply_chat_template=job["chat"],
         fewshot_as_multiturn=job["chat"],
+        use_cache=job["cache"],
         bootstrap_iters=0,
         log_samples=True,
     )
@@ -214,7 +227,7 @@ def theirs(
     target = folder / "lm-eval.json"
     job = {
         "folder": str(folder), "tasks": [path.stem for path in tasks], "target": str(target),
-        "chat": mode == "chat template",
+        "chat": mode == "chat template", "cache": str(folder / f"cache-{mode}"),
         "model_args": {
             "model": "model", "base_url": f"{url}/v1/completions", "max_length": options.ctx,
             "tokenizer": str(folder / "tokenizer"), "tokenizer_backend": "huggingface",
@@ -294,6 +307,8 @@ def main() -> int:
     parser.add_argument("--python", help="of an environment with lm_eval")
     parser.add_argument("--prompts", type=int, default=PROMPTS)
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=list(MODES))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
+    parser.add_argument("--folder", type=Path, help="keep what is measured here, and use it again")
     parser.add_argument("--ctx", type=int, default=2048, help="of one prompt")
     parser.add_argument("--serve", nargs="*", default=[], help="further options of the server")
     parser.add_argument("--json", type=Path, help="write the result to this file")
@@ -309,9 +324,10 @@ def main() -> int:
 
     rows = []
     with tempfile.TemporaryDirectory(prefix="lm-eval-") as name:
-        folder = Path(name)
+        folder = options.folder or Path(name)
         tasks = write_tasks(options.data, folder, options.prompts)
-        (folder / "tokenizer").mkdir()
+        tasks = [path for path in tasks if path.stem in options.tasks]
+        (folder / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(GGUFFile(options.model), folder / "tokenizer")
         mine = {
             chat: ours(options.model, tasks, folder, chat=chat, ctx=options.ctx)
