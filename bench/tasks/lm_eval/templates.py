@@ -1,21 +1,22 @@
-"""What a task's fields make of its documents: columns, or Jinja templates rendered in a sandbox.
+"""What a task's fields make of its documents: columns, or Jinja templates.
 
-Templates see the columns of a document as variables; a name that is none of them is an error.
-Blank lines and the last line's end stay as they are written.
+Templates are rendered in a sandbox, in a process with a limit of time and memory. They see
+the columns of a document as variables; a name that is none of them is an error. Blank lines and the
+last line's end stay as they are written.
 """
 
 from __future__ import annotations
 
-import re
 from ast import literal_eval
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tuneserve.bench.tasks.lm_eval.documents import Document
+from tuneserve.chat.render_process import as_json
+from tuneserve.chat.renderers import RenderLimitError, render_apart
+from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
 from tuneserve.errors import UsageError
 from tuneserve.recipe import nearest
-
-LONGEST_TEMPLATE = 256 * 1024
 
 
 class FieldReader:
@@ -118,36 +119,36 @@ def _wrong(document: Document, key: Sequence[str], value: Any, expected: str) ->
 
 
 def _render(source: str, documents: Sequence[Document], place: str, name: str) -> list[str]:
-    """The template's text for each document. Raises UsageError where it can't be compiled, or fails
-    for one of them."""
-    import jinja2
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    """The template's text for each document. Raises UsageError where it can't be compiled, fails
+    for one of them, or takes too much time or memory."""
+    from tuneserve.chat.sandbox import AS_TEXT
 
-    if len(source) > LONGEST_TEMPLATE:
-        raise UsageError(f"{name}: is longer than {LONGEST_TEMPLATE:,} characters", where=place)
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True
-    )
-    environment.filters["regex_replace"] = _regex_replace
+    if len(source) > MAX_TEMPLATE_CHARACTERS:
+        raise UsageError(
+            f"{name}: is longer than {MAX_TEMPLATE_CHARACTERS:,} characters", where=place
+        )
     try:
-        template = environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise UsageError(f"{name}: the template can't be read: {error}", where=place) from error
+        outcomes = render_apart(
+            AS_TEXT + source, [as_json(document.values) for document in documents]
+        )
+    except RenderLimitError as error:
+        raise UsageError(f"{name}: the template {error}", where=place) from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{name}: a value is no JSON: {error}", where=place) from None
     found = []
-    for document in documents:
-        try:
-            found.append(template.render(document.values))
-        except Exception as error:
-            # Foreign code: whatever it raises is its failure, not ours.
+    for document, (kind, text) in zip(documents, outcomes, strict=True):
+        if kind == "broken":
+            raise UsageError(f"{name}: the template can't be read: {text}", where=place)
+        if kind != "text":
+            reason = _LIMITS.get(kind, text)
             columns = ", ".join(document.values)
             raise UsageError(
-                f"{name} (of {place}) fails here: {error}",
+                f"{name} (of {place}) fails here: {reason}",
                 where=document.where,
-                hint=f"Columns: {columns}" if isinstance(error, jinja2.UndefinedError) else "",
-            ) from error
+                hint=f"Columns: {columns}" if " is undefined" in text else "",
+            )
+        found.append(text)
     return found
 
 
-def _regex_replace(text: str, pattern: str, replacement: str, count: int = 0) -> str:
-    """lm-eval's own filter of templates."""
-    return re.sub(pattern, replacement, text, count=count)
+_LIMITS = {"memory": "it takes too much memory", "long": "it writes far more than it is given"}

@@ -217,6 +217,7 @@ def test_other_tasks_leave_task_files_alone(tmp_path: Path) -> None:
         (("{{question}}", "{{question"), 6, "the template can't be read"),
         (("{{question}}", "{{questoin}}"), -1, "'questoin' is undefined"),
         (("{{question}}", "{{question.__class__.mro()}}"), -1, "fails here"),
+        (("{{question}}", "{{ 'x' * 10**9 }}"), -1, "takes too much memory"),
         (("doc_to_target: answer", "doc_to_target: 2"), -1, "there is no choice 2: there are 2"),
         (("doc_to_target: answer", "doc_to_target: blau"), -1, "'blau' is none of the choices"),
     ],
@@ -304,3 +305,10 @@ def test_a_column_that_some_lack_is_empty(tmp_path: Path) -> None:
     body = CHOOSING.replace("{{question}}", "{{question}}{% if hint %} ({{hint}}){% endif %}")
     task = read_one(write_task(tmp_path, body, rows))
     assert [one.context for one in task.references][::3] == ["The sky is", "The sky is (look up)"]
+
+
+def test_a_template_keeps_its_white_space_and_may_replace(tmp_path: Path) -> None:
+    text = "doc_to_text: \"{% if answer %}\\n{{question | regex_replace('s+', 'z')}}\\n{% endif %}\\n\""
+    body = CHOOSING.replace('doc_to_text: "{{question}}"', text)
+    task = read_one(write_task(tmp_path, body, ROWS[2:]))
+    assert task.references[0].context == "\nIce iz\n\n"
