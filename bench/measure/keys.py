@@ -106,11 +106,16 @@ def _answer_keys(
             model,
             ANSWER,
             bench.parallel,
-            [[request.encoded.prompt, request.max_tokens] for request in block],
+            [_asked(request) for request in block],
         )
         for place, request in enumerate(block):
             keys[ANSWER, name, request.id] = digest(shared, place)
     return keys
+
+
+def _asked(request: AnswerRequest) -> list[Any]:
+    asked = [request.encoded.prompt, request.max_tokens]
+    return asked if request.until is None else [*asked, request.until]
 
 
 def served_keys(
