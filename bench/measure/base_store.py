@@ -6,16 +6,18 @@ what is found is what would be measured. The files used last are kept, up to a l
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tuneserve.bench.measure.journal import Journal, Row
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, LIKELIHOOD, NOISE_FLOOR, TEXT
-from tuneserve.files import locked
+from tuneserve.durable import Appended
+from tuneserve.locks import locked
 
 FOLDER = ".base-measurements"
 MOST_BYTES = 1 << 30
@@ -70,9 +72,9 @@ class BaseStore:
                 self.path.unlink()
                 lines = [_line(row) for row in rows.values()]
             # A line that a kill cut in two must not swallow the next one.
-            with self.path.open("ab") as file:
-                file.write(b"\n" if file.tell() else b"")
-                file.writelines(lines)
+            begun = self.path.is_file() and self.path.stat().st_size
+            with contextlib.closing(Appended(self.path, seconds=math.inf)) as file:
+                file.write(b"\n" * bool(begun) + b"".join(lines))
             self._drop_oldest()
 
     def _read(self, wanted: Collection[str] | Mapping[str, Any]) -> dict[str, Row]:
@@ -80,7 +82,7 @@ class BaseStore:
         found: dict[str, Row] = {}
         with self.path.open("rb") as file:
             for line in file:
-                with suppress(ValueError, KeyError, TypeError, RecursionError):
+                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
                     row = json.loads(line)
                     if row["key"] in wanted and isinstance(row["value"], dict):
                         found[row["key"]] = Row(row["key"], row["value"], str(row["made"]))

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from tuneserve.durable import Appended
 from tuneserve.files import atomic_path
 
 Key = tuple[str, str, str]
 """(kind of measurement, model, example id)"""
 JOURNAL_FORM = 2
 MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
+SYNC_SECONDS = 1.0
 FINISHED = {"finished": True}
 
 
@@ -34,7 +36,8 @@ class Row:
 
 
 class Journal:
-    """Measurements by kind, model and example; each `add` is on disk when it returns.
+    """Measurements by kind, model and example. Each `add` survives a kill when it returns, and a
+    loss of power `SYNC_SECONDS` later.
 
     `keys` are those under which measurements are made now; `fingerprint` is the key of those that
     it does not name. `conditions` says in words what the keys are made of, for each model: it is
@@ -64,7 +67,7 @@ class Journal:
         if self.damaged or too_large or not kept:
             with atomic_path(path) as whole:
                 whole.write_bytes(b"".join(kept or [_line({"journal": JOURNAL_FORM})]))
-        self._file = path.open("ab")
+        self._file = Appended(path, seconds=SYNC_SECONDS)
         if self._conditions and self._conditions != self._before:
             self._append({"conditions": self._conditions})
 
@@ -109,6 +112,7 @@ class Journal:
         """Everything is measured and the report is written."""
         if not self.is_finished:
             self._append(FINISHED)
+            self._file.sync()
         self.is_finished = True
 
     def notes(self) -> list[str]:
@@ -137,7 +141,6 @@ class Journal:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         self._file.write(_line(row))
-        self._file.flush()
 
     def _lines_in_use(self) -> list[bytes]:
         return [

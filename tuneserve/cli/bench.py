@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuneserve.cli.common import later_stage_settings, select_run, stage_options
+from tuneserve.cli.common import allow_code_option, later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.errors import TuneserveError
 from tuneserve.options import BENCH_FIELDS, settings_options
@@ -20,6 +20,7 @@ EXIT_WORSE = 3
 
 @click.command()
 @stage_options
+@allow_code_option
 @click.option(
     "--rescore",
     is_flag=True,
