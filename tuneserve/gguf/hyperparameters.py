@@ -82,9 +82,9 @@ class _Values:
 def _type_problems(values: _Values) -> Iterator[tuple[str, str]]:
     for key in (*_COUNTS, *_BY_LAYER):
         value = values.entries.get(key)
-        found = value if isinstance(value, list) and key in _BY_LAYER else [value]
         if value is None:
             continue
+        found = value if isinstance(value, list) and key in _BY_LAYER else [value]
         if not all(type(one) is int for one in found):
             yield key, f"{values.shown(key)}, and must be a whole number"
         elif any(not 0 <= one <= LARGEST_INT32 for one in found):
