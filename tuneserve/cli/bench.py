@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuneserve.cli.common import later_stage_settings, select_run, stage_options
+from tuneserve.cli.common import (
+    later_stage_settings,
+    select_run,
+    show_ranking,
+    stage_options,
+)
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.errors import TuneserveError
 from tuneserve.options import BENCH_FIELDS, settings_options
@@ -123,6 +128,8 @@ def show(report: Report) -> None:
         say(report.judge.describe())
     if report.ladder:
         _show_ladder(report.ladder)
+    if report.ranking:
+        show_ranking(report.ranking, "score" if report.accuracy.graded else "right")
     say(report.verdict.sentence)
     say(report.forgetting.sentence)
 
