@@ -97,7 +97,13 @@ def command(
 
 def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
-    from tuneserve.bench.compare.figures import number, points, points_interval, rate
+    from tuneserve.bench.compare.figures import (
+        memory,
+        number,
+        points,
+        points_interval,
+        rate,
+    )
 
     groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
     everything = ("All", report.accuracy, report.perplexity)
@@ -120,7 +126,7 @@ def show(report: Report) -> None:
     for level in report.load:
         say(
             f"tuned, clients at once: {level.clients}, {rate(level.throughput)} tok/s, "
-            f"first token after {level.first_token_median:.2f} s"
+            f"first token after {level.first_token_median:.2f} s, {memory(level.memory)} MiB of RAM"
         )
     for cost in report.costs:
         say(f"clients at once: {cost.clients}, {cost.describe()}")
