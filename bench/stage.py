@@ -17,6 +17,7 @@ from tuneserve.bench.compare.judge import read_labels, requests_of
 from tuneserve.bench.compare.pairs import FAILED
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
+from tuneserve.bench.conditions import describe_endpoint
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
 from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.base_store import BaseStore
@@ -24,6 +25,7 @@ from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
 from tuneserve.bench.measure.measure import (
+    ANSWER,
     ENDPOINT,
     NOISE_FLOOR,
     measure,
@@ -167,6 +169,9 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
         others[NOISE_FLOOR] = "base"
     if job.settings.endpoint:
         measure_endpoint(job.asked.encoded, job.settings, journal)
+        ids = [item.example.id for item in job.asked.encoded]
+        answers = [journal.get(ANSWER, ENDPOINT, each) for each in ids]
+        job.conditions["Endpoint"] = describe_endpoint(job.settings, answers)
         others[ENDPOINT] = "tuned"
     if job.settings.judge:
         measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)

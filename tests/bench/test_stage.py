@@ -71,6 +71,7 @@ def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory
     again, endpoint = report["others"]
     assert (again["name"], again["against"]) == ("base again", "base")
     assert (endpoint["name"], endpoint["against"]) == ("endpoint", "tuned")
+    assert report["conditions"]["Endpoint"].endswith("/v1, the first model that it lists; greedy")
     rows = [row for row in answers(finished_run) if row["task"] == HELD_OUT]
     right = sum(row["others"]["endpoint"]["score"] for row in rows)
     assert endpoint["accuracy"]["tuned"]["value"] == pytest.approx(right / 10)
