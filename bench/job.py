@@ -33,9 +33,9 @@ from tuneserve.bench.tasks.tasks import (
 )
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.convert.result import ConvertOutput, GainKept, GGUFRecord
+from tuneserve.convert.result import ConvertOutput, GainKept, verified_hash
 from tuneserve.errors import UsageError
-from tuneserve.files import remove, sha256_file
+from tuneserve.files import remove
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.finetune.training.trained_files import check_trained_files
 from tuneserve.run import RunDirectory, processor
@@ -149,8 +149,8 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     tuned, lora = converted.files(run)
     paths = {"base": run.base_gguf(quantization), "tuned": tuned}
     hashes = {
-        "base": _verified_hash(paths["base"], converted.base, run),
-        "tuned": _verified_hash(lora or tuned, converted.tuned, run),
+        "base": verified_hash(paths["base"], converted.base, run),
+        "tuned": verified_hash(lora or tuned, converted.tuned, run),
     }
     if trained := run.finished("train", TrainOutput):
         # The base itself is not read here: what is measured are the GGUFs, whose hashes are known.
@@ -244,15 +244,3 @@ def _requests(asked: Asked, settings: BenchSettings) -> list[AnswerRequest]:
         )
         for item in asked.encoded
     ]
-
-
-def _verified_hash(path: Path, recorded: GGUFRecord, run: RunDirectory) -> str:
-    """The file's SHA-256, which must be the one that the conversion recorded."""
-    again = f"Make it again: tuneserve convert --run {run.name} --force"
-    if not path.is_file():
-        raise UsageError("no such GGUF", where=str(path), hint=again)
-    digest = sha256_file(path)
-    if digest != recorded.sha256:
-        message = "is not the file that the conversion made (its SHA-256 differs)"
-        raise UsageError(message, where=str(path), hint=again)
-    return digest

@@ -34,12 +34,12 @@ from tuneserve.bench.measure.measure import (
 )
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
 from tuneserve.bench.report.assemble import make_report, summary
-from tuneserve.bench.report.pages import write_report
+from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult
 from tuneserve.console import say
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError
-from tuneserve.files import remove
+from tuneserve.files import check_replaceable, remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -73,6 +73,7 @@ def run_bench(
         return done
     if run.bench.exists() and not (force or rescore):
         raise OutputExistsError(run.bench, hint=AGAIN)
+    check_replaceable(run.bench, REPORT_FILES, what="benchmark")
     read_labels(recipe.bench.judge_labels)  # what is wrong with them comes out before measuring
     job = prepare(run, recipe, converted)
     prepared = prepare_rivals(rivals, job)

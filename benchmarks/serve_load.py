@@ -138,7 +138,7 @@ async def ask(peer: Peer, question: str, load: Load) -> Sample:
         body["stream_options"] = {"include_usage": True}
     data = json.dumps(body).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     started = time.perf_counter()

@@ -272,7 +272,7 @@ async def leave(url: str, asked: Asked, chance: random.Random) -> None:
     host, _, port = url.removeprefix("http://").partition(":")
     _, writer = await asyncio.open_connection(host, int(port))
     head = (
-        f"POST {asked.path} HTTP/1.1\r\nHost: soak\r\n"
+        f"POST {asked.path} HTTP/1.1\r\nHost: localhost\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     sent = head.encode() + data

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from tuneserve.errors import UsageError
+from tuneserve.identity import known_sha256
 from tuneserve.records import Number, Record
 from tuneserve.run import RunDirectory
 
@@ -31,7 +33,7 @@ class GGUFRecord(Record):
     path: str
     size_bytes: int
     sha256: str
-    quantization: str
+    quantization: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")  # part of a file's name
     mixture: str = ""
 
     @property
@@ -51,6 +53,14 @@ class ConvertInputs(Record):
 
     base: str
     adapter: dict[str, str]
+
+    @field_validator("adapter")
+    @classmethod
+    def _of_the_adapter(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in files:
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise ValueError(f"{name!r} names a file outside the adapter")
+        return files
 
 
 class MergedInto(Record):
@@ -206,6 +216,19 @@ class ConvertResult(ConvertOutput):
     updates: list[TensorUpdate] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
     before_repair: GainKept | None = None
+
+
+def verified_hash(path: Path, recorded: GGUFRecord, run: RunDirectory) -> str:
+    """The file's SHA-256, which must be the one that the conversion recorded. Raises UsageError if
+    it is not, or there is no such file."""
+    again = f"Make it again: tuneserve convert --run {run.name} --force"
+    if not path.is_file():
+        raise UsageError("no such GGUF", where=str(path), hint=again)
+    digest = known_sha256(path)
+    if digest != recorded.sha256:
+        message = "is not the file that the conversion made (its SHA-256 differs)"
+        raise UsageError(message, where=str(path), hint=again)
+    return digest
 
 
 class AdapterResult(Record):

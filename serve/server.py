@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import ipaddress
 import os
 import re
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
@@ -24,12 +22,22 @@ from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
-from tuneserve.serve.api.arrival import timed_protocol
 from tuneserve.serve.api.batches.files import FileStore
+from tuneserve.serve.api.connections import ConnectionLimits, guarded_protocol
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.offload import with_gpu_layers
+from tuneserve.serve.start_checks import (
+    BACKLOG,
+    check_admin,
+    check_log,
+    check_reach,
+    check_tls,
+    connection_limits,
+    warn_of_readable,
+)
+from tuneserve.serve.watchdog import Watchdog
 from tuneserve.settings import ServeSettings
 
 
@@ -50,20 +58,20 @@ def serve(
     draft = [settings.draft] if settings.draft else []
     for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
         check_is_gguf(path)
-    _check_tls(settings)
-    _check_log(settings)
-    _check_admin(settings)
+    check_tls(settings)
+    check_log(settings)
+    check_admin(settings)
     if settings.batch_dir is not None:
         FileStore(settings.batch_dir, most_bytes=0).close()
     keys = read_keys(settings.api_key_file)
+    for key_file in (settings.api_key_file, settings.admin_key_file):
+        warn_of_readable(key_file)
     listener = bind(settings.host, settings.port)
     with contextlib.closing(listener):
         host, port = listener.getsockname()[:2]
-        if not keys and not _is_loopback(host):
-            say(
-                f"warning: {host} can be reached from other machines and no API key is asked for; "
-                "use --api-key-file, or --host 127.0.0.1"
-            )
+        if not keys:
+            check_reach(host, settings)
+        connections = connection_limits(settings)
         settings = with_gpu_layers(model_path, settings, tell=True)
         if settings.draft is not None and not settings.drafts:
             say("note: the draft model is not loaded, since speculate is off")
@@ -81,7 +89,7 @@ def serve(
             say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")
         try:
             url = _url(host, port, tls=bool(settings.tls_cert))
-            answered_all = _run_until_signal(service, listener, url=url)
+            answered_all = _run_until_signal(service, listener, connections, url=url)
         finally:
             service.close()
     if service.engine.failure is not None:
@@ -122,50 +130,14 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _check_tls(settings: ServeSettings) -> None:
-    """Raise UsageError unless certificate and key are both absent or both usable."""
-    if settings.tls_cert is None and settings.tls_key is None:
-        return
-    if settings.tls_cert is None or settings.tls_key is None:
-        raise UsageError("a TLS certificate and its key belong together", where="tls_cert, tls_key")
-    try:
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            settings.tls_cert, settings.tls_key
-        )
-    except (OSError, ssl.SSLError) as error:
-        reason = error.strerror or error
-        raise UsageError(
-            f"not a usable TLS certificate and key: {reason}", where=str(settings.tls_cert)
-        ) from error
-
-
-def _check_admin(settings: ServeSettings) -> None:
-    """Raise UsageError if adapters are to be loaded from nowhere, or without a usable key."""
-    read_keys(settings.admin_key_file)
-    if settings.admin_key_file is not None and settings.adapter_dir is None:
-        raise UsageError(
-            "admin keys are for loading adapters, and there is no directory of them",
-            where="admin_key_file",
-            hint="Add --adapter-dir DIR.",
-        )
-    if settings.adapter_dir is not None and not settings.adapter_dir.is_dir():
-        raise UsageError("no such directory", where=str(settings.adapter_dir))
-
-
-def _check_log(settings: ServeSettings) -> None:
-    """Raise UsageError if prompts are to be in a log that has no place for them."""
-    if settings.log_prompts and settings.log != "json":
-        raise UsageError(
-            f"prompts are written to the JSON log only, and the log is '{settings.log}'",
-            where="log_prompts",
-            hint="Add --log json.",
-        )
-
-
 LAST_WORDS_SECONDS = 0.4
 """Time that requests get to be told of a forced stop."""
 FORCED_SECONDS = 0.8
 """From a forced stop to the end of the process, whatever its threads do."""
+STALLED_SECONDS = 60.0
+"""Without a turn of the event loop: then the process ends."""
+CLOSING_SECONDS = 10.0
+"""The same beyond `drain_seconds`, when the server stops."""
 EXIT_FORCED = 1
 CUT_OFF = "stopped before all requests were answered"
 
@@ -181,10 +153,12 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._hurry = threading.Event()
+        self._watchdog = Watchdog(engine, seconds=STALLED_SECONDS)
         self.forced = False
         """Were requests ended before they were answered?"""
 
     async def on_tick(self, counter: int) -> bool:
+        self._watchdog.look()
         return await super().on_tick(counter) or self._engine.failure is not None
 
     @contextlib.contextmanager
@@ -215,6 +189,7 @@ class Server(uvicorn.Server):
         timer.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watchdog.allow(self._drain_seconds + CLOSING_SECONDS)
         draining = asyncio.create_task(super().shutdown(sockets))
         deadline = time.monotonic() + self._drain_seconds
         while not draining.done() and not self._hurry.is_set() and time.monotonic() < deadline:
@@ -233,6 +208,16 @@ class Server(uvicorn.Server):
         await draining
         if self.force_exit:
             await self.lifespan.shutdown()
+        await self._stop_engine(deadline)
+        self._watchdog.close()
+
+    async def _stop_engine(self, deadline: float) -> None:
+        """Its last step may be one that nobody waits for any more, or that hangs."""
+        self._engine.stop()
+        while self._engine.is_running and not self._hurry.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._engine.is_running:
+            self._end_soon()
 
 
 def _end_process() -> None:
@@ -242,7 +227,9 @@ def _end_process() -> None:
     os._exit(EXIT_FORCED)
 
 
-def _run_until_signal(service: Service, listener: socket.socket, *, url: str) -> bool:
+def _run_until_signal(
+    service: Service, listener: socket.socket, limits: ConnectionLimits, *, url: str
+) -> bool:
     """Returns whether all requests that were taken were answered."""
     config = uvicorn.Config(
         create_app(service),
@@ -250,12 +237,14 @@ def _run_until_signal(service: Service, listener: socket.socket, *, url: str) ->
         access_log=False,
         server_header=False,
         timeout_keep_alive=service.settings.keep_alive_seconds,
-        http=timed_protocol(service.settings.receive_seconds),
+        http=guarded_protocol(limits, service.metrics.refused),
+        ws="none",
+        backlog=min(BACKLOG, limits.max_connections),
         ssl_certfile=service.settings.tls_cert,
         ssl_keyfile=service.settings.tls_key,
     )
     say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
-    say(_example(service, url))
+    say(_example(service, url), lines=True)
     server = Server(config, service.engine, drain_seconds=service.settings.drain_seconds)
     server.run(sockets=[listener])
     return not server.forced
@@ -275,7 +264,3 @@ def _example(service: Service, url: str) -> str:
 def _url(host: str, port: int, *, tls: bool) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
     return f"{'https' if tls else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}"
-
-
-def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tuneserve.chat.template import Message
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.visible import visible
 
 
 class Client:
@@ -53,14 +55,14 @@ class Client:
             with stream:
                 for chunk in stream:
                     if chunk.choices and (text := text_of(chunk.choices[0])):
-                        yield text
+                        yield _text(text)
 
     def _first_model(self) -> str:
         with self._explained():
             models = self._openai.models.list().data
-        if not models:
-            raise TuneserveError("this server serves no model", where=self.url)
-        return models[0].id
+            if not models:
+                raise TuneserveError("this server serves no model", where=self.url)
+            return _text(models[0].id)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -80,6 +82,19 @@ class Client:
             ) from error
         except openai.APIError as error:
             raise TuneserveError(error.message, where=self.url) from error
+        except (ValueError, TypeError, AttributeError) as error:
+            # The client library takes a reply for what it should be, without a look at it.
+            raise TuneserveError(
+                f"the server's reply is not that of an OpenAI-compatible API ({error})",
+                where=self.url,
+            ) from error
+
+
+def _text(value: object) -> str:
+    """What has to be a text, as the library takes a reply's JSON for what its types say."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} where a text has to be")
+    return value
 
 
 def _transport_error() -> type[Exception]:
@@ -132,9 +147,9 @@ def _take_turn(client: Client, messages: list[Message], text: str) -> None:
     try:
         _print_pieces(client.chat([*messages, question]), into=pieces)
     except KeyboardInterrupt:
-        say("\n(stopped)")
+        say("\n(stopped)", lines=True)
     except TuneserveError as error:
-        say(f"error: {error.render()}")
+        say(f"error: {error.render()}", lines=True)
     if pieces:
         messages += [question, {"role": "assistant", "content": "".join(pieces)}]
 
@@ -145,9 +160,13 @@ def _conversation(system: str, *turns: str) -> list[Message]:
 
 
 def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> str:
+    """To a terminal without what it would obey or hide; a file gets the answer as it is."""
     shown = [] if into is None else into
+    terminal = sys.stdout.isatty()
+    before = ""
     for piece in pieces:
         shown.append(piece)
-        print(piece, end="", flush=True)
+        print(visible(piece, before=before) if terminal else piece, end="", flush=True)
+        before = piece or before
     print(flush=True)
     return "".join(shown)

@@ -23,7 +23,7 @@ CHROMIUM = (
 class Browser:
     """Headless Chromium, spoken to over its debugging pipe (JSON messages ended by a zero)."""
 
-    def __init__(self, profile: Path) -> None:
+    def __init__(self, profile: Path, *options: str) -> None:
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
 
@@ -37,7 +37,7 @@ class Browser:
             [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
              "--no-first-run", "--disable-background-networking", "--disable-component-update",
              "--disable-sync",
-             "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
+             "--remote-debugging-pipe", f"--user-data-dir={profile}", *options, "about:blank"],
             close_fds=False,
             preexec_fn=on_three_and_four,
             stderr=subprocess.DEVNULL,
@@ -98,10 +98,10 @@ class Browser:
 
 
 @contextmanager
-def running_browser(profile: Path) -> Iterator[Browser]:
-    """A browser with a page; skips the test where there is none."""
+def running_browser(profile: Path, *options: str) -> Iterator[Browser]:
+    """A browser with a page, started with these options; skips the test where there is none."""
     if CHROMIUM is None:
         pytest.skip("no chromium, chromium-browser or google-chrome on the PATH")
-    browser = Browser(profile)
+    browser = Browser(profile, *options)
     yield browser
     browser.close()

@@ -20,7 +20,8 @@ from tests.support import ROOT, Runner
 from tuneserve.base import resolve_base
 from tuneserve.base.resolve import demo_gguf as find_demo_gguf
 from tuneserve.extras import missing_packages
-from tuneserve.files import cache_directory, locked
+from tuneserve.files import cache_directory
+from tuneserve.locks import locked
 
 SLOW_FIXTURES = frozenset(
     {

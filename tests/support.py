@@ -71,12 +71,14 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(log: Path, *arguments: str, wait: float = 60) -> Iterator[RunningServer]:
-    """Start `tuneserve serve …` on a free port; it is ended when the block is left."""
+def running_server(
+    log: Path, *arguments: str, wait: float = 60, port: str = "0"
+) -> Iterator[RunningServer]:
+    """Start `tuneserve serve …` on a free port, or this one; it is ended when the block is left."""
     command = [sys.executable, "-m", "tuneserve", "serve", *arguments]
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [*command, "--port", "0", "--threads", "1"],
+            [*command, "--port", port, "--threads", "1"],
             cwd=ROOT,
             stderr=stderr,
             text=True,

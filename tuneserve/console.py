@@ -6,12 +6,13 @@ few seconds.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from tuneserve.visible import json_text, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,26 +26,34 @@ def stderr_console() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """One line for the person watching, written at once: threads' lines do not mix."""
-    print(f"{message}\n", end="", file=sys.stderr, flush=True)
+def say(message: str, *, lines: bool = False) -> None:
+    """One line for the person watching, written at once: threads' lines do not mix. What a terminal
+    would obey or hide is shown as escapes, and so are line breaks, which may come from data, but
+    for a message of several `lines`."""
+    shown = visible(message, keep="\n\t" if lines else "\t")
+    print(f"{shown}\n", end="", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """A result for a program, on stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    print(json_text(value), flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; the first column is text, the others are right-aligned figures."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    heading = Text(visible(title), style="bold")
+    shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="right" if number else "left", overflow="fold")
+        shown.add_column(
+            Text(visible(column)), justify="right" if number else "left", overflow="fold"
+        )
     for row in rows:
-        shown.add_row(*row)
+        # As text: names from data are no markup.
+        shown.add_row(*(Text(visible(cell)) for cell in row))
     stderr_console().print(shown)
 
 
@@ -104,17 +113,18 @@ def _live_bar(label: str, total: float, show_rate: Callable[[float], str]) -> It
     )
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
     with Progress(*columns, console=stderr_console()) as bar:
-        task = bar.add_task(label, total=total, rate="", note="")
+        task = bar.add_task(visible(label), total=total, rate="", note="")
         started = time.monotonic()
 
         def advance(amount: float, note: str = "") -> None:
             done = bar.tasks[0].completed + amount
             elapsed = max(time.monotonic() - started, 1e-9)
-            bar.update(task, advance=amount, rate=show_rate(done / elapsed), note=note)
+            bar.update(task, advance=amount, rate=show_rate(done / elapsed), note=visible(note))
 
         yield advance
 

@@ -35,8 +35,12 @@ class TuneserveError(Exception):
 
     def render(self) -> str:
         """The error as shown to a person: one line, then the problems and the hint, if any."""
-        lines = [f"{self.where}: {self.message}" if self.where else self.message]
-        lines += [f"  {problem}" for problem in self.problems[:SHOWN_PROBLEMS]]
+        # A line break in data begins no line that could be taken for another message.
+        first = f"{self.where}: {self.message}" if self.where else self.message
+        lines = [first.replace("\n", "\n    ")]
+        lines += [
+            f"  {problem}".replace("\n", "\n    ") for problem in self.problems[:SHOWN_PROBLEMS]
+        ]
         if len(self.problems) > SHOWN_PROBLEMS:
             lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
         if self.hint:

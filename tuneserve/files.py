@@ -1,22 +1,24 @@
-"""Files that are whole or absent: written under a temporary name, then renamed. And texts that a
-user names: read, or an error that says which and why."""
+"""Files that are whole or absent, after a kill and after a loss of power: written under a temporary
+name, given to the disk, then renamed. And texts that a user names: read, or an error that says
+which and why."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from tuneserve.durable import exchange, make_folder, sync_folder, sync_tree
 from tuneserve.errors import UsageError
 
 PARTIAL_SUFFIX = ".partial"
@@ -24,31 +26,43 @@ _ASIDE = ".replaced"
 
 
 @contextmanager
-def atomic_path(final: Path) -> Iterator[Path]:
+def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `final`; rename it to `final` if the block succeeds.
 
     Works for files and directories. On any exception the temporary is removed and `final` is left
-    as it was. The temporary is in a hidden folder made for this call, so that no file of the
-    user's is in its way; folders that a killed process left behind are cleared.
+    as it was. When the call is over, `final` is on the disk; with `synced` False, for what can be
+    made again, a loss of power may leave an empty or a damaged file.
     """
-    with errors_named(final):
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            _clear_leftovers(final)
-            folder, lock = _locked_folder(final)
-        except FileNotFoundError as error:  # so say file systems that hold no files: /proc
-            raise UsageError(
-                "nothing can be written in this folder",
-                where=str(final.parent),
-                hint="Choose a place that can be written.",
-            ) from error
-        try:
-            temporary = folder / final.name
-            yield temporary
-            replace(temporary, final, aside=folder / _ASIDE)
-        finally:
-            remove(folder)
-            os.close(lock)
+    with errors_named(final), temporary_folder(final) as folder:
+        temporary = folder / final.name
+        yield temporary
+        if synced and temporary.exists():
+            sync_tree(temporary)
+        replace(temporary, final, aside=folder / _ASIDE)
+        if synced:
+            sync_folder(final.parent)
+
+
+@contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    """A new hidden folder in that of `beside`, which is removed at the end: no file of the user's
+    is in its way. Those that a killed process left there are cleared."""
+    parent = beside.parent
+    try:
+        make_folder(parent)
+        clear_leftovers(parent)
+        folder, lock = _locked_folder(beside)
+    except FileNotFoundError as error:  # so say file systems that hold no files: /proc
+        raise UsageError(
+            "nothing can be written in this folder",
+            where=str(parent),
+            hint="Choose a place that can be written.",
+        ) from error
+    try:
+        yield folder
+    finally:
+        remove(folder)
+        os.close(lock)
 
 
 # What a system says when it can't take what is written.
@@ -112,28 +126,33 @@ def _locked_folder(final: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
+_MARK = ".tuneserve-"
+
+
 def _prefix(final: Path) -> str:
-    return f".{final.name}.tuneserve-"
+    return f".{final.name}{_MARK}"
 
 
-def _clear_leftovers(final: Path) -> None:
-    """Remove temporary folders of `final` whose process is gone: nobody holds their lock.
+def clear_leftovers(parent: Path) -> None:
+    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock.
 
-    A process killed between the two renames of `replace` has left the old directory aside and
-    nothing in its place: it is put back.
+    Where a file system can't exchange two folders, a process killed between the two renames of
+    `replace` has left the old one aside and nothing in its place: it is put back.
     """
-    for folder in final.parent.glob(glob.escape(_prefix(final)) + "*"):
+    for folder in parent.glob(f".*{_MARK}*"):
         try:
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:  # another process has cleared it
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another process has cleared it, or it is none of ours
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             continue
         else:
+            final = parent / folder.name[1:].rpartition(_MARK)[0]
             if (folder / _ASIDE).exists() and not final.exists():
                 (folder / _ASIDE).rename(final)
+                sync_folder(parent)
             remove(folder)
         finally:
             os.close(lock)
@@ -142,8 +161,8 @@ def _clear_leftovers(final: Path) -> None:
 def replace(source: Path, target: Path, *, aside: Path) -> None:
     """Rename `source` to `target`, replacing what is there (a directory too).
 
-    A directory can't be renamed over a non-empty one: the old one is moved to `aside` first, so
-    that a crash in between loses neither, and deleted last.
+    A directory can't be renamed over a non-empty one: the two are exchanged and the old one is
+    deleted. Where the file system can't do that, it is moved to `aside` first.
     Raises UsageError where a file would replace a directory.
     """
     if not target.is_dir():
@@ -155,22 +174,38 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
             where=str(target),
             hint="Choose another name.",
         )
+    if exchange(source, target):
+        sync_folder(target.parent)  # before the old one goes
+        remove(source)
+        return
     target.rename(aside)
     try:
         source.rename(target)
     except BaseException:
         aside.rename(target)
         raise
+    sync_folder(target.parent)
     remove(aside)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting while another process holds it. Ends with the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
+    """Raise UsageError naming what is in the directory `target` and is not of the files (patterns)
+    that are `made` there: it would be deleted with them. `what` they are stands in the error."""
+    if target.is_symlink() or not target.is_dir():
+        return
+    patterns = list(made)
+    foreign = sorted(
+        path.name
+        for path in target.iterdir()
+        if not any(fnmatch(path.name, each) for each in patterns)
+    )
+    if foreign:
+        raise UsageError(
+            f"holds files that are no {what}'s, and would be deleted with it",
+            where=str(target),
+            problems=foreign,
+            hint="Move them away, or choose another name.",
+        )
 
 
 def remove(path: Path) -> None:
@@ -218,14 +253,15 @@ def read_json(path: Path, what: str = "file", *, hint: str = "") -> dict[str, An
     return value
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` (UTF-8) so that a reader sees the old file or the new one, never a part."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path, text: str, *, synced: bool = True) -> None:
+    """Write `text` (UTF-8) so that a reader sees the old file or the new one, never a part.
+    `synced` as for `atomic_path`."""
+    with atomic_path(path, synced=synced) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, synced: bool = True) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", synced=synced)
 
 
 def write_jsonl(path: Path, rows: Iterator[Any] | list[Any]) -> None:

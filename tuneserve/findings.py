@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuneserve.console import stderr_console
+from tuneserve.visible import visible
 
 Status = Literal["ok", "note", "missing", "refused"]
 _STYLES = {"ok": "green", "note": "yellow", "missing": "red", "refused": "red"}
@@ -39,7 +40,8 @@ def show_findings(findings: list[Finding]) -> None:
     width = max((len(finding.name) for finding in findings), default=0)
     for finding in findings:
         style, padding = _STYLES[finding.status], " " * (8 - len(finding.status))
-        console.print(f"[{style}]{finding.status}[/]{padding}{finding.name:<{width}}  ", end="")
-        console.print(finding.found, markup=False)
+        console.print(f"[{style}]{finding.status}[/]{padding}", end="")
+        console.print(f"{visible(finding.name):<{width}}  ", end="", markup=False)
+        console.print(visible(finding.found), markup=False)
         if finding.advice:
-            console.print(f"{'':<{width + 10}}→ {finding.advice}", markup=False)
+            console.print(f"{'':<{width + 10}}→ {visible(finding.advice)}", markup=False)

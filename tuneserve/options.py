@@ -18,6 +18,8 @@ from click.core import ParameterSource
 from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
+from tuneserve.console import say
+from tuneserve.foreign import is_of_a_run, named_by_others, require_own
 from tuneserve.recipe import load_recipe, nearest, section_model, validate
 from tuneserve.settings import AUTO_ONLY, BenchSettings, Recipe, ServeSettings
 
@@ -28,7 +30,10 @@ OptionNames = dict[tuple[str, str], str]
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
 OF_THE_SERVER_ALONE = {
-    "host", "port", "api_key_file", "tls_cert", "tls_key", "cors_origins", "log", "log_prompts",
+    "host", "port", "insecure", "api_key_file", "tls_cert", "tls_key", "allowed_hosts",
+    "cors_origins", "log", "log_prompts", "max_bodies", "max_json_depth", "max_json_containers",
+    "max_json_values", "max_url", "max_header_bytes", "max_headers", "max_connections",
+    "max_client_connections", "send_seconds",
     "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
@@ -206,14 +211,49 @@ def resolve_settings(
     saved: Mapping[str, Mapping[str, Any]] | None = None,
     recipe: Path | None = None,
 ) -> Recipe:
-    """Settings in force: defaults < `saved` (of the run) < the recipe file < given options."""
-    layers = [saved or {}, load_recipe(recipe) if recipe else {}, given_options(context)]
+    """Settings in force: defaults < `saved` (of the run) < the recipe file < given options.
+
+    Raises UsageError where `saved`, or a recipe that came with a run, says what reaches out of the
+    run and this user did not say it (see tuneserve/foreign.py).
+    """
+    given = given_options(context)
+    loaded = load_recipe(recipe) if recipe else {}
+    layers = [saved or {}, loaded, given]
     tables: dict[str, dict[str, Any]] = {}
+    foreign: dict[str, dict[str, Any]] = {}
+    own: list[Mapping[str, Mapping[str, Any]]] = [given]
+    theirs = recipe is not None and is_of_a_run(recipe)
+    if not theirs:
+        own.insert(0, loaded)
     for layer in layers:
         _leave_superseded_out(tables.get("convert", {}), layer.get("convert", {}))
         for section, values in layer.items():
             tables.setdefault(section, {}).update(values)
+            if layer is layers[0] or (layer is loaded and theirs):
+                foreign.setdefault(section, {}).update(values)
+    _require_own(context, foreign, own, source=str(recipe) if theirs else "run.json")
     return validate(tables, where="settings")
+
+
+def _require_own(
+    context: click.Context,
+    foreign: Mapping[str, Mapping[str, Any]],
+    own: Sequence[Mapping[str, Mapping[str, Any]]],
+    source: str,
+) -> None:
+    """Only settings that the command has options for do anything in it."""
+    used = {
+        tuple(name.split("__", 2)[1:]) for name in context.params if name.startswith("setting__")
+    }
+    asked = {
+        section: {name: value for name, value in values.items() if (section, name) in used}
+        for section, values in foreign.items()
+    }
+    defaults = Recipe().model_dump(mode="json")
+    named = named_by_others(asked, own, defaults)
+    allowed = bool(context.params.get("allow_code"))
+    for one in require_own(named, source, allow_code=allowed):
+        say(f"--allow-code: {source} says {one}")
 
 
 def _leave_superseded_out(below: dict[str, Any], above: Mapping[str, Any]) -> None:

@@ -12,7 +12,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 import platform
@@ -28,9 +27,12 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 import tuneserve
+from tuneserve.console import say
+from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
-from tuneserve.files import write_json
+from tuneserve.files import clear_leftovers, write_json
+from tuneserve.locks import HeldError, hold
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
 
@@ -164,12 +166,28 @@ class RunDirectory:
 
         Raises TuneserveError if it is damaged, UsageError if a newer release wrote it.
         """
-        hint = "Restore it, or delete the run directory and start the run again."
+        hint = (
+            f"Restore it, or train again: tuneserve train --run {self.name} --force (the file is "
+            "kept beside the new one)."
+        )
         try:
             content = read_versioned(self.record_path, RUN_SCHEMA, hint=hint)
         except FileNotFoundError:
             return RunRecord()
         return parse(RunRecord, _migrated(content), where=str(self.record_path), hint=hint)
+
+    def set_aside_damaged(self) -> None:
+        """If run.json can't be read, rename it, so that the run can begin anew; says so. Raises
+        UsageError if a newer release wrote it."""
+        try:
+            self.read()
+        except UsageError:
+            raise
+        except TuneserveError as error:
+            taken = sum(1 for _ in self.root.glob(f"{self.record_path.name}.damaged*"))
+            aside = self.root / f"{self.record_path.name}.damaged-{taken + 1}"
+            say(f"note: {error.where}: {error.message}; kept as {aside.name}, the run begins anew")
+            self.record_path.rename(aside)
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the stages that ran. An earlier release also kept such of auto as had no
@@ -200,7 +218,6 @@ class RunDirectory:
                 f"{broken} is no finite number, so it can't be recorded",
                 where=str(self.record_path),
             )
-        self.root.mkdir(parents=True, exist_ok=True)
         write_json(self.record_path, changed)
 
     def save_settings(self, recipe: Recipe) -> None:
@@ -222,17 +239,20 @@ class RunDirectory:
         """Lock the run while the block runs. Raises TuneserveError if another process has the lock,
         UsageError if a newer release wrote its record."""
         self.read()
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TuneserveError(
-                    "another tuneserve is working on this run",
-                    where=str(self.root),
-                    hint="Wait until it is done, end it, or name another run with --run.",
-                ) from None
+        make_folder(self.root)
+        try:
+            lock = hold(self.root / ".lock", wait=False)
+        except HeldError as error:
+            raise TuneserveError(
+                f"another tuneserve is working on this run: {error.holder}",
+                where=str(self.root),
+                hint="Wait until it is done, end it, or name another run with --run.",
+            ) from None
+        try:
+            clear_leftovers(self.root)
             yield
+        finally:
+            os.close(lock)
 
     @contextmanager
     def stage(self, name: str, *, keep: bool = False) -> Iterator[RunningStage]:

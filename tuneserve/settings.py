@@ -8,6 +8,7 @@ description. Import stays light (no torch, no llama_cpp), so that `--help` is im
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
@@ -21,7 +22,17 @@ from pydantic import (
     model_validator,
 )
 
+from tuneserve.hosts import ANY, OPAQUE, HostPattern, Origin
 from tuneserve.sizes import parse_size
+
+
+def _checked(parse: Callable[[str], object], text: str) -> None:
+    """Raises ValueError, naming the text."""
+    try:
+        parse(text)
+    except ValueError as error:
+        raise ValueError(f"'{text[:100]}' is {error}") from None
+
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 KVCacheType = Annotated[
@@ -459,6 +470,11 @@ class ServeSettings(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 = any free one.")
+    insecure: bool = Field(
+        False,
+        description="Start without API keys although other machines, or any web page "
+        "(cors_origins), can reach the server.",
+    )
     ctx: int = Field(
         8192, ge=64, le=16_777_216, description="KV cache size in tokens, shared by all slots."
     )
@@ -550,6 +566,47 @@ class ServeSettings(Section):
     max_body: int = Field(
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
+    max_bodies: int = Field(
+        256,
+        ge=1,
+        le=1_048_576,
+        description="RAM in MiB for request bodies that are arriving (and max_body at least); when "
+        "it is full, the one that began first gets 503.",
+    )
+    max_json_depth: int = Field(
+        100, ge=8, le=500, description="Lists and objects in each other, in a request's JSON."
+    )
+    max_json_containers: int = Field(
+        50_000, ge=100, le=5_000_000, description="Lists and objects in a request's JSON."
+    )
+    max_json_values: int = Field(
+        2_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="Values in a request's JSON; one with a name counts as four.",
+    )
+    max_url: int = Field(8192, ge=256, le=65_536, description="Longest URL of a request; 414.")
+    max_header_bytes: int = Field(
+        65_536,
+        ge=1024,
+        le=1_048_576,
+        description="Bytes of a request's headers in all, before a key is asked for; 431.",
+    )
+    max_headers: int = Field(100, ge=16, le=10_000, description="Headers of a request; 431.")
+    max_connections: int = Field(
+        1024,
+        ge=8,
+        le=1_000_000,
+        description="Open connections in all, as far as the limit of open files allows. For one "
+        "more, the one that has kept the server waiting longest is closed; if all are being "
+        "answered, the new one gets 503.",
+    )
+    max_client_connections: int = Field(
+        512,
+        ge=4,
+        le=1_000_000,
+        description="The same for the connections of one client's address (of IPv6, its /64).",
+    )
     drain_seconds: int = Field(
         30, ge=0, le=86_400, description="Time that running answers get to end when stopped."
     )
@@ -561,6 +618,14 @@ class ServeSettings(Section):
     )
     answer_seconds: int = Field(
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
+    )
+    step_seconds: int = Field(
+        60,
+        ge=5,
+        le=86_400,
+        description="Longest time a step of the engine may take, and as much again for every 64 "
+        "tokens of prompts in it; then /ready says 503, and the process ends so that it can be "
+        "started again.",
     )
     ping_seconds: float = Field(
         10.0,
@@ -577,6 +642,12 @@ class ServeSettings(Section):
         ge=1,
         le=86_400,
         description="Time a request's headers, and then each MiB of its body, get to arrive.",
+    )
+    send_seconds: int = Field(
+        120,
+        ge=1,
+        le=86_400,
+        description="Time that a client may leave its answer unread before it is cut off.",
     )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
@@ -614,8 +685,15 @@ class ServeSettings(Section):
     )
     tls_cert: Path | None = Field(None, description="TLS certificate (PEM); with tls_key.")
     tls_key: Path | None = Field(None, description="Private key of the TLS certificate (PEM).")
+    allowed_hosts: tuple[str, ...] = Field(
+        (),
+        description="Hosts under which the server is reached, beside this machine and the address "
+        "it listens on: name, name:port, *.domain; * = any.",
+    )
     cors_origins: tuple[str, ...] = Field(
-        (), description="Web origins whose pages may call the API; none by default."
+        (),
+        description="Web origins whose pages may call the API, as https://app.example; none by "
+        "default, * = any.",
     )
     strict: bool = Field(
         False,
@@ -641,6 +719,21 @@ class ServeSettings(Section):
         if share is not None or size < _LEAST_PREFIX_DISK:
             raise ValueError("write bytes with a unit, 1M at least (500M, 2G), or 0 for none")
         return text
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            _checked(HostPattern.parse, host)
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin not in (ANY, OPAQUE):
+                _checked(Origin.parse, origin)
+        return origins
 
     @property
     def drafts(self) -> bool:
@@ -696,6 +789,18 @@ class BenchSettings(Section):
         1e-6, ge=0.0, lt=1.0, description="Relative tolerance of equal numbers (number)."
     )
     scorer: str = Field("", description="'file.py:function' that scores an answer (python).")
+    scorer_seconds: float = Field(
+        10.0, gt=0.0, le=3600.0, description="Longest time that it gets for an answer (python)."
+    )
+    scorer_total_seconds: float = Field(
+        3600.0, gt=0.0, le=1e6, description="Longest time that it gets for all answers (python)."
+    )
+    scorer_memory: float = Field(
+        8.0,
+        ge=0.0,
+        le=65_536.0,
+        description="Address space in GiB that its process gets (python); 0 = no limit.",
+    )
     general: int = Field(
         300,
         ge=0,

@@ -6,14 +6,17 @@ what is found is what would be measured. The files used last are kept, up to a l
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from tuneserve.bench.measure.journal import Journal, Row, rows_with
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, LIKELIHOOD, NOISE_FLOOR, TEXT
-from tuneserve.files import locked
+from tuneserve.durable import Appended
+from tuneserve.locks import locked
 
 FOLDER = ".base-measurements"
 MOST_BYTES = 1 << 30
@@ -68,9 +71,9 @@ class BaseStore:
                 self.path.unlink()
                 lines = [_line(row) for row in rows.values()]
             # A line that a kill cut in two must not swallow the next one.
-            with self.path.open("ab") as file:
-                file.write(b"\n" if file.tell() else b"")
-                file.writelines(lines)
+            begun = self.path.is_file() and self.path.stat().st_size
+            with contextlib.closing(Appended(self.path, seconds=math.inf)) as file:
+                file.write(b"\n" * bool(begun) + b"".join(lines))
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

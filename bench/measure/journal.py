@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from tuneserve.durable import Appended
 from tuneserve.files import atomic_path
 
 Key = tuple[str, str, str]
@@ -22,6 +23,7 @@ Key = tuple[str, str, str]
 FILE = "bench-journal.jsonl"  # in a run's folder
 JOURNAL_FORM = 2
 MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
+SYNC_SECONDS = 1.0
 FINISHED = {"finished": True}
 
 
@@ -35,7 +37,8 @@ class Row:
 
 
 class Journal:
-    """Measurements by kind, model and example; each `add` is on disk when it returns.
+    """Measurements by kind, model and example. Each `add` survives a kill when it returns, and a
+    loss of power `SYNC_SECONDS` later.
 
     `keys` are those under which measurements are made now; `fingerprint` is the key of those that
     it does not name. `conditions` says in words what the keys are made of, for each model: it is
@@ -65,7 +68,7 @@ class Journal:
         if self.damaged or too_large or not kept:
             with atomic_path(path) as whole:
                 whole.write_bytes(b"".join(kept or [_line({"journal": JOURNAL_FORM})]))
-        self._file = path.open("ab")
+        self._file = Appended(path, seconds=SYNC_SECONDS)
         if self._conditions and self._conditions != self._before:
             self._append({"conditions": self._conditions})
 
@@ -110,6 +113,7 @@ class Journal:
         """Everything is measured and the report is written."""
         if not self.is_finished:
             self._append(FINISHED)
+            self._file.sync()
         self.is_finished = True
 
     def notes(self) -> list[str]:
@@ -130,7 +134,6 @@ class Journal:
 
     def _append(self, row: Mapping[str, Any]) -> None:
         self._file.write(_line(row))
-        self._file.flush()
 
     def _lines_in_use(self) -> list[bytes]:
         return [

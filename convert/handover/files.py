@@ -16,12 +16,12 @@ TEXTS = ("README.md", "Modelfile", "SHA256SUMS")
 
 @dataclass(frozen=True)
 class HandedFile:
-    """A file and its name for the receiver. `sha256` is run.json's, '' for one that is written
-    beside the GGUFs and has none there (the card, the importance matrix)."""
+    """A file and its name for the receiver. `sha256` is run.json's, None for one that is
+    written beside the GGUFs and has none there (the card, the importance matrix)."""
 
     path: Path
     name: str
-    sha256: str = ""
+    sha256: str | None = None
 
     @property
     def size(self) -> int:
@@ -61,7 +61,10 @@ def _check(run: RunDirectory, files: list[HandedFile]) -> None:
     for file in files:
         if not file.path.is_file():
             problems.append(f"{file.path} is missing")
-        elif file.sha256 and sha256_file(file.path) != file.sha256:
+        elif file.sha256 is None and file.path.is_symlink():
+            # It would send a file that is none of the run's.
+            problems.append(f"{file.path} is a link")
+        elif file.sha256 is not None and sha256_file(file.path) != file.sha256:
             problems.append(f"{file.path} is not the file that was verified")
     if problems:
         raise UsageError(

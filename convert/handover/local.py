@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tuneserve.convert.handover.files import HandedFile
 from tuneserve.errors import OutputExistsError, UsageError
-from tuneserve.files import atomic_path
+from tuneserve.files import atomic_path, clear_leftovers
 
 LM_STUDIO = Path.home() / ".lmstudio" / "models"
 
@@ -29,6 +29,7 @@ def to_lm_studio(
     target = models / publisher / name / gguf.path.name
     if target.exists():
         if target.samefile(gguf.path):
+            clear_leftovers(target.parent)
             return target
         if not force:
             raise OutputExistsError(target)

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
+from tuneserve.visible import visible
 
 # What decoders write for bytes that are no whole character.
 _INCOMPLETE = "\ufffd"
@@ -103,7 +104,7 @@ def _fitting(found: Sequence[Piece], rows: int, width: int) -> int:
         for place, line in enumerate(piece.text.split("\n")):
             if place:
                 row, column = row + 1, 0
-            column += cell_len(line)
+            column += cell_len(visible(line, joiners=False))
             row, column = row + column // width, column % width
         if row >= rows:
             return number

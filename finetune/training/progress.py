@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tuneserve.console import PLAIN_LINE_SECONDS, human_bytes, human_seconds, say, stderr_console
+from tuneserve.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -127,6 +128,7 @@ class _Panel(ProgressDisplay):
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         grid = Table.grid(padding=(0, 3), expand=True)
         figures = list(self.progress.figures().items())
@@ -135,11 +137,11 @@ class _Panel(ProgressDisplay):
             grid.add_column(no_wrap=True)
         for start in range(0, len(figures), _COLUMNS):
             row = figures[start : start + _COLUMNS]
-            grid.add_row(*(cell for pair in row for cell in pair))
+            grid.add_row(*(Text(visible(cell)) for pair in row for cell in pair))
         bar = ProgressBar(total=self.progress.steps, completed=self.progress.step)
         return Panel(
-            Group(Padding(bar), grid), title=self.title, title_align="left", box=box.ROUNDED,
-            width=min(self.live.console.width, _WIDTH),
+            Group(Padding(bar), grid), title=Text(visible(self.title)), title_align="left",
+            box=box.ROUNDED, width=min(self.live.console.width, _WIDTH),
         )  # fmt: skip
 
 

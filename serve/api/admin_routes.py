@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.llama_server_routes import LORA_ADAPTERS
 from tuneserve.serve.api.lora_scales import MOST_SCALES, LoraScale, chosen_adapter
 from tuneserve.serve.api.service import Service
@@ -60,7 +61,7 @@ class UnloadRequest(BaseModel):
 
 def admin_router(service: Service, directory: AdapterDirectory) -> APIRouter:
     """POST /v1/load_lora_adapter, /v1/unload_lora_adapter, /lora-adapters."""
-    router = APIRouter()
+    router = json_router()
     # Response, since errors are JSON.
     post = partial(router.post, response_class=Response, responses=SUCCESS)
 

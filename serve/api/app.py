@@ -28,6 +28,8 @@ from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.batches.routes import FILES, LARGEST_UPLOAD, batch_router
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
+from tuneserve.serve.api.browser_rules import BrowserRules, new_token
+from tuneserve.serve.api.description_page import POLICY, description_page
 from tuneserve.serve.api.errors import AnyTextResponse, ApiError
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
@@ -40,16 +42,18 @@ from tuneserve.serve.api.protocol import (
     ModelList,
 )
 from tuneserve.serve.api.service import Service
+from tuneserve.serve.api.strict_json import JsonLimits
 from tuneserve.serve.api.token_routes import text_router
 from tuneserve.serve.api.unread import DropUnread
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorBody, "description": "The request is wrong; `param` names the field."},
     401: {"model": ErrorBody, "description": "An API key is needed."},
+    403: {"model": ErrorBody, "description": "Sent to another host, or by a foreign web page."},
     404: {"model": ErrorBody, "description": "No such model or path."},
     408: {"model": ErrorBody, "description": "The request's body took too long to arrive."},
     413: {"model": ErrorBody, "description": "The request body is too large."},
-    415: {"model": ErrorBody, "description": "A web page must say that it sends JSON."},
+    415: {"model": ErrorBody, "description": "The body's type is not the one that is read here."},
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
     503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
 }
@@ -59,7 +63,6 @@ ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
 }
 BATCH_ERRORS: dict[int | str, dict[str, Any]] = {
     **ERRORS,
-    403: {"model": ErrorBody, "description": "A web page of elsewhere may not upload files."},
     409: {"model": ErrorBody, "description": "A batch that has not ended reads the file."},
     507: {"model": ErrorBody, "description": "The disk is full."},
 }
@@ -68,6 +71,12 @@ PAGE_POLICY = (
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
 )
 """The page loads nothing from elsewhere and talks to this server alone."""
+PAGE_HEADERS = {
+    "Content-Security-Policy": PAGE_POLICY,
+    "Cache-Control": "no-store",  # Its token is this process's.
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -83,16 +92,30 @@ def create_app(service: Service) -> FastAPI:
             yield
 
     settings = service.settings
+    # Where keys are asked for, the page's calls have one.
+    token = None if settings.api_key_file else new_token()
     app = FastAPI(
         title="tuneserve",
         version=tuneserve.__version__,
         description="OpenAI-compatible API of a model served by tuneserve.",
         default_response_class=AnyTextResponse,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.state.json_limits = JsonLimits(
+        settings.max_json_depth, settings.max_json_containers, settings.max_json_values
+    )
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(
+            description_page(app.openapi()), headers={"Content-Security-Policy": POLICY}
+        )
+
     errors.install(app)
     _describe_without_422(app)
-    app.include_router(_status_router(service))
+    app.include_router(_status_router(service, token))
     app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
     app.include_router(responses_router(service), responses=ERRORS)
@@ -103,7 +126,12 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(admin_router(service, service.adapter_directory), responses=ERRORS)
     batches = _add_batches(app, service)
     # The last one added is the outermost.
-    app.add_middleware(Arrival, seconds=settings.receive_seconds)
+    app.add_middleware(
+        Arrival,
+        seconds=settings.receive_seconds,
+        most=max(settings.max_bodies << 20, settings.max_body),
+        uploads={FILES} if batches is not None else (),
+    )
     app.add_middleware(
         Guard,
         keys=KeyRing(settings.api_key_file),
@@ -126,6 +154,13 @@ def create_app(service: Service) -> FastAPI:
                 "X-Tuneserve-Inactive",
             ],
         )
+    app.add_middleware(
+        BrowserRules,
+        host=settings.host,
+        allowed=settings.allowed_hosts,
+        origins=settings.cors_origins,
+        token=token,
+    )
     app.add_middleware(AnthropicErrors)
     app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
     app.add_middleware(DropUnread, seconds=settings.receive_seconds)
@@ -149,7 +184,6 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
         store,
         runner,
         keyed=settings.api_key_file is not None,
-        origins=settings.cors_origins,
         served=served,
     )
     app.include_router(router, responses=BATCH_ERRORS)
@@ -172,14 +206,16 @@ def _describe_without_422(app: FastAPI) -> None:
     app.openapi = described  # type: ignore[method-assign]
 
 
-def _status_router(service: Service) -> APIRouter:
+def _status_router(service: Service, token: str | None) -> APIRouter:
+    """`token`: what the page has to send with its calls."""
     router = APIRouter()
-    page = (Path(__file__).parent / "page.html").read_bytes()
+    page = (Path(__file__).parent / "page.html").read_text()
+    page = page.replace("PAGE_TOKEN", token or "")
 
     @router.get("/", response_class=HTMLResponse)
     async def index() -> HTMLResponse:
         """A page to try the models, side by side if there are several."""
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+        return HTMLResponse(page, headers=PAGE_HEADERS)
 
     @router.get("/health", responses={503: ERRORS[503]})
     async def health() -> Health:

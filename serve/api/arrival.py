@@ -1,114 +1,167 @@
-"""How requests arrive: within a time limit, and as JSON also where the header does not say so."""
+"""How the bodies of requests arrive: as JSON, within a time limit, in as much memory as there is
+for them."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from tuneserve.serve.api.errors import ApiError
 
 MIB = 1024 * 1024
-NOT_SAID = frozenset({"", "application/x-www-form-urlencoded", "text/plain"})
-"""Content types of bodies whose sender said nothing of them: curl's default is a form's."""
+SMALL_BODY = 64 * 1024
+"""Bytes up to which a body counts for nothing: as much is buffered of each connection anyway."""
+JSON_TYPE = "application/json"
+UPLOAD_TYPE = "multipart/form-data"
 
 
 class Arrival:
-    """ASGI middleware: 408 for a body that takes longer than `seconds`, or for each further MiB;
-    a body without a type is taken as JSON.
+    """ASGI middleware: 415 for a body that is not said to be JSON (of `uploads`, paths that take
+    files: a form with files), which web pages may send without asking; 408 for one that takes
+    longer than `seconds`, or for each further MiB; 503 for the one that began first when all
+    together take more than `most` bytes."""
 
-    A web page may send such a body to any address without being allowed to; browsers then name
-    the page's origin, and the type has to be said: 415.
-    """
-
-    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+    def __init__(
+        self, app: ASGIApp, *, seconds: float, most: int, uploads: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._seconds = seconds
+        self._bodies = Bodies(most)
+        self._uploads = frozenset(uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
             await self._app(scope, receive, send)
             return
-        headers = MutableHeaders(scope=scope)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind in NOT_SAID and "origin" in headers:
+        uploaded = scope["path"] in self._uploads
+        wanted = UPLOAD_TYPE if uploaded else JSON_TYPE
+        if _has_body(scope) and _content_types(scope) != [wanted]:
             error = ApiError(
                 415,
-                "The content type is not said: send the header Content-Type: application/json.",
+                f"The body's type must be said: send the header Content-Type: {wanted}.",
                 code="unsupported_media_type",
             )
             await error.response()(scope, receive, send)
             return
-        if kind in NOT_SAID:
-            headers["content-type"] = "application/json"
-        await self._app(scope, in_time(receive, self._seconds), send)
+        body = ArrivingBody(receive, self._seconds)
+        if uploaded:  # It is written to disk as it comes.
+            await self._app(scope, body.receive, send)
+            return
+        with self._bodies.holding(body):
+            await self._app(scope, body.receive, send)
 
 
-def in_time(receive: Receive, seconds: float) -> Receive:
-    """`receive` that raises ApiError (408) for a body that takes longer, or for each further
-    MiB."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    more, left = True, MIB
+def _has_body(scope: Scope) -> bool:
+    headers = dict(scope["headers"])
+    return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
-    async def received() -> Message:
-        nonlocal more, left, deadline
-        if not more:
+
+def _content_types(scope: Scope) -> list[str]:
+    """What the headers say, without parameters."""
+    given = [value for name, value in scope["headers"] if name == b"content-type"]
+    return [one.decode("latin-1").partition(";")[0].strip().lower() for one in given]
+
+
+class ArrivingBody:
+    """A request's body, each MiB of which has `seconds` to arrive."""
+
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self._receive = receive
+        self._seconds = seconds
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._left = MIB
+        self._more = True
+        self._timeout: asyncio.Timeout | None = None
+        self._cut = False
+        self.bodies: Bodies | None = None
+        self.size = 0
+        """Bytes that have come; those of small bodies are not counted by `bodies`."""
+
+    async def receive(self) -> Message:
+        """The next message. Raises ApiError."""
+        if not self._more:
             # What comes behind the body is the client's leaving, whenever that is.
-            return await receive()
+            return await self._receive()
+        if self._cut:
+            raise _too_many_bodies()
         try:
-            async with asyncio.timeout_at(deadline):
-                message = await receive()
+            async with asyncio.timeout_at(self._deadline) as self._timeout:
+                message = await self._receive()
         except TimeoutError:
+            if self._cut:
+                raise _too_many_bodies() from None
             raise ApiError(
                 408,
-                f"The request's body does not arrive: less than 1 MiB in {seconds:g} s.",
+                f"The request's body does not arrive: less than 1 MiB in {self._seconds:g} s.",
                 code="request_timeout",
                 headers={"Connection": "close"},
             ) from None
-        more = bool(message.get("more_body"))
-        left -= len(message.get("body", b""))
-        if left <= 0:
-            left, deadline = MIB, loop.time() + seconds
+        finally:
+            self._timeout = None
+        self._more = bool(message.get("more_body"))
+        size = len(message.get("body", b""))
+        self._left -= size
+        if self._left <= 0:
+            self._left = MIB
+            self._deadline = asyncio.get_running_loop().time() + self._seconds
+        if self.bodies is not None:
+            self.bodies.grown(self, size, whole=not self._more)
         return message
 
-    return received
+    def cut(self) -> None:
+        """Take no more of it."""
+        self._cut = True
+        if self._timeout is not None:
+            self._timeout.reschedule(0.0)
 
 
-def timed_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP protocol with a limit on the time that a request's headers get: a connection
-    that has sent none, or a part of them, for so long is closed."""
-    base: Any = AutoHTTPProtocol
+class Bodies:
+    """The bodies that are arriving, in at most `most` bytes: when there are more, the one that
+    began first is cut, so that one that comes at once is not kept out by those that don't."""
 
-    class TimedProtocol(base):  # type: ignore[misc]
-        """A connection that is closed if it keeps the server waiting."""
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+        self._arriving: dict[ArrivingBody, None] = {}
 
-        waiting: asyncio.TimerHandle | None = None
+    @contextmanager
+    def holding(self, body: ArrivingBody) -> Iterator[None]:
+        """A block in which the body counts until it is whole."""
+        body.bodies = self
+        try:
+            yield
+        finally:
+            self.forget(body)
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            self._watch()
+    def grown(self, body: ArrivingBody, size: int, *, whole: bool) -> None:
+        """The body has grown by `size`."""
+        counted = body in self._arriving
+        body.size += size
+        if whole:
+            self.forget(body)
+        elif counted or body.size > SMALL_BODY:
+            self._arriving[body] = None
+            self._held += size if counted else body.size
+        while self._held > self._most:
+            oldest = next(iter(self._arriving))
+            self.forget(oldest)
+            oldest.cut()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self._watch()
+    def forget(self, body: ArrivingBody) -> None:
+        """It is whole, or comes no more."""
+        if body in self._arriving:
+            del self._arriving[body]
+            self._held -= body.size
+        body.bodies = None
 
-        def connection_lost(self, error: Exception | None) -> None:
-            self._unwatch()
-            super().connection_lost(error)
 
-        def _watch(self) -> None:
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._unwatch()
-            elif self.waiting is None:
-                self.waiting = self.loop.call_later(seconds, self.transport.close)
-
-        def _unwatch(self) -> None:
-            if self.waiting is not None:
-                self.waiting.cancel()
-                self.waiting = None
-
-    return TimedProtocol
+def _too_many_bodies() -> ApiError:
+    return ApiError(
+        503,
+        "Too many large bodies are arriving at once.",
+        code="unavailable",
+        headers={"Connection": "close", "Retry-After": "1"},
+    )

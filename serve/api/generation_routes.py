@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.echo import EchoWriter
 from tuneserve.serve.api.errors import ApiError, client_left, too_long
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import note, note_completions
 from tuneserve.serve.api.prepare import compile_bound
 from tuneserve.serve.api.protocol import (
@@ -41,7 +42,7 @@ STREAMED: dict[int | str, dict[str, Any]] = {
 
 def generation_router(service: Service) -> APIRouter:
     """POST /v1/chat/completions and /v1/completions, with their names without /v1."""
-    router = APIRouter()
+    router = json_router()
 
     @router.post("/chat/completions", include_in_schema=False)
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from typing_extensions import TypedDict
 
 import tuneserve
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.lora_scales import ListedAdapter
 from tuneserve.serve.api.protocol import ChatRequest
 from tuneserve.serve.api.service import Service
@@ -60,7 +61,7 @@ class Properties(TypedDict):
 
 def llama_server_router(service: Service) -> APIRouter:
     """POST /apply-template, GET /props, GET /lora-adapters."""
-    router = APIRouter()
+    router = json_router()
 
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> RenderedPrompt:

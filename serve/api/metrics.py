@@ -28,6 +28,9 @@ class Metrics:
         counter = partial(Counter, registry=self.registry)
         seconds = partial(Histogram, buckets=SECONDS, registry=self.registry)
         self._requests = counter("tuneserve_requests", "HTTP requests", ("path", "status"))
+        self._refused = counter(
+            "tuneserve_refused_connections", "Connections cut or not taken", ("reason",)
+        )
         self._prompt = counter("tuneserve_prompt_tokens", "Prompt tokens of ended answers")
         self._cached = counter("tuneserve_cached_tokens", "Prompt tokens that the prefix cache had")
         self._generated = counter("tuneserve_generated_tokens", "Generated tokens")
@@ -53,6 +56,10 @@ class Metrics:
     def requested(self, path: str, status: int) -> None:
         """An HTTP request has ended; `path` is a route, not what the client wrote."""
         self._requests.labels(path, str(status)).inc()
+
+    def refused(self, reason: str) -> None:
+        """A connection was cut, or not taken, before it had a request."""
+        self._refused.labels(reason).inc()
 
     def text(self) -> bytes:
         """The exposition format, as Prometheus reads it."""

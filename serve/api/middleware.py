@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from tuneserve.files import read_text
 from tuneserve.serve.api.errors import CLIENT_LEFT, ApiError, as_api_error
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.engine import Completion, UnavailableError
+from tuneserve.visible import json_text
 
 FACTS = "tuneserve.facts"
 """Key in the ASGI scope: under it the app stores the facts that the access log writes of a request
@@ -130,7 +130,7 @@ def _as_line(scope: Scope, request_id: str, status: int, seconds: float) -> str:
 
 def _as_json(scope: Scope, request_id: str, status: int, seconds: float) -> str:
     client = scope.get("client")
-    return json.dumps(
+    return json_text(
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request_id,
@@ -140,8 +140,7 @@ def _as_json(scope: Scope, request_id: str, status: int, seconds: float) -> str:
             "status": status,
             "seconds": round(seconds, 3),
             **scope[FACTS],
-        },
-        ensure_ascii=False,
+        }
     )
 
 

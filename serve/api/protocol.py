@@ -35,19 +35,25 @@ MOST_LOGPROBS = 20
 LONGEST_STOP = 256
 MOST_TOKENS = 1_000_000
 """That a text may have where no context bounds it."""
+MOST_FIELDS = 250
+MOST_BIASES = 300_000
+"""As many as the largest vocabularies have tokens."""
+LARGEST_BIAS = 100
+MOST_VARIABLES = 100
 
 Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
 Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
 RepeatPenalty = Annotated[float, Field(ge=0.01, le=10.0)]
 """Much smaller ones would make logits infinite."""
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
+ModelName = Annotated[str, Field(max_length=512)]
 MaxTokens = Annotated[int, Field(ge=-1)]
 GrammarText = Annotated[str, Field(min_length=1, max_length=100_000)]
 Pattern = Annotated[str, Field(min_length=1, max_length=100_000)]
 Choices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=10_000)]],
-    Field(min_length=1, max_length=1000),
+    Field(min_length=1, max_length=1000, fail_fast=True),
 ]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
@@ -69,6 +75,8 @@ class RequestModel(BaseModel):
     ) -> Self:
         if not isinstance(data, dict):
             return handler(data)
+        if len(data) > MOST_FIELDS:
+            raise ValueError(f"there are more than {MOST_FIELDS} fields")
         given = {name: value for name, value in data.items() if value is not None}
         ignored = tuple(
             name
@@ -141,7 +149,7 @@ class GenerationRequest(RequestModel):
     """What chat and text completions have in common."""
 
     without_effect = no_effect.OF_REQUESTS
-    model: str | None = None
+    model: ModelName | None = None
     """Name of a served model; see /v1/models."""
     lora: LoraScales | None = None
     """The adapter, as llama-server's clients say it: its id, with the scale 1."""
@@ -177,7 +185,7 @@ class GenerationRequest(RequestModel):
     """Go on to max_tokens: end tokens are not chosen."""
     stop_token_ids: Annotated[list[TokenId], Field(max_length=MOST_STOPS)] | None = None
     """Tokens that end the answer, as end tokens do."""
-    logit_bias: dict[str, Annotated[float, Field(ge=-100.0, le=100.0)]] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-LARGEST_BIAS, le=LARGEST_BIAS)]] | None = None
     """Token id (as a string) to what is added to its logit."""
     grammar: GrammarText | None = None
     """A grammar (GBNF, rule `root`) that the answer must follow."""
@@ -211,17 +219,27 @@ class GenerationRequest(RequestModel):
     def _given_biases(cls, bias: Any) -> Any:
         if not isinstance(bias, dict):
             return bias
-        for token in bias:
+        if len(bias) > MOST_BIASES:
+            raise ValueError(f"there are more than {MOST_BIASES} biases")
+        for token, value in bias.items():
             if isinstance(token, str) and not token.isascii():
                 raise ValueError(f"{ascii(token)[:64]} is not a token id")
+            # The first is enough: each of many would be an error of its own.
+            if not isinstance(value, int | float | None):
+                raise ValueError(f"the bias of {ascii(token)[:64]} is not a number")
+            if value is not None and not -LARGEST_BIAS <= value <= LARGEST_BIAS:
+                raise ValueError(
+                    f"the bias of {ascii(token)[:64]} is not between {-LARGEST_BIAS} and "
+                    f"{LARGEST_BIAS}"
+                )
         return {token: value for token, value in bias.items() if value is not None}
 
     @field_validator("logit_bias")
     @classmethod
     def _token_ids(cls, bias: dict[str, float] | None) -> dict[str, float] | None:
         for key in bias or {}:
-            if not (key.isascii() and key.isdigit() and int(key) < 2**31):
-                raise ValueError(f"'{key}' is not a token id")
+            if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < 2**31):
+                raise ValueError(f"'{key[:64]}' is not a token id")
         return bias
 
     @model_validator(mode="after")
@@ -415,9 +433,9 @@ class ChatMessage(RequestModel):
 
     without_effect = no_effect.OF_MESSAGES
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[CallMade] | None = None
+    tool_calls: Annotated[list[CallMade], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
     """Thoughts of an earlier turn, for templates that want them."""
@@ -546,7 +564,7 @@ class AllowedTools(RequestModel):
     """Some of the request's tools: the others are not called."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Field(min_length=1)]
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=128)]
 
 
 class AllowedToolsChoice(RequestModel):
@@ -559,7 +577,7 @@ class AllowedToolsChoice(RequestModel):
 class ChatRequest(GenerationRequest):
     """Body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     max_completion_tokens: MaxTokens | None = None
     """Longest answer in tokens; the newer name of max_tokens."""
     logprobs: bool | None = None
@@ -588,6 +606,13 @@ class ChatRequest(GenerationRequest):
     """Is a last turn of the assistant's continued? Default true; false closes it."""
     chat_template_kwargs: dict[str, bool | int | float | str] | None = None
     """Variables for the chat template, such as enable_thinking."""
+
+    @field_validator("chat_template_kwargs", mode="before")
+    @classmethod
+    def _a_few_variables(cls, variables: Any) -> Any:
+        if isinstance(variables, dict) and len(variables) > MOST_VARIABLES:
+            raise ValueError(f"there are more than {MOST_VARIABLES} variables")
+        return variables
 
     @model_validator(mode="after")
     def _fields_agree(self) -> ChatRequest:
@@ -693,9 +718,9 @@ class CompletionRequest(GenerationRequest):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1)]
+        | Annotated[list[str], Field(min_length=1, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1, fail_fast=True)]
     )
     """Text, token ids, or a list of either."""
     logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
@@ -728,10 +753,10 @@ class CompletionRequest(GenerationRequest):
 class TokenizeRequest(RequestModel):
     """Body of POST /tokenize: a text, or a conversation as the chat template renders it."""
 
-    model: str | None = None
+    model: ModelName | None = None
     content: str | None = None
     """A text; special tokens in it are parsed."""
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)] | None = None
     """A conversation, rendered by the chat template."""
     add_special: bool = False
     """Put BOS before the text if the model wants it (messages have it)."""
@@ -754,8 +779,8 @@ class TokenList(TypedDict):
 class DetokenizeRequest(RequestModel):
     """Body of POST /detokenize."""
 
-    model: str | None = None
-    tokens: Annotated[list[TokenId], Field(max_length=MOST_TOKENS)]
+    model: ModelName | None = None
+    tokens: Annotated[list[TokenId], Field(max_length=MOST_TOKENS, fail_fast=True)]
 
 
 class DetokenizedText(TypedDict):
@@ -768,12 +793,12 @@ class EmbeddingRequest(RequestModel):
     """Body of POST /v1/embeddings."""
 
     without_effect = no_effect.OF_REQUESTS
-    model: str | None = None
+    model: ModelName | None = None
     input: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=512)]
+        | Annotated[list[str], Field(min_length=1, max_length=512, fail_fast=True)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=512)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=512, fail_fast=True)]
     )
     encoding_format: Literal["float", "base64"] = "float"
 

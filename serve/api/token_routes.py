@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from tuneserve.chat.prompt import encode_text
 from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.errors import ApiError, client_left, to_json, too_long
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.protocol import (
     MOST_TOKENS,
     ChatRequest,
@@ -32,7 +33,7 @@ from tuneserve.serve.engine import TextTooLongError
 
 
 def text_router(service: Service) -> APIRouter:
-    router = APIRouter()
+    router = json_router()
 
     @router.post("/tokenize")
     async def tokenize(body: TokenizeRequest) -> TokenList:

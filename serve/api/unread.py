@@ -12,7 +12,7 @@ from http import HTTPStatus
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tuneserve.serve.api.arrival import in_time
+from tuneserve.serve.api.arrival import ArrivingBody
 from tuneserve.serve.api.errors import ApiError
 
 MOST_DROPPED = 512 << 20
@@ -61,7 +61,7 @@ class DropUnread:
         await self._app(scope, received, sent)
 
     async def _drop(self, receive: Receive) -> None:
-        receive = in_time(receive, self._seconds)
+        receive = ArrivingBody(receive, self._seconds).receive
         left, more = MOST_DROPPED, True
         while more and left > 0:
             try:

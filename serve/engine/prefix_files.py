@@ -46,7 +46,7 @@ def write_prefix(path: Path, prefix: CachedPrefix) -> None:
     checksum.update(tokens.data)
     checksum.update(data.data)
     header = _HEADER.pack(_MAGIC, len(tokens), FORMAT, data.nbytes, checksum.digest())
-    with atomic_path(path) as temporary:
+    with atomic_path(path, synced=False) as temporary:
         temporary.touch(0o600)
         with temporary.open("wb") as file:
             file.write(header)

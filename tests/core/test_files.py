@@ -53,6 +53,7 @@ def killed(moment: str, target: Path) -> None:
     code = f"""
 import os, signal, sys
 from pathlib import Path
+import tuneserve.files
 from tuneserve.files import atomic_path
 
 def kill(*_):
@@ -63,6 +64,7 @@ with atomic_path(Path(sys.argv[1])) as temporary:
     (temporary / "new").touch()
     if "{moment}" == "before":
         kill()
+    tuneserve.files.exchange = lambda *_: False  # as on a file system that can't
     renames = Path.rename
     def rename(self, target):
         if self == temporary:
@@ -112,6 +114,7 @@ def test_a_directory_that_can_not_be_replaced_stays_as_it_was(
                 return rename(path, to)
 
             monkeypatch.setattr(Path, "rename", fail)
+            monkeypatch.setattr("tuneserve.files.exchange", lambda *_: False)
 
     with pytest.raises(OSError, match="no space left"):
         replace_with_a_full_disk()

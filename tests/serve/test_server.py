@@ -72,6 +72,7 @@ def test_keys_a_signal_and_a_chat(
 ) -> None:  # fmt: skip
     keys = tmp_path / "keys"
     keys.write_text("first-key\n# a comment\nsecond-key\n")
+    keys.chmod(0o600)
     log = tmp_path / "log"
     with start_server(log, str(demo_gguf), "--api-key-file", str(keys)) as running:
         assert "curl http://127.0.0.1:" in running.output()
@@ -231,12 +232,13 @@ def test_requests_that_do_not_arrive_are_ended(
             answer, seconds = sent(data)
             assert answer == b""
             assert 0.9 < seconds < 1.8
-        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += b"Content-Type: application/json\r\n"
         answer, seconds = sent(head + b"Content-Length: 50\r\n\r\n{")
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"code":"request_timeout"' in answer
         assert 0.9 < seconds < 1.8
-        answer, seconds = sent(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer, seconds = sent(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert 1.9 < seconds < 3.5
 
@@ -291,10 +293,15 @@ def test_a_signal_under_load_loses_no_request_that_was_taken(
     assert "Traceback" not in log.read_text()
 
 
-def test_bound_wide_without_keys_is_warned_of(
-    start_server: Any, demo_gguf: Path, tmp_path: Path
+def test_bound_wide_without_keys_is_refused_or_warned_of(
+    start_server: Any, tuneserve: Any, demo_gguf: Path, tmp_path: Path
 ) -> None:
-    with start_server(tmp_path / "log", str(demo_gguf), "--host", "0.0.0.0") as running:
+    wide = (str(demo_gguf), "--host", "0.0.0.0")
+    refused = tuneserve("serve", *wide)
+    assert refused.returncode == 2
+    assert "0.0.0.0 can be reached from other machines" in refused.stderr
+    assert "--insecure" in refused.stderr
+    with start_server(tmp_path / "log", *wide, "--insecure") as running:
         assert "warning: 0.0.0.0 can be reached from other machines" in running.output()
         assert running.url.startswith("http://127.0.0.1:")
 

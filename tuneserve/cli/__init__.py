@@ -7,6 +7,8 @@ Each command lives in a module of its own and is imported when it is called, so 
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import os
 import sys
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import click
 
 import tuneserve
+from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError, of_system
+from tuneserve.visible import Visible
 
 COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
@@ -82,35 +86,38 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in given or bool(os.environ.get("TUNESERVE_DEBUG"))
     # --debug is accepted anywhere on the line, not only before the command.
     given = [argument for argument in given if argument != "--debug"]
+    if logging.lastResort is not None:  # what writes warnings where no logging is set up
+        logging.lastResort.setFormatter(Visible())
     try:
         result: Any = cli.main(args=given, prog_name="tuneserve", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"), lines=True)
         sys.exit(error.exit_code)
     except TuneserveError as error:
         if debug:
             raise
-        print(f"error: {error.render()}", file=sys.stderr)
+        say(f"error: {error.render()}", lines=True)
         sys.exit(error.exit_code)
     except OSError as error:
         # Without a number it is no refusal of the system's, but a library's own error.
         if debug or error.errno is None or isinstance(error, BrokenPipeError):
             raise
-        print(f"error: {of_system(error).render()}", file=sys.stderr)
+        say(f"error: {of_system(error).render()}", lines=True)
         sys.exit(TuneserveError.exit_code)
     except ModuleNotFoundError as error:
         # Commands ask for their extra before they start; what they don't foresee ends here.
         if debug or error.name is None or error.name.partition(".")[0] == "tuneserve":
             raise
-        print(
+        say(
             f"error: this needs the module '{error.name}', which is not installed: "
-            "pip install 'tuneserve[all]'",
-            file=sys.stderr,
+            "pip install 'tuneserve[all]'"
         )
         sys.exit(UsageError.exit_code)
     sys.exit(result if isinstance(result, int) else 0)

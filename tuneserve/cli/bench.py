@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tuneserve.cli.common import (
+    allow_code_option,
     later_stage_settings,
     select_run,
     show_ranking,
@@ -25,6 +26,7 @@ EXIT_WORSE = 3
 
 @click.command()
 @stage_options
+@allow_code_option
 @click.option(
     "--rescore",
     is_flag=True,

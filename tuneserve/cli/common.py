@@ -44,6 +44,13 @@ config_option = click.option(
 )
 
 
+allow_code_option = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Let code run that only a file of the run names (it is shown): after you have read it.",
+)
+
+
 def stage_options(command: Command) -> Command:
     """--config, --run, --force, --skip-done and --json, as every stage takes them."""
     decorators = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuneserve.cli.common import later_stage_settings, select_run, stage_options
+from tuneserve.cli.common import allow_code_option, later_stage_settings, select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.extras import require_extra
 from tuneserve.options import settings_options
@@ -22,6 +22,7 @@ WORST_SHOWN = 5
 
 @click.command()
 @stage_options
+@allow_code_option
 @click.option(
     "--adapter-only",
     is_flag=True,

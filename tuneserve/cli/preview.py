@@ -13,6 +13,7 @@ from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
+from tuneserve.visible import hidden_parts, one_line
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -27,8 +28,6 @@ _OTHER_ROWS = 5
 _FEWEST_ROWS = 8
 # Bold as well as coloured: the difference must show without colours too.
 STYLES = {"context": "dim", "trained": "bold green", "special": "cyan", "left out": "yellow"}
-# Control characters as the pictures that Unicode has for them: a terminal would obey them.
-_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 
 @click.command("preview")
@@ -108,8 +107,8 @@ def _show_example(shown: Shown) -> None:
 
     console = stderr_console()
     kind, example = shown.kind, shown.example
-    console.rule(f"{kind.name}: {kind.total:,} example{'s' * (kind.total != 1)}",
-                 align="left")  # fmt: skip
+    title = f"{one_line(kind.name)}: {kind.total:,} example{'s' * (kind.total != 1)}"
+    console.rule(Text(title), align="left")
     rows = max(console.height - _OTHER_ROWS, _FEWEST_ROWS)
     pieces = joined(shortened(shown.pieces, rows=rows, width=console.width))
     length = sum(piece.tokens for piece in shown.pieces)
@@ -119,7 +118,7 @@ def _show_example(shown: Shown) -> None:
         about += f"; cut, {shown.length_before_cut:,} before"
     if shown.part != "train":
         about += f"; held out for '{shown.part}', and not trained on"
-    console.print(Text(about, style="bold"))
+    console.print(Text(one_line(about), style="bold"))
     console.print(_marked(pieces))
 
 
@@ -134,7 +133,9 @@ def _marked(pieces: list[Piece]) -> Text:
             text.append("«" if piece.trained else "»", style="bold green")
             inside = piece.trained
         shown = f"\n{piece.text}\n" if piece.kind == "left out" else piece.text
-        text.append(shown.translate(_PICTURES), style=STYLES[piece.kind])
+        for part, is_escape in hidden_parts(shown):
+            # The same letters in the data are not shown in reverse.
+            text.append(part, style=f"{STYLES[piece.kind]}{' reverse' if is_escape else ''}")
     if inside:
         text.append("»", style="bold green")
     return text

@@ -61,6 +61,7 @@ def command(
     )  # fmt: skip
     if result is None:  # of several processes only the first has one
         return
-    say(f"adapter: {run.adapter}\nnext: tuneserve convert --run {run.name}")
+    say(f"adapter: {run.adapter}")
+    say(f"next: tuneserve convert --run {run.name}")
     if as_json:
         print_json(result.to_json())

@@ -35,6 +35,9 @@ what a damaged file can make this process allocate: a Python object takes up to 
 of a value."""
 
 
+MOST_OBJECTS = 1 << 20
+"""A longer list of numbers stays an array of the file's bytes. No vocabulary has more tokens."""
+
 _RUNS_OUT = f"its header runs out of the file, or past {HEADER_BYTES >> 20} MiB"
 
 
@@ -248,7 +251,10 @@ class _HeaderReader:
         # Before a format is made of the count: a huge one is no valid format.
         if size > len(self._bytes) - self._at:
             raise _DamageError(_RUNS_OUT)
-        return list(self._unpack(f"{count}{form}", size))
+        values = np.frombuffer(self._bytes, f"<{form}", count, self._at)
+        self._at += size
+        # As objects they take up to ten times their bytes.
+        return values if count > MOST_OBJECTS else values.tolist()
 
 
 # What people call the pieces of a file that was cut by size: x.gguf.part00, x.gguf-split-a

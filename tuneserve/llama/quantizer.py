@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tuneserve.child import own_module, run_child
+from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama.library import backend, last_error
@@ -66,7 +67,7 @@ def _main(source: str, target: str, file_type: str, threads: str, imatrix: str =
     if kept is not None:
         params.imatrix = kept[0]
     if api.llama_model_quantize(os.fsencode(source), os.fsencode(target), params):
-        print(last_error(), file=sys.stderr)
+        say(last_error(), lines=True)
         return 1
     return 0
 

@@ -89,7 +89,7 @@ def _scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
         case "chrf":
             return chrf_scorer()
         case "python":
-            return python_scorer(settings.scorer)
+            return python_scorer(settings.scorer, settings)
 
 
 def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str]:

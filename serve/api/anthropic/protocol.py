@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypedDict
 
 from tuneserve.serve.api.no_effect import always
-from tuneserve.serve.api.protocol import MOST_STOPS, MaxTokens, RequestModel, Temperature
+from tuneserve.serve.api.protocol import MOST_STOPS, MaxTokens, ModelName, RequestModel, Temperature
 from tuneserve.serve.api.translated import kind_of, of_kinds
 
 
@@ -61,7 +61,9 @@ def _as_blocks(content: Any) -> Any:
 
 
 Texts = Annotated[
-    list[Annotated[TextBlock, of_kinds("text", what="blocks")]], BeforeValidator(_as_blocks)
+    list[Annotated[TextBlock, of_kinds("text", what="blocks")]],
+    Field(fail_fast=True),
+    BeforeValidator(_as_blocks),
 ]
 
 
@@ -105,7 +107,7 @@ class Message(RequestModel):
     """One turn. A last turn of the assistant's is continued."""
 
     role: Literal["user", "assistant", "system"]
-    content: Annotated[list[Block], BeforeValidator(_as_blocks)]
+    content: Annotated[list[Block], Field(fail_fast=True), BeforeValidator(_as_blocks)]
 
     @model_validator(mode="after")
     def _blocks_suit_the_role(self) -> Message:
@@ -185,8 +187,8 @@ class CountRequest(RequestModel):
         ("context_management", "diagnostics", "inference_geo", "metadata", "service_tier", "speed"),
         always,
     )
-    model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    model: ModelName
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     system: Texts | None = None
     """The system prompt."""
     tools: Annotated[
@@ -254,7 +256,7 @@ class AnsweredMessage(TypedDict):
     id: str
     type: Literal["message"]
     role: Literal["assistant"]
-    model: str
+    model: ModelName
     content: list[dict[str, Any]]
     stop_reason: str | None
     stop_sequence: str | None

@@ -13,6 +13,7 @@ from tuneserve.serve.api.anthropic.protocol import (
 from tuneserve.serve.api.anthropic.translate import NAMES, as_chat, ignored_of
 from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.generation_routes import STREAMED
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.prepare import Turn
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, count_tokens
@@ -20,7 +21,7 @@ from tuneserve.serve.api.translated import answer, count_tokens
 
 def anthropic_router(service: Service) -> APIRouter:
     """POST /v1/messages and /v1/messages/count_tokens."""
-    router = APIRouter()
+    router = json_router()
 
     @router.post("/v1/messages", response_model=AnsweredMessage, responses=STREAMED)
     async def messages(body: MessagesRequest, request: Request) -> Response:

@@ -3,7 +3,6 @@ key that it was uploaded with."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NotRequired, TypeVar, cast
 
 from tuneserve.console import human_bytes, say
+from tuneserve.durable import make_folder, sync_folder
 from tuneserve.errors import UsageError
-from tuneserve.files import atomic_path, read_json
+from tuneserve.files import atomic_path, clear_leftovers, read_json
+from tuneserve.locks import HeldError, hold
 from tuneserve.serve.api.batches.types import FileObject
 from tuneserve.serve.api.errors import ApiError
 
@@ -46,8 +47,6 @@ def write_state(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON that is there whole after a kill, or a loss of power."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def read_state(path: Path, keys: Collection[str]) -> dict[str, Any] | None:
@@ -99,13 +98,12 @@ class FileStore:
         self._files = directory / "files"
         self._lock = threading.RLock()
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._files.mkdir(exist_ok=True)
-            self._process_lock = (directory / "lock").open("w")
-            fcntl.flock(self._process_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            make_folder(directory, 0o700)
+            make_folder(self._files)
+            self._process_lock = hold(directory / "lock", wait=False)
+        except HeldError as error:
             raise UsageError(
-                "another server has its batches there",
+                f"another server has its batches there: {error.holder}",
                 where=str(directory),
                 hint="Give each server a directory of its own.",
             ) from None
@@ -115,10 +113,11 @@ class FileStore:
 
     def close(self) -> None:
         """Let another process have the directory."""
-        self._process_lock.close()
+        os.close(self._process_lock)
 
     def _read(self) -> dict[str, StoredFile]:
         """What is there; what a killed process has not finished is removed."""
+        clear_leftovers(self._files)
         known: dict[str, StoredFile] = {}
         described = sorted(self._files.glob("file-*.json"))
         for path in described:
@@ -159,8 +158,6 @@ class FileStore:
         with told_of_the_disk():
             with atomic_path(path) as temporary, temporary.open("wb") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
-                target.flush()
-                os.fsync(target.fileno())
             return self.describe(owner, file_id, name, "batch")
 
     def adopt(self, owner: str, file_id: str, name: str, source: Path) -> None:
@@ -170,7 +167,9 @@ class FileStore:
         try:
             os.link(source, self.path(file_id))
         except OSError:  # a file system without links
-            shutil.copyfile(source, self.path(file_id))
+            with atomic_path(self.path(file_id)) as copy:
+                shutil.copyfile(source, copy)
+        sync_folder(self._files)
         self.describe(owner, file_id, name, "batch_output")
 
     def describe(self, owner: str, file_id: str, name: str, purpose: Purpose) -> FileObject:

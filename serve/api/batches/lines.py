@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuneserve.serve.api.batches.strict_json import is_blank, read_json_line
 from tuneserve.serve.api.batches.types import BatchLine, BatchProblem
+from tuneserve.serve.api.strict_json import is_blank, read_json
 
 MOST_LINES = 50_000
 SHOWN_PROBLEMS = 100
@@ -60,7 +60,7 @@ def _checked(
     if len(line) > longest:
         return _problem("line_too_long", f"A line has at most {longest} bytes.", number)
     try:
-        value = read_json_line(line)
+        value = read_json(line)
     except ValueError as error:
         return _problem("invalid_json_line", str(error), number)
     if not isinstance(value, dict):
@@ -84,7 +84,7 @@ def read_body(path: Path, place: Place) -> dict[str, Any]:
     """The request that stands at a place."""
     with path.open("rb") as file:
         file.seek(place.start)
-        body: dict[str, Any] = read_json_line(file.read(place.length))["body"]
+        body: dict[str, Any] = read_json(file.read(place.length))["body"]
         return body
 
 

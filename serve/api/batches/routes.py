@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
@@ -26,6 +25,7 @@ from tuneserve.serve.api.batches.types import (
     FileObject,
 )
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import key_in
 
 FILES = "/v1/files"
@@ -57,13 +57,11 @@ def batch_router(
     runner: BatchRunner,
     *,
     keyed: bool,
-    origins: Collection[str],
     served: Callable[[], set[str]],
 ) -> APIRouter:
-    """`keyed`: there are API keys, whose files are apart. `origins`: of web pages that may upload.
-    `served` gives the paths there are."""
-    router = APIRouter()
-    _add_files(router, store, keyed=keyed, origins=origins)
+    """`keyed`: there are API keys, whose files are apart. `served` gives the paths there are."""
+    router = json_router()
+    _add_files(router, store, keyed=keyed)
 
     @router.post("/v1/batches")
     async def create(body: BatchRequest, request: Request) -> BatchObject:
@@ -134,19 +132,7 @@ def batch_router(
     return router
 
 
-def _check_origin(request: Request, origins: Collection[str]) -> None:
-    """Raises ApiError for an upload from a web page of elsewhere. Browsers ask before they send
-    JSON, but not before they send a form."""
-    origin = request.headers.get("origin")
-    if origin is None or origin in origins or "*" in origins:
-        return
-    if urlsplit(origin).netloc != request.headers.get("host"):
-        raise ApiError(403, "Pages of this origin may not upload files.", code="origin_refused")
-
-
-def _add_files(
-    router: APIRouter, store: BatchStore, *, keyed: bool, origins: Collection[str]
-) -> None:
+def _add_files(router: APIRouter, store: BatchStore, *, keyed: bool) -> None:
     files = store.files
     places = asyncio.Semaphore(UPLOADS_AT_ONCE)
 
@@ -172,7 +158,6 @@ def _add_files(
     )
     async def upload(request: Request) -> FileObject:
         """Keep a JSONL file of requests for a batch."""
-        _check_origin(request, origins)
         owner = owner_of(request, keyed=keyed)
         announced = request.headers.get("content-length", "0")
         files.check_room(int(announced) if announced.isdecimal() else 0)

@@ -6,9 +6,9 @@ process has half written is cut when the file is opened again, and that request 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-import os
 import re
 import threading
 import time
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, NotRequired, cast, get_args
 
 from tuneserve.console import say
+from tuneserve.durable import Appended, make_folder
+from tuneserve.files import clear_leftovers
 from tuneserve.serve.api.batches.files import FileStore, new_id, read_state, write_state
 from tuneserve.serve.api.batches.types import (
     ENDED,
@@ -98,10 +100,8 @@ class Results:
                 return
             if self._files.used_bytes + self._bytes + len(data) > self._files.most_bytes:
                 raise StorageFullError
-            with self._paths[failed].open("ab") as file:
+            with contextlib.closing(Appended(self._paths[failed], seconds=0)) as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
             self._bytes += len(data)
             self._count(line, failed=failed)
             self._tally[failed] += 1
@@ -140,7 +140,8 @@ class BatchStore:
     def __init__(self, files: FileStore) -> None:
         self.files = files
         self._directory = files.directory / "batches"
-        self._directory.mkdir(exist_ok=True)
+        make_folder(self._directory)
+        clear_leftovers(self._directory)
         self._lock = threading.RLock()
         self._tally: Counter[bool] = Counter()
         paths = self._directory.glob("batch_*.json")

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    field_validator,
+)
 
 from tuneserve.serve.api.protocol import RequestModel, whole_arguments
 from tuneserve.serve.api.translated import kind_of, of_kinds
@@ -61,7 +68,7 @@ class Message(RequestModel):
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts)]
+    content: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)]
     id: str | None = None
     status: Status | None = None
     phase: str | None = None
@@ -99,7 +106,7 @@ class FunctionCallOutput(RequestModel):
 
     type: Literal["function_call_output"]
     call_id: str
-    output: Annotated[list[Part], BeforeValidator(_as_parts)]
+    output: Annotated[list[Part], Field(fail_fast=True), BeforeValidator(_as_parts)]
     id: str | None = None
     status: Status | None = None
 
@@ -120,8 +127,8 @@ class ReasoningItem(RequestModel):
 
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[Thought] = Field(default_factory=list)
-    content: list[Thought] | None = None
+    summary: Annotated[list[Thought], Field(fail_fast=True)] = Field(default_factory=list)
+    content: Annotated[list[Thought], Field(fail_fast=True)] | None = None
     encrypted_content: str | None = None
     status: Status | None = None
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from tuneserve.serve.api.no_effect import OF_STREAM_OPTIONS, always, only
 from tuneserve.serve.api.openai_responses.items import InputItem, as_items
@@ -16,6 +23,7 @@ from tuneserve.serve.api.protocol import (
     MOST_LOGPROBS,
     Effort,
     MaxTokens,
+    ModelName,
     RequestModel,
     Temperature,
 )
@@ -46,7 +54,10 @@ class NamespaceTool(RequestModel):
     type: Literal["namespace"]
     name: str
     description: str | None = None
-    tools: list[Annotated[FunctionTool, of_kinds("function", what="tools")]]
+    tools: Annotated[
+        list[Annotated[FunctionTool, of_kinds("function", what="tools")]],
+        Field(max_length=128, fail_fast=True),
+    ]
 
 
 _TOOLS = {"function": "FunctionTool", "namespace": "NamespaceTool"}
@@ -76,7 +87,8 @@ class AllowedTools(RequestModel):
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
     tools: Annotated[
-        list[Annotated[FunctionChoice, of_kinds("function", what="tools")]], Field(min_length=1)
+        list[Annotated[FunctionChoice, of_kinds("function", what="tools")]],
+        Field(min_length=1, max_length=128),
     ]
 
 
@@ -142,9 +154,11 @@ class StreamOptions(RequestModel):
 class CountRequest(RequestModel):
     """Body of POST /v1/responses/input_tokens: what decides a prompt."""
 
-    model: str | None = None
+    model: ModelName | None = None
     """Name of a served model; see /v1/models."""
-    input: Annotated[list[InputItem], Field(min_length=1), BeforeValidator(as_items)]
+    input: Annotated[
+        list[InputItem], Field(min_length=1, fail_fast=True), BeforeValidator(as_items)
+    ]
     """A text, or items: messages, calls and their results, thoughts."""
     instructions: str | None = None
     """The system prompt of this turn alone."""
@@ -193,7 +207,7 @@ class ResponsesRequest(CountRequest):
     top_p: float | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
     """Alternatives reported for each token."""
-    include: list[str] | None = None
+    include: Annotated[list[str], Field(max_length=32)] | None = None
     """`message.output_text.logprobs` reports log probabilities."""
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.generation_routes import STREAMED
+from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import key_in
 from tuneserve.serve.api.openai_responses.answers import (
     DeletedResponse,
@@ -31,7 +32,7 @@ MIB = 2**20
 
 def responses_router(service: Service) -> APIRouter:
     """POST /v1/responses, with its name without /v1, and what there is about stored ones."""
-    router = APIRouter()
+    router = json_router()
     store = ResponseStore(service.settings.response_store * MIB)
 
     def owner_of(request: Request) -> str:

@@ -235,7 +235,7 @@ def supposed(
     ends = [round(sum(sizes[: place + 1])) for place in range(len(sizes))]
     parts = [min(1.0, sum(noted[end - round(m) : end])) for m, end in zip(sizes, ends, strict=True)]
     apart = [abs(s / m - usual) for s, m in zip(sums, sizes, strict=True)]
-    weight = (1 + seen) ** -2
+    weight = 1 / (1 + (seen / 4) ** 6)
     squares = sum(part * d * d for part, d in zip(parts, apart, strict=True))
     square = (squares + weight) / (sum(parts) + weight)
     shares = [m / sum(sizes) for m in sizes]
@@ -343,9 +343,10 @@ def tango(won: float, lost: float, n: float) -> tuple[float, float]:
 
 
 def perplexity(nll: list[float], tokens: list[float]) -> Estimate:
-    mean, error, freedom, _ = robust(nll, tokens)
-    error /= mean
+    mean, error, freedom, skewness = robust(nll, tokens)
     number = len(nll)
+    skewed = around(number, mean, error, freedom, skewness)[1]
+    error /= mean
     t = float(stats.t.ppf(0.975, freedom))
     logs = [math.log(loss / count) for loss, count in zip(nll, tokens, strict=True)]
     median = float(np.median(logs))
@@ -355,7 +356,7 @@ def perplexity(nll: list[float], tokens: list[float]) -> Estimate:
     upper = min(max(error, cox), (1 + 2.7 / math.sqrt(number)) * error)
     low = mean * math.exp(-t * error)
     high = mean * math.exp(t * upper + (1 + 2 * t * t) / 4 * upper**2)
-    return Estimate(math.exp(mean), math.exp(low), math.exp(high))
+    return Estimate(math.exp(mean), math.exp(low), math.exp(max(high, skewed)))
 
 
 def ratio(gains: list[float], tokens: list[float]) -> Estimate:

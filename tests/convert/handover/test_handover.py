@@ -87,6 +87,16 @@ def push(tuneserve: Runner, converted: RunDirectory, hub: Hub) -> Pushing:
     return Pushing(tuneserve, converted, hub)
 
 
+def test_a_run_hands_over_nothing_that_it_only_points_to(converted: RunDirectory) -> None:
+    """What is in a run directory may be anybody's, and the files beside it are this user's."""
+    secret = converted.root.parent / "secret"
+    secret.write_text("mine")
+    (converted.gguf / "SHA256SUMS").symlink_to(secret)
+    with pytest.raises(UsageError) as caught:
+        handed_files(converted)
+    assert caught.value.problems == [f"{converted.gguf / 'SHA256SUMS'} is a link"]
+
+
 def test_push_sends_each_file_once(push: Pushing, converted: RunDirectory, hub: Hub) -> None:
     done = push("--json")
     assert done.returncode == 0, done.stderr

@@ -56,7 +56,7 @@ def ask(
         transport = httpx.ASGITransport(app)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://test", headers=headers, timeout=60
+            transport=transport, base_url="http://localhost", headers=headers, timeout=60
         ) as client:
             return await (client.post(path, json=body) if body is not None else client.get(path))
 

@@ -47,7 +47,7 @@ def post(
     async def ask() -> httpx.Response:
         service.bridge.attach(asyncio.get_running_loop())
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, json=body, timeout=60)
 
     return asyncio.run(ask())
@@ -131,7 +131,7 @@ def ask_and_leave(app: FastAPI, service: Service, path: str, body: dict[str, Any
 
     async def ask() -> None:
         service.bridge.attach(asyncio.get_running_loop())
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
         scope = {
             "type": "http", "http_version": "1.1", "method": "POST", "path": path,
             "raw_path": path.encode(), "root_path": "", "scheme": "http", "query_string": b"",

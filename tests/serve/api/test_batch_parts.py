@@ -68,7 +68,7 @@ def with_body(body: bytes) -> bytes:
         (with_body(b'{"a": -Infinity}'), "It is no JSON: -Infinity is no number there."),
         (with_body(b"[" * 90_000), "It is nested too deeply."),
         (with_body(b'{"a": "\xe4"}'), "It is not UTF-8 (byte"),
-        (GOOD.decode().encode("utf-16"), "This is UTF-16 or UTF-32; save the file as UTF-8."),
+        (GOOD.decode().encode("utf-16"), "This is UTF-16 or UTF-32; it must be UTF-8."),
         (GOOD.decode().encode("utf-32-le"), "This is UTF-16 or UTF-32"),
         (GOOD + b"\r" + GOOD, "It is no JSON: Extra data"),
         (b"[1]", "This line is no JSON object."),

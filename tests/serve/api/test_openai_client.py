@@ -204,7 +204,7 @@ def test_a_client_that_leaves_frees_its_slot(server: Any, http: Any, stream: boo
         }
     )
     request = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     )
     leaving = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]

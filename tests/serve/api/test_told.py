@@ -185,14 +185,18 @@ def test_what_is_nested_too_deep_is_refused(app: FastAPI, service: Service) -> N
         schema = {"type": "object", "properties": {"a": schema}}
     call = {"name": "f", "arguments": '{"a": ' + "[" * 950 + "]" * 950 + "}"}
     made = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": call}]}
-    for fields in (
-        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
-        {"messages": [*CHAT["messages"], made, {"role": "tool", "tool_call_id": "1",
-                                                "content": None}]},
-    ):  # fmt: skip
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    result = {"role": "tool", "tool_call_id": "1", "content": None}
+    for fields, codes in (
+        ({"tools": [tool]}, {"invalid_json"}),
+        (
+            {"messages": [*CHAT["messages"], made, result]},
+            {"invalid_value", "context_length_exceeded"},
+        ),
+    ):
         answer = post(app, service, "/v1/chat/completions", {**CHAT, **fields})
         assert answer.status_code == 400
-        assert answer.json()["error"]["code"] in ("invalid_value", "context_length_exceeded")
+        assert answer.json()["error"]["code"] in codes
 
 
 def test_an_echoed_prompt_without_log_probabilities(app: FastAPI, service: Service) -> None:

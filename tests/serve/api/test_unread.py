@@ -40,21 +40,25 @@ def strict_server(
 
 
 def with_urllib(url: str, key: str, body: bytes) -> Outcome:
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     try:
-        urllib.request.urlopen(urllib.request.Request(url, body, headers))
+        urllib.request.urlopen(urllib.request.Request(url, body, headers_for(url, key)))
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)["error"]["code"]
     raise AssertionError
 
 
+def headers_for(url: str, key: str) -> dict[str, str]:
+    kind = "multipart/form-data; boundary=x" if url.endswith("/files") else "application/json"
+    return {"Authorization": f"Bearer {key}", "Content-Type": kind}
+
+
 def with_requests(url: str, key: str, body: Any) -> Outcome:
-    answer = requests.post(url, data=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    answer = requests.post(url, data=body, headers=headers_for(url, key), timeout=60)
     return answer.status_code, answer.json()["error"]["code"]
 
 
 def with_httpx(url: str, key: str, body: bytes) -> Outcome:
-    answer = httpx.post(url, content=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+    answer = httpx.post(url, content=body, headers=headers_for(url, key), timeout=60)
     return answer.status_code, answer.json()["error"]["code"]
 
 
@@ -78,9 +82,9 @@ def with_openai(url: str, key: str, body: bytes) -> Outcome:
 def with_curl(url: str, key: str, body: bytes) -> Outcome:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl")
+    headers = [f"-H{name}: {value}" for name, value in headers_for(url, key).items()]
     done = subprocess.run(
-        ["curl", "-sS", "--data-binary", "@-", "-H", f"Authorization: Bearer {key}",
-         "-w", "\n%{http_code}", url],
+        ["curl", "-sS", "--data-binary", "@-", *headers, "-w", "\n%{http_code}", url],
         input=body, capture_output=True, check=True, timeout=60,
     )  # fmt: skip
     text, _, status = done.stdout.decode().rpartition("\n")

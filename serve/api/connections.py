@@ -1,0 +1,347 @@
+"""Connections: how many, how long one may keep the server waiting, and how much of a request's head
+is read. All of it holds before a request is one, so before any key is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tuneserve.serve.api.errors import ApiError, to_json
+
+LINGER_SECONDS = 1.0
+MOST_DROPPED = 1 << 20
+"""Bytes that are read for nothing of a refused request: a connection that is closed while its
+client sends is reset, and the client never reads why."""
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What the settings of the same names say."""
+
+    max_url: int
+    max_header_bytes: int
+    max_headers: int
+    receive_seconds: float
+    send_seconds: float
+    max_connections: int
+    max_client_connections: int
+
+
+@dataclass
+class _Client:
+    """The connections of one address. Those for which the server waits stand in `waiting`, the one
+    that has kept it waiting longest first."""
+
+    open: int = 0
+    waiting: dict[GuardedProtocol, None] = field(default_factory=dict)
+
+
+class Connections:
+    """The open connections of a server. Where there are as many as may be, one for which the server
+    waits gives way to a new one: a client that asks is never kept out by those that hold
+    connections open for nothing."""
+
+    def __init__(self, limits: ConnectionLimits, refused: Callable[[str], None]) -> None:
+        """`refused` is told the reason of each connection that is cut or not taken."""
+        self._limits = limits
+        self.refused = refused
+        self._clients: dict[str, _Client] = {}
+        self._of: dict[GuardedProtocol, str] = {}
+        self._waiting: dict[GuardedProtocol, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def enter(self, connection: GuardedProtocol, address: str) -> bool:
+        """Returns whether the connection is taken."""
+        key = network_of(address)
+        client = self._clients.get(key) or _Client()
+        for count, most, waiting in (
+            (client.open, self._limits.max_client_connections, client.waiting),
+            (len(self._of), self._limits.max_connections, self._waiting),
+        ):
+            if count < most:
+                continue
+            longest = next(iter(waiting), None)
+            if longest is None:
+                self.refused("connections")
+                return False
+            self.refused("idle")
+            self.leave(longest)
+            longest.transport.abort()
+        self._clients[key] = client
+        client.open += 1
+        self._of[connection] = key
+        self.waits(connection)
+        return True
+
+    def waits(self, connection: GuardedProtocol) -> None:
+        """From now on the server waits for this connection's client."""
+        if (key := self._of.get(connection)) is not None:
+            for waiting in (self._waiting, self._clients[key].waiting):
+                waiting.pop(connection, None)
+                waiting[connection] = None
+
+    def works(self, connection: GuardedProtocol) -> None:
+        """From now on it is the client who waits."""
+        if (key := self._of.get(connection)) is not None:
+            self._waiting.pop(connection, None)
+            self._clients[key].waiting.pop(connection, None)
+
+    def leave(self, connection: GuardedProtocol) -> None:
+        """The connection has ended, or is about to."""
+        self.works(connection)
+        if (key := self._of.pop(connection, None)) is not None:
+            client = self._clients[key]
+            client.open -= 1
+            if not client.open:
+                del self._clients[key]
+
+
+def network_of(address: str) -> str:
+    """What counts as one client: an IPv4 address, or the /64 that one has in IPv6."""
+    try:
+        known = ipaddress.IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(known.ipv4_mapped or known.exploded[:19])
+
+
+class Refusal(NamedTuple):
+    """What is answered to a request that is not read further."""
+
+    status: int
+    message: str
+    code: str
+
+
+BAD = Refusal(400, "This is no HTTP request.", "invalid_request")
+TOO_MANY = Refusal(503, "Too many connections are open.", "unavailable")
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with limits."""
+
+    limits: ConnectionLimits
+    open_connections: Connections
+    _refusal: Refusal | None = None
+    _lingering = False
+    _dropped = 0
+    _head_bytes = 0
+    _header_count = 0
+    _unfinished = 0
+    """Bytes since the parser has last come to the end of something: it keeps them all."""
+    _came_on = False
+    _declined = False
+    """Is a request read again, without the protocol that it offers?"""
+    _slow: asyncio.TimerHandle | None = None
+    """Runs while the client sends no head, or a part of one."""
+    _unread: asyncio.TimerHandle | None = None
+    """Runs while the client does not read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.open_connections.enter(self, self.client[0] if self.client else ""):
+            self._watch()
+        else:
+            self._answer(TOO_MANY)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        self._stop_unread()
+        self.open_connections.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering:
+            self._dropped += len(data)
+            if self._dropped > MOST_DROPPED:
+                self.transport.abort()
+            return
+        self._came_on = False
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+            self._unfinished = 0 if self._came_on else self._unfinished + len(data)
+            if self._unfinished > self.limits.max_header_bytes:
+                raise self._refused(_too_long(self.limits))
+        except httptools.HttpParserUpgrade as offer:
+            self._read_as_it_is(data[offer.args[0] :])
+        except httptools.HttpParserError:
+            self._answer(self._refusal or BAD)
+        else:
+            self._watch()
+
+    def _read_as_it_is(self, rest: bytes) -> None:
+        """Read a request that offers another protocol (HTTP/2, as Java's clients do; WebSocket),
+        which is not taken, without the offer: the parser takes what follows the head for the other
+        protocol's."""
+        if self._declined:
+            self._answer(BAD)  # CONNECT: it is made for nothing else.
+            return
+        lines = [b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)]
+        for name, value in self.headers:
+            if name not in (b"upgrade", b"connection", b"http2-settings"):
+                lines.append(b"%b: %b\r\n" % (name, value))
+        self._declined = True
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"".join([*lines, b"\r\n", rest]))
+        self._declined = False
+
+    def _refused(self, refusal: Refusal) -> httptools.HttpParserError:
+        """What ends the parser, and remembers why."""
+        self._refusal = refusal
+        return httptools.HttpParserError(refusal.message)
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        self._came_on = True
+        self._head_bytes = self._header_count = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        most = self.limits.max_url
+        if len(self.url) > most:
+            message = f"The URL has more than {most} bytes."
+            raise self._refused(Refusal(414, message, "url_too_long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of a request's head, and of what may follow its body."""
+        self._came_on = True
+        self._header_count += 1
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self.limits.max_header_bytes:
+            raise self._refused(_too_long(self.limits))
+        if self._header_count > self.limits.max_headers:
+            message = f"There are more than {self.limits.max_headers} headers."
+            raise self._refused(Refusal(431, message, "headers_too_large"))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._came_on = True
+        if self.parser.should_upgrade():
+            return
+        if not self.url.startswith((b"/", b"*")):
+            self._take_host_of_target()
+        super().on_headers_complete()
+
+    def _take_host_of_target(self) -> None:
+        """The request line has a whole URL, as proxies get it: its host counts, not the header's
+        (RFC 9112, 3.2.2)."""
+        target = httptools.parse_url(self.url)
+        host = target.host or b""
+        if b":" in host:
+            host = b"[" + host.strip(b"[]") + b"]"
+        if target.userinfo:
+            host = target.userinfo + b"@" + host
+        if target.port:
+            host += b":%d" % target.port
+        given = [place for place, (name, _) in enumerate(self.headers) if name == b"host"]
+        for place in given:
+            self.headers[place] = (b"host", host)
+        if not given:
+            self.headers.append((b"host", host))
+
+    def on_chunk_header(self) -> None:
+        self._came_on = True
+
+    def on_body(self, body: bytes) -> None:
+        self._came_on = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._came_on = True
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.open_connections.works(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline:
+            self.open_connections.waits(self)
+
+    # Answers that no application gives.
+
+    def _answer(self, refusal: Refusal) -> None:
+        self._unwatch()
+        self._lingering = True
+        if refusal is not TOO_MANY:
+            self.open_connections.refused("bad request" if refusal is BAD else refusal.code)
+        if self.cycle is not None and not self.cycle.response_complete:
+            # An answer is on its way: nothing else can be said in its midst.
+            self.transport.abort()
+            return
+        body = to_json(ApiError(refusal.status, refusal.message, code=refusal.code).body)
+        self.transport.write(
+            b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (refusal.status, len(body), body)
+        )
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
+
+    # Time.
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._slow is None:
+            self._slow = self.loop.call_later(self.limits.receive_seconds, self._too_slow)
+
+    def _unwatch(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
+            self._slow = None
+
+    def _too_slow(self) -> None:
+        self.open_connections.refused("slow")
+        self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.open_connections.waits(self)
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.limits.send_seconds, self._leave_unread)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_unread()
+        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
+            self.open_connections.works(self)
+
+    def _leave_unread(self) -> None:
+        self.open_connections.refused("unread")
+        self.transport.abort()
+
+    def _stop_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+
+def _too_long(limits: ConnectionLimits) -> Refusal:
+    message = f"The request's headers have more than {limits.max_header_bytes} bytes."
+    return Refusal(431, message, "headers_too_large")
+
+
+def guarded_protocol(
+    limits: ConnectionLimits, refused: Callable[[str], None]
+) -> type[GuardedProtocol]:
+    """The protocol of one server; `refused` is told the reason of each connection that is cut or
+    not taken."""
+    connections = Connections(limits, refused)
+
+    class Limited(GuardedProtocol):
+        pass
+
+    Limited.limits = limits
+    Limited.open_connections = connections
+    return Limited

@@ -1,0 +1,107 @@
+"""Settings that reach out of a run, and whose word they are.
+
+Runs are handed on, and nobody reads run.json. A setting that runs code, sends something away, opens
+the server or writes elsewhere therefore counts only if this user said it: on the command line, or
+in a recipe that --config names and that lies in no run directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+
+Tables = Mapping[str, Mapping[str, Any]]
+CODE = "runs code"
+_SENDS = "sends prompts, and the key in OPENAI_API_KEY, there"
+_OPENS = "says whom the server answers"
+_WRITES = "writes there"
+REACHING_OUT = {
+    ("bench", "scorer"): CODE,
+    ("convert", "converter"): CODE,
+    ("bench", "endpoint"): _SENDS,
+    ("bench", "judge"): _SENDS,
+    ("serve", "host"): _OPENS,
+    ("serve", "allowed_hosts"): _OPENS,
+    ("serve", "cors_origins"): _OPENS,
+    ("serve", "insecure"): _OPENS,
+    ("serve", "api_key_file"): _OPENS,
+    ("serve", "admin_key_file"): _OPENS,
+    ("serve", "tls_cert"): _OPENS,
+    ("serve", "tls_key"): _OPENS,
+    ("serve", "adapter_dir"): "serves what lies there",
+    ("serve", "batch_dir"): _WRITES,
+    ("serve", "prefix_directory"): _WRITES,
+    ("serve", "log_prompts"): "writes prompts and answers into the log",
+}
+"""(section, field) of every setting that reaches out of the run, and what it does."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """A setting that reaches out, with the value that a run's file gives it."""
+
+    section: str
+    name: str
+    value: Any
+
+    @property
+    def does(self) -> str:
+        return REACHING_OUT[self.section, self.name]
+
+    def __str__(self) -> str:
+        return f"{self.section}.{self.name} = {self.value!r} {self.does}"
+
+
+def is_of_a_run(path: Path) -> bool:
+    """Does this file lie in a run directory, and so comes with the run?"""
+    return any((folder / "run.json").is_file() for folder in path.resolve().parents)
+
+
+def named_by_others(foreign: Tables, own: Sequence[Tables], defaults: Tables) -> list[Named]:
+    """The settings that reach out and that only `foreign` tables give another value than the
+    default, no table of this user's `own`."""
+    return [
+        Named(section, name, foreign[section][name])
+        for section, name in REACHING_OUT
+        if name in foreign.get(section, {})
+        and _plain(foreign[section][name]) != _plain(defaults[section][name])
+        and not any(name in tables.get(section, {}) for tables in own)
+        and _matters(section, name, [foreign, *own])
+    ]
+
+
+def require_own(named: Iterable[Named], source: str, *, allow_code: bool) -> list[Named]:
+    """What of `named` may be used: code, if this user allows it. Raises UsageError for the rest,
+    with each setting and its value."""
+    found = list(named)
+    refused = [one for one in found if not (allow_code and one.does == CODE)]
+    if refused:
+        options = " ".join(f"--{one.name.replace('_', '-')}" for one in refused)
+        code = any(one.does == CODE for one in refused)
+        raise UsageError(
+            "this file came with the run, and what it says reaches out of the run",
+            where=source,
+            problems=[str(one) for one in refused],
+            hint="If that is what you want, say it yourself: --config with the recipe that you "
+            f"trained by, or {options}"
+            + (". Code also runs with --allow-code: read it first." if code else "."),
+        )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: settings may come as tuples too."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _matters(section: str, name: str, layers: Sequence[Tables]) -> bool:
+    """Is the setting used? A scorer that no task asks for is not."""
+    if (section, name) != ("bench", "scorer"):
+        return True
+    bench = {key: value for tables in layers for key, value in tables.get("bench", {}).items()}
+    tasks = bench.get("tasks", ())
+    return bench.get("task") == "python" or any(str(one).endswith("=python") for one in tasks)
