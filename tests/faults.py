@@ -24,7 +24,7 @@ from tuneserve.errors import TuneserveError
 from tuneserve.failpoints import Hook, arm
 
 KILL, FULL, BROKEN = "kill", "disk full", "i/o error"
-POWER, POWER_NAMES = "power cut", "power cut, names kept"
+POWER, POWER_NAMES = "power cut", "power cut (names kept)"
 WAYS = (KILL, FULL, BROKEN, POWER, POWER_NAMES)
 EQUAL, RECOVERED, NOT = "equal", "recovered", "not"
 _ERRORS = {FULL: errno.ENOSPC, BROKEN: errno.EIO}

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import (
     atomic_path,
+    cache_directory,
     errors_named,
     read_json,
     read_text,
@@ -242,3 +243,27 @@ def test_a_folder_that_takes_no_files_is_named(place: str, folder: str) -> None:
     with pytest.raises(UsageError, match="nothing can be written") as caught:
         write_text(Path(place), "x")
     assert caught.value.where == folder
+
+
+def test_numpys_own_words_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "3145728 requested and 1048576 written"
+    with pytest.raises(OSError, match="requested") as caught, errors_named(tmp_path):
+        raise OSError(said)  # there is room: it is something else
+    assert caught.value.errno is None
+    monkeypatch.setattr("tuneserve.files._room", lambda _: 0)
+    with pytest.raises(OSError, match="No space left") as caught, errors_named(tmp_path):
+        raise OSError(said)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TUNESERVE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(TuneserveError, match="no home directory") as caught:
+        cache_directory()
+    assert "Set HOME" in caught.value.hint
