@@ -12,6 +12,7 @@ process of its own, which writes nothing that stays) is left out. Takes minutes 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import shutil
@@ -160,22 +161,15 @@ def import_ahead(names: list[str]) -> None:
     import gguf  # noqa: F401
     import llama_cpp  # noqa: F401
 
-    import tuneserve.bench.stage
-    import tuneserve.convert.stage
-
     if any(name.startswith("train") for name in names):
         from tuneserve.finetune.runtime.libraries import load_runtime
 
         load_runtime("fp32")
-        import tuneserve.finetune.training.answer_trainer
-        import tuneserve.finetune.training.callbacks
-        import tuneserve.finetune.training.stage
     from transformers import AutoConfig, AutoTokenizer  # noqa: F401
 
-    import tuneserve.base.import_gguf
-
     # A process of its own, which takes seconds and leaves nothing.
-    tuneserve.base.import_gguf.check_imported = lambda *_: None
+    module: Any = importlib.import_module("tuneserve.base.import_gguf")
+    module.check_imported = lambda *_: None
 
 
 def parse() -> argparse.Namespace:
