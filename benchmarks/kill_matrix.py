@@ -1,6 +1,6 @@
 """Every stage failed at its failpoints, in five ways, and run again: is the result the same?
 
-    python benchmarks/kill_matrix.py [--stages train,convert] [--every 5] [--ways kill] [--json F]
+    python benchmarks/kill_matrix.py [--stages train,convert] [--every 5] [--seconds 60]
 
 A stage is killed, told of a full or broken disk, or cut off from power at each failpoint that it
 passes (--every N: at each N-th), then the same command is given again. "equal": the files or
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -176,6 +177,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", default="", help="names, with commas (default: all)")
     parser.add_argument("--every", type=int, default=1, help="each N-th failpoint")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf,
+        help="for each stage: as many trials, drawn by chance, as there is time for",
+    )  # fmt: skip
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     return parser.parse_args()
@@ -196,7 +201,9 @@ def run() -> int:
         for name in names:
             began = time.monotonic()
             scratch = shop.root / "trials" / name
-            found = try_stage(stages[name], scratch, ways, options.every, told=print)
+            found = try_stage(
+                stages[name], scratch, ways, options.every, options.seconds, told=print
+            )
             shutil.rmtree(scratch)
             seconds = time.monotonic() - began
             trials = sum(found.outcomes.values())
