@@ -810,7 +810,13 @@ class BenchSettings(Section):
     tasks: tuple[str, ...] = Field(
         (),
         description="Further held-out files that must not suffer, as file.jsonl=score, where score "
-        "is one of the tasks above.",
+        "is one of the tasks above; or tasks of lm-evaluation-harness, as task.yaml (all its "
+        "metrics) or task.yaml=metric.",
+    )
+    task_chat_template: bool = Field(
+        False,
+        description="Ask tasks of lm-evaluation-harness through the chat template, as its "
+        "--apply_chat_template does; else as plain text.",
     )
     texts: tuple[str, ...] = Field(
         (), description="Text files whose perplexity under both models shows what was forgotten."
