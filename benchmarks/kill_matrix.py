@@ -46,7 +46,7 @@ TRAIN = (
 CONVERT = ("convert", "--run", "a", "--quantization", KIND)
 BENCH = (
     "bench", "--run", "a", "--general", "0", "--max-tokens", "4", "--ctx", "128", "--parallel", "2",
-    "--clients", "", "--speed-repetitions", "1", "--bootstrap", "200", "--rescore",
+    "--clients", "1", "--speed-repetitions", "2", "--bootstrap", "1000", "--rescore",
 )  # fmt: skip
 
 
