@@ -46,7 +46,8 @@ TRAIN = (
 CONVERT = ("convert", "--run", "a", "--quantization", KIND)
 BENCH = (
     "bench", "--run", "a", "--general", "0", "--max-tokens", "4", "--ctx", "128", "--parallel", "2",
-    "--clients", "1", "--speed-repetitions", "2", "--bootstrap", "1000", "--rescore",
+    "--clients", "1", "--speed-repetitions", "2", "--bootstrap", "1000",
+    "--cache-type-k", "f16", "--cache-type-v", "f16", "--rescore",
 )  # fmt: skip
 
 
