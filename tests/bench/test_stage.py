@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 
 from tests.bench.bench_support import QUANTIZATION, disturb, make_run
+from tests.bench.tasks.lm_eval.lm_eval_support import CHOOSING, GENERATING, write_task
 from tests.support import ROOT
 from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.compare.report_file import as_json
+from tuneserve.bench.inputs import input_hashes
 from tuneserve.bench.job import prepare
 from tuneserve.bench.measure.endpoint import ask_endpoint
+from tuneserve.bench.report.gates import read_gates
 from tuneserve.bench.result import BenchResult
 from tuneserve.bench.stage import run_bench
 from tuneserve.chat.examples import Example
@@ -465,3 +468,38 @@ def test_a_further_task_needs_a_score(
     settings = recipe.bench.model_copy(update={"tasks": (entry,)})
     with pytest.raises(UsageError, match=r"expected file\.jsonl=score"):
         run_bench(converted_run, recipe.model_copy(update={"bench": settings}))
+
+
+def test_task_files_of_lm_eval_are_measured_for_both(
+    converted_run: RunDirectory, recipe: Recipe, tmp_path: Path
+) -> None:
+    choosing = write_task(tmp_path, CHOOSING, name="choosing")
+    words = "generation_kwargs: {until: [' ', '.'], max_gen_toks: 6}\n"
+    generating = write_task(tmp_path, GENERATING + words, name="generating")
+    bench = recipe.bench.model_copy(
+        update={
+            "tasks": (str(choosing), str(generating)),
+            "limit": 2,
+            "fail_below": ("choosing acc_norm=0.5",),
+        }
+    )
+    report = run_bench(converted_run, recipe.model_copy(update={"bench": bench}))
+    names = ["choosing acc", "choosing acc_norm", "generating exact_match"]
+    assert [task.name for task in report.tasks] == names
+    for task in report.tasks:
+        assert task.accuracy.prompts == 2
+        assert task.accuracy.difference.low is not None
+    plain, norm, generated = (task.pairs[0] for task in report.tasks)
+    assert plain.base.finish_reason == "chosen"
+    assert list(plain.base.probabilities) == ["blue", "loud and green"]
+    # One measurement, compared in all and by character.
+    assert plain.base.reference_nll == norm.base.reference_nll > 0
+    assert plain.base.probabilities != norm.base.probabilities
+    assert " " not in generated.base.text
+    assert generated.base.reference_nll > 0
+    assert read_gates(bench)[0].figure == "choosing acc_norm"
+    # Changed data make the report stale.
+    hashes = input_hashes(converted_run, bench)
+    (tmp_path / "choosing.jsonl").write_text((tmp_path / "choosing.jsonl").read_text() * 2)
+    changed = input_hashes(converted_run, bench)
+    assert {key for key in hashes if hashes[key] != changed[key]} == {f"{tmp_path}/choosing.jsonl"}

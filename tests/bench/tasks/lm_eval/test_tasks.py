@@ -308,7 +308,7 @@ def test_a_column_that_some_lack_is_empty(tmp_path: Path) -> None:
 
 
 def test_a_template_keeps_its_white_space_and_may_replace(tmp_path: Path) -> None:
-    text = "doc_to_text: \"{% if answer %}\\n{{question | regex_replace('s+', 'z')}}\\n{% endif %}\\n\""
-    body = CHOOSING.replace('doc_to_text: "{{question}}"', text)
+    template = "{% if answer %}\n{{question | regex_replace('s+', 'z')}}\n{% endif %}\n"
+    body = CHOOSING.replace('"{{question}}"', json.dumps(template))
     task = read_one(write_task(tmp_path, body, ROWS[2:]))
     assert task.references[0].context == "\nIce iz\n\n"
