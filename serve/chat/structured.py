@@ -46,9 +46,9 @@ LIMITS = LLParserLimits(
     max_grammar_size=300_000,
     verbose_errors=False,
 )
-"""Half of llguidance's defaults and less: an enum of 20,000 numbers is read. With 150,000 tokens the worst grammars found took 0.3 s and
-100 MiB at one token before they were given up, and 0.09 s a token for as long as they were not;
-a schema takes 0.1 ms."""
+"""Half of llguidance's defaults and less: an enum of 20,000 numbers is read. With 150,000 tokens
+the worst grammars found took 0.3 s and 100 MiB at one token before they were given up, and 0.09 s a
+token for as long as they were not; a schema takes 0.1 ms."""
 
 COMPILE_SECONDS = 5.0
 """Everyday schemas take milliseconds; this is how long a grammar made to be slow may take."""
