@@ -279,8 +279,6 @@ TARGETS = (
             *(b'"data_offsets"', b'"shape"', b'"dtype"', b'"F32"', b'"BF16"', b'"__metadata__"'),
             *(b"[0,0]", b'"weight_map"', b'"../x"', b'"/etc/passwd"'),
         ),
-        # A name that is too long: the command line says what the system says.
-        (TuneserveError, OSError),
     ),
     Target(
         "adapter_config",
