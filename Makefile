@@ -29,7 +29,8 @@ export CMAKE_ARGS ?= $(strip $(CUDA) $(if $(AMX),-DCMAKE_C_FLAGS=$(AMX) -DCMAKE_
 .DEFAULT_GOAL := help
 # The stages named on one command line follow one another, whatever -j says.
 .NOTPARALLEL:
-.PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel clients
+.PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel sbom
+.PHONY: fuzz clients
 .PHONY: clean distclean
 
 help: ## Show this list
@@ -100,6 +101,10 @@ format: $(TOOLS) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+SECONDS ?= 60
+fuzz: $(TOOLS) ## Run every fuzz target for SECONDS=60; with atheris where it is: pip install '.[fuzz]'
+	$(BIN)/python -m fuzz --seconds $(SECONDS) $(ARGS)
+
 docs: $(TOOLS) ## Regenerate docs/settings.md and docs/commands.md from the code
 	$(BIN)/python -m tuneserve.cli.reference docs
 
@@ -109,6 +114,11 @@ clients: $(TOOLS) ## Try real clients on the demo model, MODEL=model.gguf or a s
 wheel: $(TOOLS) ## Build dist/tuneserve-*.whl
 	rm -rf build  # what an earlier build left there would go into the wheel
 	$(BIN)/python -m build --wheel --quiet
+
+sbom: $(TOOLS) ## Write dist/tuneserve-sbom.cdx.json: what .venv has, in CycloneDX
+	mkdir -p dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	    --output-file dist/tuneserve-sbom.cdx.json $(BIN)/python
 
 clean: ## Remove caches and build products; runs/, data/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis unsloth_compiled_cache

@@ -12,7 +12,7 @@ the tuned model's answers right together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -53,13 +53,16 @@ class Design:
 @dataclass(frozen=True)
 class Found:
     """Of all benchmarks of a design: share whose interval held the truth, share of intervals of no
-    width, whether none was given; share in which a difference was called (None: no such test)."""
+    width, whether none was given; share in which a difference was called (None: no such test).
+    Where few prompts are of a rare kind: share that shows it, and of those that held the truth."""
 
     design: Design
     covered: float
     no_width: float
     refused: bool
     called: float | None
+    shown: float | None = None
+    covered_if_shown: float | None = None
 
 
 class Source:
@@ -155,12 +158,14 @@ def _t3(source: Source) -> Floats:
 @dataclass(frozen=True)
 class Kind:
     """What is drawn: scores or losses a token; how its interval is made; `discrete` where the
-    figure takes so few values that no interval holds the truth exactly 95 times in 100."""
+    figure takes so few values that no interval holds the truth exactly 95 times in 100; `rare`:
+    which of the drawn are of the kind that few prompts are of."""
 
     quantity: str
     about: str
     draw: Callable[[Source], Floats]
     discrete: bool = False
+    rare: Callable[[Floats], npt.NDArray[np.bool_]] | None = None
 
 
 ACCURACY, PAIRED = "accuracy", "difference, right or wrong"
@@ -193,12 +198,14 @@ DRAWS = {
 }
 
 
-def find(design: Design, *, benchmarks: int, seed: int = 0) -> Found:
+def find(
+    design: Design, *, benchmarks: int, seed: int = 0, kinds: Mapping[str, Kind] = DRAWS
+) -> Found:
     """How often the interval holds the truth, and how often a difference is called."""
     generator = np.random.default_rng([seed, *design.kind.encode(), design.prompts, design.sources])
-    kind = DRAWS[design.kind]
-    truth = _truth(design.kind, bool(design.sources))
-    held, flat, called, done = 0, 0, 0, 0
+    kind = kinds[design.kind]
+    truth = _truth(kind, bool(design.sources))
+    held, flat, called, shown, held_shown, done = 0, 0, 0, 0, 0, 0
     while done < benchmarks:
         count = min(BATCH, benchmarks - done) if design.uneven else benchmarks
         bootstrap = Bootstrap(design.clusters(generator))
@@ -207,13 +214,26 @@ def find(design: Design, *, benchmarks: int, seed: int = 0) -> Found:
         if kind.quantity not in (ACCURACY, PAIRED) and bootstrap.count < intervals.FEWEST:
             return Found(design, 0.0, 0.0, refused=True, called=None)
         low, high = ends(kind.quantity, drawn, tokens, bootstrap)
-        held += int(((low <= truth) & (truth <= high)).sum())
+        holds = (low <= truth) & (truth <= high)
+        held += int(holds.sum())
         flat += int((low == high).sum())
         if kind.quantity in (PAIRED, GRADED):
             called += int((((low > 0) | (high < 0)) & (p_values(drawn, bootstrap) < 0.05)).sum())
+        if kind.rare:
+            showing = kind.rare(drawn).any(-1)
+            shown += int(showing.sum())
+            held_shown += int((holds & showing).sum())
         done += count
     tested = kind.quantity in (PAIRED, GRADED)
-    return Found(design, held / done, flat / done, False, called / done if tested else None)
+    return Found(
+        design,
+        held / done,
+        flat / done,
+        refused=False,
+        called=called / done if tested else None,
+        shown=shown / done if kind.rare else None,
+        covered_if_shown=held_shown / shown if shown else None,
+    )
 
 
 def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> Ends:
@@ -251,9 +271,8 @@ def _whole_p(net: tuple[int, ...]) -> float:
 
 
 @cache
-def _truth(name: str, sources: bool) -> float:
+def _truth(kind: Kind, sources: bool) -> float:
     """Of one benchmark of very many prompts, each of a source of its own where there are any."""
-    kind = DRAWS[name]
     source = Source(np.random.default_rng(1), 1, np.arange(_MANY))
     source.alone = not sources
     mean = float(kind.draw(source).mean())

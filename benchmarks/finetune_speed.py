@@ -221,7 +221,11 @@ def our_steps(
     with progress_display(options.steps, "benchmark") as display, logger:
         progress = ProgressCallback(display, logger)
         stopping = StoppingCallback(
-            StopSignal(), patience=3, max_general_rise=0.0, checkpoint_seconds=600
+            StopSignal(),
+            patience=3,
+            max_general_rise=0.0,
+            checkpoint_seconds=600,
+            keep_checkpoints=2,
         )
         once_each = Stream(tuple((place,) for place in range(len(examples))), len(examples))
         trainer = build_trainer(

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from tuneserve.errors import UsageError
+from tuneserve.identity import known_sha256
 from tuneserve.records import Number, Record
 from tuneserve.run import RunDirectory
 
@@ -214,6 +216,19 @@ class ConvertResult(ConvertOutput):
     updates: list[TensorUpdate] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
     before_repair: GainKept | None = None
+
+
+def verified_hash(path: Path, recorded: GGUFRecord, run: RunDirectory) -> str:
+    """The file's SHA-256, which must be the one that the conversion recorded. Raises UsageError if
+    it is not, or there is no such file."""
+    again = f"Make it again: tuneserve convert --run {run.name} --force"
+    if not path.is_file():
+        raise UsageError("no such GGUF", where=str(path), hint=again)
+    digest = known_sha256(path)
+    if digest != recorded.sha256:
+        message = "is not the file that the conversion made (its SHA-256 differs)"
+        raise UsageError(message, where=str(path), hint=again)
+    return digest
 
 
 class AdapterResult(Record):

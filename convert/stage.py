@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.console import say
 from tuneserve.convert.make import make_files
 from tuneserve.convert.model_card import write_handover
 from tuneserve.convert.plan import Plan, plan_of
-from tuneserve.convert.result import ConvertResult
+from tuneserve.convert.result import ConvertResult, verified_hash
 from tuneserve.errors import OutputExistsError
+from tuneserve.files import check_replaceable
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 from tuneserve.signals import ended_by_sigterm
@@ -39,6 +41,8 @@ def convert(
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
+    if settings.merged_checkpoint:
+        check_replaceable(plan.merged, CHECKPOINT_FILES, what="checkpoint")
     with ended_by_sigterm(), run.alone(), run.stage("convert", keep=True) as running:
         result = make(plan, running.withdraw)
         result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
@@ -59,5 +63,7 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
     if result is not None and len(existing) == len(outputs):
         same = result.settings == plan.settings.model_dump(mode="json")
         if same and result.inputs == plan.inputs():
+            verified_hash(outputs[0], result.tuned, plan.run)
+            verified_hash(plan.base, result.base, plan.run)
             return result
     raise OutputExistsError(existing[0])

@@ -15,7 +15,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tuneserve.base import check_checkpoint
 from tuneserve.chat.examples import read_split
@@ -43,7 +42,7 @@ from tuneserve.convert.verify import VerificationError
 from tuneserve.convert.verify.plain import FilePair, verify_files
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.errors import TuneserveError
-from tuneserve.files import atomic_path, write_json
+from tuneserve.files import atomic_path, temporary_folder, write_json
 from tuneserve.llama import ggml
 from tuneserve.llama.quantizer import quantize_gguf
 from tuneserve.memory import main_memory
@@ -166,7 +165,7 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     check_writable(merged)
     check_disk(run.gguf, needed_by_converter(merged, settings))
     with ExitStack() as files:
-        folder = Path(files.enter_context(TemporaryDirectory(prefix=".made-", dir=run.gguf)))
+        folder = files.enter_context(temporary_folder(run.gguf / "upstream"))
         work = _Work(plan, folder, clock)
         made_tuned = files.enter_context(atomic_path(plan.tuned))
         made_base = files.enter_context(atomic_path(plan.base))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base.loaded import all_weights_read
 from tuneserve.chat.examples import Example
 from tuneserve.chat.thinking import opens_thoughts, split_thoughts
 from tuneserve.errors import UsageError
@@ -161,7 +162,8 @@ def answers_by_torch(
 
 
 def load_for_generation(path: Path, settings: ModelSettings) -> Any:
-    """The base as transformers loads it, ready to generate, on the GPU if there is one."""
+    """The base as transformers loads it, ready to generate, on the GPU if there is one. Raises
+    UsageError if the checkpoint lacks weights."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -171,7 +173,7 @@ def load_for_generation(path: Path, settings: ModelSettings) -> Any:
     four_bit = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
     )
-    with quiet(errors_too=True):
+    with all_weights_read(path), quiet(errors_too=True):
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.bfloat16 if on_gpu else torch.float32,

@@ -8,7 +8,6 @@ there is a GPU that the installed llama-cpp-python can't use, torch does it ther
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.quantize import quantized_bytes, temporary_quantization, write_quantized
 from tuneserve.convert.resources import check_disk
 from tuneserve.errors import TuneserveError
-from tuneserve.files import cache_directory
+from tuneserve.files import cache_directory, temporary_folder
 from tuneserve.finetune.runtime.libraries import quiet
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.self_distillation import (
@@ -54,9 +53,9 @@ def make_general(
     encoder = Encoder(load_tokenizer(base.path, settings), max_length=1 << 30)
     asked = encode_prompts(encoder, questions, sampling.samples)
     say(f"base model: {base.name}; {len(asked):,} answers")
-    with quiet(), tempfile.TemporaryDirectory(dir=cache_directory()) as scratch:
+    with quiet(), temporary_folder(cache_directory() / "answers") as scratch:
         by_torch = settings.load_in_4bit or _only_torch_has_a_gpu()
-        path = None if by_torch else _write_base(base, Path(scratch))
+        path = None if by_torch else _write_base(base, scratch)
         with progress("answering", len(asked), unit="answers") as advance:
             if path is None:
                 answers = answers_by_torch(base.path, settings, encoder, asked, sampling, advance)

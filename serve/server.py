@@ -37,6 +37,7 @@ from tuneserve.serve.start_checks import (
     connection_limits,
     warn_of_readable,
 )
+from tuneserve.serve.watchdog import Watchdog
 from tuneserve.settings import ServeSettings
 
 
@@ -133,6 +134,10 @@ LAST_WORDS_SECONDS = 0.4
 """Time that requests get to be told of a forced stop."""
 FORCED_SECONDS = 0.8
 """From a forced stop to the end of the process, whatever its threads do."""
+STALLED_SECONDS = 60.0
+"""Without a turn of the event loop: then the process ends."""
+CLOSING_SECONDS = 10.0
+"""The same beyond `drain_seconds`, when the server stops."""
 EXIT_FORCED = 1
 CUT_OFF = "stopped before all requests were answered"
 
@@ -148,10 +153,12 @@ class Server(uvicorn.Server):
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._hurry = threading.Event()
+        self._watchdog = Watchdog(engine, seconds=STALLED_SECONDS)
         self.forced = False
         """Were requests ended before they were answered?"""
 
     async def on_tick(self, counter: int) -> bool:
+        self._watchdog.look()
         return await super().on_tick(counter) or self._engine.failure is not None
 
     @contextlib.contextmanager
@@ -182,6 +189,7 @@ class Server(uvicorn.Server):
         timer.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._watchdog.allow(self._drain_seconds + CLOSING_SECONDS)
         draining = asyncio.create_task(super().shutdown(sockets))
         deadline = time.monotonic() + self._drain_seconds
         while not draining.done() and not self._hurry.is_set() and time.monotonic() < deadline:
@@ -200,6 +208,16 @@ class Server(uvicorn.Server):
         await draining
         if self.force_exit:
             await self.lifespan.shutdown()
+        await self._stop_engine(deadline)
+        self._watchdog.close()
+
+    async def _stop_engine(self, deadline: float) -> None:
+        """Its last step may be one that nobody waits for any more, or that hangs."""
+        self._engine.stop()
+        while self._engine.is_running and not self._hurry.is_set() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._engine.is_running:
+            self._end_soon()
 
 
 def _end_process() -> None:

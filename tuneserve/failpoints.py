@@ -35,6 +35,7 @@ _EVENTS = {
     "os.rmdir": ("rmdir", 0, 1), "os.link": ("link", 1, 3), "os.symlink": ("link", 1, 2),
     "os.truncate": ("truncate", 0, None),
 }  # fmt: skip
+_DEVICES = ("/proc/", "/sys/", "/dev/null", "/dev/fd/", "/dev/std", "/dev/pts/", "/dev/tty")
 _TO_WRITE = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 _hook: Hook | None = None
@@ -110,7 +111,7 @@ def _pass(name: str, path: str | bytes | os.PathLike[str], folder: int) -> None:
     if folder >= 0:
         place = Path(f"/proc/self/fd/{folder}").readlink() / place
     text = str(place.absolute())
-    if not text.startswith(("/proc/", "/dev/", "/sys/")) and "__pycache__" not in text:
+    if not text.startswith(_DEVICES) and "__pycache__" not in text:
         _hook(name, text)
 
 

@@ -36,7 +36,10 @@ def known_sha256(path: Path) -> str:
     if before.st_size < LARGE_BYTES:
         return sha256_file(path)
     name, state = f"{before.st_dev}:{before.st_ino}", _state(before)
-    store = cache_directory() / "sha256.json"
+    try:
+        store = cache_directory() / "sha256.json"
+    except TuneserveError:  # no home directory
+        return sha256_file(path)
     known = _known_hashes(store).get(name)
     if isinstance(known, list) and known[:-1] == state:
         return str(known[-1])
@@ -75,19 +78,23 @@ def hashes_of(paths: Iterable[Path], root: Path) -> Hashes:
     return dict(zip(names, digests, strict=True))
 
 
+def changed_files(recorded: Mapping[str, str], root: Path) -> list[str]:
+    """The recorded files below `root` that are gone or hold others, in words."""
+    paths = {name: root / name for name in recorded}
+    found = hashes_of((path for path in paths.values() if path.is_file()), root)
+    return [
+        f"{path}: " + ("changed" if name in found else "missing")
+        for name, path in paths.items()
+        if found.get(name) != recorded[name]
+    ]
+
+
 def check_unchanged(recorded: Mapping[str, str], root: Path, *, what: str, hint: str) -> None:
     """Raise TuneserveError naming the recorded files below `root` that are gone or hold others.
 
     `what` they are stands in the error: 'the adapter', 'the base'.
     """
-    paths = {name: root / name for name in recorded}
-    found = hashes_of((path for path in paths.values() if path.is_file()), root)
-    problems = [
-        f"{path}: " + ("changed" if name in found else "missing")
-        for name, path in paths.items()
-        if found.get(name) != recorded[name]
-    ]
-    if problems:
+    if problems := changed_files(recorded, root):
         raise TuneserveError(
             f"{what} is not as training left it", where=str(root), problems=problems, hint=hint
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.model_files import check_config
 from tuneserve.text_model import text_config
 
 # What configs of different families call the number of experts in a layer.
@@ -126,7 +126,7 @@ class ModelShape:
     def read(cls, checkpoint: Path) -> ModelShape:
         """Of a checkpoint directory. Raises UsageError as `of` does."""
         path = checkpoint / "config.json"
-        return cls.of(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return cls.of(check_config(path), str(path))
 
     @property
     def head(self) -> int:

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 import tuneserve
+from tuneserve.console import say
 from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
@@ -165,12 +166,28 @@ class RunDirectory:
 
         Raises TuneserveError if it is damaged, UsageError if a newer release wrote it.
         """
-        hint = "Restore it, or delete the run directory and start the run again."
+        hint = (
+            f"Restore it, or train again: tuneserve train --run {self.name} --force (the file is "
+            "kept beside the new one)."
+        )
         try:
             content = read_versioned(self.record_path, RUN_SCHEMA, hint=hint)
         except FileNotFoundError:
             return RunRecord()
         return parse(RunRecord, _migrated(content), where=str(self.record_path), hint=hint)
+
+    def set_aside_damaged(self) -> None:
+        """If run.json can't be read, rename it, so that the run can begin anew; says so. Raises
+        UsageError if a newer release wrote it."""
+        try:
+            self.read()
+        except UsageError:
+            raise
+        except TuneserveError as error:
+            taken = sum(1 for _ in self.root.glob(f"{self.record_path.name}.damaged*"))
+            aside = self.root / f"{self.record_path.name}.damaged-{taken + 1}"
+            say(f"note: {error.where}: {error.message}; kept as {aside.name}, the run begins anew")
+            self.record_path.rename(aside)
 
     def saved_settings(self) -> dict[str, dict[str, Any]]:
         """The settings of the stages that ran. An earlier release also kept such of auto as had no

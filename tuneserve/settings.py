@@ -625,6 +625,14 @@ class ServeSettings(Section):
     answer_seconds: int = Field(
         0, ge=0, le=86_400, description="Longest time an answer may take; 0 = no limit."
     )
+    step_seconds: int = Field(
+        60,
+        ge=5,
+        le=86_400,
+        description="Longest time a step of the engine may take, and as much again for every 64 "
+        "tokens of prompts in it; then /ready says 503, and the process ends so that it can be "
+        "started again.",
+    )
     ping_seconds: float = Field(
         10.0,
         ge=0.0,
@@ -808,7 +816,13 @@ class BenchSettings(Section):
     tasks: tuple[str, ...] = Field(
         (),
         description="Further held-out files that must not suffer, as file.jsonl=score, where score "
-        "is one of the tasks above.",
+        "is one of the tasks above; or tasks of lm-evaluation-harness, as task.yaml (all its "
+        "metrics) or task.yaml=metric.",
+    )
+    task_chat_template: bool = Field(
+        False,
+        description="Ask tasks of lm-evaluation-harness through the chat template, as its "
+        "--apply_chat_template does; else as plain text.",
     )
     texts: tuple[str, ...] = Field(
         (), description="Text files whose perplexity under both models shows what was forgotten."

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable
 
-from tuneserve.bench.compare.results import AccuracyComparison
+from tuneserve.bench.compare.results import AccuracyComparison, Report
+from tuneserve.bench.measure.clients import Held
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
+from tuneserve.bench.stats.intervals import UNSEEN_LOSS, unseen_share, with_unseen
 from tuneserve.bench.stats.significance import fewest_clusters
 
 OWN_NAMES = ("base", "tuned", "base again", "endpoint")
@@ -53,12 +55,22 @@ def number_interval(estimate: Estimate) -> str:
 
 def rate(measured: Rate) -> str:
     """Tokens per second with their 95 % interval, Student's t of the repetitions: '78.4 ± 1.8'."""
+    decimals = 0 if measured.mean >= 1000 else 1
+    return f"{measured.mean:,.{decimals}f} ± {_half_interval(measured):,.{decimals}f}"
+
+
+def memory(held: Held | None) -> str:
+    """MiB with their 95 % interval, Student's t of the rounds: '312.4 ± 1.8'."""
+    if held is None:
+        return "–"
+    return f"{held.mean / 2**20:,.1f} ± {_half_interval(held) / 2**20:,.1f}"
+
+
+def _half_interval(measured: Rate | Held) -> float:
     from scipy import stats
 
-    decimals = 0 if measured.mean >= 1000 else 1
     quantile = float(stats.t.ppf(0.975, measured.repetitions - 1))
-    half = quantile * measured.deviation / math.sqrt(measured.repetitions)
-    return f"{measured.mean:,.{decimals}f} ± {half:,.{decimals}f}"
+    return quantile * measured.deviation / math.sqrt(measured.repetitions)
 
 
 def mean_error(measured: MeanError, decimals: int = 4) -> str:
@@ -94,6 +106,26 @@ def reach(accuracy: AccuracyComparison) -> str:
             f"{fewest} at a level of {accuracy.level:.2g}."
         )
     return f"With {counted(accuracy)} like these hardly any difference would be shown."
+
+
+def unseen_said(report: Report) -> str:
+    """What intervals of likelihoods and graded scores do not know, and what it could come to."""
+    found, ratio = report.accuracy, report.perplexity.ratio
+    count, confidence = found.clusters, report.confidence
+    kinds = "sources" if found.clusters < found.prompts else "prompts"
+    figures = "graded scores and perplexities" if found.graded else "perplexities"
+    sentence = (
+        f"Kinds of {kinds} that make up less than {percent(unseen_share(count, confidence))} of "
+        f"all may be seen in none of {counted(found)} ({percent(confidence, 0)}); intervals of "
+        f"{figures} hold for the kinds that are."
+    )
+    if ratio.low is not None and ratio.high is not None and ratio.low < ratio.high:
+        highest = with_unseen(ratio.high, count, confidence)
+        sentence += (
+            f" If that share lost {UNSEEN_LOSS:g} nats a token, tuned / base could be up to "
+            f"{number(highest)}."
+        )
+    return sentence
 
 
 def gap_said(gap: GapComparison) -> str:

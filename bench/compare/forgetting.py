@@ -6,7 +6,6 @@ everything that was looked at.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,10 +33,6 @@ from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.settings import BenchSettings
-
-UNSEEN_LOSS = 2.5
-"""Nats a token (a perplexity 12 times as high) that pieces of a kind not seen are supposed to lose
-before it is said that nothing was forgotten: an interval only knows the losses seen."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +91,15 @@ def _p_of_text(text: TextLosses, seed: int) -> float:
 
 def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
     """Is a loss of more points than the margin excluded (non-inferiority), where the base has
-    something to lose?"""
+    something to lose? Of graded scores also one that prompts of a kind not seen could make, which
+    are supposed to lose all that the base has."""
     low = accuracy.difference.low
-    return accuracy.base.value >= FLOOR and low is not None and 100 * low > -settings.margin
+    if accuracy.base.value < FLOOR or low is None:
+        return False
+    if accuracy.graded:
+        unseen = intervals.unseen_share(accuracy.clusters, settings.confidence)
+        low -= unseen * accuracy.base.value
+    return 100 * low > -settings.margin
 
 
 def _compare_text(
@@ -110,7 +111,9 @@ def _compare_text(
     level = (1 - settings.confidence) / comparisons
     unseen = intervals.unseen_share(bootstrap.count, settings.confidence)
     same = ratio.low == ratio.high == 1.0  # the same model
-    supposed = 1.0 if same else math.exp(unseen * UNSEEN_LOSS)
+    highest = ratio.high
+    if highest is not None and not same:
+        highest = intervals.with_unseen(highest, bootstrap.count, settings.confidence)
     return TextComparison(
         name=text.name,
         pieces=len(text.base),
@@ -120,7 +123,7 @@ def _compare_text(
         ratio=ratio,
         adjusted_p=p,
         outcome=decide(_gain(ratio), p, settings.confidence),
-        kept=ratio.high is not None and ratio.high * supposed < settings.perplexity_margin,
+        kept=highest is not None and highest < settings.perplexity_margin,
         smallest_detectable=significance.detectable_ratio(
             text.tuned, text.base, text.tokens, bootstrap, level
         ),
@@ -159,7 +162,7 @@ def judge_forgetting(
             excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
         sentence = f"Nothing was forgotten: {' and '.join(excluded)} can be excluded."
         return Verdict("nothing forgotten", " ".join([sentence, *said]), cautions)
-    open_ends = [_task_not_excluded(task) for task in tasks if not task.kept]
+    open_ends = [_task_not_excluded(task, settings) for task in tasks if not task.kept]
     open_ends += [
         _text_not_excluded(text, settings.perplexity_margin) for text in texts if not text.kept
     ]
@@ -177,14 +180,26 @@ def _task_loss(task: TaskComparison) -> str:
     )
 
 
-def _task_not_excluded(task: TaskComparison) -> str:
+def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
     found = task.accuracy
-    where = f"on the {found.prompts:,} prompts of “{task.name}”"
+    prompts = "the one prompt" if found.prompts == 1 else f"the {found.prompts:,} prompts"
+    where = f"on {prompts} of “{task.name}”"
     if found.base.value < FLOOR:
         return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
     if found.difference.low is None:
         return f"{where} no loss can be excluded ({points_interval(found.difference)})"
-    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded"
+    if 100 * found.difference.low > -settings.margin:
+        unseen = intervals.unseen_share(found.clusters, settings.confidence)
+        return f"{where} none is seen, but {_may_hide(unseen, 'prompts', counted(found))}"
+    enough = significance.enough_to_exclude(
+        found.difference,
+        found.prompts,
+        settings.margin / 100,
+        settings.confidence,
+        unseen_loss=found.base.value if found.graded else 0.0,
+    )
+    more = f" (about {enough:,} such prompts would exclude {settings.margin:g})" if enough else ""
+    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded{more}"
 
 
 def _text_loss(text: TextComparison) -> str:
@@ -196,11 +211,13 @@ def _text_not_excluded(text: TextComparison, margin: float) -> str:
     if text.ratio.high is None:
         return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
     if text.ratio.high < margin:
-        return (
-            f"{where} none is seen, but what up to {percent(text.unseen)} of such {text.unit} lose "
-            f"may be seen in none of {text.counted}"
-        )
+        return f"{where} none is seen, but {_may_hide(text.unseen, text.unit, text.counted)}"
     return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"
+
+
+def _may_hide(unseen: float, units: str, number: str) -> str:
+    """That what some lose may be lost by none of those that were looked at."""
+    return f"what up to {percent(unseen)} of such {units} lose may be seen in none of {number}"
 
 
 def _unseen(compared: TaskComparison | TextComparison) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
 SHOWN_FLIPS = 10  # of each kind and task on paper; the page's table and answers.jsonl hold all
 CLIPPED = 600  # characters of a text on paper
+REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl")
 SCRIPTS = ("rows", "diff", "downloads", "table", "detail", "filters")
 
 

@@ -21,6 +21,11 @@ FEWEST = 3
 number, which says next to nothing about how far others would lie apart."""
 NEAR = 0.05
 """Distance between scores, of 1, that is half a difference of note (see `mean_ends`)."""
+UNSEEN_LOSS = 2.5
+"""Nats a token (a perplexity 12 times as high) that prompts of a kind not seen are supposed to
+lose: an interval only knows the losses seen."""
+FEW = 4
+"""Unusual scores that are about as many as say nothing of how large others are (`mean_ends`)."""
 
 
 def accuracy(scores: npt.ArrayLike, bootstrap: Bootstrap) -> Estimate:
@@ -81,9 +86,10 @@ def mean_ends(
     asks (Hall 1992): the hull of both. Most scores may be equal (`usual`; None: the median), so
     that the others were hardly or not at all seen. Two more clusters are then supposed, as Agresti
     & Caffo (2000, Am Stat 54:280) do for proportions: one above and one below the usual score, at
-    the root mean square of the distances seen or, where none was, at the largest possible. They
-    lose weight as more unusual scores are seen: 2, 1, 0.5 of them for 0, 5, 15. Scores within NEAR
-    of the usual one hardly count as seen: all prompts may differ a little, and a few by much.
+    the root mean square of the distances seen and, up to FEW of them, of the largest possible one:
+    so few don't say how large others are. They lose weight as more unusual scores are seen: 2, 1,
+    0.5 of them for 0, 5, 15. Scores within NEAR of the usual one hardly count as seen: all prompts
+    may differ a little, and a few by much.
     """
     spread, variance, skewness = mean_spread(values, bootstrap, usual=usual)
     low, high = _hull(spread, np.sqrt(variance), skewness, bootstrap.confidence)
@@ -102,7 +108,7 @@ def mean_spread(
     distances = np.abs(means - centre)
     unusual = _unusual(np.abs(values - centre))
     seen = unusual.sum(-1)
-    largest = 1 / (1 + seen) ** 2  # the weight that the largest possible distance, 1, still has
+    largest = 1 / (1 + (seen / FEW) ** 6)  # weight that the largest possible distance, 1, has
     weights = np.minimum(bootstrap.by_cluster(unusual), 1.0)
     square = ((weights * distances**2).sum(-1) + largest) / (weights.sum(-1) + largest)
     variance = spread.variance + 2 / (1 + seen / 5) * square * (spread.shares**2).mean(-1)
@@ -183,7 +189,8 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
     the observed mean and its error too small. So the upper end takes the error of a lognormal mean
     (Cox's; Zhou & Gao 1997, Stat Med 16:783), its variance from the losses above the median alone,
     where it is the larger; but at most 1 + 2.7 / sqrt(clusters) times the observed one. It is also
-    shifted as Johnson (1978, JASA 73:536) does for a skewed mean.
+    shifted as Johnson (1978, JASA 73:536) does for a skewed mean. Where a few losses of another
+    kind make the mean, Hall's interval (`_hull`) reaches further up, and its end is taken.
     """
     sums, counts = bootstrap.by_cluster(losses), bootstrap.by_cluster(tokens)
     spread = spread_of(sums, counts)
@@ -199,9 +206,10 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
     lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
     upper = np.clip(lognormal, error, (1 + 2.7 / math.sqrt(number)) * error)
     shift = (1 + 2 * quantile**2) / 4 * upper**2
+    skewed = _hull(spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence)[1]
     with np.errstate(over="ignore"):
         low = np.exp(mean * np.exp(-quantile * error))
-        high = np.exp(mean * np.exp(quantile * upper + shift))
+        high = np.exp(np.maximum(mean * np.exp(quantile * upper + shift), skewed))
     return low, high
 
 
@@ -235,6 +243,12 @@ def unseen_share(count: int, confidence: float = 0.95) -> float:
     none, at that confidence: about 3 / count ("rule of three"; Hanley & Lippman-Hand 1983, JAMA
     249:1743)."""
     return 1.0 - float((1 - confidence) ** (1 / count))
+
+
+def with_unseen(high: float, count: int, confidence: float = 0.95) -> float:
+    """How high a perplexity ratio with this upper end could be, if the share of prompts that
+    `count` may show none of (`unseen_share`) loses UNSEEN_LOSS."""
+    return high * math.exp(unseen_share(count, confidence) * UNSEEN_LOSS)
 
 
 def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.convert.merge.adapter_config import module_pattern, read_adapter_config
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json
 from tuneserve.safetensors import StoredTensor, stored_tensors
 
 PEFT_PREFIX = "base_model.model."
@@ -91,7 +91,7 @@ class Adapter:
     def __init__(self, directory: Path) -> None:
         """Read it. Raises UsageError for what is missing or of a kind that can't be merged."""
         self.directory = directory
-        self.config = _read_config(directory)
+        self.config = read_adapter_config(directory)
         self._files = stored_tensors(_weights_path(directory))
         self.changes: dict[str, LowRank] = {}
         self.stacked: dict[str, tuple[Floats, Floats]] = {}
@@ -252,7 +252,7 @@ def scale_of(config: Mapping[str, Any], module: str, *, rank: int) -> float:
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if module_pattern(pattern).match(module):
             return value
     return default
 
@@ -267,35 +267,3 @@ def _weights_path(directory: Path) -> Path:
             "adapter_model.safetensors.",
         )
     return path
-
-
-# Ways to begin that take the adapter's first value out of the base's weights, or round these.
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-
-UNSUPPORTED = ("fan_in_fan_out", "megatron_config", "alora_invocation_tokens")
-"""What of a configuration a merge can't do. An activated LoRA acts on a part of the tokens only."""
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / "adapter_config.json"
-    config = read_json(path)
-    unsupported = [name for name in UNSUPPORTED if config.get(name)]
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGE_THE_BASE):
-        raise UsageError(
-            f"init_lora_weights = '{start}' has trained on a changed base, which is not here",
-            where=str(path),
-            hint="Convert it with PEFT first: save_pretrained(DIRECTORY, "
-            "path_initial_model_for_weight_conversion=INITIAL).",
-        )
-    for name in ("r", "lora_alpha"):
-        if not isinstance(config.get(name), int | float) or not config[name] > 0:
-            raise UsageError(f"{name} is no positive number", where=str(path))
-    if config.get("peft_type") != "LORA":
-        unsupported.insert(0, f"peft_type {config.get('peft_type')}")
-    if unsupported:
-        raise UsageError(
-            f"this kind of adapter can't be merged: {', '.join(unsupported)}", where=str(path)
-        )
-    return config

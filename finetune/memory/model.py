@@ -8,12 +8,12 @@ computed backwards, and what PEFT's unfused path keeps on a CPU, are measured fa
 from __future__ import annotations
 
 import bisect
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuneserve.memory import GIB
+from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import TrainSettings
 
@@ -52,8 +52,7 @@ _LARGEST_BATCH = 4096  # what the setting allows
 
 def is_quantized(checkpoint: Path) -> bool:
     """Are the checkpoint's weights quantized already?"""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    return "quantization_config" in config
+    return "quantization_config" in check_config(checkpoint / "config.json")
 
 
 @dataclass(frozen=True)

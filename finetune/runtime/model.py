@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
+from tuneserve.base.loaded import all_weights_read
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
@@ -39,13 +40,14 @@ def load_base(
 
     `offloaded`: the token embeddings stay in main memory.
 
-    Raises TuneserveError if the loaded model has other embeddings than the base.
+    Raises UsageError if the checkpoint lacks weights, TuneserveError if the loaded model has other
+    embeddings than the base.
     """
     config = check_loadable(path)
     if runtime.device == "cpu":
         _let_load(config.model_type, path)
     tokenizer = load_tokenizer(path, settings)
-    with TemporaryDirectory() as folder, quiet(errors_too=True):
+    with TemporaryDirectory() as folder, all_weights_read(path), quiet(errors_too=True):
         write_complete(tokenizer, Path(folder))
         model, _ = runtime.fast_model.from_pretrained(
             model_name=str(path),

@@ -8,13 +8,14 @@ starts.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 from typing import Any, Self
 
 from tuneserve.base.fast_tokenizer import swallows_whitespace, without_stripping
+from tuneserve.chat.ahead import rendered_ahead
 from tuneserve.chat.completeness import lost_parts
 from tuneserve.chat.examples import CONTINUES, Example
 from tuneserve.chat.prompt import (
@@ -26,7 +27,7 @@ from tuneserve.chat.prompt import (
     thinking_by_default,
     with_bos,
 )
-from tuneserve.chat.template import ChatTemplate, Message
+from tuneserve.chat.template import ChatTemplate, Message, TemplateLimitError
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import REASONING, without_thoughts
 from tuneserve.errors import TuneserveError
@@ -269,6 +270,13 @@ class Encoder:
                 where=example.where,
             )
 
+    def ahead(self, examples: Sequence[Example]) -> Iterator[Example]:
+        """The examples one after the other, their renderings made together for many."""
+        template = self.template if any(example.prompt for example in examples) else None
+        return rendered_ahead(
+            self._fast, template, examples, thoughts=self.thoughts, train_on=self.train_on
+        )
+
     def encode_all(self, examples: Sequence[Example]) -> list[Encoded]:
         """The tokens of examples. Raises UsageError listing each that can't be trained on."""
         _, encoded, problems = encode_each(self, examples, expand=False)
@@ -349,9 +357,7 @@ def encode_each(
     problems: list[str] = []
     leaves_out = encoder.too_long == "drop" and notes is not None
     notes = Notes() if notes is None else notes
-    if any(example.prompt for example in examples):
-        _ = encoder.template  # its lack is one error, not one for each example
-    for example in examples:
+    for example in encoder.ahead(examples):
         try:
             if expand:
                 found = encoder.sequences(example, notes)
@@ -366,6 +372,9 @@ def encode_each(
             else:
                 problems.append(f"{example.where}: {error.message}")
             continue
+        except TemplateLimitError:
+            # It is the template's doing, and each example would take as long.
+            raise
         except TuneserveError as error:
             problems.append(f"{example.where}: {error.message}")
             continue

@@ -16,9 +16,10 @@ from typing import Any
 from transformers import TrainerCallback
 
 from tuneserve.console import say
+from tuneserve.files import errors_named
 from tuneserve.finetune.runtime.libraries import memory_in_use
 from tuneserve.finetune.runtime.processes import any_process
-from tuneserve.finetune.training.checkpoints import checkpoint_directory, remember_hashes
+from tuneserve.finetune.training.checkpoints import checkpoint_directory, drop_older, seal
 from tuneserve.finetune.training.losses import (
     evaluations_without_gain,
     general_rise,
@@ -119,9 +120,15 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
     """Decides after each step whether to save or to stop."""
 
     def __init__(
-        self, stop: StopSignal, *, patience: int, max_general_rise: float, checkpoint_seconds: float
+        self,
+        stop: StopSignal,
+        *,
+        patience: int,
+        max_general_rise: float,
+        checkpoint_seconds: float,
+        keep_checkpoints: int,
     ) -> None:
-        self.stop = stop
+        self.stop, self.keep_checkpoints = stop, keep_checkpoints
         self.patience, self.max_general_rise = patience, max_general_rise
         self.checkpoint_seconds = checkpoint_seconds
         self.saved_at = time.monotonic()
@@ -139,7 +146,12 @@ class StoppingCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            remember_hashes(checkpoint_directory(Path(args.output_dir), state.global_step))
+            directory, last = Path(args.output_dir), state.global_step
+            with errors_named(directory):
+                seal(checkpoint_directory(directory, last))
+                # The trainer would delete older ones before this one is on the disk.
+                best = state.best_global_step
+                drop_older(directory, last=last, best=best, keep=self.keep_checkpoints)
         self.saved_at = time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
-from tuneserve.errors import UsageError
-from tuneserve.files import read_json, write_json
+from tuneserve.console import say
+from tuneserve.durable import make_folder, sync_folder, sync_tree
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import check_replaceable, read_json, remove, write_json
 from tuneserve.finetune.memory.search import Decisions
-from tuneserve.identity import check_unchanged, hashes_of
+from tuneserve.identity import changed_files, hashes_of
+from tuneserve.records import parse
+from tuneserve.safetensors import stored_tensors
 from tuneserve.settings import Recipe
 
 FINGERPRINT = "fingerprint.json"
 _STRATEGY = "memory_strategy.json"
 _REPLACING = "replacing"
 _HASHES = "sha256.json"
-# The trainer writes the state last, so a checkpoint that has it is whole.
+# The trainer writes the state last, so that a kill leaves none in a checkpoint that is not whole.
 _STATE = "trainer_state.json"
-_PARTS = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", _STATE)
+_WEIGHTS = "adapter_model.safetensors"
+_PICKLED = ("optimizer.pt", "scheduler.pt")
+_PARTS = (_WEIGHTS, *_PICKLED, _STATE)
+# What else a training that goes on reads, where it is there.
+_MORE = ("adapter_config.json", "rng_state.pth")
+_OWN = ("checkpoint-*", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+_AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 
 def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
@@ -30,9 +41,19 @@ def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
 
 
 def last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint, or None. One that was cut off while it was written is not."""
-    whole = [path for path in directory.glob("checkpoint-*") if _is_whole(path)]
-    return max(whole, key=step_of, default=None)
+    """The newest whole checkpoint, or None. One that was cut off while it was written is not, nor
+    one whose files are not as they were written; of that it is said what is wrong."""
+    for path in sorted(_numbered(directory), key=step_of, reverse=True):
+        damage = damage_of(path) if _has_all(path) else ["not written to its end"]
+        if not damage:
+            return path
+        say(f"note: {path} is left out: {'; '.join(damage)}")
+    return None
+
+
+def has_checkpoints(directory: Path) -> bool:
+    """Is a training here that can go on? The files are not read."""
+    return any(map(_has_all, _numbered(directory)))
 
 
 def checkpoint_directory(directory: Path, step: int) -> Path:
@@ -41,48 +62,77 @@ def checkpoint_directory(directory: Path, step: int) -> Path:
 
 
 def checkpoint_at(directory: Path, step: int) -> Path | None:
+    """The checkpoint of this step if it is whole."""
     path = checkpoint_directory(directory, step)
-    return path if _is_whole(path) else None
+    return path if _has_all(path) and not damage_of(path) else None
 
 
-def remember_hashes(checkpoint: Path) -> None:
-    """Write down what the files of a checkpoint hold, for when it is gone on from."""
-    if _is_whole(checkpoint):
-        paths = [checkpoint / name for name in _PARTS]
-        write_json(checkpoint / _HASHES, hashes_of(paths, checkpoint))
+def seal(checkpoint: Path) -> None:
+    """Give a checkpoint that was just written to the disk, with what its files hold written down,
+    for when it is gone on from."""
+    if _has_all(checkpoint):
+        sync_tree(checkpoint)
+        paths = (checkpoint / name for name in (*_PARTS, *_MORE))
+        hashes = hashes_of((path for path in paths if path.is_file()), checkpoint)
+        write_json(checkpoint / _HASHES, hashes)
+        sync_folder(checkpoint.parent)
 
 
-def _check_hashes(checkpoint: Path) -> None:
-    """Raise UsageError if a file of a checkpoint is not as it was written."""
+def drop_older(directory: Path, *, last: int, best: int | None, keep: int) -> None:
+    """Delete checkpoints until `keep` are left: the last (which is on the disk by now), the best,
+    and the newest of the others."""
+    kept = {last, last if best is None else best}
+    # What is beyond the last step was left out as damaged, and will be written again.
+    older = [step for step in map(step_of, _numbered(directory)) if step < last]
+    for step in sorted(set(older) - kept, reverse=True):
+        if len(kept) < keep:
+            kept.add(step)
+        else:
+            remove(checkpoint_directory(directory, step))
+
+
+def damage_of(checkpoint: Path) -> list[str]:
+    """What is wrong with the files of a checkpoint, in words. Without recorded hashes (a kill came
+    before them, or an older release wrote it) only their form is looked at."""
     record = checkpoint / _HASHES
-    if record.is_file():
-        check_unchanged(
-            read_json(record),
-            checkpoint,
-            what="this checkpoint",
-            hint="Delete its folder to go on from the one before, or pass --force to start afresh.",
-        )
+    try:
+        if record.is_file():
+            return changed_files(read_json(record), checkpoint)
+        json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        stored_tensors(checkpoint / _WEIGHTS)
+        for name in _PICKLED:
+            with zipfile.ZipFile(checkpoint / name) as archive:
+                if archive.testzip() is not None:
+                    return [f"{checkpoint / name}: damaged"]
+    except (TuneserveError, OSError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+        return [str(error).splitlines()[0]]
+    return []
+
+
+def discard(directory: Path) -> None:
+    """Delete an unfinished training. Raises UsageError if there is more in its folder."""
+    check_replaceable(directory, _OWN, what="training")
+    remove(directory)
 
 
 def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, if these are the settings and data it was made with.
 
     Writes the fingerprint of a fresh run. Raises UsageError if the directory holds checkpoints
-    of other settings, or the last one is damaged.
+    of other settings.
     """
     record = directory / FINGERPRINT
     last = last_checkpoint(directory)
     if last is not None:
-        known = read_json(record) if record.is_file() else {}
+        known = read_json(record, hint=_AFRESH) if record.is_file() else {}
         if known != identity:
             raise UsageError(
                 f"an unfinished training with {_difference(known, identity)} is here",
                 where=str(directory),
-                hint="Pass --force to start afresh, or choose another run with --run NAME.",
+                hint=_AFRESH,
             )
-        _check_hashes(last)
         return last
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     write_json(record, identity)
     return None
 
@@ -92,6 +142,7 @@ def mark_replacing(directory: Path, replacing: bool) -> None:
     checkpoints are not those of the adapter beside them."""
     mark = directory / _REPLACING
     mark.touch() if replacing else mark.unlink(missing_ok=True)
+    sync_folder(directory)
 
 
 def is_replacing(directory: Path) -> bool:
@@ -101,21 +152,25 @@ def is_replacing(directory: Path) -> bool:
 
 def remember_strategy(directory: Path, decisions: Decisions) -> None:
     """Write down how training was fitted into the memory, for when it goes on."""
-    directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / _STRATEGY, decisions.to_json())
 
 
 def remembered_strategy(directory: Path) -> Decisions | None:
     """How the training that left these checkpoints was fitted into the memory, if it is known."""
     path = directory / _STRATEGY
-    return Decisions.model_validate(read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return parse(Decisions, read_json(path, hint=_AFRESH), where=str(path), hint=_AFRESH)
 
 
 def _difference(known: dict[str, Any], identity: dict[str, Any]) -> str:
     """The first thing in which two fingerprints differ, in words."""
+    settings = known.get("settings")
     for section, values in identity["settings"].items():
-        before = known.get("settings", {}).get(section, {})
+        before = settings.get(section) if isinstance(settings, dict) else None
         for key, value in values.items():
+            if not isinstance(before, dict):
+                return "settings that are not known"
             if before.get(key) != value:
                 return f"{section}.{key} = {before.get(key)!r} instead of {value!r}"
     return "another base model or other data"
@@ -126,12 +181,9 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _is_whole(path: Path) -> bool:
-    numbered = path.name.rpartition("-")[2].isdigit()
-    if not numbered or not all((path / name).is_file() for name in _PARTS):
-        return False
-    try:
-        json.loads((path / _STATE).read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
+def _numbered(directory: Path) -> list[Path]:
+    return [path for path in directory.glob("checkpoint-*") if path.name[11:].isdecimal()]
+
+
+def _has_all(path: Path) -> bool:
+    return all((path / name).is_file() for name in _PARTS)

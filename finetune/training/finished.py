@@ -5,7 +5,7 @@ from __future__ import annotations
 from tuneserve.console import say
 from tuneserve.finetune.data.hub import is_here
 from tuneserve.finetune.data.prepare import data_hash, data_inputs
-from tuneserve.finetune.training.checkpoints import is_replacing, last_checkpoint
+from tuneserve.finetune.training.checkpoints import has_checkpoints, is_replacing
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -38,4 +38,4 @@ def was_cut_off(run: RunDirectory) -> bool:
     """Is there an adapter beside an unfinished training: was the process killed after it wrote the
     adapter and before run.json says so, or when it was to replace an older one?"""
     finished = "train" in run.read().stages and not is_replacing(run.checkpoints)
-    return not finished and last_checkpoint(run.checkpoints) is not None
+    return not finished and has_checkpoints(run.checkpoints)

@@ -181,6 +181,7 @@ def _run_steps(
             patience=settings.early_stopping_patience,
             max_general_rise=settings.max_general_rise,
             checkpoint_seconds=60 * settings.checkpoint_minutes,
+            keep_checkpoints=settings.keep_checkpoints,
         )
         callbacks: list[Any] = [progress, stopping]
         if rounded is not None:
@@ -253,7 +254,11 @@ def _load_best(job: TrainingJob, trainer: Any) -> int:
         return last
     checkpoint = checkpoint_at(job.run.checkpoints, best)
     if checkpoint is None:
-        raise TuneserveError(f"the best checkpoint (step {best}) is gone", where=str(job.run.root))
+        raise TuneserveError(
+            f"the best checkpoint (step {best}) is gone or damaged",
+            where=str(job.run.root),
+            hint="Train with --force: it starts afresh.",
+        )
     set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
     return best
 

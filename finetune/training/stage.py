@@ -47,6 +47,7 @@ from tuneserve.finetune.tokens.encoder import (
 from tuneserve.finetune.tokens.epoch import build_training_set
 from tuneserve.finetune.training.checkpoints import (
     claim,
+    discard,
     fingerprint,
     last_checkpoint,
     mark_replacing,
@@ -69,7 +70,7 @@ from tuneserve.finetune.training.result import (
     TrainedBase,
     TrainResult,
 )
-from tuneserve.finetune.training.trained_files import base_hashes, run_hashes
+from tuneserve.finetune.training.trained_files import base_hashes, check_replaceable_run, run_hashes
 from tuneserve.identity import Hashes
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -99,10 +100,14 @@ def train(
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
+    if force:
+        run.set_aside_damaged()
     run.read()  # a record that can't be read is an error before anything slow or lasting happens
     if skip_done and (done := finished_result(recipe, run)):
         return done
     run.check_writable()
+    if force:
+        check_replaceable_run(run)
     if run.adapter.exists() and not force and not was_cut_off(run):
         raise OutputExistsError(run.adapter)
     with only_first_talks():
@@ -112,7 +117,7 @@ def train(
             return None
         with run.alone():
             if force:
-                remove(run.checkpoints)
+                discard(run.checkpoints)
             identity = fingerprint(recipe, base=str(job.base.path), data=data_hash(recipe.data))
             resume = claim(run.checkpoints, identity)
             replacing = run.adapter.exists() and "train" in run.read().stages

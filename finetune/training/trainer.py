@@ -105,7 +105,6 @@ def _arguments(
         greater_is_better=False if every else None,
         save_strategy="steps",
         save_steps=every or schedule.steps,
-        save_total_limit=settings.keep_checkpoints,
         # Examples arrive tokenized, masked and cut: nothing is left for TRL to prepare.
         max_length=None,
         packing=False,

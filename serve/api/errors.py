@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from tuneserve.chat.renderers import RenderersBusyError
 from tuneserve.chat.template import TemplateError
 from tuneserve.errors import TuneserveError
 from tuneserve.serve.chat.grammar_errors import GrammarError
@@ -96,7 +97,7 @@ def as_api_error(error: Exception) -> ApiError:
             return error
         case QueueFullError():
             return ApiError(429, error.message, code="queue_full", headers={"Retry-After": "1"})
-        case UnavailableError():
+        case UnavailableError() | RenderersBusyError():
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():
             return ApiError(400, _sentence(error), code="grammar_failed")
@@ -233,7 +234,7 @@ def install(app: FastAPI) -> None:
     # Defects are not among them: what is wrong then is told where the request is logged.
     known = (
         ApiError, RequestValidationError, HTTPException, GrammarError, TemplateError,
-        QueueFullError, EngineError,
+        QueueFullError, EngineError, RenderersBusyError,
     )  # fmt: skip
     for kind in known:
         app.add_exception_handler(kind, answer)

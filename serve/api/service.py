@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_of
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
 from tuneserve.recipe import nearest
@@ -77,11 +78,20 @@ class Service:
         self._grammar_threads.submit(self.grammars.warm)
 
     def _load_template(self) -> tuple[ChatTemplate | None, str]:
-        """The chat template, or None and the reason: text completions work without one."""
+        """The chat template, or None and the reason: text completions work without one. One that
+        can't be used is told at the start, not to each client."""
         try:
-            return template_of(self.engine.model), ""
+            template = template_of(self.engine.model)
         except TuneserveError as error:
             return None, error.message
+        try:
+            template.check()
+            template_traits(template)
+        except TuneserveError as error:
+            reason = error.message
+            say(f"warning: no chat is answered, only text completions: {reason}")
+            return None, reason
+        return template, ""
 
     def close(self) -> None:
         # A thread that reads the vocabulary must not outlive it.

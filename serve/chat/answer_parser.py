@@ -35,6 +35,17 @@ class _State(Enum):
     NEXT = "behind a call among several, before the next or their end"
 
 
+def _name(written: str, form: CallForm) -> str | None:
+    """A function's name as a call writes it; None where it is no JSON text though it should be."""
+    if not form.is_object:
+        return written
+    try:
+        name = json.loads(written, strict=False)
+    except ValueError:
+        return None
+    return name if isinstance(name, str) else None
+
+
 class PartReader:
     """Splits growing text. `thoughts`: whether the answer begins inside them ('open'), may have
     some ('may') or has none; `calls`: the form of calls if tools were offered, of which `functions`
@@ -171,8 +182,8 @@ class PartReader:
 
     def _call(self, parts: list[Part], form: CallForm) -> bool:
         head, end = form.opening.match(self._held), self._place_of_end(form)
-        if head and (end is None or end > head.end()):
-            name = json.loads(head["name"]) if form.is_object else head["name"]
+        name = _name(head["name"], form) if head else None
+        if head and name is not None and (end is None or end > head.end()):
             parts.append(CallBegin(call_id(), name))
             self._held = self._held[head.end() :]
             self._state = _State.ARGUMENTS

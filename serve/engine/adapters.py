@@ -200,7 +200,7 @@ class AdapterRegistry:
         free = free_gpu_memory()
         if free and sum(free) < file.size + GPU_MARGIN_BYTES:
             raise NoPlaceError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
-        handle = load_adapter(self._model, file.path, activated=True)
+        handle = load_adapter(self._model, file.path, activated=True, checked=True)
         return LoadedAdapter(handle, file.size, file.invocation)
 
     def unload(self, name: str) -> None:

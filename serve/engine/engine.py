@@ -70,6 +70,9 @@ CELLS_BESIDE_EACH_ON_GPU = 512
 """The same on a GPU, in cells, and for each running request: beside one answer alone, whose steps
 are the shortest, they take most of its speed."""
 
+TOKENS_OF_A_STEP = 64
+"""Tokens of prompts that `step_seconds` are for: a model of 70B reads one a second on two cores."""
+
 NEVER = -1e9
 """Added to a logit: the token is chosen only where a grammar allows no other."""
 
@@ -207,6 +210,10 @@ class Engine:
         self.failure: EngineError | None = None
         """Why the engine stopped working, if it did."""
         self._stopping = False
+        self._step_seconds = float(settings.step_seconds)
+        self.step_limit = self._step_seconds
+        """Seconds that the step at hand may take."""
+        self._step_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -319,7 +326,18 @@ class Engine:
     @property
     def is_open(self) -> bool:
         """Are requests taken?"""
-        return self._accepting and self.failure is None
+        return self._accepting and self.failure is None and not self.stalled
+
+    @property
+    def is_running(self) -> bool:
+        """Has its thread not ended?"""
+        return self._thread.is_alive()
+
+    @property
+    def stalled(self) -> bool:
+        """Does a step take longer than it may?"""
+        since = self._step_since
+        return since is not None and time.monotonic() - since > self.step_limit
 
     def refuse_new(self) -> None:
         """Take no more requests; those accepted go on."""
@@ -390,6 +408,8 @@ class Engine:
             raise self.failure
         if not self._accepting:
             raise UnavailableError("the server is shutting down")
+        if self.stalled:
+            raise UnavailableError("a step of the engine hangs")
 
     def _check_queue(self) -> None:
         if IN_BACKGROUND.get():
@@ -485,9 +505,12 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take_in():
+                self.step_limit, self._step_since = self._step_seconds, time.monotonic()
                 self._step()
+                self._step_since = time.monotonic()
                 self._free_unused_adapters()
                 self._embed_next()
+                self._step_since = None
             self._end_all(UnavailableError("the server is shutting down"))
         except Exception as error:
             logger.exception("the engine failed")
@@ -545,7 +568,8 @@ class Engine:
         batch = self._scheduler.schedule()
         if not batch.chunks:
             return
-        if prompt_tokens(batch.chunks):
+        if tokens := prompt_tokens(batch.chunks):
+            self.step_limit *= max(1.0, tokens / TOKENS_OF_A_STEP)
             # A step with prompt tokens takes long: deliver what was held back before it.
             self._hand_out_all()
         elif not self._computes_ahead:

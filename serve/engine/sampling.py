@@ -10,6 +10,7 @@ of time for every token.
 from __future__ import annotations
 
 import secrets
+import time
 from collections import deque
 
 import numpy as np
@@ -25,6 +26,11 @@ from tuneserve.serve.engine.thinking import Stage, ThinkingState
 from tuneserve.serve.engine.types import GrammarFailedError, SamplingParams
 from tuneserve.serve.engine.weights import Row
 
+SECONDS_AHEAD = 0.5
+SECONDS_A_TOKEN = 0.005
+"""Processor time of a token that a grammar bounds: everyone else's step waits for it. A schema
+takes 0.1 ms a token; one that is made to be slow has SECONDS_AHEAD more in all."""
+
 
 class TokenSampler:
     """Chooses the tokens of one answer, each from one row of logits. Only `sample` changes its
@@ -39,6 +45,7 @@ class TokenSampler:
         self._reads_text = sampling.grammar is not None or sampling.thinking_budget is not None
         self._grammar = None if sampling.grammar is None else sampling.grammar.deep_copy()
         self._mask = np.zeros(-(-model.n_vocab // 32), np.uint32)
+        self._seconds_left = SECONDS_AHEAD
         self._forced: deque[int] = deque()
         self._random = np.random.default_rng(draw_seed(sampling.seed))
         self._adjustments: Adjustments | None = None
@@ -119,11 +126,15 @@ class TokenSampler:
 
     def _choose_by_grammar(self, row: Row) -> int:
         assert self._grammar is not None
+        began = time.thread_time()
         token = self._choose(row)
         if not self._allows(token):
             token = self._choose(row, self._allowed_tokens())
         if not self._model.is_end(token) and not self._grammar.consume_token(token):
             raise self._failed(self._grammar.get_error())
+        self._seconds_left += SECONDS_A_TOKEN - (time.thread_time() - began)
+        if self._seconds_left < 0:
+            raise self._failed("following it takes longer than its share of a step")
         return token
 
     def _allows(self, token: int) -> bool:

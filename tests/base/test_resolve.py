@@ -76,7 +76,7 @@ def test_an_adapter_in_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hub_model_is_fetched_without_weights_of_other_forms(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from huggingface_hub.utils._paths import filter_repo_objects
 
@@ -86,7 +86,8 @@ def test_a_hub_model_is_fetched_without_weights_of_other_forms(
                  "adapter_model.safetensors", "original/model.safetensors", "x.bin"]  # fmt: skip
         kept = list(filter_repo_objects(files, **given))
         assert kept == ["config.json", "model-00001-of-00002.safetensors"]
-        return str(tmp_path)
+        return str(demo.path)
 
+    demo = resolve_base("demo")
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetched)
-    assert resolve_base("owner/name").path == tmp_path
+    assert resolve_base("owner/name").path == demo.path

@@ -18,7 +18,7 @@ from tuneserve.files import write_json
 from tuneserve.foreign import REACHING_OUT
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.run import RunDirectory
-from tuneserve.settings import BenchSettings, ConvertSettings, Recipe, ServeSettings
+from tuneserve.settings import BenchSettings, ConvertSettings, Recipe, Section, ServeSettings
 
 SCORER = {"bench": {"task": "python", "scorer": "runs/a/evil.py:score"}}
 
@@ -90,7 +90,11 @@ def test_what_else_reaches_out_of_the_run(section: str, name: str, value: Any) -
 def test_every_setting_that_names_a_file_or_an_address_is_decided_about() -> None:
     """A new setting has to be put either into the table or here."""
     reads = {("serve", "draft")}  # a model file, checked as every model file is
-    models = {"convert": ConvertSettings, "serve": ServeSettings, "bench": BenchSettings}
+    models: dict[str, type[Section]] = {
+        "convert": ConvertSettings,
+        "serve": ServeSettings,
+        "bench": BenchSettings,
+    }
     paths = {
         (section, name)
         for section, model in models.items()

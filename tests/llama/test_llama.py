@@ -152,8 +152,10 @@ def test_bad_files_are_one_clear_error(tmp_path: Path, demo_gguf: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with demo_gguf.open("rb") as file:
         cut.write_bytes(file.read(8 << 20))
-    with pytest.raises(TuneserveError, match=r"cut\.gguf: llama\.cpp can't load it: ") as caught:
+    with pytest.raises(UsageError, match=r"cut\.gguf: this GGUF is truncated"):
         LlamaModel(cut)
+    with pytest.raises(TuneserveError, match=r"cut\.gguf: llama\.cpp can't load it: ") as caught:
+        LlamaModel(cut, tried=True)
     assert "no reason given" not in caught.value.render()
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
 from pathlib import Path
 
 from tuneserve.base.config import checkpoint_config, generation_config
 from tuneserve.base.proof import check_imported
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.console import bytes_per_second, progress
-from tuneserve.errors import OutputExistsError, UsageError
-from tuneserve.files import atomic_path, write_json
+from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
+from tuneserve.files import atomic_path, check_replaceable, write_json
 from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.parts import open_whole
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.vocabulary import TEMPLATE
+from tuneserve.llama.trial import check_loadable
 
 
 def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
@@ -29,6 +32,8 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
         _check_replaceable(target, force=force)
     gguf = open_whole(source)
     architecture = by_gguf_name(gguf.architecture)
+    check_loadable(gguf.path)
+    _check_template(gguf)
     config = checkpoint_config(gguf, architecture)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
     with atomic_path(target) as directory:
@@ -45,7 +50,19 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     return target
 
 
-_CHECKPOINT_FILES = (
+def _check_template(gguf: GGUFFile) -> None:
+    if template := gguf.get(TEMPLATE):
+        try:
+            ChatTemplate(template).check()
+        except TuneserveError as error:
+            raise UsageError(
+                f"{TEMPLATE}: {error.message}",
+                where=str(gguf.path),
+                hint="Download or make it again.",
+            ) from error
+
+
+CHECKPOINT_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "model.safetensors.index.json",
     "tokenizer*", "special_tokens_map.json", "chat_template*", "vocab.json", "merges.txt",
     "added_tokens.json",
@@ -55,18 +72,11 @@ _CHECKPOINT_FILES = (
 def _check_replaceable(target: Path, *, force: bool) -> None:
     if not force:
         raise OutputExistsError(target)
-    there = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    foreign = [name for name in there if not any(fnmatch(name, each) for each in _CHECKPOINT_FILES)]
+    there = [path.name for path in target.iterdir()] if target.is_dir() else []
     if not target.is_dir() or (there and "config.json" not in there):
         raise UsageError(
             "is no checkpoint, and is not replaced by one",
             where=str(target),
             hint="Choose another name.",
         )
-    if foreign:
-        raise UsageError(
-            "holds files that are no checkpoint's, and would be deleted with it",
-            where=str(target),
-            problems=foreign,
-            hint="Move them away, or choose another name.",
-        )
+    check_replaceable(target, CHECKPOINT_FILES, what="checkpoint")

@@ -171,7 +171,7 @@ def _llama_logits(path: Path, sequences: Sequence[Sequence[int]], where: str) ->
     longest = max(map(len, sequences))
     try:
         with (
-            LlamaModel(path, repack=False) as model,
+            LlamaModel(path, repack=False, tried=True) as model,
             LlamaContext(
                 model, n_ctx=longest, n_batch=longest, cache_type_k="f32", cache_type_v="f32",
                 flash_attention=False, on_cpu=True,

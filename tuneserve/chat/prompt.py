@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from tuneserve.chat.examples import CONTINUES, Example
 from tuneserve.chat.special_tokens import MARK, SpecialTokens
-from tuneserve.chat.template import ChatTemplate, Message
+from tuneserve.chat.template import ChatTemplate, Message, TemplateError, or_raise
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import (
     REASONING,
@@ -273,30 +273,56 @@ def render_example(
 ) -> Rendering:
     """Render an example that has a prompt; `thoughts` is [data]'s setting. Raises TemplateError if
     the template refuses the conversation."""
-    messages = example.messages
-    if thoughts == "drop":
-        messages = tuple(without_thoughts(messages))
-    arguments = template_arguments(
-        template, messages, tools=example.tools, thinks=bool(messages[-1].get(REASONING))
-    )
-    full = _ended(template, arguments)
+    arguments = example_arguments(template, example, thoughts=thoughts)
     *before, last = arguments["messages"]
+    ((prompt, full),) = _prompted(template, arguments, [len(before)])
     arguments |= {"messages": before, "add_generation_prompt": True}
-    prompt = template.render(**arguments)
     completion = _completion(template, {**arguments, "messages": [*before, last]}, prompt, full)
     return Rendering(prompt, completion, arguments)
 
 
-def _ended(template: ChatTemplate, arguments: Mapping[str, Any]) -> str:
-    """A conversation that ends with an answer as text. Some templates (Command R7B) open the next
-    answer whether they are asked to or not: that is left out."""
-    text = template.render(**arguments)
-    if template.eos_token and template.eos_token in text:
-        answered, end, rest = text.rpartition(template.eos_token)
-        opened = template.render(**{**arguments, "messages": arguments["messages"][:-1]})
-        if rest.strip() and opened.endswith(f"{end}{rest}"):
-            return answered + end
-    return text
+def example_arguments(
+    template: ChatTemplate, example: Example, *, thoughts: str = "train"
+) -> dict[str, Any]:
+    """`template_arguments` of a whole example; `thoughts` is [data]'s setting."""
+    messages = example.messages
+    if thoughts == "drop":
+        messages = tuple(without_thoughts(messages))
+    thinks = bool(messages[-1].get(REASONING))
+    return template_arguments(template, messages, tools=example.tools, thinks=thinks)
+
+
+def answer_calls(arguments: Mapping[str, Any], places: Sequence[int]) -> list[dict[str, Any]]:
+    """The calls of the template that tell a conversation's answers apart, three for each, by its
+    place: its prompt, the conversation to its end, and its prompt not opened."""
+    messages = arguments["messages"]
+    return [
+        {**arguments, "messages": messages[:end], "add_generation_prompt": opens}
+        for place in places
+        for end, opens in ((place, True), (place + 1, False), (place, False))
+    ]
+
+
+def _prompted(
+    template: ChatTemplate, arguments: Mapping[str, Any], places: Sequence[int]
+) -> list[tuple[str, str]]:
+    """For each of a conversation's answers, by their places: its prompt, and the conversation up to
+    its end. Some templates (Command R7B) open the next answer whether they are asked to or not:
+    that is left out."""
+    texts = iter(template.render_all(answer_calls(arguments, places)))
+    return [
+        (or_raise(prompt), _ended(template, or_raise(full), opened))
+        for prompt, full, opened in zip(texts, texts, texts, strict=True)
+    ]
+
+
+def _ended(template: ChatTemplate, full: str, opened: str | TemplateError) -> str:
+    """A conversation without the opening of the next answer, which `opened` ends with where the
+    template writes it unasked."""
+    answered, end, rest = full.rpartition(template.eos_token) if template.eos_token else ("",) * 3
+    if end and rest.strip() and or_raise(opened).endswith(f"{end}{rest}"):
+        return answered + end
+    return full
 
 
 def _completion(
@@ -348,9 +374,7 @@ def encode(
         return _encode_text(tokenizer, example)
     if template is None:
         raise EncodingError("a prompt needs a chat template", where=example.where)
-    protect = tokenizer.special_tokens.protect
-    guarded = replace(example, messages=protect(example.messages), tools=protect(example.tools))
-    rendering = render_example(template, guarded, thoughts=thoughts)
+    rendering = render_example(template, protected(tokenizer, example), thoughts=thoughts)
     completion = rendering.completion
     if completion is None:
         if not as_it_is:
@@ -380,6 +404,12 @@ def encode(
         taught=taught,
         untaught=untaught,
     )
+
+
+def protected(tokenizer: Tokenizer, example: Example) -> Example:
+    """An example in which special tokens that texts spell out are text."""
+    protect = tokenizer.special_tokens.protect
+    return replace(example, messages=protect(example.messages), tools=protect(example.tools))
 
 
 def template_of(model: LlamaModel) -> ChatTemplate:
@@ -445,14 +475,11 @@ def _earlier_answers(
     otherwise once the conversation goes on (thoughts removed, say, or no end token).
     """
     messages = rendering.arguments["messages"]
-    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    trained = trained_places(messages)
     turns: dict[int, _Turn | None] = {}
-    for number, place in enumerate(answers):
-        if messages[place].get("weight") == 0:
-            continue
-        before = template.render(**{**rendering.arguments, "messages": messages[:place]})
+    rendered = _prompted(template, rendering.arguments, list(trained.values()))
+    for (number, place), (before, after) in zip(trained.items(), rendered, strict=True):
         closed = {"messages": messages[: place + 1], "add_generation_prompt": False}
-        after = _ended(template, {**rendering.arguments, **closed})
         own = _completion(template, {**rendering.arguments, **closed}, before, after)
         if place == 0 and own is not None and after.endswith(own.text):
             # No server is asked for a greeting: its prompt is what the template puts before it.
@@ -460,6 +487,13 @@ def _earlier_answers(
         found = None if own is None else _found(tokenizer, rendering.prompt, tokens, before, own)
         turns[number] = found
     return turns
+
+
+def trained_places(messages: Sequence[Message]) -> dict[int, int]:
+    """The places of the assistant's messages that are trained, by their number among all of the
+    assistant's."""
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return {n: place for n, place in enumerate(answers) if messages[place].get("weight") != 0}
 
 
 def _found(

@@ -1,28 +1,31 @@
 """Chat templates: the one renderer that training, server and benchmark use.
 
-A template is code from a model file, so it runs in Jinja's immutable sandbox. Whitespace control,
-the loop controls extension and the helpers are those that chat templates are written against
-(Hugging Face's `apply_chat_template`).
+A template is code from a model file, so it runs in Jinja's sandbox (tuneserve.chat.sandbox), in a
+process with a limit of time and memory (tuneserve.chat.renderers).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from functools import cached_property
 from typing import Any
 
+from tuneserve.chat.render_process import MEMORY_BYTES, Outcome, as_json
+from tuneserve.chat.renderers import RenderersBusyError, RenderLimitError, render_apart
+from tuneserve.console import human_bytes
 from tuneserve.errors import TuneserveError
 
 MAX_TEMPLATE_CHARACTERS = 256 * 1024
-_OF_LISTS = ("append", "pop")
 Message = Mapping[str, Any]
 
 
 class TemplateError(TuneserveError):
     """A chat template can't be compiled, or refuses the conversation it was given."""
+
+
+class TemplateLimitError(TemplateError):
+    """A chat template takes more time, memory or text than it may: nothing is known of what it
+    would write."""
 
 
 def normal_message(message: Message) -> dict[str, Any]:
@@ -66,11 +69,17 @@ def _normal_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 def _api_call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = call["function"]
-    return {**call, "function": {**function, "arguments": _to_json(function["arguments"])}}
+    return {
+        **call,
+        "function": {
+            **function,
+            "arguments": json.dumps(function["arguments"], ensure_ascii=False),
+        },
+    }
 
 
 class ChatTemplate:
-    """A compiled chat template with the special tokens it refers to.
+    """A chat template with the special tokens it refers to.
 
     `bos_token` and `eos_token` are the tokens' text. What `render` returns already holds every
     special token: tokenize it with special tokens parsed, and add no BOS to one that is there
@@ -85,96 +94,94 @@ class ChatTemplate:
         self.source = source
         self.bos_token = bos_token
         self.eos_token = eos_token
+        self._ahead: dict[bytes, Outcome] = {}
 
-    def render(
-        self,
-        messages: Sequence[Message],
-        *,
-        add_generation_prompt: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
-    ) -> str:
-        """The conversation as text, ending where the assistant speaks if asked to."""
-        given = {"messages": list(messages), "tools": tools, **variables}
+    def check(self) -> None:
+        """Raise TemplateError if it can't be compiled, or takes too much for any conversation."""
+        ((kind, text),) = self._outcomes([{"messages": [{"role": "user", "content": "a"}]}])
+        if kind in ("broken", *_LIMITS):
+            _text(kind, text)
+
+    def render(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The conversation as text: with `add_generation_prompt` up to where the assistant speaks,
+        with `tools` and whatever other variables the template knows.
+
+        Raises TemplateError, and RenderersBusyError where others take long.
+        """
+        (text,) = self.render_all([{"messages": messages, **variables}])
+        return or_raise(text)
+
+    def render_all(self, calls: Sequence[Mapping[str, Any]]) -> list[str | TemplateError]:
+        """What `render` gives or raises for each of several calls, at once. Raises
+        TemplateLimitError, RenderersBusyError."""
+        found: list[str | TemplateError] = []
+        for kind, text in self._outcomes(calls):
+            try:
+                found.append(_text(kind, text))
+            except TemplateLimitError:
+                raise
+            except TemplateError as error:
+                found.append(error)
+        return found
+
+    def render_ahead(self, calls: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what these calls give until they, or others of this kind, are asked for: thousands
+        are rendered faster together than one by one. What can't be rendered is told then; but
+        raises TemplateLimitError."""
+        self._ahead = {}
         try:
-            text: str = self._compiled.render(
-                **(_closed(given) if self._changes_lists else given),
-                add_generation_prompt=add_generation_prompt,
-                bos_token=self.bos_token,
-                eos_token=self.eos_token,
-            )
-        except TemplateError:
+            given = list(dict.fromkeys(map(self._given, calls)))
+            self._ahead = dict(zip(given, self._rendered(given), strict=True))
+        except TemplateLimitError:
             raise
-        except Exception as error:
-            # The template is foreign code: whatever it raises is its failure, not ours.
-            raise TemplateError(f"chat template failed: {error}") from error
-        return text
+        except (TemplateError, RenderersBusyError):
+            return
 
-    @cached_property
-    def _changes_lists(self) -> bool:
-        """Does it keep a list of its own (Kimi K2: of ids)? What it is given it can't change."""
-        return re.search(rf"\.(?:{'|'.join(_OF_LISTS)})\(", self.source) is not None
+    def _outcomes(self, calls: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        given = list(map(self._given, calls))
+        if self._ahead and all(one in self._ahead for one in given):
+            return [self._ahead[one] for one in given]
+        return self._rendered(given)
 
-    @cached_property
-    def _compiled(self) -> Any:
-        import jinja2
-        import jinja2.ext
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        class GenerationTag(jinja2.ext.Extension):
-            """`{% generation %}…{% endgeneration %}` marks the assistant's text for transformers'
-            masks and renders as what is in it."""
-
-            tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-            def parse(self, parser: Any) -> Any:
-                next(parser.stream)
-                return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-        class WithLists(ImmutableSandboxedEnvironment):
-            def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-                own = type(obj) is list and attr in _OF_LISTS
-                return own or super().is_safe_attribute(obj, attr, value)
-
-        kind = WithLists if self._changes_lists else ImmutableSandboxedEnvironment
-        environment = kind(
-            trim_blocks=True,
-            lstrip_blocks=True,
-            extensions=[jinja2.ext.loopcontrols, GenerationTag],
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    def _given(self, variables: Mapping[str, Any]) -> bytes:
+        whole = {
+            "tools": None, "add_generation_prompt": False, **variables,
+            "bos_token": self.bos_token, "eos_token": self.eos_token,
+        }  # fmt: skip
         try:
-            return environment.from_string(self.source)
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"chat template can't be compiled: {error}") from error
+            return as_json(whole)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TemplateError(f"what the chat template is given is no JSON: {error}") from None
+
+    def _rendered(self, given: Sequence[bytes]) -> list[Outcome]:
+        try:
+            return render_apart(self.source, given)
+        except RenderLimitError as error:
+            raise TemplateLimitError(f"chat template {error}") from None
 
 
-class _Closed(list[Any]):
-    """A list that a template is given."""
+def or_raise(text: str | TemplateError) -> str:
+    """A text of `render_all`, or its error raised."""
+    if isinstance(text, TemplateError):
+        raise text
+    return text
 
 
-def _closed(value: Any) -> Any:
-    """A copy that templates can be told from their own lists."""
-    if isinstance(value, Mapping):
-        return {key: _closed(inner) for key, inner in value.items()}
-    return _Closed(map(_closed, value)) if isinstance(value, list | tuple) else value
+_LIMITS = {
+    "memory": f"takes more than {human_bytes(MEMORY_BYTES)} of memory",
+    "long": "writes far more than it is given",
+}
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own tojson escapes HTML characters; prompts must not. The parameters are those that
-    # transformers gives it, in its order.
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise TemplateError(f"chat template refuses the conversation: {message}")
+def _text(kind: str, text: str) -> str:
+    """The text of an outcome. Raises TemplateError."""
+    match kind:
+        case "text":
+            return text
+        case "refused":
+            raise TemplateError(f"chat template refuses the conversation: {text}")
+        case "broken":
+            raise TemplateError(f"chat template can't be compiled: {text}")
+        case "failed":
+            raise TemplateError(f"chat template failed: {text}")
+    raise TemplateLimitError(f"chat template {_LIMITS[kind]}")

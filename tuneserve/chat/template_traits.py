@@ -15,7 +15,7 @@ from typing import Any
 
 from tuneserve.chat.call_finder import call_form
 from tuneserve.chat.call_formats import HERMES, CallForm
-from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.chat.template import ChatTemplate, TemplateError, TemplateLimitError
 from tuneserve.chat.thinking import CLOSE_THOUGHTS
 
 SHORT_ID = "{:09d}"
@@ -96,7 +96,7 @@ class TemplateTraits:
 
 
 def template_traits(template: ChatTemplate) -> TemplateTraits:
-    """The traits of a template."""
+    """The traits of a template. Raises TemplateLimitError for one that takes too much."""
     return _traits(template.source, template.bos_token, template.eos_token)
 
 
@@ -207,5 +207,7 @@ def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], **variable
     tools = variables.pop("tools", None)
     try:
         return template.render(messages, tools=tools, **variables)
+    except TemplateLimitError:
+        raise
     except TemplateError:
         return ""

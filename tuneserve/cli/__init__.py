@@ -7,6 +7,7 @@ Each command lives in a module of its own and is imported when it is called, so 
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ import click
 import tuneserve
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError, of_system
-from tuneserve.visible import Visible, visible
+from tuneserve.visible import Visible
 
 COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
@@ -95,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
         say("interrupted")
         sys.exit(130)
     except click.ClickException as error:
-        error.message = visible(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say(shown.getvalue().rstrip("\n"), lines=True)
         sys.exit(error.exit_code)
     except TuneserveError as error:
         if debug:

@@ -85,10 +85,15 @@ def _of_run(
     if run_name is None and config is None:
         raise UsageError("say what to serve: a GGUF file, --run NAME or --config RECIPE")
     run = select_run(run_name, config)
-    from tuneserve.convert.result import ConvertOutput
+    from tuneserve.convert.result import ConvertOutput, verified_hash
 
     converted = run.require_stage("convert", ConvertOutput)
     settings = later_stage_settings(context, run, config, "serve").serve
+    own_base = run.base_gguf(converted.base.quantization)
+    if base or converted.as_adapter:
+        verified_hash(own_base, converted.base, run)
     if base:
-        return run.base_gguf(converted.base.quantization), None, f"{run.name}-base", settings
-    return *converted.files(run), run.name, settings
+        return own_base, None, f"{run.name}-base", settings
+    weights, lora = converted.files(run)
+    verified_hash(lora or weights, converted.tuned, run)
+    return weights, lora, run.name, settings

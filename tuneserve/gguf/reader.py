@@ -24,6 +24,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
+LONGEST_NAME = 64  # GGML_MAX_NAME, with the zero at its end
 UINT32, STRING, ARRAY = 4, 8, 9
 # GGUF value type number → struct format.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
@@ -34,6 +35,9 @@ HEADER_BYTES = 128 << 20
 what a damaged file can make this process allocate: a Python object takes up to 8 times the bytes
 of a value."""
 
+
+MOST_OBJECTS = 1 << 20
+"""A longer list of numbers stays an array of the file's bytes. No vocabulary has more tokens."""
 
 _RUNS_OUT = f"its header runs out of the file, or past {HEADER_BYTES >> 20} MiB"
 
@@ -166,6 +170,8 @@ class _HeaderReader:
             name = self._string()
             if name in entries:
                 raise _DamageError(f"the tensor {name!r} stands there twice")
+            if len(name.encode()) >= LONGEST_NAME:
+                raise _DamageError(f"the name of the tensor {name[:40]!r}… is too long")
             entries[name] = (self._shape(name), self._next("I"), self._next("Q"))
         start = _aligned(self._at, alignment)
         tensors, end = {}, 0
@@ -248,7 +254,10 @@ class _HeaderReader:
         # Before a format is made of the count: a huge one is no valid format.
         if size > len(self._bytes) - self._at:
             raise _DamageError(_RUNS_OUT)
-        return list(self._unpack(f"{count}{form}", size))
+        values = np.frombuffer(self._bytes, f"<{form}", count, self._at)
+        self._at += size
+        # As objects they take up to ten times their bytes.
+        return values if count > MOST_OBJECTS else values.tolist()
 
 
 # What people call the pieces of a file that was cut by size: x.gguf.part00, x.gguf-split-a

@@ -51,7 +51,10 @@ class TokenBatch:
         self._has_output = np.zeros(size, np.int8)
         # Each token has a pointer to its list of sequence ids; these are lists of one.
         places = np.arange(size, dtype=np.uint64) * np.uint64(self._sequences.itemsize)
-        self._sequence_pointers = np.uint64(self._sequences.ctypes.data) + places
+        self._own_pointers = np.uint64(self._sequences.ctypes.data) + places
+        self._sequence_pointers = self._own_pointers.copy()
+        self._ranges = np.arange(MAX_SEQUENCES, dtype=np.int32)  # lists of several point into it
+        self._shared = False
         self._struct = self._make_struct()
         self._count = 0
 
@@ -74,6 +77,10 @@ class TokenBatch:
 
     def clear(self) -> None:
         self._count = 0
+        if self._shared:
+            self._sequence_counts[:] = 1
+            self._sequence_pointers[:] = self._own_pointers
+            self._shared = False
 
     def add(self, tokens: TokenIds, position: int, sequence: int, *, outputs: int) -> int:
         """Append tokens of a sequence from `position` on; returns the index of the last one.
@@ -96,6 +103,20 @@ class TokenBatch:
             self._has_output[max(start, end - outputs) : end] = 1
         self._count = end
         return end - 1
+
+    def add_shared(
+        self, tokens: TokenIds, position: int, first: int, count: int, *, outputs: int
+    ) -> int:
+        """`add` for tokens of the sequences `first` to `first + count - 1`, which begin alike: they
+        are computed once. llama.cpp takes it only if none of them has tokens of its own before."""
+        start = self._count
+        last = self.add(tokens, position, first, outputs=outputs)
+        if count > 1:
+            pointer = self._ranges.ctypes.data + first * self._ranges.itemsize
+            self._sequence_pointers[start : self._count] = pointer
+            self._sequence_counts[start : self._count] = count
+            self._shared = True
+        return last
 
     def add_each(
         self, tokens: Sequence[int], positions: Sequence[int], sequences: Sequence[int]

@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.gguf.reader import check_is_gguf
+from tuneserve.gguf.lora import AdapterBase, check_adapter
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama.context import LlamaContext
 from tuneserve.llama.library import backend, forget_errors, last_error
 from tuneserve.llama.model import LlamaModel
 
 
-def load_adapter(model: LlamaModel, path: Path, *, activated: bool = False) -> Any:
+def load_adapter(
+    model: LlamaModel, path: Path, *, activated: bool = False, checked: bool = False
+) -> Any:
     """llama.cpp's handle of an adapter; it lives as long as the model, or until `free_adapter`.
     `activated`: it may be an activated one (aLoRA), which the caller switches on and off.
+    `checked`: the caller has asked whether it fits the model (`check_adapter`).
 
     Raises UsageError or TuneserveError naming the file that can't be loaded.
     """
-    check_is_gguf(path)
+    if not checked:
+        check_adapter(GGUFFile(path), AdapterBase.read(model.path), where=str(path))
     forget_errors()
     handle = backend().llama_adapter_lora_init(model.handle, os.fsencode(path))
     if not handle:

@@ -25,6 +25,7 @@ from tuneserve.llama.special_texts import (
     SpecialTexts,
     TooManyTokensError,
 )
+from tuneserve.llama.trial import check_loadable
 from tuneserve.settings import SplitMode
 
 SHORT_TEXT = 4096
@@ -51,14 +52,19 @@ class LlamaModel:
         mlock: bool = False,
         vocab_only: bool = False,
         repack: bool = True,
+        tried: bool = False,
     ) -> None:
         """Load `path`; `gpu_layers` = -1 offloads all; `repack`: copy weights into the layout that
-        is fastest on this CPU; the rest is as ServeSettings says.
+        is fastest on this CPU; the rest is as ServeSettings says. `tried`: this process has just
+        written it, or knows that llama.cpp can be given it.
 
-        Raises UsageError for a split that this machine's GPUs can't have, TuneserveError if the
-        file can't be loaded.
+        Raises UsageError for a split that this machine's GPUs can't have, and for a file that can't
+        be a working model; TuneserveError if the file can't be loaded.
         """
-        check_is_gguf(path)
+        if tried:
+            check_is_gguf(path)
+        else:
+            check_loadable(path, weights=not vocab_only)
         self.path = path
         self._api = backend()
         if split_mode == "tensor" and not free_gpu_memory():

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NotRequired, TypeVar, cast
 from tuneserve.console import human_bytes, say
 from tuneserve.durable import make_folder, sync_folder
 from tuneserve.errors import UsageError
-from tuneserve.files import atomic_path, read_json
+from tuneserve.files import atomic_path, clear_leftovers, read_json
 from tuneserve.locks import HeldError, hold
 from tuneserve.serve.api.batches.types import FileObject
 from tuneserve.serve.api.errors import ApiError
@@ -117,6 +117,7 @@ class FileStore:
 
     def _read(self) -> dict[str, StoredFile]:
         """What is there; what a killed process has not finished is removed."""
+        clear_leftovers(self._files)
         known: dict[str, StoredFile] = {}
         described = sorted(self._files.glob("file-*.json"))
         for path in described:
@@ -124,7 +125,7 @@ class FileStore:
             if stored is not None and self.path(path.stem).is_file():
                 known[path.stem] = cast(StoredFile, stored)
         for path in self._files.glob("file-*.jsonl"):
-            if path.with_suffix(".json") not in described:
+            if _ID.fullmatch(path.stem) and path.with_suffix(".json") not in described:
                 path.unlink()
         return known
 

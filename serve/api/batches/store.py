@@ -19,6 +19,7 @@ from typing import Any, NotRequired, cast, get_args
 
 from tuneserve.console import say
 from tuneserve.durable import Appended, make_folder
+from tuneserve.files import clear_leftovers
 from tuneserve.serve.api.batches.files import FileStore, new_id, read_state, write_state
 from tuneserve.serve.api.batches.types import (
     ENDED,
@@ -140,6 +141,7 @@ class BatchStore:
         self.files = files
         self._directory = files.directory / "batches"
         make_folder(self._directory)
+        clear_leftovers(self._directory)
         self._lock = threading.RLock()
         self._tally: Counter[bool] = Counter()
         paths = self._directory.glob("batch_*.json")

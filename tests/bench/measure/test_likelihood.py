@@ -17,7 +17,7 @@ from tuneserve.bench.tasks.examples import encode_examples
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.divergence import token_nll
-from tuneserve.llama import LlamaContext, LlamaModel, backend
+from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, backend
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,12 @@ def test_packed_is_one_by_one(model: LlamaModel, n_batch: int) -> None:
 
 
 def test_known_packs_are_skipped_and_the_rest_is_unchanged(model: LlamaModel) -> None:
-    encoded = encode_examples(model, examples())
+    # The second has no room beside the first.
+    longer = [
+        Example.of_turn(one.id, f"{one.id} {3 * str(one.messages[0]['content'])}", one.reference)
+        for one in examples()
+    ]
+    encoded = encode_examples(model, longer)
 
     def run(known: set[str]) -> dict[str, float]:
         with context(model, 64) as packed:
@@ -121,6 +126,44 @@ def test_known_packs_are_skipped_and_the_rest_is_unchanged(model: LlamaModel) ->
     rest = run({"0"})
     assert "0" not in rest
     assert rest == {name: everything[name] for name in rest}
+
+
+@pytest.mark.parametrize("n_batch", [64, 512])
+def test_what_begins_alike_is_computed_once(
+    model: LlamaModel, n_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        ("Is it red or green? A leaf.", "green"),
+        ("Is it red or green? A leaf.", "red, like a rose"),
+        ("Is it red or green? A leaf.", "green"),
+        ("Is it red or green? A fire.", "red"),
+        ("Is it red or green? A leaf in autumn, when the trees lose them.", "red"),
+        ("Say yes.", "yes"),
+    ]
+    encoded = encode_examples(
+        model, [Example.of_turn(str(at), *each) for at, each in enumerate(asked)]
+    )
+    fed = []
+    decode = LlamaContext.decode
+
+    def counted(self: LlamaContext, batch: TokenBatch) -> None:
+        fed.append(len(batch))
+        decode(self, batch)
+
+    with context(model, n_batch) as packed:
+        monkeypatch.setattr(LlamaContext, "decode", counted)
+        found = [likelihood for _, likelihood in answer_likelihoods(packed, encoded)]
+        monkeypatch.undo()
+    paths = [(item.prompt + item.answer)[:-1] for item in encoded]
+    different = {tuple(path[: end + 1]) for path in paths for end in range(len(path))}
+    if n_batch == 512:
+        assert fed == [len(different)]
+    with context(model, 512) as single:
+        for item, path, likelihood in zip(encoded, paths, found, strict=True):
+            logits = single.logits(path, start=len(item.prompt) - 1)
+            expected = sum(map(token_nll, logits, item.answer))
+            assert likelihood.nll == pytest.approx(expected, rel=1e-4)
+    assert found[0] == found[2]
 
 
 def test_token_nll_is_cross_entropy() -> None:

@@ -26,7 +26,8 @@ from tuneserve.finetune.training.callbacks import StoppingCallback, StopSignal
 PartialState(cpu=True)
 seconds = 1e9 if os.environ["RANK"] == "0" else -1.0
 stopping = StoppingCallback(
-    StopSignal(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds
+    StopSignal(), patience=0, max_general_rise=0.0, checkpoint_seconds=seconds,
+    keep_checkpoints=2,
 )
 control = TrainerControl()
 stopping.on_step_end(None, None, control)
@@ -35,7 +36,8 @@ print(json.dumps([control.should_save, control.should_training_stop]))
 
 
 def stopping(stop: StopSignal, **changed: Any) -> StoppingCallback:
-    usual = {"patience": 0, "max_general_rise": 0.0, "checkpoint_seconds": 1e9}
+    usual = {"patience": 0, "max_general_rise": 0.0, "checkpoint_seconds": 1e9,
+             "keep_checkpoints": 2}  # fmt: skip
     return StoppingCallback(stop, **{**usual, **changed})
 
 

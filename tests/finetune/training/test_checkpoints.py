@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import write_small_weights
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.checkpoints import (
+    checkpoint_at,
     claim,
+    discard,
+    drop_older,
     fingerprint,
     last_checkpoint,
-    remember_hashes,
+    remembered_strategy,
+    seal,
 )
 from tuneserve.settings import Recipe
 
@@ -28,6 +34,7 @@ def checkpoint(directory: Path, step: int, parts: tuple[str, ...] = PARTS) -> Pa
     path.mkdir()
     for name in parts:
         (path / name).write_text("{}")
+    seal(path)
     return path
 
 
@@ -36,7 +43,7 @@ def test_the_same_training_goes_on_from_its_last_whole_checkpoint(tmp_path: Path
     whole = checkpoint(tmp_path, 20)
     checkpoint(tmp_path, 9)
     checkpoint(tmp_path, 30, PARTS[:-1])
-    (checkpoint(tmp_path, 40) / "trainer_state.json").write_text('{"cut": ')
+    (checkpoint(tmp_path, 40) / "sha256.json").unlink()  # their form shows what they are
     assert last_checkpoint(tmp_path) == whole
     assert claim(tmp_path, identity(r=8)) == whole
 
@@ -62,14 +69,77 @@ def test_another_training_is_named_with_its_difference(
     assert caught.value.exit_code == 2
 
 
-def test_a_checkpoint_that_changed_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     claim(tmp_path, identity())
-    last = checkpoint(tmp_path, 4)
-    remember_hashes(last)
-    assert claim(tmp_path, identity()) == last
-    (last / "adapter_model.safetensors").write_text("[]")
-    with pytest.raises(
-        TuneserveError, match="this checkpoint is not as training left it"
-    ) as caught:
+    older, newer = checkpoint(tmp_path, 4), checkpoint(tmp_path, 8)
+    assert claim(tmp_path, identity()) == newer
+    for name, content in (("adapter_model.safetensors", "[]"), ("optimizer.pt", "")):
+        (newer / name).write_text(content)
+        assert claim(tmp_path, identity()) == older
+        assert f"{newer} is left out: {newer / name}: changed" in capsys.readouterr().err
+        assert checkpoint_at(tmp_path, 8) is None
+        (newer / name).write_text("{}")
+    (older / "scheduler.pt").unlink()
+    (newer / "sha256.json").write_text("\0" * 20)
+    assert claim(tmp_path, identity()) is None
+
+
+def test_without_hashes_the_form_of_the_files_is_looked_at(tmp_path: Path) -> None:
+    """A kill came before the hashes, or an older release wrote the checkpoint."""
+    path = checkpoint(tmp_path, 4)
+    (path / "sha256.json").unlink()
+    write_small_weights(path / "adapter_model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt"):
+        with zipfile.ZipFile(path / name, "w") as archive:
+            archive.writestr("data.pkl", b"0123456789")
+    assert last_checkpoint(tmp_path) == path
+    whole = {file.name: file.read_bytes() for file in path.iterdir()}
+    for name, content in whole.items():
+        for damaged in (content[: len(content) // 2], bytes(len(content))):
+            (path / name).write_bytes(damaged)
+            assert last_checkpoint(tmp_path) is None
+        (path / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("best", "keep", "left"),
+    [(None, 2, {8, 10}), (4, 2, {4, 10}), (4, 3, {4, 8, 10}), (10, 1, {10})],
+)
+def test_the_last_the_best_and_the_newest_are_kept(
+    tmp_path: Path, best: int | None, keep: int, left: set[int]
+) -> None:
+    for step in (2, 4, 6, 8, 10):
+        checkpoint(tmp_path, step)
+    checkpoint(tmp_path, 30)  # left out as damaged by a training that goes on from an older one
+    drop_older(tmp_path, last=10, best=best, keep=keep)
+    assert {int(path.name[11:]) for path in tmp_path.iterdir()} == left | {30}
+
+
+@pytest.mark.parametrize("content", ["", '{"settings": {"tr', "[1]", "\0\0\0", '{"settings": []}'])
+def test_damaged_records_of_a_training_are_one_error_with_a_way_out(
+    tmp_path: Path, content: str
+) -> None:
+    for name, read in (
+        ("fingerprint.json", lambda: claim(tmp_path, identity())),
+        ("memory_strategy.json", lambda: remembered_strategy(tmp_path)),
+    ):
+        folder = tmp_path / "checkpoints"
         claim(tmp_path, identity())
-    assert caught.value.problems == [f"{last / 'adapter_model.safetensors'}: changed"]
+        checkpoint(tmp_path, 4)
+        (tmp_path / name).write_text(content)
+        with pytest.raises(TuneserveError) as caught:
+            read()
+        assert "--force" in caught.value.render()
+        discard(tmp_path)
+        assert not folder.exists()
+
+
+def test_what_is_no_trainings_is_not_deleted_with_it(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 4)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        discard(tmp_path)
+    assert caught.value.problems == ["notes.txt"]
+    assert (tmp_path / "checkpoint-4").is_dir()

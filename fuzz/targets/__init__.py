@@ -1,0 +1,12 @@
+"""Every target by its name."""
+
+from __future__ import annotations
+
+from fuzz.target import Target
+from fuzz.targets import data, models, requests, runs, texts
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for module in (models, data, runs, requests, texts)
+    for target in module.TARGETS
+}

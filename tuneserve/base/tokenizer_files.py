@@ -1,0 +1,115 @@
+"""tokenizer.json and tokenizer_config.json, checked before a library reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
+from tuneserve.errors import UsageError
+from tuneserve.expressions import ExpressionError, check_expression
+from tuneserve.gguf import pretokenizer_table
+from tuneserve.model_files import LARGEST_SIZE, are_texts, check_code, read_model_json, shown
+
+MOST_BYTES = 256 << 20
+"""Of a file; the largest in use have 33 MB."""
+_BESIDE = (
+    "special_tokens_map.json", "added_tokens.json", "generation_config.json", "chat_template.json",
+    "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
+_IN_USE = frozenset(
+    value for name, value in vars(pretokenizer_table).items() if name.endswith("_REGEX")
+)
+
+
+def check_tokenizer_files(directory: Path) -> None:
+    """Check tokenizer.json and what transformers reads beside it. Raises UsageError for another
+    structure than the tokenizers library reads, for expressions that may never end, and for
+    code."""
+    path = directory / "tokenizer.json"
+    content = read_model_json(path, most_bytes=MOST_BYTES)
+    model = content.get("model")
+    _require(isinstance(model, dict), path, "model is no object")
+    vocabulary = content["model"].get("vocab")
+    _require(isinstance(vocabulary, dict | list) and bool(vocabulary), path, "model.vocab is empty")
+    if isinstance(vocabulary, dict):
+        numbers = vocabulary.values()
+        good = all(type(one) is int and 0 <= one < LARGEST_SIZE for one in numbers)
+        _require(good, path, "model.vocab has an id that is no number of a token")
+    merges = content["model"].get("merges") or []
+    good = isinstance(merges, list) and all(map(_is_merge, merges))
+    _require(good, path, "model.merges is no list of pairs")
+    added = content.get("added_tokens") or []
+    good = isinstance(added, list) and all(map(_is_added, added))
+    _require(good, path, "added_tokens is no list of tokens")
+    for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        _require(isinstance(content.get(name), dict | None), path, f"{name} is no object")
+        _check_expressions(content.get(name), path, name)
+    beside = directory / "tokenizer_config.json"
+    if beside.exists():
+        config = read_model_json(beside, most_bytes=MOST_BYTES)
+        check_code(config, str(beside))
+        template = config.get("chat_template")
+        _require(isinstance(template, str | list | None), beside, "chat_template is no text")
+        for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+            good = isinstance(config.get(key), str | dict | None)
+            _require(good, beside, f"{key} is no token")
+        for key in ("tokenizer_class", "padding_side", "truncation_side"):
+            _require(isinstance(config.get(key), str | None), beside, f"{key} is no name")
+
+    for name in _BESIDE:
+        if (directory / name).exists():
+            check_code(
+                read_model_json(directory / name, most_bytes=MOST_BYTES), str(directory / name)
+            )
+    template = directory / "chat_template.jinja"
+    if template.exists() and template.stat().st_size > 4 * MAX_TEMPLATE_CHARACTERS:
+        raise UsageError(
+            f"is longer than {MAX_TEMPLATE_CHARACTERS} characters", where=str(template)
+        )
+
+
+def _require(good: bool, path: Path, problem: str) -> None:
+    if not good:
+        raise UsageError(problem, where=str(path), hint="Download it again.")
+
+
+def _is_merge(merge: Any) -> bool:
+    if isinstance(merge, str):
+        return " " in merge
+    return isinstance(merge, list) and len(merge) == 2 and are_texts(merge)
+
+
+def _is_added(token: Any) -> bool:
+    if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+        return False
+    number = token.get("id")
+    return type(number) is int and 0 <= number < LARGEST_SIZE
+
+
+def _check_expressions(value: Any, path: Path, place: str) -> None:
+    """Raise UsageError for regular expressions (`{"Regex": …}`) that may take for ever: the library
+    that reads them tries every way."""
+    if isinstance(value, list):
+        for number, one in enumerate(value):
+            _check_expressions(one, path, f"{place}[{number}]")
+    if not isinstance(value, dict):
+        return
+    expression = value.get("Regex")
+    if expression is not None:
+        _require(isinstance(expression, str), path, f"{place}.Regex is no text")
+        _check_expression(expression, f"{path}: {place}")
+    for name, one in value.items():
+        _check_expressions(one, path, f"{place}.{name}")
+
+
+def _check_expression(expression: str, where: str) -> None:
+    if expression in _IN_USE:
+        return
+    try:
+        check_expression(expression)
+    except ExpressionError as error:
+        raise UsageError(
+            f"a regular expression that may take for ever: it {error}", where=where,
+            problems=[shown(expression)],
+        ) from None  # fmt: skip

@@ -1,0 +1,60 @@
+"""Loads a GGUF and computes with it once: python -m tuneserve.llama.trial_child GGUF [vocabulary]
+
+Weights stay in the mapped file, on the CPU. Each function of llama.cpp that serving calls is called
+once: what ends the process in them ends this one.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+from tuneserve.errors import TuneserveError
+from tuneserve.gguf.parts import part_paths
+from tuneserve.llama.context import LlamaContext
+from tuneserve.llama.model import LlamaModel
+from tuneserve.llama.trial import REFUSED, VOCABULARY
+from tuneserve.memory import main_memory
+
+TEXTS = ("Hello, world!\n", " 1 + 1 = 2\t", "naïve 你好 🙂 \x00\x01\x7f\ufffd", "")
+TOKENS = 8
+MOST_PIECES = 4096
+
+
+def use(model: LlamaModel, *, compute: bool) -> None:
+    """Tokenize, write tokens out, and, to `compute`, read a few of them."""
+    ids: list[int] = []
+    for text in TEXTS:
+        ids += model.tokenize(text, add_special=True)
+        ids += model.tokenize(text)
+    for token in {*ids, *range(0, model.n_vocab, model.n_vocab // MOST_PIECES + 1)}:
+        model.token_bytes(token)
+        model.token_text(token)
+        model.is_special(token)
+    _ = model.bos, model.eos, model.mtp_layers
+    if compute:
+        with LlamaContext(model, n_ctx=256, n_batch=TOKENS, n_ubatch=TOKENS, on_cpu=True) as one:
+            one.logits((ids or [0])[:TOKENS], start=0)
+
+
+def main(path: Path, *, weights: bool) -> int:
+    """The exit code."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        model = LlamaModel(path, repack=False, vocab_only=not weights, tried=True)
+    except TuneserveError as error:
+        print(error.message.removeprefix("llama.cpp can't load it: "), file=sys.stderr)
+        return REFUSED
+    with model:
+        # A file larger than that would be read from the disk for it alone.
+        size = sum(part.stat().st_size for part in part_paths(path))
+        try:
+            use(model, compute=weights and size < main_memory().available)
+        except TuneserveError as error:  # what it says here, it says again when it is used
+            print(error.message, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), weights=VOCABULARY not in sys.argv[2:]))

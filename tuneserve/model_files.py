@@ -1,0 +1,171 @@
+"""The JSON files of a checkpoint, read before any library does: their size, shape and sizes.
+
+transformers, PEFT and tokenizers take what these files say: classes to import, expressions to
+match, sizes to allocate. They come from strangers, so what a model needs is checked here, and
+what would run code is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+
+MOST_BYTES = 1 << 20
+"""Of a configuration; those in use have at most 20 kB."""
+DEEPEST = 32
+LARGEST_SIZE = 1 << 24
+MOST_LAYERS = 4096
+MOST_CONTEXT = 1 << 31
+
+_SIZES = {
+    "hidden_size": LARGEST_SIZE, "intermediate_size": LARGEST_SIZE, "head_dim": 1 << 16,
+    "moe_intermediate_size": LARGEST_SIZE, "vocab_size": LARGEST_SIZE,
+    "num_hidden_layers": MOST_LAYERS, "num_attention_heads": 1 << 16,
+    "num_key_value_heads": 1 << 16, "max_position_embeddings": MOST_CONTEXT,
+    "num_experts": 1 << 16, "num_local_experts": 1 << 16, "n_routed_experts": 1 << 16,
+}  # fmt: skip
+_REQUIRED = frozenset({"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"})
+_NATIVE = frozenset({"phi3", "deepseek_v2", "deepseek_v3"})
+"""Kinds of models whose published checkpoints still name code that transformers has itself."""
+
+
+def read_model_json(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """The object in a JSON file of a model.
+
+    Raises UsageError for one that is missing, larger than `most_bytes`, nested deeper than DEEPEST,
+    no JSON object, has a key twice or a number that JSON does not have.
+    """
+    try:
+        with path.open("rb") as file:
+            # A read sets aside as much as it is asked for.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, most_bytes) + 1)
+    except FileNotFoundError:
+        raise UsageError("no such file", where=str(path)) from None
+    except OSError as error:
+        raise UsageError(f"can't be read: {error.strerror}", where=str(path)) from error
+    if len(data) > most_bytes:
+        raise UsageError(f"is larger than {most_bytes >> 20} MiB", where=str(path))
+    return json_object(data, str(path))
+
+
+def json_object(data: bytes, where: str, *, deepest: int = DEEPEST) -> dict[str, Any]:
+    """The JSON object in some bytes; raises UsageError as `read_model_json` does."""
+    try:
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=_once_each)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"not UTF-8 (byte {error.start + 1})", where=where) from None
+    except json.JSONDecodeError as error:
+        place = f"{where}:{error.lineno}"
+        raise UsageError(f"not valid JSON ({error.msg})", where=place) from None
+    except RecursionError:
+        raise UsageError("not valid JSON (nested too deep)", where=where) from None
+    except ValueError as error:
+        raise UsageError(f"not valid JSON ({error})", where=where) from None
+    if not isinstance(value, dict):
+        raise UsageError("not a JSON object", where=where)
+    if _depth(value) > deepest:
+        raise UsageError(f"nested deeper than {deepest}", where=where)
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:100]!a} stands in it twice")
+    return value
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+    return depth
+
+
+def is_size(value: Any, most: int = LARGEST_SIZE) -> bool:
+    """Is it an integer from 1 to `most`?"""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_finite(value: Any) -> bool:
+    """Is it a number?"""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) < 1e300 and math.isfinite(value)
+
+
+def check_config(path: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises UsageError for one that names code (`auto_map`), and for
+    sizes that are no integers within bounds."""
+    config = read_model_json(path)
+    check_code(config, str(path))
+    for part, where in _parts(config):
+        problems = [
+            f"{where}{name} = {shown(part[name])}"
+            for name, most in _SIZES.items()
+            if part.get(name) is not None and not _fits(part[name], most, name)
+        ]
+        problems += [
+            f"{where}{name} = {shown(part[name])}"
+            for name in ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range")
+            if part.get(name) is not None and not (is_finite(part[name]) and part[name] >= 0)
+        ]
+        if problems:
+            raise UsageError(
+                "sizes that no model has", where=str(path), problems=problems,
+                hint="Download it again, or ask who made it.",
+            )  # fmt: skip
+    named = config.get("architectures")
+    if named is not None and not are_texts(named):
+        raise UsageError(f"architectures is {shown(named)}, no list of names", where=str(path))
+    return config
+
+
+def _fits(value: Any, most: int, name: str) -> bool:
+    """Some models have a size for each layer, and no experts are 0 of them."""
+    if isinstance(value, list):
+        return 0 < len(value) <= MOST_LAYERS and all(_fits(one, most, name) for one in value)
+    least = 1 if name in _REQUIRED else 0
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _parts(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    inner = config.get("text_config")
+    return [(config, ""), (inner, "text_config.")] if isinstance(inner, dict) else [(config, "")]
+
+
+def check_code(config: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError for a configuration that names Python code."""
+    for part, place in _parts(config):
+        if part.get("auto_map") and part.get("model_type") not in _NATIVE:
+            raise UsageError(
+                f"{place}auto_map names Python code of the checkpoint's own, which is never run",
+                where=where,
+                hint="If transformers has this architecture itself, take auto_map out of the file.",
+            )
+
+
+def are_texts(value: Any) -> bool:
+    """Is it a list of texts?"""
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, and nothing a terminal would act on."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
