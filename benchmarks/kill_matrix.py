@@ -1,6 +1,6 @@
 """Every stage failed at its failpoints, in five ways, and run again: is the result the same?
 
-    python benchmarks/kill_matrix.py [--stages train,convert] [--every 5] [--ways kill] [--json F]
+    python benchmarks/kill_matrix.py [--stages train,convert] [--every 5] [--seconds 60]
 
 A stage is killed, told of a full or broken disk, or cut off from power at each failpoint that it
 passes (--every N: at each N-th), then the same command is given again. "equal": the files or
@@ -12,7 +12,9 @@ process of its own, which writes nothing that stays) is left out. Takes minutes 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -44,7 +46,8 @@ TRAIN = (
 CONVERT = ("convert", "--run", "a", "--quantization", KIND)
 BENCH = (
     "bench", "--run", "a", "--general", "0", "--max-tokens", "4", "--ctx", "128", "--parallel", "2",
-    "--clients", "", "--speed-repetitions", "1", "--bootstrap", "200", "--rescore",
+    "--clients", "1", "--speed-repetitions", "2", "--bootstrap", "1000",
+    "--cache-type-k", "f16", "--cache-type-v", "f16", "--rescore",
 )  # fmt: skip
 
 
@@ -160,28 +163,25 @@ def import_ahead(names: list[str]) -> None:
     import gguf  # noqa: F401
     import llama_cpp  # noqa: F401
 
-    import tuneserve.bench.stage
-    import tuneserve.convert.stage
-
     if any(name.startswith("train") for name in names):
         from tuneserve.finetune.runtime.libraries import load_runtime
 
         load_runtime("fp32")
-        import tuneserve.finetune.training.answer_trainer
-        import tuneserve.finetune.training.callbacks
-        import tuneserve.finetune.training.stage
     from transformers import AutoConfig, AutoTokenizer  # noqa: F401
 
-    import tuneserve.base.import_gguf
-
     # A process of its own, which takes seconds and leaves nothing.
-    tuneserve.base.import_gguf.check_imported = lambda *_: None
+    module: Any = importlib.import_module("tuneserve.base.import_gguf")
+    module.check_imported = lambda *_: None
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stages", default="", help="names, with commas (default: all)")
     parser.add_argument("--every", type=int, default=1, help="each N-th failpoint")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf,
+        help="for each stage: as many trials, drawn by chance, as there is time for",
+    )  # fmt: skip
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     return parser.parse_args()
@@ -202,7 +202,9 @@ def run() -> int:
         for name in names:
             began = time.monotonic()
             scratch = shop.root / "trials" / name
-            found = try_stage(stages[name], scratch, ways, options.every, told=print)
+            found = try_stage(
+                stages[name], scratch, ways, options.every, options.seconds, told=print
+            )
             shutil.rmtree(scratch)
             seconds = time.monotonic() - began
             trials = sum(found.outcomes.values())

@@ -14,6 +14,7 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import (
     atomic_path,
     cache_directory,
+    check_replaceable,
     errors_named,
     read_json,
     read_text,
@@ -267,3 +268,31 @@ def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TuneserveError, match="no home directory") as caught:
         cache_directory()
     assert "Set HOME" in caught.value.hint
+
+
+def test_what_a_command_did_not_make_is_named_before_it_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    check_replaceable(folder, (), what="adapter")
+    folder.mkdir()
+    for name in ("adapter_config.json", "tokenizer.json"):
+        (folder / name).touch()
+    patterns = ("adapter_*", "tokenizer*")
+    check_replaceable(folder, patterns, what="adapter")
+    (folder / "notes.txt").touch()
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        check_replaceable(folder, patterns, what="adapter")
+    assert caught.value.problems == ["notes.txt"]
+    (tmp_path / "link").symlink_to(folder)  # the link is replaced, not what it names
+    check_replaceable(tmp_path / "link", patterns, what="adapter")
+
+
+def test_a_link_to_a_directory_is_replaced_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "thesis.tex").touch()
+    (tmp_path / "data").symlink_to(kept)
+    with atomic_path(tmp_path / "data") as temporary:
+        temporary.mkdir()
+    assert (kept / "thesis.tex").exists()
+    assert not (tmp_path / "data").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "kept"]
