@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.perplexity import chunked, read_corpus
 from tuneserve.bench.tasks.examples import encode_examples
+from tuneserve.bench.tasks.texts import TextPrompt, encode_texts
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.errors import TuneserveError, UsageError
@@ -21,9 +23,14 @@ REMAKE = "Make both GGUFs again with the same settings: tuneserve convert --run 
 
 
 def encode_for_both(
-    base: Path, tuned: Path, examples: Sequence[Example], thoughts: str
+    base: Path,
+    tuned: Path,
+    examples: Sequence[Example],
+    thoughts: str,
+    texts: Sequence[TextPrompt] = (),
 ) -> tuple[list[EncodedExample], str]:
-    """The prompts as token ids, proved equal under both GGUFs, and the chat template.
+    """The prompts, then the `texts`, as token ids, proved equal under both GGUFs, and the chat
+    template.
 
     Raises TuneserveError if templates or token ids differ: the figures would not compare.
     """
@@ -38,7 +45,7 @@ def encode_for_both(
                 "base and tuned GGUF carry different chat templates", where=str(base), hint=REMAKE
             )
         encoded, other = (
-            encode_examples(model, list(examples), thoughts=thoughts)
+            encode_examples(model, examples, thoughts=thoughts) + encode_texts(model, texts)
             for model in (tuned_model, base_model)
         )
         for ours, theirs in zip(encoded, other, strict=True):
@@ -77,13 +84,13 @@ def require_same_types(base: Path, tuned: Path) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in Counter(ours.values()).most_common())
 
 
-def require_room(encoded: Sequence[EncodedExample], settings: BenchSettings) -> None:
-    """Raise UsageError if a prompt with its reference, or with one token, exceeds the context."""
-    problems = [
-        f"{item.example.id}: {len(item.prompt) + len(item.answer)} tokens"
-        for item in encoded
-        if len(item.prompt) + len(item.answer) > settings.ctx
-    ]
+def require_room(
+    encoded: Sequence[EncodedExample], settings: BenchSettings, *, more: int = 0
+) -> None:
+    """Raise UsageError if a prompt with its reference, or with one token, and with `more` tokens
+    exceeds the context."""
+    sizes = [(item, len(item.prompt) + len(item.answer) + more) for item in encoded]
+    problems = [f"{item.example.id}: {size} tokens" for item, size in sizes if size > settings.ctx]
     if problems:
         raise UsageError(
             f"{len(problems)} prompts with their reference answers don't fit {settings.ctx} tokens",
@@ -108,3 +115,13 @@ def describe_conditions(
         + ("on" if serve.flash_attention else "off"),
         "Offload": f"{serve.gpu_layers} layers on the GPU" if serve.gpu_layers else "none (CPU)",
     }
+
+
+def describe_endpoint(bench: BenchSettings, answers: Sequence[Mapping[str, Any]]) -> str:
+    """Who answered behind the endpoint, and how: not every one takes temperature 0."""
+    model = bench.endpoint_model or "the first model that it lists"
+    sampled = sum(bool(answer.get("sampled")) for answer in answers)
+    how = "greedy"
+    if sampled:
+        how = f"{sampled:,} of {len(answers):,} answers sampled, not greedy: others next time"
+    return f"{bench.endpoint}, {model}; {how}"

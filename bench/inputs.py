@@ -8,7 +8,9 @@ from typing import Any
 
 import tuneserve
 from tuneserve.bench.result import BenchResult
+from tuneserve.bench.tasks.lm_eval.tasks import input_files
 from tuneserve.bench.tasks.scorers import scorer_files
+from tuneserve.bench.tasks.tasks import is_task_file, split_entry
 from tuneserve.files import sha256_file
 from tuneserve.options import OF_THE_SERVER_ALONE
 from tuneserve.run import RunDirectory
@@ -37,7 +39,10 @@ def input_hashes(run: RunDirectory, settings: BenchSettings) -> dict[str, str]:
     if settings.judge_labels:
         paths.add(Path(settings.judge_labels))
     for entry in settings.tasks:
-        path = Path(entry.rpartition("=")[0])
+        if is_task_file(entry):
+            paths |= input_files(entry)
+            continue
+        path = split_entry(entry)[0]
         paths |= set(path.rglob("*")) if path.is_dir() else {path}
     if settings.task == "python" or any(entry.endswith("=python") for entry in settings.tasks):
         paths |= set(scorer_files(settings.scorer))

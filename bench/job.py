@@ -22,6 +22,7 @@ from tuneserve.bench.measure.measure import (
 from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
+from tuneserve.bench.tasks.lm_eval.tasks import read_tasks
 from tuneserve.bench.tasks.scorers import list_choices
 from tuneserve.bench.tasks.tasks import (
     GENERATED,
@@ -31,6 +32,7 @@ from tuneserve.bench.tasks.tasks import (
     reference_of,
     require_different_ids,
 )
+from tuneserve.bench.text_tasks import text_work
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.convert.result import ConvertOutput, GainKept, verified_hash
@@ -139,6 +141,12 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     """Read, check and tokenize everything. Raises UsageError for what can't be measured,
     TuneserveError where base and tuned can't be compared."""
     settings = recipe.bench
+    if (settings.price or settings.watts) and not settings.clients:
+        raise UsageError(
+            "the cost of answers is computed from the speed with clients, which is not measured",
+            where="bench.price" if settings.price else "bench.watts",
+            hint="Give numbers of clients too (--clients 1,8), or take it away.",
+        )
     quantization = converted.base.quantization
     tuned, lora = converted.files(run)
     paths = {"base": run.base_gguf(quantization), "tuned": tuned}
@@ -151,6 +159,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         check_trained_files(run, trained, base=None)
     own_examples = read_held_out(run.split("test"), settings.limit)
     tasks = [held_out_task(HELD_OUT, own_examples, settings), *further_tasks(settings)]
+    text_tasks = read_tasks(settings)
     if settings.general:
         tasks.append(general_task(settings.general, settings.max_tokens))
     replay = [
@@ -159,14 +168,20 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     ]
     choices = _choices(tasks[0], settings)
     parts = [*(task.examples for task in tasks), replay, with_choices(tasks[0].examples, choices)]
-    require_different_ids(chain.from_iterable(parts))
+    texts = [text for task in text_tasks for text in task.references]
+    require_different_ids(chain(*parts, (text.example for text in texts)))
     types = conditions.require_same_types(paths["base"], paths["tuned"])
     encoded, template = conditions.encode_for_both(
-        paths["base"], paths["tuned"], list(chain.from_iterable(parts)), recipe.data.thoughts
+        paths["base"],
+        paths["tuned"],
+        list(chain.from_iterable(parts)),
+        recipe.data.thoughts,
+        [text for task in text_tasks for text in task.prompts],
     )
     conditions.require_room(encoded, settings)
     rest = iter(encoded)
     *asked, replay_encoded, choices_encoded = [list(islice(rest, len(part))) for part in parts]
+    works = [text_work(task, rest, settings) for task in text_tasks]
     own, *elsewhere = [
         Asked(
             task,
@@ -183,8 +198,13 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     further = [request for one in elsewhere for request in _requests(one, settings)]
     workload = replace(
         own_workload,
-        requests=[*own_workload.requests, *further],
-        expected=[*chain.from_iterable(asked), *replay_encoded],
+        requests=[*own_workload.requests, *further, *chain(*(work.requests for work in works))],
+        expected=[
+            *chain(*asked),
+            *replay_encoded,
+            *chain(*(work.expected for work in works)),
+        ],
+        choices=[*choices_encoded, *chain(*(work.choices for work in works))],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
     layers = with_gpu_layers(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers
@@ -199,7 +219,7 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
             for name, path in paths.items()
         },
         asked=own,
-        elsewhere=elsewhere,
+        elsewhere=[*elsewhere, *chain(*(work.figures for work in works))],
         replay=replay_encoded,
         training=_askable_of(run, "train"),
         workload=workload,

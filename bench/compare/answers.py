@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tuneserve.bench.compare.pairs import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
 from tuneserve.bench.tasks.scorers import Mark, Scorer, ScorerError
-from tuneserve.bench.tasks.tasks import Task, reference_of
+from tuneserve.bench.tasks.scorers.marks import plain
+from tuneserve.bench.tasks.tasks import Choices, Task, reference_of
 from tuneserve.bench.tasks.thoughts import split_answer
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
@@ -46,6 +48,11 @@ def choice_id(example: Example, number: int) -> str:
 
 def read_responses(journal: Journal, name: str, asked: Asked) -> list[Response]:
     """A contender's answers to the task's prompts, scored."""
+    if asked.task.choices:
+        return [
+            _likeliest(journal, name, item.example, choices)
+            for item, choices in zip(asked.encoded, asked.task.choices, strict=True)
+        ]
     respond = _chosen if asked.choices else _generated
     return [
         respond(journal, name, asked, item, scorer)
@@ -81,8 +88,13 @@ def with_rivals(pairs: Sequence[Pair], rivals: Mapping[str, Sequence[Response]])
 def _read_answers(journal: Journal, name: str, asked: Asked) -> list[Answer]:
     """The answers, with how likely the references were."""
     answers = []
-    for item, response in zip(asked.encoded, read_responses(journal, name, asked), strict=True):
-        measured = journal.get(LIKELIHOOD, name, item.example.id)
+    for place, response in enumerate(read_responses(journal, name, asked)):
+        example = asked.encoded[place].example
+        if asked.task.choices:
+            first = min(asked.task.choices[place].right)
+            measured = journal.get(CHOICE, name, choice_id(example, first))
+        else:
+            measured = journal.get(LIKELIHOOD, name, example.id)
         nll, tokens = measured["nll"], measured["tokens"]
         answers.append(Answer(**vars(response), reference_nll=nll, reference_tokens=tokens))
     return answers
@@ -97,6 +109,8 @@ def _generated(
             "", "", cut_off=False, score=0.0, finish_reason=FAILED, generated_tokens=0,
             strict=0.0, lenient=0.0, found="none", problem=str(reason),
         )  # fmt: skip
+    if asked.task.verbatim:
+        return _as_generated(generated, scorer)
     # An endpoint may hand thoughts out apart, and its prompt is its own.
     opened = None if name == ENDPOINT else item.opens_thought
     split = split_answer(generated["text"], opened=opened, think_tags=asked.think_tags)
@@ -118,6 +132,23 @@ def _generated(
     )
 
 
+def _as_generated(generated: Mapping[str, Any], scorer: Scorer) -> Response:
+    """The answer with all that is in it."""
+    text = generated["text"]
+    mark = scorer.mark(text, "")
+    return Response(
+        text=text,
+        thought="",
+        cut_off=False,
+        score=mark.score,
+        finish_reason=generated["finish_reason"],
+        generated_tokens=generated["tokens"],
+        strict=mark.strict,
+        lenient=mark.lenient,
+        found=mark.found,
+    )
+
+
 def _marked(scorer: Scorer, answer: str, reference: str) -> tuple[Mark, str]:
     """The answer's mark; where the user's scorer fails on it, a zero and what the scorer said."""
     try:
@@ -135,13 +166,36 @@ def _chosen(
         measured = journal.get(CHOICE, name, choice_id(item.example, number))
         return float(measured["nll"]) / (measured["tokens"] if asked.per_token else 1)
 
-    surprises = {choice: surprise(number) for number, choice in enumerate(asked.choices)}
-    best = min(surprises, key=surprises.__getitem__)
-    weights = {choice: math.exp(surprises[best] - each) for choice, each in surprises.items()}
-    total = sum(weights.values())
+    surprises = [surprise(number) for number in range(len(asked.choices))]
+    best = asked.choices[surprises.index(min(surprises))]
     mark = scorer.mark(best, reference_of(item.example))
+    return _choice_made(best, asked.choices, surprises, mark)
+
+
+def _likeliest(journal: Journal, name: str, example: Example, choices: Choices) -> Response:
+    """The likeliest of the prompt's own choices."""
+    nll = [
+        journal.get(CHOICE, name, choice_id(example, number))["nll"]
+        for number in range(len(choices.texts))
+    ]
+    surprises = [each / length for each, length in zip(nll, choices.lengths, strict=True)]
+    best = surprises.index(min(surprises))
+    mark = plain(float(best in choices.right))
+    return _choice_made(choices.texts[best], choices.texts, surprises, mark)
+
+
+def _choice_made(
+    text: str, choices: Sequence[str], surprises: Sequence[float], mark: Mark
+) -> Response:
+    """The response of a model that finds `text` likeliest; `surprises` are negative
+    log-likelihoods, [choices]."""
+    least = min(surprises)
+    weights = [math.exp(least - each) for each in surprises]
+    probabilities = dict.fromkeys(choices, 0.0)
+    for choice, weight in zip(choices, weights, strict=True):
+        probabilities[choice] += weight / sum(weights)
     return Response(
-        text=best,
+        text=text,
         thought="",
         cut_off=False,
         score=mark.score,
@@ -149,5 +203,5 @@ def _chosen(
         lenient=mark.lenient,
         finish_reason="chosen",
         generated_tokens=0,
-        probabilities={choice: weight / total for choice, weight in weights.items()},
+        probabilities=probabilities,
     )

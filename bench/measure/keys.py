@@ -32,7 +32,7 @@ from tuneserve.chat.template import api_message
 from tuneserve.extras import installed_version
 from tuneserve.settings import BenchSettings, ServeSettings
 
-MEASURING, TIMING = 1, 1
+MEASURING, TIMING = 1, 2
 """New numbers for changes of ours after which the same model is measured, or timed, otherwise."""
 
 # What the KV cache and the graph are made with; the rest of [serve] changes speed at most.
@@ -106,11 +106,16 @@ def _answer_keys(
             model,
             ANSWER,
             bench.parallel,
-            [[request.encoded.prompt, request.max_tokens] for request in block],
+            [_asked(request) for request in block],
         )
         for place, request in enumerate(block):
             keys[ANSWER, name, request.id] = digest(shared, place)
     return keys
+
+
+def _asked(request: AnswerRequest) -> list[Any]:
+    asked = [request.encoded.prompt, request.max_tokens]
+    return asked if request.until is None else [*asked, request.until]
 
 
 def served_keys(

@@ -39,11 +39,14 @@ BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """A prompt to be answered with at most `max_tokens` tokens; `task` is what it belongs to."""
+    """A prompt to be answered with at most `max_tokens` tokens; `task` is what it belongs to.
+    `until`: the prompt is a text, which is gone on with up to one of these; None: it is a
+    conversation."""
 
     encoded: EncodedExample
     max_tokens: int
     task: str = ""
+    until: tuple[str, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -242,7 +245,12 @@ def _answer_block(
         advance(1)
 
     samplings = [
-        SamplingParams(temperature=0.0, max_tokens=request.max_tokens, shown=shown)
+        SamplingParams(
+            temperature=0.0,
+            max_tokens=request.max_tokens,
+            stop=request.until or (),
+            shown=shown if request.until is None else frozenset(),
+        )
         for request in block
     ]
     engine.generate([request.encoded.prompt for request in block], samplings, on_done=on_done)

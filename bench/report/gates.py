@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.tasks.general import GENERAL_TASK
+from tuneserve.bench.tasks.lm_eval.tasks import figure_names
+from tuneserve.bench.tasks.tasks import is_task_file, split_entry
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 
@@ -28,7 +29,7 @@ class Gate:
 def read_gates(settings: BenchSettings) -> list[Gate]:
     """What `bench.fail_below` asks for. Raises UsageError for a figure that this benchmark won't
     have, a name of several figures, or a value that is no share."""
-    tasks = [Path(entry.rpartition("=")[0]).stem for entry in settings.tasks]
+    tasks = [name for entry in settings.tasks for name in _names(entry)]
     known = [ACCURACY, GAIN, *([GENERAL] if settings.general else []), *tasks]
     gates = []
     for entry in settings.fail_below:
@@ -52,6 +53,11 @@ def read_gates(settings: BenchSettings) -> list[Gate]:
             )
         gates.append(Gate(figure, least))
     return gates
+
+
+def _names(entry: str) -> list[str]:
+    """What the tasks of an entry of `bench.tasks` are called."""
+    return figure_names(entry) if is_task_file(entry) else [split_entry(entry)[0].stem]
 
 
 def value_of(figure: str, report: Report) -> float:

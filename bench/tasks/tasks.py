@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -19,14 +19,30 @@ GENERATED = [score for score in get_args(BenchTask) if not score.startswith("lik
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What one prompt's answer is chosen from: the texts, the numbers of the right ones, and what
+    the log-likelihood of each is divided by before they are compared."""
+
+    texts: Sequence[str]
+    right: frozenset[int]
+    lengths: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Task:
-    """Prompts with their reference answers and a scorer for each; answers have `max_tokens`."""
+    """Prompts with their reference answers and a scorer for each; answers have `max_tokens`.
+
+    Where every prompt has `choices` of its own there are no scorers. `verbatim`: answers are scored
+    as they were generated, with thoughts and white space.
+    """
 
     name: str
     about: str
     examples: list[Example]
     scorers: list[Scorer]
     max_tokens: int
+    choices: Sequence[Choices] = ()
+    verbatim: bool = False
 
 
 def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -> Task:
@@ -38,21 +54,37 @@ def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -
     return Task(name, "", examples, [scorer] * len(examples), settings.max_tokens)
 
 
+def split_entry(entry: str) -> tuple[Path, str]:
+    """The file that an entry of `bench.tasks` names, and what it says of it: ('sums.jsonl',
+    'number') of 'sums.jsonl=number'; '' where it says nothing."""
+    path, sign, said = entry.rpartition("=")
+    return (Path(path), said) if sign and "/" not in said else (Path(entry), "")
+
+
+def is_task_file(entry: str) -> bool:
+    """Does it name a task file of lm-evaluation-harness?"""
+    return split_entry(entry)[0].suffix.lower() in (".yaml", ".yml")
+
+
 def further_tasks(settings: BenchSettings) -> list[Task]:
     """Those that the settings name as path=score; the other settings hold for them too.
 
-    The files may have every shape that training reads.
+    Task files of lm-evaluation-harness are not among them. Data files may have every shape that
+    training reads.
     """
     tasks = []
     for entry in settings.tasks:
-        path, _, score = entry.rpartition("=")
-        if not path or score not in GENERATED:
+        if is_task_file(entry):
+            continue
+        path, score = split_entry(entry)
+        if score not in GENERATED:
             raise UsageError(
-                f"expected file.jsonl=score, where score is one of {', '.join(GENERATED)}",
+                f"expected file.jsonl=score, where score is one of {', '.join(GENERATED)}, or a "
+                "task file of lm-evaluation-harness (task.yaml)",
                 where=f"bench.tasks: {entry}",
             )
         own = settings.model_copy(update={"task": score})
-        task = held_out_task(Path(path).stem, _read_any(Path(path), settings.limit), own)
+        task = held_out_task(path.stem, _read_any(path, settings.limit), own)
         # With ids that no other task has.
         examples = [replace(item, id=f"{path}/{item.id}") for item in task.examples]
         tasks.append(replace(task, about=f"{path}, scored by {score}", examples=examples))

@@ -23,6 +23,12 @@ _OF_LISTS = ("append", "pop")
 _CHANGES_LISTS = re.compile(rf"\.(?:{'|'.join(_OF_LISTS)})\(")
 
 
+AS_TEXT = "{# text #}"
+"""What a template begins with that writes a plain text instead of a conversation: its white space
+stays as it is written, a variable that is not given is an error, and there is the filter
+`regex_replace` (lm-evaluation-harness's templates of prompts are written so)."""
+
+
 class RefusedError(Exception):
     """The template refuses what it was given, in its own words."""
 
@@ -33,6 +39,14 @@ class Sandbox:
     def __init__(self, source: str) -> None:
         # Some keep a list of their own (Kimi K2: of ids). What they are given they can't change.
         self._changes_lists = _CHANGES_LISTS.search(source) is not None
+        if source.startswith(AS_TEXT):
+            self._changes_lists = False
+            texts = ImmutableSandboxedEnvironment(
+                undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+            )
+            texts.filters["regex_replace"] = _regex_replace
+            self._template = texts.from_string(source)
+            return
         kind = _WithLists if self._changes_lists else ImmutableSandboxedEnvironment
         environment = kind(
             trim_blocks=True,
@@ -89,6 +103,10 @@ def _to_json(
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
+
+
+def _regex_replace(text: str, pattern: str, repl: str, count: int = 0) -> str:
+    return re.sub(pattern, repl, text, count=count)
 
 
 def _raise_exception(message: str) -> None:
