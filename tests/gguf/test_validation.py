@@ -76,6 +76,7 @@ def test_working_models_pass(tiny: Path, demo_gguf: Path) -> None:
         ("tokenizer.ggml.tokens", [1] * 300, "no list of texts"),
         ("tokenizer.ggml.token_type", [1] * 10, "10 values for 300 tokens"),
         ("tokenizer.ggml.token_type", [6] * 300, "is no token of one byte"),
+        ("tokenizer.ggml.token_type", [7] * 300, "types that there are none of: 7 to 7"),
         ("tokenizer.ggml.scores", [math.nan] * 300, "NaN"),
         ("tokenizer.ggml.merges", ["ab"], "1 are no pairs, such as 'ab'"),
         ("tokenizer.ggml.bos_token_id", 300, "is 300 of 300 tokens"),

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.reader import GGUFFile, shown
 
 MOST_LAYERS = 512
 MOST_EXPERTS = 1024
@@ -76,9 +76,7 @@ class _Values:
         return list(value) if isinstance(value, list) else [value]
 
     def shown(self, key: str) -> str:
-        value = self.entries[key]
-        text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-        return f"{self.prefix}{key} is {text[:100]}"
+        return f"{self.prefix}{key[:60]} is {shown(self.entries[key])}"
 
 
 def _type_problems(values: _Values) -> Iterator[tuple[str, str]]:
