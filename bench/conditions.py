@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.perplexity import chunked, read_corpus
@@ -114,3 +115,13 @@ def describe_conditions(
         + ("on" if serve.flash_attention else "off"),
         "Offload": f"{serve.gpu_layers} layers on the GPU" if serve.gpu_layers else "none (CPU)",
     }
+
+
+def describe_endpoint(bench: BenchSettings, answers: Sequence[Mapping[str, Any]]) -> str:
+    """Who answered behind the endpoint, and how: not every one takes temperature 0."""
+    model = bench.endpoint_model or "the first model that it lists"
+    sampled = sum(bool(answer.get("sampled")) for answer in answers)
+    how = "greedy"
+    if sampled:
+        how = f"{sampled:,} of {len(answers):,} answers sampled, not greedy: others next time"
+    return f"{bench.endpoint}, {model}; {how}"

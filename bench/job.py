@@ -141,6 +141,12 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
     """Read, check and tokenize everything. Raises UsageError for what can't be measured,
     TuneserveError where base and tuned can't be compared."""
     settings = recipe.bench
+    if (settings.price or settings.watts) and not settings.clients:
+        raise UsageError(
+            "the cost of answers is computed from the speed with clients, which is not measured",
+            where="bench.price" if settings.price else "bench.watts",
+            hint="Give numbers of clients too (--clients 1,8), or take it away.",
+        )
     quantization = converted.base.quantization
     tuned, lora = converted.files(run)
     paths = {"base": run.base_gguf(quantization), "tuned": tuned}

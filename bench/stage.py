@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tuneserve.bench.against import Rival, ask_rivals, find_rivals, prepare_rivals
+from tuneserve.bench.against import (
+    Rival,
+    ask_rivals,
+    find_rivals,
+    prepare_rivals,
+    use_known_answers,
+)
 from tuneserve.bench.compare.answers import read_pairs
 from tuneserve.bench.compare.judge import read_labels, requests_of
 from tuneserve.bench.compare.pairs import FAILED
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
+from tuneserve.bench.conditions import describe_endpoint
 from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
 from tuneserve.bench.job import BenchmarkJob, prepare
 from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
-from tuneserve.bench.measure.journal import Journal, Key
+from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
 from tuneserve.bench.measure.measure import (
+    ANSWER,
     ENDPOINT,
     NOISE_FLOOR,
     measure,
@@ -35,7 +43,7 @@ from tuneserve.files import check_replaceable, remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
-JOURNAL, JOURNAL_BEFORE = "bench-journal.jsonl", "bench-journal-before.jsonl"
+JOURNAL_BEFORE = "bench-journal-before.jsonl"
 AGAIN = (
     "Pass --rescore to make the report anew (what is measured is used again, only what is missing "
     "is measured), or --force to measure everything again."
@@ -60,7 +68,7 @@ def run_bench(
     compared.
     """
     converted = run.require_stage("convert", ConvertOutput)
-    rivals = find_rivals(recipe.bench.against)
+    rivals = find_rivals(recipe.bench.against, run, converted)
     if skip_done and (done := _finished_report(run, recipe, converted, rivals)):
         return done
     if run.bench.exists() and not (force or rescore):
@@ -69,17 +77,21 @@ def run_bench(
     read_labels(recipe.bench.judge_labels)  # what is wrong with them comes out before measuring
     job = prepare(run, recipe, converted)
     prepared = prepare_rivals(rivals, job)
-    journal_path = run.root / JOURNAL
+    journal_path = run.root / FILE
     with run.alone(), run.stage("bench", keep=True) as running:
         anew = force and not rescore
         if anew:
             _set_aside(journal_path)
-        keys = job.keys()
-        with Journal(journal_path, job.fingerprint(), keys, job.model_conditions()) as journal:
+        keys, conditions = job.keys(), job.model_conditions()
+        for each in prepared:
+            keys |= each.keys
+            conditions[each.contender.name] = each.conditions
+        with Journal(journal_path, job.fingerprint(), keys, conditions) as journal:
             store = BaseStore(run.root.parent, job.hashes["base"])
             _use_again(journal, None if anew else store, keys, job)
+            use_known_answers(prepared, job, journal, anew=anew)
             others = _measure(job, journal, store)
-            report = make_report(job, journal, others, ask_rivals(prepared, job, journal))
+            report = make_report(job, journal, others, ask_rivals(prepared, journal))
             _warn(report)
             running.withdraw()
             write_report(report, run.bench)
@@ -158,6 +170,9 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
         others[NOISE_FLOOR] = "base"
     if job.settings.endpoint:
         measure_endpoint(job.asked.encoded, job.settings, journal)
+        ids = [item.example.id for item in job.asked.encoded]
+        answers = [journal.get(ANSWER, ENDPOINT, each) for each in ids]
+        job.conditions["Endpoint"] = describe_endpoint(job.settings, answers)
         others[ENDPOINT] = "tuned"
     if job.settings.judge:
         measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)

@@ -36,7 +36,7 @@ from itertools import islice
 # Each process computes one design: its linear algebra needs no threads of its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from bench_mixtures import MIXTURES
+from bench_mixtures import EVEN, MIXTURES
 from bench_simulation import (
     DRAWS,
     Design,
@@ -112,13 +112,17 @@ def find_mixture(design: Design, *, benchmarks: int, seed: int) -> Found:
 
 def show_mixtures(found: Iterable[Found]) -> list[Found]:
     """Coverage of all samples; in brackets of those that show the rare kind, and how many do."""
-    rows: list[Found] = []
+    rows: list[list[Found]] = []
     _header("coverage, %, beyond what is supposed", MIXED)
     each = iter(found)
     while row := list(islice(each, len(MIXED))):
-        rows += row
+        rows.append(row)
         _line(row, [_cell(one) for one in row], MIXTURES)
-    return rows
+    _header("as good, called different, %", MIXED)
+    for row in rows:
+        if row[0].design.kind in EVEN:
+            _line(row, [f"{100 * (one.called or 0.0):.1f}" for one in row], MIXTURES)
+    return [one for row in rows for one in row]
 
 
 def _cell(found: Found) -> str:

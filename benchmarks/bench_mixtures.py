@@ -134,6 +134,14 @@ MIXTURES = {
         GRADED, "10 % of prompts gain 0.8, others change by 0.1",
         _mixed(0.1, _normal(0.8, 0.05), _normal(0, 0.1)), rare=lambda x: x > 0.5,
     ),
+    "fell, even": Kind(
+        GRADED, "3 % of prompts fall by 1, others gain as much in all",
+        _mixed(0.03, _equal(-1.0), _normal(0.03 / 0.97, 0.01)), True, rare=lambda x: x < -0.5,
+    ),
+    "noise, even": Kind(
+        GRADED, "10 % of prompts fall by 0.8, others gain as much in all, spread 0.1",
+        _mixed(0.1, _normal(-0.8, 0.05), _normal(0.08 / 0.9, 0.1)), rare=lambda x: x < -0.5,
+    ),
     "pareto": Kind(PERPLEXITY, "losses Pareto, index 3", _pareto),
     "lognormal 2": Kind(PERPLEXITY, "losses lognormal, sigma 2", _lognormal),
     "weibull": Kind(PERPLEXITY, "losses Weibull, shape 0.7", _weibull),
@@ -144,3 +152,6 @@ MIXTURES = {
     "zeros": Kind(GRADED, "half the scores are 0 for both", _zeros, True),
     "ties": Kind(GRADED, "in quarters, 80 % tied", _ties, True),
 }  # fmt: skip
+
+EVEN = ("fell, even", "noise, even", "ties")
+"""Those of differences in which neither model is better."""

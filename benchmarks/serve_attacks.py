@@ -161,9 +161,9 @@ def large_half_bodies(target: Target) -> None:
 
 
 def slow_readers(target: Target) -> None:
-    """300 clients that ask again and again and read nothing of the answers."""
+    """300 clients that ask for 10 long answers and read nothing of them."""
     ask = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    _held(target, 300, ask * 40, 4.0)
+    _held(target, 300, ask * 10, 4.0)
 
 
 SEND = '"messages": [{"role": "user", "content": "Make up a word."}], "max_tokens": 8'

@@ -42,6 +42,11 @@ class Target:
                 self.check(data)
             except self.allowed:
                 accepted = False
+            except OSError as error:
+                # What the system refuses (a name that is too long) the command line says.
+                if error.errno is None:
+                    raise
+                accepted = False
             else:
                 accepted = True
         if (grown := _peak_bytes() - before) > MEMORY_BYTES:

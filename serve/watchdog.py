@@ -24,9 +24,9 @@ EXIT_STALLED = 1
 class Watchdog:
     """Call `look` a few times a second, from the event loop's thread.
 
-    If a step takes longer than it may (`Engine.stalled`), it says so and ends the process. If
-    `look` itself isn't called for `seconds`, since something holds the interpreter, the kernel
-    ends the process (SIGALRM), and what every thread is at is written to stderr.
+    If a step takes longer than it may (`Engine.stalled`), it says so and ends the process. If it
+    isn't called for `seconds` itself, since something holds the interpreter, the kernel ends the
+    process (SIGALRM), and what every thread is at is written to stderr.
     """
 
     def __init__(

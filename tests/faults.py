@@ -8,11 +8,14 @@ hundreds of trials would be too long.
 from __future__ import annotations
 
 import errno
+import math
 import os
+import random
 import re
 import shutil
 import signal
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +27,7 @@ from tuneserve.errors import TuneserveError
 from tuneserve.failpoints import Hook, arm
 
 KILL, FULL, BROKEN = "kill", "disk full", "i/o error"
-POWER, POWER_NAMES = "power cut", "power cut, names kept"
+POWER, POWER_NAMES = "power cut", "power cut (names kept)"
 WAYS = (KILL, FULL, BROKEN, POWER, POWER_NAMES)
 EQUAL, RECOVERED, NOT = "equal", "recovered", "not"
 _ERRORS = {FULL: errno.ENOSPC, BROKEN: errno.EIO}
@@ -144,22 +147,29 @@ def try_stage(
     scratch: Path,
     ways: Iterable[str] = WAYS,
     every: int = 1,
+    seconds: float = math.inf,
     told: Callable[[str], None] = lambda _: None,
 ) -> Found:
-    """Fail the stage at every point (or every few), in all ways."""
+    """Fail the stage at every point (or every few), in all ways. Where there are but so many
+    `seconds`, in as many trials as there is time for, drawn by chance."""
     start = scratch / "start"
     start.mkdir(parents=True)
     stage.prepare(start)
     names, expected = points_of(stage, start, scratch)
     found = Found(names)
-    for number in range(1, len(names) + 1, every):
-        for way in ways:
-            outcome, why = _trial(stage, start, scratch, number, way, expected)
-            found.outcomes[way, outcome] += 1
-            if outcome != EQUAL or why:
-                problem = f"{stage.name}, {way} at {number} ({names[number - 1]}): {outcome}: {why}"
-                found.problems.append(problem)
-                told(problem)
+    trials = [(number, way) for number in range(1, len(names) + 1, every) for way in ways]
+    if seconds < math.inf:
+        random.Random(0).shuffle(trials)
+    began = time.monotonic()
+    for number, way in trials:
+        if time.monotonic() - began > seconds:
+            break
+        outcome, why = _trial(stage, start, scratch, number, way, expected)
+        found.outcomes[way, outcome] += 1
+        if outcome != EQUAL or why:
+            problem = f"{stage.name}, {way} at {number} ({names[number - 1]}): {outcome}: {why}"
+            found.problems.append(problem)
+            told(problem)
     return found
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.durable import exchange, make_folder, sync_folder, sync_tree
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 
 PARTIAL_SUFFIX = ".partial"
 _ASIDE = ".replaced"
@@ -33,7 +33,8 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
     as it was. When the call is over, `final` is on the disk; with `synced` False, for what can be
     made again, a loss of power may leave an empty or a damaged file.
     """
-    with errors_named(final), temporary_folder(final) as folder:
+    # Inside too: whether the disk is full is seen before the temporary is removed.
+    with errors_named(final), temporary_folder(final) as folder, errors_named(final):
         temporary = folder / final.name
         yield temporary
         if synced and temporary.exists():
@@ -69,9 +70,9 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO}
 )  # fmt: skip
-# How libraries that raise no OSError word it: safetensors, and torch's archives.
+# How libraries that raise no OSError with a number word it: safetensors, torch's archives, NumPy.
 _LIBRARY_WORDS = {"os error 28": errno.ENOSPC, "os error 30": errno.EROFS}
-_TORCH_WORDS = ("PytorchStreamWriter failed", "unexpected pos")
+_WORDS_WITHOUT = ("PytorchStreamWriter failed", "unexpected pos", " requested and ")
 
 
 @contextmanager
@@ -80,11 +81,11 @@ def errors_named(place: Path) -> Iterator[None]:
     libraries raise it while the block runs."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _UNWRITABLE and not _names_other_place(error, place):
-            error.filename = str(place)
-        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.errno in _UNWRITABLE and not _names_other_place(error, place):
+                error.filename = str(place)
+            raise
         number = _number_in(error, place)
         if number is None:
             raise
@@ -102,7 +103,7 @@ def _number_in(error: Exception, place: Path) -> int | None:
     for words, number in _LIBRARY_WORDS.items():
         if words in text:
             return number
-    if any(words in text for words in _TORCH_WORDS) and not _room(place):
+    if any(words in text for words in _WORDS_WITHOUT) and not _room(place):
         return errno.ENOSPC
     return None
 
@@ -279,8 +280,22 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def home_directory() -> Path:
+    """The user's. Raises TuneserveError if the system knows of none, as in a container that runs
+    under a number without a name."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise TuneserveError(
+            "this user has no home directory",
+            where="HOME",
+            hint="Set HOME to a folder that can be written.",
+        ) from error
+
+
 def cache_directory() -> Path:
-    """Where downloads and imported base models are kept: $TUNESERVE_CACHE, or the XDG cache."""
+    """Where downloads and imported base models are kept: $TUNESERVE_CACHE, or the XDG cache. Raises
+    TuneserveError if there is no place for it."""
     if chosen := os.environ.get("TUNESERVE_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuneserve"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home_directory() / ".cache") / "tuneserve"

@@ -36,7 +36,10 @@ def known_sha256(path: Path) -> str:
     if before.st_size < LARGE_BYTES:
         return sha256_file(path)
     name, state = f"{before.st_dev}:{before.st_ino}", _state(before)
-    store = cache_directory() / "sha256.json"
+    try:
+        store = cache_directory() / "sha256.json"
+    except TuneserveError:  # no home directory
+        return sha256_file(path)
     known = _known_hashes(store).get(name)
     if isinstance(known, list) and known[:-1] == state:
         return str(known[-1])

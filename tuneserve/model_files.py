@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def read_model_json(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, An
     """
     try:
         with path.open("rb") as file:
-            data = file.read(most_bytes + 1)
+            # A read sets aside as much as it is asked for.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, most_bytes) + 1)
     except FileNotFoundError:
         raise UsageError("no such file", where=str(path)) from None
     except OSError as error:

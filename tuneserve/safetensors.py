@@ -114,8 +114,10 @@ def weight_files(directory: Path) -> list[Path]:
     weight_map = content.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UsageError("has no weight_map", where=str(index))
-    names = sorted(set(map(str, weight_map.values())))
-    if outside := [name for name in names if Path(name).name != name or "\0" in name]:
+    if not all(isinstance(name, str) and name for name in weight_map.values()):
+        raise UsageError("its weight_map names no files", where=str(index))
+    names = sorted(set(weight_map.values()))
+    if outside := [name for name in names if not _is_file_name(name)]:
         raise UsageError(
             "names files of other folders", where=str(index), problems=list(map(ascii, outside))
         )
@@ -123,6 +125,10 @@ def weight_files(directory: Path) -> list[Path]:
     if missing:
         raise UsageError("shards are missing", where=str(directory), problems=missing)
     return [_inside(directory, name) for name in names]
+
+
+def _is_file_name(name: str) -> bool:
+    return Path(name).name == name and len(name) <= 255 and "\0" not in name and name.isprintable()
 
 
 def _inside(directory: Path, name: str) -> Path:

@@ -567,7 +567,7 @@ class ServeSettings(Section):
         16_777_216, ge=1024, description="Largest request body in bytes; a larger one gets 413."
     )
     max_bodies: int = Field(
-        256,
+        128,
         ge=1,
         le=1_048_576,
         description="RAM in MiB for request bodies that are arriving (and max_body at least); when "
@@ -584,6 +584,12 @@ class ServeSettings(Section):
         ge=1000,
         le=100_000_000,
         description="Values in a request's JSON; one with a name counts as four.",
+    )
+    max_text: int = Field(
+        2_000_000,
+        ge=1000,
+        description="Characters of a text that is tokenized without being a prompt, which the "
+        "context bounds (/tokenize, counts of tokens).",
     )
     max_url: int = Field(8192, ge=256, le=65_536, description="Longest URL of a request; 414.")
     max_header_bytes: int = Field(

@@ -227,7 +227,7 @@ def judge(
     """The verdict: a difference counts when the interval excludes zero and the test agrees."""
     outcome = decide(accuracy.difference, accuracy.p, confidence)
     tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
-    prompts = f"{accuracy.prompts:,} held-out prompts"
+    prompts = f"{accuracy.prompts:,} held-out prompt{'' if accuracy.prompts == 1 else 's'}"
     scored = (
         f"scores {tuned} on {prompts}, the base {base}"
         if accuracy.graded

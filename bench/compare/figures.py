@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 
 from tuneserve.bench.compare.results import AccuracyComparison, Report
+from tuneserve.bench.measure.clients import Held
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.stats.bootstrap import Estimate
@@ -54,12 +55,22 @@ def number_interval(estimate: Estimate) -> str:
 
 def rate(measured: Rate) -> str:
     """Tokens per second with their 95 % interval, Student's t of the repetitions: '78.4 ± 1.8'."""
+    decimals = 0 if measured.mean >= 1000 else 1
+    return f"{measured.mean:,.{decimals}f} ± {_half_interval(measured):,.{decimals}f}"
+
+
+def memory(held: Held | None) -> str:
+    """MiB with their 95 % interval, Student's t of the rounds: '312.4 ± 1.8'."""
+    if held is None:
+        return "–"
+    return f"{held.mean / 2**20:,.1f} ± {_half_interval(held) / 2**20:,.1f}"
+
+
+def _half_interval(measured: Rate | Held) -> float:
     from scipy import stats
 
-    decimals = 0 if measured.mean >= 1000 else 1
     quantile = float(stats.t.ppf(0.975, measured.repetitions - 1))
-    half = quantile * measured.deviation / math.sqrt(measured.repetitions)
-    return f"{measured.mean:,.{decimals}f} ± {half:,.{decimals}f}"
+    return quantile * measured.deviation / math.sqrt(measured.repetitions)
 
 
 def mean_error(measured: MeanError, decimals: int = 4) -> str:

@@ -182,7 +182,8 @@ def _task_loss(task: TaskComparison) -> str:
 
 def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
     found = task.accuracy
-    where = f"on the {found.prompts:,} prompts of “{task.name}”"
+    prompts = "the one prompt" if found.prompts == 1 else f"the {found.prompts:,} prompts"
+    where = f"on {prompts} of “{task.name}”"
     if found.base.value < FLOOR:
         return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
     if found.difference.low is None:
@@ -190,7 +191,15 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
     if 100 * found.difference.low > -settings.margin:
         unseen = intervals.unseen_share(found.clusters, settings.confidence)
         return f"{where} none is seen, but {_may_hide(unseen, 'prompts', counted(found))}"
-    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded"
+    enough = significance.enough_to_exclude(
+        found.difference,
+        found.prompts,
+        settings.margin / 100,
+        settings.confidence,
+        unseen_loss=found.base.value if found.graded else 0.0,
+    )
+    more = f" (about {enough:,} such prompts would exclude {settings.margin:g})" if enough else ""
+    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded{more}"
 
 
 def _text_loss(text: TextComparison) -> str:

@@ -10,11 +10,10 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from tuneserve.bench.measure.journal import Journal, Row
+from tuneserve.bench.measure.journal import Journal, Row, rows_with
 from tuneserve.bench.measure.measure import ANSWER, CHOICE, LIKELIHOOD, NOISE_FLOOR, TEXT
 from tuneserve.durable import Appended
 from tuneserve.locks import locked
@@ -44,7 +43,7 @@ class BaseStore:
         }
         if not missing or not self.path.is_file():
             return 0, ""
-        found = self._read(missing)
+        found = rows_with(self.path, missing)
         # In the order asked for, as if they had been measured now.
         for key, name in missing.items():
             if key in found:
@@ -66,7 +65,7 @@ class BaseStore:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(self._folder / ".lock"):
-            known = self._read(rows) if self.path.is_file() else {}
+            known = rows_with(self.path, rows) if self.path.is_file() else {}
             lines = [_line(row) for key, row in rows.items() if key not in known]
             if self.path.is_file() and self.path.stat().st_size > MOST_BYTES // 2:
                 self.path.unlink()
@@ -76,17 +75,6 @@ class BaseStore:
             with contextlib.closing(Appended(self.path, seconds=math.inf)) as file:
                 file.write(b"\n" * bool(begun) + b"".join(lines))
             self._drop_oldest()
-
-    def _read(self, wanted: Collection[str] | Mapping[str, Any]) -> dict[str, Row]:
-        """The rows with these keys; a line that is damaged is left out."""
-        found: dict[str, Row] = {}
-        with self.path.open("rb") as file:
-            for line in file:
-                with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-                    row = json.loads(line)
-                    if row["key"] in wanted and isinstance(row["value"], dict):
-                        found[row["key"]] = Row(row["key"], row["value"], str(row["made"]))
-        return found
 
     def _drop_oldest(self) -> None:
         files = sorted(self._folder.glob("*.jsonl"), key=lambda path: path.stat().st_mtime)

@@ -56,15 +56,25 @@ main()
 
 
 @dataclass(frozen=True)
+class Held:
+    """Bytes of RAM that the server holds after a round: mean and deviation over the rounds."""
+
+    mean: float
+    deviation: float
+    repetitions: int
+
+
+@dataclass(frozen=True)
 class Load:
     """`clients` at a time: generated tokens of all together per second (mean and deviation over
-    the rounds), and seconds to the first token."""
+    the rounds), seconds to the first token, and the RAM that the server holds."""
 
     clients: int
     throughput: Rate
     first_token_median: float
     first_token_worst: float
     requests: int
+    memory: Held | None = None  # older releases did not measure it
 
 
 @dataclass(frozen=True)
@@ -98,18 +108,21 @@ def measure_clients(
     ):
         for count in todo:
             # The first round warms up: threads, connections, the server's prefix cache.
-            samples = []
+            samples, held = [], []
             for _ in range(ROUNDS + 1):
                 samples.append(_round(client, prompts, count, bias))
+                held.append(_memory(server.process, "VmRSS"))
                 advance(1)
-            journal.add(LOAD, contender.name, str(count), asdict(_summed_up(count, samples[1:])))
-        start = ServerStart(server.seconds, _peak_memory(server.process), server.gpu_memory)
+            load = _summed_up(count, samples[1:], held[1:])
+            journal.add(LOAD, contender.name, str(count), asdict(load))
+        start = ServerStart(server.seconds, _memory(server.process, "VmHWM"), server.gpu_memory)
         journal.add(START, contender.name, "", asdict(start))
 
 
 def read_load(journal: Journal, name: str, clients: int) -> Load:
     row = journal.get(LOAD, name, str(clients))
-    return Load(**{**row, "throughput": Rate(**row["throughput"])})
+    measured = {"throughput": Rate(**row["throughput"]), "memory": Held(**row["memory"])}
+    return Load(**{**row, **measured})
 
 
 @dataclass(frozen=True)
@@ -232,7 +245,9 @@ def _text_of(delta: Any) -> str:
     return getattr(delta, REASONING, None) or delta.content or ""
 
 
-def _summed_up(clients: int, rounds: Sequence[tuple[float, list[tuple[float, int]]]]) -> Load:
+def _summed_up(
+    clients: int, rounds: Sequence[tuple[float, list[tuple[float, int]]]], held: Sequence[int]
+) -> Load:
     tokens = [sum(count for _, count in answers) for _, answers in rounds]
     rates = [count / seconds for count, (seconds, _) in zip(tokens, rounds, strict=True)]
     first = sorted(seconds for _, answers in rounds for seconds, _ in answers)
@@ -242,11 +257,12 @@ def _summed_up(clients: int, rounds: Sequence[tuple[float, list[tuple[float, int
         first_token_median=median(first),
         first_token_worst=first[-1],
         requests=len(first),
+        memory=Held(fmean(held), stdev(held), len(held)),
     )
 
 
-def _peak_memory(process: subprocess.Popen[bytes]) -> int:
-    """Bytes of RAM that the process held at most."""
+def _memory(process: subprocess.Popen[bytes], field: str) -> int:
+    """Bytes of RAM that the process holds (VmRSS), or held at most (VmHWM)."""
     status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
     return 1024 * int(found.group(1)) if found else 0

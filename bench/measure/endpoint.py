@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,12 +33,14 @@ FAILED_IN_A_ROW = 20  # prompts after which the endpoint, not the prompt, is tak
 
 @dataclass(frozen=True)
 class EndpointAnswer:
-    """What an endpoint answered; `thoughts` where it hands them out apart."""
+    """What an endpoint answered; `thoughts` where it hands them out apart. `sampled`: it was not
+    asked for its most probable tokens (temperature 0)."""
 
     text: str
     finish_reason: str
     tokens: int
     thoughts: str = ""
+    sampled: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,10 @@ def ask_endpoint(
 ) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Ask the endpoint every prompt greedily, `settings.parallel` at a time.
 
-    Yields each example as soon as it is answered, with its answer (text, finish_reason, tokens,
-    thoughts) or with the reason why it has none (failed). The API key is taken from OPENAI_API_KEY.
-    Raises TuneserveError if the endpoint can't be reached, takes no key or knows no such model, if
-    many prompts in a row fail, or all of them.
+    Yields each example as soon as it is answered, with its answer (`EndpointAnswer`'s fields) or
+    with the reason why it has none (failed). The API key is taken from OPENAI_API_KEY. Raises
+    TuneserveError if the endpoint can't be reached, takes no key or knows no such model, if many
+    prompts in a row fail, or all of them.
     """
     import openai
 
@@ -229,7 +231,7 @@ def _ask(
             return Failure(_said(error))
         outcome = read_reply(raw.text)
         if isinstance(outcome, EndpointAnswer):
-            return outcome
+            return replace(outcome, sampled=sent.get("temperature") != 0)
     return outcome
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from tuneserve.files import atomic_path
 
 Key = tuple[str, str, str]
 """(kind of measurement, model, example id)"""
+FILE = "bench-journal.jsonl"  # in a run's folder
 JOURNAL_FORM = 2
 MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
 SYNC_SECONDS = 1.0
@@ -129,15 +130,7 @@ class Journal:
         return said
 
     def _why(self, model: str) -> str:
-        before, now = self._before.get(model), self._conditions.get(model)
-        if before is None or now is None:
-            return "made under other conditions, or by an older release"
-        changed = [
-            f"{name} was {before.get(name)}, is {now.get(name)}"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-        return "; ".join(changed) or "the prompts, or those that shared a block, are others"
+        return what_changed(self._before.get(model), self._conditions.get(model))
 
     def _append(self, row: Mapping[str, Any]) -> None:
         self._file.write(_line(row))
@@ -181,6 +174,41 @@ class Journal:
             self._rows[name] = Row(row["key"], row["value"], row.get("made", ""))
         elif name in self._keys:
             wanted[name] += 1
+
+
+def what_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """Why what was measured under conditions `before` is not what would be measured `now`."""
+    if before is None or now is None:
+        return "made under other conditions, or by an older release"
+    changed = [
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return "; ".join(changed) or "the prompts, or those that shared a block, are others"
+
+
+def rows_with(path: Path, keys: Container[str]) -> dict[str, Row]:
+    """The measurements with these keys that a file holds; a line that is damaged is left out."""
+    found: dict[str, Row] = {}
+    with path.open("rb") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError, RecursionError):
+                row = json.loads(line)
+                if row["key"] in keys and isinstance(row["value"], dict):
+                    found[row["key"]] = Row(row["key"], row["value"], str(row["made"]))
+    return found
+
+
+def conditions_in(path: Path, model: str) -> dict[str, Any] | None:
+    """The conditions that a journal names last for a model; None if it names none."""
+    found = None
+    with path.open("rb") as file:
+        for line in file:
+            row = _parsed(line) if b'"conditions"' in line else None
+            if row is not None and isinstance(each := row.get("conditions", {}).get(model), dict):
+                found = each
+    return found
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

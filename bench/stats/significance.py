@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 
-from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, IntArray
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, IntArray
 from tuneserve.bench.stats.intervals import (
     FEWEST,
     difference_ends,
     is_binary,
     mean_spread,
 )
-from tuneserve.bench.stats.proportions import Ends, falling_root
+from tuneserve.bench.stats.proportions import Ends, falling_root, normal_quantile
 from tuneserve.bench.stats.robust import Spread, spread_of
 
 POWER = 0.8
@@ -160,6 +161,31 @@ def _needed(spread: Spread, level: float) -> FloatArray:
         apart = stats.norm.ppf(POWER ** (1 / count)) * math.sqrt(count)
         needed = np.maximum(needed, apart)
     return needed
+
+
+def enough_to_exclude(
+    difference: Estimate,
+    prompts: int,
+    margin: float,
+    confidence: float = 0.95,
+    *,
+    unseen_loss: float = 0.0,
+) -> int | None:
+    """How many prompts like these, to two digits, would exclude a loss of `margin` with probability
+    POWER if nothing is lost; None where that can't be told. The standard error is read off the
+    interval's lower arm; prompts not seen (`unseen_share`) are supposed to lose `unseen_loss`."""
+    if difference.low is None or margin <= 0:
+        return None
+    quantile = normal_quantile(confidence)
+    error = (difference.value - difference.low) / quantile * math.sqrt(prompts)
+    by_chance = (quantile + NormalDist().inv_cdf(POWER)) * error
+    unseen = -math.log(1 - confidence) * unseen_loss
+    # by_chance / sqrt(n) + unseen / n = margin
+    wanted = ((by_chance + math.sqrt(by_chance**2 + 4 * margin * unseen)) / (2 * margin)) ** 2
+    if wanted <= 1:
+        return None
+    step = int(10 ** max(0, math.floor(math.log10(wanted)) - 1))
+    return math.ceil(wanted / step) * step
 
 
 def detectable_pairs(discordant_share: float, pairs: float, level: float = 0.05) -> float:

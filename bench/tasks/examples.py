@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from tuneserve.chat.ahead import rendered_ahead
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample, GGUFTokenizer, encode, template_of
 from tuneserve.errors import UsageError
@@ -54,5 +55,7 @@ def encode_examples(
     return [
         # Files of further tasks may have answers that no training has seen.
         encode(tokenizer, template, example, thoughts=thoughts, as_it_is=True)
-        for example in examples
+        for example in rendered_ahead(
+            tokenizer, template, examples, thoughts=thoughts, checked=False
+        )
     ]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.convert.gguf.merges import merges_give_every_token
 from tuneserve.convert.gguf.stripping import template_is_stripped
 from tuneserve.convert.gguf.token_tables import (
@@ -53,6 +54,7 @@ class Vocabulary:
         tokenizer is of another kind, or has more tokens than the embedding has rows.
         """
         self.directory, self.architecture, self.config = directory, architecture, config
+        check_tokenizer_files(directory)
         self.json = read_json(directory / "tokenizer.json")
         config_path = directory / "tokenizer_config.json"
         self.tokenizer_config = read_json(config_path) if config_path.exists() else {}

@@ -142,7 +142,7 @@ def write_gguf(
         writer.write_padding(file, file.tell())
         with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
             for choice, start, stop, data, made in made_in_order(pool, encode, spans, 2 * threads):
-                data.tofile(file)
+                file.write(data.data)  # unlike tofile, its errors have a number
                 digests[choice.name].append(made)
                 shape = sources[choice.name].shape
                 if stop == row_count(shape):

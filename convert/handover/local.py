@@ -10,22 +10,29 @@ from pathlib import Path
 
 from tuneserve.convert.handover.files import HandedFile
 from tuneserve.errors import OutputExistsError, UsageError
-from tuneserve.files import atomic_path, clear_leftovers
+from tuneserve.files import atomic_path, clear_leftovers, home_directory
 
-LM_STUDIO = Path.home() / ".lmstudio" / "models"
+LM_STUDIO = Path(".lmstudio") / "models"
 
 
 def to_lm_studio(
-    gguf: HandedFile, *, publisher: str, name: str, models: Path = LM_STUDIO, force: bool = False
+    gguf: HandedFile,
+    *,
+    publisher: str,
+    name: str,
+    models: Path | None = None,
+    force: bool = False,
 ) -> Path:
-    """Put the GGUF where LM Studio lists models, `models`/publisher/name/file.gguf; returns its
-    path there. A hard link where the file system allows, else a copy.
+    """Put the GGUF where LM Studio lists models, `models`/publisher/name/file.gguf (default: its
+    folder in the home directory); returns its path there. A hard link where the file system
+    allows, else a copy.
 
     Raises OutputExistsError if there is another file (unless `force`).
     """
     for part in (publisher, name):
         if not re.fullmatch(r"[\w][\w.-]*", part):
             raise UsageError("a name of letters, digits, '.', '_' and '-' is needed", where=part)
+    models = home_directory() / LM_STUDIO if models is None else models
     target = models / publisher / name / gguf.path.name
     if target.exists():
         if target.samefile(gguf.path):

@@ -27,7 +27,7 @@ from tuneserve.chat.prompt import (
     thinking_by_default,
     with_bos,
 )
-from tuneserve.chat.template import ChatTemplate, Message
+from tuneserve.chat.template import ChatTemplate, Message, TemplateLimitError
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.chat.thinking import REASONING, without_thoughts
 from tuneserve.errors import TuneserveError
@@ -372,6 +372,9 @@ def encode_each(
             else:
                 problems.append(f"{example.where}: {error.message}")
             continue
+        except TemplateLimitError:
+            # It is the template's doing, and each example would take as long.
+            raise
         except TuneserveError as error:
             problems.append(f"{example.where}: {error.message}")
             continue

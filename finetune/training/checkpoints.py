@@ -142,6 +142,7 @@ def mark_replacing(directory: Path, replacing: bool) -> None:
     checkpoints are not those of the adapter beside them."""
     mark = directory / _REPLACING
     mark.touch() if replacing else mark.unlink(missing_ok=True)
+    sync_folder(directory)
 
 
 def is_replacing(directory: Path) -> bool:

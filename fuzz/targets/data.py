@@ -11,6 +11,7 @@ from typing import Any
 
 from fuzz.target import Target, must
 from fuzz.targets.scratch import written
+from tuneserve.bench.tasks.lm_eval.tasks import read_tasks
 from tuneserve.bench.tasks.tasks import further_tasks, reference_of
 from tuneserve.extras import missing_packages
 from tuneserve.finetune.data.reading import read_examples
@@ -110,6 +111,50 @@ def _task_seeds() -> dict[str, bytes]:
     }
 
 
+def _check_task_file(data: bytes) -> None:
+    written("lm/rows.jsonl", b'{"q": "2+2?", "a": "4", "c": ["3", "4"], "n": 1}\n' * 3)
+    path = written("lm/task.yaml", data)
+    for task in read_tasks(BenchSettings(tasks=(str(path),), limit=2)):
+        for figure in task.figures:
+            for example, scorer in zip(figure.examples, figure.scorers, strict=False):
+                mark = scorer.mark("4", reference_of(example))
+                must(0.0 <= mark.score <= 1.0, f"a score of {mark.score}")
+
+
+def _task_file_seeds() -> dict[str, bytes]:
+    head = "task: fuzz\ndataset_path: json\ndataset_kwargs:\n  data_files: rows.jsonl\n"
+    choices = (
+        "test_split: train\noutput_type: multiple_choice\ndoc_to_text: 'Q: {{q}} A:'\n"
+        "doc_to_choice: c\ndoc_to_target: n\nmetric_list:\n  - metric: acc\n"
+    )
+    generated = (
+        "test_split: train\noutput_type: generate_until\ndoc_to_text: '{{ q | trim }}'\n"
+        'doc_to_target: a\nnum_fewshot: 0\ngeneration_kwargs:\n  until: ["\\n"]\n'
+        "metric_list:\n  - metric: exact_match\n    ignore_case: true\nfilter_list:\n  - name: x\n"
+        "    filter:\n      - function: regex\n        regex_pattern: '(\\d+)'\n"
+        "      - function: take_first\n"
+    )
+    return {"choices": (head + choices).encode(), "generated": (head + generated).encode()}
+
+
+_TASK_WORDS = (
+    *(
+        b"!function x.y",
+        b"&a [*a]",
+        b"*a",
+        b"<<: ",
+        b"include: task.yaml",
+        b"!!python/object:x",
+        b"? ",
+    ),
+    *(
+        b"{{ q }}",
+        b"{% for i in range(9) %}",
+        b"regex_pattern: '(a+)+$'",
+        b"doc_to_target: ",
+        b"| ",
+    ),
+)
 _WORDS = (
     b'"messages"',
     b'"role"',
@@ -129,5 +174,6 @@ _WORDS = (
 )
 TARGETS = (
     Target("data", _check_data, _data_seeds, _WORDS),
+    Target("task_files", _check_task_file, _task_file_seeds, _TASK_WORDS),
     Target("tasks", _check_tasks, _task_seeds, (b'"completion"', b"1,234.5", b"-", b"\xc2\xbd")),
 )

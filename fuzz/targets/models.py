@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from fuzz.target import Target, must
 from fuzz.targets.scratch import scratch, written
+from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.chat.template import ChatTemplate
 from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.validation import check_model
+from tuneserve.model_files import check_config
 from tuneserve.safetensors import (
     STORAGE,
     SafetensorsWriter,
@@ -34,6 +39,8 @@ def _check_gguf(data: bytes) -> None:
         must(ends <= len(data), f"{name} lies outside the file")
         must(tensor.data.nbytes == tensor.size, f"{name} is not as long as it says")
     must(len(repr(gguf.metadata)) <= 64 * len(data) + 64, "the metadata grew")
+    with suppress(TuneserveError):
+        check_model(gguf)
     again = GGUFFile(gguf.path)
     must(repr(again.metadata) == repr(gguf.metadata), "read twice, two results")
 
@@ -151,6 +158,56 @@ def _adapter_seeds() -> dict[str, bytes]:
     }
 
 
+def _check_config(data: bytes) -> None:
+    path = written("config/config.json", data)
+    config = check_config(path)
+    must("auto_map" not in config, "code of the checkpoint is let through")
+
+
+def _config_seeds() -> dict[str, bytes]:
+    config: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 128,
+        "vocab_size": 100,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "eos_token_id": [1, 2],
+    }
+    inner = {"model_type": "gemma3", "text_config": config}
+    return {"plain": json.dumps(config).encode(), "inner": json.dumps(inner).encode()}
+
+
+def _check_tokenizer(data: bytes) -> None:
+    written("tokenizer/tokenizer.json", data)
+    check_tokenizer_files(scratch() / "tokenizer")
+
+
+def _tokenizer_seeds() -> dict[str, bytes]:
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": r"\p{L}+|\s"},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    added = {"id": 3, "content": "<s>", "special": True, "lstrip": False, "rstrip": False}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": [{**added, "single_word": False, "normalized": False}],
+        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "_"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]},
+        "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+    }
+    return {"bpe": json.dumps(tokenizer).encode()}
+
+
 _CONVERSATION = [
     {"role": "system", "content": "s"},
     {"role": "user", "content": "q"},
@@ -214,5 +271,32 @@ _TEMPLATE_WORDS = (
 )
 TARGETS = (
     Target("gguf", _check_gguf, _gguf_seeds, (b"GGUF", b"general.alignment", b"token_embd.weight")),
+    Target(
+        "safetensors",
+        _check_safetensors,
+        _safetensors_seeds,
+        (
+            *(b'"data_offsets"', b'"shape"', b'"dtype"', b'"F32"', b'"BF16"', b'"__metadata__"'),
+            *(b"[0,0]", b'"weight_map"', b'"../x"', b'"/etc/passwd"'),
+        ),
+    ),
+    Target(
+        "adapter_config",
+        _check_adapter,
+        _adapter_seeds,
+        (b'"rank_pattern"', b'"(([a-z0-9_.]+)+)+X"', b'"r"', b"null", b"[]", b"{}", b"1e400"),
+    ),
+    Target(
+        "config",
+        _check_config,
+        _config_seeds,
+        (b'"auto_map"', b'"hidden_size"', b"-1", b"1e400", b"null", b'"text_config"', b"[1, 2]"),
+    ),
+    Target(
+        "tokenizer",
+        _check_tokenizer,
+        _tokenizer_seeds,
+        (b'"Regex"', b'"(a+)+$"', b'"added_tokens"', b'"merges"', b'"id"', b"-1", b"null"),
+    ),
     Target("template", _check_template, _template_seeds, _TEMPLATE_WORDS),
 )

@@ -30,7 +30,7 @@ from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
 from tuneserve.serve.api.browser_rules import BrowserRules, new_token
 from tuneserve.serve.api.description_page import POLICY, description_page
-from tuneserve.serve.api.errors import AnyTextResponse, ApiError
+from tuneserve.serve.api.errors import AnyTextResponse, ApiError, to_json
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
 from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
@@ -100,6 +100,7 @@ def create_app(service: Service) -> FastAPI:
         description="OpenAI-compatible API of a model served by tuneserve.",
         default_response_class=AnyTextResponse,
         lifespan=lifespan,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
     )
@@ -107,14 +108,9 @@ def create_app(service: Service) -> FastAPI:
         settings.max_json_depth, settings.max_json_containers, settings.max_json_values
     )
 
-    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-    def docs() -> HTMLResponse:
-        return HTMLResponse(
-            description_page(app.openapi()), headers={"Content-Security-Policy": POLICY}
-        )
-
     errors.install(app)
     _describe_without_422(app)
+    _serve_description(app)
     app.include_router(_status_router(service, token))
     app.include_router(generation_router(service), responses=ERRORS)
     app.include_router(text_router(service), responses=ERRORS)
@@ -188,6 +184,31 @@ def _add_batches(app: FastAPI, service: Service) -> BatchRunner | None:
     )
     app.include_router(router, responses=BATCH_ERRORS)
     return runner
+
+
+def _serve_description(app: FastAPI) -> None:
+    """/openapi.json and /docs. Making the description takes a while: once, in another thread."""
+    made: dict[str, bytes] = {}
+    making = asyncio.Lock()
+
+    def make() -> None:
+        made["json"] = to_json(app.openapi())
+        made["page"] = description_page(app.openapi()).encode()
+
+    async def description(kind: str) -> bytes:
+        async with making:
+            if not made:
+                await asyncio.to_thread(make)
+        return made[kind]
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return Response(await description("json"), media_type="application/json")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        page = await description("page")
+        return HTMLResponse(page, headers={"Content-Security-Policy": POLICY})
 
 
 def _describe_without_422(app: FastAPI) -> None:

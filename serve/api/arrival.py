@@ -138,11 +138,12 @@ class Bodies:
 
     def grown(self, body: ArrivingBody, size: int, *, whole: bool) -> None:
         """The body has grown by `size`."""
-        counted = body in self._arriving
-        body.size += size
         if whole:
             self.forget(body)
-        elif counted or body.size > SMALL_BODY:
+            return
+        counted = body in self._arriving
+        body.size += size
+        if counted or body.size > SMALL_BODY:
             self._arriving[body] = None
             self._held += size if counted else body.size
         while self._held > self._most:

@@ -3,8 +3,8 @@ adapters."""
 
 from __future__ import annotations
 
-import asyncio
 import platform
+from functools import partial
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -67,7 +67,8 @@ def llama_server_router(service: Service) -> APIRouter:
     async def apply_template(body: ChatRequest) -> RenderedPrompt:
         """The prompt that the chat template makes of a conversation and its tools."""
         service.resolve_model(body.model)
-        return RenderedPrompt(prompt=await asyncio.to_thread(service.conversation_text, body))
+        work = partial(service.conversation_text, body)
+        return RenderedPrompt(prompt=await service.tokenizing(body.size, work))
 
     @router.get(LORA_ADAPTERS)
     async def lora_adapters() -> list[ListedAdapter]:

@@ -129,6 +129,17 @@ class Service:
             return await asyncio.to_thread(work)
         return await asyncio.get_running_loop().run_in_executor(self._long_texts, work)
 
+    def check_size(self, size: int, *, param: str) -> None:
+        """Raises ApiError, naming `param`, for a text of `size` characters that no context bounds
+        and that would take its thread for too long."""
+        if size > (most := self.settings.max_text):
+            raise ApiError(
+                400,
+                f"The text has more than {most} characters: send it in pieces.",
+                code="invalid_value",
+                param=param,
+            )
+
     @property
     def thinks(self) -> bool:
         """Can the model have thoughts?"""

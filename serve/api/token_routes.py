@@ -40,6 +40,8 @@ def text_router(service: Service) -> APIRouter:
         """The token ids of a text or a conversation, and how many they are."""
         service.resolve_model(body.model)
         size = sum(message.size for message in body.messages or ()) + len(body.content or "")
+        param = "messages" if body.content is None else "content"
+        service.check_size(size, param=param)
         try:
             tokens = await service.tokenizing(size, partial(_tokens, service, body))
         except TooManyTokensError:
@@ -47,7 +49,7 @@ def text_router(service: Service) -> APIRouter:
                 400,
                 f"The text has more than {MOST_TOKENS} tokens.",
                 code="invalid_value",
-                param="messages" if body.content is None else "content",
+                param=param,
             ) from None
         return TokenList(tokens=tokens, count=len(tokens), max_model_len=service.engine.limit)
 

@@ -120,6 +120,7 @@ async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int
 
     with told_as(names):
         service.resolve_model(chat.model)
+        service.check_size(chat.size, param="messages")
         try:
             return len(await service.tokenizing(chat.size, tokens))
         except TooManyTokensError:

@@ -7,7 +7,6 @@ they do, they meet a reset instead of what they were told (413, 401, …).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,10 +44,10 @@ class DropUnread:
             if not unread:
                 await send(message)
             elif message["type"] == "http.response.start":
-                # What has not come in time is not waited for once more.
-                unread = message["status"] != HTTPStatus.REQUEST_TIMEOUT
+                message.setdefault("headers", [])
+                # What has not come in time, or has no room, is not waited for once more.
+                unread = MutableHeaders(scope=message).get("connection") != "close"
                 if not 0 < _length(headers) <= MOST_DROPPED or b"expect" in headers:
-                    message.setdefault("headers", [])
                     MutableHeaders(scope=message)["Connection"] = "close"
                 await send(message)
             elif message.get("more_body"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -54,6 +55,10 @@ COMPILE_SECONDS = 5.0
 """Everyday schemas take milliseconds; this is how long a grammar made to be slow may take."""
 COMPILED_AT_ONCE = 2
 COMPILE_STACK_BYTES = 256 * 1024 * 1024
+
+EASY_SECONDS = 0.05
+MOST_FORCED = 256
+"""A grammar whose first tokens take no longer than that is tried behind so many forced ones."""
 
 LONGEST_REASON = 160
 
@@ -269,8 +274,12 @@ def _compiled(tokenizer: LLTokenizer, lark: str) -> tuple[LLMatcher, str]:
     """The matcher, tried up to where it leaves the model a first choice."""
     matcher = LLMatcher(tokenizer, lark, log_level=0, limits=LIMITS)
     trial = matcher.deep_copy()
-    trial.consume_tokens(trial.compute_ff_tokens())
+    began = time.thread_time()
     mask = trial.compute_bitmask()
+    if not trial.is_error() and time.thread_time() - began < EASY_SECONDS:
+        # Unlike the mask, the forced tokens are looked for without letting go of the interpreter.
+        trial.consume_tokens(trial.compute_ff_tokens()[:MOST_FORCED])
+        mask = trial.compute_bitmask()
     reason = matcher.get_error() or trial.get_error()
     return matcher, _told(reason) if reason or any(mask) else "it allows no answer"
 

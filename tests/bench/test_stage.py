@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.bench_support import QUANTIZATION, disturb, make_run
+from tests.bench.bench_support import QUANTIZATION, disturb, make_run, rows
 from tests.bench.tasks.lm_eval.lm_eval_support import CHOOSING, GENERATING, write_task
 from tests.support import ROOT
 from tuneserve.bench.compare.pairs import HELD_OUT
@@ -74,6 +74,7 @@ def test_texts_noise_floor_endpoint_and_contamination(finished_run: RunDirectory
     again, endpoint = report["others"]
     assert (again["name"], again["against"]) == ("base again", "base")
     assert (endpoint["name"], endpoint["against"]) == ("endpoint", "tuned")
+    assert report["conditions"]["Endpoint"].endswith("/v1, the first model that it lists; greedy")
     rows = [row for row in answers(finished_run) if row["task"] == HELD_OUT]
     right = sum(row["others"]["endpoint"]["score"] for row in rows)
     assert endpoint["accuracy"]["tuned"]["value"] == pytest.approx(right / 10)
@@ -287,7 +288,10 @@ def test_further_models_are_asked_or_their_answers_taken(
     shutil.copy(ggufs["tuned"], "twin.gguf")
     against = recipe.bench.model_copy(update={"against": ("other", "twin.gguf")})
     run_bench(converted_run, recipe.model_copy(update={"bench": against}))
-    assert "other: 10 answers are taken from its own benchmark" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "other: 10 of 10 answers are taken from its own benchmark of " in said
+    assert "other is the same file as tuned" in said
+    assert "twin is the same file as tuned" in said
     report = report_of(converted_run)
     assert [one["name"] for one in report["others"]] == ["other", "twin"]
     assert report["ranking"]["prompts"] == 10
@@ -298,13 +302,34 @@ def test_further_models_are_asked_or_their_answers_taken(
             assert row["others"][name]["score"] == row["tuned"]["score"]
     # Asked otherwise, its answers are no longer the same.
     fewer = against.model_copy(update={"limit": 3})
-    run_bench(converted_run, recipe.model_copy(update={"bench": fewer}), force=True)
-    assert "are taken from its own benchmark" not in capfd.readouterr().err
+    run_bench(converted_run, recipe.model_copy(update={"bench": fewer}), rescore=True)
+    said = capfd.readouterr().err
+    assert "are taken from its own benchmark" not in said
+    assert (
+        "other: its own benchmark's answers can't be used and it is asked now: the prompts, or "
+        "those that shared a block, are others"
+    ) in said
+    conditions = report_of(converted_run)["conditions"]
+    assert (
+        "the same file as tuned; its own benchmark's answers can't be used" in conditions["other"]
+    )
+    # Of a run that was trained on other examples it is said how many prompts it may have seen.
+    other.split("train").write_text(json.dumps(rows()[4]) + "\n")
+    run_bench(converted_run, recipe.model_copy(update={"bench": against}), rescore=True)
+    assert "other: trained on other examples than this run: 1 of the 10 prompts share" in (
+        capfd.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
     ("against", "message"),
-    [("gone.gguf", "no such file"), ("gone", "no such run"), ("base.gguf", "called 'base'")],
+    [
+        ("gone.gguf", "no such file"),
+        ("gone", "no such run"),
+        ("base.gguf", "called 'base'"),
+        ("small", "is this run's own tuned model"),
+        ("link.gguf", "is this run's own tuned model"),
+    ],
 )
 def test_further_models_that_can_not_be_asked(
     converted_run: RunDirectory, ggufs: dict[str, Path], recipe: Recipe,
@@ -312,6 +337,7 @@ def test_further_models_that_can_not_be_asked(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(converted_run.root.parent.parent)
     Path("base.gguf").symlink_to(ggufs["base"])
+    Path("link.gguf").symlink_to(converted_run.tuned_gguf(QUANTIZATION))
     settings = recipe.bench.model_copy(update={"against": (against,)})
     with pytest.raises(UsageError, match=message):
         run_bench(converted_run, recipe.model_copy(update={"bench": settings}))

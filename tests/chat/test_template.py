@@ -1,10 +1,22 @@
 from __future__ import annotations
 
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tuneserve.chat.template import ChatTemplate, TemplateError, api_message, normal_message
+from tuneserve.chat.renderers import _Process
+from tuneserve.chat.template import (
+    ChatTemplate,
+    TemplateError,
+    TemplateLimitError,
+    api_message,
+    normal_message,
+)
+from tuneserve.chat.template_traits import template_traits
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
@@ -94,3 +106,91 @@ def test_a_template_may_keep_lists_of_its_own() -> None:
     for attack in ("{{ messages[0].content.append(1) }}", "{{ tools.pop() }}"):
         with pytest.raises(TemplateError):
             ChatTemplate(attack).render(messages, tools=[{"type": "function"}])
+
+
+_NEVER_ENDING = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "a power that holds the interpreter": "{{ (messages|length + 9) ** (10 ** 9) }}",
+    "a power while compiling": "{{ 10 ** 100000000 % 7 }}",
+}
+_TOO_LARGE = {
+    "a width": "{{ '%2000000000d' % 1 }}",
+    "a format": "{{ '{:2000000000}'.format(1)|length }}",
+    "center": "{{ 'a'|center(2 * 10 ** 9)|length }}",
+    "a list": "{{ ([0] * 10 ** 9)|length }}",
+    "doubling": "{% set n = namespace(x=[1]) %}{% for i in range(40) %}"
+    "{% set n.x = n.x + n.x %}{% endfor %}",
+    "a long text": "{% for i in range(50000) %}{{ 'a' * 1000 }}{% endfor %}",
+}
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second instead of one and three."""
+    monkeypatch.setattr("tuneserve.chat.renderers.RENDER_SECONDS", 0.1)
+    monkeypatch.setattr("tuneserve.chat.renderers.COMPILE_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize("kind", [*_NEVER_ENDING, *_TOO_LARGE])
+@pytest.mark.usefixtures("short")
+def test_a_template_has_a_limit_of_time_and_memory(kind: str) -> None:
+    source = {**_NEVER_ENDING, **_TOO_LARGE}[kind]
+    expected = "takes longer than" if kind in _NEVER_ENDING else "takes|far more than"
+    with pytest.raises(TemplateLimitError, match=expected):
+        ChatTemplate(source).render([{"role": "user", "content": "hi"}])
+    # The next one is rendered.
+    assert ChatTemplate("{{ messages[0].content }}").render([{"content": "a"}]) == "a"
+
+
+@pytest.mark.usefixtures("short")
+def test_a_template_that_takes_too_much_for_any_conversation_is_found_at_once() -> None:
+    ChatTemplate("{{ raise_exception('no') }}").check()
+    for source in ("{% if %}", _NEVER_ENDING["loops"]):
+        with pytest.raises(TemplateError):
+            ChatTemplate(source).check()
+        if source != "{% if %}":
+            with pytest.raises(TemplateLimitError):
+                template_traits(ChatTemplate(source))
+
+
+def test_what_renders_has_no_rights_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the sandbox were left, no file could be read, and the environment holds no keys."""
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    process = _Process()
+    try:
+        found = process.render("{{ 1 }}", [b"{}"])
+        assert found == [("text", "1")]
+        number = process._process.pid
+        assert "secret" not in Path(f"/proc/{number}/environ").read_text(encoding="utf-8")
+        limits = Path(f"/proc/{number}/limits").read_text(encoding="utf-8")
+        assert re.search(r"Max open files +3 +3 ", limits)
+        assert re.search(r"Max file size +0 +0 ", limits)
+    finally:
+        process.close()
+
+
+def test_many_are_rendered_at_once_and_in_order() -> None:
+    refusal = "{% if fails %}{{ raise_exception('x') }}{% endif %}"
+    template = ChatTemplate("{{ messages[0].content }}" + refusal)
+    calls = [{"messages": [{"content": f"{n}\ud800é"}], "fails": n == 3} for n in range(500)]
+    texts = template.render_all(calls)
+    assert [n for n, text in enumerate(texts) if isinstance(text, TemplateError)] == [3]
+    assert texts[499] == "499\ud800é"
+    template.render_ahead(calls)
+    assert template.render_all(calls[:3]) == texts[:3]
+    with pytest.raises(TemplateError, match="is no JSON"):
+        template.render([{"content": object()}])
+
+
+def test_conversations_are_rendered_side_by_side_and_in_a_copy_of_the_process() -> None:
+    template = ChatTemplate(CHATML)
+
+    def rendered(number: int) -> str:
+        return template.render([{"role": "user", "content": str(number)}])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(rendered, range(100))) == [rendered(n) for n in range(100)]
+    child = os.fork()
+    if not child:
+        os._exit(0 if rendered(7) == template.render([{"role": "user", "content": "7"}]) else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import ROOT
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import (
     atomic_path,
+    cache_directory,
+    check_replaceable,
     errors_named,
     read_json,
     read_text,
@@ -242,3 +244,55 @@ def test_a_folder_that_takes_no_files_is_named(place: str, folder: str) -> None:
     with pytest.raises(UsageError, match="nothing can be written") as caught:
         write_text(Path(place), "x")
     assert caught.value.where == folder
+
+
+def test_numpys_own_words_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "3145728 requested and 1048576 written"
+    with pytest.raises(OSError, match="requested") as caught, errors_named(tmp_path):
+        raise OSError(said)  # there is room: it is something else
+    assert caught.value.errno is None
+    monkeypatch.setattr("tuneserve.files._room", lambda _: 0)
+    with pytest.raises(OSError, match="No space left") as caught, errors_named(tmp_path):
+        raise OSError(said)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path))
+
+
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TUNESERVE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(TuneserveError, match="no home directory") as caught:
+        cache_directory()
+    assert "Set HOME" in caught.value.hint
+
+
+def test_what_a_command_did_not_make_is_named_before_it_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    check_replaceable(folder, (), what="adapter")
+    folder.mkdir()
+    for name in ("adapter_config.json", "tokenizer.json"):
+        (folder / name).touch()
+    patterns = ("adapter_*", "tokenizer*")
+    check_replaceable(folder, patterns, what="adapter")
+    (folder / "notes.txt").touch()
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        check_replaceable(folder, patterns, what="adapter")
+    assert caught.value.problems == ["notes.txt"]
+    (tmp_path / "link").symlink_to(folder)  # the link is replaced, not what it names
+    check_replaceable(tmp_path / "link", patterns, what="adapter")
+
+
+def test_a_link_to_a_directory_is_replaced_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "thesis.tex").touch()
+    (tmp_path / "data").symlink_to(kept)
+    with atomic_path(tmp_path / "data") as temporary:
+        temporary.mkdir()
+    assert (kept / "thesis.tex").exists()
+    assert not (tmp_path / "data").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "kept"]

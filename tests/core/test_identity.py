@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.identity import base_files, check_unchanged, hashes_of
+from tuneserve.files import sha256_file
+from tuneserve.identity import base_files, check_unchanged, hashes_of, known_sha256
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec, checkpoint_tensors, weight_files
 
 
@@ -58,3 +61,59 @@ def test_other_weights_alone_are_no_checkpoint(tmp_path: Path) -> None:
     assert weight_files(tmp_path) == []
     with pytest.raises(UsageError, match=r"neither model\.safetensors"):
         checkpoint_tensors(tmp_path)
+
+
+def test_a_large_file_is_read_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tuneserve.identity.LARGE_BYTES", 4)
+    monkeypatch.setattr("tuneserve.identity._SETTLED_NS", 0)
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr("tuneserve.identity.sha256_file", counted)
+    base, small = tmp_path / "base", tmp_path / "small"
+    base.write_text("weights")
+    small.write_text("abc")
+    first = known_sha256(base)
+    assert first == known_sha256(base) == sha256_file(base)
+    assert read == [base]
+    known_sha256(small)
+    known_sha256(small)
+    assert read == [base, small, small]
+    # Two bits flipped, the size and the time of the last change kept.
+    times = base.stat()
+    base.write_text("weighus")
+    os.utime(base, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert known_sha256(base) == sha256_file(base) != first
+    (tmp_path / "cache" / "sha256.json").write_text("[1")
+    assert known_sha256(base) == sha256_file(base)
+
+
+def test_what_changed_just_now_or_in_the_future_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another change within the clock's resolution would not be seen."""
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tuneserve.identity.LARGE_BYTES", 4)
+    base = tmp_path / "base"
+    for ahead in (0, 10**12):
+        base.write_text("weights")
+        os.utime(base, ns=(0, time.time_ns() + ahead))
+        known_sha256(base)
+    assert not (tmp_path / "cache" / "sha256.json").exists()
+
+
+def test_without_a_cache_files_are_hashed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("tuneserve.identity.LARGE_BYTES", 4)
+    monkeypatch.setattr("tuneserve.identity._SETTLED_NS", 0)
+    (tmp_path / "base").write_text("weights")
+    assert known_sha256(tmp_path / "base") == sha256_file(tmp_path / "base")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.fault_stages import BATCHES, DATA, EXPORT, JOURNAL, RUN_RECORD, SPLIT
-from tests.faults import WAYS, Stage, try_stage
+from tests.faults import BROKEN, FULL, KILL, NOT, POWER, POWER_NAMES, WAYS, Stage, try_stage
+from tuneserve.files import write_text
 
 
 @pytest.fixture
@@ -31,3 +32,18 @@ def test_a_stage_ends_the_same_whatever_stopped_it(stage: Stage, every: int, scr
     assert found.problems == []
     assert len(found.points) > 5
     assert sum(found.outcomes.values()) == -(-len(found.points) // every) * len(WAYS)
+
+
+def test_a_power_cut_shows_what_was_not_synced(scratch: Path) -> None:
+    """The trials find what they are for: a name without its content, which passes for done."""
+
+    def work() -> None:
+        if not Path("done").exists():
+            write_text(Path("done"), "all of it", synced=False)
+            write_text(Path("more"), "", synced=False)
+
+    stage = Stage("unsynced", lambda _: None, work, lambda folder: (folder / "done").read_text())
+    found = try_stage(stage, scratch)
+    assert found.outcomes[POWER_NAMES, NOT] > 0
+    assert "\0" * 9 in found.problems[-1]
+    assert not any(found.outcomes[way, NOT] for way in (KILL, FULL, BROKEN, POWER))

@@ -282,3 +282,32 @@ def test_settings_of_auto_that_an_earlier_release_kept_have_no_effect(tmp_path: 
     assert run.saved_settings() == {"convert": {"quantization": "Q4_K_M", "max_kld": 0.5}}
     run.update(settings={"convert": {**convert, "quantization": "auto"}})
     assert run.saved_settings()["convert"]["mix_tokens"] == 2048
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 300, b"[]", b'{"name": "\xff"}', b'{"schema": 1, "na', b'{"stages": 3}'],
+)
+def test_a_damaged_record_is_kept_beside_the_new_one(run: RunDirectory, content: bytes) -> None:
+    run.root.mkdir(parents=True)
+    run.record_path.write_bytes(content)
+    with pytest.raises(TuneserveError) as caught:
+        run.read()
+    assert "tuneserve train --run first --force" in caught.value.hint
+    run.set_aside_damaged()
+    run.set_aside_damaged()
+    assert run.read().name == ""
+    aside = run.root / "run.json.damaged-1"
+    assert aside.read_bytes() == content
+    run.record_path.write_bytes(b"[")
+    run.set_aside_damaged()
+    assert aside.read_bytes() == content
+    assert (run.root / "run.json.damaged-2").read_bytes() == b"["
+
+
+def test_the_record_of_a_newer_release_is_not_set_aside(run: RunDirectory) -> None:
+    run.root.mkdir(parents=True)
+    run.record_path.write_text('{"schema": 1000}')
+    with pytest.raises(UsageError, match="newer tuneserve"):
+        run.set_aside_damaged()
+    assert run.record_path.is_file()

@@ -16,7 +16,7 @@ from fuzz.mutate import mutated
 from fuzz.target import Target
 from fuzz.targets import TARGETS
 
-SECONDS = 2.0
+SECONDS = 1.5
 
 
 @pytest.fixture(params=TARGETS.values(), ids=list(TARGETS))

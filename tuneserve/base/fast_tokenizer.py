@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json, write_json
 from tuneserve.gguf.tokens import NEVER_STRIPPING
@@ -42,6 +43,7 @@ def load_fast_tokenizer(directory: Path) -> Any:
             hint="A tokenizer.model alone is not read: the steps around it are in tokenizer.json. "
             "Take both from the same model, or train on a GGUF of the base.",
         )
+    check_tokenizer_files(directory)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
         _keep_flags(tokenizer, read_json(path))

@@ -8,11 +8,14 @@ from tuneserve.base.config import checkpoint_config, generation_config
 from tuneserve.base.proof import check_imported
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.base.weights import checkpoint_dtype, write_weights
+from tuneserve.chat.template import ChatTemplate
 from tuneserve.console import bytes_per_second, progress
-from tuneserve.errors import OutputExistsError, UsageError
+from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import atomic_path, check_replaceable, write_json
 from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.parts import open_whole
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.llama.trial import check_loadable
 
 
@@ -30,6 +33,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     gguf = open_whole(source)
     architecture = by_gguf_name(gguf.architecture)
     check_loadable(gguf.path)
+    _check_template(gguf)
     config = checkpoint_config(gguf, architecture)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
     with atomic_path(target) as directory:
@@ -44,6 +48,18 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
             )
         check_imported(gguf, config, directory)
     return target
+
+
+def _check_template(gguf: GGUFFile) -> None:
+    if template := gguf.get(TEMPLATE):
+        try:
+            ChatTemplate(template).check()
+        except TuneserveError as error:
+            raise UsageError(
+                f"{TEMPLATE}: {error.message}",
+                where=str(gguf.path),
+                hint="Download or make it again.",
+            ) from error
 
 
 CHECKPOINT_FILES = (

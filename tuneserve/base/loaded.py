@@ -26,7 +26,7 @@ def all_weights_read(checkpoint: Path) -> Iterator[None]:
         missing.update(report["missing_keys"])
         return (model, report) if wanted else model
 
-    PreTrainedModel.from_pretrained = classmethod(with_report)  # type: ignore[assignment]
+    PreTrainedModel.from_pretrained = classmethod(with_report)
     try:
         yield
     finally:

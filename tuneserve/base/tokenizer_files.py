@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
 from tuneserve.errors import UsageError
 from tuneserve.expressions import ExpressionError, check_expression
 from tuneserve.gguf import pretokenizer_table
@@ -12,14 +13,19 @@ from tuneserve.model_files import LARGEST_SIZE, are_texts, check_code, read_mode
 
 MOST_BYTES = 256 << 20
 """Of a file; the largest in use have 33 MB."""
+_BESIDE = (
+    "special_tokens_map.json", "added_tokens.json", "generation_config.json", "chat_template.json",
+    "processor_config.json", "preprocessor_config.json",
+)  # fmt: skip
 _IN_USE = frozenset(
     value for name, value in vars(pretokenizer_table).items() if name.endswith("_REGEX")
 )
 
 
 def check_tokenizer_files(directory: Path) -> None:
-    """Check tokenizer.json and what stands beside it. Raises UsageError for another structure than
-    the tokenizers library reads, for expressions that may never end, and for code."""
+    """Check tokenizer.json and what transformers reads beside it. Raises UsageError for another
+    structure than the tokenizers library reads, for expressions that may never end, and for
+    code."""
     path = directory / "tokenizer.json"
     content = read_model_json(path, most_bytes=MOST_BYTES)
     model = content.get("model")
@@ -50,6 +56,17 @@ def check_tokenizer_files(directory: Path) -> None:
             _require(good, beside, f"{key} is no token")
         for key in ("tokenizer_class", "padding_side", "truncation_side"):
             _require(isinstance(config.get(key), str | None), beside, f"{key} is no name")
+
+    for name in _BESIDE:
+        if (directory / name).exists():
+            check_code(
+                read_model_json(directory / name, most_bytes=MOST_BYTES), str(directory / name)
+            )
+    template = directory / "chat_template.jinja"
+    if template.exists() and template.stat().st_size > 4 * MAX_TEMPLATE_CHARACTERS:
+        raise UsageError(
+            f"is longer than {MAX_TEMPLATE_CHARACTERS} characters", where=str(template)
+        )
 
 
 def _require(good: bool, path: Path, problem: str) -> None:

@@ -16,8 +16,10 @@ from tuneserve.chat.prompt import (
     trained_places,
 )
 from tuneserve.chat.template import ChatTemplate
+from tuneserve.chat.template_traits import template_traits
 from tuneserve.errors import TuneserveError
 
+EACH = 200
 CHARACTERS_AHEAD = 1 << 20
 """Of the examples whose renderings are kept at a time."""
 
@@ -28,10 +30,14 @@ def rendered_ahead(
     examples: Sequence[Example],
     *,
     thoughts: str,
-    train_on: str,
+    train_on: str = "last",
+    checked: bool = True,
 ) -> Iterator[Example]:
     """The examples one after the other, while the template knows what `lost_parts` and `encode`
-    will most likely ask of it for the next ones."""
+    will most likely ask of it for the next ones; without `checked`, what `encode` alone will.
+    Raises TemplateLimitError."""
+    if template is not None:
+        template_traits(template)
     for group in _groups(examples):
         if template is not None:
             calls: list[dict[str, Any]] = []
@@ -39,6 +45,9 @@ def rendered_ahead(
                 # What is wrong with an example is told when it is encoded.
                 with suppress(TuneserveError):
                     calls += _calls(tokenizer, template, example, thoughts, train_on)
+                    if checked and example.prompt:
+                        marked = with_marks(example)[0]
+                        calls += _last_answer(template, marked, thoughts)
             template.render_ahead(calls)
         yield from group
     if template is not None:
@@ -50,15 +59,18 @@ def _calls(
 ) -> list[dict[str, Any]]:
     if not example.prompt:
         return []
-    marked = example_arguments(template, with_marks(example)[0], thoughts=thoughts)
     own = example_arguments(template, protected(tokenizer, example), thoughts=thoughts)
-    last = len(own["messages"]) - 1
-    calls = answer_calls(marked, [last]) + answer_calls(own, [last])
+    calls = answer_calls(own, [len(own["messages"]) - 1])
     if train_on == "all":
         *before, _ = own["messages"]
         prompt = {**own, "messages": before, "add_generation_prompt": True}
         calls += answer_calls(prompt, list(trained_places(before).values()))
     return calls
+
+
+def _last_answer(template: ChatTemplate, example: Example, thoughts: str) -> list[dict[str, Any]]:
+    arguments = example_arguments(template, example, thoughts=thoughts)
+    return answer_calls(arguments, [len(arguments["messages"]) - 1])
 
 
 def _groups(examples: Sequence[Example]) -> Iterator[list[Example]]:
@@ -68,7 +80,7 @@ def _groups(examples: Sequence[Example]) -> Iterator[list[Example]]:
         group.append(example)
         characters = sum(len(message.get("content") or "") for message in example.messages)
         # Each answer is rendered with all that is before it.
-        size += characters * len(example.messages)
+        size += EACH + characters * len(example.messages)
         if size >= CHARACTERS_AHEAD:
             yield group
             group, size = [], 0

@@ -5,9 +5,10 @@ JSON. Before the first one it gives up what rendering does not need: it can open
 and take no more than MEMORY_BYTES. Each request may take the processor time that it names; then the
 kernel ends the process, whatever the interpreter is at.
 
-A request is two of them: `template` (a number), `source` (where that number is new), `seconds` (for
-each rendering) and `longest` (characters of a text); then a list of variables for each rendering.
-The answer is a list of [kind, text] for each, the kind one of OUTCOMES.
+A request is two of them: `template` (a number), `source` and `compile_seconds` (where that number
+is new), `seconds` (for each rendering) and `longest` (characters of a text); then a list of
+variables for each rendering. The answer is a list of [kind, text] for each, the kind one of
+OUTCOMES.
 """
 
 from __future__ import annotations
@@ -22,9 +23,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 MEMORY_BYTES = 512 << 20
-"""Of address space. The largest request, 16 MiB of JSON, takes about 200 MiB."""
-COMPILE_SECONDS = 3.0
-"""Of processor time; the longest templates in use take 0.1 s."""
+"""Of address space. Of requests of 16 MB, 300,000 messages took 167 MB, 5 million lists 429 MB."""
 LONGEST_REASON = 1000
 OUTCOMES = ("text", "refused", "failed", "broken", "memory", "long")
 """A text; the template's own refusal; its failure; it can't be compiled; too much memory; too long
@@ -61,10 +60,10 @@ class _Templates:
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}
 
-    def define(self, number: int, source: str) -> None:
+    def define(self, number: int, source: str, seconds: float) -> None:
         from tuneserve.chat.sandbox import Sandbox
 
-        _allow(COMPILE_SECONDS)
+        _allow(seconds)
         self._known[number] = _attempt(lambda: Sandbox(source), "broken")
 
     def render(self, number: int, variables: dict[str, Any], longest: int) -> Outcome:
@@ -122,7 +121,7 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     templates = _Templates()
     templates.define(
-        -1, "{{ strftime_now('%c') }}{% for m in messages %}{{ m | tojson }}{% endfor %}"
+        -1, "{{ strftime_now('%c') }}{% for m in messages %}{{ m | tojson }}{% endfor %}", 60.0
     )
     templates.render(-1, {"messages": [{"role": "user", "content": "é"}]}, 1000)
     _give_up_rights()
@@ -131,7 +130,7 @@ def main() -> None:
         calls = _read_frame(requests)
         number, source = request["template"], request.get("source")
         if source is not None:
-            templates.define(number, source)
+            templates.define(number, source, request["compile_seconds"])
         outcomes = []
         for variables in calls:
             _allow(request["seconds"])

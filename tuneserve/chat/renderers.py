@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from tuneserve.chat.render_process import (
-    COMPILE_SECONDS,
     LONGEST_REASON,
     OUTCOMES,
     Outcome,
@@ -29,6 +28,8 @@ from tuneserve.chat.render_process import (
 from tuneserve.child import own_module
 from tuneserve.errors import TuneserveError
 
+COMPILE_SECONDS = 3.0
+"""Processor time to compile a template; the longest ones in use take 0.1 s."""
 RENDER_SECONDS = 1.0
 SECONDS_PER_MIB = 2.0
 """Processor time that a rendering may take, and more for each MiB that it is given."""
@@ -97,7 +98,7 @@ class _Process:
         request: dict[str, Any] = {"seconds": seconds, "longest": longest}
         if source not in self._numbers:
             self._numbers[source] = len(self._numbers)
-            request["source"] = source
+            request |= {"source": source, "compile_seconds": COMPILE_SECONDS}
             new = f"{COMPILE_SECONDS:.3g} s to be compiled or "
         request["template"] = self._numbers[source]
         deadline = time.monotonic() + _STALLED_SECONDS

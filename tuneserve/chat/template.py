@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from tuneserve.chat.render_process import MEMORY_BYTES, Outcome, as_json
@@ -127,11 +126,16 @@ class ChatTemplate:
 
     def render_ahead(self, calls: Sequence[Mapping[str, Any]]) -> None:
         """Keep what these calls give until they, or others of this kind, are asked for: thousands
-        are rendered faster together than one by one. What can't be rendered is told then."""
+        are rendered faster together than one by one. What can't be rendered is told then; but
+        raises TemplateLimitError."""
         self._ahead = {}
-        with suppress(TemplateError, RenderersBusyError):
+        try:
             given = list(dict.fromkeys(map(self._given, calls)))
             self._ahead = dict(zip(given, self._rendered(given), strict=True))
+        except TemplateLimitError:
+            raise
+        except (TemplateError, RenderersBusyError):
+            return
 
     def _outcomes(self, calls: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         given = list(map(self._given, calls))

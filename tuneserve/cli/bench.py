@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tuneserve.cli.common import allow_code_option, later_stage_settings, select_run, stage_options
+from tuneserve.cli.common import (
+    allow_code_option,
+    later_stage_settings,
+    select_run,
+    show_ranking,
+    stage_options,
+)
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.errors import TuneserveError
 from tuneserve.options import BENCH_FIELDS, settings_options
@@ -93,7 +99,13 @@ def command(
 
 def show(report: Report) -> None:
     """The figures as a table, then the verdict."""
-    from tuneserve.bench.compare.figures import number, points, points_interval, rate
+    from tuneserve.bench.compare.figures import (
+        memory,
+        number,
+        points,
+        points_interval,
+        rate,
+    )
 
     groups = [(group.name, group.accuracy, group.perplexity) for group in report.groups]
     everything = ("All", report.accuracy, report.perplexity)
@@ -116,7 +128,7 @@ def show(report: Report) -> None:
     for level in report.load:
         say(
             f"tuned, clients at once: {level.clients}, {rate(level.throughput)} tok/s, "
-            f"first token after {level.first_token_median:.2f} s"
+            f"first token after {level.first_token_median:.2f} s, {memory(level.memory)} MiB of RAM"
         )
     for cost in report.costs:
         say(f"clients at once: {cost.clients}, {cost.describe()}")
@@ -124,6 +136,8 @@ def show(report: Report) -> None:
         say(report.judge.describe())
     if report.ladder:
         _show_ladder(report.ladder)
+    if report.ranking:
+        show_ranking(report.ranking, "score" if report.accuracy.graded else "right")
     say(report.verdict.sentence)
     say(report.forgetting.sentence)
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tuneserve.console import say, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
+
+if TYPE_CHECKING:
+    from tuneserve.bench.stats.ranking import Ranking
 
 # Of [convert], what is asked before training.
 PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
@@ -91,3 +95,16 @@ def later_stage_settings(
     merged = recipe.model_dump(mode="json")
     fixed = {name: table for name, table in saved.items() if name not in sections}
     return Recipe.model_validate({**merged, **fixed})
+
+
+def show_ranking(ranking: Ranking, heading: str) -> None:
+    """Every contender's figure, under `heading`, with its letters, then which differences stand."""
+    from tuneserve.bench.compare.figures import interval, percent
+
+    rows = [
+        [one.name, percent(one.accuracy.value), interval(one.accuracy), one.letters]
+        for one in ranking.ranked
+    ]
+    columns = ["", heading, "interval", "letters"]
+    table("Ranking: no difference is shown between models that share a letter", columns, rows)
+    say(ranking.sentence)

@@ -31,7 +31,7 @@ def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, forc
     tuneserve export lmstudio sentiment
     """
     from tuneserve.convert.handover.files import handed_files
-    from tuneserve.convert.handover.local import LM_STUDIO, to_lm_studio
+    from tuneserve.convert.handover.local import to_lm_studio
     from tuneserve.errors import UsageError
 
     run = RunDirectory.named(run_name).require()
@@ -43,7 +43,7 @@ def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, forc
             hint="Convert it to a merged GGUF, or serve it: tuneserve serve --run NAME.",
         )
     target = to_lm_studio(
-        tuned, publisher=publisher, name=name or run.name, models=models or LM_STUDIO, force=force
+        tuned, publisher=publisher, name=name or run.name, models=models, force=force
     )
     say(str(target))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tuneserve.cli.common import show_ranking
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.run import RunDirectory
 
@@ -47,7 +48,7 @@ def show(found: RunsComparison) -> None:
     columns = ["run", "right, %", "PPL", "tok/s", "size", "against first", "p"]
     table("Runs: base → tuned", columns, [_cells(row) for row in found.rows])
     if found.ranking:
-        _show_ranking(found)
+        show_ranking(found.ranking, "tuned")
     if found.note:
         say(found.note)
     for row in found.rows:
@@ -74,16 +75,3 @@ def _cells(row: RunRow) -> list[str]:
         against,
         "-" if row.p is None else p_value(row.p),
     ]
-
-
-def _show_ranking(found: RunsComparison) -> None:
-    from tuneserve.bench.compare.figures import interval, percent
-
-    assert found.ranking is not None
-    rows = [
-        [one.name, percent(one.accuracy.value), interval(one.accuracy), one.letters]
-        for one in found.ranking.ranked
-    ]
-    columns = ["run", "tuned", "interval", "letters"]
-    table("Ranking: no difference is shown between runs that share a letter", columns, rows)
-    say(found.ranking.sentence)

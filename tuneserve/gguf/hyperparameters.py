@@ -14,7 +14,7 @@ MOST_EXPERTS = 1024
 LARGEST_INT32 = 2**31 - 1
 ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 
-# Whole numbers; of those that may differ by layer, lists of them too.
+# Whole numbers, or lists of them by layer.
 _COUNTS = (
     "block_count", "context_length", "embedding_length", "vocab_size", "expert_count",
     "expert_group_count", "expert_group_used_count", "expert_shared_count",
@@ -25,7 +25,7 @@ _BY_LAYER = (
     "attention.head_count", "attention.head_count_kv", "feed_forward_length",
     "expert_used_count", "expert_feed_forward_length",
 )  # fmt: skip
-# With 0 of these nothing is computed, whatever the architecture.
+# One of the whole model; with 0 nothing is computed.
 _AT_LEAST_ONE = ("block_count", "context_length", "embedding_length")
 # All their values are small additions to a variance.
 _EPSILON = re.compile(r"(layer_norm|layer_norm_rms|group_norm)_epsilon")
@@ -64,7 +64,9 @@ class _Values:
         }
 
     def number(self, key: str, default: int = 0) -> int:
-        return int(self.entries.get(key, default))
+        """The largest, where there is one for each layer."""
+        value = self.entries.get(key, default)
+        return int(max(value, default=default) if isinstance(value, list) else value)
 
     def by_layer(self, key: str) -> list[int]:
         """One for each layer, or one for all."""
@@ -82,9 +84,9 @@ class _Values:
 def _type_problems(values: _Values) -> Iterator[tuple[str, str]]:
     for key in (*_COUNTS, *_BY_LAYER):
         value = values.entries.get(key)
-        found = value if isinstance(value, list) and key in _BY_LAYER else [value]
         if value is None:
             continue
+        found = value if isinstance(value, list) and key not in _AT_LEAST_ONE else [value]
         if not all(type(one) is int for one in found):
             yield key, f"{values.shown(key)}, and must be a whole number"
         elif any(not 0 <= one <= LARGEST_INT32 for one in found):

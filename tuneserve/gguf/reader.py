@@ -24,6 +24,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
+LONGEST_NAME = 64  # GGML_MAX_NAME, with the zero at its end
 UINT32, STRING, ARRAY = 4, 8, 9
 # GGUF value type number → struct format.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q",
@@ -169,6 +170,8 @@ class _HeaderReader:
             name = self._string()
             if name in entries:
                 raise _DamageError(f"the tensor {name!r} stands there twice")
+            if len(name.encode()) >= LONGEST_NAME:
+                raise _DamageError(f"the name of the tensor {name[:40]!r}… is too long")
             entries[name] = (self._shape(name), self._next("I"), self._next("Q"))
         start = _aligned(self._at, alignment)
         tensors, end = {}, 0

@@ -168,11 +168,13 @@ list.addEventListener("scroll", () => requestAnimationFrame(draw), { passive: tr
 list.addEventListener("keydown", event => {
   if (event.key === "Escape" && open) { close(); event.preventDefault(); return; }
   if (event.target !== list || event.ctrlKey || event.metaKey || event.altKey) return;
-  const page = Math.max(1, Math.floor(list.clientHeight / rowHeight) - 1);
+  // A row that is seen in part at the end of a page begins the next one.
+  const page = Math.max(1, Math.floor((list.clientHeight - document.getElementById("head").offsetHeight) / rowHeight));
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -shown.length, End: shown.length };
   if (event.key in steps) {
     const reading = open !== null;
     close();
+    if (event.key.startsWith("Page")) list.scrollTop += steps[event.key] * rowHeight;
     activate(active + steps[event.key]);
     if (reading) toggle(active);
   } else if (event.key === "Enter" || event.key === " ") toggle(active);

@@ -249,7 +249,10 @@ def _describe_all(details: Iterable[ErrorDetails], file: TaskFile) -> list[tuple
         if detail["type"] == "missing" and get_close_matches(str(detail["loc"][-1]), unknown):
             continue  # it is misspelled, which is said
         # What pydantic calls the members of a union stands between the keys.
-        keys = tuple(part for part in detail["loc"] if not _UNION.search(str(part)))
+        place = detail["loc"]
+        keys = tuple(part for part in place if not _UNION.search(str(part)))
+        # An unknown key may be called like that itself.
+        keys = place if detail["type"] == "extra_forbidden" or not keys else keys
         by_key.setdefault(keys, []).append(detail)
     return [_describe(keys, found, file) for keys, found in by_key.items()]
 

@@ -94,7 +94,10 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
     text = read_text(path, "task")
     if len(text) > MOST_CHARACTERS:
         raise UsageError(f"is longer than {MOST_CHARACTERS:,} characters", where=str(path))
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.YAMLError as error:  # characters that YAML has not
+        raise UsageError(f"not valid YAML: {error}", where=str(path)) from error
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):

@@ -125,7 +125,7 @@ class FileStore:
             if stored is not None and self.path(path.stem).is_file():
                 known[path.stem] = cast(StoredFile, stored)
         for path in self._files.glob("file-*.jsonl"):
-            if path.with_suffix(".json") not in described:
+            if _ID.fullmatch(path.stem) and path.with_suffix(".json") not in described:
                 path.unlink()
         return known
 

@@ -244,6 +244,30 @@ def test_what_few_pieces_do_not_show_is_not_excluded() -> None:
     assert judge_forgetting([], same, SETTINGS).outcome == "nothing forgotten"
 
 
+def test_what_few_graded_prompts_do_not_show_is_not_excluded() -> None:
+    """None of 40 loses more than a point, but 7 % of all may lose everything."""
+    asked = [
+        replace(
+            pair,
+            base=replace(pair.base, score=0.6),
+            tuned=replace(pair.tuned, score=0.6 + (-1) ** place * 0.004),
+        )
+        for place, pair in enumerate(pairs(0, 0, 2000, 0))
+    ]
+    task = Task("json", "", [], [], 9)
+    for count, outcome in ((120, "no forgetting shown"), (2000, "nothing forgotten")):
+        tasks, _ = compare_elsewhere([(task, asked[:count])], [], SETTINGS)
+        verdict = judge_forgetting(tasks, [], SETTINGS)
+        assert verdict.outcome == outcome, verdict
+    tasks, _ = compare_elsewhere([(task, asked[:200])], [], SETTINGS)
+    low = tasks[0].accuracy.difference.low
+    assert low is not None
+    assert low > -0.02
+    assert not tasks[0].kept
+    sentence = judge_forgetting(tasks, [], SETTINGS).sentence
+    assert "none is seen, but what up to 1.5 % of such prompts lose may be seen in none" in sentence
+
+
 def test_what_the_base_can_not_do_is_not_kept() -> None:
     task = Task("Hard", "", [], [], 9), pairs(0, 0, 0, 3000)
     tasks, _ = compare_elsewhere([task], [], SETTINGS)

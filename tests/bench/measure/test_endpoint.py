@@ -118,6 +118,7 @@ def test_a_field_that_is_refused_is_left_out(peer: Peer, path: str, name: str) -
     assert {answer["text"] for answer in found.values()} == {"ONE", "TWO", "THREE"}
     assert peer.bodies[-1][name] == 7
     assert ("temperature" in peer.bodies[-1]) == ("temp" not in path)
+    assert {answer["sampled"] for answer in found.values()} == {"temp" in path}
     # The first two are refused at the same time, the third is asked in the form that is taken.
     assert len(peer.bodies) <= 5
 

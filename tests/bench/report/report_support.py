@@ -18,7 +18,7 @@ from tuneserve.bench.compare.results import (
     Report,
     SweepResult,
 )
-from tuneserve.bench.measure.clients import Load, ServerStart
+from tuneserve.bench.measure.clients import Held, Load, ServerStart
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.stats.bootstrap import Estimate
@@ -96,7 +96,7 @@ def make_report(
         curves=LossCurves(
             [(n, 3.0 / n) for n in range(1, 50)], [(25, 0.4), (49, 0.3)], [(0, 1.0), (49, 1.5)], 49
         ),
-        load=[Load(clients, rate, 0.2, 0.5, 6) for clients in (1, 4)],
+        load=[Load(clients, rate, 0.2, 0.5, 6, Held(3e8, 1e6, 3)) for clients in (1, 4)],
         server=ServerStart(2.5, 400_000_000, 0),
         ladder=some_points(),
         base=contender("base"),

@@ -20,7 +20,10 @@ from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
 PROMPTS = 700
-KEYS = {"ArrowDown": 40, "ArrowUp": 38, "End": 35, "Enter": 13, "Escape": 27, "Tab": 9}
+KEYS = {
+    "ArrowDown": 40, "ArrowUp": 38, "End": 35, "Enter": 13, "Escape": 27, "Home": 36,
+    "PageDown": 34, "PageUp": 33, "Tab": 9,
+}  # fmt: skip
 
 
 def given(text: str, score: float, ended: str = "stop") -> Answer:
@@ -165,6 +168,15 @@ def test_the_keyboard_alone(page: Browser) -> None:
     press(page, "End")
     assert page.run(f"{active}.innerText").count("=SUM") == 1
     assert page.run("canvas.querySelectorAll('[role=row]').length") < 40
+    press(page, "Home")
+    assert page.run("[active, list.scrollTop]") == [0, 0]
+    # A page on: the first row that was not seen whole comes to the top.
+    whole = page.run("Math.floor((list.clientHeight - head.offsetHeight) / rowHeight)")
+    press(page, "PageDown")
+    assert page.run("active") == whole
+    assert page.run("list.scrollTop / rowHeight") == pytest.approx(whole, abs=0.1)
+    press(page, "PageUp")
+    assert page.run("[active, list.scrollTop]") == [0, 0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from tuneserve.bench.stats import intervals, proportions, significance
-from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, cluster_numbers
+from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.robust import spread_of
 
 
@@ -369,3 +369,53 @@ def test_small_differences_everywhere_do_not_hide_large_ones() -> None:
     truth = 0.97 * 0.02 - 0.03
     assert ((low <= truth) & (truth <= high)).mean() >= 0.95
     assert intervals.unseen_share(60) == pytest.approx(3 / 60, rel=0.03)
+
+
+@pytest.mark.parametrize(("whole", "margin"), [(True, 0.05), (False, 0.03)])
+def test_as_many_as_would_exclude_a_loss_do(whole: bool, margin: float) -> None:
+    """If nothing is lost, the loss is excluded 4 times in 5, or a little oftener."""
+    generator = np.random.default_rng(7)
+
+    def draw(benchmarks: int, prompts: int) -> FloatArray:
+        if not whole:
+            return generator.normal(0, 0.1, (benchmarks, prompts))
+        chosen = generator.choice([-1.0, 0.0, 1.0], (benchmarks, prompts), p=[0.1, 0.8, 0.1])
+        return np.asarray(chosen)
+
+    def lowest(drawn: FloatArray) -> FloatArray:
+        bootstrap = Bootstrap(np.arange(drawn.shape[-1]))
+        return intervals.difference_ends(drawn, bootstrap, whole=whole)[0]
+
+    pilot = draw(50, 100)
+    said = [
+        significance.enough_to_exclude(Estimate(mean, low), 100, margin) or 0
+        for mean, low in zip(pilot.mean(-1), lowest(pilot), strict=True)
+    ]
+    shown = (lowest(draw(400, int(np.median(said)))) > -margin).mean()
+    assert 0.74 <= shown <= 0.95
+    some = Estimate(0.0, -0.05)
+    assert significance.enough_to_exclude(some, 100, 0.02) == 1300
+    # Prompts not seen, which may lose all, take more: 3 / n of them.
+    assert significance.enough_to_exclude(some, 100, 0.02, unseen_loss=0.6) == 1500
+    assert significance.enough_to_exclude(some, 100, 0.0) is None
+    assert significance.enough_to_exclude(Estimate(0.0), 100, 0.02) is None
+
+
+def test_few_differing_scores_do_not_bound_the_others() -> None:
+    """15 % of prompts differ, two of three of them by a tenth: 20 prompts may show no large one."""
+    generator = np.random.default_rng(6)
+    sizes = generator.choice([-0.1, 0.1, 1.0], (1000, 20))
+    drawn = np.where(generator.random(sizes.shape) < 0.15, sizes, 0.0)
+    low, high = intervals.mean_ends(drawn, Bootstrap(np.arange(20)), bounds=(-1.0, 1.0), usual=0.0)
+    assert ((low <= 0.05) & (high >= 0.05)).mean() >= 0.93
+
+
+def test_a_few_hard_prompts_make_the_interval_of_a_perplexity_longer() -> None:
+    """One prompt in ten has eight times the loss of the others."""
+    generator = np.random.default_rng(2)
+    hard = generator.random((1000, 50)) < 0.1
+    losses = generator.lognormal(0, 0.5, hard.shape) * np.where(hard, 8.0, 1.0)
+    low, high = intervals.perplexity_ends(losses, np.ones(hard.shape), Bootstrap(np.arange(50)))
+    truth = math.exp(math.exp(0.125) * 1.7)
+    assert ((low <= truth) & (truth <= high)).mean() >= 0.93
+    assert intervals.with_unseen(1.0, 50) == pytest.approx(math.exp(2.5 * 0.0582), rel=1e-3)

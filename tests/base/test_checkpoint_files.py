@@ -1,0 +1,122 @@
+"""The JSON files of a stranger's checkpoint: refused with a reason before a library reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuneserve.base.resolve import check_checkpoint
+from tuneserve.errors import UsageError
+from tuneserve.model_shape import ModelShape
+
+_CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 16,
+    "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 4,
+    "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
+}  # fmt: skip
+_SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+|\w+"}, "behavior": "Isolated"}
+_TOKENIZER = {
+    "version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "special": True}],
+    "normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_SPLIT]},
+    "model": {"type": "BPE", "vocab": {"a": 1, "b": 2, "ab": 3}, "merges": ["a b"]},
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small checkpoint."""
+    files = {
+        "config.json": _CONFIG, "tokenizer.json": _TOKENIZER,
+        "tokenizer_config.json": {"bos_token": "<s>", "chat_template": "{{ messages }}"},
+    }  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    weights = len(header).to_bytes(8, "little") + header + bytes(4)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    check_checkpoint(tmp_path)
+    return tmp_path
+
+
+def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"auto_map": {"AutoConfig": "evil.Config"}},
+        {"text_config": {"auto_map": {"AutoModel": "evil.Model"}}},
+        {"hidden_size": 2**40}, {"hidden_size": -1}, {"hidden_size": 0}, {"hidden_size": "64"},
+        {"hidden_size": 64.5}, {"hidden_size": True}, {"hidden_size": [0]},
+        {"num_hidden_layers": 2**31}, {"num_hidden_layers": 0}, {"num_attention_heads": 0},
+        {"vocab_size": 10**30}, {"max_position_embeddings": 2**62},
+        {"rms_norm_eps": float("nan")}, {"rope_theta": float("inf")}, {"rms_norm_eps": "x"},
+        {"architectures": "LlamaForCausalLM"}, {"architectures": [1]},
+        {"deep": json.loads("[" * 40 + "]" * 40)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_config(folder: Path, changed: dict[str, Any]) -> None:
+    _change(folder / "config.json", lambda content: content.update(changed))
+    for read in (check_checkpoint, ModelShape.read):
+        with pytest.raises(UsageError, match=r"config\.json"):
+            read(folder)
+
+
+def test_code_that_transformers_has_itself_is_no_reason(folder: Path) -> None:
+    own = {"model_type": "phi3", "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
+    _change(folder / "config.json", lambda content: content.update(own))
+    check_checkpoint(folder)
+
+
+def _regex(expression: object) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated"}
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split]}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": None}, {"model": []}, {"model": {"vocab": {}}}, {"model": {"vocab": {"a": -1}}},
+        {"model": {"vocab": {"a": "1"}}}, {"model": {"vocab": {"a": 2**40}}},
+        {"model": {"vocab": {"a": 1}, "merges": [1]}}, {"model": {"vocab": {"a": 1}, "merges": 3}},
+        {"added_tokens": {"a": 1}}, {"added_tokens": [1]}, {"added_tokens": [{"content": "a"}]},
+        {"added_tokens": [{"id": 2**70, "content": "a"}]}, {"normalizer": "NFC"},
+        {"pre_tokenizer": [1]}, _regex("(a+)+b"), _regex("((x?){50})+"), _regex(["a"]),
+        _regex("a" * 10_000), {"normalizer": _regex("(a|a)*b")["pre_tokenizer"]},
+    ],
+    ids=lambda changed: str(changed)[:60],
+)  # fmt: skip
+def test_tokenizer(folder: Path, changed: dict[str, Any]) -> None:
+    _change(folder / "tokenizer.json", lambda content: content.update(changed))
+    with pytest.raises(UsageError, match=r"tokenizer\.json"):
+        check_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, {"chat_template": 3},
+        {"bos_token": 3}, {"eos_token": ["a"]}, {"tokenizer_class": ["x"]}, {"padding_side": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_tokenizer_config(folder: Path, changed: dict[str, Any]) -> None:
+    _change(folder / "tokenizer_config.json", lambda content: content.update(changed))
+    with pytest.raises(UsageError, match=r"tokenizer_config\.json"):
+        check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "null", "[]", "[" * 100_000, '{"a": 1, "a": 2}', "\ud800"])
+def test_what_is_no_object(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(UsageError, match=name):
+        check_checkpoint(folder)

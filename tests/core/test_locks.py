@@ -1,0 +1,73 @@
+"""Lock files touch nobody else's file, and say who holds them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tuneserve.errors import TuneserveError
+from tuneserve.locks import HeldError, locked
+from tuneserve.run import RunDirectory
+from tuneserve.serve.api.batches.files import FileStore
+
+
+def test_a_link_is_not_followed_and_nothing_is_truncated(tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.tex"
+    thesis.write_text("mine")
+    run = RunDirectory(tmp_path / "runs" / "a")
+    run.root.mkdir(parents=True)
+    (run.root / ".lock").symlink_to(thesis)
+
+    def work() -> None:
+        with run.alone():
+            pass
+
+    with pytest.raises(TuneserveError, match="symbolic link where a lock file has to be"):
+        work()
+    (tmp_path / "lock").symlink_to(tmp_path / "absent")
+    with pytest.raises(TuneserveError, match="symbolic link"):
+        FileStore(tmp_path, most_bytes=1)
+    assert not (tmp_path / "absent").exists()
+    (run.root / ".lock").unlink()
+    os.link(thesis, run.root / ".lock")
+    work()
+    assert thesis.read_text() == "mine"
+
+
+def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from tuneserve.run import RunDirectory
+with RunDirectory(Path(sys.argv[2])).alone():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    run = RunDirectory(tmp_path / "a")
+    arguments = [sys.executable, "-c", code, "tuneserve", str(run.root)]
+    with subprocess.Popen(
+        arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(TuneserveError) as caught, run.alone():
+            pass
+        process.communicate("")
+    if Path("/proc/locks").exists():
+        assert f"process {process.pid} (tuneserve " in caught.value.message
+    assert "Wait until it is done" in caught.value.hint
+    with run.alone():
+        pass
+
+
+def test_a_lock_is_released_at_the_end_and_held_once(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.lock"
+    with locked(path, wait=False), pytest.raises(HeldError), locked(path, wait=False):
+        pass
+    with locked(path, wait=False):
+        pass

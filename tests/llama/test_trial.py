@@ -1,0 +1,63 @@
+"""A GGUF is tried in a process of its own: what would end this one is an error."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.base.gguf_support import write_tiny
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.llama import LlamaModel, trial
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "cache"))
+
+
+def test_what_passed_is_not_tried_again(
+    tmp_path: Path, demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf))
+    with LlamaModel(path) as model:
+        assert model.n_layer == 2
+
+    def tried(*_: object, **__: object) -> None:
+        raise AssertionError("tried")
+
+    monkeypatch.setattr(trial, "_try", tried)
+    monkeypatch.setattr(trial, "_loadable", set())  # as in another process
+    path.rename(tmp_path / "renamed.gguf")
+    trial.check_loadable(tmp_path / "renamed.gguf")
+    write_tiny(path, GGUFFile(demo_gguf), layers=1)
+    with pytest.raises(AssertionError, match="tried"):
+        trial.check_loadable(path)
+
+
+def test_the_end_of_llama_cpps_process_is_an_error(tmp_path: Path, demo_gguf: Path) -> None:
+    entries = {"attention.layer_norm_rms_epsilon": math.nan}
+    path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf), entries=entries)
+    with pytest.raises(UsageError, match="layer_norm_rms_epsilon is not a number"):
+        LlamaModel(path)
+    with pytest.raises(UsageError, match=r"llama\.cpp ends its process with this file") as caught:
+        trial._try(path, weights=True)
+    assert caught.value.problems == ["GGML_ASSERT(eps >= 0.0f) failed"]
+
+
+def test_llama_cpps_own_reason_is_shown(tmp_path: Path, demo_gguf: Path) -> None:
+    lacking = "blk.1.attn_q.weight"
+    path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf), without=[lacking])
+    with pytest.raises(TuneserveError, match=rf"tiny\.gguf: llama\.cpp can't load.*{lacking}"):
+        LlamaModel(path)
+
+
+def test_a_cache_that_cant_be_written_is_no_obstacle(
+    tmp_path: Path, demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "file"))
+    trial.check_loadable(path)
