@@ -85,8 +85,10 @@ doc_to_target: "{{place}}"
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt's figures by name, its choices' log-likelihoods or its answer's text."""
+    """A prompt's requests (context and continuation, '' where an answer is generated), its figures
+    by name, its choices' log-likelihoods or its answer's text."""
 
+    requests: list[tuple[str, str]]
     scores: dict[str, float]
     likelihoods: list[float]
     text: str
@@ -158,6 +160,11 @@ def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) 
         choices=[item for work in works for item in work.choices],
         texts={},
     )
+    requests: dict[str, list[tuple[str, str]]] = {}
+    for task in read:
+        for one in task.asked or task.choices:
+            context = one.context if isinstance(one.context, str) else ""
+            requests.setdefault(one.example.id, []).append((context, one.continuation or ""))
     found: Samples = {}
     with Journal(folder / "journal", "", keys_of(model, workload, contender)) as journal:
         measure_answers(contender, workload, journal)
@@ -176,7 +183,8 @@ def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) 
                     name = item.example.id
                     number = int(name.rpartition("/")[2])
                     known = samples.setdefault(
-                        number, Sample({}, likelihoods.get(name, []), response.text)
+                        number,
+                        Sample(requests[name], {}, likelihoods.get(name, []), response.text),
                     )
                     known.scores[figure] = response.score
             found[path.stem] = samples
@@ -212,7 +220,17 @@ def ask_lm_eval(job: dict[str, Any]) -> None:
     )
     kept = {
         name: [
-            {key: row[key] for key in ("doc_id", "filter", "resps", "metrics", *row["metrics"])}
+            {
+                key: row[key]
+                for key in (
+                    "doc_id",
+                    "filter",
+                    "resps",
+                    "arguments",
+                    "metrics",
+                    *row["metrics"],
+                )
+            }
             for row in rows
         ]
         for name, rows in result["samples"].items()
@@ -248,7 +266,10 @@ def theirs(
             chosen = TASKS[task].startswith("output_type: multiple_choice")
             likelihoods = [float(one[0][0]) for one in row["resps"]] if chosen else []
             text = "" if chosen else row["resps"][0][0]
-            known = samples.setdefault(row["doc_id"], Sample({}, likelihoods, text))
+            requests = [
+                (one[0], one[1] if isinstance(one[1], str) else "") for one in row["arguments"]
+            ]
+            known = samples.setdefault(row["doc_id"], Sample(requests, {}, likelihoods, text))
             behind = f" {row['filter']}" if len(filters) > 1 else ""
             known.scores.update({f"{name}{behind}": row[name] for name in row["metrics"]})
     return found, written["results"]
@@ -264,6 +285,9 @@ def compare(task: str, mine: dict[int, Sample], other: dict[int, Sample]) -> dic
         for one, two in zip(mine[number].likelihoods, other[number].likelihoods, strict=True)
     ]
     row: dict[str, Any] = {"task": task, "prompts": len(other)}
+    if any(context for one in mine.values() for context, _ in one.requests):
+        # Of conversations only the template knows the text.
+        row["equal requests"] = sum(mine[one].requests == other[one].requests for one in other)
     differing = set()
     for figure in figures:
         scores = [(mine[number].scores[figure], other[number].scores[figure]) for number in other]

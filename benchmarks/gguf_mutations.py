@@ -6,6 +6,7 @@ forked processes, many to one: loaded, tokenized with, computed with, as a serve
 that ends there is counted as a death, and its seed printed.
 
     python benchmarks/gguf_mutations.py tiny.gguf --count 10000
+    python benchmarks/gguf_mutations.py adapter.gguf --base base.gguf --count 1000
     python benchmarks/gguf_mutations.py tiny.gguf --make 4711 mutant.gguf
 
 Where a death is found, a trial in a child (tuneserve.llama.trial) still turns it into an error; the
@@ -29,10 +30,26 @@ from pathlib import Path
 
 from tests.gguf.mutations import mutate
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.lora import AdapterBase, check_adapter
 from tuneserve.gguf.parts import open_whole
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.validation import check_model
 
 SECONDS = 60
+
+
+def use_adapter_on(base: Path, path: Path) -> None:
+    """What a server does with an adapter."""
+    from tuneserve.llama import LlamaContext, LlamaModel
+    from tuneserve.llama.lora import free_adapter, load_adapter, use_adapter
+
+    with LlamaModel(base, tried=True) as model:
+        adapter = load_adapter(model, path)
+        with LlamaContext(model, n_ctx=64, threads=1) as context:
+            use_adapter(context, adapter)
+            context.logits(model.tokenize("Hello there, world 123"), start=0)
+            use_adapter(context, None)
+        free_adapter(adapter)
 
 
 def use(path: Path) -> None:
@@ -41,14 +58,14 @@ def use(path: Path) -> None:
     from tuneserve.llama.trial_child import use as use_model
 
     with LlamaModel(path, tried=True) as model:
-        use_model(model, compute=True)
+        use_model(model, threads=1)
         _ = model.end_tokens, model.control_texts
         ids = model.tokenize("Hello there, world 123 <|im_end|> \u00e9\u4f60")
         with LlamaContext(model, n_ctx=64, threads=1) as context:
             context.logits(ids[:48] or [0], start=0)
 
 
-def run_many(files: list[tuple[int, Path]]) -> Iterator[tuple[int, str]]:
+def run_many(files: list[tuple[int, Path]], base: Path | None) -> Iterator[tuple[int, str]]:
     """(seed, outcome) of each file, used in forked processes: a new one behind each death."""
     left = list(files)
     while left:
@@ -56,7 +73,7 @@ def run_many(files: list[tuple[int, Path]]) -> Iterator[tuple[int, str]]:
         process = os.fork()
         if process == 0:
             os.close(reading)
-            _be_child(left, writing)
+            _be_child(left, writing, base)
         os.close(writing)
         with os.fdopen(reading) as lines:
             outcomes = [line.rstrip("\n") for line in lines]
@@ -68,7 +85,7 @@ def run_many(files: list[tuple[int, Path]]) -> Iterator[tuple[int, str]]:
         left = left[len(outcomes) :]
 
 
-def _be_child(files: list[tuple[int, Path]], writing: int) -> None:
+def _be_child(files: list[tuple[int, Path]], writing: int, base: Path | None) -> None:
     os.environ["GGML_NO_BACKTRACE"] = "1"
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
@@ -77,7 +94,7 @@ def _be_child(files: list[tuple[int, Path]], writing: int) -> None:
     for _, path in files:
         signal.alarm(SECONDS)
         try:
-            use(path)
+            use(path) if base is None else use_adapter_on(base, path)
             outcome = "serves"
         except TuneserveError:
             outcome = "refused by llama.cpp"
@@ -87,10 +104,13 @@ def _be_child(files: list[tuple[int, Path]], writing: int) -> None:
     os._exit(0)
 
 
-def judge(path: Path) -> str:
+def judge(path: Path, base: Path | None) -> str:
     """'' where the file passes."""
     try:
-        check_model(open_whole(path))
+        if base is None:
+            check_model(open_whole(path))
+        else:
+            check_adapter(GGUFFile(path), AdapterBase.read(base), where=str(path))
     except TuneserveError:
         return "refused by tuneserve"
     except Exception:
@@ -101,6 +121,7 @@ def judge(path: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--base", type=Path, help="MODEL is an adapter, to be put on this one")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--make", nargs=2, metavar=("SEED", "OUT"))
@@ -113,7 +134,7 @@ def main() -> None:
     tally: collections.Counter[str] = collections.Counter()
     largest, started = 0.0, time.perf_counter()
     tracemalloc.start()
-    judge(args.model)  # what is imported at the first call is no allocation for a file
+    judge(args.model, args.base)  # what is imported at the first call is no allocation for a file
     with tempfile.TemporaryDirectory() as folder:
         passed: list[tuple[int, Path]] = []
         for seed in range(args.first, args.first + args.count):
@@ -122,9 +143,11 @@ def main() -> None:
             path.write_bytes(mutant)
             tracemalloc.reset_peak()
             before = tracemalloc.get_traced_memory()[0]
-            found = judge(path)
+            found = judge(path, args.base)
             share = (tracemalloc.get_traced_memory()[1] - before) / max(len(mutant), 1 << 16)
             largest = max(largest, share)
+            if share > 2:
+                print(f"seed {seed}: allocates {share:.2f} of the file", flush=True)
             if found:
                 tally[found.partition(":")[0]] += 1
                 path.unlink()
@@ -133,7 +156,7 @@ def main() -> None:
             if found.startswith("traceback"):
                 print(f"seed {seed}: {found}", flush=True)
             if len(passed) >= 250 or seed == args.first + args.count - 1:
-                for number, outcome in run_many([] if args.no_load else passed):
+                for number, outcome in run_many([] if args.no_load else passed, args.base):
                     tally[outcome.partition(":")[0]] += 1
                     if outcome.startswith(("died", "traceback")):
                         print(f"seed {number}: {outcome}", flush=True)

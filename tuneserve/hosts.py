@@ -73,6 +73,7 @@ def address_name(address: str) -> str:
     return str(_address(address) or address.lower())
 
 
+@lru_cache(512)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

@@ -36,9 +36,8 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     config = read_model_json(path)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UsageError(
-            f"this kind of adapter can't be merged: peft_type {shown(kind)}", where=str(path)
-        )
+        told = kind if isinstance(kind, str) and kind.isidentifier() else shown(kind)
+        raise UsageError(f"this kind of adapter can't be merged: peft_type {told}", where=str(path))
     _check_values(config, path)
     _check_patterns(config, path)
     start = config.get("init_lora_weights")
@@ -59,9 +58,9 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
 def _check_values(config: Mapping[str, Any], path: Path) -> None:
     problems = []
     if not is_size(config.get("r"), LARGEST_RANK):
-        problems.append(f"r is {shown(config.get('r'))}, no positive number up to {LARGEST_RANK}")
+        problems.append(f"r is no positive number up to {LARGEST_RANK}: {shown(config.get('r'))}")
     if not _is_scale(config.get("lora_alpha")):
-        problems.append(f"lora_alpha is {shown(config.get('lora_alpha'))}, no positive number")
+        problems.append(f"lora_alpha is no positive number: {shown(config.get('lora_alpha'))}")
     for name, fits in (("rank_pattern", _is_rank), ("alpha_pattern", _is_scale)):
         patterns = config.get(name) or {}
         if not isinstance(patterns, dict) or not all(map(fits, patterns.values())):

@@ -68,7 +68,7 @@ def llama_server_router(service: Service) -> APIRouter:
         """The prompt that the chat template makes of a conversation and its tools."""
         service.resolve_model(body.model)
         work = partial(service.conversation_text, body)
-        return RenderedPrompt(prompt=await service.tokenizing(body.size, work))
+        return RenderedPrompt(prompt=await service.rendering(body.size, work))
 
     @router.get(LORA_ADAPTERS)
     async def lora_adapters() -> list[ListedAdapter]:

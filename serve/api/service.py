@@ -35,6 +35,7 @@ from tuneserve.settings import ServeSettings
 
 T = TypeVar("T")
 
+CHATS_AT_ONCE = 8
 LONG_TEXT = 50_000
 """Characters that take a tenth of a second to tokenize on an idle machine."""
 
@@ -62,6 +63,8 @@ class Service:
         self.grammars = GrammarCompiler(self.engine.model)
         self._grammar_threads = ThreadPoolExecutor(COMPILED_AT_ONCE, "grammars")
         self._long_texts = ThreadPoolExecutor(1, "long texts")
+        # Those that wait for a template that takes long hold up no other request.
+        self._chats = ThreadPoolExecutor(CHATS_AT_ONCE, "chats")
         self._grammar_places = asyncio.Semaphore(COMPILED_AT_ONCE)
         self.metrics = Metrics(self.engine)
         self.adapter_directory: AdapterDirectory | None = None
@@ -97,6 +100,7 @@ class Service:
         # A thread that reads the vocabulary must not outlive it.
         self._grammar_threads.shutdown(cancel_futures=True)
         self._long_texts.shutdown(cancel_futures=True)
+        self._chats.shutdown(cancel_futures=True)
         if self.adapter_directory is not None:
             self.adapter_directory.close()
         self.engine.close()
@@ -120,7 +124,12 @@ class Service:
         """`chat_turn` in another thread."""
         if request.is_bounded:
             return await self.compiling(partial(self.chat_turn, request))
-        return await self.tokenizing(request.size, partial(self.chat_turn, request))
+        return await self.rendering(request.size, partial(self.chat_turn, request))
+
+    async def rendering(self, size: int, work: Callable[[], T]) -> T:
+        """The same as `tokenizing` for work that renders the chat template."""
+        pool = self._chats if size <= LONG_TEXT else self._long_texts
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def tokenizing(self, size: int, work: Callable[[], T]) -> T:
         """Do work in another thread that tokenizes `size` characters: long texts, which take

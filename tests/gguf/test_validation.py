@@ -12,6 +12,7 @@ import pytest
 from tests.base.gguf_support import write_tiny
 from tests.gguf.mutations import mutate
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.hyperparameters import hyperparameter_problems
 from tuneserve.gguf.parts import open_whole
 from tuneserve.gguf.reader import MOST_OBJECTS, GGUFFile
 from tuneserve.gguf.validation import check_model
@@ -76,6 +77,7 @@ def test_working_models_pass(tiny: Path, demo_gguf: Path) -> None:
         ("tokenizer.ggml.tokens", [1] * 300, "no list of texts"),
         ("tokenizer.ggml.token_type", [1] * 10, "10 values for 300 tokens"),
         ("tokenizer.ggml.token_type", [6] * 300, "is no token of one byte"),
+        ("tokenizer.ggml.token_type", [7] * 300, "types that there are none of: 7 to 7"),
         ("tokenizer.ggml.scores", [math.nan] * 300, "NaN"),
         ("tokenizer.ggml.merges", ["ab"], "1 are no pairs, such as 'ab'"),
         ("tokenizer.ggml.bos_token_id", 300, "is 300 of 300 tokens"),
@@ -107,6 +109,30 @@ def test_what_is_wrong_is_named(tiny: Path, key: str, value: Any, expected: str)
 )
 def test_what_llama_cpp_takes_is_not_refused(tiny: Path, key: str, value: Any) -> None:
     assert problems_of(tiny, {key: value}) == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "inner", "heads", "expected"),
+    [
+        ("jamba", 128, 4, ""),
+        ("jamba", 0, 4, "jamba.ssm.inner_size is 0, and must be twice the embedding's 64"),
+        ("mamba2", 96, 4, ""),
+        ("mamba2", 96, 5, "can't be shared out by ssm.time_step_rank 5"),
+    ],
+)
+def test_state_space_sizes(
+    tiny: Path, architecture: str, inner: int, heads: int, expected: str
+) -> None:
+    sizes = {
+        "general.architecture": architecture, f"{architecture}.embedding_length": 64,
+        f"{architecture}.ssm.inner_size": inner, f"{architecture}.ssm.time_step_rank": heads,
+    }  # fmt: skip
+    file = open_whole(tiny)
+    file.metadata |= sizes
+    file.value_types |= dict.fromkeys(sizes, 4) | {"general.architecture": 8}
+    problems = [*hyperparameter_problems(file)]
+    assert expected in "".join(problems)
+    assert bool(problems) == bool(expected)
 
 
 def test_a_vocabulary_alone_may_lack_weights(tiny: Path) -> None:

@@ -42,7 +42,7 @@ TOGETHER_BYTES = 1 << 20
 """Of the variables of several renderings."""
 
 MOST_PROCESSES = 4
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 5.0
 """For a process that is free."""
 _STALLED_FACTOR, _STALLED_SECONDS = 4.0, 30.0
 """Wall-clock time: a busy machine gives a process less than a processor."""

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 
-from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.reader import GGUFFile, shown
 
 MOST_LAYERS = 512
 MOST_EXPERTS = 1024
@@ -20,6 +20,7 @@ _COUNTS = (
     "expert_group_count", "expert_group_used_count", "expert_shared_count",
     "nextn_predict_layers", "attention.key_length", "attention.value_length",
     "rope.dimension_count", "rope.scaling.original_context_length", "leading_dense_block_count",
+    "ssm.inner_size", "ssm.time_step_rank", "ssm.group_count",
 )  # fmt: skip
 _BY_LAYER = (
     "attention.head_count", "attention.head_count_kv", "feed_forward_length",
@@ -32,6 +33,10 @@ _EPSILON = re.compile(r"(layer_norm|layer_norm_rms|group_norm)_epsilon")
 _FINITE = re.compile(r"rope\.(freq_base|scal).*|attention\.scale")
 # They write an expert count of 1 for a model without experts.
 _ONE_EXPERT_IS_NONE = ("hunyuan-dense", "hunyuan_vl")
+# State space models whose inner size has to be twice the embedding's, or is shared out over heads
+# and groups.
+_TWICE_INNER = ("jamba", "granitehybrid")
+_INNER_BY_HEADS = ("mamba2", "granitehybrid", "nemotron_h", "nemotron_h_moe", "falcon-h1")
 # Some of its layers compute nothing and have no tensors.
 _WITH_EMPTY_LAYERS = ("deci",)
 
@@ -46,6 +51,7 @@ def hyperparameter_problems(file: GGUFFile, *, weights: bool = True) -> Iterator
     yield from _bounds(values)
     yield from _floats(values)
     yield from _experts(values)
+    yield from _state_space(values)
     if weights:
         yield from _layers(file, values)
         yield from _heads(file, values)
@@ -76,9 +82,7 @@ class _Values:
         return list(value) if isinstance(value, list) else [value]
 
     def shown(self, key: str) -> str:
-        value = self.entries[key]
-        text = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-        return f"{self.prefix}{key} is {text[:100]}"
+        return f"{self.prefix}{key[:60]} is {shown(self.entries[key])}"
 
 
 def _type_problems(values: _Values) -> Iterator[tuple[str, str]]:
@@ -146,6 +150,18 @@ def _experts(values: _Values) -> Iterator[str]:
     elif groups > 1 and not 0 < values.number("expert_group_used_count") < groups:
         used = values.number("expert_group_used_count")
         yield f"{values.prefix}expert_group_used_count is {used} of {groups} groups"
+
+
+def _state_space(values: _Values) -> Iterator[str]:
+    inner, embedding = values.number("ssm.inner_size"), values.number("embedding_length")
+    if "ssm.inner_size" not in values.entries:
+        return
+    if values.architecture in _TWICE_INNER and inner != 2 * embedding:
+        yield f"{values.shown('ssm.inner_size')}, and must be twice the embedding's {embedding}"
+    for key in ("ssm.time_step_rank", "ssm.group_count"):
+        shares = values.number(key)
+        if values.architecture in _INNER_BY_HEADS and shares and inner % shares:
+            yield f"{values.shown('ssm.inner_size')}, and can't be shared out by {key} {shares}"
 
 
 def _layers(file: GGUFFile, values: _Values) -> Iterator[str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.architectures import ARCHITECTURES
-from tuneserve.gguf.reader import ARRAY, STRING, GGUFFile, GGUFTensor
+from tuneserve.gguf.reader import ARRAY, STRING, GGUFFile, GGUFTensor, shown
 
 FACTOR_TYPES = ("F32", "F16", "BF16", "Q8_0")
 """What adapters are made of, and every backend multiplies with."""
@@ -100,7 +100,7 @@ def _metadata_problems(adapter: GGUFFile, base: AdapterBase) -> Iterator[str]:
     for key, value in wanted.items():
         found = adapter.get(key)
         if adapter.value_types.get(key) != STRING or found != value:
-            yield f"its {key} is {found!r}, and must be {value!r}"
+            yield f"its {key} is {shown(found)}, and must be {value!r}"
     alpha = adapter.get("adapter.lora.alpha", 0.0)
     if adapter.value_types.get("adapter.lora.alpha", _FLOAT32) != _FLOAT32:
         yield "its adapter.lora.alpha is no 32-bit float"

@@ -8,6 +8,7 @@ long.
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from tuneserve.arrays import Bytes, Floats
 from tuneserve.errors import UsageError
 
 MAGIC = b"GGUF"
+LONG_TEXT = 1 << 16
 VERSIONS = (2, 3)
 ALIGNMENT = 32
 MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
@@ -158,7 +160,7 @@ class _HeaderReader:
         for _ in range(self._n_values):
             key = self._string()
             if key in values:
-                raise _DamageError(f"the key {key!r} stands there twice")
+                raise _DamageError(f"the key {shown(key)} stands there twice")
             types[key] = self._next("I")
             values[key] = self._value(types[key])
         return values, types
@@ -169,9 +171,9 @@ class _HeaderReader:
         for _ in range(self._n_tensors):
             name = self._string()
             if name in entries:
-                raise _DamageError(f"the tensor {name!r} stands there twice")
+                raise _DamageError(f"the tensor {shown(name)} stands there twice")
             if len(name.encode()) >= LONGEST_NAME:
-                raise _DamageError(f"the name of the tensor {name[:40]!r}… is too long")
+                raise _DamageError(f"the name of the tensor {shown(name)} is too long")
             entries[name] = (self._shape(name), self._next("I"), self._next("Q"))
         start = _aligned(self._at, alignment)
         tensors, end = {}, 0
@@ -229,6 +231,8 @@ class _HeaderReader:
                 at = start + read_length(data, at)[0]
                 if at > size:
                     raise _DamageError(_RUNS_OUT)
+                if at - start > LONG_TEXT:
+                    _check_utf8(data[start:at])
                 texts.append(str(data[start:at], "utf-8"))
         except struct.error as error:
             raise _DamageError(_RUNS_OUT) from error
@@ -260,6 +264,14 @@ class _HeaderReader:
         return values if count > MOST_OBJECTS else values.tolist()
 
 
+def _check_utf8(data: memoryview) -> None:
+    """Raise UnicodeDecodeError. Of a whole text that is none, the error takes twice its bytes, and
+    the length of one may be wrong by the size of the file."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data), LONG_TEXT):
+        decoder.decode(data[start : start + LONG_TEXT], final=start + LONG_TEXT >= len(data))
+
+
 # What people call the pieces of a file that was cut by size: x.gguf.part00, x.gguf-split-a
 _PIECE = re.compile(r"(.+\.gguf)[.-](part|split|chunk)?[-_.]?(\d+|[a-z]{1,2})", re.IGNORECASE)
 
@@ -285,12 +297,19 @@ def _alignment(metadata: dict[str, Any], types: dict[str, int]) -> int:
         return ALIGNMENT
     value = metadata[key]
     if types[key] != UINT32 or value < 1 or value & (value - 1):
-        raise _DamageError(f"an alignment of {value!r} is no power of two")
+        raise _DamageError(f"an alignment of {shown(value)} is no power of two")
     return int(value)
 
 
 def _aligned(offset: int, alignment: int) -> int:
     return -(-offset // alignment) * alignment
+
+
+def shown(value: Any) -> str:
+    """A value of the metadata in a message: its beginning, however long it is."""
+    if isinstance(value, list | np.ndarray):
+        return f"a list of {len(value)}"
+    return repr(value[:60] if isinstance(value, str) else value)
 
 
 class ArchitectureMetadata:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tuneserve.errors import UsageError
 from tuneserve.gguf.hyperparameters import hyperparameter_problems
-from tuneserve.gguf.reader import STRING, GGUFFile
+from tuneserve.gguf.reader import STRING, GGUFFile, shown
 from tuneserve.gguf.vocabulary import has_vocabulary, vocabulary_problems
 
 _HINT = "Download or make it again, and compare its checksum."
@@ -33,7 +33,7 @@ def check_model(file: GGUFFile, *, weights: bool = True) -> None:
     name = file.require("general.architecture")
     if file.value_types["general.architecture"] != STRING or not name:
         raise UsageError(
-            f"its general.architecture is no name: {name!r}"[:200], where=where, hint=_HINT
+            f"its general.architecture is no name: {shown(name)}", where=where, hint=_HINT
         )
     problems = [*hyperparameter_problems(file, weights=bool(file.tensors))]
     if not has_vocabulary(file):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tuneserve.gguf.reader import ARRAY, STRING, GGUFFile
+from tuneserve.gguf.reader import ARRAY, STRING, GGUFFile, shown
 from tuneserve.gguf.tokens import TokenType
 
 TOKENS, TYPES, SCORES, MERGES = (
@@ -57,7 +57,7 @@ def _text_problems(file: GGUFFile) -> Iterator[str]:
         text = key in (MODEL, "tokenizer.ggml.pre") or key.startswith(TEMPLATE)
         # The names of further templates stand in a list.
         if text and kind != STRING and not (key == f"{TEMPLATE}s" and kind == ARRAY):
-            yield f"{key} is {_shown(file.metadata[key])}, and must be a text"
+            yield f"{key} is {shown(file.metadata[key])}, and must be a text"
 
 
 def _dummy_problems(file: GGUFFile) -> Iterator[str]:
@@ -76,9 +76,11 @@ def _column_problems(file: GGUFFile, n_tokens: int) -> Iterator[str]:
         if column is None:
             continue
         if not isinstance(column, list) or not _are(column, *kinds):
-            yield f"{key} is {_shown(column)}, and must be a list of numbers"
+            yield f"{key} is {shown(column)}, and must be a list of numbers"
         elif len(column) < n_tokens:
             yield f"{key} has {len(column)} values for {n_tokens} tokens"
+        elif key == TYPES and not 0 <= min(column) <= max(column) <= max(TokenType):
+            yield f"{key} holds types that there are none of: {min(column)} to {max(column)}"
         elif any(map(math.isnan, column)):
             yield f"{key} holds values that are no numbers (NaN)"
 
@@ -134,7 +136,7 @@ def _special_problems(file: GGUFFile, n_tokens: int) -> Iterator[str]:
         if value is None or value == NO_TOKEN:
             continue
         if type(value) is not int:
-            yield f"{key} is {_shown(value)}, and must be a token's number"
+            yield f"{key} is {shown(value)}, and must be a token's number"
         elif not 0 <= value < n_tokens:
             yield f"{key} is {value} of {n_tokens} tokens"
     model = file.get(MODEL)
@@ -147,7 +149,3 @@ def _special_problems(file: GGUFFile, n_tokens: int) -> Iterator[str]:
 def _are(values: Any, *kinds: type) -> bool:
     """Of a list, whose values have one type each: the first says it."""
     return isinstance(values, list) and all(type(value) in kinds for value in values[:1])
-
-
-def _shown(value: Any) -> str:
-    return f"a list of {len(value)}" if isinstance(value, list) else repr(value)[:100]

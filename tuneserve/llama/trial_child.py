@@ -13,17 +13,20 @@ from pathlib import Path
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.parts import part_paths
 from tuneserve.llama.context import LlamaContext
+from tuneserve.llama.library import physical_cores
 from tuneserve.llama.model import LlamaModel
 from tuneserve.llama.trial import REFUSED, VOCABULARY
 from tuneserve.memory import main_memory
 
 TEXTS = ("Hello, world!\n", " 1 + 1 = 2\t", "naïve 你好 🙂 \x00\x01\x7f\ufffd", "")
-TOKENS = 8
+TOKENS = 2
 MOST_PIECES = 4096
+SINGLE_THREAD_BYTES = 512 << 20
+"""Of a smaller file the tokens are read sooner than threads are woken."""
 
 
-def use(model: LlamaModel, *, compute: bool) -> None:
-    """Tokenize, write tokens out, and, to `compute`, read a few of them."""
+def use(model: LlamaModel, *, threads: int) -> None:
+    """Tokenize, write tokens out, and read a few of them, with so many threads; 0: don't."""
     ids: list[int] = []
     for text in TEXTS:
         ids += model.tokenize(text, add_special=True)
@@ -33,9 +36,18 @@ def use(model: LlamaModel, *, compute: bool) -> None:
         model.token_text(token)
         model.is_special(token)
     _ = model.bos, model.eos, model.mtp_layers
-    if compute:
-        with LlamaContext(model, n_ctx=256, n_batch=TOKENS, n_ubatch=TOKENS, on_cpu=True) as one:
-            one.logits((ids or [0])[:TOKENS], start=0)
+    if threads:
+        with LlamaContext(
+            model, n_ctx=256, n_batch=TOKENS, n_ubatch=TOKENS, threads=threads, on_cpu=True
+        ) as context:
+            context.logits((ids or [0])[:TOKENS], start=0)
+
+
+def _threads(size: int) -> int:
+    """0 for a file that does not fit the memory: it would be read from the disk for this alone."""
+    if size >= main_memory().available:
+        return 0
+    return 1 if size < SINGLE_THREAD_BYTES else physical_cores()
 
 
 def main(path: Path, *, weights: bool) -> int:
@@ -47,10 +59,9 @@ def main(path: Path, *, weights: bool) -> int:
         print(error.message.removeprefix("llama.cpp can't load it: "), file=sys.stderr)
         return REFUSED
     with model:
-        # A file larger than that would be read from the disk for it alone.
         size = sum(part.stat().st_size for part in part_paths(path))
         try:
-            use(model, compute=weights and size < main_memory().available)
+            use(model, threads=_threads(size) if weights else 0)
         except TuneserveError as error:  # what it says here, it says again when it is used
             print(error.message, file=sys.stderr)
     return 0

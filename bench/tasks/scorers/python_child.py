@@ -44,6 +44,8 @@ def main() -> None:
         replies.write(json.dumps(content) + "\n")
         replies.flush()
 
+    # A helper that is changed within a second would be taken for the one that is cached.
+    sys.dont_write_bytecode = True
     # Modules in the file's folder are found first, as Python does for a script.
     sys.path.insert(0, str(path.resolve().parent))
     module = ModuleType(_MODULE)
