@@ -229,6 +229,8 @@ def _load_last(trainer: Any, checkpoint: Path) -> None:
 
     trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     set_peft_model_state_dict(trainer.model, load_file(checkpoint / "adapter_model.safetensors"))
+    # As the trainer does before its first step: else the losses are computed in another precision.
+    trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
 
 
 def _load_best(job: TrainingJob, trainer: Any) -> int:

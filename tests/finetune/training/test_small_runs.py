@@ -154,6 +154,8 @@ def test_a_training_killed_after_its_last_step_makes_none_more(
     run = workspace / "runs" / "killed"
     adapter = sha256_file(run / "adapter" / "adapter_model.safetensors")
     record = json.loads((run / "run.json").read_text())
+    recorded = sha256_file(run / "data" / "recorded_losses.json")
+    held_out = record["stages"]["train"]["result"]["held_out"]
     (run / "run.json").write_text(json.dumps({**record, "stages": {}}))
     done = train("killed", *options, "--json")
     assert done.returncode == 0, done.stderr
@@ -161,6 +163,8 @@ def test_a_training_killed_after_its_last_step_makes_none_more(
     assert json.loads(done.stdout)["steps"] == {
         "planned": 2, "done": 2, "best": 2, "resumed_from": 2,
     }  # fmt: skip
+    assert json.loads(done.stdout)["held_out"] == held_out
+    assert sha256_file(run / "data" / "recorded_losses.json") == recorded
     assert sha256_file(run / "adapter" / "adapter_model.safetensors") == adapter
 
 
