@@ -1,6 +1,5 @@
-"""Files that are whole or absent, after a kill and after a loss of power: written under a temporary
-name, given to the disk, then renamed. And texts that a user names: read, or an error that says
-which and why."""
+"""Files that are whole or absent, after a loss of power too: written under another name, synced,
+then renamed. And texts that a user names: read, or an error that says which and why."""
 
 from __future__ import annotations
 
@@ -46,8 +45,8 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(beside: Path) -> Iterator[Path]:
-    """A new hidden folder in that of `beside`, which is removed at the end: no file of the user's
-    is in its way. Those that a killed process left there are cleared."""
+    """A new hidden folder beside a path, removed at the end: no file of the user's is in its way.
+    Those that a killed process left there are cleared."""
     parent = beside.parent
     try:
         make_folder(parent)

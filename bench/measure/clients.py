@@ -93,6 +93,9 @@ def measure_clients(
     """Serve the model and measure every number of clients that the journal does not hold yet."""
     levels = contender.bench.clients
     todo = [count for count in levels if not journal.has(LOAD, contender.name, str(count))]
+    if not journal.has(START, contender.name):
+        # A kill came before it, and the memory it tells is that of all numbers of clients.
+        todo = list(levels)
     if not todo:
         return
     import openai

@@ -39,16 +39,16 @@ LONGEST_SCHEMAS = 256 * 1024
 """Characters of all schemas of a request; a grammar's length is bounded where requests are read."""
 
 LIMITS = LLParserLimits(
-    initial_lexer_fuel=300_000,
+    initial_lexer_fuel=500_000,
     step_lexer_fuel=100_000,
     step_max_items=20_000,
     max_lexer_states=50_000,
     max_grammar_size=300_000,
     verbose_errors=False,
 )
-"""Half of llguidance's defaults and less: an enum of 20,000 numbers is read. With 150,000 tokens
-the worst grammars found took 0.3 s and 100 MiB at one token before they were given up, and 0.09 s a
-token for as long as they were not; a schema takes 0.1 ms."""
+"""About half of llguidance's defaults. With 150,000 tokens the worst grammars found took 0.3 s and
+100 MiB at one token before they were given up, and 0.09 s a token for as long as they were not;
+a schema takes 0.1 ms."""
 
 COMPILE_SECONDS = 5.0
 """Everyday schemas take milliseconds; this is how long a grammar made to be slow may take."""

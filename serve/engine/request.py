@@ -200,6 +200,10 @@ class Request:
         if self.drafter is not None:
             self.drafter.see()
         if piece is None:
+            if self.sampling.prompt_logprobs is not None:
+                # With the prompt's log probabilities every token has one, as clients count on that
+                # take the last for the answer's.
+                self._unread.append((token, b"", logprob))
             return "stop"
         self._unread.append((token, piece, logprob))
         # The text says whether a stop string ends the answer; else it can wait.

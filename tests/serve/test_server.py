@@ -36,7 +36,7 @@ def test_port_in_use_is_one_line_before_the_model_is_loaded(
     [
         (["missing.gguf"], 2, "missing.gguf: no such file"),
         (["text.gguf"], 2, "not a GGUF file"),
-        (["short.gguf"], 1, "can't load it"),
+        (["short.gguf"], 2, "truncated or damaged"),
         (["--run", "nowhere"], 2, "no such run"),
         ([], 2, "say what to serve"),
         (["short.gguf", "--run", "x"], 2, "not both"),

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tuneserve.bench.measure.clients import _ask, served
+from tuneserve.bench.measure.clients import LOAD, START, _ask, measure_clients, served
+from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.measure import Contender
 from tuneserve.errors import TuneserveError
-from tuneserve.settings import ServeSettings
+from tuneserve.settings import BenchSettings, ServeSettings
 
 PROMPT = [{"role": "user", "content": "6 x 7?"}]
 
@@ -62,3 +64,15 @@ def test_the_server_is_ours_whatever_the_folder_holds(
         urllib.request.urlopen(f"{server.url}/health") as answer,
     ):
         assert answer.status == 200
+
+
+def test_a_kill_before_the_start_was_written_down_is_made_up_for(tmp_path: Path) -> None:
+    """The report needs both; here it shows by the server's GGUF, which is asked for again."""
+    bench = BenchSettings(clients=(1,))
+    contender = Contender("tuned", tmp_path / "absent.gguf", ServeSettings(), bench)
+    with Journal(tmp_path / "journal.jsonl") as journal:
+        journal.add(LOAD, "tuned", "1", {})
+        with pytest.raises(TuneserveError, match=r"absent\.gguf"):
+            measure_clients(contender, [], journal)
+        journal.add(START, "tuned", "", {})
+        measure_clients(contender, [], journal)

@@ -325,3 +325,16 @@ def test_efforts_of_a_model_that_does_not_think(app: FastAPI, service: Service) 
     asked = {"input": "Hi", "max_output_tokens": 2, "reasoning": {"effort": "high"}}
     answer = post(app, service, "/v1/responses", asked)
     assert answer.headers["x-tuneserve-ignored"] == "reasoning.effort"
+
+
+def test_an_end_token_behind_an_echoed_prompt_is_listed(app: FastAPI, service: Service) -> None:
+    model = service.engine.model
+    prompt = model.tokenize("Once upon a time")
+    asked = {
+        "prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0,
+        "logit_bias": {str(model.eos): 100},
+    }  # fmt: skip
+    (choice,) = post(app, service, "/v1/completions", asked).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("Once upon a time", "stop")
+    # Clients drop the last one, for the token that they have to let generate.
+    assert {len(value) for value in choice["logprobs"].values()} == {len(prompt) + 1}
