@@ -32,7 +32,7 @@ function answerOf(row, given, [text, thought], reference) {
   if (choices.length) facts.push(choices.slice(0, 5).map(([name, share]) => `${name} ${(100 * share).toFixed(1)} %`).join(", "));
   if (given.read[row] && given.read[row] !== text) facts.push(`read as ${given.read[row]}`);
   const article = make("article", {},
-    make("h4", {}, titled(given.name) + " ", make("b", { className: scoreStyle(score) }, scoreMark(score)), " ", ...badges(given, row)),
+    make("h4", {}, called(given.name) + " ", make("b", { className: scoreStyle(score) }, scoreMark(score)), " ", ...badges(given, row)),
     make("div", { className: "said", dir: "auto" }, ...marked(reference, text)));
   if (thought) article.append(make("details", {}, make("summary", {}, "Thoughts"), make("div", { className: "said", dir: "auto" }, thought)));
   article.append(make("small", {}, facts.join(" · ")));

@@ -12,9 +12,9 @@ function fillFilters() {
   options(field("task"), figures.tasks);
   options(field("group"), figures.groups.names);
   options(field("source"), figures.sources.names);
-  options(field("who"), contenders.map(({ name }) => titled(name)));
+  options(field("who"), contenders.map(({ name }) => called(name)));
   const pairs = contenders.flatMap((_, a) => contenders.map((_, b) => [a, b])).filter(([a, b]) => a > b);
-  options(field("pair"), pairs.map(([a, b]) => `${titled(contenders[a].name)} against ${contenders[b].name}`),
+  options(field("pair"), pairs.map(([a, b]) => `${called(contenders[a].name)} against ${contenders[b].name}`),
     pairs.map(pair => pair.join()));
   field("task").value = "0";
 }

@@ -23,6 +23,8 @@ function make(tag, attributes = {}, ...children) {
 }
 
 const titled = name => name[0].toUpperCase() + name.slice(1);
+/** A contender's name at the beginning: names of runs and files stay as they are. */
+const called = name => ["base", "tuned", "base again", "endpoint"].includes(name) ? titled(name) : name;
 const scoreMark = score => score === null ? "–" : score === 1 ? "✓" : score === 0 ? "✗" : score.toFixed(2);
 const scoreStyle = score => score === 1 ? "right" : score === 0 ? "wrong" : "part";
 
@@ -62,8 +64,8 @@ function makeRow(place) {
   cell("wanted", make("i", {}, "Reference "), snippet(reference)),
   ...contenders.map((given, number) => {
     const score = given.score[row];
-    if (score === null || !answers[number]) return cell("given", make("i", {}, titled(given.name) + " "), "not asked");
-    return cell("given", make("i", {}, titled(given.name) + " "),
+    if (score === null || !answers[number]) return cell("given", make("i", {}, called(given.name) + " "), "not asked");
+    return cell("given", make("i", {}, called(given.name) + " "),
       make("b", { className: scoreStyle(score) }, scoreMark(score)), " ",
       ...badges(given, row), snippet(answers[number][0]));
   }));

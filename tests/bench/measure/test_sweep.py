@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
+from tests.support import ROOT
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.stage import run_bench
@@ -55,12 +62,58 @@ def run(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirecto
     return run
 
 
+BENCH = BenchSettings(
+    max_tokens=4, ctx=128, parallel=4, bootstrap=1000, speed_repetitions=2, general=0,
+    clients=(), ladder=True,
+)  # fmt: skip
+RECIPE = Recipe(serve=ServeSettings(threads=1), bench=BENCH)
+
+
+def test_a_killed_ladder_goes_on_to_the_same_figures(run: RunDirectory, tmp_path: Path) -> None:
+    """Killed amid the making of its files, then amid its points."""
+    killed = RunDirectory(tmp_path / "runs" / run.name)
+    shutil.copytree(run.root, killed.root, ignore=shutil.ignore_patterns("bench*"))
+    killed.save_settings(RECIPE)
+    files, journal = killed.root / "bench-ladder", killed.root / "bench-journal.jsonl"
+
+    def measured() -> int:
+        return journal.read_bytes().count(b'"fidelity"') if journal.exists() else 0
+
+    def made() -> int:
+        return len(list(files.glob("*.gguf")))
+
+    first = _kill_when(killed, lambda: made() >= 2)
+    assert "going on with" not in first
+    second = _kill_when(killed, lambda: measured() >= 3)
+    assert "going on with" in second
+    assert "write F16.gguf" not in second
+    before = measured()
+    report = as_json(run_bench(killed, RECIPE))
+    assert measured() == 8 > before
+    assert not files.exists()
+    peaceful = as_json(run_bench(run, RECIPE, rescore=run.bench.exists()))
+    assert report["ladder"] == peaceful["ladder"]
+
+
+def _kill_when(run: RunDirectory, reached: Callable[[], bool]) -> str:
+    """Start the benchmark, kill it once that is reached; returns what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuneserve", "bench", "--run", run.name],
+        cwd=run.root.parent.parent,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    return process.communicate()[1].decode()
+
+
 def test_every_rung_is_measured(run: RunDirectory) -> None:
-    bench = BenchSettings(
-        max_tokens=4, ctx=128, parallel=4, bootstrap=1000, speed_repetitions=2, general=0,
-        clients=(), ladder=True,
-    )  # fmt: skip
-    report = as_json(run_bench(run, Recipe(serve=ServeSettings(threads=1), bench=bench)))
+    report = as_json(run_bench(run, RECIPE, rescore=run.bench.exists()))
     ladder = report["ladder"]
     names = [(rung["name"], rung["cache"]) for rung in ladder]
     steps = ("F16", "Q8_0", "Q4_K_M", "Q4_K_M + imatrix")
