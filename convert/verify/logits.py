@@ -18,8 +18,9 @@ GPU_ROOM = 2 * 1024**3  # beside the weights: cache and buffers of a context
 
 def open_model(path: Path, *, on_gpu: bool = False) -> LlamaModel:
     """The model on the CPU; its weights stay in the mapped file, whose pages the kernel takes back
-    when memory is short. `on_gpu`: all of it there."""
-    return LlamaModel(path, repack=False, gpu_layers=-1 if on_gpu else 0)
+    when memory is short. `on_gpu`: all of it there. The file is one that a conversion has just
+    written (a probe has no vocabulary); what it hands over is tried in a process of its own."""
+    return LlamaModel(path, repack=False, gpu_layers=-1 if on_gpu else 0, tried=True)
 
 
 def fits_gpu(path: Path) -> bool:
