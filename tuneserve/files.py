@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -61,7 +62,7 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        _clear(folder)
         os.close(lock)
 
 
@@ -120,13 +121,18 @@ def _locked_folder(final: Path) -> tuple[Path, int]:
         # Before it is locked, another process can take it for a leftover and remove it.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, lock
-            os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (folder / OURS).touch()
+            except BaseException:
+                remove(folder)
+                os.close(lock)
+                raise
+            return folder, lock
 
 
 _MARK = ".tuneserve-"
+OURS = ".made-by-tuneserve"  # in each temporary folder: a name alone may be the user's
 
 
 def _prefix(final: Path) -> str:
@@ -134,7 +140,8 @@ def _prefix(final: Path) -> str:
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock.
+    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock. A folder
+    without the file that marks those made here is the user's, whatever its name.
 
     Where a file system can't exchange two folders, a process killed between the two renames of
     `replace` has left the old one aside and nothing in its place: it is put back.
@@ -149,13 +156,31 @@ def clear_leftovers(parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
+            if not (folder / OURS).is_file():
+                if _is_new(folder):
+                    folder.rmdir()
+                continue
             final = parent / folder.name[1:].rpartition(_MARK)[0]
             if (folder / _ASIDE).exists() and not final.exists():
                 (folder / _ASIDE).rename(final)
                 sync_folder(parent)
-            remove(folder)
+            _clear(folder)
         finally:
             os.close(lock)
+
+
+def _is_new(folder: Path) -> bool:
+    """Is it empty, and named as `tempfile` names? A kill came before it was marked."""
+    form = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")
+    return form.fullmatch(folder.name) is not None and not any(folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove a temporary folder, its mark last: a kill meanwhile leaves one that is known."""
+    for inner in folder.glob("*"):
+        if inner.name != OURS:
+            remove(inner)
+    remove(folder)
 
 
 def replace(source: Path, target: Path, *, aside: Path) -> None:
@@ -178,6 +203,7 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
         sync_folder(target.parent)  # before the old one goes
         remove(source)
         return
+    sync_tree(aside.parent)  # with its mark: `target` is brought back from there
     target.rename(aside)
     try:
         source.rename(target)
