@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -31,8 +32,10 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
 
     Works for files and directories. On any exception the temporary is removed and `final` is left
     as it was. When the call is over, `final` is on the disk; with `synced` False, for what can be
-    made again, a loss of power may leave an empty or a damaged file.
+    made again, a loss of power may leave an empty or a damaged file. Raises UsageError where
+    `final` is a device or the like.
     """
+    check_no_device(final)
     # Inside too: whether the disk is full is seen before the temporary is removed.
     with errors_named(final), temporary_folder(final) as folder, errors_named(final):
         temporary = folder / final.name
@@ -42,6 +45,29 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
         replace(temporary, final, aside=folder / _ASIDE)
         if synced:
             sync_folder(final.parent)
+
+
+def check_no_device(path: Path) -> None:
+    """Raise UsageError for what `is_special`."""
+    if is_special(path):
+        raise UsageError(
+            "is no file but a device, a pipe or a stream, and is not replaced",
+            where=str(path),
+            hint="Choose another name.",
+        )
+
+
+def is_special(path: Path) -> bool:
+    """Is it a device, a pipe, a socket or the name of an open file (/dev/stdout)? A rename over it
+    would take it away from every program."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return True
+    names = [path, path.parent.resolve() / path.readlink()] if path.is_symlink() else [path]
+    return any(name.parent.resolve().is_relative_to("/proc") for name in names)
 
 
 @contextmanager

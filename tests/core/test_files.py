@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tuneserve.files import (
     OURS,
     atomic_path,
     cache_directory,
+    check_no_device,
     check_replaceable,
     clear_leftovers,
     errors_named,
@@ -191,6 +193,26 @@ def test_a_kill_while_a_leftover_is_cleared_leaves_one_that_is_known(
     assert [path.name for path in tmp_path.glob("*/*")] == [OURS]
     clear_leftovers(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "stream"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    place = {"device": Path("/dev/null"), "pipe": tmp_path / "pipe", "stream": tmp_path / "out"}[
+        kind
+    ]
+    if kind == "pipe":
+        os.mkfifo(place)
+    if kind == "stream":  # as /dev/stdout is
+        place.symlink_to("/proc/self/fd/1")
+    with pytest.raises(UsageError, match="is not replaced"):
+        check_no_device(place)
+    if kind != "device":
+        with pytest.raises(UsageError, match="is not replaced"):
+            write_text(place, "x")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    check_no_device(tmp_path / "link")
+    check_no_device(tmp_path / "none")
 
 
 def test_json_and_hash(tmp_path: Path) -> None:
