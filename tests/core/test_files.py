@@ -197,9 +197,7 @@ def test_a_kill_while_a_leftover_is_cleared_leaves_one_that_is_known(
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "stream"])
 def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
-    place = {"device": Path("/dev/null"), "pipe": tmp_path / "pipe", "stream": tmp_path / "out"}[
-        kind
-    ]
+    place = Path("/dev/null") if kind == "device" else tmp_path / kind
     if kind == "pipe":
         os.mkfifo(place)
     if kind == "stream":  # as /dev/stdout is
