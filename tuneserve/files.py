@@ -214,9 +214,15 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
 
     A directory can't be renamed over a non-empty one: the two are exchanged and the old one is
     deleted. Where the file system can't do that, it is moved to `aside` first.
-    Raises UsageError where a file would replace a directory.
+    Raises UsageError where a file would replace a directory, or a directory a file.
     """
     if not target.is_dir():
+        if source.is_dir() and os.path.lexists(target):
+            raise UsageError(
+                "is no directory, and one is to be written",
+                where=str(target),
+                hint="Choose another name.",
+            )
         source.replace(target)
         return
     if not source.is_dir():
@@ -241,16 +247,13 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
 
 
 def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
-    """Raise UsageError naming what is in the directory `target` and is not of the files (patterns)
-    that are `made` there: it would be deleted with them. `what` they are stands in the error."""
+    """Raise UsageError naming what is in the directory `target` and is not of the files that are
+    `made` there (patterns, with a / at the end for folders): it would be deleted with them. `what`
+    they are stands in the error."""
     if target.is_symlink() or not target.is_dir():
         return
     patterns = list(made)
-    foreign = sorted(
-        path.name
-        for path in target.iterdir()
-        if not any(fnmatch(path.name, each) for each in patterns)
-    )
+    foreign = sorted(path.name for path in target.iterdir() if not _is_made(path, patterns))
     if foreign:
         raise UsageError(
             f"holds files that are no {what}'s, and would be deleted with it",
@@ -258,6 +261,14 @@ def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
             problems=foreign,
             hint="Move them away, or choose another name.",
         )
+
+
+def _is_made(path: Path, patterns: Iterable[str]) -> bool:
+    is_folder = path.is_dir() and not path.is_symlink()
+    return any(
+        each.endswith("/") == is_folder and fnmatch(path.name, each.rstrip("/"))
+        for each in patterns
+    )
 
 
 def remove(path: Path) -> None:

@@ -28,7 +28,7 @@ _PICKLED = ("optimizer.pt", "scheduler.pt")
 _PARTS = (_WEIGHTS, *_PICKLED, _STATE)
 # What else a training that goes on reads, where it is there.
 _MORE = ("adapter_config.json", "rng_state.pth")
-_OWN = ("checkpoint-*", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+_OWN = ("checkpoint-[0-9]*/", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 

@@ -155,6 +155,19 @@ def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "mine.jsonl").exists()
 
 
+def test_a_directory_never_replaces_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+
+    def write() -> None:
+        with atomic_path(tmp_path / "model") as temporary:
+            temporary.mkdir()
+
+    with pytest.raises(UsageError, match="is no directory") as caught:
+        write()
+    assert caught.value.where == str(tmp_path / "model")
+    assert (tmp_path / "model").is_symlink()
+
+
 def test_a_temporary_folder_in_use_is_no_leftover(tmp_path: Path) -> None:
     target = tmp_path / "a"
     with atomic_path(target) as outer:
@@ -335,6 +348,12 @@ def test_what_a_command_did_not_make_is_named_before_it_is_replaced(tmp_path: Pa
     with pytest.raises(UsageError, match="would be deleted with it") as caught:
         check_replaceable(folder, patterns, what="adapter")
     assert caught.value.problems == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    (folder / "tokenizer_backup").mkdir()  # the name of a file, but a folder of the user's
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        check_replaceable(folder, patterns, what="adapter")
+    assert caught.value.problems == ["tokenizer_backup"]
+    check_replaceable(folder, (*patterns, "tokenizer_*/"), what="adapter")
     (tmp_path / "link").symlink_to(folder)  # the link is replaced, not what it names
     check_replaceable(tmp_path / "link", patterns, what="adapter")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,7 @@ def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
     if output.exists() and skip_done:
         say(f"{output} is there already")
         return True
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:  # a link that leads nowhere too
         raise OutputExistsError(output)
     return False
 
