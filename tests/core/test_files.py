@@ -162,6 +162,9 @@ def test_a_directory_never_replaces_a_link_that_leads_nowhere(tmp_path: Path) ->
         with atomic_path(tmp_path / "model") as temporary:
             temporary.mkdir()
 
+    with pytest.raises(UsageError, match="is no folder") as caught:
+        write_text(tmp_path / "model" / "a.txt", "x")
+    assert caught.value.where == str(tmp_path / "model")
     with pytest.raises(UsageError, match="is no directory") as caught:
         write()
     assert caught.value.where == str(tmp_path / "model")
