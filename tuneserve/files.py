@@ -9,7 +9,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,8 +32,10 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
 
     Works for files and directories. On any exception the temporary is removed and `final` is left
     as it was. When the call is over, `final` is on the disk; with `synced` False, for what can be
-    made again, a loss of power may leave an empty or a damaged file.
+    made again, a loss of power may leave an empty or a damaged file. Raises UsageError where
+    `final` is a device or the like.
     """
+    check_no_device(final)
     # Inside too: whether the disk is full is seen before the temporary is removed.
     with errors_named(final), temporary_folder(final) as folder, errors_named(final):
         temporary = folder / final.name
@@ -41,6 +45,29 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
         replace(temporary, final, aside=folder / _ASIDE)
         if synced:
             sync_folder(final.parent)
+
+
+def check_no_device(path: Path) -> None:
+    """Raise UsageError for what `is_special`."""
+    if is_special(path):
+        raise UsageError(
+            "is no file but a device, a pipe or a stream, and is not replaced",
+            where=str(path),
+            hint="Choose another name.",
+        )
+
+
+def is_special(path: Path) -> bool:
+    """Is it a device, a pipe, a socket or the name of an open file (/dev/stdout)? A rename over it
+    would take it away from every program."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return True
+    names = [path, path.parent.resolve() / path.readlink()] if path.is_symlink() else [path]
+    return any(name.parent.resolve().is_relative_to("/proc") for name in names)
 
 
 @contextmanager
@@ -61,7 +88,7 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        _clear(folder)
         os.close(lock)
 
 
@@ -120,13 +147,18 @@ def _locked_folder(final: Path) -> tuple[Path, int]:
         # Before it is locked, another process can take it for a leftover and remove it.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, lock
-            os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (folder / OURS).touch()
+            except BaseException:
+                remove(folder)
+                os.close(lock)
+                raise
+            return folder, lock
 
 
 _MARK = ".tuneserve-"
+OURS = ".made-by-tuneserve"  # in each temporary folder: a name alone may be the user's
 
 
 def _prefix(final: Path) -> str:
@@ -134,7 +166,8 @@ def _prefix(final: Path) -> str:
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock.
+    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock. A folder
+    without the file that marks those made here is the user's, whatever its name.
 
     Where a file system can't exchange two folders, a process killed between the two renames of
     `replace` has left the old one aside and nothing in its place: it is put back.
@@ -149,13 +182,31 @@ def clear_leftovers(parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
+            if not (folder / OURS).is_file():
+                if _is_new(folder):
+                    folder.rmdir()
+                continue
             final = parent / folder.name[1:].rpartition(_MARK)[0]
             if (folder / _ASIDE).exists() and not final.exists():
                 (folder / _ASIDE).rename(final)
                 sync_folder(parent)
-            remove(folder)
+            _clear(folder)
         finally:
             os.close(lock)
+
+
+def _is_new(folder: Path) -> bool:
+    """Is it empty, and named as `tempfile` names? A kill came before it was marked."""
+    form = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")
+    return form.fullmatch(folder.name) is not None and not any(folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove a temporary folder, its mark last: a kill meanwhile leaves one that is known."""
+    for inner in folder.glob("*"):
+        if inner.name != OURS:
+            remove(inner)
+    remove(folder)
 
 
 def replace(source: Path, target: Path, *, aside: Path) -> None:
@@ -178,6 +229,7 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
         sync_folder(target.parent)  # before the old one goes
         remove(source)
         return
+    sync_tree(aside.parent)  # with its mark: `target` is brought back from there
     target.rename(aside)
     try:
         source.rename(target)

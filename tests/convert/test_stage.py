@@ -21,7 +21,7 @@ from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
-from tuneserve.files import sha256_file
+from tuneserve.files import OURS, sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.llama import LlamaModel
 from tuneserve.memory import main_memory
@@ -168,6 +168,7 @@ def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
         folder = run.gguf / f".{name}.tuneserve-abc"
         folder.mkdir()
         (folder / name).write_bytes(b"half")
+        (folder / OURS).touch()
     convert(run, SETTINGS)
     assert {"base-Q8_0.gguf", "small-Q8_0.gguf"} <= set(gguf_files(run))
     assert [name for name in gguf_files(run) if name.startswith(".")] == []
