@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.turns import BODY_AT_ONCE, MOST_AHEAD, READ_AT_ONCE, HeldFlow, Turns
 
 LINGER_SECONDS = 1.0
 MOST_DROPPED = 1 << 20
@@ -51,6 +52,7 @@ class Connections:
         """`refused` is told the reason of each connection that is cut or not taken."""
         self._limits = limits
         self.refused = refused
+        self.turns = Turns()
         self._clients: dict[str, _Client] = {}
         self._of: dict[GuardedProtocol, str] = {}
         self._waiting: dict[GuardedProtocol, None] = {}
@@ -130,6 +132,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     open_connections: Connections
+    flow: HeldFlow
     _refusal: Refusal | None = None
     _lingering = False
     _dropped = 0
@@ -147,6 +150,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = HeldFlow(transport)
+        self._ahead = (
+            bytearray()
+        )  # requests that are not parsed before the one in front is answered
         if self.open_connections.enter(self, self.client[0] if self.client else ""):
             self._watch()
         else:
@@ -164,19 +171,71 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._dropped > MOST_DROPPED:
                 self.transport.abort()
             return
-        self._came_on = False
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-            self._unfinished = 0 if self._came_on else self._unfinished + len(data)
-            if self._unfinished > self.limits.max_header_bytes:
-                raise self._refused(_too_long(self.limits))
-        except httptools.HttpParserUpgrade as offer:
-            self._read_as_it_is(data[offer.args[0] :])
-        except httptools.HttpParserError:
-            self._answer(self._refusal or BAD)
+        if self._ahead:
+            self._keep(data)
         else:
-            self._watch()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Parse requests until there is one to answer; keep the rest."""
+        start = 0
+        while start < len(data):
+            if self._has_request:
+                self._keep(data[start:])
+                break
+            size = BODY_AT_ONCE if self._in_body else READ_AT_ONCE
+            piece = data[start : start + size]
+            start += len(piece)
+            try:
+                self._parse(piece)
+            except httptools.HttpParserUpgrade as offer:
+                self._read_as_it_is(piece[offer.args[0] :] + data[start:])
+                return
+            except httptools.HttpParserError:
+                self._answer(self._refusal or BAD)
+                return
+        self._watch()
+
+    def _parse(self, piece: bytes) -> None:
+        self._came_on = False
+        self.parser.feed_data(piece)
+        self._unfinished = 0 if self._came_on else self._unfinished + len(piece)
+        if self._unfinished > self.limits.max_header_bytes:
+            raise self._refused(_too_long(self.limits))
+
+    @property
+    def _has_request(self) -> bool:
+        """Is there a request, read to its end, that is not answered yet?"""
+        return self._is_answering and not self.cycle.more_body
+
+    @property
+    def _in_body(self) -> bool:
+        return self._is_answering and self.cycle.more_body
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _keep(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._ahead) > MOST_AHEAD:
+            self.flow.hold()
+
+    def _begin_next(self) -> None:
+        """The turn has come of what this connection's client has sent ahead."""
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        ahead = bytes(self._ahead)
+        self._ahead.clear()
+        self._read(ahead)
+        if len(self._ahead) <= MOST_AHEAD:
+            self.flow.release()
+        if not self._has_request and not self._lingering:
+            self.open_connections.waits(self)
 
     def _read_as_it_is(self, rest: bytes) -> None:
         """Read a request that offers another protocol (HTTP/2, as Java's clients do; WebSocket),
@@ -266,9 +325,12 @@ class GuardedProtocol(HttpToolsProtocol):
             self.open_connections.works(self)
 
     def on_response_complete(self) -> None:
+        if (self.pipeline or self._ahead) and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self.open_connections.turns.wait(self.loop, self._begin_next)
+            return
         super().on_response_complete()
-        if not self.pipeline:
-            self.open_connections.waits(self)
+        self.open_connections.waits(self)
 
     # Answers that no application gives.
 
