@@ -1,5 +1,6 @@
-"""Requests that a client sends before it has the answers to those in front of them (pipelining,
-RFC 9112, 9.3.2): they are read and begun one after the other, and each waits for its turn."""
+"""What a connection has received and has to wait with for its turn: requests that a client sends
+before it has the answers to those in front of them (pipelining, RFC 9112, 9.3.2), which are read
+and begun one after the other, and bodies in very many chunks."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ READ_AT_ONCE = 1 << 10
 BODY_AT_ONCE = 16 << 10
 """Bytes that the parser is given at a time, of a head and of a body: what follows a request in them
 is parsed with it."""
+MOST_MARKS = 1000
+"""Heads, headers, chunks and ends of requests that are read at a turn: a client may send them all
+byte by byte."""
 
 
 class Turns:
-    """One request at a turn of the event loop is begun of all that wait behind others of their
-    connection: many of them hold up nobody who asks for one thing at a time."""
+    """At a turn of the event loop one connection goes on of all that have more to read: many of
+    them hold up nobody who asks for one thing at a time."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()

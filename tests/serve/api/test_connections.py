@@ -268,3 +268,30 @@ def test_requests_sent_ahead_hold_up_nobody_else() -> None:
         assert time.monotonic() - before < 2
         for connection in flooding:
             connection.close()
+
+
+def test_a_body_of_tiny_chunks_holds_up_nobody_else() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    count = 200_000
+    with running() as server:
+        answers: list[bytes] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(server.ask(head, b"1\r\na\r\n" * count + b"0\r\n\r\n"))
+        )
+        asking.start()
+        longest = 0.0
+        while asking.is_alive():
+            before = time.monotonic()
+            assert server.ask(HEAD + b"\r\n").startswith(b"HTTP/1.1 200")
+            longest = max(longest, time.monotonic() - before)
+        asking.join()
+    assert longest < 1.5
+    assert b'"body": %d' % count in answers[0]
+
+
+def test_several_requests_that_offer_another_protocol_are_answered(server: Running) -> None:
+    offer = HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(offer * 3 + LAST)
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answers.count(b"HTTP/1.1 200") == 4
