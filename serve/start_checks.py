@@ -63,6 +63,10 @@ def check_reach(host: str, settings: ServeSettings) -> None:
     elif pages:
         where, otherwise = "cors_origins", "name the origins"
         told = f"any web page can call the server ({pages[0]}), and no API key is asked for"
+    elif ANY in settings.allowed_hosts:
+        # By a name of the page's own that is made to point to this machine (DNS rebinding).
+        where, otherwise = "allowed_hosts", "name the hosts"
+        told = f"any web page can call the server (host {ANY}), and no API key is asked for"
     else:
         return
     if not settings.insecure:

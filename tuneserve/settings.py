@@ -694,7 +694,7 @@ class ServeSettings(Section):
     allowed_hosts: tuple[str, ...] = Field(
         (),
         description="Hosts under which the server is reached, beside this machine and the address "
-        "it listens on: name, name:port, *.domain; * = any.",
+        "it listens on: name, name:port, *.domain; * = any (only with keys or insecure).",
     )
     cors_origins: tuple[str, ...] = Field(
         (),

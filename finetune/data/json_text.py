@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -157,8 +158,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     """An object; a BadRecord in its place if a key is there twice, in it or in what it holds."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         return BadRecord(f"the key {twice[:40]!r} is there twice")
     for value in found.values():
         for item in value if isinstance(value, list) else (value,):

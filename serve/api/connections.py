@@ -13,6 +13,14 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.turns import (
+    BODY_AT_ONCE,
+    MOST_AHEAD,
+    MOST_MARKS,
+    READ_AT_ONCE,
+    HeldFlow,
+    Turns,
+)
 
 LINGER_SECONDS = 1.0
 MOST_DROPPED = 1 << 20
@@ -51,6 +59,7 @@ class Connections:
         """`refused` is told the reason of each connection that is cut or not taken."""
         self._limits = limits
         self.refused = refused
+        self.turns = Turns()
         self._clients: dict[str, _Client] = {}
         self._of: dict[GuardedProtocol, str] = {}
         self._waiting: dict[GuardedProtocol, None] = {}
@@ -130,6 +139,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits: ConnectionLimits
     open_connections: Connections
+    flow: HeldFlow
     _refusal: Refusal | None = None
     _lingering = False
     _dropped = 0
@@ -137,7 +147,11 @@ class GuardedProtocol(HttpToolsProtocol):
     _header_count = 0
     _unfinished = 0
     """Bytes since the parser has last come to the end of something: it keeps them all."""
-    _came_on = False
+    _marks = 0
+    """What the parser has come to the end of, at this turn."""
+    _is_due = False
+    """Has the request in front been answered, so that the next can begin?"""
+    _has_turn = False
     _declined = False
     """Is a request read again, without the protocol that it offers?"""
     _slow: asyncio.TimerHandle | None = None
@@ -147,6 +161,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = HeldFlow(transport)
+        self._ahead = (
+            bytearray()
+        )  # requests that are not parsed before the one in front is answered
         if self.open_connections.enter(self, self.client[0] if self.client else ""):
             self._watch()
         else:
@@ -164,19 +182,84 @@ class GuardedProtocol(HttpToolsProtocol):
             if self._dropped > MOST_DROPPED:
                 self.transport.abort()
             return
-        self._came_on = False
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-            self._unfinished = 0 if self._came_on else self._unfinished + len(data)
-            if self._unfinished > self.limits.max_header_bytes:
-                raise self._refused(_too_long(self.limits))
-        except httptools.HttpParserUpgrade as offer:
-            self._read_as_it_is(data[offer.args[0] :])
-        except httptools.HttpParserError:
-            self._answer(self._refusal or BAD)
+        if self._ahead:
+            self._keep(data)
         else:
-            self._watch()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Parse requests until there is one to answer; keep the rest."""
+        start = self._marks = 0
+        while start < len(data):
+            if self._has_request:
+                self._keep(data[start:])
+                break
+            size = BODY_AT_ONCE if self._in_body else READ_AT_ONCE
+            piece = data[start : start + size]
+            start += len(piece)
+            try:
+                self._parse(piece)
+            except httptools.HttpParserUpgrade as offer:
+                self._read_as_it_is(piece[offer.args[0] :] + data[start:])
+                return
+            except httptools.HttpParserError:
+                self._answer(self._refusal or BAD)
+                return
+            if self._marks > MOST_MARKS and start < len(data) and not self._has_request:
+                self._keep(data[start:])
+                self._wait_for_turn()
+                break
+        self._watch()
+
+    def _parse(self, piece: bytes) -> None:
+        before = self._marks
+        self.parser.feed_data(piece)
+        self._unfinished = 0 if self._marks > before else self._unfinished + len(piece)
+        if self._unfinished > self.limits.max_header_bytes:
+            raise self._refused(_too_long(self.limits))
+
+    @property
+    def _has_request(self) -> bool:
+        """Is there a request, read to its end, that is not answered yet?"""
+        return self._is_answering and not self.cycle.more_body
+
+    @property
+    def _in_body(self) -> bool:
+        return self._is_answering and self.cycle.more_body
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _keep(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._ahead) > MOST_AHEAD:
+            self.flow.hold()
+
+    def _wait_for_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self.open_connections.turns.wait(self.loop, self._go_on)
+
+    def _go_on(self) -> None:
+        """The turn has come of what this connection's client has sent ahead."""
+        self._has_turn = False
+        if self.transport.is_closing():
+            return
+        is_due, self._is_due = self._is_due, False
+        if is_due and self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            if self._ahead and not self._has_request:
+                self._wait_for_turn()
+            return
+        ahead = bytes(self._ahead)
+        self._ahead.clear()
+        self._read(ahead)
+        if len(self._ahead) <= MOST_AHEAD:
+            self.flow.release()
+        if not self._is_answering and not self._lingering:
+            self.open_connections.waits(self)
 
     def _read_as_it_is(self, rest: bytes) -> None:
         """Read a request that offers another protocol (HTTP/2, as Java's clients do; WebSocket),
@@ -202,7 +285,7 @@ class GuardedProtocol(HttpToolsProtocol):
     # What the parser tells.
 
     def on_message_begin(self) -> None:
-        self._came_on = True
+        self._marks += 1
         self._head_bytes = self._header_count = 0
         super().on_message_begin()
 
@@ -215,7 +298,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of a request's head, and of what may follow its body."""
-        self._came_on = True
+        self._marks += 1
         self._header_count += 1
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self.limits.max_header_bytes:
@@ -226,7 +309,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._came_on = True
+        self._marks += 1
         if self.parser.should_upgrade():
             return
         if not self.url.startswith((b"/", b"*")):
@@ -251,24 +334,29 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers.append((b"host", host))
 
     def on_chunk_header(self) -> None:
-        self._came_on = True
+        self._marks += 1
 
     def on_body(self, body: bytes) -> None:
-        self._came_on = True
+        self._marks += 1
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._came_on = True
+        self._marks += 1
         if self.parser.should_upgrade():
             return
+        self._declined = False
         super().on_message_complete()
         if not self.cycle.response_complete:
             self.open_connections.works(self)
 
     def on_response_complete(self) -> None:
+        if (self.pipeline or self._ahead) and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self._is_due = True
+            self._wait_for_turn()
+            return
         super().on_response_complete()
-        if not self.pipeline:
-            self.open_connections.waits(self)
+        self.open_connections.waits(self)
 
     # Answers that no application gives.
 

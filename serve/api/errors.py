@@ -24,6 +24,7 @@ from tuneserve.serve.chat.grammar_errors import GrammarError
 from tuneserve.serve.engine import (
     EngineError,
     GrammarFailedError,
+    NotCausalError,
     PromptTooLongError,
     QueueFullError,
     TextTooLongError,
@@ -101,6 +102,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
         case GrammarFailedError():
             return ApiError(400, _sentence(error), code="grammar_failed")
+        case NotCausalError():
+            return ApiError(400, _sentence(error), code="no_generation", param="model")
         case UnknownAdapterError():
             # Unloaded since the request's model was looked up.
             return ApiError(404, _sentence(error), code="model_not_found", param="model")

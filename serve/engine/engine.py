@@ -51,6 +51,7 @@ from tuneserve.serve.engine.types import (
     EngineStats,
     Event,
     FinishReason,
+    NotCausalError,
     PromptTooLongError,
     QueueFullError,
     SamplingParams,
@@ -160,6 +161,7 @@ class Engine:
                 n_outputs_max=sequences
                 + SCORED_AT_ONCE
                 + (0 if settings.speculate == "off" else MOST_DRAFTED),
+                causal=not settings.embeddings,
             )
             undone.callback(self._context.close)
             if self._lora is not None:
@@ -231,8 +233,8 @@ class Engine:
         """Queue a prompt (token ids). `on_event` is called in the engine's thread with a Delta
         for every step (only if `stream`), then with the Completion or an EngineError.
 
-        Raises PromptTooLongError, QueueFullError, EngineError; a grammar that fails on the way is
-        the GrammarFailedError of the result.
+        Raises PromptTooLongError, QueueFullError, NotCausalError, EngineError; a grammar
+        that fails on the way is the GrammarFailedError of the result.
         """
         self._check_queue()
         return self._enqueue(prompt, sampling, adapter=adapter, on_event=on_event, stream=stream)
@@ -460,6 +462,8 @@ class Engine:
         stream: bool,
     ) -> Generation:
         self._check_open()
+        if not self._context.is_causal:
+            raise NotCausalError("the model is for embeddings: it can't predict the next token")
         if not prompt:
             raise EngineError("the prompt is empty")
         if len(prompt) >= self.limit:

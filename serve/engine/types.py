@@ -24,6 +24,10 @@ class GrammarFailedError(EngineError):
     """An answer can't go on by its grammar: it has become too complex, or no token fits."""
 
 
+class NotCausalError(EngineError):
+    """The model is served for embeddings alone: its tokens attend to later ones."""
+
+
 class UnknownAdapterError(EngineError):
     """A request names an adapter that is not loaded (any more)."""
 

@@ -86,7 +86,8 @@ def write_tiny(
         if isinstance(value, list):
             writer.add_array(f"{architecture}.{key}", value)
             continue
-        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+               bool: writer.add_bool}  # fmt: skip
         add[type(value)](f"{architecture}.{key}", value)
     tokens = demo.require("tokenizer.ggml.tokens")[:TOKENS]
     merges = demo.require("tokenizer.ggml.merges")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from tuneserve.base.resolve import check_checkpoint
 from tuneserve.errors import UsageError
+from tuneserve.model_files import json_object
 from tuneserve.model_shape import ModelShape
 
 _CONFIG = {
@@ -120,3 +122,12 @@ def test_what_is_no_object(folder: Path, name: str, text: str) -> None:
     (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(UsageError, match=name):
         check_checkpoint(folder)
+
+
+def test_a_name_that_stands_twice_among_very_many_is_found_in_time() -> None:
+    names = [f"token{number}" for number in range(200_000)]
+    text = ", ".join(f'"{name}": 1' for name in [*names, names[-1]])
+    before = time.process_time()
+    with pytest.raises(UsageError, match="'token199999' stands in it twice"):
+        json_object(f"{{{text}}}".encode(), "tokenizer.json")
+    assert time.process_time() - before < 5  # each counted on its own takes minutes

@@ -10,7 +10,9 @@ import pytest
 from tests.base.gguf_support import write_tiny
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.reader import GGUFFile
-from tuneserve.llama import LlamaModel, trial
+from tuneserve.llama import LlamaContext, LlamaModel, trial
+from tuneserve.serve.engine import GREEDY, Engine, NotCausalError
+from tuneserve.settings import ServeSettings
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +63,33 @@ def test_a_cache_that_cant_be_written_is_no_obstacle(
     (tmp_path / "file").touch()
     monkeypatch.setenv("TUNESERVE_CACHE", str(tmp_path / "file"))
     trial.check_loadable(path)
+
+
+def test_a_model_whose_tokens_see_later_ones_is_for_embeddings_alone(
+    tmp_path: Path, demo_gguf: Path
+) -> None:
+    path = write_tiny(
+        tmp_path / "tiny.gguf", GGUFFile(demo_gguf), entries={"attention.causal": False}
+    )
+    with LlamaModel(path) as model:
+        with pytest.raises(UsageError, match="attend to later ones"):
+            LlamaContext(model, n_ctx=256, n_batch=64, n_ubatch=16, threads=1)
+        with LlamaContext(
+            model, n_ctx=256, n_batch=64, n_ubatch=16, threads=1, causal=False
+        ) as context:
+            # More than a micro-batch of what was asked for: llama.cpp would end the process.
+            assert context.logits(list(range(3, 67))).shape == (64, model.n_vocab)
+    settings = ServeSettings(
+        ctx=512,
+        batch=128,
+        micro_batch=32,
+        threads=1,
+        embeddings=True,
+        cache_type_k="f16",
+        cache_type_v="f16",
+    )
+    with Engine(path, settings) as engine:
+        (vector,) = engine.embed([list(range(3, 203))]).result(30)
+        assert len(vector) == model.n_embd
+        with pytest.raises(NotCausalError):
+            engine.submit([3] * 200, GREEDY)

@@ -29,11 +29,13 @@ def test_loopback_needs_nothing(host: str, capsys: Any) -> None:
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("origin", ["*", "null"])
-def test_to_let_any_page_in_needs_keys_or_a_word(origin: str, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    "opened", [{"cors_origins": ("*",)}, {"cors_origins": ("null",)}, {"allowed_hosts": ("*",)}]
+)
+def test_to_let_any_page_in_needs_keys_or_a_word(opened: dict[str, Any], capsys: Any) -> None:
     with pytest.raises(UsageError, match="any web page"):
-        check_reach("127.0.0.1", ServeSettings(cors_origins=(origin,)))
-    check_reach("127.0.0.1", ServeSettings(cors_origins=(origin,), insecure=True))
+        check_reach("127.0.0.1", ServeSettings(**opened))
+    check_reach("127.0.0.1", ServeSettings(**opened, insecure=True))
     assert "warning: any web page" in capsys.readouterr().err
 
 

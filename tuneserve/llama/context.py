@@ -157,6 +157,7 @@ class LlamaContext:
         threads: int = 0,
         kv_unified: bool = True,
         embeddings: bool = False,
+        causal: bool = True,
         on_tensor: Any = None,
         on_cpu: bool = False,
         hint: str = "Try a smaller context, another KV cache type or fewer GPU layers.",
@@ -166,12 +167,13 @@ class LlamaContext:
         `n_outputs_max` bounds the outputs of one batch, and their buffer (0: every token may have
         one). `flash_attention` None leaves it to llama.cpp; `threads` 0 are the physical cores.
         `kv_unified`: the sequences share the cells of `n_ctx`; else each has its equal part.
-        `embeddings`: outputs are mean embeddings of sequences instead of logits. `on_tensor` is a
+        `embeddings`: outputs are mean embeddings of sequences instead of logits. `causal`: a model
+        whose tokens attend to later ones is refused, except for `embeddings`. `on_tensor` is a
         `ggml_backend_sched_eval_callback`, kept alive by the caller. `on_cpu`: no GPU takes part;
         by default it multiplies large batches, in 16 bits, whatever layers are on it.
 
         Raises TuneserveError, with `hint`, if there is not enough memory or the combination is
-        not possible.
+        not possible; UsageError for a model that is not causal.
         """
         self.model = model
         self._api = backend()
@@ -195,20 +197,42 @@ class LlamaContext:
         if on_cpu:
             params.op_offload = params.offload_kqv = False
         params.no_perf = True
-        forget_errors()
-        self.handle = self._api.llama_init_from_model(model.handle, params)
-        if not self.handle:
-            use = " for embeddings" if embeddings else ""
-            raise TuneserveError(
-                f"llama.cpp can't make a context of {n_ctx} tokens{use}: {last_error()}",
-                where=str(model.path),
-                hint=hint,
-            )
+        self.handle = self._create(params, hint)
+        self._memory = self._api.llama_get_memory(self.handle)
+        attends = bool(self._api.llama_get_causal_attn(self.handle))
+        # Without a KV cache llama.cpp lets every token attend to all, whatever the file says.
+        self.is_causal = attends and bool(self._memory)
+        """Do tokens attend to earlier ones alone?"""
+        if not self.is_causal:
+            if causal and not embeddings:
+                self.close()
+                raise UsageError(
+                    "the model's tokens attend to later ones, so it can't predict the next token",
+                    where=str(model.path),
+                    hint="It may be a model for embeddings (serve it with --embeddings).",
+                )
+            if params.n_ubatch < params.n_batch:
+                # llama.cpp ends the process where such a batch has more than one micro-batch.
+                self.close()
+                params.n_ubatch = params.n_batch
+                self.handle = self._create(params, hint)
+                self._memory = self._api.llama_get_memory(self.handle)
         self.n_ctx = n_ctx
         self.cells = int(self._api.llama_n_ctx(self.handle))
         self.n_batch = int(params.n_batch)
         self._logits: tuple[tuple[int, int], Floats] | None = None
-        self._memory = self._api.llama_get_memory(self.handle)
+
+    def _create(self, params: Any, hint: str) -> Any:
+        forget_errors()
+        handle = self._api.llama_init_from_model(self.model.handle, params)
+        if not handle:
+            use = " for embeddings" if params.embeddings else ""
+            raise TuneserveError(
+                f"llama.cpp can't make a context of {params.n_ctx} tokens{use}: {last_error()}",
+                where=str(self.model.path),
+                hint=hint,
+            )
+        return handle
 
     def __enter__(self) -> Self:
         return self
@@ -329,6 +353,7 @@ def served_context(
     n_seq_max: int,
     n_outputs_max: int = 0,
     kv_unified: bool = True,
+    causal: bool = True,
 ) -> LlamaContext:
     """A context with the KV cache types, attention, micro-batch and threads of the settings."""
     return LlamaContext(
@@ -343,4 +368,5 @@ def served_context(
         flash_attention=settings.flash_attention,
         threads=settings.threads,
         kv_unified=kv_unified,
+        causal=causal,
     )

@@ -19,7 +19,8 @@ from tuneserve.llama.trial import REFUSED, VOCABULARY
 from tuneserve.memory import main_memory
 
 TEXTS = ("Hello, world!\n", " 1 + 1 = 2\t", "naïve 你好 🙂 \x00\x01\x7f\ufffd", "")
-TOKENS = 2
+TOKENS, AT_ONCE = 4, 2
+"""Of a batch, and of a micro-batch: in use too a batch has several."""
 MOST_PIECES = 4096
 SINGLE_THREAD_BYTES = 512 << 20
 """Of a smaller file the tokens are read sooner than threads are woken."""
@@ -38,9 +39,10 @@ def use(model: LlamaModel, *, threads: int) -> None:
     _ = model.bos, model.eos, model.mtp_layers
     if threads:
         with LlamaContext(
-            model, n_ctx=256, n_batch=TOKENS, n_ubatch=TOKENS, threads=threads, on_cpu=True
-        ) as context:
-            context.logits((ids or [0])[:TOKENS], start=0)
+            model, n_ctx=256, n_batch=TOKENS, n_ubatch=AT_ONCE, causal=False, threads=threads,
+            on_cpu=True,
+        ) as context:  # fmt: skip
+            context.logits([*ids, *[0] * TOKENS][:TOKENS], start=0)
 
 
 def _threads(size: int) -> int:

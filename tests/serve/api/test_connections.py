@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ import uvicorn
 from tuneserve.serve.api.connections import ConnectionLimits, guarded_protocol, network_of
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+LAST = HEAD + b"Connection: close\r\n\r\n"
 
 
 class Running:
@@ -234,3 +236,62 @@ def test_what_counts_as_one_client() -> None:
     assert network_of("2001:db8::1") == network_of("2001:db8:0:0:ffff::2")
     assert network_of("2001:db8::1") != network_of("2001:db8:0:1::1")
     assert network_of("fe80::1%eth0") == network_of("fe80::2%eth1")
+
+
+def test_requests_sent_ahead_are_answered_in_their_order() -> None:
+    count = 3000
+    sent = b"".join(
+        b"POST /%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+        % (number, size := number * 7 % 2500, b"x" * size)
+        for number in range(count)
+    )
+    with running() as server, server.connect() as connection:
+        sender = threading.Thread(target=connection.sendall, args=(sent + LAST,))
+        sender.start()
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+        sender.join()
+    got = [json.loads(one) for one in re.findall(rb"\{.*?\}", answers)]
+    assert [(one["path"], one["body"]) for one in got] == [
+        *((f"/{number}", number * 7 % 2500) for number in range(count)), ("/", 0),
+    ]  # fmt: skip
+
+
+def test_requests_sent_ahead_hold_up_nobody_else() -> None:
+    with running() as server:
+        flooding = [server.connect() for _ in range(20)]
+        for connection in flooding:
+            connection.setblocking(False)
+            connection.send((HEAD + b"\r\n") * 4000)
+        before = time.monotonic()
+        assert server.ask(HEAD + b"\r\n").startswith(b"HTTP/1.1 200")
+        # 80,000 requests take 10 seconds and more.
+        assert time.monotonic() - before < 2
+        for connection in flooding:
+            connection.close()
+
+
+def test_a_body_of_tiny_chunks_holds_up_nobody_else() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    count = 200_000
+    with running() as server:
+        answers: list[bytes] = []
+        asking = threading.Thread(
+            target=lambda: answers.append(server.ask(head, b"1\r\na\r\n" * count + b"0\r\n\r\n"))
+        )
+        asking.start()
+        longest = 0.0
+        while asking.is_alive():
+            before = time.monotonic()
+            assert server.ask(HEAD + b"\r\n").startswith(b"HTTP/1.1 200")
+            longest = max(longest, time.monotonic() - before)
+        asking.join()
+    assert longest < 1.5
+    assert b'"body": %d' % count in answers[0]
+
+
+def test_several_requests_that_offer_another_protocol_are_answered(server: Running) -> None:
+    offer = HEAD + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(offer * 3 + LAST)
+        answers = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    assert answers.count(b"HTTP/1.1 200") == 4
