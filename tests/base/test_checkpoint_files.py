@@ -166,7 +166,7 @@ def test_a_tokenizer_that_ends_its_process_is_refused(
     tmp_path: Path, changed: dict[str, Any], reason: str | None
 ) -> None:
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{**_TOKENIZER["added_tokens"][0], **flags}]
+    added = [{"id": 0, "content": "<s>", "special": True, **flags}]
     path = tmp_path / "tokenizer.json"
     content = {**_TOKENIZER, "added_tokens": added, "pre_tokenizer": None, **changed}
     path.write_text(json.dumps(content))
