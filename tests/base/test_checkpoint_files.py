@@ -126,6 +126,8 @@ def test_tokenizer(folder: Path, changed: dict[str, Any]) -> None:
     [
         {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, {"chat_template": 3},
         {"bos_token": 3}, {"eos_token": ["a"]}, {"tokenizer_class": ["x"]}, {"padding_side": 1},
+        {"model_max_length": "x"}, {"model_max_length": float("nan")}, {"truncation_side": "up"},
+        {"added_tokens_decoder": {"x": {"content": "a"}}}, {"added_tokens_decoder": 3},
     ],
     ids=str,
 )  # fmt: skip

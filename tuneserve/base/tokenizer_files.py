@@ -10,7 +10,14 @@ from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
 from tuneserve.errors import UsageError
 from tuneserve.expressions import ExpressionError, check_expression
 from tuneserve.gguf import pretokenizer_table
-from tuneserve.model_files import LARGEST_SIZE, are_texts, check_code, read_model_json, shown
+from tuneserve.model_files import (
+    LARGEST_SIZE,
+    are_texts,
+    check_code,
+    is_finite,
+    read_model_json,
+    shown,
+)
 
 MOST_BYTES = 256 << 20
 """Of a file; the largest in use have 33 MB."""
@@ -60,8 +67,20 @@ def check_tokenizer_files(directory: Path) -> None:
         for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
             good = isinstance(config.get(key), str | dict | None)
             _require(good, beside, f"{key} is no token")
-        for key in ("tokenizer_class", "padding_side", "truncation_side"):
-            _require(isinstance(config.get(key), str | None), beside, f"{key} is no name")
+        longest = config.get("model_max_length")
+        _require(
+            longest is None or is_finite(longest), beside, f"model_max_length is {shown(longest)}"
+        )
+        for key in ("padding_side", "truncation_side"):
+            _require(config.get(key) in (None, "left", "right"), beside, f"{key} is no side")
+        decoded = config.get("added_tokens_decoder") or {}
+        good = isinstance(decoded, dict) and all(key.isdecimal() for key in decoded)
+        _require(good, beside, "added_tokens_decoder is no table of tokens")
+        _require(
+            isinstance(config.get("tokenizer_class"), str | None),
+            beside,
+            "tokenizer_class is no name",
+        )
 
     for name in _BESIDE:
         if (directory / name).exists():
