@@ -85,3 +85,12 @@ def of_system(error: OSError) -> TuneserveError:
         where=str(error.filename) if error.filename is not None else "",
         hint=_HINTS.get(error.errno or 0, ""),
     )
+
+
+def rust_failure(error: BaseException) -> str | None:
+    """Why a library in Rust (tokenizers) has failed: it raises `Exception` itself, or what Rust
+    panics with, which is no Exception. None: the error is another's."""
+    kind = type(error)
+    if kind is Exception or kind.__module__ == "pyo3_runtime":
+        return str(error) or "no reason given"
+    return None

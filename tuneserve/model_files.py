@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,12 @@ _SIZES = {
     "num_experts": 1 << 16, "num_local_experts": 1 << 16, "n_routed_experts": 1 << 16,
 }  # fmt: skip
 _REQUIRED = frozenset({"hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"})
+_WAY = re.compile(r"^_?(attn|experts)_implementation|^_?use_kernels|kernel_config$")
+"""Entries that say how attention or experts are computed, or by whose code."""
+_WAYS = (
+    "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm",
+    "batched_mm",
+)  # fmt: skip
 _NATIVE = frozenset({"phi3", "deepseek_v2", "deepseek_v3"})
 """Kinds of models whose published checkpoints still name code that transformers has itself."""
 
@@ -150,7 +157,16 @@ def _parts(config: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
 
 
 def check_code(config: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError for a configuration that names Python code."""
+    """Raise UsageError for a configuration that names Python code, or how something is computed by
+    other than a plain name: transformers takes the name of a repository for code to download."""
+    for place, value in _named_ways(config):
+        names = value.values() if isinstance(value, dict) else [value]
+        if any(name not in (None, False, *_WAYS) for name in names):
+            raise UsageError(
+                f"{place} is {shown(value)}, which may be code to download",
+                where=where,
+                hint=f"Take it out of the file; known are {', '.join(_WAYS)}.",
+            )
     for part, place in _parts(config):
         if part.get("auto_map") and part.get("model_type") not in _NATIVE:
             raise UsageError(
@@ -158,6 +174,21 @@ def check_code(config: Mapping[str, Any], where: str) -> None:
                 where=where,
                 hint="If transformers has this architecture itself, take auto_map out of the file.",
             )
+
+
+def _named_ways(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """What a configuration and those in it say of how something is computed."""
+    if isinstance(config, list):
+        for number, one in enumerate(config):
+            yield from _named_ways(one, f"{place}[{number}]")
+    if not isinstance(config, dict):
+        return
+    for name, value in config.items():
+        path = f"{place}.{name}".removeprefix(".")
+        if _WAY.search(name):
+            yield path, value
+        else:
+            yield from _named_ways(value, path)
 
 
 def are_texts(value: Any) -> bool:

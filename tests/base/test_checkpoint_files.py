@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tuneserve.base.resolve import check_checkpoint
+from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError
 from tuneserve.model_files import json_object
 from tuneserve.model_shape import ModelShape
@@ -61,6 +62,9 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         {"vocab_size": 10**30}, {"max_position_embeddings": 2**62},
         {"rms_norm_eps": float("nan")}, {"rope_theta": float("inf")}, {"rms_norm_eps": "x"},
         {"architectures": "LlamaForCausalLM"}, {"architectures": [1]},
+        {"_attn_implementation": "someone/kernels"}, {"attn_implementation": "flash|a/b:c"},
+        {"_attn_implementation_internal": ["sdpa"]}, {"_experts_implementation": "a/b"},
+        {"text_config": {"x": [{"attn_implementation": {"": "sdpa", "y": "a/b"}}]}},
         {"deep": json.loads("[" * 40 + "]" * 40)},
     ],
     ids=str,
@@ -73,9 +77,21 @@ def test_config(folder: Path, changed: dict[str, Any]) -> None:
 
 
 def test_code_that_transformers_has_itself_is_no_reason(folder: Path) -> None:
+    way = {"_attn_implementation": {"": "sdpa", "text_config": None}, "use_kernels": False}
+    _change(folder / "config.json", lambda content: content.update(way))
     own = {"model_type": "phi3", "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
     _change(folder / "config.json", lambda content: content.update(own))
     check_checkpoint(folder)
+
+
+_WORDPIECE = {
+    "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+    "max_input_chars_per_word": 100, "vocab": {"a": 1},
+}  # fmt: skip
+
+
+def _replaced(content: str, pattern: str = "e") -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
 
 
 def _regex(expression: object) -> dict[str, Any]:
@@ -93,6 +109,9 @@ def _regex(expression: object) -> dict[str, Any]:
         {"added_tokens": [{"id": 2**70, "content": "a"}]}, {"normalizer": "NFC"},
         {"pre_tokenizer": [1]}, _regex("(a+)+b"), _regex("((x?){50})+"), _regex(["a"]),
         _regex("a" * 10_000), {"normalizer": _regex("(a|a)*b")["pre_tokenizer"]},
+        {"model": {"vocab": {"a": 1, "b": 1}}},
+        {"normalizer": {"type": "Sequence", "normalizers": [_replaced("e" * 10)] * 2}},
+        {"normalizer": {"type": "Prepend", "prepend": "a" * 10_000}},
     ],
     ids=lambda changed: str(changed)[:60],
 )  # fmt: skip
@@ -107,6 +126,8 @@ def test_tokenizer(folder: Path, changed: dict[str, Any]) -> None:
     [
         {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}, {"chat_template": 3},
         {"bos_token": 3}, {"eos_token": ["a"]}, {"tokenizer_class": ["x"]}, {"padding_side": 1},
+        {"model_max_length": "x"}, {"model_max_length": float("nan")}, {"truncation_side": "up"},
+        {"added_tokens_decoder": {"x": {"content": "a"}}}, {"added_tokens_decoder": 3},
     ],
     ids=str,
 )  # fmt: skip
@@ -131,3 +152,28 @@ def test_a_name_that_stands_twice_among_very_many_is_found_in_time() -> None:
     with pytest.raises(UsageError, match="'token199999' stands in it twice"):
         json_object(f"{{{text}}}".encode(), "tokenizer.json")
     assert time.process_time() - before < 5  # each counted on its own takes minutes
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////w=="}}, "ends"),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}}, "Precompiled"),
+        ({"model": _WORDPIECE}, "UNK"),
+        ({"pre_tokenizer": {"type": "None such"}}, "PreTokenizer"),
+    ],
+)
+def test_a_tokenizer_that_ends_its_process_is_refused(
+    tmp_path: Path, changed: dict[str, Any], reason: str | None
+) -> None:
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": 0, "content": "<s>", "special": True, **flags}]
+    path = tmp_path / "tokenizer.json"
+    content = {**_TOKENIZER, "added_tokens": added, "pre_tokenizer": None, **changed}
+    path.write_text(json.dumps(content))
+    if reason is None:
+        check_usable(path)
+        return
+    with pytest.raises(UsageError, match=f"tokenizers library can't use it: .*{reason}"):
+        check_usable(path)

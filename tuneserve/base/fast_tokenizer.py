@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base.tokenizer_files import check_tokenizer_files
-from tuneserve.errors import UsageError
+from tuneserve.base.tokenizer_trial import check_usable
+from tuneserve.errors import UsageError, rust_failure
 from tuneserve.files import read_json, write_json
 from tuneserve.gguf.tokens import NEVER_STRIPPING
 
@@ -44,23 +45,24 @@ def load_fast_tokenizer(directory: Path) -> Any:
             "Take both from the same model, or train on a GGUF of the base.",
         )
     check_tokenizer_files(directory)
+    check_usable(path)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
         _keep_flags(tokenizer, read_json(path))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the tokenizer can't be read: {error}", where=str(path)) from error
-    except Exception as error:
-        # The tokenizers library raises this class itself for a file that it can't read.
-        if type(error) is not Exception:
+    except BaseException as error:
+        if (reason := rust_failure(error)) is None:
             raise
-        raise UsageError(f"no tokenizer of tokenizers: {error}", where=str(path)) from error
+        raise UsageError(f"no tokenizer of tokenizers: {reason}", where=str(path)) from error
     return tokenizer
 
 
 def _keep_flags(tokenizer: Any, content: Mapping[str, Any]) -> None:
     """Give the file's added tokens its own flags: otherwise tokenizer_config.json's win."""
     given = {
-        entry["content"]: {key: entry[key] for key in FLAGS} for entry in content["added_tokens"]
+        entry["content"]: {key: entry[key] for key in FLAGS if key in entry}
+        for entry in content.get("added_tokens") or ()
     }
     now = {
         token.content: {key: getattr(token, key) for key in FLAGS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,20 @@ from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
 from tuneserve.errors import UsageError
 from tuneserve.expressions import ExpressionError, check_expression
 from tuneserve.gguf import pretokenizer_table
-from tuneserve.model_files import LARGEST_SIZE, are_texts, check_code, read_model_json, shown
+from tuneserve.model_files import (
+    LARGEST_SIZE,
+    are_texts,
+    check_code,
+    is_finite,
+    read_model_json,
+    shown,
+)
 
 MOST_BYTES = 256 << 20
 """Of a file; the largest in use have 33 MB."""
+MOST_GROWTH = 32
+"""How many times longer a text may become by what is put in place of its parts; no tokenizer in use
+makes it longer than 3 times."""
 _BESIDE = (
     "special_tokens_map.json", "added_tokens.json", "generation_config.json", "chat_template.json",
     "processor_config.json", "preprocessor_config.json",
@@ -36,6 +47,7 @@ def check_tokenizer_files(directory: Path) -> None:
         numbers = vocabulary.values()
         good = all(type(one) is int and 0 <= one < LARGEST_SIZE for one in numbers)
         _require(good, path, "model.vocab has an id that is no number of a token")
+        _require(len(set(numbers)) == len(numbers), path, "two tokens of model.vocab have one id")
     merges = content["model"].get("merges") or []
     good = isinstance(merges, list) and all(map(_is_merge, merges))
     _require(good, path, "model.merges is no list of pairs")
@@ -45,6 +57,7 @@ def check_tokenizer_files(directory: Path) -> None:
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         _require(isinstance(content.get(name), dict | None), path, f"{name} is no object")
         _check_expressions(content.get(name), path, name)
+        _require(_growth(content.get(name)) <= MOST_GROWTH, path, f"{name} makes texts too long")
     beside = directory / "tokenizer_config.json"
     if beside.exists():
         config = read_model_json(beside, most_bytes=MOST_BYTES)
@@ -54,8 +67,20 @@ def check_tokenizer_files(directory: Path) -> None:
         for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
             good = isinstance(config.get(key), str | dict | None)
             _require(good, beside, f"{key} is no token")
-        for key in ("tokenizer_class", "padding_side", "truncation_side"):
-            _require(isinstance(config.get(key), str | None), beside, f"{key} is no name")
+        longest = config.get("model_max_length")
+        _require(
+            longest is None or is_finite(longest), beside, f"model_max_length is {shown(longest)}"
+        )
+        for key in ("padding_side", "truncation_side"):
+            _require(config.get(key) in (None, "left", "right"), beside, f"{key} is no side")
+        decoded = config.get("added_tokens_decoder") or {}
+        good = isinstance(decoded, dict) and all(key.isdecimal() for key in decoded)
+        _require(good, beside, "added_tokens_decoder is no table of tokens")
+        _require(
+            isinstance(config.get("tokenizer_class"), str | None),
+            beside,
+            "tokenizer_class is no name",
+        )
 
     for name in _BESIDE:
         if (directory / name).exists():
@@ -85,6 +110,22 @@ def _is_added(token: Any) -> bool:
         return False
     number = token.get("id")
     return type(number) is int and 0 <= number < LARGEST_SIZE
+
+
+def _growth(step: Any) -> float:
+    """By what factor a step, with those it is made of, may make a text longer."""
+    if isinstance(step, list):
+        return math.prod(map(_growth, step))
+    if not isinstance(step, dict):
+        return 1
+    kind, content = step.get("type"), step.get("content")
+    if kind == "Replace" and isinstance(content, str):
+        pattern = step.get("pattern")
+        replaced = pattern.get("String") if isinstance(pattern, dict) else None
+        return max(1, len(content) / max(1, len(replaced) if isinstance(replaced, str) else 1))
+    if kind == "Prepend":
+        return max(1, len(str(step.get("prepend", ""))))
+    return math.prod(_growth(one) for one in step.values() if isinstance(one, list))
 
 
 def _check_expressions(value: Any, path: Path, place: str) -> None:

@@ -26,7 +26,7 @@ from tuneserve.chat.thinking import (
     without_thoughts,
 )
 from tuneserve.chat.tools import arranged
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, rust_failure
 from tuneserve.llama import LlamaModel
 
 _THINKING_BY_DEFAULT = (
@@ -117,12 +117,25 @@ class FastTokenizer:
         return [token.id for token in self.tokens(text)]
 
     def _of_piece(self, text: str, plain: bool) -> list[TokenSpan]:
-        coded = self._tokenizer(
-            text,
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            split_special_tokens=plain,
-        )
+        try:
+            coded = self._tokenizer(
+                text,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                split_special_tokens=plain,
+            )
+        except BaseException as error:
+            if not text.isascii() and (half := _half_character(text)) is not None:
+                raise TuneserveError(
+                    f"a text has half a character (a surrogate without its pair, {half!a})"
+                ) from error
+            if (reason := rust_failure(error)) is None:
+                raise
+            raise TuneserveError(
+                f"the tokenizers library fails with a text: {reason[:200]}",
+                where=str(self._tokenizer.name_or_path),
+                problems=[ascii(text[:80])],
+            ) from error
         pairs = zip(coded["input_ids"], coded["offset_mapping"], strict=True)
         return [TokenSpan(number, start, end) for number, (start, end) in pairs]
 
@@ -145,6 +158,10 @@ class FastTokenizer:
             bos_token=self._tokenizer.bos_token or "",
             eos_token=self._tokenizer.eos_token or "",
         )
+
+
+def _half_character(text: str) -> str | None:
+    return next((one for one in text if "\ud800" <= one <= "\udfff"), None)
 
 
 class GGUFTokenizer:
