@@ -14,6 +14,7 @@ from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.slabs import SLAB_VALUES
 from tuneserve.convert.verify.verify import LOGIT_BYTES
+from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.architectures import ARCHITECTURES
 from tuneserve.gguf.architectures.llama import LLAMA
@@ -70,7 +71,7 @@ def free_disk(folder: Path) -> int:
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raise TuneserveError if `needed` bytes and a little more do not fit on `folder`'s disk."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     free = free_disk(folder)
     if free < needed + SPARE_DISK:
         raise TuneserveError(
