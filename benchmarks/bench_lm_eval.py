@@ -117,6 +117,7 @@ def write_tasks(source: Path, folder: Path, prompts: int) -> list[Path]:
             zip(texts, labels, halves, strict=True)
         )
     ]
+    folder.mkdir(parents=True, exist_ok=True)
     parts = {"data": documents[:prompts], "shots": documents[prompts : prompts + 12]}
     for name, part in parts.items():
         lines = "".join(f"{json.dumps(row)}\n" for row in part)

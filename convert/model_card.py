@@ -18,6 +18,7 @@ from tuneserve.chat.prompt import template_of
 from tuneserve.chat.template import ChatTemplate, Message, TemplateError
 from tuneserve.console import human_bytes
 from tuneserve.convert.result import ConvertResult
+from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file, write_text
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.gguf.reader import GGUFFile
@@ -137,6 +138,29 @@ def modelfile(
         f"PARAMETER num_ctx {min(context, CONTEXT)}\n"
         "PARAMETER temperature 0\n"
     )
+
+
+def check_handover(run: RunDirectory) -> None:
+    """Raise UsageError naming the files beside the GGUFs that `write_handover` would replace and
+    that no conversion wrote."""
+    ours = {
+        "Modelfile": r'FROM \./[^\n]+\.gguf\n(ADAPTER \./[^\n]+\n)?TEMPLATE """',
+        "README.md": r"---\n(base_model: [^\n]+\n)?tags: \[gguf, lora\]\n---\n# ",
+        "SHA256SUMS": r"[0-9a-f]{64}  [^\n]+\n[0-9a-f]{64}  base-[^\n]+\n\Z",
+    }
+    there = {run.gguf / file: begin for file, begin in ours.items() if (run.gguf / file).exists()}
+    foreign = [
+        str(path)
+        for path, begin in there.items()
+        if not path.is_file() or not re.match(begin, path.read_text("utf-8", "replace"))
+    ]
+    if foreign:
+        raise UsageError(
+            "holds files that no conversion wrote, and that this one would replace",
+            where=str(run.gguf),
+            problems=foreign,
+            hint="Move them away.",
+        )
 
 
 def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[str]:

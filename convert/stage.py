@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
 from tuneserve.console import say
 from tuneserve.convert.make import make_files
-from tuneserve.convert.model_card import write_handover
+from tuneserve.convert.model_card import check_handover, write_handover
 from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.result import ConvertResult, verified_hash
 from tuneserve.errors import OutputExistsError
@@ -32,8 +32,9 @@ def convert(
 
     `make` writes and verifies the files.
     Raises OutputExistsError before any slow work if there is a result already (unless `force`, or
-    `skip_done` and it was made from the same inputs with the same settings), VerificationError if
-    the result fails verification: then nothing is left under the final names.
+    `skip_done` and it was made from the same inputs with the same settings), UsageError if a file
+    of the user's is in its way, VerificationError if the result fails verification: then nothing
+    is left under the final names.
     """
     plan = plan_of(run, settings)
     if not force:
@@ -41,6 +42,7 @@ def convert(
         if done is not None:
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
+    check_handover(run)
     if settings.merged_checkpoint:
         check_replaceable(plan.merged, CHECKPOINT_FILES, what="checkpoint")
     with ended_by_sigterm(), run.alone(), run.stage("convert", keep=True) as running:

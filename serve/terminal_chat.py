@@ -82,7 +82,7 @@ class Client:
             ) from error
         except openai.APIError as error:
             raise TuneserveError(error.message, where=self.url) from error
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             # The client library takes a reply for what it should be, without a look at it.
             raise TuneserveError(
                 f"the server's reply is not that of an OpenAI-compatible API ({error})",

@@ -11,19 +11,39 @@ from pathlib import Path
 
 from tuneserve.errors import TuneserveError
 
-_RUN_MODULE = """\
-import runpy, sys
+# PR_SET_PDEATHSIG of linux/prctl.h; a parent that has ended before is another one by then.
+_WITH_PARENT = """\
+import ctypes, os, runpy, sys
+parent, prctl = int(sys.argv.pop(1)), getattr(ctypes.CDLL(None), "prctl", None)
+if parent and prctl:
+    prctl(1, 9)
+    if os.getppid() != parent:
+        os._exit(1)
+"""
+_RUN_MODULE = f"""{_WITH_PARENT}
 sys.path.insert(0, sys.argv.pop(1))
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
+"""
+_RUN_SCRIPT = f"""{_WITH_PARENT}
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
 """
 _SHOWN_LINES = 8
 
 
-def own_module(module: str, *arguments: str) -> list[str]:
+def own_module(module: str, *arguments: str, with_parent: bool = True) -> list[str]:
     """The command that runs a module of this package in another Python. The working directory is
-    not searched for modules: it may hold files of the user's with the same names."""
-    root = str(Path(__file__).parents[1])
-    return [sys.executable, "-P", "-c", _RUN_MODULE, root, module, *arguments]
+    not searched for modules: it may hold files of the user's with the same names.
+
+    The process is killed (Linux) when the thread that starts it ends, and so with this process,
+    whatever ended that; not without `with_parent`.
+    """
+    parent, root = str(os.getpid() if with_parent else 0), str(Path(__file__).parents[1])
+    return [sys.executable, "-P", "-c", _RUN_MODULE, parent, root, module, *arguments]
+
+
+def own_script(path: Path, *arguments: str) -> list[str]:
+    """The same for a file that is to have the standard library alone: this package is not found."""
+    return [sys.executable, "-P", "-c", _RUN_SCRIPT, str(os.getpid()), str(path), *arguments]
 
 
 def run_child(

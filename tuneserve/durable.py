@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from tuneserve.errors import UsageError
 from tuneserve.failpoints import is_armed, reached
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, stdio.h of glibc
@@ -48,7 +49,14 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
     if path.is_dir():
         return
     make_folder(path.parent)
-    path.mkdir(mode, exist_ok=True)
+    try:
+        path.mkdir(mode, exist_ok=True)
+    except FileExistsError as error:
+        raise UsageError(
+            "is no folder, and one is needed there",
+            where=str(path),
+            hint="Move it away; of a link, make the folder that it names.",
+        ) from error
     sync_folder(path.parent)
 
 

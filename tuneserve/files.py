@@ -9,7 +9,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,8 +32,10 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
 
     Works for files and directories. On any exception the temporary is removed and `final` is left
     as it was. When the call is over, `final` is on the disk; with `synced` False, for what can be
-    made again, a loss of power may leave an empty or a damaged file.
+    made again, a loss of power may leave an empty or a damaged file. Raises UsageError where
+    `final` is a device or the like.
     """
+    check_no_device(final)
     # Inside too: whether the disk is full is seen before the temporary is removed.
     with errors_named(final), temporary_folder(final) as folder, errors_named(final):
         temporary = folder / final.name
@@ -41,6 +45,29 @@ def atomic_path(final: Path, *, synced: bool = True) -> Iterator[Path]:
         replace(temporary, final, aside=folder / _ASIDE)
         if synced:
             sync_folder(final.parent)
+
+
+def check_no_device(path: Path) -> None:
+    """Raise UsageError for what `is_special`."""
+    if is_special(path):
+        raise UsageError(
+            "is no file but a device, a pipe or a stream, and is not replaced",
+            where=str(path),
+            hint="Choose another name.",
+        )
+
+
+def is_special(path: Path) -> bool:
+    """Is it a device, a pipe, a socket or the name of an open file (/dev/stdout)? A rename over it
+    would take it away from every program."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        return True
+    names = [path, path.parent.resolve() / path.readlink()] if path.is_symlink() else [path]
+    return any(name.parent.resolve().is_relative_to("/proc") for name in names)
 
 
 @contextmanager
@@ -61,7 +88,7 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        remove(folder)
+        _clear(folder)
         os.close(lock)
 
 
@@ -120,13 +147,18 @@ def _locked_folder(final: Path) -> tuple[Path, int]:
         # Before it is locked, another process can take it for a leftover and remove it.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if folder.exists():
-                return folder, lock
-            os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                (folder / OURS).touch()
+            except BaseException:
+                remove(folder)
+                os.close(lock)
+                raise
+            return folder, lock
 
 
 _MARK = ".tuneserve-"
+OURS = ".made-by-tuneserve"  # in each temporary folder: a name alone may be the user's
 
 
 def _prefix(final: Path) -> str:
@@ -134,7 +166,8 @@ def _prefix(final: Path) -> str:
 
 
 def clear_leftovers(parent: Path) -> None:
-    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock.
+    """Remove temporary folders in `parent` whose process is gone: nobody holds their lock. A folder
+    without the file that marks those made here is the user's, whatever its name.
 
     Where a file system can't exchange two folders, a process killed between the two renames of
     `replace` has left the old one aside and nothing in its place: it is put back.
@@ -149,13 +182,31 @@ def clear_leftovers(parent: Path) -> None:
         except BlockingIOError:
             continue
         else:
+            if not (folder / OURS).is_file():
+                if _is_new(folder):
+                    folder.rmdir()
+                continue
             final = parent / folder.name[1:].rpartition(_MARK)[0]
             if (folder / _ASIDE).exists() and not final.exists():
                 (folder / _ASIDE).rename(final)
                 sync_folder(parent)
-            remove(folder)
+            _clear(folder)
         finally:
             os.close(lock)
+
+
+def _is_new(folder: Path) -> bool:
+    """Is it empty, and named as `tempfile` names? A kill came before it was marked."""
+    form = re.compile(rf"\..+{re.escape(_MARK)}[a-z0-9_]{{8}}")
+    return form.fullmatch(folder.name) is not None and not any(folder.iterdir())
+
+
+def _clear(folder: Path) -> None:
+    """Remove a temporary folder, its mark last: a kill meanwhile leaves one that is known."""
+    for inner in folder.glob("*"):
+        if inner.name != OURS:
+            remove(inner)
+    remove(folder)
 
 
 def replace(source: Path, target: Path, *, aside: Path) -> None:
@@ -163,9 +214,15 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
 
     A directory can't be renamed over a non-empty one: the two are exchanged and the old one is
     deleted. Where the file system can't do that, it is moved to `aside` first.
-    Raises UsageError where a file would replace a directory.
+    Raises UsageError where a file would replace a directory, or a directory a file.
     """
     if not target.is_dir():
+        if source.is_dir() and os.path.lexists(target):
+            raise UsageError(
+                "is no directory, and one is to be written",
+                where=str(target),
+                hint="Choose another name.",
+            )
         source.replace(target)
         return
     if not source.is_dir():
@@ -178,6 +235,7 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
         sync_folder(target.parent)  # before the old one goes
         remove(source)
         return
+    sync_tree(aside.parent)  # with its mark: `target` is brought back from there
     target.rename(aside)
     try:
         source.rename(target)
@@ -189,16 +247,13 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
 
 
 def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
-    """Raise UsageError naming what is in the directory `target` and is not of the files (patterns)
-    that are `made` there: it would be deleted with them. `what` they are stands in the error."""
+    """Raise UsageError naming what is in the directory `target` and is not of the files that are
+    `made` there (patterns, with a / at the end for folders): it would be deleted with them. `what`
+    they are stands in the error."""
     if target.is_symlink() or not target.is_dir():
         return
     patterns = list(made)
-    foreign = sorted(
-        path.name
-        for path in target.iterdir()
-        if not any(fnmatch(path.name, each) for each in patterns)
-    )
+    foreign = sorted(path.name for path in target.iterdir() if not _is_made(path, patterns))
     if foreign:
         raise UsageError(
             f"holds files that are no {what}'s, and would be deleted with it",
@@ -206,6 +261,14 @@ def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
             problems=foreign,
             hint="Move them away, or choose another name.",
         )
+
+
+def _is_made(path: Path, patterns: Iterable[str]) -> bool:
+    is_folder = path.is_dir() and not path.is_symlink()
+    return any(
+        each.endswith("/") == is_folder and fnmatch(path.name, each.rstrip("/"))
+        for each in patterns
+    )
 
 
 def remove(path: Path) -> None:

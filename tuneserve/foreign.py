@@ -7,12 +7,14 @@ in a recipe that --config names and that lies in no run directory.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.files import is_special
 
 Tables = Mapping[str, Mapping[str, Any]]
 CODE = "runs code"
@@ -54,6 +56,19 @@ class Named:
 
     def __str__(self) -> str:
         return f"{self.section}.{self.name} = {self.value!r} {self.does}"
+
+
+def check_plain(run: Path) -> None:
+    """Raise UsageError if a run holds a pipe, a socket, a device or a link to one: what reads it
+    may wait for ever."""
+    found = (Path(folder, name) for folder, _, names in os.walk(run) for name in names)
+    if special := sorted(str(path) for path in found if is_special(path)):
+        raise UsageError(
+            "holds what is no file (a pipe, a device, a socket)",
+            where=str(run),
+            problems=special,
+            hint="Remove it.",
+        )
 
 
 def is_of_a_run(path: Path) -> bool:

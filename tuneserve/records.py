@@ -55,9 +55,10 @@ def read_versioned(path: Path, newest: int, *, hint: str) -> dict[str, Any]:
     return content
 
 
-def read_lines(path: Path, *, hint: str) -> list[dict[str, Any]]:
-    """The JSON objects of a file that tuneserve wrote, one a line. Raises TuneserveError naming the
-    file and the line that is damaged, or the file that is missing."""
+def read_numbered_lines(path: Path, *, hint: str) -> list[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a file that tuneserve wrote, one a line, each with the number of its line
+    (from 1). Raises TuneserveError naming the file and the line that is damaged, or the file that
+    is missing."""
     rows = []
     try:
         lines = path.read_bytes().split(b"\n")
@@ -74,7 +75,7 @@ def read_lines(path: Path, *, hint: str) -> list[dict[str, Any]]:
             ) from error
         if not isinstance(row, dict):
             raise TuneserveError("holds no JSON object", where=f"{path}:{number}", hint=hint)
-        rows.append(row)
+        rows.append((number, row))
     return rows
 
 

@@ -32,6 +32,7 @@ from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
 from tuneserve.files import clear_leftovers, write_json
+from tuneserve.foreign import check_plain
 from tuneserve.locks import HeldError, hold
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
@@ -126,7 +127,7 @@ class RunDirectory:
 
     def require(self) -> RunDirectory:
         """This run, or UsageError naming those that exist, or saying that its record is of a newer
-        release."""
+        release or that it holds what is no file."""
         if not self.record_path.is_file():
             known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
             raise UsageError(
@@ -134,6 +135,7 @@ class RunDirectory:
                 where=str(self.root),
                 hint=f"Runs here: {', '.join(known)}." if known else "Start one: tuneserve train",
             )
+        check_plain(self.root)
         self.read()
         return self
 

@@ -105,7 +105,7 @@ def read_labels(path: str) -> dict[str, str]:
             if row["better"] not in BETTER:
                 raise ValueError(f"better is one of {', '.join(BETTER)}")
             found[str(row["id"])] = row["better"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems or not found:
         raise UsageError(

@@ -7,8 +7,9 @@ from typing import Any
 
 from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.compare.results import Report
+from tuneserve.bench.measure.journal import FILE
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.records import parse, read_lines, read_versioned, schema_of
+from tuneserve.records import parse, read_numbered_lines, read_versioned, schema_of
 from tuneserve.run import RunDirectory
 
 REPORT_SCHEMA = 2
@@ -31,7 +32,7 @@ def read_report(run: RunDirectory) -> Report:
     is damaged.
     """
     path = run.bench / "report.json"
-    again = f"Measure again: tuneserve bench --run {run.name} --force"
+    again = _how_again(run)
     try:
         content = read_versioned(path, REPORT_SCHEMA, hint=again)
     except FileNotFoundError:
@@ -53,11 +54,24 @@ def read_answers(run: RunDirectory) -> list[dict[str, Any]]:
     """The rows (`Pair.as_row`) of the run's own held-out prompts. Raises TuneserveError naming what
     is damaged."""
     path = run.bench / "answers.jsonl"
-    again = f"Measure again: tuneserve bench --run {run.name} --force"
-    rows = read_lines(path, hint=again)
-    for row in rows:
+    again = _how_again(run)
+    rows = read_numbered_lines(path, hint=again)
+    for number, row in rows:
         if lacking := sorted(_ROW - row.keys()):
             raise TuneserveError(
-                f"a row lacks {', '.join(lacking)}", where=f"{path}: {row.get('id')}", hint=again
+                f"a row lacks {', '.join(lacking)}", where=f"{path}:{number}", hint=again
             )
-    return [row for row in rows if row["task"] == HELD_OUT]
+        for model in ("base", "tuned"):
+            answer = row[model]
+            if not isinstance(answer, dict) or type(answer.get("score")) not in (int, float):
+                raise TuneserveError(
+                    f"a row has no score of the {model} model", where=f"{path}:{number}", hint=again
+                )
+    return [row for _, row in rows if row["task"] == HELD_OUT]
+
+
+def _how_again(run: RunDirectory) -> str:
+    """How a report is made anew: from the journal, or without one by measuring."""
+    if (run.root / FILE).is_file():
+        return f"Make it anew from what was measured: tuneserve bench --run {run.name} --rescore"
+    return f"Measure again: tuneserve bench --run {run.name} --force"

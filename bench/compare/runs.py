@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.errors import UsageError
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
 
@@ -39,7 +40,8 @@ class RunRow:
     `shared` prompts are the same in both (id, prompt and reference), of which the difference is.
     It is None for the first run, and where `why_not` says why they don't compare; `p` is
     Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
-    run, though the scores compare.
+    run, though the scores compare. `measured_as`: the name that the run had when it was measured,
+    if it has another one now.
     """
 
     report: Report
@@ -48,6 +50,7 @@ class RunRow:
     p: float | None
     why_not: str
     differs: str = ""
+    measured_as: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "report": as_json(self.report)}
@@ -69,7 +72,21 @@ class RunsComparison:
 
     @property
     def note(self) -> str:
-        """What was compared where not all have the same prompts; '' where they have."""
+        """What was compared where not all have the same prompts, and why runs are not ranked that
+        would be; '' where nothing is to be said."""
+        compared = sum(not row.why_not for row in self.rows)
+        unranked = ""
+        if len(self.rows) > 2 and self.ranking is None:
+            unranked = (
+                f"No ranking: only {compared} of {len(self.rows)} runs compare with the first, "
+                "itself included, and it takes three."
+                if compared < 3
+                else "No ranking: no prompt is shared by all."
+            )
+        return " ".join(filter(None, (self._shared_note, unranked)))
+
+    @property
+    def _shared_note(self) -> str:
         counts = {row.report.accuracy.prompts for row in self.rows if not row.why_not}
         shared = {row.shared for row in self.rows if not row.why_not}
         if counts == shared and len(counts) == 1:
@@ -81,11 +98,21 @@ class RunsComparison:
 
 
 def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
-    """Read the runs' reports and compare the tuned models' answers, prompt by prompt.
+    """Read the runs' reports and compare the tuned models' answers, prompt by prompt. Every row is
+    called by its folder, which a renamed or copied run's own report does not know.
 
-    Raises UsageError naming a run that has no benchmark, or one of another release.
+    Raises UsageError naming a run that has no benchmark, or one of another release, or that is
+    given twice.
     """
-    reports = [read_report(run) for run in runs]
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"given more than once: {', '.join(twice)}",
+            where="report",
+            hint="Name every run once: the same answers again are no further run.",
+        )
+    written = [read_report(run) for run in runs]
+    reports = [replace(report, run=name) for report, name in zip(written, names, strict=True)]
     answers = [_by_prompt(read_answers(run)) for run in runs]
     first = answers[0]
     shared = [[key for key in first if key in rows] for rows in answers]
@@ -108,8 +135,11 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             next(adjusted) if pair else None,
             reason,
             _what_differs(reports[0], report),
+            "" if report.run == earlier.run else earlier.run,
         )
-        for report, keys, pair, reason in zip(reports, shared, found, reasons, strict=True)
+        for report, earlier, keys, pair, reason in zip(
+            reports, written, shared, found, reasons, strict=True
+        )
     ]
     compared = {
         report.run: rows
@@ -194,7 +224,7 @@ def _difference(
 
 
 def _rank(runs: Mapping[str, Rows], confidence: float) -> Ranking | None:
-    """Of runs by name; a run that is given twice is one."""
+    """Of runs by name."""
     if len(runs) < 3:
         return None
     first, *others = runs.values()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,12 +21,12 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
-import tuneserve
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.chat.template import Message, api_message
 from tuneserve.chat.thinking import REASONING
+from tuneserve.child import own_module
 from tuneserve.console import progress
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaModel, free_gpu_memory
@@ -43,16 +42,6 @@ ANSWER_TOKENS = 48
 REQUESTS = 2  # of each client in a round
 ROUNDS = 3
 START_SECONDS = 600.0
-# `python -m tuneserve` would import a tuneserve.py or serve.py of the current folder:
-# with -P that folder is not searched. The first argument is the folder that holds this package.
-_TUNESERVE = """
-import sys
-root = sys.argv.pop(1)
-if root not in sys.path:
-    sys.path.insert(0, root)
-from tuneserve.cli import main
-main()
-"""
 
 
 @dataclass(frozen=True)
@@ -140,11 +129,10 @@ class Served:
 
 @contextmanager
 def served(path: Path, settings: ServeSettings, lora: Path | None = None) -> Iterator[Served]:
-    """`tuneserve serve` on any free port, ready; stopped when the block is left. With `lora` the
-    adapter has the model's name."""
-    root = str(Path(tuneserve.__file__).parents[1])
-    command = [sys.executable, "-P", "-c", _TUNESERVE, root]
-    command += ["serve", str(path), "--name", f"{SERVED_NAME}-base" if lora else SERVED_NAME]
+    """`tuneserve serve` on any free port, ready; stopped when the block is left, or this process
+    ends. With `lora` the adapter has the model's name."""
+    name = f"{SERVED_NAME}-base" if lora else SERVED_NAME
+    command = own_module("tuneserve", "serve", str(path), "--name", name)
     command += ["--lora", f"{SERVED_NAME}={lora}"] if lora else []
     command += as_options(Recipe(serve=settings), option_names(["serve"]))
     free = sum(free_gpu_memory())

@@ -195,7 +195,7 @@ def _first_model(client: OpenAI, settings: BenchSettings) -> str:
         return str(listed["data"][0]["id"])
     except openai.OpenAIError as error:
         raise _fatal(error, settings) or _failure(str(error), settings) from error
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise TuneserveError("lists no model", where=settings.endpoint, hint=name) from None
 
 

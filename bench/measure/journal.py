@@ -65,7 +65,8 @@ class Journal:
         too_large = sum(map(len, kept)) > MOST_BYTES
         if too_large:
             kept = [_line({"journal": JOURNAL_FORM}), *self._lines_in_use()]
-        if self.damaged or too_large or not kept:
+        # What a link names is not written into: the run may be another's.
+        if self.damaged or too_large or not kept or path.is_symlink():
             with atomic_path(path) as whole:
                 whole.write_bytes(b"".join(kept or [_line({"journal": JOURNAL_FORM})]))
         self._file = Appended(path, seconds=SYNC_SECONDS)

@@ -9,8 +9,11 @@ from xml.etree import ElementTree
 
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.report.gates import Gate, failed_gates
-from tuneserve.files import write_text
+from tuneserve.outputs import write_output
 
+_XML = '<?xml version="1.0" encoding="utf-8"?>\n'
+BEGIN = f'{_XML}<testsuites>\n  <testsuite name="tuneserve bench '
+"""What every such file begins with."""
 # What XML 1.0 has no way to write.
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -49,7 +52,7 @@ def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
     suites.append(suite)
     ElementTree.indent(suites)
     text = ElementTree.tostring(suites, encoding="unicode", xml_declaration=False)
-    write_text(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
+    write_output(path, f"{_XML}{text}\n", BEGIN)
 
 
 def _clean(text: str) -> str:

@@ -26,6 +26,7 @@ from tuneserve.bench.tasks.examples import evenly
 from tuneserve.charts import loss_chart, page_style
 from tuneserve.console import human_bytes, human_seconds
 from tuneserve.files import atomic_path, write_json, write_jsonl, write_text
+from tuneserve.outputs import write_output
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,6 +35,8 @@ UNSTEADY = 0.1  # share of the mean above which a deviation means a busy machine
 SHOWN_FLIPS = 10  # of each kind and task on paper; the page's table and answers.jsonl hold all
 CLIPPED = 600  # characters of a text on paper
 REPORT_FILES = ("report.json", "report.md", "report.html", "answers.jsonl")
+FOR_PULL_REQUEST, OF_RUNS = "<!-- tuneserve bench -->", "<!-- tuneserve report -->"
+"""What the files for others begin with; a viewer of Markdown shows nothing of it."""
 SCRIPTS = ("rows", "diff", "downloads", "table", "detail", "filters")
 
 
@@ -94,12 +97,14 @@ def _environment() -> Environment:
 def write_for_pull_request(path: Path, report: Report, gates: Sequence[Gate]) -> None:
     """The verdicts and a table in Markdown, short enough for a comment; needs no answers."""
     template = _environment().get_template("pull_request.md.jinja")
-    write_text(path, template.render(report=report, failures=failed_gates(report, gates)))
+    text = template.render(report=report, failures=failed_gates(report, gates))
+    write_output(path, f"{FOR_PULL_REQUEST}\n{text}", FOR_PULL_REQUEST)
 
 
 def write_runs(path: Path, found: RunsComparison) -> None:
     """Several runs in tables of Markdown."""
-    write_text(path, _environment().get_template("runs.md.jinja").render(found=found))
+    text = _environment().get_template("runs.md.jinja").render(found=found)
+    write_output(path, f"{OF_RUNS}\n\n{text}", OF_RUNS)
 
 
 def _script() -> Markup:

@@ -57,8 +57,8 @@ def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -
 def split_entry(entry: str) -> tuple[Path, str]:
     """The file that an entry of `bench.tasks` names, and what it says of it: ('sums.jsonl',
     'number') of 'sums.jsonl=number'; '' where it says nothing."""
-    path, sign, said = entry.rpartition("=")
-    return (Path(path), said) if sign and "/" not in said else (Path(entry), "")
+    path, _, said = entry.rpartition("=")
+    return (Path(path), said) if path and "/" not in said else (Path(entry), "")
 
 
 def is_task_file(entry: str) -> bool:

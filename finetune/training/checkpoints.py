@@ -28,7 +28,7 @@ _PICKLED = ("optimizer.pt", "scheduler.pt")
 _PARTS = (_WEIGHTS, *_PICKLED, _STATE)
 # What else a training that goes on reads, where it is there.
 _MORE = ("adapter_config.json", "rng_state.pth")
-_OWN = ("checkpoint-*", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+_OWN = ("checkpoint-[0-9]*/", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 
@@ -119,11 +119,11 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     """The checkpoint to go on from, if these are the settings and data it was made with.
 
     Writes the fingerprint of a fresh run. Raises UsageError if the directory holds checkpoints
-    of other settings.
+    of other settings, or a replacement with others was begun there.
     """
     record = directory / FINGERPRINT
     last = last_checkpoint(directory)
-    if last is not None:
+    if last is not None or is_replacing(directory):
         known = read_json(record, hint=_AFRESH) if record.is_file() else {}
         if known != identity:
             raise UsageError(

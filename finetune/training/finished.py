@@ -37,5 +37,6 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
 def was_cut_off(run: RunDirectory) -> bool:
     """Is there an adapter beside an unfinished training: was the process killed after it wrote the
     adapter and before run.json says so, or when it was to replace an older one?"""
-    finished = "train" in run.read().stages and not is_replacing(run.checkpoints)
-    return not finished and has_checkpoints(run.checkpoints)
+    if is_replacing(run.checkpoints):  # --force was said, whether or not a checkpoint came
+        return True
+    return "train" not in run.read().stages and has_checkpoints(run.checkpoints)

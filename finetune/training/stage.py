@@ -71,6 +71,7 @@ from tuneserve.finetune.training.result import (
     TrainResult,
 )
 from tuneserve.finetune.training.trained_files import base_hashes, check_replaceable_run, run_hashes
+from tuneserve.foreign import check_plain
 from tuneserve.identity import Hashes
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -100,6 +101,7 @@ def train(
     Raises OutputExistsError if the run has an adapter and `force` is not given, UsageError for
     bad data or settings, TrainingStoppedError after Ctrl-C.
     """
+    check_plain(run.root)
     if force:
         run.set_aside_damaged()
     run.read()  # a record that can't be read is an error before anything slow or lasting happens

@@ -16,12 +16,13 @@ import pytest
 from tests.convert.convert_support import KINDS_OF_FOUR_BIT as KINDS
 from tests.convert.convert_support import Trained, quantized
 from tuneserve.convert.adapter_only import convert_adapter
+from tuneserve.convert.model_card import check_handover
 from tuneserve.convert.resources import check_disk
 from tuneserve.convert.result import ConvertResult
 from tuneserve.convert.stage import convert
 from tuneserve.convert.verify import VerificationError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
-from tuneserve.files import sha256_file
+from tuneserve.files import OURS, sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.llama import LlamaModel
 from tuneserve.memory import main_memory
@@ -49,6 +50,7 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     assert all(check.passed for check in result.verification)
     assert sum(result.tensor_types.values()) == 2 + 9 * 3
 
+    check_handover(run)  # those of a conversion are
     stamp = run.tuned_gguf("Q8_0").stat().st_mtime_ns
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS)
@@ -63,6 +65,16 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
     with pytest.raises(OutputExistsError):
         convert(run, SETTINGS, skip_done=True)
     assert run.tuned_gguf("Q8_0").stat().st_mtime_ns == stamp
+
+
+def test_files_of_the_users_beside_the_ggufs_are_not_replaced(run: RunDirectory) -> None:
+    run.gguf.mkdir()
+    for name in ("README.md", "Modelfile", "SHA256SUMS"):
+        (run.gguf / name).write_text("mine")
+    with pytest.raises(UsageError, match="no conversion wrote") as caught:
+        convert(run, SETTINGS, force=True)
+    assert len(caught.value.problems) == 3
+    assert {path.read_text() for path in run.gguf.iterdir()} == {"mine"}
 
 
 def test_a_shut_gate_leaves_nothing(run: RunDirectory) -> None:
@@ -168,6 +180,7 @@ def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
         folder = run.gguf / f".{name}.tuneserve-abc"
         folder.mkdir()
         (folder / name).write_bytes(b"half")
+        (folder / OURS).touch()
     convert(run, SETTINGS)
     assert {"base-Q8_0.gguf", "small-Q8_0.gguf"} <= set(gguf_files(run))
     assert [name for name in gguf_files(run) if name.startswith(".")] == []

@@ -45,11 +45,11 @@ def test_the_points_of_a_write_and_a_failure_at_each(tmp_path: Path) -> None:
     assert write(tmp_path, TUNESERVE_FAILPOINT_LOG=str(log), **within).returncode == 0
     names = [line.split()[0] for line in log.read_text().splitlines()]
     assert names == [
-        "mkdir", "open", "fsync", "synced", "rename", "fsync", "synced", "rmdir",
+        "mkdir", "open", "open", "fsync", "synced", "rename", "fsync", "synced", "remove", "rmdir",
     ]  # fmt: skip
-    for number, (action, said) in enumerate(
-        [("enospc", "no space left on device"), ("eio", "input/output error"), ("kill", "")], 2
-    ):
+    failures = {"enospc": "no space left on device", "eio": "input/output error", "kill": ""}
+    for number, action in enumerate(["kill", "enospc", "eio", "kill"], 2):
+        said = failures[action]
         (tmp_path / "out" / "a.txt").write_text("old")
         done = write(tmp_path, TUNESERVE_FAILPOINT=f"any:{number}={action}", **within)
         assert done.returncode == (1 if said else -signal.SIGKILL)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,12 +13,16 @@ import pytest
 from tests.support import ROOT
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import (
+    OURS,
     atomic_path,
     cache_directory,
+    check_no_device,
     check_replaceable,
+    clear_leftovers,
     errors_named,
     read_json,
     read_text,
+    remove,
     sha256_file,
     write_json,
     write_jsonl,
@@ -150,6 +155,22 @@ def test_a_file_never_replaces_a_directory(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "mine.jsonl").exists()
 
 
+def test_a_directory_never_replaces_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+
+    def write() -> None:
+        with atomic_path(tmp_path / "model") as temporary:
+            temporary.mkdir()
+
+    with pytest.raises(UsageError, match="is no folder") as caught:
+        write_text(tmp_path / "model" / "a.txt", "x")
+    assert caught.value.where == str(tmp_path / "model")
+    with pytest.raises(UsageError, match="is no directory") as caught:
+        write()
+    assert caught.value.where == str(tmp_path / "model")
+    assert (tmp_path / "model").is_symlink()
+
+
 def test_a_temporary_folder_in_use_is_no_leftover(tmp_path: Path) -> None:
     target = tmp_path / "a"
     with atomic_path(target) as outer:
@@ -158,6 +179,54 @@ def test_a_temporary_folder_in_use_is_no_leftover(tmp_path: Path) -> None:
             inner.write_text("inner")
         assert target.read_text() == "inner"
     assert target.read_text() == "outer"
+
+
+def test_a_folder_named_like_a_leftover_is_the_users(tmp_path: Path) -> None:
+    folder = tmp_path / ".notes.tuneserve-drafts"
+    folder.mkdir()
+    (folder / "thesis.tex").touch()
+    (folder / ".replaced").touch()
+    with atomic_path(tmp_path / "a") as temporary:
+        temporary.touch()
+    left = sorted(path.name for path in tmp_path.rglob("*"))
+    assert left == [folder.name, ".replaced", "a", "thesis.tex"]
+
+
+def test_a_kill_while_a_leftover_is_cleared_leaves_one_that_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "a"
+    killed("before", target)
+
+    def stopped(path: Path) -> None:
+        remove(path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tuneserve.files.remove", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            clear_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.glob("*/*")] == [OURS]
+    clear_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "stream"])
+def test_what_is_no_file_is_not_replaced(kind: str, tmp_path: Path) -> None:
+    place = Path("/dev/null") if kind == "device" else tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(place)
+    if kind == "stream":  # as /dev/stdout is
+        place.symlink_to("/proc/self/fd/1")
+    with pytest.raises(UsageError, match="is not replaced"):
+        check_no_device(place)
+    if kind != "device":
+        with pytest.raises(UsageError, match="is not replaced"):
+            write_text(place, "x")
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    check_no_device(tmp_path / "link")
+    check_no_device(tmp_path / "none")
 
 
 def test_json_and_hash(tmp_path: Path) -> None:
@@ -282,6 +351,12 @@ def test_what_a_command_did_not_make_is_named_before_it_is_replaced(tmp_path: Pa
     with pytest.raises(UsageError, match="would be deleted with it") as caught:
         check_replaceable(folder, patterns, what="adapter")
     assert caught.value.problems == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    (folder / "tokenizer_backup").mkdir()  # the name of a file, but a folder of the user's
+    with pytest.raises(UsageError, match="would be deleted with it") as caught:
+        check_replaceable(folder, patterns, what="adapter")
+    assert caught.value.problems == ["tokenizer_backup"]
+    check_replaceable(folder, (*patterns, "tokenizer_*/"), what="adapter")
     (tmp_path / "link").symlink_to(folder)  # the link is replaced, not what it names
     check_replaceable(tmp_path / "link", patterns, what="adapter")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,18 @@ def test_run_json_names_no_files_outside_the_run(name: str) -> None:
         ConvertInputs(base="b", adapter={name: ""})
     with pytest.raises(ValueError, match="quantization"):
         GGUFRecord(path="x", size_bytes=1, sha256="", quantization=f"x/{name}")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_run_that_holds_a_pipe_or_a_device_is_refused(kind: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "a")
+    run.update()
+    run.require()
+    place = run.root / "bench-journal.jsonl"
+    os.mkfifo(place) if kind == "pipe" else place.symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="no file") as caught:
+        run.require()
+    assert caught.value.problems == [str(place)]
 
 
 PRODUCT = [

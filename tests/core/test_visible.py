@@ -198,8 +198,9 @@ def _chat_with(url: str) -> None:
     "body",
     [
         "no JSON", "[]", "[1]", '"x"', "null", '{"data": 3}', '{"data": [{"id": "\\udc9b"}]}',
-        '{"data": [3]}', '{"data": [{}]}', '{"data": [{"id": 3}]}',
+        '{"data": [3]}', '{"data": [{}]}', '{"data": [{"id": 3}]}', 100_000 * "[",
     ],
+    ids=lambda body: body[:20],
 )  # fmt: skip
 def test_a_server_that_sends_something_else_is_one_error(
     body: str, monkeypatch: pytest.MonkeyPatch
@@ -209,7 +210,14 @@ def test_a_server_that_sends_something_else_is_one_error(
         list(client_of(url).chat([{"role": "user", "content": "hi"}]))
 
 
-@pytest.mark.parametrize("event", ["data: {broken", "data: [1]", 'data: {"choices": 3}', "data: 3"])
+DEEP = 100_000 * "["
+
+
+@pytest.mark.parametrize(
+    "event",
+    ["data: {broken", "data: [1]", 'data: {"choices": 3}', "data: 3", f"data: {DEEP}"],
+    ids=lambda event: event[:20],
+)
 def test_a_broken_event_is_one_error(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(self: _Evil) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tuneserve.base.config import checkpoint_config, generation_config
@@ -28,7 +29,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     `force` is not given. With `force` it replaces a checkpoint; anything else there is a
     UsageError.
     """
-    if target.exists():
+    if os.path.lexists(target):  # a link that leads nowhere too
         _check_replaceable(target, force=force)
     gguf = open_whole(source)
     architecture = by_gguf_name(gguf.architecture)

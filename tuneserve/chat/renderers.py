@@ -74,7 +74,9 @@ class _Process:
     def __init__(self) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
-            own_module("tuneserve.chat.render_process"), env=environment, cwd="/",
+            # The thread that starts it may end before it; it ends with its stdin.
+            own_module("tuneserve.chat.render_process", with_parent=False),
+            env=environment, cwd="/",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         assert self._process.stdin is not None

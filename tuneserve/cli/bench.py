@@ -15,7 +15,7 @@ from tuneserve.cli.common import (
     stage_options,
 )
 from tuneserve.console import human_bytes, print_json, say, table
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.options import BENCH_FIELDS, settings_options
 
 if TYPE_CHECKING:
@@ -34,12 +34,15 @@ EXIT_WORSE = 3
     "scorer or other options too), only what is missing is measured.",
 )
 @click.option(
-    "--junit", type=click.Path(path_type=Path), help="Write the verdicts as JUnit XML there too."
+    "--junit",
+    type=click.Path(path_type=Path),
+    help="Write the verdicts as JUnit XML there too; an earlier output is replaced.",
 )
 @click.option(
     "--markdown",
     type=click.Path(path_type=Path),
-    help="Write a table in Markdown there too, short enough for a pull request.",
+    help="Write a table in Markdown there too, short enough for a pull request; an earlier "
+    "output is replaced.",
 )
 @settings_options("bench", "serve", only=BENCH_FIELDS)
 @click.pass_context
@@ -74,10 +77,17 @@ def command(
     recipe = later_stage_settings(context, run, config, "bench", "serve")
     from tuneserve.bench.compare.report_file import as_json as report_as_json
     from tuneserve.bench.report.gates import failed_gates, read_gates
-    from tuneserve.bench.report.junit import write_junit
-    from tuneserve.bench.report.pages import write_for_pull_request
+    from tuneserve.bench.report.junit import BEGIN, write_junit
+    from tuneserve.bench.report.pages import FOR_PULL_REQUEST, write_for_pull_request
     from tuneserve.bench.stage import run_bench
+    from tuneserve.outputs import check_output
 
+    if junit:
+        check_output(junit, BEGIN)
+    if markdown:
+        check_output(markdown, FOR_PULL_REQUEST)
+    if junit and markdown and junit.resolve() == markdown.resolve():
+        raise UsageError("--junit and --markdown name one file", where=str(junit))
     gates = read_gates(recipe.bench)
     report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
     if as_json:

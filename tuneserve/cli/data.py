@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from tuneserve.cli.common import config_option
 from tuneserve.console import print_json, say
 from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.extras import require_extra
-from tuneserve.files import sha256_file, write_jsonl
+from tuneserve.files import check_no_device, sha256_file, write_jsonl
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.records import Record
 
@@ -66,10 +67,11 @@ def is_done(output: Path, *, force: bool, skip_done: bool) -> bool:
     if it is a directory."""
     if output.is_dir():
         raise UsageError("is a directory, and a file is to be written", where=str(output))
+    check_no_device(output)
     if output.exists() and skip_done:
         say(f"{output} is there already")
         return True
-    if output.exists() and not force:
+    if os.path.lexists(output) and not force:  # a link that leads nowhere too
         raise OutputExistsError(output)
     return False
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout.")
 @click.option(
-    "--markdown", type=click.Path(path_type=Path), help="Write the tables in Markdown there too."
+    "--markdown",
+    type=click.Path(path_type=Path),
+    help="Write the tables in Markdown there too; an earlier output is replaced.",
 )
 def command(runs: tuple[str, ...], as_json: bool, markdown: Path | None) -> None:
     """Compare the benchmarks of several runs.
@@ -32,8 +34,11 @@ def command(runs: tuple[str, ...], as_json: bool, markdown: Path | None) -> None
     tuneserve report first second third
     """
     from tuneserve.bench.compare.runs import compare_runs
-    from tuneserve.bench.report.pages import write_runs
+    from tuneserve.bench.report.pages import OF_RUNS, write_runs
+    from tuneserve.outputs import check_output
 
+    if markdown:
+        check_output(markdown, OF_RUNS)
     found = compare_runs([RunDirectory.named(name).require() for name in runs])
     if as_json:
         print_json(found.to_json())
@@ -53,6 +58,8 @@ def show(found: RunsComparison) -> None:
         say(found.note)
     for row in found.rows:
         say(f"{row.report.run}: {row.report.verdict.sentence}")
+        if row.measured_as:
+            say(f"{row.report.run} was measured under the name {row.measured_as}")
         if row.differs:
             first = found.rows[0].report.run
             say(f"{row.report.run} differs from {first} in {row.differs}")

@@ -10,11 +10,9 @@ been imported so far.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -22,13 +20,10 @@ from types import ModuleType
 from typing import Any
 
 _MODULE = "tuneserve_user_scorer"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _LONGEST = 500  # characters of an error's text
 
 
 def main() -> None:
-    # It ends with the process that asked, whatever ended that.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     path, name, memory = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     if memory:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

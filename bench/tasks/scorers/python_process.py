@@ -8,13 +8,13 @@ import re
 import select
 import signal
 import subprocess
-import sys
 import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuneserve.child import own_script
 from tuneserve.errors import UsageError
 
 _CHILD = Path(__file__).with_name("python_child.py")
@@ -45,9 +45,7 @@ class ScorerProcess:
     def __init__(self, path: Path, name: str, limits: Limits) -> None:
         """Raises UsageError if the file can't be run or has no such function."""
         self.files: set[Path] = {path}
-        self._command = [
-            sys.executable, "-P", str(_CHILD), str(path), name, str(limits.memory_bytes),
-        ]  # fmt: skip
+        self._command = own_script(_CHILD, str(path), name, str(limits.memory_bytes))
         self._where = f"bench.scorer: {path}"
         self._name = name
         self._limits = limits

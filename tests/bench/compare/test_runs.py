@@ -22,6 +22,7 @@ from tuneserve.bench.compare.results import (
     Verdict,
 )
 from tuneserve.bench.compare.runs import compare_runs
+from tuneserve.bench.measure.journal import FILE
 from tuneserve.bench.measure.speed import Rate, Speed
 from tuneserve.bench.report.pages import write_report
 from tuneserve.charts import LossCurves
@@ -176,16 +177,52 @@ def test_a_run_without_benchmark_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("{", ":2: not valid JSON"), ("[]", ":2: holds no"), ("{}", "lacks base")],
-)
+    [
+        ("{", "not valid JSON"), ("[]", "holds no"), ("{}", "lacks base"),
+        ('{"task": "", "id": "1", "prompt": [], "reference": "", "source": "", "base": null,'
+         ' "tuned": {}}', "no score of the base model"),
+    ],
+)  # fmt: skip
 def test_damaged_answers_are_named(tmp_path: Path, damage: str, message: str) -> None:
     run = written_run(tmp_path, "one", {1})
     path = run.bench / "answers.jsonl"
     first, _, *others = path.read_text().splitlines()
     path.write_text("\n".join([first, damage, *others]))
     with pytest.raises(TuneserveError, match=message) as caught:
-        compare_runs([run, run])
-    assert "answers.jsonl" in str(caught.value)
+        compare_runs([run, written_run(tmp_path, "two", {1})])
+    assert "answers.jsonl:2" in str(caught.value)
+    assert "tuneserve bench --run one --force" in caught.value.hint
+    # What was measured is there: nothing has to be measured again.
+    (run.root / FILE).touch()
+    with pytest.raises(TuneserveError, match=message) as caught:
+        compare_runs([run])
+    assert "tuneserve bench --run one --rescore" in caught.value.hint
+
+
+def test_copied_and_renamed_runs_are_called_by_their_folders(tmp_path: Path) -> None:
+    first = written_run(tmp_path, "first", set(range(20)))
+    written_run(tmp_path, "better", set(range(5)))
+    copies = [RunDirectory(tmp_path / "runs" / name) for name in ("copy", "second-copy")]
+    shutil.copytree(first.root, copies[0].root)
+    shutil.copytree(tmp_path / "runs" / "better", copies[1].root)
+    found = compare_runs([first, *copies])
+    assert [row.report.run for row in found.rows] == ["first", "copy", "second-copy"]
+    assert [row.measured_as for row in found.rows] == ["", "first", "better"]
+    assert found.ranking is not None
+    assert [(one.name, one.letters) for one in found.ranking.ranked] == [
+        ("second-copy", "a"), ("first", "b"), ("copy", "b"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="given more than once: first"):
+        compare_runs([first, copies[0], first])
+
+
+def test_runs_that_are_not_ranked_say_why(tmp_path: Path) -> None:
+    first, other = (written_run(tmp_path, name, {1}) for name in ("first", "other"))
+    cut = written_run(tmp_path, "cut", {1}, scoring={"max_tokens": 4})
+    assert compare_runs([first, other]).note == ""
+    found = compare_runs([first, other, cut])
+    assert found.ranking is None
+    assert "No ranking: only 2 of 3 runs compare" in found.note
 
 
 def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runner) -> None:

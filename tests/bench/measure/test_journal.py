@@ -112,3 +112,12 @@ def test_a_file_that_grew_too_large_keeps_what_is_used(
     with Journal(path, keys={name: "k2"}) as journal:
         assert journal.get(*name) == {"text": "k2" * 50}
     assert b"k1" not in path.read_bytes()
+
+
+def test_what_a_link_names_is_not_written_into(tmp_path: Path) -> None:
+    fill(tmp_path / "another.jsonl", ["one"])
+    before = (tmp_path / "another.jsonl").read_bytes()
+    (tmp_path / "journal.jsonl").symlink_to("another.jsonl")
+    fill(tmp_path / "journal.jsonl", ["one", "two"])
+    assert (tmp_path / "another.jsonl").read_bytes() == before
+    assert len(Journal(tmp_path / "journal.jsonl", "same")) == 2

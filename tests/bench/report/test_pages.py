@@ -302,6 +302,13 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
     assert len(rows) == 2 + 1 + len(report.groups) + len(report.tasks)
     assert {row.count("|") for row in rows} == {7}
     assert f"**Failed: accuracy {accuracy:.4g} is below 0.9.**" in text
+    # A job that runs again replaces its own files, and no others.
+    write_junit(tmp_path / "junit.xml", report, gates)
+    write_for_pull_request(tmp_path / "table.md", report, gates)
+    with pytest.raises(UsageError, match="is not replaced"):
+        write_for_pull_request(tmp_path / "junit.xml", report, gates)
+    with pytest.raises(UsageError, match="is not replaced"):
+        write_junit(tmp_path / "table.md", report, gates)
 
 
 @pytest.mark.parametrize(

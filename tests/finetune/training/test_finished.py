@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.support import ROOT
+from tuneserve.errors import UsageError
 from tuneserve.finetune.data.hub import HubData
 from tuneserve.finetune.data.prepare import data_hash
-from tuneserve.finetune.training.checkpoints import is_replacing, mark_replacing
+from tuneserve.finetune.training.checkpoints import claim, is_replacing, mark_replacing
 from tuneserve.finetune.training.finished import finished_result, was_cut_off
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
@@ -89,6 +90,14 @@ def test_changed_data_and_other_settings_are_not_done(run: RunDirectory) -> None
 def test_an_unfinished_replacement_goes_on_beside_the_finished_adapter(run: RunDirectory) -> None:
     Path("a.jsonl").write_text(EXAMPLE)
     finish(run, file="a.jsonl")
+    identity = {"settings": {}, "base": "b"}
+    claim(run.checkpoints, identity)
+    mark_replacing(run.checkpoints, True)
+    assert was_cut_off(run)  # killed before its first checkpoint
+    assert claim(run.checkpoints, identity) is None
+    with pytest.raises(UsageError, match="an unfinished training"):
+        claim(run.checkpoints, {**identity, "base": "another"})
+    mark_replacing(run.checkpoints, False)
     checkpoint = run.checkpoints / "checkpoint-3"
     checkpoint.mkdir(parents=True)
     for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"):
