@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
-from tuneserve.hosts import ANY, OPAQUE
+from tuneserve.hosts import ANY, OPAQUE, address_name
 from tuneserve.serve.api.connections import ConnectionLimits
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.settings import ServeSettings
@@ -123,4 +123,4 @@ def check_log(settings: ServeSettings) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    return ipaddress.ip_address(address_name(host)).is_loopback

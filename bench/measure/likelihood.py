@@ -12,6 +12,9 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
+import numpy as np
+
+from tuneserve.bench.measure.numbers import check_numbers
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.divergence import token_nll
 from tuneserve.llama import LlamaContext, TokenBatch
@@ -148,6 +151,7 @@ def _score(context: LlamaContext, batch: TokenBatch, pack: _Pack) -> list[Likeli
                     ]
                 position = end
     flush()
+    check_numbers(np.array(losses), context.model.path)
     return [
         Likelihood(loss, len(item.answer) - item.unscored)
         for loss, item in zip(losses, pack.items, strict=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tuneserve.arrays import Doubles, Floats, Ids
+from tuneserve.bench.measure.numbers import check_numbers
 from tuneserve.divergence import Divergence, RowWorkers, joined
 from tuneserve.errors import UsageError
 from tuneserve.files import read_text
@@ -106,19 +107,23 @@ def perplexity_context(
 
 
 def text_nll(context: LlamaContext, chunks: Ids, tick: Tick = lambda _: None) -> Doubles:
-    """Negative log-likelihood of every scored token, [chunks, scored tokens]."""
+    """Negative log-likelihood of every scored token, [chunks, scored tokens]. Raises
+    TuneserveError where one is no number."""
     losses = []
     with RowWorkers() as workers:
         for rows, targets in _forward(context, chunks):
             losses.append(workers.nll(rows, targets.ravel()).reshape(targets.shape))
             tick(len(targets))
-    return np.concatenate(losses)[:, :-1]
+    scored = np.concatenate(losses)[:, :-1]
+    check_numbers(scored, context.model.path)
+    return scored
 
 
 def text_divergence(
     base: LlamaContext, other: LlamaContext, chunks: Ids, tick: Tick = lambda _: None
 ) -> Divergence:
-    """Both models over the same chunks, in step, so that no logits have to be stored."""
+    """Both models over the same chunks, in step, so that no logits have to be stored. Raises
+    TuneserveError where one gives no numbers."""
     parts = []
     with RowWorkers() as workers:
         for (base_rows, targets), (rows, _) in zip(
@@ -128,7 +133,10 @@ def text_divergence(
             tick(len(targets))
     scored = np.ones((len(chunks), targets.shape[1]), dtype=np.bool_)
     scored[:, -1] = False
-    return joined(parts).where(scored.ravel())
+    found = joined(parts).where(scored.ravel())
+    check_numbers(found.base_nll, base.model.path)
+    check_numbers(found.nll, other.model.path)
+    return found
 
 
 def summarise_perplexity(losses: Doubles) -> TextPerplexity:

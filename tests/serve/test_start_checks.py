@@ -23,7 +23,7 @@ def test_a_wide_address_needs_keys_or_a_word(host: str, capsys: Any) -> None:
     assert "warning: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
 def test_loopback_needs_nothing(host: str, capsys: Any) -> None:
     check_reach(host, ServeSettings(cors_origins=("https://app.example",)))
     assert not capsys.readouterr().err

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.base.gguf_support import write_tiny
 from tuneserve.bench.measure.perplexity import (
     chunked,
     perplexity_context,
@@ -19,7 +20,8 @@ from tuneserve.bench.measure.perplexity import (
     text_nll,
 )
 from tuneserve.divergence import token_nll
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.llama import LlamaContext, LlamaModel
 from tuneserve.settings import ServeSettings
 
@@ -101,3 +103,15 @@ def test_ends_of_lines_are_text(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(b"one\r\ntwo\n\n")
     assert read_corpus(path) == "one\r\ntwo\n"
+
+
+def test_weights_that_are_no_numbers_are_an_error(tmp_path: Path, demo_gguf: Path) -> None:
+    norm = {"output_norm.weight": np.full(64, np.nan, np.float32)}
+    path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf), tensors=norm)
+    settings = SETTINGS.model_copy(update={"cache_type_k": "f16", "cache_type_v": "f16"})
+    with (
+        LlamaModel(path) as model,
+        perplexity_context(model, settings, 64, 64) as context,
+        pytest.raises(TuneserveError, match="62 of 62 log-likelihoods that the model gives"),
+    ):
+        text_nll(context, np.arange(3, 131).reshape(2, 64))
