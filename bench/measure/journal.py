@@ -25,6 +25,8 @@ JOURNAL_FORM = 2
 MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
 SYNC_SECONDS = 1.0
 FINISHED = {"finished": True}
+# Of what is in a measurement, of whatever kind.
+_TYPES = {"text": str, "thoughts": str, "finish_reason": str, "tokens": int}
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def rows_with(path: Path, keys: Container[str]) -> dict[str, Row]:
         for line in file:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
-                if row["key"] in keys and isinstance(row["value"], dict):
+                if row["key"] in keys and _is_value(row["value"]):
                     found[row["key"]] = Row(row["key"], row["value"], str(row["made"]))
     return found
 
@@ -225,7 +227,14 @@ def _is_whole(row: dict[str, Any]) -> bool:
     if "kind" not in row:
         return isinstance(row.get("conditions", {}), dict) and bool(row)
     names = all(isinstance(row.get(name), str) for name in ("kind", "model", "id"))
-    return names and isinstance(row.get("value"), dict)
+    return names and _is_value(row.get("value"))
+
+
+def _is_value(value: object) -> bool:
+    """Is it a measurement, with the types that what reads it relies on?"""
+    return isinstance(value, dict) and all(
+        type(value[name]) is kind for name, kind in _TYPES.items() if name in value
+    )
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

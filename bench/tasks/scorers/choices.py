@@ -11,7 +11,12 @@ import unicodedata
 from collections.abc import Sequence
 
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
-from tuneserve.bench.tasks.scorers.denials import Mention, with_denials
+from tuneserve.bench.tasks.scorers.denials import (
+    Mention,
+    after_corrections,
+    is_list,
+    with_denials,
+)
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, is_whole, normalise, unformatted
 from tuneserve.errors import UsageError
@@ -78,8 +83,30 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own, the only
     one that is judged right (A: no. B: yes). Else of the choices named and not denied the first; of
     choices of one letter the last, since answers repeat the options and think aloud before they
-    choose. One with a negation in its clause is not taken, but makes the answer unclear.
+    choose. One with a negation in its clause is not taken, but makes the answer unclear, as does
+    one that takes back what was settled (A. Wait, actually B).
     """
+    named, found = _settled(answer, choices)
+    if named is not None and found == "one" and _is_taken_back(answer, named, choices):
+        return named, "several"
+    return named, found
+
+
+def _is_taken_back(answer: str, named: str, choices: Sequence[str]) -> bool:
+    """Does a correction to another choice stand behind the last place that names this one?"""
+    if next(after_corrections(answer, 0), None) is None:
+        return False
+    plain = unformatted(answer)
+    text = plain if all(map(_is_letter, choices)) else fold(plain)
+    places = [one.end for one in mentions(answer, choices, sure=True) if one.choice == named]
+    return bool(places) and any(
+        one.choice != named
+        for behind in after_corrections(text, places[-1])
+        for one in mentions(behind, choices)
+    )
+
+
+def _settled(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
     known = {normalise(choice): choice for choice in choices}
     if whole := known.get(normalise(answer)):
         return whole, "one"
@@ -88,13 +115,16 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
         inside = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", inside)
         if whole := known.get(normalise(inside)):
             return whole, "one"
-        if named := _first(mentions(inside, choices, sure=True)):
-            return named, "one"
+        if named := mentions(inside, choices, sure=True):
+            return _first(inside, named, choices)
     for sentence, after in announced(answer):
-        for part in (sentence, after):
-            whole = known.get(normalise(part))
-            if named := whole or _first(mentions(part, choices, sure=True)):
-                return named, "one"
+        # A? No, B: what is asked is no answer yet.
+        asked = after[len(sentence) : len(sentence) + 1] == "?"
+        for part in (after,) if asked else (sentence, after):
+            if whole := known.get(normalise(part)):
+                return whole, "one"
+            if named := mentions(part, choices, sure=True):
+                return _first(part, named, choices)
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return lines[0], "one"
@@ -147,8 +177,11 @@ def _leading(answer: str, known: dict[str, str]) -> str | None:
     return found[0] if len(found) == 1 and first and normalise(first[1]) in known else None
 
 
-def _first(found: Sequence[Mention]) -> str | None:
-    return found[0].choice if found else None
+def _first(text: str, found: Sequence[Mention], choices: Sequence[str]) -> tuple[str | None, Found]:
+    """The first of the mentions in a text, and whether another stands beside it (A or B)."""
+    plain = unformatted(text)
+    source = plain if all(map(_is_letter, choices)) else fold(plain)
+    return found[0].choice, "several" if is_list(source, found) else "one"
 
 
 def _words(folded: str, wanted: str, choice: str) -> list[Mention]:

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 
 _NEGATION_BEFORE = re.compile(
     r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
-    r"|instead of|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
+    r"|instead of|(?:anything|everything|any|all) (?:but|except|other than)|far from"
+    r"|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
     r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
     r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
     r"[\"'(\[*_「『]*\Z"
 )
 _NEGATION_AFTER = re.compile(
-    r"[\"')\]*_」』]*\s?(?:ではな|じゃな|でな|とは言えな|とはいえな|가 아니|이 아니|은 아니|는 아니"
+    r"[\"')\]*_」』]*\s?(?:[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
+    r"|ではな|じゃな|でな|とは言えな|とはいえな|가 아니|이 아니|은 아니|는 아니"
     r"|नहीं|ไม่ใช่|(?:is|are|was|were|seems?)\s(?:not\b|wrong|incorrect|false)"
     r"|(?:isn't|aren't|can't be|cannot be|ist falsch|est faux|es falso)\b"
     r"|(?:是错|是錯|不对|不對|错误)|неверн)"
@@ -49,6 +51,11 @@ _JUDGEMENT = re.compile(
     r"|✗|✘|❌))(?!\w)"
 )
 _OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
+# Takes back what was said before it.
+_CORRECTION = re.compile(
+    r"(?i)(?<!\w)(?:wait|actually|scratch that|correction|or rather|on second thoughts?|i mean"
+    r"|sorry|my mistake|no(?=,)|nein(?=,)|non(?=,)|нет(?=,))(?!\w)|不对|不對"
+)
 _CONTEXT = 48  # characters in front of a choice that can deny it
 
 
@@ -85,6 +92,20 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
         )
         for place, one in enumerate(found)
     ]
+
+
+def is_list(text: str, found: Sequence[Mention]) -> bool:
+    """Do the first two mentions stand side by side: A or B, both A and B?"""
+    if len(found) < 2 or found[0].choice == found[1].choice:
+        return False
+    return _AND.match(text[found[0].end : found[1].start][:_CONTEXT]) is not None
+
+
+def after_corrections(text: str, start: int) -> Iterator[str]:
+    """What stands right behind every place from `start` on that takes something back: 'A. Wait,
+    actually B'."""
+    for one in _CORRECTION.finditer(text, start):
+        yield text[one.end() : one.end() + _CONTEXT]
 
 
 def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:

@@ -119,9 +119,10 @@ _LATEX = (
     (re.compile(r"\\[,;:! ]"), " "),
     (re.compile(r"\\(?=[%$#&_])"), ""),
     (re.compile(r"\^\s?\{?\s?\\circ\s?\}?"), "° "),
-    (re.compile(r"\\(?:times|cdot)\b"), "×"),
-    (re.compile(r"\\pm\b"), "±"),
-    (re.compile(r"\\(?:left|right|displaystyle|approx|quad|qquad)\b|\\[()\[\]]"), " "),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "×"),  # \times10 is two words to LaTeX
+    (re.compile(r"\\pm(?![A-Za-z])"), "±"),
+    (re.compile(r"\\pi(?![A-Za-z])"), "π"),
+    (re.compile(r"\\(?:left|right|displaystyle|approx|quad|qquad)(?![A-Za-z])|\\[()\[\]]"), " "),
     (re.compile(r"(?<=\d)~(?=\d)"), " "),
 )  # fmt: skip
 _SAME = str.maketrans(
@@ -131,11 +132,19 @@ _SAME = str.maketrans(
     | dict.fromkeys("\u2044\u2215／", "/")
     | {"＋": "+", "％": "%", "٪": "%", "٫": ".", "．": ".", "＝": "=", "：": ":", "＾": "^"}
 )
+# In words; "au moins 5" and "al menos 5" are at least 5.
+_MINUS = re.compile(
+    r"(?i)(?:\b(?:minus|negative|минус|meno|(?<!au )(?<!du )(?<!ou )moins"
+    r"|(?<!al )(?<!o )(?<!ou )menos)\s+"
+    r"|(?:マイナス|마이너스|[负負])\s?)(?=[\d.$€£])"
+)
+_SIGN_APART = re.compile(r"(?m)(^|[=:]\s?)−\s(?=\d)")  # a hyphen would be the mark of a list
+_OF_PI = re.compile(r"\s?[*×·⋅]?\s?π(?:\s?/\s?(?P<below>\d{1,9})(?![\d.,]*\d))?(?!\w)")
 
 
 def prepare(text: str) -> str:
     """Text with every digit, sign, separator and LaTeX command that numbers need in one form."""
-    text = ascii_digits(unformatted(text)).translate(_SAME)
+    text = _SIGN_APART.sub(r"\1−", ascii_digits(unformatted(text))).translate(_SAME)
     # A comma of full width is one of thousands before three digits, or else one of the sentence.
     text = re.sub(r"(?<=\d)，(?=\d{3}(?!\d))", ",", text).replace("，", ", ")
     if not text.isascii():
@@ -144,7 +153,7 @@ def prepare(text: str) -> str:
         for pattern, plain in _LATEX:
             text = pattern.sub(plain, text)
     text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
-    text = re.sub(r"(?i)\b(?:minus|negative)\s+(?=[\d.$€£])", " -", text)
+    text = _MINUS.sub(" -", text)
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
     text = _POINT_THOUSANDS.sub(_without_point, text)
     # Emphasis and dollars around a number are no part of it.
@@ -193,6 +202,9 @@ def _numbers(text: str) -> Iterator[Number]:
         if value is None:
             continue
         value, place = _with_scales(text, value, place)
+        if (of_pi := _OF_PI.match(text, place)) is not None:
+            below = int(of_pi["below"] or 1)
+            value, place = value * math.pi / (below or math.nan), of_pi.end()
         if not math.isfinite(value):
             continue
         if found["sign"] is not None and found["sign"].startswith("-"):

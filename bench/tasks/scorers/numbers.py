@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from tuneserve.bench.tasks.scorers.cues import announced, boxed
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
 
-_NEGATED = re.compile(r"(?i)\b(?:not|nicht|pas|no es|non|не)\s+[-+$€£]?\d[\d.,/]*\s*%?")
+_DIGITS = r"[-+$€£]?(?<![\d.,/])\d[\d.,/]{0,40}+\s?%?"
+# Denied in front (not 5, isn't 5 or 6) or behind (5ではない).
+_NEGATED = re.compile(
+    r"(?i)(?:(?:\b(?:not|cannot|nicht|pas|no es|non|не)|n't)(?:\s+be)?\s+"
+    r"|(?<!是)(?:不是|并非|並非|而非)\s*)"
+    rf"{_DIGITS}(?:\s*(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)\s*{_DIGITS})*"
+    rf"|{_DIGITS}[個つ人円年개명원]?(?:(?:では|じゃ)な(?:く|い(?!か))|(?:[이가은는]\s?|\s)아니)"
+)
+# Two numbers side by side as the answer: 12 or 13, between 12 and 13, 5 apples or 6.
+_BESIDE = re.compile(
+    r"(?i)\s*[%°]?\s?(?:[^\W\d_]{1,20}\s+)?"
+    r"(?:\b(?:or|and|to|oder|und|bis|ou|et|à|y|и|или)\s+(?:[^\W\d_]{1,8}\s+)?|\s?(?:或者?|和|か|と)\s?)[-+$€£]?[\d.]"
+)
+# A number and what it is made of, and nothing else: 12 = 3 * 4.
+_TAKEN_APART = re.compile(r"(?P<result>[-+]?[\d.,]+) *=[\d., ()]*(?:[-+*/^×·⋅÷][\d., ()]+)+")
 _RELATION = re.compile(r"[=≈≃]")
 # An answer begins with a calculation if one of these stands behind its first number.
 _OPERATOR = re.compile(
@@ -50,20 +65,30 @@ def number_scorer(tolerance: float) -> Scorer:
 
 
 def the_number(text: str) -> tuple[Number | None, Found]:
-    """The number that a text gives as its answer, and whether that was clear."""
+    """The number that a text gives as its answer, and whether that was clear. One that the text
+    denies (not 5) is none."""
     inside = boxed(text)
     if inside is not None and (numbers := find_numbers(prepare(_right_side(inside)))):
-        return numbers[-1], "one"
+        return numbers[-1], _how_many(numbers)
     plain = prepare(text)
     for sentence, after in announced(plain):
-        sentence = _NEGATED.sub(" ", sentence)
+        sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
         for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
-                return numbers[0], "one"
-    numbers = find_numbers(_NEGATED.sub(" ", plain)) or find_numbers(plain)
-    if not numbers:
-        return None, "none"
-    return numbers[-1], "several" if len({one.value for one in numbers}) > 1 else "one"
+                beside = _BESIDE.match(part, numbers[0].end) is not None
+                return numbers[0], _how_many(numbers[: 1 + beside])
+    if (apart := _TAKEN_APART.fullmatch(plain.strip())) and (
+        numbers := find_numbers(apart["result"])
+    ):
+        return numbers[0], "one"
+    numbers = find_numbers(_NEGATED.sub(" ", plain))
+    return (numbers[-1], _how_many(numbers)) if numbers else (None, "none")
+
+
+def _how_many(numbers: Sequence[Number]) -> Found:
+    """Of numbers that may all be meant."""
+    first = numbers[0]
+    return "one" if all(_equal(first, other, 0.0) for other in numbers) else "several"
 
 
 def last_number(text: str) -> float | None:

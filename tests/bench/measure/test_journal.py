@@ -58,8 +58,12 @@ def test_what_was_made_under_other_conditions_is_kept_and_not_used(tmp_path: Pat
 
 @pytest.mark.parametrize(
     "damage",
-    [b"\0" * 40, b'{"kind": "answer", "mod', b"[1]", b'{"kind": 1}', b"\xff\xfe", b"[" * 9999],
-)
+    [
+        b"\0" * 40, b'{"kind": "answer", "mod', b"[1]", b'{"kind": 1}', b"\xff\xfe", b"[" * 9999,
+        b'{"kind": "answer", "model": "base", "id": "1", "key": "same", "value": {"text": 5}}',
+        b'{"kind": "answer", "model": "base", "id": "1", "key": "same", "value": {"tokens": "x"}}',
+    ],
+)  # fmt: skip
 def test_a_damaged_line_is_dropped_alone_and_told(tmp_path: Path, damage: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     fill(path, ["a", "b", "c"])

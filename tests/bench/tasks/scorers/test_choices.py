@@ -95,7 +95,46 @@ def test_what_a_negation_leaves_open_is_counted(
     assert settled_choice(answer, WORDS) == (choice, found)
 
 
-@pytest.mark.parametrize("text", ["answer is ", "\n", "-", "A, ", "B: no. ", "not positive, "])
+@pytest.mark.parametrize(
+    ("answer", "choice", "found"),
+    [
+        ("C? no", None, "none"), ("C? No, D", "D", "one"), ("Answer: A? No, B", "B", "one"),
+        ("Answer: A? No. Answer: B", "B", "one"), ("Both A and C", "C", "several"),
+        ("The answer is A or B", "A", "several"), ("Answer: anything but A", None, "none"),
+        (r"\boxed{A \text{ or } B}", "A", "several"), ("A. Wait, actually B", "A", "several"),
+        ("Answer: A. Wait, actually B", "A", "several"), ("Answer: A. No, B.", "A", "several"),
+        ("A — scratch that, B", "A", "several"), ("B. Actually, A is wrong", "B", "one"),
+        ("A? Wait, no, B. So the answer is A.", "A", "one"), ("Answer: A?", "A", "one"),
+        ("B. Actually, a hard one", "B", "one"), ("C? Yes.", "C", "one"),
+        ("The answer is A, not B", "A", "one"), ("Answer: A. B and C are wrong.", "A", "one"),
+    ],
+)  # fmt: skip
+def test_what_is_taken_back_or_open_is_not_settled(
+    answer: str, choice: str | None, found: str
+) -> None:
+    assert settled_choice(answer, list("ABCD")) == (choice, found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice", "found"),
+    [
+        ("anything but positive", None, "none"), ("It is far from positive", None, "none"),
+        ("nothing but positive", "positive", "one"), ("all except positive", None, "none"),
+        ("positive? no, negative", "negative", "one"), ("Positive, actually.", "positive", "one"),
+        ("Answer: positive. Sorry, negative.", "positive", "several"),
+        ("The answer is positive or negative", "positive", "several"),
+    ],
+)  # fmt: skip
+def test_words_that_are_denied_or_open_are_not_settled(
+    answer: str, choice: str | None, found: str
+) -> None:
+    assert settled_choice(answer, WORDS) == (choice, found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["answer is ", "\n", "-", "A, ", "B: no. ", "not positive, ", "A? no ", "A wait B "],
+)
 def test_long_answers_take_no_long_time(text: str) -> None:
     answer = text * (20_000 // len(text))
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from tuneserve.bench.tasks.scorers import last_number, make_scorer
 from tuneserve.bench.tasks.scorers.marks import Scorer
+from tuneserve.bench.tasks.scorers.numbers import the_number
 from tuneserve.bench.tasks.tasks import held_out_task
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
@@ -185,6 +187,33 @@ def test_what_was_found_and_in_what_form() -> None:
     assert number().mark("42, or rather 43", "42").lenient == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "value", "found"),
+    [
+        ("The answer is not 5", None, "none"), ("The answer isn't 5", None, "none"),
+        ("It is not 5 or 6", None, "none"), ("答案不是5", None, "none"), ("not 5%", None, "none"),
+        ("The answer is not 5, it is 7.", 7.0, "one"), ("答えは5ではなく7です", 7.0, "one"),
+        ("The answer isn't 5 but 7", 7.0, "one"), ("The answer is not only 5", 5.0, "one"),
+        ("Answer: 12 or 13", 12.0, "several"), ("The answer is between 12 and 13", 12.0, "several"),
+        ("Answer: 5 apples or 6", 5.0, "several"), ("答案是12或13", 12.0, "several"),
+        ("The answer is 50% or 0.5", 0.5, "one"), ("The answer is 5 and it took 3", 5.0, "one"),
+        ("The answer is 12, after 3 steps", 12.0, "one"),
+        (r"\boxed{3, -3}", -3.0, "several"), (r"\boxed{12 \text{ or } 13}", 13.0, "several"),
+        (r"\boxed{3\times10^{5}}", 3e5, "one"), (r"\boxed{x=3\cdot10^{-2}}", 0.03, "one"),
+        (r"\boxed{2\pi}", 2 * math.pi, "one"), ("3π/4", 0.75 * math.pi, "one"),
+        ("25π ≈ 78.5", 78.5, "several"), ("3π/0", None, "none"), ("5 pints", 5.0, "one"),
+        ("12 = 3*4", 12.0, "one"), ("12 = 3 × 4.", 12.0, "one"), ("12 = 3*4\n5", 5.0, "several"),
+        ("− 5", -5.0, "one"), ("Answer: − 5", -5.0, "one"), ("- 5", 5.0, "one"),
+        ("8 − 5", 5.0, "several"), ("moins 5", -5.0, "one"), ("负5", -5.0, "one"),
+        ("マイナス5", -5.0, "one"), ("au moins 5", 5.0, "one"), ("al menos 5", 5.0, "one"),
+    ],
+)  # fmt: skip
+def test_what_is_denied_or_open_is_not_settled(text: str, value: float | None, found: str) -> None:
+    number, how_many = the_number(text)
+    assert how_many == found
+    assert (number and number.value) == (value if value is None else pytest.approx(value))
+
+
 def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> None:
     examples = [Example.of_turn("q1", "?", "5"), Example.of_turn("q2", "?", "12:30")]
     with pytest.raises(UsageError, match="1 of 2 references") as caught:
@@ -205,6 +234,9 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "-" * 40_000,
         "5万" * 8_000,
         "1 thousand 1 hundred " * 2_000,
+        "not 5 or " * 5_000,
+        "12 = " + "3 * " * 10_000,
+        "5π/" * 15_000,
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
