@@ -138,7 +138,9 @@ def _halves(text: str) -> tuple[str, str]:
     return " ".join(words[:middle]), " ".join(words[middle:]) or "and that is all."
 
 
-def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) -> Samples:
+def ours(
+    model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int, cache: str
+) -> Samples:
     """What `tuneserve bench` makes of the tasks, for one model."""
     from tuneserve.bench.compare.answers import read_responses
     from tuneserve.bench.measure.journal import Journal
@@ -154,7 +156,8 @@ def ours(model: Path, tasks: list[Path], folder: Path, *, chat: bool, ctx: int) 
     with LlamaModel(model, vocab_only=True) as vocabulary:
         encoded = iter(encode_texts(vocabulary, [one for task in read for one in task.prompts]))
     works = [text_work(task, encoded, settings) for task in read]
-    contender = Contender("model", model, ServeSettings(), settings)
+    serve = ServeSettings.model_validate({"cache_type_k": cache, "cache_type_v": cache})
+    contender = Contender("model", model, serve, settings)
     workload = Workload(
         requests=[request for work in works for request in work.requests],
         expected=[],
@@ -335,6 +338,7 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--folder", type=Path, help="keep what is measured here, and use it again")
     parser.add_argument("--ctx", type=int, default=2048, help="of one prompt")
+    parser.add_argument("--cache-type", default="q8_0", help="of both; f16 or f32 rounds less")
     parser.add_argument("--serve", nargs="*", default=[], help="further options of the server")
     parser.add_argument("--json", type=Path, help="write the result to this file")
     parser.add_argument("--ask-lm-eval", type=json.loads, help=argparse.SUPPRESS)
@@ -355,13 +359,17 @@ def main() -> int:
         (folder / "tokenizer").mkdir(exist_ok=True)
         write_tokenizer(GGUFFile(options.model), folder / "tokenizer")
         mine = {
-            chat: ours(options.model, tasks, folder, chat=chat, ctx=options.ctx)
+            chat: ours(
+                options.model, tasks, folder, chat=chat, ctx=options.ctx, cache=options.cache_type
+            )
             for chat in sorted({mode == "chat template" for mode in options.modes})
         }
         port = free_port()
         command = [
             sys.executable, "-m", "tuneserve", "serve", str(options.model), "--port", str(port),
-            "--name", "model", "--ctx", str(4 * options.ctx), "--slots", "4", *options.serve,
+            "--name", "model", "--ctx", str(4 * options.ctx), "--slots", "4",
+            "--cache-type-k", options.cache_type, "--cache-type-v", options.cache_type,
+            *options.serve,
         ]  # fmt: skip
         with running(Peer("tuneserve", command, port), folder / "server.log"):
             for mode in options.modes:
