@@ -304,6 +304,9 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
     assert (skipped, suite.get("skipped")) == (["nothing shown to be forgotten"], "1")
     write_for_pull_request(tmp_path / "table.md", report, gates)
     text = (tmp_path / "table.md").read_text()
+    heading = next(line for line in text.splitlines() if line.startswith("###"))
+    assert heading.startswith("### ❌ ")
+    assert heading.endswith(", 2 failed")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 1 + len(report.groups) + len(report.tasks)
     assert {row.count("|") for row in rows} == {7}
