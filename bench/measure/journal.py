@@ -127,7 +127,8 @@ class Journal:
             said.append(f"{self.path.name}: {lines} dropped; what stood there is measured again")
         for model, count in sorted(self._others.items()):
             said.append(
-                f"{self.path.name}: {count:,} measurements of {model} are kept but not used: "
+                f"{self.path.name}: {count:,} {'measurement' if count == 1 else 'measurements'} of "
+                f"{model} {'is' if count == 1 else 'are'} kept but not used: "
                 f"{self._why(model)}"
             )
         return said

@@ -16,15 +16,17 @@ BEGIN = f'{_XML}<testsuites>\n  <testsuite name="tuneserve bench '
 """What every such file begins with."""
 # What XML 1.0 has no way to write.
 _NO_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FORGOTTEN = "nothing shown to be forgotten"
 
 
 def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
     """The two verdicts and every gate, a test each: the first fails where the tuned model is shown
-    to be worse, the second where something is shown to be forgotten."""
+    to be worse, the second where something is shown to be forgotten; it is skipped where that was
+    not measured."""
     tests = [
         ("not shown to be worse", report.verdict.outcome == "worse", report.verdict.sentence),
         (
-            "nothing shown to be forgotten",
+            _FORGOTTEN,
             report.forgetting.outcome == "forgotten",
             report.forgetting.sentence,
         ),
@@ -33,18 +35,22 @@ def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
             for gate in gates
         ),
     ]
+    not_measured = report.forgetting.outcome == "not measured"
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"tuneserve bench {report.run}"),
         tests=str(len(tests)),
         failures=str(sum(failed for _, failed, _ in tests)),
+        skipped=str(int(not_measured)),
         timestamp=report.created,
     )
     for name, failed, sentence in tests:
         case = ElementTree.SubElement(
             suite, "testcase", classname=_clean(f"bench.{report.run}"), name=_clean(name)
         )
-        if failed:
+        if name == _FORGOTTEN and not_measured:
+            ElementTree.SubElement(case, "skipped", message=_clean(sentence))
+        elif failed:
             ElementTree.SubElement(case, "failure", message=_clean(sentence))
         elif sentence:
             ElementTree.SubElement(case, "system-out").text = _clean(sentence)

@@ -48,7 +48,7 @@ def test_what_was_made_under_other_conditions_is_kept_and_not_used(tmp_path: Pat
     with Journal(path, keys={name: "k2"}, conditions={"base": {"cache": "q8_0"}}) as journal:
         assert len(journal) == 0
         assert journal.notes() == [
-            "journal.jsonl: 1 measurements of base are kept but not used: cache was f16, is q8_0"
+            "journal.jsonl: 1 measurement of base is kept but not used: cache was f16, is q8_0"
         ]
         journal.add(*name, {"text": "b"})
     for key, text in (("k1", "a"), ("k2", "b")):

@@ -33,7 +33,7 @@ from tuneserve.bench.compare.figures import (
 )
 from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
 from tuneserve.bench.compare.report_file import as_json, read_report
-from tuneserve.bench.compare.results import Report
+from tuneserve.bench.compare.results import Report, Verdict
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.report import charts
 from tuneserve.bench.report.gates import failed_gates, read_gates
@@ -296,8 +296,17 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
     failed = [case.get("name") for case in suite if case.find("failure") is not None]
     assert failed[-2:] == ["accuracy at least 0.9", "general at least 1"]
     assert suite.get("failures") == str(len(failed))
+    assert suite.get("skipped") == "0"
+    nothing = replace(report, forgetting=Verdict("not measured", "Not measured."))
+    write_junit(tmp_path / "junit.xml", nothing, gates)
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    skipped = [case.get("name") for case in suite if case.find("skipped") is not None]
+    assert (skipped, suite.get("skipped")) == (["nothing shown to be forgotten"], "1")
     write_for_pull_request(tmp_path / "table.md", report, gates)
     text = (tmp_path / "table.md").read_text()
+    heading = next(line for line in text.splitlines() if line.startswith("###"))
+    assert heading.startswith("### ❌ ")
+    assert heading.endswith(", 2 failed")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 1 + len(report.groups) + len(report.tasks)
     assert {row.count("|") for row in rows} == {7}
