@@ -23,7 +23,9 @@ CONTRACT = "loss as trained"
 # Nats per answer token between the recorded loss and that of the merged weights, which is computed
 # in float32: the mean over the examples.
 FLOAT32_LIMIT = 2e-3
-# Logits of 16 bits are rounded by some hundredths each; the larger they are, the more.
+# Logits of 16 bits are rounded by some hundredths each; the larger they are, the more. It bounds a
+# worse loss: a small update added to an output of 16 bits is rounded away, so training saw less
+# of a tune than the weights hold (SmolLM2 in bf16, 30 steps at 2e-5: 1.07 seen, 0.77 in float32).
 ROUNDED_LIMIT, ROUNDED_SHARE = 0.05, 0.01
 # A 16-bit base gives other losses than the 4-bit copy of it that was trained on.
 OTHER_LIMIT, OTHER_SHARE = 0.1, 0.1
@@ -58,12 +60,14 @@ def check_recorded(
     """`logits`: of the merged weights, [tokens, vocabulary] for each example."""
     found = [loss_of(item, rows) for item, rows in zip(recorded.examples, logits, strict=True)]
     trained = [item.loss for item in recorded.examples]
-    off = float(np.mean(np.abs(np.subtract(found, trained))))
-    limit = FLOAT32_LIMIT
+    differences = np.subtract(found, trained)
+    off = float(np.mean(np.abs(differences)))
+    counts, limit = off, FLOAT32_LIMIT
     if recorded.precision != "fp32":
+        counts = float(np.mean(np.maximum(differences, 0)))
         limit = ROUNDED_LIMIT + ROUNDED_SHARE * float(np.mean(trained))
     if other_base:
-        limit = OTHER_LIMIT + OTHER_SHARE * float(np.mean(trained))
+        counts, limit = off, OTHER_LIMIT + OTHER_SHARE * float(np.mean(trained))
     counted = f"{len(trained)} example" + "s" * (len(trained) > 1)
     detail = (
         f"{np.mean(found):.4f} nats per answer token, {np.mean(trained):.4f} when training ended "
@@ -71,8 +75,12 @@ def check_recorded(
     )
     if other_base and off > limit:
         detail += "; merge_base is another model than the one that was trained on"
+    elif counts <= limit < off:
+        detail += (
+            f"; better than training saw it: sums in {recorded.precision} round small updates away"
+        )
     return Check(
-        CONTRACT, off <= limit, detail,
+        CONTRACT, counts <= limit, detail,
         {"loss": float(np.mean(found)), "recorded": float(np.mean(trained)), "apart": off},
     )  # fmt: skip
 

@@ -58,6 +58,21 @@ def test_limits_are_those_of_the_precision() -> None:
         assert check.figures["apart"] == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize(
+    ("precision", "better", "passed"),
+    [("bf16", 0.3, True), ("bf16", -0.3, False), ("fp32", 0.3, False)],
+)
+def test_sums_in_16_bits_may_have_hidden_a_gain(
+    precision: str, better: float, passed: bool
+) -> None:
+    logits = [np.zeros((len(ids), 600), np.float32) for ids in SEQUENCES]
+    known = recorded(logits, precision)
+    shifted = [item.model_copy(update={"loss": item.loss + better}) for item in known.examples]
+    check = check_recorded(known.model_copy(update={"examples": shifted}), logits)
+    assert check.passed is passed
+    assert ("better than training saw it" in check.detail) is passed
+
+
 def test_the_shortest_examples_are_read(tmp_path: Path) -> None:
     assert read_recorded(tmp_path, longest=10, most=2) is None
     examples = [RecordedAnswer(ids=[1] * n, scored=[1], loss=1.0) for n in (9, 3, 5, 40)]
