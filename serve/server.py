@@ -23,8 +23,9 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.batches.files import FileStore
-from tuneserve.serve.api.connections import ConnectionLimits, guarded_protocol
+from tuneserve.serve.api.connections import guarded_protocol
 from tuneserve.serve.api.middleware import read_keys
+from tuneserve.serve.api.open_connections import ConnectionLimits
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.offload import with_gpu_layers

@@ -12,8 +12,8 @@ from pathlib import Path
 from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.hosts import ANY, OPAQUE, address_name
-from tuneserve.serve.api.connections import ConnectionLimits
 from tuneserve.serve.api.middleware import read_keys
+from tuneserve.serve.api.open_connections import ConnectionLimits
 from tuneserve.settings import ServeSettings
 
 BACKLOG = 1024

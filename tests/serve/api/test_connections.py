@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tuneserve.serve.api.connections import ConnectionLimits, guarded_protocol, network_of
+from tuneserve.serve.api.connections import guarded_protocol
+from tuneserve.serve.api.open_connections import ConnectionLimits, network_of
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 LAST = HEAD + b"Connection: close\r\n\r\n"
