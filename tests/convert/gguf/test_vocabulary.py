@@ -151,8 +151,8 @@ def test_metaspace_without_a_prefix_is_known(editable: Path) -> None:
         (lambda c: c.update(normalizer=None), "unknown to llama.cpp's sentence"),
         (lambda c: c["added_tokens"][1].update(rstrip=True), "swallow the whitespace"),
         (lambda c: c["model"].update(type="Unigram"), "of type Unigram can't be converted"),
-        (lambda c: c.pop("model"), "no tokenizer of the tokenizers library"),
-        (lambda c: c["added_tokens"].append(5), "no tokenizer of the tokenizers library"),
+        (lambda c: c.pop("model"), "model is no object"),
+        (lambda c: c["added_tokens"].append(5), "added_tokens is no list of tokens"),
     ],
 )
 def test_what_llama_cpp_would_do_otherwise_is_refused(
