@@ -127,7 +127,7 @@ class TestVocabularies:
     @pytest.mark.parametrize(
         ("words", "change"),
         [
-            ("token 20 is", {"text": (20, "other")}),
+            ("token 20 is", {"swapped": (20, 21)}),
             ("EOS that is added to prompts: 2 and -1", {"add_eos": True}),
             ("459 and 259 tokens", {"more": 200}),
         ],
@@ -158,14 +158,14 @@ class TestVocabularies:
 
 
 def write_vocabulary(
-    path: Path, *, text: tuple[int, str] | None = None, add_eos: bool = False, more: int = 0
+    path: Path, *, swapped: tuple[int, int] = (0, 0), add_eos: bool = False, more: int = 0
 ) -> Path:
     """A GGUF of the tiny model's vocabulary, changed, without any weights."""
     writer = gguf.GGUFWriter(str(path), "llama")
     tokens = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += [f"more{number}" for number in range(more)]
-    if text is not None:
-        tokens[text[0]] = text[1]
+    one, other = swapped
+    tokens[one], tokens[other] = tokens[other], tokens[one]
     kinds = gguf.TokenType
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
