@@ -16,6 +16,7 @@ from tuneserve.files import atomic_path, check_replaceable, write_json
 from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.parts import open_whole
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.validation import check_model
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.llama.trial import check_loadable
 
@@ -33,9 +34,11 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
         _check_replaceable(target, force=force)
     gguf = open_whole(source)
     architecture = by_gguf_name(gguf.architecture)
-    check_loadable(gguf.path)
+    check_model(gguf)
     _check_template(gguf)
+    # What can't be imported is refused by name, before llama.cpp is asked whether it loads it.
     config = checkpoint_config(gguf, architecture)
+    check_loadable(gguf.path)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
     with atomic_path(target) as directory:
         directory.mkdir()
