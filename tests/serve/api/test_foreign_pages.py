@@ -36,15 +36,20 @@ class Relay:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            if self.rebound:
-                server = socket.create_connection(("127.0.0.1", self._server_port))
-                for pair in ((connection, server), (server, connection)):
-                    threading.Thread(target=_pump, args=pair, daemon=True).start()
-                continue
-            connection.recv(65536)
-            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n"
-            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE)
-            connection.close()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        # A browser opens connections ahead: whose one is shows when it is used.
+        request = connection.recv(65536)
+        if self.rebound:
+            server = socket.create_connection(("127.0.0.1", self._server_port))
+            server.sendall(request)
+            threading.Thread(target=_pump, args=(server, connection), daemon=True).start()
+            _pump(connection, server)
+            return
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n"
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(PAGE) + PAGE)
+        connection.close()
 
     def close(self) -> None:
         self._listener.close()
