@@ -118,10 +118,29 @@ def _generated(
     apart = generated.get("thoughts", "")
     mark, problem = _marked(scorer, answer, reference_of(item.example))
     length = generated["finish_reason"] == "length"
+    thought = apart or (split.thoughts or "").strip()
+    cut_off = split.cut_off or bool(apart and length and not answer)
+    return _scored(generated, mark, text=answer, thought=thought, cut_off=cut_off, problem=problem)
+
+
+def _as_generated(generated: Mapping[str, Any], scorer: Scorer) -> Response:
+    """The answer with all that is in it."""
+    return _scored(generated, scorer.mark(generated["text"], ""), text=generated["text"])
+
+
+def _scored(
+    generated: Mapping[str, Any],
+    mark: Mark,
+    *,
+    text: str,
+    thought: str = "",
+    cut_off: bool = False,
+    problem: str = "",
+) -> Response:
     return Response(
-        text=answer,
-        thought=apart or (split.thoughts or "").strip(),
-        cut_off=split.cut_off or bool(apart and length and not answer),
+        text=text,
+        thought=thought,
+        cut_off=cut_off,
         score=mark.score,
         finish_reason=generated["finish_reason"],
         generated_tokens=generated["tokens"],
@@ -129,23 +148,6 @@ def _generated(
         lenient=mark.lenient,
         found=mark.found,
         problem=problem,
-    )
-
-
-def _as_generated(generated: Mapping[str, Any], scorer: Scorer) -> Response:
-    """The answer with all that is in it."""
-    text = generated["text"]
-    mark = scorer.mark(text, "")
-    return Response(
-        text=text,
-        thought="",
-        cut_off=False,
-        score=mark.score,
-        finish_reason=generated["finish_reason"],
-        generated_tokens=generated["tokens"],
-        strict=mark.strict,
-        lenient=mark.lenient,
-        found=mark.found,
     )
 
 

@@ -38,7 +38,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     _check_template(gguf)
     # What can't be imported is refused by name, before llama.cpp is asked whether it loads it.
     config = checkpoint_config(gguf, architecture)
-    check_loadable(gguf.path)
+    check_loadable(gguf.path, checked=gguf)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
     with atomic_path(target) as directory:
         directory.mkdir()

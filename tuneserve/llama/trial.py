@@ -19,7 +19,7 @@ from tuneserve.child import own_module
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.gguf.parts import open_whole, part_paths
-from tuneserve.gguf.reader import check_is_gguf
+from tuneserve.gguf.reader import GGUFFile, check_is_gguf
 from tuneserve.gguf.validation import check_model
 
 # Part of what is remembered: raise it when more is checked than before.
@@ -43,18 +43,20 @@ _CAUSE = re.compile(r"(GGML_ASSERT\(.*|what\(\): .*|GGML_ABORT.*|fatal error.*)"
 _loadable: set[str] = set()
 
 
-def check_loadable(path: Path, *, weights: bool = True) -> None:
+def check_loadable(path: Path, *, weights: bool = True, checked: GGUFFile | None = None) -> None:
     """Raise UsageError if the GGUF can't be a working model, TuneserveError if llama.cpp can't load
     it or ends its process with it. It is tried once: a file that has passed is known by inode, size
     and time of its last change. `weights`: it is to have them; else it may be a vocabulary alone.
+    `checked`: the same file, which `check_model` has passed already.
     """
     check_is_gguf(path)
     key = _key(path)
     if key in _loadable or (_remembered(key)).exists():
         _loadable.add(key)
         return
-    file = open_whole(path)
-    check_model(file, weights=weights)
+    file = checked or open_whole(path)
+    if checked is None:
+        check_model(file, weights=weights)
     _try(path, weights=bool(file.tensors))
     _remember(key)
 
