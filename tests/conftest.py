@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +16,7 @@ import hypothesis
 import hypothesis.core as hypothesis_core
 import pytest
 
-from tests.support import ROOT, Runner
+from tests.support import ROOT, ModulePaths, Runner
 from tuneserve.base import resolve_base
 from tuneserve.base.resolve import demo_gguf as find_demo_gguf
 from tuneserve.extras import missing_packages
@@ -97,6 +97,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"order and random data from seed {seed}; again: --randomly-seed={seed}"
         )
+
+
+@pytest.fixture(scope="module")
+def module_paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModulePaths]:
+    """Makes directories for a module's fixtures, and removes them after its last test."""
+    paths = ModulePaths(tmp_path_factory)
+    yield paths
+    paths.remove()
 
 
 @pytest.fixture(scope="session")

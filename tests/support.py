@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tuneserve.chat.prompt import encode_text, special_tokens_of, template_arguments, template_of
 from tuneserve.chat.template import Message
 from tuneserve.llama import LlamaModel
@@ -21,6 +24,25 @@ from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 ROOT = Path(__file__).resolve().parent.parent
 
 Runner = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class ModulePaths:
+    """Directories for one test module: removed once its last test has run, for a training or a
+    converted model takes up to a gigabyte, and a small disk holds few of them."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+        self._made: list[Path] = []
+
+    def mktemp(self, name: str) -> Path:
+        """A new directory whose name begins with `name`."""
+        self._made.append(self._factory.mktemp(name))
+        return self._made[-1]
+
+    def remove(self) -> None:
+        """Remove every directory made here; files that a test has removed are not missed."""
+        for directory in self._made:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def prompt_ids(model: LlamaModel, messages: Sequence[Message]) -> list[int]:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.convert.convert_support import make_base
 from tests.gguf.cut_vocabulary import cut_vocabulary
-from tests.support import Runner, running_server
+from tests.support import ModulePaths, Runner, running_server
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.gguf.reader import GGUFFile
 
@@ -27,9 +27,9 @@ PLAIN = ("<｜User｜>", "<｜Assistant｜>", "<think>", "</think>")
 
 
 @pytest.fixture(scope="module")
-def r1(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def r1(llama_cpp_source: Path, module_paths: ModulePaths) -> Path:
     models = llama_cpp_source / "models"
-    tokenizer = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = module_paths.mktemp("tokenizer")
     cut = cut_vocabulary(
         models / "ggml-vocab-llama-bpe.gguf", tokenizer / "cut.gguf", special=SPECIAL,
         add_bos_token=("BOOL", True),
@@ -58,7 +58,7 @@ def r1(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     )
     ids = {entry["content"]: entry["id"] for entry in content["added_tokens"]}
     return make_base(
-        tmp_path_factory.mktemp("r1") / "base", tokenizer, vocab_size=max(ids.values()) + 1,
+        module_paths.mktemp("r1") / "base", tokenizer, vocab_size=max(ids.values()) + 1,
         tie_word_embeddings=False, num_attention_heads=2, num_key_value_heads=1,
         bos_token_id=ids[SPECIAL[0]], eos_token_id=ids[SPECIAL[1]],
         pad_token_id=ids["<|finetune_right_pad_id|>"],

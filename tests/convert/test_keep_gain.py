@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.convert.convert_support import PROJECTIONS, copy_tokenizer, make_base
+from tests.support import ModulePaths
 from tuneserve.base import import_gguf
 from tuneserve.bench.conditions import require_same_types
 from tuneserve.chat.examples import read_split
@@ -36,10 +37,10 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def tuned(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def tuned(tokenizer_directory: Path, module_paths: ModulePaths) -> RunDirectory:
     """A run on a base that was imported from a Q4_K_M GGUF, really tuned: a few steps with small
     updates, whose gain on held-out answers is large."""
-    root = tmp_path_factory.mktemp("on_grid")
+    root = module_paths.mktemp("on_grid")
     plain = make_base(root / "plain", tokenizer_directory)
     model = GGUFModel(MergedCheckpoint(plain), plain, name="tiny")
     write_quantized(model, root / "base.gguf", "Q4_K_M", threads=2)

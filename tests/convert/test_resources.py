@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.convert.gguf.test_exact import GEMMA, LLAMA3_ROPE, make_checkpoint
+from tests.support import ModulePaths
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_size
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -32,10 +33,10 @@ CASES: dict[str, dict[str, Any]] = {
 def checkpoint(
     request: pytest.FixtureRequest,
     tokenizer_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    module_paths: ModulePaths,
 ) -> Path:
     changes = {**SIZES, **CASES[request.param]}
-    folder = tmp_path_factory.mktemp(request.param)
+    folder = module_paths.mktemp(request.param)
     return make_checkpoint(folder, request.param, tokenizer_directory, changes)
 
 

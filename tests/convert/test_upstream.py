@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.convert.convert_support import SHAPE, copy_tokenizer, make_adapter, write_held_out
+from tests.support import ModulePaths
 from tuneserve.convert.stage import convert
 from tuneserve.convert.upstream import convert_run, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError, UsageError
@@ -19,12 +20,12 @@ from tuneserve.settings import ConvertSettings
 
 
 @pytest.fixture(scope="module")
-def phi2(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+def phi2(tokenizer_directory: Path, module_paths: ModulePaths) -> RunDirectory:
     """A run on a tiny Phi-2 whose training is done."""
     import torch
     from transformers import PhiConfig, PhiForCausalLM
 
-    run = RunDirectory(tmp_path_factory.mktemp("runs") / "stable")
+    run = RunDirectory(module_paths.mktemp("runs") / "stable")
     run.root.mkdir()
     base = run.root / "base"
     torch.manual_seed(1)
@@ -42,9 +43,9 @@ def phi2(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def converter(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converter(llama_cpp_source: Path, module_paths: ModulePaths) -> Path:
     """The converter in a folder with a space in its name."""
-    folder = tmp_path_factory.mktemp("a folder") / "llama.cpp"
+    folder = module_paths.mktemp("a folder") / "llama.cpp"
     folder.symlink_to(llama_cpp_source)
     return folder / "convert_hf_to_gguf.py"
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.base.gguf_support import write_tiny
 from tests.gguf.mutations import mutate
+from tests.support import ModulePaths
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.hyperparameters import hyperparameter_problems
 from tuneserve.gguf.parts import open_whole
@@ -19,8 +20,8 @@ from tuneserve.gguf.validation import check_model
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path) -> Path:
-    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny.gguf", GGUFFile(demo_gguf))
+def tiny(module_paths: ModulePaths, demo_gguf: Path) -> Path:
+    return write_tiny(module_paths.mktemp("tiny") / "tiny.gguf", GGUFFile(demo_gguf))
 
 
 def problems_of(path: Path, changes: dict[str, Any]) -> str:

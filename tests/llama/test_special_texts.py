@@ -12,6 +12,7 @@ import gguf
 import pytest
 
 import tuneserve.llama.model as model_module
+from tests.support import ModulePaths
 from tuneserve.llama import LlamaModel, TooManyTokensError
 from tuneserve.llama.special_texts import any_of
 
@@ -23,9 +24,9 @@ PLAIN = ("Hello", " world", "a", "é", "🦙", "中文", "<", "|", "123", "<|", 
 
 
 @pytest.fixture(scope="module")
-def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+def overlapping(module_paths: ModulePaths) -> Iterator[LlamaModel]:
     """A sentencepiece vocabulary whose special tokens overlap each other and themselves."""
-    path = tmp_path_factory.mktemp("vocabulary") / "overlapping.gguf"
+    path = module_paths.mktemp("vocabulary") / "overlapping.gguf"
     kinds = gguf.TokenType
     tokens = [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)]
     tokens += [(text, kinds.USER_DEFINED) for text in OVERLAPPING]

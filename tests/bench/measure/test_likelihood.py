@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support import ModulePaths
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.speed import measure_speed
 from tuneserve.bench.tasks.examples import encode_examples
@@ -21,12 +22,12 @@ from tuneserve.llama import LlamaContext, LlamaModel, TokenBatch, backend
 
 
 @pytest.fixture(scope="module")
-def model(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaModel]:
+def model(demo_gguf: Path, module_paths: ModulePaths) -> Iterator[LlamaModel]:
     """The demo model in F32: quantized activations would turn last digits into whole percents."""
     api = backend()
     params = api.llama_model_quantize_default_params()
     params.ftype, params.allow_requantize = 0, True  # LLAMA_FTYPE_ALL_F32
-    path = tmp_path_factory.mktemp("f32") / "demo-f32.gguf"
+    path = module_paths.mktemp("f32") / "demo-f32.gguf"
     assert api.llama_model_quantize(os.fsencode(demo_gguf), os.fsencode(path), params) == 0
     with LlamaModel(path) as loaded:
         yield loaded

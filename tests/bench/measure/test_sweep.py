@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.convert.convert_support import Trained, make_adapter, make_base, write_held_out
-from tests.support import ROOT
+from tests.support import ROOT, ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.bench.compare.report_file import as_json
 from tuneserve.bench.stage import run_bench
@@ -40,8 +40,8 @@ def write_f16(model: GGUFModel, path: Path) -> GGUFRecord:
 
 
 @pytest.fixture(scope="module")
-def run(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    root = tmp_path_factory.mktemp("ladder")
+def run(demo_gguf: Path, module_paths: ModulePaths) -> RunDirectory:
+    root = module_paths.mktemp("ladder")
     tokenizer = root / "tokenizer"
     tokenizer.mkdir()
     write_tokenizer(GGUFFile(demo_gguf), tokenizer)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
 from tests.browser import Browser, running_browser
+from tests.support import ModulePaths
 from tuneserve.bench.compare.pairs import Answer, Pair, Response
 from tuneserve.bench.report.pages import write_report
 from tuneserve.chat.examples import Example
@@ -51,17 +52,17 @@ def special() -> list[Pair]:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bench(module_paths: ModulePaths) -> Path:
     pairs = [*map(row, range(PROMPTS)), *special()]
     report = make_report(pairs, some_pairs("general/"), BenchSettings(bootstrap=1000))
-    folder = tmp_path_factory.mktemp("page") / "bench"
+    folder = module_paths.mktemp("page") / "bench"
     write_report(report, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def page(bench: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with running_browser(tmp_path_factory.mktemp("profile")) as browser:
+def page(bench: Path, module_paths: ModulePaths) -> Iterator[Browser]:
+    with running_browser(module_paths.mktemp("profile")) as browser:
         browser.call("Page.enable")
         browser.call(
             "Page.addScriptToEvaluateOnNewDocument",

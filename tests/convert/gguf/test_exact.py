@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.convert.convert_support import copy_tokenizer, write_sentencepiece_model
+from tests.support import ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
@@ -90,13 +91,13 @@ def check_same_file(ours: GGUFFile, theirs: GGUFFile, case: str, known: Containe
 
 @pytest.fixture(scope="module")
 def vocabularies(
-    llama_cpp_source: Path, tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory
+    llama_cpp_source: Path, tokenizer_directory: Path, module_paths: ModulePaths
 ) -> dict[str, Path]:
     """Directories with the tokenizers of llama.cpp's vocabulary files."""
     found = {"demo": tokenizer_directory}
     for name in ("llama-bpe", "qwen2", "gpt-2", "llama-spm", "llama-spm-bare", "phi-3"):
         path = llama_cpp_source / "models" / f"ggml-vocab-{name.removesuffix('-bare')}.gguf"
-        found[name] = tmp_path_factory.mktemp(name)
+        found[name] = module_paths.mktemp(name)
         gguf = GGUFFile(path)
         if name.endswith("-bare"):  # as Gemma has it: no space is put in front
             gguf.metadata["tokenizer.ggml.add_space_prefix"] = False
@@ -107,11 +108,9 @@ def vocabularies(
 
 
 @pytest.fixture(scope="module")
-def checkpoints(
-    vocabularies: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
+def checkpoints(vocabularies: dict[str, Path], module_paths: ModulePaths) -> dict[str, Path]:
     return {
-        case: make_checkpoint(tmp_path_factory.mktemp(case), CASES[case][0],
+        case: make_checkpoint(module_paths.mktemp(case), CASES[case][0],
                               vocabularies[CASES[case][1]], CASES[case][2])
         for case in CASES
     }  # fmt: skip
@@ -149,10 +148,10 @@ WANTED = [(case, "F16") for case in CASES] + [(case, "BF16") for case in AS_BF16
 
 @pytest.fixture(scope="module")
 def converted(
-    llama_cpp_source: Path, checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    llama_cpp_source: Path, checkpoints: dict[str, Path], module_paths: ModulePaths
 ) -> dict[tuple[str, str], Path]:
     """What llama.cpp's converter makes of every checkpoint, by case and type."""
-    folder = tmp_path_factory.mktemp("theirs")
+    folder = module_paths.mktemp("theirs")
     made = {(case, kind): folder / f"{case}-{kind}.gguf" for case, kind in WANTED}
     wanted = [f"{checkpoints[case]}={path}={kind.lower()}" for (case, kind), path in made.items()]
     done = subprocess.run(

@@ -17,6 +17,7 @@ import pytest
 from tests.convert.convert_support import copy_tokenizer, make_adapter
 from tests.convert.gguf.test_exact import DIFFERENT, DRIVER, check_same_file, make_checkpoint
 from tests.convert.gguf.test_quantization import check_quantized_alike
+from tests.support import ModulePaths
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import encoded_rows, write_gguf
@@ -164,12 +165,12 @@ def test_an_adapter_on_experts(tokenizer_directory: Path, tmp_path: Path, case: 
 
 
 @pytest.fixture(scope="module")
-def eight(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> GGUFModel:
+def eight(tokenizer_directory: Path, module_paths: ModulePaths) -> GGUFModel:
     """Eight experts, rows of 256 and nine layers, so that all rules of the mixtures act."""
     model_class, changes = MIXTURES["mixtral"]
     wide = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 9}
     base = make_checkpoint(
-        tmp_path_factory.mktemp("eight"), model_class, tokenizer_directory, {**changes, **wide}
+        module_paths.mktemp("eight"), model_class, tokenizer_directory, {**changes, **wide}
     )
     return GGUFModel(MergedCheckpoint(base), base, name="x")
 

@@ -16,6 +16,7 @@ from tests.convert.convert_support import (
     make_base,
     write_held_out,
 )
+from tests.support import ModulePaths
 from tuneserve.convert.gguf.model import ComputedTensor, GGUFModel
 from tuneserve.convert.gguf.quantization import (
     BLOCK,
@@ -33,14 +34,14 @@ from tuneserve.errors import TuneserveError
 def shaped(
     request: pytest.FixtureRequest,
     tokenizer_directory: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    module_paths: ModulePaths,
 ) -> Trained:
     """Rows of 96 (no multiple of 256: fallbacks) and of 256; layers enough that all rules act, and
     four query heads for a key-value head or two."""
     width, layers, heads, wide = {
         "narrow": (96, 9, 2, 192), "wide": (256, 9, 2, 512), "deep": (256, 17, 4, 256)
     }[request.param]  # fmt: skip
-    root = tmp_path_factory.mktemp(request.param)
+    root = module_paths.mktemp(request.param)
     base = make_base(
         root / "base", tokenizer_directory, hidden_size=width, intermediate_size=wide,
         num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=heads, head_dim=32,

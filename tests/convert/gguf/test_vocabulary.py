@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 
 from tests.convert.convert_support import copy_tokenizer, make_base, write_sentencepiece_model
 from tests.gguf.cut_vocabulary import cut_vocabulary
+from tests.support import ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.convert.gguf.vocabulary import Vocabulary
 from tuneserve.convert.gguf.writer import write_gguf
@@ -34,8 +35,8 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def llama_2(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("llama-2")
+def llama_2(llama_cpp_source: Path, module_paths: ModulePaths) -> Path:
+    directory = module_paths.mktemp("llama-2")
     gguf = GGUFFile(llama_cpp_source / "models" / "ggml-vocab-llama-spm.gguf")
     write_tokenizer(gguf, directory)
     return directory

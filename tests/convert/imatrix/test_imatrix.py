@@ -22,6 +22,7 @@ from tests.convert.convert_support import (
     make_base,
     write_held_out,
 )
+from tests.support import ModulePaths
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.imatrix import (
@@ -46,9 +47,9 @@ TORCH_NAMES = {
 
 
 @pytest.fixture(scope="module")
-def wide(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def wide(tokenizer_directory: Path, module_paths: ModulePaths) -> Trained:
     """Rows of 256 values, so that Q4_K needs no fallback."""
-    root = tmp_path_factory.mktemp("wide")
+    root = module_paths.mktemp("wide")
     base = make_base(root / "base", tokenizer_directory, hidden_size=256, intermediate_size=512,
                      num_hidden_layers=2, initializer_range=0.05)  # fmt: skip
     adapter = make_adapter(root / "adapter", base, tokenizer_directory)
@@ -56,8 +57,8 @@ def wide(tokenizer_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def f16(wide: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(wide.model(), tmp_path_factory.mktemp("f16") / "f16.gguf", "F16")
+def f16(wide: Trained, module_paths: ModulePaths) -> Path:
+    return write(wide.model(), module_paths.mktemp("f16") / "f16.gguf", "F16")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from tests.convert.verify.planted import (
     make_tokenizer,
     make_trained,
 )
+from tests.support import ModulePaths
 from tuneserve.convert.gguf.model import ComputedTensor, GGUFModel
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
@@ -38,11 +39,11 @@ PROBE, LONG = "llama.cpp = transformers", "llama.cpp = transformers, long text"
 
 
 @pytest.fixture(scope="module")
-def conversions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Conversion]:
-    tokenizer = make_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+def conversions(module_paths: ModulePaths) -> dict[str, Conversion]:
+    tokenizer = make_tokenizer(module_paths.mktemp("tokenizer"))
     made = {}
     for name in MODELS:
-        root = tmp_path_factory.mktemp(name)
+        root = module_paths.mktemp(name)
         made[name] = Conversion(make_trained(root, name, tokenizer), root)
     return made
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support import ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.notes import Notes
@@ -51,11 +52,11 @@ WORDS = st.sampled_from(
 
 
 @pytest.fixture(scope="module")
-def encoders(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def encoders(llama_cpp_source: Path, module_paths: ModulePaths) -> Any:
     """An encoder of a real vocabulary with a real template and its special tokens, by name."""
     from transformers import AutoTokenizer
 
-    directory = tmp_path_factory.mktemp("vocabulary")
+    directory = module_paths.mktemp("vocabulary")
     write_tokenizer(GGUFFile(llama_cpp_source / "models" / "ggml-vocab-qwen2.gguf"), directory)
     made: dict[tuple[str, str], Encoder] = {}
 

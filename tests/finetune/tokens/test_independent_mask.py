@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.notes import Notes
@@ -148,15 +148,13 @@ def of(family: Family) -> list[Conversation]:
 
 
 @pytest.fixture(scope="module")
-def tokenizers(
-    llama_cpp_source: Path, demo_base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Any:
+def tokenizers(llama_cpp_source: Path, demo_base: Path, module_paths: ModulePaths) -> Any:
     """The tokenizer of a family, whose template is in `templates`."""
     from transformers import AutoTokenizer
 
     @cache
     def directory(vocabulary: str) -> Path:
-        made = tmp_path_factory.mktemp("vocabulary")
+        made = module_paths.mktemp("vocabulary")
         write_tokenizer(GGUFFile(llama_cpp_source / "models" / vocabulary), made)
         return made
 

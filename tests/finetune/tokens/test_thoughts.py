@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import ModulePaths
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodingError, FastTokenizer
@@ -32,7 +33,7 @@ EOS = "<｜end▁of▁sentence｜>"
 
 
 @pytest.fixture(scope="module")
-def tokenizers(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def tokenizers(llama_cpp_source: Path, module_paths: ModulePaths) -> Any:
     """A tokenizer of a real vocabulary with a real template, by their file names."""
     from transformers import AutoTokenizer
 
@@ -40,7 +41,7 @@ def tokenizers(llama_cpp_source: Path, tmp_path_factory: pytest.TempPathFactory)
 
     def get(vocabulary: str, template: str) -> Any:
         if vocabulary not in made:
-            directory = tmp_path_factory.mktemp("vocabulary")
+            directory = module_paths.mktemp("vocabulary")
             write_tokenizer(GGUFFile(llama_cpp_source / "models" / vocabulary), directory)
             made[vocabulary] = AutoTokenizer.from_pretrained(directory)
             # The distills gave reserved places of these vocabularies to R1's marks.

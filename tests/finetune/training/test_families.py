@@ -14,7 +14,7 @@ import pytest
 from tests.convert.gguf.test_dense import make_dense
 from tests.convert.gguf.test_experts import MIXTURES, make_mixture
 from tests.finetune.training.variants import encoded
-from tests.support import ROOT
+from tests.support import ROOT, ModulePaths
 
 pytestmark = pytest.mark.slow
 
@@ -22,8 +22,8 @@ FAMILIES = ("llama4", "granite-moe", "olmoe", "mistral-3-shell")
 
 
 @pytest.fixture(scope="module")
-def bases(demo_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("families")
+def bases(demo_base: Path, module_paths: ModulePaths) -> dict[str, Path]:
+    folder = module_paths.mktemp("families")
     return {
         name: (make_mixture if name in MIXTURES else make_dense)(folder / name, name, demo_base)
         for name in FAMILIES

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.finetune.training.variants import make_small
-from tests.support import ROOT
+from tests.support import ROOT, ModulePaths
 from tuneserve.files import sha256_file
 
 pytestmark = pytest.mark.slow
@@ -33,8 +33,8 @@ SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory, demo_base: Path) -> Path:
-    folder = tmp_path_factory.mktemp("small")
+def workspace(module_paths: ModulePaths, demo_base: Path) -> Path:
+    folder = module_paths.mktemp("small")
     (folder / "tiny").mkdir()
     make_small(demo_base, folder / "tiny")
     # One infinite weight stands for an overflow.

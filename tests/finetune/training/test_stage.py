@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, ModulePaths
 
 Train = Callable[..., subprocess.CompletedProcess[str]]
 SHORT = ("--max-seq-length", "64", "--r", "4", "--learning-rate", "1e-3", "--batch-size", "2")
@@ -33,8 +33,8 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("train")
+def workspace(module_paths: ModulePaths) -> Path:
+    directory = module_paths.mktemp("train")
     rows = [
         {"instruction": f"Which colour has number {i}?", "output": ("red", "green", "blue")[i % 3]}
         for i in range(40)

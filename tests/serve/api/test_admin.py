@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.serve.conftest import INVOCATION
-from tests.support import Runner
+from tests.support import ModulePaths, Runner
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.service import Service
 from tuneserve.settings import ServeSettings
@@ -27,8 +27,8 @@ ADMIN, KEY = "admin-secret", "user-secret"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served")
+def folder(module_paths: ModulePaths) -> Path:
+    folder = module_paths.mktemp("served")
     (folder / "admin").write_text(f"{ADMIN}\n")
     (folder / "keys").write_text(f"{KEY}\n")
     (folder / "adapters" / "later").mkdir(parents=True)

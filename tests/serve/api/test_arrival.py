@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.serve.api.test_app import CHAT, LONG, TEXT
+from tests.support import ModulePaths
 from tuneserve.serve.api.app import create_app
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import SamplingParams
@@ -25,8 +26,8 @@ ENDLESS = SamplingParams(temperature=0.0, logit_bias={2: -100.0, 0: -100.0})
 
 
 @pytest.fixture(scope="module")
-def service(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    keys = tmp_path_factory.mktemp("keys") / "keys"
+def service(demo_gguf: Path, module_paths: ModulePaths) -> Iterator[Service]:
+    keys = module_paths.mktemp("keys") / "keys"
     keys.write_text("secret\n")
     settings = ServeSettings(
         ctx=1024, slots=2, threads=1, log="off", ping_seconds=0.1, api_key_file=keys

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from tests.support import Runner, RunningServer
+from tests.support import ModulePaths, Runner, RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -61,8 +61,8 @@ def lines_of(client: Any, file_id: str | None) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def arguments(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("batches")
+def arguments(demo_gguf: Path, module_paths: ModulePaths) -> list[str]:
+    folder = module_paths.mktemp("batches")
     (folder / "keys").write_text("first\nsecond\n")
     return [
         str(demo_gguf), "--name", "demo", "--ctx", "2048", "--slots", "2", "--embeddings",
@@ -73,9 +73,9 @@ def arguments(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 
 @pytest.fixture(scope="module")
 def server(
-    arguments: list[str], start_server: Start, tmp_path_factory: pytest.TempPathFactory
+    arguments: list[str], start_server: Start, module_paths: ModulePaths
 ) -> Iterator[RunningServer]:
-    with start_server(tmp_path_factory.mktemp("log") / "log", *arguments) as running:
+    with start_server(module_paths.mktemp("log") / "log", *arguments) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.browser import Browser, running_browser
-from tests.support import RunningServer
+from tests.support import ModulePaths, RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -66,10 +66,10 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.fixture(scope="module")
 def open_server(
-    start_server: Any, demo_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+    start_server: Any, demo_gguf: Path, module_paths: ModulePaths
 ) -> Iterator[RunningServer]:
     """A server without keys."""
-    log = tmp_path_factory.mktemp("open") / "log"
+    log = module_paths.mktemp("open") / "log"
     with start_server(log, str(demo_gguf), "--ctx", "512") as running:
         yield running
 

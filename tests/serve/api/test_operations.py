@@ -16,6 +16,7 @@ import numpy as np
 import openai
 import pytest
 
+from tests.support import ModulePaths
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.api.middleware import KeyRing
 from tuneserve.serve.engine import Engine, EngineError, SamplingParams, UnavailableError
@@ -32,9 +33,9 @@ CHAT = {
 
 @pytest.fixture(scope="module")
 def equipped(
-    start_server: Any, demo_gguf: Path, lora_gguf: Path, tmp_path_factory: pytest.TempPathFactory
+    start_server: Any, demo_gguf: Path, lora_gguf: Path, module_paths: ModulePaths
 ) -> Iterator[Any]:
-    log = tmp_path_factory.mktemp("equipped") / "log"
+    log = module_paths.mktemp("equipped") / "log"
     options = [
         "--name", "base", "--lora", f"loud={lora_gguf}", "--embeddings", "--log", "json",
         "--ctx", "2048", "--cors-origins", "https://page.example",

@@ -16,7 +16,7 @@ import openai
 import pytest
 import requests
 
-from tests.support import RunningServer
+from tests.support import ModulePaths, RunningServer
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +27,9 @@ Ask = Callable[[str, str, bytes], Outcome]
 
 @pytest.fixture(scope="module")
 def strict_server(
-    start_server: Any, tmp_path_factory: pytest.TempPathFactory, demo_gguf: Path
+    start_server: Any, module_paths: ModulePaths, demo_gguf: Path
 ) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("unread")
+    folder = module_paths.mktemp("unread")
     (folder / "keys").write_text("secret\n")
     with start_server(
         folder / "log", str(demo_gguf), "--ctx", "256", "--max-body", "100000",

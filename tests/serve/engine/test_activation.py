@@ -20,6 +20,7 @@ from tests.serve.engine.tiny_llama import (
     VOCABULARY,
     write_tiny_llama,
 )
+from tests.support import ModulePaths
 from tuneserve.arrays import Floats
 from tuneserve.gguf.lora import invocation_tokens
 from tuneserve.gguf.reader import GGUFFile
@@ -128,9 +129,9 @@ def test_steps_end_where_the_adapter_begins_and_the_base_s_are_shared() -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(module_paths: ModulePaths) -> tuple[Path, Path]:
     """A small base, and an adapter that is activated by the bytes of INVOCATION."""
-    folder = tmp_path_factory.mktemp("activated")
+    folder = module_paths.mktemp("activated")
     base = write_tiny_llama(folder / "base.gguf")
     adapter = write_lora(
         folder / "check.gguf", seed=2, invocation=ids(INVOCATION), layers=LAYERS,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.serve.engine.tiny_llama import write_tiny_llama
+from tests.support import ModulePaths
 from tuneserve.arrays import Floats
 from tuneserve.errors import TuneserveError
 from tuneserve.llama import LlamaContext, TokenBatch
@@ -72,8 +73,8 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+def tiny(module_paths: ModulePaths) -> Path:
+    return write_tiny_llama(module_paths.mktemp("tiny") / "tiny.gguf")
 
 
 @pytest.fixture(params=[False, True], ids=["cpu", "ahead"])

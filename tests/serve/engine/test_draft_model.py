@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.serve.engine.tiny_llama import SPECIAL, write_tiny_llama
+from tests.support import ModulePaths
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaContext
 from tuneserve.serve.engine import Completion, Engine, SamplingParams
@@ -27,14 +28,14 @@ NOTHING_KEPT = PrefixLimits(0, 0.0, 0, 0)
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("target") / "tiny.gguf")
+def tiny(module_paths: ModulePaths) -> Path:
+    return write_tiny_llama(module_paths.mktemp("target") / "tiny.gguf")
 
 
 @pytest.fixture(scope="module")
-def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stranger(module_paths: ModulePaths) -> Path:
     """Of the same vocabulary, with other weights."""
-    return write_tiny_llama(tmp_path_factory.mktemp("draft") / "other.gguf", seed=1)
+    return write_tiny_llama(module_paths.mktemp("draft") / "other.gguf", seed=1)
 
 
 def settings(speculate: str = "always", /, **options: object) -> ServeSettings:

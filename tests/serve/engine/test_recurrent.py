@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.serve.engine.tiny_llama import VOCABULARY, add_byte_vocabulary
+from tests.support import ModulePaths
 from tuneserve.serve.engine import Completion, Engine, SamplingParams
 from tuneserve.settings import ServeSettings
 
@@ -94,8 +95,8 @@ def add_metadata(writer: Any, hybrid: bool) -> None:
 
 
 @pytest.fixture(scope="module", params=["mamba", "jamba"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recurrent") / f"{request.param}.gguf"
+def model(request: pytest.FixtureRequest, module_paths: ModulePaths) -> Path:
+    path = module_paths.mktemp("recurrent") / f"{request.param}.gguf"
     return write_model(path, request.param)
 
 

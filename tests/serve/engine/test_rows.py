@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.serve.engine.tiny_llama import write_tiny_llama
+from tests.support import ModulePaths
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.engine.request import Generation, Request
 from tuneserve.serve.engine.rows import Drawn, RowDrawer
@@ -18,8 +19,8 @@ DRAWN = SamplingParams(temperature=0.9, seed=4)
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> LlamaModel:
-    path = write_tiny_llama(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+def model(module_paths: ModulePaths) -> LlamaModel:
+    path = write_tiny_llama(module_paths.mktemp("tiny") / "tiny.gguf")
     return LlamaModel(path, vocab_only=True)
 
 
