@@ -3,7 +3,10 @@
     python benchmarks/kill_matrix.py [--stages train,convert] [--every 5] [--seconds 60]
 
 A stage is killed, told of a full or broken disk, or cut off from power at each failpoint that it
-passes (--every N: at each N-th), then the same command is given again. "equal": the files or
+passes (--every N: at each N-th), then the same command is given again. What a kill or a power cut
+leaves at each point is taken from one run, and remains that are equal are tried once; errors of the
+disk are tried at each place in the code, the first and the last time that it is passed
+(--all-errors: each time). "equal": the files or
 figures are those of a stage that nothing happened to. "recovered": only after --force. Models are
 tiny and random; training, conversion and benchmark are the real ones. The proof of an import (a
 process of its own, which writes nothing that stays) is left out. Takes minutes for each stage.
@@ -182,6 +185,10 @@ def parse() -> argparse.Namespace:
         "--seconds", type=float, default=math.inf,
         help="for each stage: as many trials, drawn by chance, as there is time for",
     )  # fmt: skip
+    parser.add_argument(
+        "--all-errors", action="store_true",
+        help="errors of the disk at each point, not the first and last time of each place",
+    )  # fmt: skip
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--json", type=Path, help="write what was found to this file")
     return parser.parse_args()
@@ -203,15 +210,19 @@ def run() -> int:
             began = time.monotonic()
             scratch = shop.root / "trials" / name
             found = try_stage(
-                stages[name], scratch, ways, options.every, options.seconds, told=print
-            )
+                stages[name], scratch, ways, options.every, options.seconds, told=print,
+                errors_at_places=not options.all_errors,
+            )  # fmt: skip
             shutil.rmtree(scratch)
             seconds = time.monotonic() - began
-            trials = sum(found.outcomes.values())
-            print(f"{name}: {len(found.points)} failpoints, {trials} trials in {seconds:.0f} s")
+            points, trials = len(found.points), found.trials
+            print(
+                f"{name}: {points} failpoints, {trials} of {found.planned} trials "
+                f"in {seconds:.0f} s"
+            )
             print("\n".join(f"  {line}" for line in counted(found, ways)), flush=True)
             table[name] = {
-                "failpoints": len(found.points), "trials": trials, "seconds": round(seconds, 1),
+                "failpoints": points, "trials": trials, "seconds": round(seconds, 1),
                 "outcomes": {f"{way}: {end}": n for (way, end), n in found.outcomes.items()},
                 "points": found.points,
             }  # fmt: skip

@@ -2,18 +2,20 @@
 and run again: the result has to be that of a stage that nothing happened to.
 
 A trial runs in a fork of this process, which has imported what the stage needs: seconds for each of
-hundreds of trials would be too long.
+hundreds of trials would be too long. For the same reason what is left at each point is taken from
+one run, and equal remains are tried once.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
+import pickle
 import random
 import re
 import shutil
-import signal
 import sys
 import time
 import traceback
@@ -51,6 +53,8 @@ class Found:
     """What came of the trials of a stage: outcomes by way, and what was not as it has to be."""
 
     points: list[str]
+    planned: int = 0
+    trials: int = 0
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -71,12 +75,14 @@ class Disk:
                 self.synced(Path(folder, name))
 
     def synced(self, path: Path) -> None:
-        inode = self._hold(path)
         if path.is_dir():
-            inner = (entry for entry in path.iterdir() if not entry.is_symlink())
-            self._names[inode] = {entry.name: self._hold(entry) for entry in inner}
+            self._names[self._hold(path)] = self._names_in(path)
         else:
-            self._data[inode] = path.read_bytes()
+            self._data[self._hold(path)] = path.read_bytes()
+
+    def _names_in(self, folder: Path) -> dict[str, int]:
+        inner = (entry for entry in folder.iterdir() if not entry.is_symlink())
+        return {entry.name: self._hold(entry) for entry in inner}
 
     def _hold(self, path: Path) -> int:
         """The inode, which no other file gets as long as it is open."""
@@ -87,19 +93,22 @@ class Disk:
 
     def image(self, target: Path, *, names_kept: bool) -> None:
         """Write what is left to `target`; with `names_kept` the names are as they are now."""
+        names = dict(self._names)
         if names_kept:
             for folder, *_ in os.walk(self.root):
-                self.synced(Path(folder))
-        self._copy(self.root.stat().st_ino, target, {})
+                names[self._hold(Path(folder))] = self._names_in(Path(folder))
+        self._copy(self.root.stat().st_ino, target, names, {})
 
-    def _copy(self, inode: int, target: Path, copied: dict[int, Path]) -> None:
+    def _copy(
+        self, inode: int, target: Path, names: dict[int, dict[str, int]], copied: dict[int, Path]
+    ) -> None:
         if inode in copied:
             os.link(copied[inode], target)
             return
         if Path(f"/proc/self/fd/{self._held[inode]}").is_dir():
             target.mkdir()
-            for name, inner in self._names.get(inode, {}).items():
-                self._copy(inner, target / name, copied)
+            for name, inner in names.get(inode, {}).items():
+                self._copy(inner, target / name, names, copied)
             return
         size, kept = os.fstat(self._held[inode]).st_size, self._data.get(inode, b"")
         target.write_bytes(kept + bytes(max(size - len(kept), 0)))
@@ -107,38 +116,125 @@ class Disk:
 
 
 class _At:
-    """The hook that fails at the n-th point."""
+    """The hook that tells of an error of the disk at the n-th point."""
 
-    def __init__(self, number: int, way: str, disk: Disk | None, image: Path) -> None:
-        self.left, self.way, self.disk, self.image = number, way, disk, image
+    def __init__(self, number: int, way: str) -> None:
+        self.left, self.error = number, _ERRORS[way]
 
     def __call__(self, name: str, path: str) -> None:
-        if name == "synced" and self.disk is not None:
-            self.disk.synced(Path(path))
         self.left -= 1
-        if self.left:
-            return
-        if self.disk is not None:
-            self.disk.image(self.image, names_kept=self.way == POWER_NAMES)
-        if number := _ERRORS.get(self.way):
-            raise OSError(number, os.strerror(number), path)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if not self.left:
+            raise OSError(self.error, os.strerror(self.error), path)
 
 
-def points_of(stage: Stage, start: Path, scratch: Path) -> tuple[list[str], Any]:
+@dataclass(frozen=True)
+class _Entry:
+    """What stands at a path: a folder, a link to `target`, or a file (`target`: its content's
+    SHA-256; `same_as`: the path that it was a hard link of)."""
+
+    kind: str
+    target: str = ""
+    same_as: str = ""
+    modified_ns: int = field(default=0, compare=False)
+
+
+Tree = tuple[tuple[str, _Entry], ...]
+
+
+class Images:
+    """Folders as they were at some moment; what many of them hold is kept once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def take(self, root: Path) -> Tree:
+        """Keep what stands below `root`. Trees are equal where paths, contents and links are."""
+        found: dict[str, _Entry] = {}
+        first: dict[int, str] = {}
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            if path.is_symlink():
+                found[name] = _Entry("link", str(path.readlink()))
+            elif path.is_dir():
+                found[name] = _Entry("folder")
+            else:
+                data, status = path.read_bytes(), path.stat()
+                digest = hashlib.sha256(data).hexdigest()
+                if not (kept := self.folder / digest).exists():
+                    kept.write_bytes(data)
+                other = first.setdefault(status.st_ino, name) if status.st_nlink > 1 else name
+                same_as = "" if other == name else other
+                found[name] = _Entry("file", digest, same_as, status.st_mtime_ns)
+        return tuple(found.items())
+
+    def lay_out(self, tree: Tree, target: Path) -> None:
+        """Make `target` what was kept."""
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name, entry in tree:
+            path = target / name
+            if entry.kind == "folder":
+                path.mkdir()
+            elif entry.kind == "link":
+                path.symlink_to(entry.target)
+            elif entry.same_as:
+                path.hardlink_to(target / entry.same_as)
+            else:
+                shutil.copyfile(self.folder / entry.target, path)
+                os.utime(path, ns=(entry.modified_ns, entry.modified_ns))
+
+
+@dataclass
+class Passage:
+    """A point that a stage passed: what it does to which path, the place in the code (a hash of the
+    stack), and what would be left by each way of being stopped there."""
+
+    name: str
+    place: str
+    left: dict[str, Tree]
+
+
+class _Witness:
+    """The hook that lets a stage go on, and takes an image of what each way of stopping it would
+    have left at each point."""
+
+    def __init__(self, work: Path, scratch: Path, ways: Iterable[str], out: Path) -> None:
+        self.work, self.scratch, self.out = work, scratch, out
+        self.images = Images(scratch / "images")
+        self.ways = [way for way in ways if way not in _ERRORS]
+        self.disk = Disk(work)
+        self.passages: list[Passage] = []
+
+    def __call__(self, name: str, path: str) -> None:
+        if name == "synced":
+            self.disk.synced(Path(path))
+        left = {}
+        for way in self.ways:
+            if way == KILL:
+                left[way] = self.images.take(self.work)
+                continue
+            image = self.scratch / "image"
+            self.disk.image(image, names_kept=way == POWER_NAMES)
+            left[way] = self.images.take(image)
+            shutil.rmtree(image)
+        stack = "".join(f"{f.filename}:{f.lineno}" for f in traceback.extract_stack())
+        place = hashlib.sha256(f"{name} {stack}".encode()).hexdigest()
+        text = f"{name} {path}".replace(str(self.work), "")
+        self.passages.append(Passage(re.sub(r"tuneserve-\w+", "tuneserve-*", text), place, left))
+        self.out.write_bytes(pickle.dumps(self.passages))
+
+
+def passages_of(
+    stage: Stage, start: Path, scratch: Path, ways: Iterable[str]
+) -> tuple[list[Passage], Any]:
     """The points that a stage passes, in order, and its result."""
-    log = scratch / "points"
-    with log.open("w") as file:
-
-        def note(name: str, path: str) -> None:
-            os.write(file.fileno(), f"{name} {path}\n".encode())
-
-        work = _copied(start, scratch / "work")
-        status, said = run_forked(stage.work, work, lambda: note, scratch / "log")
+    work, out = _copied(start, scratch / "work"), scratch / "passages"
+    status, said = run_forked(
+        stage.work, work, lambda: _Witness(work, scratch, ways, out), scratch / "log"
+    )
     assert status == 0, said
-    root = str(scratch / "work")
-    lines = [line.replace(root, "").strip() for line in log.read_text().splitlines()]
-    found = [re.sub(r"tuneserve-\w+", "tuneserve-*", line) for line in lines]
+    found: list[Passage] = pickle.loads(out.read_bytes())  # written by our own fork
     return found, stage.result(work)
 
 
@@ -149,49 +245,85 @@ def try_stage(
     every: int = 1,
     seconds: float = math.inf,
     told: Callable[[str], None] = lambda _: None,
+    errors_at_places: bool = False,
 ) -> Found:
-    """Fail the stage at every point (or every few), in all ways. Where there are but so many
-    `seconds`, in as many trials as there is time for, drawn by chance."""
+    """Fail the stage at every point (or every few), in all ways, and run it again. Where there are
+    but so many `seconds`, in as many trials as there is time for, drawn by chance.
+
+    What a killed stage or a power cut leaves is taken from one run that goes on, and points that
+    leave the same are tried once: a stage that is run again sees nothing but that. An error of the
+    disk is given to a run of its own at each point; with `errors_at_places` at each place in the
+    code, the first and the last time that it is passed."""
     start = scratch / "start"
     start.mkdir(parents=True)
     stage.prepare(start)
-    names, expected = points_of(stage, start, scratch)
-    found = Found(names)
-    trials = [(number, way) for number in range(1, len(names) + 1, every) for way in ways]
+    ways = list(ways)
+    passages, expected = passages_of(stage, start, scratch, ways)
+    numbers = range(1, len(passages) + 1, every)
+    found = Found([passage.name for passage in passages])
+    states: dict[tuple[str, Tree], list[int]] = {}
+    for way in ways:
+        for number in numbers if way not in _ERRORS else ():
+            states.setdefault((way, passages[number - 1].left[way]), []).append(number)
+    # A power cut often leaves what a kill does.
+    trees: dict[Tree, list[tuple[str, list[int]]]] = {}
+    for (way, tree), which in states.items():
+        trees.setdefault(tree, []).append((way, which))
+    trials: list[Tree | tuple[int, str]] = list(trees)
+    failing = _ends_of_places(passages, numbers) if errors_at_places else numbers
+    trials += [(number, way) for number in failing for way in ways if way in _ERRORS]
+    found.planned = len(trials)
     if seconds < math.inf:
         random.Random(0).shuffle(trials)
-    began = time.monotonic()
-    for number, way in trials:
+    began, images = time.monotonic(), Images(scratch / "images")
+    for trial in trials:
         if time.monotonic() - began > seconds:
             break
-        outcome, why = _trial(stage, start, scratch, number, way, expected)
-        found.outcomes[way, outcome] += 1
-        if outcome != EQUAL or why:
-            problem = f"{stage.name}, {way} at {number} ({names[number - 1]}): {outcome}: {why}"
-            found.problems.append(problem)
-            told(problem)
+        found.trials += 1
+        work = scratch / "work"
+        if trial in trees:
+            images.lay_out(trial, work)
+            outcome, why = _again(stage, work, scratch / "log", expected)
+            stopped = trees[trial]
+        else:
+            number, way = trial
+            outcome, why = _failed(stage, start, scratch, number, way, expected)
+            stopped = [(way, [number])]
+        for way, which in stopped:
+            found.outcomes[way, outcome] += len(which)
+            if outcome != EQUAL or why:
+                at = f"{which[0]} ({found.points[which[0] - 1]})"
+                found.problems.append(f"{stage.name}, {way} at {at}: {outcome}: {why}")
+                told(found.problems[-1])
     return found
 
 
-def _trial(
+def _ends_of_places(passages: list[Passage], numbers: Iterable[int]) -> list[int]:
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for number in numbers:
+        place = passages[number - 1].place
+        first.setdefault(place, number)
+        last[place] = number
+    return sorted({*first.values(), *last.values()})
+
+
+def _failed(
     stage: Stage, start: Path, scratch: Path, number: int, way: str, expected: Any
 ) -> tuple[str, str]:
-    work, image, log = _copied(start, scratch / "work"), scratch / "image", scratch / "log"
-    shutil.rmtree(image, ignore_errors=True)
-
-    def hook() -> Hook:
-        disk = Disk(work) if way in (POWER, POWER_NAMES) else None
-        return _At(number, way, disk, image)
-
-    status, said = run_forked(stage.work, work, hook, log)
+    """The stage is told of an error of the disk at a point, and is run again."""
+    work, log = _copied(start, scratch / "work"), scratch / "log"
+    status, said = run_forked(stage.work, work, lambda: _At(number, way), log)
     # An error that the stage can do without leaves its result as it is.
-    clean = status in ((0, 1, -signal.SIGKILL) if way in _ERRORS else (0, -signal.SIGKILL))
-    why = "" if clean and "Traceback" not in said else f"status {status}: {_end(said)}"
-    if image.exists():
-        shutil.rmtree(work)
-        image.rename(work)
-    again = ((EQUAL, stage.work), (RECOVERED, stage.forced))
-    for outcome, work_again in again:
+    clean = status in (0, 1) and "Traceback" not in said
+    outcome, why = _again(stage, work, log, expected)
+    return outcome, ("" if clean else f"status {status}: {_end(said)}") + why
+
+
+def _again(stage: Stage, work: Path, log: Path, expected: Any) -> tuple[str, str]:
+    """The stage is run in what was left of it; with its way out, if that is refused."""
+    why = ""
+    for outcome, work_again in ((EQUAL, stage.work), (RECOVERED, stage.forced)):
         if work_again is None:
             continue
         status, said = run_forked(work_again, work, None, log)
