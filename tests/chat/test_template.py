@@ -156,7 +156,7 @@ def test_a_template_that_takes_too_much_for_any_conversation_is_found_at_once() 
 def test_what_renders_has_no_rights_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the sandbox were left, no file could be read, and the environment holds no keys."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    process = _Process()
+    process = _Process("tuneserve.chat.render_process")
     try:
         found = process.render("{{ 1 }}", [b"{}"])
         assert found == [("text", "1")]

@@ -19,8 +19,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Protocol
 
 MEMORY_BYTES = 512 << 20
 """Of address space. Of requests of 16 MB, 300,000 messages took 167 MB, 5 million lists 429 MB."""
@@ -54,17 +54,22 @@ def from_json(data: bytes) -> Any:
     return json.loads(data.decode("utf-8", "surrogatepass"))
 
 
+class Template(Protocol):
+    """A compiled template."""
+
+    def render(self, variables: Mapping[str, Any]) -> str: ...
+
+
 class _Templates:
     """The compiled templates by number, or why one can't be."""
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: Callable[[str], Template]) -> None:
+        self._compiled = compiled
         self._known: dict[int, Any] = {}
 
     def define(self, number: int, source: str, seconds: float) -> None:
-        from tuneserve.chat.sandbox import Sandbox
-
         _allow(seconds)
-        self._known[number] = _attempt(lambda: Sandbox(source), "broken")
+        self._known[number] = _attempt(lambda: self._compiled(source), "broken")
 
     def render(self, number: int, variables: dict[str, Any], longest: int) -> Outcome:
         template = self._known[number]
@@ -112,14 +117,14 @@ def _give_up_rights() -> None:
         resource.setrlimit(limit, (most, most))
 
 
-def main() -> None:
-    """Answer until stdin ends."""
+def main(compiled: Callable[[str], Template]) -> None:
+    """Answer until stdin ends, with what `compiled` makes of a template's source."""
     # Ctrl-C and SIGTERM reach the whole group: who started this process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    templates = _Templates()
+    templates = _Templates(compiled)
     templates.define(
         -1, "{{ strftime_now('%c') }}{% for m in messages %}{{ m | tojson }}{% endfor %}", 60.0
     )
@@ -141,4 +146,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tuneserve.chat.sandbox import Sandbox
+
+    main(Sandbox)

@@ -60,22 +60,14 @@ class RenderLimitError(Exception):
     """A template took more time or memory than it may, or its process ended."""
 
 
-def render_apart(source: str, calls: Sequence[bytes]) -> list[Outcome]:
-    """What a template makes of each call's variables, a JSON object: (one of OUTCOMES, text).
-
-    Raises RenderLimitError where it takes too much time, and RenderersBusyError.
-    """
-    return _renderers.render(source, calls)
-
-
 class _Process:
     """One process, for one caller at a time. Close it."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._process = subprocess.Popen(
             # The thread that starts it may end before it; it ends with its stdin.
-            own_module("tuneserve.chat.render_process", with_parent=False),
+            own_module(module, with_parent=False),
             env=environment, cwd="/",
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -163,16 +155,27 @@ def _checked(data: bytes, count: int) -> list[Outcome]:
     return outcomes
 
 
-class _Renderers:
-    """The processes that are free, the last used one first. A process is started when it is needed:
-    it takes 0.2 s."""
+class Renderers:
+    """The processes of one module, which calls `render_process.main`: those that are free, the last
+    used one first. A process is started when it is needed: it takes 0.2 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._begin()
+        atexit.register(self.close)
+        # A copy of this process must not speak to its processes.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._places = threading.BoundedSemaphore(min(MOST_PROCESSES, os.cpu_count() or 1))
         self._lock = threading.Lock()
         self._free: list[_Process] = []
 
     def render(self, source: str, calls: Sequence[bytes]) -> list[Outcome]:
+        """What a template makes of each call's variables, a JSON object: (one of OUTCOMES, text).
+
+        Raises RenderLimitError where it takes too much time, and RenderersBusyError.
+        """
         outcomes: list[Outcome] = []
         for group in _groups(calls):
             outcomes += self._render(source, group)
@@ -205,7 +208,7 @@ class _Renderers:
         if process is not None and not process.can_take(source):
             process.close()
             process = None
-        return process or _Process()
+        return process or _Process(self._module)
 
     def close(self) -> None:
         with self._lock:
@@ -228,14 +231,5 @@ def _groups(calls: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-_renderers = _Renderers()
-
-
-def _begin_anew() -> None:
-    """A copy of this process must not speak to its processes."""
-    global _renderers
-    _renderers = _Renderers()
-
-
-atexit.register(lambda: _renderers.close())
-os.register_at_fork(after_in_child=_begin_anew)
+RENDERERS = Renderers("tuneserve.chat.render_process")
+"""Those of this package's own sandbox."""
