@@ -160,13 +160,13 @@ def test_what_renders_has_no_rights_and_no_secrets(monkeypatch: pytest.MonkeyPat
     try:
         found = process.render("{{ 1 }}", [b"{}"])
         assert found == [("text", "1")]
-        number = process._process.pid
+        number = process.pid
         assert "secret" not in Path(f"/proc/{number}/environ").read_text(encoding="utf-8")
         limits = Path(f"/proc/{number}/limits").read_text(encoding="utf-8")
         assert re.search(r"Max open files +3 +3 ", limits)
         assert re.search(r"Max file size +0 +0 ", limits)
     finally:
-        process.close()
+        process.end()
 
 
 def test_many_are_rendered_at_once_and_in_order() -> None:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Protocol
+
+from tuneserve.child_start import limit
 
 MEMORY_BYTES = 512 << 20
 """Of address space. Of requests of 16 MB, 300,000 messages took 167 MB, 5 million lists 429 MB."""
@@ -106,15 +107,7 @@ def _give_up_rights() -> None:
     for module in ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap"):
         importlib.import_module(module)
     time.strftime("%c", time.localtime())
-    for limit, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_NOFILE, 3),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (most, most))
+    limit({"memory": MEMORY_BYTES, "files": 3, "written": 0})
 
 
 def main(compiled: Callable[[str], Template]) -> None:
