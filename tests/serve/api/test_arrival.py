@@ -109,6 +109,29 @@ def test_what_is_not_served_is_said_whatever_is_sent(
         assert "start the server with --batch-dir" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/tokenize", {}), ("/v1/messages/count_tokens", {"model": "demo"}), ("/apply-template", {})],
+)
+def test_what_renders_waits_for_others_that_do_and_for_nobody_else(
+    app: FastAPI, service: Service, path: str, more: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rendered: list[int] = []
+    rendering = service.rendering
+
+    async def noted(size: int, work: Any) -> Any:
+        rendered.append(size)
+        return await rendering(size, work)
+
+    monkeypatch.setattr(service, "rendering", noted)
+    body = {"messages": [{"role": "user", "content": "Hello"}], **more}
+    assert sent(app, service, path, body).status_code == 200
+    assert len(rendered) == 1
+    assert sent(app, service, "/tokenize", {"content": "Hello"}).status_code == 200
+    assert len(rendered) == 1
+
+
 def test_parameters_of_the_type_do_not_matter(app: FastAPI, service: Service) -> None:
     kind = "Application/JSON; charset=utf-8"
     assert sent(app, service, "/v1/chat/completions", CHAT, content_type=kind).status_code == 200
