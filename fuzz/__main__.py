@@ -120,7 +120,7 @@ def _run_own(name: str, seconds: float, seed: int) -> int:
 def _run_guided(name: str, seconds: float, seed: int) -> int:
     import atheris
 
-    with atheris.instrument_imports(include=["tuneserve"]):
+    with atheris.instrument_imports(include=["tuneserve", "jinja2"]):
         from fuzz.targets import TARGETS
     target = TARGETS[name]
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))

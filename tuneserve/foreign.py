@@ -71,6 +71,25 @@ def check_plain(run: Path) -> None:
         )
 
 
+def check_own_folders(run: Path) -> None:
+    """Raise UsageError where a folder of a run is a link that leads out of it: stages replace and
+    delete what lies in their folders. Links to files are only ever replaced themselves."""
+    root = run.resolve()
+    folders = (Path(folder, name) for folder, names, _ in os.walk(run) for name in names)
+    if linked := sorted(
+        f"{path} -> {path.resolve()}"
+        for path in folders
+        if path.is_symlink() and not path.resolve().is_relative_to(root)
+    ):
+        raise UsageError(
+            "has a link to a folder elsewhere, in which files would be replaced and deleted",
+            where=str(run),
+            problems=linked,
+            hint="Put a folder in the link's place. To keep a run on another disk, link the run's "
+            "whole folder, or the folder of all runs.",
+        )
+
+
 def is_of_a_run(path: Path) -> bool:
     """Does this file lie in a run directory, and so comes with the run?"""
     return any((folder / "run.json").is_file() for folder in path.resolve().parents)

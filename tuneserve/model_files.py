@@ -176,6 +176,17 @@ def check_code(config: Mapping[str, Any], where: str) -> None:
             )
 
 
+def unused_code(config: Mapping[str, Any]) -> list[str]:
+    """The Python code that a configuration names beside an architecture that transformers has
+    itself."""
+    found = []
+    for part, _ in _parts(config):
+        named = part.get("auto_map")
+        if part.get("model_type") in _NATIVE and isinstance(named, dict):
+            found += [shown(name) for name in named.values()]
+    return found
+
+
 def _named_ways(config: Any, place: str = "") -> Iterator[tuple[str, Any]]:
     """What a configuration and those in it say of how something is computed."""
     if isinstance(config, list):

@@ -32,7 +32,7 @@ from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.extras import installed_version
 from tuneserve.files import clear_leftovers, write_json
-from tuneserve.foreign import check_plain
+from tuneserve.foreign import check_own_folders, check_plain
 from tuneserve.locks import HeldError, hold
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
@@ -239,9 +239,10 @@ class RunDirectory:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Lock the run while the block runs. Raises TuneserveError if another process has the lock,
-        UsageError if a newer release wrote its record."""
+        UsageError if a newer release wrote its record, or a folder of it lies elsewhere."""
         self.read()
         make_folder(self.root)
+        check_own_folders(self.root)
         try:
             lock = hold(self.root / ".lock", wait=False)
         except HeldError as error:

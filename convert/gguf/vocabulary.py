@@ -54,11 +54,9 @@ class Vocabulary:
         tokenizer is of another kind, or has more tokens than the embedding has rows.
         """
         self.directory, self.architecture, self.config = directory, architecture, config
-        check_tokenizer_files(directory)
-        self.json = read_json(directory / "tokenizer.json")
+        self.json = check_tokenizer_files(directory)
         config_path = directory / "tokenizer_config.json"
         self.tokenizer_config = read_json(config_path) if config_path.exists() else {}
-        self._check_structure()
         model = self.json["model"]
         if model.get("type") != "BPE":
             raise UsageError(
@@ -183,21 +181,6 @@ class Vocabulary:
             by_id.get(number) or Token(f"[PAD{number}]", TokenType.UNUSED, LOWEST_SCORE)
             for number in range(rows)
         ]
-
-    def _check_structure(self) -> None:
-        """Raise UsageError for a tokenizer.json that lacks what every one has."""
-        model, added = self.json.get("model"), self.json.get("added_tokens")
-        whole = (
-            isinstance(model, dict)
-            and isinstance(model.get("vocab"), dict | list)
-            and isinstance(added, list)
-            and all(isinstance(e, dict) and {"id", "content", "special"} <= e.keys() for e in added)
-        )
-        if not whole:
-            raise UsageError(
-                "this is no tokenizer of the tokenizers library",
-                where=str(self.directory / "tokenizer.json"),
-            )
 
     def _check_stripping(self) -> bool:
         """Do special tokens take away the whitespace behind them? llama.cpp does that for Phi-3's

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import render_example
-from tuneserve.chat.template import ChatTemplate, TemplateError
+from tuneserve.chat.template import ChatTemplate, TemplateError, TemplateLimitError
 from tuneserve.convert.verify.conversations import PLAIN, PROBES
 from tuneserve.convert.verify.vocabulary import TrainerTokenizer
 from tuneserve.findings import Finding
+
+_ANOTHER = "Name a template that both render alike in [model] chat_template."
 
 
 def check_probes(trainer: TrainerTokenizer, template: ChatTemplate) -> Finding:
@@ -20,12 +22,15 @@ def check_probes(trainer: TrainerTokenizer, template: ChatTemplate) -> Finding:
             ours = render_example(template, example, thoughts=trainer.thoughts).prompt
         except TemplateError as error:
             refused[kind] = str(error)
-        theirs = _by_transformers(trainer, example)
+        try:
+            theirs = _by_transformers(trainer, example)
+        except TemplateLimitError as error:
+            return Finding("template", "refused", f"{kind}, in training: {error}", _ANOTHER)
         if ours != theirs and not (ours is None and theirs is None):
             return Finding(
                 "template", "refused", f"{kind} is rendered as {_shown(theirs)} in training, as "
                 f"{_shown(ours)} from the GGUF",
-                "Name a template that both render alike in [model] chat_template.",
+                _ANOTHER,
             )  # fmt: skip
     if PLAIN in refused:
         return Finding(
@@ -43,11 +48,11 @@ def check_probes(trainer: TrainerTokenizer, template: ChatTemplate) -> Finding:
 
 def _by_transformers(trainer: TrainerTokenizer, example: Example) -> str | None:
     """The prompt by transformers' renderer; None if it, or ours before it, refuses."""
-    import jinja2
-
     try:
         return trainer.render(example)
-    except (TemplateError, jinja2.TemplateError):
+    except TemplateLimitError:
+        raise
+    except TemplateError:
         return None
 
 

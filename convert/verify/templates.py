@@ -7,7 +7,7 @@ from typing import Any
 
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import render_example, template_of
-from tuneserve.chat.template import ChatTemplate, Message
+from tuneserve.chat.template import ChatTemplate, Message, TemplateError, TemplateLimitError
 from tuneserve.convert.result import Check
 from tuneserve.convert.verify.conversations import CONVERSATIONS, TOOL
 from tuneserve.convert.verify.hard_strings import first_difference
@@ -88,6 +88,7 @@ def _of_kinds(trainer: TrainerTokenizer, template: ChatTemplate) -> Iterator[tup
 def _or_refusal(render: Any, messages: Sequence[Message], arguments: Mapping[str, Any]) -> str:
     try:
         return str(render([dict(message) for message in messages], **arguments))
-    except Exception:
-        # The template is foreign code: what it raises is its refusal, in either renderer.
+    except TemplateLimitError:
+        raise
+    except TemplateError:
         return "refused"

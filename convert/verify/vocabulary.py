@@ -27,6 +27,7 @@ from tuneserve.convert.verify.hard_strings import (
     mixed_strings,
     special_token_strings,
 )
+from tuneserve.convert.verify.transformers_template import TransformersTemplate
 from tuneserve.gguf.pretokenizers import is_exact
 from tuneserve.llama import LlamaModel
 
@@ -100,6 +101,7 @@ class TrainerTokenizer:
         self._fast = FastTokenizer(self._tokenizer)
         # Only the place where the answer proper begins matters here, and 'mask' marks it.
         self.thoughts = "drop" if thoughts == "drop" else "mask"
+        self._theirs: dict[str, TransformersTemplate] = {}
 
     @cached_property
     def template(self) -> ChatTemplate:
@@ -126,12 +128,16 @@ class TrainerTokenizer:
         return render_example(self.template, example, thoughts=self.thoughts)
 
     def render(self, example: Example) -> str:
-        """Its prompt by transformers' renderer, called as ours is."""
-        arguments = dict(self.rendering(example).arguments)
-        text: str = self._tokenizer.apply_chat_template(
-            arguments.pop("messages"), tokenize=False, **arguments
-        )
-        return text
+        """Its prompt by transformers' renderer, called as ours is. Raises TemplateError."""
+        return self.render_plainly(**self.rendering(example).arguments)
+
+    def render_plainly(self, messages: Sequence[Message], **arguments: Any) -> str:
+        """transformers' renderer with nothing arranged for the template. Raises TemplateError."""
+        source: str = self._tokenizer.get_chat_template(tools=arguments.get("tools"))
+        if source not in self._theirs:
+            special_tokens = self._tokenizer.special_tokens_map
+            self._theirs[source] = TransformersTemplate(source, special_tokens)
+        return self._theirs[source].render(messages, **arguments)
 
     def is_exact(self, pre: str) -> bool:
         """Does llama.cpp's pre-tokenizer of this name cut every text as this one does?"""
@@ -156,8 +162,3 @@ class TrainerTokenizer:
     def special_tokens(self) -> list[str]:
         added = self._tokenizer.added_tokens_decoder.values()
         return [token.content for token in added]
-
-    def render_plainly(self, messages: Sequence[Message], **arguments: Any) -> str:
-        """transformers' renderer with nothing arranged for the template."""
-        text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
-        return text

@@ -1,4 +1,4 @@
-"""Model files: GGUF, safetensors with its index, adapters, chat templates."""
+"""Model files: GGUF, safetensors with its index, adapters, tokenizers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 from fuzz.target import Target, must
 from fuzz.targets.scratch import scratch, written
 from tuneserve.base.tokenizer_files import check_tokenizer_files
-from tuneserve.chat.template import ChatTemplate
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
@@ -208,67 +207,6 @@ def _tokenizer_seeds() -> dict[str, bytes]:
     return {"bpe": json.dumps(tokenizer).encode()}
 
 
-_CONVERSATION = [
-    {"role": "system", "content": "s"},
-    {"role": "user", "content": "q"},
-    {"role": "assistant", "content": "a"},
-    {"role": "user", "content": "q2"},
-]
-
-
-def _check_template(data: bytes) -> None:
-    source = data.decode("utf-8", "replace")
-    template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-    text = template.render(_CONVERSATION, add_generation_prompt=True)
-    must(isinstance(text, str), "rendered to no text")
-
-
-def _template_seeds() -> dict[str, bytes]:
-    chatml = (
-        "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m.content | trim}}"
-        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    more = (
-        "{%- set ns = namespace(n=0) -%}{%- macro f(x, y=1) -%}{{ x | tojson }}{%- endmacro"
-        " -%}{{ bos_token }}{% for m in messages if m.role != 'system' %}{% set ns.n = ns.n + 1 %}"
-        "{% if loop.first %}{{ f(m) }}{% elif m.content is string %}{{ m.content[:3] }}"
-        "{% else %}{{ raise_exception('no') }}{% endif %}{% if ns.n > 5 %}{% break %}{% endif %}"
-        "{% endfor %}{{ strftime_now('%Y') }}"
-        "{% for i in range(3) %}{{ i ~ loop.index0 }}{% endfor %}"
-    )
-    return {"chatml": chatml.encode(), "more": more.encode()}
-
-
-_TEMPLATE_WORDS = (
-    b"{% for x in range(9) %}",
-    b"{% endfor %}",
-    b"{{ ",
-    b" }}",
-    b"{% if ",
-    b"{% endif %}",
-    b"namespace(",
-    b"messages",
-    b".__class__",
-    b"['__globals__']",
-    b"|tojson",
-    b"|center(99)",
-    b"|join(',')",
-    b"|map(",
-    b"|attr('format')",
-    b"%s",
-    b"*9",
-    b"**9",
-    b"~",
-    b"lipsum()",
-    b"cycler(",
-    b"loop.",
-    b"self.",
-    b"{% macro f() %}",
-    b"{% call f() %}",
-    b"{% set x = ",
-    b"{% include 'x' %}",
-    b"{% import 'os' as o %}",
-)
 TARGETS = (
     Target("gguf", _check_gguf, _gguf_seeds, (b"GGUF", b"general.alignment", b"token_embd.weight")),
     Target(
@@ -298,5 +236,4 @@ TARGETS = (
         _tokenizer_seeds,
         (b'"Regex"', b'"(a+)+$"', b'"added_tokens"', b'"merges"', b'"id"', b"-1", b"null"),
     ),
-    Target("template", _check_template, _template_seeds, _TEMPLATE_WORDS),
 )

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import HTMLResponse
+from starlette.routing import Match
 
 import tuneserve
 from tuneserve.serve.api import errors
@@ -25,7 +26,7 @@ from tuneserve.serve.api.anthropic.models import model_info, model_page
 from tuneserve.serve.api.anthropic.routes import anthropic_router
 from tuneserve.serve.api.arrival import Arrival
 from tuneserve.serve.api.batches.files import FileStore
-from tuneserve.serve.api.batches.routes import FILES, LARGEST_UPLOAD, batch_router
+from tuneserve.serve.api.batches.routes import BATCHES, FILES, LARGEST_UPLOAD, batch_router
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
 from tuneserve.serve.api.browser_rules import BrowserRules, new_token
@@ -53,7 +54,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     404: {"model": ErrorBody, "description": "No such model or path."},
     408: {"model": ErrorBody, "description": "The request's body took too long to arrive."},
     413: {"model": ErrorBody, "description": "The request body is too large."},
-    415: {"model": ErrorBody, "description": "The body's type is not the one that is read here."},
+    415: {"model": ErrorBody, "description": "The body is of another type, or compressed."},
     429: {"model": ErrorBody, "description": "Too many requests are waiting."},
     503: {"model": ErrorBody, "description": "The server is shutting down, too busy, or broken."},
 }
@@ -66,6 +67,10 @@ BATCH_ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "A batch that has not ended reads the file."},
     507: {"model": ErrorBody, "description": "The disk is full."},
 }
+BATCHES_OFF = dict.fromkeys(
+    (FILES, BATCHES), "Files and batches are off; start the server with --batch-dir."
+)
+"""What is said of paths that are not served, and of those below them."""
 PAGE_POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -108,7 +113,7 @@ def create_app(service: Service) -> FastAPI:
         settings.max_json_depth, settings.max_json_containers, settings.max_json_values
     )
 
-    errors.install(app)
+    errors.install(app, off={} if settings.batch_dir else BATCHES_OFF)
     _describe_without_422(app)
     _serve_description(app)
     app.include_router(_status_router(service, token))
@@ -126,6 +131,9 @@ def create_app(service: Service) -> FastAPI:
         Arrival,
         seconds=settings.receive_seconds,
         most=max(settings.max_bodies << 20, settings.max_body),
+        is_served=lambda scope: any(
+            route.matches(scope)[0] is Match.FULL for route in app.router.routes
+        ),
         uploads={FILES} if batches is not None else (),
     )
     app.add_middleware(

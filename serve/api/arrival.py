@@ -4,7 +4,7 @@ for them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,20 +16,30 @@ SMALL_BODY = 64 * 1024
 """Bytes up to which a body counts for nothing: as much is buffered of each connection anyway."""
 JSON_TYPE = "application/json"
 UPLOAD_TYPE = "multipart/form-data"
+LONGEST_CODING = 40
+"""Characters of a coding's name that are repeated."""
 
 
 class Arrival:
     """ASGI middleware: 415 for a body that is not said to be JSON (of `uploads`, paths that take
-    files: a form with files), which web pages may send without asking; 408 for one that takes
-    longer than `seconds`, or for each further MiB; 503 for the one that began first when all
-    together take more than `most` bytes."""
+    files: a form with files), which web pages may send without asking, or is compressed; 408 for
+    one that takes longer than `seconds`, or for each further MiB; 503 for the one that began first
+    when all together take more than `most` bytes. Requests that nothing reads (`is_served`) are
+    passed on, to be told so."""
 
     def __init__(
-        self, app: ASGIApp, *, seconds: float, most: int, uploads: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        seconds: float,
+        most: int,
+        is_served: Callable[[Scope], bool],
+        uploads: Collection[str] = (),
     ) -> None:
         self._app = app
         self._seconds = seconds
         self._bodies = Bodies(most)
+        self._is_served = is_served
         self._uploads = frozenset(uploads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,14 +47,9 @@ class Arrival:
             await self._app(scope, receive, send)
             return
         uploaded = scope["path"] in self._uploads
-        wanted = UPLOAD_TYPE if uploaded else JSON_TYPE
-        if _has_body(scope) and _content_types(scope) != [wanted]:
-            error = ApiError(
-                415,
-                f"The body's type must be said: send the header Content-Type: {wanted}.",
-                code="unsupported_media_type",
-            )
-            await error.response()(scope, receive, send)
+        refused = _refused_form(scope, UPLOAD_TYPE if uploaded else JSON_TYPE)
+        if refused is not None and self._is_served(scope):
+            await refused.response()(scope, receive, send)
             return
         body = ArrivingBody(receive, self._seconds)
         if uploaded:  # It is written to disk as it comes.
@@ -54,15 +59,37 @@ class Arrival:
             await self._app(scope, body.receive, send)
 
 
+def _refused_form(scope: Scope, wanted: str) -> ApiError | None:
+    """Why a body is not read: it is not of the type `wanted`, or compressed."""
+    if not _has_body(scope):
+        return None
+    if [kind.partition(";")[0].strip() for kind in _values(scope, b"content-type")] != [wanted]:
+        return ApiError(
+            415,
+            f"The body's type must be said: send the header Content-Type: {wanted}.",
+            code="unsupported_media_type",
+        )
+    coding = ", ".join(_values(scope, b"content-encoding"))
+    if coding not in ("", "identity"):
+        return ApiError(
+            415,
+            f"A body with Content-Encoding: {coding[:LONGEST_CODING]} is not read: send it as it "
+            "is, without this header.",
+            code="unsupported_content_encoding",
+            headers={"Accept-Encoding": "identity"},
+        )
+    return None
+
+
 def _has_body(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
-def _content_types(scope: Scope) -> list[str]:
-    """What the headers say, without parameters."""
-    given = [value for name, value in scope["headers"] if name == b"content-type"]
-    return [one.decode("latin-1").partition(";")[0].strip().lower() for one in given]
+def _values(scope: Scope, header: bytes) -> list[str]:
+    """What a header says, in small letters, each time it is there."""
+    given = [value for name, value in scope["headers"] if name == header]
+    return [one.decode("latin-1").strip().lower() for one in given]
 
 
 class ArrivingBody:

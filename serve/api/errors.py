@@ -52,6 +52,7 @@ NOT_TEXT = {
 _IN_A_UNION = re.compile(r"[a-z]+\[.*\]|[A-Z]\w*|str|int|float|bool|none|dict|list")
 """Part of a location in pydantic's errors that names one of several types, not a field."""
 
+UNKNOWN_PATH = "unknown_url"
 CLIENT_LEFT = 499
 """nginx's status for a client that was gone before the answer began."""
 
@@ -119,7 +120,7 @@ def as_api_error(error: Exception) -> ApiError:
             message = "The request has half a character (a surrogate without its pair)."
             return ApiError(400, message, code="invalid_value")
         case HTTPException(status_code=404):
-            return ApiError(404, "There is no such path here.", code="unknown_url")
+            return ApiError(404, "There is no such path here.", code=UNKNOWN_PATH)
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
@@ -228,11 +229,17 @@ def _describe(detail: Mapping[str, Any]) -> tuple[str, str]:
     return field, f"'{field}': {message}" if field else message
 
 
-def install(app: FastAPI) -> None:
-    """Make every exception of the app's an OpenAI-shaped answer."""
+def install(app: FastAPI, *, off: Mapping[str, str]) -> None:
+    """Make every exception of the app's an OpenAI-shaped answer. `off`: what to say of paths that
+    an option would serve, and of those below them."""
 
-    async def answer(_: Request, error: Exception) -> Response:
-        return as_api_error(error).response()
+    async def answer(request: Request, error: Exception) -> Response:
+        told = as_api_error(error)
+        if told.body["error"]["code"] == UNKNOWN_PATH:
+            path = request.url.path
+            said = [how for place, how in off.items() if f"{path}/".startswith(f"{place}/")]
+            told = ApiError(404, said[0], code="disabled") if said else told
+        return told.response()
 
     # Defects are not among them: what is wrong then is told where the request is logged.
     known = (

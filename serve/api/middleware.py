@@ -31,6 +31,9 @@ REQUEST_ID = "tuneserve.request_id"
 """Key in the ASGI scope of the request's id, as X-Request-Id tells it."""
 FROM_INSIDE = "tuneserve.inside"
 """Key in the ASGI scope of requests that the server itself makes; no key is asked of them."""
+ADMITTED = "tuneserve.admitted"
+"""Key in the ASGI scope of requests whose client may use the server: it gave its key where there
+are keys."""
 
 DEFECT = 500
 
@@ -246,10 +249,12 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         try:
+            keys = self._special.get((scope["method"], scope["path"]), self._keys)
             # A browser asks with OPTIONS, and without the key, whether it may send the key.
-            if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-                keys = self._special.get((scope["method"], scope["path"]), self._keys)
+            is_open = scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS"
+            if not is_open:
                 self._check_key(headers, keys)
+            scope[ADMITTED] = not (is_open and keys.needed)
             most = self._larger.get(scope["path"], self._max_body)
             self._check_length(headers.get(b"content-length", b"0"), most)
         except ApiError as error:

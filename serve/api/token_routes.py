@@ -42,8 +42,9 @@ def text_router(service: Service) -> APIRouter:
         size = sum(message.size for message in body.messages or ()) + len(body.content or "")
         param = "messages" if body.content is None else "content"
         service.check_size(size, param=param)
+        work = service.rendering if body.messages is not None else service.tokenizing
         try:
-            tokens = await service.tokenizing(size, partial(_tokens, service, body))
+            tokens = await work(size, partial(_tokens, service, body))
         except TooManyTokensError:
             raise ApiError(
                 400,

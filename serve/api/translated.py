@@ -122,7 +122,7 @@ async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int
         service.resolve_model(chat.model)
         service.check_size(chat.size, param="messages")
         try:
-            return len(await service.tokenizing(chat.size, tokens))
+            return len(await service.rendering(chat.size, tokens))
         except TooManyTokensError:
             message = f"The conversation has more than {MOST_TOKENS} tokens."
             raise ApiError(400, message, code="invalid_value", param="messages") from None

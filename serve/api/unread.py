@@ -13,14 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.serve.api.arrival import ArrivingBody
 from tuneserve.serve.api.errors import ApiError
+from tuneserve.serve.api.middleware import ADMITTED
 
 MOST_DROPPED = 512 << 20
 """Bytes of a body that are read for nothing; of a longer one the connection is closed."""
+MOST_OF_STRANGERS = 1 << 20
+"""The same of a client that may not use the server."""
 
 
 class DropUnread:
     """ASGI middleware, the outermost: an answer ends when its request's body has arrived, each MiB
-    of which has `seconds`, or MOST_DROPPED of it."""
+    of which has `seconds`, or MOST_DROPPED of it, MOST_OF_STRANGERS where it was not ADMITTED."""
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self._app = app
@@ -47,21 +50,21 @@ class DropUnread:
                 message.setdefault("headers", [])
                 # What has not come in time, or has no room, is not waited for once more.
                 unread = MutableHeaders(scope=message).get("connection") != "close"
-                if not 0 < _length(headers) <= MOST_DROPPED or b"expect" in headers:
+                if not 0 < _length(headers) <= _most(scope) or b"expect" in headers:
                     MutableHeaders(scope=message)["Connection"] = "close"
                 await send(message)
             elif message.get("more_body"):
                 await send(message)
             else:
                 await send({**message, "more_body": True})
-                await self._drop(received)
+                await self._drop(received, _most(scope))
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         await self._app(scope, received, sent)
 
-    async def _drop(self, receive: Receive) -> None:
+    async def _drop(self, receive: Receive, most: int) -> None:
         receive = ArrivingBody(receive, self._seconds).receive
-        left, more = MOST_DROPPED, True
+        left, more = most, True
         while more and left > 0:
             try:
                 message = await receive()
@@ -69,6 +72,11 @@ class DropUnread:
                 return
             left -= len(message.get("body", b""))
             more = bool(message.get("more_body"))
+
+
+def _most(scope: Scope) -> int:
+    """Bytes of a request's body that are read for nothing."""
+    return MOST_DROPPED if scope.get(ADMITTED) else MOST_OF_STRANGERS
 
 
 def _length(headers: Mapping[bytes, bytes]) -> int:

@@ -41,12 +41,12 @@ class NoPlaceError(UsageError):
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A file that has been checked: `path` is a copy in memory that nobody changes, `name` the
-    file's own, `key` its SHA-256, `size` in bytes, `left_out` the tensors that llama.cpp ignores.
-    `invocation`: the token ids that switch an activated adapter on; none of another."""
+    """A file that has been checked: `copy` is one in memory that nobody changes, `key` its SHA-256,
+    `size` in bytes, `left_out` the tensors that llama.cpp ignores. `invocation`: the token ids that
+    switch an activated adapter on; none of another."""
 
     path: Path
-    name: str
+    copy: Path
     key: str
     size: int
     left_out: tuple[str, ...]
@@ -151,7 +151,7 @@ class AdapterRegistry:
                 raise UsageError(error.message, where=str(path), hint=error.hint) from error
             left_out = check_adapter(header, self._base, where=str(path))
             invocation = invocation_tokens(header)
-            yield AdapterFile(inside, path.name, key, size, tuple(left_out), invocation)
+            yield AdapterFile(path, inside, key, size, tuple(left_out), invocation)
         finally:
             os.close(copy)
 
@@ -184,7 +184,7 @@ class AdapterRegistry:
                 self._loaded[former].names.discard(name)
             adapter.names.add(name)
             self._loaded[file.key] = adapter
-            self._served[name] = _Served(file.key, next(self._numbers), file.name)
+            self._served[name] = _Served(file.key, next(self._numbers), file.path.name)
 
     def _new(self, file: AdapterFile, *, replacing: str | None) -> LoadedAdapter:
         # A replaced one that no request uses is freed right after.
@@ -200,7 +200,7 @@ class AdapterRegistry:
         free = free_gpu_memory()
         if free and sum(free) < file.size + GPU_MARGIN_BYTES:
             raise NoPlaceError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
-        handle = load_adapter(self._model, file.path, activated=True, checked=True)
+        handle = load_adapter(self._model, file.path, activated=True, copy=file.copy)
         return LoadedAdapter(handle, file.size, file.invocation)
 
     def unload(self, name: str) -> None:

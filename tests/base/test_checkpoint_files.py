@@ -22,8 +22,12 @@ _CONFIG = {
     "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 1e4,
 }  # fmt: skip
 _SPLIT = {"type": "Split", "pattern": {"Regex": r"\s+|\w+"}, "behavior": "Isolated"}
+_ADDED: dict[str, Any] = {
+    "id": 0, "content": "<s>", "special": True,
+    **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+}  # fmt: skip
 _TOKENIZER = {
-    "version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "special": True}],
+    "version": "1.0", "added_tokens": [_ADDED],
     "normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": [_SPLIT]},
     "model": {"type": "BPE", "vocab": {"a": 1, "b": 2, "ab": 3}, "merges": ["a b"]},
 }  # fmt: skip
@@ -76,12 +80,21 @@ def test_config(folder: Path, changed: dict[str, Any]) -> None:
             read(folder)
 
 
-def test_code_that_transformers_has_itself_is_no_reason(folder: Path) -> None:
+def test_code_that_transformers_has_itself_is_no_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     way = {"_attn_implementation": {"": "sdpa", "text_config": None}, "use_kernels": False}
     _change(folder / "config.json", lambda content: content.update(way))
     own = {"model_type": "phi3", "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}}
-    _change(folder / "config.json", lambda content: content.update(own))
     check_checkpoint(folder)
+    assert capsys.readouterr().err == ""
+    _change(folder / "config.json", lambda content: content.update(own))
+    for _ in range(2):
+        check_checkpoint(folder)
+    (note,) = capsys.readouterr().err.splitlines()  # once
+    assert note.startswith(f"note: {folder / 'config.json'} names Python code")
+    assert "configuration_phi3.Phi3Config" in note
+    assert "is not run: transformers' own implementation" in note
 
 
 _WORDPIECE = {
@@ -106,7 +119,10 @@ def _regex(expression: object) -> dict[str, Any]:
         {"model": {"vocab": {"a": "1"}}}, {"model": {"vocab": {"a": 2**40}}},
         {"model": {"vocab": {"a": 1}, "merges": [1]}}, {"model": {"vocab": {"a": 1}, "merges": 3}},
         {"added_tokens": {"a": 1}}, {"added_tokens": [1]}, {"added_tokens": [{"content": "a"}]},
-        {"added_tokens": [{"id": 2**70, "content": "a"}]}, {"normalizer": "NFC"},
+        {"added_tokens": [{**_ADDED, "id": 2**70}]}, {"normalizer": "NFC"},
+        {"added_tokens": None}, {"added_tokens": [{**_ADDED, "special": 1}]},
+        {"added_tokens": [{key: _ADDED[key] for key in _ADDED if key != "lstrip"}]},
+        {"model": {"type": "BPE", "vocab": [["a", 0.0]]}},
         {"pre_tokenizer": [1]}, _regex("(a+)+b"), _regex("((x?){50})+"), _regex(["a"]),
         _regex("a" * 10_000), {"normalizer": _regex("(a|a)*b")["pre_tokenizer"]},
         {"model": {"vocab": {"a": 1, "b": 1}}},
@@ -167,10 +183,8 @@ def test_a_name_that_stands_twice_among_very_many_is_found_in_time() -> None:
 def test_a_tokenizer_that_ends_its_process_is_refused(
     tmp_path: Path, changed: dict[str, Any], reason: str | None
 ) -> None:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": 0, "content": "<s>", "special": True, **flags}]
     path = tmp_path / "tokenizer.json"
-    content = {**_TOKENIZER, "added_tokens": added, "pre_tokenizer": None, **changed}
+    content = {**_TOKENIZER, "pre_tokenizer": None, **changed}
     path.write_text(json.dumps(content))
     if reason is None:
         check_usable(path)

@@ -156,17 +156,17 @@ def test_a_template_that_takes_too_much_for_any_conversation_is_found_at_once() 
 def test_what_renders_has_no_rights_and_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the sandbox were left, no file could be read, and the environment holds no keys."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    process = _Process()
+    process = _Process("tuneserve.chat.render_process")
     try:
         found = process.render("{{ 1 }}", [b"{}"])
         assert found == [("text", "1")]
-        number = process._process.pid
+        number = process.pid
         assert "secret" not in Path(f"/proc/{number}/environ").read_text(encoding="utf-8")
         limits = Path(f"/proc/{number}/limits").read_text(encoding="utf-8")
         assert re.search(r"Max open files +3 +3 ", limits)
         assert re.search(r"Max file size +0 +0 ", limits)
     finally:
-        process.close()
+        process.end()
 
 
 def test_many_are_rendered_at_once_and_in_order() -> None:

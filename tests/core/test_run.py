@@ -14,6 +14,7 @@ from tests.support import Runner
 from tuneserve.bench.result import BenchResult
 from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import atomic_path
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.records import Record
 from tuneserve.run import RUN_SCHEMA, RunDirectory
@@ -93,6 +94,38 @@ with RunDirectory(Path({str(run.root)!r})).alone():
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "another tuneserve is working on this run" in done.stderr
     assert subprocess.run(command, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("place", ["gguf", "checkpoints", "data", "bench", "bench/sweep"])
+def test_a_folder_that_lies_elsewhere_is_not_written_to(
+    run: RunDirectory, tmp_path: Path, place: str
+) -> None:
+    mine = tmp_path / "mine"
+    (mine / "checkpoint-1").mkdir(parents=True)
+    link = run.root / place
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(mine, target_is_directory=True)
+    with pytest.raises(UsageError, match="a link to a folder elsewhere") as caught, run.alone():
+        pass
+    assert caught.value.problems == [f"{link} -> {mine}"]
+    assert [path.name for path in tmp_path.glob("mine/*")] == ["checkpoint-1"]
+
+
+def test_links_within_a_run_and_of_the_whole_run_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "gguf").mkdir(parents=True)
+    (tmp_path / "disk" / "old").symlink_to(tmp_path / "disk" / "gguf", target_is_directory=True)
+    (tmp_path / "run").symlink_to(tmp_path / "disk", target_is_directory=True)
+    with RunDirectory(tmp_path / "run").alone():
+        pass
+
+
+def test_a_link_to_a_file_is_replaced_itself(tmp_path: Path) -> None:
+    mine, made = tmp_path / "mine.gguf", tmp_path / "made.gguf"
+    mine.write_text("mine")
+    made.symlink_to(mine)
+    with atomic_path(made) as temporary:
+        temporary.write_text("made")
+    assert (mine.read_text(), made.read_text(), made.is_symlink()) == ("mine", "made", False)
 
 
 def test_damaged_record_is_one_clear_error(run: RunDirectory) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from random import Random
 
+import jinja2
 import pytest
 
 from fuzz.__main__ import corpus_of
 from fuzz.mutate import mutated
-from fuzz.target import Target
-from fuzz.targets import TARGETS
+from fuzz.target import BrokenInvariantError, Target
+from fuzz.targets import TARGETS, templates
 
 SECONDS = 1.5
 
@@ -28,6 +29,19 @@ def target(request: pytest.FixtureRequest) -> Target:
 def test_good_inputs_are_accepted(target: Target) -> None:
     for name, data in target.seeds().items():
         assert target.run(data), name
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{ lipsum.__globals__['os'].listdir('/') }}", "{{ messages.append(1) }}",
+     "{% for m in messages %}{{ m.clear() }}{% endfor %}"],
+)  # fmt: skip
+def test_a_sandbox_that_is_none_is_seen(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = TARGETS["sandbox"]
+    assert not target.run(source.encode())
+    monkeypatch.setattr(templates, "Sandbox", jinja2.Template)
+    with pytest.raises(BrokenInvariantError):
+        target.run(source.encode())
 
 
 def test_damaged_inputs_are_refused_or_read(target: Target) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.base.gguf_support import write_tiny
+from tests.support import ROOT
+from tuneserve.child import ended_child
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.vocabulary import vocabulary_problems
 from tuneserve.llama import LlamaContext, LlamaModel, trial
 from tuneserve.serve.engine import GREEDY, Engine, NotCausalError
 from tuneserve.settings import ServeSettings
@@ -93,3 +98,49 @@ def test_a_model_whose_tokens_see_later_ones_is_for_embeddings_alone(
         assert len(vector) == model.n_embd
         with pytest.raises(NotCausalError):
             engine.submit([3] * 200, GREEDY)
+
+
+def _bytes_vocabulary(path: Path, lacking: int, instead: str | None = None) -> Path:
+    """Sentencepiece's tokens for all bytes but one."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256) if byte != lacking]
+    ordinary = ["▁", "a", *([instead] if instead else [])]
+    tokens = ["<unk>", "<s>", "</s>", *bytes_, *ordinary]
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-1.0] * len(tokens))
+    writer.add_token_types([2, 3, 3] + [6] * len(bytes_) + [1] * len(ordinary))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+TOKENIZE = """
+import sys
+from pathlib import Path
+from tuneserve.llama import LlamaModel
+with LlamaModel(Path(sys.argv[1]), vocab_only=True, tried=True) as model:
+    for text in sys.argv[2:]:
+        print(len(model.tokenize(text)), flush=True)
+"""
+
+
+def test_llama_cpp_dies_of_a_byte_without_a_token_so_such_a_vocabulary_is_refused(
+    tmp_path: Path,
+) -> None:
+    path = _bytes_vocabulary(tmp_path / "lacking.gguf", 0xA9)
+    problems = [*vocabulary_problems(GGUFFile(path))]
+    assert len(problems) == 1
+    assert "1 of the 256 tokens of one byte are missing, the first of them <0xA9>" in problems[0]
+    command = [sys.executable, "-c", TOKENIZE, str(path), "a", "aé"]
+    done = ended_child(command, seconds=60, env={"GGML_NO_BACKTRACE": "1", "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (-signal.SIGABRT, "2\n"), done.stderr  # é is C3 A9
+    # The byte itself as a token is as good.
+    path = _bytes_vocabulary(tmp_path / "written.gguf", ord("q"), "q")
+    assert [*vocabulary_problems(GGUFFile(path))] == []
+    with LlamaModel(path, vocab_only=True) as model:
+        assert len(model.tokenize("aqé")) == 5

@@ -16,13 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuneserve.base.tokenizer_files import check_tokenizer_files
+from tuneserve.base.tokenizer_files import TOKEN_FLAGS, check_tokenizer_files
 from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError, rust_failure
 from tuneserve.files import read_json, write_json
 from tuneserve.gguf.tokens import NEVER_STRIPPING
 
-FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
 _CLASS = "PreTrainedTokenizerFast"
 # What from_pretrained was called with, which save_pretrained writes down as if it were the model's.
 _CALL = ("is_local", "local_files_only")
@@ -44,11 +43,11 @@ def load_fast_tokenizer(directory: Path) -> Any:
             hint="A tokenizer.model alone is not read: the steps around it are in tokenizer.json. "
             "Take both from the same model, or train on a GGUF of the base.",
         )
-    check_tokenizer_files(directory)
+    content = check_tokenizer_files(directory)
     check_usable(path)
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        _keep_flags(tokenizer, read_json(path))
+        _keep_flags(tokenizer, content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the tokenizer can't be read: {error}", where=str(path)) from error
     except BaseException as error:
@@ -61,11 +60,11 @@ def load_fast_tokenizer(directory: Path) -> Any:
 def _keep_flags(tokenizer: Any, content: Mapping[str, Any]) -> None:
     """Give the file's added tokens its own flags: otherwise tokenizer_config.json's win."""
     given = {
-        entry["content"]: {key: entry[key] for key in FLAGS if key in entry}
-        for entry in content.get("added_tokens") or ()
+        entry["content"]: {key: entry[key] for key in TOKEN_FLAGS}
+        for entry in content["added_tokens"]
     }
     now = {
-        token.content: {key: getattr(token, key) for key in FLAGS}
+        token.content: {key: getattr(token, key) for key in TOKEN_FLAGS}
         for token in tokenizer.added_tokens_decoder.values()
     }
     if any(now.get(text, flags) != flags for text, flags in given.items()):

@@ -7,17 +7,19 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tuneserve.base.import_gguf import import_gguf
 from tuneserve.base.tokenizer_files import check_tokenizer_files
+from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory, sha256_text
 from tuneserve.gguf.parts import part_paths
 from tuneserve.identity import known_sha256
 from tuneserve.locks import locked
-from tuneserve.model_files import check_config
+from tuneserve.model_files import check_config, unused_code
 from tuneserve.safetensors import checkpoint_tensors, weight_files
 
 DEMO = "demo"
@@ -101,9 +103,20 @@ def check_checkpoint(path: Path) -> None:
             hint="If it was moved, name it where it is now: --base, or for a conversion "
             "--merge-base.",
         )
-    check_config(path / "config.json")
+    config = check_config(path / "config.json")
+    if code := unused_code(config):
+        _say_once(
+            f"note: {path / 'config.json'} names Python code ({', '.join(code)}), which is not "
+            "run: transformers' own implementation of this model is used"
+        )
     check_tokenizer_files(path)
     checkpoint_tensors(path)
+
+
+@cache
+def _say_once(message: str) -> None:
+    """A checkpoint is looked at several times."""
+    say(message)
 
 
 def short_name(path: Path) -> str:

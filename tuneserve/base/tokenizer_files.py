@@ -24,6 +24,8 @@ MOST_BYTES = 256 << 20
 MOST_GROWTH = 32
 """How many times longer a text may become by what is put in place of its parts; no tokenizer in use
 makes it longer than 3 times."""
+TOKEN_FLAGS = ("special", "lstrip", "rstrip", "single_word", "normalized")
+"""Of an added token; the tokenizers library takes none without."""
 _BESIDE = (
     "special_tokens_map.json", "added_tokens.json", "generation_config.json", "chat_template.json",
     "processor_config.json", "preprocessor_config.json",
@@ -33,25 +35,28 @@ _IN_USE = frozenset(
 )
 
 
-def check_tokenizer_files(directory: Path) -> None:
-    """Check tokenizer.json and what transformers reads beside it. Raises UsageError for another
-    structure than the tokenizers library reads, for expressions that may never end, and for
-    code."""
+def check_tokenizer_files(directory: Path) -> dict[str, Any]:
+    """The content of a tokenizer.json, which has `added_tokens`, checked with what transformers
+    reads beside it. Raises UsageError for another structure than the tokenizers library reads, for
+    expressions that may never end, and for code."""
     path = directory / "tokenizer.json"
     content = read_model_json(path, most_bytes=MOST_BYTES)
     model = content.get("model")
-    _require(isinstance(model, dict), path, "model is no object")
-    vocabulary = content["model"].get("vocab")
+    if not isinstance(model, dict):
+        raise _problem(path, "model is no object")
+    vocabulary = model.get("vocab")
     _require(isinstance(vocabulary, dict | list) and bool(vocabulary), path, "model.vocab is empty")
+    by_token = isinstance(vocabulary, dict) or model.get("type") != "BPE"
+    _require(by_token, path, "model.vocab is no table of tokens")
     if isinstance(vocabulary, dict):
         numbers = vocabulary.values()
         good = all(type(one) is int and 0 <= one < LARGEST_SIZE for one in numbers)
         _require(good, path, "model.vocab has an id that is no number of a token")
         _require(len(set(numbers)) == len(numbers), path, "two tokens of model.vocab have one id")
-    merges = content["model"].get("merges") or []
+    merges = model.get("merges") or []
     good = isinstance(merges, list) and all(map(_is_merge, merges))
     _require(good, path, "model.merges is no list of pairs")
-    added = content.get("added_tokens") or []
+    added = content.setdefault("added_tokens", [])
     good = isinstance(added, list) and all(map(_is_added, added))
     _require(good, path, "added_tokens is no list of tokens")
     for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
@@ -92,11 +97,16 @@ def check_tokenizer_files(directory: Path) -> None:
         raise UsageError(
             f"is longer than {MAX_TEMPLATE_CHARACTERS} characters", where=str(template)
         )
+    return content
 
 
 def _require(good: bool, path: Path, problem: str) -> None:
     if not good:
-        raise UsageError(problem, where=str(path), hint="Download it again.")
+        raise _problem(path, problem)
+
+
+def _problem(path: Path, problem: str) -> UsageError:
+    return UsageError(problem, where=str(path), hint="Download it again.")
 
 
 def _is_merge(merge: Any) -> bool:
@@ -109,7 +119,8 @@ def _is_added(token: Any) -> bool:
     if not isinstance(token, dict) or not isinstance(token.get("content"), str):
         return False
     number = token.get("id")
-    return type(number) is int and 0 <= number < LARGEST_SIZE
+    is_number = type(number) is int and 0 <= number < LARGEST_SIZE
+    return is_number and all(isinstance(token.get(flag), bool) for flag in TOKEN_FLAGS)
 
 
 def _growth(step: Any) -> float:

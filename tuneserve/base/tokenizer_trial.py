@@ -7,13 +7,15 @@ says, and a small file can make it write gigabytes.
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
-from tuneserve.base.tokenizer_trial_child import REFUSED, SECONDS
-from tuneserve.child import own_module
+from tuneserve.child import REFUSED, ended_child, own_module
 from tuneserve.errors import UsageError
 
+MEMORY_BYTES = 2 << 30
+MEMORY_PER_BYTE = 64
+"""Of address space, for the library and for each byte of the file. One of 33 MB takes 0.7 GB."""
+SECONDS = 60
 _HINT = "Download it again, or ask who made it."
 _tried: set[tuple[int, ...]] = set()
 
@@ -25,13 +27,14 @@ def check_usable(path: Path) -> None:
     key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if key in _tried:
         return
+    command = own_module(
+        "tuneserve.base.tokenizer_trial_child", str(path), processor=SECONDS,
+        memory=MEMORY_BYTES + MEMORY_PER_BYTE * stat.st_size,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            own_module("tuneserve.base.tokenizer_trial_child", str(path)),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            check=False, timeout=2 * SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        # Address space for one thread's memory, however many cores there are.
+        done = ended_child(command, seconds=2 * SECONDS, env={"RAYON_NUM_THREADS": "1"})
+    except TimeoutError:
         raise UsageError(
             f"the tokenizers library came to no end with it in {2 * SECONDS} seconds",
             where=str(path), hint=_HINT,

@@ -1,14 +1,13 @@
-"""Reads a tokenizer.json and uses it, in bounds of memory and time:
-`python -m tuneserve.base.tokenizer_trial_child FILE`. What fails is written to stdout.
+"""Reads a tokenizer.json and uses it: `python -m tuneserve.base.tokenizer_trial_child FILE`. What
+fails is written to stdout.
 """
 
 from __future__ import annotations
 
-import os
-import resource
 import sys
 from pathlib import Path
 
+from tuneserve.child import REFUSED
 from tuneserve.errors import rust_failure
 
 TEXTS = (
@@ -16,20 +15,9 @@ TEXTS = (
     "naïve ÀÉÎ 你好 🙂\u200d👧 \x00\x01\x7f\ufffd\u0301\u200b",
     "  \r\n\n  the quick brown fox " * 20,
 )  # fmt: skip
-MEMORY_BYTES = 2 << 30
-MEMORY_PER_BYTE = 64
-"""Of address space, for the library and for each byte of the file. One of 33 MB takes 0.7 GB."""
-SECONDS = 60
-REFUSED = 3
 
 
 def _main(path: Path) -> int:
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = MEMORY_BYTES + MEMORY_PER_BYTE * path.stat().st_size
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
-    # Address space for one thread's memory, however many cores there are.
-    os.environ["RAYON_NUM_THREADS"] = "1"
     from tokenizers import Tokenizer
 
     try:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, Protocol
+
+from tuneserve.child_start import limit
 
 MEMORY_BYTES = 512 << 20
 """Of address space. Of requests of 16 MB, 300,000 messages took 167 MB, 5 million lists 429 MB."""
@@ -54,17 +55,22 @@ def from_json(data: bytes) -> Any:
     return json.loads(data.decode("utf-8", "surrogatepass"))
 
 
+class Template(Protocol):
+    """A compiled template."""
+
+    def render(self, variables: Mapping[str, Any]) -> str: ...
+
+
 class _Templates:
     """The compiled templates by number, or why one can't be."""
 
-    def __init__(self) -> None:
+    def __init__(self, compiled: Callable[[str], Template]) -> None:
+        self._compiled = compiled
         self._known: dict[int, Any] = {}
 
     def define(self, number: int, source: str, seconds: float) -> None:
-        from tuneserve.chat.sandbox import Sandbox
-
         _allow(seconds)
-        self._known[number] = _attempt(lambda: Sandbox(source), "broken")
+        self._known[number] = _attempt(lambda: self._compiled(source), "broken")
 
     def render(self, number: int, variables: dict[str, Any], longest: int) -> Outcome:
         template = self._known[number]
@@ -96,30 +102,26 @@ def _allow(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _give_up_rights() -> None:
-    # What filters import when they are called could not be read any more then.
+def import_all() -> None:
+    """Import what filters import when they are called, and could not be read any more then."""
     for module in ("html", "jinja2.constants", "jinja2.debug", "pprint", "textwrap"):
         importlib.import_module(module)
     time.strftime("%c", time.localtime())
-    for limit, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_NOFILE, 3),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(limit, (most, most))
 
 
-def main() -> None:
-    """Answer until stdin ends."""
+def _give_up_rights() -> None:
+    import_all()
+    limit({"memory": MEMORY_BYTES, "files": 3, "written": 0})
+
+
+def main(compiled: Callable[[str], Template]) -> None:
+    """Answer until stdin ends, with what `compiled` makes of a template's source."""
     # Ctrl-C and SIGTERM reach the whole group: who started this process ends it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    templates = _Templates()
+    templates = _Templates(compiled)
     templates.define(
         -1, "{{ strftime_now('%c') }}{% for m in messages %}{{ m | tojson }}{% endfor %}", 60.0
     )
@@ -141,4 +143,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tuneserve.chat.sandbox import Sandbox
+
+    main(Sandbox)

@@ -7,15 +7,11 @@ longer here; many in one call take that once.
 
 from __future__ import annotations
 
-import atexit
 import os
-import select
 import signal
-import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import Any
 
 from tuneserve.chat.render_process import (
     LONGEST_REASON,
@@ -25,7 +21,7 @@ from tuneserve.chat.render_process import (
     frame,
     from_json,
 )
-from tuneserve.child import own_module
+from tuneserve.child import Worker, ending, own_module
 from tuneserve.errors import TuneserveError
 
 COMPILE_SECONDS = 3.0
@@ -60,31 +56,16 @@ class RenderLimitError(Exception):
     """A template took more time or memory than it may, or its process ended."""
 
 
-def render_apart(source: str, calls: Sequence[bytes]) -> list[Outcome]:
-    """What a template makes of each call's variables, a JSON object: (one of OUTCOMES, text).
+class _Process(Worker):
+    """One process, which knows some templates."""
 
-    Raises RenderLimitError where it takes too much time, and RenderersBusyError.
-    """
-    return _renderers.render(source, calls)
-
-
-class _Process:
-    """One process, for one caller at a time. Close it."""
-
-    def __init__(self) -> None:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        self._process = subprocess.Popen(
+    def __init__(self, module: str) -> None:
+        super().__init__(
             # The thread that starts it may end before it; it ends with its stdin.
-            own_module("tuneserve.chat.render_process", with_parent=False),
-            env=environment, cwd="/",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            own_module(module, with_parent=False),
+            env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+            cwd="/", silent=True,
         )  # fmt: skip
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._stdin: IO[bytes] = self._process.stdin
-        self._stdout: IO[bytes] = self._process.stdout
-        self._ready = select.poll()
-        self._ready.register(self._stdout, select.POLLIN)
         self._numbers: dict[str, int] = {}
 
     def can_take(self, source: str) -> bool:
@@ -92,7 +73,7 @@ class _Process:
         return source in self._numbers or len(self._numbers) < _MOST_TEMPLATES
 
     def render(self, source: str, each: Sequence[bytes]) -> list[Outcome]:
-        """Raises RenderLimitError; then close it."""
+        """Raises RenderLimitError; then end it."""
         calls, count = b"[" + b",".join(each) + b"]", len(each)
         seconds = RENDER_SECONDS + SECONDS_PER_MIB * len(calls) / (1 << 20)
         longest = LONGEST_TEXT + LONGER_THAN_GIVEN * len(calls)
@@ -103,51 +84,24 @@ class _Process:
             request |= {"source": source, "compile_seconds": COMPILE_SECONDS}
             new = f"{COMPILE_SECONDS:.3g} s to be compiled or "
         request["template"] = self._numbers[source]
-        deadline = time.monotonic() + _STALLED_SECONDS
-        deadline += _STALLED_FACTOR * (COMPILE_SECONDS + count * seconds)
-        try:
-            self._stdin.write(frame(as_json(request)) + frame(calls))
-            self._stdin.flush()
-            length = int.from_bytes(self._read(4, deadline))
-            # JSON writes a character as six at most, UTF-8 as four bytes.
-            if length > 24 * (longest + LONGEST_REASON) * count + 100:
+        # JSON writes a character as six at most, UTF-8 as four bytes.
+        most = 24 * (longest + LONGEST_REASON) * count + 100
+
+        def is_whole(received: bytearray) -> bool:
+            length = int.from_bytes(received[:4])
+            if length > most:
                 raise RenderLimitError("writes too much")
-            return _checked(self._read(length, deadline), count)
-        except (BrokenPipeError, EOFError, TimeoutError):
-            raise RenderLimitError(
-                self._ending(f"{new}{seconds:.3g} s for a conversation")
-            ) from None
+            return len(received) >= 4 + length
 
-    def _read(self, length: int, deadline: float) -> bytes:
-        """So many bytes. Raises EOFError, TimeoutError."""
-        found = bytearray()
-        while len(found) < length:
-            left = max(0.0, deadline - time.monotonic())
-            if not self._ready.poll(1000 * left):
-                raise TimeoutError
-            piece = os.read(self._stdout.fileno(), length - len(found))
-            if not piece:
-                raise EOFError
-            found += piece
-        return bytes(found)
-
-    def _ending(self, allowed: str) -> str:
-        self._process.kill()
-        code = self._process.wait()
+        patience = _STALLED_SECONDS + _STALLED_FACTOR * (COMPILE_SECONDS + count * seconds)
+        asked = frame(as_json(request)) + frame(calls)
+        try:
+            return _checked(self.ask(asked, is_whole, seconds=patience)[4:], count)
+        except (TimeoutError, EOFError):
+            code = self.end()
         if code in (-signal.SIGPROF, -signal.SIGKILL):
-            return f"takes longer than {allowed}"
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"ends the process that renders it ({name})"
-
-    def close(self) -> None:
-        """It ends by itself when nothing more can come; but not while it renders."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._stdin, self._stdout):
-            try:
-                pipe.close()
-            except BrokenPipeError:  # what it had not read
-                continue
+            raise RenderLimitError(f"takes longer than {new}{seconds:.3g} s for a conversation")
+        raise RenderLimitError(f"ends the process that renders it ({ending(code)})")
 
 
 def _checked(data: bytes, count: int) -> list[Outcome]:
@@ -163,16 +117,26 @@ def _checked(data: bytes, count: int) -> list[Outcome]:
     return outcomes
 
 
-class _Renderers:
-    """The processes that are free, the last used one first. A process is started when it is needed:
-    it takes 0.2 s."""
+class Renderers:
+    """The processes of one module, which calls `render_process.main`: those that are free, the last
+    used one first. A process is started when it is needed: it takes 0.2 s."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._begin()
+        # A copy of this process must not speak to its processes.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._places = threading.BoundedSemaphore(min(MOST_PROCESSES, os.cpu_count() or 1))
         self._lock = threading.Lock()
         self._free: list[_Process] = []
 
     def render(self, source: str, calls: Sequence[bytes]) -> list[Outcome]:
+        """What a template makes of each call's variables, a JSON object: (one of OUTCOMES, text).
+
+        Raises RenderLimitError where it takes too much time, and RenderersBusyError.
+        """
         outcomes: list[Outcome] = []
         for group in _groups(calls):
             outcomes += self._render(source, group)
@@ -188,10 +152,10 @@ class _Renderers:
             try:
                 outcomes = process.render(source, calls)
             except BaseException:
-                process.close()
+                process.end()
                 raise
             if any(kind == "memory" for kind, _ in outcomes):
-                process.close()
+                process.end()
             else:
                 with self._lock:
                     self._free.append(process)
@@ -203,15 +167,9 @@ class _Renderers:
         with self._lock:
             process = self._free.pop() if self._free else None
         if process is not None and not process.can_take(source):
-            process.close()
+            process.end()
             process = None
-        return process or _Process()
-
-    def close(self) -> None:
-        with self._lock:
-            processes, self._free = self._free, []
-        for process in processes:
-            process.close()
+        return process or _Process(self._module)
 
 
 def _groups(calls: Sequence[bytes]) -> Iterator[list[bytes]]:
@@ -228,14 +186,5 @@ def _groups(calls: Sequence[bytes]) -> Iterator[list[bytes]]:
         yield group
 
 
-_renderers = _Renderers()
-
-
-def _begin_anew() -> None:
-    """A copy of this process must not speak to its processes."""
-    global _renderers
-    _renderers = _Renderers()
-
-
-atexit.register(lambda: _renderers.close())
-os.register_at_fork(after_in_child=_begin_anew)
+RENDERERS = Renderers("tuneserve.chat.render_process")
+"""Those of this package's own sandbox."""

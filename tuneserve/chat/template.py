@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuneserve.chat.render_process import MEMORY_BYTES, Outcome, as_json
-from tuneserve.chat.renderers import RenderersBusyError, RenderLimitError, render_apart
+from tuneserve.chat.renderers import RENDERERS, RenderersBusyError, RenderLimitError
 from tuneserve.console import human_bytes
 from tuneserve.errors import TuneserveError
 
@@ -86,6 +86,8 @@ class ChatTemplate:
     (tuneserve.chat.prompt does so).
     """
 
+    renderers = RENDERERS
+
     def __init__(self, source: str, *, bos_token: str = "", eos_token: str = "") -> None:
         if len(source) > MAX_TEMPLATE_CHARACTERS:
             raise TemplateError(
@@ -143,19 +145,22 @@ class ChatTemplate:
             return [self._ahead[one] for one in given]
         return self._rendered(given)
 
-    def _given(self, variables: Mapping[str, Any]) -> bytes:
-        whole = {
-            "tools": None, "add_generation_prompt": False, **variables,
+    def variables(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """All that the template is given with what its caller gives."""
+        return {
+            "tools": None, "add_generation_prompt": False, **given,
             "bos_token": self.bos_token, "eos_token": self.eos_token,
         }  # fmt: skip
+
+    def _given(self, given: Mapping[str, Any]) -> bytes:
         try:
-            return as_json(whole)
+            return as_json(self.variables(given))
         except (ValueError, TypeError, RecursionError) as error:
             raise TemplateError(f"what the chat template is given is no JSON: {error}") from None
 
     def _rendered(self, given: Sequence[bytes]) -> list[Outcome]:
         try:
-            return render_apart(self.source, given)
+            return self.renderers.render(self.source, given)
         except RenderLimitError as error:
             raise TemplateLimitError(f"chat template {error}") from None
 

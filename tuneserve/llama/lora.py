@@ -16,21 +16,23 @@ from tuneserve.llama.model import LlamaModel
 
 
 def load_adapter(
-    model: LlamaModel, path: Path, *, activated: bool = False, checked: bool = False
+    model: LlamaModel, path: Path, *, activated: bool = False, copy: Path | None = None
 ) -> Any:
     """llama.cpp's handle of an adapter; it lives as long as the model, or until `free_adapter`.
     `activated`: it may be an activated one (aLoRA), which the caller switches on and off.
-    `checked`: the caller has asked whether it fits the model (`check_adapter`).
+    `copy`: what is read in the file's stead; the caller has asked whether it fits the model
+    (`check_adapter`).
 
     Raises UsageError or TuneserveError naming the file that can't be loaded.
     """
-    if not checked:
+    if copy is None:
         check_adapter(GGUFFile(path), AdapterBase.read(model.path), where=str(path))
+    read = copy or path
     forget_errors()
-    handle = backend().llama_adapter_lora_init(model.handle, os.fsencode(path))
+    handle = backend().llama_adapter_lora_init(model.handle, os.fsencode(read))
     if not handle:
         raise TuneserveError(
-            f"llama.cpp can't load this adapter: {last_error()}",
+            f"llama.cpp can't load this adapter: {last_error().replace(str(read), str(path))}",
             where=str(path),
             hint="It must be a LoRA GGUF made for this base model.",
         )

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from tuneserve.child import own_module
+from tuneserve.child import REFUSED, ended_child, own_module
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.gguf.parts import open_whole, part_paths
@@ -89,13 +87,10 @@ def _try(path: Path, *, weights: bool) -> None:
     size = sum(part.stat().st_size for part in part_paths(path))
     limit = _SECONDS + size / _BYTES_PER_SECOND
     arguments = [str(path), *([] if weights else [VOCABULARY])]
+    command = own_module("tuneserve.llama.trial_child", *arguments)
     try:
-        done = subprocess.run(
-            own_module("tuneserve.llama.trial_child", *arguments),
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            check=False, timeout=limit, env={**os.environ, **_ENVIRONMENT},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired as error:
+        done = ended_child(command, seconds=limit, env=_ENVIRONMENT)
+    except TimeoutError as error:
         raise TuneserveError(
             f"llama.cpp came to no end with it in {limit:.0f} seconds",
             where=str(path),
@@ -103,10 +98,11 @@ def _try(path: Path, *, weights: bool) -> None:
         ) from error
     if done.returncode == 0:
         return
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode == REFUSED:
-        reason = lines[-1] if lines else "no reason given"
-        raise TuneserveError(f"llama.cpp can't load it: {reason}", where=str(path), hint=_HINT)
+        raise TuneserveError(
+            f"llama.cpp can't load it: {done.stdout.strip()}", where=str(path), hint=_HINT
+        )
+    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     causes = [match[1] for match in map(_CAUSE.search, lines) if match]
     raise UsageError(
         "llama.cpp ends its process with this file",
@@ -118,5 +114,3 @@ def _try(path: Path, *, weights: bool) -> None:
 
 VOCABULARY = "vocabulary"
 """The child's second argument where the file has no weights."""
-REFUSED = 3
-"""The child's exit code where llama.cpp itself refuses the file; the reason is its last line."""

@@ -6,16 +6,16 @@ once: what ends the process in them ends this one.
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 
+from tuneserve.child import REFUSED
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.parts import part_paths
 from tuneserve.llama.context import LlamaContext
 from tuneserve.llama.library import physical_cores
 from tuneserve.llama.model import LlamaModel
-from tuneserve.llama.trial import REFUSED, VOCABULARY
+from tuneserve.llama.trial import VOCABULARY
 from tuneserve.memory import main_memory
 
 TEXTS = ("Hello, world!\n", " 1 + 1 = 2\t", "naïve 你好 🙂 \x00\x01\x7f\ufffd", "")
@@ -54,11 +54,10 @@ def _threads(size: int) -> int:
 
 def main(path: Path, *, weights: bool) -> int:
     """The exit code."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         model = LlamaModel(path, repack=False, vocab_only=not weights, tried=True)
     except TuneserveError as error:
-        print(error.message.removeprefix("llama.cpp can't load it: "), file=sys.stderr)
+        print(error.message.removeprefix("llama.cpp can't load it: "))
         return REFUSED
     with model:
         size = sum(part.stat().st_size for part in part_paths(path))

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneserve.bench.tasks.lm_eval.documents import Document
 from tuneserve.chat.render_process import as_json
-from tuneserve.chat.renderers import RenderLimitError, render_apart
+from tuneserve.chat.renderers import RENDERERS, RenderLimitError
 from tuneserve.chat.template import MAX_TEMPLATE_CHARACTERS
 from tuneserve.errors import UsageError
 from tuneserve.recipe import nearest
@@ -128,7 +128,7 @@ def _render(source: str, documents: Sequence[Document], place: str, name: str) -
             f"{name}: is longer than {MAX_TEMPLATE_CHARACTERS:,} characters", where=place
         )
     try:
-        outcomes = render_apart(
+        outcomes = RENDERERS.render(
             AS_TEXT + source, [as_json(document.values) for document in documents]
         )
     except RenderLimitError as error:

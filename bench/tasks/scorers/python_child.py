@@ -1,10 +1,9 @@
 """Runs a scorer's file in a process of its own: one JSON object a line in, one out.
 
 Started as a script, with the standard library alone: the scorer's file and its function are the
-arguments, then the address space in bytes (0 = no limit). The first line out says whether the file
-could be run; then each line in, {"answer", "reference"}, is answered by {"score"} or by what went
-wrong: {"failed"}, {"returned"}. Every line out names the files of the scorer's folder that have
-been imported so far.
+arguments. The first line out says whether the file could be run; then each line in, {"answer",
+"reference"}, is answered by {"score"} or by what went wrong: {"failed"}, {"returned"}. Every line
+out names the files of the scorer's folder that have been imported so far.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import sys
 import traceback
 from pathlib import Path
@@ -24,9 +22,7 @@ _LONGEST = 500  # characters of an error's text
 
 
 def main() -> None:
-    path, name, memory = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    if memory:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    path, name = Path(sys.argv[1]), sys.argv[2]
     # What the scorer prints goes to the log, and can't be taken for an answer.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     requests = os.fdopen(os.dup(0), encoding="utf-8")

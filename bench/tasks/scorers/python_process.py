@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
-import signal
-import subprocess
 import time
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuneserve.child import own_script
+from tuneserve.child import Worker, ending, own_script
 from tuneserve.errors import UsageError
 
 _CHILD = Path(__file__).with_name("python_child.py")
@@ -45,12 +41,13 @@ class ScorerProcess:
     def __init__(self, path: Path, name: str, limits: Limits) -> None:
         """Raises UsageError if the file can't be run or has no such function."""
         self.files: set[Path] = {path}
-        self._command = own_script(_CHILD, str(path), name, str(limits.memory_bytes))
+        memory = {"memory": limits.memory_bytes} if limits.memory_bytes else {}
+        self._command = own_script(_CHILD, str(path), name, **memory)
         self._where = f"bench.scorer: {path}"
         self._name = name
         self._limits = limits
         self._spent = 0.0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: Worker | None = None
         self._start()
 
     def score(self, answer: str, reference: str) -> float:
@@ -67,7 +64,7 @@ class ScorerProcess:
         request = json.dumps({"answer": answer, "reference": reference}) + "\n"
         started = time.monotonic()
         try:
-            if self._process is None:
+            if self._worker is None:
                 self._start()
             reply = self._ask(request, min(self._limits.answer_seconds, left))
         finally:
@@ -84,78 +81,38 @@ class ScorerProcess:
         environment = {
             name: value for name, value in os.environ.items() if not _SECRET.search(name)
         }
-        process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
-            start_new_session=True,
-        )  # fmt: skip
-        self._process = process
-        self._finish = weakref.finalize(self, _end, process)
+        self._worker = Worker(self._command, env=environment)
         try:
             reply = self._ask("", _START_SECONDS)
         except AnswerError as error:
             raise UsageError(f"can't be run: {error}", where=self._where) from None
         if "unloadable" in reply:
-            self._finish()
+            self._worker.end()
             raise UsageError(f"can't be run: {reply['unloadable']}", where=self._where)
         if not reply.get("callable"):
-            self._finish()
+            self._worker.end()
             raise UsageError(f"has no function '{self._name}'", where=self._where)
 
     def _ask(self, request: str, seconds: float) -> dict[str, Any]:
         """The reply to a request; a process that gives none in time is killed."""
-        process = self._process
-        assert process is not None
+        assert self._worker is not None
         try:
-            reply: dict[str, Any] = json.loads(_exchange(process, request.encode(), seconds))
+            reply: dict[str, Any] = json.loads(
+                self._worker.ask(request.encode(), _is_whole, seconds=seconds)
+            )
             self.files |= {Path(file) for file in reply["files"]}
         except TimeoutError:
             failure = f"took longer than {seconds:.3g} s and was killed"
-        except (ValueError, KeyError, TypeError):
+        except (EOFError, ValueError, KeyError, TypeError):
             failure = "its process ended or sent no reply"
         else:
             return reply
-        self._finish()
-        if process.returncode and process.returncode < 0 and "ended" in failure:
-            failure += f" ({signal.Signals(-process.returncode).name})"
-        self._process = None
+        code = self._worker.end()
+        if code < 0 and "ended" in failure:
+            failure += f" ({ending(code)})"
+        self._worker = None
         raise AnswerError(failure)
 
 
-def _exchange(process: subprocess.Popen[bytes], request: bytes, seconds: float) -> bytes:
-    """Send a line and read one; both may block, since the other side may read or write nothing.
-    Raises TimeoutError; gives what came, maybe nothing, where the process ended."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    out, back = process.stdin.fileno(), process.stdout.fileno()
-    os.set_blocking(out, False)
-    os.set_blocking(back, False)
-    deadline = time.monotonic() + seconds
-    received = bytearray()
-    while not received.endswith(b"\n") and len(received) <= _LONGEST_REPLY:
-        left = deadline - time.monotonic()
-        ready = select.select([back], [out] if request else [], [], max(left, 0))
-        if left <= 0 or not any(ready):
-            raise TimeoutError
-        if ready[1]:
-            try:
-                request = request[os.write(out, request) :]
-            except BrokenPipeError:
-                break
-        if ready[0]:
-            part = os.read(back, 1 << 16)
-            if not part:
-                break
-            received += part
-    return bytes(received[: _LONGEST_REPLY + 1])
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process with all that it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            pipe.close()
+def _is_whole(reply: bytearray) -> bool:
+    return reply.endswith(b"\n") or len(reply) > _LONGEST_REPLY

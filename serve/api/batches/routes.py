@@ -29,6 +29,7 @@ from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import key_in
 
 FILES = "/v1/files"
+BATCHES = "/v1/batches"
 LARGEST_UPLOAD = 200_000_000
 """Bytes of an upload; OpenAI's limit."""
 
@@ -63,7 +64,7 @@ def batch_router(
     router = json_router()
     _add_files(router, store, keyed=keyed)
 
-    @router.post("/v1/batches")
+    @router.post(BATCHES)
     async def create(body: BatchRequest, request: Request) -> BatchObject:
         """Answer a file of requests, behind everybody else's."""
         owner = owner_of(request, keyed=keyed)
@@ -90,7 +91,7 @@ def batch_router(
         runner.start(batch)
         return shown(batch)
 
-    @router.get("/v1/batches")
+    @router.get(BATCHES)
     async def batches(request: Request, after: After = None, limit: Limit = 20) -> BatchList:
         """The batches of this API key, the newest first."""
         owner = owner_of(request, keyed=keyed)
@@ -105,14 +106,14 @@ def batch_router(
             has_more=more,
         )
 
-    @router.get("/v1/batches/{batch_id}")
+    @router.get(BATCHES + "/{batch_id}")
     async def retrieve(batch_id: str, request: Request) -> BatchObject:
         """A batch, with the numbers of its requests that are done."""
         batch = store.get(owner_of(request, keyed=keyed), batch_id)
         runner.count(batch)
         return shown(batch)
 
-    @router.post("/v1/batches/{batch_id}/cancel")
+    @router.post(BATCHES + "/{batch_id}/cancel")
     async def cancel(batch_id: str, request: Request) -> BatchObject:
         """End a batch; what is done is kept."""
         batch = store.get(owner_of(request, keyed=keyed), batch_id)

@@ -98,10 +98,11 @@ def test_gemmas_end_of_a_turn_is_written_where_there_is_one(editable: Path) -> N
 
 
 def test_added_tokens_and_missing_ones(editable: Path) -> None:
-    new = {"id": 32001, "content": "▁note", "special": False}
-
     def change(content: dict[str, Any]) -> None:
-        content["added_tokens"] += [new, {"id": 32002, "content": "<|x|>", "special": False}]
+        added = content["added_tokens"]
+        like = {**added[0], "special": False}
+        added.append({**like, "id": 32001, "content": "▁note"})
+        added.append({**like, "id": 32002, "content": "<|x|>"})
 
     tokens = read(edit(editable, change), rows=32004).tokens
     assert [(t.text, t.type.name, t.score) for t in tokens[32000:]] == [

@@ -179,6 +179,9 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a Unigram vocabulary": (tokenizer(_unigram), "."),
     "no end token": (_no_end, "end token|EOS|eos"),
     "a template that raises": (template("{{ raise_exception('no, never') }}"), "no, never"),
+    "a template that ends in our renderer alone": (
+        template("{{ messages }}{{ (messages|length + 8) ** (10 ** 9) if documents is defined }}"),
+        "a question, in training: chat template takes longer than"),
     "a template that can't be compiled": (template("{% if %}"), "can't be compiled"),
 }  # fmt: skip
 

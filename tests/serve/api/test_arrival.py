@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,56 @@ def test_a_body_of_another_type_is_refused(app: FastAPI, service: Service, kind:
     assert refused.status_code == 415
     assert refused.json()["error"]["code"] == "unsupported_media_type"
     assert "Content-Type: application/json" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "identity, gzip", "x" * 100])
+def test_a_compressed_body_is_refused(app: FastAPI, service: Service, coding: str) -> None:
+    body = gzip.compress(json.dumps(CHAT).encode())
+    refused = sent(app, service, "/v1/chat/completions", body, content_encoding=coding)
+    error = refused.json()["error"]
+    assert (refused.status_code, error["code"]) == (415, "unsupported_content_encoding")
+    assert f"Content-Encoding: {coding.lower()[:40]} is not read" in error["message"]
+    assert refused.headers["accept-encoding"] == "identity"
+    plain = sent(app, service, "/v1/chat/completions", CHAT, content_encoding="Identity")
+    assert plain.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x", ""])
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("/v1/files", "disabled"), ("/v1/batches", "disabled"), ("/v1/files/file-1", "disabled"),
+     ("/v1/filesystem", "unknown_url"), ("/v1/audio/speech", "unknown_url")],
+)  # fmt: skip
+def test_what_is_not_served_is_said_whatever_is_sent(
+    app: FastAPI, service: Service, path: str, code: str, kind: str
+) -> None:
+    answer = sent(app, service, path, b"{}", content_type=kind)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+    if code == "disabled":
+        assert "start the server with --batch-dir" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("/tokenize", {}), ("/v1/messages/count_tokens", {"model": "demo"}), ("/apply-template", {})],
+)
+def test_what_renders_waits_for_others_that_do_and_for_nobody_else(
+    app: FastAPI, service: Service, path: str, more: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    rendered: list[int] = []
+    rendering = service.rendering
+
+    async def noted(size: int, work: Any) -> Any:
+        rendered.append(size)
+        return await rendering(size, work)
+
+    monkeypatch.setattr(service, "rendering", noted)
+    body = {"messages": [{"role": "user", "content": "Hello"}], **more}
+    assert sent(app, service, path, body).status_code == 200
+    assert len(rendered) == 1
+    assert sent(app, service, "/tokenize", {"content": "Hello"}).status_code == 200
+    assert len(rendered) == 1
 
 
 def test_parameters_of_the_type_do_not_matter(app: FastAPI, service: Service) -> None:

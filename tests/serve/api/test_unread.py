@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -17,6 +19,7 @@ import pytest
 import requests
 
 from tests.support import ModulePaths, RunningServer
+from tuneserve.serve.api.unread import MOST_OF_STRANGERS
 
 pytestmark = pytest.mark.slow
 
@@ -91,24 +94,61 @@ def with_curl(url: str, key: str, body: bytes) -> Outcome:
     return int(status), json.loads(text)["error"]["code"]
 
 
-@pytest.mark.parametrize("ask", [
-    with_urllib, with_requests, in_chunks, with_httpx, with_openai, with_curl,
-])  # fmt: skip
+ASKS = [with_urllib, with_requests, in_chunks, with_httpx, with_openai, with_curl]
+
+
+@pytest.mark.parametrize("ask", ASKS)
 @pytest.mark.parametrize(
-    ("path", "key", "outcome"),
+    ("path", "outcome"),
     [
-        ("/v1/completions", "secret", (413, "request_too_large")),
-        ("/v1/completions", "wrong", (401, "invalid_api_key")),
-        ("/v1/files", "secret", (413, "storage_full")),
+        ("/v1/completions", (413, "request_too_large")),
+        ("/v1/files", (413, "storage_full")),
     ],
 )
 def test_clients_are_told(
-    strict_server: RunningServer, ask: Ask, path: str, key: str, outcome: Outcome
+    strict_server: RunningServer, ask: Ask, path: str, outcome: Outcome
 ) -> None:
     body = b"some text\n" * (SIZE // 10)
     if ask is in_chunks and path == "/v1/files":
         outcome = (400, "invalid_value")  # Its length is not known, and it is no form.
-    assert ask(f"{strict_server.url}{path}", key, body) == outcome
+    assert ask(f"{strict_server.url}{path}", "secret", body) == outcome
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_a_client_with_a_wrong_key_is_told(strict_server: RunningServer, ask: Ask) -> None:
+    body = b"some text\n" * (MOST_OF_STRANGERS // 12)
+    assert ask(f"{strict_server.url}/v1/completions", "wrong", body) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer wrong", 401),
+        ("POST /v1/completions HTTP/1.1\r\nHost: localhost", 401),
+        ("POST /v1/files HTTP/1.1\r\nHost: localhost", 401),
+        ("GET / HTTP/1.1\r\nHost: localhost", 200),
+        ("POST /v1/completions HTTP/1.1\r\nHost: evil.example", 403),
+    ],
+)
+@pytest.mark.parametrize("length", ["Transfer-Encoding: chunked", f"Content-Length: {1 << 29}"])
+def test_little_is_read_of_who_has_no_key(
+    strict_server: RunningServer, head: str, status: int, length: str
+) -> None:
+    chunk = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+    address = strict_server.url.removeprefix("http://").split(":")
+    taken = 0
+    with socket.create_connection((address[0], int(address[1])), timeout=10) as connection:
+        connection.sendall(f"{head}\r\n{length}\r\n\r\n".encode())
+        answer = connection.recv(1 << 16)
+        with contextlib.suppress(ConnectionError):
+            while taken < SIZE * 10:
+                connection.sendall(chunk)
+                taken += len(chunk)
+    # What is too long is said to be at once, where no key is needed.
+    statuses = (status, 413) if status == 200 else (status,)
+    assert answer.startswith(tuple(f"HTTP/1.1 {one} ".encode() for one in statuses))
+    assert b"connection: close" in answer.lower()
+    assert taken <= SIZE  # What was read, and what both systems hold of a connection.
 
 
 def test_a_connection_is_kept_after_a_body_that_was_dropped(strict_server: RunningServer) -> None:

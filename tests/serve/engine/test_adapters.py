@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.gguf.reader import GGUFFile
 from tuneserve.serve.engine import (
     Completion,
     Engine,
     EngineError,
     SamplingParams,
     UnknownAdapterError,
+    adapters,
 )
 from tuneserve.serve.engine.adapter_directory import AdapterDirectory
 from tuneserve.settings import ServeSettings
@@ -254,3 +256,20 @@ def test_no_path_leaves_the_directory(engine: Engine, tmp_path: Path, path: str)
         directory.inside(Path(path))
     assert directory.inside(Path("inner.gguf")) == folder.resolve() / "in.gguf"
     assert directory.inside(folder / "in.gguf").name == "in.gguf"
+
+
+def test_an_error_names_the_file_and_not_its_copy(
+    engine: Engine, tmp_path: Path, lora_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(lora_gguf.read_bytes()[:1000])
+    with pytest.raises(UsageError) as caught:
+        engine.load_adapter("x", damaged)
+    assert caught.value.where == str(damaged)
+    assert "/proc/" not in caught.value.render()
+    # What llama.cpp alone refuses.
+    monkeypatch.setattr(adapters, "GGUFFile", lambda path: GGUFFile(lora_gguf))
+    with pytest.raises(TuneserveError, match="can't load this adapter") as refused:
+        engine.load_adapter("x", damaged)
+    assert refused.value.where == str(damaged)
+    assert "/proc/" not in refused.value.render()
