@@ -22,8 +22,6 @@ from tuneserve.bench.measure.journal import (
     what_changed,
 )
 from tuneserve.bench.measure.measure import (
-    ANSWER,
-    CHOICE,
     ENDPOINT,
     NOISE_FLOOR,
     AnswerRequest,
@@ -32,6 +30,7 @@ from tuneserve.bench.measure.measure import (
     engine_settings,
     measure_answers,
 )
+from tuneserve.bench.measure.values import ANSWER, CHOICE
 from tuneserve.bench.tasks.examples import askable, encode_examples
 from tuneserve.chat.examples import read_split
 from tuneserve.chat.prompt import EncodedExample

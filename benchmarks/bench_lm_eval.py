@@ -144,7 +144,8 @@ def ours(
     """What `tuneserve bench` makes of the tasks, for one model."""
     from tuneserve.bench.compare.answers import read_responses
     from tuneserve.bench.measure.journal import Journal
-    from tuneserve.bench.measure.measure import CHOICE, Contender, Workload, measure_answers
+    from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
+    from tuneserve.bench.measure.values import CHOICE
     from tuneserve.bench.tasks.lm_eval.tasks import read_tasks
     from tuneserve.bench.tasks.texts import encode_texts
     from tuneserve.bench.text_tasks import text_work

@@ -12,21 +12,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneserve.bench.measure.clients import LOAD, START
 from tuneserve.bench.measure.journal import Key
 from tuneserve.bench.measure.measure import (
-    ANSWER,
-    CHOICE,
     ENDPOINT,
-    LIKELIHOOD,
     NOISE_FLOOR,
-    SPEED,
-    TEXT,
     AnswerRequest,
     Workload,
     answer_blocks,
     in_another_order,
 )
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, LOAD, SPEED, START, TEXT
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.chat.template import api_message
 from tuneserve.extras import installed_version

@@ -18,6 +18,7 @@ from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.tasks.thoughts import shown_marks
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import Advance, progress
@@ -29,8 +30,6 @@ from tuneserve.settings import BenchSettings, ServeSettings
 if TYPE_CHECKING:
     from tuneserve.serve.engine import Engine
 
-LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
-TEXT, SPEED = "text", "speed"
 NOISE_FLOOR, ENDPOINT = "base again", "endpoint"
 LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
