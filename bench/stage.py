@@ -20,19 +20,15 @@ from tuneserve.bench.compare.results import Report
 from tuneserve.bench.conditions import describe_endpoint
 from tuneserve.bench.inputs import input_hashes, report_settings, what_is_new
 from tuneserve.bench.job import BenchmarkJob, prepare
+from tuneserve.bench.measure.answers import measure_noise_floor
 from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
-from tuneserve.bench.measure.measure import (
-    ENDPOINT,
-    NOISE_FLOOR,
-    measure,
-    measure_endpoint,
-    measure_noise_floor,
-)
+from tuneserve.bench.measure.measure import measure, measure_endpoint
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
 from tuneserve.bench.measure.values import ANSWER
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult

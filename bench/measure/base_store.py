@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tuneserve.bench.measure.journal import Journal, Row, rows_with
-from tuneserve.bench.measure.measure import NOISE_FLOOR
 from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, TEXT
+from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.durable import Appended
 from tuneserve.locks import locked
 

@@ -22,9 +22,9 @@ from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.measure.values import LOAD, START
+from tuneserve.bench.measure.work import Contender
 from tuneserve.chat.template import Message, api_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.child import own_module

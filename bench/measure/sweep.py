@@ -16,9 +16,10 @@ from typing import Any
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender, Workload, measure_answers
+from tuneserve.bench.measure.measure import measure_answers
 from tuneserve.bench.measure.perplexity import CHUNK_TOKENS
 from tuneserve.bench.measure.values import ANSWER, CHOICE, FIDELITY
+from tuneserve.bench.measure.work import Contender, Workload
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel

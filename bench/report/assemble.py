@@ -49,7 +49,9 @@ def make_report(
     pairs = with_classes(pairs, settings)
     others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
-    cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
+    cautions = analysis.caution(
+        accuracy, analysis.count_pairs(pairs), settings.max_tokens, settings.confidence
+    )
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),

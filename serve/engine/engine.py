@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from tuneserve.arrays import Floats
+from tuneserve.divergence import token_nll
 from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
@@ -36,6 +37,7 @@ from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.rows import RowDrawer
 from tuneserve.serve.engine.scheduler import (
+    EXPECTED_AT_ONCE,
     SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
@@ -111,6 +113,7 @@ class Engine:
     unless a step takes longer.
     `steady`: `generate` gives the same answers to the same prompts each time: the chunks of prompts
     do not depend on the clock, nothing is speculated, and no prefix of earlier calls is cached.
+    Such an engine takes expected answers.
     """
 
     def __init__(
@@ -160,6 +163,7 @@ class Engine:
                 # each guess, and one for each token of a prompt that is scored.
                 n_outputs_max=sequences
                 + SCORED_AT_ONCE
+                + EXPECTED_AT_ONCE * steady
                 + (0 if settings.speculate == "off" else MOST_DRAFTED),
                 causal=not settings.embeddings,
             )
@@ -321,6 +325,14 @@ class Engine:
                     raise UnavailableError("the server is shutting down") from None
 
     @property
+    def most_expected(self) -> int:
+        """Tokens that an expected answer may have; 0: none is taken. They are computed behind the
+        prompt, and those that the answer has not are forgotten again."""
+        if not self._steady or not can_be_cut(self.model):
+            return 0
+        return min(EXPECTED_AT_ONCE, self._context.n_batch)
+
+    @property
     def longest_text(self) -> int:
         """Tokens of a text that `embed` takes at most."""
         return min(EMBEDDING_CONTEXT, self.model.n_ctx_train)
@@ -466,8 +478,10 @@ class Engine:
             raise NotCausalError("the model is for embeddings: it can't predict the next token")
         if not prompt:
             raise EngineError("the prompt is empty")
-        if len(prompt) >= self.limit:
-            raise PromptTooLongError(len(prompt), self.limit)
+        if len(prompt) + len(sampling.expected) >= self.limit:
+            raise PromptTooLongError(len(prompt) + len(sampling.expected), self.limit)
+        if len(sampling.expected) > self.most_expected:
+            raise EngineError(f"an expected answer may have {self.most_expected} tokens")
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
@@ -588,6 +602,7 @@ class Engine:
             logits = self._context.batch_logits(sum(1 + len(request.draft) for request in ready))
             waited = time.monotonic() - launched
             self._ahead = self._ahead + 1 if waited > launched - started else 0
+            _expect(ready, logits)
             self._draw(ready, logits)
         self._observe(batch.chunks, time.monotonic() - started)
 
@@ -722,6 +737,17 @@ class Engine:
             self._count(job, -1)
         self._embeddings.clear()
         self._hand_out_all()
+
+
+def _expect(ready: Sequence[Request], logits: Floats) -> None:
+    """Note what the model thinks of the answers that are expected of it."""
+    first = 0
+    for request in ready:
+        rows = logits[first : first + 1 + len(request.draft)]
+        first += len(rows)
+        if expected := request.expected:
+            pairs = zip(rows, expected, strict=True)
+            request.expect([-token_nll(row, token) for row, token in pairs])
 
 
 def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:

@@ -13,8 +13,8 @@ import pytest
 
 from tuneserve.bench.measure.clients import _ask, measure_clients, served
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.values import LOAD, START
+from tuneserve.bench.measure.work import Contender
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings, ServeSettings
 
