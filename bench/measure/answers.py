@@ -88,8 +88,9 @@ def _marks_of_thoughts(model: LlamaModel, think_tags: Sequence[str]) -> frozense
 
 def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
     """Serve settings with a context for every prompt that is answered at a time, the same for base
-    and tuned."""
-    return offline_settings(serve, ctx=bench.ctx * bench.parallel, slots=bench.parallel)
+    and tuned. What prompts of a block begin with alike is kept while the block is answered."""
+    settings = offline_settings(serve, ctx=bench.ctx * bench.parallel, slots=bench.parallel)
+    return settings.model_copy(update={"prefix_share": 0.5})
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,12 @@ from tuneserve.serve.engine.draft_model import DraftModel
 from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
-from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
+from tuneserve.serve.engine.kv_cache import (
+    WORTH_WAITING,
+    WORTH_WAITING_OFFLINE,
+    KVCacheManager,
+    PrefixLimits,
+)
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
@@ -185,6 +190,7 @@ class Engine:
             limits=_prefix_limits(settings, self._context.cells),
             can_share=can_be_cut(self.model),
             disk=self._disk,
+            worth_waiting=WORTH_WAITING_OFFLINE if steady else WORTH_WAITING,
         )
         self._batch = TokenBatch(self._context.n_batch)
         first = self._context.n_batch if steady else settings.micro_batch
@@ -537,12 +543,14 @@ class Engine:
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
-        if self._scheduler.is_idle and not self._embeddings:
+        slept = self._scheduler.is_idle and not self._embeddings
+        if slept:
             self._hand_out_all()
             if self._steady:
                 self._cache.clear_cached()
             self._accept(self._inbox.get())
-        if self._inbox.empty():
+        # The one that wakes a steady engine may be the first of many.
+        if self._inbox.empty() and not (slept and self._steady):
             return not self._stopping
         # Prompts that `generate` puts in together are taken in together.
         with self._arriving, contextlib.suppress(queue.Empty):

@@ -1,4 +1,4 @@
-"""The likelihood of an expected answer, taken while the prompt is answered."""
+"""A steady engine: the same each time, and the likelihood of expected answers on the way."""
 
 from __future__ import annotations
 
@@ -38,6 +38,24 @@ def directly(engine: Engine, prompt: list[int], answer: tuple[int, ...]) -> np.n
         np.arange(len(answer)), list(answer)
     ]
     return found
+
+
+def test_prompts_that_begin_alike_share_that_however_they_come_in(demo_gguf: Path) -> None:
+    """The first is computed alone, and those after it find its beginning, also where all that ran
+    with it have ended: each time, from an empty cache."""
+    settings = ServeSettings(ctx=1024, slots=2, threads=1, prefix_share=0.5, prefix_ram=0.0)
+    with Engine(demo_gguf, settings, steady=True) as one:
+        same = one.model.tokenize(
+            "Is it a fruit or an animal? Answer in one word and no more. " * 2
+        )
+        asked = [
+            [*same, *one.model.tokenize(word)] for word in ("A pear", "A cow", "A bee", "A fig")
+        ]
+        for _ in range(4):
+            done = one.generate(asked, replace(GREEDY, max_tokens=1))
+            first, *others = [each.cached_tokens for each in done]
+            assert first == 0
+            assert min(others) >= len(same)
 
 
 def test_its_likelihood_is_that_of_llama_decode_and_the_answer_the_models_own(
