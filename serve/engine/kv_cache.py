@@ -204,8 +204,8 @@ class KVCacheManager:
         computing: Sequence[ComputedTokens],
         running: Sequence[ComputedTokens],
     ) -> bool:
-        """Does one of the `computing` compute a beginning of this request's tokens, so many more than
-        are known from the `running` or cached ones that it is worth waiting for? Both would take
+        """Does one of the `computing` compute a beginning of this request's tokens that is worth
+        waiting for, compared with what is known from the `running` or cached ones? Both would take
         cells for it, and the time to compute it."""
         tokens = request.tokens
         if not computing or not self._can_share or request.scored_pending:
