@@ -13,6 +13,7 @@ from tuneserve.bench.compare.contamination import WORDS, overlapping
 from tuneserve.bench.compare.pairs import Response
 from tuneserve.bench.job import BenchmarkJob
 from tuneserve.bench.measure import keys
+from tuneserve.bench.measure.answers import engine_settings
 from tuneserve.bench.measure.journal import (
     FILE,
     Journal,
@@ -21,17 +22,9 @@ from tuneserve.bench.measure.journal import (
     rows_with,
     what_changed,
 )
-from tuneserve.bench.measure.measure import (
-    ANSWER,
-    CHOICE,
-    ENDPOINT,
-    NOISE_FLOOR,
-    AnswerRequest,
-    Contender,
-    Workload,
-    engine_settings,
-    measure_answers,
-)
+from tuneserve.bench.measure.measure import measure_answers
+from tuneserve.bench.measure.values import ANSWER, CHOICE
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, AnswerRequest, Contender, Workload
 from tuneserve.bench.tasks.examples import askable, encode_examples
 from tuneserve.chat.examples import read_split
 from tuneserve.chat.prompt import EncodedExample

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,43 @@ def input_hashes(run: RunDirectory, settings: BenchSettings) -> dict[str, str]:
     return {**_hashes(paths), RELEASE: tuneserve.__version__}
 
 
-def is_up_to_date(
-    result: BenchResult, run: RunDirectory, recipe: Recipe, sha256: dict[str, str]
-) -> bool:
-    """Was the report made of these very models, files and settings?"""
-    if result.settings != report_settings(recipe) or result.sha256 != sha256:
-        return False
+def what_is_new(
+    result: BenchResult, run: RunDirectory, recipe: Recipe, sha256: Mapping[str, str]
+) -> list[str]:
+    """What of models, files and settings is not as it was when the report was made, in words;
+    empty if the report is up to date."""
+    found = _settings_changed(result.settings, report_settings(recipe))
     now = input_hashes(run, recipe.bench)
     # Of what a scorer imports only the record tells, since the scorer has not run yet.
     now |= _hashes(Path(name) for name in result.inputs.keys() - now.keys())
-    return now == result.inputs
+    before, release = dict(result.inputs), now.pop(RELEASE)
+    if before.pop(RELEASE, None) != release:
+        found.append(f"tuneserve was {result.inputs.get(RELEASE, 'older')}, is {release}")
+    found += _differing(result.sha256, sha256, "the model ")
+    return found + _differing(before, now)
+
+
+def _settings_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that were others, by name."""
+    return [
+        f"{table}.{name} was {_shown(before.get(table, {}), name)}, is {_shown(now[table], name)}"
+        for table in sorted(now)
+        for name in sorted(before.get(table, {}).keys() | now[table].keys())
+        if before.get(table, {}).get(name, ...) != now[table].get(name, ...)
+    ]
+
+
+def _shown(table: Mapping[str, Any], name: str) -> str:
+    return json.dumps(table[name], ensure_ascii=False) if name in table else "not a setting"
+
+
+def _differing(before: Mapping[str, str], now: Mapping[str, str], what: str = "") -> list[str]:
+    """Which files' hashes are others, by name."""
+    names = sorted(before.keys() | now.keys())
+    said = {name: "has changed" for name in names if before.get(name) != now.get(name)}
+    said |= dict.fromkeys(before.keys() - now.keys(), "is gone")
+    said |= dict.fromkeys(now.keys() - before.keys(), "is new")
+    return [f"{what}{name} {said[name]}" for name in names if name in said]
 
 
 def _hashes(paths: Iterable[Path]) -> dict[str, str]:

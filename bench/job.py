@@ -11,15 +11,11 @@ from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, with_choices
 from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.measure import keys
+from tuneserve.bench.measure.answers import engine_settings
 from tuneserve.bench.measure.journal import Journal, Key
-from tuneserve.bench.measure.measure import (
-    SPEED,
-    AnswerRequest,
-    Contender,
-    Workload,
-    engine_settings,
-)
 from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
+from tuneserve.bench.measure.values import SPEED
+from tuneserve.bench.measure.work import AnswerRequest, Contender, Workload
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.lm_eval.tasks import read_tasks

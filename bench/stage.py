@@ -18,21 +18,17 @@ from tuneserve.bench.compare.pairs import FAILED
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.conditions import describe_endpoint
-from tuneserve.bench.inputs import input_hashes, is_up_to_date, report_settings
+from tuneserve.bench.inputs import input_hashes, report_settings, what_is_new
 from tuneserve.bench.job import BenchmarkJob, prepare
+from tuneserve.bench.measure.answers import measure_noise_floor
 from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
-from tuneserve.bench.measure.measure import (
-    ANSWER,
-    ENDPOINT,
-    NOISE_FLOOR,
-    measure,
-    measure_endpoint,
-    measure_noise_floor,
-)
+from tuneserve.bench.measure.measure import measure, measure_endpoint
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
+from tuneserve.bench.measure.values import ANSWER
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult
@@ -43,6 +39,7 @@ from tuneserve.files import check_replaceable, remove
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
+SHOWN_CHANGES = 8
 JOURNAL_BEFORE = "bench-journal-before.jsonl"
 AGAIN = (
     "Pass --rescore to make the report anew (what is measured is used again, only what is missing "
@@ -69,10 +66,15 @@ def run_bench(
     """
     converted = run.require_stage("convert", ConvertOutput)
     rivals = find_rivals(recipe.bench.against, run, converted)
-    if skip_done and (done := _finished_report(run, recipe, converted, rivals)):
-        return done
+    changed: list[str] = []
+    if skip_done and (result := _finished_result(run)):
+        changed = what_is_new(result, run, recipe, _model_hashes(converted, rivals))
+        if not changed:
+            return _finished_report(run)
     if run.bench.exists() and not (force or rescore):
-        raise OutputExistsError(run.bench, hint=AGAIN)
+        raise OutputExistsError(run.bench, hint=AGAIN, problems=changed)
+    if changed:
+        say("the report is made anew: " + "; ".join(changed[:SHOWN_CHANGES]) + _and_more(changed))
     check_replaceable(run.bench, REPORT_FILES, what="benchmark")
     read_labels(recipe.bench.judge_labels)  # what is wrong with them comes out before measuring
     job = prepare(run, recipe, converted)
@@ -97,7 +99,7 @@ def run_bench(
             write_report(report, run.bench)
             journal.finish()
         inputs = input_hashes(run, recipe.bench)
-        models = job.hashes | {rival.name: rival.sha256 for rival in rivals}
+        models = _model_hashes(converted, rivals)
         running.result = summary(report, report_settings(recipe), models, inputs)
     remove(job.sweep_folder)
     return report
@@ -184,17 +186,25 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
     return others
 
 
-def _finished_report(
-    run: RunDirectory, recipe: Recipe, converted: ConvertOutput, rivals: Sequence[Rival]
-) -> Report | None:
-    """The report, if it was made of these very models, files and settings."""
+def _finished_result(run: RunDirectory) -> BenchResult | None:
+    """What a finished benchmark left in run.json, if its report is there."""
     result = run.finished("bench", BenchResult)
-    if result is None or not (run.bench / "report.json").is_file():
-        return None
-    hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
-    hashes |= {rival.name: rival.sha256 for rival in rivals}
-    if not is_up_to_date(result, run, recipe, hashes):
-        return None
+    return result if (run.bench / "report.json").is_file() else None
+
+
+def _finished_report(run: RunDirectory) -> Report:
+    """The report, which is what would be made now."""
     report = read_report(run)
     say(f"report of {report.created[:16].replace('T', ' ')} is up to date: nothing is measured")
     return report
+
+
+def _model_hashes(converted: ConvertOutput, rivals: Sequence[Rival]) -> dict[str, str]:
+    """SHA-256 of every model that is compared, by its name in the report."""
+    hashes = {"base": converted.base.sha256, "tuned": converted.tuned.sha256}
+    return hashes | {rival.name: rival.sha256 for rival in rivals}
+
+
+def _and_more(changes: Sequence[str]) -> str:
+    more = len(changes) - SHOWN_CHANGES
+    return f"; and {more} more" if more > 0 else ""

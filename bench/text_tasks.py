@@ -8,7 +8,7 @@ from itertools import islice
 
 from tuneserve.bench import conditions
 from tuneserve.bench.compare.answers import Asked, choice_id
-from tuneserve.bench.measure.measure import AnswerRequest
+from tuneserve.bench.measure.work import AnswerRequest
 from tuneserve.bench.tasks.texts import TextTask
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.settings import BenchSettings

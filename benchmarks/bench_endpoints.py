@@ -31,15 +31,11 @@ from typing import Any
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_responses
 from tuneserve.bench.job import BenchmarkJob, prepare
+from tuneserve.bench.measure.answers import generate_answers, measure_noise_floor
 from tuneserve.bench.measure.clients import served
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import (
-    ENDPOINT,
-    NOISE_FLOOR,
-    generate_answers,
-    measure_endpoint,
-    measure_noise_floor,
-)
+from tuneserve.bench.measure.measure import measure_endpoint
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR
 from tuneserve.bench.stats import significance
 from tuneserve.bench.stats.bootstrap import FloatArray
 from tuneserve.convert.result import ConvertOutput

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tuneserve.bench.measure.journal import Key
-    from tuneserve.bench.measure.measure import Contender, Workload
+    from tuneserve.bench.measure.work import Contender, Workload
 
 PROMPTS = 150
 NEAR_TIE = 0.2
@@ -144,7 +144,9 @@ def ours(
     """What `tuneserve bench` makes of the tasks, for one model."""
     from tuneserve.bench.compare.answers import read_responses
     from tuneserve.bench.measure.journal import Journal
-    from tuneserve.bench.measure.measure import CHOICE, Contender, Workload, measure_answers
+    from tuneserve.bench.measure.measure import measure_answers
+    from tuneserve.bench.measure.values import CHOICE
+    from tuneserve.bench.measure.work import Contender, Workload
     from tuneserve.bench.tasks.lm_eval.tasks import read_tasks
     from tuneserve.bench.tasks.texts import encode_texts
     from tuneserve.bench.text_tasks import text_work

@@ -138,6 +138,10 @@ MIXTURES = {
         GRADED, "3 % of prompts fall by 1, others gain as much in all",
         _mixed(0.03, _equal(-1.0), _normal(0.03 / 0.97, 0.01)), True, rare=lambda x: x < -0.5,
     ),
+    "fell 6, even": Kind(
+        GRADED, "6 % of prompts fall by 1, others gain as much in all",
+        _mixed(0.06, _equal(-1.0), _normal(0.06 / 0.94, 0.01)), True, rare=lambda x: x < -0.5,
+    ),
     "noise, even": Kind(
         GRADED, "10 % of prompts fall by 0.8, others gain as much in all, spread 0.1",
         _mixed(0.1, _normal(-0.8, 0.05), _normal(0.08 / 0.9, 0.1)), rare=lambda x: x < -0.5,
@@ -153,5 +157,5 @@ MIXTURES = {
     "ties": Kind(GRADED, "in quarters, 80 % tied", _ties, True),
 }  # fmt: skip
 
-EVEN = ("fell, even", "noise, even", "ties")
+EVEN = ("fell, even", "fell 6, even", "noise, even", "ties")
 """Those of differences in which neither model is better."""

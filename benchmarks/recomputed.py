@@ -147,7 +147,8 @@ def supposed(
     square = (squares + weight) / (sum(parts) + weight)
     shares = [m / sum(sizes) for m in sizes]
     added = 2 / (1 + seen / 5) * square * sum(w * w for w in shares) / len(shares)
-    enlarged = math.sqrt(error**2 + added)
+    few = 1 / (1 + (seen / len(values) / 0.6) ** 8)
+    enlarged = math.sqrt(max(error**2 + few * added, added))
     return enlarged, freedom, skewness * (error / enlarged) ** 3
 
 

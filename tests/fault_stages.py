@@ -79,11 +79,15 @@ SPLIT = Stage(
 )
 
 
+def _answer(text: str) -> dict[str, Any]:
+    return {"text": text, "finish_reason": "stop", "tokens": 1}
+
+
 def _measure() -> None:
     with Journal(Path("journal.jsonl"), "now") as journal:
         for number in range(4):
             if not journal.has("answer", "base", str(number)):
-                journal.add("answer", "base", str(number), {"text": "ä" * number})
+                journal.add("answer", "base", str(number), _answer("ä" * number))
         journal.finish()
 
 
@@ -95,7 +99,7 @@ def _measured(folder: Path) -> Any:
 
 def _half_measured(folder: Path) -> None:
     with Journal(folder / "journal.jsonl", "now") as journal:
-        journal.add("answer", "base", "0", {"text": ""})
+        journal.add("answer", "base", "0", _answer(""))
 
 
 JOURNAL = Stage("journal", _half_measured, _measure, _measured)

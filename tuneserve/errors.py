@@ -62,8 +62,10 @@ class OutputExistsError(UsageError):
         path: object,
         *,
         hint: str = "Pass --force to replace it, or choose another name.",
+        problems: Sequence[str] = (),
     ) -> None:
-        super().__init__("already exists", where=str(path), hint=hint)
+        message = "already exists, made otherwise:" if problems else "already exists"
+        super().__init__(message, where=str(path), hint=hint, problems=problems)
 
 
 _HINTS = {

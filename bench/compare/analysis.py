@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
+from tuneserve.bench.compare.figures import counted, p_said, percent, points, points_interval, reach
 from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -18,7 +18,7 @@ from tuneserve.bench.compare.results import (
     PerplexityComparison,
     Verdict,
 )
-from tuneserve.bench.measure.measure import NOISE_FLOOR
+from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
@@ -180,11 +180,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def caution(
-    accuracy: AccuracyComparison, counts: Mapping[str, AnswerCounts], max_tokens: int
+    accuracy: AccuracyComparison,
+    counts: Mapping[str, AnswerCounts],
+    max_tokens: int,
+    confidence: float = 0.95,
 ) -> list[str]:
     """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off, empty or not to be read, a task that both fail or both can do. `counts`: of
-    'base' and 'tuned'."""
+    answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
+    prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'."""
     found = []
     for ended, how in (
         ("length_limited", f"cut at max_tokens {max_tokens}"),
@@ -209,6 +212,15 @@ def caution(
     if worst > CEILING:
         found.append(
             f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."
+        )
+    unseen = intervals.unseen_share(accuracy.clusters, confidence)
+    least = accuracy.difference.low or 0.0
+    # Right or wrong: there the interval itself counts with what was not seen.
+    if accuracy.graded and 0 < least < unseen * accuracy.base.value:
+        kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
+        found.append(
+            f"{kinds} of a kind that none of the {counted(accuracy)} shows may be up to "
+            f"{percent(unseen)} of all; if the tuned model failed on them, there would be no gain."
         )
     return found
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from tuneserve.bench.compare.pairs import FAILED, Answer, Pair, Response
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import ANSWER, CHOICE, ENDPOINT, LIKELIHOOD
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD
+from tuneserve.bench.measure.work import ENDPOINT
 from tuneserve.bench.tasks.scorers import Mark, Scorer, ScorerError
 from tuneserve.bench.tasks.scorers.marks import plain
 from tuneserve.bench.tasks.tasks import Choices, Task, reference_of

@@ -69,7 +69,7 @@ def compare_elsewhere(
             kinds=compare_groups(pairs, settings),
             pairs=pairs,
             kept=_kept(accuracy, settings),
-            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens),
+            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens, settings.confidence),
         )
         for (task, pairs), accuracy, p in zip(
             tasks, accuracies, adjusted[: len(tasks)], strict=True

@@ -13,7 +13,8 @@ import numpy as np
 from tuneserve.bench.compare.beside import JudgeAgreement, JudgeComparison
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.judge import JUDGE, JUDGED, ORDERS, JudgeRequest, judge_requests
+from tuneserve.bench.measure.judge import JUDGE, ORDERS, JudgeRequest, judge_requests
+from tuneserve.bench.measure.values import JUDGED
 from tuneserve.bench.stats.bootstrap import cluster_numbers
 from tuneserve.bench.stats.significance import paired_p
 from tuneserve.bench.tasks.scorers import first_choice

@@ -9,7 +9,8 @@ from tuneserve.bench.compare.answers import Asked, read_responses
 from tuneserve.bench.compare.results import SweepResult
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.perplexity import MeanError
-from tuneserve.bench.measure.sweep import FIDELITY, SweepPoint
+from tuneserve.bench.measure.sweep import SweepPoint
+from tuneserve.bench.measure.values import FIDELITY
 from tuneserve.bench.stats import significance
 from tuneserve.settings import BenchSettings
 

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tuneserve.bench.measure.journal import Journal, Row, rows_with
-from tuneserve.bench.measure.measure import ANSWER, CHOICE, LIKELIHOOD, NOISE_FLOOR, TEXT
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, TEXT
+from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.durable import Appended
 from tuneserve.locks import locked
 
@@ -55,17 +56,19 @@ class BaseStore:
 
     def take(self, journal: Journal) -> None:
         """Keep what the journal has of the base."""
-        rows = {
-            row.key: row
+        found = {
+            row.key: (name, row)
             for model in MODELS
-            for (kind, *_), row in journal.rows(model)
-            if kind in KINDS
+            for name, row in journal.rows(model)
+            if name[0] in KINDS
         }
+        rows = {key: row for key, (_, row) in found.items()}
         if not rows:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(self._folder / ".lock"):
-            known = rows_with(self.path, rows) if self.path.is_file() else {}
+            names = {key: name for key, (name, _) in found.items()}
+            known = rows_with(self.path, names) if self.path.is_file() else {}
             lines = [_line(row) for key, row in rows.items() if key not in known]
             if self.path.is_file() and self.path.stat().st_size > MOST_BYTES // 2:
                 self.path.unlink()

@@ -22,8 +22,9 @@ from statistics import fmean, median, stdev
 from typing import TYPE_CHECKING, Any
 
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender
 from tuneserve.bench.measure.speed import Rate
+from tuneserve.bench.measure.values import LOAD, START
+from tuneserve.bench.measure.work import Contender
 from tuneserve.chat.template import Message, api_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.child import own_module
@@ -36,7 +37,6 @@ from tuneserve.settings import BenchSettings, Recipe, ServeSettings
 if TYPE_CHECKING:
     from openai import OpenAI
 
-LOAD, START = "load", "server start"
 SERVED_NAME = "model"  # in the API
 ANSWER_TOKENS = 48
 REQUESTS = 2  # of each client in a round
@@ -63,7 +63,7 @@ class Load:
     first_token_median: float
     first_token_worst: float
     requests: int
-    memory: Held | None = None  # older releases did not measure it
+    memory: Held | None = None  # a report of an older release has none
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from tuneserve.bench.measure.values import is_measurement
 from tuneserve.durable import Appended
 from tuneserve.files import atomic_path
 
@@ -25,8 +26,6 @@ JOURNAL_FORM = 2
 MOST_BYTES = 256 << 20  # of a file; beyond it only what is used now is kept
 SYNC_SECONDS = 1.0
 FINISHED = {"finished": True}
-# Of what is in a measurement, of whatever kind.
-_TYPES = {"text": str, "thoughts": str, "finish_reason": str, "tokens": int}
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,28 @@ class Journal:
             if row is None:
                 self.damaged += 1
                 continue
+            if "kind" in row and not self._take(row, wanted):
+                self.damaged += 1
+                continue
             kept.append(line + b"\n")
             if "conditions" in row:
                 self._before = row["conditions"]
             self.is_finished = row == FINISHED or (self.is_finished and "kind" not in row)
-            if "kind" in row:
-                self._take(row, wanted)
         for key in wanted:
             if key not in self._rows:
                 self._others[key[1]] += 1
         return kept
 
-    def _take(self, row: dict[str, Any], wanted: Counter[Key]) -> None:
+    def _take(self, row: dict[str, Any], wanted: Counter[Key]) -> bool:
+        """Use the measurement if it is one of now; False if what stands there is none."""
         name = row["kind"], row["model"], row["id"]
         if row.get("key") == self.key_of(*name):
-            self._rows[name] = Row(row["key"], row["value"], row.get("made", ""))
+            if not is_measurement(row["kind"], row["value"]):
+                return False
+            self._rows[name] = Row(row["key"], row["value"], str(row.get("made", "")))
         elif name in self._keys:
             wanted[name] += 1
+        return True
 
 
 def what_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
@@ -192,14 +196,16 @@ def what_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
     return "; ".join(changed) or "the prompts, or those that shared a block, are others"
 
 
-def rows_with(path: Path, keys: Container[str]) -> dict[str, Row]:
-    """The measurements with these keys that a file holds; a line that is damaged is left out."""
+def rows_with(path: Path, names: Mapping[str, Key]) -> dict[str, Row]:
+    """The measurements that a file holds of those wanted, by their keys; `names` says what each key
+    stands for. A line that is damaged is left out."""
     found: dict[str, Row] = {}
     with path.open("rb") as file:
         for line in file:
             with suppress(ValueError, KeyError, TypeError, RecursionError):
                 row = json.loads(line)
-                if row["key"] in keys and _is_value(row["value"]):
+                kind = names[row["key"]][0]
+                if is_measurement(kind, row["value"]):
                     found[row["key"]] = Row(row["key"], row["value"], str(row["made"]))
     return found
 
@@ -226,16 +232,11 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _is_whole(row: dict[str, Any]) -> bool:
     if "kind" not in row:
-        return isinstance(row.get("conditions", {}), dict) and bool(row)
+        said = row.get("conditions", {})
+        named = isinstance(said, dict) and all(isinstance(each, dict) for each in said.values())
+        return named and bool(row)
     names = all(isinstance(row.get(name), str) for name in ("kind", "model", "id"))
-    return names and _is_value(row.get("value"))
-
-
-def _is_value(value: object) -> bool:
-    """Is it a measurement, with the types that what reads it relies on?"""
-    return isinstance(value, dict) and all(
-        type(value[name]) is kind for name, kind in _TYPES.items() if name in value
-    )
+    return names and isinstance(row.get("value"), dict)
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.keys import digest
+from tuneserve.bench.measure.values import JUDGED
 from tuneserve.chat.examples import Example
 from tuneserve.console import progress
 from tuneserve.settings import BenchSettings
 
-JUDGED, JUDGE = "judged", "judge"
+JUDGE = "judge"
 JUDGE_TOKENS = 1024  # room for a few sentences, or thoughts, before the choice
 ORDERS = (("tuned", "base"), ("base", "tuned"))
 """Who is A and who is B: a judge that prefers the first answer prefers each as often."""

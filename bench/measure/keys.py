@@ -12,27 +12,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuneserve.bench.measure.clients import LOAD, START
+from tuneserve.bench.measure.answers import answer_blocks, in_another_order
 from tuneserve.bench.measure.journal import Key
-from tuneserve.bench.measure.measure import (
-    ANSWER,
-    CHOICE,
-    ENDPOINT,
-    LIKELIHOOD,
-    NOISE_FLOOR,
-    SPEED,
-    TEXT,
-    AnswerRequest,
-    Workload,
-    answer_blocks,
-    in_another_order,
-)
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, LOAD, SPEED, START, TEXT
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, AnswerRequest, Workload
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.chat.template import api_message
 from tuneserve.extras import installed_version
 from tuneserve.settings import BenchSettings, ServeSettings
 
-MEASURING, TIMING = 1, 2
+MEASURING, TIMING = 2, 2
 """New numbers for changes of ours after which the same model is measured, or timed, otherwise."""
 
 # What the KV cache and the graph are made with; the rest of [serve] changes speed at most.
@@ -114,7 +103,7 @@ def _answer_keys(
 
 
 def _asked(request: AnswerRequest) -> list[Any]:
-    asked = [request.encoded.prompt, request.max_tokens]
+    asked = [request.encoded.prompt, request.max_tokens, request.expected]
     return asked if request.until is None else [*asked, request.until]
 
 

@@ -2,92 +2,43 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import cached_property
-from itertools import chain, groupby, islice
-from pathlib import Path
-from typing import TYPE_CHECKING
+from itertools import chain, islice
 
 from tuneserve.arrays import Ids
+from tuneserve.bench.measure.answers import generate_answers
 from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
 from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
-from tuneserve.bench.tasks.thoughts import shown_marks
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, SPEED, TEXT
+from tuneserve.bench.measure.work import ENDPOINT, Contender, Workload
 from tuneserve.chat.prompt import EncodedExample
-from tuneserve.console import Advance, progress
+from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
 from tuneserve.llama.lora import load_adapter, use_adapter
-from tuneserve.serve.offload import offline_settings
-from tuneserve.settings import BenchSettings, ServeSettings
+from tuneserve.settings import BenchSettings
 
-if TYPE_CHECKING:
-    from tuneserve.serve.engine import Engine
-
-LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
-TEXT, SPEED = "text", "speed"
-NOISE_FLOOR, ENDPOINT = "base again", "endpoint"
 LABELS = {LIKELIHOOD: "perplexity", CHOICE: "likelihood of the choices"}
 LIKELIHOOD_BATCH = 512  # more makes every token attend over more masked cells of the cache
-BLOCK_ROUNDS = 8  # prompts in a block for each that is answered at a time
-
-
-@dataclass(frozen=True)
-class AnswerRequest:
-    """A prompt to be answered with at most `max_tokens` tokens; `task` is what it belongs to.
-    `until`: the prompt is a text, which is gone on with up to one of these; None: it is a
-    conversation."""
-
-    encoded: EncodedExample
-    max_tokens: int
-    task: str = ""
-    until: tuple[str, ...] | None = None
-
-    @property
-    def id(self) -> str:
-        return self.encoded.example.id
-
-
-@dataclass(frozen=True)
-class Workload:
-    """What each model is measured on.
-
-    `requests` are answered; of `expected` the likelihood of the references is taken; `choices`
-    is every prompt with every choice (id: see `choice_id`) where answers are chosen rather than
-    generated; `texts` by name, as token ids [chunks, n_ctx].
-    """
-
-    requests: list[AnswerRequest]
-    expected: list[EncodedExample]
-    choices: list[EncodedExample]
-    texts: dict[str, Ids]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A model to measure under a name ('base', 'tuned'), and how it is run; `lora` is a LoRA GGUF
-    that goes on it."""
-
-    name: str
-    path: Path
-    serve: ServeSettings
-    bench: BenchSettings
-    lora: Path | None = None
 
 
 def measure(contender: Contender, workload: Workload, journal: Journal) -> None:
-    """Everything of one model that the journal does not hold yet."""
+    """Everything of one model that the journal does not hold yet.
+
+    A prompt is read once for its answer and the likelihood of its reference, where that is short.
+    """
+    generate_answers(contender, workload.requests, journal, likelihoods=True)
     with _ModelMeasurement(contender, journal) as measurement:
         measurement.likelihoods(LIKELIHOOD, workload.expected)
         measurement.likelihoods(CHOICE, workload.choices)
         measurement.texts(workload.texts)
         measurement.speed(workload.expected)
-    generate_answers(contender, workload.requests, journal)
 
 
 def measure_answers(contender: Contender, workload: Workload, journal: Journal) -> None:
@@ -169,106 +120,6 @@ class _ModelMeasurement(ExitStack):
             speed = measure_speed(context, text, repetitions=contender.bench.speed_repetitions)
         value = {"load_seconds": self._load_seconds, **asdict(speed)}
         self._journal.add(SPEED, contender.name, "", value)
-
-
-def answer_blocks(
-    requests: Sequence[AnswerRequest], parallel: int
-) -> list[Sequence[AnswerRequest]]:
-    """The requests in blocks that are answered as a whole. A block is of one task, so that another
-    task beside it changes nothing."""
-    size = BLOCK_ROUNDS * parallel
-    tasks = [list(group) for _, group in groupby(requests, key=lambda request: request.task)]
-    return [task[first : first + size] for task in tasks for first in range(0, len(task), size)]
-
-
-def generate_answers(
-    contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
-) -> None:
-    """The model's greedy answers, prompts of a block batched together.
-
-    How prompts are batched changes the last digits of the logits and so, at near ties, the words.
-    Therefore blocks are always made of all requests, and a block is answered as a whole and from an
-    empty KV cache: a benchmark that goes on after a kill gives the same answers.
-    """
-    todo = [
-        block
-        for block in answer_blocks(requests, contender.bench.parallel)
-        if not all(journal.has(ANSWER, contender.name, request.id) for request in block)
-    ]
-    if not todo:
-        return
-    from tuneserve.serve.engine import Engine
-
-    with (
-        Engine(
-            contender.path,
-            engine_settings(contender.serve, contender.bench),
-            lora=contender.lora,
-            steady=True,
-        ) as engine,
-        progress(f"{contender.name}: answers", sum(map(len, todo)), unit="prompts") as advance,
-    ):
-        shown = _marks_of_thoughts(engine.model, contender.bench.think_tags)
-        for block in todo:
-            _answer_block(engine, contender.name, block, shown, journal, advance)
-
-
-def _marks_of_thoughts(model: LlamaModel, think_tags: Sequence[str]) -> frozenset[int]:
-    """The marks that tell thoughts from answers and are control tokens, which a text has not."""
-    ids = map(model.tokenize, shown_marks(think_tags))
-    return frozenset(one[0] for one in ids if len(one) == 1 and model.is_special(one[0]))
-
-
-def engine_settings(serve: ServeSettings, bench: BenchSettings) -> ServeSettings:
-    """Serve settings with a context for every prompt that is answered at a time, the same for base
-    and tuned."""
-    return offline_settings(serve, ctx=bench.ctx * bench.parallel, slots=bench.parallel)
-
-
-def _answer_block(
-    engine: Engine,
-    name: str,
-    block: Sequence[AnswerRequest],
-    shown: frozenset[int],
-    journal: Journal,
-    advance: Advance,
-) -> None:
-    from tuneserve.serve.engine import Completion, SamplingParams
-
-    def on_done(index: int, completion: Completion) -> None:
-        value = {
-            "text": completion.text,
-            "finish_reason": completion.finish_reason,
-            "tokens": len(completion.tokens),
-        }
-        journal.add(ANSWER, name, block[index].id, value)
-        advance(1)
-
-    samplings = [
-        SamplingParams(
-            temperature=0.0,
-            max_tokens=request.max_tokens,
-            stop=request.until or (),
-            shown=shown if request.until is None else frozenset(),
-        )
-        for request in block
-    ]
-    engine.generate([request.encoded.prompt for request in block], samplings, on_done=on_done)
-
-
-def measure_noise_floor(
-    contender: Contender, requests: Sequence[AnswerRequest], journal: Journal
-) -> None:
-    """The model's answers once more, batched in another order: what differs is chance."""
-    again = in_another_order(requests, contender.bench.seed)
-    generate_answers(replace(contender, name=NOISE_FLOOR), again, journal)
-
-
-def in_another_order(requests: Sequence[AnswerRequest], seed: int) -> list[AnswerRequest]:
-    """The requests as they are asked for the noise floor."""
-    shuffled = list(requests)
-    random.Random(seed).shuffle(shuffled)  # noqa: S311 - no secret
-    return shuffled
 
 
 def measure_endpoint(

@@ -9,6 +9,8 @@ import numpy as np
 from tuneserve.arrays import Doubles
 from tuneserve.errors import TuneserveError
 
+DAMAGED = "Its weights may be damaged; download or make the file again."
+
 
 def check_numbers(losses: Doubles, model: Path) -> None:
     """Raise TuneserveError for negative log-likelihoods of which one is no number."""
@@ -17,5 +19,5 @@ def check_numbers(losses: Doubles, model: Path) -> None:
         raise TuneserveError(
             f"{bad} of {losses.size} log-likelihoods that the model gives are no numbers",
             where=str(model),
-            hint="Its weights may be damaged; download or make the file again.",
+            hint=DAMAGED,
         )

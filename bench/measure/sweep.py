@@ -16,14 +16,10 @@ from typing import Any
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure import perplexity
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import (
-    ANSWER,
-    CHOICE,
-    Contender,
-    Workload,
-    measure_answers,
-)
+from tuneserve.bench.measure.measure import measure_answers
 from tuneserve.bench.measure.perplexity import CHUNK_TOKENS
+from tuneserve.bench.measure.values import ANSWER, CHOICE, FIDELITY
+from tuneserve.bench.measure.work import Contender, Workload
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.convert.gguf.model import GGUFModel
@@ -37,7 +33,6 @@ from tuneserve.llama import LlamaModel, physical_cores
 from tuneserve.run import RunDirectory
 from tuneserve.settings import BenchSettings, ConvertSettings, KVCacheType, ServeSettings
 
-FIDELITY = "fidelity"
 CACHES: tuple[KVCacheType, ...] = ("f16", "q8_0")
 MOST_CHUNKS = 24  # of 512 tokens; the KL divergence's error is small by then
 

@@ -21,10 +21,10 @@ from tuneserve.bench.compare.pairs import Answer, Response
 from tuneserve.bench.compare.results import ContenderSummary, KeptGain, Report
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
-from tuneserve.bench.measure.clients import START, ServerStart, read_load
+from tuneserve.bench.measure.clients import ServerStart, read_load
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import LIKELIHOOD, SPEED, TEXT
 from tuneserve.bench.measure.speed import Rate, Speed
+from tuneserve.bench.measure.values import LIKELIHOOD, SPEED, START, TEXT
 from tuneserve.bench.report.provenance import provenance
 from tuneserve.bench.result import AccuracySummary, BenchResult, PerplexitySummary
 from tuneserve.charts import LossCurves
@@ -49,7 +49,9 @@ def make_report(
     pairs = with_classes(pairs, settings)
     others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
-    cautions = analysis.caution(accuracy, analysis.count_pairs(pairs), settings.max_tokens)
+    cautions = analysis.caution(
+        accuracy, analysis.count_pairs(pairs), settings.max_tokens, settings.confidence
+    )
     tasks, texts = compare_elsewhere(
         [(asked.task, read_pairs(journal, asked)) for asked in job.elsewhere],
         _texts(job, journal),

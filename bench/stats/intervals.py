@@ -24,6 +24,8 @@ NEAR = 0.05
 UNSEEN_LOSS = 2.5
 """Nats a token (a perplexity 12 times as high) that prompts of a kind not seen are supposed to
 lose: an interval only knows the losses seen."""
+MANY = 0.6
+"""Share of unusual scores from which on no score is usual (`mean_ends`)."""
 FEW = 4
 """Unusual scores that are about as many as say nothing of how large others are (`mean_ends`)."""
 
@@ -88,8 +90,10 @@ def mean_ends(
     & Caffo (2000, Am Stat 54:280) do for proportions: one above and one below the usual score, at
     the root mean square of the distances seen and, up to FEW of them, of the largest possible one:
     so few don't say how large others are. They lose weight as more unusual scores are seen: 2, 1,
-    0.5 of them for 0, 5, 15. Scores within NEAR of the usual one hardly count as seen: all prompts
-    may differ a little, and a few by much.
+    0.5 of them for 0, 5, 15; and where more than MANY of all are unusual there is no usual score
+    to speak of: what they add then only keeps the variance from being less than they alone make it.
+    Scores within NEAR of the usual one hardly count as seen: all prompts may differ a little, and a
+    few by much.
     """
     spread, variance, skewness = mean_spread(values, bootstrap, usual=usual)
     low, high = _hull(spread, np.sqrt(variance), skewness, bootstrap.confidence)
@@ -111,7 +115,9 @@ def mean_spread(
     largest = 1 / (1 + (seen / FEW) ** 6)  # weight that the largest possible distance, 1, has
     weights = np.minimum(bootstrap.by_cluster(unusual), 1.0)
     square = ((weights * distances**2).sum(-1) + largest) / (weights.sum(-1) + largest)
-    variance = spread.variance + 2 / (1 + seen / 5) * square * (spread.shares**2).mean(-1)
+    supposed = 2 / (1 + seen / 5) * square * (spread.shares**2).mean(-1)
+    few = 1 / (1 + (seen / values.shape[-1] / MANY) ** 8)
+    variance = np.maximum(spread.variance + few * supposed, supposed)
     return spread, variance, spread.skewness * (spread.variance / variance) ** 1.5
 
 

@@ -68,13 +68,14 @@ def _recipe_seeds() -> dict[str, bytes]:
 
 def _check_journal(data: bytes) -> None:
     path = written("runs/fuzz/bench-journal.jsonl", data)
+    answer = {"text": "t", "finish_reason": "stop", "tokens": 1}
     with Journal(path) as journal:
         rows = len(journal)
     with Journal(path) as journal:
         must(len(journal) == rows, "what was read once is not read again")
-        journal.add("answer", "base", "x", {"text": "t"})
+        journal.add("answer", "base", "x", answer)
     with Journal(path) as journal:
-        must(journal.get("answer", "base", "x") == {"text": "t"}, "what was added is not there")
+        must(journal.get("answer", "base", "x") == answer, "what was added is not there")
 
 
 def _journal_seeds() -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from tuneserve.arrays import Floats
+from tuneserve.divergence import token_nll
 from tuneserve.errors import UsageError
 from tuneserve.files import cache_directory, sha256_file
 from tuneserve.llama import LlamaModel, TokenBatch, backend, physical_cores, served_context
@@ -30,12 +31,18 @@ from tuneserve.serve.engine.draft_model import DraftModel
 from tuneserve.serve.engine.draft_rounds import DraftRounds
 from tuneserve.serve.engine.drawing import token_logprob
 from tuneserve.serve.engine.embedding import EMBEDDING_CONTEXT, Embedder, EmbeddingJob
-from tuneserve.serve.engine.kv_cache import KVCacheManager, PrefixLimits
+from tuneserve.serve.engine.kv_cache import (
+    WORTH_WAITING,
+    WORTH_WAITING_OFFLINE,
+    KVCacheManager,
+    PrefixLimits,
+)
 from tuneserve.serve.engine.prefix_disk import DiskPrefixes
 from tuneserve.serve.engine.prefix_identity import context_identity, folder_name
 from tuneserve.serve.engine.request import IN_BACKGROUND, Generation, Request
 from tuneserve.serve.engine.rows import RowDrawer
 from tuneserve.serve.engine.scheduler import (
+    EXPECTED_AT_ONCE,
     SCORED_AT_ONCE,
     SMALLEST_CHUNK,
     Chunk,
@@ -111,6 +118,7 @@ class Engine:
     unless a step takes longer.
     `steady`: `generate` gives the same answers to the same prompts each time: the chunks of prompts
     do not depend on the clock, nothing is speculated, and no prefix of earlier calls is cached.
+    Such an engine takes expected answers.
     """
 
     def __init__(
@@ -160,6 +168,7 @@ class Engine:
                 # each guess, and one for each token of a prompt that is scored.
                 n_outputs_max=sequences
                 + SCORED_AT_ONCE
+                + EXPECTED_AT_ONCE * steady
                 + (0 if settings.speculate == "off" else MOST_DRAFTED),
                 causal=not settings.embeddings,
             )
@@ -181,6 +190,7 @@ class Engine:
             limits=_prefix_limits(settings, self._context.cells),
             can_share=can_be_cut(self.model),
             disk=self._disk,
+            worth_waiting=WORTH_WAITING_OFFLINE if steady else WORTH_WAITING,
         )
         self._batch = TokenBatch(self._context.n_batch)
         first = self._context.n_batch if steady else settings.micro_batch
@@ -319,6 +329,14 @@ class Engine:
             except TimeoutError:
                 if not self._thread.is_alive():
                     raise UnavailableError("the server is shutting down") from None
+
+    @property
+    def most_expected(self) -> int:
+        """Tokens that an expected answer may have; 0: none is taken. They are computed behind the
+        prompt, and those that the answer has not are forgotten again."""
+        if not self._steady or not can_be_cut(self.model):
+            return 0
+        return min(EXPECTED_AT_ONCE, self._context.n_batch)
 
     @property
     def longest_text(self) -> int:
@@ -466,8 +484,10 @@ class Engine:
             raise NotCausalError("the model is for embeddings: it can't predict the next token")
         if not prompt:
             raise EngineError("the prompt is empty")
-        if len(prompt) >= self.limit:
-            raise PromptTooLongError(len(prompt), self.limit)
+        if len(prompt) + len(sampling.expected) >= self.limit:
+            raise PromptTooLongError(len(prompt) + len(sampling.expected), self.limit)
+        if len(sampling.expected) > self.most_expected:
+            raise EngineError(f"an expected answer may have {self.most_expected} tokens")
         if sampling.ignore_end:
             never = dict.fromkeys(self.model.end_tokens, NEVER)
             sampling = replace(sampling, logit_bias={**sampling.logit_bias, **never})
@@ -523,12 +543,14 @@ class Engine:
 
     def _take_in(self) -> bool:
         """Move new requests to the queue; sleep while there is nothing to do. False: stop."""
-        if self._scheduler.is_idle and not self._embeddings:
+        slept = self._scheduler.is_idle and not self._embeddings
+        if slept:
             self._hand_out_all()
             if self._steady:
                 self._cache.clear_cached()
             self._accept(self._inbox.get())
-        if self._inbox.empty():
+        # The one that wakes a steady engine may be the first of many.
+        if self._inbox.empty() and not (slept and self._steady):
             return not self._stopping
         # Prompts that `generate` puts in together are taken in together.
         with self._arriving, contextlib.suppress(queue.Empty):
@@ -588,6 +610,7 @@ class Engine:
             logits = self._context.batch_logits(sum(1 + len(request.draft) for request in ready))
             waited = time.monotonic() - launched
             self._ahead = self._ahead + 1 if waited > launched - started else 0
+            _expect(ready, logits)
             self._draw(ready, logits)
         self._observe(batch.chunks, time.monotonic() - started)
 
@@ -722,6 +745,17 @@ class Engine:
             self._count(job, -1)
         self._embeddings.clear()
         self._hand_out_all()
+
+
+def _expect(ready: Sequence[Request], logits: Floats) -> None:
+    """Note what the model thinks of the answers that are expected of it."""
+    first = 0
+    for request in ready:
+        rows = logits[first : first + 1 + len(request.draft)]
+        first += len(rows)
+        if expected := request.expected:
+            pairs = zip(rows, expected, strict=True)
+            request.expect([-token_nll(row, token) for row, token in pairs])
 
 
 def _prefix_limits(settings: ServeSettings, n_ctx: int) -> PrefixLimits:

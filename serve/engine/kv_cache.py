@@ -50,6 +50,9 @@ WORTH_READING = 64
 WORTH_WAITING = 64
 """And a beginning that another request is computing if it is at least this long."""
 
+WORTH_WAITING_OFFLINE = 24
+"""The same where nobody waits for a first token, and a step may be one of few tokens."""
+
 
 class ComputedTokens(Protocol):
     """A running request, as far as its prefix can be shared."""
@@ -116,7 +119,8 @@ class KVCacheManager:
     """The sequences of one KV cache of `cells`. Their ids are handed out here and nowhere else.
 
     `sequences` is how many there can be; more than can run, so that some are left for cached
-    prefixes. `can_share` False: the model's memory can't be cut at a position (recurrent and hybrid
+    prefixes. `worth_waiting`: tokens of a beginning that a request waits for while another computes
+    it. `can_share` False: the model's memory can't be cut at a position (recurrent and hybrid
     models), so nothing is shared and nothing is kept.
     """
 
@@ -129,8 +133,10 @@ class KVCacheManager:
         limits: PrefixLimits,
         can_share: bool = True,
         disk: DiskPrefixes | None = None,
+        worth_waiting: int = WORTH_WAITING,
     ) -> None:
         self._memory = memory
+        self._worth_waiting = worth_waiting
         self._limits = limits
         self._can_share = can_share
         self._cells = CellAllocator(cells)
@@ -198,16 +204,16 @@ class KVCacheManager:
         computing: Sequence[ComputedTokens],
         running: Sequence[ComputedTokens],
     ) -> bool:
-        """Does one of the `computing` compute a beginning of this request's tokens, WORTH_WAITING
-        more than are known from the `running` or cached ones? Both would take cells for it, and the
-        time to compute it."""
+        """Does one of the `computing` compute a beginning of this request's tokens that is worth
+        waiting for, compared with what is known from the `running` or cached ones? Both would take
+        cells for it, and the time to compute it."""
         tokens = request.tokens
         if not computing or not self._can_share or request.scored_pending:
             return False
         known: int | None = None
         wanted = np.empty(0, np.int32)
         for other in computing:
-            least = WORTH_WAITING if known is None else known + WORTH_WAITING
+            least = self._worth_waiting if known is None else known + self._worth_waiting
             alike = alike_until(other.adapter, request.adapter)
             reach = min(len(other.tokens), len(tokens) - 1, alike)
             if reach < least or other.tokens[least - 1] != tokens[least - 1]:
@@ -216,7 +222,7 @@ class KVCacheManager:
                 known = self.match_prefix(request.adapter, tokens, running).length
                 wanted = np.asarray(tokens[:-1], np.int32)
             length = common_prefix(np.asarray(other.tokens[:reach], np.int32), wanted)
-            if length >= max(known, other.computed) + WORTH_WAITING:
+            if length >= max(known, other.computed) + self._worth_waiting:
                 return True
         return False
 

@@ -72,10 +72,10 @@ class Request:
     `tokens` are prompt and answer so far; the first `computed` of them are in the KV cache under
     the id `sequence` (-1 while it waits). The others are pending: a prompt, one new token, or
     everything again after a preemption. `limit` is the number of tokens that the context can hold
-    of it. `draft` are guesses that the coming step computes behind the one pending token. `adapter`
-    is the LoRA adapter that takes part, and from where on; None: the base alone. `background`: it
-    waits for all others, unless it is `promoted`. `overtaken` are the later requests that were
-    admitted before it.
+    of it. `draft` are guesses that the coming step computes behind the last pending token: at first
+    the expected answer, if there is one. `adapter` is the LoRA adapter that takes part, and from
+    where on; None: the base alone. `background`: it waits for all others, unless it is `promoted`.
+    `overtaken` are the later requests that were admitted before it.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Request:
         # Those of tokens that may yet be part of a stop string, with where the tokens begin.
         self._held_logprobs: deque[tuple[int, TokenLogprob]] = deque()
         self._prompt_logprobs: list[TokenLogprob] = []
+        self._expected_logprobs: tuple[float, ...] = ()
         self._clock = clock
         self.submitted = clock()
         self._admitted: float | None = None
@@ -182,10 +183,20 @@ class Request:
         del self._prompt_logprobs[self.computed :]
         self._prompt_logprobs += logprobs
 
+    @property
+    def expected(self) -> tuple[int, ...]:
+        """The expected answer, as long as its log probabilities are not known."""
+        return () if self._expected_logprobs else self.sampling.expected
+
+    def expect(self, logprobs: Sequence[float]) -> None:
+        """The log probabilities of the expected answer's tokens are these."""
+        self._expected_logprobs = tuple(logprobs)
+
     def preempt(self) -> None:
         """The request loses its sequence; its tokens must be computed again."""
         self.sequence = -1
         self.computed = 0
+        self.draft = ()
         if self.drafter is not None:
             self.drafter.release()
 
@@ -268,6 +279,7 @@ class Request:
                 timings=self._timings(),
                 logprobs=tuple(self._logprobs),
                 prompt_logprobs=tuple(self._prompt_logprobs),
+                expected_logprobs=self._expected_logprobs,
                 stopped_by=self._detokenizer.stopped_by,
             )
         )

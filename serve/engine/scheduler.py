@@ -27,6 +27,9 @@ STEP_SECONDS_ALONE = 0.5
 SCORED_AT_ONCE = 64
 """Prompt tokens of a step whose log probabilities are asked for: each has a row of logits."""
 
+EXPECTED_AT_ONCE = 128
+"""The same for tokens of expected answers, of one or of several."""
+
 CELLS_PER_RUNNING_ANSWER = 8
 """Free cells beside a newcomer's prompt, for each running answer: with none it would be preempted
 in the next steps."""
@@ -170,7 +173,8 @@ class Scheduler:
                 batch_tokens=self._batch_tokens,
                 prefill_tokens=self._prefill.tokens(beside_decoding=self._short_steps),
             )
-            if self._cache.make_room(sum(count for _, count in chunks)):
+            chunks = with_expected(chunks, batch_tokens=self._batch_tokens)
+            if self._cache.make_room(sum(count + len(one.draft) for one, count in chunks)):
                 self._served[adapter] = self.steps
                 self._draft(chunks)
                 return ScheduledBatch(chunks, adapter)
@@ -192,12 +196,11 @@ class Scheduler:
 
     def settle(self, request: Request, accepted: int) -> None:
         """The first `accepted` tokens of a request's draft were drawn; the others are dropped."""
-        assert self._speculator is not None
         request.draft = ()
         request.computed += accepted
         self._cache.keep(request.sequence, request.computed)
-        assert request.drafter is not None
-        self._speculator.settled(request.drafter, accepted)
+        if self._speculator is not None and request.drafter is not None:
+            self._speculator.settled(request.drafter, accepted)
 
     def computed(self, chunks: Sequence[Chunk]) -> None:
         """A step's chunks and drafts, in this order, are in the KV cache now."""
@@ -394,6 +397,29 @@ def split_batch(
             count = min(request.scored_pending, request.pending_alike, left, SCORED_AT_ONCE)
             chunks.append((request, count))
     return chunks
+
+
+def with_expected(chunks: Sequence[Chunk], *, batch_tokens: int) -> list[Chunk]:
+    """The chunks, with expected answers behind the prompts that they complete, as drafts: so one
+    reading of a prompt is enough for both. Prompts that a batch has no room for wait with their
+    last token."""
+    rows, room = EXPECTED_AT_ONCE, batch_tokens - sum(count for _, count in chunks)
+    planned: list[Chunk] = []
+    for request, count in chunks:
+        expected = request.expected
+        if expected:
+            request.draft = ()
+        if expected and count == request.pending:
+            if len(expected) <= rows and len(expected) - 1 <= room:
+                request.draft = expected[:-1]
+                rows -= len(expected)
+                room -= len(expected) - 1
+            elif count == 1:
+                continue
+            else:
+                count -= 1
+        planned.append((request, count))
+    return planned
 
 
 def answers_next(chunks: Sequence[Chunk]) -> list[Request]:

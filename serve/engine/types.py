@@ -85,7 +85,9 @@ class SamplingParams:
 
     `stop_tokens` end the answer as end tokens do; with `ignore_end` end tokens are not chosen.
     `max_tokens` 0 computes the prompt alone. `prompt_logprobs` is the number of alternatives
-    reported for each token of the prompt but the first; None reports nothing.
+    reported for each token of the prompt but the first; None reports nothing. `expected` is an
+    answer whose tokens' log probabilities are reported beside the one that is given; only a steady
+    engine takes it (see `Engine.most_expected`).
     """
 
     temperature: float = 1.0
@@ -109,6 +111,7 @@ class SamplingParams:
     stop_tokens: frozenset[int] = frozenset()
     ignore_end: bool = False
     prompt_logprobs: int | None = None
+    expected: tuple[int, ...] = ()
 
     @property
     def penalizes(self) -> bool:
@@ -161,7 +164,7 @@ class Completion:
     """A finished answer. `tokens` are the generated ids, the end token included where one ended
     it; `text` has neither it nor the stop string, which `stopped_by` names. `cached_tokens` of the
     prompt came from the prefix cache. `prompt_logprobs` are those of the prompt's tokens but the
-    first."""
+    first, `expected_logprobs` those of the expected answer's tokens."""
 
     text: str
     tokens: tuple[int, ...]
@@ -171,6 +174,7 @@ class Completion:
     timings: Timings
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    expected_logprobs: tuple[float, ...] = ()
     stopped_by: str | None = None
 
     @property

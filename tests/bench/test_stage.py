@@ -95,8 +95,9 @@ def test_a_finished_benchmark_is_not_overwritten(
     # Digit for digit: what a program reads is the same, measured or read back.
     assert json.dumps(as_json(again), indent=2, ensure_ascii=False) + "\n" == before
     other = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"limit": 3})})
-    with pytest.raises(OutputExistsError):
+    with pytest.raises(OutputExistsError) as caught:
         run_bench(finished_run, other, skip_done=True)
+    assert caught.value.problems == ["bench.limit was 0, is 3"]
 
 
 # General questions and clients enough to go through their code.
@@ -175,6 +176,9 @@ def test_nothing_is_measured_twice(
     with pytest.raises(OutputExistsError) as caught:
         run_bench(first, contains, skip_done=True)
     assert "--rescore" in caught.value.hint
+    assert caught.value.problems == [f"{test} has changed"]
+    run_bench(first, contains, skip_done=True, rescore=True)
+    assert f"the report is made anew: {test} has changed" in capsys.readouterr().err
 
     other = tmp_path / "other.gguf"
     disturb(demo_gguf, other, 0.1)

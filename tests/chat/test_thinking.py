@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tuneserve.bench.compare.answers import Asked, read_responses
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import ANSWER
+from tuneserve.bench.measure.values import ANSWER
 from tuneserve.bench.tasks.tasks import held_out_task
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.files import read_text
 
@@ -18,6 +20,7 @@ MOST_VALUES = 200_000
 """With what aliases stand for: a few lines of them can stand for billions."""
 DEEPEST = 50
 CODE_TAG = "!function"
+MERGE_TAG = "tag:yaml.org,2002:merge"
 NO_CODE = (
     "Code of a task is not run. Write what it makes of the data to a JSONL file, and name its "
     "columns here."
@@ -116,8 +119,9 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
 
 
 def _places(root: Any, path: Path) -> Iterator[tuple[Keys, str]]:
-    """The keys that lead to each value, and its place. Raises UsageError for code, for a key that
-    is there twice and for aliases that stand for too much."""
+    """The keys that lead to each value, and its place; of a key that is there several times those
+    of the last, which alone is left, as lm-eval reads it. Raises UsageError for code and for
+    aliases that stand for too much."""
     import yaml
 
     waiting: list[tuple[Keys, Any]] = [((), root)]
@@ -138,12 +142,30 @@ def _places(root: Any, path: Path) -> Iterator[tuple[Keys, str]]:
         if isinstance(node, yaml.SequenceNode):
             waiting += [((*keys, place), item) for place, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
-            names = set()
+            node.value = _last_of_each(node.value, path)
             for key, value in node.value:
                 name = str(key.value)
-                line = f"{path}:{key.start_mark.line + 1}"
-                if name in names:
-                    raise UsageError(f"'{name}' is there twice", where=line)
-                names.add(name)
-                yield (*keys, name), line
+                yield (*keys, name), f"{path}:{key.start_mark.line + 1}"
                 waiting.append(((*keys, name), value))
+
+
+def _last_of_each(pairs: list[tuple[Any, Any]], path: Path) -> list[tuple[Any, Any]]:
+    """Of keys that are there several times the last alone; says so. What `<<` takes in is no such
+    key: all of it counts."""
+    last: dict[Any, tuple[Any, Any]] = {}
+    for place, (key, value) in enumerate(pairs):
+        name = place if key.tag == MERGE_TAG else (key.tag, str(key.value))
+        if name in last:
+            first = last[name][0].start_mark.line + 1
+            _say_once(
+                f"{path}:{key.start_mark.line + 1}: '{key.value}' is in line {first} already: "
+                "the last counts, as lm-eval has it"
+            )
+        last[name] = key, value
+    return list(last.values())
+
+
+@cache
+def _say_once(text: str) -> None:
+    """Say it; a benchmark reads a task file several times."""
+    say(text)

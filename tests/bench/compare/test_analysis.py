@@ -336,6 +336,27 @@ def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
     assert caution(compare_accuracy(asked, SETTINGS), count_pairs(asked), 16) == []
 
 
+def test_a_graded_gain_that_prompts_not_seen_could_undo_is_told() -> None:
+    """Small gains everywhere say nothing of a rare kind that loses all: with 20 prompts it may be
+    14 % of all, with 200 it may be 1.5 %."""
+
+    def gained(prompts: int) -> list[Pair]:
+        return [
+            replace(pair, base=replace(pair.base, score=0.5), tuned=replace(pair.tuned, score=gain))
+            for pair, gain in zip(
+                pairs(0, 0, prompts, 0), (0.55, 0.57, 0.53, 0.56) * 50, strict=False
+            )
+        ]
+
+    few, many = gained(20), gained(200)
+    (said,) = caution(compare_accuracy(few, SETTINGS), count_pairs(few), 16)
+    assert said == (
+        "prompts of a kind that none of the 20 prompts shows may be up to 13.9 % of all; if the "
+        "tuned model failed on them, there would be no gain."
+    )
+    assert caution(compare_accuracy(many, SETTINGS), count_pairs(many), 16) == []
+
+
 def test_small_groups_are_left_out_of_the_gap_and_named() -> None:
     asked = [part for name in "abcd" for part in pairs(10, 10, 15, 15, group=name)]
     rare = pairs(0, 1, 0, 0, group="rare")

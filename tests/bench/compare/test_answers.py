@@ -9,7 +9,8 @@ import pytest
 
 from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import ANSWER, ENDPOINT
+from tuneserve.bench.measure.values import ANSWER
+from tuneserve.bench.measure.work import ENDPOINT
 from tuneserve.bench.tasks.tasks import further_tasks, held_out_task
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample

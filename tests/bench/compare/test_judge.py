@@ -10,7 +10,8 @@ import pytest
 from tuneserve.bench.compare.judge import compare_judged, read_labels, requests_of
 from tuneserve.bench.compare.pairs import Answer, Pair
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.judge import JUDGE, JUDGED, ORDERS
+from tuneserve.bench.measure.judge import JUDGE, ORDERS
+from tuneserve.bench.measure.values import JUDGED
 from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings

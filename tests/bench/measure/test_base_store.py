@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -20,10 +21,16 @@ NAMES: dict[Key, str] = {
 }
 
 
+def value_of(name: Key) -> dict[str, object]:
+    if name[0] == "likelihood":
+        return {"nll": 1.5, "tokens": 2}
+    return {"text": name[2], "finish_reason": "stop", "tokens": 1}
+
+
 def measured(folder: Path, store: BaseStore) -> None:
     with Journal(folder / "first.jsonl", keys=NAMES) as journal:
         for name in NAMES:
-            journal.add(*name, {"text": name[2]})
+            journal.add(*name, value_of(name))
         store.take(journal)
 
 
@@ -50,6 +57,20 @@ def test_a_damaged_line_costs_itself(tmp_path: Path) -> None:
     store.path.write_bytes(b"\n".join([lines[0], b"\0" * 9, *lines[2:]])[:-9])
     measured(tmp_path / "again", store)
     with Journal(tmp_path / "second.jsonl", keys=NAMES) as journal:
+        assert store.give(journal, NAMES)[0] == 2
+
+
+def test_a_value_without_its_parts_is_measured_again(tmp_path: Path) -> None:
+    store = BaseStore(tmp_path, "abc")
+    measured(tmp_path, store)
+    lines = [json.loads(line) for line in store.path.read_bytes().splitlines()]
+    for line in lines:
+        line["value"] = {}
+    store.path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with Journal(tmp_path / "second.jsonl", keys=NAMES) as journal:
+        assert store.give(journal, NAMES) == (0, "")
+    measured(tmp_path / "again", store)
+    with Journal(tmp_path / "third.jsonl", keys=NAMES) as journal:
         assert store.give(journal, NAMES)[0] == 2
 
 

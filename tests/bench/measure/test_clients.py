@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tuneserve.bench.measure.clients import LOAD, START, _ask, measure_clients, served
+from tuneserve.bench.measure.clients import _ask, measure_clients, served
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.measure import Contender
+from tuneserve.bench.measure.values import LOAD, START
+from tuneserve.bench.measure.work import Contender
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings, ServeSettings
 

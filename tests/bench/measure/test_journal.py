@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.bench.measure import journal as journal_module
-from tuneserve.bench.measure.journal import Journal
+from tuneserve.bench.measure.journal import Journal, rows_with
+
+
+def answer(text: str) -> dict[str, Any]:
+    return {"text": text, "finish_reason": "stop", "tokens": 1}
 
 
 def fill(path: Path, values: list[str]) -> None:
     with Journal(path, "same") as journal:
         for place, text in enumerate(values):
-            journal.add("answer", "base", str(place), {"text": text})
+            journal.add("answer", "base", str(place), answer(text))
 
 
 @given(st.lists(st.text(), max_size=6), st.integers(0, 400))
@@ -33,8 +38,8 @@ def test_what_was_written_whole_is_kept(values: list[str], cut: int) -> None:
             assert len(journal) == whole_rows
             for place in range(whole_rows):
                 value = journal.get("answer", "base", str(place))
-                assert value == {"text": values[place]}
-            journal.add("answer", "base", "new", {"text": "x"})
+                assert value == answer(values[place])
+            journal.add("answer", "base", "new", answer("x"))
         with Journal(path, "same") as journal:
             assert len(journal) == whole_rows + 1
             assert journal.has("answer", "base", "new")
@@ -44,16 +49,52 @@ def test_what_was_made_under_other_conditions_is_kept_and_not_used(tmp_path: Pat
     path = tmp_path / "journal.jsonl"
     name = ("answer", "base", "0")
     with Journal(path, keys={name: "k1"}, conditions={"base": {"cache": "f16"}}) as journal:
-        journal.add(*name, {"text": "a"})
+        journal.add(*name, answer("a"))
     with Journal(path, keys={name: "k2"}, conditions={"base": {"cache": "q8_0"}}) as journal:
         assert len(journal) == 0
         assert journal.notes() == [
             "journal.jsonl: 1 measurement of base is kept but not used: cache was f16, is q8_0"
         ]
-        journal.add(*name, {"text": "b"})
+        journal.add(*name, answer("b"))
     for key, text in (("k1", "a"), ("k2", "b")):
         with Journal(path, keys={name: key}) as journal:
-            assert journal.get(*name) == {"text": text}
+            assert journal.get(*name) == answer(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("answer", {}),
+        ("answer", {"text": "a", "tokens": 1}),
+        ("answer", {"text": "a", "tokens": -1, "finish_reason": "stop"}),
+        ("answer", {"failed": 3}),
+        ("likelihood", {"nll": 1.0}),
+        ("choice", {"nll": float("nan"), "tokens": 2}),
+        ("text", {"nll": [], "tokens_per_chunk": 256}),
+        ("text", {"nll": ["x"], "tokens_per_chunk": 256}),
+        ("speed", {"load_seconds": 1.0, "prompt": {}, "generation": {}}),
+        ("load", {}),
+        ("server start", {"seconds": 1.0, "memory": 5}),
+        ("server start", {"seconds": 1.0, "memory": 5, "gpu_memory": 0, "more": 1}),
+        ("fidelity", {"perplexity": None}),
+        ("judged", {}),
+    ],
+)
+def test_a_measurement_without_what_its_kind_has_is_damaged(
+    tmp_path: Path, kind: str, value: dict[str, Any]
+) -> None:
+    path, name = tmp_path / "journal.jsonl", (kind, "base", "0")
+    with Journal(path, keys={name: "now"}) as journal:
+        journal.add(*name, value)
+    with Journal(path, keys={name: "now"}) as journal:
+        assert not journal.has(*name)
+        assert "1 damaged line was dropped" in journal.notes()[0]
+    # Of what another release measured otherwise nothing is known.
+    with Journal(path, keys={name: "then"}) as journal:
+        journal.add(*name, value)
+    assert rows_with(path, {"then": name}) == {}
+    with Journal(path, keys={name: "now"}) as journal:
+        assert not journal.damaged
 
 
 @pytest.mark.parametrize(
@@ -62,6 +103,7 @@ def test_what_was_made_under_other_conditions_is_kept_and_not_used(tmp_path: Pat
         b"\0" * 40, b'{"kind": "answer", "mod', b"[1]", b'{"kind": 1}', b"\xff\xfe", b"[" * 9999,
         b'{"kind": "answer", "model": "base", "id": "1", "key": "same", "value": {"text": 5}}',
         b'{"kind": "answer", "model": "base", "id": "1", "key": "same", "value": {"tokens": "x"}}',
+        b'{"conditions": {"base": 5}}', b'{"kind": "answer", "model": "base", "id": "1"}',
     ],
 )  # fmt: skip
 def test_a_damaged_line_is_dropped_alone_and_told(tmp_path: Path, damage: bytes) -> None:
@@ -81,15 +123,15 @@ def test_a_damaged_line_is_dropped_alone_and_told(tmp_path: Path, damage: bytes)
 def test_it_is_finished_until_more_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, "same") as journal:
-        journal.add("answer", "base", "0", {})
+        journal.add("answer", "base", "0", answer(""))
         journal.finish()
     with Journal(path, "same") as journal:
         assert journal.is_finished
-        journal.add("answer", "base", "1", {})
+        journal.add("answer", "base", "1", answer(""))
     with Journal(path, "same") as journal:
         assert not journal.is_finished
         journal.finish()
-        journal.add("answer", "base", "2", {})
+        journal.add("answer", "base", "2", answer(""))
         journal.finish()
     with Journal(path, "same", conditions={"base": {"cache": "f16"}}) as journal:
         assert journal.is_finished
@@ -111,10 +153,10 @@ def test_a_file_that_grew_too_large_keeps_what_is_used(
     path, name = tmp_path / "journal.jsonl", ("answer", "base", "0")
     for key in ("k1", "k2"):
         with Journal(path, keys={name: key}) as journal:
-            journal.add(*name, {"text": key * 50})
+            journal.add(*name, answer(key * 50))
     monkeypatch.setattr(journal_module, "MOST_BYTES", 200)
     with Journal(path, keys={name: "k2"}) as journal:
-        assert journal.get(*name) == {"text": "k2" * 50}
+        assert journal.get(*name) == answer("k2" * 50)
     assert b"k1" not in path.read_bytes()
 
 

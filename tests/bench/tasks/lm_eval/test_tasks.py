@@ -179,6 +179,20 @@ def test_includes_are_read_and_named_as_inputs(tmp_path: Path) -> None:
     assert names == {"quiz.yaml", "common.yaml", "quiz.jsonl"}
 
 
+def test_of_doubled_keys_the_last_counts_as_in_lm_eval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubled = "doc_to_target: 0\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n"
+    doubled += "metric_list:\n  - {metric: acc_norm}\nprocess_docs: !function utils.f\n"
+    path = write_task(tmp_path, doubled + "process_docs: null\n" + CHOOSING)
+    task = read_one(path)
+    assert [one.right for one in task.figures[0].choices] == [{0}, {1}, {1}]
+    assert figure_names(str(path)) == ["quiz acc_norm"]
+    said = [line.partition(": ") for line in capsys.readouterr().err.splitlines()]
+    assert [where for where, *_ in said] == [f"{path}:{line}" for line in (7, 10, 14)]
+    assert said[0][2] == ("'metric_list' is in line 6 already: the last counts, as lm-eval has it")
+
+
 def test_one_metric_or_filter_may_be_asked_for(tmp_path: Path) -> None:
     path = write_task(tmp_path, CHOOSING)
     assert figure_names(f"{path}=acc_norm") == ["quiz acc_norm"]
@@ -211,7 +225,6 @@ def test_other_tasks_leave_task_files_alone(tmp_path: Path) -> None:
         (("dataset_path: json", "dataset_path: org/set"), 2, "nothing is downloaded"),
         (("dataset_path: json", "dataset_path: json\n group: x"), 3, "not valid YAML"),
         (("dataset_path: json", "group: all"), 2, "a group of tasks"),
-        (("test_split: test", "test_split: test\ntest_split: x"), 4, "'test_split' is there twice"),
         (("test_split: test", "test_split: tset"), 4, "no split 'tset' (did you mean 'test'?)"),
         (("test: quiz.jsonl", "test: other.jsonl"), 4, "no such file: other.jsonl"),
         (("doc_to_target: answer", "process_docs: !function utils.f"), 8, "is Python code"),
