@@ -134,7 +134,7 @@ def _time(
 ) -> TimeEstimate:
     missing = missing_packages("train")
     if missing or importlib.util.find_spec("torch") is None:
-        raise NoForecastError(f"what trains is not installed ({', '.join(missing)})")
+        raise NoForecastError("what trains is not installed: pip install 'tuneserve[train]'")
     import torch
 
     if (device == "cuda") != torch.cuda.is_available():
