@@ -40,13 +40,13 @@ def by_pace(
     pace: Pace, work: Work, strategy: MemoryStrategy, shape: ModelShape, *, device: str
 ) -> TimeEstimate:
     """The time that follows from a calibration of this machine."""
-    computed = token_seconds(pace, strategy, shape, device=device)
+    each = token_seconds(pace, work, strategy, shape, device=device)
     off = _OFF_ON_GPU if device == "cuda" else _OFF_ON_CPU
     if shape.experts is not None:
         off *= _OFF_OF_MIXTURE
     source = f"a calibration of this machine ({pace.seconds:.0f} s)"
     compiling = _COMPILING_SECONDS if strategy.compiled else 0.0
-    return _estimate(work, computed * (1 + work.padding), off, source, compiling=compiling)
+    return _estimate(work, each, off, source, compiling=compiling)
 
 
 def by_run(tokens_per_second: float, work: Work, run: str) -> TimeEstimate:
@@ -55,17 +55,19 @@ def by_run(tokens_per_second: float, work: Work, run: str) -> TimeEstimate:
     return _estimate(work, 1 / tokens_per_second, _OFF_BY_RUN, source)
 
 
-def token_seconds(pace: Pace, strategy: MemoryStrategy, shape: ModelShape, *, device: str) -> float:
-    """Seconds that training takes for a token that is computed."""
+def token_seconds(
+    pace: Pace, work: Work, strategy: MemoryStrategy, shape: ModelShape, *, device: str
+) -> float:
+    """Seconds that training takes for each of the examples' own tokens."""
     beside = pace.layer - pace.products
     if device == "cuda":
-        layer = pace.products + _KERNEL_SHARE * beside
+        layers = shape.layers * (pace.products + _KERNEL_SHARE * beside)
         # What the strategy costs is in units of a token of which nothing is computed again.
-        return (shape.layers * layer + pace.head) * strategy.cost
+        return (work.computed * layers + work.logits * pace.head) * strategy.cost
     share = _COMPILED_SHARE if strategy.compiled else _EAGER_SHARE
     again = strategy.decisions.gradient_checkpointing != "false"
-    layer = (pace.products + share * beside) * (1 + _RECOMPUTING * again)
-    return shape.layers * layer + pace.head
+    layers = shape.layers * (pace.products + share * beside) * (1 + _RECOMPUTING * again)
+    return work.computed * layers + work.logits * pace.head
 
 
 def _estimate(

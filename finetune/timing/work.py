@@ -15,15 +15,16 @@ from tuneserve.settings import TrainSettings
 
 @dataclass(frozen=True)
 class Work:
-    """The tokens of an epoch and of the whole training, and what is computed of padding for each of
-    them (`padding`: 0.25 is a quarter more). `length`: the mean example's, padded. `evaluated`: the
-    tokens of all evaluations."""
+    """The examples' own tokens, of an epoch and of the whole training, and what is computed for
+    each of them: by the layers (`computed`: 1.25 with a quarter of padding) and by the output layer
+    (`logits`). `length`: the mean example's, padded. `evaluated`: the tokens of all evaluations."""
 
     epoch_examples: int
     epoch_tokens: int
     steps: int
     tokens: int
-    padding: float
+    computed: float
+    logits: float
     length: int
     evaluated: int
 
@@ -58,7 +59,8 @@ def training_work(
         epoch_tokens=tokens,
         steps=schedule.steps,
         tokens=round(tokens * trained / len(order)),
-        padding=computed / tokens - 1,
+        computed=computed / tokens,
+        logits=computed / tokens,
         length=round(computed / len(order)),
         evaluated=evaluations * sum(len(item.input_ids) for item in held_out),
     )

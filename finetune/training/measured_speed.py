@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from tuneserve.model_shape import ModelShape
 from tuneserve.run import RUNS, RunDirectory, processor
 from tuneserve.settings import TrainSettings
 
-# What speed depends on, beside the base, the lengths and the machine.
-_SETTINGS = (
-    "r", "dropout", "target_modules", "bias", "use_dora", "modules_to_save", "speed", "compile",
-    "gradient_checkpointing", "kept_layers", "offload_embeddings", "vram", "packing", "batch_size",
-    "gradient_accumulation", "precision", "quantization_aware", "neftune_alpha",
-)  # fmt: skip
+# Settings that the speed of a step does not depend on.
+_OTHER_SETTINGS = {
+    "alpha", "use_rslora", "epochs", "max_steps", "learning_rate", "loraplus_ratio", "scheduler",
+    "warmup_fraction", "weight_decay", "max_grad_norm", "evaluations", "early_stopping_patience",
+    "max_general_rise", "keep_checkpoints", "checkpoint_minutes", "seed",
+}  # fmt: skip
 # With fewer steps the first one, which compiles, counts for too much.
 _FEWEST_STEPS = 30
 # Examples of other lengths train at another speed.
@@ -55,24 +56,27 @@ def measured_speed(
 ) -> MeasuredSpeed | None:
     """The speed of the latest finished training in `runs` of such a base under such settings, of
     examples about as long (mean `length` in tokens), on this very machine."""
+    wanted = _of_speed(settings.model_dump(mode="json"))
     found: list[tuple[float, MeasuredSpeed]] = []
     for record in runs.glob("*/run.json"):
         run = RunDirectory(record.parent)
         try:
             result = run.finished("train", TrainResult)
-            saved = run.read().settings.get("train", {})
+            saved = _of_speed(run.read().settings.get("train", {}))
             if result is None or (result.device, result.machine) != (device, machine):
                 continue
             base = ModelShape.of(check_config(Path(result.base.path) / "config.json"))
         except (TuneserveError, OSError):
             continue  # a run that is damaged, or whose base is gone, says nothing here
-        wanted = settings.model_dump(mode="json")
-        same = all(saved.get(name) == wanted[name] for name in _SETTINGS)
         steps = result.steps.done - (result.steps.resumed_from or 0)
         counts = result.tokens["train"]
         ratio = counts.tokens / max(counts.examples, 1) / length
         alike = 1 / _LIKE_LENGTHS <= ratio <= _LIKE_LENGTHS
-        if same and alike and base == shape and steps >= _FEWEST_STEPS:
+        if saved == wanted and alike and base == shape and steps >= _FEWEST_STEPS:
             speed = MeasuredSpeed(run.name, result.tokens_per_second)
             found.append((record.stat().st_mtime, speed))
     return max(found, key=lambda one: one[0])[1] if found else None
+
+
+def _of_speed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: of for name, of in settings.items() if name not in _OTHER_SETTINGS}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tuneserve.finetune.memory.model import TrainingMemory
@@ -13,8 +15,8 @@ from tuneserve.model_shape import Experts, ModelShape
 
 SHAPE = ModelShape(576, 1536, 30, 576, 192, 49_152, heads=9, tied=True)
 PACE = Pace(products=2e-5, layer=5e-5, head=1e-4, tokens=640, length=80, seconds=8)
-WORK = Work(epoch_examples=100, epoch_tokens=8000, steps=25, tokens=16_000, padding=0.25,
-            length=80, evaluated=3000)  # fmt: skip
+WORK = Work(epoch_examples=100, epoch_tokens=8000, steps=25, tokens=16_000, computed=1.25,
+            logits=1.25, length=80, evaluated=3000)  # fmt: skip
 
 
 def strategy(
@@ -28,23 +30,27 @@ def strategy(
 
 
 def test_what_is_faster_takes_less() -> None:
-    eager = token_seconds(PACE, strategy(), SHAPE, device="cpu")
-    compiled = token_seconds(PACE, strategy(compiled=True), SHAPE, device="cpu")
-    recomputed = token_seconds(PACE, strategy(checkpointing="true"), SHAPE, device="cpu")
-    bare = SHAPE.layers * PACE.products + PACE.head
+    eager = token_seconds(PACE, WORK, strategy(), SHAPE, device="cpu")
+    compiled = token_seconds(PACE, WORK, strategy(compiled=True), SHAPE, device="cpu")
+    recomputed = token_seconds(PACE, WORK, strategy(checkpointing="true"), SHAPE, device="cpu")
+    bare = 1.25 * (SHAPE.layers * PACE.products + PACE.head)
     assert bare < compiled < eager < recomputed
-    cheap, dear = (token_seconds(PACE, strategy(cost=c), SHAPE, device="cuda") for c in (1, 2))
+    fewer = replace(WORK, logits=0.02)
+    assert token_seconds(PACE, fewer, strategy(), SHAPE, device="cpu") < eager
+    cheap, dear = (
+        token_seconds(PACE, WORK, strategy(cost=c), SHAPE, device="cuda") for c in (1, 2)
+    )
     assert bare < cheap < dear == pytest.approx(2 * cheap)
 
 
 def test_the_span_is_that_of_all_tokens_with_padding_and_evaluations() -> None:
-    each = token_seconds(PACE, strategy(), SHAPE, device="cpu")
+    each = token_seconds(PACE, WORK, strategy(), SHAPE, device="cpu")
     found = by_pace(PACE, WORK, strategy(), SHAPE, device="cpu")
     low, high = found.seconds
-    steps, evaluations = 16_000 * 1.25 * each, 3000 * 1.25 * each
+    steps, evaluations = 16_000 * each, 3000 * each
     assert low < steps + 0.3 * evaluations < steps + 0.5 * evaluations < high
     assert high / low < 2.25  # within a factor of 1.5 of its middle
-    assert found.tokens_per_second == pytest.approx(1 / (1.25 * each), rel=1e-3)
+    assert found.tokens_per_second == pytest.approx(1 / each, rel=1e-3)
     assert "calibration of this machine (8 s)" in found.known_from
 
 

@@ -29,11 +29,11 @@ def work(lengths: list[int], device: str = "cpu", **settings: object) -> Work:
 def test_padding_is_computed_too() -> None:
     found = work([10, 20, 30, 40])  # sorted by length: 10 + 20, 30 + 40, each pair padded
     assert found.epoch_tokens == 100
-    assert found.padding == pytest.approx((2 * 32 + 2 * 48) / 100 - 1)
+    assert found.computed == found.logits == pytest.approx((2 * 32 + 2 * 48) / 100)
     assert found.length == 40
-    assert work([10, 20, 30, 40], "cuda").padding == 0  # laid end to end there
+    assert work([10, 20, 30, 40], "cuda").computed == 1  # laid end to end there
     unpacked = work([10, 20, 30, 40], "cuda", packing="false")
-    assert unpacked.padding == pytest.approx((2 * 20 + 2 * 40) / 100 - 1)
+    assert unpacked.computed == pytest.approx((2 * 20 + 2 * 40) / 100)
 
 
 def test_the_whole_training_is_so_many_epochs_or_steps() -> None:
