@@ -20,19 +20,26 @@ from tuneserve.finetune.timing.calibration import measure_pace
 from tuneserve.finetune.timing.estimate import TimeEstimate, by_pace, by_run
 from tuneserve.finetune.timing.work import Work, training_work
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_parts
-from tuneserve.finetune.tokens.epoch import Encode, TrainingSet, build_training_set
+from tuneserve.finetune.tokens.epoch import (
+    Encode,
+    EpochSampler,
+    Stream,
+    TrainingSet,
+    build_training_set,
+)
 from tuneserve.finetune.tokens.estimated import estimate_all, estimate_parts
 from tuneserve.finetune.training.measured_speed import machine_name, measured_speed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
-COUNTED, ESTIMATED = "counted", "estimated"
+COUNTED, ESTIMATED, LONGEST = "counted", "estimated", "longest"
 
 
 class Forecast(Record):
     """The work of a training and its time. `lengths`: the examples' were 'counted' with the base's
-    tokenizer or 'estimated' from their characters. Without `time`, `left_out` says why."""
+    tokenizer or 'estimated' from their characters; or there are no examples, and each of those that
+    max_steps takes counts as one of the 'longest'. Without `time`, `left_out` says why."""
 
     lengths: str
     epoch_examples: int
@@ -85,6 +92,8 @@ def _examples(
     gone = [str(path) for path in data_inputs(recipe.data) if not is_here(path)]
     if gone and named:
         raise UsageError("no such file, folder or pattern", where=gone[0])
+    if gone and recipe.train.max_steps:
+        return _longest(recipe)
     if gone:
         raise NoForecastError(f"the examples are not here ({', '.join(gone)})")
     try:
@@ -100,6 +109,15 @@ def _examples(
             f"the examples can't be trained on as they are ({where}{error.message}; "
             "`tuneserve data check` says all)"
         ) from error
+
+
+def _longest(recipe: Recipe) -> tuple[str, dict[str, list[Encoded]], TrainingSet]:
+    count = recipe.train.examples_per_step * recipe.train.max_steps
+    length = recipe.model.max_seq_length
+    example = Encoded([0] * length, [0] * length, length, 0)
+    stream = Stream(tuple((place,) for place in range(count)), count)
+    sampler = EpochSampler([stream], recipe.train.seed)
+    return LONGEST, {}, TrainingSet([example] * count, sampler, 0, 0, 0)
 
 
 def _counted(

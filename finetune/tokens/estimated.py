@@ -14,9 +14,9 @@ from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 
 CHARACTERS_A_TOKEN: Mapping[str, float] = {
-    "Latin letters, digits and spaces": 4.0,
+    "Latin text": 4.0,
     "Chinese, Japanese and Korean": 1.3,
-    "other scripts and signs": 2.5,
+    "other scripts": 2.5,
 }
 """Roughly what today's vocabularies make of text: of English prose 4.2, of code 3.7, of Markdown 3;
 a small or an English vocabulary takes two to three times as many tokens for other scripts."""

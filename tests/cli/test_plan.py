@@ -171,7 +171,7 @@ def test_tokens_and_steps_are_told_without_a_tokenizer(
     assert done.returncode == 0, done.stderr
     work = json.loads(done.stdout)["work"]
     assert work["lengths"] == "estimated"
-    assert "characters a token" in done.stderr
+    assert "characters a token: 4 of Latin text" in done.stderr
     assert 60 < work["epoch_examples"] < 80
     assert work["epoch_tokens"] / work["epoch_examples"] == pytest.approx(62, abs=6)
     assert work["steps"] == -(-work["epoch_examples"] // 8) * 2
@@ -190,6 +190,12 @@ def test_without_examples_the_memory_is_told_all_the_same(
     done = tuneserve("plan", "--base", str(tmp_path), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["left_out"].startswith("the examples are not here (data/sent")
+    steps = tuneserve(
+        "plan", "--base", str(tmp_path), "--json", "--max-steps", "10", "--max-seq-length", "512",
+        "--no-calibrate", "--cpu", cwd=tmp_path,
+    )  # fmt: skip
+    work = json.loads(steps.stdout)["work"]
+    assert (work["lengths"], work["steps"], work["tokens"]) == ("longest", 10, 10 * 8 * 512)
     named = tuneserve("plan", "--base", str(tmp_path), "--file", "mine.jsonl", cwd=tmp_path)
     assert named.returncode == 2
     assert "error: mine.jsonl: no such file" in named.stderr

@@ -92,11 +92,16 @@ def command(
 def _show(work: Forecast) -> None:
     from tuneserve.finetune.tokens.estimated import CHARACTERS_A_TOKEN
 
-    how = "counted with the base's tokenizer"
-    if work.lengths != "counted":
-        rates = ", ".join(f"{rate:g} of {script}" for script, rate in CHARACTERS_A_TOKEN.items())
-        how = f"estimated, without the base's tokenizer: characters a token {rates}"
-    say(f"an epoch: {work.epoch_examples:,} examples, {work.epoch_tokens:,} tokens (lengths {how})")
+    rates = ", ".join(f"{rate:g} of {script}" for script, rate in CHARACTERS_A_TOKEN.items())
+    how = {
+        "counted": "counted with the base's tokenizer",
+        "estimated": f"estimated, without the base's tokenizer; characters a token: {rates}",
+        "longest": "the longest allowed, for there are no examples here",
+    }
+    say(
+        f"an epoch: {work.epoch_examples:,} examples, {work.epoch_tokens:,} tokens (lengths "
+        f"{how[work.lengths]})"
+    )
     say(f"training: {work.steps:,} steps, {work.tokens:,} tokens")
     if work.time is None:
         say(f"time: left out, {work.left_out}")
