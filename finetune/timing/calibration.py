@@ -46,6 +46,13 @@ class Pace:
     seconds: float
 
 
+def needed_bytes(shape: ModelShape, precision: str) -> int:
+    """Memory that timing takes at the most, about: the weights, and twice what a layer keeps."""
+    weights = sum(inputs * outputs for inputs, outputs in _projections(shape).values())
+    weights += min(shape.vocabulary, _MOST_ROWS) * shape.hidden
+    return (4 if precision == "fp32" else 2) * (weights + 2 * _MOST_TOKENS * shape.kept_per_token)
+
+
 def measure_pace(
     torch: Any,
     shape: ModelShape,

@@ -16,7 +16,7 @@ from tuneserve.finetune.memory.budget import budget_for
 from tuneserve.finetune.memory.schedule import Schedule, plan_steps
 from tuneserve.finetune.runtime.libraries import load_runtime
 from tuneserve.finetune.runtime.model import load_tokenizer
-from tuneserve.finetune.timing.calibration import measure_pace
+from tuneserve.finetune.timing.calibration import measure_pace, needed_bytes
 from tuneserve.finetune.timing.estimate import TimeEstimate, by_pace, by_run
 from tuneserve.finetune.timing.work import Work, training_work
 from tuneserve.finetune.tokens.encoder import Encoded, Encoder, encode_parts
@@ -168,12 +168,14 @@ def _time(
         return by_run(run.tokens_per_second, work, run.run)
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
-    say("timing this machine for about ten seconds")
     runtime = load_runtime(recipe.train.precision)
     budget = budget_for(recipe, runtime, base.config, training_set.encoded, schedule)
     assert budget.search_within is not None
     strategy = budget.search_within(budget.available)
     settings = strategy.decisions.applied(recipe.train)
+    if needed_bytes(shape, runtime.precision) > budget.available:
+        raise NoForecastError("timing one layer of this base takes more memory than is free")
+    say("timing this machine for about ten seconds")
     pace = measure_pace(
         runtime.torch, shape, settings, device=device, precision=runtime.precision,
         batch=settings.batch_size, length=work.length,

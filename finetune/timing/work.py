@@ -43,13 +43,16 @@ def training_work(
     sampler = LengthGroupedSampler(
         lengths, training_set.sampler, settings.examples_per_step, settings.seed
     )
-    order = [lengths[place] for place in sampler]
+    places = list(sampler)
+    order = [lengths[place] for place in places]
     tokens, computed = sum(order), sum(order)
+    # On a CPU Unsloth's loss computes no logits that it does not count.
+    trained = sum(training_set.encoded[place].trained for place in places)
     if not packs(settings, device):
         unit = CPU_PADDING if device == "cpu" else 1
         batches = (order[first : first + size] for first in range(0, len(order), size))
         computed = sum(len(batch) * (-(-max(batch) // unit) * unit) for batch in batches)
-    trained = schedule.steps * settings.examples_per_step
+    visited = schedule.steps * settings.examples_per_step
     evaluations = 0
     if schedule.evaluate_every:
         evaluations = 1 + schedule.steps // schedule.evaluate_every  # one before the first step
@@ -58,9 +61,9 @@ def training_work(
         epoch_examples=len(order),
         epoch_tokens=tokens,
         steps=schedule.steps,
-        tokens=round(tokens * trained / len(order)),
+        tokens=round(tokens * visited / len(order)),
         computed=computed / tokens,
-        logits=computed / tokens,
+        logits=trained / tokens if device == "cpu" else computed / tokens,
         length=round(computed / len(order)),
         evaluated=evaluations * sum(len(item.input_ids) for item in held_out),
     )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tuneserve.finetune.timing import calibration
-from tuneserve.finetune.timing.calibration import Pace, measure_pace
+from tuneserve.finetune.timing.calibration import Pace, measure_pace, needed_bytes
 from tuneserve.model_shape import Experts, ModelShape
 from tuneserve.settings import TrainSettings
 
@@ -63,3 +63,10 @@ def test_shapes_of_all_kinds_can_be_timed() -> None:
             torch, shape, settings, device="cpu", precision="fp32", batch=2, length=600
         )
         assert found.layer > 0
+
+
+def test_the_memory_that_timing_takes_is_known_before() -> None:
+    large = ModelShape(8192, 28672, 80, 8192, 1024, 128_256, heads=64, tied=False)
+    weights = 855_638_016 + 16_384 * 8192
+    kept = 2 * 8192 * large.kept_per_token
+    assert needed_bytes(large, "fp32") == 2 * needed_bytes(large, "bf16") == 4 * (weights + kept)

@@ -6,13 +6,14 @@ import pytest
 
 from tuneserve.finetune.memory.schedule import plan_steps
 from tuneserve.finetune.timing.work import Work, training_work
-from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 from tuneserve.finetune.tokens.epoch import EpochSampler, Stream, TrainingSet
 from tuneserve.settings import TrainSettings
 
 
 def encoded(lengths: list[int]) -> list[Encoded]:
-    return [Encoded([0] * n, [0] * n, n, 0) for n in lengths]
+    """A tenth of each is trained."""
+    return [Encoded([0] * n, [IGNORED] * (n - n // 10) + [0] * (n // 10), n, 0) for n in lengths]
 
 
 def work(lengths: list[int], device: str = "cpu", **settings: object) -> Work:
@@ -29,11 +30,12 @@ def work(lengths: list[int], device: str = "cpu", **settings: object) -> Work:
 def test_padding_is_computed_too() -> None:
     found = work([10, 20, 30, 40])  # sorted by length: 10 + 20, 30 + 40, each pair padded
     assert found.epoch_tokens == 100
-    assert found.computed == found.logits == pytest.approx((2 * 32 + 2 * 48) / 100)
+    assert found.computed == pytest.approx((2 * 32 + 2 * 48) / 100)
+    assert found.logits == pytest.approx(0.1)  # of what the loss counts alone
     assert found.length == 40
     assert work([10, 20, 30, 40], "cuda").computed == 1  # laid end to end there
     unpacked = work([10, 20, 30, 40], "cuda", packing="false")
-    assert unpacked.computed == pytest.approx((2 * 20 + 2 * 40) / 100)
+    assert unpacked.logits == unpacked.computed == pytest.approx((2 * 20 + 2 * 40) / 100)
 
 
 def test_the_whole_training_is_so_many_epochs_or_steps() -> None:
