@@ -36,13 +36,12 @@ _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pro
 class Pace:
     """Seconds a token, forward and backward: of the matrix products of one layer, of the whole
     layer computed one operation after the other, of the output layer with the loss. `tokens` were
-    computed at a time, in examples of `length` tokens; `seconds` is what measuring took."""
+    computed at a time; `seconds` is what measuring took."""
 
     products: float
     layer: float
     head: float
     tokens: int
-    length: int
     seconds: float
 
 
@@ -84,7 +83,6 @@ def measure_pace(
         layer=max(whole, products) / computed + longer,
         head=_timed(layer, lambda: layer.head(computed)) / computed * layer.head_share,
         tokens=computed,
-        length=length,
         seconds=time.monotonic() - started,
     )
 

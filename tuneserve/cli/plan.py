@@ -77,7 +77,7 @@ def command(
     try:
         work = forecast(
             recipe, base, shape, device=device, calibrate=calibrate,
-            named="data" in given_options(context),
+            named="file" in given_options(context).get("data", {}),
         )  # fmt: skip
     except NoForecastError as reason:
         say(f"time: left out, {reason}")

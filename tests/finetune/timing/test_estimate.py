@@ -14,7 +14,7 @@ from tuneserve.finetune.timing.work import Work
 from tuneserve.model_shape import Experts, ModelShape
 
 SHAPE = ModelShape(576, 1536, 30, 576, 192, 49_152, heads=9, tied=True)
-PACE = Pace(products=2e-5, layer=5e-5, head=1e-4, tokens=640, length=80, seconds=8)
+PACE = Pace(products=2e-5, layer=5e-5, head=1e-4, tokens=640, seconds=8)
 WORK = Work(epoch_examples=100, epoch_tokens=8000, steps=25, tokens=16_000, computed=1.25,
             logits=1.25, length=80, evaluated=3000)  # fmt: skip
 
