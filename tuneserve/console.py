@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 10.0
+ESTIMATING = "estimating"
+"""Shown for the time left while too little is done to say it."""
 
 
 def stderr_console() -> Console:
@@ -81,6 +83,18 @@ def human_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def human_range(low: float, high: float) -> str:
+    """A span of seconds as '40 to 70 s', '12 to 20 min' or '2.5 to 4.1 h', in its end's unit."""
+    unit, name = (1, "s") if high < 120 else (60, "min") if high < 2 * 3600 else (3600, "h")
+    digits = 1 if high / unit < 10 else 0
+    return f"{low / unit:.{digits}f} to {high / unit:.{digits}f} {name}"
+
+
+def time_left(shown: str) -> str:
+    """The time left in a line of a log: '8.1 s left', or that it is being estimated."""
+    return "estimating the time left" if shown == ESTIMATING else f"{shown} left"
+
+
 Advance = Callable[..., None]
 """`advance(amount, note="")`: this much more is done; `note` is shown behind the figures."""
 
@@ -132,18 +146,28 @@ def _live_bar(label: str, total: float, show_rate: Callable[[float], str]) -> It
 def _plain_lines(label: str, total: float, show_rate: Callable[[float], str]) -> Iterator[Advance]:
     started = last = time.monotonic()
     done = 0.0
+    # The first part may have waited for a model to load: the rate behind the time left begins
+    # where it ends, as that of a live bar does.
+    first: tuple[float, float] | None = None
+
+    def left(now: float) -> str:
+        if first is None or now <= first[0] or done <= first[1]:
+            return ESTIMATING
+        return human_seconds((total - done) * (now - first[0]) / (done - first[1]))
 
     def advance(amount: float, note: str = "") -> None:
-        nonlocal done, last
+        nonlocal done, last, first
         done += amount
         now = time.monotonic()
-        if now - last < PLAIN_LINE_SECONDS and done < total:
-            return
-        last = now
-        elapsed = max(now - started, 1e-9)
-        left = (total - done) * elapsed / done if done else 0.0
-        tail = f", {human_seconds(left)} left" if done < total else f" in {human_seconds(elapsed)}"
-        share = f"{100 * done / total:.0f} %" if total else "done"
-        say(f"{label}: {share}, {show_rate(done / elapsed)}{tail}{', ' + note if note else ''}")
+        if now - last >= PLAIN_LINE_SECONDS or done >= total:
+            last = now
+            elapsed = max(now - started, 1e-9)
+            tail = time_left(left(now)) if done < total else f"in {human_seconds(elapsed)}"
+            comma = "," if done < total else ""
+            share = f"{100 * done / total:.0f} %" if total else "done"
+            more = f", {note}" if note else ""
+            say(f"{label}: {share}, {show_rate(done / elapsed)}{comma} {tail}{more}")
+        if first is None and amount:
+            first = now, done
 
     yield advance

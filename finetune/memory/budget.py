@@ -6,9 +6,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import RESERVED_GIB, is_quantized
@@ -18,6 +19,7 @@ from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.finetune.tokens.encoder import Encoded, token_counts
 from tuneserve.memory import GIB, main_memory
+from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import Recipe, TrainSettings
 
@@ -79,11 +81,23 @@ def plan_budget(
     recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded], schedule: Schedule
 ) -> Budget:
     """Plan training on the examples as they are; the longest ones decide the peak."""
+    config = check_config(checkpoint / "config.json")
+    return budget_for(recipe, runtime, config, train, schedule)
+
+
+def budget_for(
+    recipe: Recipe,
+    runtime: Runtime,
+    config: Mapping[str, Any],
+    train: Sequence[Encoded],
+    schedule: Schedule,
+) -> Budget:
+    """`plan_budget` for a base of which there is only config.json's content."""
     settings = recipe.train
     available = available_bytes(runtime, settings.vram)
-    recipe = with_precision_of_base(recipe, checkpoint)
+    recipe = with_precision_of_base(recipe, config)
     try:
-        shape = ModelShape.read(checkpoint)
+        shape = ModelShape.of(config)
     except UsageError:
         if settings.gradient_checkpointing == "auto":
             settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
@@ -146,9 +160,9 @@ def has_compiler() -> bool:
     return shutil.which(shlex.split(os.environ.get("CXX", usual))[0]) is not None
 
 
-def with_precision_of_base(recipe: Recipe, checkpoint: Path) -> Recipe:
-    """The recipe, with 4-bit settled if the checkpoint itself is in 4 bits."""
-    if recipe.model.load_in_4bit is not None or not is_quantized(checkpoint):
+def with_precision_of_base(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
+    """The recipe, with 4-bit settled if the base itself is in 4 bits by its config.json."""
+    if recipe.model.load_in_4bit is not None or not is_quantized(config):
         return recipe
     model = recipe.model.model_copy(update={"load_in_4bit": True})
     return recipe.model_copy(update={"model": model})

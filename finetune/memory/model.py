@@ -8,12 +8,11 @@ computed backwards, and what PEFT's unfused path keeps on a CPU, are measured fa
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from tuneserve.memory import GIB
-from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import TrainSettings
 
@@ -50,9 +49,9 @@ _COMPILER = int(0.1 * GIB)
 _LARGEST_BATCH = 4096  # what the setting allows
 
 
-def is_quantized(checkpoint: Path) -> bool:
-    """Are the checkpoint's weights quantized already?"""
-    return "quantization_config" in check_config(checkpoint / "config.json")
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Are the weights of a checkpoint with this config.json quantized already?"""
+    return "quantization_config" in config
 
 
 @dataclass(frozen=True)

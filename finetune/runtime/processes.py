@@ -45,10 +45,15 @@ def wait_for_all() -> None:
 
 def any_process(flag: bool) -> bool:
     """Is the flag set in any of the processes? All of them have to ask."""
+    return sum_of_all(int(flag)) > 0
+
+
+def sum_of_all(count: int) -> int:
+    """The sum of the processes' counts. All of them have to ask."""
     if process_count() == 1:
-        return flag
+        return count
     import torch
     from accelerate.utils import reduce
 
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    return bool(reduce(torch.tensor(float(flag), device=device)).item())
+    return int(reduce(torch.tensor(count, dtype=torch.int64, device=device)).item())

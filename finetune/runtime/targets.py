@@ -1,20 +1,22 @@
 """The modules of a base that settings name: which get an adapter, which are trained whole.
 
 Names and shapes come from the checkpoint's headers, so that `tuneserve plan` refuses what training
-refuses, without torch.
+refuses, without torch; of a config.json alone they come from its architecture.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tuneserve.base import BaseConfig
 from tuneserve.errors import UsageError
 from tuneserve.files import read_json
+from tuneserve.finetune.runtime.config_modules import tensor_dimensions
 from tuneserve.safetensors import checkpoint_tensors
-from tuneserve.settings import ALL_LINEAR, TrainSettings
+from tuneserve.settings import ALL_LINEAR, ALL_PROJECTIONS, TrainSettings
 from tuneserve.text_model import is_shell, text_name
 
 # The input embedding and the output layer, as all bases that can be trained call them.
@@ -34,7 +36,36 @@ def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
     Raises UsageError for a name in target_modules that is none of its linear layers, and for one in
     modules_to_save that can't be trained whole.
     """
-    modules = _Modules(checkpoint)
+    config = checkpoint / "config.json"
+    inside = config.is_file() and is_shell(read_json(config))
+    stored = checkpoint_tensors(checkpoint)
+    dimensions = {name: len(tensor.shape) for name, tensor in stored.items()}
+    return _checked(_Modules(dimensions, inside=inside), settings)
+
+
+def planned_targets(base: BaseConfig, settings: TrainSettings) -> tuple[TrainSettings, list[str]]:
+    """The same for a base that may have no weights here, and what could not be checked then.
+
+    Where config.json does not say either what modules there are, `all-linear` is planned as the
+    seven projections.
+    """
+    if base.weights is not None:
+        return with_targets(base.weights, settings), []
+    dimensions = tensor_dimensions(base.config)
+    if dimensions is not None:
+        return _checked(_Modules(dimensions), settings), []
+    targets: list[str] = []
+    for name in settings.target_modules:
+        targets += ALL_PROJECTIONS if name.lower() == ALL_LINEAR else [name]
+    unchecked = (
+        f"note: {base.where}: what modules this architecture has is not known without its weights: "
+        "target_modules and modules_to_save are not checked"
+    )
+    found = settings.model_copy(update={"target_modules": tuple(dict.fromkeys(targets))})
+    return found, [unchecked]
+
+
+def _checked(modules: _Modules, settings: TrainSettings) -> TrainSettings:
     targets: list[str] = []
     for name in settings.target_modules:
         if name.lower() == ALL_LINEAR:
@@ -49,18 +80,20 @@ def with_targets(checkpoint: Path, settings: TrainSettings) -> TrainSettings:
 
 
 class _Modules:
-    """The modules of a checkpoint that have weights, by what kind they are."""
+    """The modules of a checkpoint that have weights, by what kind they are.
 
-    def __init__(self, checkpoint: Path) -> None:
+    `dimensions`: how many each of its tensors has; `inside`: they are those of a model with eyes
+    and ears, whose text model is trained.
+    """
+
+    def __init__(self, dimensions: Mapping[str, int], *, inside: bool = False) -> None:
         self.linear: list[str] = []
         self.norms: list[str] = []
         self.others: list[str] = []
         self.has_experts = False
-        config = checkpoint / "config.json"
-        inside = config.is_file() and is_shell(read_json(config))
-        for key, tensor in checkpoint_tensors(checkpoint).items():
+        for key, count in dimensions.items():
             if inside and text_name(key) is None:
-                continue  # of a model with eyes and ears the text model is trained
+                continue
             name = key.removesuffix(_SUFFIX)
             if _EXPERT.search(key):  # loaded as parameters that stack all experts of a layer
                 self.has_experts = True
@@ -71,7 +104,7 @@ class _Modules:
             # Packed 4-bit weights are one column of bytes.
             if leaf in _ROUTERS or ".router." in name:
                 self.others.append(name)
-            elif len(tensor.shape) == 2 and leaf not in _TABLES and "embed" not in leaf:
+            elif count == 2 and leaf not in _TABLES and "embed" not in leaf:
                 self.linear.append(name)
             elif "norm" in leaf:
                 self.norms.append(name)

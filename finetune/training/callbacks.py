@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from tuneserve.console import say
 from tuneserve.files import errors_named
 from tuneserve.finetune.runtime.libraries import memory_in_use
-from tuneserve.finetune.runtime.processes import any_process
+from tuneserve.finetune.runtime.processes import any_process, sum_of_all
 from tuneserve.finetune.training.checkpoints import checkpoint_directory, drop_older, seal
 from tuneserve.finetune.training.losses import (
     evaluations_without_gain,
@@ -62,7 +62,6 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, display: ProgressDisplay, logger: Any = None) -> None:
         self.display, self.logger = display, logger
         self.trainer: Any = None
-        self.counted = 0
         self.started = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -75,24 +74,25 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if not args.fp16:  # there the scaler leaves a step with such gradients out
             figures["gradient's norm"] = logs["grad_norm"]
         self.trainer.check_step(figures)
+        seen = sum_of_all(int(self.trainer.tokens_seen))
+        before, self.trainer.tokens_in_all = self.trainer.tokens_in_all, seen
         if not state.is_world_process_zero:
             return
         # The loss has been read, so the device is done with the step.
         seconds = time.monotonic() - self.started
-        seen = int(self.trainer.tokens_seen)
         progress = self.display.progress
-        progress.stepped(state.global_step, seconds, seen - self.counted)
+        progress.stepped(state.global_step, seconds, seen - before)
         progress.loss, progress.learning_rate = logs["loss"], logs["learning_rate"]
         progress.memory = memory_in_use()
-        self.counted = seen
         self.display.show()
         scalars = {
             "loss/train": logs["loss"],
             "learning rate": logs["learning_rate"],
             "gradient norm": logs["grad_norm"],
-            "tokens per second": progress.tokens_per_second,
             "memory, GiB": progress.memory / 2**30,
         }
+        if (rate := progress.tokens_per_second) is not None:
+            scalars["tokens per second"] = rate
         self._log(state.global_step, scalars)
 
     def on_evaluate(

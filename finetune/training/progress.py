@@ -7,9 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
-from tuneserve.console import PLAIN_LINE_SECONDS, human_bytes, human_seconds, say, stderr_console
+from tuneserve.console import (
+    ESTIMATING,
+    PLAIN_LINE_SECONDS,
+    human_bytes,
+    human_seconds,
+    say,
+    stderr_console,
+    time_left,
+)
 from tuneserve.visible import visible
 
 if TYPE_CHECKING:
@@ -18,6 +27,12 @@ if TYPE_CHECKING:
 
 # The rate is that of the last steps; evaluations and saves do not count.
 _RATE_STEPS = 20
+# Without the first step: there kernels are compiled and caches filled, which takes a minute where a
+# step takes a second. With fewer steps behind it nothing is said of the time left.
+_ENOUGH_STEPS = 3
+# A later step may compile for a shape that is new. One that takes this many times as long as the
+# one in the middle is no measure of those to come.
+_EXCEPTIONAL = 5.0
 
 
 @dataclass
@@ -35,22 +50,36 @@ class Progress:
     _recent: list[tuple[float, int]] = field(default_factory=list)
     """(seconds, tokens) of the last steps."""
 
+    _begun: bool = False
+
     def stepped(self, step: int, seconds: float, tokens: int) -> None:
-        """A step is done that took `seconds` and computed `tokens`."""
+        """A step is done that took `seconds` and computed `tokens` in all processes."""
         self.step = step
-        self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+        if self._begun:
+            self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+        self._begun = True
 
     @property
-    def tokens_per_second(self) -> float:
-        seconds = sum(s for s, _ in self._recent)
-        return sum(t for _, t in self._recent) / seconds if seconds else 0.0
+    def tokens_per_second(self) -> float | None:
+        """Of the steps after the first; None until there are enough of them."""
+        usual = self._usual()
+        seconds = sum(s for s, _ in usual)
+        return sum(t for _, t in usual) / seconds if seconds else None
 
     @property
     def seconds_left(self) -> float | None:
-        if not self._recent:
+        """None until there are enough steps to say it."""
+        usual = self._usual()
+        if not usual:
             return None
-        each = sum(s for s, _ in self._recent) / len(self._recent)
-        return (self.steps - self.step) * each
+        return (self.steps - self.step) * sum(s for s, _ in usual) / len(usual)
+
+    def _usual(self) -> list[tuple[float, int]]:
+        """The last steps without exceptional ones; none until there are enough."""
+        if len(self._recent) < _ENOUGH_STEPS:
+            return []
+        longest = _EXCEPTIONAL * median(s for s, _ in self._recent)
+        return [(s, t) for s, t in self._recent if s <= longest]
 
     def figures(self) -> dict[str, str]:
         """What is shown, by name."""
@@ -60,10 +89,12 @@ class Progress:
         shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
         if self.learning_rate is not None:
             shown["learning rate"] = f"{self.learning_rate:.2e}"
-        if self.seconds_left is not None:
-            shown["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
+        if self.step:
+            rate, left = self.tokens_per_second, self.seconds_left
+            if rate is not None:
+                shown["speed"] = f"{rate:,.0f} tokens/s"
             shown["memory"] = human_bytes(self.memory)
-            shown["left"] = human_seconds(self.seconds_left)
+            shown["left"] = ESTIMATING if left is None else human_seconds(left)
         return shown
 
 
@@ -107,7 +138,7 @@ class _Lines(ProgressDisplay):
         figures = self.progress.figures()
         done = figures.pop("step").replace(" of ", "/")
         rest = ", ".join(
-            value if name == "speed" else f"{value} left" if name == "left" else f"{name} {value}"
+            value if name == "speed" else time_left(value) if name == "left" else f"{name} {value}"
             for name, value in figures.items()
         )
         say(f"training: step {done}, {rest}")

@@ -75,7 +75,8 @@ class TrainOutput(Record):
 
 class TrainResult(Record):
     """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
-    `tokens_per_second` counts those of the training steps, without evaluations."""
+    `tokens_per_second` counts those of the training steps in all processes, without evaluations;
+    `machine` is what computed them (empty: of an earlier release)."""
 
     base: TrainedBase
     files: dict[str, str] = Field(default_factory=dict)
@@ -84,6 +85,7 @@ class TrainResult(Record):
     tokens: dict[str, TokenCounts]
     epoch: EpochRecord
     device: str
+    machine: str = ""
     precision: str
     trainable_parameters: int
     steps: Steps

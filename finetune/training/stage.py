@@ -58,6 +58,7 @@ from tuneserve.finetune.training.checkpoints import (
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.finished import finished_result, was_cut_off
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
+from tuneserve.finetune.training.measured_speed import machine_name
 from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
 from tuneserve.finetune.training.recorded import FILE as RECORDED
 from tuneserve.finetune.training.recorded import write_losses
@@ -254,6 +255,7 @@ def _result(
             examples=len(job.training_set.sampler), general=job.training_set.replayed
         ),
         device=job.runtime.device,
+        machine=machine_name(job.runtime.torch, job.runtime.device),
         precision=job.runtime.precision,
         trainable_parameters=trainable_parameters(trainer.model),
         steps=Steps(
@@ -266,7 +268,7 @@ def _result(
         held_out=trained.held_out,
         training_seconds=round(train_seconds, 1),
         evaluation_seconds=round(trainer.evaluation_seconds, 1),
-        tokens_per_second=round(int(trainer.tokens_seen) / train_seconds, 1),
+        tokens_per_second=round(trainer.tokens_in_all / train_seconds, 1),
         peak_memory=PeakMemory.model_validate(peak),
         memory_plan=MemoryRecord(
             **job.budget.decisions().to_json(),

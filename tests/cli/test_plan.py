@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import Runner, write_small_weights
+from tests.support import ROOT, Runner, write_small_weights
+from tuneserve.base import is_hub_id
 from tuneserve.cli.planning import plan
 from tuneserve.convert.resources import check_memory, needed_memory
 from tuneserve.errors import TuneserveError
@@ -39,6 +42,18 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> Path:
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
     write_small_weights(folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A hundred examples of about 50 tokens."""
+    rows = [
+        {"instruction": f"What is {n} times {n * 7}? " + "Think of it well. " * 9, "output": str(n)}
+        for n in range(100)
+    ]
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 def all_layers_fit(shape: ModelShape, recipe: Recipe, vram: float, ctx: int) -> bool:
@@ -79,6 +94,157 @@ def test_a_base_in_4_bits_is_planned_as_it_is_trained(tuneserve: Runner, tmp_pat
     base = write_checkpoint(tmp_path, config)
     done = tuneserve("plan", "--base", str(base), "--vram", "80", "--json")
     assert json.loads(done.stdout)["chosen"]["load_in_4bit"]
+
+
+def test_a_configuration_alone_is_planned_as_a_checkpoint_is(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    whole = write_checkpoint(tmp_path, CONFIG_8B)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "config.json").write_text(json.dumps(CONFIG_8B))
+    named = tmp_path / "my-8b.json"
+    named.write_text(json.dumps(CONFIG_8B))
+    found = [
+        tuneserve("plan", "--base", str(base), "--vram", "12", "--json", "--no-calibrate")
+        for base in (whole, alone, alone / "config.json", named)
+    ]
+    assert [done.returncode for done in found] == [0] * 4, found[1].stderr
+    plans = [json.loads(done.stdout) for done in found]
+    assert plans[0]["longest_context"] > 0
+    assert plans[0] == plans[1] == plans[2] == plans[3]
+
+
+def test_a_configuration_says_what_modules_there_are(tuneserve: Runner, tmp_path: Path) -> None:
+    def adapter(config: dict[str, Any], *options: str) -> int:
+        (tmp_path / "config.json").write_text(json.dumps({**CONFIG_8B, **config}))
+        done = tuneserve("plan", "--base", str(tmp_path), "--json", "--no-calibrate", *options)
+        assert done.returncode == 0, done.stderr
+        peaks = json.loads(done.stdout)["peaks"]
+        size: int = next(parts for title, parts in peaks.items() if "training" in title)["adapter"]
+        return size
+
+    everything = ("--target-modules", "all-linear")
+    phi = {"architectures": ["Phi3ForCausalLM"]}
+    assert adapter({}, *everything) == adapter({})
+    assert adapter({}) > adapter(phi, *everything) > 2**28
+    refused = tuneserve("plan", "--base", str(tmp_path), "--target-modules", "q_proj")
+    assert refused.returncode == 2
+    assert "this base model has no module 'q_proj'" in refused.stderr
+    # What this architecture's modules are called stands in its weights alone.
+    known = adapter({})
+    assert adapter({"architectures": ["NewForCausalLM"]}, *everything) == known
+    told = tuneserve("plan", "--base", str(tmp_path), "--target-modules", "q_prol")
+    assert told.returncode == 0
+    assert "target_modules and modules_to_save are not checked" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("empty", "empty: no config.json is there"),
+        ("nowhere", "model.base = 'nowhere': no such base model"),
+        ("nobody/nothing", "model.base = 'nobody/nothing': the hub model can't be downloaded"),
+        ("list.json", "list.json: not a JSON object"),
+        ("half.json", "half.json: 'hidden_size' is not in it: this model can't be planned"),
+    ],
+)
+def test_what_is_no_base_is_one_error(
+    tuneserve: Runner, tmp_path: Path, spec: str, message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "half.json").write_text('{"num_attention_heads": 4}')
+    done = tuneserve("plan", "--base", spec, cwd=tmp_path)
+    assert done.returncode == (1 if is_hub_id(spec) else 2)
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_tokens_and_steps_are_told_without_a_tokenizer(
+    tuneserve: Runner, tmp_path: Path, data: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_8B))
+    command = ("plan", "--base", str(tmp_path), "--file", str(data), "--epochs", "2", "--json")
+    done = tuneserve(*command, "--cpu", "--no-calibrate")
+    assert done.returncode == 0, done.stderr
+    work = json.loads(done.stdout)["work"]
+    assert work["lengths"] == "estimated"
+    assert "characters a token: 4 of Latin text" in done.stderr
+    assert 60 < work["epoch_examples"] < 80
+    assert work["epoch_tokens"] / work["epoch_examples"] == pytest.approx(62, abs=6)
+    assert work["steps"] == -(-work["epoch_examples"] // 8) * 2
+    assert "time" not in work
+    assert "time: left out, this machine was not timed (--no-calibrate)" in done.stderr
+    shorter = json.loads(
+        tuneserve(*command, "--cpu", "--no-calibrate", "--max-seq-length", "32").stdout
+    )["work"]
+    assert shorter["epoch_tokens"] == 32 * shorter["epoch_examples"]
+
+
+def test_without_examples_the_memory_is_told_all_the_same(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_8B))
+    done = tuneserve("plan", "--base", str(tmp_path), "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["left_out"].startswith("the examples are not here (data/sent")
+    steps = tuneserve(
+        "plan", "--base", str(tmp_path), "--json", "--max-steps", "10", "--max-seq-length", "512",
+        "--no-calibrate", "--cpu", cwd=tmp_path,
+    )  # fmt: skip
+    work = json.loads(steps.stdout)["work"]
+    assert (work["lengths"], work["steps"], work["tokens"]) == ("longest", 10, 10 * 8 * 512)
+    named = tuneserve("plan", "--base", str(tmp_path), "--file", "mine.jsonl", cwd=tmp_path)
+    assert named.returncode == 2
+    assert "error: mine.jsonl: no such file" in named.stderr
+    (tmp_path / "bad.jsonl").write_text('{"nothing": 1}\n')
+    bad = tuneserve("plan", "--base", str(tmp_path), "--file", "bad.jsonl", cwd=tmp_path)
+    assert bad.returncode == 0
+    assert "time: left out, the examples can't be trained on as they are" in bad.stderr
+
+
+def test_a_plan_needs_nothing_that_trains(tmp_path: Path, data: Path, demo_gguf: Path) -> None:
+    """Neither torch nor a tokenizer library: a GGUF is planned by its header then."""
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_8B))
+    blocked = (
+        "import importlib.metadata as metadata, sys\n"
+        "names = ('torch', 'transformers', 'tokenizers', 'datasets', 'peft', 'unsloth')\n"
+        "sys.modules.update(dict.fromkeys(names))\n"
+        "installed = metadata.version\n"
+        "def version(name):\n"
+        "    if name in names:\n"
+        "        raise metadata.PackageNotFoundError(name)\n"
+        "    return installed(name)\n"
+        "metadata.version = version\n"
+        "from tuneserve.cli import main\n"
+        "main(['plan', '--cpu', '--json', *sys.argv[1:]])\n"
+    )
+    for base, parameters in ((tmp_path, 8_030_261_248), (demo_gguf, 134_515_008)):
+        done = subprocess.run(
+            [sys.executable, "-c", blocked, "--base", str(base), "--file", str(data)],
+            cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert found["parameters"] == parameters
+        assert found["work"]["lengths"] == "estimated"
+        assert "pip install 'tuneserve[train]'" in found["work"]["left_out"]
+
+
+@pytest.mark.slow
+def test_the_time_of_a_training_is_told(tuneserve: Runner, data: Path, tmp_path: Path) -> None:
+    command = ("plan", "--base", "demo", "--file", str(data), "--cpu", "--max-steps", "5")
+    done = tuneserve(*command, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    work = json.loads(done.stdout)["work"]
+    assert work["lengths"] == "counted"
+    low, high = work["time"]["seconds"]
+    assert 0 < low < high < 3 * low + 60
+    assert low < work["tokens"] / work["time"]["tokens_per_second"] < high
+    assert "a calibration of this machine" in work["time"]["known_from"]
+    assert "tokens/s, by a calibration of this machine" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,14 @@ def hub_config(repository: str, *, setting: str) -> Path:
     """config.json of a hub model, which alone is fetched where the cache lacks it. Raises
     TuneserveError if it can't be had."""
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    try:
+        cached = snapshot_download(repository, local_files_only=True)
+        if (config := Path(cached) / "config.json").is_file():
+            return config
+    except LocalEntryNotFoundError:
+        pass
     with _hub_errors(repository, setting):
         # Which asks once: a download of the file alone is tried again for half a minute.
         folder = snapshot_download(repository, allow_patterns=["config.json"])
@@ -89,12 +96,7 @@ def check_checkpoint(path: Path) -> None:
     missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
     if not weight_files(path):
         missing.append("model.safetensors, or its index (other weight formats are not read)")
-    if (path / "adapter_config.json").is_file():
-        raise UsageError(
-            "holds an adapter: transformers would load it with the base, or another base for it",
-            where=str(path / "adapter_config.json"),
-            hint="Move the adapter's files to a folder of their own.",
-        )
+    check_no_adapter(path)
     if missing:
         raise UsageError(
             "not a usable checkpoint directory",
@@ -117,6 +119,16 @@ def check_checkpoint(path: Path) -> None:
 def _say_once(message: str) -> None:
     """A checkpoint is looked at several times."""
     say(message)
+
+
+def check_no_adapter(path: Path) -> None:
+    """Raise UsageError for a checkpoint directory with an adapter in it."""
+    if (path / "adapter_config.json").is_file():
+        raise UsageError(
+            "holds an adapter: transformers would load it with the base, or another base for it",
+            where=str(path / "adapter_config.json"),
+            hint="Move the adapter's files to a folder of their own.",
+        )
 
 
 def short_name(path: Path) -> str:

@@ -22,7 +22,7 @@ from tuneserve.visible import Visible
 
 COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
-    "plan": "Tell the memory a recipe takes, before anything is loaded.",
+    "plan": "Tell the memory and time a recipe takes, before anything is loaded.",
     "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",
     "convert": "Merge, quantize and verify: adapter to GGUF.",
     "serve": "Serve a GGUF behind an OpenAI-compatible API.",

@@ -1,53 +1,112 @@
-"""`tuneserve plan`: how much memory a recipe will take, before any weights are loaded."""
+"""`tuneserve plan`: how much memory and time a recipe will take, before any weights are loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tuneserve.cli.common import config_option
-from tuneserve.console import human_bytes, print_json, say, table
-from tuneserve.options import resolve_settings, settings_options
+from tuneserve.console import human_bytes, human_range, print_json, say, table
+from tuneserve.options import given_options, resolve_settings, settings_options
+
+if TYPE_CHECKING:
+    from tuneserve.finetune.timing.forecast import Forecast
 
 
 @click.command("plan")
 @config_option
 @click.option("--cpu", is_flag=True, help="Plan for training on a CPU.")
+@click.option(
+    "--calibrate/--no-calibrate",
+    default=True,
+    help="Time this machine for about ten seconds, to tell how long training takes.  [on]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
-@settings_options("model", "train", "convert", "serve")
+@settings_options("model", "data", "train", "convert", "serve")
 @click.pass_context
 def command(
-    context: click.Context, /, config: Path | None, cpu: bool, as_json: bool, **_: object
+    context: click.Context,
+    /,
+    config: Path | None,
+    cpu: bool,
+    calibrate: bool,
+    as_json: bool,
+    **_: object,
 ) -> None:
-    """Tell the memory of training, merging and serving before any weights are loaded.
+    """Tell the memory of training, merging and serving, and the time of training.
 
-    Settings that training refuses for this base are refused here too. With --vram also the fastest
-    way of keeping activations, the largest batch and the longest context that fit. GPU figures are
-    torch's own; the CUDA context takes about half a GiB more.
+    The base needs no weights and no tokenizer: its config.json suffices, in a directory, as a file
+    or of a hub id (then it alone is fetched). Settings that training refuses for this base are
+    refused here too. With --vram also the fastest way of keeping activations, the largest batch and
+    the longest context that fit. GPU figures are torch's own; the CUDA context takes about half a
+    GiB more.
+
+    Where the examples are here: the tokens of an epoch and the steps, and the time they take, known
+    from an earlier run of such a training on this machine or by timing it. Without the base's
+    tokenizer their lengths are estimated from their characters.
 
     \b
     tuneserve plan --config examples/deepseek-r1-distill-llama-8b.toml --base ./my-8b --vram 12
+    tuneserve plan --base ./config.json --file mine.jsonl --cpu
     """
     recipe = resolve_settings(context, recipe=config)
-    from tuneserve.base import resolve_base
+    from tuneserve.base import read_base_config
     from tuneserve.cli.planning import plan
     from tuneserve.finetune.memory.budget import with_precision_of_base
     from tuneserve.finetune.runtime.libraries import check_device
-    from tuneserve.finetune.runtime.targets import with_targets
+    from tuneserve.finetune.runtime.targets import planned_targets
+    from tuneserve.finetune.timing.forecast import NoForecastError, forecast
     from tuneserve.model_shape import ModelShape
 
-    checkpoint = resolve_base(recipe.model.base).path
+    base = read_base_config(recipe.model.base)
     device = "cpu" if cpu else "cuda"
     check_device(device, recipe.train)
-    recipe = recipe.model_copy(update={"train": with_targets(checkpoint, recipe.train)})
-    found = plan(
-        with_precision_of_base(recipe, checkpoint), ModelShape.read(checkpoint), device=device
-    )
+    train, unknown = planned_targets(base, recipe.train)
+    recipe = recipe.model_copy(update={"train": train})
+    recipe = with_precision_of_base(recipe, base.config)
+    shape = ModelShape.of(base.config, base.where)
+    found = plan(recipe, shape, device=device)
     for title, parts in found.peaks.items():
         rows = [[name, human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
-    for line in found.advice:
+    for line in [*unknown, *found.advice]:
         say(line)
+    shown = found.to_json()
+    try:
+        work = forecast(
+            recipe, base, shape, device=device, calibrate=calibrate,
+            named="file" in given_options(context).get("data", {}),
+        )  # fmt: skip
+    except NoForecastError as reason:
+        say(f"time: left out, {reason}")
+        shown["left_out"] = str(reason)
+    else:
+        _show(work)
+        shown["work"] = work.to_json()
     if as_json:
-        print_json(found.to_json())
+        print_json(shown)
+
+
+def _show(work: Forecast) -> None:
+    from tuneserve.finetune.tokens.estimated import CHARACTERS_A_TOKEN
+
+    rates = ", ".join(f"{rate:g} of {script}" for script, rate in CHARACTERS_A_TOKEN.items())
+    how = {
+        "counted": "counted with the base's tokenizer",
+        "estimated": f"estimated, without the base's tokenizer; characters a token: {rates}",
+        "longest": "the longest allowed, for there are no examples here",
+    }
+    say(
+        f"an epoch: {work.epoch_examples:,} examples, {work.epoch_tokens:,} tokens (lengths "
+        f"{how[work.lengths]})"
+    )
+    say(f"training: {work.steps:,} steps, {work.tokens:,} tokens")
+    if work.time is None:
+        say(f"time: left out, {work.left_out}")
+        return
+    say(
+        f"time: {human_range(*work.time.seconds)} at about {work.time.tokens_per_second:,.0f} "
+        f"tokens/s, by {work.time.known_from}; loading the base is not in it"
+    )

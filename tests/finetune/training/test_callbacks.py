@@ -34,6 +34,32 @@ stopping.on_step_end(None, None, control)
 print(json.dumps([control.should_save, control.should_training_stop]))
 """
 
+# The second process computes three times as many tokens as the first.
+TWO_COUNTS = """
+import json, os
+from types import SimpleNamespace
+from accelerate import PartialState
+from tuneserve.finetune.training.callbacks import ProgressCallback
+from tuneserve.finetune.training.progress import Progress, ProgressDisplay
+PartialState(cpu=True)
+first = os.environ["RANK"] == "0"
+class Display(ProgressDisplay):
+    def show(self):
+        pass
+callback = ProgressCallback(Display(Progress(5)))
+trainer = callback.trainer = SimpleNamespace(
+    tokens_seen=0, tokens_in_all=0, check_step=lambda figures: None
+)
+logs = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0}
+for step in range(1, 6):
+    trainer.tokens_seen += 100 if first else 300
+    state = SimpleNamespace(is_world_process_zero=first, global_step=step)
+    callback.on_step_begin(None, state, None)
+    callback.on_log(SimpleNamespace(fp16=False), state, None, logs)
+tokens = [tokens for _, tokens in callback.display.progress._recent]
+print(json.dumps({"in all": trainer.tokens_in_all, "tokens": tokens}))
+"""
+
 
 def stopping(stop: StopSignal, **changed: Any) -> StoppingCallback:
     usual = {"patience": 0, "max_general_rise": 0.0, "checkpoint_seconds": 1e9,
@@ -70,8 +96,8 @@ def test_training_stops_when_the_eval_loss_has_not_fallen_for_a_while() -> None:
         assert control.should_training_stop == stops
 
 
-@pytest.mark.slow
-def test_processes_save_together_though_their_clocks_differ() -> None:
+def in_two_processes(script: str) -> list[Any]:
+    """What the script prints last (JSON), of the first process and of the second."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -79,12 +105,28 @@ def test_processes_save_together_though_their_clocks_differ() -> None:
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO_CLOCKS], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, env={**shared, "RANK": rank, "LOCAL_RANK": rank},
         )
         for rank in ("0", "1")
     ]  # fmt: skip
+    found = []
     for process in processes:
         told, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
-        assert json.loads(told.splitlines()[-1]) == [True, False]
+        found.append(json.loads(told.splitlines()[-1]))
+    return found
+
+
+@pytest.mark.slow
+def test_processes_save_together_though_their_clocks_differ() -> None:
+    assert in_two_processes(TWO_CLOCKS) == [[True, False]] * 2
+
+
+@pytest.mark.slow
+def test_the_tokens_are_those_of_all_processes() -> None:
+    first, second = in_two_processes(TWO_COUNTS)
+    # Steps of 100 tokens in the first process and of 300 in the second.
+    assert first["in all"] == second["in all"] == 2000
+    assert first["tokens"] == [400] * 4  # of the steps after the first
+    assert second["tokens"] == []  # which shows nothing

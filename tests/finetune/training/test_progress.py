@@ -46,6 +46,44 @@ def test_the_rate_and_the_time_left_are_of_the_last_steps() -> None:
     assert progress.figures()["step"] == "30 of 100"
 
 
+def test_the_first_step_says_nothing_of_the_time_left() -> None:
+    """It compiled for a minute: 400 steps of one second take seven minutes, and not seven hours."""
+    progress = Progress(400)
+    progress.stepped(1, seconds=60.0, tokens=600)
+    shown = progress.figures()
+    assert shown["left"] == "estimating"
+    assert "speed" not in shown
+    for step in (2, 3):
+        progress.stepped(step, seconds=1.0, tokens=600)
+        assert progress.seconds_left is None
+        assert progress.tokens_per_second is None
+    progress.stepped(4, seconds=1.0, tokens=600)
+    assert progress.seconds_left == pytest.approx(396.0)
+    assert progress.figures()["speed"] == "600 tokens/s"
+
+
+def test_a_step_that_compiles_for_a_new_shape_is_no_measure_of_the_others() -> None:
+    progress = Progress(100)
+    for step, seconds in enumerate([60.0, 2.0, 30.0, 2.0, 4.0], 1):
+        progress.stepped(step, seconds, tokens=100)
+    assert progress.seconds_left == pytest.approx(95 * (2 + 2 + 4) / 3)
+    assert progress.tokens_per_second == pytest.approx(300 / 8)
+
+
+def test_a_log_says_that_it_is_estimating(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuneserve.finetune.training.progress.PLAIN_LINE_SECONDS", 0.0)
+    with progress_display(9, "x") as display:
+        for step in range(1, 5):
+            display.progress.stepped(step, 2.0, 100)
+            display.show()
+    told = capsys.readouterr().err.splitlines()
+    assert all(line.endswith(", estimating the time left") for line in told[:3])
+    assert told[3].startswith("training: step 4/9, 50 tokens/s, ")
+    assert told[3].endswith(", 10.0 s left")
+
+
 def test_a_log_gets_the_last_step_and_no_step_twice(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display(2, "x") as display:
         for step in (1, 2):
