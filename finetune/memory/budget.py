@@ -8,15 +8,18 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import RESERVED_GIB, is_quantized
+from tuneserve.finetune.memory.prefixes import CPU_PADDING
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.finetune.tokens.encoder import Encoded, token_counts
+from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.memory import GIB, main_memory
 from tuneserve.model_shape import ModelShape
 from tuneserve.settings import Recipe, TrainSettings
@@ -25,8 +28,6 @@ from tuneserve.settings import Recipe, TrainSettings
 _MAIN_MEMORY_SHARE = 0.8
 # When memory ran out after all, the next try may take this share of what was planned.
 _STEP_DOWN = 0.75
-# oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
-CPU_PADDING = 16
 # Tokens to train on from which the minute that compiling takes is won back.
 _WORTH_COMPILING = 60_000
 
@@ -36,7 +37,8 @@ class Budget:
     """The settings with everything decided that was open, and the memory that follows: predicted
     peak (None: this model can't be planned) and what is there, in bytes.
 
-    `compiled`: the layers are compiled (CPU). `search_within` finds the strategy for fewer bytes.
+    `compiled`: the layers are compiled (CPU). `longest_row`: the most tokens of a row, over which
+    attention is computed. `search_within` finds the strategy for fewer bytes.
     """
 
     settings: TrainSettings
@@ -45,6 +47,7 @@ class Budget:
     predicted: int | None
     available: int
     chosen: str
+    longest_row: int
     search_within: Callable[[float], MemoryStrategy] | None = None
 
     def describe(self) -> str:
@@ -76,12 +79,25 @@ class Budget:
 
 
 def plan_budget(
-    recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded], schedule: Schedule
+    recipe: Recipe,
+    runtime: Runtime,
+    checkpoint: Path,
+    train: Sequence[Encoded],
+    schedule: Schedule,
+    sharing: Sharing | None = None,
 ) -> Budget:
-    """Plan training on the examples as they are; the longest ones decide the peak."""
+    """Plan training on the examples as they are; the longest ones decide the peak. With `sharing`
+    their shared beginnings are computed once."""
     settings = recipe.train
     available = available_bytes(runtime, settings.vram)
     recipe = with_precision_of_base(recipe, checkpoint)
+    computed = cache(sharing.computed) if sharing is not None else None
+
+    def longest_row(size: int) -> int:
+        if computed is not None:
+            return computed(size).longest_row
+        return max(len(example.input_ids) for example in train)
+
     try:
         shape = ModelShape.read(checkpoint)
     except UsageError:
@@ -89,7 +105,10 @@ def plan_budget(
             settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
         four_bit = bool(recipe.model.load_in_4bit)
         compiled = compiles(settings, runtime, train, schedule)
-        return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
+        return Budget(
+            settings, four_bit, compiled, None, available, "activations recomputed",
+            longest_row(settings.batch_size),
+        )  # fmt: skip
     compiled = compiles(settings, runtime, train, schedule)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
@@ -98,14 +117,14 @@ def plan_budget(
         return search_strategy(
             shape, recipe, lengths, available=room, device=runtime.device,
             padded=not packs(settings, runtime.device), compiled=compiled,
-            value_bytes=4 if runtime.precision == "fp32" else 2,
+            value_bytes=4 if runtime.precision == "fp32" else 2, computed=computed,
         )  # fmt: skip
 
     found = search_within(available)
     return Budget(
         found.decisions.applied(settings), found.decisions.load_in_4bit, found.compiled,
-        found.memory.total,
-        available, found.describe(), search_within,
+        found.memory.total, available, found.describe(),
+        longest_row(found.decisions.batch_size), search_within,
     )  # fmt: skip
 
 

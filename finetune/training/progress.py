@@ -33,12 +33,16 @@ class Progress:
     memory: int = 0
     """In use, in bytes; of the GPU where there is one."""
     _recent: list[tuple[float, int]] = field(default_factory=list)
-    """(seconds, tokens) of the last steps."""
+    """(seconds, tokens) of the last steps. The first one is left out: layers are compiled in it,
+    and kernels looked for."""
+    _begun: bool = False
 
     def stepped(self, step: int, seconds: float, tokens: int) -> None:
-        """A step is done that took `seconds` and computed `tokens`."""
+        """A step is done that took `seconds`; its examples have `tokens` tokens."""
         self.step = step
-        self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+        if self._begun:
+            self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+        self._begun = True
 
     @property
     def tokens_per_second(self) -> float:
@@ -62,7 +66,9 @@ class Progress:
             shown["learning rate"] = f"{self.learning_rate:.2e}"
         if self.seconds_left is not None:
             shown["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
+        if self._begun:
             shown["memory"] = human_bytes(self.memory)
+        if self.seconds_left is not None:
             shown["left"] = human_seconds(self.seconds_left)
         return shown
 

@@ -75,7 +75,8 @@ class TrainOutput(Record):
 
 class TrainResult(Record):
     """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
-    `tokens_per_second` counts those of the training steps, without evaluations."""
+    `tokens_per_second` counts the examples' own tokens in the training steps, without padding and
+    without evaluations, whether they were computed once or each time."""
 
     base: TrainedBase
     files: dict[str, str] = Field(default_factory=dict)

@@ -46,6 +46,15 @@ def test_the_rate_and_the_time_left_are_of_the_last_steps() -> None:
     assert progress.figures()["step"] == "30 of 100"
 
 
+def test_the_first_step_which_compiles_tells_nothing_of_the_others() -> None:
+    progress = Progress(100)
+    progress.stepped(1, seconds=60.0, tokens=100)
+    assert progress.seconds_left is None
+    assert not {"speed", "left"} & set(progress.figures())
+    progress.stepped(2, seconds=2.0, tokens=100)
+    assert progress.seconds_left == pytest.approx(196.0)
+
+
 def test_a_log_gets_the_last_step_and_no_step_twice(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_display(2, "x") as display:
         for step in (1, 2):
