@@ -98,18 +98,19 @@ def plan_budget(
             return computed(size).longest_row
         return max(len(example.input_ids) for example in train)
 
+    saved = computed(settings.batch_size).saved if computed is not None else 0.0
     try:
         shape = ModelShape.read(checkpoint)
     except UsageError:
         if settings.gradient_checkpointing == "auto":
             settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
         four_bit = bool(recipe.model.load_in_4bit)
-        compiled = compiles(settings, runtime, train, schedule)
+        compiled = compiles(settings, runtime, train, schedule, saved=saved)
         return Budget(
             settings, four_bit, compiled, None, available, "activations recomputed",
             longest_row(settings.batch_size),
         )  # fmt: skip
-    compiled = compiles(settings, runtime, train, schedule)
+    compiled = compiles(settings, runtime, train, schedule, saved=saved)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
 
@@ -136,10 +137,16 @@ def as_before(recipe: Recipe, decisions: Decisions) -> Recipe:
 
 
 def compiles(
-    settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
+    settings: TrainSettings,
+    runtime: Runtime,
+    train: Sequence[Encoded],
+    schedule: Schedule,
+    *,
+    saved: float = 0.0,
 ) -> bool:
     """Is it worth compiling the layers for these examples on this device? Where the settings leave
-    gradient checkpointing open, it counts as off.
+    gradient checkpointing open, it counts as off. `saved` is the share of the examples that is not
+    computed.
 
     Raises UsageError if the settings ask for it and there is no compiler.
     """
@@ -151,6 +158,7 @@ def compiles(
         return True
     counts = token_counts(train)
     tokens = schedule.steps * settings.examples_per_step * counts.tokens / counts.examples
+    tokens *= 1 - saved
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing not in ("auto", "false")
     worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"

@@ -73,6 +73,10 @@ def shared_loss(trained: TrainedRows, model: Any, shared: dict[str, Any], items:
     return -(found * weights).sum() / (weights.sum() if items is None else items)
 
 
+class CannotShareError(Exception):
+    """A model does not take a tree."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far two ways to compute a batch are apart, as a share of its loss and of the norm of its
@@ -106,6 +110,8 @@ def first_difference(trainer: Any) -> Difference | None:
 def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
     """How the tree of these examples differs from each of them computed alone, without padding or
     a mask of ours. None where they are not laid out as a tree. The gradients are gone afterwards.
+
+    Raises CannotShareError if the model can't compute a tree.
     """
     collate = trainer.data_collator
     batch = collate(features)
@@ -118,7 +124,14 @@ def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
     # The examples alone are of many lengths: no kernels are compiled for them.
     with torch.compiler.set_stance("force_eager"):
         alone = _summed(trainer, [_alone(feature) for feature in features], items)
-    shared = _summed(trainer, [batch], items)
+    try:
+        shared = _summed(trainer, [batch], items)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        raise CannotShareError(str(error).splitlines()[0] if str(error) else repr(error)) from error
+    finally:
+        model.zero_grad(set_to_none=True)
     model.train(was_training)
     return Difference(
         abs(shared[0] - alone[0]) / abs(alone[0]),
