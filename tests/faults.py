@@ -22,6 +22,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -269,26 +270,28 @@ def try_stage(
     trees: dict[Tree, list[tuple[str, list[int]]]] = {}
     for (way, tree), which in states.items():
         trees.setdefault(tree, []).append((way, which))
-    trials: list[Tree | tuple[int, str]] = list(trees)
     failing = _ends_of_places(passages, numbers) if errors_at_places else numbers
-    trials += [(number, way) for number in failing for way in ways if way in _ERRORS]
+    errors = [(number, way) for number in failing for way in ways if way in _ERRORS]
+    work, log, images = scratch / "work", scratch / "log", Images(scratch / "images")
+
+    def remains(tree: Tree) -> tuple[str, str]:
+        images.lay_out(tree, work)
+        return _again(stage, work, log, expected)
+
+    def error(number: int, way: str) -> tuple[str, str]:
+        return _failed(stage, start, scratch, number, way, expected)
+
+    trials = [(partial(remains, tree), stopped) for tree, stopped in trees.items()]
+    trials += [(partial(error, *which), [(which[1], [which[0]])]) for which in errors]
     found.planned = len(trials)
     if seconds < math.inf:
         random.Random(0).shuffle(trials)
-    began, images = time.monotonic(), Images(scratch / "images")
-    for trial in trials:
+    began = time.monotonic()
+    for trial, stopped in trials:
         if time.monotonic() - began > seconds:
             break
         found.trials += 1
-        work = scratch / "work"
-        if trial in trees:
-            images.lay_out(trial, work)
-            outcome, why = _again(stage, work, scratch / "log", expected)
-            stopped = trees[trial]
-        else:
-            number, way = trial
-            outcome, why = _failed(stage, start, scratch, number, way, expected)
-            stopped = [(way, [number])]
+        outcome, why = trial()
         for way, which in stopped:
             found.outcomes[way, outcome] += len(which)
             if outcome != EQUAL or why:

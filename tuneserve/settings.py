@@ -278,6 +278,11 @@ class TrainSettings(Section):
         description="Lay a batch's examples end to end in one row, each seeing only itself, "
         "instead of padding them; auto = on a GPU.",
     )
+    prefix_sharing: Switch = Field(
+        "auto",
+        description="Compute what several examples of a batch begin with once (CPU; the loss and "
+        "its gradients stay the same); auto = where that saves time and the model can.",
+    )
     epochs: float = Field(1.0, gt=0.0, le=1000.0, description="Passes over the training examples.")
     max_steps: int = Field(
         0, ge=0, description="Stop after this many optimizer steps; 0 = by epochs."

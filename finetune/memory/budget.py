@@ -8,16 +8,19 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import RESERVED_GIB, is_quantized
+from tuneserve.finetune.memory.prefixes import CPU_PADDING
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.memory.search import Decisions, MemoryStrategy, search_strategy
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.processes import local_rank
 from tuneserve.finetune.tokens.encoder import Encoded, token_counts
+from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.memory import GIB, main_memory
 from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
@@ -27,8 +30,6 @@ from tuneserve.settings import Recipe, TrainSettings
 _MAIN_MEMORY_SHARE = 0.8
 # When memory ran out after all, the next try may take this share of what was planned.
 _STEP_DOWN = 0.75
-# oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
-CPU_PADDING = 16
 # Tokens to train on from which the minute that compiling takes is won back.
 _WORTH_COMPILING = 60_000
 
@@ -38,7 +39,8 @@ class Budget:
     """The settings with everything decided that was open, and the memory that follows: predicted
     peak (None: this model can't be planned) and what is there, in bytes.
 
-    `compiled`: the layers are compiled (CPU). `search_within` finds the strategy for fewer bytes.
+    `compiled`: the layers are compiled (CPU). `longest_row`: the most tokens of a row, over which
+    attention is computed. `search_within` finds the strategy for fewer bytes.
     """
 
     settings: TrainSettings
@@ -47,6 +49,7 @@ class Budget:
     predicted: int | None
     available: int
     chosen: str
+    longest_row: int
     search_within: Callable[[float], MemoryStrategy] | None = None
 
     def describe(self) -> str:
@@ -78,11 +81,17 @@ class Budget:
 
 
 def plan_budget(
-    recipe: Recipe, runtime: Runtime, checkpoint: Path, train: Sequence[Encoded], schedule: Schedule
+    recipe: Recipe,
+    runtime: Runtime,
+    checkpoint: Path,
+    train: Sequence[Encoded],
+    schedule: Schedule,
+    sharing: Sharing | None = None,
 ) -> Budget:
-    """Plan training on the examples as they are; the longest ones decide the peak."""
+    """Plan training on the examples as they are; the longest ones decide the peak. With `sharing`
+    their shared beginnings are computed once."""
     config = check_config(checkpoint / "config.json")
-    return budget_for(recipe, runtime, config, train, schedule)
+    return budget_for(recipe, runtime, config, train, schedule, sharing)
 
 
 def budget_for(
@@ -91,20 +100,32 @@ def budget_for(
     config: Mapping[str, Any],
     train: Sequence[Encoded],
     schedule: Schedule,
+    sharing: Sharing | None = None,
 ) -> Budget:
     """`plan_budget` for a base of which there is only config.json's content."""
     settings = recipe.train
     available = available_bytes(runtime, settings.vram)
     recipe = with_precision_of_base(recipe, config)
+    computed = cache(sharing.computed) if sharing is not None else None
+
+    def longest_row(size: int) -> int:
+        if computed is not None:
+            return computed(size).longest_row
+        return max(len(example.input_ids) for example in train)
+
+    saved = computed(settings.batch_size).saved if computed is not None else 0.0
     try:
         shape = ModelShape.of(config)
     except UsageError:
         if settings.gradient_checkpointing == "auto":
             settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
         four_bit = bool(recipe.model.load_in_4bit)
-        compiled = compiles(settings, runtime, train, schedule)
-        return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
-    compiled = compiles(settings, runtime, train, schedule)
+        compiled = compiles(settings, runtime, train, schedule, saved=saved)
+        return Budget(
+            settings, four_bit, compiled, None, available, "activations recomputed",
+            longest_row(settings.batch_size),
+        )  # fmt: skip
+    compiled = compiles(settings, runtime, train, schedule, saved=saved)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
 
@@ -112,14 +133,14 @@ def budget_for(
         return search_strategy(
             shape, recipe, lengths, available=room, device=runtime.device,
             padded=not packs(settings, runtime.device), compiled=compiled,
-            value_bytes=4 if runtime.precision == "fp32" else 2,
+            value_bytes=4 if runtime.precision == "fp32" else 2, computed=computed,
         )  # fmt: skip
 
     found = search_within(available)
     return Budget(
         found.decisions.applied(settings), found.decisions.load_in_4bit, found.compiled,
-        found.memory.total,
-        available, found.describe(), search_within,
+        found.memory.total, available, found.describe(),
+        longest_row(found.decisions.batch_size), search_within,
     )  # fmt: skip
 
 
@@ -131,10 +152,16 @@ def as_before(recipe: Recipe, decisions: Decisions) -> Recipe:
 
 
 def compiles(
-    settings: TrainSettings, runtime: Runtime, train: Sequence[Encoded], schedule: Schedule
+    settings: TrainSettings,
+    runtime: Runtime,
+    train: Sequence[Encoded],
+    schedule: Schedule,
+    *,
+    saved: float = 0.0,
 ) -> bool:
     """Is it worth compiling the layers for these examples on this device? Where the settings leave
-    gradient checkpointing open, it counts as off.
+    gradient checkpointing open, it counts as off. `saved` is the share of the examples that is not
+    computed.
 
     Raises UsageError if the settings ask for it and there is no compiler.
     """
@@ -146,6 +173,7 @@ def compiles(
         return True
     counts = token_counts(train)
     tokens = schedule.steps * settings.examples_per_step * counts.tokens / counts.examples
+    tokens *= 1 - saved
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing not in ("auto", "false")
     worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"

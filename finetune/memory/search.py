@@ -9,7 +9,7 @@ faster follows from their ratios, which a smaller card shares.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -18,6 +18,7 @@ from pydantic import BeforeValidator
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.model import TrainingMemory, training_memory
 from tuneserve.finetune.runtime.processes import process_count
+from tuneserve.finetune.tokens.sharing import Computed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
 from tuneserve.settings import Recipe, TrainSettings
@@ -110,6 +111,7 @@ def search_strategy(
     value_bytes: int = 2,
     padded: bool = False,
     compiled: bool = False,
+    computed: Callable[[int], Computed] | None = None,
 ) -> MemoryStrategy:
     """The fastest strategy that fits into `available` bytes (of some that are about as fast, one
     that takes less memory or keeps the base in 16 bits); the smallest one if none fits.
@@ -117,6 +119,7 @@ def search_strategy(
     `lengths` are the examples' in tokens: the longest ones decide the peak. What the recipe
     settles stays as it is; the number of examples per optimizer step never changes. `compiled`:
     the layers are to be compiled (CPU); where they are computed again, only if the recipe says so.
+    `computed` says what batches of so many examples compute where they share their beginnings.
     Raises UsageError for token embeddings that shall be offloaded and can't.
     """
     longest = sorted(lengths, reverse=True)
@@ -129,10 +132,14 @@ def search_strategy(
         _offload_choices(recipe.train, shape, device),
     ):
         tokens = size * longest[0] if padded else sum(longest[:size])
+        length, mean_length = longest[0], mean
+        if computed is not None:
+            rows = computed(size)
+            tokens, length, mean_length = rows.most_tokens, rows.longest_row, rows.mean_row
         memory = training_memory(
             shape, recipe.train, tokens=tokens, four_bit=four_bit, device=device,
             value_bytes=value_bytes, checkpointing=kind, kept_layers=layers, offloaded=offloaded,
-            length=longest[0], mean_length=mean, compiled=compiled and kind == "false",
+            length=length, mean_length=mean_length, compiled=compiled and kind == "false",
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
         decisions = Decisions(

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tuneserve.finetune.memory.budget import CPU_PADDING, packs
+from tuneserve.finetune.memory.budget import packs
+from tuneserve.finetune.memory.prefixes import CPU_PADDING
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.tokens.encoder import Encoded
 from tuneserve.finetune.tokens.epoch import LengthGroupedSampler, TrainingSet

@@ -95,17 +95,24 @@ class LengthGroupedSampler:
 
     Padding a batch to its longest example is wasted work. The order depends on seed and epoch
     only, so that a resumed run sees the examples it would have seen. The batch with the longest
-    example comes first: if memory does not suffice, that shows in the first step.
+    example comes first: if memory does not suffice, that shows in the first step. Examples of one
+    of the `families` follow each other: where the first one comes, the others come with it.
     """
 
     def __init__(
-        self, lengths: Sequence[int], epochs: EpochSampler, batch_size: int, seed: int
+        self,
+        lengths: Sequence[int],
+        epochs: EpochSampler,
+        batch_size: int,
+        seed: int,
+        families: Sequence[Sequence[int]] = (),
     ) -> None:
         self.lengths = lengths
         self.epochs = epochs
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self._family = {place: n for n, family in enumerate(families) for place in family}
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -119,9 +126,9 @@ class LengthGroupedSampler:
         order = self.epochs.places(self.epoch)
         shuffle.shuffle(order)
         batches: list[list[int]] = []
-        window = self.batch_size * _WINDOW_BATCHES
-        for start in range(0, len(order), window):
-            near = sorted(order[start : start + window], key=lambda i: self.lengths[i])
+        for window in self._windows(order):
+            window.sort(key=lambda together: max(self.lengths[i] for i in together))
+            near = [i for together in window for i in together]
             batches += [near[i : i + self.batch_size] for i in range(0, len(near), self.batch_size)]
         # A short batch must be the last one, or it would shift the borders of those after it.
         whole = [batch for batch in batches if len(batch) == self.batch_size]
@@ -133,6 +140,30 @@ class LengthGroupedSampler:
             whole[0], whole[longest] = whole[longest], whole[0]
         yield from (i for batch in whole for i in batch)
         yield from short
+
+    def _windows(self, order: Sequence[int]) -> Iterator[list[list[int]]]:
+        """The order in parts of `_WINDOW_BATCHES` batches, each in groups that stay together."""
+        groups: list[list[int]] = []
+        open_groups: dict[int, list[int]] = {}
+        for place in order:
+            family = self._family.get(place)
+            group = open_groups.get(family) if family is not None else None
+            if group is None or len(group) >= self.batch_size:
+                group = []
+                groups.append(group)
+                if family is not None:
+                    open_groups[family] = group
+            group.append(place)
+        window: list[list[int]] = []
+        count = 0
+        for group in groups:
+            window.append(group)
+            count += len(group)
+            if count >= self.batch_size * _WINDOW_BATCHES:
+                yield window
+                window, count = [], 0
+        if window:
+            yield window
 
 
 @dataclass(frozen=True)

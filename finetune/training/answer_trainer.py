@@ -11,6 +11,7 @@ from typing import Any
 from trl import SFTTrainer
 
 from tuneserve.finetune.memory.schedule import warmed_up
+from tuneserve.finetune.runtime.trained_rows import TrainedRows
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
 from tuneserve.finetune.training.losses import (
@@ -22,6 +23,7 @@ from tuneserve.finetune.training.losses import (
     no_number,
     places_of,
 )
+from tuneserve.finetune.training.prefix_sharing import SHARED, shared_loss
 from tuneserve.settings import TrainSettings
 
 
@@ -36,9 +38,11 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         epochs: EpochSampler,
         general: Sequence[Encoded],
         examples: Sequence[Encoded],
+        families: Sequence[Sequence[int]] = (),
         **arguments: Any,
     ) -> None:
-        """`examples` are all that it meets, in training and in evaluations."""
+        """`examples` are all that it meets, in training and in evaluations. Of the training set,
+        those of one of the `families` are visited together."""
         super().__init__(**arguments)
         self._general = to_dataset(general) if general else None
         self.examples = examples
@@ -52,14 +56,29 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.evaluation_seconds = 0.0
         # Figures by step and by what was evaluated: the best ones need not be measured again.
         self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}
-        self._epochs = epochs
+        self._epochs, self._families = epochs, families
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
+        self._trained_rows = TrainedRows(self.model)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self._batches.append(inputs["input_ids"])
         mask = inputs.get("attention_mask")
         self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        shared = inputs.pop(SHARED, None)
+        if shared is None:
+            return super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        loss = shared_loss(self._trained_rows, model, shared, num_items_in_batch)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            # The items are those of all processes, whose gradients are averaged.
+            loss = loss * self.accelerator.num_processes
+        return loss
 
     def check_step(self, figures: Mapping[str, float]) -> None:
         """Raise TuneserveError if a figure of the step that was just made (its loss, the gradient's
@@ -95,7 +114,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             self._lengths, self._epochs,
             # A step has the same examples however few of them are computed at a time.
             self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
-            self.args.data_seed,
+            self.args.data_seed, self._families,
         )  # fmt: skip
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tuneserve.base import ResolvedBase
 from tuneserve.console import say
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import errors_named, read_json
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
@@ -22,6 +22,7 @@ from tuneserve.finetune.runtime.packing import check_apart, check_honoured
 from tuneserve.finetune.runtime.processes import is_first_process, process_count
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import TrainingSet
+from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
@@ -44,8 +45,9 @@ class TrainingJob:
     """What training needs, checked and ready before anything slow or lasting happens.
 
     The examples are there as tokens by split ('replay': the replay set, 'general': what is held
-    out of it), with what an epoch visits of them and how they are trained on. `stored`: the base's
-    weights as the file will hold them, where training is to reckon with it.
+    out of it), with what an epoch visits of them and how they are trained on. `sharing`: how
+    beginnings are shared. `stored`: the base's weights as the file will hold them, where training
+    is to reckon with it.
     """
 
     recipe: Recipe
@@ -58,6 +60,7 @@ class TrainingJob:
     training_set: TrainingSet
     schedule: Schedule
     budget: Budget
+    sharing: Sharing | None = None
     stored: StoredWeights | None = None
 
 
@@ -113,7 +116,7 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
     )
     rounded = RoundedBase(model, job.stored) if job.stored is not None else None
     started = time.monotonic()
-    with plain_attention(job.runtime, job.training_set.encoded):
+    with plain_attention(job.runtime, job.budget.longest_row):
         trainer = _run_steps(job, model, tokenizer, resume, rounded)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
@@ -190,10 +193,12 @@ def _run_steps(
             job.runtime, model, tokenizer, settings, job.schedule,
             job.training_set.encoded, job.training_set.sampler, job.encoded["eval"],
             general=job.encoded.get("general", ()), checkpoints=job.run.checkpoints,
-            fresh=resume is None, callbacks=callbacks,
+            fresh=resume is None, callbacks=callbacks, sharing=job.sharing,
         )  # fmt: skip
         if settings.packing == "true" and job.runtime.device == "cuda":
             check_honoured(trainer)
+        if job.sharing is not None:
+            _check_sharing(job, trainer)
         progress.trainer = trainer
         _step_through(trainer, job, resume)
     if stop.received and trainer.state.global_step < job.schedule.steps:
@@ -204,6 +209,25 @@ def _run_steps(
             "afresh).",
         )
     return trainer
+
+
+def _check_sharing(job: TrainingJob, trainer: Any) -> None:
+    """Share no beginnings if the first batch that would comes out otherwise than its examples do
+    one by one. Raises UsageError if the settings ask for it."""
+    from tuneserve.finetune.training.prefix_sharing import CannotShareError, first_difference
+
+    try:
+        found = first_difference(trainer)
+    except CannotShareError as error:
+        told = f"this model does not compute shared beginnings ({error})"
+    else:
+        if found is None or found.within(job.runtime.precision):
+            return
+        told = f"where beginnings are shared, this model's first batch differs: {found}"
+    if job.recipe.train.prefix_sharing == "true":
+        raise UsageError(told, where="train.prefix_sharing")
+    trainer.data_collator.active = False
+    say(f"{told}; they are computed each time")
 
 
 def _step_through(trainer: Any, job: TrainingJob, resume: Path | None) -> None:

@@ -48,8 +48,8 @@ class Progress:
     memory: int = 0
     """In use, in bytes; of the GPU where there is one."""
     _recent: list[tuple[float, int]] = field(default_factory=list)
-    """(seconds, tokens) of the last steps."""
-
+    """(seconds, tokens) of the last steps. The first one is left out: layers are compiled in it,
+    and kernels looked for."""
     _begun: bool = False
 
     def stepped(self, step: int, seconds: float, tokens: int) -> None:

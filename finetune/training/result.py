@@ -75,8 +75,9 @@ class TrainOutput(Record):
 
 class TrainResult(Record):
     """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
-    `tokens_per_second` counts those of the training steps in all processes, without evaluations;
-    `machine` is what computed them (empty: of an earlier release)."""
+    `tokens_per_second` counts the examples' own tokens in the training steps of all processes,
+    without padding and without evaluations, whether they were computed once or each time; `machine`
+    is what computed them (empty: of an earlier release)."""
 
     base: TrainedBase
     files: dict[str, str] = Field(default_factory=dict)

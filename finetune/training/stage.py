@@ -24,6 +24,7 @@ from tuneserve.finetune.data.prepare import (
 )
 from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.memory.budget import as_before, plan_budget
+from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import plan_steps
 from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
 from tuneserve.finetune.runtime.model import (
@@ -166,8 +167,9 @@ def _plan_as_remembered(job: TrainingJob) -> None:
     if decisions is not None:
         recipe = as_before(job.recipe, decisions)
         job.budget = plan_budget(
-            recipe, job.runtime, job.base.path, job.training_set.encoded, job.schedule
-        )
+            recipe, job.runtime, job.base.path, job.training_set.encoded, job.schedule,
+            job.sharing,
+        )  # fmt: skip
 
 
 def _prepare(
@@ -203,10 +205,13 @@ def _prepare(
     training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
     say(training_set.describe())
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
-    budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule)
+    sharing, told = plan_sharing(recipe.train, runtime, base.path, training_set)
+    if told:
+        say(told)
+    budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule, sharing)
     return TrainingJob(
         recipe, run, base, runtime, tokenizer, prepared, encoded, training_set, schedule, budget,
-        stored,
+        sharing, stored,
     )  # fmt: skip
 
 

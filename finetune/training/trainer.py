@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuneserve.finetune.memory.budget import CPU_PADDING
+from tuneserve.finetune.memory.prefixes import CPU_PADDING
 from tuneserve.finetune.memory.schedule import Schedule
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import EpochSampler
+from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.finetune.training.losses import SELECTION_LOSS
 from tuneserve.settings import TrainSettings
 
@@ -29,11 +30,13 @@ def build_trainer(
     checkpoints: Path,
     fresh: bool,
     callbacks: Sequence[Any],
+    sharing: Sharing | None = None,
 ) -> Any:
     """A trainer over encoded examples, of which `epochs` says what an epoch visits.
 
     The loss on `general`, what is held out of the replay set, is measured with that on
-    `evaluation`. `fresh` is False when it goes on from a checkpoint.
+    `evaluation`. `fresh` is False when it goes on from a checkpoint. With
+    `sharing` what a batch's examples begin with is computed once where that is cheaper.
     """
     with quiet(errors_too=True):
         # Imported late: it takes seconds, and has to come after Unsloth.
@@ -54,7 +57,8 @@ def build_trainer(
             epochs=epochs,
             general=general,
             examples=[*train, *evaluation, *general],
-            data_collator=collator(runtime, settings, tokenizer),
+            data_collator=collator(runtime, settings, tokenizer, model, sharing),
+            families=sharing.families if sharing is not None else (),
         )
         for library_output in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(library_output)
@@ -125,17 +129,26 @@ def _optimizer(settings: TrainSettings, runtime: Runtime) -> str:
     return "adamw_torch_fused" if settings.optimizer == "adamw_torch" else settings.optimizer
 
 
-def collator(runtime: Runtime, settings: TrainSettings, tokenizer: Any) -> Any:
-    """What lays a batch's examples end to end on a CPU; None leaves it to the libraries.
+def collator(
+    runtime: Runtime, settings: TrainSettings, tokenizer: Any, model: Any, sharing: Sharing | None
+) -> Any:
+    """What makes a batch of examples on a CPU; None leaves it to the libraries.
 
-    Unsloth refuses to do it there, for fear that examples see one another; transformers keeps
-    them apart by their positions, and `tuneserve.finetune.runtime.packing` proves that before
-    training starts.
+    Unsloth refuses to lay examples end to end there, for fear that they see one another;
+    transformers keeps them apart by their positions, and `tuneserve.finetune.runtime.packing`
+    proves that before training starts.
     """
-    if runtime.device == "cuda" or settings.packing != "true":
+    packs = settings.packing == "true"
+    if runtime.device == "cuda" or not (packs or sharing):
         return None
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    return DataCollatorForLanguageModeling(
-        pad_token_id=tokenizer.pad_token_id, padding_free=True, pad_to_multiple_of=CPU_PADDING
+    plain = DataCollatorForLanguageModeling(
+        pad_token_id=tokenizer.pad_token_id, padding_free=packs, pad_to_multiple_of=CPU_PADDING
     )
+    if sharing is None:
+        return plain
+    from tuneserve.finetune.training.prefix_sharing import SharingCollator
+
+    additive = model.config.get_text_config()._attn_implementation != "sdpa"
+    return SharingCollator(plain, sharing.costs, additive_mask=additive)

@@ -64,6 +64,7 @@ def job(tmp_path: Path) -> Any:
         runtime=Runtime(None, TwoCards(), "cuda", "bf16"),
         training_set=SimpleNamespace(encoded=EXAMPLES),
         schedule=Schedule(9, 0, 0),
+        sharing=None,
         budget=None,
     )
 

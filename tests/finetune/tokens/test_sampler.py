@@ -56,3 +56,33 @@ def test_the_sampler_visits_what_is_drawn_in_batches_of_like_length() -> None:
     batches = [[lengths[i] for i in visited[n : n + 4]] for n in range(0, 400, 4)]
     assert sum(max(b) - min(b) for b in batches) / len(batches) < 3
     assert max(batches[0]) == max(lengths)
+
+
+FAMILIES = st.lists(st.integers(1, 5), max_size=9)
+
+
+@given(FAMILIES, st.integers(0, 30), st.integers(5, 8))
+def test_families_are_visited_together_and_each_example_once(
+    sizes: list[int], alone: int, batch_size: int
+) -> None:
+    families, count = [], 0
+    for size in sizes:
+        families.append(tuple(range(count, count + size)))
+        count += size
+    lengths = [5 + place % 7 for place in range(count + alone)]
+    sampler = EpochSampler([Stream(singles(0, len(lengths)), len(lengths))], 1)
+    visited = list(LengthGroupedSampler(lengths, sampler, batch_size, 1, families))
+    assert sorted(visited) == list(range(len(lengths)))
+    batches = [visited[n : n + batch_size] for n in range(0, len(visited), batch_size)]
+    for family in families:
+        met = [batch for batch in batches if not set(family).isdisjoint(batch)]
+        # The border of a batch may cut it, and that of the short last one.
+        assert len(met) <= 3
+
+
+def test_without_families_the_order_is_what_it_was() -> None:
+    lengths = [10 + place * 7 % 60 for place in range(90)]
+    sampler = EpochSampler([Stream(singles(0, 90), 90)], 3)
+    plain = list(LengthGroupedSampler(lengths, sampler, 4, 3))
+    assert plain == list(LengthGroupedSampler(lengths, sampler, 4, 3, [(5,), (6,)]))
+    assert plain[:8] == [8, 68, 51, 34, 71, 54, 37, 80]

@@ -1,8 +1,8 @@
-"""Train two steps of several bases, in a process of its own; print each one's losses as JSON.
+"""Train two steps of several bases, in a process of its own; print what came of each as JSON.
 
     python families.py BASE...
 
-A step has all of variants.py's examples, in fp32.
+A step has all of variants.py's examples, in fp32, each computed apart and with shared beginnings.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from tests.finetune.training.variants import EXAMPLES, losses
 
 def main(bases: list[Path]) -> None:
     from tuneserve.finetune.runtime.libraries import load_runtime
+    from tuneserve.finetune.training.prefix_sharing import CannotShareError
 
     runtime = load_runtime("fp32")
     given = {"batch_size": EXAMPLES, "max_steps": 2}
-    print(json.dumps({str(base): losses(runtime, base, given)["losses"] for base in bases}))
+    found = {}
+    for base in bases:
+        apart = losses(runtime, base, given)["losses"]
+        try:
+            shared = losses(runtime, base, {**given, "prefix_sharing": "true"})
+        except CannotShareError as error:
+            shared = {"losses": None, "difference": str(error)}
+        found[str(base)] = {
+            "apart": apart, "shared": shared["losses"], "difference": shared["difference"],
+        }  # fmt: skip
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,10 @@ from tests.support import ROOT, ModulePaths
 pytestmark = pytest.mark.slow
 
 FAMILIES = ("llama4", "granite-moe", "olmoe", "mistral-3-shell")
+# Other logits, attention and positions; and what a mask alone does not keep apart:
+# windows shorter than the examples, convolutions, recurrent layers.
+SHARING = (*FAMILIES, "gemma", "granite", "cohere", "phi-4-mini", "deepseek-v2")
+NOT_SHARING = ("olmo3", "lfm2", "qwen3.5")
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +31,12 @@ def bases(demo_base: Path, module_paths: ModulePaths) -> dict[str, Path]:
     folder = module_paths.mktemp("families")
     return {
         name: (make_mixture if name in MIXTURES else make_dense)(folder / name, name, demo_base)
-        for name in FAMILIES
+        for name in SHARING + NOT_SHARING
     }
 
 
 @pytest.fixture(scope="module")
-def trained(bases: dict[str, Path]) -> dict[str, list[float]]:
+def trained(bases: dict[str, Path]) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("families.py")), *map(str, bases.values())],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
@@ -44,11 +49,26 @@ def trained(bases: dict[str, Path]) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_loss_is_that_of_the_answers_and_falls(
-    bases: dict[str, Path], trained: dict[str, list[float]], name: str
+    bases: dict[str, Path], trained: dict[str, dict[str, Any]], name: str
 ) -> None:
-    first, second = trained[name]
+    first, second = trained[name]["apart"]
     assert first == pytest.approx(answer_loss(bases[name]), abs=1e-4)
     assert second < first
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_beginnings_can_be_shared(trained: dict[str, dict[str, Any]], name: str) -> None:
+    found = trained[name]
+    assert max(found["difference"]) < 1e-4
+    assert found["shared"] == pytest.approx(found["apart"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", NOT_SHARING)
+def test_a_model_that_computes_something_else_is_found_out(
+    trained: dict[str, dict[str, Any]], name: str
+) -> None:
+    difference = trained[name]["difference"]
+    assert isinstance(difference, str) or not max(difference) < 1e-3
 
 
 def answer_loss(base: Path) -> float:

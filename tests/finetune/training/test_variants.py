@@ -15,6 +15,8 @@ from tests.support import ROOT
 
 pytestmark = pytest.mark.slow
 
+SEEN = sum(6 + 4 * (number % 5) for number in range(12))
+SHARED = {"prefix_sharing": "true"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "again": {},
@@ -22,6 +24,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "accumulated": {"batch_size": 1, "gradient_accumulation": 4},
     "two at a time": {"batch_size": 2, "gradient_accumulation": 2},
     "packed": {"packing": "true"},
+    "shared": SHARED,
+    "shared, two at a time": {**SHARED, "batch_size": 2, "gradient_accumulation": 2},
+    "shared, checkpointed": {**SHARED, "gradient_checkpointing": "true"},
+    "shared and packed": {**SHARED, "packing": "true"},
+    "shared dora": {**SHARED, "use_dora": True},
+    "head": {"modules_to_save": ["lm_head"]},
+    "shared head": {**SHARED, "modules_to_save": ["lm_head"]},
+    "shared whole": {**SHARED, "modules_to_save": ["embed_tokens"]},
     "checkpointed": {"gradient_checkpointing": "true"},
     "rslora": {"use_rslora": True},
     "dora": {"use_dora": True},
@@ -40,9 +50,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def found(demo_base: Path) -> dict[str, dict[str, Any]]:
+    return trained(demo_base, VARIANTS, "small")
+
+
+def trained(base: Path, variants: dict[str, Any], *options: str) -> dict[str, dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("variants.py")), str(demo_base),
-         json.dumps(VARIANTS)],
+        [sys.executable, str(Path(__file__).with_name("variants.py")), str(base),
+         json.dumps(variants), *options],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
         check=False,
     )  # fmt: skip
@@ -55,12 +69,46 @@ def same(found: dict[str, dict[str, Any]], one: str, other: str) -> bool:
     return bool(found[one]["losses"] == pytest.approx(found[other]["losses"], abs=1e-4))
 
 
-@pytest.mark.parametrize("way", ["again", "accumulated", "two at a time", "packed", "checkpointed"])
+@pytest.mark.parametrize(
+    ("way", "other"),
+    [
+        ("again", "plain"),
+        ("accumulated", "plain"),
+        ("two at a time", "plain"),
+        ("packed", "plain"),
+        ("checkpointed", "plain"),
+        ("shared", "plain"),
+        ("shared, two at a time", "plain"),
+        ("shared, checkpointed", "plain"),
+        ("shared and packed", "plain"),
+        ("shared dora", "dora"),
+        ("shared whole", "whole"),
+        ("shared head", "head"),
+    ],
+)
 def test_ways_to_compute_the_same_steps_have_the_same_losses(
-    found: dict[str, dict[str, Any]], way: str
+    found: dict[str, dict[str, Any]], way: str, other: str
 ) -> None:
-    assert len(found["plain"]["losses"]) == 3
-    assert same(found, way, "plain")
+    assert len(found[other]["losses"]) == 3
+    assert same(found, way, other)
+
+
+def test_shared_beginnings_are_computed_once(found: dict[str, dict[str, Any]]) -> None:
+    for way, of in (("shared", "plain"), ("shared, two at a time", "two at a time")):
+        assert found[way]["seen"] == found[of]["seen"] == SEEN
+        assert found[way]["computed"] < 0.8 * found[of]["computed"]
+    assert max(found["shared"]["difference"]) < 1e-5
+    assert max(found["shared dora"]["difference"]) < 1e-5
+
+
+def test_a_real_base_learns_the_same_where_beginnings_are_shared(demo_base: Path) -> None:
+    given = {"max_steps": 20, "learning_rate": 1e-3}
+    found = trained(demo_base, {"plain": given, "shared": {**given, **SHARED}})
+    assert len(found["plain"]["losses"]) == 20
+    assert found["plain"]["losses"][-1] < 0.5 * found["plain"]["losses"][0]
+    assert same(found, "shared", "plain")
+    assert max(found["shared"]["difference"]) < 1e-5
+    assert found["shared"]["computed"] < 0.8 * found["plain"]["computed"]
 
 
 @pytest.mark.parametrize("way", ["other seed", "rslora", "loraplus", "neftune"])

@@ -1,6 +1,8 @@
 """Train a few steps in several ways, in a process of its own; print each way's losses as JSON.
 
-    python variants.py BASE '{"plain": {}, "packed": {"packing": "true"}}'
+    python variants.py BASE '{"plain": {}, "packed": {"packing": "true"}}' [small]
+
+`small`: a narrow model with the base's tokenizer stands for the base.
 
 Unsloth changes torch, transformers and PEFT when it is imported, so this can't be done in the
 process that runs the tests. Everything is computed in fp32: ways that do the same have the same
@@ -23,13 +25,13 @@ COMMON = {
 }  # fmt: skip
 
 
-def main(base: Path, variants: dict[str, dict[str, Any]]) -> None:
+def main(base: Path, variants: dict[str, dict[str, Any]], *, small: bool) -> None:
     from tuneserve.finetune.runtime.libraries import load_runtime
 
     runtime = load_runtime("fp32")
     with tempfile.TemporaryDirectory() as directory:
-        small = make_small(base, Path(directory))
-        found = {name: losses(runtime, small, given) for name, given in variants.items()}
+        trained = make_small(base, Path(directory)) if small else base
+        found = {name: losses(runtime, trained, given) for name, given in variants.items()}
     print(json.dumps(found))
 
 
@@ -56,7 +58,9 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     from tuneserve.finetune.runtime.model import add_adapter, load_base
     from tuneserve.finetune.runtime.packing import check_apart
     from tuneserve.finetune.tokens.epoch import EpochSampler, Stream
+    from tuneserve.finetune.tokens.sharing import RowCosts, Sharing
     from tuneserve.finetune.training.callbacks import ProgressCallback
+    from tuneserve.finetune.training.prefix_sharing import first_difference
     from tuneserve.finetune.training.progress import progress_display
     from tuneserve.finetune.training.trainer import build_trainer
     from tuneserve.settings import ModelSettings, TrainSettings
@@ -67,15 +71,23 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     if settings.packing == "true":
         check_apart(runtime, model)
     examples = encoded()
+    once_each = Stream(tuple((place,) for place in range(EXAMPLES)), EXAMPLES)
+    epochs = EpochSampler([once_each], settings.seed)
+    sharing = None
+    if settings.prefix_sharing == "true":
+        costs = RowCosts(pair=1e-3, unit=16)
+        sharing = Sharing(examples, epochs, settings.examples_per_step, settings.seed, costs)
     with tempfile.TemporaryDirectory() as directory, progress_display(3, "variants") as display:
         progress = ProgressCallback(display, None)
-        once_each = Stream(tuple((place,) for place in range(EXAMPLES)), EXAMPLES)
         trainer = build_trainer(
             runtime, model, tokenizer, settings, plan_steps(settings, EXAMPLES), examples,
-            EpochSampler([once_each], settings.seed), [], checkpoints=Path(directory), fresh=True,
-            callbacks=[progress],
+            epochs, [], checkpoints=Path(directory), fresh=True, callbacks=[progress],
+            sharing=sharing,
         )  # fmt: skip
         progress.trainer = trainer
+        computed = count_computed(trainer)
+        difference = first_difference(trainer) if sharing else None
+        computed.clear()
         with quiet():
             trainer.train()
     history = trainer.state.log_history
@@ -83,6 +95,9 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
     return {
         "losses": [entry["loss"] for entry in history if "loss" in entry],
+        "computed": sum(computed),
+        "seen": int(trainer.tokens_seen),
+        "difference": [difference.loss, difference.gradient] if difference else None,
         "rates": rates,
         "steps": [entry["learning_rate"] for entry in history if "loss" in entry],
         "kinds": sorted({kind for kind in ("lora_A", "lora_B", "magnitude", "modules_to_save")
@@ -90,19 +105,31 @@ def losses(runtime: Any, base: Path, given: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def count_computed(trainer: Any) -> list[int]:
+    """The tokens that each pass through the model computes, padding included, as they come."""
+    counted: list[int] = []
+    embeddings = trainer.model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda _, given, __: counted.append(given[0].numel()))
+    return counted
+
+
 def encoded() -> list[Any]:
-    """Random tokens of quite different lengths; the second half of each is the answer."""
+    """Random tokens of quite different lengths; the second half of each is the answer. What comes
+    before it begins alike, up to three tokens and up to all of it but the last one."""
     from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 
     source = random.Random(1)
+    common = [source.randrange(10, 10_000) for _ in range(12)]
     made = []
     for number in range(EXAMPLES):
         length = 6 + 4 * (number % 5)
         ids = [source.randrange(10, 10_000) for _ in range(length)]
+        begin = length // 2 - 1 if number % 2 else min(3, length // 2 - 1)
+        ids[:begin] = common[:begin]
         answer = ids[length // 2 :]
         made.append(Encoded(ids, [IGNORED] * (length // 2) + answer, length, 0))
     return made
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]), small=sys.argv[3:] == ["small"])

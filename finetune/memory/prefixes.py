@@ -1,0 +1,94 @@
+"""Whether the shared beginnings of a batch's examples are computed once: where it saves enough, and
+the model computes nothing that the others of a batch would change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuneserve.errors import UsageError
+from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.runtime.model import check_loadable
+from tuneserve.finetune.tokens.epoch import TrainingSet
+from tuneserve.finetune.tokens.families import families_of
+from tuneserve.finetune.tokens.sharing import RowCosts, Sharing
+from tuneserve.model_shape import ModelShape
+from tuneserve.settings import TrainSettings
+
+# oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
+CPU_PADDING = 16
+# What has to be saved at least, as a share of the plain way's cost, to do it another way.
+_LEAST_SAVED = 0.1
+# An operation of attention takes this many times as long as one of a projection: its matrices are
+# narrow, and the softmax passes over every pair of tokens.
+_ATTENTION_FACTOR = 3.0
+_DROPOUTS = (
+    "attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop",
+    "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout",
+)  # fmt: skip
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+
+
+def plan_sharing(
+    settings: TrainSettings, runtime: Runtime, checkpoint: Path, training_set: TrainingSet
+) -> tuple[Sharing | None, str]:
+    """How training shares beginnings (None: not at all), and what to say about it ('': nothing).
+
+    Raises UsageError where the settings ask for it and it can't be.
+    """
+    if settings.prefix_sharing == "false" or runtime.device != "cpu":
+        return None, ""
+    sharing = Sharing(
+        training_set.encoded, training_set.sampler, settings.examples_per_step, settings.seed,
+        RowCosts(_pair_cost(checkpoint), CPU_PADDING),
+    )  # fmt: skip
+    found = sharing.computed(settings.batch_size)
+    if families := families_of(training_set.encoded, settings.examples_per_step):
+        together = replace(sharing, families=families)
+        gathered = together.computed(settings.batch_size)
+        if gathered.cost < (1 - _LEAST_SAVED) * found.cost:
+            sharing, found = together, gathered
+    saved = found.saved
+    wanted = settings.prefix_sharing == "true"
+    if not wanted and saved < _LEAST_SAVED:
+        return None, ""
+    longest = max(len(example.input_ids) for example in training_set.encoded)
+    reason = obstacle(check_loadable(checkpoint), settings, longest)
+    if reason is None:
+        told = f"what examples of a batch begin with is computed once: {saved:.0%} less to compute"
+        return sharing, told + ("; examples that share most meet" if sharing.families else "")
+    if wanted:
+        raise UsageError(reason, where="train.prefix_sharing")
+    return None, f"shared beginnings are computed each time ({saved:.0%} more to compute): {reason}"
+
+
+def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:
+    """Why examples of up to `longest` tokens can't share what this model computes of their
+    beginnings; None if nothing is known that speaks against it."""
+    if settings.dropout or settings.neftune_alpha:
+        return "dropout and NEFTune draw their noise for each example anew"
+    text = config.get_text_config()
+    dropout = [name for name in _DROPOUTS if getattr(text, name, None)]
+    if dropout:
+        return f"this base trains with dropout ({dropout[0]})"
+    others = set(getattr(text, "layer_types", None) or ()) - _ATTENTION_LAYERS
+    if others:
+        return f"this base has layers that are no attention ({', '.join(sorted(others))})"
+    windows = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    if getattr(text, "use_sliding_window", True) is False:
+        windows = windows[1:]
+    shortest = min((window for window in windows if window), default=longest)
+    if shortest < longest:
+        return f"this base's attention sees {shortest} tokens, and examples have up to {longest}"
+    return None
+
+
+def _pair_cost(checkpoint: Path) -> float:
+    """What attention over a pair of tokens costs, in units of what a token costs elsewhere."""
+    try:
+        shape = ModelShape.read(checkpoint)
+    except UsageError:
+        return 1e-3  # about that of a small model: it is the larger, the narrower a model is
+    per_pair = 2 * shape.query * shape.layers
+    return _ATTENTION_FACTOR * per_pair / shape.projection_parameters

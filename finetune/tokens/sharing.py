@@ -1,0 +1,97 @@
+"""How much of what an epoch computes is saved where shared beginnings are computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tuneserve.finetune.tokens.encoder import Encoded
+from tuneserve.finetune.tokens.epoch import EpochSampler, LengthGroupedSampler
+from tuneserve.finetune.tokens.prefix_tree import tree_size
+
+# Batches of an epoch that are looked at: what they compute tells what the others do.
+_LOOKED_AT = 256
+
+
+@dataclass(frozen=True)
+class RowCosts:
+    """What a batch costs, in units of what a token costs outside of attention. `pair`: what a pair
+    of tokens in one row costs in attention. Rows have a multiple of `unit` tokens."""
+
+    pair: float
+    unit: int
+
+    def of(self, rows: int, length: int) -> float:
+        """The cost of `rows` rows of `length` tokens, padding included."""
+        length = self.padded(length)
+        return rows * length * (1 + self.pair * length)
+
+    def padded(self, length: int) -> int:
+        return -(-length // self.unit) * self.unit
+
+    def is_less(self, tree: int, rows: int, longest: int) -> bool:
+        """Is one row of `tree` tokens cheaper than `rows` rows padded to `longest` tokens?"""
+        return self.of(1, tree) < self.of(rows, longest)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What an epoch computes: its `cost` and `plain_cost`, that without sharing; the tokens of the
+    largest batch, padding included; of the rows, the longest and the mean length."""
+
+    cost: float
+    plain_cost: float
+    most_tokens: int
+    longest_row: int
+    mean_row: float
+
+    @property
+    def saved(self) -> float:
+        """The share of the plain cost that is saved."""
+        return 1 - self.cost / self.plain_cost
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The first epoch of a training whose batches share beginnings where that is cheaper.
+
+    `per_step` examples make an optimizer step; those of one of the `families` meet in it.
+    """
+
+    examples: Sequence[Encoded]
+    epochs: EpochSampler
+    per_step: int
+    seed: int
+    costs: RowCosts
+    families: Sequence[Sequence[int]] = ()
+
+    def computed(self, size: int) -> Computed:
+        """What is computed where batches have `size` examples."""
+        cost = plain = 0.0
+        tokens: list[int] = []
+        rows: list[int] = []
+        for batch in self._batches(size):
+            longest = max(len(example.input_ids) for example in batch)
+            tree = tree_size((example.input_ids, example.labels) for example in batch)
+            plain += self.costs.of(len(batch), longest)
+            shared = bool(tree) and self.costs.is_less(tree, len(batch), longest)
+            count, length = (1, tree) if shared else (len(batch), longest)
+            cost += self.costs.of(count, length)
+            rows.append(self.costs.padded(length))
+            tokens.append(count * rows[-1])
+        return Computed(cost, plain, max(tokens), max(rows), sum(rows) / len(rows))
+
+    def _batches(self, size: int) -> Iterator[list[Encoded]]:
+        order = self._order
+        starts = range(0, len(order), size)
+        # The first batch has the longest example.
+        for start in starts[:: max(1, len(starts) // _LOOKED_AT)]:
+            yield [self.examples[place] for place in order[start : start + size]]
+
+    @cached_property
+    def _order(self) -> list[int]:
+        lengths = [len(example.input_ids) for example in self.examples]
+        return list(
+            LengthGroupedSampler(lengths, self.epochs, self.per_step, self.seed, self.families)
+        )

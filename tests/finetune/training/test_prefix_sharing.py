@@ -1,0 +1,110 @@
+"""A batch's tree as tensors, and what the mask lets a real attention see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.finetune.tokens.test_prefix_tree import Example, examples
+from tuneserve.finetune.tokens.encoder import IGNORED
+from tuneserve.finetune.tokens.prefix_tree import prefix_tree
+from tuneserve.finetune.tokens.sharing import RowCosts
+from tuneserve.finetune.training.prefix_sharing import SHARED, Difference, SharingCollator
+
+COSTS = RowCosts(pair=0.0, unit=4)
+
+
+def collator(*, additive: bool = False, costs: RowCosts = COSTS) -> SharingCollator:
+    return SharingCollator(lambda features: {"of": len(features)}, costs, additive_mask=additive)
+
+
+@given(examples())
+def test_a_place_sees_what_stands_before_it_in_its_examples(batch: list[Example]) -> None:
+    tree = prefix_tree(batch)
+    made = collator().tensors(tree)
+    length = made["input_ids"].shape[1]
+    assert length % 4 == 0
+    assert len(tree) <= length < len(tree) + 4
+    mask = made["attention_mask"]
+    assert mask.shape == (1, 1, length, length)
+    # The places of each example's own tokens, found by what they and all before them spell.
+    spelled: dict[int, tuple[int, ...]] = {}
+    for place in range(len(tree)):
+        seen = mask[0, 0, place].nonzero().flatten().tolist()
+        assert seen[-1] == place
+        assert all(spelled[n] == tuple(tree.ids[m] for m in seen[: k + 1])
+                   for k, n in enumerate(seen[:-1]))  # fmt: skip
+        spelled[place] = tuple(tree.ids[n] for n in seen)
+        assert int(made["position_ids"][0, place]) == len(seen) - 1
+    assert torch.equal(mask[0, 0, len(tree) :].nonzero()[:, 1], torch.arange(len(tree), length))
+    additive = collator(additive=True).tensors(tree)["attention_mask"]
+    assert torch.equal(additive == 0, mask)
+    assert torch.isfinite(additive).all()
+
+
+def test_a_batch_is_a_tree_where_that_is_cheaper() -> None:
+    def made(costs: RowCosts, *texts: list[int]) -> Any:
+        features = [{"input_ids": ids, "labels": [IGNORED, *ids[1:]]} for ids in texts]
+        return collator(costs=costs)(features)
+
+    alike = [[1, 2, 3, 4, 5, 6, 7, n] for n in range(4)]
+    apart = [[n, 2, 3, 4, 5, 6, 7, 8] for n in range(4)]
+    free = RowCosts(pair=0.0, unit=1)
+    assert SHARED in made(free, *alike)
+    # Without the last tokens, which predict nothing, there is less to compute as well.
+    assert SHARED in made(free, *apart)
+    assert SHARED not in made(RowCosts(pair=1.0, unit=1), *apart)
+    assert made(free, *alike)["of"] == 4
+    nothing_trained = collator()([{"input_ids": [1, 2], "labels": [IGNORED, IGNORED]}])
+    assert SHARED not in nothing_trained
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config).double()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_loss_and_gradients_are_those_of_the_examples_alone(model: Any, attention: str) -> None:
+    model.set_attn_implementation(attention)
+    talk = [5, 6, 7, 8, 9, 10]
+    texts = [talk[:4], talk, [*talk[:3], 11, 12, 13], [5, 20, 21], talk[:4], [30, 31, 2]]
+    batch = [(ids, [IGNORED, *ids[1:-2], *ids[-2:]]) for ids in texts]
+    batch[1] = (talk, [IGNORED] * 4 + talk[4:])
+
+    def gradients(loss: Any) -> Any:
+        model.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    total: Any = 0.0
+    for ids, labels in batch:
+        logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+        total = total + torch.nn.functional.cross_entropy(
+            logits, torch.tensor(labels[1:]), reduction="sum"
+        )
+    made = collator(additive=attention == "eager").tensors(prefix_tree(batch))
+    inputs = {name: made[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    rows = model(**inputs).logits[0, made["places"]].log_softmax(-1)
+    found = -(made["weights"] * rows.gather(1, made["targets"][:, None])[:, 0]).sum()
+    # Norms are computed in fp32 whatever the model is in.
+    assert found.item() == pytest.approx(total.item(), rel=1e-6)
+    expected = gradients(total)
+    assert float((gradients(found) - expected).norm() / expected.norm()) < 1e-6
+
+
+def test_rounding_is_told_from_another_result() -> None:
+    assert Difference(1e-7, 3e-6).within("fp32")
+    assert not Difference(1e-7, 1e-3).within("fp32")
+    assert Difference(1e-3, 1e-2).within("bf16")
+    assert not Difference(float("nan"), 0.0).within("bf16")
+    assert not Difference(0.0, float("nan")).within("bf16")
