@@ -116,7 +116,7 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
     )
     rounded = RoundedBase(model, job.stored) if job.stored is not None else None
     started = time.monotonic()
-    with plain_attention(job.runtime, job.budget.longest_row):
+    with plain_attention(job.runtime, job.training_set.encoded):
         trainer = _run_steps(job, model, tokenizer, resume, rounded)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)

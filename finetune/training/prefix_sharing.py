@@ -4,11 +4,14 @@ that loss and gradients are those of the examples alone. Import it late: it take
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tuneserve.finetune.memory.model import LONGEST_PLAIN
 from tuneserve.finetune.runtime.trained_rows import TrainedRows
 from tuneserve.finetune.runtime.tree_attention import CHUNKS, Chunks, install
 from tuneserve.finetune.tokens.encoder import IGNORED
@@ -114,9 +117,14 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
 def shared_loss(trained: TrainedRows, model: Any, shared: dict[str, Any], items: Any) -> Any:
     """The loss of a tree, divided by `items`, or where that is None by its trained tokens."""
     inputs = {name: shared[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    kernels: Any = nullcontext()
     if CHUNKS in shared:
         inputs[CHUNKS] = Chunks(**shared[CHUNKS])
-    found = trained.log_probs(model, shared["places"], shared["targets"], **inputs)
+    elif inputs["input_ids"].shape[1] > LONGEST_PLAIN:
+        # A row may be longer than the examples that plain attention was chosen for.
+        kernels = sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH])
+    with kernels:
+        found = trained.log_probs(model, shared["places"], shared["targets"], **inputs)
     weights = shared["weights"]
     return -(found * weights).sum() / (weights.sum() if items is None else items)
 
