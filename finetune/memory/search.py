@@ -134,9 +134,10 @@ def search_strategy(
         tokens = size * longest[0] if padded else sum(longest[:size])
         length, mean_length = longest[0], float(mean)
         if computed is not None:
-            rows = computed(size)
+            batches = computed(size)
+            tokens = batches.most_tokens
             # Attention is over an example's tokens all the same; how even the batches are is new.
-            tokens, mean_length = rows.most_tokens, length * rows.mean_row / rows.longest_row
+            mean_length = length * batches.mean_tokens / tokens
         memory = training_memory(
             shape, recipe.train, tokens=tokens, four_bit=four_bit, device=device,
             value_bytes=value_bytes, checkpointing=kind, kept_layers=layers, offloaded=offloaded,
