@@ -3,6 +3,7 @@ that loss and gradients are those of the examples alone. Import it late: it take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def first_difference(trainer: Any) -> Difference | None:
 
 def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
     """How the tree of these examples differs from each of them computed alone. None where they are
-    not laid out as a tree. The gradients are gone afterwards.
+    not laid out as a tree, or their loss is no number. The gradients are gone afterwards.
 
     Raises CannotShareError if the model can't compute a tree.
     """
@@ -200,6 +201,8 @@ def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
     length = collate.costs.padded(max(len(feature["input_ids"]) for feature in features))
     with torch.compiler.set_stance("force_eager"):
         alone = _summed(trainer, [_alone(feature, length) for feature in features], items)
+    if not math.isfinite(alone[0]):
+        return None  # the first step tells of it
     try:
         shared = _summed(trainer, [batch], items)
     except torch.OutOfMemoryError:
