@@ -124,13 +124,18 @@ def _answer_block(
 ) -> None:
     from tuneserve.serve.engine import SamplingParams
 
+    def expected(request: AnswerRequest) -> tuple[int, ...]:
+        tokens = request.expected
+        fits = len(request.encoded.prompt) + len(tokens) < engine.limit
+        return tokens if fits and len(tokens) <= engine.most_expected else ()
+
     samplings = [
         SamplingParams(
             temperature=0.0,
             max_tokens=request.max_tokens,
             stop=request.until or (),
             shown=shown if request.until is None else frozenset(),
-            expected=request.expected if len(request.expected) <= engine.most_expected else (),
+            expected=expected(request),
         )
         for request in block
     ]

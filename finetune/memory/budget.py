@@ -39,8 +39,7 @@ class Budget:
     """The settings with everything decided that was open, and the memory that follows: predicted
     peak (None: this model can't be planned) and what is there, in bytes.
 
-    `compiled`: the layers are compiled (CPU). `longest_row`: the most tokens of a row, over which
-    attention is computed. `search_within` finds the strategy for fewer bytes.
+    `compiled`: the layers are compiled (CPU). `search_within` finds the strategy for fewer bytes.
     """
 
     settings: TrainSettings
@@ -49,7 +48,6 @@ class Budget:
     predicted: int | None
     available: int
     chosen: str
-    longest_row: int
     search_within: Callable[[float], MemoryStrategy] | None = None
 
     def describe(self) -> str:
@@ -107,12 +105,6 @@ def budget_for(
     available = available_bytes(runtime, settings.vram)
     recipe = with_precision_of_base(recipe, config)
     computed = cache(sharing.computed) if sharing is not None else None
-
-    def longest_row(size: int) -> int:
-        if computed is not None:
-            return computed(size).longest_row
-        return max(len(example.input_ids) for example in train)
-
     saved = computed(settings.batch_size).saved if computed is not None else 0.0
     try:
         shape = ModelShape.of(config)
@@ -121,10 +113,7 @@ def budget_for(
             settings = settings.model_copy(update={"gradient_checkpointing": "unsloth"})
         four_bit = bool(recipe.model.load_in_4bit)
         compiled = compiles(settings, runtime, train, schedule, saved=saved)
-        return Budget(
-            settings, four_bit, compiled, None, available, "activations recomputed",
-            longest_row(settings.batch_size),
-        )  # fmt: skip
+        return Budget(settings, four_bit, compiled, None, available, "activations recomputed")
     compiled = compiles(settings, runtime, train, schedule, saved=saved)
     unit = CPU_PADDING if runtime.device == "cpu" else 1
     lengths = [-(-len(item.input_ids) // unit) * unit for item in train]
@@ -139,8 +128,8 @@ def budget_for(
     found = search_within(available)
     return Budget(
         found.decisions.applied(settings), found.decisions.load_in_4bit, found.compiled,
-        found.memory.total, available, found.describe(),
-        longest_row(found.decisions.batch_size), search_within,
+        found.memory.total,
+        available, found.describe(), search_within,
     )  # fmt: skip
 
 

@@ -132,10 +132,12 @@ def search_strategy(
         _offload_choices(recipe.train, shape, device),
     ):
         tokens = size * longest[0] if padded else sum(longest[:size])
-        length, mean_length = longest[0], mean
+        length, mean_length = longest[0], float(mean)
         if computed is not None:
-            rows = computed(size)
-            tokens, length, mean_length = rows.most_tokens, rows.longest_row, rows.mean_row
+            batches = computed(size)
+            tokens = batches.most_tokens
+            # Attention is over an example's tokens all the same; how even the batches are is new.
+            mean_length = length * batches.mean_tokens / tokens
         memory = training_memory(
             shape, recipe.train, tokens=tokens, four_bit=four_bit, device=device,
             value_bytes=value_bytes, checkpointing=kind, kept_layers=layers, offloaded=offloaded,

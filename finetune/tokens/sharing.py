@@ -27,24 +27,29 @@ class RowCosts:
         length = self.padded(length)
         return rows * length * (1 + self.pair * length)
 
+    def of_tree(self, tree: int, rows: int, longest: int) -> float:
+        """The cost of a tree of `tree` tokens with `rows` examples of up to `longest`: attention is
+        over the pairs of its row, or over those of the examples where these are fewer."""
+        pairs = min(self.padded(tree) ** 2, rows * self.padded(longest) ** 2)
+        return self.padded(tree) + self.pair * pairs
+
     def padded(self, length: int) -> int:
         return -(-length // self.unit) * self.unit
 
     def is_less(self, tree: int, rows: int, longest: int) -> bool:
-        """Is one row of `tree` tokens cheaper than `rows` rows padded to `longest` tokens?"""
-        return self.of(1, tree) < self.of(rows, longest)
+        """Is a tree of `tree` tokens cheaper than its examples, padded to `longest` tokens?"""
+        return self.of_tree(tree, rows, longest) < self.of(rows, longest)
 
 
 @dataclass(frozen=True)
 class Computed:
     """What an epoch computes: its `cost` and `plain_cost`, that without sharing; the tokens of the
-    largest batch, padding included; of the rows, the longest and the mean length."""
+    largest batch and of the mean one, padding included."""
 
     cost: float
     plain_cost: float
     most_tokens: int
-    longest_row: int
-    mean_row: float
+    mean_tokens: float
 
     @property
     def saved(self) -> float:
@@ -70,17 +75,18 @@ class Sharing:
         """What is computed where batches have `size` examples."""
         cost = plain = 0.0
         tokens: list[int] = []
-        rows: list[int] = []
         for batch in self._batches(size):
             longest = max(len(example.input_ids) for example in batch)
             tree = tree_size((example.input_ids, example.labels) for example in batch)
-            plain += self.costs.of(len(batch), longest)
-            shared = bool(tree) and self.costs.is_less(tree, len(batch), longest)
-            count, length = (1, tree) if shared else (len(batch), longest)
-            cost += self.costs.of(count, length)
-            rows.append(self.costs.padded(length))
-            tokens.append(count * rows[-1])
-        return Computed(cost, plain, max(tokens), max(rows), sum(rows) / len(rows))
+            padded = self.costs.of(len(batch), longest)
+            plain += padded
+            if tree and self.costs.is_less(tree, len(batch), longest):
+                cost += self.costs.of_tree(tree, len(batch), longest)
+                tokens.append(self.costs.padded(tree))
+            else:
+                cost += padded
+                tokens.append(len(batch) * self.costs.padded(longest))
+        return Computed(cost, plain, max(tokens), sum(tokens) / len(tokens))
 
     def _batches(self, size: int) -> Iterator[list[Encoded]]:
         order = self._order

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from tuneserve.files import cache_directory
 from tuneserve.finetune.memory.model import LONGEST_PLAIN
 from tuneserve.finetune.runtime.libraries import Runtime
+from tuneserve.finetune.tokens.encoder import Encoded
 
 
 def compile_layers(wanted: bool) -> None:
@@ -29,10 +31,12 @@ def is_compiled(model: Any) -> bool:
     return bool(getattr(inner, "_unsloth_cpu_compiled", False))
 
 
-def plain_attention(runtime: Runtime, longest: int) -> contextlib.AbstractContextManager[None]:
+def plain_attention(
+    runtime: Runtime, train: Sequence[Encoded]
+) -> contextlib.AbstractContextManager[None]:
     """PyTorch's fused attention takes a fifth of a CPU step to go backward through short texts;
-    plain matrix products do it in a tenth of that. `longest` is a row's length in tokens."""
-    if runtime.device != "cpu" or longest > LONGEST_PLAIN:
+    plain matrix products do it in a tenth of that."""
+    if runtime.device != "cpu" or max(len(item.input_ids) for item in train) > LONGEST_PLAIN:
         return contextlib.nullcontext()
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

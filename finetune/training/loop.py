@@ -116,7 +116,7 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
     )
     rounded = RoundedBase(model, job.stored) if job.stored is not None else None
     started = time.monotonic()
-    with plain_attention(job.runtime, job.budget.longest_row):
+    with plain_attention(job.runtime, job.training_set.encoded):
         trainer = _run_steps(job, model, tokenizer, resume, rounded)
         seconds = time.monotonic() - started
         best = _load_best(job, trainer)
@@ -214,16 +214,11 @@ def _run_steps(
 def _check_sharing(job: TrainingJob, trainer: Any) -> None:
     """Share no beginnings if the first batch that would comes out otherwise than its examples do
     one by one. Raises UsageError if the settings ask for it."""
-    from tuneserve.finetune.training.prefix_sharing import CannotShareError, first_difference
+    from tuneserve.finetune.training.prefix_sharing import obstacle_found
 
-    try:
-        found = first_difference(trainer)
-    except CannotShareError as error:
-        told = f"this model does not compute shared beginnings ({error})"
-    else:
-        if found is None or found.within(job.runtime.precision):
-            return
-        told = f"where beginnings are shared, this model's first batch differs: {found}"
+    told = obstacle_found(trainer, job.runtime.precision)
+    if told is None:
+        return
     if job.recipe.train.prefix_sharing == "true":
         raise UsageError(told, where="train.prefix_sharing")
     trainer.data_collator.active = False

@@ -108,7 +108,6 @@ def test_the_plan_is_that_of_the_rows(checkpoint: Path) -> None:
     schedule = Schedule(5, 0, 0)
     plain = plan_budget(recipe, CPU, checkpoint, ALIKE.encoded, schedule)
     shared = plan_budget(recipe, CPU, checkpoint, ALIKE.encoded, schedule, sharing)
-    assert (plain.longest_row, shared.longest_row) == (54, 80)
     assert plain.predicted is not None
     assert shared.predicted is not None
     assert shared.predicted < plain.predicted

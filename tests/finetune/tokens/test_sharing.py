@@ -27,9 +27,11 @@ def sharing(examples: Sequence[Encoded], per_step: int, costs: RowCosts) -> Shar
 def test_a_row_is_padded_and_costs_by_its_pairs_of_tokens() -> None:
     costs = RowCosts(pair=0.01, unit=16)
     assert costs.of(8, 70) == pytest.approx(8 * 80 * (1 + 0.8))
-    assert costs.is_less(250, 8, 77)
-    # One long row costs more attention than many short ones.
-    assert not costs.is_less(350, 8, 77)
+    assert costs.of_tree(70, 8, 70) == pytest.approx(80 * 1.8)
+    # A long row has more pairs than its examples: those that see each other are computed.
+    assert costs.of_tree(600, 8, 70) == pytest.approx(608 + 0.01 * 8 * 80**2)
+    assert costs.is_less(624, 8, 77)
+    assert not costs.is_less(625, 8, 77)
 
 
 def test_an_epoch_with_one_system_prompt() -> None:
@@ -37,17 +39,20 @@ def test_an_epoch_with_one_system_prompt() -> None:
     examples = [example([*prompt, n, n + 1000, n + 2000, n + 3000, 1]) for n in range(64)]
     found = sharing(examples, 8, RowCosts(pair=0.0, unit=1)).computed(8)
     # Of each example four tokens are its own and one predicts nothing.
-    assert found.longest_row == found.mean_row == found.most_tokens == 60 + 8 * 4
+    assert found.mean_tokens == found.most_tokens == 60 + 8 * 4
     assert found.saved == pytest.approx(1 - 92 / (8 * 65))
     halved = sharing(examples, 8, RowCosts(pair=0.0, unit=1)).computed(4)
-    assert halved.longest_row == 60 + 4 * 4
+    assert halved.most_tokens == 60 + 4 * 4
 
 
 def test_what_is_not_shared_is_padded_as_before() -> None:
-    examples = [example(range(n * 100, n * 100 + 50 + n % 3)) for n in range(40)]
-    found = sharing(examples, 4, RowCosts(pair=0.01, unit=1)).computed(4)
-    assert found.saved == 0.0
-    assert (found.longest_row, found.most_tokens) == (52, 4 * 52)
+    examples = [example(range(n * 100, n * 100 + 52)) for n in range(40)]
+    found = sharing(examples, 4, RowCosts(pair=0.01, unit=16)).computed(4)
+    # Four times 51 tokens fill a row as long as four rows of 64.
+    assert found.most_tokens == 208
+    assert found.saved == pytest.approx(48 / (256 * 1.64))
+    alone = sharing(examples, 1, RowCosts(pair=0.01, unit=16)).computed(1)
+    assert (alone.saved, alone.most_tokens) == (0.0, 64)
 
 
 def test_questions_about_a_document_meet() -> None:

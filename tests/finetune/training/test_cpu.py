@@ -72,7 +72,7 @@ def plain(runtime: Runtime, longest: int) -> bool:
     """Is PyTorch's fused attention off while training on examples up to this length?"""
     fused: Any = torch.backends.cuda.flash_sdp_enabled
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
-        with plain_attention(runtime, longest):
+        with plain_attention(runtime, [EXAMPLES[0], Encoded([1] * longest, [], longest, 0)]):
             inside = fused()
         assert fused()
     return not inside
@@ -88,6 +88,6 @@ def test_plain_attention_gives_what_the_fused_one_gives() -> None:
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 2, 16, 8)
     attend = torch.nn.functional.scaled_dot_product_attention
-    with plain_attention(CPU, 150):
+    with plain_attention(CPU, EXAMPLES):
         ours = attend(query, key, value, is_causal=True)
     torch.testing.assert_close(ours, attend(query, key, value, is_causal=True))

@@ -82,6 +82,22 @@ def test_the_only_step_of_a_handful_of_rows_learns(workspace: Path, train: Train
     assert all(bool(value.any()) for value in factors)
 
 
+def test_shared_beginnings_change_no_loss(train: Train) -> None:
+    found = {}
+    for run, setting in (("apart", "false"), ("shared", "true")):
+        done = train(
+            run, *SPLIT, "--batch-size", "4", "--max-steps", "6", "--evaluations", "2",
+            "--precision", "fp32", "--prefix-sharing", setting, "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert ("is computed once" in done.stderr) is (setting == "true")
+        assert "differs" not in done.stderr
+        result = json.loads(done.stdout)
+        found[run] = [loss for kind in ("train", "eval") for _, loss in result["losses"][kind]]
+    assert len(found["apart"]) == 6 + 3
+    assert found["shared"] == pytest.approx(found["apart"], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("evaluations", "told", "examples"),
     [("2", "error: step 0: the eval loss is no finite number (nan)", 6),
