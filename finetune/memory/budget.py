@@ -30,7 +30,7 @@ _STEP_DOWN = 0.75
 # oneDNN keeps buffers for every shape it meets, so on a CPU lengths are multiples of this.
 CPU_PADDING = 16
 # Tokens to train on from which the minute that compiling takes is won back.
-_WORTH_COMPILING = 60_000
+WORTH_COMPILING = 60_000
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def compiles(
     tokens = schedule.steps * settings.examples_per_step * counts.tokens / counts.examples
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing not in ("auto", "false")
-    worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    worth_it = tokens >= WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
     return worth_it and has_compiler()
 
 

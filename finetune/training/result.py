@@ -76,6 +76,7 @@ class TrainOutput(Record):
 class TrainResult(Record):
     """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
     `tokens_per_second` counts those of the training steps in all processes, without evaluations;
+    `steady_tokens_per_second` those of the steps after the first, which compiles (0: unknown).
     `machine` is what computed them (empty: of an earlier release)."""
 
     base: TrainedBase
@@ -94,5 +95,6 @@ class TrainResult(Record):
     training_seconds: float
     evaluation_seconds: float
     tokens_per_second: float
+    steady_tokens_per_second: float = 0.0
     peak_memory: PeakMemory
     memory_plan: MemoryRecord

@@ -40,7 +40,8 @@ def write_run(runs: Path, name: str, *, done: int = 100, **changed: Any) -> None
         "device": "cpu", "machine": "this one", "precision": "fp32", "trainable_parameters": 1,
         "steps": {"planned": done, "done": done, "best": done, "resumed_from": None},
         "losses": {"train": [], "eval": [], "general": []}, "held_out": {"eval": held},
-        "training_seconds": 10.0, "evaluation_seconds": 0.0, "tokens_per_second": 800.0,
+        "training_seconds": 10.0, "evaluation_seconds": 0.0, "tokens_per_second": 200.0,  # with a minute of compiling
+        "steady_tokens_per_second": 800.0,
         "peak_memory": {"resident_bytes": 1},
         "memory_plan": {"load_in_4bit": False, "gradient_checkpointing": "false",
                         "kept_layers": 0, "offload_embeddings": False, "batch_size": 8,
@@ -67,13 +68,20 @@ def found(runs: Path, *, length: float = 80, **settings: Any) -> tuple[str, floa
 def test_the_latest_run_of_such_a_training_is_taken(runs: Path) -> None:
     assert found(runs) is None
     for age, (name, rate) in enumerate((("new", 800.0), ("old", 700.0))):
-        write_run(runs, name, tokens_per_second=rate)
+        write_run(runs, name, steady_tokens_per_second=rate)
         os.utime(runs / name / "run.json", (1e9 - age, 1e9 - age))
     assert found(runs) == ("new", 800.0)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"machine": "another"}, {"machine": ""}, {"device": "cuda"}, {"done": 5}]
+    "changed",
+    [
+        {"machine": "another"},
+        {"machine": ""},
+        {"device": "cuda"},
+        {"done": 5},
+        {"steady_tokens_per_second": 0.0},
+    ],
 )
 def test_other_machines_and_short_runs_tell_nothing(runs: Path, changed: dict[str, Any]) -> None:
     write_run(runs, "other", **changed)
