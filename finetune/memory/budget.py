@@ -31,7 +31,7 @@ _MAIN_MEMORY_SHARE = 0.8
 # When memory ran out after all, the next try may take this share of what was planned.
 _STEP_DOWN = 0.75
 # Tokens to train on from which the minute that compiling takes is won back.
-_WORTH_COMPILING = 60_000
+WORTH_COMPILING = 60_000
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def compiles(
     tokens *= 1 - saved
     # Plain checkpointing computes a layer again outside of what was compiled.
     recomputes = settings.gradient_checkpointing not in ("auto", "false")
-    worth_it = tokens >= _WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
+    worth_it = tokens >= WORTH_COMPILING and not recomputes and runtime.precision == "bf16"
     return worth_it and has_compiler()
 
 

@@ -164,7 +164,9 @@ def _time(
         )
     mean = work.epoch_tokens / work.epoch_examples
     machine = machine_name(torch, device)
-    if run := measured_speed(shape, recipe.train, device=device, machine=machine, length=mean):
+    if run := measured_speed(
+        shape, recipe.train, device=device, machine=machine, length=mean, tokens=work.tokens
+    ):
         return by_run(run.tokens_per_second, work, run.run)
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")

@@ -53,6 +53,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.tokens_seen: Any = 0
         # Those of all processes, as of the last step that was logged.
         self.tokens_in_all = 0
+        # Their tokens a second in the steps after the first, as the first process measured it.
+        self.steady_rate = 0.0
         self.evaluation_seconds = 0.0
         # Figures by step and by what was evaluated: the best ones need not be measured again.
         self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}

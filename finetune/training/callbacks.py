@@ -82,6 +82,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         seconds = time.monotonic() - self.started
         progress = self.display.progress
         progress.stepped(state.global_step, seconds, seen - before)
+        self.trainer.steady_rate = progress.steady_rate
         progress.loss, progress.learning_rate = logs["loss"], logs["learning_rate"]
         progress.memory = memory_in_use()
         self.display.show()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import TuneserveError
+from tuneserve.finetune.memory.budget import WORTH_COMPILING
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
@@ -21,7 +22,7 @@ _OTHER_SETTINGS = {
     "warmup_fraction", "weight_decay", "max_grad_norm", "evaluations", "early_stopping_patience",
     "max_general_rise", "keep_checkpoints", "checkpoint_minutes", "seed",
 }  # fmt: skip
-# With fewer steps the first one, which compiles, counts for too much.
+# Fewer steps say too little: a later one may compile for a new shape.
 _FEWEST_STEPS = 30
 # Examples of other lengths train at another speed.
 _LIKE_LENGTHS = 1.5
@@ -31,7 +32,7 @@ _ENVIRONMENT = ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
 @dataclass(frozen=True)
 class MeasuredSpeed:
-    """Real tokens a second of the training steps of a run."""
+    """The examples' own tokens a second in a run's steps after the first."""
 
     run: str
     tokens_per_second: float
@@ -52,10 +53,12 @@ def measured_speed(
     device: str,
     machine: str,
     length: float,
+    tokens: int,
     runs: Path = RUNS,
 ) -> MeasuredSpeed | None:
     """The speed of the latest finished training in `runs` of such a base under such settings, of
-    examples about as long (mean `length` in tokens), on this very machine."""
+    examples about as long (mean `length` in tokens), on this very machine. A training of `tokens`
+    that is worth compiling is not one that was not."""
     wanted = _of_speed(settings.model_dump(mode="json"))
     found: list[tuple[float, MeasuredSpeed]] = []
     for record in runs.glob("*/run.json"):
@@ -70,10 +73,13 @@ def measured_speed(
             continue  # a run that is damaged, or whose base is gone, says nothing here
         steps = result.steps.done - (result.steps.resumed_from or 0)
         counts = result.tokens["train"]
-        ratio = counts.tokens / max(counts.examples, 1) / length
-        alike = 1 / _LIKE_LENGTHS <= ratio <= _LIKE_LENGTHS
-        if saved == wanted and alike and base == shape and steps >= _FEWEST_STEPS:
-            speed = MeasuredSpeed(run.name, result.tokens_per_second)
+        mean = counts.tokens / max(counts.examples, 1)
+        trained = result.steps.planned * settings.examples_per_step * mean
+        compiles_alike = (trained >= WORTH_COMPILING) == (tokens >= WORTH_COMPILING)
+        known = result.steady_tokens_per_second > 0 and steps >= _FEWEST_STEPS
+        alike = compiles_alike and 1 / _LIKE_LENGTHS <= mean / length <= _LIKE_LENGTHS
+        if saved == wanted and alike and base == shape and known:
+            speed = MeasuredSpeed(run.name, result.steady_tokens_per_second)
             found.append((record.stat().st_mtime, speed))
     return max(found, key=lambda one: one[0])[1] if found else None
 

@@ -51,12 +51,15 @@ class Progress:
     """(seconds, tokens) of the last steps. The first one is left out: layers are compiled in it,
     and kernels looked for."""
     _begun: bool = False
+    _later: tuple[float, int] = (0.0, 0)
+    """(seconds, tokens) of all steps after the first."""
 
     def stepped(self, step: int, seconds: float, tokens: int) -> None:
         """A step is done that took `seconds` and computed `tokens` in all processes."""
         self.step = step
         if self._begun:
             self._recent = [*self._recent[1 - _RATE_STEPS :], (seconds, tokens)]
+            self._later = self._later[0] + seconds, self._later[1] + tokens
         self._begun = True
 
     @property
@@ -65,6 +68,12 @@ class Progress:
         usual = self._usual()
         seconds = sum(s for s, _ in usual)
         return sum(t for _, t in usual) / seconds if seconds else None
+
+    @property
+    def steady_rate(self) -> float:
+        """Tokens a second of all steps after the first, which compiles; 0 without any."""
+        seconds, tokens = self._later
+        return tokens / seconds if seconds else 0.0
 
     @property
     def seconds_left(self) -> float | None:

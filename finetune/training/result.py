@@ -76,8 +76,9 @@ class TrainOutput(Record):
 class TrainResult(Record):
     """A finished training. `tokens` and `held_out` are by part of the data, `examples` by split;
     `tokens_per_second` counts the examples' own tokens in the training steps of all processes,
-    without padding and without evaluations, whether they were computed once or each time; `machine`
-    is what computed them (empty: of an earlier release)."""
+    without padding and without evaluations, whether they were computed once or each time;
+    `steady_tokens_per_second` those of the steps after the first, which compiles (0: unknown).
+    `machine` is what computed them (empty: of an earlier release)."""
 
     base: TrainedBase
     files: dict[str, str] = Field(default_factory=dict)
@@ -95,5 +96,6 @@ class TrainResult(Record):
     training_seconds: float
     evaluation_seconds: float
     tokens_per_second: float
+    steady_tokens_per_second: float = 0.0
     peak_memory: PeakMemory
     memory_plan: MemoryRecord

@@ -274,6 +274,7 @@ def _result(
         training_seconds=round(train_seconds, 1),
         evaluation_seconds=round(trainer.evaluation_seconds, 1),
         tokens_per_second=round(trainer.tokens_in_all / train_seconds, 1),
+        steady_tokens_per_second=round(trainer.steady_rate, 1),
         peak_memory=PeakMemory.model_validate(peak),
         memory_plan=MemoryRecord(
             **job.budget.decisions().to_json(),

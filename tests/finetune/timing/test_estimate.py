@@ -59,7 +59,7 @@ def test_less_is_certain_of_a_mixture_and_more_of_what_was_measured() -> None:
         return seconds[1] / seconds[0]
 
     usual = by_pace(PACE, WORK, strategy(), SHAPE, device="cpu")
-    mixture = ModelShape(**{**SHAPE.__dict__, "experts": Experts(8, 2, 512)})
+    mixture = replace(SHAPE, experts=Experts(8, 2, 512))
     mixed = by_pace(PACE, WORK, strategy(), mixture, device="cpu")
     run = by_run(800.0, WORK, "mine")
     assert span(run.seconds) < span(usual.seconds) < span(mixed.seconds)

@@ -27,7 +27,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def write_run(runs: Path, name: str, *, done: int = 100, **changed: Any) -> None:
+def write_run(runs: Path, name: str, *, done: int = 200, **changed: Any) -> None:
     held = {"loss": 1.0, "perplexity": 2.7, "tokens": 5, "examples": 1}
     result = {
         "base": {"spec": "x", "path": str(runs.parent / "base"), "name": "x"},
@@ -40,7 +40,9 @@ def write_run(runs: Path, name: str, *, done: int = 100, **changed: Any) -> None
         "device": "cpu", "machine": "this one", "precision": "fp32", "trainable_parameters": 1,
         "steps": {"planned": done, "done": done, "best": done, "resumed_from": None},
         "losses": {"train": [], "eval": [], "general": []}, "held_out": {"eval": held},
-        "training_seconds": 10.0, "evaluation_seconds": 0.0, "tokens_per_second": 800.0,
+        "training_seconds": 10.0, "evaluation_seconds": 0.0,
+        # The first with a minute of compiling.
+        "tokens_per_second": 200.0, "steady_tokens_per_second": 800.0,
         "peak_memory": {"resident_bytes": 1},
         "memory_plan": {"load_in_4bit": False, "gradient_checkpointing": "false",
                         "kept_layers": 0, "offload_embeddings": False, "batch_size": 8,
@@ -57,23 +59,33 @@ def write_run(runs: Path, name: str, *, done: int = 100, **changed: Any) -> None
     (runs / name / "run.json").write_text(json.dumps(record))
 
 
-def found(runs: Path, *, length: float = 80, **settings: Any) -> tuple[str, float] | None:
+def found(
+    runs: Path, *, length: float = 80, tokens: int = 100_000, **settings: Any
+) -> tuple[str, float] | None:
     speed = measured_speed(
-        SHAPE, TrainSettings(**settings), device="cpu", machine="this one", length=length, runs=runs
-    )
+        SHAPE, TrainSettings(**settings), device="cpu", machine="this one", length=length,
+        tokens=tokens, runs=runs,
+    )  # fmt: skip
     return (speed.run, speed.tokens_per_second) if speed else None
 
 
 def test_the_latest_run_of_such_a_training_is_taken(runs: Path) -> None:
     assert found(runs) is None
     for age, (name, rate) in enumerate((("new", 800.0), ("old", 700.0))):
-        write_run(runs, name, tokens_per_second=rate)
+        write_run(runs, name, steady_tokens_per_second=rate)
         os.utime(runs / name / "run.json", (1e9 - age, 1e9 - age))
     assert found(runs) == ("new", 800.0)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"machine": "another"}, {"machine": ""}, {"device": "cuda"}, {"done": 5}]
+    "changed",
+    [
+        {"machine": "another"},
+        {"machine": ""},
+        {"device": "cuda"},
+        {"done": 5},
+        {"steady_tokens_per_second": 0.0},
+    ],
 )
 def test_other_machines_and_short_runs_tell_nothing(runs: Path, changed: dict[str, Any]) -> None:
     write_run(runs, "other", **changed)
@@ -87,6 +99,7 @@ def test_another_training_tells_nothing(runs: Path) -> None:
     assert found(runs, gradient_checkpointing="true") is None
     assert found(runs, epochs=7.0, learning_rate=1e-3) == ("mine", 800.0)
     assert found(runs, length=300) is None
+    assert found(runs, tokens=10_000) is None  # not worth compiling, as that run was
     (runs.parent / "base" / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": 128}))
     assert found(runs) is None
 

@@ -48,7 +48,7 @@ class Display(ProgressDisplay):
         pass
 callback = ProgressCallback(Display(Progress(5)))
 trainer = callback.trainer = SimpleNamespace(
-    tokens_seen=0, tokens_in_all=0, check_step=lambda figures: None
+    tokens_seen=0, tokens_in_all=0, steady_rate=0.0, check_step=lambda figures: None
 )
 logs = {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 1.0}
 for step in range(1, 6):

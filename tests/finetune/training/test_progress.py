@@ -59,6 +59,7 @@ def test_the_first_step_says_nothing_of_the_time_left() -> None:
         assert progress.tokens_per_second is None
     progress.stepped(4, seconds=1.0, tokens=600)
     assert progress.seconds_left == pytest.approx(396.0)
+    assert progress.steady_rate == pytest.approx(600.0)
     assert progress.figures()["speed"] == "600 tokens/s"
 
 
