@@ -3,13 +3,12 @@ the model computes nothing that the others of a batch would change."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.finetune.runtime.libraries import Runtime
-from tuneserve.finetune.runtime.model import check_loadable
+from tuneserve.finetune.runtime.model import config_class_of
 from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.families import families_of
 from tuneserve.finetune.tokens.sharing import RowCosts, Sharing
@@ -31,17 +30,18 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def plan_sharing(
-    settings: TrainSettings, runtime: Runtime, checkpoint: Path, training_set: TrainingSet
+    settings: TrainSettings, device: str, config: Mapping[str, Any], training_set: TrainingSet
 ) -> tuple[Sharing | None, str]:
     """How training shares beginnings (None: not at all), and what to say about it ('': nothing).
+    `config`: config.json's content.
 
     Raises UsageError where the settings ask for it and it can't be.
     """
-    if settings.prefix_sharing == "false" or runtime.device != "cpu":
+    if settings.prefix_sharing == "false" or device != "cpu":
         return None, ""
     sharing = Sharing(
         training_set.encoded, training_set.sampler, settings.examples_per_step, settings.seed,
-        RowCosts(_pair_cost(checkpoint), CPU_PADDING),
+        RowCosts(_pair_cost(config), CPU_PADDING),
     )  # fmt: skip
     found = sharing.computed(settings.batch_size)
     if families := families_of(training_set.encoded, settings.examples_per_step):
@@ -54,7 +54,7 @@ def plan_sharing(
     if not wanted and saved < _LEAST_SAVED:
         return None, ""
     longest = max(len(example.input_ids) for example in training_set.encoded)
-    reason = obstacle(check_loadable(checkpoint), settings, longest)
+    reason = obstacle(config_class_of(config), settings, longest)
     if reason is None:
         told = f"what examples of a batch begin with is computed once: {saved:.0%} less to compute"
         return sharing, told + ("; examples that share most meet" if sharing.families else "")
@@ -68,6 +68,8 @@ def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:
     beginnings; None if nothing is known that speaks against it."""
     if settings.dropout or settings.neftune_alpha:
         return "dropout and NEFTune draw their noise for each example anew"
+    if config is None:
+        return "the installed transformers does not have this base's architecture"
     text = config.get_text_config()
     dropout = [name for name in _DROPOUTS if getattr(text, name, None)]
     if dropout:
@@ -84,10 +86,10 @@ def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:
     return None
 
 
-def _pair_cost(checkpoint: Path) -> float:
+def _pair_cost(config: Mapping[str, Any]) -> float:
     """What attention over a pair of tokens costs, in units of what a token costs elsewhere."""
     try:
-        shape = ModelShape.read(checkpoint)
+        shape = ModelShape.of(config)
     except UsageError:
         return 1e-3  # about that of a small model: it is the larger, the narrower a model is
     per_pair = 2 * shape.query * shape.layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -109,6 +110,15 @@ def check_loadable(path: Path) -> Any:
             f"transformers can't load this base: {str(error).splitlines()[0]}",
             where=str(path / "config.json"),
         ) from error
+
+
+def config_class_of(config: Mapping[str, Any]) -> Any:
+    """config.json's content with what transformers takes where it says nothing; None for an
+    architecture that the installed transformers does not have."""
+    from transformers import CONFIG_MAPPING
+
+    name = config.get("model_type", "")
+    return CONFIG_MAPPING[name].from_dict(dict(config)) if name in CONFIG_MAPPING else None
 
 
 def _let_load(model_type: str, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tuneserve.base import BaseConfig
 from tuneserve.chat.examples import Example
@@ -13,6 +14,7 @@ from tuneserve.extras import missing_packages
 from tuneserve.finetune.data.hub import is_here
 from tuneserve.finetune.data.prepare import Prepared, data_inputs, prepare_examples
 from tuneserve.finetune.memory.budget import budget_for
+from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import Schedule, plan_steps
 from tuneserve.finetune.runtime.libraries import load_runtime
 from tuneserve.finetune.runtime.model import load_tokenizer
@@ -28,6 +30,7 @@ from tuneserve.finetune.tokens.epoch import (
     build_training_set,
 )
 from tuneserve.finetune.tokens.estimated import estimate_all, estimate_parts
+from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.finetune.training.measured_speed import machine_name, measured_speed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
@@ -72,6 +75,9 @@ def forecast(
     lengths, encoded, training_set = _examples(recipe, base, named=named)
     schedule = plan_steps(recipe.train, len(training_set.sampler))
     work = training_work(training_set, encoded, schedule, recipe.train, device=device)
+    sharing = None
+    if lengths == COUNTED:  # what examples begin with is known by their tokens
+        sharing, _ = plan_sharing(recipe.train, device, base.config, training_set)
     found = Forecast(
         lengths=lengths,
         epoch_examples=work.epoch_examples,
@@ -80,7 +86,7 @@ def forecast(
         tokens=work.tokens,
     )
     try:
-        time = _time(recipe, base, shape, training_set, schedule, work, device, calibrate)
+        time = _time(recipe, base, shape, training_set, schedule, work, sharing, device, calibrate)
     except NoForecastError as reason:
         return found.model_copy(update={"left_out": str(reason)})
     return found.model_copy(update={"time": time})
@@ -147,6 +153,7 @@ def _time(
     training_set: TrainingSet,
     schedule: Schedule,
     work: Work,
+    sharing: Sharing | None,
     device: str,
     calibrate: bool,
 ) -> TimeEstimate:
@@ -171,10 +178,13 @@ def _time(
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
     runtime = load_runtime(recipe.train.precision)
-    budget = budget_for(recipe, runtime, base.config, training_set.encoded, schedule)
+    budget = budget_for(recipe, runtime, base.config, training_set.encoded, schedule, sharing)
     assert budget.search_within is not None
     strategy = budget.search_within(budget.available)
     settings = strategy.decisions.applied(recipe.train)
+    if sharing is not None:
+        saved = sharing.computed(settings.batch_size).saved
+        work = replace(work, computed=work.computed * (1 - saved))
     if needed_bytes(shape, runtime.precision) > budget.available:
         raise NoForecastError("timing one layer of this base takes more memory than is free")
     say("timing this machine for about ten seconds")

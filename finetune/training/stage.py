@@ -75,6 +75,7 @@ from tuneserve.finetune.training.result import (
 from tuneserve.finetune.training.trained_files import base_hashes, check_replaceable_run, run_hashes
 from tuneserve.foreign import check_plain
 from tuneserve.identity import Hashes
+from tuneserve.model_files import check_config
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -205,7 +206,9 @@ def _prepare(
     training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
     say(training_set.describe())
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
-    sharing, told = plan_sharing(recipe.train, runtime, base.path, training_set)
+    sharing, told = plan_sharing(
+        recipe.train, runtime.device, check_config(base.path / "config.json"), training_set
+    )
     if told:
         say(told)
     budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule, sharing)

@@ -49,7 +49,8 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def planned(checkpoint: Path, data: TrainingSet, runtime: Runtime = CPU, **given: Any) -> Any:
     settings = TrainSettings.model_validate({"batch_size": 8, **given})
-    return plan_sharing(settings, runtime, checkpoint, data)
+    config = json.loads((checkpoint / "config.json").read_text())
+    return plan_sharing(settings, runtime.device, config, data)
 
 
 def test_it_is_done_where_it_saves_enough(checkpoint: Path) -> None:
