@@ -37,7 +37,7 @@ def install() -> None:
 
     def attention(
         module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **given: Any
-    ) -> tuple[Any, None]:
+    ) -> Any:
         chunks = given.pop(CHUNKS, None)
         if chunks is None or given.get("dropout") or given.get("position_bias") is not None:
             return usual(module, query, key, value, attention_mask, **given)

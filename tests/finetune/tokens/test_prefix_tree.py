@@ -24,7 +24,9 @@ def examples(draw: st.DrawFn) -> list[Example]:
     """Examples that begin alike: few different tokens, and beginnings taken from one another."""
     made: list[Example] = []
     for _ in range(draw(st.integers(1, 7))):
-        begun = draw(st.sampled_from(made))[0] if made and draw(st.booleans()) else []
+        begun: list[int] = []
+        if made and draw(st.booleans()):
+            begun = draw(st.sampled_from(made))[0]
         kept = begun[: draw(st.integers(0, len(begun)))]
         ids = [*kept, *draw(st.lists(st.integers(1, 3), min_size=not kept, max_size=6))]
         trained = draw(st.lists(st.booleans(), min_size=len(ids), max_size=len(ids)))
