@@ -12,6 +12,9 @@ from tuneserve.finetune.tokens.prefix_tree import tree_size
 
 # Batches of an epoch that are looked at: what they compute tells what the others do.
 _LOOKED_AT = 256
+# The longest examples, in tokens, whose attention is computed by chunks: each chunk has a copy of
+# the keys and values that it sees, which layers keep.
+LONGEST_CHUNKED = 512
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class RowCosts:
 
     def of_tree(self, tree: int, rows: int, longest: int) -> float:
         """The cost of a tree of `tree` tokens with `rows` examples of up to `longest`: attention is
-        over the pairs of its row, or over those of the examples where these are fewer."""
-        pairs = min(self.padded(tree) ** 2, rows * self.padded(longest) ** 2)
+        over the pairs of its row, or by chunks over those of the examples where these are fewer."""
+        pairs = self.padded(tree) ** 2
+        if longest <= LONGEST_CHUNKED:
+            pairs = min(pairs, rows * self.padded(longest) ** 2)
         return self.padded(tree) + self.pair * pairs
 
     def padded(self, length: int) -> int:

@@ -17,7 +17,7 @@ from tuneserve.finetune.runtime.trained_rows import TrainedRows
 from tuneserve.finetune.runtime.tree_attention import CHUNKS, Chunks, install
 from tuneserve.finetune.tokens.encoder import IGNORED
 from tuneserve.finetune.tokens.prefix_tree import PrefixTree, prefix_tree
-from tuneserve.finetune.tokens.sharing import RowCosts
+from tuneserve.finetune.tokens.sharing import LONGEST_CHUNKED, RowCosts
 
 SHARED = "shared_prefixes"
 """The key of a batch under which its tree is."""
@@ -82,7 +82,10 @@ class SharingCollator:
 
 def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
     """The row's places as chunks, in the size with the fewest pairs of tokens; None where a mask
-    over the whole row has about as few."""
+    over the whole row has about as few, or examples are long."""
+    seen = max(tree.positions) + 1
+    if seen > LONGEST_CHUNKED:
+        return None
     ends = torch.tensor(tree.ends)
     positions = torch.tensor(tree.positions)
     # A place that nothing continues ends a run.
@@ -93,7 +96,7 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
         for border in borders:
             parts += [(n, min(n + size, border + 1)) for n in range(start, border + 1, size)]
             start = border + 1
-        pairs = len(parts) * size * (max(tree.positions) + 1)
+        pairs = len(parts) * size * seen
         if best is None or pairs < best[0]:
             best = pairs, size, parts
     if best is None or best[0] > _WORTH_CHUNKS * length * length:
@@ -102,7 +105,6 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
     first = torch.tensor([part[0] for part in parts])[:, None]
     last = torch.tensor([part[1] for part in parts])[:, None] - 1
     queries = torch.minimum(first + torch.arange(size), last)
-    seen = max(tree.positions) + 1
     keys = torch.zeros(len(parts), seen, dtype=torch.long)
     places = torch.arange(len(tree))
     for number, place in enumerate(last.flatten().tolist()):

@@ -30,6 +30,7 @@ def test_a_row_is_padded_and_costs_by_its_pairs_of_tokens() -> None:
     assert costs.of_tree(70, 8, 70) == pytest.approx(80 * 1.8)
     # A long row has more pairs than its examples: those that see each other are computed.
     assert costs.of_tree(600, 8, 70) == pytest.approx(608 + 0.01 * 8 * 80**2)
+    assert costs.of_tree(3000, 8, 600) == pytest.approx(3008 * (1 + 30.08))
     assert costs.is_less(624, 8, 77)
     assert not costs.is_less(625, 8, 77)
 

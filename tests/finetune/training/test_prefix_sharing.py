@@ -74,6 +74,13 @@ def test_chunks_see_what_the_mask_shows(batch: list[Example]) -> None:
         assert torch.equal(shown, made["attention_mask"][0, 0, place].nonzero().flatten())
 
 
+@pytest.mark.parametrize(("length", "chunked"), [(513, True), (514, False)])
+def test_long_examples_are_not_copied_into_chunks(length: int, chunked: bool) -> None:
+    texts = [[*range(length - 40), *range(n, n + 40)] for n in range(1000, 1800, 100)]
+    tree = prefix_tree((ids, [IGNORED] * (length - 1) + ids[-1:]) for ids in texts)
+    assert (chunks_of(tree, len(tree)) is not None) is chunked
+
+
 def test_a_batch_is_a_tree_where_that_is_cheaper() -> None:
     def made(costs: RowCosts, *texts: list[int]) -> Any:
         features = [{"input_ids": ids, "labels": [IGNORED, *ids[1:]]} for ids in texts]
