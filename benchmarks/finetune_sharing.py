@@ -2,7 +2,7 @@
 
 Three sets of examples: the sentiment recipe (a common instruction, short answers), a long common
 beginning, and texts with nothing in common. Each is trained by `tuneserve train` itself, with
-prefix_sharing off and as it comes, in turn; the rate is that of the last 20 steps and counts the
+prefix_sharing off and on, in turn; the rate is that of the last 20 steps and counts the
 examples' own tokens.
 
     tuneserve data sentiment
@@ -29,7 +29,7 @@ RECIPE = Path(__file__).parent.parent / "examples" / "sentiment.toml"
 WORDS = "the cat sat on a mat and then it ran away from big dogs while we ate near an old river"
 # (words of the common beginning, of an example's own input, of its answer), steps.
 MADE = {"long beginning": ((1100, 70, 20), 24), "nothing in common": ((0, 70, 20), 24)}
-WAYS = {"apart": "false", "shared": "auto"}
+WAYS = {"apart": "false", "shared": "true"}
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.model import config_class_of
 from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.families import families_of
@@ -22,6 +23,8 @@ _LEAST_SAVED = 0.1
 # An operation of attention takes this many times as long as one of a projection: its matrices are
 # narrow, and the softmax passes over every pair of tokens.
 _ATTENTION_FACTOR = 3.0
+# In bf16 oneDNN makes kernels for each length of a row, and what that costs is not known yet.
+_MEASURED = ("fp32",)
 _DROPOUTS = (
     "attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop",
     "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout",
@@ -30,14 +33,17 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
 def plan_sharing(
-    settings: TrainSettings, device: str, config: Mapping[str, Any], training_set: TrainingSet
+    settings: TrainSettings, runtime: Runtime, config: Mapping[str, Any], training_set: TrainingSet
 ) -> tuple[Sharing | None, str]:
     """How training shares beginnings (None: not at all), and what to say about it ('': nothing).
     `config`: config.json's content.
 
     Raises UsageError where the settings ask for it and it can't be.
     """
-    if settings.prefix_sharing == "false" or device != "cpu":
+    wanted = settings.prefix_sharing == "true"
+    if settings.prefix_sharing == "false" or runtime.device != "cpu":
+        return None, ""
+    if not wanted and runtime.precision not in _MEASURED:
         return None, ""
     sharing = Sharing(
         training_set.encoded, training_set.sampler, settings.examples_per_step, settings.seed,
@@ -50,7 +56,6 @@ def plan_sharing(
         if gathered.cost < (1 - _LEAST_SAVED) * found.cost:
             sharing, found = together, gathered
     saved = found.saved
-    wanted = settings.prefix_sharing == "true"
     if not wanted and saved < _LEAST_SAVED:
         return None, ""
     longest = max(len(example.input_ids) for example in training_set.encoded)

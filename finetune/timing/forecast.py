@@ -30,7 +30,6 @@ from tuneserve.finetune.tokens.epoch import (
     build_training_set,
 )
 from tuneserve.finetune.tokens.estimated import estimate_all, estimate_parts
-from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.finetune.training.measured_speed import machine_name, measured_speed
 from tuneserve.model_shape import ModelShape
 from tuneserve.records import Record
@@ -75,9 +74,6 @@ def forecast(
     lengths, encoded, training_set = _examples(recipe, base, named=named)
     schedule = plan_steps(recipe.train, len(training_set.sampler))
     work = training_work(training_set, encoded, schedule, recipe.train, device=device)
-    sharing = None
-    if lengths == COUNTED:  # what examples begin with is known by their tokens
-        sharing, _ = plan_sharing(recipe.train, device, base.config, training_set)
     found = Forecast(
         lengths=lengths,
         epoch_examples=work.epoch_examples,
@@ -86,7 +82,7 @@ def forecast(
         tokens=work.tokens,
     )
     try:
-        time = _time(recipe, base, shape, training_set, schedule, work, sharing, device, calibrate)
+        time = _time(recipe, base, shape, training_set, schedule, work, lengths, device, calibrate)
     except NoForecastError as reason:
         return found.model_copy(update={"left_out": str(reason)})
     return found.model_copy(update={"time": time})
@@ -153,7 +149,7 @@ def _time(
     training_set: TrainingSet,
     schedule: Schedule,
     work: Work,
-    sharing: Sharing | None,
+    lengths: str,
     device: str,
     calibrate: bool,
 ) -> TimeEstimate:
@@ -178,6 +174,9 @@ def _time(
     if not calibrate:
         raise NoForecastError("this machine was not timed (--no-calibrate)")
     runtime = load_runtime(recipe.train.precision)
+    sharing = None
+    if lengths == COUNTED:  # what examples begin with is known by their tokens
+        sharing, _ = plan_sharing(recipe.train, runtime, base.config, training_set)
     budget = budget_for(recipe, runtime, base.config, training_set.encoded, schedule, sharing)
     assert budget.search_within is not None
     strategy = budget.search_within(budget.available)

@@ -28,6 +28,7 @@ Collate = Callable[[Sequence[Any]], dict[str, Any]]
 # Queries of a chunk, and the share of a row's pairs of tokens below which chunks are worth it.
 _CHUNK_SIZES = (16, 32, 64, 128)
 _WORTH_CHUNKS = 0.75
+_COUNT_UNIT, _KEYS_UNIT = 4, 16
 _LOOKED_AT = 64  # batches, in search of one that is a tree
 _TOLERANCE = {"fp32": (1e-4, 1e-4), "bf16": (0.1, 0.2)}
 
@@ -102,6 +103,9 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
     if best is None or best[0] > _WORTH_CHUNKS * length * length:
         return None
     _, size, parts = best
+    # Few different shapes: oneDNN makes kernels for each that it meets.
+    count, seen = len(parts), -(-seen // _KEYS_UNIT) * _KEYS_UNIT
+    parts += [(0, 1)] * (-count % _COUNT_UNIT)
     first = torch.tensor([part[0] for part in parts])[:, None]
     last = torch.tensor([part[1] for part in parts])[:, None] - 1
     queries = torch.minimum(first + torch.arange(size), last)
@@ -113,6 +117,7 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
     hidden = torch.arange(seen) > positions[queries][..., None]
     order = torch.zeros(length, dtype=torch.long)
     inside = first + torch.arange(size) <= last
+    inside[count:] = False
     order[queries[inside]] = torch.arange(queries.numel()).view(queries.shape)[inside]
     return Chunks(queries.flatten(), keys.flatten(), hidden, order)
 

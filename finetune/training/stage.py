@@ -207,7 +207,7 @@ def _prepare(
     say(training_set.describe())
     schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
     sharing, told = plan_sharing(
-        recipe.train, runtime.device, check_config(base.path / "config.json"), training_set
+        recipe.train, runtime, check_config(base.path / "config.json"), training_set
     )
     if told:
         say(told)

@@ -50,7 +50,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def planned(checkpoint: Path, data: TrainingSet, runtime: Runtime = CPU, **given: Any) -> Any:
     settings = TrainSettings.model_validate({"batch_size": 8, **given})
     config = json.loads((checkpoint / "config.json").read_text())
-    return plan_sharing(settings, runtime.device, config, data)
+    return plan_sharing(settings, runtime, config, data)
 
 
 def test_it_is_done_where_it_saves_enough(checkpoint: Path) -> None:
@@ -61,6 +61,9 @@ def test_it_is_done_where_it_saves_enough(checkpoint: Path) -> None:
     assert planned(checkpoint, APART, prefix_sharing=True)[0] is not None
     assert planned(checkpoint, ALIKE, prefix_sharing=False) == (None, "")
     assert planned(checkpoint, ALIKE, Runtime(None, torch, "cuda", "bf16")) == (None, "")
+    bf16 = Runtime(None, torch, "cpu", "bf16")
+    assert planned(checkpoint, ALIKE, bf16) == (None, "")
+    assert planned(checkpoint, ALIKE, bf16, prefix_sharing=True)[0] is not None
 
 
 def test_what_it_would_change_is_said_or_refused(checkpoint: Path) -> None:
