@@ -801,16 +801,22 @@ class BenchSettings(Section):
     )
     scorer: str = Field("", description="'file.py:function' that scores an answer (python).")
     scorer_seconds: float = Field(
-        10.0, gt=0.0, le=3600.0, description="Longest time that it gets for an answer (python)."
+        10.0,
+        gt=0.0,
+        le=3600.0,
+        description="Longest time that it gets for an answer (python, regex).",
     )
     scorer_total_seconds: float = Field(
-        3600.0, gt=0.0, le=1e6, description="Longest time that it gets for all answers (python)."
+        3600.0,
+        gt=0.0,
+        le=1e6,
+        description="Longest time that it gets for all answers (python, regex).",
     )
     scorer_memory: float = Field(
         8.0,
         ge=0.0,
         le=65_536.0,
-        description="Address space in GiB that its process gets (python); 0 = no limit.",
+        description="Address space in GiB that its process gets (python, regex); 0 = no limit.",
     )
     general: int = Field(
         300,

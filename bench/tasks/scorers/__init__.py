@@ -28,9 +28,10 @@ from tuneserve.bench.tasks.scorers.marks import (
 )
 from tuneserve.bench.tasks.scorers.numbers import last_number, number_scorer
 from tuneserve.bench.tasks.scorers.overlap import chrf_scorer, rouge_l_scorer
+from tuneserve.bench.tasks.scorers.patterns import pattern_scorer
 from tuneserve.bench.tasks.scorers.python_file import python_scorer, scorer_files, try_out
 from tuneserve.bench.tasks.scorers.texts import normalise
-from tuneserve.bench.tasks.scorers.words import CONTAINS, EXACT, contains, exact, pattern_scorer
+from tuneserve.bench.tasks.scorers.words import CONTAINS, EXACT, contains, exact
 from tuneserve.settings import BenchSettings
 
 __all__ = [
@@ -77,7 +78,7 @@ def _scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
         case "number":
             return number_scorer(settings.tolerance)
         case "regex":
-            return pattern_scorer(settings.pattern)
+            return pattern_scorer(settings.pattern, settings)
         case "choice" | "likelihood" | "likelihood_per_token":
             return choice_scorer(list_choices(settings, references))
         case "labels":
@@ -119,8 +120,9 @@ def require_references(
     settings: BenchSettings, scorer: Scorer, references: list[tuple[str, str]], where: str
 ) -> None:
     """Raise UsageError naming every (id, reference) that no answer can be scored against, or where
-    the user's own scorer fails on answers made up for it."""
+    the user's own scorer or pattern fails on answers made up for it."""
     scorer.require_references(references, where, reference_hint(settings))
-    if settings.task == "python":
-        # The user's own code: what is wrong with it shall come out before anything is measured.
+    if settings.task in ("python", "regex"):
+        # The user's own code or pattern: what is wrong with it shall come out before anything is
+        # measured.
         try_out(scorer, [reference for _, reference in references])

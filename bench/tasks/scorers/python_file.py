@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuneserve.bench.tasks.scorers.limited_process import AnswerError, Limits
 from tuneserve.bench.tasks.scorers.marks import Mark, Scorer, ScorerError, plain, shortened
-from tuneserve.bench.tasks.scorers.python_process import AnswerError, Limits, ScorerProcess
+from tuneserve.bench.tasks.scorers.python_process import ScorerProcess
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 
@@ -21,7 +22,7 @@ def python_scorer(place: str, settings: BenchSettings | None = None) -> Scorer:
     `settings`' limits. A failure on an answer is a ScorerError that names the answer and the
     line."""
     path, name = _place(place)
-    process = ScorerProcess(path, name, _limits(settings or BenchSettings()))
+    process = ScorerProcess(path, name, Limits.of(settings or BenchSettings()))
     _started[place] = process
     where = f"bench.scorer: {place}"
 
@@ -64,11 +65,6 @@ def _place(place: str) -> tuple[Path, str]:
     if not path.is_file() or path.suffix != ".py":
         raise UsageError("no such Python file", where=f"bench.scorer: {path}")
     return path, name
-
-
-def _limits(settings: BenchSettings) -> Limits:
-    memory = int(settings.scorer_memory * (1 << 30))
-    return Limits(settings.scorer_seconds, settings.scorer_total_seconds, memory)
 
 
 def _failure(message: str, answer: str, reference: str, where: str) -> ScorerError:

@@ -1,12 +1,9 @@
-"""Tasks exact, contains and regex: the reference's text, whole or within the answer."""
+"""Tasks exact and contains: the reference's text, whole or within the answer."""
 
 from __future__ import annotations
 
-import re
-
-from tuneserve.bench.tasks.scorers.marks import Mark, Scorer, plain
+from tuneserve.bench.tasks.scorers.marks import Mark, Scorer
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise
-from tuneserve.errors import UsageError
 
 
 def exact(answer: str, reference: str) -> float:
@@ -33,32 +30,3 @@ def _contains(answer: str, reference: str) -> Mark:
 
 
 EXACT, CONTAINS = Scorer(_exact), Scorer(_contains)
-
-
-def pattern_scorer(pattern: str) -> Scorer:
-    """What the pattern captures last (its first group, or the whole match) is the same in answer
-    and reference, normalised. A reference without a match counts as what was captured."""
-    if not pattern:
-        raise UsageError(
-            "task 'regex' needs a pattern",
-            where="bench.pattern",
-            hint=r"For example: pattern = 'Answer: *(\w+)'",
-        )
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise UsageError(f"not a regular expression: {error}", where="bench.pattern") from error
-
-    def captured(text: str) -> list[str]:
-        group = 1 if compiled.groups else 0
-        return [match.group(group) or "" for match in compiled.finditer(text)]
-
-    def mark(answer: str, reference: str) -> Mark:
-        given, wanted = captured(answer), [*captured(reference)] or [reference]
-        if not given:
-            return Mark(0.0, 0.0, contains(answer, wanted[-1]), "none")
-        score = exact(given[-1], wanted[-1])
-        several = len(set(map(normalise, given))) > 1
-        return plain(score, found="several" if several else "one")
-
-    return Scorer(mark)

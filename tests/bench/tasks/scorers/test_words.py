@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuneserve.bench.tasks.scorers import contains, exact, make_scorer, normalise
+from tuneserve.bench.tasks.scorers.marks import ScorerError
 from tuneserve.bench.tasks.scorers.texts import fold
+from tuneserve.bench.tasks.tasks import held_out_task
+from tuneserve.chat.examples import Example
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
 
@@ -181,3 +184,36 @@ def test_a_pattern_captures_the_answer() -> None:
         make_scorer(BenchSettings(task="regex"), [])
     with pytest.raises(UsageError, match="not a regular expression"):
         make_scorer(BenchSettings(task="regex", pattern="("), [])
+
+
+def test_a_pattern_that_takes_too_long_costs_one_answer() -> None:
+    settings = BenchSettings(task="regex", pattern="(a+)+$", scorer_seconds=0.3)
+    scorer = make_scorer(settings, [])
+    started = time.perf_counter()
+    with pytest.raises(
+        ScorerError, match=r"the pattern '\(a\+\)\+\$' took longer than 0\.3 s"
+    ) as caught:
+        scorer("a" * 40 + "b", "aa")
+    assert time.perf_counter() - started < 5
+    assert caught.value.problems == [f"answer: '{'a' * 40}b'", "reference: 'aa'"]
+    assert scorer("baa", "aa") == 1.0
+
+
+def test_a_pattern_that_takes_too_long_on_the_references_ends_it_before_anything_is_asked() -> None:
+    settings = BenchSettings(task="regex", pattern="(a+)+$", scorer_seconds=0.3)
+    examples = [Example.of_turn("q1", "?", "a" * 40 + "b")]
+    with pytest.raises(UsageError, match="took longer than") as caught:
+        held_out_task("words", examples, settings)
+    assert caught.value.where == "bench.pattern"
+
+
+def test_what_a_pattern_captures_is_what_re_captures() -> None:
+    text = "ü\n\r\u2028\0\ud800 x=1 X=2"
+    assert make_scorer(BenchSettings(task="regex", pattern="(?s).*"), []).mark(text, text).score
+    scorer = make_scorer(BenchSettings(task="regex", pattern=r"(?i)x=(\d)"), [])
+    assert scorer(text, "2") == 1.0
+    assert scorer(text, "1") == 0.0
+    empty = make_scorer(BenchSettings(task="regex", pattern="b(c)?"), [])
+    assert empty.mark("bc b", "b").found == "several"
+    every = make_scorer(BenchSettings(task="regex", pattern="(?=(.*))"), [])
+    assert every("a" * 2_000, "") == 1.0
