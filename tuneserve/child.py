@@ -144,6 +144,13 @@ class Worker:
                 received += part
         return bytes(received)
 
+    def ended(self, seconds: float) -> int | None:
+        """Its code if it ends by itself within so many seconds."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
     def end(self) -> int:
         """Kill it, if it has not ended; its code."""
         self._end()

@@ -95,10 +95,14 @@ class LimitedProcess:
         except TimeoutError:
             failure = f"took longer than {seconds:.3g} s and was killed"
         except EOFError:
-            failure = "its process ended or sent no reply"
-            code = self._worker.end()
-            if code < 0:
-                failure += f" ({ending(code)})"
+            # Its output ends a moment before it does.
+            code = self._worker.ended(_END_SECONDS)
+            if code is None:
+                failure = "closed its output and was killed"
+            elif code < 0:
+                failure = f"was ended by {ending(code)}"
+            else:
+                failure = f"ended its process ({ending(code)})"
         except ValueError:
             failure = "sent what is no reply"
         else:
