@@ -257,11 +257,14 @@ def tango(won: float, lost: float, n: float) -> tuple[float, float]:
             away / math.sqrt(variance) if variance > 0 else math.copysign(99.0, away) * (away != 0)
         )
 
-    middle = (won - lost) / n
-    return (
-        float(optimize.brentq(lambda d: score(d) - z, -1 + 1e-9, middle, xtol=1e-13)),
-        float(optimize.brentq(lambda d: score(d) + z, middle, 1 - 1e-9, xtol=1e-13)),
-    )
+    # Where all are won, or all lost, the limit on that side is the estimate, 1 or -1.
+    middle = max(-1.0, min(1.0, (won - lost) / n))
+    low, high = middle, middle
+    if middle > -1:
+        low = float(optimize.brentq(lambda d: score(d) - z, -1 + 1e-9, middle, xtol=1e-13))
+    if middle < 1:
+        high = float(optimize.brentq(lambda d: score(d) + z, middle, 1 - 1e-9, xtol=1e-13))
+    return low, high
 
 
 def perplexity(nll: list[float], tokens: list[float], sizes: list[float]) -> Estimate:

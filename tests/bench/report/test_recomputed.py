@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recomputed import Row, holm, recomputed
+from recomputed import Row, holm, recomputed, tango
 
 from tests.bench.report.report_support import contender
 from tuneserve.bench.compare import analysis
@@ -17,6 +17,7 @@ from tuneserve.bench.compare.forgetting import compare_elsewhere, judge_forgetti
 from tuneserve.bench.compare.pairs import HELD_OUT, Answer, Pair
 from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.report.pages import write_report
+from tuneserve.bench.stats import proportions
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
@@ -110,3 +111,36 @@ def test_figures_are_those_of_the_answers(
         assert (mine.value, mine.low, mine.high) == pytest.approx(
             (theirs["value"], theirs["low"], theirs["high"]), abs=1e-7
         )
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "pairs"),
+    [(13, 0, 13), (0, 13, 13), (0, 5, 5), (1, 0, 1), (0, 0, 5), (13, 0, 14), (4.7, 0.0, 4.7)],
+)
+def test_the_limits_where_all_are_won_or_lost_are_the_reports(
+    won: float, lost: float, pairs: float
+) -> None:
+    low, high = tango(won, lost, pairs)
+    reports = [float(end) for end in proportions.tango(won, lost, pairs)]
+    assert [low, high] == pytest.approx(reports, abs=1e-9)
+    assert (high == 1.0) == (won == pairs)
+    assert (low == -1.0) == (lost == pairs)
+
+
+@pytest.mark.parametrize("per_source", [1, 5])
+def test_groups_that_are_all_won_or_lost_are_recomputed(tmp_path: Path, per_source: int) -> None:
+    always = {"g0": (1.0, 0.0), "g1": (0.0, 1.0), "g2": (1.0, 1.0)}  # base, tuned
+    pairs = []
+    for pair in some_pairs("p", (0.0, 1.0), per_source, 1):
+        base, tuned = always[str(pair.example.group)]
+        pairs.append(
+            replace(
+                pair, base=replace(pair.base, score=base), tuned=replace(pair.tuned, score=tuned)
+            )
+        )
+    rows, _, page = written(tmp_path, pairs, some_pairs("general/", (0.0, 1.0), 1, 2))
+    names = ("g0", "g1", "g2")
+    own = [row for row in rows if row["task"] == HELD_OUT]
+    again = [recomputed([row for row in own if row["group"] == name]) for name in names]
+    for name, found, p in zip(names, again, holm([each.p for each in again]), strict=True):
+        assert found.table_row(name, p) in page
