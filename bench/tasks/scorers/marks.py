@@ -41,10 +41,12 @@ def _accept(_: str) -> str:
 @dataclass(frozen=True)
 class Scorer:
     """`mark`: (answer, reference) -> what is to be said of the answer, which its thoughts are split
-    off from. `problem`: what is wrong with a reference, '' if it can be scored against."""
+    off from. `problem`: what is wrong with a reference, '' if it can be scored against. `among`:
+    (answer, references), where that is more than the best mark against one of them."""
 
     mark: Callable[[str, str], Mark]
     problem: Callable[[str], str] = _accept
+    among: Callable[[str, Sequence[str]], Mark] | None = None
 
     def __call__(self, answer: str, reference: str) -> float:
         """The score in [0, 1]."""
@@ -85,6 +87,8 @@ def against_any(scorer: Scorer, separator: str) -> Scorer:
 
 def best_mark(scorer: Scorer, answer: str, references: Sequence[str]) -> Mark:
     """The best mark of an answer against one of several references."""
+    if scorer.among is not None:
+        return scorer.among(answer, references)
     marks = [scorer.mark(answer, one) for one in references]
     return max(marks, key=lambda found: (found.score, found.lenient))
 

@@ -91,11 +91,12 @@ _LIST_MARK = re.compile(r"(?m)^[ \t]*\d{1,3}[.)][ \t]+(?=\S)")
 
 @dataclass(frozen=True)
 class Number:
-    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50. `end`
-    is where it ends in the prepared text."""
+    """A number in a text: its `value`, and what it may mean beside that: 50 % is 0.5 and 50.
+    `start` and `end` are its place in the prepared text, for those of a list (1,2) the list's."""
 
     value: float
     other: float | None
+    start: int
     end: int
 
     @property
@@ -106,7 +107,11 @@ class Number:
 def find_numbers(text: str) -> list[Number]:
     """The numbers of a text that `prepare` has made plain, in order. The numbers of list items
     (1. …, 2. …) count only if there are no others."""
-    return list(_numbers(_LIST_MARK.sub(" ", text))) or list(_numbers(text))
+    return list(_numbers(_LIST_MARK.sub(_blank, text))) or list(_numbers(text))
+
+
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
 
 
 _LATEX = (
@@ -154,6 +159,7 @@ def prepare(text: str) -> str:
             text = pattern.sub(plain, text)
     text = re.sub(r"(?<=\d)\*\*(?=\d)", "^", text)
     text = _MINUS.sub(" -", text)
+    text = re.sub(r"(?<=\d),(?=[-+]\d)", ", ", text)  # 3,-3
     text = re.sub(r"(?<![\w\\])([$€£¥₹]\s?\d[\d.,]{0,20})\s?m(?!\w)", r"\1M", text)  # £5m
     text = _POINT_THOUSANDS.sub(_without_point, text)
     # Emphasis and dollars around a number are no part of it.
@@ -196,7 +202,7 @@ def _numbers(text: str) -> Iterator[Number]:
             continue
         if found["mantissa"] is not None and _is_list(text, found):
             for part in found["mantissa"].split(","):
-                yield Number(float(part), None, place)
+                yield Number(float(part), None, found.start(), place)
             continue
         value = _value(found)
         if value is None:
@@ -212,7 +218,7 @@ def _numbers(text: str) -> Iterator[Number]:
         other = None
         if found["share"] is not None:
             other, value = value, value / (1000 if "‰" in found["share"] else 100)
-        yield Number(value, other, place)
+        yield Number(value, other, found.start(), place)
 
 
 def _with_scales(text: str, value: float, place: int) -> tuple[float, int]:

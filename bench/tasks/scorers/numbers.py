@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from tuneserve.bench.tasks.scorers.cues import announced, boxed
+from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
 
@@ -17,11 +18,19 @@ _NEGATED = re.compile(
     rf"{_DIGITS}(?:\s*(?:\b(?:or|nor|oder|noch|ou|ni|или|ни)\b|或)\s*{_DIGITS})*"
     rf"|{_DIGITS}[個つ人円年개명원]?(?:(?:では|じゃ)な(?:く|い(?!か))|(?:[이가은는]\s?|\s)아니)"
 )
-# Two numbers side by side as the answer: 12 or 13, between 12 and 13, 5 apples or 6.
-_BESIDE = re.compile(
-    r"(?i)\s*[%°]?\s?(?:[^\W\d_]{1,20}\s+)?"
-    r"(?:\b(?:or|and|to|oder|und|bis|ou|et|à|y|и|или)\s+(?:[^\W\d_]{1,8}\s+)?|\s?(?:或者?|和|か|と)\s?)[-+$€£]?[\d.]"
+# What stands between two numbers that are both given: 12 or 13, between 12 and 13, 5 apples or 6.
+_UNIT_BEFORE = r"\s*[%°]?\s?(?:[^\W\d_]{1,20}(?:\s|(?=,)))?,?\s*\(?"
+_OR = r"(?:\b(?:or(?!\s+rather)|oder|ou|o|ó|или)\s+(?:[^\W\d_]{1,8}\s+)?|(?:或者?|か)\s?)[-+$€£(]*"
+_AND = r"(?:(?:\b(?:and|to|und|bis|et|à|y|и)\s+|&\s*)(?:(?:maybe|perhaps|about)\s+)?|[和と]\s?|-)"
+_EITHER = re.compile(rf"(?i){_UNIT_BEFORE}{_OR}")
+_JOINED = re.compile(rf"(?i){_UNIT_BEFORE}(?:{_OR}|{_AND})[$€£(]*")
+_LISTED = re.compile(
+    rf"(?i)\s*[%°]?\s?(?:[^\W\d_]{{1,20}})?\s*"
+    rf"(?:[,;，、；/]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND})[$€£(]*"
 )
+_BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
+# The unknown in front of its value: x = 3.
+_UNKNOWN = re.compile(r"(?<!\w)(?P<name>[A-Za-z])\s*[=≈]\s*(?=[-+]?[\d.])")
 # A number and what it is made of, and nothing else: 12 = 3 * 4.
 _TAKEN_APART = re.compile(r"(?P<result>[-+]?[\d.,]+) *=[\d., ()]*(?:[-+*/^×·⋅÷][\d., ()]+)+")
 _RELATION = re.compile(r"[=≈≃]")
@@ -30,11 +39,15 @@ _OPERATOR = re.compile(
     r"\s*(?:[^\W\d_]{1,20}\s+)?(?:[-+*/^×·⋅÷:]|x(?=\s?\d)|(?i:times|plus|minus|mal|divided\sby|of|von|de)\b)"
     r"\s*[$€£]?(?:[\d.(\\]|[^\W\d_]\b)|\((?=\d)|[xyznab]\s*[-+=]"
 )
+_PARENTHESIS = re.compile(r"\s(?:[^\W\d_]{1,20}\s)?\((?P<inside>[^()]*(?:\([^()]*\)[^()]*)*)\)")
+_CALCULATION = re.compile(r"\d\s*[-+*/^×·⋅÷]\s*\(?\d")
 # What follows gives the reason, or checks the result.
 _REASON = re.compile(
     r"(?i)[,;(]?\s(?:because|since|as|weil|denn|da|car|puisque|parce que|porque|ya que|pois|perché"
     r"|omdat|want|потому|так как|поскольку)\s"
 )
+_NEAR = 48  # characters between what belongs together
+_BEGINS = re.compile(r"[\s*_(\[~≈=$€£]*[-+]?\.?\d")
 # Beside the number an answer that is nothing but the number may have a unit of two words.
 _UNIT = re.compile(r"[^\W\d_]*[./°²³^\w]*(?:\s?[^\W\d_/]+)?")
 
@@ -43,46 +56,166 @@ def number_scorer(tolerance: float) -> Scorer:
     """Right if the answer's number equals the reference's within a relative tolerance.
 
     Which number of an answer counts: that in \\boxed{}, that after "####" or "the answer is", or
-    else the last one. Strictly, the answer is a number with its unit and nothing else; leniently,
-    any of its numbers is the one that was asked for.
+    else the last one. An answer that gives several (12 or 13) is right where all of them stand in
+    the reference. Strictly, the answer is a number with its unit and nothing else; leniently, any
+    of its numbers is the one that was asked for.
     """
 
-    def mark(answer: str, reference: str) -> Mark:
-        wanted, _ = the_number(reference)
-        given, found = the_number(answer)
-        if wanted is None:
-            return Mark(0.0, 0.0, 0.0, found)
-        score = float(given is not None and _equal(given, wanted, tolerance))
+    def among(answer: str, references: Sequence[str]) -> Mark:
+        each = [given_in(reference).values for reference in references]
+        wanted = [value for values in each for value in values]
+        given = given_in(answer)
+
+        def covers(values: Sequence[Number], others: Sequence[Number]) -> bool:
+            return all(any(_equal(one, other, tolerance) for other in others) for one in values)
+
+        if not wanted:
+            return Mark(0.0, 0.0, 0.0, given.found)
+        score = float(given.number is not None and covers(given.values, wanted))
+        whole = any(values and covers(values, given.values) for values in each)
         lenient = score or float(
-            any(_equal(one, wanted, tolerance) for one in find_numbers(prepare(answer)))
-        )
-        return Mark(score, score if _is_bare(answer) else 0.0, lenient, found)
+            any(_equal(one, other, tolerance)
+                for one in find_numbers(prepare(answer)) for other in wanted)
+        )  # fmt: skip
+        bare = _is_bare(answer) or _list_of(prepare(answer))
+        strict = score if whole and bare else 0.0
+        return Mark(score, strict, lenient, given.found)
 
     def problem(reference: str) -> str:
-        return "" if the_number(reference)[0] is not None else "has no number"
+        return "" if given_in(reference).number is not None else "has no number"
 
-    return Scorer(mark, problem)
+    return Scorer(lambda answer, reference: among(answer, [reference]), problem, among)
+
+
+class Given(NamedTuple):
+    """The `number` that a text gives as its answer, None for none, and others that it gives
+    `beside` it, with nothing that chooses between them: 12 or 13."""
+
+    number: Number | None
+    found: Found
+    beside: tuple[Number, ...] = ()
+
+    @property
+    def values(self) -> tuple[Number, ...]:
+        return self.beside if self.number is None else (self.number, *self.beside)
 
 
 def the_number(text: str) -> tuple[Number | None, Found]:
-    """The number that a text gives as its answer, and whether that was clear. One that the text
-    denies (not 5) is none."""
+    """The number that a text gives as its answer, and whether that was clear."""
+    given = given_in(text)
+    return given.number, given.found
+
+
+def given_in(text: str) -> Given:
+    """What a text gives as its answer. A number that the text denies (not 5) is none, and so is a
+    box without a number that can be read (\\sqrt{4}): no other number is meant then."""
+    text = first_block(text, _is_answered)
     inside = boxed(text)
-    if inside is not None and (numbers := find_numbers(prepare(_right_side(inside)))):
-        return numbers[-1], _how_many(numbers)
+    if inside is not None:
+        inside = prepare(inside)
+        if several := _list_of(inside):
+            return _several(several, several[-1])
+        if numbers := find_numbers(_right_side(inside)):
+            joined = _side_by_side(_right_side(inside), numbers) == len(numbers)
+            return _several(numbers if joined else numbers[-1:], numbers[-1], numbers)
+        if any(char.isdecimal() for char in inside):
+            return Given(None, "none")
     plain = prepare(text)
     for sentence, after in announced(plain):
         sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
+        if several := _list_of(sentence):
+            return _several(several, several[0])
         for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
-                beside = _BESIDE.match(part, numbers[0].end) is not None
-                return numbers[0], _how_many(numbers[: 1 + beside])
+                return _several(numbers[: _side_by_side(part, numbers)], numbers[0])
     if (apart := _TAKEN_APART.fullmatch(plain.strip())) and (
         numbers := find_numbers(apart["result"])
     ):
-        return numbers[0], "one"
-    numbers = find_numbers(_NEGATED.sub(" ", plain))
-    return (numbers[-1], _how_many(numbers)) if numbers else (None, "none")
+        return Given(numbers[0], "one")
+    plain = _NEGATED.sub(" ", plain)
+    if several := _list_of(plain):
+        return _several(several, several[-1])
+    plain = _without_explanations(plain)
+    numbers = find_numbers(plain)
+    if not numbers:
+        return Given(None, "none")
+    last = numbers[-2:] if _is_open(plain, numbers) else numbers[-1:]
+    return _several(last, numbers[-1], numbers)
+
+
+def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | None = None) -> Given:
+    """The number `chosen` from those that are `given` side by side; how many were found is said
+    `of` all."""
+    beside = tuple(one for one in given if not _equal(one, chosen, 0.0))
+    return Given(chosen, _how_many(given if of is None else of), beside)
+
+
+def _is_answered(text: str) -> bool:
+    """Does a text say its answer, or begin with it?"""
+    plain = prepare(text)
+    if _BEGINS.match(plain) or boxed(text) is not None:
+        return bool(find_numbers(plain))
+    return any(find_numbers(after) for _, after in announced(plain))
+
+
+def _side_by_side(text: str, numbers: Sequence[Number], joint: re.Pattern[str] = _JOINED) -> int:
+    """How many numbers from the first on are given together."""
+    count = 1
+    while count < len(numbers) and _are_joined(text, numbers[count - 1], numbers[count], joint):
+        count += 1
+    return count
+
+
+def _are_joined(text: str, one: Number, other: Number, joint: re.Pattern[str]) -> bool:
+    between = text[one.end : other.start]
+    return other.start < one.end or (len(between) <= _NEAR and joint.fullmatch(between) is not None)
+
+
+def _list_of(text: str) -> list[Number]:
+    """The numbers of a text that is nothing but a list of different ones: '3, -3', 'x = 3 or
+    x = -3'. Otherwise none."""
+    if len({found["name"] for found in _UNKNOWN.finditer(text)}) == 1:
+        text = _UNKNOWN.sub("", text)
+    numbers = find_numbers(text)
+    if len(numbers) < 2 or text[: numbers[0].start].strip(" \t\n\\({[$~*_"):
+        return []
+    after = text[numbers[-1].end :].strip(" \t\n\\)}]$.!%°*_")
+    if after and _UNIT.fullmatch(after) is None:
+        return []
+    listed = _side_by_side(text, numbers, _LISTED) == len(numbers)
+    return numbers if listed and _how_many(numbers) == "several" else []
+
+
+def _is_open(text: str, numbers: Sequence[Number]) -> bool:
+    """Are the last two numbers of a text given together: I think it is 12 or 13?"""
+    if len(numbers) < 2:
+        return False
+    one, other = numbers[-2:]
+    if _are_joined(text, one, other, _EITHER):
+        return True
+    between = _BETWEEN.search(text[max(0, one.start - 16) : one.start]) is not None
+    return between and _are_joined(text, one, other, _JOINED)
+
+
+def _without_explanations(text: str) -> str:
+    """Without what stands in parentheses behind a number and says how that was found: 14 (since
+    7*2=14), 14 (7*2=14), 14 (7*2). What is calculated from it stays: 3 dozen (3*12 = 36)."""
+    kept, place = [], 0
+    for found in _PARENTHESIS.finditer(text):
+        before = text[max(place, found.start() - _NEAR) : found.start()]
+        numbers = find_numbers(before)
+        if not numbers or before[numbers[-1].end :].strip(" $.%°"):
+            continue
+        inside = found["inside"]
+        results = [find_numbers(part)[:1] for part in _RELATION.split(inside)[1:]]
+        if results:
+            explains = any(one and _equal(one[0], numbers[-1], 1e-9) for one in results)
+        else:
+            explains = _CALCULATION.search(inside) is not None
+        if explains or _REASON.match(f" {inside} "):
+            kept.append(text[place : found.start()])
+            place = found.end()
+    return " ".join([*kept, text[place:]])
 
 
 def _how_many(numbers: Sequence[Number]) -> Found:

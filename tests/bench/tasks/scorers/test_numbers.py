@@ -214,6 +214,72 @@ def test_what_is_denied_or_open_is_not_settled(text: str, value: float | None, f
     assert (number and number.value) == (value if value is None else pytest.approx(value))
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        ("The answer is 5 or 6.", ["5 or 6", "6, 5", "4, 5, 6"], ["5", "6", "5, 7"]),
+        ("12 or 13", ["12 or 13"], ["12", "13"]), ("12-13", [], ["12", "13"]),
+        (r"\boxed{3, -3}", ["3, -3", r"\boxed{-3, 3}", "x = 3 or x = -3"], ["3", "-3"]),
+        ("Answer: x = 3 or x = -3", ["3 and -3"], ["-3"]), ("12 (or 13)", [], ["12", "13"]),
+        ("I think it is 12 or 13 apples.", ["12, 13"], ["12", "13"]),
+        ("It is between 12 and 13", [], ["12", "13"]), ("Answer: 5 apples or 6", [], ["5", "6"]),
+        ("Answer: 50% or 0.5", ["0.5", "50"], []), ("Answer: 5 and it took 3", ["5"], ["3"]),
+        ("Either 5 or 6. Final answer: 6", ["6"], ["5"]), ("42, or rather 43", ["43"], ["42"]),
+        (r"\boxed{5 \text{ hours } 30 \text{ minutes}}", ["5 hours 30 minutes"], ["5"]),
+        (r"\boxed{x=5, y=7}", ["7"], []), ("Ann has 3 and Bob has 5", ["5"], ["3"]),
+        ("3", ["3, -3"], ["-3"]), ("The answer is 12 and 12", ["12"], []),
+    ],
+)  # fmt: skip
+def test_an_answer_that_names_several_is_right_where_all_are(
+    answer: str, right: list[str], wrong: list[str]
+) -> None:
+    assert [number()(answer, one) for one in right] == [1.0] * len(right)
+    assert [number()(answer, one) for one in wrong] == [0.0] * len(wrong)
+
+
+def test_several_of_the_accepted_references_are_right() -> None:
+    scorer = make_scorer(BenchSettings(task="number", separator="|"), [])
+    assert [scorer(text, "5|6") for text in ("5", "5 or 6", "5 or 7", "7")] == [1, 1, 0, 0]
+    # Strictly all numbers of one reference are named.
+    strict = [number().mark(text, "3, -3").strict for text in ("-3, 3", "3", r"\boxed{3, -3}")]
+    assert strict == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("14 (since 7*2=14 and 3+4=7)", 14.0), ("14 (since 7*2=14)", 14.0), ("12 (3*4)", 12.0),
+        ("14 apples (7*2 = 14, 3 + 4 = 7). Done!", 14.0), ("3 dozen (3*12 = 36)", 36.0),
+        ("14 (because f(2) = 7 and g(7) = 3)", 14.0), ("2(3+4) = 14", 14.0), ("2 + 3 (= 5)", 5.0),
+        ("3 hours (180 minutes)", 180.0),
+    ],
+)  # fmt: skip
+def test_an_explanation_in_parentheses_is_not_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Answer: 12\n\nQuestion: Tom has 3.\nAnswer: 11", 12.0), ("12\n\nQ: 3 + 8?\nA: 11", 12.0),
+        ("So 12.\n#### 12\n**Question 2:** 3?\n#### 11", 12.0), ("12\n问题：3？\n答案：11", 12.0),
+        (r"\boxed{12}" + "\n\nProblem: 3 + 8?\n" + r"\boxed{11}", 12.0),
+        ("Question: 3 + 4?\nAnswer: 7\n\nQuestion: 4 + 5?\nAnswer: 9", 7.0),
+        ("Question: 3 + 4?\nAnswer: 7", 7.0), ("I repeat it.\nQuestion: 3 + 4?\nAnswer: 7", 7.0),
+        ("I'll solve 2 parts.\nQ: 3 + 4?\nA: 7\nQ: 7 + 7?\nFinal answer: 14", 14.0),
+    ],
+)  # fmt: skip
+def test_what_follows_a_new_question_is_not_the_answer(text: str, value: float) -> None:
+    assert last_number(text) == value
+
+
+def test_roots_are_not_worked_out() -> None:
+    # Nor is another number of the text taken for one in a box that can't be read.
+    assert last_number(r"Of 9 things it is \boxed{\sqrt{4}}") is None
+    assert number().problem(r"\boxed{\sqrt{4}}") == "has no number"
+    assert last_number(r"It is 4. \boxed{yes}") == 4.0
+
+
 def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> None:
     examples = [Example.of_turn("q1", "?", "5"), Example.of_turn("q2", "?", "12:30")]
     with pytest.raises(UsageError, match="1 of 2 references") as caught:
@@ -237,6 +303,12 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         "not 5 or " * 5_000,
         "12 = " + "3 * " * 10_000,
         "5π/" * 15_000,
+        "5 or " * 8_000,
+        "5 (" * 13_000,
+        "5 (1+1) " * 5_000,
+        " (" + "(5) " * 10_000,
+        "5\nQuestion: " * 3_000,
+        "5, " * 13_000,
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
