@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from tuneserve.bench.tasks.scorers.cues import announced, boxed
+from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
 from tuneserve.bench.tasks.scorers.denials import (
     Mention,
     after_corrections,
-    is_list,
+    first_list,
     with_denials,
+    without_idioms,
 )
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, is_whole, normalise, unformatted
@@ -31,6 +33,7 @@ _LABEL_CUE = re.compile(
     r"(?i)(?:option|choice|choose|chose|pick|select|answer|letter|say|is|be|with|so|it's|→|:|=|"
     r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
 )
+_CLAUSE = re.compile(r"[.,;!?\n—。，；！？]")
 _VERB_AFTER = re.compile(
     r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
 )
@@ -50,26 +53,37 @@ def distinct_choices(named: Sequence[str], task: str) -> list[str]:
 
 
 def choice_scorer(choices: Sequence[str]) -> Scorer:
-    """Right if the choice that the answer settles on (`settled_choice`) is the reference. Strictly,
-    the answer is a choice and nothing else; leniently, it names the reference at all."""
+    """Right if the choice that the answer settles on (`settled_choice`) is the reference. One that
+    gives several (A or B) is right where all of them are references. Strictly, the answer is a
+    choice and nothing else; leniently, it names the reference at all."""
     known = {normalise(choice): choice for choice in choices}
 
-    def mark(answer: str, reference: str) -> Mark:
-        wanted = normalise(reference)
-        named, found = settled_choice(answer, choices)
-        score = float(named is not None and normalise(named) == wanted)
+    def among(answer: str, references: Sequence[str]) -> Mark:
+        wanted = set(map(normalise, references))
+        named = _settle(answer, choices)
+        given = {normalise(one) for one in (named.choice, *named.beside) if one is not None}
+        score = float(bool(given) and given <= wanted)
         bare = normalise(answer) in known
         lenient = score or float(
-            any(normalise(one.choice) == wanted for one in mentions(answer, choices))
+            any(normalise(one.choice) in wanted for one in mentions(answer, choices))
         )
-        return Mark(score, score if bare else 0.0, lenient, found)
+        return Mark(score, score if bare else 0.0, lenient, named.found)
 
     def problem(reference: str) -> str:
         if normalise(reference) in known:
             return ""
         return f"is none of the choices ({', '.join(shortened(c, 30) for c in choices[:8])})"
 
-    return Scorer(mark, problem)
+    return Scorer(lambda answer, reference: among(answer, [reference]), problem, among)
+
+
+class _Settled(NamedTuple):
+    """The `choice` that an answer settles on, None for none, and others that it gives `beside` it,
+    with nothing that chooses between them: A or B."""
+
+    choice: str | None
+    found: Found
+    beside: tuple[str, ...] = ()
 
 
 def first_choice(answer: str, choices: Sequence[str]) -> str | None:
@@ -81,15 +95,30 @@ def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Fou
     """The choice that an answer settles on, and whether that was clear.
 
     In this order: the whole answer, \\boxed{}, behind "the answer is", a line of its own, the only
-    one that is judged right (A: no. B: yes). Else of the choices named and not denied the first; of
+    one that is judged right (A: no. B: yes), the only one behind the last colon if it is a word and
+    stands first there. Else of the choices named and not denied the first; of
     choices of one letter the last, since answers repeat the options and think aloud before they
     choose. One with a negation in its clause is not taken, but makes the answer unclear, as does
     one that takes back what was settled (A. Wait, actually B).
     """
-    named, found = _settled(answer, choices)
-    if named is not None and found == "one" and _is_taken_back(answer, named, choices):
-        return named, "several"
-    return named, found
+    return _settle(answer, choices)[:2]
+
+
+def _settle(answer: str, choices: Sequence[str]) -> _Settled:
+    known = {normalise(choice): choice for choice in choices}
+    answer = first_block(answer, lambda text: _is_answered(text, choices, known))
+    named = _settled(answer, choices, known)
+    if named.choice and named.found == "one" and _is_taken_back(answer, named.choice, choices):
+        return _Settled(named.choice, "several")
+    return named
+
+
+def _is_answered(text: str, choices: Sequence[str], known: dict[str, str]) -> bool:
+    """Does a text say its answer, or begin with it?"""
+    begins = text.strip().partition("\n")[0]
+    if normalise(begins) in known or _leading(text, known) or boxed(text) is not None:
+        return True
+    return any(mentions(after, choices, sure=True) for _, after in announced(text))
 
 
 def _is_taken_back(answer: str, named: str, choices: Sequence[str]) -> bool:
@@ -106,15 +135,14 @@ def _is_taken_back(answer: str, named: str, choices: Sequence[str]) -> bool:
     )
 
 
-def _settled(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
-    known = {normalise(choice): choice for choice in choices}
+def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Settled:
     if whole := known.get(normalise(answer)):
-        return whole, "one"
+        return _Settled(whole, "one")
     inside = boxed(answer)
     if inside is not None:
         inside = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", inside)
         if whole := known.get(normalise(inside)):
-            return whole, "one"
+            return _Settled(whole, "one")
         if named := mentions(inside, choices, sure=True):
             return _first(inside, named, choices)
     for sentence, after in announced(answer):
@@ -122,24 +150,37 @@ def _settled(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
         asked = after[len(sentence) : len(sentence) + 1] == "?"
         for part in (after,) if asked else (sentence, after):
             if whole := known.get(normalise(part)):
-                return whole, "one"
+                return _Settled(whole, "one")
             if named := mentions(part, choices, sure=True):
                 return _first(part, named, choices)
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
-        return lines[0], "one"
+        return _Settled(lines[0], "one")
     every = _every_mention(answer, choices)
     right = {one.choice for one in every if one.judged}
     if len(right) == 1:
-        return right.pop(), "one"
-    short = all(_is_letter(choice) for choice in choices)
-    if short and (leading := _leading(answer, known)):
-        return leading, "one"
+        return _Settled(right.pop(), "one")
     found = [one for one in every if not one.denied and not one.doubtful]
+    short = all(_is_letter(choice) for choice in choices)
+    if len(found) > 1 and len(_together(answer, found, choices)) == len(found):
+        return _of_several(found, found[-1 if short else 0].choice)
+    if short and (leading := _leading(answer, known)):
+        return _Settled(leading, "one")
     if not found:
-        return None, "none"
+        return _Settled(None, "none")
+    chosen = found[-1 if short else 0].choice
+    if not short:
+        chosen = _behind_colon(answer, choices, known) or chosen
     different = {one.choice for one in every if not one.denied}
-    return found[-1 if short else 0].choice, "one" if len(different) == 1 else "several"
+    return _Settled(chosen, "one" if len(different) == 1 else "several")
+
+
+def _behind_colon(answer: str, choices: Sequence[str], known: dict[str, str]) -> str | None:
+    """The choice that stands right behind the last colon, if it is the only one there."""
+    _, colon, behind = unformatted(answer).replace("：", ":").rpartition(":")
+    first = known.get(normalise(_CLAUSE.split(behind.strip(), maxsplit=1)[0]))
+    named = {one.choice for one in mentions(behind, choices)}
+    return first if colon and named == {first} else None
 
 
 def mentions(text: str, choices: Sequence[str], *, sure: bool = False) -> list[Mention]:
@@ -164,7 +205,7 @@ def _every_mention(text: str, choices: Sequence[str], *, sure: bool = False) -> 
         if not taken or one.start >= taken[-1].end:
             taken.append(one)
     source = plain if all(map(_is_letter, choices)) else folded
-    return with_denials(source, taken)
+    return with_denials(source, without_idioms(source, taken))
 
 
 def _leading(answer: str, known: dict[str, str]) -> str | None:
@@ -177,11 +218,21 @@ def _leading(answer: str, known: dict[str, str]) -> str | None:
     return found[0] if len(found) == 1 and first and normalise(first[1]) in known else None
 
 
-def _first(text: str, found: Sequence[Mention], choices: Sequence[str]) -> tuple[str | None, Found]:
-    """The first of the mentions in a text, and whether another stands beside it (A or B)."""
+def _together(text: str, found: Sequence[Mention], choices: Sequence[str]) -> Sequence[Mention]:
+    """The first of the mentions in a text with those that stand beside it (A or B)."""
     plain = unformatted(text)
-    source = plain if all(map(_is_letter, choices)) else fold(plain)
-    return found[0].choice, "several" if is_list(source, found) else "one"
+    return first_list(plain if all(map(_is_letter, choices)) else fold(plain), found)
+
+
+def _first(text: str, found: Sequence[Mention], choices: Sequence[str]) -> _Settled:
+    """The first of the mentions in a text, and those that stand beside it."""
+    return _of_several(_together(text, found, choices), found[0].choice)
+
+
+def _of_several(found: Sequence[Mention], chosen: str) -> _Settled:
+    """One of the mentions that stand side by side, with the others."""
+    beside = tuple({one.choice: None for one in found if one.choice != chosen})
+    return _Settled(chosen, "several" if beside else "one", beside)
 
 
 def _words(folded: str, wanted: str, choice: str) -> list[Mention]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 _NEGATION_BEFORE = re.compile(
     r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
@@ -43,6 +44,8 @@ _CLAUSE_END = re.compile(
 # Between the choices of a list that one denial is about: A, B and C are wrong.
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
 _AND = re.compile(r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或|と|や|및)\s*\Z")
+_LISTED = re.compile(r"\s*[,;/、，；]\s*")
+_WORD = re.compile(r"\w")
 # Every choice with a judgement of its own: A: no. B: yes.
 _JUDGEMENT = re.compile(
     r"(?i)[\"')\]*_.]*\s*(?:[:=→–-]|\bis\b|\bist\b|\best\b|\bes\b|(?<=[).])\s|\s(?=[✓✔✗✘✅❌]))[\s*_]*"
@@ -94,11 +97,27 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
     ]
 
 
-def is_list(text: str, found: Sequence[Mention]) -> bool:
-    """Do the first two mentions stand side by side: A or B, both A and B?"""
-    if len(found) < 2 or found[0].choice == found[1].choice:
-        return False
-    return _AND.match(text[found[0].end : found[1].start][:_CONTEXT]) is not None
+def first_list(text: str, found: Sequence[Mention]) -> Sequence[Mention]:
+    """The first mention with those that stand side by side with it: A or B, both A and B, A, B or
+    C; a text that is nothing but choices with commas (A, B) is one too."""
+    first, last = next(_lists(text, found), (1, 1))
+    if first == 0:
+        return found[: last + 1]
+    between = [text[one.end : other.start] for one, other in pairwise(found)]
+    outside = text[: found[0].start] + text[found[-1].end :]
+    if all(map(_LISTED.fullmatch, between)) and not _WORD.search(outside):
+        return found
+    return found[:1]
+
+
+def without_idioms(text: str, found: Sequence[Mention]) -> list[Mention]:
+    """The mentions without the "no" of "no doubt"."""
+    idioms = [one.span() for one in _NO_DOUBT.finditer(text)]
+    return [
+        one
+        for one in found
+        if not any(start <= one.start and one.end < end for start, end in idioms)
+    ]
 
 
 def after_corrections(text: str, start: int) -> Iterator[str]:

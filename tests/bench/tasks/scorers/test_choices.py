@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -133,7 +134,19 @@ def test_words_that_are_denied_or_open_are_not_settled(
 
 @pytest.mark.parametrize(
     "text",
-    ["answer is ", "\n", "-", "A, ", "B: no. ", "not positive, ", "A? no ", "A wait B "],
+    [
+        "answer is ",
+        "\n",
+        "-",
+        "A, ",
+        "B: no. ",
+        "not positive, ",
+        "A? no ",
+        "A wait B ",
+        "A or ",
+        "A\nQ: ",
+        "A: ",
+    ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
     answer = text * (20_000 // len(text))
@@ -181,6 +194,47 @@ def test_what_was_found_and_in_what_form() -> None:
     assert (both.score, both.lenient, both.found) == (0.0, 1.0, "several")
     assert scorer.mark("Perhaps.", "no").found == "none"
     assert settled_choice("A or B", ["A", "B", "C"])[1] == "several"
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "right"),
+    [
+        ("Answer: A or B", "ABCD", []), ("A or B", "ABCD", []), ("A, B", "ABCD", []),
+        ("Answer: A, B or C", "ABCD", []), (r"\boxed{A, C}", "ABCD", []), ("A and B", "ABCD", []),
+        ("I can't choose: A or B.", "ABCD", []), ("Both A and C", "ABCD", []),
+        ("Either A or B. Final answer: B", "ABCD", ["B"]), ("A, as B and C lack it", "ABCD", ["A"]),
+        ("A or B? I take B", "ABCD", ["B"]), ("Answer: A, not B or C", "ABCD", ["A"]),
+        ("A or A", "ABCD", ["A"]), ("yes/no", ("yes", "no"), []), ("yes or no", ("yes", "no"), []),
+        ("The answer is yes or no.", ("yes", "no"), []), ("yes, yes", ("yes", "no"), ["yes"]),
+    ],
+)  # fmt: skip
+def test_an_answer_that_names_several_choices_is_right_for_none(
+    answer: str, choices: Sequence[str], right: list[str]
+) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple(choices)), [])
+    assert [choice for choice in choices if scorer(answer, choice)] == right
+    assert any(scorer.mark(answer, choice).lenient for choice in choices)
+
+
+def test_several_of_the_accepted_choices_are_right() -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=("A", "B", "C"), separator="|"), [])
+    assert [scorer(text, "A|B") for text in ("A", "A or B", "A or C", "C")] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("There is no doubt: yes", "yes"), ("No doubt about it, yes", "yes"),
+        ("There is no reason against it: yes, it is", "yes"), ("No question: no.", "no"),
+        ("Yes: there is no other way", "yes"), ("No, for one reason: yes-men", "no"),
+        ("Is there no other way? The verdict: Yes.", "yes"), ("没有 no：yes。", "yes"),
+        ("yes\n\nQuestion: Is it red?\nAnswer: no", "yes"),
+        ("Answer: yes\n\nQ: Is it red?\nAnswer: no", "yes"),
+        ("Question: Is it blue?\nAnswer: no", "no"),
+    ],
+)  # fmt: skip
+def test_yes_and_no_are_told_from_words(answer: str, choice: str) -> None:
+    assert first_choice(answer, ["yes", "no"]) == choice
 
 
 def test_choices_are_the_references_where_none_are_given() -> None:
