@@ -188,10 +188,20 @@ class ConvertOutput(Record):
     gain: GainKept | None = None
 
     def files(self, run: RunDirectory) -> tuple[Path, Path | None]:
-        """The GGUF of the tuned model's weights in this run, and the LoRA GGUF that goes on it."""
+        """The GGUF of the tuned model's weights in this run, and the LoRA GGUF that goes on it. In
+        a run whose directory was renamed they have the name that they were made with."""
         if self.as_adapter:
-            return run.base_gguf(self.base.quantization), run.lora_gguf
-        return run.tuned_gguf(self.tuned.quantization), None
+            return run.base_gguf(self.base.quantization), self._made(run, run.lora_gguf)
+        return self._made(run, run.tuned_gguf(self.tuned.quantization)), None
+
+    def _made(self, run: RunDirectory, usual: Path) -> Path:
+        return usual if usual.is_file() else _of_recorded_name(run.gguf, self.tuned) or usual
+
+
+def _of_recorded_name(folder: Path, recorded: GGUFRecord) -> Path | None:
+    """The GGUF in a folder that has the name of the recorded one."""
+    name = Path(recorded.path).name
+    return next((path for path in folder.glob("*.gguf") if path.name == name), None)
 
 
 class ConvertResult(ConvertOutput):
@@ -223,6 +233,8 @@ def verified_hash(path: Path, recorded: GGUFRecord, run: RunDirectory) -> str:
     it is not, or there is no such file."""
     again = f"Make it again: tuneserve convert --run {run.name} --force"
     if not path.is_file():
+        if made := _of_recorded_name(path.parent, recorded):
+            again = f"The run was renamed: mv {made} {path}, or make it again."
         raise UsageError("no such GGUF", where=str(path), hint=again)
     digest = known_sha256(path)
     if digest != recorded.sha256:
