@@ -202,17 +202,17 @@ def _without_explanations(text: str) -> str:
     7*2=14), 14 (7*2=14), 14 (7*2). What is calculated from it stays: 3 dozen (3*12 = 36)."""
     kept, place = [], 0
     for found in _PARENTHESIS.finditer(text):
+        inside = found["inside"]
+        reason = _REASON.match(f" {inside} ") is not None
+        if not (reason or _CALCULATION.search(inside) or _RELATION.search(inside)):
+            continue
         before = text[max(place, found.start() - _NEAR) : found.start()]
         numbers = find_numbers(before)
         if not numbers or before[numbers[-1].end :].strip(" $.%°"):
             continue
-        inside = found["inside"]
         results = [find_numbers(part)[:1] for part in _RELATION.split(inside)[1:]]
-        if results:
-            explains = any(one and _equal(one[0], numbers[-1], 1e-9) for one in results)
-        else:
-            explains = _CALCULATION.search(inside) is not None
-        if explains or _REASON.match(f" {inside} "):
+        given = [one for one in results if one and _equal(one[0], numbers[-1], 1e-9)]
+        if reason or given or not results:
             kept.append(text[place : found.start()])
             place = found.end()
     return " ".join([*kept, text[place:]])
