@@ -1,13 +1,11 @@
 """Task choice: which of the given choices an answer settles on.
 
-Choices of one letter are told from words of one letter ("A", "I"): they are matched in their case,
-and where the letter stands like a word in a sentence only a mark of a choice makes it one.
+Choices of one letter are told from words of one letter ("A", "I") by `letters`.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,24 +17,16 @@ from tuneserve.bench.tasks.scorers.denials import (
     with_denials,
     without_idioms,
 )
+from tuneserve.bench.tasks.scorers.letters import is_letter, letters_of
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
-from tuneserve.bench.tasks.scorers.texts import find_words, fold, is_whole, normalise, unformatted
+from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
 from tuneserve.errors import UsageError
 
 _LEADING = re.compile(
     r"(?m)^[ \t>*_(\[]*(\w)"
     r"(?:[*_ \t]*(?!\.\d|,\d)[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
 )
-# Words of one letter: articles, pronouns, prepositions and conjunctions of some languages.
-_LETTER_WORDS = frozenset("AIOEYUWZАИВКСОУЯ")
-_LABEL_CUE = re.compile(
-    r"(?i)(?:option|choice|choose|chose|pick|select|answer|letter|say|is|be|with|so|it's|→|:|=|"
-    r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
-)
 _CLAUSE = re.compile(r"[.,;!?\n—。，；！？]")
-_VERB_AFTER = re.compile(
-    r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
-)
 
 
 def distinct_choices(named: Sequence[str], task: str) -> list[str]:
@@ -126,7 +116,7 @@ def _is_taken_back(answer: str, named: str, choices: Sequence[str]) -> bool:
     if next(after_corrections(answer, 0), None) is None:
         return False
     plain = unformatted(answer)
-    text = plain if all(map(_is_letter, choices)) else fold(plain)
+    text = plain if all(map(is_letter, choices)) else fold(plain)
     places = [one.end for one in mentions(answer, choices, sure=True) if one.choice == named]
     return bool(places) and any(
         one.choice != named
@@ -161,7 +151,7 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     if len(right) == 1:
         return _Settled(right.pop(), "one")
     found = [one for one in every if not one.denied and not one.doubtful]
-    short = all(_is_letter(choice) for choice in choices)
+    short = all(is_letter(choice) for choice in choices)
     if len(found) > 1 and len(_together(answer, found, choices)) == len(found):
         return _of_several(found, found[-1 if short else 0].choice)
     if short and (leading := _leading(answer, known)):
@@ -196,15 +186,15 @@ def _every_mention(text: str, choices: Sequence[str], *, sure: bool = False) -> 
     folded = fold(plain)
     found: list[Mention] = []
     for choice in choices:
-        if _is_letter(choice):
-            found += _letters(plain, normalise(choice), choice, sure)
+        if is_letter(choice):
+            found += letters_of(plain, normalise(choice), choice, sure)
         else:
             found += _words(folded, normalise(choice), choice)
     taken: list[Mention] = []
     for one in sorted(found, key=lambda each: (each.start, each.start - each.end)):
         if not taken or one.start >= taken[-1].end:
             taken.append(one)
-    source = plain if all(map(_is_letter, choices)) else folded
+    source = plain if all(map(is_letter, choices)) else folded
     return with_denials(source, without_idioms(source, taken))
 
 
@@ -221,7 +211,7 @@ def _leading(answer: str, known: dict[str, str]) -> str | None:
 def _together(text: str, found: Sequence[Mention], choices: Sequence[str]) -> Sequence[Mention]:
     """The first of the mentions in a text with those that stand beside it (A or B)."""
     plain = unformatted(text)
-    return first_list(plain if all(map(_is_letter, choices)) else fold(plain), found)
+    return first_list(plain if all(map(is_letter, choices)) else fold(plain), found)
 
 
 def _first(text: str, found: Sequence[Mention], choices: Sequence[str]) -> _Settled:
@@ -242,87 +232,3 @@ def _words(folded: str, wanted: str, choice: str) -> list[Mention]:
         found.append(Mention(choice, place, place + len(wanted)))
         place = find_words(wanted, folded, place + len(wanted))
     return found
-
-
-def _is_letter(choice: str) -> bool:
-    """Is a choice a single letter of a script that has cases (or a digit), as options have?"""
-    label = normalise(choice)
-    return len(label) == 1 and (label.isdecimal() or label.upper() != label)
-
-
-def _letters(text: str, wanted: str, choice: str, sure: bool) -> list[Mention]:
-    """Where a letter (folded) stands as the name of an option: in its own case (or raised out of
-    its sentence by brackets, emphasis or a point), and not like a word."""
-    letter = wanted if wanted.isdecimal() else _case_of(choice)
-    found: list[Mention] = []
-    for place, char in enumerate(text):
-        plain = unicodedata.normalize("NFKC", char)
-        if plain.casefold() != wanted or not _stands_alone(text, place):
-            continue
-        enclosed = _is_enclosed(text, place)
-        if plain != letter and not enclosed and not (sure and not text[:place].strip()):
-            continue
-        if not (sure or enclosed) and _is_word(text, place, plain):
-            continue
-        found.append(Mention(choice, place, place + 1))
-    return found
-
-
-def _case_of(choice: str) -> str:
-    """The letter of an option in the case in which it was given."""
-    return next(char for char in unicodedata.normalize("NFKC", choice) if char.isalnum())
-
-
-def _stands_alone(text: str, place: int) -> bool:
-    if not is_whole(text, place, place + 1):
-        return False
-    before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
-    # I'd, l'A, A-level, C++, C#, $A$ aside.
-    joins = "'’-+#&" if text[place].isdecimal() else "'’-+#&/"
-    return not (
-        (after in joins and after and text[place + 2 : place + 3].strip())
-        or (after in "+#" and after)
-        or (before in joins and before and text[place - 2 : place - 1].isalnum())
-    )
-
-
-def _is_enclosed(text: str, place: int) -> bool:
-    """(C), [C], "C", **C**, $C$, or C) and C. at the beginning of a line."""
-    before, after = text[place - 1 : place] if place else "", text[place + 1 : place + 2]
-    pairs = (
-        "()",
-        "[]",
-        "{}",
-        '""',
-        "''",
-        "**",
-        "__",
-        "``",
-        "“”",
-        "‘’",
-        "「」",
-        "『』",
-        "（）",
-        "$$",
-    )
-    if f"{before}{after}" in pairs:
-        return True
-    line = text[text.rfind("\n", 0, place) + 1 : place]
-    return (
-        not line.strip(" >*_([") and after in (")", "]", ".", ":", "、", "：", "）") and bool(after)
-    )
-
-
-def _is_word(text: str, place: int, letter: str) -> bool:
-    """Does a letter stand in a sentence like a word: A person, I think?"""
-    following = text[place + 1 :][:24]
-    if not re.match(r"\s+\w", following) or following[:1] == "\n":
-        return False
-    if letter not in _LETTER_WORDS:
-        return False
-    if letter != "I" and _VERB_AFTER.match(following):
-        return False
-    if _LABEL_CUE.search(text[max(0, place - 16) : place]):
-        # "It is A because" was taken above; "this is A hard one" is none.
-        return following.lstrip()[:1].islower() and letter == "I"
-    return True
