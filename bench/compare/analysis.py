@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuneserve.bench.compare.figures import counted, p_said, percent, points, points_interval, reach
+from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
 from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -18,17 +18,10 @@ from tuneserve.bench.compare.results import (
     PerplexityComparison,
     Verdict,
 )
-from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
-from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
-
-NOTABLE = 0.02
-"""Share of a model's answers from which on it is told that they were cut, empty or the like."""
-FLOOR, CEILING = 0.02, 0.98
-"""Mean scores below and above which both models' say little about their difference."""
 
 
 def compare_accuracy(
@@ -89,16 +82,6 @@ def compare_other(
     accuracy = compare_scores(theirs, ours, _bootstrap(pairs, settings))
     counts = count_answers([pair.others[name] for pair in pairs])
     return OtherComparison(name, against, accuracy, counts)
-
-
-def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
-    """Every contender beside every other; None where there are only base and tuned. The base asked
-    again is no contender."""
-    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
-    if len(answers) < 3:
-        return None
-    scores = {name: scores_of(each) for name, each in answers.items()}
-    return rank(scores, _bootstrap(pairs, settings))
 
 
 def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
@@ -177,52 +160,6 @@ def count_answers(answers: Sequence[Response]) -> AnswerCounts:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def caution(
-    accuracy: AccuracyComparison,
-    counts: Mapping[str, AnswerCounts],
-    max_tokens: int,
-    confidence: float = 0.95,
-) -> list[str]:
-    """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
-    prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'."""
-    found = []
-    for ended, how in (
-        ("length_limited", f"cut at max_tokens {max_tokens}"),
-        ("cut_off_thoughts", "cut amid the thoughts"),
-        ("empty", "empty"),
-        ("nothing_found", "without what the task asks for"),
-        ("unscored", "counted as wrong because the scorer failed on them"),
-    ):
-        shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
-        if max(shares.values()) >= NOTABLE:
-            models = " and ".join(
-                f"{percent(share)} of the {name} model's" for name, share in shares.items()
-            )
-            found.append(f"{models} answers were {how}.")
-    best = max(accuracy.base.value, accuracy.tuned.value)
-    worst = min(accuracy.base.value, accuracy.tuned.value)
-    if best < FLOOR:
-        found.append(
-            f"both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
-            "right answers are not recognized: it can't tell them apart."
-        )
-    if worst > CEILING:
-        found.append(
-            f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."
-        )
-    unseen = intervals.unseen_share(accuracy.clusters, confidence)
-    least = accuracy.difference.low or 0.0
-    # Right or wrong: there the interval itself counts with what was not seen.
-    if accuracy.graded and 0 < least < unseen * accuracy.base.value:
-        kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
-        found.append(
-            f"{kinds} of a kind that none of the {counted(accuracy)} shows may be up to "
-            f"{percent(unseen)} of all; if the tuned model failed on them, there would be no gain."
-        )
-    return found
 
 
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, AnswerCounts]:

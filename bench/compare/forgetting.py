@@ -12,14 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tuneserve.bench.compare.analysis import (
-    FLOOR,
     bootstrap_of,
-    caution,
     compare_accuracy,
     compare_groups,
     count_pairs,
     decide,
 )
+from tuneserve.bench.compare.cautions import FLOOR, caution
 from tuneserve.bench.compare.figures import counted, percent, points, points_interval
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import (
@@ -69,7 +68,7 @@ def compare_elsewhere(
             kinds=compare_groups(pairs, settings),
             pairs=pairs,
             kept=_kept(accuracy, settings),
-            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens, settings.confidence),
+            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens, settings.confidence, p),
         )
         for (task, pairs), accuracy, p in zip(
             tasks, accuracies, adjusted[: len(tasks)], strict=True

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs, with_rivals
+from tuneserve.bench.compare.cautions import caution, rank_contenders
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.costs import costs_of
@@ -49,7 +50,7 @@ def make_report(
     pairs = with_classes(pairs, settings)
     others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
-    cautions = analysis.caution(
+    cautions = caution(
         accuracy, analysis.count_pairs(pairs), settings.max_tokens, settings.confidence
     )
     tasks, texts = compare_elsewhere(
@@ -89,7 +90,7 @@ def make_report(
         gain=_kept(job.gain),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
-        ranking=analysis.rank_contenders(pairs, settings),
+        ranking=rank_contenders(pairs, settings),
         costs=costs_of(load, settings),
         judge=compare_judged(pairs, settings, journal) if settings.judge else None,
         pairs=pairs,

@@ -9,7 +9,6 @@ import pytest
 from bench_simulation import GapDesign, find_gap
 
 from tuneserve.bench.compare.analysis import (
-    caution,
     compare_accuracy,
     compare_gap,
     compare_groups,
@@ -18,13 +17,14 @@ from tuneserve.bench.compare.analysis import (
     decide,
     judge,
 )
+from tuneserve.bench.compare.cautions import caution, rank_contenders
 from tuneserve.bench.compare.figures import gap_said
 from tuneserve.bench.compare.forgetting import (
     TextLosses,
     compare_elsewhere,
     judge_forgetting,
 )
-from tuneserve.bench.compare.pairs import Answer, Pair
+from tuneserve.bench.compare.pairs import FAILED, Answer, Pair, Response
 from tuneserve.bench.stats.bootstrap import Bootstrap
 from tuneserve.bench.stats.gaps import compare_gaps
 from tuneserve.bench.tasks.tasks import Task
@@ -334,6 +334,47 @@ def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
         (said,) = caution(compare_accuracy(same, SETTINGS), count_pairs(same), 16)
         assert word in said
     assert caution(compare_accuracy(asked, SETTINGS), count_pairs(asked), 16) == []
+
+
+def test_a_shown_difference_is_not_said_to_be_too_small_to_tell() -> None:
+    asked = pairs(10, 0, 1980, 10)
+    accuracy = compare_accuracy(asked, SETTINGS)
+    assert decide(accuracy.difference, accuracy.p, 0.95) == "better"
+    assert caution(accuracy, count_pairs(asked), 16) == []
+    (said,) = caution(accuracy, count_pairs(asked), 16, p=0.2)  # after adjustment none is shown
+    assert "too easy to tell them apart" in said
+    hard = pairs(19, 0, 0, 1981)
+    (said,) = caution(compare_accuracy(hard, SETTINGS), count_pairs(hard), 16)
+    assert "too hard for both" in said
+    assert "can't tell" not in said
+
+
+def test_what_any_contender_did_not_answer_stands_in_the_ranking() -> None:
+    """Errors for 30 of 40 prompts, and 40 empty answers, are no models that know less."""
+
+    def others(place: int, pair: Pair) -> dict[str, Response]:
+        missing = replace(pair.tuned, text="", score=0.0, finish_reason=FAILED, problem="400")
+        return {
+            "endpoint": missing if place < 30 else pair.tuned,
+            "mute": replace(pair.tuned, text=" ", score=0.0),
+            "long": replace(pair.tuned, finish_reason="length" if place < 4 else "stop"),
+        }
+
+    asked = [
+        replace(pair, others=others(place, pair)) for place, pair in enumerate(pairs(4, 4, 30, 2))
+    ]
+    ranking = rank_contenders(asked, SETTINGS)
+    assert ranking is not None
+    assert ranking.cautions == [
+        "of the answers of endpoint 75.0 % are missing: its prompts got none, and count as wrong.",
+        "of the answers of mute 100.0 % are empty.",
+        "of the answers of long 10.0 % are cut at max_tokens.",
+    ]
+    assert all(f"Caution: {each}" in ranking.sentence for each in ranking.cautions)
+    plain = [replace(pair, others={"endpoint": pair.tuned}) for pair in pairs(4, 4, 30, 2)]
+    ranking = rank_contenders(plain, SETTINGS)
+    assert ranking is not None
+    assert "Caution" not in ranking.sentence
 
 
 def test_a_graded_gain_that_prompts_not_seen_could_undo_is_told() -> None:
