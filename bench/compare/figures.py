@@ -137,8 +137,8 @@ def gap_said(gap: GapComparison) -> str:
     sentence = (
         f"Between the best and the worst group lie {tuned} points (base {base}) when what chance "
         f"explains is taken out; observed: {was_tuned} (base {was_base}), change "
-        f"{points(gap.change.value)}, interval {points_interval(gap.change)}, {p_said(gap.p)} of a "
-        f"permutation test over groups. Worst is {gap.worst_tuned} (base: {gap.worst_base})."
+        f"{points(gap.change.value)}, {p_said(gap.p)} of a permutation test over groups "
+        f"({interval(gap.change)}). Worst is {gap.worst_tuned} (base: {gap.worst_base})."
     )
     if gap.left_out:
         sentence += (
