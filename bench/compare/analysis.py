@@ -108,11 +108,19 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
     )
 
 
-def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[GroupComparison]:
-    """The comparison within each group, by name; empty where examples have no groups."""
-    names = sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+def group_names(pairs: Sequence[Pair]) -> list[str]:
+    """The examples' groups, sorted; empty where they have none."""
+    return sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+
+
+def compare_groups(
+    pairs: Sequence[Pair], settings: BenchSettings, comparisons: int | None = None
+) -> list[GroupComparison]:
+    """The comparison within each group, by name; empty where examples have no groups. One group of
+    `comparisons` in all (None: of those here), over which the caller has to adjust p then."""
+    names = group_names(pairs)
     groups = [[pair for pair in pairs if pair.example.group == name] for name in names]
-    compared = [compare_accuracy(group, settings, len(names)) for group in groups]
+    compared = [compare_accuracy(group, settings, comparisons or len(names)) for group in groups]
     adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
         GroupComparison(name, accuracy, compare_perplexity(group, settings), p)
@@ -171,16 +179,19 @@ def count_pairs(pairs: Sequence[Pair]) -> dict[str, AnswerCounts]:
 
 
 def judge(
-    accuracy: AccuracyComparison, confidence: float, cautions: Sequence[str] = ()
+    accuracy: AccuracyComparison,
+    confidence: float,
+    cautions: Sequence[str] = (),
+    groups: Sequence[GroupComparison] = (),
 ) -> Verdict[Outcome]:
-    """The verdict: a difference counts when the interval excludes zero and the test agrees."""
+    """The verdict: a difference counts when the interval excludes zero and the test agrees. Groups
+    of which something else is shown than of all stand in it."""
     outcome = decide(accuracy.difference, accuracy.p, confidence)
     tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
-    prompts = f"{accuracy.prompts:,} held-out prompt{'' if accuracy.prompts == 1 else 's'}"
     scored = (
-        f"scores {tuned} on {prompts}, the base {base}"
+        f"scores {tuned} on {_prompts(accuracy)}, the base {base}"
         if accuracy.graded
-        else f"gets {tuned} of {prompts} right, the base {base}"
+        else f"gets {tuned} of {_prompts(accuracy)} right, the base {base}"
     )
     known = accuracy.difference.low is not None
     level = f"{percent(confidence, 0)} interval " if known else ""
@@ -192,8 +203,37 @@ def judge(
         sentence = f"No difference shown: the tuned model {scored} ({evidence}). {reach(accuracy)}"
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
-    said = [f"Caution: {sentence}" for sentence in cautions]
-    return Verdict(outcome, " ".join([sentence, *said]), list(cautions))
+    shown = [(group, decide(group.accuracy.difference, group.adjusted_p, confidence))
+             for group in groups]  # fmt: skip
+    apart = [
+        (_group_said(group), found)
+        for group, found in shown
+        if found not in ("no difference shown", outcome)
+    ]
+    if apart:
+        sentence += f" Not so by group: {'; '.join(said for said, _ in apart)}."
+    said = [f"Caution: {each}" for each in cautions]
+    lost = [group for group, found in apart if found == "worse"]
+    return Verdict(outcome, " ".join([sentence, *said]), list(cautions), lost)
+
+
+def _prompts(accuracy: AccuracyComparison) -> str:
+    one = accuracy.prompts == 1
+    return "the one held-out prompt" if one else f"{accuracy.prompts:,} held-out prompts"
+
+
+def _group_said(group: GroupComparison) -> str:
+    return change_said(group.name, group.accuracy, group.adjusted_p)
+
+
+def change_said(name: str, found: AccuracyComparison, p: float) -> str:
+    """'de fell from 100.0 to 0.0 % right (−100.0 points, −100.0 to −92.7, adjusted p < 0.001)'."""
+    return (
+        f"{name} {'fell' if found.difference.value < 0 else 'rose'} from "
+        f"{100 * found.base.value:.1f} to {percent(found.tuned.value)} "
+        f"{'' if found.graded else 'right '}({points(found.difference.value)} points, "
+        f"{points_interval(found.difference)}, adjusted {p_said(p)})"
+    )
 
 
 def decide(gain: Estimate, p: float, confidence: float) -> Outcome:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from tuneserve.bench.compare.results import AccuracyComparison, Report
+from tuneserve.bench.compare.results import AccuracyComparison, Report, TextComparison
 from tuneserve.bench.measure.clients import Held
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
@@ -92,6 +92,11 @@ def counted(accuracy: AccuracyComparison) -> str:
     """What was counted as independent: '5 sources', '200 prompts'."""
     unit = "source" if accuracy.clusters < accuracy.prompts else "prompt"
     return f"{accuracy.clusters:,} {unit}{'' if accuracy.clusters == 1 else 's'}"
+
+
+def unit_of(text: TextComparison) -> str:
+    """What its pieces are called: 'chunks', of one 'chunk'."""
+    return text.unit.removesuffix("s") if text.pieces == 1 else text.unit
 
 
 def reach(accuracy: AccuracyComparison) -> str:

@@ -50,6 +50,7 @@ def make_report(
     pairs = with_classes(pairs, settings)
     others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
+    groups = analysis.compare_groups(pairs, settings)
     cautions = caution(
         accuracy, analysis.count_pairs(pairs), settings.max_tokens, settings.confidence
     )
@@ -64,10 +65,10 @@ def make_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=settings.task,
         confidence=settings.confidence,
-        verdict=analysis.judge(accuracy, settings.confidence, cautions),
+        verdict=analysis.judge(accuracy, settings.confidence, cautions, groups),
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
-        groups=analysis.compare_groups(pairs, settings),
+        groups=groups,
         gap=analysis.compare_gap(pairs, settings),
         others=[
             analysis.compare_other(pairs, name, against, settings)

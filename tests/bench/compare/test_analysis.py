@@ -293,6 +293,97 @@ def test_few_chunks_show_nothing_and_exclude_nothing() -> None:
     assert "no loss can be excluded (no interval: 2 chunks)" in verdict.sentence
 
 
+def test_a_kind_that_fell_to_nothing_is_something_forgotten() -> None:
+    """12 of 12 arithmetic questions lost among 2,042, while 30 others are gained."""
+    kinds = [*pairs(0, 12, 0, 0, group="arithmetic"), *pairs(30, 0, 2000, 0, group="words")]
+    tasks, _ = compare_elsewhere([(Task("General", "", [], [], 9), kinds)], [], SETTINGS)
+    assert tasks[0].kept
+    verdict = judge_forgetting(tasks, [], SETTINGS)
+    assert verdict.outcome == "forgotten"
+    assert verdict.sentence.startswith(
+        "Something was forgotten: arithmetic of General fell from 100.0 to 0.0 % right (−100.0 "
+        "points, "
+    )
+    assert len(verdict.lost) == 1
+    # Kinds of every task are adjusted together: nine losses stand alone, not among forty kinds.
+    few = [*pairs(0, 9, 0, 0, group="arithmetic"), *pairs(9, 0, 2000, 0, group="words")]
+    calm = [part for n in range(38) for part in pairs(0, 0, 60, 0, group=f"k{n:02}")]
+    for beside, outcome in (([], "forgotten"), (calm, "nothing forgotten")):
+        asked = [(Task(name, "", [], [], 9), each) for name, each in
+                 (("General", few), ("More", beside)) if each]  # fmt: skip
+        tasks, _ = compare_elsewhere(asked, [], SETTINGS)
+        assert tasks[0].kinds[0].adjusted_p == pytest.approx(
+            2 * 0.5**9 * (40 if beside else 2), rel=1e-6
+        )
+        assert judge_forgetting(tasks, [], SETTINGS).outcome == outcome
+
+
+def test_groups_that_go_another_way_stand_in_the_verdict() -> None:
+    halves = [*pairs(0, 30, 0, 0, group="de"), *pairs(30, 0, 0, 0, group="en")]
+    verdict = judge(
+        compare_accuracy(halves, SETTINGS), 0.95, groups=compare_groups(halves, SETTINGS)
+    )
+    assert verdict.outcome == "no difference shown"
+    assert "Not so by group: de fell from 100.0 to 0.0 % right (−100.0 points" in verdict.sentence
+    assert "; en rose from 0.0 to 100.0 % right (+100.0 points" in verdict.sentence
+    assert [said[:7] for said in verdict.lost] == ["de fell"]
+    gained = [*pairs(0, 12, 0, 0, group="de"), *pairs(90, 0, 0, 0, group="en")]
+    verdict = judge(
+        compare_accuracy(gained, SETTINGS), 0.95, groups=compare_groups(gained, SETTINGS)
+    )
+    assert (verdict.outcome, len(verdict.lost)) == ("better", 1)
+    assert "en rose" not in verdict.sentence  # as all do
+
+
+def test_a_weak_base_has_less_to_lose_than_the_margin() -> None:
+    """40 of 1,500 right become 29: less than two points, and more than a quarter of all."""
+    tasks, _ = compare_elsewhere(
+        [(Task("Hard", "", [], [], 9), pairs(0, 11, 29, 1460))], [], BenchSettings(margin=5.0)
+    )
+    low = tasks[0].accuracy.difference.low
+    assert low is not None
+    assert low > -0.02
+    verdict = judge_forgetting(tasks, [], BenchSettings(margin=5.0))
+    assert verdict.outcome != "nothing forgotten"
+    assert not tasks[0].kept
+    even, _ = compare_elsewhere(
+        [(Task("Hard", "", [], [], 9), pairs(5, 5, 35, 1455))], [], SETTINGS
+    )
+    verdict = judge_forgetting(even, [], SETTINGS)
+    assert verdict.outcome == "no forgetting shown"
+    assert (
+        "and of the 2.7 % that the base scores a tenth at most (0.27 points) may be lost (about "
+    ) in verdict.sentence
+    tasks, _ = compare_elsewhere(
+        [
+            (Task("Easy", "", [], [], 9), pairs(0, 0, 4000, 0)),
+            (Task("Half", "", [], [], 9), pairs(0, 0, 400, 3600)),
+        ],
+        [],
+        SETTINGS,
+    )
+    assert (
+        "a loss of more than 2 points on Easy and a loss of more than 1 point on Half can be"
+    ) in judge_forgetting(tasks, [], SETTINGS).sentence
+
+
+def test_that_more_prompts_would_exclude_it_is_not_said_of_a_loss_that_is_seen() -> None:
+    for lost, kept, said in ((5, 3, False), (0, 60, True), (1, 200, True)):
+        tasks, _ = compare_elsewhere(
+            [(Task("General", "", [], [], 9), pairs(0, lost, kept, 0))], [], SETTINGS
+        )
+        sentence = judge_forgetting(tasks, [], SETTINGS).sentence
+        assert ("such prompts would exclude 2 if nothing is lost)" in sentence) == said, sentence
+
+
+def test_one_of_a_kind_is_named_in_the_singular() -> None:
+    alone = TextLosses("one.txt", "chunks", [500.0], [510.0], [255], [None])
+    verdict = judge_forgetting([], compare_elsewhere([], [alone], SETTINGS)[1], SETTINGS)
+    assert "on the one chunk of one.txt no loss" in verdict.sentence
+    said = judge(compare_accuracy(pairs(1, 0, 0, 0), SETTINGS), 0.95).sentence
+    assert "gets 100.0 % of the one held-out prompt right, the base 0.0 %" in said
+
+
 def test_with_five_sources_nothing_can_be_shown_and_that_is_said() -> None:
     asked = pairs(90, 0, 10, 0, per_source=20)
     verdict = judge(compare_accuracy(asked, SETTINGS), 0.95)
