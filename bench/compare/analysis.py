@@ -200,7 +200,8 @@ def judge(
         f"{points_interval(accuracy.difference)}, {p_said(accuracy.p)}"
     )
     if outcome == "no difference shown":
-        sentence = f"No difference shown: the tuned model {scored} ({evidence}). {reach(accuracy)}"
+        sentence = f"No difference shown: the tuned model {scored} ({evidence}). "
+        sentence += _why_none(accuracy, confidence) + reach(accuracy)
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
     shown = [(group, decide(group.accuracy.difference, group.adjusted_p, confidence))
@@ -215,6 +216,20 @@ def judge(
     said = [f"Caution: {each}" for each in cautions]
     lost = [group for group, found in apart if found == "worse"]
     return Verdict(outcome, " ".join([sentence, *said]), list(cautions), lost)
+
+
+def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
+    """Why none is shown although the test alone would show one; '' where it would not."""
+    if accuracy.p >= 1 - confidence or accuracy.difference.low is None:
+        return ""
+    why = (
+        ": so few of these scores differ by much that some not seen, which do, could undo it"
+        if accuracy.graded
+        else ""
+    )
+    return (
+        f"The test alone would show one, but the interval holds zero, and both have to agree{why}. "
+    )
 
 
 def _prompts(accuracy: AccuracyComparison) -> str:

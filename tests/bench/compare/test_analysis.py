@@ -384,6 +384,28 @@ def test_one_of_a_kind_is_named_in_the_singular() -> None:
     assert "gets 100.0 % of the one held-out prompt right, the base 0.0 %" in said
 
 
+def test_why_a_small_p_shows_nothing_is_told() -> None:
+    """All gain 1.0 to 1.5 points; that none loses more is not known of what was not seen."""
+    small = [
+        replace(
+            pair,
+            base=replace(pair.base, score=0.5),
+            tuned=replace(pair.tuned, score=0.51 + 0.001 * (place % 6)),
+        )
+        for place, pair in enumerate(pairs(0, 0, 100, 0))
+    ]
+    accuracy = compare_accuracy(small, SETTINGS)
+    assert accuracy.p < 0.001
+    verdict = judge(accuracy, 0.95)
+    assert verdict.outcome == "no difference shown"
+    assert (
+        "The test alone would show one, but the interval holds zero, and both have to agree: so few"
+    ) in verdict.sentence
+    assert (
+        "The test alone" not in judge(compare_accuracy(pairs(9, 9, 9, 9), SETTINGS), 0.95).sentence
+    )
+
+
 def test_with_five_sources_nothing_can_be_shown_and_that_is_said() -> None:
     asked = pairs(90, 0, 10, 0, per_source=20)
     verdict = judge(compare_accuracy(asked, SETTINGS), 0.95)
