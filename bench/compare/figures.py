@@ -28,9 +28,14 @@ def interval(estimate: Estimate) -> str:
 
 
 def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"no interval: {estimate.why_not}"
-    return f"{shown(estimate.low)} to {shown(estimate.high)}"
+    low, high, why_not = estimate.low, estimate.high, estimate.why_not
+    if low is not None and high is not None:
+        return f"{shown(low)} to {shown(high)}"
+    if low is not None:
+        return f"at least {shown(low)}; no upper end: {why_not}"
+    if high is not None:
+        return f"at most {shown(high)}; no lower end: {why_not}"
+    return f"no interval: {why_not}"
 
 
 def points(share: float) -> str:

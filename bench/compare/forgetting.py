@@ -21,7 +21,14 @@ from tuneserve.bench.compare.analysis import (
     group_names,
 )
 from tuneserve.bench.compare.cautions import FLOOR, caution
-from tuneserve.bench.compare.figures import counted, percent, points, points_interval, unit_of
+from tuneserve.bench.compare.figures import (
+    counted,
+    number_interval,
+    percent,
+    points,
+    points_interval,
+    unit_of,
+)
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -258,7 +265,7 @@ def _text_not_excluded(text: TextComparison, margin: float) -> str:
     pieces = "one" if text.pieces == 1 else f"{text.pieces:,}"
     where = f"on the {pieces} {unit_of(text)} of {text.name}"
     if text.ratio.high is None:
-        return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
+        return f"{where} no loss can be excluded ({number_interval(text.ratio)})"
     if text.ratio.high < margin:
         return f"{where} none is seen, but {_may_hide(text.unseen, text.unit, text.counted)}"
     return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"
