@@ -169,16 +169,13 @@ def show_powers(powers: Sequence[float]) -> None:
 
 
 def show_gaps(gaps: Sequence[GapFound]) -> None:
-    print("\n| groups: base | tuned | prompts each | called widened, % | by its interval alone |")
-    print("|---|---|---:|---:|---:|", flush=True)
+    print("\n| groups: base | tuned | prompts each | called widened, % |")
+    print("|---|---|---:|---:|", flush=True)
     for design, found in zip(GAPS, gaps, strict=True):
         base, tuned = (" ".join(f"{100 * share:.0f}" for share in shares) for shares in
                        (design.base, design.tuned))  # fmt: skip
         size = f"{design.prompts}" + (f", {design.per_source} a source" * (design.per_source > 1))
-        print(
-            f"| {base} | {tuned} | {size} | {100 * found.widened:.1f} "
-            f"| {100 * found.by_interval:.1f} |"
-        )
+        print(f"| {base} | {tuned} | {size} | {100 * found.widened:.1f} |")
     print("\n| groups, tuned | the gap given, points | observed |\n|---|---:|---:|")
     for design, found in zip(GAPS, gaps, strict=True):
         tuned = " ".join(f"{100 * share:.0f}" for share in design.tuned)

@@ -6,7 +6,6 @@ Nothing of tuneserve's statistics is used; only how figures are printed.
 from __future__ import annotations
 
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -295,12 +294,15 @@ def ratio(gains: list[float], tokens: list[float], sizes: list[float]) -> Estima
 
 
 def of_losses(value: float, low: float, high: float, number: str) -> Estimate:
-    """Of logarithms; no interval without width or with an end beyond all numbers."""
-    if high > math.log(sys.float_info.max):
-        return Estimate(math.exp(value), why_not=f"too large a spread over {number}")
-    if math.exp(high) - math.exp(low) <= 1e-12 * math.exp(value):
+    """Of logarithms; no interval without width, no end ten times away (but a perplexity's lower
+    one, which is 1 or more)."""
+    away = math.log(10)
+    if high <= value + away and math.exp(high) - math.exp(low) <= 1e-12 * math.exp(value):
         return Estimate(math.exp(value), why_not=f"no spread over {number}")
-    return Estimate(math.exp(value), math.exp(low), math.exp(high))
+    bottom = None if low < 0 and low < value - away else math.exp(low)
+    top = None if high > value + away else math.exp(high)
+    why_not = f"too large a spread over {number}" if bottom is None or top is None else ""
+    return Estimate(math.exp(value), bottom, top, why_not)
 
 
 def sign_flips(net: list[float]) -> float:

@@ -894,7 +894,7 @@ class BenchSettings(Section):
         ge=0.0,
         le=100.0,
         description="Nothing counts as forgotten if a loss of more than this many points of "
-        "accuracy is excluded.",
+        "accuracy is excluded (of more than a tenth of what the base scores, if that is less).",
     )
     perplexity_margin: float = Field(
         1.05,

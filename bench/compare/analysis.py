@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuneserve.bench.compare.figures import counted, p_said, percent, points, points_interval, reach
+from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
 from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -18,17 +18,10 @@ from tuneserve.bench.compare.results import (
     PerplexityComparison,
     Verdict,
 )
-from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
-from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.settings import BenchSettings
-
-NOTABLE = 0.02
-"""Share of a model's answers from which on it is told that they were cut, empty or the like."""
-FLOOR, CEILING = 0.02, 0.98
-"""Mean scores below and above which both models' say little about their difference."""
 
 
 def compare_accuracy(
@@ -91,16 +84,6 @@ def compare_other(
     return OtherComparison(name, against, accuracy, counts)
 
 
-def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
-    """Every contender beside every other; None where there are only base and tuned. The base asked
-    again is no contender."""
-    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
-    if len(answers) < 3:
-        return None
-    scores = {name: scores_of(each) for name, each in answers.items()}
-    return rank(scores, _bootstrap(pairs, settings))
-
-
 def responses(pairs: Sequence[Pair]) -> Mapping[str, list[Response]]:
     """Every model's answers, [prompts] each."""
     others = {name: [pair.others[name] for pair in pairs] for name in pairs[0].others}
@@ -125,11 +108,19 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
     )
 
 
-def compare_groups(pairs: Sequence[Pair], settings: BenchSettings) -> list[GroupComparison]:
-    """The comparison within each group, by name; empty where examples have no groups."""
-    names = sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+def group_names(pairs: Sequence[Pair]) -> list[str]:
+    """The examples' groups, sorted; empty where they have none."""
+    return sorted({pair.example.group for pair in pairs if pair.example.group is not None})
+
+
+def compare_groups(
+    pairs: Sequence[Pair], settings: BenchSettings, comparisons: int | None = None
+) -> list[GroupComparison]:
+    """The comparison within each group, by name; empty where examples have no groups. One group of
+    `comparisons` in all (None: of those here), over which the caller has to adjust p then."""
+    names = group_names(pairs)
     groups = [[pair for pair in pairs if pair.example.group == name] for name in names]
-    compared = [compare_accuracy(group, settings, len(names)) for group in groups]
+    compared = [compare_accuracy(group, settings, comparisons or len(names)) for group in groups]
     adjusted = significance.holm([accuracy.p for accuracy in compared])
     return [
         GroupComparison(name, accuracy, compare_perplexity(group, settings), p)
@@ -179,52 +170,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def caution(
-    accuracy: AccuracyComparison,
-    counts: Mapping[str, AnswerCounts],
-    max_tokens: int,
-    confidence: float = 0.95,
-) -> list[str]:
-    """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
-    prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'."""
-    found = []
-    for ended, how in (
-        ("length_limited", f"cut at max_tokens {max_tokens}"),
-        ("cut_off_thoughts", "cut amid the thoughts"),
-        ("empty", "empty"),
-        ("nothing_found", "without what the task asks for"),
-        ("unscored", "counted as wrong because the scorer failed on them"),
-    ):
-        shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
-        if max(shares.values()) >= NOTABLE:
-            models = " and ".join(
-                f"{percent(share)} of the {name} model's" for name, share in shares.items()
-            )
-            found.append(f"{models} answers were {how}.")
-    best = max(accuracy.base.value, accuracy.tuned.value)
-    worst = min(accuracy.base.value, accuracy.tuned.value)
-    if best < FLOOR:
-        found.append(
-            f"both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
-            "right answers are not recognized: it can't tell them apart."
-        )
-    if worst > CEILING:
-        found.append(
-            f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."
-        )
-    unseen = intervals.unseen_share(accuracy.clusters, confidence)
-    least = accuracy.difference.low or 0.0
-    # Right or wrong: there the interval itself counts with what was not seen.
-    if accuracy.graded and 0 < least < unseen * accuracy.base.value:
-        kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
-        found.append(
-            f"{kinds} of a kind that none of the {counted(accuracy)} shows may be up to "
-            f"{percent(unseen)} of all; if the tuned model failed on them, there would be no gain."
-        )
-    return found
-
-
 def count_pairs(pairs: Sequence[Pair]) -> dict[str, AnswerCounts]:
     """How both models' generations ended."""
     return {
@@ -234,16 +179,19 @@ def count_pairs(pairs: Sequence[Pair]) -> dict[str, AnswerCounts]:
 
 
 def judge(
-    accuracy: AccuracyComparison, confidence: float, cautions: Sequence[str] = ()
+    accuracy: AccuracyComparison,
+    confidence: float,
+    cautions: Sequence[str] = (),
+    groups: Sequence[GroupComparison] = (),
 ) -> Verdict[Outcome]:
-    """The verdict: a difference counts when the interval excludes zero and the test agrees."""
+    """The verdict: a difference counts when the interval excludes zero and the test agrees. Groups
+    of which something else is shown than of all stand in it."""
     outcome = decide(accuracy.difference, accuracy.p, confidence)
     tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
-    prompts = f"{accuracy.prompts:,} held-out prompt{'' if accuracy.prompts == 1 else 's'}"
     scored = (
-        f"scores {tuned} on {prompts}, the base {base}"
+        f"scores {tuned} on {_prompts(accuracy)}, the base {base}"
         if accuracy.graded
-        else f"gets {tuned} of {prompts} right, the base {base}"
+        else f"gets {tuned} of {_prompts(accuracy)} right, the base {base}"
     )
     known = accuracy.difference.low is not None
     level = f"{percent(confidence, 0)} interval " if known else ""
@@ -252,11 +200,55 @@ def judge(
         f"{points_interval(accuracy.difference)}, {p_said(accuracy.p)}"
     )
     if outcome == "no difference shown":
-        sentence = f"No difference shown: the tuned model {scored} ({evidence}). {reach(accuracy)}"
+        sentence = f"No difference shown: the tuned model {scored} ({evidence}). "
+        sentence += _why_none(accuracy, confidence) + reach(accuracy)
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
-    said = [f"Caution: {sentence}" for sentence in cautions]
-    return Verdict(outcome, " ".join([sentence, *said]), list(cautions))
+    shown = [(group, decide(group.accuracy.difference, group.adjusted_p, confidence))
+             for group in groups]  # fmt: skip
+    apart = [
+        (_group_said(group), found)
+        for group, found in shown
+        if found not in ("no difference shown", outcome)
+    ]
+    if apart:
+        sentence += f" Not so by group: {'; '.join(said for said, _ in apart)}."
+    said = [f"Caution: {each}" for each in cautions]
+    lost = [group for group, found in apart if found == "worse"]
+    return Verdict(outcome, " ".join([sentence, *said]), list(cautions), lost)
+
+
+def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
+    """Why none is shown although the test alone would show one; '' where it would not."""
+    if accuracy.p >= 1 - confidence or accuracy.difference.low is None:
+        return ""
+    why = (
+        ": so few of these scores differ by much that some not seen, which do, could undo it"
+        if accuracy.graded
+        else ""
+    )
+    return (
+        f"The test alone would show one, but the interval holds zero, and both have to agree{why}. "
+    )
+
+
+def _prompts(accuracy: AccuracyComparison) -> str:
+    one = accuracy.prompts == 1
+    return "the one held-out prompt" if one else f"{accuracy.prompts:,} held-out prompts"
+
+
+def _group_said(group: GroupComparison) -> str:
+    return change_said(group.name, group.accuracy, group.adjusted_p)
+
+
+def change_said(name: str, found: AccuracyComparison, p: float) -> str:
+    """'de fell from 100.0 to 0.0 % right (−100.0 points, −100.0 to −92.7, adjusted p < 0.001)'."""
+    return (
+        f"{name} {'fell' if found.difference.value < 0 else 'rose'} from "
+        f"{100 * found.base.value:.1f} to {percent(found.tuned.value)} "
+        f"{'' if found.graded else 'right '}({points(found.difference.value)} points, "
+        f"{points_interval(found.difference)}, adjusted {p_said(p)})"
+    )
 
 
 def decide(gain: Estimate, p: float, confidence: float) -> Outcome:

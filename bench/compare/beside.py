@@ -62,17 +62,26 @@ class JudgeComparison:
 
     def describe(self) -> str:
         """The findings in two sentences."""
+        if not self.prompts:
+            return (
+                f"A judge ({self.model}) was asked, but none of its answers could be read "
+                f"({_counted(self.unread, 'prompt')}): nothing is said of whose are better."
+            )
         said = (
             f"A judge ({self.model}) prefers the tuned model's answer to {self.tuned_better} of "
-            f"{self.prompts} prompts in both orders, the base's to {self.base_better} (p "
-            f"{self.p:.3f}); {self.flips} times its choice went with the order"
+            f"{_counted(self.prompts, 'prompt')} in both orders, the base's to {self.base_better} "
+            f"(p {self.p:.3f}); {_counted(self.flips, 'time')} its choice went with the order"
         )
         if self.unread:
-            said += f", {self.unread} times it made none"
+            said += f", {_counted(self.unread, 'time')} it made none"
         if self.agreement is None:
             return f"{said}. How far it agrees with people is not known: no labels were given."
         kappa = "" if self.agreement.kappa is None else f", kappa {self.agreement.kappa:.2f}"
         return (
             f"{said}. It says what people said of {100 * self.agreement.share:.0f} % of "
-            f"{self.agreement.prompts} labelled prompts{kappa}."
+            f"{_counted(self.agreement.prompts, 'labelled prompt')}{kappa}."
         )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

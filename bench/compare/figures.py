@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 
-from tuneserve.bench.compare.results import AccuracyComparison, Report
+from tuneserve.bench.compare.results import AccuracyComparison, Report, TextComparison
 from tuneserve.bench.measure.clients import Held
 from tuneserve.bench.measure.perplexity import MeanError
 from tuneserve.bench.measure.speed import Rate
@@ -28,9 +28,14 @@ def interval(estimate: Estimate) -> str:
 
 
 def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"no interval: {estimate.why_not}"
-    return f"{shown(estimate.low)} to {shown(estimate.high)}"
+    low, high, why_not = estimate.low, estimate.high, estimate.why_not
+    if low is not None and high is not None:
+        return f"{shown(low)} to {shown(high)}"
+    if low is not None:
+        return f"at least {shown(low)}; no upper end: {why_not}"
+    if high is not None:
+        return f"at most {shown(high)}; no lower end: {why_not}"
+    return f"no interval: {why_not}"
 
 
 def points(share: float) -> str:
@@ -94,6 +99,11 @@ def counted(accuracy: AccuracyComparison) -> str:
     return f"{accuracy.clusters:,} {unit}{'' if accuracy.clusters == 1 else 's'}"
 
 
+def unit_of(text: TextComparison) -> str:
+    """What its pieces are called: 'chunks', of one 'chunk'."""
+    return text.unit.removesuffix("s") if text.pieces == 1 else text.unit
+
+
 def reach(accuracy: AccuracyComparison) -> str:
     """Which difference these prompts would have shown, as a sentence."""
     if accuracy.smallest_detectable is not None:
@@ -137,8 +147,8 @@ def gap_said(gap: GapComparison) -> str:
     sentence = (
         f"Between the best and the worst group lie {tuned} points (base {base}) when what chance "
         f"explains is taken out; observed: {was_tuned} (base {was_base}), change "
-        f"{points(gap.change.value)}, interval {points_interval(gap.change)}, {p_said(gap.p)} of a "
-        f"permutation test over groups. Worst is {gap.worst_tuned} (base: {gap.worst_base})."
+        f"{points(gap.change.value)}, {p_said(gap.p)} of a permutation test over groups "
+        f"({interval(gap.change)}). Worst is {gap.worst_tuned} (base: {gap.worst_base})."
     )
     if gap.left_out:
         sentence += (

@@ -7,23 +7,32 @@ everything that was looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tuneserve.bench.compare.analysis import (
-    FLOOR,
     bootstrap_of,
-    caution,
+    change_said,
     compare_accuracy,
     compare_groups,
     count_pairs,
     decide,
+    group_names,
 )
-from tuneserve.bench.compare.figures import counted, percent, points, points_interval
+from tuneserve.bench.compare.cautions import FLOOR, caution
+from tuneserve.bench.compare.figures import (
+    counted,
+    number_interval,
+    percent,
+    points,
+    points_interval,
+    unit_of,
+)
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
+    GroupComparison,
     Retention,
     TaskComparison,
     TextComparison,
@@ -33,6 +42,9 @@ from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
 from tuneserve.bench.tasks.tasks import Task
 from tuneserve.settings import BenchSettings
+
+LARGEST_LOSS = 0.1
+"""Share of what the base scores that may not be lost, however large the margin in points."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ def compare_elsewhere(
     p_values = [accuracy.p for accuracy in accuracies]
     p_values += [_p_of_text(text, settings.seed) for text in texts]
     adjusted = significance.holm(p_values)
+    kinds = iter(_kinds([pairs for _, pairs in tasks], settings))
     compared_tasks = [
         TaskComparison(
             name=task.name,
@@ -66,10 +79,10 @@ def compare_elsewhere(
             accuracy=accuracy,
             adjusted_p=p,
             outcome=decide(accuracy.difference, p, settings.confidence),
-            kinds=compare_groups(pairs, settings),
+            kinds=next(kinds),
             pairs=pairs,
             kept=_kept(accuracy, settings),
-            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens, settings.confidence),
+            cautions=caution(accuracy, count_pairs(pairs), task.max_tokens, settings.confidence, p),
         )
         for (task, pairs), accuracy, p in zip(
             tasks, accuracies, adjusted[: len(tasks)], strict=True
@@ -80,6 +93,14 @@ def compare_elsewhere(
         for text, p in zip(texts, adjusted[len(tasks) :], strict=True)
     ]
     return compared_tasks, compared_texts
+
+
+def _kinds(tasks: Sequence[Sequence[Pair]], settings: BenchSettings) -> list[list[GroupComparison]]:
+    """Every task's kinds of prompts; their p are adjusted over those of all tasks."""
+    count = sum(len(group_names(pairs)) for pairs in tasks)
+    found = [compare_groups(pairs, settings, count) for pairs in tasks]
+    adjusted = iter(significance.holm([kind.accuracy.p for kinds in found for kind in kinds]))
+    return [[replace(kind, adjusted_p=next(adjusted)) for kind in kinds] for kinds in found]
 
 
 def _p_of_text(text: TextLosses, seed: int) -> float:
@@ -99,7 +120,13 @@ def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
     if accuracy.graded:
         unseen = intervals.unseen_share(accuracy.clusters, settings.confidence)
         low -= unseen * accuracy.base.value
-    return 100 * low > -settings.margin
+    return low > -_margin(accuracy, settings)
+
+
+def _margin(accuracy: AccuracyComparison, settings: BenchSettings) -> float:
+    """The loss, as a share, that has to be excluded: the settings' points, but no more than
+    LARGEST_LOSS of what the base scores, which else could be lost as a whole within them."""
+    return min(settings.margin / 100, LARGEST_LOSS * accuracy.base.value)
 
 
 def _compare_text(
@@ -150,13 +177,17 @@ def judge_forgetting(
     said = [f"Caution, {sentence}" for sentence in cautions]
     lost = [_task_loss(task) for task in tasks if task.outcome == "worse"]
     lost += [_text_loss(text) for text in texts if text.outcome == "worse"]
-    if lost:
-        sentence = f"Something was forgotten: {'; '.join(lost)}."
-        return Verdict("forgotten", " ".join([sentence, *said]), cautions)
+    kinds = [
+        change_said(f"{kind.name} of {task.name}", kind.accuracy, kind.adjusted_p)
+        for task in tasks
+        for kind in task.kinds
+        if decide(kind.accuracy.difference, kind.adjusted_p, settings.confidence) == "worse"
+    ]
+    if lost or kinds:
+        sentence = f"Something was forgotten: {'; '.join([*lost, *kinds])}."
+        return Verdict("forgotten", " ".join([sentence, *said]), cautions, kinds)
     if all([*(task.kept for task in tasks), *(text.kept for text in texts)]):
-        excluded = []
-        if tasks:
-            excluded.append(f"a loss of more than {settings.margin:g} points on {_names(tasks)}")
+        excluded = _excluded(tasks, settings)
         if texts:
             rise = _rise(settings.perplexity_margin)
             excluded.append(f"a rise of the perplexity of {_names(texts)} by more than {rise}")
@@ -172,12 +203,24 @@ def judge_forgetting(
 
 
 def _task_loss(task: TaskComparison) -> str:
-    found = task.accuracy
-    return (
-        f"{task.name} fell from {100 * found.base.value:.1f} to {percent(found.tuned.value)} "
-        f"{'' if found.graded else 'right '}"
-        f"({points(found.difference.value)} points, {points_interval(found.difference)})"
-    )
+    return change_said(task.name, task.accuracy, task.adjusted_p)
+
+
+def _excluded(tasks: Sequence[TaskComparison], settings: BenchSettings) -> list[str]:
+    """Of tasks that all are kept: which loss is excluded on which."""
+    found = []
+    for margin in sorted({_margin(task.accuracy, settings) for task in tasks}, reverse=True):
+        there = [task for task in tasks if _margin(task.accuracy, settings) == margin]
+        found.append(f"a loss of more than {_points_of(margin)} on {_names(there)}")
+    return found
+
+
+def _points_of(margin: float) -> str:
+    return f"{_number(margin)} point{'' if _number(margin) == '1' else 's'}"
+
+
+def _number(margin: float) -> str:
+    return f"{round(100 * margin, 2):g}"
 
 
 def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
@@ -188,18 +231,30 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
         return f"{where} the base scores {percent(found.base.value)}: it has nothing to lose there"
     if found.difference.low is None:
         return f"{where} no loss can be excluded ({points_interval(found.difference)})"
-    if 100 * found.difference.low > -settings.margin:
+    margin = _margin(found, settings)
+    if found.difference.low > -margin:
         unseen = intervals.unseen_share(found.clusters, settings.confidence)
         return f"{where} none is seen, but {_may_hide(unseen, 'prompts', counted(found))}"
     enough = significance.enough_to_exclude(
         found.difference,
         found.prompts,
-        settings.margin / 100,
+        margin,
         settings.confidence,
         unseen_loss=found.base.value if found.graded else 0.0,
     )
-    more = f" (about {enough:,} such prompts would exclude {settings.margin:g})" if enough else ""
-    return f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded{more}"
+    small = ""
+    if margin < settings.margin / 100:
+        small = (
+            f", and of the {percent(found.base.value)} that the base scores a tenth at most "
+            f"({_points_of(margin)}) may be lost"
+        )
+    # Where that much is seen to be lost, more prompts would rather show it.
+    if enough and found.difference.value > -margin:
+        wanted = f"{enough:,} such prompts would exclude {_number(margin)}"
+        small += f" (about {wanted} if nothing is lost)"
+    return (
+        f"{where} a loss of up to {-100 * found.difference.low:.1f} points is not excluded{small}"
+    )
 
 
 def _text_loss(text: TextComparison) -> str:
@@ -207,9 +262,10 @@ def _text_loss(text: TextComparison) -> str:
 
 
 def _text_not_excluded(text: TextComparison, margin: float) -> str:
-    where = f"on the {text.pieces:,} {text.unit} of {text.name}"
+    pieces = "one" if text.pieces == 1 else f"{text.pieces:,}"
+    where = f"on the {pieces} {unit_of(text)} of {text.name}"
     if text.ratio.high is None:
-        return f"{where} no loss can be excluded (no interval: {text.ratio.why_not})"
+        return f"{where} no loss can be excluded ({number_interval(text.ratio)})"
     if text.ratio.high < margin:
         return f"{where} none is seen, but {_may_hide(text.unseen, text.unit, text.counted)}"
     return f"{where} a rise of the perplexity of up to {_rise(text.ratio.high)} is not excluded"

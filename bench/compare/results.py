@@ -60,7 +60,8 @@ class PerplexityComparison:
 
 @dataclass(frozen=True)
 class GroupComparison:
-    """One group's figures; `adjusted_p` is Holm's over all groups."""
+    """One group's figures; `adjusted_p` is Holm's over all groups (of all tasks that may have been
+    forgotten)."""
 
     name: str
     accuracy: AccuracyComparison
@@ -102,8 +103,8 @@ class TaskComparison:
     """Another task than the run's own: `accuracy` of both, in all and by kind of prompt.
 
     `adjusted_p` is Holm's over everything that may have been forgotten, tasks and texts; the
-    kinds' is Holm's over the kinds. `kept`: is a loss above the margin excluded? `cautions`: what
-    makes the scores say less than they seem to.
+    kinds' is Holm's over all kinds of all tasks. `kept`: is a loss above the margin excluded?
+    `cautions`: what makes the scores say less than they seem to.
     """
 
     name: str
@@ -146,11 +147,13 @@ class TextComparison:
 @dataclass(frozen=True)
 class Verdict(Generic[T]):
     """What may be said, in one word and in a sentence, which ends with the `cautions`: what makes
-    the figures say less than they seem to."""
+    the figures say less than they seem to. `lost`: the groups or kinds of prompts, as the sentence
+    names them, whose loss is shown though the outcome of all is not a loss."""
 
     outcome: T
     sentence: str
     cautions: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

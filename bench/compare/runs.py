@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.bench.compare.cautions import caution_each
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
 from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
@@ -68,12 +69,14 @@ class RunsComparison:
         return {
             "runs": [row.to_json() for row in self.rows],
             "ranking": asdict(self.ranking) if self.ranking else None,
+            "note": self.note,
         }
 
     @property
     def note(self) -> str:
-        """What was compared where not all have the same prompts, and why runs are not ranked that
-        would be; '' where nothing is to be said."""
+        """What was compared where not all have the same prompts, why runs are not ranked that
+        would be, and, where none are, what makes a run's score say less than it seems to; '' where
+        nothing is to be said."""
         compared = sum(not row.why_not for row in self.rows)
         unranked = ""
         if len(self.rows) > 2 and self.ranking is None:
@@ -83,7 +86,9 @@ class RunsComparison:
                 if compared < 3
                 else "No ranking: no prompt is shared by all."
             )
-        return " ".join(filter(None, (self._shared_note, unranked)))
+        cautions = [] if self.ranking or compared < 2 else _cautions(self.rows)
+        said = [f"Caution: {each}" for each in cautions]
+        return " ".join(filter(None, (self._shared_note, unranked, *said)))
 
     @property
     def _shared_note(self) -> str:
@@ -146,7 +151,16 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
         for report, rows, reason in zip(reports, answers, reasons, strict=True)
         if not reason
     }
-    return RunsComparison(rows, _rank(compared, reports[0].confidence))
+    return RunsComparison(rows, _rank(compared, reports[0].confidence, _cautions(rows)))
+
+
+def _cautions(rows: Sequence[RunRow]) -> list[str]:
+    """Of the tuned models' answers to all their own prompts, where they compare."""
+    reports = {row.report.run: row.report for row in rows if not row.why_not}
+    return caution_each(
+        {name: report.tuned.counts for name, report in reports.items()},
+        {name: report.accuracy.prompts for name, report in reports.items()},
+    )
 
 
 def _by_prompt(rows: Sequence[dict[str, Any]]) -> Rows:
@@ -223,7 +237,7 @@ def _difference(
     return estimate, significance.paired_p(bootstrap.by_cluster(ours - theirs))
 
 
-def _rank(runs: Mapping[str, Rows], confidence: float) -> Ranking | None:
+def _rank(runs: Mapping[str, Rows], confidence: float, cautions: Sequence[str]) -> Ranking | None:
     """Of runs by name."""
     if len(runs) < 3:
         return None
@@ -232,4 +246,4 @@ def _rank(runs: Mapping[str, Rows], confidence: float) -> Ranking | None:
     if not keys:
         return None
     scores = {name: _scores(rows, keys) for name, rows in runs.items()}
-    return rank(scores, _bootstrap(first, keys, confidence))
+    return rank(scores, _bootstrap(first, keys, confidence), cautions)

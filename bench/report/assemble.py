@@ -8,6 +8,7 @@ from typing import Any
 
 from tuneserve.bench.compare import analysis
 from tuneserve.bench.compare.answers import read_pairs, with_rivals
+from tuneserve.bench.compare.cautions import caution, rank_contenders
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.contamination import check_contamination
 from tuneserve.bench.compare.costs import costs_of
@@ -49,7 +50,8 @@ def make_report(
     pairs = with_classes(pairs, settings)
     others = {**others, **dict.fromkeys(rivals, "tuned")}
     accuracy = analysis.compare_accuracy(pairs, settings)
-    cautions = analysis.caution(
+    groups = analysis.compare_groups(pairs, settings)
+    cautions = caution(
         accuracy, analysis.count_pairs(pairs), settings.max_tokens, settings.confidence
     )
     tasks, texts = compare_elsewhere(
@@ -63,10 +65,10 @@ def make_report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         task=settings.task,
         confidence=settings.confidence,
-        verdict=analysis.judge(accuracy, settings.confidence, cautions),
+        verdict=analysis.judge(accuracy, settings.confidence, cautions, groups),
         accuracy=accuracy,
         perplexity=analysis.compare_perplexity(pairs, settings),
-        groups=analysis.compare_groups(pairs, settings),
+        groups=groups,
         gap=analysis.compare_gap(pairs, settings),
         others=[
             analysis.compare_other(pairs, name, against, settings)
@@ -89,7 +91,7 @@ def make_report(
         gain=_kept(job.gain),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
-        ranking=analysis.rank_contenders(pairs, settings),
+        ranking=rank_contenders(pairs, settings),
         costs=costs_of(load, settings),
         judge=compare_judged(pairs, settings, journal) if settings.judge else None,
         pairs=pairs,

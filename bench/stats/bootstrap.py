@@ -22,8 +22,9 @@ _CHUNK_CELLS = 4_000_000  # resampling counts held at a time (32 MB)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its confidence interval; `low` and `high` are None where the data allow no
-    honest one, and `why_not` says what there is too little of ('2 sources')."""
+    """A value with its confidence interval; `low` and `high` (or one of them, of perplexities) are
+    None where the data allow no honest one, and `why_not` says what there is too little of
+    ('2 sources')."""
 
     value: float
     low: float | None = None

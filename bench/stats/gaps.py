@@ -2,10 +2,12 @@
 
 The difference between the best and the worst of several groups is biased upwards: noise alone makes
 it positive, and more noise makes it larger. A base that answers nothing right has no gap; a tuned
-model that is right four times in five in every group alike still shows one. A bootstrap interval
-of the change has the same bias. So the change is also tested by permutation: group labels are
-exchanged at random among prompts, and the p value is the share of permutations in which the gap
-grows as much as observed.
+model that is right four times in five in every group alike still shows one. Resampled gaps have
+the same bias once more, so that intervals made of them hardly ever hold the truth: none is given.
+That the gap has grown is tested by permutation: group labels are exchanged at random among prompts,
+and the p value is the share of permutations in which the gap grows as much as observed. And it has
+to have grown in nearly all resamples of the prompts too, which groups that differed before ask for:
+labels exchanged at random are of groups that don't.
 
 For the same reason each model's gap is given between shrunken group means: what noise within groups
 explains of their differences is taken out.
@@ -23,6 +25,8 @@ from tuneserve.bench.stats.intervals import FEWEST, mean_spread
 
 SMALLEST_GROUP = 10
 """Prompts that a group needs to count as the best or the worst."""
+NO_INTERVAL = "none holds for a best against a worst, which chance drives apart"
+"""Why the change of a gap has none."""
 
 _CHUNK_CELLS = 4_000_000
 
@@ -31,9 +35,9 @@ _CHUNK_CELLS = 4_000_000
 class GapComparison:
     """The widest gap in accuracy between groups, before and after: `base` and `tuned` between
     shrunken means (`shrunken`), `observed_base` and `observed_tuned` between those observed, and
-    `change` is of the observed. `p`: the one-sided p of a permutation test that the gap has grown;
-    `widened` if the change's interval is above zero and `p` agrees. `worst_base` and `worst_tuned`
-    name the groups answered worst; `left_out` those too small to be looked at."""
+    `change` is of the observed, without an interval. `p`: the one-sided p of a permutation test
+    that the gap has grown; `widened` if `p` and the resampled prompts agree. `worst_base` and
+    `worst_tuned` name the groups answered worst; `left_out` those too small to be looked at."""
 
     base: float
     tuned: float
@@ -65,17 +69,17 @@ def compare_gaps(
     base_sums, tuned_sums, sizes = np.split(columns.sum(0), 3)
     found_base, found_tuned = (float(gap[0]) for gap in _gaps(columns.sum(0)[None]))
     drawn_base, drawn_tuned = _gaps(bootstrap.sums(columns))
-    low, high = bootstrap.interval(drawn_tuned - drawn_base)
+    least = bootstrap.interval(drawn_tuned - drawn_base)[0]
     values = np.column_stack([base, tuned, np.ones(len(groups))])
     p = _permutation_p(values, groups, bootstrap, found_tuned - found_base)
     return GapComparison(
         base=float(np.ptp(shrunken(base, groups, bootstrap))),
         tuned=float(np.ptp(shrunken(tuned, groups, bootstrap))),
-        change=Estimate(found_tuned - found_base, low, high),
+        change=Estimate(found_tuned - found_base, why_not=NO_INTERVAL),
         p=p,
         worst_base=names[int((base_sums / sizes).argmin())],
         worst_tuned=names[int((tuned_sums / sizes).argmin())],
-        widened=low > 0 and p < 1 - bootstrap.confidence,
+        widened=least > 0 and p < 1 - bootstrap.confidence,
         observed_base=found_base,
         observed_tuned=found_tuned,
         left_out=list(left_out),

@@ -24,6 +24,9 @@ NEAR = 0.05
 UNSEEN_LOSS = 2.5
 """Nats a token (a perplexity 12 times as high) that prompts of a kind not seen are supposed to
 lose: an interval only knows the losses seen."""
+WIDEST = 10.0
+"""Times a perplexity, or a ratio of two, that an end of its interval may lie away: one further off
+says nothing."""
 MANY = 0.6
 """Share of unusual scores from which on no score is usual (`mean_ends`)."""
 FEW = 4
@@ -281,14 +284,20 @@ def _estimate(value: float, ends: Ends) -> Estimate:
 
 
 def _of_losses(value: float, ends: Ends, bootstrap: Bootstrap) -> Estimate:
-    """A figure of losses with its interval; none where the losses say nothing of their spread, or
-    where the upper end is beyond all numbers."""
+    """A figure of losses with its interval; none where the losses say nothing of their spread.
+
+    An end that is more than WIDEST times the value away is left out (but the lower one of a
+    perplexity, from 1 on), and only that one: samples with short intervals are more often those
+    that did not see the tail, and of whole intervals alone fewer would hold the truth.
+    """
     low, high = (float(end) for end in ends)
-    if not math.isfinite(high):
-        return Estimate(value, why_not=f"too large a spread over {bootstrap.described}")
     if high - low <= 1e-12 * value:
         return Estimate(value, why_not=f"no spread over {bootstrap.described}")
-    return _estimate(value, ends)
+    bottom = None if low < min(1.0, value / WIDEST) else min(low, value)
+    top = None if not high <= value * WIDEST else max(high, value)
+    if bottom is None or top is None:
+        return Estimate(value, bottom, top, f"too large a spread over {bootstrap.described}")
+    return Estimate(value, bottom, top)
 
 
 def _student_quantile(confidence: float, freedom: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from string import ascii_lowercase
 
@@ -37,15 +37,19 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Contenders by accuracy, best first, and the test of every pair, better one first."""
+    """Contenders by accuracy, best first, and the test of every pair, better one first. The
+    sentence ends with the `cautions`: what makes a contender's score say less than it seems to."""
 
     prompts: int
     ranked: list[Ranked]
     tests: list[PairTest]
     sentence: str
+    cautions: list[str] = field(default_factory=list)
 
 
-def rank(scores: Mapping[str, FloatArray], bootstrap: Bootstrap) -> Ranking:
+def rank(
+    scores: Mapping[str, FloatArray], bootstrap: Bootstrap, cautions: Sequence[str] = ()
+) -> Ranking:
     """Contenders' scores, [prompts] each; two contenders or more."""
     accuracies = {name: intervals.accuracy(values, bootstrap) for name, values in scores.items()}
     names = sorted(scores, key=lambda name: -accuracies[name].value)
@@ -67,7 +71,8 @@ def rank(scores: Mapping[str, FloatArray], bootstrap: Bootstrap) -> Ranking:
         prompts=len(scores[names[0]]),
         ranked=[Ranked(name, accuracies[name], letters[name]) for name in names],
         tests=tests,
-        sentence=_sentence(tests),
+        sentence=" ".join([_sentence(tests), *(f"Caution: {each}" for each in cautions)]),
+        cautions=list(cautions),
     )
 
 
@@ -124,7 +129,9 @@ def _sentence(tests: Sequence[PairTest]) -> str:
             better.setdefault(test.first, []).append(test.second)
     said = [f"{first} is better than {_listed(others)}" for first, others in better.items()]
     said = said or ["no difference is shown"]
-    return f"Of {len(tests)} pairs, {sum(test.shown for test in tests)} differ: {'; '.join(said)}."
+    number = sum(test.shown for test in tests)
+    differ = {0: "none differs", 1: "1 differs"}.get(number, f"{number} differ")
+    return f"Of {len(tests)} pairs, {differ}: {'; '.join(said)}."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -57,6 +57,19 @@ def test_a_model_wins_only_if_it_is_preferred_in_both_orders(tmp_path: Path) -> 
     assert "no labels were given" in judged(tmp_path)
 
 
+def test_a_judge_that_could_not_be_read_is_no_opinion(tmp_path: Path) -> None:
+    settings = BenchSettings(judge="http://x/v1", judge_model="j")
+    with Journal(tmp_path / "journal.jsonl", "x") as journal:
+        for request in requests_of(PAIRS[:1]):
+            journal.add(JUDGED, JUDGE, request.id(settings), {"text": "Well.", "tokens": 1})
+        found = compare_judged(PAIRS[:1], settings, journal)
+    assert (found.prompts, found.unread) == (0, 1)
+    assert found.describe() == (
+        "A judge (j) was asked, but none of its answers could be read (1 prompt): nothing is said "
+        "of whose are better."
+    )
+
+
 def test_its_agreement_with_people_is_told(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     rows = {"won": "tuned", "lost": "base", "first": "tuned", "won too": "tuned", "unknown": "tie"}

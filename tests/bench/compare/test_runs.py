@@ -46,9 +46,9 @@ def pairs(wrong: set[int], count: int = 60) -> list[Pair]:
     ]
 
 
-def contender(name: str) -> ContenderSummary:
+def contender(name: str, empty: int = 0) -> ContenderSummary:
     speed = Speed(Rate(100.0, 2.0, 64, 5), Rate(90.0, 2.0, 64, 5))
-    counts = AnswerCounts(0, 0, 0, 1.0)
+    counts = AnswerCounts(0, 0, empty, 1.0)
     return ContenderSummary(name, f"{name}.gguf", 1 << 20, "0" * 64, "Q4_K_M", speed, 0.5, counts)
 
 
@@ -59,6 +59,7 @@ def written_run(
     test_sha256: str = "a",
     count: int = 60,
     scoring: dict[str, object] | None = None,
+    empty: int = 0,
 ) -> RunDirectory:
     """A run of which only the benchmark's files are there."""
     run = RunDirectory(root / "runs" / name)
@@ -77,7 +78,7 @@ def written_run(
         groups=[], gap=None, others=[], contamination=None,
         forgetting=Verdict("no forgetting shown", "Nothing."), tasks=[task], texts=[],
         curves=LossCurves([(1, 2.0)], [(1, 2.5)], [], 1), load=[], server=None, ladder=[],
-        base=contender("base"), tuned=contender("tuned"), conditions={"Sampling": "greedy"},
+        base=contender("base"), tuned=contender("tuned", empty), conditions={"Sampling": "greedy"},
         provenance=Provenance(
             "tuneserve bench", "demo", test_sha256, {"bench": scoring or {}}, {}, "", ""
         ),
@@ -223,6 +224,17 @@ def test_runs_that_are_not_ranked_say_why(tmp_path: Path) -> None:
     found = compare_runs([first, other, cut])
     assert found.ranking is None
     assert "No ranking: only 2 of 3 runs compare" in found.note
+
+
+def test_empty_answers_of_a_run_stand_beside_its_place(tmp_path: Path) -> None:
+    first, other = (written_run(tmp_path, name, {1}) for name in ("first", "other"))
+    mute = written_run(tmp_path, "mute", set(range(60)), empty=60)
+    said = "Caution: of the answers of mute 100.0 % are empty."
+    ranked = compare_runs([first, other, mute])
+    assert ranked.ranking is not None
+    assert ranked.ranking.sentence.endswith(said)
+    assert ranked.note == ""
+    assert compare_runs([first, mute]).note == said
 
 
 def test_a_report_of_another_release_is_refused(tmp_path: Path, tuneserve: Runner) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from tuneserve.bench.compare import analysis
+from tuneserve.bench.compare.cautions import rank_contenders
 from tuneserve.bench.compare.classes import compare_calibration, compare_classes, with_classes
 from tuneserve.bench.compare.forgetting import TextLosses, compare_elsewhere, judge_forgetting
 from tuneserve.bench.compare.pairs import Answer, Pair
@@ -113,6 +114,6 @@ def make_report(
         ),
         classes=compare_classes(pairs, settings),
         calibration=compare_calibration(pairs, settings),
-        ranking=analysis.rank_contenders(pairs, settings),
+        ranking=rank_contenders(pairs, settings),
         pairs=pairs,
     )

@@ -117,6 +117,24 @@ def test_further_models_and_classes_are_shown(crowd: Report) -> None:
     assert_tables_keep_their_columns(text)
 
 
+def test_a_gain_over_a_group_that_fell_is_not_green(report: Report, tmp_path: Path) -> None:
+    def shown(lost: list[str]) -> tuple[str, str]:
+        found = replace(
+            report,
+            verdict=Verdict("better", "The tuned model is better: x.", [], lost),
+            forgetting=Verdict("no forgetting shown", "Nothing."),
+        )
+        write_for_pull_request(tmp_path / "pr.md", found, [])
+        return render(found, "report.html.jinja"), (tmp_path / "pr.md").read_text()
+
+    page, comment = shown([])
+    assert '<div class="verdict better"><span>Does' in page
+    assert "### ✅ x: better" in comment
+    page, comment = shown(["de fell"])
+    assert '<div class="verdict none"><span>Does' in page
+    assert "### ➖ x: better, a group worse" in comment
+
+
 def test_html_is_balanced_self_contained_and_escaped(report: Report) -> None:
     page = render(report, "report.html.jinja")
     parser = Balance()

@@ -50,4 +50,4 @@ def test_nothing_differs() -> None:
     same = np.tile([0.0, 1.0], 20)
     found = rank({"x": same, "y": same, "z": same}, Bootstrap(np.arange(40)))
     assert {one.letters for one in found.ranked} == {"a"}
-    assert found.sentence == "Of 3 pairs, 0 differ: no difference is shown."
+    assert found.sentence == "Of 3 pairs, none differs: no difference is shown."

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from tuneserve.bench.compare.figures import number, number_interval
 from tuneserve.bench.stats import intervals, proportions, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.robust import spread_of
@@ -158,9 +159,9 @@ def test_bootstrap_spread_is_the_standard_error() -> None:
 
 
 def test_perplexity_is_exp_of_mean_loss_per_token() -> None:
-    nll, tokens = [2.0, 3.0, 7.0], [2, 1, 3]
-    found = intervals.perplexity(nll, tokens, Bootstrap(np.arange(3)))
-    assert found.value == pytest.approx(math.exp(12 / 6))
+    nll, tokens = [2.0, 2.0, 7.0, 5.0], [2, 1, 4, 3]
+    found = intervals.perplexity(nll, tokens, Bootstrap(np.arange(4)))
+    assert found.value == pytest.approx(math.exp(16 / 10))
     assert found.low is not None
     assert found.high is not None
     assert 1 < found.low < found.value < found.high
@@ -313,8 +314,11 @@ def test_no_interval_of_one_or_two_clusters(clusters: list[int]) -> None:
 def test_losses_without_a_spread_that_can_be_told_give_no_interval(
     nll: list[float], why: str
 ) -> None:
-    found = intervals.perplexity(nll, np.ones(len(nll)), Bootstrap(np.arange(len(nll))))
+    bootstrap, ones = Bootstrap(np.arange(len(nll))), np.ones(len(nll))
+    found = intervals.perplexity_ratio(nll, np.zeros(len(nll)), ones, bootstrap)
     assert (found.low, found.high, found.why_not) == (None, None, why)
+    found = intervals.perplexity(nll, ones, bootstrap)
+    assert (found.high, found.why_not) == (None, why)
 
 
 @pytest.mark.parametrize("trials", [1, 10, 50, 500])
@@ -419,3 +423,27 @@ def test_a_few_hard_prompts_make_the_interval_of_a_perplexity_longer() -> None:
     truth = math.exp(math.exp(0.125) * 1.7)
     assert ((low <= truth) & (truth <= high)).mean() >= 0.93
     assert intervals.with_unseen(1.0, 50) == pytest.approx(math.exp(2.5 * 0.0582), rel=1e-3)
+
+
+def test_an_end_that_says_nothing_is_left_out() -> None:
+    """Ten prompts, one of which makes nearly all of the loss."""
+    losses, ones = [0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.2, 0.1, 0.3, 40.0], [1] * 10
+    bootstrap = Bootstrap(np.arange(10))
+    found = intervals.perplexity(losses, ones, bootstrap)
+    assert found.high is None
+    assert found.low is not None
+    assert 1 <= found.low <= found.value
+    assert found.why_not == "too large a spread over 10 prompts"
+    assert number_interval(found) == (
+        f"at least {number(found.low)}; no upper end: too large a spread over 10 prompts"
+    )
+    ratio = intervals.perplexity_ratio(losses, [0.2] * 10, ones, bootstrap)
+    assert ratio.high is None
+    falls = intervals.perplexity_ratio([0.2] * 10, losses, ones, bootstrap)
+    assert (falls.low, falls.high) == (None, None)
+    assert number_interval(falls) == "no interval: too large a spread over 10 prompts"
+    assert number_interval(Estimate(0.1, None, 0.9, "x")) == "at most 0.9000; no lower end: x"
+    even = intervals.perplexity([0.5, 0.7, 0.6] * 4, [1] * 12, Bootstrap(np.arange(12)))
+    assert even.low is not None
+    assert even.high is not None
+    assert even.high < 10 * even.value

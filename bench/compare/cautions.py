@@ -1,0 +1,119 @@
+"""What makes figures say less than they seem to: sentences that stand in the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tuneserve.bench.compare.analysis import (
+    bootstrap_of,
+    count_answers,
+    decide,
+    responses,
+    scores_of,
+)
+from tuneserve.bench.compare.figures import counted, percent
+from tuneserve.bench.compare.pairs import Pair
+from tuneserve.bench.compare.results import AccuracyComparison, AnswerCounts
+from tuneserve.bench.measure.work import NOISE_FLOOR
+from tuneserve.bench.stats import intervals
+from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.settings import BenchSettings
+
+NOTABLE = 0.02
+"""Share of a model's answers from which on it is told that they were cut, empty or the like."""
+FLOOR, CEILING = 0.02, 0.98
+"""Mean scores below and above which both models' say little about their difference."""
+ENDINGS = {
+    "failed": "missing: its prompts got none, and count as wrong",
+    "length_limited": "cut at max_tokens",
+    "cut_off_thoughts": "cut amid the thoughts",
+    "empty": "empty",
+    "nothing_found": "without what the task asks for",
+    "unscored": "counted as wrong because the scorer failed on them",
+}
+"""Counts (`AnswerCounts`) that make a score say less, and what is said of such answers."""
+
+
+def caution(
+    accuracy: AccuracyComparison,
+    counts: Mapping[str, AnswerCounts],
+    max_tokens: int,
+    confidence: float = 0.95,
+    p: float | None = None,
+) -> list[str]:
+    """What makes both models' scores say less than they seem to, as sentences that follow a colon:
+    answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
+    prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'; `p`: the one that
+    decides, where it is adjusted."""
+    found = []
+    for ended in ENDINGS:
+        shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
+        if max(shares.values()) >= NOTABLE:
+            models = " and ".join(
+                f"{percent(share)} of the {name} model's" for name, share in shares.items()
+            )
+            found.append(f"{models} answers were {_how(ended, max_tokens)}.")
+    p = accuracy.p if p is None else p
+    shown = decide(accuracy.difference, p, confidence) != "no difference shown"
+    return [*found, *_too_hard_or_easy(accuracy, shown=shown), *_undone(accuracy, confidence)]
+
+
+def _how(ended: str, max_tokens: int) -> str:
+    return ENDINGS[ended] + (f" {max_tokens}" if ended == "length_limited" else "")
+
+
+def _too_hard_or_easy(accuracy: AccuracyComparison, *, shown: bool) -> list[str]:
+    """A task that both fail or both can do; where it tells them apart all the same (`shown`), the
+    ease of it takes nothing from the difference."""
+    if max(accuracy.base.value, accuracy.tuned.value) < FLOOR:
+        telling = "." if shown else ": it can't tell them apart."
+        return [
+            f"both score below {percent(FLOOR, 0)}; the task is too hard for both, or "
+            f"right answers are not recognized{telling}"
+        ]
+    if min(accuracy.base.value, accuracy.tuned.value) > CEILING and not shown:
+        return [f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."]
+    return []
+
+
+def _undone(accuracy: AccuracyComparison, confidence: float) -> list[str]:
+    """A graded gain that prompts of a kind not seen could undo. Right or wrong: there the interval
+    itself counts with what was not seen."""
+    unseen = intervals.unseen_share(accuracy.clusters, confidence)
+    least = accuracy.difference.low or 0.0
+    if not accuracy.graded or not 0 < least < unseen * accuracy.base.value:
+        return []
+    kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
+    return [
+        f"{kinds} of a kind that none of the {counted(accuracy)} shows may be up to "
+        f"{percent(unseen)} of all; if the tuned model failed on them, there would be no gain."
+    ]
+
+
+def caution_each(counts: Mapping[str, AnswerCounts], prompts: Mapping[str, int]) -> list[str]:
+    """The same of the answers of any number of contenders, each of which was asked so many
+    prompts: one sentence for each that has what is to be told."""
+    found = []
+    for name, count in counts.items():
+        shares = {ended: getattr(count, ended) / prompts[name] for ended in ENDINGS}
+        said = [
+            f"{percent(share)} are {ENDINGS[ended]}"
+            for ended, share in shares.items()
+            if share >= NOTABLE
+        ]
+        if said:
+            found.append(f"of the answers of {name} {'; '.join(said)}.")
+    return found
+
+
+def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
+    """Every contender beside every other, with what makes its score say less; None where there are
+    only base and tuned. The base asked again is no contender."""
+    answers = {name: each for name, each in responses(pairs).items() if name != NOISE_FLOOR}
+    if len(answers) < 3:
+        return None
+    scores = {name: scores_of(each) for name, each in answers.items()}
+    counts = {name: count_answers(each) for name, each in answers.items()}
+    cautions = caution_each(counts, dict.fromkeys(answers, len(pairs)))
+    bootstrap = bootstrap_of([pair.example.source for pair in pairs], settings)
+    return rank(scores, bootstrap, cautions)
