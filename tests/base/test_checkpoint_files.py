@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import write_small_weights
 from tuneserve.base.resolve import check_checkpoint
 from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError
@@ -42,9 +43,7 @@ def folder(tmp_path: Path) -> Path:
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    weights = len(header).to_bytes(8, "little") + header + bytes(4)
-    (tmp_path / "model.safetensors").write_bytes(weights)
+    write_small_weights(tmp_path / "model.safetensors", layers=1)
     check_checkpoint(tmp_path)
     return tmp_path
 

@@ -40,7 +40,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any]) -> Path:
     """A checkpoint directory whose weights are small: only their names and kinds are read."""
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
-    write_small_weights(folder / "model.safetensors")
+    write_small_weights(folder / "model.safetensors", layers=config["num_hidden_layers"])
     return folder
 
 
