@@ -155,7 +155,7 @@ def _inside(directory: Path, name: str) -> Path:
 
 def checkpoint_tensors(directory: Path) -> dict[str, StoredTensor]:
     """A checkpoint directory's weights by name, in shards or not. Raises UsageError for files that
-    are missing or damaged, for a weight that is in two of them, and for an index of other weights."""
+    are missing or damaged, a weight that is in two of them, and an index of other weights."""
     paths = weight_files(directory)
     if not paths:
         raise UsageError(f"neither {SINGLE} nor {INDEX} is here", where=str(directory))

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support import write_small_weights
 from tuneserve.base.resolve import check_checkpoint
 from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError
-from tuneserve.model_files import json_object
+from tuneserve.model_files import DTYPES, check_config, json_object
 from tuneserve.model_shape import ModelShape
 
 _CONFIG = {
@@ -69,6 +70,10 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         {"_attn_implementation_internal": ["sdpa"]}, {"_experts_implementation": "a/b"},
         {"text_config": {"x": [{"attn_implementation": {"": "sdpa", "y": "a/b"}}]}},
         {"deep": json.loads("[" * 40 + "]" * 40)},
+        {"dtype": "load"}, {"torch_dtype": "save"}, {"dtype": "float99"}, {"dtype": 7},
+        {"dtype": "__dict__"}, {"dtype": ["float32"]}, {"dtype": "torch.load"},
+        {"dtype": {"": "float32", "text_config": "load"}}, {"vision_config": {"dtype": "int8"}},
+        {"thinker_config": {"text_config": {"torch_dtype": "save"}}},
     ],
     ids=str,
 )  # fmt: skip
@@ -77,6 +82,17 @@ def test_config(folder: Path, changed: dict[str, Any]) -> None:
     for read in (check_checkpoint, ModelShape.read):
         with pytest.raises(UsageError, match=r"config\.json"):
             read(folder)
+
+
+@pytest.mark.parametrize("prefix", ["", "torch."])
+@pytest.mark.parametrize("name", sorted(DTYPES))
+def test_types_of_weights_are_those_of_torch(folder: Path, name: str, prefix: str) -> None:
+    assert isinstance(getattr(torch, name), torch.dtype)
+    assert getattr(torch, name).is_floating_point
+    inner = {"dtype": None, "torch_dtype": "auto"}
+    given = {"torch_dtype": f"{prefix}{name}", "dtype": {"": name}, "vision_config": inner}
+    _change(folder / "config.json", lambda content: content.update(given))
+    assert check_config(folder / "config.json")["torch_dtype"] == f"{prefix}{name}"
 
 
 def test_code_that_transformers_has_itself_is_no_reason(
