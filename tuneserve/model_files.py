@@ -45,7 +45,8 @@ DTYPES = frozenset(
         "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
     }
 )  # fmt: skip
-"""Types of weights, as torch calls them: transformers looks any name up in torch."""
+"""Types of weights, as torch calls them: transformers looks any name up in torch ('auto' and
+'torch.float16', which it doesn't find, too)."""
 _NATIVE = frozenset({"phi3", "deepseek_v2", "deepseek_v3"})
 """Kinds of models whose published checkpoints still name code that transformers has itself."""
 
@@ -156,12 +157,12 @@ def _check_dtypes(config: Mapping[str, Any], where: str, place: str = "") -> Non
     for key in ("dtype", "torch_dtype"):
         given = config.get(key)
         for name in given.values() if isinstance(given, dict) else [given]:
-            if name in (None, "auto"):
+            if name is None:
                 continue
-            if not isinstance(name, str) or name.removeprefix("torch.") not in DTYPES:
+            if not isinstance(name, str) or name not in DTYPES:
                 raise UsageError(
                     f"{place}{key} is {shown(name)}, which is no type of weights", where=where,
-                    hint=f"Known are auto, {', '.join(sorted(DTYPES))}.",
+                    hint=f"Known are {', '.join(sorted(DTYPES))}.",
                 )  # fmt: skip
     for key, part in config.items():
         if isinstance(part, dict) and key.endswith("_config") and key != "quantization_config":
