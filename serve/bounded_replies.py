@@ -1,5 +1,4 @@
-"""What a client reads of a server that it does not trust: replies with bounds, and with what their end
-says.
+"""What a client reads of a server that it does not trust: replies with bounds, and how they end.
 
 The openai client takes an event into memory whatever its length, and takes a stream that was cut
 for one that ended.

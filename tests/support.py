@@ -60,6 +60,9 @@ LLAMA_LAYER = {
 }  # fmt: skip
 
 
+SMALL_TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
+
+
 def write_small_weights(
     path: Path, layer: Mapping[str, tuple[int, ...]] = LLAMA_LAYER, *, layers: int = 2
 ) -> Path:

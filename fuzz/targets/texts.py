@@ -78,7 +78,7 @@ def _client() -> tuple[Client, Any]:
 
     def reply(_: Any) -> Any:
         return http.Response(
-            200, headers={"content-type": "text/event-stream"}, content=state["body"]
+            200, headers={"content-type": "text/event-stream"}, content=iter([state["body"]])
         )
 
     client = Client("http://x/v1", model="m", api_key=None, temperature=0, seed=0, max_tokens=1)
