@@ -60,10 +60,15 @@ LLAMA_LAYER = {
 }  # fmt: skip
 
 
-def write_small_weights(path: Path, layer: Mapping[str, tuple[int, ...]] = LLAMA_LAYER) -> Path:
-    """The weights of a tiny tied model of two layers, all zero."""
+SMALL_TOKENIZER = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
+
+
+def write_small_weights(
+    path: Path, layer: Mapping[str, tuple[int, ...]] = LLAMA_LAYER, *, layers: int = 2
+) -> Path:
+    """The weights of a tiny tied model, all zero."""
     shapes = {"model.embed_tokens": (6, 4), "model.norm": (4,)}
-    for number in range(2):
+    for number in range(layers):
         shapes |= {f"model.layers.{number}.{name}": shape for name, shape in layer.items()}
     specs = [TensorSpec(f"{name}.weight", "F32", shape) for name, shape in shapes.items()]
     with SafetensorsWriter(path, specs) as writer:

@@ -39,6 +39,14 @@ _WAYS = (
     "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm",
     "batched_mm",
 )  # fmt: skip
+DTYPES = frozenset(
+    {
+        "float32", "float", "float16", "half", "bfloat16", "float64", "double", "float8_e4m3fn",
+        "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+    }
+)  # fmt: skip
+"""Types of weights, as torch calls them: transformers looks any name up in torch ('auto' and
+'torch.float16', which it doesn't find, too)."""
 _NATIVE = frozenset({"phi3", "deepseek_v2", "deepseek_v3"})
 """Kinds of models whose published checkpoints still name code that transformers has itself."""
 
@@ -117,10 +125,11 @@ def is_finite(value: Any) -> bool:
 
 
 def check_config(path: Path) -> dict[str, Any]:
-    """A checkpoint's config.json. Raises UsageError for one that names code (`auto_map`), and for
-    sizes that are no integers within bounds."""
+    """A checkpoint's config.json. Raises UsageError for one that names code (`auto_map`), for sizes
+    that are no integers within bounds, and for types of weights that torch does not have."""
     config = read_model_json(path)
     check_code(config, str(path))
+    _check_dtypes(config, str(path))
     for part, where in _parts(config):
         problems = [
             f"{where}{name} = {shown(part[name])}"
@@ -141,6 +150,23 @@ def check_config(path: Path) -> dict[str, Any]:
     if named is not None and not are_texts(named):
         raise UsageError(f"architectures is {shown(named)}, no list of names", where=str(path))
     return config
+
+
+def _check_dtypes(config: Mapping[str, Any], where: str, place: str = "") -> None:
+    """Of a configuration and those in it. What quantization says has names of its own."""
+    for key in ("dtype", "torch_dtype"):
+        given = config.get(key)
+        for name in given.values() if isinstance(given, dict) else [given]:
+            if name is None:
+                continue
+            if not isinstance(name, str) or name not in DTYPES:
+                raise UsageError(
+                    f"{place}{key} is {shown(name)}, which is no type of weights", where=where,
+                    hint=f"Known are {', '.join(sorted(DTYPES))}.",
+                )  # fmt: skip
+    for key, part in config.items():
+        if isinstance(part, dict) and key.endswith("_config") and key != "quantization_config":
+            _check_dtypes(part, where, f"{place}{key}.")
 
 
 def _fits(value: Any, most: int, name: str) -> bool:

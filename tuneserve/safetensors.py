@@ -102,9 +102,21 @@ def weight_files(directory: Path) -> list[Path]:
     """
     if (directory / SINGLE).is_file():
         return [_inside(directory, SINGLE)]
-    index = directory / INDEX
-    if not index.is_file():
+    if not (directory / INDEX).is_file():
+        for name in (SINGLE, INDEX):
+            if (directory / name).exists():
+                raise UsageError("is no file", where=str(directory / name))
         return []
+    names = sorted(set(_weight_map(directory / INDEX).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing:
+        raise UsageError("shards are missing", where=str(directory), problems=missing)
+    return [_inside(directory, name) for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each weight, by an index. Raises UsageError for a damaged one, and for names of
+    files that are none in its folder."""
     content = read_model_json(index, most_bytes=HEADER_LIMIT)
     if not isinstance(content.get("metadata"), dict):
         raise UsageError(
@@ -121,10 +133,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise UsageError(
             "names files of other folders", where=str(index), problems=list(map(ascii, outside))
         )
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing:
-        raise UsageError("shards are missing", where=str(directory), problems=missing)
-    return [_inside(directory, name) for name in names]
+    return weight_map
 
 
 def _is_file_name(name: str) -> bool:
@@ -146,7 +155,7 @@ def _inside(directory: Path, name: str) -> Path:
 
 def checkpoint_tensors(directory: Path) -> dict[str, StoredTensor]:
     """A checkpoint directory's weights by name, in shards or not. Raises UsageError for files that
-    are missing or damaged, and for a weight that is in two of them."""
+    are missing or damaged, a weight that is in two of them, and an index of other weights."""
     paths = weight_files(directory)
     if not paths:
         raise UsageError(f"neither {SINGLE} nor {INDEX} is here", where=str(directory))
@@ -160,6 +169,11 @@ def checkpoint_tensors(directory: Path) -> dict[str, StoredTensor]:
                 problems=list(map(ascii, twice)),
             )
         found |= tensors
+    if paths != [directory / SINGLE] and not found.keys() & _weight_map(directory / INDEX).keys():
+        raise UsageError(
+            "names none of the weights that are in its files", where=str(directory / INDEX),
+            hint="Download it again; an index names the files that belong together.",
+        )  # fmt: skip
     return found
 
 

@@ -34,12 +34,14 @@ def to_lm_studio(
             raise UsageError("a name of letters, digits, '.', '_' and '-' is needed", where=part)
     models = home_directory() / LM_STUDIO if models is None else models
     target = models / publisher / name / gguf.path.name
-    if target.exists():
-        if target.samefile(gguf.path):
+    if os.path.lexists(target):  # a link that leads nowhere too
+        if target.exists() and target.samefile(gguf.path):
             clear_leftovers(target.parent)
             return target
         if not force:
             raise OutputExistsError(target)
+        if target.is_dir():
+            raise UsageError("is a directory, and a file is to be written", where=str(target))
     with atomic_path(target) as temporary:
         try:
             os.link(gguf.path, temporary)

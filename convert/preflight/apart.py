@@ -79,11 +79,19 @@ def require_convertible(
     for finding in findings:
         if finding.status == "note":
             say(f"note: {finding.name}: {finding.found}. {finding.advice}".rstrip())
+    refuse(findings, base.spec)
+    passed = sum(finding.status == "ok" for finding in findings)
+    seconds = human_seconds(time.monotonic() - started)
+    say(f"the conversion can be done: {passed} of {len(findings)} checks without a note, {seconds}")
+
+
+def refuse(findings: Sequence[Finding], where: str) -> None:
+    """Raise UsageError with those that are 'refused', if there are any."""
     refused = [finding for finding in findings if finding.status == "refused"]
     if refused:
         raise UsageError(
             "what is trained here can't be converted to a GGUF",
-            where=base.spec,
+            where=where,
             problems=[
                 line
                 for finding in refused
@@ -92,6 +100,3 @@ def require_convertible(
             ],
             hint="To train without a conversion: --no-preflight (convert.preflight = false).",
         )
-    passed = sum(finding.status == "ok" for finding in findings)
-    seconds = human_seconds(time.monotonic() - started)
-    say(f"the conversion can be done: {passed} of {len(findings)} checks without a note, {seconds}")

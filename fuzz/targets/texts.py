@@ -10,6 +10,7 @@ from typing import Any
 from fuzz.target import Target, must
 from tuneserve.chat.call_formats import HERMES, CallForm
 from tuneserve.chat.thinking import CLOSE_THOUGHTS, OPEN_THOUGHTS
+from tuneserve.serve.bounded_replies import http_library
 from tuneserve.serve.chat.answer_parser import PartReader
 from tuneserve.serve.chat.parts import CallBegin, Part
 from tuneserve.serve.terminal_chat import Client
@@ -72,15 +73,12 @@ def _call_seeds() -> dict[str, bytes]:
 def _client() -> tuple[Client, Any]:
     import openai
 
-    try:
-        import httpx2 as http  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:
-        import httpx as http  # type: ignore[no-redef, unused-ignore]
+    http = http_library()
     state: dict[str, bytes] = {}
 
     def reply(_: Any) -> Any:
         return http.Response(
-            200, headers={"content-type": "text/event-stream"}, content=state["body"]
+            200, headers={"content-type": "text/event-stream"}, content=iter([state["body"]])
         )
 
     client = Client("http://x/v1", model="m", api_key=None, temperature=0, seed=0, max_tokens=1)
@@ -88,7 +86,7 @@ def _client() -> tuple[Client, Any]:
         base_url="http://x/v1",
         api_key="x",
         max_retries=0,
-        http_client=http.Client(transport=http.MockTransport(reply)),
+        http_client=client._replies.client(transport=http.MockTransport(reply)),
     )
     return client, state
 

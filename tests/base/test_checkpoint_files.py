@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from tests.support import write_small_weights
 from tuneserve.base.resolve import check_checkpoint
 from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError
-from tuneserve.model_files import json_object
+from tuneserve.model_files import DTYPES, check_config, json_object
 from tuneserve.model_shape import ModelShape
 
 _CONFIG = {
@@ -42,9 +44,7 @@ def folder(tmp_path: Path) -> Path:
     }  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
-    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    weights = len(header).to_bytes(8, "little") + header + bytes(4)
-    (tmp_path / "model.safetensors").write_bytes(weights)
+    write_small_weights(tmp_path / "model.safetensors", layers=1)
     check_checkpoint(tmp_path)
     return tmp_path
 
@@ -70,6 +70,11 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         {"_attn_implementation_internal": ["sdpa"]}, {"_experts_implementation": "a/b"},
         {"text_config": {"x": [{"attn_implementation": {"": "sdpa", "y": "a/b"}}]}},
         {"deep": json.loads("[" * 40 + "]" * 40)},
+        {"dtype": "load"}, {"torch_dtype": "save"}, {"dtype": "float99"}, {"dtype": 7},
+        {"dtype": "__dict__"}, {"dtype": ["float32"]}, {"dtype": "torch.float16"},
+        {"dtype": "auto"},
+        {"dtype": {"": "float32", "text_config": "load"}}, {"vision_config": {"dtype": "int8"}},
+        {"thinker_config": {"text_config": {"torch_dtype": "save"}}},
     ],
     ids=str,
 )  # fmt: skip
@@ -78,6 +83,15 @@ def test_config(folder: Path, changed: dict[str, Any]) -> None:
     for read in (check_checkpoint, ModelShape.read):
         with pytest.raises(UsageError, match=r"config\.json"):
             read(folder)
+
+
+@pytest.mark.parametrize("name", sorted(DTYPES))
+def test_types_of_weights_are_those_of_torch(folder: Path, name: str) -> None:
+    assert isinstance(getattr(torch, name), torch.dtype)
+    assert getattr(torch, name).is_floating_point
+    given = {"torch_dtype": name, "dtype": {"": name}, "vision_config": {"dtype": None}}
+    _change(folder / "config.json", lambda content: content.update(given))
+    assert check_config(folder / "config.json")["torch_dtype"] == name
 
 
 def test_code_that_transformers_has_itself_is_no_reason(

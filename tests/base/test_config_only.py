@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import write_small_weights
+from tests.support import SMALL_TOKENIZER, write_small_weights
 from tuneserve.base import config_only, read_base_config
 from tuneserve.errors import TuneserveError, UsageError
 
@@ -47,16 +47,41 @@ def test_what_lies_beside_the_configuration_is_found(folder: Path) -> None:
     assert (found.config, found.weights, found.tokenizer) == (CONFIG, None, None)
     write_small_weights(folder / "model.safetensors")
     assert read_base_config(str(folder)).weights == folder
-    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "tokenizer.json").write_text(
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'
+    )
     found = read_base_config(str(folder))
     assert (found.weights, found.tokenizer) == (folder, folder)
     assert read_base_config(str(folder / "config.json")).weights is None
 
 
 def test_damaged_files_of_a_whole_checkpoint_are_refused(folder: Path) -> None:
-    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    (folder / "tokenizer.json").write_text(
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'
+    )
     (folder / "model.safetensors").write_bytes(b"no header")
     with pytest.raises(UsageError, match=r"model\.safetensors"):
+        read_base_config(str(folder))
+
+
+def test_a_tokenizer_that_the_library_can_not_use_is_refused(folder: Path) -> None:
+    write_small_weights(folder / "model.safetensors")
+    tokenizer: dict[str, Any] = dict(SMALL_TOKENIZER)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert read_base_config(str(folder)).weights == folder
+    nameless = {"id": "none such", "type_id": 0}
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing", "single": [{"SpecialToken": nameless}], "pair": [],
+        "special_tokens": {},
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UsageError, match=r"tokenizer\.json: the tokenizers library can't use it"):
+        read_base_config(str(folder))
+
+
+def test_weights_that_are_a_device_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"model\.safetensors: is no file"):
         read_base_config(str(folder))
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import Runner
+from tuneserve.cli.data import is_done
+from tuneserve.errors import OutputExistsError, UsageError
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
@@ -111,3 +113,17 @@ def test_force_replaces_no_folder_of_the_users(
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
         assert "data: is " in done.stderr
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.jsonl"]
+
+
+def test_a_file_of_the_users_is_replaced_with_force_alone(tmp_path: Path) -> None:
+    mine, link = tmp_path / "thesis.txt", tmp_path / "link"
+    mine.write_text("years of work")
+    link.symlink_to("nowhere")
+    for path in (mine, link):
+        with pytest.raises(OutputExistsError):
+            is_done(path, force=False, skip_done=False)
+    assert is_done(mine, force=False, skip_done=True)  # nothing is written then
+    assert not is_done(mine, force=True, skip_done=False)
+    with pytest.raises(UsageError, match="is a directory"):
+        is_done(tmp_path, force=True, skip_done=False)
+    assert mine.read_text() == "years of work"

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import ROOT, Runner, write_small_weights
-from tuneserve.base import is_hub_id
+from tuneserve.base import is_hub_id, read_base_config
 from tuneserve.cli.planning import plan
+from tuneserve.convert.preflight.planned import require_planned
 from tuneserve.convert.resources import check_memory, needed_memory
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.memory import GIB, MainMemory
 from tuneserve.model_shape import ModelShape
 from tuneserve.serve.offload import CONTEXT_STEP, ModelSizes, largest_offload, usable_bytes
@@ -32,15 +33,17 @@ SHAPES = {
 CONFIG_8B = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "vocab_size": 128_256,
+    "vocab_size": 128_256, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
 }  # fmt: skip
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any]) -> Path:
     """A checkpoint directory whose weights are small: only their names and kinds are read."""
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
-    write_small_weights(folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text(
+        '{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}'
+    )
+    write_small_weights(folder / "model.safetensors", layers=config["num_hidden_layers"])
     return folder
 
 
@@ -245,6 +248,54 @@ def test_the_time_of_a_training_is_told(tuneserve: Runner, data: Path, tmp_path:
     assert low < work["tokens"] / work["time"]["tokens_per_second"] < high
     assert "a calibration of this machine" in work["time"]["known_from"]
     assert "tokens/s, by a calibration of this machine" in done.stderr
+
+
+EVIL_CODE = "__import__('os')"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"hidden_act": EVIL_CODE},
+            f"computes with silu where this model has {EVIL_CODE}",
+        ),
+        ({"quantization_config": {"quant_method": "evil"}}, "weights quantized by 'evil'"),
+        ({"rope_scaling": {"type": "odd", "factor": "9"}}, "RoPE scaling 'odd' is not supported"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "9"}}, "factor is '9', no positive"),
+        ({"dtype": "load"}, "dtype is 'load', which is no type of weights"),
+        ({"architectures": ["os.system"]}, "architecture 'os.system' is not supported"),
+        ({"num_hidden_layers": 3}, "num_hidden_layers is 3, and the weights are those of 32"),
+    ],
+    ids=lambda given: str(given)[:30],
+)
+def test_a_base_that_training_refuses_is_refused(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """With its weights or, but for what only these tell, by its config.json alone."""
+    whole = write_checkpoint(tmp_path, CONFIG_8B)
+    (whole / "config.json").write_text(json.dumps({**CONFIG_8B, **changed}))
+    needs_weights = changed.keys() & {"architectures", "num_hidden_layers"}
+    for base in (whole, whole / "config.json"):
+        recipe = Recipe.model_validate({"model": {"base": str(base)}})
+        if base != whole and needs_weights:
+            require_planned(read_base_config(str(base)), recipe.convert, spec=str(base))
+            continue
+        with pytest.raises(UsageError) as caught:
+            require_planned(read_base_config(str(base)), recipe.convert, spec=str(base))
+        assert message in caught.value.render()
+
+
+def test_a_plan_refuses_in_one_error_and_is_told_to_do_without(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    base = write_checkpoint(tmp_path, {**CONFIG_8B, "hidden_act": "relu"})
+    options = ("--base", str(base), "--no-calibrate", "--json")
+    refused = tuneserve("plan", *options)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith(f"error: {base}: what is trained here can't be converted")
+    assert "llama.cpp computes with silu where this model has relu" in refused.stderr
+    assert tuneserve("plan", *options, "--no-preflight").returncode == 0
 
 
 @pytest.mark.parametrize(

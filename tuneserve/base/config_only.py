@@ -18,6 +18,7 @@ from tuneserve.base.resolve import (
     is_hub_id,
     resolve_base,
 )
+from tuneserve.base.tokenizer_trial import check_usable
 from tuneserve.errors import UsageError
 from tuneserve.extras import missing_packages
 from tuneserve.gguf.architectures import by_gguf_name
@@ -77,7 +78,17 @@ def _of_hub(repository: str) -> BaseConfig:
         weights = folder if weight_files(folder) else None
     except UsageError:  # shards are missing: their names are not asked then
         weights = None
-    return BaseConfig(check_config(path), str(path), weights, _with_tokenizer(folder))
+    return _whole_or_not(folder, weights)
+
+
+def _whole_or_not(folder: Path, weights: Path | None) -> BaseConfig:
+    """Raises UsageError for a whole checkpoint that training refuses."""
+    path, tokenizer = folder / "config.json", _with_tokenizer(folder)
+    if weights and tokenizer:
+        check_checkpoint(folder)
+        if not missing_packages("train"):
+            check_usable(folder / "tokenizer.json")
+    return BaseConfig(check_config(path), str(path), weights, tokenizer)
 
 
 def _with_tokenizer(folder: Path) -> Path | None:
@@ -93,11 +104,7 @@ def _of_directory(folder: Path) -> BaseConfig:
             hint="Planning needs a model's config.json: name the file, or the folder it is in.",
         )
     check_no_adapter(folder)
-    weights = folder if weight_files(folder) else None
-    tokenizer = _with_tokenizer(folder)
-    if weights and tokenizer:
-        check_checkpoint(folder)
-    return BaseConfig(check_config(path), str(path), weights, tokenizer)
+    return _whole_or_not(folder, folder if weight_files(folder) else None)
 
 
 def _of_gguf(path: Path, spec: str) -> BaseConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base.import_gguf import import_gguf
+from tuneserve.base.stored_layers import check_stored_layers
 from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
@@ -92,7 +93,8 @@ def hub_config(repository: str, *, setting: str) -> Path:
 
 def check_checkpoint(path: Path) -> None:
     """Raise UsageError naming what a checkpoint directory lacks, or what is wrong with its files:
-    configuration, tokenizer, the headers of its weights."""
+    configuration, tokenizer, the headers of its weights, other layers in them than config.json
+    counts."""
     missing = [name for name in ("config.json", "tokenizer.json") if not (path / name).is_file()]
     if not weight_files(path):
         missing.append("model.safetensors, or its index (other weight formats are not read)")
@@ -112,7 +114,7 @@ def check_checkpoint(path: Path) -> None:
             "run: transformers' own implementation of this model is used"
         )
     check_tokenizer_files(path)
-    checkpoint_tensors(path)
+    check_stored_layers(checkpoint_tensors(path), config, path)
 
 
 @cache

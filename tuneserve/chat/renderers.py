@@ -99,7 +99,11 @@ class _Process(Worker):
             return _checked(self.ask(asked, is_whole, seconds=patience)[4:], count)
         except (TimeoutError, EOFError):
             code = self.end()
-        if code in (-signal.SIGPROF, -signal.SIGKILL):
+        if code == -signal.SIGVTALRM:
+            raise RenderLimitError(f"takes longer than {COMPILE_SECONDS:.3g} s to be compiled")
+        if code == -signal.SIGPROF:
+            raise RenderLimitError(f"takes longer than {seconds:.3g} s for a conversation")
+        if code == -signal.SIGKILL:  # of time that passed, on a machine that was busy or not
             raise RenderLimitError(f"takes longer than {new}{seconds:.3g} s for a conversation")
         raise RenderLimitError(f"ends the process that renders it ({ending(code)})")
 

@@ -54,6 +54,7 @@ def command(
     recipe = resolve_settings(context, recipe=config)
     from tuneserve.base import read_base_config
     from tuneserve.cli.planning import plan
+    from tuneserve.convert.preflight.planned import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
     from tuneserve.finetune.runtime.libraries import check_device
     from tuneserve.finetune.runtime.targets import planned_targets
@@ -63,6 +64,7 @@ def command(
     base = read_base_config(recipe.model.base)
     device = "cpu" if cpu else "cuda"
     check_device(device, recipe.train)
+    require_planned(base, recipe.convert, spec=recipe.model.base)
     train, unknown = planned_targets(base, recipe.train)
     recipe = recipe.model_copy(update={"train": train})
     recipe = with_precision_of_base(recipe, base.config)

@@ -168,6 +168,14 @@ def test_lm_studio_finds_the_file(converted: RunDirectory, tmp_path: Path) -> No
         to_lm_studio(tuned, publisher="me", name="small", models=models)
     to_lm_studio(tuned, publisher="me", name="small", models=models, force=True)
     assert target.read_bytes() == tuned.path.read_bytes()
+    target.unlink()
+    target.symlink_to("nowhere")
+    with pytest.raises(OutputExistsError):
+        to_lm_studio(tuned, publisher="me", name="small", models=models)
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(UsageError, match="is a directory"):
+        to_lm_studio(tuned, publisher="me", name="small", models=models, force=True)
     with pytest.raises(UsageError):
         to_lm_studio(tuned, publisher="../x", name="small", models=models)
 
