@@ -56,4 +56,5 @@ def sum_of_all(count: int) -> int:
     from accelerate.utils import reduce
 
     device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-    return int(reduce(torch.tensor(count, dtype=torch.int64, device=device)).item())
+    counted = torch.tensor(count, dtype=torch.int64, device=device)
+    return int(reduce(counted, reduction="sum").item())
