@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from trl import SFTTrainer
@@ -60,13 +60,17 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}
         self._epochs, self._families = epochs, families
         self._lengths = [len(ids) for ids in arguments["train_dataset"]["input_ids"]]
-        self._trained_rows = TrainedRows(self.model)
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self._batches.append(inputs["input_ids"])
         mask = inputs.get("attention_mask")
         self.tokens_seen += inputs["input_ids"].numel() if mask is None else mask.sum()
         return super().training_step(model, inputs, *args, **kwargs)
+
+    @cached_property
+    def _trained_rows(self) -> TrainedRows:
+        """Made with the first tree: its hook is passed in every forward after that."""
+        return TrainedRows(self.model)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -23,13 +23,13 @@ SHARED = "shared_prefixes"
 """The key of a batch under which its tree is."""
 Collate = Callable[[Sequence[Any]], dict[str, Any]]
 """Examples (input_ids and labels) to a batch."""
-# What rounding may change of the loss and of the gradient's norm, as a share of them. (Measured on
-# 135M parameters: 3e-6 and 4e-6 in fp32, 0.035 and 0.06 in bf16.)
 # Queries of a chunk, and the share of a row's pairs of tokens below which chunks are worth it.
 _CHUNK_SIZES = (16, 32, 64, 128)
 _WORTH_CHUNKS = 0.75
 _COUNT_UNIT, _KEYS_UNIT = 4, 16
 _LOOKED_AT = 64  # batches, in search of one that is a tree
+# What rounding may change of the loss and of the gradient's norm, as a share of them. (Measured on
+# 135M parameters: 3e-6 and 4e-6 in fp32, 0.035 and 0.06 in bf16.)
 _TOLERANCE = {"fp32": (1e-4, 1e-4), "bf16": (0.1, 0.2)}
 
 
@@ -218,7 +218,7 @@ def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
         raise CannotShareError(str(error).splitlines()[0] if str(error) else repr(error)) from error
     finally:
         model.zero_grad(set_to_none=True)
-    model.train(was_training)
+        model.train(was_training)
     return Difference(
         abs(shared[0] - alone[0]) / abs(alone[0]),
         float((shared[1] - alone[1]).norm() / alone[1].norm()),
