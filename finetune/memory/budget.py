@@ -8,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def budget_for(
     settings = recipe.train
     available = available_bytes(runtime, settings.vram)
     recipe = with_precision_of_base(recipe, config)
-    computed = cache(sharing.computed) if sharing is not None else None
+    computed = sharing.computed if sharing is not None else None
     saved = computed(settings.batch_size).saved if computed is not None else 0.0
     try:
         shape = ModelShape.of(config)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.libraries import Runtime
-from tuneserve.finetune.runtime.model import config_class_of
+from tuneserve.finetune.runtime.model import completed_config
 from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.families import families_of
 from tuneserve.finetune.tokens.sharing import RowCosts, Sharing
@@ -59,7 +59,7 @@ def plan_sharing(
     if not wanted and saved < _LEAST_SAVED:
         return None, ""
     longest = max(len(example.input_ids) for example in training_set.encoded)
-    reason = obstacle(config_class_of(config), settings, longest)
+    reason = obstacle(completed_config(config), settings, longest)
     if reason is None:
         told = f"what examples of a batch begin with is computed once: {saved:.0%} less to compute"
         return sharing, told + ("; examples that share most meet" if sharing.families else "")

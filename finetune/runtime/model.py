@@ -112,7 +112,7 @@ def check_loadable(path: Path) -> Any:
         ) from error
 
 
-def config_class_of(config: Mapping[str, Any]) -> Any:
+def completed_config(config: Mapping[str, Any]) -> Any:
     """config.json's content with what transformers takes where it says nothing; None for an
     architecture that the installed transformers does not have."""
     from transformers import CONFIG_MAPPING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from tuneserve.finetune.tokens.encoder import Encoded
@@ -75,9 +75,15 @@ class Sharing:
     seed: int
     costs: RowCosts
     families: Sequence[Sequence[int]] = ()
+    _computed: dict[int, Computed] = field(default_factory=dict, init=False, repr=False)
 
     def computed(self, size: int) -> Computed:
-        """What is computed where batches have `size` examples."""
+        """What is computed where batches have `size` examples; reckoned once for each size."""
+        if size not in self._computed:
+            self._computed[size] = self._reckoned(size)
+        return self._computed[size]
+
+    def _reckoned(self, size: int) -> Computed:
         cost = plain = 0.0
         tokens: list[int] = []
         for batch in self._batches(size):
