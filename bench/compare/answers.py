@@ -154,7 +154,7 @@ def _scored(
 
 
 def _marked(scorer: Scorer, answer: str, reference: str) -> tuple[Mark, str]:
-    """The answer's mark; where the user's scorer or pattern fails on it, a zero and what it said."""
+    """The answer's mark; where the user's scorer or pattern fails on it, a zero and why."""
     try:
         return scorer.mark(answer, reference), ""
     except ScorerError as error:
