@@ -246,6 +246,7 @@ def test_exit_code_of_a_worse_model(
     rows = [
         {
             "id": word,
+            "group": "words",
             "messages": [
                 {"role": "user", "content": f"Repeat this word: {word}"},
                 {"role": "assistant", "content": word},
@@ -259,6 +260,10 @@ def test_exit_code_of_a_worse_model(
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
     assert failed.returncode == 3
+    said = failed.stderr.splitlines()[-1]
+    assert said.startswith(
+        "failed: the tuned model is shown to be worse: all held-out prompts; wor"
+    )
     # What only says when the command fails asks for no other benchmark.
     done = tuneserve(*options, "--skip-done", cwd=work)
     assert (done.returncode, done.stdout) == (0, failed.stdout)
