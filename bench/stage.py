@@ -25,10 +25,10 @@ from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
-from tuneserve.bench.measure.measure import measure, measure_endpoint
+from tuneserve.bench.measure.measure import measure, measure_endpoint, measure_speeds
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
-from tuneserve.bench.measure.values import ANSWER
-from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR
+from tuneserve.bench.measure.values import ANSWER, SERVED, SPEED
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, TOGETHER
 from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult
@@ -178,12 +178,28 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
         others[ENDPOINT] = "tuned"
     if job.settings.judge:
         measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)
+    measure_speeds(job.contenders, job.workload.expected, journal)
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
+    job.conditions.update(_sittings(journal))
     if job.settings.ladder and not is_measured(job.sweep(), job.own_workload, journal):
         job.make_sweep_files(journal)
         measure_sweep(job.sweep(), job.asked.encoded, job.own_workload, journal)
     return others
+
+
+def _sittings(journal: Journal) -> dict[str, str]:
+    """When what is timed was timed."""
+    found = {
+        "Speeds": f"base and tuned in turn, in one sitting of {_day(journal, SPEED, TOGETHER)}"
+    }
+    if journal.has(SERVED, "tuned"):
+        found["Clients"] = f"all numbers of them in one sitting of {_day(journal, SERVED, 'tuned')}"
+    return found
+
+
+def _day(journal: Journal, kind: str, model: str) -> str:
+    return journal.made(kind, model)[:10]
 
 
 def _finished_result(run: RunDirectory) -> BenchResult | None:

@@ -125,11 +125,12 @@ def test_what_is_taken_back_or_open_is_not_settled(
         ("A. Wait, not B.", "A"), ("A: no, B: no, C: yes", "C"), ("A: yes, B: no, C: no", "A"),
         ("A) x\n\nHold on, the correct option should be C)", "C"), ("A, no doubt", "A"),
         ("A – nein, B", "B"), ("A. Moment, es ist B.", "B"), ("Nicht A, sondern B", "B"),
-        ("A. En fait, c'est B", "B"), ("A plutôt que B", "A"), ("A – no, espera, B", "B"),
+        ("A. En fait, c'est B", "B"), ("C plutôt que B", "C"), ("A – no, espera, B", "B"),
         ("No A sino B", "B"), ("A. Anzi, B", "B"), ("A. Na verdade, é B.", "B"),
         ("A. Точнее, B", "B"), ("A。不对，应该是B", "B"), ("A。等等，是B。", "B"),
         ("A。不，B", "B"), ("不是A，而是B", "B"), ("A。いや、Bです。", "B"), ("AではなくB", "B"),
-        ("A. 아니, B", "B"), ("A. 잠깐, B입니다", "B"), ("A 아니고 B", "B"), ("A. لا، B", "B"), ("A. नहीं, B", "B"),
+        ("A. 아니, B", "B"), ("A. 잠깐, B입니다", "B"), ("A 아니고 B", "B"),
+        ("A. لا، B", "B"), ("A. नहीं, B", "B"),
     ],
 )  # fmt: skip
 def test_the_choice_that_an_answer_decides_on_last_is_its_answer(answer: str, choice: str) -> None:
