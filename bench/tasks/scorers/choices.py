@@ -81,6 +81,12 @@ def first_choice(answer: str, choices: Sequence[str]) -> str | None:
     return settled_choice(answer, choices)[0]
 
 
+def sole_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer is scored by; None if it names none, or gives several (A or B)."""
+    named = _settle(answer, choices)
+    return None if named.beside else named.choice
+
+
 def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
     """The choice that an answer settles on, and whether that was clear.
 
