@@ -155,7 +155,7 @@ def _prepared(rival: Rival, job: BenchmarkJob) -> RivalJob:
     described = keys.model_conditions(
         rival.model_sha256, rival.sha256 if rival.lora else None, serve, processor()
     )
-    found = keys.model_keys(name, described, workload, settings, serve)
+    found = keys.model_keys(name, described, workload, settings)
     return RivalJob(
         rival=rival,
         contender=Contender(name, rival.path, serve, settings, rival.lora),

@@ -14,8 +14,7 @@ from tuneserve.bench.measure import keys
 from tuneserve.bench.measure.answers import engine_settings
 from tuneserve.bench.measure.journal import Journal, Key
 from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
-from tuneserve.bench.measure.values import SPEED
-from tuneserve.bench.measure.work import AnswerRequest, Contender, Workload
+from tuneserve.bench.measure.work import TOGETHER, AnswerRequest, Contender, Workload
 from tuneserve.bench.tasks.examples import askable, read_held_out
 from tuneserve.bench.tasks.general import general_task
 from tuneserve.bench.tasks.lm_eval.tasks import read_tasks
@@ -91,9 +90,10 @@ class BenchmarkJob:
         make_files(self.run, self.recipe.convert, self.sweep_folder)
 
     def model_conditions(self) -> dict[str, dict[str, Any]]:
-        """What each model's answers depend on beside the prompts, in words."""
+        """What each model's answers, and their speeds TOGETHER, depend on beside the prompts, in
+        words."""
         machine = processor()
-        return {
+        found = {
             name: keys.model_conditions(
                 self.hashes["base" if contender.lora else name],
                 self.hashes[name] if contender.lora else None,
@@ -102,17 +102,18 @@ class BenchmarkJob:
             )
             for name, contender in self.contenders.items()
         }
+        serve = self.contenders["tuned"].serve
+        return {**found, TOGETHER: keys.speed_conditions(found, self.settings, serve)}
 
     def keys(self) -> dict[Key, str]:
         """The key of every measurement that this benchmark may need, but for the sweep's."""
         found: dict[Key, str] = {}
         described = self.model_conditions()
-        for name, contender in self.contenders.items():
-            found |= keys.model_keys(
-                name, described[name], self.workload, self.settings, contender.serve
-            )
+        for name in self.contenders:
+            found |= keys.model_keys(name, described[name], self.workload, self.settings)
         prompts = [example.prompt for example in self.asked.task.examples]
         serve = self.contenders["tuned"].serve
+        found |= keys.speed_keys(described[TOGETHER], self.workload.expected)
         found |= keys.served_keys(described["tuned"], prompts, serve, self.settings)
         if self.settings.noise_floor:
             found |= keys.noise_keys(described["base"], self.own_workload.requests, self.settings)
@@ -124,13 +125,10 @@ class BenchmarkJob:
         """The key of what else is measured (the sweep): of all that the tuned model and its prompts
         are."""
         conditions = self.model_conditions()
-        own = keys.model_keys(
-            "tuned", conditions["tuned"], self.own_workload, self.settings,
-            self.contenders["tuned"].serve,
-        )  # fmt: skip
+        del conditions[TOGETHER]
+        own = keys.model_keys("tuned", conditions["tuned"], self.own_workload, self.settings)
         converted = self.recipe.convert.model_dump(mode="json")
-        measured = sorted(key for (kind, *_), key in own.items() if kind != SPEED)
-        return keys.digest(conditions, converted, measured)
+        return keys.digest(conditions, converted, sorted(own.values()))
 
 
 def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> BenchmarkJob:

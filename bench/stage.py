@@ -12,9 +12,10 @@ from tuneserve.bench.against import (
     prepare_rivals,
     use_known_answers,
 )
+from tuneserve.bench.compare.analysis import responses
 from tuneserve.bench.compare.answers import read_pairs
 from tuneserve.bench.compare.judge import read_labels, requests_of
-from tuneserve.bench.compare.pairs import FAILED
+from tuneserve.bench.compare.pairs import FAILED, HELD_OUT, Pair, Response
 from tuneserve.bench.compare.report_file import read_report
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.conditions import describe_endpoint
@@ -25,11 +26,12 @@ from tuneserve.bench.measure.base_store import BaseStore
 from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
-from tuneserve.bench.measure.measure import measure, measure_endpoint
+from tuneserve.bench.measure.measure import measure, measure_endpoint, measure_speeds
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
-from tuneserve.bench.measure.values import ANSWER
-from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR
+from tuneserve.bench.measure.values import ANSWER, SERVED, SPEED
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, TOGETHER
 from tuneserve.bench.report.assemble import make_report, summary
+from tuneserve.bench.report.page_data import tasks_of
 from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult
 from tuneserve.console import say
@@ -136,26 +138,24 @@ def _use_again(
 
 def _warn(report: Report) -> None:
     """Say what went wrong with single prompts; the report counts them."""
-    contenders = [
-        (name, [getattr(pair, name) for pair in report.pairs]) for name in ("base", "tuned")
+    for task, pairs in tasks_of(report):
+        for name, answers in responses(pairs).items():
+            _warn_of(name if task == HELD_OUT else f"{name}, {task}", pairs, answers)
+
+
+def _warn_of(name: str, pairs: Sequence[Pair], answers: Sequence[Response]) -> None:
+    broken = [
+        (pair.example.id, one) for pair, one in zip(pairs, answers, strict=True) if one.problem
     ]
-    contenders += [
-        (other.name, [pair.others[other.name] for pair in report.pairs]) for other in report.others
-    ]
-    ids = [pair.example.id for pair in report.pairs]
-    for name, responses in contenders:
-        broken = [
-            (example, one) for example, one in zip(ids, responses, strict=True) if one.problem
-        ]
-        if broken:
-            example, first = broken[0]
-            failed = first.finish_reason == FAILED
-            what = "got no answer" if failed else "could not be scored"
-            answer = "" if failed else f", answer {first.text[:60]!r}"
-            say(
-                f"{name}: {len(broken)} of {len(ids)} prompts {what} and count as wrong; the first "
-                f"is {example}{answer}: {first.problem}"
-            )
+    if broken:
+        example, first = broken[0]
+        failed = first.finish_reason == FAILED
+        what = "got no answer" if failed else "could not be scored"
+        answer = "" if failed else f", answer {first.text[:60]!r}"
+        say(
+            f"{name}: {len(broken)} of {len(pairs)} prompts {what} and count as wrong; the first "
+            f"is {example}{answer}: {first.problem}"
+        )
 
 
 def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str, str]:
@@ -178,12 +178,28 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
         others[ENDPOINT] = "tuned"
     if job.settings.judge:
         measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)
+    measure_speeds(job.contenders, job.workload.expected, journal)
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
+    job.conditions.update(_sittings(journal))
     if job.settings.ladder and not is_measured(job.sweep(), job.own_workload, journal):
         job.make_sweep_files(journal)
         measure_sweep(job.sweep(), job.asked.encoded, job.own_workload, journal)
     return others
+
+
+def _sittings(journal: Journal) -> dict[str, str]:
+    """When what is timed was timed."""
+    found = {
+        "Speeds": f"base and tuned in turn, in one sitting of {_day(journal, SPEED, TOGETHER)}"
+    }
+    if journal.has(SERVED, "tuned"):
+        found["Clients"] = f"all numbers of them in one sitting of {_day(journal, SERVED, 'tuned')}"
+    return found
+
+
+def _day(journal: Journal, kind: str, model: str) -> str:
+    return journal.made(kind, model)[:10]
 
 
 def _finished_result(run: RunDirectory) -> BenchResult | None:

@@ -204,7 +204,7 @@ def keys_of(model: Path, workload: Workload, contender: Contender) -> dict[Key, 
     from tuneserve.run import processor
 
     conditions = model_conditions(sha256_file(model), None, contender.serve, processor())
-    return model_keys("model", conditions, workload, contender.bench, contender.serve)
+    return model_keys("model", conditions, workload, contender.bench)
 
 
 def ask_lm_eval(job: dict[str, Any]) -> None:

@@ -59,6 +59,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     stderr_console().print(shown)
 
 
+def listed(parts: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    *most, last = parts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def human_bytes(count: float) -> str:
     """Bytes as KiB, MiB, GiB with one decimal."""
     value = float(count)

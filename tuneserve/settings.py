@@ -934,7 +934,9 @@ class BenchSettings(Section):
         "matrix too, each with an f16 and a q8_0 KV cache.",
     )
     fail_if_worse: bool = Field(
-        False, description="Exit with code 3 if the tuned model is shown to be worse."
+        False,
+        description="Exit with code 3 if the tuned model is shown to be worse, on all held-out "
+        "prompts or on a group of them.",
     )
     fail_below: tuple[str, ...] = Field(
         (),

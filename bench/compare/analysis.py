@@ -204,10 +204,9 @@ def judge(
         sentence += _why_none(accuracy, confidence) + reach(accuracy)
     else:
         sentence = f"The tuned model is {outcome}: it {scored} ({evidence})."
-    shown = [(group, decide(group.accuracy.difference, group.adjusted_p, confidence))
-             for group in groups]  # fmt: skip
+    shown = [(group, group_outcome(group, confidence)) for group in groups]
     apart = [
-        (_group_said(group), found)
+        (group_said(group), found)
         for group, found in shown
         if found not in ("no difference shown", outcome)
     ]
@@ -237,8 +236,15 @@ def _prompts(accuracy: AccuracyComparison) -> str:
     return "the one held-out prompt" if one else f"{accuracy.prompts:,} held-out prompts"
 
 
-def _group_said(group: GroupComparison) -> str:
-    return change_said(group.name, group.accuracy, group.adjusted_p)
+def group_outcome(group: GroupComparison, confidence: float) -> Outcome:
+    """What is shown of one group, by the p that is adjusted over all."""
+    return decide(group.accuracy.difference, group.adjusted_p, confidence)
+
+
+def group_said(group: GroupComparison, of: str = "") -> str:
+    """What its scores did; `of`: the task whose kind of prompts it is."""
+    name = f"{group.name} of {of}" if of else group.name
+    return change_said(name, group.accuracy, group.adjusted_p)
 
 
 def change_said(name: str, found: AccuracyComparison, p: float) -> str:

@@ -126,7 +126,8 @@ def _generated(
 
 def _as_generated(generated: Mapping[str, Any], scorer: Scorer) -> Response:
     """The answer with all that is in it."""
-    return _scored(generated, scorer.mark(generated["text"], ""), text=generated["text"])
+    mark, problem = _marked(scorer, generated["text"], "")
+    return _scored(generated, mark, text=generated["text"], problem=problem)
 
 
 def _scored(
@@ -153,7 +154,7 @@ def _scored(
 
 
 def _marked(scorer: Scorer, answer: str, reference: str) -> tuple[Mark, str]:
-    """The answer's mark; where the user's scorer fails on it, a zero and what the scorer said."""
+    """The answer's mark; where the user's scorer or pattern fails on it, a zero and why."""
     try:
         return scorer.mark(answer, reference), ""
     except ScorerError as error:

@@ -33,11 +33,13 @@ class Cost:
 @dataclass(frozen=True)
 class JudgeAgreement:
     """How often a judge says what the given labels say (`share`), on so many prompts, and Cohen's
-    kappa; None where labels and judge always say the same one thing."""
+    kappa; None where labels and judge always say the same one thing. `unused`: labels of prompts
+    that are not there, or that the judge said nothing of."""
 
     prompts: int
     share: float
     kappa: float | None
+    unused: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,11 @@ class JudgeComparison:
         if self.agreement is None:
             return f"{said}. How far it agrees with people is not known: no labels were given."
         kappa = "" if self.agreement.kappa is None else f", kappa {self.agreement.kappa:.2f}"
+        left = self.agreement.unused
+        unused = f" ({_counted(left, 'label')} without a judgement left out)" if left else ""
         return (
             f"{said}. It says what people said of {100 * self.agreement.share:.0f} % of "
-            f"{_counted(self.agreement.prompts, 'labelled prompt')}{kappa}."
+            f"{_counted(self.agreement.prompts, 'labelled prompt')}{kappa}{unused}."
         )
 
 

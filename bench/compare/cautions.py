@@ -17,6 +17,7 @@ from tuneserve.bench.compare.results import AccuracyComparison, AnswerCounts
 from tuneserve.bench.measure.work import NOISE_FLOOR
 from tuneserve.bench.stats import intervals
 from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.console import listed
 from tuneserve.settings import BenchSettings
 
 NOTABLE = 0.02
@@ -24,7 +25,7 @@ NOTABLE = 0.02
 FLOOR, CEILING = 0.02, 0.98
 """Mean scores below and above which both models' say little about their difference."""
 ENDINGS = {
-    "failed": "missing: its prompts got none, and count as wrong",
+    "failed": "missing: their prompts got none, and count as wrong",
     "length_limited": "cut at max_tokens",
     "cut_off_thoughts": "cut amid the thoughts",
     "empty": "empty",
@@ -45,21 +46,33 @@ def caution(
     answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
     prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'; `p`: the one that
     decides, where it is adjusted."""
-    found = []
-    for ended in ENDINGS:
-        shares = {name: getattr(count, ended) / accuracy.prompts for name, count in counts.items()}
-        if max(shares.values()) >= NOTABLE:
-            models = " and ".join(
-                f"{percent(share)} of the {name} model's" for name, share in shares.items()
-            )
-            found.append(f"{models} answers were {_how(ended, max_tokens)}.")
+    named = {f"the {name} model": count for name, count in counts.items()}
+    found = caution_answers(named, dict.fromkeys(named, accuracy.prompts), max_tokens)
     p = accuracy.p if p is None else p
     shown = decide(accuracy.difference, p, confidence) != "no difference shown"
     return [*found, *_too_hard_or_easy(accuracy, shown=shown), *_undone(accuracy, confidence)]
 
 
-def _how(ended: str, max_tokens: int) -> str:
-    return ENDINGS[ended] + (f" {max_tokens}" if ended == "length_limited" else "")
+def caution_answers(
+    counts: Mapping[str, AnswerCounts], prompts: Mapping[str, int], max_tokens: int | None = None
+) -> list[str]:
+    """What the answers of any number of contenders, each of which was asked so many prompts, lack:
+    a sentence for each of ENDINGS that some have in a notable share. `max_tokens`: what they were
+    cut at, if that is known."""
+    found = []
+    for ended, how in ENDINGS.items():
+        shares = {name: getattr(count, ended) / prompts[name] for name, count in counts.items()}
+        notable = [name for name, share in shares.items() if share >= NOTABLE]
+        if not notable:
+            continue
+        rest = [name for name in shares if name not in notable]
+        told = shares if len(rest) == 1 else notable
+        said = [f"{percent(shares[name])} of {name}'s" for name in told]
+        if len(rest) > 1:
+            said.append(f"at most {percent(max(shares[name] for name in rest))} of each other's")
+        limit = f" {max_tokens}" if ended == "length_limited" and max_tokens else ""
+        found.append(f"{listed(said)} answers were {how}{limit}.")
+    return found
 
 
 def _too_hard_or_easy(accuracy: AccuracyComparison, *, shown: bool) -> list[str]:
@@ -90,22 +103,6 @@ def _undone(accuracy: AccuracyComparison, confidence: float) -> list[str]:
     ]
 
 
-def caution_each(counts: Mapping[str, AnswerCounts], prompts: Mapping[str, int]) -> list[str]:
-    """The same of the answers of any number of contenders, each of which was asked so many
-    prompts: one sentence for each that has what is to be told."""
-    found = []
-    for name, count in counts.items():
-        shares = {ended: getattr(count, ended) / prompts[name] for ended in ENDINGS}
-        said = [
-            f"{percent(share)} are {ENDINGS[ended]}"
-            for ended, share in shares.items()
-            if share >= NOTABLE
-        ]
-        if said:
-            found.append(f"of the answers of {name} {'; '.join(said)}.")
-    return found
-
-
 def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:
     """Every contender beside every other, with what makes its score say less; None where there are
     only base and tuned. The base asked again is no contender."""
@@ -114,6 +111,6 @@ def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking |
         return None
     scores = {name: scores_of(each) for name, each in answers.items()}
     counts = {name: count_answers(each) for name, each in answers.items()}
-    cautions = caution_each(counts, dict.fromkeys(answers, len(pairs)))
+    cautions = caution_answers(counts, dict.fromkeys(answers, len(pairs)), settings.max_tokens)
     bootstrap = bootstrap_of([pair.example.source for pair in pairs], settings)
     return rank(scores, bootstrap, cautions)

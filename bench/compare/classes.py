@@ -14,7 +14,8 @@ from tuneserve.bench.compare.results import ClassComparison
 from tuneserve.bench.stats.bootstrap import IntArray
 from tuneserve.bench.stats.calibration import Calibration, calibrate
 from tuneserve.bench.stats.classes import confusion
-from tuneserve.bench.tasks.scorers import first_choice, list_choices, normalise
+from tuneserve.bench.tasks.scorers import list_choices, normalise
+from tuneserve.bench.tasks.scorers.choices import sole_choice
 from tuneserve.bench.tasks.tasks import reference_of
 from tuneserve.settings import BenchSettings
 
@@ -82,9 +83,9 @@ def class_names(references: Sequence[str], settings: BenchSettings) -> list[str]
 
 
 def class_reader(names: Sequence[str], settings: BenchSettings) -> Callable[[str], str | None]:
-    """Which class an answer names, as the task's scorer reads it; None for none of them."""
+    """Which class an answer names, as the task's scorer reads it; None for none or several."""
     if settings.task == "choice":
-        return lambda answer: first_choice(answer, list(names))
+        return lambda answer: sole_choice(answer, names)
     return same_class(names)
 
 

@@ -19,6 +19,8 @@ from tuneserve.bench.compare.analysis import (
     count_pairs,
     decide,
     group_names,
+    group_outcome,
+    group_said,
 )
 from tuneserve.bench.compare.cautions import FLOOR, caution
 from tuneserve.bench.compare.figures import (
@@ -41,6 +43,7 @@ from tuneserve.bench.compare.results import (
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Estimate, cluster_numbers
 from tuneserve.bench.tasks.tasks import Task
+from tuneserve.console import listed
 from tuneserve.settings import BenchSettings
 
 LARGEST_LOSS = 0.1
@@ -178,10 +181,10 @@ def judge_forgetting(
     lost = [_task_loss(task) for task in tasks if task.outcome == "worse"]
     lost += [_text_loss(text) for text in texts if text.outcome == "worse"]
     kinds = [
-        change_said(f"{kind.name} of {task.name}", kind.accuracy, kind.adjusted_p)
+        group_said(kind, task.name)
         for task in tasks
         for kind in task.kinds
-        if decide(kind.accuracy.difference, kind.adjusted_p, settings.confidence) == "worse"
+        if group_outcome(kind, settings.confidence) == "worse"
     ]
     if lost or kinds:
         sentence = f"Something was forgotten: {'; '.join([*lost, *kinds])}."
@@ -298,6 +301,4 @@ def _rises(ratio: Estimate) -> str:
 
 
 def _names(compared: Sequence[TaskComparison] | Sequence[TextComparison]) -> str:
-    """'a', 'a and b', 'a, b and c'."""
-    *first, last = [found.name for found in compared]
-    return f"{', '.join(first)} and {last}" if first else last
+    return listed([found.name for found in compared])

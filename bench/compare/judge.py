@@ -17,7 +17,7 @@ from tuneserve.bench.measure.judge import JUDGE, ORDERS, JudgeRequest, judge_req
 from tuneserve.bench.measure.values import JUDGED
 from tuneserve.bench.stats.bootstrap import cluster_numbers
 from tuneserve.bench.stats.significance import paired_p
-from tuneserve.bench.tasks.scorers import first_choice
+from tuneserve.bench.tasks.scorers.choices import settled_choice
 from tuneserve.bench.tasks.thoughts import split_answer
 from tuneserve.errors import UsageError
 from tuneserve.settings import BenchSettings
@@ -77,10 +77,16 @@ def _better(found: dict[str, object], order: int, settings: BenchSettings) -> Be
         return None
     text = split_answer(str(found["text"]), think_tags=settings.think_tags).answer.strip()
     last = text.rpartition("\n")[2]
-    choice = first_choice(last, [*_LETTERS, "TIE"]) or first_choice(text, [*_LETTERS, "TIE"])
+    choice = _clear_choice(last) or _clear_choice(text)
     if choice is None:
         return None
     return "tie" if choice == "TIE" else BETTER[BETTER.index(_named(choice, order))]
+
+
+def _clear_choice(text: str) -> str | None:
+    """The choice of a text that makes one; of several ("A is better than B") none is guessed."""
+    choice, found = settled_choice(text, [*_LETTERS, "TIE"])
+    return choice if found == "one" else None
 
 
 def _named(letter: str, order: int) -> Better:
@@ -89,29 +95,34 @@ def _named(letter: str, order: int) -> Better:
 
 def read_labels(path: str) -> dict[str, str]:
     """People's preferences by prompt id, of a JSONL file with 'id' and 'better' (tuned, base or
-    tie). Raises UsageError naming every bad line."""
+    tie). Raises UsageError naming every bad line, and an id that is there twice."""
     if not path:
         return {}
     found: dict[str, str] = {}
     problems = []
+    where = f"bench.judge_labels: {path}"
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
-        raise UsageError(
-            f"can't be read: {error.strerror}", where=f"bench.judge_labels: {path}"
-        ) from error
+        raise UsageError(f"can't be read: {error.strerror}", where=where) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"is no UTF-8: {error.reason}", where=where) from error
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
             if row["better"] not in BETTER:
                 raise ValueError(f"better is one of {', '.join(BETTER)}")
-            found[str(row["id"])] = row["better"]
+            if (name := str(row["id"])) in found:
+                raise ValueError(f"'{name}' is there already: one label a prompt")
+            found[name] = row["better"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             problems.append(f"{path}:{number}: {error}")
     if problems or not found:
         raise UsageError(
             "no usable labels" if not found else f"{len(problems)} bad lines",
-            where=f"bench.judge_labels: {path}",
+            where=where,
             problems=problems,
         )
     return found
@@ -131,4 +142,4 @@ def _agreement(verdicts: dict[str, Better], labels: dict[str, str]) -> JudgeAgre
         / len(both) ** 2
     )
     kappa = (share - chance) / (1 - chance) if chance < 1 else None
-    return JudgeAgreement(len(both), share, kappa)
+    return JudgeAgreement(len(both), share, kappa, len(labels) - len(both))

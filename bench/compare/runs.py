@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tuneserve.bench.compare.cautions import caution_each
+from tuneserve.bench.compare.cautions import caution_answers
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
 from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
@@ -157,7 +157,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
 def _cautions(rows: Sequence[RunRow]) -> list[str]:
     """Of the tuned models' answers to all their own prompts, where they compare."""
     reports = {row.report.run: row.report for row in rows if not row.why_not}
-    return caution_each(
+    return caution_answers(
         {name: report.tuned.counts for name, report in reports.items()},
         {name: report.accuracy.prompts for name, report in reports.items()},
     )

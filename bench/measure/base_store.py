@@ -22,7 +22,7 @@ from tuneserve.locks import locked
 FOLDER = ".base-measurements"
 MOST_BYTES = 1 << 30
 MOST_FILES = 16
-# Speed is of a machine at a time, so base and tuned are timed together.
+# Speed is of a machine at a time, so base and tuned are timed in one sitting.
 KINDS = (LIKELIHOOD, CHOICE, ANSWER, TEXT)
 MODELS = ("base", NOISE_FLOOR)
 

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.speed import Rate
-from tuneserve.bench.measure.values import LOAD, START
+from tuneserve.bench.measure.values import SERVED
 from tuneserve.bench.measure.work import Contender
 from tuneserve.chat.template import Message, api_message
 from tuneserve.chat.thinking import REASONING
@@ -79,18 +79,16 @@ class ServerStart:
 def measure_clients(
     contender: Contender, prompts: Sequence[Sequence[Message]], journal: Journal
 ) -> None:
-    """Serve the model and measure every number of clients that the journal does not hold yet."""
+    """Serve the model and measure every number of clients, if the journal does not hold them. They
+    are compared with each other, so all are of one sitting: one that was cut off begins anew."""
     levels = contender.bench.clients
-    todo = [count for count in levels if not journal.has(LOAD, contender.name, str(count))]
-    if not journal.has(START, contender.name):
-        # A kill came before it, and the memory it tells is that of all numbers of clients.
-        todo = list(levels)
-    if not todo:
+    if not levels or journal.has(SERVED, contender.name):
         return
     import openai
 
     bias = _no_end(contender.path)
-    rounds = (ROUNDS + 1) * len(todo)
+    rounds = (ROUNDS + 1) * len(levels)
+    measured: list[Load] = []
     with (
         served(
             contender.path, _settings(contender.serve, contender.bench), contender.lora
@@ -98,21 +96,26 @@ def measure_clients(
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", timeout=START_SECONDS) as client,
         progress(f"{contender.name}: clients", rounds, unit="rounds") as advance,
     ):
-        for count in todo:
+        for count in levels:
             # The first round warms up: threads, connections, the server's prefix cache.
             samples, held = [], []
             for _ in range(ROUNDS + 1):
                 samples.append(_round(client, prompts, count, bias))
                 held.append(_memory(server.process, "VmRSS"))
                 advance(1)
-            load = _summed_up(count, samples[1:], held[1:])
-            journal.add(LOAD, contender.name, str(count), asdict(load))
+            measured.append(_summed_up(count, samples[1:], held[1:]))
         start = ServerStart(server.seconds, _memory(server.process, "VmHWM"), server.gpu_memory)
-        journal.add(START, contender.name, "", asdict(start))
+    value = {"start": asdict(start), "load": [asdict(load) for load in measured]}
+    journal.add(SERVED, contender.name, "", value)
 
 
-def read_load(journal: Journal, name: str, clients: int) -> Load:
-    row = journal.get(LOAD, name, str(clients))
+def read_served(journal: Journal, name: str) -> tuple[list[Load], ServerStart]:
+    """Every number of clients, and the server's start."""
+    row = journal.get(SERVED, name)
+    return [_read_load(load) for load in row["load"]], ServerStart(**row["start"])
+
+
+def _read_load(row: Mapping[str, Any]) -> Load:
     measured = {"throughput": Rate(**row["throughput"]), "memory": Held(**row["memory"])}
     return Load(**{**row, **measured})
 

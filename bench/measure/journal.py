@@ -90,6 +90,10 @@ class Journal:
         """The measurement; KeyError if it has not been made."""
         return self._rows[kind, model, example].value
 
+    def made(self, kind: str, model: str, example: str = "") -> str:
+        """When it was made (ISO 8601)."""
+        return self._rows[kind, model, example].made
+
     def key_of(self, kind: str, model: str, example: str = "") -> str:
         """The key under which a measurement is made now."""
         return self._keys.get((kind, model, example), self._fingerprint)
@@ -193,7 +197,10 @@ def what_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    return "; ".join(changed) or "the prompts, or those that shared a block, are others"
+    return (
+        "; ".join(changed)
+        or "the prompts, those that shared a block, or how it is served are others"
+    )
 
 
 def rows_with(path: Path, names: Mapping[str, Key]) -> dict[str, Row]:

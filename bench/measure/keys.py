@@ -14,14 +14,14 @@ from typing import Any
 
 from tuneserve.bench.measure.answers import answer_blocks, in_another_order
 from tuneserve.bench.measure.journal import Key
-from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, LOAD, SPEED, START, TEXT
-from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, AnswerRequest, Workload
+from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, SERVED, SPEED, TEXT
+from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, TOGETHER, AnswerRequest, Workload
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.chat.template import api_message
 from tuneserve.extras import installed_version
 from tuneserve.settings import BenchSettings, ServeSettings
 
-MEASURING, TIMING = 2, 2
+MEASURING, TIMING = 2, 3
 """New numbers for changes of ours after which the same model is measured, or timed, otherwise."""
 
 # What the KV cache and the graph are made with; the rest of [serve] changes speed at most.
@@ -53,9 +53,8 @@ def model_keys(
     conditions: Mapping[str, Any],
     workload: Workload,
     bench: BenchSettings,
-    serve: ServeSettings,
 ) -> dict[Key, str]:
-    """The keys of everything that is measured of 'base' or 'tuned'."""
+    """The keys of everything that is measured of 'base' or 'tuned' by itself."""
     model = digest(conditions)
     keys = {
         (kind, name, item.example.id): digest(
@@ -68,13 +67,30 @@ def model_keys(
         (TEXT, name, text): digest(model, TEXT, chunks.tolist())
         for text, chunks in workload.texts.items()
     }
-    keys |= _answer_keys(name, model, workload.requests, bench)
-    timed = serve.model_dump(mode="json", include={"threads", "gpu_layers", "mmap", "mlock"})
-    prompts = [item.prompt for item in workload.expected]
-    keys[SPEED, name, ""] = digest(
-        model, SPEED, TIMING, timed, prompts, bench.speed_repetitions, min(bench.ctx, 1 << 20)
-    )
-    return keys
+    return keys | _answer_keys(name, model, workload.requests, bench)
+
+
+def speed_conditions(
+    conditions: Mapping[str, Mapping[str, Any]], bench: BenchSettings, serve: ServeSettings
+) -> dict[str, Any]:
+    """What the speeds of the models with these `conditions`, by name, depend on beside the
+    prompts."""
+    return {
+        **{
+            f"{key} of {name}": value
+            for name, of in conditions.items()
+            for key, value in of.items()
+        },
+        **serve.model_dump(mode="json", include={"threads", "gpu_layers", "mmap", "mlock"}),
+        "speed_repetitions": bench.speed_repetitions,
+        "ctx": min(bench.ctx, 1 << 20),
+        "timing": TIMING,
+    }
+
+
+def speed_keys(conditions: Mapping[str, Any], encoded: Sequence[EncodedExample]) -> dict[Key, str]:
+    """The key of the speeds of both, which are measured in one sitting; `conditions` are theirs."""
+    return {(SPEED, TOGETHER, ""): digest(conditions, [item.prompt for item in encoded])}
 
 
 def noise_keys(
@@ -113,19 +129,19 @@ def served_keys(
     serve: ServeSettings,
     bench: BenchSettings,
 ) -> dict[Key, str]:
-    """The keys of what clients get from the served tuned model."""
+    """The key of what clients get from the served tuned model: all numbers of clients are measured
+    in one sitting."""
     here = {"host", "port", "log", "log_prompts", "api_key_file", "tls_cert", "tls_key"}
-    shared = digest(
+    key = digest(
         digest(conditions),
-        LOAD,
+        SERVED,
         TIMING,
         serve.model_dump(mode="json", exclude=here),
         [[api_message(message) for message in prompt] for prompt in prompts],
-        max(bench.clients, default=0),
+        bench.clients,
         bench.ctx,
     )
-    keys = {(LOAD, "tuned", str(count)): digest(shared, count) for count in bench.clients}
-    return {**keys, (START, "tuned", ""): shared}
+    return {(SERVED, "tuned", ""): key}
 
 
 def endpoint_keys(encoded: Sequence[EncodedExample], bench: BenchSettings) -> dict[Key, str]:

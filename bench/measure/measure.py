@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
@@ -15,9 +15,15 @@ from tuneserve.bench.measure.endpoint import ask_endpoint
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
 from tuneserve.bench.measure.perplexity import perplexity_context, text_nll
-from tuneserve.bench.measure.speed import GENERATED_TOKENS, PROMPT_TOKENS, measure_speed
+from tuneserve.bench.measure.speed import (
+    GENERATED_TOKENS,
+    PROMPT_TOKENS,
+    Timings,
+    time_repetitions,
+    turns,
+)
 from tuneserve.bench.measure.values import ANSWER, CHOICE, LIKELIHOOD, SPEED, TEXT
-from tuneserve.bench.measure.work import ENDPOINT, Contender, Workload
+from tuneserve.bench.measure.work import ENDPOINT, TOGETHER, Contender, Workload
 from tuneserve.chat.prompt import EncodedExample
 from tuneserve.console import progress
 from tuneserve.llama import LlamaContext, LlamaModel, served_context
@@ -38,7 +44,6 @@ def measure(contender: Contender, workload: Workload, journal: Journal) -> None:
         measurement.likelihoods(LIKELIHOOD, workload.expected)
         measurement.likelihoods(CHOICE, workload.choices)
         measurement.texts(workload.texts)
-        measurement.speed(workload.expected)
 
 
 def measure_answers(contender: Contender, workload: Workload, journal: Journal) -> None:
@@ -46,6 +51,27 @@ def measure_answers(contender: Contender, workload: Workload, journal: Journal) 
     with _ModelMeasurement(contender, journal) as measurement:
         measurement.likelihoods(CHOICE, workload.choices)
     generate_answers(contender, workload.requests, journal)
+
+
+def measure_speeds(
+    contenders: Mapping[str, Contender], encoded: Sequence[EncodedExample], journal: Journal
+) -> None:
+    """The speeds of all contenders, by name, if the journal does not hold those of one sitting."""
+    if journal.has(SPEED, TOGETHER):
+        return
+    text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
+    repetitions = next(iter(contenders.values())).bench.speed_repetitions
+    found: dict[str, Timings] = {}
+    with progress("speed, in turn", repetitions * len(contenders), unit="repetitions") as advance:
+        for name, count in turns(list(contenders), repetitions):
+            with _ModelMeasurement(contenders[name], journal) as measurement:
+                found[name] = measurement.timings(text, count, found.get(name))
+            advance(count)
+    value = {
+        name: {"load_seconds": timed.load_seconds, **asdict(timed.speed)}
+        for name, timed in found.items()
+    }
+    journal.add(SPEED, TOGETHER, "", value)
 
 
 class _ModelMeasurement(ExitStack):
@@ -111,15 +137,14 @@ class _ModelMeasurement(ExitStack):
                 value = {"nll": losses.sum(axis=1).tolist(), "tokens_per_chunk": losses.shape[1]}
                 journal.add(TEXT, contender.name, name, value)
 
-    def speed(self, encoded: Sequence[EncodedExample]) -> None:
-        contender = self._contender
-        if self._journal.has(SPEED, contender.name):
-            return
-        text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
-        with self._context(min(contender.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)) as context:
-            speed = measure_speed(context, text, repetitions=contender.bench.speed_repetitions)
-        value = {"load_seconds": self._load_seconds, **asdict(speed)}
-        self._journal.add(SPEED, contender.name, "", value)
+    def timings(self, text: Sequence[int], repetitions: int, before: Timings | None) -> Timings:
+        """So many repetitions on a text, added to those of the turn `before`."""
+        with self._context(
+            min(self._contender.bench.ctx, PROMPT_TOKENS + GENERATED_TOKENS)
+        ) as context:
+            found = time_repetitions(context, text, repetitions, into=before)
+        found.load_seconds = self._load_seconds
+        return found
 
 
 def measure_endpoint(

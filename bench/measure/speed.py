@@ -1,4 +1,8 @@
-"""Tokens per second of one model: reading a prompt, and generating one stream.
+"""Tokens per second of several models: reading a prompt, and generating one stream.
+
+A machine is quick in one hour and busy in the next. So the models are timed in one sitting and in
+turn, forth and back: what slows the machine down slows all of them. What was timed in another
+sitting is not used.
 
 A warm-up, then several repetitions, as llama-bench has it; but tokens are drawn as the server draws
 them for a request that says nothing (temperature 1, no filter), since drawing takes time too.
@@ -9,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
@@ -44,28 +48,60 @@ class Speed:
     generation: Rate
 
 
-def measure_speed(
-    context: LlamaContext,
-    text: Sequence[int],
-    *,
-    repetitions: int,
-    generated: int = GENERATED_TOKENS,
-) -> Speed:
-    """Time `context` on the token ids `text` (real text: the benchmark's own prompts).
+@dataclass
+class Timings:
+    """Seconds that one model took to load (the last time), and in each repetition to read a prompt
+    of `prompt` tokens and to generate `generated` tokens behind it."""
 
-    Uses up to PROMPT_TOKENS of them, repeated if there are fewer, as far as one batch and the
-    context go. Raises ValueError for fewer than two repetitions, which have no deviation.
-    """
+    prompt: int
+    generated: int
+    load_seconds: float = 0.0
+    reading: list[float] = field(default_factory=list)
+    writing: list[float] = field(default_factory=list)
+
+    @property
+    def speed(self) -> Speed:
+        return Speed(_rate(self.prompt, self.reading), _rate(self.generated, self.writing))
+
+
+def turns(names: Sequence[str], repetitions: int) -> list[tuple[str, int]]:
+    """Whose turn it is, for how many repetitions: there and back, so that a machine that gets
+    slower or faster steadily does so for all. Who is last has both turns at once. Raises ValueError
+    for fewer than two repetitions, which have no deviation."""
     if repetitions < 2:
         raise ValueError("a deviation needs two repetitions")
+    *others, last = names
+    first = (repetitions + 1) // 2
+    return [
+        *((name, first) for name in others),
+        (last, repetitions),
+        *((name, repetitions - first) for name in reversed(others)),
+    ]
+
+
+def time_repetitions(
+    context: LlamaContext,
+    text: Sequence[int],
+    repetitions: int,
+    *,
+    generated: int = GENERATED_TOKENS,
+    into: Timings | None = None,
+) -> Timings:
+    """Time `context` on the token ids `text` (real text: the benchmark's own prompts), after a
+    warm-up; with `into` further repetitions of an earlier turn.
+
+    Uses up to PROMPT_TOKENS of them, repeated if there are fewer, as far as one batch and the
+    context go.
+    """
     length = min(PROMPT_TOKENS, context.n_ctx - generated, context.n_batch)
     prompt = [text[place % len(text)] for place in range(length)]
+    found = into or Timings(length, generated)
     _one_repetition(context, prompt, generated)
-    timings = [_one_repetition(context, prompt, generated) for _ in range(repetitions)]
-    return Speed(
-        prompt=_rate(length, [reading for reading, _ in timings]),
-        generation=_rate(generated, [writing for _, writing in timings]),
-    )
+    for _ in range(repetitions):
+        reading, writing = _one_repetition(context, prompt, generated)
+        found.reading.append(reading)
+        found.writing.append(writing)
+    return found
 
 
 def _one_repetition(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 LIKELIHOOD, CHOICE, ANSWER = "likelihood", "choice", "answer"
 TEXT, SPEED = "text", "speed"
-LOAD, START = "load", "server start"
+SERVED = "served"
 FIDELITY, JUDGED = "fidelity", "judged"
 
 Number = Annotated[float, Field(ge=0)]
@@ -61,10 +61,17 @@ class _Rate(_Spread):
     tokens: Count
 
 
-class _Speed(_Value):
+class _Speed(_Exact):
     load_seconds: Number
     prompt: _Rate
     generation: _Rate
+
+
+class _Speeds(_Exact):
+    """Of one sitting."""
+
+    base: _Speed
+    tuned: _Speed
 
 
 class _Load(_Exact):
@@ -80,6 +87,13 @@ class _Start(_Exact):
     seconds: Number
     memory: Count
     gpu_memory: Count
+
+
+class _Served(_Exact):
+    """The server's start, and every number of clients, of one sitting."""
+
+    start: _Start
+    load: list[_Load] = Field(min_length=1)
 
 
 class _MeanError(_Exact):
@@ -101,9 +115,8 @@ _FORMS: dict[str, tuple[type[_Value], ...]] = {
     ANSWER: (_Answer, _Failed),
     JUDGED: (_Answer, _Failed),
     TEXT: (_Text,),
-    SPEED: (_Speed,),
-    LOAD: (_Load,),
-    START: (_Start,),
+    SPEED: (_Speeds,),
+    SERVED: (_Served,),
     FIDELITY: (_Fidelity,),
 }
 

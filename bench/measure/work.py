@@ -10,6 +10,8 @@ from tuneserve.chat.prompt import EncodedExample
 from tuneserve.settings import BenchSettings, ServeSettings
 
 NOISE_FLOOR, ENDPOINT = "base again", "endpoint"
+TOGETHER = "base and tuned"
+"""What is measured of both in one sitting."""
 MOST_EXPECTED = 64
 """Tokens of a reference whose likelihood is taken while its prompt is answered: each has a row of
 logits. That of longer ones is measured apart."""

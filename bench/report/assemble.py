@@ -22,10 +22,11 @@ from tuneserve.bench.compare.pairs import Answer, Response
 from tuneserve.bench.compare.results import ContenderSummary, KeptGain, Report
 from tuneserve.bench.compare.sweep import read_sweep
 from tuneserve.bench.job import BenchmarkJob
-from tuneserve.bench.measure.clients import ServerStart, read_load
+from tuneserve.bench.measure.clients import read_served
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.speed import Rate, Speed
-from tuneserve.bench.measure.values import LIKELIHOOD, SPEED, START, TEXT
+from tuneserve.bench.measure.values import LIKELIHOOD, SPEED, TEXT
+from tuneserve.bench.measure.work import TOGETHER
 from tuneserve.bench.report.provenance import provenance
 from tuneserve.bench.result import AccuracySummary, BenchResult, PerplexitySummary
 from tuneserve.charts import LossCurves
@@ -59,7 +60,7 @@ def make_report(
         _texts(job, journal),
         settings,
     )
-    load = [read_load(journal, "tuned", clients) for clients in settings.clients]
+    load, server = read_served(journal, "tuned") if settings.clients else ([], None)
     return Report(
         run=job.run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -82,7 +83,7 @@ def make_report(
         texts=texts,
         curves=read_curves(job.run),
         load=load,
-        server=ServerStart(**journal.get(START, "tuned")) if settings.clients else None,
+        server=server,
         ladder=read_sweep(job.sweep(), job.asked, journal, settings) if settings.ladder else [],
         base=_contender("base", job, journal, [pair.base for pair in pairs]),
         tuned=_contender("tuned", job, journal, [pair.tuned for pair in pairs]),
@@ -159,7 +160,7 @@ def _contender(
     contender = job.contenders[name]
     path = contender.lora or contender.path
     size = contender.path.stat().st_size
-    timed = journal.get(SPEED, name)
+    timed = journal.get(SPEED, TOGETHER)[name]
     return ContenderSummary(
         name=name,
         file=path.name,

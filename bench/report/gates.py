@@ -1,10 +1,12 @@
-"""Figures that a pipeline may ask a least value of: --fail-below accuracy=0.75."""
+"""What a pipeline may fail on: that the tuned model is shown to be worse, in all or in a group
+(--fail-if-worse), and figures below a least value (--fail-below accuracy=0.75)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuneserve.bench.compare.analysis import group_outcome, group_said
 from tuneserve.bench.compare.results import Report
 from tuneserve.bench.tasks.general import GENERAL_TASK
 from tuneserve.bench.tasks.lm_eval.tasks import figure_names
@@ -78,3 +80,15 @@ def failed_gates(report: Report, gates: Sequence[Gate]) -> list[str]:
         for gate, value in values
         if value < gate.least
     ]
+
+
+def shown_worse(report: Report) -> list[str]:
+    """What of the run's own held-out prompts the tuned model is shown to be worse on: all of them,
+    and groups, by the p that is adjusted over all groups."""
+    groups = [
+        group_said(group)
+        for group in report.groups
+        if group_outcome(group, report.confidence) == "worse"
+    ]
+    everything = ["all held-out prompts"] if report.verdict.outcome == "worse" else []
+    return everything + groups

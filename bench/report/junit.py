@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tuneserve.bench.compare.results import Report
+from tuneserve.bench.compare.analysis import group_outcome, group_said
+from tuneserve.bench.compare.results import GroupComparison, Report
 from tuneserve.bench.report.gates import Gate, failed_gates
 from tuneserve.outputs import write_output
 
@@ -20,16 +21,19 @@ _FORGOTTEN = "nothing shown to be forgotten"
 
 
 def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
-    """The two verdicts and every gate, a test each: the first fails where the tuned model is shown
-    to be worse, the second where something is shown to be forgotten; it is skipped where that was
-    not measured."""
+    """The two verdicts, every group of prompts and every gate, a test each. The first verdict and
+    a group fail where the tuned model is shown to be worse, the second verdict and a kind of a
+    further task where something is shown to be forgotten; it is skipped where that was not
+    measured."""
     tests = [
         ("not shown to be worse", report.verdict.outcome == "worse", report.verdict.sentence),
+        *(_of_group(group, report) for group in report.groups),
         (
             _FORGOTTEN,
             report.forgetting.outcome == "forgotten",
             report.forgetting.sentence,
         ),
+        *(_of_group(kind, report, task.name) for task in report.tasks for kind in task.kinds),
         *(
             (gate.describe(), bool(below := failed_gates(report, [gate])), ", ".join(below))
             for gate in gates
@@ -59,6 +63,13 @@ def write_junit(path: Path, report: Report, gates: Sequence[Gate]) -> None:
     ElementTree.indent(suites)
     text = ElementTree.tostring(suites, encoding="unicode", xml_declaration=False)
     write_output(path, f"{_XML}{text}\n", BEGIN)
+
+
+def _of_group(group: GroupComparison, report: Report, of: str = "") -> tuple[str, bool, str]:
+    """The test of one group; `of`: the task whose kind of prompts it is."""
+    where = f"kind {group.name} of {of}" if of else f"group {group.name}"
+    worse = group_outcome(group, report.confidence) == "worse"
+    return f"not shown to be worse: {where}", worse, group_said(group, of)
 
 
 def _clean(text: str) -> str:

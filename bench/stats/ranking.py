@@ -9,6 +9,7 @@ from string import ascii_lowercase
 
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
+from tuneserve.console import listed
 
 
 @dataclass(frozen=True)
@@ -127,13 +128,8 @@ def _sentence(tests: Sequence[PairTest]) -> str:
     for test in tests:
         if test.shown:
             better.setdefault(test.first, []).append(test.second)
-    said = [f"{first} is better than {_listed(others)}" for first, others in better.items()]
+    said = [f"{first} is better than {listed(others)}" for first, others in better.items()]
     said = said or ["no difference is shown"]
     number = sum(test.shown for test in tests)
     differ = {0: "none differs", 1: "1 differs"}.get(number, f"{number} differ")
     return f"Of {len(tests)} pairs, {differ}: {'; '.join(said)}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last

@@ -9,6 +9,7 @@ from typing import TypeVar
 from tuneserve.chat.ahead import rendered_ahead
 from tuneserve.chat.examples import Example, read_split
 from tuneserve.chat.prompt import EncodedExample, GGUFTokenizer, encode, template_of
+from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.llama import LlamaModel
 
@@ -23,7 +24,8 @@ def read_held_out(path: Path, limit: int = 0) -> list[Example]:
     """
     if not path.is_file():
         raise UsageError("no held-out examples", where=str(path))
-    examples = askable(read_split(path))
+    there = read_split(path)
+    examples = askable(there)
     if not examples:
         raise UsageError(
             "no held-out examples with a prompt and a text as its answer",
@@ -31,6 +33,7 @@ def read_held_out(path: Path, limit: int = 0) -> list[Example]:
             hint="Raise test_fraction in [data] and train again. Of plain texts there is only the "
             "perplexity to measure: tuneserve perplexity",
         )
+    say_left_out(len(there) - len(examples), len(there), path)
     return evenly(examples, limit or len(examples))
 
 
@@ -38,6 +41,15 @@ def askable(examples: Iterable[Example]) -> list[Example]:
     """The examples without those that ask nothing (a text) or are answered by no text (a call of a
     tool alone)."""
     return [example for example in examples if example.prompt and example.reference.strip()]
+
+
+def say_left_out(count: int, total: int, path: Path) -> None:
+    """Say how many examples of a file can't be asked."""
+    if count:
+        say(
+            f"{path}: {count:,} of {total:,} examples are left out: they ask nothing (texts), or "
+            "no text answers them (calls of a tool alone)"
+        )
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:

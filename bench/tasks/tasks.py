@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from tuneserve.bench.tasks.examples import askable, evenly
+from tuneserve.bench.tasks.examples import askable, evenly, say_left_out
 from tuneserve.bench.tasks.scorers import Scorer, make_scorer, require_references
 from tuneserve.chat.examples import Example
+from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.finetune.data import reading
 from tuneserve.settings import BenchSettings, BenchTask
@@ -103,11 +104,15 @@ def _read_any(path: Path, limit: int) -> list[Example]:
             where=str(path),
             problems=read.problems,
         )
-    examples = list({example.id: example for example in askable(read.examples)}.values())
+    asked = askable(read.examples)
+    examples = list({example.id: example for example in asked}.values())
     if not examples:
         raise UsageError(
             "no examples with a prompt and a text as its answer", where=f"bench.tasks: {path}"
         )
+    say_left_out(len(read.examples) - len(asked), len(read.examples), path)
+    if len(asked) > len(examples):
+        say(f"{path}: {len(asked) - len(examples):,} examples are there twice, and asked once")
     return evenly(examples, limit or len(examples))
 
 

@@ -189,11 +189,40 @@ def test_nothing_is_measured_twice(
     for ours, theirs in zip(found.pairs, report.pairs, strict=True):
         assert ours.base == theirs.base
     rows = [json.loads(line) for line in (second.root / "bench-journal.jsonl").open()]
-    made = {row["model"] for row in rows if row.get("kind") == "speed"}
-    assert made == {"base", "tuned"}
+    (speed,) = [row for row in rows if row.get("kind") == "speed"]
+    assert speed["value"].keys() == {"base", "tuned"}
     run_bench(second, recipe, force=True)
     assert (second.root / "bench-journal-before.jsonl").is_file()
     assert "are not used" in capsys.readouterr().err
+
+
+def test_speeds_are_of_one_sitting(
+    converted_run: RunDirectory, recipe: Recipe, demo_gguf: Path
+) -> None:
+    """A benchmark that goes on after a stop, or whose tuned model was made anew, sets no speed
+    that the base had in another hour beside the tuned model's; answers are used again."""
+    journal = converted_run.root / "bench-journal.jsonl"
+    first = run_bench(converted_run, recipe)
+    # As it would be after a stop ahead of the speeds, the machine busy until then.
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(line for line in lines if '"kind": "speed"' not in line))
+    second = run_bench(converted_run, recipe, rescore=True)
+    assert [pair.base for pair in second.pairs] == [pair.base for pair in first.pairs]
+    for name in ("base", "tuned"):
+        assert getattr(second, name).speed != getattr(first, name).speed
+    # Kept together.
+    third = run_bench(converted_run, recipe, rescore=True)
+    assert (third.base.speed, third.tuned.speed) == (second.base.speed, second.tuned.speed)
+    tuned = converted_run.tuned_gguf(QUANTIZATION)
+    tuned.unlink()
+    disturb(demo_gguf, tuned, 0.1)
+    _record_hash(converted_run, "tuned", sha256_file(tuned))
+    count = len(journal.read_text().splitlines())
+    anew = run_bench(converted_run, recipe, rescore=True)
+    added = [json.loads(line) for line in journal.read_text().splitlines()[count:]]
+    assert "base" not in {row.get("model") for row in added}
+    assert anew.base.speed != third.base.speed
+    assert anew.conditions["Speeds"].startswith("base and tuned in turn, in one sitting of 20")
 
 
 def test_a_changed_scorer_makes_the_report_stale(
@@ -246,6 +275,7 @@ def test_exit_code_of_a_worse_model(
     rows = [
         {
             "id": word,
+            "group": "words",
             "messages": [
                 {"role": "user", "content": f"Repeat this word: {word}"},
                 {"role": "assistant", "content": word},
@@ -259,6 +289,10 @@ def test_exit_code_of_a_worse_model(
     failed = tuneserve(*options, "--fail-if-worse", cwd=work)
     assert json.loads(failed.stdout)["verdict"]["outcome"] == "worse", failed.stdout
     assert failed.returncode == 3
+    said = failed.stderr.splitlines()[-1]
+    assert said.startswith(
+        "failed: the tuned model is shown to be worse: all held-out prompts; wor"
+    )
     # What only says when the command fails asks for no other benchmark.
     done = tuneserve(*options, "--skip-done", cwd=work)
     assert (done.returncode, done.stdout) == (0, failed.stdout)

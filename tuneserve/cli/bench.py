@@ -64,7 +64,8 @@ def command(
     Both run as the same quantization with the same template, context and sampling. The report
     lands in runs/NAME/bench. What is measured once is used again: by a benchmark that was killed,
     with --rescore, and of the base by other runs. Exit code 3 with --fail-if-worse if the tuned
-    model is shown to be worse, 1 with --fail-below if a figure is below its least value.
+    model is shown to be worse, in all or in a group of prompts, 1 with --fail-below if a figure is
+    below its least value.
 
     \b
     tuneserve bench --run sentiment
@@ -76,7 +77,7 @@ def command(
     run = select_run(run_name, config).require()
     recipe = later_stage_settings(context, run, config, "bench", "serve")
     from tuneserve.bench.compare.report_file import as_json as report_as_json
-    from tuneserve.bench.report.gates import failed_gates, read_gates
+    from tuneserve.bench.report.gates import failed_gates, read_gates, shown_worse
     from tuneserve.bench.report.junit import BEGIN, write_junit
     from tuneserve.bench.report.pages import FOR_PULL_REQUEST, write_for_pull_request
     from tuneserve.bench.stage import run_bench
@@ -102,7 +103,9 @@ def command(
     failed = failed_gates(report, gates)
     if failed:
         say(f"failed: {', '.join(failed)}")
-    if recipe.bench.fail_if_worse and report.verdict.outcome == "worse":
+    worse = shown_worse(report) if recipe.bench.fail_if_worse else []
+    if worse:
+        say(f"failed: the tuned model is shown to be worse: {'; '.join(worse)}")
         return EXIT_WORSE
     return TuneserveError.exit_code if failed else 0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuneserve.bench.tasks.lm_eval.config import FilterConfig, FilterStep, MetricConfig
 from tuneserve.bench.tasks.lm_eval.documents import Document
+from tuneserve.bench.tasks.scorers.bounded_patterns import BoundedPatterns, problem_of
 from tuneserve.bench.tasks.scorers.marks import Mark, Scorer, plain
 from tuneserve.errors import UsageError
 from tuneserve.recipe import nearest
@@ -35,17 +36,17 @@ _CHOOSE = ("take_first", "take_first_k", "majority_vote")
 """Filters that choose from several answers to one prompt; here there is one."""
 
 
-def make_filter(config: FilterConfig, place: Callable[..., str]) -> Filter:
-    """The steps as one function. `place` says where a key of the filter stands. Raises UsageError
-    for a step that is not read here, for settings that it has not, for a bad pattern."""
+def make_filter(
+    config: FilterConfig, place: Callable[..., str], patterns: BoundedPatterns
+) -> Filter:
+    """The steps as one function, which raises ScorerError for an answer that a pattern takes too
+    long for. `place` says where a key of the filter stands. Raises UsageError for a step that is
+    not read here, for settings that it has not, for a bad pattern."""
     steps: list[Filter] = []
     for number, step in enumerate(config.filter):
         at = place("filter", number, "function")
         _check(step, at, last=number == len(config.filter) - 1)
-        try:
-            steps.append(_step(step))
-        except re.error as error:
-            raise UsageError(f"{step.function}: bad pattern: {error}", where=at) from None
+        steps.append(_step(step, patterns))
 
     def apply(answer: str, document: Document) -> str:
         for step in steps:
@@ -72,9 +73,12 @@ def _check(step: FilterStep, at: str, *, last: bool) -> None:
         raise UsageError("take_first has to be the last filter", where=at)
     if step.function == "map" and not step.mapping_dict:
         raise UsageError("map needs mapping_dict", where=at)
+    for pattern in (step.regex_pattern or "", *(step.regexes_to_ignore or ())):
+        if problem := problem_of(pattern):
+            raise UsageError(f"{step.function}: bad pattern: {problem}", where=at)
 
 
-def _step(step: FilterStep) -> Filter:
+def _step(step: FilterStep, patterns: BoundedPatterns) -> Filter:
     match step.function:
         case "remove_whitespace":
             return lambda answer, _: answer.strip()
@@ -87,9 +91,9 @@ def _step(step: FilterStep) -> Filter:
             otherwise = NOTHING if step.default_value is None else str(step.default_value)
             return lambda answer, _: known.get(answer, otherwise)
         case "regex":
-            return _regex(step)
+            return _regex(step, patterns)
         case "multi_choice_regex":
-            return _choice_finder(step)
+            return _choice_finder(step, patterns)
     return lambda answer, _: answer
 
 
@@ -97,8 +101,8 @@ def _fallback(step: FilterStep) -> str:
     return NOTHING if step.fallback is None else step.fallback
 
 
-def _regex(step: FilterStep) -> Filter:
-    find, fallback = _finder(step), _fallback(step)
+def _regex(step: FilterStep, patterns: BoundedPatterns) -> Filter:
+    find, fallback = _finder(step, patterns), _fallback(step)
 
     def apply(answer: str, _: Document) -> str:
         found = find(answer)
@@ -107,35 +111,31 @@ def _regex(step: FilterStep) -> Filter:
     return apply
 
 
-def _finder(step: FilterStep) -> Callable[[str], str | None]:
-    """What the pattern finds, without white space around it; None for nothing."""
-    pattern = re.compile(_NUMBER_AT_END if step.regex_pattern is None else step.regex_pattern)
+def _finder(step: FilterStep, patterns: BoundedPatterns) -> Callable[[str], str | None]:
+    """What the pattern finds, without white space around it; None for nothing. Of all that is found
+    that of the number that is wanted (from behind, if negative): of several groups the first that
+    is not empty."""
+    pattern = _NUMBER_AT_END if step.regex_pattern is None else step.regex_pattern
     wanted = step.group_select or 0
-    return lambda answer: _found(pattern, answer, wanted)
+
+    def find(answer: str) -> str | None:
+        match = patterns.find(pattern, answer, wanted)
+        if isinstance(match, list):
+            match = next(filter(None, match), None)
+        return None if match is None else match.strip()
+
+    return find
 
 
-def _found(pattern: re.Pattern[str], answer: str, wanted: int) -> str | None:
-    """Of all that is found that of the number `wanted` (from behind, if negative): of several
-    groups the first that is not empty."""
-    matches = pattern.findall(answer)
-    if not -len(matches) <= wanted < len(matches):
-        return None
-    match = matches[wanted]
-    if isinstance(match, tuple):
-        match = next(filter(None, match), None)
-    return None if match is None else str(match).strip()
-
-
-def _choice_finder(step: FilterStep) -> Filter:
+def _choice_finder(step: FilterStep, patterns: BoundedPatterns) -> Filter:
     """The letter of a choice, '(B)': what the pattern finds, else the first choice whose text
     stands in the answer, else a letter after a colon."""
-    find, fallback = _finder(step), _fallback(step)
+    find, fallback = _finder(step, patterns), _fallback(step)
     wanted = step.group_select or 0
-    ignored = [re.compile(pattern) for pattern in step.regexes_to_ignore or ()]
 
     def simplified(text: str) -> str:
-        for pattern in ignored:
-            text = pattern.sub("", text)
+        for pattern in step.regexes_to_ignore or ():
+            text = patterns.remove(pattern, text)
         text = text.lower() if step.ignore_case else text
         if step.ignore_punctuation:
             text = "".join(one for one in text if not unicodedata.category(one).startswith("P"))
@@ -153,33 +153,34 @@ def _choice_finder(step: FilterStep) -> Filter:
             for choice, letter in zip(choices, letters, strict=True)
         }
         longest_first = sorted(texts, key=len, reverse=True)
-        named = _found(
-            re.compile("|".join(map(re.escape, longest_first))), simplified(answer), wanted
-        )
+        named = _nth("|".join(map(re.escape, longest_first)), simplified(answer), wanted)
         if named:
             return texts.get(named, named)
-        letter = _found(re.compile(rf":\s*({'|'.join(letters)})"), answer, wanted)
+        letter = _nth(rf":\s*({'|'.join(letters)})", answer, wanted)
         return f"({letter})" if letter else fallback
 
     return apply
 
 
+def _nth(pattern: str, text: str, number: int) -> str | None:
+    """The match of that number of a pattern made here, of choices as they stand: it takes no
+    long time."""
+    matches = re.findall(pattern, text)
+    return str(matches[number]).strip() if -len(matches) <= number < len(matches) else None
+
+
 def check_patterns(metric: MetricConfig, at: str) -> None:
     """Raise UsageError for a pattern that can't be read."""
     for pattern in metric.regexes_to_ignore or ():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise UsageError(
-                f"regexes_to_ignore: bad pattern {pattern!r}: {error}", where=at
-            ) from None
+        if problem := problem_of(pattern):
+            raise UsageError(f"regexes_to_ignore: bad pattern {pattern!r}: {problem}", where=at)
 
 
 def exact_match(metric: MetricConfig, filtered: Filter, document: Document,
-                references: Sequence[str]) -> Scorer:  # fmt: skip
+                references: Sequence[str], patterns: BoundedPatterns) -> Scorer:  # fmt: skip
     """The scorer of a document's answers: 1 if what the filter leaves of one equals a reference,
-    both without what the metric looks away from."""
-    ignored = [re.compile(pattern) for pattern in metric.regexes_to_ignore or ()]
+    both without what the metric looks away from. Raises ScorerError where a pattern takes too long
+    for a reference."""
     dropped: Mapping[int, Any] = str.maketrans(
         "", "",
         (string.punctuation if metric.ignore_punctuation else "")
@@ -187,8 +188,8 @@ def exact_match(metric: MetricConfig, filtered: Filter, document: Document,
     )  # fmt: skip
 
     def simplified(text: str) -> str:
-        for pattern in ignored:
-            text = pattern.sub("", text)
+        for pattern in metric.regexes_to_ignore or ():
+            text = patterns.remove(pattern, text)
         return (text.lower() if metric.ignore_case else text).translate(dropped)
 
     wanted = {simplified(reference) for reference in references}

@@ -18,6 +18,8 @@ from tuneserve.bench.tasks.lm_eval.documents import files_of, read_split
 from tuneserve.bench.tasks.lm_eval.filters import check_patterns, exact_match, make_filter
 from tuneserve.bench.tasks.lm_eval.prompts import Asked, read_prompts
 from tuneserve.bench.tasks.lm_eval.yaml_file import TaskFile, read_task_file
+from tuneserve.bench.tasks.scorers.bounded_patterns import BoundedPatterns
+from tuneserve.bench.tasks.scorers.python_file import try_out
 from tuneserve.bench.tasks.tasks import Choices, Task, is_task_file, split_entry
 from tuneserve.bench.tasks.texts import TextPrompt, TextTask
 from tuneserve.chat.examples import Example
@@ -151,8 +153,16 @@ class _Loaded:
                 for one in asked
             ]
             return Task(name, about, examples, [], max_tokens, choices)
-        apply = make_filter(figure.filter, self._place_of(figure))
-        scorers = [exact_match(figure.metric, apply, one.document, one.references) for one in asked]
+        patterns = BoundedPatterns(settings, str(self.file.path))
+        apply = make_filter(figure.filter, self._place_of(figure), patterns)
+        scorers = [
+            exact_match(figure.metric, apply, one.document, one.references, patterns)
+            for one in asked
+        ]
+        # What is wrong with patterns or documents shall come out before anything is measured.
+        for scorer in scorers:
+            scorer.mark("", "")
+        try_out(scorers[0], [one.references[0] for one in asked])
         return Task(name, about, examples, scorers, max_tokens, verbatim=True)
 
     def _place_of(self, figure: _Figure) -> Callable[..., str]:

@@ -9,10 +9,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
 from tuneserve.bench.tasks.scorers.denials import (
     Mention,
-    after_corrections,
     first_list,
     with_denials,
     without_idioms,
@@ -81,6 +81,12 @@ def first_choice(answer: str, choices: Sequence[str]) -> str | None:
     return settled_choice(answer, choices)[0]
 
 
+def sole_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer is scored by; None if it names none, or gives several (A or B)."""
+    named = _settle(answer, choices)
+    return None if named.beside else named.choice
+
+
 def settled_choice(answer: str, choices: Sequence[str]) -> tuple[str | None, Found]:
     """The choice that an answer settles on, and whether that was clear.
 
@@ -98,9 +104,7 @@ def _settle(answer: str, choices: Sequence[str]) -> _Settled:
     known = {normalise(choice): choice for choice in choices}
     answer = first_block(answer, lambda text: _is_answered(text, choices, known))
     named = _settled(answer, choices, known)
-    if named.choice and named.found == "one" and _is_taken_back(answer, named.choice, choices):
-        return _Settled(named.choice, "several")
-    return named
+    return _corrected(answer, named, choices) if named.choice else named
 
 
 def _is_answered(text: str, choices: Sequence[str], known: dict[str, str]) -> bool:
@@ -111,18 +115,19 @@ def _is_answered(text: str, choices: Sequence[str], known: dict[str, str]) -> bo
     return any(mentions(after, choices, sure=True) for _, after in announced(text))
 
 
-def _is_taken_back(answer: str, named: str, choices: Sequence[str]) -> bool:
-    """Does a correction to another choice stand behind the last place that names this one?"""
-    if next(after_corrections(answer, 0), None) is None:
-        return False
-    plain = unformatted(answer)
-    text = plain if all(map(is_letter, choices)) else fold(plain)
-    places = [one.end for one in mentions(answer, choices, sure=True) if one.choice == named]
-    return bool(places) and any(
-        one.choice != named
-        for behind in after_corrections(text, places[-1])
-        for one in mentions(behind, choices)
-    )
+def _corrected(answer: str, named: _Settled, choices: Sequence[str]) -> _Settled:
+    """What an answer settles on that may take back what it named first. The choice that it decides
+    on last counts; where it decides on none after it took something back, all that it named."""
+    text = _source(answer, choices)
+    found = last_correction(text, _every_mention(answer, choices, sure=True))
+    # An answer that is announced behind it is what was named.
+    if found is None or boxed(text[found.end :]) is not None or any(announced(text[found.end :])):
+        return named
+    if found.decided is not None:
+        return _Settled(found.decided, "one")
+    others = dict.fromkeys([*named.beside, *found.named])
+    others.pop(named.choice or "", None)
+    return _Settled(named.choice, "several", tuple(others)) if others else named
 
 
 def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Settled:
@@ -194,8 +199,14 @@ def _every_mention(text: str, choices: Sequence[str], *, sure: bool = False) -> 
     for one in sorted(found, key=lambda each: (each.start, each.start - each.end)):
         if not taken or one.start >= taken[-1].end:
             taken.append(one)
-    source = plain if all(map(is_letter, choices)) else folded
+    source = _source(text, choices)
     return with_denials(source, without_idioms(source, taken))
+
+
+def _source(text: str, choices: Sequence[str]) -> str:
+    """The text in which the places of mentions are."""
+    plain = unformatted(text)
+    return plain if all(map(is_letter, choices)) else fold(plain)
 
 
 def _leading(answer: str, known: dict[str, str]) -> str | None:
@@ -210,8 +221,7 @@ def _leading(answer: str, known: dict[str, str]) -> str | None:
 
 def _together(text: str, found: Sequence[Mention], choices: Sequence[str]) -> Sequence[Mention]:
     """The first of the mentions in a text with those that stand beside it (A or B)."""
-    plain = unformatted(text)
-    return first_list(plain if all(map(is_letter, choices)) else fold(plain), found)
+    return first_list(_source(text, choices), found)
 
 
 def _first(text: str, found: Sequence[Mention], choices: Sequence[str]) -> _Settled:

@@ -13,7 +13,9 @@ from itertools import pairwise
 
 _NEGATION_BEFORE = re.compile(
     r"(?i)(?:(?<!\w)(?:not|no|without|isn't|aren't|wasn't|never|neither|nor|non|rather than"
-    r"|instead of|(?:anything|everything|any|all) (?:but|except|other than)|far from"
+    r"|instead of|(?:an)?statt|plutôt qu[e']|au lieu de|en (?:lugar|vez) de|em vez de|invece di"
+    r"|anziché|in plaats van|вместо|(?:anything|everything|any|all) (?:but|except|other than)"
+    r"|far from"
     r"|nicht|kein\w*|weder|pas|no es|nunca|não é|não|niet|geen|ikke|inte|не|ليس|ليست)"
     r"(?!\w)[-\s]*(?:(?:a|an|the|really|very|option|choice|answer|be|to be|ein\w*|eine|die|der|das"
     r"|une?|le|la|les|el|los|вариант)\s+){0,3}|(?:不是|不选|不選|并非|並非|而非|不会是|不)\s*)"
@@ -37,13 +39,15 @@ _DOUBT_AFTER = re.compile(
     r"[^。、，．！？.,!?\n]{0,16}?(?:(?<!違い)(?<!違いは)な[いく]|ません|않|아니|못|नहीं)"
 )
 _NO_DOUBT = re.compile(r"(?i)\b(?:no doubt|without (?:a )?doubt|not only|no question)\b")
-_CLAUSE_END = re.compile(
+CLAUSE_END = re.compile(
     r"(?i)[.,;:!?\n—。，；：！？、।؟،]|\b(?:but|so|therefore|hence|thus|because|since|also|aber"
     r"|sondern|mais|sino|pero|donc|но|а)\b|而是|但"
 )
 # Between the choices of a list that one denial is about: A, B and C are wrong.
 _COMMA = re.compile(r"\s*[,、，]\s*\Z")
-_AND = re.compile(r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或|と|や|및)\s*\Z")
+_AND = re.compile(
+    r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
+)
 _LISTED = re.compile(r"\s*[,;/、，；]\s*")
 _WORD = re.compile(r"\w")
 # Every choice with a judgement of its own: A: no. B: yes.
@@ -54,12 +58,7 @@ _JUDGEMENT = re.compile(
     r"|✗|✘|❌))(?!\w)"
 )
 _OF_A_SCALE = re.compile(r"(?i)\d\s*(?:/|(?:out\s+)?of|von|sur|de|su|из)\s*\Z")
-# Takes back what was said before it.
-_CORRECTION = re.compile(
-    r"(?i)(?<!\w)(?:wait|actually|scratch that|correction|or rather|on second thoughts?|i mean"
-    r"|sorry|my mistake|no(?=,)|nein(?=,)|non(?=,)|нет(?=,))(?!\w)|不对|不對"
-)
-_CONTEXT = 48  # characters in front of a choice that can deny it
+CONTEXT = 48  # characters in front of a choice that can deny it
 
 
 @dataclass(frozen=True)
@@ -120,18 +119,11 @@ def without_idioms(text: str, found: Sequence[Mention]) -> list[Mention]:
     ]
 
 
-def after_corrections(text: str, start: int) -> Iterator[str]:
-    """What stands right behind every place from `start` on that takes something back: 'A. Wait,
-    actually B'."""
-    for one in _CORRECTION.finditer(text, start):
-        yield text[one.end() : one.end() + _CONTEXT]
-
-
 def _lists(text: str, found: Sequence[Mention]) -> Iterator[tuple[int, int]]:
     """The first and the last mention of every list: A, B and C."""
     first = 0
     for place in range(1, len(found)):
-        between = text[found[place - 1].end : found[place].start][:_CONTEXT]
+        between = text[found[place - 1].end : found[place].start][:CONTEXT]
         if _AND.match(between):
             yield first, place
             first = place
@@ -149,7 +141,7 @@ def _judgements(text: str, found: Sequence[Mention]) -> list[bool | None]:
 
 
 def _denied_before(text: str, one: Mention) -> bool:
-    before = text[max(0, one.start - _CONTEXT) : one.start].replace("’", "'")
+    before = text[max(0, one.start - CONTEXT) : one.start].replace("’", "'")
     if text[one.start].isdecimal() and _OF_A_SCALE.search(before) is not None:
         return True
     return _NEGATION_BEFORE.search(before) is not None
@@ -162,17 +154,17 @@ def _denied_after(text: str, one: Mention) -> bool:
 def _is_doubtful(text: str, found: Sequence[Mention], place: int) -> bool:
     """Does a negation stand in the clause of a mention, outside of the choices themselves?"""
     one = found[place]
-    start = max(0, one.start - _CONTEXT)
+    start = max(0, one.start - CONTEXT)
     before = text[start : one.start].replace("’", "'")
-    for other in found[max(0, place - _CONTEXT) : place]:
+    for other in found[max(0, place - CONTEXT) : place]:
         if other.start >= start:
             before = (
                 before[: other.start - start]
                 + " " * (other.end - other.start)
                 + before[other.end - start :]
             )
-    clause = _NO_DOUBT.sub(" ", _CLAUSE_END.split(before)[-1])
+    clause = _NO_DOUBT.sub(" ", CLAUSE_END.split(before)[-1])
     if _DOUBT.search(clause) is not None:
         return True
     following = found[place + 1].start if place + 1 < len(found) else len(text)
-    return _DOUBT_AFTER.match(text[one.end : min(following, one.end + _CONTEXT)]) is not None
+    return _DOUBT_AFTER.match(text[one.end : min(following, one.end + CONTEXT)]) is not None

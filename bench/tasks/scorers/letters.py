@@ -19,7 +19,8 @@ _LABEL_CUE = re.compile(
     r"вариант|ответ|wähle|option|choix|opción|选项|選項|选择|選擇|选|選|是)[\s*_:]*\Z"
 )
 _VERB_AFTER = re.compile(
-    r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs)\b"
+    r"\s(?:is|was|because|since|as|seems|looks|fits|applies|ist|est|es|è|or|and|oder|und|ou|et|vs|o|y|e|of|en"
+    r"|eller|och|og|или|и|أو)\b"
 )
 
 

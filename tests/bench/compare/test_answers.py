@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.tasks.lm_eval.lm_eval_support import GENERATING, ROWS, read_one, write_task
 from tuneserve.bench.compare.answers import Asked, read_responses, with_choices
 from tuneserve.bench.measure.journal import Journal
 from tuneserve.bench.measure.values import ANSWER
@@ -37,6 +38,23 @@ def test_only_a_model_whose_prompt_opens_a_thought_begins_in_one(tmp_path: Path)
         (endpoint,) = read_responses(journal, ENDPOINT, asked)
     assert (tuned.thought, tuned.text, tuned.score) == ("Six sevens.", "42", 1.0)
     assert (endpoint.text, endpoint.cut_off, endpoint.score) == ("42", False, 1.0)
+
+
+def test_an_answer_that_a_task_files_pattern_takes_too_long_for_is_wrong(tmp_path: Path) -> None:
+    endless = "filter_list: [{name: a, filter: [{function: regex, regex_pattern: '(b+)+$'}]}]\n"
+    path = write_task(tmp_path, GENERATING + endless, ROWS[:1])
+    found = read_one(path, scorer_seconds=0.3)
+    (task,) = found.figures
+    (example,) = task.examples
+    asked = Asked(task, [EncodedExample(example, [1], [2], opens_thought=False)])
+    with Journal(tmp_path / "journal", "x") as journal:
+        for name, text in (("base", "b" * 40 + "!"), ("tuned", "It is b")):
+            value = {"text": text, "finish_reason": "stop", "tokens": 3}
+            journal.add(ANSWER, name, example.id, value)
+        (base,), (tuned,) = (read_responses(journal, name, asked) for name in ("base", "tuned"))
+    assert (base.score, base.found) == (0.0, "one")
+    assert base.problem == "the pattern '(b+)+$' took longer than 0.3 s and was killed"
+    assert (tuned.found, tuned.problem) == ("one", "")
 
 
 def test_choices_come_without_the_thoughts_of_the_reference() -> None:

@@ -11,6 +11,7 @@ from tuneserve.bench.compare.classes import (
     with_classes,
 )
 from tuneserve.bench.compare.pairs import Answer, Pair
+from tuneserve.bench.tasks.scorers import make_scorer
 from tuneserve.chat.examples import Example
 from tuneserve.settings import BenchSettings
 
@@ -54,6 +55,17 @@ def test_answers_are_read_as_the_scorer_reads_them() -> None:
     base, tuned = found.models
     assert base.counts == [[0, 0, 6], [0, 6, 0], [0, 0, 0]]  # no, yes, none of them
     assert tuned.counts == [[6, 0, 0], [6, 0, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("text", ["yes", "yes or no", "no. Wait, yes", "yes. Wait, maybe no", "no"])
+def test_the_matrix_counts_as_right_what_the_scorer_does(text: str) -> None:
+    settings = BenchSettings(task="choice", choices=("yes", "no"), bootstrap=1000)
+    scored = make_scorer(settings, [])(text, "yes")
+    rows = with_classes(pairs(text, text), settings)
+    found = compare_classes(rows, settings)
+    assert found is not None
+    right = sum(found.models[0].counts[place][place] for place in range(2))
+    assert right == scored * len(rows)
 
 
 def test_calibration_only_where_choices_have_probabilities() -> None:

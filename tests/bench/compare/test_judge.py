@@ -70,12 +70,33 @@ def test_a_judge_that_could_not_be_read_is_no_opinion(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "wins"),
+    [
+        ("A is worse.\nB", True),
+        ("A. Wait, B", True),
+        ("A or B", False),
+        ("A is better than B", False),
+    ],
+)  # fmt: skip
+def test_a_judge_that_names_both_has_made_no_choice(tmp_path: Path, text: str, wins: bool) -> None:
+    settings = BenchSettings(judge="http://x/v1", judge_model="j")
+    with Journal(tmp_path / "journal.jsonl", "x") as journal:
+        for request in requests_of(PAIRS[:1]):
+            name = request.id(settings)
+            journal.add(JUDGED, JUDGE, name, {"text": text, "tokens": 1})
+        found = compare_judged(PAIRS[:1], settings, journal)
+    assert (found.prompts, found.unread) == (int(wins), int(not wins))
+
+
 def test_its_agreement_with_people_is_told(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     rows = {"won": "tuned", "lost": "base", "first": "tuned", "won too": "tuned", "unknown": "tie"}
     path.write_text("".join(json.dumps({"id": n, "better": b}) + "\n" for n, b in rows.items()))
     # 3 of 4 agree; by chance 2/4 * 3/4 + 1/4 * 1/4 would: kappa (0.75 - 0.4375) / 0.5625.
-    assert "75 % of 4 labelled prompts, kappa 0.56" in judged(tmp_path, str(path))
+    assert (
+        "75 % of 4 labelled prompts, kappa 0.56 (1 label without a judgement left out)."
+    ) in judged(tmp_path, str(path))
 
 
 def test_answers_that_are_the_same_are_not_asked_about() -> None:
@@ -103,5 +124,12 @@ def test_bad_labels_are_named(tmp_path: Path) -> None:
         f"{path}:2",
         f"{path}:3",
     ]
+    path.write_text('{"id": "1", "better": "tuned"}\n\n{"id": "1", "better": "base"}\n')
+    with pytest.raises(UsageError, match="1 bad lines") as caught:
+        read_labels(str(path))
+    assert caught.value.problems == [f"{path}:3: '1' is there already: one label a prompt"]
+    path.write_bytes(b'{"id": "\xff", "better": "tuned"}\n')
+    with pytest.raises(UsageError, match="is no UTF-8"):
+        read_labels(str(path))
     with pytest.raises(UsageError, match="can't be read"):
         read_labels(str(tmp_path / "none.jsonl"))

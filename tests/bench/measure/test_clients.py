@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tuneserve.bench.measure.clients import _ask, measure_clients, served
+from tuneserve.bench.measure import keys
+from tuneserve.bench.measure.clients import _ask, measure_clients, read_served, served
 from tuneserve.bench.measure.journal import Journal
-from tuneserve.bench.measure.values import LOAD, START
 from tuneserve.bench.measure.work import Contender
 from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings, ServeSettings
@@ -67,13 +68,29 @@ def test_the_server_is_ours_whatever_the_folder_holds(
         assert answer.status == 200
 
 
-def test_a_kill_before_the_start_was_written_down_is_made_up_for(tmp_path: Path) -> None:
-    """The report needs both; here it shows by the server's GGUF, which is asked for again."""
-    bench = BenchSettings(clients=(1,))
-    contender = Contender("tuned", tmp_path / "absent.gguf", ServeSettings(), bench)
+def test_numbers_of_clients_are_measured_in_one_sitting(demo_gguf: Path, tmp_path: Path) -> None:
+    """What a sitting that was cut off, or one of other numbers, has measured is not set beside."""
+    bench = BenchSettings(clients=(1, 2), ctx=256)
+    contender = Contender("tuned", demo_gguf, ServeSettings(threads=1), bench)
     with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.add(LOAD, "tuned", "1", {})
-        with pytest.raises(TuneserveError, match=r"absent\.gguf"):
-            measure_clients(contender, [], journal)
-        journal.add(START, "tuned", "", {})
+        measure_clients(contender, [PROMPT], journal)
+        load, start = read_served(journal, "tuned")
+        assert [level.clients for level in load] == [1, 2]
+        assert start.seconds > 0
+        absent = replace(contender, path=tmp_path / "absent.gguf")
+        measure_clients(absent, [PROMPT], journal)  # nothing is missing
+    one, both = (
+        keys.served_keys({}, [PROMPT], contender.serve, bench.model_copy(update={"clients": each}))
+        for each in ((2,), (1, 2))
+    )
+    assert one.keys() == both.keys()
+    assert one != both
+
+
+def test_no_clients_are_no_server(tmp_path: Path) -> None:
+    contender = Contender(
+        "tuned", tmp_path / "absent.gguf", ServeSettings(), BenchSettings(clients=())
+    )
+    with Journal(tmp_path / "journal.jsonl") as journal:
         measure_clients(contender, [], journal)
+        assert len(journal) == 0

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 
 from tests.support import ModulePaths
 from tuneserve.bench.measure.likelihood import PACKED_SEQUENCES, answer_likelihoods
-from tuneserve.bench.measure.speed import measure_speed
+from tuneserve.bench.measure.speed import time_repetitions, turns
 from tuneserve.bench.tasks.examples import encode_examples
 from tuneserve.chat.examples import Example
 from tuneserve.chat.prompt import EncodedExample
@@ -181,12 +182,22 @@ def test_speed_counts_what_it_timed(model: LlamaModel) -> None:
     text = encode_examples(model, examples())[0].prompt
     with LlamaContext(model, n_ctx=128, n_batch=64, threads=1) as small:
         started = time.perf_counter()
-        speed = measure_speed(small, text, repetitions=2, generated=4)
+        first = time_repetitions(small, text, 2, generated=4)
+        found = time_repetitions(small, text, 1, generated=4, into=first)
         elapsed = time.perf_counter() - started
+    speed = found.speed
     assert (speed.prompt.tokens, speed.generation.tokens) == (64, 4)
-    assert speed.prompt.repetitions == speed.generation.repetitions == 2
-    # The warm-up is a third repetition that is not counted.
-    assert 2 * (64 / speed.prompt.mean + 4 / speed.generation.mean) < elapsed
+    assert speed.prompt.repetitions == speed.generation.repetitions == 3
+    # The warm-ups are two repetitions that are not counted.
+    assert sum(found.reading) + sum(found.writing) < elapsed
+    assert speed.prompt.mean == pytest.approx(fmean(64 / each for each in found.reading))
+
+
+def test_models_are_timed_there_and_back() -> None:
+    assert turns(["base", "tuned"], 5) == [("base", 3), ("tuned", 5), ("base", 2)]
+    assert turns(["base", "tuned"], 2) == [("base", 1), ("tuned", 2), ("base", 1)]
+    with pytest.raises(ValueError, match="two repetitions"):
+        turns(["base", "tuned"], 1)
 
 
 def test_encoded_examples_compare_by_value(model: LlamaModel) -> None:

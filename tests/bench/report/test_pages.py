@@ -36,7 +36,7 @@ from tuneserve.bench.compare.report_file import as_json, read_report
 from tuneserve.bench.compare.results import Report, Verdict
 from tuneserve.bench.measure.speed import Rate
 from tuneserve.bench.report import charts
-from tuneserve.bench.report.gates import failed_gates, read_gates
+from tuneserve.bench.report.gates import failed_gates, read_gates, shown_worse
 from tuneserve.bench.report.junit import write_junit
 from tuneserve.bench.report.page_data import tasks_of
 from tuneserve.bench.report.pages import SHOWN_FLIPS, render, write_for_pull_request, write_report
@@ -310,7 +310,7 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
     write_junit(tmp_path / "junit.xml", replace(report, run="x\x00<&>"), gates)
     suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
     assert suite.get("name") == "tuneserve bench x\ufffd<&>"
-    assert (suite.get("tests"), len(suite)) == ("6", 6)
+    assert (suite.get("tests"), len(suite)) == ("12", 12)
     failed = [case.get("name") for case in suite if case.find("failure") is not None]
     assert failed[-2:] == ["accuracy at least 0.9", "general at least 1"]
     assert suite.get("failures") == str(len(failed))
@@ -336,6 +336,38 @@ def test_gates_fail_below_their_least_value(report: Report, tmp_path: Path) -> N
         write_for_pull_request(tmp_path / "junit.xml", report, gates)
     with pytest.raises(UsageError, match="is not replaced"):
         write_junit(tmp_path / "table.md", report, gates)
+
+
+def test_a_group_that_got_worse_fails_though_the_whole_did_not(
+    report: Report, tmp_path: Path
+) -> None:
+    """Of 60 prompts group 0 loses all its 20, the others gain as many."""
+    asked = [
+        replace(
+            pair,
+            base=replace(pair.base, score=float(place % 3 == 0)),
+            tuned=replace(pair.tuned, score=float(place % 3 == 1)),
+        )
+        for place, pair in enumerate(report.pairs)
+    ]
+    found = make_report(asked, [replace(pair) for pair in asked])
+    assert found.verdict.outcome == "no difference shown"
+    worse = shown_worse(found)
+    assert [each.partition(" fell from ")[0] for each in worse] == ["group 0"]
+    whole = replace(found, verdict=replace(found.verdict, outcome="worse"))
+    assert shown_worse(whole) == ["all held-out prompts", *worse]
+    assert shown_worse(report) == []
+    write_junit(tmp_path / "junit.xml", found, [])
+    suite = ElementTree.parse(tmp_path / "junit.xml").getroot()[0]
+    failed = {case.get("name"): case.find("failure") for case in suite}
+    assert [name for name, failure in failed.items() if failure is not None] == [
+        "not shown to be worse: group group 0",
+        "nothing shown to be forgotten",
+        "not shown to be worse: kind group 0 of General questions",
+    ]
+    message = failed["not shown to be worse: group group 0"]
+    assert message is not None
+    assert message.get("message") == worse[0]
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def read_one(entry: Path | str, **settings: Any) -> TextTask:
     return task
 
 
-def refusal(entry: Path | str) -> UsageError:
+def refusal(entry: Path | str, **settings: Any) -> UsageError:
     """What is said of a task that can't be read."""
     with pytest.raises(UsageError) as caught:
-        read_one(entry)
+        read_one(entry, **settings)
     return caught.value

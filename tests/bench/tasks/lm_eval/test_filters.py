@@ -10,13 +10,17 @@ import pytest
 from tuneserve.bench.tasks.lm_eval.config import FilterConfig, FilterStep, MetricConfig
 from tuneserve.bench.tasks.lm_eval.documents import Document
 from tuneserve.bench.tasks.lm_eval.filters import exact_match, make_filter
+from tuneserve.bench.tasks.scorers import ScorerError
+from tuneserve.bench.tasks.scorers.bounded_patterns import BoundedPatterns
+from tuneserve.settings import BenchSettings
 
 DOCUMENT = Document({"choices": ["Guilty", "Guilty of Romance", "Not guilty!"]}, "data:1")
+PATTERNS = BoundedPatterns(BenchSettings(scorer_seconds=5), "task.yaml")
 
 
 def filtered(answer: str, *steps: dict[str, Any]) -> str:
     config = FilterConfig(name="own", filter=[FilterStep(**step) for step in steps])
-    return make_filter(config, lambda *_: "place")(answer, DOCUMENT)
+    return make_filter(config, lambda *_: "place", PATTERNS)(answer, DOCUMENT)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +81,43 @@ def test_the_letter_of_a_choice(answer: str, settings: dict[str, Any], found: st
 )
 def test_exact_match(answer: str, settings: dict[str, Any], score: float) -> None:
     metric = MetricConfig(metric="exact_match", **settings)
-    scorer = exact_match(metric, lambda text, _: text, DOCUMENT, ["Paris", "Lutetia"])
+    scorer = exact_match(metric, lambda text, _: text, DOCUMENT, ["Paris", "Lutetia"], PATTERNS)
     assert scorer(answer, "") == score
 
 
 def test_an_answer_in_which_nothing_is_found_is_counted() -> None:
     config = FilterConfig(name="own", filter=[FilterStep(function="regex")])
-    apply = make_filter(config, lambda *_: "place")
-    scorer = exact_match(MetricConfig(metric="exact_match"), apply, DOCUMENT, ["5"])
+    apply = make_filter(config, lambda *_: "place", PATTERNS)
+    scorer = exact_match(MetricConfig(metric="exact_match"), apply, DOCUMENT, ["5"], PATTERNS)
     assert scorer.mark("none", "").found == "none"
     assert scorer.mark("#### 5", "").found == "one"
+
+
+ENDLESS = "a" * 40 + "!"
+"""Takes (a+)+$ longer than the sun will shine."""
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"function": "regex", "regex_pattern": "(a+)+$"},
+        {"function": "multi_choice_regex", "regex_pattern": "(a+)+$"},
+        {"function": "multi_choice_regex", "regexes_to_ignore": ["(a+)+$"]},
+    ],
+)
+def test_a_pattern_that_takes_too_long_costs_one_answer(step: dict[str, Any]) -> None:
+    patterns = BoundedPatterns(BenchSettings(scorer_seconds=0.3), "task.yaml")
+    apply = make_filter(
+        FilterConfig(name="own", filter=[FilterStep(**step)]), lambda *_: "place", patterns
+    )
+    with pytest.raises(ScorerError, match=r"the pattern '\(a\+\)\+\$' took longer") as caught:
+        apply(ENDLESS, DOCUMENT)
+    assert caught.value.where == "task.yaml"
+    assert apply("Answer: A and aaa", DOCUMENT) in ("aaa", "(A)")
+
+
+def test_a_pattern_that_takes_too_long_on_a_reference_is_refused() -> None:
+    patterns = BoundedPatterns(BenchSettings(scorer_seconds=0.3), "task.yaml")
+    metric = MetricConfig(metric="exact_match", regexes_to_ignore=["(a+)+$"])
+    with pytest.raises(ScorerError, match=r"took longer than 0\.3 s"):
+        exact_match(metric, lambda text, _: text, DOCUMENT, [ENDLESS], patterns)

@@ -298,6 +298,31 @@ def test_what_can_not_be_generated_or_filtered_is_refused(
     assert error.where.rpartition(":")[2] == "8"
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("filter_list: [{name: a, filter: [{function: regex, regex_pattern: '(a+)+$'}]}]",
+         "the pattern '(a+)+$' took longer than 0.3 s and was killed"),
+        ("metric_list: [{metric: exact_match, regexes_to_ignore: ['(a+)+$']}]",
+         "the pattern '(a+)+$' took longer than 0.3 s and was killed"),
+        ("filter_list: [{name: a, filter: [{function: regex, regex_pattern: 'a{4294967296}'}]}]",
+         "bad pattern: the repetition number is too large"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_takes_for_ever_is_an_error(tmp_path: Path, more: str, said: str) -> None:
+    path = write_task(tmp_path, f"{GENERATING}{more}\n", [{**ROWS[0], "choices": ["a" * 40 + "!"]}])
+    error = refusal(path, scorer_seconds=0.3)
+    assert said in error.render()
+    assert str(path) in error.where
+
+
+def test_a_task_that_needs_choices_says_so_before_anything_is_asked(tmp_path: Path) -> None:
+    steps = "filter_list: [{name: a, filter: [{function: multi_choice_regex}]}]\n"
+    body = GENERATING.replace("{{choices[answer]}}", "{{answer}}") + steps
+    path = write_task(tmp_path, body, [ROWS[0], {"question": "?", "answer": "x"}])
+    assert "multi_choice_regex needs a list 'choices'" in refusal(path).message
+
+
 def test_aliases_that_stand_for_billions_are_refused(tmp_path: Path) -> None:
     lines = "metadata:\n  a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
     for n in range(1, 9):

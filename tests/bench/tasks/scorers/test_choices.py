@@ -102,9 +102,9 @@ def test_what_a_negation_leaves_open_is_counted(
         ("C? no", None, "none"), ("C? No, D", "D", "one"), ("Answer: A? No, B", "B", "one"),
         ("Answer: A? No. Answer: B", "B", "one"), ("Both A and C", "C", "several"),
         ("The answer is A or B", "A", "several"), ("Answer: anything but A", None, "none"),
-        (r"\boxed{A \text{ or } B}", "A", "several"), ("A. Wait, actually B", "A", "several"),
-        ("Answer: A. Wait, actually B", "A", "several"), ("Answer: A. No, B.", "A", "several"),
-        ("A — scratch that, B", "A", "several"), ("B. Actually, A is wrong", "B", "one"),
+        (r"\boxed{A \text{ or } B}", "A", "several"), ("A. Wait, actually B", "B", "one"),
+        ("Answer: A. Wait, actually B", "B", "one"), ("Answer: A. No, B.", "B", "one"),
+        ("A — scratch that, B", "B", "one"), ("B. Actually, A is wrong", "B", "one"),
         ("A? Wait, no, B. So the answer is A.", "A", "one"), ("Answer: A?", "A", "one"),
         ("B. Actually, a hard one", "B", "one"), ("C? Yes.", "C", "one"),
         ("The answer is A, not B", "A", "one"), ("Answer: A. B and C are wrong.", "A", "one"),
@@ -117,12 +117,65 @@ def test_what_is_taken_back_or_open_is_not_settled(
 
 
 @pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("A. Wait, B", "B"), ("A – no, B", "B"), ("Not A but B", "B"), ("A. Wait, B. No, C.", "C"),
+        ("A. Paris. Wait, B. Rome", "B"), ("A or B. Wait, B", "B"), ("A. No, no, A.", "A"),
+        ("A. Wait, B, because A has no legs", "B"), ("A. Wait, not A. B", "B"),
+        ("A. Wait, not B.", "A"), ("A: no, B: no, C: yes", "C"), ("A: yes, B: no, C: no", "A"),
+        ("A) x\n\nHold on, the correct option should be C)", "C"), ("A, no doubt", "A"),
+        ("A – nein, B", "B"), ("A. Moment, es ist B.", "B"), ("Nicht A, sondern B", "B"),
+        ("A. En fait, c'est B", "B"), ("C plutôt que B", "C"), ("A – no, espera, B", "B"),
+        ("No A sino B", "B"), ("A. Anzi, B", "B"), ("A. Na verdade, é B.", "B"),
+        ("A. Точнее, B", "B"), ("A。不对，应该是B", "B"), ("A。等等，是B。", "B"),
+        ("A。不，B", "B"), ("不是A，而是B", "B"), ("A。いや、Bです。", "B"), ("AではなくB", "B"),
+        ("A. 아니, B", "B"), ("A. 잠깐, B입니다", "B"), ("A 아니고 B", "B"),
+        ("A. لا، B", "B"), ("A. नहीं, B", "B"),
+    ],
+)  # fmt: skip
+def test_the_choice_that_an_answer_decides_on_last_is_its_answer(answer: str, choice: str) -> None:
+    assert settled_choice(answer, list("ABCD")) == (choice, "one")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A. Wait, maybe B", "A. Wait, B?", "A. Actually, B could be right too",
+        "A. Actually, B is a mammal", "A. Wait, both A and B", "A. Wait, B or C",
+        "A. Actually, it is better than B.", "A. Moment, vielleicht B", "A. Attends, peut-être B",
+        "A。等等，可能是B", "A. Стоп, может быть B", "A or B", "A oder B", "A ou B", "A o B",
+        "A e B", "A или B", "A或B", "AまたはB",
+    ],
+)  # fmt: skip
+def test_an_answer_that_leaves_open_what_it_takes_back_is_right_for_none(answer: str) -> None:
+    scorer = make_scorer(BenchSettings(task="choice", choices=tuple("ABCD")), [])
+    marks = [scorer.mark(answer, letter) for letter in "ABCD"]
+    assert [mark.score for mark in marks] == [0, 0, 0, 0]
+    assert marks[0].found == "several"
+    assert marks[0].lenient == 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("Yes. No, wait, no.", "no"), ("No, actually yes", "yes"), ("No, no, no.", "no"),
+        ("Yes, no doubt", "yes"), ("No. Wait, yes.", "yes"),
+    ],
+)  # fmt: skip
+def test_a_choice_that_is_a_word_of_correction_takes_nothing_back(answer: str, choice: str) -> None:
+    assert settled_choice(answer, ["yes", "no"]) == (choice, "one")
+
+
+@pytest.mark.parametrize(
     ("answer", "choice", "found"),
     [
+        ("positive – no, negative", "negative", "one"),
+        ("positive. Actually, the film is negative about war.", "positive", "several"),
+        ("nicht positive, sondern negative", "negative", "one"),
         ("anything but positive", None, "none"), ("It is far from positive", None, "none"),
         ("nothing but positive", "positive", "one"), ("all except positive", None, "none"),
         ("positive? no, negative", "negative", "one"), ("Positive, actually.", "positive", "one"),
-        ("Answer: positive. Sorry, negative.", "positive", "several"),
+        ("Answer: positive. Sorry, negative.", "negative", "one"),
         ("The answer is positive or negative", "positive", "several"),
     ],
 )  # fmt: skip
@@ -143,6 +196,8 @@ def test_words_that_are_denied_or_open_are_not_settled(
         "not positive, ",
         "A? no ",
         "A wait B ",
+        "A wait not B ",
+        "A. no, ",
         "A or ",
         "A\nQ: ",
         "A: ",
