@@ -24,6 +24,7 @@ from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
 from tuneserve.convert.preflight.configuration import Value, check_configuration, tried
+from tuneserve.convert.preflight.numbers import check_numbers
 from tuneserve.convert.preflight.shapes import check_shapes
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
@@ -100,6 +101,8 @@ def check_conversion(
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
             step("disk", lambda: _disk(place, needed, found))
             step("memory", lambda: _memory(settings, found))
+        if (numbers := step("weights", lambda: check_numbers(base.path))) is not None:
+            found.append(numbers)
         if written is not None:
             checks = step(
                 "tokens",
