@@ -128,8 +128,7 @@ class ModelShape:
             ) from error
         except (TypeError, ZeroDivisionError):  # null, where there has to be a number, or none
             found = None
-        mixed = found.experts.dense_layers if found and found.experts else 0
-        if found is None or not (found.query and found.key_value and 0 <= mixed <= found.layers):
+        if found is None or not found._is_possible:
             raise UsageError(
                 "this model can't be planned: its sizes contradict each other", where=where
             )
@@ -153,6 +152,13 @@ class ModelShape:
             architecture=(config.get("architectures") or [cls.architecture])[0],
             experts=Experts.of(config),
         )
+
+    @property
+    def _is_possible(self) -> bool:
+        sizes = (self.hidden, self.intermediate, self.layers, self.query, self.key_value,
+                 self.vocabulary)  # fmt: skip
+        mixed = self.experts.dense_layers if self.experts else 0
+        return all(sizes) and 0 <= mixed <= self.layers
 
     @classmethod
     def read(cls, checkpoint: Path) -> ModelShape:

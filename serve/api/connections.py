@@ -68,6 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.open_connections.turns.arrived()
         self.flow = HeldFlow(transport)
         self._ahead = (
             bytearray()

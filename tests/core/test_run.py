@@ -41,10 +41,10 @@ def test_what_killed_stages_left_is_cleared_by_the_next(run: RunDirectory, tmp_p
         return left
 
     left = leave()
-    (run.gguf / "linked").symlink_to(elsewhere)
     with run.alone():
         assert [path.exists() for path in left] == [False, False, False, True]
     leave()
+    (run.gguf / "linked").symlink_to(elsewhere)
     run.tidy()
     assert [path.exists() for path in left] == [False, False, False, True]
 

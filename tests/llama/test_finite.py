@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +78,17 @@ def test_numbers_that_compute_none_are_told(tiny: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [("serve", "FILE", "--port", "0"), ("serve", "DEMO", "--draft", "FILE", "--port", "0"),
-     ("import", "FILE", "out"), ("train", "--base", "FILE"), ("plan", "--base", "FILE")],
+     ("import", "FILE", "out"), ("plan", "--base", "FILE"),
+     ("train", "--run", "a", "--base", "FILE", "--file", "DATA")],
     ids=lambda command: " ".join(command[:2]),
 )  # fmt: skip
 def test_every_command_that_opens_a_model_tells(
     command: tuple[str, ...], tiny: Path, demo_gguf: Path, tmp_path: Path, tuneserve: Runner
 ) -> None:
     spoil(tiny, "token_embd.weight")
-    paths = {"FILE": str(tiny), "DEMO": str(demo_gguf)}
+    rows = [json.dumps({"instruction": f"{n}?", "output": str(n)}) + "\n" for n in range(99)]
+    (tmp_path / "data.jsonl").write_text("".join(rows))
+    paths = {"FILE": str(tiny), "DEMO": str(demo_gguf), "DATA": "data.jsonl"}
     done = tuneserve(*(paths.get(word, word) for word in command), cwd=tmp_path, timeout=100)
     assert done.returncode == 2, done.stderr
     assert f"error: {tiny}: this GGUF can't be a working model" in done.stderr

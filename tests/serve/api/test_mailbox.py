@@ -81,6 +81,7 @@ def test_a_stream_that_is_not_read_ends_with_an_error_and_others_with_their_answ
         tmp_path / "tiny.gguf", GGUFFile(demo_gguf), entries={"context_length": 4096}
     )
     options = ["--ctx", "32768", "--max-unread", "1", "--threads", "1", "--prefix-ram", "0"]
+    options += ["--cache-type-k", "f16", "--cache-type-v", "f16"]
     with start_server(tmp_path / "log", str(model), *options) as running:
         host, port = running.url.removeprefix("http://").split(":")
         connection = socket.socket()
