@@ -72,6 +72,7 @@ def run_bench(
     if skip_done and (result := _finished_result(run)):
         changed = what_is_new(result, run, recipe, _model_hashes(converted, rivals))
         if not changed:
+            run.tidy()
             return _finished_report(run)
     if run.bench.exists() and not (force or rescore):
         raise OutputExistsError(run.bench, hint=AGAIN, problems=changed)

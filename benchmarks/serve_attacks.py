@@ -1,11 +1,12 @@
 """Attacks on a running server, and what its other clients notice of each.
 
-    python benchmarks/serve_attacks.py MODEL.gguf [--root CHECKOUT] [--only NAME,…]
+    python benchmarks/serve_attacks.py MODEL.gguf [--root CHECKOUT] [--only NAME,…] [-- OPTION …]
 
 While one attack after the other runs, an honest client streams an answer and asks /health on a new
 connection every 50 ms. Printed of each attack: the longest wait for /health (DEAD: none within 20
 s), the longest gap in the stream, the server's memory before, at its most and after, and what the
-attacker was told. --root measures another checkout of this repository, such as an older one.
+attacker was told. --root measures another checkout of this repository, such as an older one. What
+stands behind -- are options of `tuneserve serve`: with `--prefix-ram 0` what grows is no cache.
 """
 
 from __future__ import annotations
@@ -166,6 +167,36 @@ def slow_readers(target: Target) -> None:
     _held(target, 300, ask * 10, 4.0)
 
 
+def unread_streams(target: Target) -> None:
+    """500 clients that ask for long streams and read nothing of them, half of them of four answers
+    with log probabilities."""
+    streams = []
+    for number in range(500):
+        asked: dict[str, Any] = {
+            "prompt": f"{number} Once upon a time", "max_tokens": 100_000, "stream": True,
+            "ignore_eos": True, **({"n": 4, "logprobs": 5} if number % 2 else {}),
+        }  # fmt: skip
+        body = json.dumps(asked).encode()
+        head = (
+            f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n{JSON}"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        stream = socket.socket()
+        stream.settimeout(PATIENCE)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that little is on its way
+        try:
+            stream.connect(("127.0.0.1", target.port))
+            stream.sendall(head.encode() + body)
+            streams.append(stream)
+        except OSError as error:
+            target.told[type(error).__name__] += 1
+    time.sleep(30)
+    for stream in streams:
+        stream.settimeout(0.1)
+        target.hear(stream)
+        stream.close()
+
+
 SEND = '"messages": [{"role": "user", "content": "Make up a word."}], "max_tokens": 8'
 
 
@@ -249,8 +280,8 @@ ATTACKS: dict[str, Callable[[Target], None]] = {
     attack.__name__: attack
     for attack in (
         nothing, endless_header, many_headers, endless_trailer, silent, half_heads, half_bodies,
-        large_half_bodies, slow_readers, patterns, enum, all_of, nulls, unknown_fields,
-        wrong_biases, deep, long_names, special_tokens,
+        large_half_bodies, slow_readers, unread_streams, patterns, enum, all_of, nulls,
+        unknown_fields, wrong_biases, deep, long_names, special_tokens,
     )
 }  # fmt: skip
 
@@ -356,6 +387,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     parser.add_argument("--only", default="", help="attacks, separated by commas")
+    parser.add_argument("options", nargs="*", help="of tuneserve serve")
     arguments = parser.parse_args()
     chosen = arguments.only.split(",") if arguments.only else [*ATTACKS]
     # The attacker's own connections.
@@ -364,7 +396,7 @@ def main() -> None:
     row = "{:18} {:>9} {:>9} {:>7} {:>7} {:>7}  {}"
     print(row.format("attack", "/health s", "stream s", "before", "most", "after", "told"))
     for name in chosen:
-        options = ["--ctx", "4096", "--slots", "4", "--threads", "1"]
+        options = ["--ctx", "4096", "--slots", "4", "--threads", "1", *arguments.options]
         with running(arguments.root, arguments.model.resolve(), options) as target:
             time.sleep(1.0)
             before = target.memory

@@ -34,6 +34,7 @@ def convert_adapter(
     if target.exists() and not force:
         done = _finished_result(run) if skip_done else None
         if done is not None and plan.base.exists() and done.inputs == plan.inputs():
+            run.tidy()
             say(f"convert: done already: {target}")
             return done
         raise OutputExistsError(target)

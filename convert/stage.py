@@ -40,6 +40,7 @@ def convert(
     if not force:
         done = _existing_result(plan, skip_done=skip_done)
         if done is not None:
+            run.tidy()
             say(f"convert: done already with the same settings: {plan.tuned}")
             return done
     check_handover(run)

@@ -183,8 +183,9 @@ def clear_leftovers(parent: Path) -> None:
             continue
         else:
             if not (folder / OURS).is_file():
-                if _is_new(folder):
-                    folder.rmdir()
+                with contextlib.suppress(FileNotFoundError):  # another process has cleared it
+                    if _is_new(folder):
+                        folder.rmdir()
                 continue
             final = parent / folder.name[1:].rpartition(_MARK)[0]
             if (folder / _ASIDE).exists() and not final.exists():

@@ -8,11 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.errors import UsageError
-from tuneserve.model_files import check_config
+from tuneserve.model_files import LARGEST_SIZE, check_config, shown
 from tuneserve.text_model import text_config
 
 # What configs of different families call the number of experts in a layer.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+# All that is reckoned with.
+_NUMBERS = (
+    *_EXPERTS, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "vocab_size", "qk_nope_head_dim", "qk_rope_head_dim",
+    "moe_intermediate_size", "intermediate_size_mlp", "shared_expert_intermediate_size",
+    "shared_intermediate_size", "n_shared_experts", "moe_num_shared_experts", "moe_k",
+    "num_experts_per_tok", "interleave_moe_layer_step", "first_k_dense_replace",
+    "num_dense_layers", "moe_layer_start_index",
+)  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    """Is it a count that a model may have, or not there?"""
+    return value is None or (type(value) is int and 0 <= value <= LARGEST_SIZE)
 
 
 def expert_count(config: Mapping[str, Any]) -> int:
@@ -98,29 +112,53 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], where: str = "config.json") -> ModelShape:
-        """From config.json's content. Raises UsageError naming a size that is missing."""
+        """From config.json's content. Raises UsageError naming a size that is missing or none."""
         config = text_config(config)
-        try:
-            heads = config["num_attention_heads"]
-            head = config.get("head_dim") or config["hidden_size"] // heads
-            if config.get("qk_nope_head_dim"):  # DeepSeek
-                head = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
-            return cls(
-                hidden=config["hidden_size"],
-                intermediate=_dense_width(config),
-                layers=config["num_hidden_layers"],
-                query=heads * head,
-                key_value=(config.get("num_key_value_heads") or heads) * head,
-                vocabulary=config["vocab_size"],
-                heads=heads,
-                tied=bool(config.get("tie_word_embeddings", False)),
-                architecture=(config.get("architectures") or [cls.architecture])[0],
-                experts=Experts.of(config),
+        if odd := [name for name in _NUMBERS if not _is_number(config.get(name))]:
+            raise UsageError(
+                "this model can't be planned with such sizes",
+                where=where,
+                problems=[f"{name} = {shown(config[name])}" for name in odd],
             )
-        except (KeyError, TypeError) as error:
+        try:
+            found: ModelShape | None = cls._of(config)
+        except KeyError as error:
             raise UsageError(
                 f"{error} is not in it: this model can't be planned", where=where
             ) from error
+        except (TypeError, ZeroDivisionError):  # null, where there has to be a number, or none
+            found = None
+        if found is None or not found._is_possible:
+            raise UsageError(
+                "this model can't be planned: its sizes contradict each other", where=where
+            )
+        return found
+
+    @classmethod
+    def _of(cls, config: Mapping[str, Any]) -> ModelShape:
+        heads = config["num_attention_heads"]
+        head = config.get("head_dim") or config["hidden_size"] // heads
+        if config.get("qk_nope_head_dim"):  # DeepSeek
+            head = config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
+        return cls(
+            hidden=config["hidden_size"],
+            intermediate=_dense_width(config),
+            layers=config["num_hidden_layers"],
+            query=heads * head,
+            key_value=(config.get("num_key_value_heads") or heads) * head,
+            vocabulary=config["vocab_size"],
+            heads=heads,
+            tied=bool(config.get("tie_word_embeddings", False)),
+            architecture=(config.get("architectures") or [cls.architecture])[0],
+            experts=Experts.of(config),
+        )
+
+    @property
+    def _is_possible(self) -> bool:
+        sizes = (self.hidden, self.intermediate, self.layers, self.query, self.key_value,
+                 self.vocabulary)  # fmt: skip
+        mixed = self.experts.dense_layers if self.experts else 0
+        return all(sizes) and 0 <= mixed <= self.layers
 
     @classmethod
     def read(cls, checkpoint: Path) -> ModelShape:

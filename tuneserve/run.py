@@ -252,10 +252,16 @@ class RunDirectory:
                 hint="Wait until it is done, end it, or name another run with --run.",
             ) from None
         try:
-            clear_leftovers(self.root)
+            self.tidy()
             yield
         finally:
             os.close(lock)
+
+    def tidy(self) -> None:
+        """Remove what stages that were killed have left half-written, in all folders of the run."""
+        for folder, _, _ in os.walk(self.root):
+            if os.access(folder, os.W_OK):
+                clear_leftovers(Path(folder))
 
     @contextmanager
     def stage(self, name: str, *, keep: bool = False) -> Iterator[RunningStage]:

@@ -660,6 +660,14 @@ class ServeSettings(Section):
         le=86_400,
         description="Time that a client may leave its answer unread before it is cut off.",
     )
+    max_unread: int = Field(
+        64,
+        ge=1,
+        le=1_048_576,
+        description="RAM in MiB for parts of streams that their clients have not read yet, beyond "
+        "the buffers of the connections; when it is full, the stream that has most of it ends with "
+        "an error.",
+    )
     embeddings: bool = Field(
         False, description="Serve /v1/embeddings too (takes a second, context of its own)."
     )

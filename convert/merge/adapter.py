@@ -11,14 +11,17 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.console import human_bytes
 from tuneserve.convert.merge.adapter_config import module_pattern, read_adapter_config
-from tuneserve.errors import UsageError
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.memory import main_memory
 from tuneserve.safetensors import StoredTensor, stored_tensors
 
 PEFT_PREFIX = "base_model.model."
@@ -107,6 +110,7 @@ class Adapter:
         magnitudes: dict[str, Floats] = {}
         biases: dict[str, Floats] = {}
         problems: list[str] = []
+        self._check_tensors()
         for key in self._files:
             name = key.removeprefix(PEFT_PREFIX)
             if match := _FACTOR.fullmatch(name):
@@ -141,6 +145,10 @@ class Adapter:
                     scale_of(self.config, module, rank=sides["A"].shape[0]),
                     magnitudes.get(module),
                 )
+        for module in magnitudes:
+            rows = factors[module]["B"].shape[0] if "B" in factors.get(module, {}) else 0
+            if magnitudes[module].shape != (rows,):
+                problems.append(f"{module}: {len(magnitudes[module])} magnitudes for {rows} rows")
         for module, bias in biases.items():
             rank = factors[module]["A"].shape[0] if "A" in factors.get(module, {}) else 0
             if rank:
@@ -152,6 +160,25 @@ class Adapter:
         if problems:
             raise UsageError(
                 "this adapter is damaged", where=str(self.directory), problems=problems
+            )
+
+    def _check_tensors(self) -> None:
+        """Raise UsageError for tensors that are no matrices where they have to be, before anything
+        is read, and TuneserveError for more than fits the memory."""
+        problems = [
+            f"{key}: has {len(tensor.shape)} dimensions instead of two"
+            for key, tensor in self._files.items()
+            if (_FACTOR.fullmatch(key) or _TOKENS.fullmatch(key)) and len(tensor.shape) != 2
+        ]
+        if problems:
+            raise UsageError(
+                "this adapter is damaged", where=str(self.directory), problems=problems
+            )
+        size = sum(prod(t.shape) * 4 for key, t in self._files.items() if ".lora_" in key)
+        if size > (free := main_memory().available):
+            raise TuneserveError(
+                f"this adapter takes {human_bytes(size)} of memory, {human_bytes(free)} are free",
+                where=str(self.directory),
             )
 
     def _add_whole(self, name: str, stored: StoredTensor) -> None:

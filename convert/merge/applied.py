@@ -201,7 +201,16 @@ def _mismatches(
     for name, bias in applied.biases.items():
         check("bias", name, bias.shape, f"{name.removesuffix('.bias')}.weight")
     for name, tokens in applied.tokens.items():
-        rows = (applied.replaced.get(name) or base[stored_name(name)]).shape[0]
+        table = applied.replaced.get(name) or base.get(stored_name(name))
+        if table is None:
+            problems.append(f"{name}: the base has no such table of tokens")
+            continue
+        rows, *columns = table.shape
+        if list(tokens.values.shape[1:]) != columns:
+            problems.append(
+                f"{name}: the base's rows have {columns} columns, those of the trained tokens "
+                f"{list(tokens.values.shape[1:])}"
+            )
         if tokens.numbers.max(initial=-1) >= rows:
             problems.append(f"{name}: the base has {rows} rows, a trained token lies beyond")
     return problems

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id, resolve_base
 from tuneserve.chat.examples import Example
@@ -24,6 +23,8 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
+from tuneserve.convert.preflight.configuration import Value, check_configuration, tried
+from tuneserve.convert.preflight.numbers import check_numbers
 from tuneserve.convert.preflight.shapes import check_shapes
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
@@ -31,15 +32,13 @@ from tuneserve.convert.preflight.vocabulary import (
     write_vocabulary,
 )
 from tuneserve.convert.resources import SPARE_DISK, check_memory, free_disk, worker_threads
-from tuneserve.convert.route import check_quantization, uses_converter
+from tuneserve.convert.route import check_quantization
 from tuneserve.convert.upstream import needed_by_converter, run_converter, stage_checkpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
-from tuneserve.gguf.architectures import by_hf_name
-from tuneserve.gguf.architectures.computed import check_computed, ignored_window
+from tuneserve.gguf.architectures.computed import ignored_window
 from tuneserve.settings import ConvertSettings, ModelSettings, Recipe, TrainSettings
 
-Value = TypeVar("Value")
 # From this share of the weights on, a base is taken for one that was quantized to the same type.
 _MUCH_ON_GRID = 0.1
 MERGE_BASE = "convert.merge_base"
@@ -56,43 +55,39 @@ def check_conversion(
     """
     found: list[Finding] = []
     settings = recipe.convert
+    where = str(base.path)
     if other := settings.merge_base:
-        _tried(
-            found, "merge base", lambda: check_merge_base(base.path, _merge_base(other)), Path()
-        )  # fmt: skip
-    checkpoint = _tried(found, "base", lambda: MergedCheckpoint(base.path), base.path)
+        tried(found, "merge base", lambda: check_merge_base(base.path, _merge_base(other)), "")
+    checkpoint = tried(found, "base", lambda: MergedCheckpoint(base.path), where)
     if checkpoint is None:
         return found
-    by_converter = _tried(
-        found, "converter" if settings.converter else "architecture", base=base.path,
-        work=lambda: uses_converter(checkpoint.architecture, settings, where=str(base.path)),
-    )  # fmt: skip
+    architecture = tried(found, "architecture", lambda: checkpoint.architecture, where)
+    if architecture is None:
+        return found
+    by_converter = check_configuration(found, architecture, checkpoint.config, settings, where)
     if by_converter is None:
         return found
     how = f", by {settings.converter}" if by_converter else ""
     if not by_converter:
-        checked = _tried(found, "configuration", lambda: _configuration(checkpoint), base.path)
-        if checked is None:
-            return found
         found += _window(checkpoint, recipe.model)
-    found.append(Finding("architecture", "ok", f"{checkpoint.architecture}{how}"))
+    found.append(Finding("architecture", "ok", f"{architecture}{how}"))
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
         tokenizer, gguf = folder / "tokenizer", folder / "vocabulary.gguf"
 
-        def tried(what: str, work: Callable[[], Value]) -> Value | None:
-            return _tried(found, what, work, base.path, folder)
+        def step(what: str, work: Callable[[], Value]) -> Value | None:
+            return tried(found, what, work, where, folder)
 
-        saved = tried("tokenizer", lambda: save_tokenizer(base.path, recipe.model, tokenizer))
+        saved = step("tokenizer", lambda: save_tokenizer(base.path, recipe.model, tokenizer))
         if saved is None:
             return found
         if by_converter:
-            written = tried(
+            written = step(
                 "converter", lambda: _converted_vocabulary(settings, checkpoint, tokenizer, gguf)
             )
-            tried("disk", lambda: _disk(place, needed_by_converter(checkpoint, settings), found))
+            step("disk", lambda: _disk(place, needed_by_converter(checkpoint, settings), found))
         else:
-            model = tried(
+            model = step(
                 "tensors and vocabulary",
                 lambda: GGUFModel(checkpoint, tokenizer, name=base.name),
             )
@@ -100,14 +95,16 @@ def check_conversion(
                 return found
             size = f"{len(model.sources):,} tensors, {len(model.vocabulary.tokens):,} tokens"
             found.append(Finding("tensors and vocabulary", "ok", size))
-            tried("shapes", lambda: check_shapes(model))
-            written = tried("metadata", lambda: write_vocabulary(model, gguf))
-            tried("quantization", lambda: _quantization(model, settings, found))
+            step("shapes", lambda: check_shapes(model))
+            written = step("metadata", lambda: write_vocabulary(model, gguf))
+            step("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
-            tried("disk", lambda: _disk(place, needed, found))
-            tried("memory", lambda: _memory(settings, found))
+            step("disk", lambda: _disk(place, needed, found))
+            step("memory", lambda: _memory(settings, found))
+        if (numbers := step("weights", lambda: check_numbers(base.path))) is not None:
+            found.append(numbers)
         if written is not None:
-            checks = tried(
+            checks = step(
                 "tokens",
                 lambda: list(check_vocabulary(gguf, tokenizer, examples, recipe.data)),
             )
@@ -116,30 +113,6 @@ def check_conversion(
     if recipe.data.test_fraction == 0:
         found.append(_no_held_out(recipe))
     return found
-
-
-def _tried(
-    found: list[Finding], name: str, work: Callable[[], Value], base: Path,
-    folder: Path | None = None,
-) -> Value | None:  # fmt: skip
-    """The result of `work`; None, and a finding that says why, where it raises an error."""
-    try:
-        return work()
-    except TuneserveError as error:
-        where = error.where.replace(str(folder), str(base)) if folder else error.where
-        shown = f"{where}: {error.message}" if where and where != str(base) else error.message
-        if error.problems:
-            more = len(error.problems) - 3
-            shown += ": " + "; ".join(error.problems[:3]) + (f" … (+{more})" if more > 0 else "")
-        found.append(Finding(name, "refused", shown, error.hint))
-        return None
-
-
-def _configuration(checkpoint: MergedCheckpoint) -> bool:
-    """What the tokenizer's loading reads too, which would fail without a word of the key."""
-    architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
-    check_computed(architecture, checkpoint.config)
-    return True
 
 
 def _window(checkpoint: MergedCheckpoint, settings: ModelSettings) -> list[Finding]:

@@ -109,6 +109,7 @@ def train(
         run.set_aside_damaged()
     run.read()  # a record that can't be read is an error before anything slow or lasting happens
     if skip_done and (done := finished_result(recipe, run)):
+        run.tidy()
         return done
     run.check_writable()
     if force:

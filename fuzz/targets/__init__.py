@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fuzz.target import Target
-from fuzz.targets import data, models, requests, runs, templates, texts
+from fuzz.targets import data, models, plans, requests, runs, templates, texts
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (models, templates, data, runs, requests, texts)
+    for module in (models, plans, templates, data, runs, requests, texts)
     for target in module.TARGETS
 }

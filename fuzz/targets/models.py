@@ -14,6 +14,7 @@ from fuzz.target import Target, must
 from fuzz.targets.scratch import scratch, written
 from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.convert.merge.adapter import Adapter
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import TuneserveError
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.validation import check_model
@@ -103,13 +104,9 @@ def _check_safetensors(data: bytes) -> None:
 
 
 def _safetensors_seeds() -> dict[str, bytes]:
-    specs = [TensorSpec("a.weight", "F32", (2, 3)), TensorSpec("b", "BF16", (4,))]
-    path = written("seed.safetensors", b"")
-    with SafetensorsWriter(path, specs) as writer:
-        for spec in specs:
-            writer.write(spec.name, [bytes(spec.size_bytes)])
+    two = _write_tensors("seed", {"a.weight": (2, 3), "b": (4,)})
     index = {"metadata": {"total_size": 3}, "weight_map": {"a": "model-1.safetensors"}}
-    return {"two": path.read_bytes(), "index": _INDEX + json.dumps(index).encode()}
+    return {"two": two, "index": _INDEX + json.dumps(index).encode()}
 
 
 def _check_adapter(data: bytes) -> None:
@@ -121,15 +118,7 @@ def _check_adapter(data: bytes) -> None:
 
 
 def _write_adapter() -> None:
-    base = "base_model.model.model.layers.0.self_attn.q_proj"
-    specs = [
-        TensorSpec(f"{base}.lora_A.weight", "F32", (2, 4)),
-        TensorSpec(f"{base}.lora_B.weight", "F32", (4, 2)),
-    ]
-    path = written("adapter/adapter_model.safetensors", b"")
-    with SafetensorsWriter(path, specs) as writer:
-        for spec in specs:
-            writer.write(spec.name, [bytes(spec.size_bytes)])
+    written("adapter/adapter_model.safetensors", _weights_seeds()["plain"])
 
 
 def _adapter_seeds() -> dict[str, bytes]:
@@ -155,6 +144,50 @@ def _adapter_seeds() -> dict[str, bytes]:
         name: json.dumps(value).encode()
         for name, value in (("plain", config), ("pattern", pattern), ("regex", named))
     }
+
+
+_PROJECTION = "model.layers.0.self_attn.q_proj"
+_TABLE = "model.embed_tokens"
+
+
+def _check_weights(data: bytes) -> None:
+    """Of an adapter, merged into a base of two matrices."""
+    base = scratch() / "merge_base"
+    if not base.exists():
+        written("merge_base/config.json", _config_seeds()["plain"])
+        shapes = {f"{_PROJECTION}.weight": (4, 4), f"{_TABLE}.weight": (6, 4)}
+        _write_tensors("merge_base/model.safetensors", shapes)
+        adapter = {**json.loads(_adapter_seeds()["plain"]), "trainable_token_indices": [1, 3]}
+        written("weights/adapter_config.json", json.dumps(adapter).encode())
+    written("weights/adapter_model.safetensors", data)
+    merged = MergedCheckpoint(base, Adapter(scratch() / "weights"))
+    for name in merged.names:
+        must(merged.rows(name).shape == merged.shape(name), f"{name} is merged into another shape")
+
+
+def _weights_seeds() -> dict[str, bytes]:
+    factors = {
+        f"base_model.model.{_PROJECTION}.lora_A.weight": (2, 4),
+        f"base_model.model.{_PROJECTION}.lora_B.weight": (4, 2),
+    }
+    magnitude = {f"base_model.model.{_PROJECTION}.lora_magnitude_vector": (4,)}
+    bias = {f"base_model.model.{_PROJECTION}.lora_B.bias": (4,)}
+    tokens = {f"base_model.model.{_TABLE}.token_adapter.trainable_tokens_delta": (2, 4)}
+    whole = {f"base_model.model.{_TABLE}.weight": (6, 4)}
+    kinds = {
+        "plain": factors, "dora": {**factors, **magnitude}, "bias": {**factors, **bias},
+        "tokens": {**factors, **tokens}, "whole": whole,
+    }  # fmt: skip
+    return {name: _write_tensors("seed", shapes) for name, shapes in kinds.items()}
+
+
+def _write_tensors(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    path = written(name, b"")
+    specs = [TensorSpec(name, "F32", shape) for name, shape in shapes.items()]
+    with SafetensorsWriter(path, specs) as writer:
+        for spec in specs:
+            writer.write(spec.name, [np.ones(spec.shape, "<f4").tobytes()])
+    return path.read_bytes()
 
 
 def _check_config(data: bytes) -> None:
@@ -223,6 +256,15 @@ TARGETS = (
         _check_adapter,
         _adapter_seeds,
         (b'"rank_pattern"', b'"(([a-z0-9_.]+)+)+X"', b'"r"', b"null", b"[]", b"{}", b"1e400"),
+    ),
+    Target(
+        "adapter_weights",
+        _check_weights,
+        _weights_seeds,
+        (
+            *(b"lora_A", b"lora_B", b"lora_embedding_A", b".base_layer", b"modules_to_save"),
+            *(b'"shape":[4]', b'"shape":[]', b'"shape":[2,2,2]', b'"BF16"', b'"I64"'),
+        ),
     ),
     Target(
         "config",

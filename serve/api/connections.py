@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.open_connections import ConnectionLimits, Connections
@@ -20,6 +22,7 @@ from tuneserve.serve.api.turns import (
     HeldFlow,
 )
 
+LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 LINGER_SECONDS = 1.0
 MOST_DROPPED = 1 << 20
 """Bytes that are read for nothing of a refused request: a connection that is closed while its
@@ -65,6 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.open_connections.turns.arrived()
         self.flow = HeldFlow(transport)
         self._ahead = (
             bytearray()
@@ -236,6 +240,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self.headers[place] = (b"host", host)
         if not given:
             self.headers.append((b"host", host))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """One request that computes something begins at a turn of the event loop: many that come
+        at once don't make those wait that only look (/health)."""
+        begin = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["method"] in LOOKING:
+            begin()
+        else:
+            self.open_connections.turns.wait(self.loop, begin)
 
     def on_chunk_header(self) -> None:
         self._marks += 1

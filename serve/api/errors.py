@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from tuneserve.chat.renderers import RenderersBusyError
 from tuneserve.chat.template import TemplateError
 from tuneserve.errors import TuneserveError
+from tuneserve.serve.api.mailbox import UnreadError
 from tuneserve.serve.chat.grammar_errors import GrammarError
 from tuneserve.serve.engine import (
     EngineError,
@@ -101,6 +102,8 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(429, error.message, code="queue_full", headers={"Retry-After": "1"})
         case UnavailableError() | RenderersBusyError():
             return ApiError(503, error.message, code="unavailable", headers={"Retry-After": "5"})
+        case UnreadError():
+            return ApiError(408, _sentence(error), code="unread")
         case GrammarFailedError():
             return ApiError(400, _sentence(error), code="grammar_failed")
         case NotCausalError():

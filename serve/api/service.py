@@ -56,7 +56,7 @@ class Service:
         self.name = name
         self.settings = settings
         self.created = int(time.time())
-        self.bridge = Bridge()
+        self.bridge = Bridge(settings.max_unread << 20)
         self.engine = Engine(
             model_path, settings, adapters=adapters, lora=lora, after_step=self.bridge.flush
         )

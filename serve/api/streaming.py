@@ -12,6 +12,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from tuneserve.serve.api.errors import ApiError, as_api_error, to_json
+from tuneserve.serve.api.mailbox import Mailbox, Mailboxes
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import (
     Completion,
@@ -196,14 +197,12 @@ async def _pinging(line: _Line, ping: bytes, seconds: float) -> AsyncIterator[No
             watcher.cancel()
 
 
-Mailbox = asyncio.Queue[tuple[int, Event]]
-"""(choice, event) pairs of one request, in the event loop."""
-
-
 class Bridge:
-    """Carries events out of the engine's thread. `flush` is the engine's after_step."""
+    """Carries events out of the engine's thread, into `mailboxes`, which hold at most so many bytes
+    that nobody reads. `flush` is the engine's after_step."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_unread: int) -> None:
+        self.mailboxes = Mailboxes(most_unread)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outbox: list[tuple[Mailbox, int, Event]] = []
 
@@ -226,7 +225,7 @@ class Bridge:
 
 def _spread(events: list[tuple[Mailbox, int, Event]]) -> None:
     for mailbox, index, arrived in events:
-        mailbox.put_nowait((index, arrived))
+        mailbox.put(index, arrived)
 
 
 class Answers:
@@ -236,7 +235,7 @@ class Answers:
         self.adapter = adapter
         self._engine = engine
         self._bridge = bridge
-        self._mailbox: Mailbox = asyncio.Queue()
+        self._mailbox = Mailbox()
         self._generations: list[Generation] = []
         self.prompt_tokens = 0
         """Of all prompts together; one counts once, however many answers it has."""
@@ -246,6 +245,7 @@ class Answers:
 
     def start(self, asked: Sequence[tuple[Sequence[int], SamplingParams]], *, stream: bool) -> None:
         """Submit all; if one is refused, none goes on. Raises what Engine.submit raises."""
+        self._mailbox = self._bridge.mailboxes.new(stream=stream)
         try:
             for index, (prompt, sampling) in enumerate(asked):
                 listen = partial(self._bridge.post, self._mailbox, index)
@@ -273,19 +273,23 @@ class Answers:
     async def events(self) -> AsyncIterator[Batch]:
         """(choice, event) as they come, several at a time, until every answer has ended.
 
-        Raises EngineError if the engine fails.
+        Raises EngineError if the engine fails, or if it goes on while nobody takes what comes.
         """
         left = len(self)
         while left:
             batch: Batch = []
-            while not batch or not self._mailbox.empty():
-                index, arrived = await self._mailbox.get()
+            failure: EngineError | None = None
+            for index, arrived in await self._mailbox.take():
                 if isinstance(arrived, EngineError):
-                    self.cancel()
-                    raise arrived
+                    failure = arrived
+                    break
                 left -= isinstance(arrived, Completion)
                 batch.append((index, arrived))
-            yield batch
+            if batch:
+                yield batch
+            if failure is not None:
+                self.cancel()
+                raise failure
 
     async def completions(self) -> list[Completion]:
         """All answers, whole, in order."""

@@ -22,12 +22,25 @@ MOST_MARKS = 1000
 byte by byte."""
 
 
+MOST_PUT_OFF = 100
+"""Turns that are left to connections that arrive, before one of those that wait goes on."""
+_QUIET = 2
+"""Turns after which a connection that was there to be taken has been: the first only takes it."""
+
+
 class Turns:
-    """At a turn of the event loop one connection goes on of all that have more to read: many of
-    them hold up nobody who asks for one thing at a time."""
+    """At a turn of the event loop one connection goes on of all that have more to read, or that
+    begin a request: many of them hold up nobody who asks for one thing at a time. The loop takes
+    one new connection a turn (uvloop), so that turns are short as long as any arrive."""
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
+        self._quiet = 0
+        self._put_off = 0
+
+    def arrived(self) -> None:
+        """A new connection was taken."""
+        self._quiet = 0
 
     def wait(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], None]) -> None:
         """`begin` is called at its turn."""
@@ -36,6 +49,12 @@ class Turns:
             loop.call_soon(self._turn, loop)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._quiet += 1
+        if self._quiet <= _QUIET and self._put_off < MOST_PUT_OFF:
+            self._put_off += 1
+            loop.call_soon(self._turn, loop)
+            return
+        self._put_off = 0
         try:
             self._waiting[0]()
         finally:

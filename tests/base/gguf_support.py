@@ -11,6 +11,7 @@ import numpy as np
 from tuneserve.arrays import Floats
 from tuneserve.gguf.architectures import by_gguf_name
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.llama import ggml
 
 HIDDEN, HEADS, KV_HEADS, INNER, TOKENS = 64, 4, 2, 96, 300
 HEAD = HIDDEN // HEADS
@@ -65,12 +66,13 @@ def write_tiny(
     entries: Mapping[str, Any] | None = None,
     tensors: Mapping[str, Floats] | None = None,
     without: Collection[str] = (),
+    types: Mapping[str, str] | None = None,
     split: tuple[int, int, int] | None = None,
 ) -> Path:
     """A GGUF with `entries` under the architecture's prefix (None: without that one), further
-    `tensors` and `without` some;
+    `tensors` and `without` some; `types` of tensors, where not the usual ones;
     `split`: number, count and all tensors of the part that it is."""
-    from gguf import GGUFWriter
+    from gguf import GGMLQuantizationType, GGUFWriter
 
     writer = GGUFWriter(path, architecture)
     sizes = {
@@ -103,7 +105,12 @@ def write_tiny(
         writer.add_uint16("split.count", split[1])
         writer.add_int32("split.tensors.count", split[2])
     for name, values in {**tensors_of(architecture, layers), **(tensors or {})}.items():
-        if name not in without:
+        if name in without:
+            continue
+        if kind := (types or {}).get(name):
+            quantized = ggml.quantize(values, kind)
+            writer.add_tensor(name, quantized, raw_dtype=GGMLQuantizationType[kind])
+        else:
             writer.add_tensor(name, values.astype(np.float16) if values.ndim > 1 else values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -205,3 +206,31 @@ def test_a_tokenizer_that_ends_its_process_is_refused(
         return
     with pytest.raises(UsageError, match=f"tokenizers library can't use it: .*{reason}"):
         check_usable(path)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json", "LICENSE"])
+def test_a_pipe_that_a_library_would_wait_for_is_refused(folder: Path, name: str) -> None:
+    os.mkfifo(folder / name)
+    with pytest.raises(UsageError, match="holds what is no file") as caught:
+        check_checkpoint(folder)
+    assert caught.value.problems == [str(folder / name)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_attention_heads": [2] * 4096, "head_dim": 65536},
+        {"hidden_size": [16], "head_dim": 8},
+        {"num_attention_heads": 1 << 16},  # heads of no width
+        {"num_hidden_layers": None},
+        {"vocab_size": [4, 4]},
+        {"num_experts": 4, "num_experts_per_tok": "many"},
+        {"num_experts": 4, "first_k_dense_replace": 7},
+        {"num_experts": 4, "interleave_moe_layer_step": -1},
+        {"qk_nope_head_dim": 8},
+    ],
+    ids=str,
+)
+def test_sizes_that_nothing_can_be_reckoned_with(changed: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="can't be planned"):
+        ModelShape.of({**_CONFIG, **changed})

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support import ROOT, Runner, write_small_weights
 from tuneserve.base import is_hub_id, read_base_config
 from tuneserve.cli.planning import plan
-from tuneserve.convert.preflight.planned import require_planned
+from tuneserve.convert.preflight.configuration import require_planned
 from tuneserve.convert.resources import check_memory, needed_memory
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.memory import GIB, MainMemory

@@ -14,7 +14,7 @@ from tests.support import Runner
 from tuneserve.bench.result import BenchResult
 from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import atomic_path
+from tuneserve.files import OURS, atomic_path
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.records import Record
 from tuneserve.run import RUN_SCHEMA, RunDirectory
@@ -25,6 +25,28 @@ from tuneserve.settings import DataSettings, Recipe
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
     monkeypatch.chdir(tmp_path)
     return RunDirectory.named("first")
+
+
+def test_what_killed_stages_left_is_cleared_by_the_next(run: RunDirectory, tmp_path: Path) -> None:
+    """In every folder of the run, and in none that lies elsewhere."""
+    elsewhere = tmp_path / "elsewhere"
+    places = [run.root, run.gguf, run.checkpoints / "checkpoint-3", elsewhere]
+
+    def leave() -> list[Path]:
+        left = [place / ".a.json.tuneserve-abcd1234" for place in places]
+        for folder in left:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / OURS).touch()
+            (folder / "a.json").touch()
+        return left
+
+    left = leave()
+    with run.alone():
+        assert [path.exists() for path in left] == [False, False, False, True]
+    leave()
+    (run.gguf / "linked").symlink_to(elsewhere)
+    run.tidy()
+    assert [path.exists() for path in left] == [False, False, False, True]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "-x", "a b", ".hidden"])

@@ -183,3 +183,21 @@ def test_long_lists_of_numbers_stay_as_they_are(tmp_path: Path) -> None:
     file = GGUFFile(path)
     assert file.get("general.numbers") == [0, 0, 0]
     assert isinstance(file.get("general.bytes"), np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [("STRING", "two"), ("INT32", -1), ("FLOAT32", 2.5), ("UINT64", 2**60)]
+)
+def test_a_number_of_parts_that_is_none(tmp_path: Path, kind: str, count: Any) -> None:
+    import gguf
+
+    paths = [tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for path in paths:
+        writer = gguf.GGUFWriter(path, "llama")
+        writer.add_key_value("split.count", count, gguf.GGUFValueType[kind])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    with pytest.raises(UsageError, match=r"this is one of .* parts of a GGUF"):
+        open_whole(paths[0])

@@ -16,7 +16,7 @@ from tuneserve.base.stored_layers import check_stored_layers
 from tuneserve.base.tokenizer_files import check_tokenizer_files
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import cache_directory, sha256_text
+from tuneserve.files import cache_directory, is_special, sha256_text
 from tuneserve.gguf.parts import part_paths
 from tuneserve.identity import known_sha256
 from tuneserve.locks import locked
@@ -106,6 +106,13 @@ def check_checkpoint(path: Path) -> None:
             problems=[f"missing: {name}" for name in missing],
             hint="If it was moved, name it where it is now: --base, or for a conversion "
             "--merge-base.",
+        )
+    if special := sorted(str(one) for one in path.iterdir() if is_special(one)):
+        raise UsageError(
+            "holds what is no file (a pipe, a device, a socket), which a library would wait for",
+            where=str(path),
+            problems=special,
+            hint="Remove it.",
         )
     config = check_config(path / "config.json")
     if code := unused_code(config):

@@ -54,7 +54,7 @@ def command(
     recipe = resolve_settings(context, recipe=config)
     from tuneserve.base import read_base_config
     from tuneserve.cli.planning import plan
-    from tuneserve.convert.preflight.planned import require_planned
+    from tuneserve.convert.preflight.configuration import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
     from tuneserve.finetune.runtime.libraries import check_device
     from tuneserve.finetune.runtime.targets import planned_targets

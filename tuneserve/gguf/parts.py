@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from tuneserve.errors import UsageError
-from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.reader import GGUFFile, shown
 
 COUNT, NUMBER, TENSORS = "split.count", "split.no", "split.tensors.count"
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -41,12 +41,12 @@ def open_whole(path: Path) -> GGUFFile:
             hint="All parts have to lie side by side, under the names they were made with.",
         )
     first, *rest = map(GGUFFile, paths)
-    count = int(first.get(COUNT, 0)) or 1
+    count = first.get(COUNT, 0) or 1
     if count != len(paths):
         raise UsageError(
-            f"this is one of {count} parts of a GGUF",
+            f"this is one of {shown(count)} parts of a GGUF",
             where=str(path),
-            hint=f"All have to lie side by side, named NAME-00001-of-{count:05d}.gguf and so on.",
+            hint="All have to lie side by side, named NAME-00001-of-00002.gguf and so on.",
         )
     for number, part in enumerate(rest, start=1):
         if part.get(COUNT) != count or part.get(NUMBER) != number:
@@ -61,7 +61,7 @@ def open_whole(path: Path) -> GGUFFile:
     expected = first.get(TENSORS, len(first.tensors))
     if expected != len(first.tensors):
         raise UsageError(
-            f"this GGUF says it has {expected} tensors, its parts have {len(first.tensors)}",
+            f"this GGUF says it has {shown(expected)} tensors, its parts have {len(first.tensors)}",
             where=str(path),
         )
     return first

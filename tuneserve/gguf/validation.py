@@ -7,6 +7,9 @@ own to refuse, in a process of its own (tuneserve.llama.trial).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from tuneserve.errors import UsageError
 from tuneserve.gguf.hyperparameters import hyperparameter_problems
 from tuneserve.gguf.reader import STRING, GGUFFile, shown
@@ -42,6 +45,11 @@ def check_model(file: GGUFFile, *, weights: bool = True) -> None:
     if weights and not file.tensors:
         problems.append("it holds no tensors")
     if problems:
-        raise UsageError(
-            "this GGUF can't be a working model", where=where, problems=problems, hint=_HINT
-        )
+        raise not_working(file.path, problems)
+
+
+def not_working(path: Path, problems: Sequence[str]) -> UsageError:
+    """The error for a file that no working model has been written to."""
+    return UsageError(
+        "this GGUF can't be a working model", where=str(path), problems=problems, hint=_HINT
+    )

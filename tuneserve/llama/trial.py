@@ -18,10 +18,10 @@ from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.files import cache_directory
 from tuneserve.gguf.parts import open_whole, part_paths
 from tuneserve.gguf.reader import GGUFFile, check_is_gguf
-from tuneserve.gguf.validation import check_model
+from tuneserve.gguf.validation import check_model, not_working
 
 # Part of what is remembered: raise it when more is checked than before.
-_CHECKED = 2
+_CHECKED = 3
 _MOST_REMEMBERED = 1000
 _FOLDER = "loadable"
 _SECONDS = 120.0
@@ -102,6 +102,8 @@ def _try(path: Path, *, weights: bool) -> None:
         raise TuneserveError(
             f"llama.cpp can't load it: {done.stdout.strip()}", where=str(path), hint=_HINT
         )
+    if done.returncode == NOT_FINITE:
+        raise not_working(path, done.stdout.splitlines())
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     causes = [match[1] for match in map(_CAUSE.search, lines) if match]
     raise UsageError(
@@ -114,3 +116,5 @@ def _try(path: Path, *, weights: bool) -> None:
 
 VOCABULARY = "vocabulary"
 """The child's second argument where the file has no weights."""
+NOT_FINITE = REFUSED + 1
+"""The child's exit code where what is stored or computed is no finite number: a line for each."""

@@ -21,7 +21,7 @@ from tuneserve.errors import UsageError
 from tuneserve.files import write_json
 from tuneserve.findings import Finding
 from tuneserve.gguf.reader import GGUFFile
-from tuneserve.safetensors import SafetensorsWriter, TensorSpec
+from tuneserve.safetensors import SafetensorsWriter, TensorSpec, checkpoint_tensors
 from tuneserve.settings import Recipe
 
 ROWS = 2048
@@ -117,6 +117,15 @@ def _short_embedding(base: Path) -> None:
     _write_weights(base, {**SHAPES, "model.embed_tokens.weight": (ROWS - 10, 32)})
 
 
+def _no_number(base: Path) -> None:
+    """In the row of one token."""
+    path = base / "model.safetensors"
+    embedding = checkpoint_tensors(base)["model.embed_tokens.weight"]
+    with path.open("r+b") as file:
+        file.seek(embedding.offset + 2 * 32 * 2000)
+        file.write(np.float16(np.nan).tobytes())
+
+
 def _other_pretokenizer(content: Any) -> None:
     content["pre_tokenizer"] = {
         "type": "Sequence",
@@ -174,6 +183,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a foreign tensor": (lambda base: _write_weights(base, {**SHAPES, "visual.a.weight": (4, 4)}),
                          "visual.a.weight"),
     "more tokens than rows": (_short_embedding, "the embedding only 2038 rows"),
+    "a weight that is no number": (_no_number, "weights are no finite numbers: model.embed_tok"),
     "a pre-tokenizer": (tokenizer(_other_pretokenizer), "pre-tokenizer"),
     "a normalizer": (tokenizer(_normalized), "normalizer"),
     "a Unigram vocabulary": (tokenizer(_unigram), "."),

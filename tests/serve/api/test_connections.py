@@ -50,7 +50,7 @@ class Running:
         self.refused[reason] += 1
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
-        """Tells what it got; waits at /slow, and writes without end at /endless."""
+        """Tells what it got; waits at /slow, computes at /busy, writes without end at /endless."""
         body, more = b"", True
         while more:
             message = await receive()
@@ -59,6 +59,8 @@ class Running:
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
         got = {"host": host.decode(), "path": scope["path"], "body": len(body)}
         await send({"type": "http.response.start", "status": 200, "headers": []})
+        if scope["path"] == "/busy":
+            time.sleep(0.01)  # in the event loop
         if scope["path"] == "/slow":
             await asyncio.sleep(1.5)
         while scope["path"] == "/endless" and self._server.started:
@@ -269,6 +271,23 @@ def test_requests_sent_ahead_hold_up_nobody_else() -> None:
         assert time.monotonic() - before < 2
         for connection in flooding:
             connection.close()
+
+
+def test_many_requests_at_once_hold_up_nobody_who_looks() -> None:
+    post = b"POST /busy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    count = 200
+    with running(max_connections=300, max_client_connections=300) as server:
+        asking = [server.connect() for _ in range(count)]
+        for connection in asking:
+            connection.sendall(post)
+        before = time.monotonic()
+        assert server.ask(HEAD + b"\r\n").startswith(b"HTTP/1.1 200")
+        waited = time.monotonic() - before
+        for connection in asking:
+            assert answer_of(connection).startswith(b"HTTP/1.1 200")
+            connection.close()
+    assert time.monotonic() - before > 0.8  # the others took seconds
+    assert waited < 0.4
 
 
 def test_a_body_of_tiny_chunks_holds_up_nobody_else() -> None:
