@@ -20,8 +20,8 @@ from scipy.stats import t as student
 
 from tuneserve.llama import LlamaContext, TokenBatch
 
-PROMPT_TOKENS = 512
-GENERATED_TOKENS = 64
+PROMPT_TOKENS = 256
+GENERATED_TOKENS = 32
 
 
 @dataclass(frozen=True)
