@@ -64,8 +64,8 @@ endef
 data: $(STAMP) ## Build data/sentiment.jsonl, the demo examples
 	$(TUNESERVE) data sentiment --skip-done
 
-# Only the demo recipe needs the demo data; other recipes name files of their own.
-NEEDED_DATA := $(if $(filter examples/sentiment.toml,$(CONFIG)),data)
+# Only the demo recipes need the demo data; other recipes name files of their own.
+NEEDED_DATA := $(if $(filter examples/sentiment%.toml,$(CONFIG)),data)
 
 train: $(STAMP) $(NEEDED_DATA) ## Fine-tune: examples to LoRA adapter
 	$(TUNESERVE) train $(STAGE) --skip-done $(ARGS)
