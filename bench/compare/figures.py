@@ -15,6 +15,8 @@ from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison
 from tuneserve.bench.stats.intervals import UNSEEN_LOSS, unseen_share, with_unseen
 from tuneserve.bench.stats.significance import fewest_clusters
 
+LEVELS = (0.01, 0.05, 0.1)
+"""Of tests, as `confidence` is chosen."""
 OWN_NAMES = ("base", "tuned", "base again", "endpoint")
 
 
@@ -84,8 +86,14 @@ def mean_error(measured: MeanError, decimals: int = 4) -> str:
 
 
 def p_value(p: float) -> str:
-    """'0.032' or '< 0.001'."""
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+    """'0.032' or '< 0.001'; with more digits where three would lift it to a level that it is below
+    (0.0498)."""
+    if p < 0.001:
+        return "< 0.001"
+    digits = 3
+    while p < round(p, digits) and round(p, digits) in LEVELS:
+        digits += 1
+    return f"{p:.{digits}f}"
 
 
 def p_said(p: float) -> str:

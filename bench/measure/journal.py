@@ -197,10 +197,7 @@ def what_changed(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    return (
-        "; ".join(changed)
-        or "the prompts, those that shared a block, or how it is served are others"
-    )
+    return "; ".join(changed) or "the prompts, or those that shared a block, are others"
 
 
 def rows_with(path: Path, names: Mapping[str, Key]) -> dict[str, Row]:

@@ -210,9 +210,6 @@ def test_speeds_are_of_one_sitting(
     assert [pair.base for pair in second.pairs] == [pair.base for pair in first.pairs]
     for name in ("base", "tuned"):
         assert getattr(second, name).speed != getattr(first, name).speed
-    # Kept together.
-    third = run_bench(converted_run, recipe, rescore=True)
-    assert (third.base.speed, third.tuned.speed) == (second.base.speed, second.tuned.speed)
     tuned = converted_run.tuned_gguf(QUANTIZATION)
     tuned.unlink()
     disturb(demo_gguf, tuned, 0.1)
@@ -221,7 +218,7 @@ def test_speeds_are_of_one_sitting(
     anew = run_bench(converted_run, recipe, rescore=True)
     added = [json.loads(line) for line in journal.read_text().splitlines()[count:]]
     assert "base" not in {row.get("model") for row in added}
-    assert anew.base.speed != third.base.speed
+    assert anew.base.speed != second.base.speed
     assert anew.conditions["Speeds"].startswith("base and tuned in turn, in one sitting of 20")
 
 

@@ -229,7 +229,7 @@ def test_runs_that_are_not_ranked_say_why(tmp_path: Path) -> None:
 def test_empty_answers_of_a_run_stand_beside_its_place(tmp_path: Path) -> None:
     first, other = (written_run(tmp_path, name, {1}) for name in ("first", "other"))
     mute = written_run(tmp_path, "mute", set(range(60)), empty=60)
-    said = "Caution: 100.0 % of mute's and at most 0.0 % of each other's answers were empty."
+    said = "Caution: 100.0 % of mute's and at most 0.0 % of any other's answers were empty."
     ranked = compare_runs([first, other, mute])
     assert ranked.ranking is not None
     assert ranked.ranking.sentence.endswith(said)

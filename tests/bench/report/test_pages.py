@@ -284,6 +284,8 @@ def test_figures_as_text() -> None:
         "4.229e+09",
     ]
     assert [p_value(p) for p in (0.0005, 0.0012, 0.5)] == ["< 0.001", "0.001", "0.500"]
+    # Shown at 95 %, so that it does not read as the level itself.
+    assert [p_value(p) for p in (0.0498, 0.05, 0.0502)] == ["0.0498", "0.050", "0.050"]
     times = [98.0, 99.0, 103.0]
     low, high = stats.t.interval(0.95, 2, np.mean(times), stats.sem(times))
     shown = rate(Rate(100.0, float(np.std(times, ddof=1)), 64, 3))
