@@ -387,8 +387,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent)
     parser.add_argument("--only", default="", help="attacks, separated by commas")
-    parser.add_argument("options", nargs="*", help="of tuneserve serve")
-    arguments = parser.parse_args()
+    given, _, options = " ".join(sys.argv[1:]).partition(" -- ")
+    arguments = parser.parse_args(given.split())
     chosen = arguments.only.split(",") if arguments.only else [*ATTACKS]
     # The attacker's own connections.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -396,8 +396,8 @@ def main() -> None:
     row = "{:18} {:>9} {:>9} {:>7} {:>7} {:>7}  {}"
     print(row.format("attack", "/health s", "stream s", "before", "most", "after", "told"))
     for name in chosen:
-        options = ["--ctx", "4096", "--slots", "4", "--threads", "1", *arguments.options]
-        with running(arguments.root, arguments.model.resolve(), options) as target:
+        usual = ["--ctx", "4096", "--slots", "4", "--threads", "1", *options.split()]
+        with running(arguments.root, arguments.model.resolve(), usual) as target:
             time.sleep(1.0)
             before = target.memory
             limit = threading.Thread(target=ATTACKS[name], args=(target,), daemon=True)

@@ -194,7 +194,10 @@ def check_code(config: Mapping[str, Any], where: str) -> None:
                 hint=f"Take it out of the file; known are {', '.join(_WAYS)}.",
             )
     for part, place in _parts(config):
-        if part.get("auto_map") and part.get("model_type") not in _NATIVE:
+        named = part.get("auto_map")
+        if not isinstance(named, dict | None):
+            raise UsageError(f"{place}auto_map is {shown(named)}, no object", where=where)
+        if named and part.get("model_type") not in _NATIVE:
             raise UsageError(
                 f"{place}auto_map names Python code of the checkpoint's own, which is never run",
                 where=where,

@@ -11,7 +11,7 @@ from tuneserve.base import BaseConfig
 from tuneserve.convert.merge.config import CheckpointConfig, read_config
 from tuneserve.convert.preflight.apart import refuse
 from tuneserve.convert.route import uses_converter
-from tuneserve.errors import TuneserveError
+from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures import ARCHITECTURES, by_hf_name
 from tuneserve.gguf.architectures.computed import check_computed
@@ -20,6 +20,8 @@ from tuneserve.settings import ConvertSettings
 from tuneserve.text_model import text_config
 
 Value = TypeVar("Value")
+ODD_VALUES = (TypeError, ValueError, ArithmeticError, IndexError, AttributeError)
+"""What reading an entry raises that is a text, a list or infinite where a number has to be."""
 
 
 def tried(
@@ -65,6 +67,11 @@ def _computed(name: str, config: Config) -> bool:
         architecture.to_metadata(config)
     except KeyError:
         assert not isinstance(config, CheckpointConfig)
+    except ODD_VALUES as error:
+        raise UsageError(
+            f"entries of another form than this architecture's: {error}", where="config.json",
+            hint="Download it again, or ask who made it.",
+        ) from error  # fmt: skip
     return True
 
 

@@ -20,7 +20,7 @@ def tensor_dimensions(config: Mapping[str, Any]) -> dict[str, int] | None:
     try:
         architecture = by_hf_name((config.get("architectures") or [""])[0], config)
         layers = [_of_layer(architecture, config, n) for n in range(config["num_hidden_layers"])]
-    except (UsageError, KeyError, IndexError):
+    except (UsageError, LookupError, TypeError):
         return None
     found = {f"{name}.weight": _dimensions(name) for name in architecture.tensors.values()}
     if config.get("tie_word_embeddings"):

@@ -166,15 +166,15 @@ def _check_weights(data: bytes) -> None:
 
 
 def _weights_seeds() -> dict[str, bytes]:
-    factors = {
+    factors: dict[str, tuple[int, ...]] = {
         f"base_model.model.{_PROJECTION}.lora_A.weight": (2, 4),
         f"base_model.model.{_PROJECTION}.lora_B.weight": (4, 2),
     }
     magnitude = {f"base_model.model.{_PROJECTION}.lora_magnitude_vector": (4,)}
     bias = {f"base_model.model.{_PROJECTION}.lora_B.bias": (4,)}
     tokens = {f"base_model.model.{_TABLE}.token_adapter.trainable_tokens_delta": (2, 4)}
-    whole = {f"base_model.model.{_TABLE}.weight": (6, 4)}
-    kinds = {
+    whole: dict[str, tuple[int, ...]] = {f"base_model.model.{_TABLE}.weight": (6, 4)}
+    kinds: dict[str, dict[str, tuple[int, ...]]] = {
         "plain": factors, "dora": {**factors, **magnitude}, "bias": {**factors, **bias},
         "tokens": {**factors, **tokens}, "whole": whole,
     }  # fmt: skip
@@ -193,7 +193,8 @@ def _write_tensors(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
 def _check_config(data: bytes) -> None:
     path = written("config/config.json", data)
     config = check_config(path)
-    must("auto_map" not in config, "code of the checkpoint is let through")
+    native = config.get("model_type") in ("phi3", "deepseek_v2", "deepseek_v3")
+    must(native or not config.get("auto_map"), "code of the checkpoint is let through")
 
 
 def _config_seeds() -> dict[str, bytes]:

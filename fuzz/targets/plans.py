@@ -19,7 +19,8 @@ from tuneserve.settings import Recipe
 def _check_plan(data: bytes) -> None:
     path = str(written("plan/config.json", data))
     base = read_base_config(path)
-    recipe = Recipe.model_validate({"model": {"base": path}})
+    tables = {"model": {"base": path}, "train": {"target_modules": ["all-linear"]}}
+    recipe = Recipe.model_validate(tables)
     require_planned(base, recipe.convert, spec=path)
     train, _ = planned_targets(base, recipe.train)
     recipe = with_precision_of_base(recipe.model_copy(update={"train": train}), base.config)

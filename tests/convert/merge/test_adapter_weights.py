@@ -17,7 +17,9 @@ from tuneserve.memory import MainMemory
 from tuneserve.safetensors import SafetensorsWriter, TensorSpec
 
 LAYER = "model.layers.0.self_attn.q_proj"
-PLAIN = {f"{LAYER}.lora_A.weight": (2, 4), f"{LAYER}.lora_B.weight": (4, 2)}
+PLAIN: dict[str, tuple[int, ...]] = {
+    f"{LAYER}.lora_A.weight": (2, 4), f"{LAYER}.lora_B.weight": (4, 2),
+}  # fmt: skip
 MAGNITUDE = f"{LAYER}.lora_magnitude_vector.weight"
 TOKENS = "token_adapter.trainable_tokens_delta"
 
