@@ -12,7 +12,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.merge.merge_base import check_merge_base
+from tuneserve.convert.merge.merge_base import check_merge_base, tell_other_config
 from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
@@ -70,6 +70,8 @@ class Plan:
         # Another base to merge into is another one on purpose.
         base = None if self.settings.merge_base else self.base_checkpoint
         check_trained_files(self.run, trained, base)
+        if base is None:
+            tell_other_config(self.base_checkpoint, Path(trained.base.path), trained.base.sha256)
 
     @property
     def threads(self) -> int:

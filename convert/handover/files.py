@@ -58,7 +58,9 @@ def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFi
 
 def _check(run: RunDirectory, files: list[HandedFile]) -> None:
     problems = []
+    again = "convert"
     for file in files:
+        before = len(problems)
         if not file.path.is_file():
             problems.append(f"{file.path} is missing")
         elif file.sha256 is None and file.path.is_symlink():
@@ -66,10 +68,12 @@ def _check(run: RunDirectory, files: list[HandedFile]) -> None:
             problems.append(f"{file.path} is a link")
         elif file.sha256 is not None and sha256_file(file.path) != file.sha256:
             problems.append(f"{file.path} is not the file that was verified")
+        if len(problems) > before and file.path.is_relative_to(run.adapter):
+            again = "train"  # which a conversion would refuse
     if problems:
         raise UsageError(
             "this run is not what its run.json describes",
             where=str(run.record_path),
             problems=problems,
-            hint=f"Make it again: tuneserve convert --run {run.name} --force",
+            hint=f"Restore it, or make it again: tuneserve {again} --run {run.name} --force",
         )

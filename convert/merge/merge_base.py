@@ -2,25 +2,92 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from tuneserve.console import say
 from tuneserve.errors import UsageError
-from tuneserve.files import read_json
+from tuneserve.files import read_json, sha256_file
 from tuneserve.text_model import plain_config, text_config
+
+CONFIG = "config.json"
+_HARMLESS = frozenset({
+    "_attn_implementation", "_name_or_path", "architectures", "attention_dropout", "auto_map",
+    "bos_token_id", "dtype", "eos_token_id", "initializer_range", "max_position_embeddings",
+    "model_type", "pad_token_id", "pretraining_tp", "quantization_config", "torch_dtype",
+    "transformers_version", "use_cache", "vocab_size",
+})  # fmt: skip
+"""What copies of one model differ in: where they come from, how they are stored, how they are
+trained, how many tokens they have room for."""
+_ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
+_ROPE_TYPE = "rope.rope_type"
 
 
 def check_merge_base(trained: Path, other: Path) -> None:
-    """Raise UsageError if the checkpoint `other` is of another kind of model than `trained`, the
-    base that was trained on. Where that is gone, the losses that training recorded must do."""
-    kinds = [
-        plain_config(text_config(read_json(path))).get("model_type")
-        for path in (trained / "config.json", other / "config.json")
-        if path.is_file()
-    ]
-    if len(kinds) == 2 and kinds[0] != kinds[1]:
+    """Raise UsageError if the checkpoint `other` is another model than `trained`, the base that was
+    trained on, by what both config.json say of the computation. Where that of the training is gone,
+    the losses that training recorded must do."""
+    paths = [folder / CONFIG for folder in (trained, other)]
+    if not all(path.is_file() for path in paths):
+        return
+    ours, theirs = (plain_config(text_config(read_json(path))) for path in paths)
+    if ours.get("model_type") != theirs.get("model_type"):
         raise UsageError(
-            f"a model of type {kinds[1]!r}; the adapter belongs to one of type {kinds[0]!r} "
-            f"({trained})",
+            f"a model of type {theirs.get('model_type')!r}; the adapter belongs to one of type "
+            f"{ours.get('model_type')!r} ({trained})",
             where=f"merge_base = {other}",
             hint="Name the 16-bit checkpoint of the model that was trained on.",
         )
+    if problems := _differences(_computed(ours), _computed(theirs)):
+        raise UsageError(
+            f"its {CONFIG} describes another computation than that of the base that was trained on",
+            where=f"merge_base = {other}",
+            problems=problems,
+            hint=f"Name the 16-bit checkpoint of the model that was trained on ({trained}).",
+        )
+
+
+def tell_other_config(other: Path, trained: Path, recorded: Mapping[str, str]) -> None:
+    """Say so where nothing can compare the config.json of `other`: it is not the one of the
+    training (`recorded`: SHA-256 of its base's files), and that is gone or was changed."""
+    known = recorded.get(CONFIG)
+    files = [folder / CONFIG for folder in (other, trained)]
+    if known and all(not path.is_file() or sha256_file(path) != known for path in files):
+        say(
+            f"note: merge_base = {other}: its {CONFIG} is not the one that was trained with, which "
+            "is not there any more to compare: only the losses that training recorded tell "
+            "whether it is the same model"
+        )
+
+
+def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the computation depends on, RoPE in one form: transformers has written it in two."""
+    kept = {key: of for key, of in config.items() if key not in _HARMLESS and key not in _ROPE}
+    kept = {key: of for key, of in kept.items() if "unsloth" not in key and of is not None}
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    rope = {"rope_theta": config.get("rope_theta"), **rope}
+    if "type" in rope:
+        rope.setdefault("rope_type", rope.pop("type"))
+    return kept | {f"rope.{key}": of for key, of in rope.items() if of is not None}
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Of what both say; a key that one leaves out has its default there. One RoPE can be written
+    in two ways, so its values are compared within one."""
+    same_rope = ours.get(_ROPE_TYPE, "default") == theirs.get(_ROPE_TYPE, "default")
+    return [
+        f"{key.removeprefix('rope.')}: {theirs[key]!r}, in training {ours[key]!r}"
+        for key in ours
+        if key in theirs
+        and not _same(ours[key], theirs[key])
+        and (same_rope or not key.startswith("rope.") or key == "rope.rope_theta")
+    ]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """A GGUF holds numbers in single precision."""
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)

@@ -107,6 +107,46 @@ def test_a_base_of_another_kind_is_none_to_merge_into(proven: RunDirectory, tmp_
     assert caught.value.where == f"merge_base = {other}"
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rope_theta": 9000.0}, "rope_theta: 9000.0"),
+        ({"rope_parameters": {"rope_theta": 9000.0, "rope_type": "default"}}, "rope_theta: 9000.0"),
+        ({"rms_norm_eps": 0.1}, "rms_norm_eps: 0.1"),
+        ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
+    ],
+)
+def test_a_base_that_computes_otherwise_is_none_to_merge_into(
+    proven: RunDirectory, tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    other = shutil.copytree(proven.root / "its-base", tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    if "rope_theta" in changes:
+        config.pop("rope_parameters", None)
+    (other / "config.json").write_text(json.dumps({**config, **changes}))
+    settings = SETTINGS.model_copy(update={"merge_base": str(other)})
+    with pytest.raises(UsageError, match="another computation") as caught:
+        plan_of(proven, settings)
+    assert [problem.split(", in")[0] for problem in caught.value.problems] == [told]
+
+
+def test_what_copies_of_a_base_differ_in_is_let_pass(
+    proven: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = shutil.copytree(proven.root / "its-base", tmp_path / "other")
+    edit_config(
+        other / "config.json", transformers_version="4.1", torch_dtype="bfloat16",
+        quantization_config={"load_in_4bit": True}, unsloth_fixed=True, pad_token_id=3,
+    )  # fmt: skip
+    settings = SETTINGS.model_copy(update={"merge_base": str(other)})
+    checked_models(plan_of(proven, settings))
+    assert "not the one that was trained with" not in capsys.readouterr().err
+    # Where the training's own is gone or another, nothing can tell.
+    edit_config(proven.root / "its-base" / "config.json", transformers_version="4.2")
+    checked_models(plan_of(proven, settings))
+    assert "not the one that was trained with" in capsys.readouterr().err
+
+
 def test_a_run_without_hashes_is_told_so_once(
     run: RunDirectory, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:

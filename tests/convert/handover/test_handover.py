@@ -145,6 +145,7 @@ def test_what_is_refused(push: Pushing, converted: RunDirectory, hub: Hub) -> No
     done = push()
     assert done.returncode == 2
     assert "small-Q8_0.gguf is not the file that was verified" in done.stderr
+    assert "tuneserve convert --run" in done.stderr
     assert hub.requests == []
 
 
@@ -153,6 +154,7 @@ def test_a_missing_file_is_named(converted: RunDirectory) -> None:
     with pytest.raises(UsageError, match=r"not what its run\.json describes") as caught:
         handed_files(converted)
     assert [problem.endswith("is missing") for problem in caught.value.problems] == [True]
+    assert "tuneserve train --run" in str(caught.value.hint)
 
 
 def test_lm_studio_finds_the_file(converted: RunDirectory, tmp_path: Path) -> None:
