@@ -261,6 +261,7 @@ def test_more_properties_come_if_the_schema_says_so(client: Any) -> None:
         messages=[{"role": "user", "content": "Numbers, as JSON."}],
         response_format={"type": "json_schema", "json_schema": wanted},
         max_tokens=400,
+        temperature=0,
     )
     value = json.loads(answer.choices[0].message.content)
     assert list(value)[:3] == ["a", "b", "c"]
