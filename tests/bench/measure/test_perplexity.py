@@ -105,7 +105,11 @@ def test_ends_of_lines_are_text(tmp_path: Path) -> None:
     assert read_corpus(path) == "one\r\ntwo\n"
 
 
-def test_weights_that_are_no_numbers_are_an_error(tmp_path: Path, demo_gguf: Path) -> None:
+def test_likelihoods_that_are_no_numbers_are_an_error(
+    tmp_path: Path, demo_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Such weights are refused when a file is opened; another computation can overflow still.
+    monkeypatch.setattr("tuneserve.llama.model.check_loadable", lambda *_, **__: None)
     norm = {"output_norm.weight": np.full(64, np.nan, np.float32)}
     path = write_tiny(tmp_path / "tiny.gguf", GGUFFile(demo_gguf), tensors=norm)
     settings = SETTINGS.model_copy(update={"cache_type_k": "f16", "cache_type_v": "f16"})
