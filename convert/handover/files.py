@@ -57,7 +57,7 @@ def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFi
 
 
 def _check(run: RunDirectory, files: list[HandedFile]) -> None:
-    problems = []
+    problems: list[str] = []
     again = "convert"
     for file in files:
         before = len(problems)
