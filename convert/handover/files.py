@@ -57,23 +57,25 @@ def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFi
 
 
 def _check(run: RunDirectory, files: list[HandedFile]) -> None:
-    problems: list[str] = []
-    again = "convert"
-    for file in files:
-        before = len(problems)
-        if not file.path.is_file():
-            problems.append(f"{file.path} is missing")
-        elif file.sha256 is None and file.path.is_symlink():
-            # It would send a file that is none of the run's.
-            problems.append(f"{file.path} is a link")
-        elif file.sha256 is not None and sha256_file(file.path) != file.sha256:
-            problems.append(f"{file.path} is not the file that was verified")
-        if len(problems) > before and file.path.is_relative_to(run.adapter):
-            again = "train"  # which a conversion would refuse
+    problems = {file.path: problem for file in files if (problem := _problem(file))}
     if problems:
+        # A changed adapter is one that a conversion would refuse.
+        of_training = any(path.is_relative_to(run.adapter) for path in problems)
+        again = "train" if of_training else "convert"
         raise UsageError(
             "this run is not what its run.json describes",
             where=str(run.record_path),
-            problems=problems,
+            problems=list(problems.values()),
             hint=f"Restore it, or make it again: tuneserve {again} --run {run.name} --force",
         )
+
+
+def _problem(file: HandedFile) -> str:
+    """Why the file can't be handed over; '' if it can."""
+    if not file.path.is_file():
+        return f"{file.path} is missing"
+    if file.sha256 is None:
+        # A link would send a file that is none of the run's.
+        return f"{file.path} is a link" if file.path.is_symlink() else ""
+    changed = sha256_file(file.path) != file.sha256
+    return f"{file.path} is not the file that was verified" if changed else ""
