@@ -18,10 +18,12 @@ TEXT = "The quick brown fox jumps over the lazy dog, and the llama eats grass. "
 ECHO = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=3)
 
 
+SETTINGS = ServeSettings(ctx=1024, slots=4, threads=2, cache_type_k="f16", cache_type_v="f16")
+
+
 @pytest.fixture(scope="module")
 def engine(demo_gguf: Path) -> Iterator[Engine]:
-    settings = ServeSettings(ctx=1024, slots=4, threads=2, cache_type_k="f16", cache_type_v="f16")
-    with Engine(demo_gguf, settings) as engine:
+    with Engine(demo_gguf, SETTINGS) as engine:
         yield engine
 
 
@@ -36,20 +38,21 @@ def directly(engine: Engine, ids: list[int]) -> np.ndarray:
     return found
 
 
-def test_they_are_those_of_llama_decode(engine: Engine) -> None:
-    ids = engine.model.tokenize(TEXT)
-    assert len(ids) > 2 * SCORED_AT_ONCE
-    expected = directly(engine, ids)
-    [done] = engine.generate([ids], ECHO)
+def test_they_are_those_of_llama_decode(demo_gguf: Path) -> None:
+    # A new engine: among the cells of earlier prompts the same products are summed in another
+    # order, and after rounding to 8 bits the log probabilities differ by up to 0.4.
+    with Engine(demo_gguf, SETTINGS) as engine:
+        ids = engine.model.tokenize(TEXT)
+        assert len(ids) > 2 * SCORED_AT_ONCE
+        expected = directly(engine, ids)
+        [done] = engine.generate([ids], ECHO)
     assert (done.text, done.tokens, done.finish_reason) == ("", (), "length")
     assert [one.token for one in done.prompt_logprobs] == ids[1:]
     found = np.array([one.logprob for one in done.prompt_logprobs])
     own = expected[np.arange(len(ids) - 1), ids[1:]]
-    # Batches of other shapes round otherwise.
-    assert np.abs(found - own).max() < 0.6
-    assert np.abs(found - own).mean() < 0.03
+    assert np.abs(found - own).max() < 1e-4
     best = [one.top[0][0] for one in done.prompt_logprobs]
-    assert np.mean(best == expected.argmax(axis=1)) > 0.97
+    assert best == expected.argmax(axis=1).tolist()
     assert all(len(one.top) == 3 for one in done.prompt_logprobs)
 
 
