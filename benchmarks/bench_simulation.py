@@ -26,6 +26,7 @@ from tuneserve.bench.stats.proportions import Ends
 
 Floats = npt.NDArray[np.float64]
 PER_SOURCE = 20
+WORSE = 0.5  # the mean graded score of the worse of two models
 BATCH = 250  # benchmarks with sources of unequal sizes that share the sizes
 _MANY = 2_000_000
 
@@ -218,7 +219,9 @@ def find(
         held += int(holds.sum())
         flat += int((low == high).sum())
         if kind.quantity in (PAIRED, GRADED):
-            called += int((((low > 0) | (high < 0)) & (p_values(drawn, bootstrap) < 0.05)).sum())
+            undoing = margin(kind.quantity == GRADED, bootstrap)
+            apart = (low > undoing) | (high < -undoing)
+            called += int((apart & (p_values(drawn, bootstrap) < 0.05)).sum())
         if kind.rare:
             showing = kind.rare(drawn).any(-1)
             shown += int(showing.sum())
@@ -249,6 +252,13 @@ def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> 
     if quantity == PERPLEXITY:
         return intervals.perplexity_ends(drawn * tokens, tokens, bootstrap)
     return intervals.ratio_ends(drawn * tokens, tokens, bootstrap)
+
+
+def margin(graded: bool, bootstrap: Bootstrap) -> float:
+    """What could undo a difference of graded scores, where the worse of both scores WORSE."""
+    if not graded:
+        return 0.0
+    return intervals.unseen_share(bootstrap.count, bootstrap.confidence) * WORSE
 
 
 def p_values(differences: Floats, bootstrap: Bootstrap) -> Floats:
@@ -305,6 +315,7 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
     """
     generator = np.random.default_rng(seed)
     bootstrap = Bootstrap(Design("", design.prompts, design.sources).clusters(generator))
+    undoing = margin(not design.whole, bootstrap)
     surplus, shown = [], []
     for positive in np.linspace(0.52, 1.0, 9):
         drawn = design.draw(generator, benchmarks, float(positive))
@@ -317,9 +328,9 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
             ]
             smallest = float(np.average(size, weights=often))
         else:
-            found = significance.detectable_mean(drawn, interval, bootstrap, design.level)
+            found = significance.detectable_mean(drawn, interval, bootstrap, design.level, undoing)
             smallest = float(found.mean())
-        called = ((interval[0] > 0) | (interval[1] < 0)) & (
+        called = ((interval[0] > undoing) | (interval[1] < -undoing)) & (
             p_values(drawn, bootstrap) < design.level
         )
         surplus.append(float(drawn.mean()) - smallest)

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tuneserve.bench.compare.figures import p_said, percent, points, points_interval, reach
+from tuneserve.bench.compare.figures import (
+    counted,
+    p_said,
+    percent,
+    points,
+    points_interval,
+    reach,
+)
 from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
     AccuracyComparison,
@@ -19,9 +26,12 @@ from tuneserve.bench.compare.results import (
     Verdict,
 )
 from tuneserve.bench.stats import intervals, significance
-from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
+from tuneserve.bench.stats.bootstrap import Bootstrap, FloatArray, cluster_numbers
 from tuneserve.bench.stats.gaps import SMALLEST_GROUP, GapComparison, compare_gaps
 from tuneserve.settings import BenchSettings
+
+OUTCOMES: Mapping[int, Outcome] = {1: "better", 0: "no difference shown", -1: "worse"}
+"""What is shown, by its `direction`."""
 
 
 def compare_accuracy(
@@ -52,6 +62,7 @@ def compare_scores(
         smallest_detectable=significance.smallest_detectable(tuned, base, bootstrap, level),
         graded=not intervals.is_binary(np.concatenate([tuned, base])),
         level=level,
+        undoing=significance.undoing_of(tuned, base, bootstrap.count, bootstrap.confidence),
     )
 
 
@@ -184,9 +195,9 @@ def judge(
     cautions: Sequence[str] = (),
     groups: Sequence[GroupComparison] = (),
 ) -> Verdict[Outcome]:
-    """The verdict: a difference counts when the interval excludes zero and the test agrees. Groups
-    of which something else is shown than of all stand in it."""
-    outcome = decide(accuracy.difference, accuracy.p, confidence)
+    """The verdict: a difference counts when test and interval say so (`direction`). Groups of which
+    something else is shown than of all stand in it."""
+    outcome = decide(accuracy, accuracy.p, confidence)
     tuned, base = percent(accuracy.tuned.value), percent(accuracy.base.value)
     scored = (
         f"scores {tuned} on {_prompts(accuracy)}, the base {base}"
@@ -219,15 +230,26 @@ def judge(
 
 def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
     """Why none is shown although the test alone would show one; '' where it would not."""
-    if accuracy.p >= 1 - confidence or accuracy.difference.low is None:
+    difference = accuracy.difference
+    if accuracy.p >= 1 - confidence or difference.low is None or difference.high is None:
         return ""
-    why = (
-        ": so few of these scores differ by much that some not seen, which do, could undo it"
-        if accuracy.graded
-        else ""
-    )
+    if difference.low <= 0 <= difference.high:
+        why = (
+            ": so few of these scores differ by much that some not seen, which do, could undo it"
+            if accuracy.graded
+            else ""
+        )
+        return (
+            f"The test alone would show one, but the interval holds zero, and both have to "
+            f"agree{why}. "
+        )
+    kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
+    unseen = intervals.unseen_share(accuracy.clusters, confidence)
+    better, change = ("tuned", "gain") if difference.value > 0 else ("base", "loss")
     return (
-        f"The test alone would show one, but the interval holds zero, and both have to agree{why}. "
+        f"Test and interval alone would show one, but {kinds} of a kind that none of the "
+        f"{counted(accuracy)} shows may be up to {percent(unseen)} of all: if the {better} model "
+        f"failed on them, there would be no {change}. "
     )
 
 
@@ -238,7 +260,7 @@ def _prompts(accuracy: AccuracyComparison) -> str:
 
 def group_outcome(group: GroupComparison, confidence: float) -> Outcome:
     """What is shown of one group, by the p that is adjusted over all."""
-    return decide(group.accuracy.difference, group.adjusted_p, confidence)
+    return decide(group.accuracy, group.adjusted_p, confidence)
 
 
 def group_said(group: GroupComparison, of: str = "") -> str:
@@ -257,12 +279,7 @@ def change_said(name: str, found: AccuracyComparison, p: float) -> str:
     )
 
 
-def decide(gain: Estimate, p: float, confidence: float) -> Outcome:
-    """Better or worse only if both the interval and the test say so."""
-    if p >= 1 - confidence or gain.low is None or gain.high is None:
-        return "no difference shown"
-    if gain.low > 0:
-        return "better"
-    if gain.high < 0:
-        return "worse"
-    return "no difference shown"
+def decide(accuracy: AccuracyComparison, p: float, confidence: float) -> Outcome:
+    """What is shown of accuracies, by this p (an adjusted one where there are several)."""
+    found = significance.direction(accuracy.difference, p, confidence, accuracy.undoing)
+    return OUTCOMES[found]

@@ -11,11 +11,10 @@ from tuneserve.bench.compare.analysis import (
     responses,
     scores_of,
 )
-from tuneserve.bench.compare.figures import counted, percent
+from tuneserve.bench.compare.figures import percent
 from tuneserve.bench.compare.pairs import Pair
 from tuneserve.bench.compare.results import AccuracyComparison, AnswerCounts
 from tuneserve.bench.measure.work import NOISE_FLOOR
-from tuneserve.bench.stats import intervals
 from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.console import listed
 from tuneserve.settings import BenchSettings
@@ -43,14 +42,13 @@ def caution(
     p: float | None = None,
 ) -> list[str]:
     """What makes both models' scores say less than they seem to, as sentences that follow a colon:
-    answers cut off, empty or not to be read, a task that both fail or both can do, a gain that
-    prompts of a kind not seen could undo. `counts`: of 'base' and 'tuned'; `p`: the one that
-    decides, where it is adjusted."""
+    answers cut off, empty or not to be read, a task that both fail or both can do. `counts`: of
+    'base' and 'tuned'; `p`: the one that decides, where it is adjusted."""
     named = {f"the {name} model": count for name, count in counts.items()}
     found = caution_answers(named, dict.fromkeys(named, accuracy.prompts), max_tokens)
     p = accuracy.p if p is None else p
-    shown = decide(accuracy.difference, p, confidence) != "no difference shown"
-    return [*found, *_too_hard_or_easy(accuracy, shown=shown), *_undone(accuracy, confidence)]
+    shown = decide(accuracy, p, confidence) != "no difference shown"
+    return [*found, *_too_hard_or_easy(accuracy, shown=shown)]
 
 
 def caution_answers(
@@ -87,20 +85,6 @@ def _too_hard_or_easy(accuracy: AccuracyComparison, *, shown: bool) -> list[str]
     if min(accuracy.base.value, accuracy.tuned.value) > CEILING and not shown:
         return [f"both score above {percent(CEILING, 0)}; the task is too easy to tell them apart."]
     return []
-
-
-def _undone(accuracy: AccuracyComparison, confidence: float) -> list[str]:
-    """A graded gain that prompts of a kind not seen could undo. Right or wrong: there the interval
-    itself counts with what was not seen."""
-    unseen = intervals.unseen_share(accuracy.clusters, confidence)
-    least = accuracy.difference.low or 0.0
-    if not accuracy.graded or not 0 < least < unseen * accuracy.base.value:
-        return []
-    kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
-    return [
-        f"{kinds} of a kind that none of the {counted(accuracy)} shows may be up to "
-        f"{percent(unseen)} of all; if the tuned model failed on them, there would be no gain."
-    ]
 
 
 def rank_contenders(pairs: Sequence[Pair], settings: BenchSettings) -> Ranking | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tuneserve.bench.compare.analysis import (
+    OUTCOMES,
     bootstrap_of,
     change_said,
     compare_accuracy,
@@ -81,7 +82,7 @@ def compare_elsewhere(
             about=task.about,
             accuracy=accuracy,
             adjusted_p=p,
-            outcome=decide(accuracy.difference, p, settings.confidence),
+            outcome=decide(accuracy, p, settings.confidence),
             kinds=next(kinds),
             pairs=pairs,
             kept=_kept(accuracy, settings),
@@ -120,10 +121,7 @@ def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
     low = accuracy.difference.low
     if accuracy.base.value < FLOOR or low is None:
         return False
-    if accuracy.graded:
-        unseen = intervals.unseen_share(accuracy.clusters, settings.confidence)
-        low -= unseen * accuracy.base.value
-    return low > -_margin(accuracy, settings)
+    return low - accuracy.undoing[0] > -_margin(accuracy, settings)
 
 
 def _margin(accuracy: AccuracyComparison, settings: BenchSettings) -> float:
@@ -152,7 +150,7 @@ def _compare_text(
         tuned=intervals.perplexity(text.tuned, text.tokens, bootstrap),
         ratio=ratio,
         adjusted_p=p,
-        outcome=decide(_gain(ratio), p, settings.confidence),
+        outcome=OUTCOMES[significance.direction(_gain(ratio), p, settings.confidence)],
         kept=highest is not None and highest < settings.perplexity_margin,
         smallest_detectable=significance.detectable_ratio(
             text.tuned, text.base, text.tokens, bootstrap, level

@@ -31,7 +31,9 @@ class AccuracyComparison:
     two-sided p of the paired difference, exact for right or wrong: McNemar's, or where prompts
     share sources the sign-flip test over sources. `smallest_detectable` is the difference that
     would be shown 4 times in 5 by a test at `level`, which is Holm's for the smallest p where
-    several are compared; None where so few prompts or sources could show none.
+    several are compared; None where so few prompts or sources could show none. `undoing`: what
+    kinds of prompts that are not among these could take from a gain, and from a loss, of graded
+    scores; a difference is shown only beyond it.
     """
 
     prompts: int
@@ -46,6 +48,7 @@ class AccuracyComparison:
     smallest_detectable: float | None
     graded: bool
     level: float = 0.05
+    undoing: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tuneserve.console import listed
 @dataclass(frozen=True)
 class PairTest:
     """`first` minus `second`, paired over the prompts; `adjusted_p` is Holm's over all pairs.
-    `shown`: the adjusted test and the interval (of this pair alone) both leave out zero."""
+    `shown`: the adjusted test and the interval (of this pair alone) say so (`direction`)."""
 
     first: str
     second: str
@@ -82,8 +82,7 @@ def _test(
 ) -> PairTest:
     ours, theirs = scores[first], scores[second]
     difference = intervals.paired_difference(ours, theirs, bootstrap)
-    low, high = difference.low, difference.high
-    apart = low is not None and high is not None and not low <= 0 <= high
+    undoing = significance.undoing_of(ours, theirs, bootstrap.count, bootstrap.confidence)
     return PairTest(
         first=first,
         second=second,
@@ -91,7 +90,7 @@ def _test(
         won=int((ours > theirs).sum()),
         lost=int((ours < theirs).sum()),
         adjusted_p=p,
-        shown=apart and p < 1 - bootstrap.confidence,
+        shown=significance.direction(difference, p, bootstrap.confidence, undoing) != 0,
     )
 
 

@@ -15,6 +15,7 @@ from tuneserve.bench.stats.intervals import (
     difference_ends,
     is_binary,
     mean_spread,
+    unseen_share,
 )
 from tuneserve.bench.stats.proportions import Ends, falling_root, normal_quantile
 from tuneserve.bench.stats.robust import Spread, spread_of
@@ -93,6 +94,34 @@ def fewest_clusters(level: float) -> int:
     return count
 
 
+def direction(
+    difference: Estimate,
+    p: float,
+    confidence: float,
+    undoing: tuple[float, float] = (0.0, 0.0),
+) -> int:
+    """1 where a gain is shown, -1 where a loss is, 0 where neither. The test's `p` and the interval
+    both have to say so, and the interval has to leave out what prompts of kinds not seen could
+    undo of a gain, and of a loss (`undoing_of`), too."""
+    low, high = difference.low, difference.high
+    if p >= 1 - confidence or low is None or high is None:
+        return 0
+    return int(low > undoing[0]) - int(high < -undoing[1])
+
+
+def undoing_of(
+    ours: npt.ArrayLike, theirs: npt.ArrayLike, count: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """What kinds of prompts that none of `count` independent ones shows (`unseen_share`) could take
+    from a gain of ours, and from a loss: all that the worse scores on average, if the better
+    failed on them. Scores of [prompts] each. Nothing where all are right or wrong: there interval
+    and test count with what was not seen."""
+    if is_binary(ours) and is_binary(theirs):
+        return 0.0, 0.0
+    share = unseen_share(count, confidence)
+    return share * float(np.mean(theirs)), share * float(np.mean(ours))
+
+
 def smallest_detectable(
     tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap, level: float
 ) -> float | None:
@@ -101,7 +130,8 @@ def smallest_detectable(
     show none.
 
     Right or wrong, each prompt alone: from the exact power of McNemar's test; otherwise
-    `detectable_mean`, which with few clusters is on the safe side.
+    `detectable_mean`, which with few clusters is on the safe side; of graded scores the interval
+    has to leave out what could undo a gain (`undoing_of`) too.
     """
     differences = np.subtract(tuned, base, dtype=np.float64)
     if not can_show(bootstrap, level):
@@ -111,7 +141,8 @@ def smallest_detectable(
         found = detectable_pairs(float((differences**2).mean()), len(differences), level)
     else:
         ends = difference_ends(differences, bootstrap, whole=whole)
-        found = float(detectable_mean(differences, ends, bootstrap, level))
+        undoing, _ = undoing_of(tuned, base, bootstrap.count, bootstrap.confidence)
+        found = float(detectable_mean(differences, ends, bootstrap, level, undoing))
     return found if found < 1 else None
 
 
@@ -121,15 +152,18 @@ def can_show(bootstrap: Bootstrap, level: float) -> bool:
 
 
 def detectable_mean(
-    differences: FloatArray, ends: Ends, bootstrap: Bootstrap, level: float
+    differences: FloatArray, ends: Ends, bootstrap: Bootstrap, level: float, undoing: float = 0.0
 ) -> FloatArray:
     """The smallest detectable mean difference of scores, [..., prompts] to [...]; `ends`: the
-    interval, which has to leave out zero too and may be longer than the standard error says."""
+    interval, which has to leave out zero and what could undo the difference too, and may be longer
+    than the standard error says."""
     spread, variance, _ = mean_spread(differences, bootstrap, usual=0.0)
     value = spread.value
     towards_zero = np.where(value >= 0, value - ends[0], ends[1] - value)
     given = towards_zero / spread.half_width(bootstrap.confidence)
-    return _needed(spread, level) * np.maximum(np.sqrt(variance), given)
+    error = np.maximum(np.sqrt(variance), given)
+    by_interval = undoing + _needed(spread, 1 - bootstrap.confidence) * error
+    return np.maximum(_needed(spread, level) * error, by_interval)
 
 
 def detectable_ratio(

@@ -85,8 +85,8 @@ def test_verdict(won: int, lost: int, outcome: str) -> None:
 def test_prompts_of_one_source_are_one_witness() -> None:
     alone = compare_accuracy(pairs(8, 0, 40, 40), SETTINGS)
     together = compare_accuracy(pairs(8, 0, 40, 40, per_source=8), SETTINGS)
-    assert decide(alone.difference, alone.p, 0.95) == "better"
-    assert decide(together.difference, together.p, 0.95) == "no difference shown"
+    assert decide(alone, alone.p, 0.95) == "better"
+    assert decide(together, together.p, 0.95) == "no difference shown"
     assert (together.p, together.mcnemar_p) == (1.0, alone.mcnemar_p)
     assert together.clusters == 11
 
@@ -454,7 +454,7 @@ def test_cut_answers_floor_and_ceiling_stand_in_the_verdict() -> None:
 def test_a_shown_difference_is_not_said_to_be_too_small_to_tell() -> None:
     asked = pairs(10, 0, 1980, 10)
     accuracy = compare_accuracy(asked, SETTINGS)
-    assert decide(accuracy.difference, accuracy.p, 0.95) == "better"
+    assert decide(accuracy, accuracy.p, 0.95) == "better"
     assert caution(accuracy, count_pairs(asked), 16) == []
     (said,) = caution(accuracy, count_pairs(asked), 16, p=0.2)  # after adjustment none is shown
     assert "too easy to tell them apart" in said
@@ -494,25 +494,60 @@ def test_what_any_contender_did_not_answer_stands_in_the_ranking() -> None:
     assert "Caution" not in ranking.sentence
 
 
-def test_a_graded_gain_that_prompts_not_seen_could_undo_is_told() -> None:
+def gained(prompts: int, back: bool = False) -> list[Pair]:
+    """A graded score of 0.5, and small gains everywhere; `back`: with the models exchanged."""
+
+    def score(pair: Pair, gain: float) -> Pair:
+        worse, better = replace(pair.base, score=0.5), replace(pair.tuned, score=gain)
+        return (
+            replace(pair, base=better, tuned=worse)
+            if back
+            else (replace(pair, base=worse, tuned=better))
+        )
+
+    gains = (0.55, 0.57, 0.53, 0.56) * (prompts // 4)
+    return [score(pair, gain) for pair, gain in zip(pairs(0, 0, prompts, 0), gains, strict=True)]
+
+
+def test_a_graded_difference_is_shown_beyond_what_prompts_not_seen_could_undo() -> None:
     """Small gains everywhere say nothing of a rare kind that loses all: with 20 prompts it may be
     14 % of all, with 200 it may be 1.5 %."""
+    few, many = (compare_accuracy(gained(prompts), SETTINGS) for prompts in (20, 200))
+    assert few.p < 0.001
+    assert few.difference.low is not None
+    assert few.difference.low > 0
+    assert few.undoing[0] == pytest.approx(0.139 * 0.5, abs=1e-3)
+    verdict = judge(few, 0.95)
+    assert verdict.outcome == "no difference shown"
+    assert (
+        "Test and interval alone would show one, but prompts of a kind that none of the 20 prompts "
+        "shows may be up to 13.9 % of all: if the tuned model failed on them, there would be no "
+        "gain."
+    ) in verdict.sentence
+    assert judge(many, 0.95).outcome == "better"
+    # It would be shown of a difference that is larger by as much.
+    assert few.smallest_detectable is not None
+    assert few.smallest_detectable > few.undoing[0]
 
-    def gained(prompts: int) -> list[Pair]:
-        return [
-            replace(pair, base=replace(pair.base, score=0.5), tuned=replace(pair.tuned, score=gain))
-            for pair, gain in zip(
-                pairs(0, 0, prompts, 0), (0.55, 0.57, 0.53, 0.56) * 50, strict=False
-            )
-        ]
 
-    few, many = gained(20), gained(200)
-    (said,) = caution(compare_accuracy(few, SETTINGS), count_pairs(few), 16)
-    assert said == (
-        "prompts of a kind that none of the 20 prompts shows may be up to 13.9 % of all; if the "
-        "tuned model failed on them, there would be no gain."
-    )
-    assert caution(compare_accuracy(many, SETTINGS), count_pairs(many), 16) == []
+def test_a_graded_loss_could_be_undone_too() -> None:
+    few, many = (compare_accuracy(gained(prompts, back=True), SETTINGS) for prompts in (20, 200))
+    assert "if the base model failed on them, there would be no loss" in judge(few, 0.95).sentence
+    assert judge(many, 0.95).outcome == "worse"
+
+
+def test_a_ranking_shows_no_difference_that_could_be_undone() -> None:
+    for prompts, shown in ((20, False), (200, True)):
+        found = [replace(pair, others={"third": pair.base}) for pair in gained(prompts)]
+        ranking = rank_contenders(found, SETTINGS)
+        assert ranking is not None
+        (test,) = [t for t in ranking.tests if {t.first, t.second} == {"base", "tuned"}]
+        assert test.adjusted_p < 0.001
+        assert test.shown == shown
+
+
+def test_right_or_wrong_counts_with_what_was_not_seen_by_itself() -> None:
+    assert compare_accuracy(pairs(4, 4, 30, 2), SETTINGS).undoing == (0.0, 0.0)
 
 
 def test_small_groups_are_left_out_of_the_gap_and_named() -> None:
