@@ -113,7 +113,7 @@ def compare(job: BenchmarkJob, found: dict[str, Any]) -> list[dict[str, Any]]:
             "won": one.won,
             "lost": one.lost,
             "p": round(p, 4),
-            "outcome": analysis.decide(one.difference, p, job.settings.confidence),
+            "outcome": analysis.decide(one, p, job.settings.confidence),
         }
         for name, one, p in zip(names, compared, adjusted, strict=True)
     ]

@@ -119,7 +119,7 @@ def undoing_of(
     if is_binary(ours) and is_binary(theirs):
         return 0.0, 0.0
     share = unseen_share(count, confidence)
-    return share * float(np.mean(theirs)), share * float(np.mean(ours))
+    return share * float(np.asarray(theirs).mean()), share * float(np.asarray(ours).mean())
 
 
 def smallest_detectable(
