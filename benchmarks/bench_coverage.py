@@ -4,8 +4,8 @@ Simulates benchmarks with a known truth (bench_simulation.py), 2,000 of each des
 Markdown tables: coverage by number of prompts, and by number of sources of 20 prompts each that
 share much; by number of prompts where few of them are of another kind or tails are heavier than
 supposed (bench_mixtures.py; shown, only alarms are judged); how often a model is called different
-from one that is as good; how often a difference as large as the one called smallest detectable is shown;
-how often a gap between groups is called widened.
+from one that is as good; how often a difference as large as the one called smallest detectable is
+shown; how often a gap between groups is called widened.
 
 Wanted: coverage from 93 to 97 %. Above only where the figure takes few values or few prompts
 differ, so that no interval can hold the truth exactly so often, and for right or wrong with
