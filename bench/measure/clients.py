@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 SERVED_NAME = "model"  # in the API
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 32
 REQUESTS = 2  # of each client in a round
 ROUNDS = 3
 START_SECONDS = 600.0
@@ -99,8 +99,9 @@ def measure_clients(
         for count in levels:
             # The first round warms up: threads, connections, the server's prefix cache.
             samples, held = [], []
-            for _ in range(ROUNDS + 1):
-                samples.append(_round(client, prompts, count, bias))
+            for which in range(ROUNDS + 1):
+                requests = REQUESTS if which else 1
+                samples.append(_round(client, prompts, count, requests, bias))
                 held.append(_memory(server.process, "VmRSS"))
                 advance(1)
             measured.append(_summed_up(count, samples[1:], held[1:]))
@@ -194,12 +195,17 @@ def _no_end(path: Path) -> dict[str, int]:
 
 
 def _round(
-    client: OpenAI, prompts: Sequence[Sequence[Message]], clients: int, bias: dict[str, int]
+    client: OpenAI,
+    prompts: Sequence[Sequence[Message]],
+    clients: int,
+    requests: int,
+    bias: dict[str, int],
 ) -> tuple[float, list[tuple[float, int]]]:
-    """The seconds that a round takes, and of each request what `_ask` returns."""
+    """The seconds that a round of so many requests of each client takes, and of each request what
+    `_ask` returns."""
 
     def ask_in_turn(which: int) -> list[tuple[float, int]]:
-        places = range(which * REQUESTS, (which + 1) * REQUESTS)
+        places = range(which * requests, (which + 1) * requests)
         return [_ask(client, prompts[place % len(prompts)], bias) for place in places]
 
     started = time.perf_counter()

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
+from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
 from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer
 from tuneserve.bench.tasks.scorers.number_tokens import Number, find_numbers, prepare
 
@@ -46,6 +48,7 @@ _REASON = re.compile(
     r"(?i)[,;(]?\s(?:because|since|as|weil|denn|da|car|puisque|parce que|porque|ya que|pois|perché"
     r"|omdat|want|потому|так как|поскольку)\s"
 )
+_UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
 _NEAR = 48  # characters between what belongs together
 _BEGINS = re.compile(r"[\s*_(\[~≈=$€£]*[-+]?\.?\d")
 # Beside the number an answer that is nothing but the number may have a unit of two words.
@@ -122,6 +125,8 @@ def given_in(text: str) -> Given:
             return Given(None, "none")
     plain = prepare(text)
     for sentence, after in announced(plain):
+        if corrected := _corrected(f": {after}"):  # "12. " is no mark of a list there
+            return Given(corrected, "one")
         sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
         if several := _list_of(sentence):
             return _several(several, several[0])
@@ -141,6 +146,24 @@ def given_in(text: str) -> Given:
         return Given(None, "none")
     last = numbers[-2:] if _is_open(plain, numbers) else numbers[-1:]
     return _several(last, numbers[-1], numbers)
+
+
+def _corrected(text: str) -> Number | None:
+    """The number that a text decides on when it takes another one back: 12. No, 13."""
+    numbers = find_numbers(text)
+    mentions = [Mention(repr(one.value), one.start, _end_in(text, one)) for one in numbers]
+    found = last_correction(text, mentions)
+    if found is None or found.decided is None:
+        return None
+    behind = (one for one in numbers if one.start >= found.end)
+    return next(one for one in behind if repr(one.value) == found.decided)
+
+
+def _end_in(text: str, one: Number) -> int:
+    """Where a number ends, with its unit where nothing else stands in its clause."""
+    alone = not CLAUSE_END.split(text[max(0, one.start - _NEAR) : one.start])[-1].strip(" $€£*_")
+    unit = _UNIT_ALONE.match(text, one.end) if alone else None
+    return unit.end() if unit else one.end
 
 
 def _several(given: Sequence[Number], chosen: Number, of: Sequence[Number] | None = None) -> Given:

@@ -315,3 +315,23 @@ def test_long_answers_take_no_long_time(text: str) -> None:
     started = time.perf_counter()
     last_number(text)
     assert time.perf_counter() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("The answer is 12. No, 13.", 13),
+        ("The answer is 12. No, 13 apples.", 13),
+        ("The answer is $1,200. Wait, no, $1,300.", 1300),
+        ("Answer: 12. Correction: 13", 13),
+        ("Die Antwort ist 12. Nein, 13.", 13),
+        ("答案是12。不对，应该是13。", 13),
+        ("The answer is 12. Wait, let me check: 3*4 = 12.", 12),
+        ("The answer is 12. Sorry, the question has 2 parts.", 12),
+        ("The answer is 12. Actually, 3 of them are red.", 12),
+        ("The answer is 12. Wait, maybe 13.", 12),
+        ("The answer is 12. Wait, 13 is wrong. 12.", 12),
+    ],
+)
+def test_an_announced_number_can_be_taken_back(answer: str, number: float) -> None:
+    assert last_number(answer) == number
