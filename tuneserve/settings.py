@@ -90,6 +90,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 ALL_LINEAR = "all-linear"
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_GPUS = 0
+"""`train.gpus`: every GPU of the machine."""
 GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
 
 
@@ -273,6 +275,14 @@ class TrainSettings(Section):
         ge=0.0,
         description="GPU memory in GiB that training may take; 0 = what is free on the GPU.",
     )
+    gpus: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        json_schema_extra={"words": {"all": ALL_GPUS}},
+        description="GPUs of this machine to train on, a process for each: a number, or all. They "
+        "share out the examples of a step, of which there are as many as with one.",
+    )
     packing: Switch = Field(
         "auto",
         description="Lay a batch's examples end to end in one row, each seeing only itself, "
@@ -288,7 +298,7 @@ class TrainSettings(Section):
         0, ge=0, description="Stop after this many optimizer steps; 0 = by epochs."
     )
     batch_size: int = Field(
-        8, ge=1, le=4096, description="Examples computed at a time on a device (see speed)."
+        8, ge=1, le=4096, description="Examples computed at a time on a GPU (see speed)."
     )
     gradient_accumulation: int = Field(1, ge=1, le=4096, description="Batches per optimizer step.")
     learning_rate: float = Field(2e-4, gt=0.0, le=1.0, description="Peak learning rate.")
@@ -354,9 +364,14 @@ class TrainSettings(Section):
     )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
 
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _gpus_in_words(cls, value: object) -> object:
+        return ALL_GPUS if value == "all" else value
+
     @property
     def examples_per_step(self) -> int:
-        """Examples of an optimizer step on one device, however they are divided."""
+        """Examples of an optimizer step, however they are divided."""
         return self.batch_size * self.gradient_accumulation
 
 

@@ -133,8 +133,13 @@ def budget_for(
 
 
 def as_before(recipe: Recipe, decisions: Decisions) -> Recipe:
-    """The recipe with what was decided for an earlier part of the same training."""
-    train = decisions.applied(recipe.train).model_copy(update={"speed": "as_given"})
+    """The recipe with what was decided for an earlier part of the same training: but for the
+    examples at a time, if another number of processes shares them out now."""
+    train = decisions.applied(recipe.train)
+    if train.examples_per_step != recipe.train.examples_per_step:
+        open_again = recipe.train.model_dump(include={"batch_size", "gradient_accumulation"})
+        train = train.model_copy(update=open_again)
+    train = train.model_copy(update={"speed": "as_given"})
     model = recipe.model.model_copy(update={"load_in_4bit": decisions.load_in_4bit})
     return recipe.model_copy(update={"model": model, "train": train})
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tuneserve.errors import UsageError
 from tuneserve.settings import TrainSettings
 
 
@@ -19,8 +20,28 @@ class Schedule:
     evaluate_every: int
 
 
+def shared_out(settings: TrainSettings, processes: int) -> TrainSettings:
+    """The settings of one of so many processes, which share out the examples of each step: as many
+    computed at a time as the settings say, or the next smaller number that divides the share.
+
+    Raises UsageError where they can't be shared out evenly.
+    """
+    if processes == 1:
+        return settings
+    share, left = divmod(settings.examples_per_step, processes)
+    if left:
+        raise UsageError(
+            f"{settings.examples_per_step} examples a step (batch_size x gradient_accumulation) "
+            f"can't be shared out to {processes} processes evenly",
+            where="train.batch_size",
+        )
+    size = next(size for size in range(settings.batch_size, 0, -1) if share % size == 0)
+    return settings.model_copy(update={"batch_size": size, "gradient_accumulation": share // size})
+
+
 def plan_steps(settings: TrainSettings, examples: int, *, devices: int = 1) -> Schedule:
-    """The steps of `examples` training examples under these settings.
+    """The steps of `examples` training examples under these settings, which are those of each of
+    `devices` processes (`shared_out`).
 
     The last batch of an epoch may be short; it is a step like the others.
     """

@@ -1,4 +1,5 @@
-"""Training in several processes at a time, one for each GPU, as `accelerate launch` starts them.
+"""Training in several processes at a time, one for each GPU, as launch.py starts them, or torchrun
+or `accelerate launch`.
 
 The first process reads and writes the run directory and talks; the others compute.
 """
@@ -7,8 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tuneserve.errors import TuneserveError
+
+_LATE_SECONDS = 5.0
 
 
 def process_count() -> int:
@@ -19,6 +25,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_launched() -> bool:
+    """Was this process started as one of several (or as the one of one)?"""
+    return "RANK" in os.environ
+
+
 def local_rank() -> int:
     """The number of this process on its machine, and of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
@@ -26,12 +37,17 @@ def local_rank() -> int:
 
 @contextlib.contextmanager
 def only_first_talks() -> Iterator[None]:
-    """Keep the other processes off the terminal while the block runs; errors still get out."""
+    """Keep the other processes off the terminal while the block runs. Their errors still get out,
+    but late: most are the first one's too, whose end ends them."""
     if is_first_process():
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
-        yield
+    try:
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    except TuneserveError:
+        time.sleep(_LATE_SECONDS)
+        raise
 
 
 def wait_for_all() -> None:

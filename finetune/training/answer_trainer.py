@@ -116,10 +116,11 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        # A step has the same examples however few of them are computed at a time, and by however
+        # many processes.
+        at_once = self.args.per_device_train_batch_size * self.accelerator.num_processes
         return LengthGroupedSampler(
-            self._lengths, self._epochs,
-            # A step has the same examples however few of them are computed at a time.
-            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps,
+            self._lengths, self._epochs, at_once * self.args.gradient_accumulation_steps,
             self.args.data_seed, self._families,
         )  # fmt: skip
 

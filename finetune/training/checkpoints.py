@@ -33,10 +33,12 @@ _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 
 def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
-    """What a checkpoint depends on: the settings that shape training, and the inputs' hashes."""
+    """What a checkpoint depends on: the settings that shape training, and the inputs' hashes. On
+    how many GPUs it goes on is free."""
     sections = {
         name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "data", "train")
     }
+    del sections["train"]["gpus"]
     return {"settings": sections, **inputs}
 
 

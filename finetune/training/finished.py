@@ -20,6 +20,8 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
     counts. Never asks the hub.
     """
     saved, wanted = run.saved_settings(), recipe.model_dump(mode="json")
+    for settings in (saved, wanted):  # how many GPUs it takes shapes nothing
+        settings.get("train", {}).pop("gpus", None)
     same = all(saved.get(name) == wanted[name] for name in ("model", "data", "train"))
     if not same or not run.adapter.is_dir():
         return None

@@ -25,7 +25,7 @@ from tuneserve.finetune.data.prepare import (
 from tuneserve.finetune.data.reading import raise_problems
 from tuneserve.finetune.memory.budget import as_before, plan_budget
 from tuneserve.finetune.memory.prefixes import plan_sharing
-from tuneserve.finetune.memory.schedule import plan_steps
+from tuneserve.finetune.memory.schedule import plan_steps, shared_out
 from tuneserve.finetune.runtime.libraries import check_hardware, load_runtime, peak_memory, quiet
 from tuneserve.finetune.runtime.model import (
     check_finite,
@@ -187,6 +187,7 @@ def _prepare(
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})
+    share = shared_out(recipe.train, process_count())
     stored = None
     if recipe.train.quantization_aware:
         if stored_weights is None:
@@ -196,6 +197,8 @@ def _prepare(
     say(f"base model: {base.name}; loading Unsloth")
     runtime = load_runtime(recipe.train.precision)
     check_hardware(runtime, recipe.train)
+    if process_count() == 1 and (there := runtime.torch.cuda.device_count()) > 1:
+        say(f"note: {there} GPUs are here, and one of them trains (--gpus all: every one)")
     tokenizer = load_tokenizer(base.path, recipe.model)
     encoder = Encoder.of(recipe, tokenizer, prepared)
     examples = sum(map(len, prepared.parts().values()))
@@ -206,12 +209,17 @@ def _prepare(
     _tell_tokens(encoded)
     training_set = build_training_set(prepared, encoded, encoder.encode_all, recipe)
     say(training_set.describe())
-    schedule = plan_steps(recipe.train, len(training_set.sampler), devices=process_count())
+    schedule = plan_steps(share, len(training_set.sampler), devices=process_count())
+    # Which examples a step has does not depend on how many processes share it.
+    whole = share.model_copy(
+        update={"gradient_accumulation": share.gradient_accumulation * process_count()}
+    )
     sharing, told = plan_sharing(
-        recipe.train, runtime, check_config(base.path / "config.json"), training_set
+        whole, runtime, check_config(base.path / "config.json"), training_set
     )
     if told:
         say(told)
+    recipe = recipe.model_copy(update={"train": share})
     budget = plan_budget(recipe, runtime, base.path, training_set.encoded, schedule, sharing)
     return TrainingJob(
         recipe, run, base, runtime, tokenizer, prepared, encoded, training_set, schedule, budget,

@@ -89,7 +89,9 @@ def main(arguments: list[str] | None = None) -> None:
     if logging.lastResort is not None:  # what writes warnings where no logging is set up
         logging.lastResort.setFormatter(Visible())
     try:
-        result: Any = cli.main(args=given, prog_name="tuneserve", standalone_mode=False)
+        result: Any = cli.main(
+            args=given, prog_name="tuneserve", standalone_mode=False, obj=tuple(given)
+        )
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except (click.Abort, KeyboardInterrupt):

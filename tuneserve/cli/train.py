@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 @stage_options
 @settings_options("model", "data", "train")
 @settings_options("convert", only=PREFLIGHT_SETTINGS)
+@click.option("--nodes", type=click.IntRange(1), default=1, help="Machines that train together.")
+@click.option(
+    "--node-rank", type=click.IntRange(0), default=0, help="Which of them this one is, from 0."
+)
+@click.option("--rendezvous", default="", help="HOST:PORT of the first one, where they meet.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -30,6 +36,9 @@ def command(
     force: bool,
     skip_done: bool,
     as_json: bool,
+    nodes: int,
+    node_rank: int,
+    rendezvous: str,
     **_: object,
 ) -> None:
     """Fine-tune the base model on your examples (LoRA, Unsloth).
@@ -37,15 +46,21 @@ def command(
     What would fail the conversion afterwards (architecture, vocabulary, chat template, disk) is
     refused before anything is loaded. The adapter lands in runs/NAME/adapter, with the split, the
     curves and the figures beside it. A training that was stopped goes on where it was when the
-    same command is given again. For several GPUs: accelerate launch --no_python tuneserve train ...
+    same command is given again, on any number of GPUs.
 
     \b
     tuneserve train --config examples/sentiment.toml
+    tuneserve train --config mine.toml --gpus all
     tuneserve train --run mine --base ./my-model --file mine.jsonl --epochs 2
     """
     recipe = resolve_settings(context, recipe=config)
     run = select_run(run_name, config)
     require_extra("train", "training")
+    from tuneserve.finetune.runtime.launch import Machines, launch, processes_wanted
+
+    machines = Machines(nodes, node_rank, rendezvous)
+    if processes := processes_wanted(recipe.train.gpus, machines):
+        sys.exit(launch(context.find_root().obj, processes, machines))
     from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
 

@@ -1,0 +1,182 @@
+"""Training that starts itself in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.finetune.training.variants import make_small
+from tests.support import ROOT
+from tuneserve.errors import UsageError
+from tuneserve.finetune.memory.schedule import plan_steps, shared_out
+from tuneserve.finetune.runtime.launch import Machines, as_torchrun, processes_wanted
+from tuneserve.run import RunDirectory
+from tuneserve.settings import TrainSettings
+
+# What `tuneserve train --gpus N` does where there are GPUs.
+LAUNCH = """
+import sys
+from tuneserve.finetune.runtime.launch import Machines, launch
+from tuneserve.errors import TuneserveError
+try:
+    sys.exit(launch(sys.argv[2:], int(sys.argv[1]), Machines()))
+except TuneserveError as error:
+    print(error.render(), file=sys.stderr)
+    sys.exit(1)
+"""
+OPTIONS = (
+    "train", "--file", "colours.jsonl", "--compile", "false", "--max-seq-length", "64",
+    "--r", "4", "--batch-size", "4", "--gradient-accumulation", "2", "--evaluations", "1",
+    "--near-duplicates", "1", "--precision", "fp32", "--no-preflight",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, demo_base: Path) -> Path:
+    found = tmp_path_factory.mktemp("several")
+    (found / "base").mkdir()
+    make_small(demo_base, found / "base")
+    colours = ("red", "green", "blue", "yellow", "black")
+    rows = [
+        {"instruction": f"What is the colour of number {n}?", "output": f"{colours[n % 5]} {n}"}
+        for n in range(60)
+    ]
+    (found / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return found
+
+
+def started(folder: Path, processes: int, *options: str) -> subprocess.Popen[str]:
+    """The training, in so many processes; in one without a launcher."""
+    command = ["-m", "tuneserve"] if processes == 1 else ["-c", LAUNCH, str(processes)]
+    return subprocess.Popen(
+        [sys.executable, *command, *OPTIONS, "--base", str(folder / "base"), *options],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def done(folder: Path, processes: int, *options: str) -> tuple[int, str]:
+    process = started(folder, processes, *options)
+    said, _ = process.communicate(timeout=300)
+    return process.returncode, said
+
+
+def losses(folder: Path, run: str) -> list[float]:
+    result = RunDirectory(folder / "runs" / run).read().stages["train"].result
+    return [loss for _, loss in result["losses"]["train"]]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_go_on_as_one(folder: Path) -> None:
+    steps = ("--max-steps", "5")
+    code, said = done(folder, 1, "--run", "one", *steps)
+    assert code == 0, said
+    code, said = done(folder, 2, "--run", "two", *steps)
+    assert code == 0, said
+    assert "2 processes here, as by: torchrun --nproc-per-node=2 --standalone" in said
+    assert "Traceback" not in said
+    assert said.count("next: tuneserve convert --run two") == 1
+    np.testing.assert_allclose(losses(folder, "two"), losses(folder, "one"), atol=1e-4)
+    one, two = (
+        load_file(folder / "runs" / run / "adapter" / "adapter_model.safetensors")
+        for run in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+def test_a_stop_is_saved_by_all_and_one_process_goes_on(folder: Path) -> None:
+    options = ("--run", "stopped", "--max-steps", "400")
+    process = started(folder, 2, *options)
+    assert process.stdout is not None
+    said = ""
+    while "step 3" not in said and "3/400" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said + rest
+    assert "it is saved" in rest
+    assert "Traceback" not in rest
+    code, said = done(folder, 1, "--run", "stopped", "--max-steps", "400", "--skip-done")
+    assert code == 0, said
+    assert "going on from checkpoint-" in said
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_others(folder: Path) -> None:
+    process = started(folder, 2, "--run", "killed", "--max-steps", "100000")
+    assert process.stdout is not None
+    said = ""
+    while "3/100" not in said and "step 3" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(workers) >= 2
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    began = time.monotonic()
+    rest, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < 40
+    assert process.returncode == 1
+    assert "was killed (SIGKILL); the others were ended" in rest
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_told_once(folder: Path) -> None:
+    code, said = done(
+        folder, 2, "--run", "wrong", "--batch-size", "3", "--gradient-accumulation", "1"
+    )
+    assert code == 2, said
+    assert said.count("3 examples a step") == 1
+    assert "Traceback" not in said
+
+
+def test_the_examples_of_a_step_are_shared_out() -> None:
+    settings = TrainSettings(batch_size=8, gradient_accumulation=2, epochs=2)
+    for processes, size, accumulation in ((1, 8, 2), (2, 8, 1), (4, 4, 1), (8, 2, 1)):
+        share = shared_out(settings, processes)
+        assert (share.batch_size, share.gradient_accumulation) == (size, accumulation)
+        assert plan_steps(share, 161, devices=processes) == plan_steps(settings, 161)
+    share = shared_out(TrainSettings(batch_size=6), 4 - 1)
+    assert (share.batch_size, share.gradient_accumulation) == (2, 1)
+    with pytest.raises(UsageError, match="16 examples a step"):
+        shared_out(settings, 3)
+
+
+def test_no_process_is_started_where_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert processes_wanted(1, Machines()) == 0
+    monkeypatch.setenv("RANK", "1")
+    assert processes_wanted(4, Machines()) == 0
+
+
+def test_the_line_is_torchruns() -> None:
+    arguments = ("train", "--config", "my recipe.toml", "--gpus", "2")
+    assert as_torchrun(arguments, 2, Machines()) == (
+        "torchrun --nproc-per-node=2 --standalone --no-python tuneserve train --config "
+        "'my recipe.toml' --gpus 2"
+    )
+    assert as_torchrun(("train",), 8, Machines(2, 1, "ten:1234")) == (
+        "torchrun --nproc-per-node=8 --nnodes=2 --node-rank=1 --master-addr=ten "
+        "--master-port=1234 --no-python tuneserve train"
+    )
+
+
+@pytest.mark.parametrize("wrong", [(1, 1, ""), (1, 0, "ten:1"), (2, 0, ""), (2, 2, "ten:1")])
+def test_machines_that_can_not_be(wrong: tuple[int, int, str]) -> None:
+    with pytest.raises(UsageError):
+        Machines(*wrong)
