@@ -37,7 +37,7 @@ class Machines:
             raise UsageError("there is but one machine", hint="Add --nodes N.")
         if self.count > 1 and not self.meeting:
             raise UsageError(
-                f"where do {self.count} machines meet?", where="--rendezvous",
+                f"{self.count} machines need a place where they meet", where="--rendezvous",
                 hint="Give all of them --rendezvous HOST:PORT, a free port of the first machine.",
             )  # fmt: skip
         if not 0 <= self.number < self.count:
