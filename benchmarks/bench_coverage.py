@@ -36,7 +36,7 @@ from itertools import islice
 # Each process computes one design: its linear algebra needs no threads of its own.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from bench_mixtures import EVEN, MIXTURES
+from bench_mixtures import EVEN, MIXTURES, SOURCE_MIXTURES
 from bench_simulation import (
     DRAWS,
     Design,
@@ -53,7 +53,8 @@ from bench_simulation import (
 LOWEST, HIGHEST, HIGHEST_UNEVEN, MOST_ALARMS = 0.93, 0.97, 0.985, 0.05
 LEAST_POWER, LEAST_SHOWN = 0.75, 0.8
 PROMPTS = (10, 20, 50, 100, 500)
-MIXED = (10, 20, 50, 100, 200)
+MIXED = (10, 20, 30, 50, 100, 200)
+MIXED_SOURCES = (6, 8, 12, 20, 50)
 SOURCES = (2, 3, 5, 8, 20)
 EQUAL = ("paired .02", "paired .3", "json same")  # neither model is better
 POWERS = (
@@ -61,9 +62,9 @@ POWERS = (
     PowerDesign(400, 0, 0.1, whole=True, level=0.05),
     PowerDesign(100, 0, 0.3, whole=False, level=0.05),
     PowerDesign(100, 0, 0.3, whole=False, level=0.05 / 4),
-    PowerDesign(0, 8, 0.3, whole=True, level=0.05),
-    PowerDesign(0, 8, 0.9, whole=False, level=0.05),
-    PowerDesign(0, 20, 0.3, whole=False, level=0.05 / 4),
+    PowerDesign(0, 8, 0.9, whole=True, level=0.05),
+    PowerDesign(0, 20, 0.9, whole=False, level=0.05),
+    PowerDesign(0, 20, 0.9, whole=False, level=0.05 / 4),
 )
 GAPS = (
     GapDesign((0.0,) * 3, (0.8,) * 3, 50),
@@ -106,8 +107,13 @@ def by_mixtures() -> list[Design]:
     return [Design(kind, prompts=count) for kind in MIXTURES for count in MIXED]
 
 
+def by_source_mixtures() -> list[Design]:
+    return [Design(kind, sources=count) for kind in SOURCE_MIXTURES for count in MIXED_SOURCES]
+
+
 def find_mixture(design: Design, *, benchmarks: int, seed: int) -> Found:
-    return find(design, benchmarks=benchmarks, seed=seed, kinds=MIXTURES)
+    kinds = {**MIXTURES, **SOURCE_MIXTURES}
+    return find(design, benchmarks=benchmarks, seed=seed, kinds=kinds)
 
 
 def show_mixtures(found: Iterable[Found]) -> list[Found]:
@@ -123,6 +129,20 @@ def show_mixtures(found: Iterable[Found]) -> list[Found]:
         if row[0].design.kind in EVEN:
             _line(row, [f"{100 * (one.called or 0.0):.1f}" for one in row], MIXTURES)
     return [one for row in rows for one in row]
+
+
+def show_source_mixtures(found: Iterable[Found]) -> list[Found]:
+    """The same by sources, each of one kind."""
+    every = list(found)
+    for title, cell in (
+        ("coverage, %, by sources, beyond what is supposed", _cell),
+        ("as good, called different, %", lambda one: f"{100 * (one.called or 0.0):.1f}"),
+    ):
+        _header(title, MIXED_SOURCES)
+        for start in range(0, len(every), len(MIXED_SOURCES)):
+            row = every[start : start + len(MIXED_SOURCES)]
+            _line(row, [cell(one) for one in row], SOURCE_MIXTURES)
+    return every
 
 
 def _cell(found: Found) -> str:
@@ -209,6 +229,7 @@ def main() -> int:
             found["mixtures"] = [asdict(case) for case in mixed]
             good &= all(case.no_width == 0 for case in mixed)
             even = [case for case in mixed if case.design.kind in EVEN]
+            even += show_source_mixtures(pool.map(look_at, by_source_mixtures()))
             good &= all((case.called or 0.0) <= MOST_ALARMS + slack for case in even)
         if "power" in wanted:
             powers = list(

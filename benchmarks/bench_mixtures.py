@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from bench_simulation import GRADED, PERPLEXITY, RATIO, SCORE, Floats, Kind, Source
+from bench_simulation import GRADED, PAIRED, PERPLEXITY, RATIO, SCORE, Floats, Kind, Source
 
 
 def _mixed(
@@ -92,7 +92,48 @@ def _ties(source: Source) -> Floats:
     return np.round(source.random.normal(0, 0.1, source.shape) * 4) / 4
 
 
+def _broken(share: float) -> Callable[[Source], Floats]:
+    """Scores of 0.8 to 1, but for those that are 0: JSON that is broken now and then."""
+    return lambda source: np.where(
+        source.chance(share) > 0, 0.0, source.random.uniform(0.8, 1.0, source.shape)
+    )
+
+
+def _of_sources(share: float) -> Callable[[Source], Floats]:
+    """Sources of which that share lose every prompt, and the others gain as much in all."""
+
+    def draw(source: Source) -> Floats:
+        clusters = source.clusters if not source.alone else np.arange(source.shape[1])
+        drawn = source.random.random((source.shape[0], clusters[-1] + 1)) < share
+        gains = source.random.random(source.shape) < share / (1 - share)
+        return np.where(drawn[:, clusters], -1.0, gains.astype(np.float64))
+
+    return draw
+
+
+SOURCE_MIXTURES = {
+    "sources .1": Kind(
+        PAIRED,
+        "10 % of sources lose all, others gain as much in all",
+        _of_sources(0.1),
+        True,
+        rare=lambda x: x < -0.5,
+    ),
+    "sources .05": Kind(
+        PAIRED,
+        "5 % of sources lose all, others gain as much in all",
+        _of_sources(0.05),
+        True,
+        rare=lambda x: x < -0.5,
+    ),
+}
 MIXTURES = {
+    "broken .04": Kind(
+        SCORE, "4 % are 0, others 0.8 to 1", _broken(0.04), rare=lambda x: x < 0.5
+    ),
+    "broken .02": Kind(
+        SCORE, "2 % are 0, others 0.8 to 1", _broken(0.02), rare=lambda x: x < 0.5
+    ),
     "hard": Kind(
         PERPLEXITY, "5 % of prompts have 30 times the loss, both exponential",
         _mixed(0.05, _exponential(10), _exponential(0.3)), rare=lambda x: x > 3,

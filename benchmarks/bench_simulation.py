@@ -26,7 +26,6 @@ from tuneserve.bench.stats.proportions import Ends
 
 Floats = npt.NDArray[np.float64]
 PER_SOURCE = 20
-WORSE = 0.5  # the mean graded score of the worse of two models
 BATCH = 250  # benchmarks with sources of unequal sizes that share the sizes
 _MANY = 2_000_000
 
@@ -219,7 +218,7 @@ def find(
         held += int(holds.sum())
         flat += int((low == high).sum())
         if kind.quantity in (PAIRED, GRADED):
-            undoing = margin(kind.quantity == GRADED, bootstrap)
+            undoing = significance.undoing_of(bootstrap, whole=kind.quantity == PAIRED)
             apart = (low > undoing) | (high < -undoing)
             called += int((apart & (p_values(drawn, bootstrap) < 0.05)).sum())
         if kind.rare:
@@ -252,13 +251,6 @@ def ends(quantity: str, drawn: Floats, tokens: Floats, bootstrap: Bootstrap) -> 
     if quantity == PERPLEXITY:
         return intervals.perplexity_ends(drawn * tokens, tokens, bootstrap)
     return intervals.ratio_ends(drawn * tokens, tokens, bootstrap)
-
-
-def margin(graded: bool, bootstrap: Bootstrap) -> float:
-    """What could undo a difference of graded scores, where the worse of both scores WORSE."""
-    if not graded:
-        return 0.0
-    return intervals.unseen_share(bootstrap.count, bootstrap.confidence) * WORSE
 
 
 def p_values(differences: Floats, bootstrap: Bootstrap) -> Floats:
@@ -315,7 +307,7 @@ def power_at_smallest(design: PowerDesign, *, benchmarks: int, seed: int = 0) ->
     """
     generator = np.random.default_rng(seed)
     bootstrap = Bootstrap(Design("", design.prompts, design.sources).clusters(generator))
-    undoing = margin(not design.whole, bootstrap)
+    undoing = significance.undoing_of(bootstrap, whole=design.whole)
     surplus, shown = [], []
     for positive in np.linspace(0.52, 1.0, 9):
         drawn = design.draw(generator, benchmarks, float(positive))

@@ -100,8 +100,8 @@ def recomputed(rows: list[Row]) -> Recomputed:
             smallest = mean_detectable(
                 net, sizes, differences, difference(differences, net, sizes, whole, alone)
             )
-            if not whole:  # a kind that no cluster shows, on which all that the base has is lost
-                smallest += (1 - 0.05 ** (1 / len(clusters))) * math.fsum(base) / len(base)
+            # A kind that no cluster shows, on which all is lost, could undo a difference.
+            smallest += 1 - 0.05 ** (1 / len(clusters))
     return Recomputed(
         len(rows), won, lost,
         base=accuracy(base, total(lambda row: row["base"]["score"]), sizes, alone),

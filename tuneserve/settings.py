@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -966,6 +967,14 @@ class BenchSettings(Section):
         description="Exit with code 1 if a figure of the tuned model is below its least value, as "
         "accuracy=0.75: accuracy, gain (over the base), general, or the name of a further task.",
     )
+
+    @field_validator("endpoint", "judge")
+    @classmethod
+    def _is_a_url(cls, text: str) -> str:
+        parts = urlsplit(text)
+        if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("expected a URL, as http://127.0.0.1:8080/v1")
+        return text
 
     @field_validator("endpoint_body")
     @classmethod

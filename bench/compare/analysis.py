@@ -49,6 +49,7 @@ def compare_scores(
     """Two contenders' scores on the same prompts, [prompts] each."""
     won, lost = int((tuned > base).sum()), int((tuned < base).sum())
     level = (1 - bootstrap.confidence) / comparisons
+    graded = not intervals.is_binary(np.concatenate([tuned, base]))
     return AccuracyComparison(
         prompts=len(tuned),
         clusters=bootstrap.count,
@@ -60,9 +61,9 @@ def compare_scores(
         mcnemar_p=significance.mcnemar_exact(won, lost),
         p=significance.paired_p(bootstrap.by_cluster(tuned - base), seed=bootstrap.seed),
         smallest_detectable=significance.smallest_detectable(tuned, base, bootstrap, level),
-        graded=not intervals.is_binary(np.concatenate([tuned, base])),
+        graded=graded,
         level=level,
-        undoing=significance.undoing_of(tuned, base, bootstrap.count, bootstrap.confidence),
+        undoing=significance.undoing_of(bootstrap, whole=not graded),
     )
 
 
@@ -116,6 +117,7 @@ def compare_perplexity(pairs: Sequence[Pair], settings: BenchSettings) -> Perple
         base=intervals.perplexity(base, tokens, bootstrap),
         tuned=intervals.perplexity(tuned, tokens, bootstrap),
         ratio=intervals.perplexity_ratio(tuned, base, tokens, bootstrap),
+        longest=intervals.longest_of(tokens, bootstrap),
     )
 
 
@@ -245,11 +247,11 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
         )
     kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
     unseen = intervals.unseen_share(accuracy.clusters, confidence)
-    better, change = ("tuned", "gain") if difference.value > 0 else ("base", "loss")
+    worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
         f"{counted(accuracy)} shows may be up to {percent(unseen)} of all: if the {better} model "
-        f"failed on them, there would be no {change}. "
+        f"failed on those that the {worse} one gets right, they could undo it. "
     )
 
 

@@ -138,10 +138,10 @@ def unseen_said(report: Report) -> str:
         f"{figures} hold for the kinds that are."
     )
     if ratio.low is not None and ratio.high is not None and ratio.low < ratio.high:
-        highest = with_unseen(ratio.high, count, confidence)
+        highest = with_unseen(ratio.high, count, confidence, report.perplexity.longest)
         sentence += (
-            f" If that share lost {UNSEEN_LOSS:g} nats a token, tuned / base could be up to "
-            f"{number(highest)}."
+            f" If that share, with answers as long as the longest here, lost {UNSEEN_LOSS:g} nats "
+            f"a token, tuned / base could be up to {number(highest)}."
         )
     return sentence
 

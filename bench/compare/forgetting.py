@@ -116,12 +116,12 @@ def _p_of_text(text: TextLosses, seed: int) -> float:
 
 def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
     """Is a loss of more points than the margin excluded (non-inferiority), where the base has
-    something to lose? Of graded scores also one that prompts of a kind not seen could make, which
-    are supposed to lose all that the base has."""
+    something to lose? Where that is not in the interval by itself, also one that prompts of a kind
+    not seen could make, which are supposed to lose all."""
     low = accuracy.difference.low
     if accuracy.base.value < FLOOR or low is None:
         return False
-    return low - accuracy.undoing[0] > -_margin(accuracy, settings)
+    return low - accuracy.undoing > -_margin(accuracy, settings)
 
 
 def _margin(accuracy: AccuracyComparison, settings: BenchSettings) -> float:
@@ -141,7 +141,8 @@ def _compare_text(
     same = ratio.low == ratio.high == 1.0  # the same model
     highest = ratio.high
     if highest is not None and not same:
-        highest = intervals.with_unseen(highest, bootstrap.count, settings.confidence)
+        longest = intervals.longest_of(text.tokens, bootstrap)
+        highest = intervals.with_unseen(highest, bootstrap.count, settings.confidence, longest)
     return TextComparison(
         name=text.name,
         pieces=len(text.base),
@@ -241,7 +242,7 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
         found.prompts,
         margin,
         settings.confidence,
-        unseen_loss=found.base.value if found.graded else 0.0,
+        unseen_loss=found.prompts / found.clusters if found.undoing else 0.0,
     )
     small = ""
     if margin < settings.margin / 100:

@@ -32,8 +32,8 @@ class AccuracyComparison:
     share sources the sign-flip test over sources. `smallest_detectable` is the difference that
     would be shown 4 times in 5 by a test at `level`, which is Holm's for the smallest p where
     several are compared; None where so few prompts or sources could show none. `undoing`: what
-    kinds of prompts that are not among these could take from a gain, and from a loss, of graded
-    scores; a difference is shown only beyond it.
+    kinds of prompts or sources that are not among these could take from a difference, which is
+    shown only beyond it.
     """
 
     prompts: int
@@ -48,17 +48,19 @@ class AccuracyComparison:
     smallest_detectable: float | None
     graded: bool
     level: float = 0.05
-    undoing: tuple[float, float] = (0.0, 0.0)
+    undoing: float = 0.0
 
 
 @dataclass(frozen=True)
 class PerplexityComparison:
-    """Perplexity of the reference answers; `ratio` is tuned over base (below 1: less surprised)."""
+    """Perplexity of the reference answers; `ratio` is tuned over base (below 1: less surprised).
+    `longest`: the tokens of the longest (or of the largest source), by the average."""
 
     tokens: int
     base: Estimate
     tuned: Estimate
     ratio: Estimate
+    longest: float = 1.0
 
 
 @dataclass(frozen=True)

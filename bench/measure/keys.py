@@ -56,13 +56,15 @@ def model_keys(
 ) -> dict[Key, str]:
     """The keys of everything that is measured of 'base' or 'tuned' by itself."""
     model = digest(conditions)
-    keys = {
-        (kind, name, item.example.id): digest(
-            model, "likelihood", item.prompt, item.answer, item.unscored
-        )
-        for kind, items in ((LIKELIHOOD, workload.expected), (CHOICE, workload.choices))
-        for item in items
-    }
+    keys: dict[Key, str] = {}
+    for kind, items in ((LIKELIHOOD, workload.expected), (CHOICE, workload.choices)):
+        # Which are computed together follows from all of them.
+        shared = digest(
+            model, "likelihood", bench.parallel,
+            [[item.prompt, item.answer, item.unscored] for item in items],
+        )  # fmt: skip
+        for place, item in enumerate(items):
+            keys[kind, name, item.example.id] = digest(shared, place)
     keys |= {
         (TEXT, name, text): digest(model, TEXT, chunks.tolist())
         for text, chunks in workload.texts.items()

@@ -254,10 +254,19 @@ def unseen_share(count: int, confidence: float = 0.95) -> float:
     return 1.0 - float((1 - confidence) ** (1 / count))
 
 
-def with_unseen(high: float, count: int, confidence: float = 0.95) -> float:
+def with_unseen(high: float, count: int, confidence: float = 0.95, longest: float = 1.0) -> float:
     """How high a perplexity ratio with this upper end could be, if the share of prompts that
-    `count` may show none of (`unseen_share`) loses UNSEEN_LOSS."""
-    return high * math.exp(unseen_share(count, confidence) * UNSEEN_LOSS)
+    `count` may show none of (`unseen_share`), as long as the longest of them (`longest_of`), loses
+    UNSEEN_LOSS a token."""
+    share = unseen_share(count, confidence)
+    of_tokens = share * longest / (share * longest + 1 - share)
+    return high * math.exp(of_tokens * UNSEEN_LOSS)
+
+
+def longest_of(tokens: npt.ArrayLike, bootstrap: Bootstrap) -> float:
+    """The tokens of the longest prompt (or source), by those of one on average."""
+    counts = bootstrap.by_cluster(np.asarray(tokens, np.float64))
+    return float(counts.max() / counts.mean())
 
 
 def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:

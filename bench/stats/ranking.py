@@ -15,7 +15,8 @@ from tuneserve.console import listed
 @dataclass(frozen=True)
 class PairTest:
     """`first` minus `second`, paired over the prompts; `adjusted_p` is Holm's over all pairs.
-    `shown`: the adjusted test and the interval (of this pair alone) say so (`direction`)."""
+    `shown`: the adjusted test and the interval (of this pair alone) say so (`direction`);
+    `why_not`: what else is in the way where they do, or ''."""
 
     first: str
     second: str
@@ -24,6 +25,7 @@ class PairTest:
     lost: int
     adjusted_p: float
     shown: bool
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,9 @@ def _test(
 ) -> PairTest:
     ours, theirs = scores[first], scores[second]
     difference = intervals.paired_difference(ours, theirs, bootstrap)
-    undoing = significance.undoing_of(ours, theirs, bootstrap.count, bootstrap.confidence)
+    whole = intervals.is_binary(ours) and intervals.is_binary(theirs)
+    undoing = significance.undoing_of(bootstrap, whole=whole)
+    shown = significance.direction(difference, p, bootstrap.confidence, undoing) != 0
     return PairTest(
         first=first,
         second=second,
@@ -90,7 +94,10 @@ def _test(
         won=int((ours > theirs).sum()),
         lost=int((ours < theirs).sum()),
         adjusted_p=p,
-        shown=significance.direction(difference, p, bootstrap.confidence, undoing) != 0,
+        shown=shown,
+        why_not=f"{100 * undoing:.1f} points could be undone by kinds not seen"
+        if not shown and significance.direction(difference, p, bootstrap.confidence)
+        else "",
     )
 
 

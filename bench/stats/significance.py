@@ -98,28 +98,25 @@ def direction(
     difference: Estimate,
     p: float,
     confidence: float,
-    undoing: tuple[float, float] = (0.0, 0.0),
+    undoing: float = 0.0,
 ) -> int:
     """1 where a gain is shown, -1 where a loss is, 0 where neither. The test's `p` and the interval
     both have to say so, and the interval has to leave out what prompts of kinds not seen could
-    undo of a gain, and of a loss (`undoing_of`), too."""
+    undo (`undoing_of`) too."""
     low, high = difference.low, difference.high
     if p >= 1 - confidence or low is None or high is None:
         return 0
-    return int(low > undoing[0]) - int(high < -undoing[1])
+    return int(low > undoing) - int(high < -undoing)
 
 
-def undoing_of(
-    ours: npt.ArrayLike, theirs: npt.ArrayLike, count: int, confidence: float = 0.95
-) -> tuple[float, float]:
-    """What kinds of prompts that none of `count` independent ones shows (`unseen_share`) could take
-    from a gain of ours, and from a loss: all that the worse scores on average, if the better
-    failed on them. Scores of [prompts] each. Nothing where all are right or wrong: there interval
-    and test count with what was not seen."""
-    if is_binary(ours) and is_binary(theirs):
-        return 0.0, 0.0
-    share = unseen_share(count, confidence)
-    return share * float(np.asarray(theirs).mean()), share * float(np.asarray(ours).mean())
+def undoing_of(bootstrap: Bootstrap, *, whole: bool) -> float:
+    """What kinds of prompts (or sources) that none of these shows could take from a difference: all
+    of their share (`unseen_share`), if the worse is right there and the better fails. Nothing for
+    answers right or wrong (`whole`), each prompt alone: there interval and test count with what was
+    not seen."""
+    if whole and not bootstrap.clustered:
+        return 0.0
+    return unseen_share(bootstrap.count, bootstrap.confidence)
 
 
 def smallest_detectable(
@@ -130,8 +127,8 @@ def smallest_detectable(
     show none.
 
     Right or wrong, each prompt alone: from the exact power of McNemar's test; otherwise
-    `detectable_mean`, which with few clusters is on the safe side; of graded scores the interval
-    has to leave out what could undo a gain (`undoing_of`) too.
+    `detectable_mean`, which with few clusters is on the safe side; there the interval has to leave
+    out what could undo a gain (`undoing_of`) too.
     """
     differences = np.subtract(tuned, base, dtype=np.float64)
     if not can_show(bootstrap, level):
@@ -141,7 +138,7 @@ def smallest_detectable(
         found = detectable_pairs(float((differences**2).mean()), len(differences), level)
     else:
         ends = difference_ends(differences, bootstrap, whole=whole)
-        undoing, _ = undoing_of(tuned, base, bootstrap.count, bootstrap.confidence)
+        undoing = undoing_of(bootstrap, whole=whole)
         found = float(detectable_mean(differences, ends, bootstrap, level, undoing))
     return found if found < 1 else None
 

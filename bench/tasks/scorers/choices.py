@@ -148,6 +148,10 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
                 return _Settled(whole, "one")
             if named := mentions(part, choices, sure=True):
                 return _first(part, named, choices)
+    listed = [known.get(word) for word in normalise(answer).split()]
+    if len(set(listed)) > 1 and None not in listed:  # "A B C D", in which A is no article
+        chosen = listed[-1 if all(map(is_letter, choices)) else 0]
+        return _Settled(chosen, "several", tuple({one for one in listed if one and one != chosen}))
     lines = [known[line] for line in map(normalise, answer.splitlines()) if line in known]
     if len(set(lines)) == 1:
         return _Settled(lines[0], "one")

@@ -48,7 +48,7 @@ _COMMA = re.compile(r"\s*[,、，]\s*\Z")
 _AND = re.compile(
     r"(?i)\s*,?\s*(?:and|or|nor|&|und|oder|et|ou|y|o|e|и|или|和|或者?|と|や|または|及|및|또는)\s*\Z"
 )
-_LISTED = re.compile(r"\s*[,;/、，；]\s*")
+_LISTED = re.compile(r"\s*(?:[,;/|、，；]|\n\s*[-*•]|\s)\s*")
 _WORD = re.compile(r"\w")
 # Every choice with a judgement of its own: A: no. B: yes.
 _JUDGEMENT = re.compile(
@@ -98,7 +98,7 @@ def with_denials(text: str, found: Sequence[Mention]) -> list[Mention]:
 
 def first_list(text: str, found: Sequence[Mention]) -> Sequence[Mention]:
     """The first mention with those that stand side by side with it: A or B, both A and B, A, B or
-    C; a text that is nothing but choices with commas (A, B) is one too."""
+    C; a text that is nothing but choices (A, B; A B; one a line) is one too."""
     first, last = next(_lists(text, found), (1, 1))
     if first == 0:
         return found[: last + 1]

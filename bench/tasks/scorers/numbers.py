@@ -28,7 +28,7 @@ _EITHER = re.compile(rf"(?i){_UNIT_BEFORE}{_OR}")
 _JOINED = re.compile(rf"(?i){_UNIT_BEFORE}(?:{_OR}|{_AND})[$€£(]*")
 _LISTED = re.compile(
     rf"(?i)\s*[%°]?\s?(?:[^\W\d_]{{1,20}})?\s*"
-    rf"(?:[,;，、；/]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND})[$€£(]*"
+    rf"(?:[,;，、；/|]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND}|\s)\s*[$€£(]*"
 )
 _BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
 # The unknown in front of its value: x = 3.
@@ -125,14 +125,16 @@ def given_in(text: str) -> Given:
             return Given(None, "none")
     plain = prepare(text)
     for sentence, after in announced(plain):
-        if corrected := _corrected(f": {after}"):  # "12. " is no mark of a list there
+        corrected, settled = _corrected(f": {after}")  # "12. " is no mark of a list there
+        if corrected is not None:
             return Given(corrected, "one")
         sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
         if several := _list_of(sentence):
             return _several(several, several[0])
         for part in (_result(sentence), sentence, after):
             if numbers := find_numbers(part):
-                return _several(numbers[: _side_by_side(part, numbers)], numbers[0])
+                given = _several(numbers[: _side_by_side(part, numbers)], numbers[0])
+                return given if settled else given._replace(found="several")
     if (apart := _TAKEN_APART.fullmatch(plain.strip())) and (
         numbers := find_numbers(apart["result"])
     ):
@@ -148,15 +150,18 @@ def given_in(text: str) -> Given:
     return _several(last, numbers[-1], numbers)
 
 
-def _corrected(text: str) -> Number | None:
-    """The number that a text decides on when it takes another one back: 12. No, 13."""
+def _corrected(text: str) -> tuple[Number | None, bool]:
+    """The number that a text decides on when it takes another one back: 12. No, 13. Where it takes
+    one back, and decides on none, it is not settled (second value) which it means."""
     numbers = find_numbers(text)
     mentions = [Mention(repr(one.value), one.start, _end_in(text, one)) for one in numbers]
     found = last_correction(text, mentions)
-    if found is None or found.decided is None:
-        return None
+    if found is None:
+        return None, True
+    if found.decided is None:
+        return None, all(named == repr(numbers[0].value) for named in found.named)
     behind = (one for one in numbers if one.start >= found.end)
-    return next(one for one in behind if repr(one.value) == found.decided)
+    return next(one for one in behind if repr(one.value) == found.decided), True
 
 
 def _end_in(text: str, one: Number) -> int:

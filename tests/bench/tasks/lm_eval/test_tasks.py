@@ -356,3 +356,12 @@ def test_a_template_keeps_its_white_space_and_may_replace(tmp_path: Path) -> Non
     body = CHOOSING.replace('"{{question}}"', json.dumps(template))
     task = read_one(write_task(tmp_path, body, ROWS[2:]))
     assert task.references[0].context == "\nIce iz\n\n"
+
+
+def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = write_task(tmp_path, "doc_to_target: 0\n")
+    quiz = tmp_path / "quiz.jsonl"
+    lines = quiz.read_text().splitlines()
+    lines[1] = lines[1].replace("Two and", "\\ud83d and")
+    quiz.write_text("\n".join(lines) + "\n")
+    assert "quiz.jsonl:2: holds half of a surrogate pair" in refusal(path).render()

@@ -144,7 +144,8 @@ def test_the_choice_that_an_answer_decides_on_last_is_its_answer(answer: str, ch
         "A. Actually, B is a mammal", "A. Wait, both A and B", "A. Wait, B or C",
         "A. Actually, it is better than B.", "A. Moment, vielleicht B", "A. Attends, peut-être B",
         "A。等等，可能是B", "A. Стоп, может быть B", "A or B", "A oder B", "A ou B", "A o B",
-        "A e B", "A или B", "A或B", "AまたはB",
+        "A e B", "A или B", "A或B", "AまたはB", "A. Wait, also B.", "A. Wait, B as well.",
+        "A. Actually, it's a good B.", "The answer is A. No, vitamin B.",
     ],
 )  # fmt: skip
 def test_an_answer_that_leaves_open_what_it_takes_back_is_right_for_none(answer: str) -> None:
@@ -260,6 +261,8 @@ def test_what_was_found_and_in_what_form() -> None:
         ("Either A or B. Final answer: B", "ABCD", ["B"]), ("A, as B and C lack it", "ABCD", ["A"]),
         ("A or B? I take B", "ABCD", ["B"]), ("Answer: A, not B or C", "ABCD", ["A"]),
         ("A or A", "ABCD", ["A"]), ("yes/no", ("yes", "no"), []), ("yes or no", ("yes", "no"), []),
+        ("A B C D", "ABCD", []), ("A\nB\nC", "ABCD", []), ("- A\n- B", "ABCD", []),
+        ("A | B", "ABCD", []), ("yes no", ("yes", "no"), []), ("A\nA", "ABCD", ["A"]),
         ("The answer is yes or no.", ("yes", "no"), []), ("yes, yes", ("yes", "no"), ["yes"]),
     ],
 )  # fmt: skip

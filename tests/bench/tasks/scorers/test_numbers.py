@@ -335,3 +335,28 @@ def test_long_answers_take_no_long_time(text: str) -> None:
 )
 def test_an_announced_number_can_be_taken_back(answer: str, number: float) -> None:
     assert last_number(answer) == number
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        "Actually, we only used 2.",
+        "Actually this holds for all n > 3.",
+        "Actually, see section 4.",
+        "Moment of inertia is 5.",
+        "Actually, at least 10.",
+        "Wait, also 13.",
+        "Sorry, question 3.",
+        "Wait, I need to add 3. 12 + 3 = 15.",
+        "Wait, 12 + 1 = 13. So 13.",
+    ],
+)
+def test_what_is_no_other_answer_leaves_it_but_unsettled(behind: str) -> None:
+    number, found = the_number(f"The answer is 12. {behind}")
+    assert number is not None
+    assert (number.value, found) == (12, "several")
+
+
+@pytest.mark.parametrize("answer", ["5 6 7", "5\n6\n7", "5 | 6 | 7", "5, 6, 7"])
+def test_a_list_of_numbers_is_none_of_them(answer: str) -> None:
+    assert not number()(answer, "7")
