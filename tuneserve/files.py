@@ -250,9 +250,11 @@ def replace(source: Path, target: Path, *, aside: Path) -> None:
 def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
     """Raise UsageError naming what is in the directory `target` and is not of the files that are
     `made` there (patterns, with a / at the end for folders): it would be deleted with them. `what`
-    they are stands in the error."""
+    they are stands in the error. What killed processes left half-written there is cleared first."""
     if target.is_symlink() or not target.is_dir():
         return
+    if os.access(target, os.W_OK):
+        clear_leftovers(target)
     patterns = list(made)
     foreign = sorted(path.name for path in target.iterdir() if not _is_made(path, patterns))
     if foreign:

@@ -23,6 +23,7 @@ from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.merge_base import check_merge_base
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.plan import needed_disk
+from tuneserve.convert.preflight.computation import check_computation
 from tuneserve.convert.preflight.configuration import Value, check_configuration, tried
 from tuneserve.convert.preflight.numbers import check_numbers
 from tuneserve.convert.preflight.shapes import check_shapes
@@ -97,6 +98,17 @@ def check_conversion(
             found.append(Finding("tensors and vocabulary", "ok", size))
             step("shapes", lambda: check_shapes(model))
             written = step("metadata", lambda: write_vocabulary(model, gguf))
+            if written is not None:
+                limit, threads = settings.max_kld, worker_threads(settings)
+                found += (
+                    step(
+                        "computation",
+                        lambda: check_computation(
+                            model, tokenizer, gguf, limit=limit, threads=threads
+                        ),
+                    )
+                    or []
+                )
             step("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
             step("disk", lambda: _disk(place, needed, found))

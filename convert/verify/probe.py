@@ -60,28 +60,29 @@ class ProbeTensor:
 
 
 def check_probe(
-    path: Path,
+    file: TensorFile,
     model: GGUFModel,
     sequences: Sequence[Sequence[int]],
     *,
     folder: Path,
     limit: float,
     threads: int,
+    layers: int | None = None,
 ) -> list[Check]:
     """Compare logits of held-out `sequences` in both, and of a long text where the model has a
-    window or a scaled RoPE. `limit` bounds the mean KL divergence besides NOISE's. The probes are
-    written into `folder` and removed again."""
-    layers = probe_layers(model)
+    window or a scaled RoPE. `limit` bounds the mean KL divergence besides NOISE's. The probes, of
+    so many `layers` (as many as there is room for), are written into `folder` and removed again."""
+    layers = layers or probe_layers(model)
     checks = [
         _check(
-            "llama.cpp = transformers", path, model, sequences, layers,
+            "llama.cpp = transformers", file, model, sequences, layers,
             folder=folder, limit=limit, threads=threads,
         )
     ]  # fmt: skip
     if text := long_text(model):
         checks.append(
             _check(
-                "llama.cpp = transformers, long text", path, model, [text], needed_layers(model),
+                "llama.cpp = transformers, long text", file, model, [text], needed_layers(model),
                 folder=folder, limit=limit, threads=threads,
             )
         )  # fmt: skip
@@ -90,7 +91,7 @@ def check_probe(
 
 def _check(
     contract: str,
-    path: Path,
+    file: TensorFile,
     model: GGUFModel,
     sequences: Sequence[Sequence[int]],
     layers: int,
@@ -99,10 +100,9 @@ def _check(
     limit: float,
     threads: int,
 ) -> Check:
-    file = TensorFile(path)
     used = np.unique(np.concatenate([np.asarray(ids, dtype=np.int64) for ids in sequences]))
     numbered = [np.searchsorted(used, ids).tolist() for ids in sequences]
-    probe = folder / f"{path.name}.probe"
+    probe = folder / f"{file.path.name}.probe"
     try:
         write_probe(file, model, used, layers, probe, threads=threads)
         ours = file_logits(probe, numbered, threads=threads)

@@ -224,7 +224,7 @@ def _check_logits(
     ]
     say("verify: the files' logits")
     checks += check_probe(
-        candidate.tuned, model, sequences, folder=candidate.tuned.parent,
+        TensorFile(candidate.tuned), model, sequences, folder=candidate.tuned.parent,
         limit=settings.max_kld, threads=threads,
     )  # fmt: skip
     # Of a mixture of experts some tokens go through another expert after any rounding.

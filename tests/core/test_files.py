@@ -371,3 +371,13 @@ def test_a_link_to_a_directory_is_replaced_alone(tmp_path: Path) -> None:
     assert (kept / "thesis.tex").exists()
     assert not (tmp_path / "data").is_symlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "kept"]
+
+
+def test_what_a_killed_process_left_is_no_foreign_file(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in (".losses.json.tuneserve-abcd1234", ".losses.json.tuneserve-abcd5678"):
+        (folder / name).mkdir(parents=True)
+    (folder / ".losses.json.tuneserve-abcd1234" / OURS).touch()
+    (folder / "train.jsonl").touch()
+    check_replaceable(folder, ("*.jsonl",), what="training")
+    assert [path.name for path in folder.iterdir()] == ["train.jsonl"]

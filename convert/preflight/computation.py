@@ -1,0 +1,110 @@
+"""What llama.cpp computes from a GGUF of the untrained base is what transformers computes from its
+weights: a key of config.json that one of them leaves out shows before a training.
+
+A process of its own computes it: the check beside it does without torch, and llama.cpp may end a
+process over a file that it can't take.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tuneserve.arrays import Bytes, Floats, Ids
+from tuneserve.child import own_module, run_child
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.findings import Finding
+from tuneserve.gguf.reader import GGUFTensor
+
+_TOKENS, _KINDS, _SEQUENCES = 96, 48, 2  # a sequence's length, different ids, sequences
+_ADVICE = (
+    "A key of its config.json (of RoPE, attention, windows or norms) means something that "
+    "llama.cpp does not compute."
+)
+
+
+class UnwrittenFile(TensorFile):
+    """The GGUF of a checkpoint as far as it is asked for: metadata from a file that has no tensors,
+    rows from the checkpoint."""
+
+    def __init__(self, metadata: Path, model: GGUFModel) -> None:
+        super().__init__(metadata)
+        self._sources = model.sources
+        nothing: Bytes = np.empty(0, np.uint8)
+        self.tensors = {
+            name: GGUFTensor(0, tuple(source.shape), 0, 0, nothing)
+            for name, source in model.sources.items()
+        }
+
+    def rows_at(self, name: str, wanted: Ids) -> Floats:
+        source = self._sources[name]
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+        found: Floats = np.concatenate([source.rows(int(run[0]), int(run[-1]) + 1) for run in runs])
+        return found
+
+
+def check_computation(
+    model: GGUFModel, tokenizer: Path, metadata: Path, *, limit: float, threads: int
+) -> list[Finding]:
+    """The contract of a conversion (`check_probe`) on random tokens, with one layer of every kind.
+    `metadata`: a GGUF of the model's metadata; the probe is written beside it.
+
+    Raises TuneserveError with what llama.cpp said if it does not load or compute the probe.
+    """
+    request = {
+        "base": str(model.checkpoint.directory), "tokenizer": str(tokenizer), "name": model.name,
+        "metadata": str(metadata), "limit": limit, "threads": threads,
+    }  # fmt: skip
+    answer = run_child(
+        own_module("tuneserve.convert.preflight.computation"),
+        what="computing with the untrained base", stdin=json.dumps(request), hint=_ADVICE,
+    )  # fmt: skip
+    return [Finding(**one) for one in json.loads(answer)]
+
+
+def _compared(model: GGUFModel, metadata: Path, *, limit: float, threads: int) -> list[Finding]:
+    from tuneserve.convert.verify.probe import check_probe, needed_layers
+
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    random = np.random.default_rng(0)
+    kinds = random.integers(0, model.vocabulary_size, _KINDS)
+    sequences = [
+        [int(number) for number in random.choice(kinds, _TOKENS)] for _ in range(_SEQUENCES)
+    ]
+    checks = check_probe(
+        UnwrittenFile(metadata, model), model, sequences, folder=metadata.parent, limit=limit,
+        threads=threads, layers=needed_layers(model),
+    )  # fmt: skip
+    return [
+        Finding(check.contract, "ok", check.detail)
+        if check.passed
+        else Finding(check.contract, "refused", check.detail, _ADVICE)
+        for check in checks
+    ]
+
+
+def _main() -> None:
+    # What libraries print goes to stderr: the answer alone is on stdout.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    asked = json.load(sys.stdin)
+    model = GGUFModel(
+        MergedCheckpoint(Path(asked["base"])), Path(asked["tokenizer"]), name=asked["name"]
+    )
+    found = _compared(
+        model, Path(asked["metadata"]), limit=asked["limit"], threads=asked["threads"]
+    )
+    json.dump([asdict(one) for one in found], answers)
+    answers.close()
+
+
+if __name__ == "__main__":
+    _main()
