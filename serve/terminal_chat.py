@@ -126,7 +126,7 @@ def _first(value: object) -> Any:
     return value[0]
 
 
-def ask(client: Client, prompt: str, *, system: str, raw: bool) -> str:
+def ask(client: Client, prompt: str, *, system: str | None, raw: bool) -> str:
     """Ask once; the answer goes to stdout as it comes, and is returned."""
     pieces = client.complete(prompt) if raw else client.chat(_conversation(system, prompt))
     answer = _print_pieces(pieces)
@@ -142,7 +142,7 @@ def _tell_finish(client: Client) -> None:
         say("note: the server left out a part of the answer (content_filter)")
 
 
-def converse(client: Client, *, system: str) -> None:
+def converse(client: Client, *, system: str | None) -> None:
     """Take turns until /quit or the end of input. Ctrl-C stops an answer; at the prompt it ends."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - gives input() line editing and history
@@ -181,8 +181,9 @@ def _take_turn(client: Client, messages: list[Message], text: str) -> None:
         messages += [question, {"role": "assistant", "content": "".join(pieces)}]
 
 
-def _conversation(system: str, *turns: str) -> list[Message]:
-    start: list[Message] = [{"role": "system", "content": system}] if system else []
+def _conversation(system: str | None, *turns: str) -> list[Message]:
+    """Without a system prompt (None) the server puts its own before them."""
+    start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return start + [{"role": "user", "content": turn} for turn in turns]
 
 

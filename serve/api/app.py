@@ -306,4 +306,5 @@ def _card(service: Service, name: str) -> ModelCard:
         owned_by="tuneserve",
         root=base,
         parent=base,
+        system_prompt=service.system_prompt(name),
     )

@@ -20,7 +20,7 @@ from tuneserve.errors import UsageError
     envvar=["TUNESERVE_API_KEY", "OPENAI_API_KEY"],
     help="API key; better given as TUNESERVE_API_KEY or OPENAI_API_KEY.",
 )
-@click.option("--system", default="", help="System prompt.")
+@click.option("--system", help="System prompt; '' for none (default: the server's).")
 @click.option("--prompt", help="Ask this once, print the answer and end.")
 @click.option(
     "--raw", is_flag=True, help="With --prompt: send the text as it is, without the chat template."
@@ -35,7 +35,7 @@ def command(
     url: str,
     model: str | None,
     api_key: str | None,
-    system: str,
+    system: str | None,
     prompt: str | None,
     raw: bool,
     temperature: float,
