@@ -75,7 +75,7 @@ def test_the_system_prompt_is_the_modelfiles(system: str, line: str) -> None:
     assert f'"""\n{line}\nPARAMETER stop' in text
 
 
-@pytest.mark.parametrize("system", ['a """ b', 'first\n"last"', '"all"'])
+@pytest.mark.parametrize("system", ['a\n""" b', 'first\n"last"', '"all"'])
 def test_a_system_prompt_that_cant_be_quoted_gives_none(system: str) -> None:
     template = ChatTemplate(CHATML, eos_token="<|im_end|>")
     assert modelfile(Path("x.gguf"), template, TALKS, system=system) is None
