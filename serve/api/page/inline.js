@@ -68,7 +68,8 @@ function inline(text, parent, depth = 0) {
 
   const emphasis = (mark, tag) => {
     const from = at + mark.length;
-    const inWord = mark.startsWith("_") && /[\p{L}\p{N}]/u.test(text[at - 1] ?? "");
+    // One mark within a word or a sum (snake_case, 2*3*4) is none.
+    const inWord = mark.length === 1 && /[\p{L}\p{N}]/u.test(text[at - 1] ?? "");
     const end = inWord || /\s|^$/.test(text[from] ?? "") ? -1 : closing(mark, from);
     if (end === -1 || depth >= DEEPEST) return false;
     const element = make(tag);

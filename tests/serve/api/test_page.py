@@ -145,7 +145,7 @@ def test_thoughts_are_folded_and_errors_are_shown(page: Browser) -> None:
     [
         ("a *b* **c** ~~d~~ `e`",
          "<p>a <em>b</em> <strong>c</strong> <s>d</s> <code>e</code></p>"),
-        ("snake_case_name and 2 * 3 * 4", "<p>snake_case_name and 2 * 3 * 4</p>"),
+        ("snake_case_name, 2 * 3 * 4, 2*3*4", "<p>snake_case_name, 2 * 3 * 4, 2*3*4</p>"),
         ("***x*** *a **b** c*",
          "<p><strong><em>x</em></strong> <em>a <strong>b</strong> c</em></p>"),
         ("one\n  two\n\nthree", "<p>one\n  two</p><p>three</p>"),
