@@ -30,6 +30,10 @@ from tuneserve.errors import UsageError
     help="0 takes the most probable token.",
 )  # fmt: skip
 @click.option("--seed", type=int, help="Same seed, same answer.")
+@click.option(
+    "--markdown/--no-markdown", default=True, show_default=True,
+    help="Show answers as Markdown, on a terminal.",
+)  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.")
 def command(
     url: str,
@@ -41,22 +45,27 @@ def command(
     temperature: float,
     seed: int | None,
     max_tokens: int | None,
+    markdown: bool,
 ) -> None:
-    """Talk to a served model. /reset starts anew, /quit (or Ctrl-D) ends.
+    """Talk to a served model. /help lists the commands, /quit (or Ctrl-D) ends.
+
+    Without a terminal, texts are read from stdin, one a line, and stdout has answers alone.
 
     \b
     tuneserve chat
     tuneserve chat --prompt "What is 1+1?"
+    tuneserve chat < questions.txt > answers.txt
     tuneserve chat --prompt "1 + 1 =" --raw --max-tokens 8
     """
     if raw and prompt is None:
         raise UsageError("--raw needs --prompt")
-    from tuneserve.serve.terminal_chat import Client, ask, converse
+    from tuneserve.serve.terminal_chat import Client, ask
+    from tuneserve.serve.terminal_session import converse
 
     client = Client(
         url, model=model, api_key=api_key, temperature=temperature, seed=seed, max_tokens=max_tokens
     )
     if prompt is None:
-        converse(client, system=system)
+        converse(client, system=system, markdown=markdown)
     else:
-        ask(client, prompt, system=system, raw=raw)
+        ask(client, prompt, system=system, raw=raw, markdown=markdown)
