@@ -64,7 +64,9 @@ function makeColumn(data) {
   for (const id of served) select.add(new Option(id, id, false, id === data.model));
   select.onchange = () => { data.model = select.value; showSystem(); keep(); };
   const turns = make("div", {role: "log", "aria-label": `Conversation with ${data.model}`});
-  const element = make("section", {className: "column", "aria-label": data.model}, select, turns);
+  const heading = make("h2", {className: "unseen", textContent: data.model});
+  const element = make("section", {className: "column", "aria-label": data.model}, heading, select,
+                       turns);
   return {element, select, turns, data, views: []};
 }
 
@@ -81,9 +83,9 @@ function actsOn(column, turn) {
   const place = turns.indexOf(turn);
   if (turn.role === "user") return {Edit: ["Edit this message", () => edit(place)]};
   if (place !== turns.length - 1) return {};
-  const acts = {Retry: [`Ask ${model} again`, () => retry(column)]};
+  const acts = {Retry: [`Retry: ask ${model} again`, () => retry(column)]};
   if (turn.text && (turn.end === "length" || turn.end === "stopped"))
-    acts.Continue = [`Let ${model} go on`, () => goOn(column)];
+    acts.Continue = [`Continue: let ${model} go on`, () => goOn(column)];
   return acts;
 }
 

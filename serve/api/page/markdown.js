@@ -43,7 +43,7 @@ function blocks(lines, parent, depth) {
 
 function codeBlock(text, language) {
   const copies = button("Copy", "Copy the code", () => copy(text, copies));
-  const pre = make("pre", {tabIndex: 0, role: "region", "aria-label": "Code"},
+  const pre = make("pre", {tabIndex: 0, role: "group", "aria-label": "Code"},
                    make("code", {textContent: text}));
   return make("figure", {className: "code"},
               make("figcaption", {}, make("span", {textContent: language}), copies), pre);
@@ -73,7 +73,7 @@ function indented(lines, at, parent) {
   return at;
 }
 
-/** The page has a heading of its own above them. */
+/** The page's own headings stand above them: its name, and the column's. */
 function heading(lines, at, parent) {
   const level = HEADING.exec(lines[at])[1].length;
   let text = lines[at].trim().slice(level).trim();
@@ -153,7 +153,7 @@ function table(lines, at, parent) {
   const body = make("tbody");
   const made = make("table", {}, make("thead", {}, row(lines[at], "th")), body);
   for (at += 2; at < lines.length && lines[at].includes("|"); at++) body.append(row(lines[at], "td"));
-  parent.append(make("div", {className: "wide", tabIndex: 0, role: "region",
+  parent.append(make("div", {className: "wide", tabIndex: 0, role: "group",
                              "aria-label": "Table"}, made));
   return at;
 }
