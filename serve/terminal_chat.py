@@ -140,7 +140,7 @@ def _first(value: object) -> Any:
 
 
 def ask(
-    client: Client, prompt: str, *, system: str | None, raw: bool, markdown: bool = True
+    client: Client, prompt: str, *, system: str | None, raw: bool, markdown: bool = False
 ) -> str:
     """Ask once; the answer goes to stdout as it comes, and is returned."""
     start: list[Message] = [] if system is None else [{"role": "system", "content": system}]

@@ -216,7 +216,7 @@ def test_what_is_typed_during_an_answer_waits_for_its_end(
     replies.body = Slow([event("# One\n"), event("two\n"), event("three", "stop") + DONE])
     main, other = pty.openpty()
     process = subprocess.Popen(
-        command(address, "--prompt", "x"), stdin=other, stdout=other, stderr=other,
+        command(address, "--prompt", "x", "--markdown"), stdin=other, stdout=other, stderr=other,
         env=ENVIRONMENT, start_new_session=True,
     )  # fmt: skip
     shown = b""

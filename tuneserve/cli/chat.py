@@ -31,8 +31,8 @@ from tuneserve.errors import UsageError
 )  # fmt: skip
 @click.option("--seed", type=int, help="Same seed, same answer.")
 @click.option(
-    "--markdown/--no-markdown", default=True, show_default=True,
-    help="Show answers as Markdown, on a terminal.",
+    "--markdown/--no-markdown", default=None,
+    help="Show answers as Markdown on a terminal (default: unless --prompt is given).",
 )  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.")
 def command(
@@ -45,7 +45,7 @@ def command(
     temperature: float,
     seed: int | None,
     max_tokens: int | None,
-    markdown: bool,
+    markdown: bool | None,
 ) -> None:
     """Talk to a served model. /help lists the commands, /quit (or Ctrl-D) ends.
 
@@ -66,6 +66,6 @@ def command(
         url, model=model, api_key=api_key, temperature=temperature, seed=seed, max_tokens=max_tokens
     )
     if prompt is None:
-        converse(client, system=system, markdown=markdown)
+        converse(client, system=system, markdown=markdown is not False)
     else:
-        ask(client, prompt, system=system, raw=raw, markdown=markdown)
+        ask(client, prompt, system=system, raw=raw, markdown=bool(markdown))
