@@ -11,6 +11,7 @@ import sys
 import termios
 from collections.abc import Iterator
 
+from tuneserve.console import show_prompt
 from tuneserve.errors import UsageError
 
 MORE = "… "
@@ -95,6 +96,6 @@ def _typed_line(prompt: str) -> str | None:
         except EOFError:
             return None
     if at_terminal():
-        print(prompt, end="", file=sys.stderr, flush=True)
+        show_prompt(prompt)
     line = sys.stdin.readline()
     return line.rstrip("\n") if line else None

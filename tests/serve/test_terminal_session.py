@@ -199,6 +199,23 @@ def test_a_terminal_without_markdown_shows_the_text(
     assert "error: no command '/unknown'" in shown
 
 
+def test_who_sends_the_answers_to_a_file_is_asked_on_stderr(
+    address: str, replies: type[Replies], tmp_path: Path
+) -> None:
+    replies.body = [event("x", "stop"), DONE]
+    main, other = pty.openpty()
+    os.write(main, b"hello\n/quit\n")
+    with (tmp_path / "answers").open("wb") as answers:
+        done = subprocess.run(
+            command(address), stdin=other, stdout=answers, stderr=subprocess.PIPE,
+            env=ENVIRONMENT, start_new_session=True, timeout=60, check=True,
+        )  # fmt: skip
+    assert (tmp_path / "answers").read_bytes() == b"x\n"
+    assert done.stderr.endswith(b"> > ")
+    for end in (main, other):
+        os.close(end)
+
+
 class Slow(list[str]):
     """Pieces, with a pause before the last."""
 
