@@ -114,9 +114,10 @@ def modelfile(
     adapter: Path | None = None,
     adds_bos: bool = False,
     context: int = CONTEXT,
+    system: str = "",
 ) -> str | None:
-    """An Ollama Modelfile beside `gguf` and the LoRA GGUF `adapter` on it; None where it would not
-    render `prompts` the same.
+    """An Ollama Modelfile beside `gguf` and the LoRA GGUF `adapter` on it, with the `system` prompt
+    of conversations that have none; None where it would not render `prompts` the same.
 
     `adds_bos`: the vocabulary puts BOS in front, which Ollama does then, so that the template may
     not. `context`: what the model was made for, in tokens.
@@ -128,16 +129,27 @@ def modelfile(
     ):
         return None
     text = (turns.without_bos(template.bos_token) if adds_bos else turns).to_ollama()
-    if '"""' in text:  # the end of a text in a Modelfile, which can't be written in one
+    template_text, system_text = _quoted(text), _quoted(system)
+    if template_text is None or system_text is None:
         return None
     return (
         f"FROM ./{gguf.name}\n"
         + (f"ADAPTER ./{adapter.name}\n" if adapter else "")
-        + f'TEMPLATE """{text}"""\n'
-        f'PARAMETER stop "{template.eos_token}"\n'
+        + f"TEMPLATE {template_text}\n"
+        + (f"SYSTEM {system_text}\n" if system else "")
+        + f'PARAMETER stop "{template.eos_token}"\n'
         f"PARAMETER num_ctx {min(context, CONTEXT)}\n"
         "PARAMETER temperature 0\n"
     )
+
+
+def _quoted(text: str) -> str | None:
+    """A text as a Modelfile has it; None if it can't be written in one, whose texts end with three
+    quotation marks."""
+    if '"""' not in text and not text.endswith('"'):
+        return f'"""{text}"""'
+    bare = "\n" not in text and text == text.strip() and not text.startswith('"')
+    return text if bare else None
 
 
 def check_handover(run: RunDirectory) -> None:
@@ -177,7 +189,7 @@ def write_handover(run: RunDirectory, result: ConvertResult, base: str) -> list[
         if model.metadata("tokenizer.chat_template"):
             text = modelfile(
                 weights, template_of(model), asked, adapter=lora,
-                adds_bos=model.adds_bos, context=_context(weights),
+                adds_bos=model.adds_bos, context=_context(weights), system=run.system_prompt,
             )  # fmt: skip
     if text is not None:
         write_text(run.gguf / "Modelfile", text)
@@ -251,7 +263,7 @@ def model_card(run: RunDirectory, result: ConvertResult, base: str, *, has_model
 - Base: {on}; its licence applies to these files too.
 {data}
 - Training: {settings}
-{_chosen(result)}
+{_chosen(result)}{_system(run.system_prompt)}
 ## Verified
 {checks}
 
@@ -279,9 +291,23 @@ def _chosen(result: ConvertResult) -> str:
     )
 
 
+def _system(prompt: str) -> str:
+    """The section about the system prompt; '' without one."""
+    if not prompt:
+        return ""
+    shown = "\n".join(f"    {line}" for line in prompt.split("\n"))
+    return f"""
+## System prompt
+It was trained with the one below. `tuneserve serve` and the Modelfile put it before conversations
+that have none of their own; for others, send it as the first message.
+
+{shown}
+"""
+
+
 NO_MODELFILE = """
-There is no Modelfile: this chat template can't be said in Ollama's template language, and Ollama
-does not read the one in the GGUF.
+There is no Modelfile: this chat template, or the system prompt, can't be said in Ollama's language,
+and Ollama does not read the template in the GGUF.
 """
 
 

@@ -125,7 +125,7 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     if plan.settings.merged_checkpoint:
         check_writable(tuned)
     models = (
-        GGUFModel(tuned, adapter, name=plan.run.name),
+        GGUFModel(tuned, adapter, name=plan.run.name, system=plan.run.system_prompt),
         GGUFModel(base, adapter, name=plan.base_name),
     )
     if plan.settings.quantization == AUTO:

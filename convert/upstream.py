@@ -43,6 +43,7 @@ from tuneserve.convert.verify.plain import FilePair, verify_files
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
 from tuneserve.errors import TuneserveError
 from tuneserve.files import atomic_path, temporary_folder, write_json
+from tuneserve.gguf.system_prompt import write_with_system_prompt
 from tuneserve.llama import ggml
 from tuneserve.llama.quantizer import quantize_gguf
 from tuneserve.memory import main_memory
@@ -139,11 +140,15 @@ class _Work:
     def outtype(self) -> str:
         return "bf16" if self.plan.settings.quantization == "BF16" else "f16"
 
-    def converted(self, checkpoint: Path, target: Path, name: str) -> None:
+    def converted(self, checkpoint: Path, target: Path, name: str, system: str = "") -> None:
         converter = self.plan.settings.converter
         assert converter is not None
         say(f"convert: {converter} on {name}")
-        run_converter(converter, checkpoint, target, outtype=self.outtype, name=name)
+        made = self.folder / "plain.gguf" if system else target
+        run_converter(converter, checkpoint, made, outtype=self.outtype, name=name)
+        if system:
+            write_with_system_prompt(made, target, system)
+            made.unlink()
 
     def quantized(self, source: Path, target: Path, imatrix: Path | None) -> None:
         kind, threads = self.plan.settings.quantization, self.plan.threads
@@ -182,7 +187,7 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
         else:
             stage_checkpoint(plan.base_checkpoint, run.adapter, base_checkpoint)
         clock.lap("merge")
-        work.converted(checkpoint, tuned_16, run.name)
+        work.converted(checkpoint, tuned_16, run.name, run.system_prompt)
         work.converted(base_checkpoint, folder / "base.gguf", plan.base_name)
         clock.lap("converter")
         imatrix = None

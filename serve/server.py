@@ -88,6 +88,8 @@ def serve(
         cells = service.engine.stats().cells
         if cells != settings.ctx:
             say(f"note: the context has {cells} tokens, not {settings.ctx}: llama.cpp rounds it up")
+        for line in told_system_prompts(service):
+            say(line)
         try:
             url = _url(host, port, tls=bool(settings.tls_cert))
             answered_all = _run_until_signal(service, listener, connections, url=url)
@@ -98,6 +100,18 @@ def serve(
     if not answered_all:
         raise TuneserveError(CUT_OFF)
     say("stopped")
+
+
+def told_system_prompts(service: Service) -> Iterator[str]:
+    """A line for each served model that has a system prompt."""
+    for name in service.names if service.template is not None else ():
+        if system := service.system_prompt(name):
+            shown = " ".join(system.split())
+            shown = f"{shown[:SHOWN_SYSTEM]}…" if len(shown) > SHOWN_SYSTEM else shown
+            yield (
+                f"system prompt of '{name}' where a request has none: {shown} (--system TEXT "
+                "replaces it, --system '' switches it off)"
+            )
 
 
 def locked_bytes() -> int:
@@ -131,6 +145,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+SHOWN_SYSTEM = 80
+"""Characters of a system prompt that are told at the start."""
 LAST_WORDS_SECONDS = 0.4
 """Time that requests get to be told of a forced stop."""
 FORCED_SECONDS = 0.8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,11 +12,14 @@ from tuneserve.chat.template import Message
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.bounded_replies import Replies, http_library
+from tuneserve.serve.terminal_lines import unechoed
 from tuneserve.visible import visible
 
 
 class Client:
-    """A server and how it is asked; `finish`: why the last answer ended, as the server says.
+    """A server and how it is asked: `options` are fields of its requests, `system_prompt` is what
+    it puts before conversations without one, as far as it says. `finish`: why the last answer
+    ended.
 
     Raises TuneserveError with what the server says, and for an answer that breaks off.
     """
@@ -42,8 +46,11 @@ class Client:
             base_url=url, api_key=api_key or "none", max_retries=0,
             http_client=self._replies.client(),
         )  # fmt: skip
-        options = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens}
-        self._options = {name: value for name, value in options.items() if value is not None}
+        given = {"temperature": temperature, "seed": seed, "max_tokens": max_tokens}
+        self.options: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
+        self.system_prompt = ""
         self.model = model or self._first_model()
 
     def chat(self, messages: list[Message]) -> Iterator[str]:
@@ -61,7 +68,10 @@ class Client:
     ) -> Iterator[str]:
         self.finish = None
         with self._explained():
-            stream = endpoint.create(model=self.model, stream=True, **asked, **self._options)
+            # The client knows some fields only; what it does not know is sent all the same.
+            stream = endpoint.create(
+                model=self.model, stream=True, extra_body=self.options, **asked
+            )
             with stream:
                 for chunk in stream:
                     if not chunk.choices:
@@ -82,7 +92,10 @@ class Client:
             models = self._openai.models.list().data
             if not models:
                 raise TuneserveError("this server serves no model", where=self.url)
-            return _text(_first(models).id)
+            first = _first(models)
+            # What tuneserve's server says of a model beside OpenAI's fields.
+            self.system_prompt = _text(getattr(first, "system_prompt", None) or "")
+            return _text(first.id)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -126,15 +139,19 @@ def _first(value: object) -> Any:
     return value[0]
 
 
-def ask(client: Client, prompt: str, *, system: str, raw: bool) -> str:
+def ask(
+    client: Client, prompt: str, *, system: str | None, raw: bool, markdown: bool = False
+) -> str:
     """Ask once; the answer goes to stdout as it comes, and is returned."""
-    pieces = client.complete(prompt) if raw else client.chat(_conversation(system, prompt))
-    answer = _print_pieces(pieces)
-    _tell_finish(client)
+    start: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    question: Message = {"role": "user", "content": prompt}
+    pieces = client.complete(prompt) if raw else client.chat([*start, question])
+    answer = print_answer(pieces, markdown=markdown and not raw)
+    tell_finish(client)
     return answer
 
 
-def _tell_finish(client: Client) -> None:
+def tell_finish(client: Client) -> None:
     """Say of an answer that did not end by itself why it ended."""
     if client.finish == "length":
         say("note: the answer ends where it is as long as it may be (--max-tokens, the context)")
@@ -142,53 +159,33 @@ def _tell_finish(client: Client) -> None:
         say("note: the server left out a part of the answer (content_filter)")
 
 
-def converse(client: Client, *, system: str) -> None:
-    """Take turns until /quit or the end of input. Ctrl-C stops an answer; at the prompt it ends."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - gives input() line editing and history
-
-    say(f"{client.model} at {client.url}. /reset starts anew, /quit ends.")
-    messages = _conversation(system)
-    while True:
-        try:
-            text = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
-            say("")
-            return
-        if text in ("/quit", "/exit"):
-            return
-        if text == "/reset":
-            messages = _conversation(system)
-            say("(started anew)")
-        elif text.startswith("/"):
-            say("commands: /reset, /quit")
-        elif text:
-            _take_turn(client, messages, text)
-
-
-def _take_turn(client: Client, messages: list[Message], text: str) -> None:
-    """One question and its answer; a failed one leaves the conversation as it was."""
-    question = {"role": "user", "content": text}
-    pieces: list[str] = []
-    try:
-        _print_pieces(client.chat([*messages, question]), into=pieces)
-        _tell_finish(client)
-    except KeyboardInterrupt:
-        say("\n(stopped)", lines=True)
-    except TuneserveError as error:
-        say(f"error: {error.render()}", lines=True)
-    if pieces:
-        messages += [question, {"role": "assistant", "content": "".join(pieces)}]
-
-
-def _conversation(system: str, *turns: str) -> list[Message]:
-    start: list[Message] = [{"role": "system", "content": system}] if system else []
-    return start + [{"role": "user", "content": turn} for turn in turns]
-
-
-def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> str:
-    """To a terminal without what it would obey or hide; a file gets the answer as it is."""
+def print_answer(
+    pieces: Iterator[str], *, into: list[str] | None = None, markdown: bool = True
+) -> str:
+    """To a terminal as Markdown (unless it is told not to be), without what it would obey or hide;
+    a file or a pipe gets the answer as it is. `into` gets the pieces, also of one that breaks
+    off."""
     shown = [] if into is None else into
+    with unechoed() if sys.stdout.isatty() else contextlib.nullcontext():
+        if sys.stdout.isatty() and markdown and os.environ.get("TERM", "dumb") != "dumb":
+            _print_markdown(pieces, shown)
+        else:
+            _print_plain(pieces, shown)
+    return "".join(shown)
+
+
+def _print_markdown(pieces: Iterator[str], shown: list[str]) -> None:
+    from rich.console import Console
+
+    from tuneserve.serve.terminal_markdown import MarkdownAnswer
+
+    with MarkdownAnswer(Console(file=sys.stdout, highlight=False)) as answer:
+        for piece in pieces:
+            shown.append(piece)
+            answer.add(piece)
+
+
+def _print_plain(pieces: Iterator[str], shown: list[str]) -> None:
     terminal = sys.stdout.isatty()
     before = ""
     try:
@@ -201,4 +198,3 @@ def _print_pieces(pieces: Iterator[str], *, into: list[str] | None = None) -> st
             print(flush=True)
         raise
     print(flush=True)
-    return "".join(shown)

@@ -36,6 +36,11 @@ def say(message: str, *, lines: bool = False) -> None:
     print(f"{shown}\n", end="", file=sys.stderr, flush=True)
 
 
+def show_prompt(prompt: str) -> None:
+    """What asks a person for a line, where stdout is a program's."""
+    print(visible(prompt), end="", file=sys.stderr, flush=True)
+
+
 def print_json(value: Any) -> None:
     """A result for a program, on stdout."""
     print(json_text(value), flush=True)

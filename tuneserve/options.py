@@ -34,7 +34,8 @@ OF_THE_SERVER_ALONE = {
     "cors_origins", "log", "log_prompts", "max_bodies", "max_json_depth", "max_json_containers",
     "max_json_values", "max_text", "max_url", "max_header_bytes", "max_headers", "max_connections",
     "max_client_connections", "send_seconds",
-    "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir", "batch_storage",
+    "system", "adapter_dir", "max_adapters", "adapter_memory", "admin_key_file", "batch_dir",
+    "batch_storage",
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""

@@ -206,6 +206,11 @@ class RunDirectory:
         """What training did with thoughts: the run's setting [data] thoughts."""
         return str(self.saved_settings().get("data", {}).get("thoughts", "train"))
 
+    @property
+    def system_prompt(self) -> str:
+        """What training put before examples without a system prompt: the run's [data] system."""
+        return str(self.saved_settings().get("data", {}).get("system", ""))
+
     def update(self, **changes: Any) -> None:
         """Replace top-level keys of run.json; all others stay as they are.
 

@@ -538,6 +538,12 @@ class ServeSettings(Section):
         ge=1,
         description="Longest answer when a request does not say (the context permitting).",
     )
+    system: str | None = Field(
+        None,
+        description="System prompt of conversations that have no system message; an empty one: "
+        "none. Without this setting it is the one that the model, or the adapter, was trained "
+        "with, if its file says so.",
+    )
     max_queue: int = Field(
         256, ge=1, le=100_000, description="Requests waiting for a slot before 429 is returned."
     )

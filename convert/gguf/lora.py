@@ -68,6 +68,7 @@ def write_lora(path: Path, model: GGUFModel, name: str) -> None:
         "adapter.type": ("string", "lora"),
         "general.name": ("string", name),
         "adapter.lora.alpha": ("float32", alpha),
+        **model.own_metadata,
         "general.quantization_version": ("uint32", QUANTIZATION_VERSION),
     }
     choices = [Choice(tensor, "F16") for tensor in tensors]

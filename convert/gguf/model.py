@@ -27,6 +27,7 @@ from tuneserve.gguf.architectures.common import with_suffix
 from tuneserve.gguf.architectures.computed import check_computed
 from tuneserve.gguf.architectures.table import Architecture, RowOrder
 from tuneserve.gguf.architectures.values import Values
+from tuneserve.gguf.system_prompt import SYSTEM_PROMPT
 from tuneserve.model_shape import expert_count
 
 # Rows that are read though they are not wanted, rather than reading twice.
@@ -111,14 +112,18 @@ Source = CheckpointTensor | ComputedTensor | StackedTensor
 class GGUFModel:
     """What goes into a GGUF of this checkpoint, whatever its quantization."""
 
-    def __init__(self, checkpoint: MergedCheckpoint, tokenizer: Path, *, name: str) -> None:
-        """`tokenizer`: directory of the tokenizer to write; `name`: general.name. The types that
-        `auto` stands for are set later, as `mix`.
+    def __init__(
+        self, checkpoint: MergedCheckpoint, tokenizer: Path, *, name: str, system: str = ""
+    ) -> None:
+        """`tokenizer`: directory of the tokenizer to write; `name`: general.name; `system`: the
+        system prompt that it was trained with. The types that `auto` stands for are set later, as
+        `mix`.
 
         Raises UsageError for an architecture, tensor or tokenizer that is not supported.
         """
         self.checkpoint = checkpoint
         self.name = name
+        self.system = system
         self.architecture: Architecture = by_hf_name(checkpoint.architecture, checkpoint.config)
         self.config = checkpoint.config
         check_computed(self.architecture, self.config)
@@ -187,6 +192,11 @@ class GGUFModel:
             if isinstance(source, StackedTensor) and source.packed is not None
         ]
 
+    @property
+    def own_metadata(self) -> dict[str, Value]:
+        """The key that no other converter writes, if there is anything to say in it."""
+        return {SYSTEM_PROMPT: ("string", self.system)} if self.system else {}
+
     def metadata(
         self, quantization: str, *, overrides: Mapping[str, str] | None = None
     ) -> dict[str, Value]:
@@ -204,7 +214,7 @@ class GGUFModel:
         }
         for key, kind, value in self.architecture.to_metadata(config):
             entries[f"{prefix}.{key}"] = (kind, value)
-        entries |= self.vocabulary.metadata()
+        entries |= self.vocabulary.metadata() | self.own_metadata
         entries["general.quantization_version"] = ("uint32", QUANTIZATION_VERSION)
         entries["general.file_type"] = ("uint32", self._file_type(quantization, overrides or {}))
         return entries

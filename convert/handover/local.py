@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -10,9 +11,12 @@ from pathlib import Path
 
 from tuneserve.convert.handover.files import HandedFile
 from tuneserve.errors import OutputExistsError, UsageError
-from tuneserve.files import atomic_path, clear_leftovers, home_directory
+from tuneserve.files import atomic_path, clear_leftovers, home_directory, write_text
 
 LM_STUDIO = Path(".lmstudio") / "models"
+
+
+PRESETS = Path(".lmstudio") / "config-presets"
 
 
 def to_lm_studio(
@@ -49,4 +53,31 @@ def to_lm_studio(
             if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
                 raise
             shutil.copyfile(gguf.path, temporary)
+    return target
+
+
+def write_preset(
+    name: str, system: str, *, presets: Path | None = None, force: bool = False
+) -> Path:
+    """Write LM Studio's preset `name` with a system prompt into `presets` (default: its folder in
+    the home directory); returns the file.
+
+    Raises OutputExistsError if there is another file (unless `force`).
+    """
+    presets = home_directory() / PRESETS if presets is None else presets
+    target = presets / f"{name}.preset.json"
+    prompt = {"key": "llm.prediction.systemPrompt", "value": system}
+    preset = {
+        "identifier": f"@local:{name}",
+        "name": name,
+        "changed": False,
+        "operation": {"fields": [prompt]},
+        "load": {"fields": []},
+    }
+    text = json.dumps(preset, indent=2, ensure_ascii=False) + "\n"
+    if os.path.lexists(target) and not force:
+        if target.is_file() and target.read_text("utf-8", "replace") == text:
+            return target
+        raise OutputExistsError(target)
+    write_text(target, text)
     return target

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -30,11 +29,12 @@ from tuneserve.serve.api.batches.routes import BATCHES, FILES, LARGEST_UPLOAD, b
 from tuneserve.serve.api.batches.runner import BatchRunner
 from tuneserve.serve.api.batches.store import BatchStore
 from tuneserve.serve.api.browser_rules import BrowserRules, new_token
+from tuneserve.serve.api.chat_page import FAVICON, HEADERS, chat_page
 from tuneserve.serve.api.description_page import POLICY, description_page
 from tuneserve.serve.api.errors import AnyTextResponse, ApiError, to_json
 from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
-from tuneserve.serve.api.middleware import AccessLog, Guard, KeyRing
+from tuneserve.serve.api.middleware import FAVICON_PATH, AccessLog, Guard, KeyRing
 from tuneserve.serve.api.openai_responses.routes import responses_router
 from tuneserve.serve.api.protocol import (
     ErrorBody,
@@ -71,17 +71,6 @@ BATCHES_OFF = dict.fromkeys(
     (FILES, BATCHES), "Files and batches are off; start the server with --batch-dir."
 )
 """What is said of paths that are not served, and of those below them."""
-PAGE_POLICY = (
-    "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline'; frame-ancestors 'none'"
-)
-"""The page loads nothing from elsewhere and talks to this server alone."""
-PAGE_HEADERS = {
-    "Content-Security-Policy": PAGE_POLICY,
-    "Cache-Control": "no-store",  # Its token is this process's.
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -238,13 +227,16 @@ def _describe_without_422(app: FastAPI) -> None:
 def _status_router(service: Service, token: str | None) -> APIRouter:
     """`token`: what the page has to send with its calls."""
     router = APIRouter()
-    page = (Path(__file__).parent / "page.html").read_text()
-    page = page.replace("PAGE_TOKEN", token or "")
+    page = chat_page(token or "")
 
     @router.get("/", response_class=HTMLResponse)
     async def index() -> HTMLResponse:
         """A page to try the models, side by side if there are several."""
-        return HTMLResponse(page, headers=PAGE_HEADERS)
+        return HTMLResponse(page, headers=HEADERS)
+
+    @router.get(FAVICON_PATH, include_in_schema=False)
+    async def favicon() -> Response:
+        return Response(FAVICON, media_type="image/svg+xml")
 
     @router.get("/health", responses={503: ERRORS[503]})
     async def health() -> Health:
@@ -306,4 +298,5 @@ def _card(service: Service, name: str) -> ModelCard:
         owned_by="tuneserve",
         root=base,
         parent=base,
+        system_prompt=service.system_prompt(name),
     )

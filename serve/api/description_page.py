@@ -10,9 +10,9 @@ from typing import Any
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE = """
-:root { color-scheme: light dark; } body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto;
-max-width: 60rem; padding: 0 1rem; }
-h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; }
+:root { color-scheme: light dark; background: Canvas; color: CanvasText; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem; padding: 0 1rem; }
+h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; overflow-wrap: anywhere; }
 pre { overflow-x: auto; font-size: .85rem; } p { margin: .25rem 0; }
 """
 
@@ -22,10 +22,11 @@ def description_page(description: Mapping[str, Any]) -> str:
     title = escape(description["info"]["title"])
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{_STYLE}</style><h1>{title} {escape(description['info']['version'])}</h1>"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{_STYLE}</style><main><h1>{title} {escape(description['info']['version'])}</h1>"
         f"<p>{escape(description['info'].get('description', ''))} "
         'All of it for machines: <a href="openapi.json">openapi.json</a>.</p>'
-        f"{''.join(_parts(description))}</html>"
+        f"{''.join(_parts(description))}</main></html>"
     )
 
 

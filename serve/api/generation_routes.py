@@ -50,7 +50,7 @@ def generation_router(service: Service) -> APIRouter:
         """The next turn of a conversation."""
         name = service.resolve_model(body.model, body.lora)
         check_fields(service, body)
-        turn = await service.prepare(body)
+        turn = await service.prepare(body, name)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in body.messages])
         ignored = [*body.ignored, *turn.ignored]

@@ -53,6 +53,7 @@ class Properties(TypedDict):
     model_path: str
     modalities: Modalities
     chat_template: str
+    system_prompt: str
     bos_token: str
     eos_token: str
     build_info: str
@@ -66,8 +67,8 @@ def llama_server_router(service: Service) -> APIRouter:
     @router.post("/apply-template")
     async def apply_template(body: ChatRequest) -> RenderedPrompt:
         """The prompt that the chat template makes of a conversation and its tools."""
-        service.resolve_model(body.model)
-        work = partial(service.conversation_text, body)
+        name = service.resolve_model(body.model)
+        work = partial(service.conversation_text, body, name)
         return RenderedPrompt(prompt=await service.rendering(body.size, work))
 
     @router.get(LORA_ADAPTERS)
@@ -92,6 +93,7 @@ def llama_server_router(service: Service) -> APIRouter:
             "model_path": model.path.name,
             "modalities": {"vision": False, "audio": False, "video": False},
             "chat_template": service.template.source if service.template else "",
+            "system_prompt": service.system_prompt(service.name),
             "bos_token": model.token_text(model.bos),
             "eos_token": model.token_text(model.eos),
             "build_info": f"tuneserve {tuneserve.__version__} ({platform.system()})",

@@ -153,7 +153,8 @@ def _path(scope: Scope) -> str:
     return path.encode("ascii", "backslashreplace").decode() if path.isprintable() else repr(path)
 
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready"})
+FAVICON_PATH = "/favicon.ico"
+OPEN_PATHS = frozenset({"/", FAVICON_PATH, "/health", "/ready"})
 """Answered without a key: liveness is asked by machinery that has none, and the page asks for
 the key itself."""
 

@@ -946,7 +946,8 @@ class TextCompletion(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """A served model; an adapter's `root` and `parent` are the base."""
+    """A served model; an adapter's `root` and `parent` are the base. `system_prompt`: what stands
+    before conversations without a system message, '' for nothing."""
 
     id: str
     object: Literal["model"]
@@ -954,6 +955,7 @@ class ModelCard(TypedDict):
     owned_by: Literal["tuneserve"]
     root: str | None
     parent: str | None
+    system_prompt: str
 
 
 class ModelList(TypedDict):

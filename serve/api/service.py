@@ -16,12 +16,14 @@ from tuneserve.chat.template import ChatTemplate
 from tuneserve.chat.template_traits import template_traits
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.system_prompt import SYSTEM_PROMPT, system_prompt_of
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import LONGEST_SHOWN, ApiError, too_long
 from tuneserve.serve.api.lora_scales import LoraScale, chosen_adapter
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
-from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
+from tuneserve.serve.api.protocol import ChatMessage, ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
 from tuneserve.serve.engine import (
@@ -70,6 +72,11 @@ class Service:
         self.adapter_directory: AdapterDirectory | None = None
         self._default = name
         try:
+            self._trained_with = (
+                self.engine.model.metadata(SYSTEM_PROMPT) or ""
+                if lora is None
+                else system_prompt_of(GGUFFile(lora))
+            )
             self.template, self.no_template = self._load_template()
             if settings.adapter_dir is not None:
                 directory = AdapterDirectory(self.engine, settings.adapter_dir, reserved=name)
@@ -120,8 +127,25 @@ class Service:
         finally:
             self._grammar_places.release()
 
-    async def prepare(self, request: ChatRequest) -> Turn:
-        """`chat_turn` in another thread."""
+    def system_prompt(self, name: str) -> str:
+        """What stands before the conversations with a served model that have no system message: the
+        setting, or what the model was trained with; '' for nothing."""
+        if self.settings.system is not None:
+            return self.settings.system
+        return self._trained_with if name == self.name else self.engine.adapters.system_prompt(name)
+
+    def _with_system_prompt(self, request: ChatRequest, name: str) -> ChatRequest:
+        """A request for a served model, with its system prompt unless it has one of its own, which
+        may be empty."""
+        system = self.system_prompt(name)
+        if not system or any(one.role in ("system", "developer") for one in request.messages):
+            return request
+        first = ChatMessage(role="system", content=system)
+        return request.model_copy(update={"messages": [first, *request.messages]})
+
+    async def prepare(self, request: ChatRequest, name: str) -> Turn:
+        """`chat_turn` of a served model, with its system prompt, in another thread."""
+        request = self._with_system_prompt(request, name)
         if request.is_bounded:
             return await self.compiling(partial(self.chat_turn, request))
         return await self.rendering(request.size, partial(self.chat_turn, request))
@@ -219,9 +243,10 @@ class Service:
         except PromptTooLongError as error:
             raise too_long(error, param="messages") from error
 
-    def conversation_text(self, request: ChatRequest) -> str:
-        """What the chat template makes of a conversation, up to where the answer begins. Raises
-        ApiError without a template, TemplateError."""
+    def conversation_text(self, request: ChatRequest, name: str) -> str:
+        """What the chat template makes of a conversation with a served model, up to where the
+        answer begins. Raises ApiError without a template, TemplateError."""
+        request = self._with_system_prompt(request, name)
         if self.template is None:
             raise ApiError(400, self.no_template, code="no_template", param="messages")
         text, opening = render_request(self.template, request, special_tokens_of(self.engine.model))

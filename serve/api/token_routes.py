@@ -124,7 +124,8 @@ def _tokens(service: Service, body: TokenizeRequest) -> list[int]:
             return encode_text(model, body.content, most=MOST_TOKENS)
         return model.tokenize(body.content, most=MOST_TOKENS)
     assert body.messages is not None
-    text = service.conversation_text(ChatRequest(messages=body.messages))
+    name = service.resolve_model(body.model)
+    text = service.conversation_text(ChatRequest(messages=body.messages), name)
     return encode_text(model, text, most=MOST_TOKENS)
 
 

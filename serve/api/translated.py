@@ -101,7 +101,7 @@ async def answer(
     with told_as(names):
         refuse_if_strict(service, ignored)
         name = service.resolve_model(chat.model)
-        turn = await service.prepare(chat)
+        turn = await service.prepare(chat, name)
         if service.settings.log_prompts:
             note(request.scope, messages=[message.text for message in chat.messages])
         unenforced = [renamed(place, names) for place in turn.unenforced]
@@ -115,11 +115,11 @@ async def count_tokens(service: Service, chat: ChatRequest, names: Names) -> int
     """How many tokens the prompt of a chat request has. Raises ApiError."""
 
     def tokens() -> list[int]:
-        text = service.conversation_text(chat)
+        text = service.conversation_text(chat, name)
         return encode_text(service.engine.model, text, most=MOST_TOKENS)
 
     with told_as(names):
-        service.resolve_model(chat.model)
+        name = service.resolve_model(chat.model)
         service.check_size(chat.size, param="messages")
         try:
             return len(await service.rendering(chat.size, tokens))

@@ -23,6 +23,7 @@ from tuneserve.console import human_bytes
 from tuneserve.errors import UsageError
 from tuneserve.gguf.lora import AdapterBase, check_adapter, invocation_tokens
 from tuneserve.gguf.reader import GGUFFile, check_is_gguf
+from tuneserve.gguf.system_prompt import system_prompt_of
 from tuneserve.llama import LlamaModel, free_gpu_memory
 from tuneserve.llama.lora import free_adapter, load_adapter
 from tuneserve.serve.engine.activation import Activated, Adapter, last_place
@@ -43,7 +44,7 @@ class NoPlaceError(UsageError):
 class AdapterFile:
     """A file that has been checked: `copy` is one in memory that nobody changes, `key` its SHA-256,
     `size` in bytes, `left_out` the tensors that llama.cpp ignores. `invocation`: the token ids that
-    switch an activated adapter on; none of another."""
+    switch an activated adapter on; none of another. `system`: the prompt it was trained with."""
 
     path: Path
     copy: Path
@@ -51,6 +52,7 @@ class AdapterFile:
     size: int
     left_out: tuple[str, ...]
     invocation: tuple[int, ...] = ()
+    system: str = ""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class LoadedAdapter:
     handle: Any
     size: int
     invocation: tuple[int, ...] = ()
+    system: str = ""
     names: set[str] = field(default_factory=set)
     uses: int = 0
 
@@ -136,6 +139,12 @@ class AdapterRegistry:
         served = self._served.get(name)
         return None if served is None else served.key
 
+    def system_prompt(self, name: str) -> str:
+        """What the adapter with this name was trained with; '' also if there is none."""
+        with self._lock:
+            served = self._served.get(name)
+            return "" if served is None else self._loaded[served.key].system
+
     @contextmanager
     def opened(self, path: Path) -> Iterator[AdapterFile]:
         """A copy of the file in memory, checked: what is loaded then is what was checked, whatever
@@ -151,7 +160,9 @@ class AdapterRegistry:
                 raise UsageError(error.message, where=str(path), hint=error.hint) from error
             left_out = check_adapter(header, self._base, where=str(path))
             invocation = invocation_tokens(header)
-            yield AdapterFile(path, inside, key, size, tuple(left_out), invocation)
+            yield AdapterFile(
+                path, inside, key, size, tuple(left_out), invocation, system_prompt_of(header)
+            )
         finally:
             os.close(copy)
 
@@ -201,7 +212,7 @@ class AdapterRegistry:
         if free and sum(free) < file.size + GPU_MARGIN_BYTES:
             raise NoPlaceError(f"{human_bytes(sum(free))} of GPU memory are too few for it")
         handle = load_adapter(self._model, file.path, activated=True, copy=file.copy)
-        return LoadedAdapter(handle, file.size, file.invocation)
+        return LoadedAdapter(handle, file.size, file.invocation, file.system)
 
     def unload(self, name: str) -> None:
         """Take no more requests for this name. Raises UnknownAdapterError."""

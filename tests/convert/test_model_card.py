@@ -59,5 +59,27 @@ def test_an_adapter_goes_on_its_base() -> None:
     assert text.startswith("FROM ./base.gguf\nADAPTER ./x-lora.gguf\nTEMPLATE ")
 
 
+@pytest.mark.parametrize(
+    ("system", "line"),
+    [
+        ("Be terse.", 'SYSTEM """Be terse."""'),
+        ("Two\nlines", 'SYSTEM """Two\nlines"""'),
+        ('Say "yes" or "no"', 'SYSTEM Say "yes" or "no"'),
+        ('Say "yes" or "no".', 'SYSTEM """Say "yes" or "no"."""'),
+    ],
+)
+def test_the_system_prompt_is_the_modelfiles(system: str, line: str) -> None:
+    template = ChatTemplate(CHATML, eos_token="<|im_end|>")
+    text = modelfile(Path("x.gguf"), template, TALKS, system=system)
+    assert text is not None
+    assert f'"""\n{line}\nPARAMETER stop' in text
+
+
+@pytest.mark.parametrize("system", ['a\n""" b', 'first\n"last"', '"all"'])
+def test_a_system_prompt_that_cant_be_quoted_gives_none(system: str) -> None:
+    template = ChatTemplate(CHATML, eos_token="<|im_end|>")
+    assert modelfile(Path("x.gguf"), template, TALKS, system=system) is None
+
+
 def test_a_template_that_is_no_sequence_of_turns_gives_none() -> None:
     assert modelfile(Path("x.gguf"), ChatTemplate(UPPER), TALKS) is None

@@ -24,6 +24,8 @@ from tuneserve.convert.verify import VerificationError
 from tuneserve.errors import OutputExistsError, TuneserveError, UsageError
 from tuneserve.files import OURS, sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.system_prompt import system_prompt_of
 from tuneserve.llama import LlamaModel
 from tuneserve.memory import main_memory
 from tuneserve.run import RunDirectory
@@ -36,7 +38,12 @@ def gguf_files(run: RunDirectory) -> list[str]:
     return sorted(path.name for path in run.gguf.glob("*")) if run.gguf.exists() else []
 
 
+def trained_with(run: RunDirectory, system: str) -> None:
+    run.update(settings={**run.saved_settings(), "data": {"system": system}})
+
+
 def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
+    trained_with(run, "Be brief.")
     result = convert(run, SETTINGS)
     assert result == run.require_stage("convert", ConvertResult)
     assert {"small-Q8_0.gguf", "base-Q8_0.gguf"} <= set(gguf_files(run))
@@ -49,6 +56,12 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
             assert model.n_layer == 3
     assert all(check.passed for check in result.verification)
     assert sum(result.tensor_types.values()) == 2 + 9 * 3
+    # The tune's system prompt goes along with it, and is none of the base's.
+    assert system_prompt_of(GGUFFile(run.tuned_gguf("Q8_0"))) == "Be brief."
+    assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
+    assert "\n## System prompt\n" in (run.gguf / "README.md").read_text()
+    assert "\n    Be brief.\n" in (run.gguf / "README.md").read_text()
+    assert 'SYSTEM """Be brief."""\n' in (run.gguf / "Modelfile").read_text()
 
     check_handover(run)  # those of a conversion are
     stamp = run.tuned_gguf("Q8_0").stat().st_mtime_ns
@@ -187,10 +200,13 @@ def test_leftovers_of_a_killed_process_are_cleared(run: RunDirectory) -> None:
 
 
 def test_adapter_only(run: RunDirectory) -> None:
+    trained_with(run, "Be brief.")
     result = convert_adapter(run, SETTINGS)
     assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]
     assert all(check.passed for check in result.verification)
     assert run.read().lora == result.to_json()
+    assert system_prompt_of(GGUFFile(run.lora_gguf)) == "Be brief."
+    assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
     with pytest.raises(OutputExistsError):
         convert_adapter(run, SETTINGS)
     # The base that is there already is used again.

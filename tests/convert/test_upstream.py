@@ -15,6 +15,7 @@ from tuneserve.convert.upstream import convert_run, run_converter, stage_checkpo
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.system_prompt import system_prompt_of
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -53,6 +54,7 @@ def converter(llama_cpp_source: Path, module_paths: ModulePaths) -> Path:
 def test_the_converter_makes_what_is_verified(phi2: RunDirectory, converter: Path) -> None:
     # Two runs of the converter and three models of transformers: about 20 s.
     settings = ConvertSettings(quantization="Q8_0", converter=converter, threads=2)
+    phi2.update(settings={**phi2.saved_settings(), "data": {"system": "Be brief."}})
     result = convert_run(phi2, settings)
     contracts = {check.contract for check in result.verification if check.passed}
     assert {"token ids", "special tokens", "chat template", "changed tensors",
@@ -61,6 +63,8 @@ def test_the_converter_makes_what_is_verified(phi2: RunDirectory, converter: Pat
     file = GGUFFile(Path(result.tuned.path))
     assert file.architecture == "phi2"
     assert file.metadata["general.name"] == phi2.name
+    assert system_prompt_of(file) == "Be brief."
+    assert system_prompt_of(GGUFFile(Path(result.base.path))) == ""
     assert result.tensor_types["Q8_0"] > 0
     made = {path.name for path in phi2.gguf.iterdir()}
     assert made == {"stable-Q8_0.gguf", "base-Q8_0.gguf", *result.handover}

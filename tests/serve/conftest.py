@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.serve.replies import Replies
 from tests.support import RunningServer, running_server
 
 
@@ -97,3 +100,19 @@ def activated_lora_gguf(demo_gguf: Path, tmp_path_factory: pytest.TempPathFactor
         invocation = model.tokenize(INVOCATION)
     path = tmp_path_factory.mktemp("lora") / "activated.gguf"
     return write_lora(path, seed=2, invocation=invocation)
+
+
+@pytest.fixture
+def replies() -> type[Replies]:
+    return type("Replies", (Replies,), {"asked": []})
+
+
+@pytest.fixture
+def address(replies: type[Replies]) -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), replies)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02])
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
 
+from tests.serve.replies import DONE, Replies, event
 from tests.support import Runner
 from tuneserve.chat.template import Message
 from tuneserve.errors import TuneserveError
 from tuneserve.serve.terminal_chat import Client, ask
 
-DONE = "data: [DONE]\n\n"
 GREETING: list[Message] = [{"role": "user", "content": "Hello"}]
-
-
-def _event(content: str, finish: str | None = None) -> str:
-    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m",
-             "choices": [{"index": 0, "delta": {"content": content}, "finish_reason": finish}],
-             }  # fmt: skip
-    return f"data: {json.dumps(chunk)}\n\n"
-
-
-class Replies(BaseHTTPRequestHandler):
-    """Answers with `body`, in pieces until the client goes; a `missing` number of bytes is said
-    to come and not sent."""
-
-    protocol_version = "HTTP/1.1"
-    body: Iterable[str] = ()
-    missing: int | None = None
-    headers_too: Mapping[str, str] = {}
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        self._answer("text/event-stream")
-
-    def do_GET(self) -> None:
-        self._answer("application/json")
-
-    def _answer(self, kind: str) -> None:
-        self.send_response(200)
-        for name, value in {"content-type": kind, **self.headers_too}.items():
-            self.send_header(name, value)
-        if self.missing is not None:
-            self.send_header("content-length", str(self.missing))
-        else:
-            self.send_header("connection", "close")
-        self.end_headers()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            for piece in self.body:
-                self.wfile.write(piece.encode())
-                type(self).sent += len(piece)
-        self.close_connection = True
-
-    sent = 0
-
-    def log_message(self, *_: Any) -> None:
-        """Not into the tests' output."""
-
-
-@pytest.fixture
-def replies() -> type[Replies]:
-    return type("Replies", (Replies,), {})
-
-
-@pytest.fixture
-def address(replies: type[Replies]) -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), replies)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02])
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def _client(address: str, model: str | None = "m") -> Client:
@@ -86,7 +22,7 @@ def _client(address: str, model: str | None = "m") -> Client:
 
 
 def test_an_answer_that_breaks_off_is_one_error(address: str, replies: type[Replies]) -> None:
-    replies.body, replies.missing = [_event("Half")], 100_000
+    replies.body, replies.missing = [event("Half")], 100_000
     pieces = _client(address).chat(GREETING)
     assert next(pieces) == "Half"
     with pytest.raises(TuneserveError, match="no server answers here"):
@@ -94,12 +30,12 @@ def test_an_answer_that_breaks_off_is_one_error(address: str, replies: type[Repl
 
 
 @pytest.mark.parametrize(
-    "rest", ["", ": ping\n\n", _event("\ndata: [DONE]\n\n"), _event(" of it").rstrip()]
+    "rest", ["", ": ping\n\n", event("\ndata: [DONE]\n\n"), event(" of it").rstrip()]
 )
 def test_a_stream_that_is_closed_before_its_end_is_no_answer(
     rest: str, address: str, replies: type[Replies], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    replies.body = [_event("Half"), rest]
+    replies.body = [event("Half"), rest]
     with pytest.raises(TuneserveError, match="the answer broke off"):
         ask(_client(address), "Hello", system="", raw=False)
     assert capsys.readouterr().out.startswith("Half")
@@ -108,7 +44,7 @@ def test_a_stream_that_is_closed_before_its_end_is_no_answer(
 def test_the_command_fails_for_half_an_answer(
     tuneserve: Runner, address: str, replies: type[Replies]
 ) -> None:
-    replies.body = [_event("Half")]
+    replies.body = [event("Half")]
     done = tuneserve("chat", "--url", address, "--model", "m", "--prompt", "Hello")
     assert (done.returncode, done.stdout) == (1, "Half\n")
     assert done.stderr.startswith(f"error: {address}: the answer broke off")
@@ -118,16 +54,16 @@ def test_the_command_fails_for_half_an_answer(
     ("rest", "told"),
     [
         ([DONE], ""), (["data: [DO", "NE]\r\n\r\n"], ""), (["data:[DONE]\n\n"], ""),
-        ([_event("", "stop")], ""), ([_event("", "stop"), DONE], ""),
-        ([_event("", "length"), DONE], "as long as it may be"),
-        ([_event("", "content_filter"), DONE], "left out a part"),
+        ([event("", "stop")], ""), ([event("", "stop"), DONE], ""),
+        ([event("", "length"), DONE], "as long as it may be"),
+        ([event("", "content_filter"), DONE], "left out a part"),
     ],
 )  # fmt: skip
 def test_why_an_answer_ended_is_told(
     rest: list[str], told: str, address: str, replies: type[Replies],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    replies.body = [_event("All"), *rest]
+    replies.body = [event("All"), *rest]
     assert ask(_client(address), "Hello", system="", raw=False) == "All"
     said = capsys.readouterr().err
     assert told in said
@@ -167,7 +103,7 @@ def test_an_event_without_end_is_one_error_and_no_memory(
     line: str, address: str, replies: type[Replies]
 ) -> None:
     piece = line * (100_000 // len(line))
-    replies.body = itertools.chain([_event("Half")], itertools.repeat(piece, 500))
+    replies.body = itertools.chain([event("Half")], itertools.repeat(piece, 500))
     pieces = _client(address).chat(GREETING)
     assert next(pieces) == "Half"
     with pytest.raises(TuneserveError, match="an event of more than 1 MiB"):
@@ -188,5 +124,5 @@ def test_a_compressed_reply_is_not_unpacked(address: str, replies: type[Replies]
 
 
 def test_many_events_are_as_long_as_they_like(address: str, replies: type[Replies]) -> None:
-    replies.body = [*[_event("x" * 100_000)] * 30, DONE]
+    replies.body = [*[event("x" * 100_000)] * 30, DONE]
     assert len("".join(_client(address).chat(GREETING))) == 3_000_000

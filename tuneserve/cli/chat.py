@@ -20,7 +20,7 @@ from tuneserve.errors import UsageError
     envvar=["TUNESERVE_API_KEY", "OPENAI_API_KEY"],
     help="API key; better given as TUNESERVE_API_KEY or OPENAI_API_KEY.",
 )
-@click.option("--system", default="", help="System prompt.")
+@click.option("--system", help="System prompt; '' for none (default: the server's).")
 @click.option("--prompt", help="Ask this once, print the answer and end.")
 @click.option(
     "--raw", is_flag=True, help="With --prompt: send the text as it is, without the chat template."
@@ -30,33 +30,42 @@ from tuneserve.errors import UsageError
     help="0 takes the most probable token.",
 )  # fmt: skip
 @click.option("--seed", type=int, help="Same seed, same answer.")
+@click.option(
+    "--markdown/--no-markdown", default=None,
+    help="Show answers as Markdown on a terminal (default: unless --prompt is given).",
+)  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.")
 def command(
     url: str,
     model: str | None,
     api_key: str | None,
-    system: str,
+    system: str | None,
     prompt: str | None,
     raw: bool,
     temperature: float,
     seed: int | None,
     max_tokens: int | None,
+    markdown: bool | None,
 ) -> None:
-    """Talk to a served model. /reset starts anew, /quit (or Ctrl-D) ends.
+    """Talk to a served model. /help lists the commands, /quit (or Ctrl-D) ends.
+
+    Without a terminal, texts are read from stdin, one a line, and stdout has answers alone.
 
     \b
     tuneserve chat
     tuneserve chat --prompt "What is 1+1?"
+    tuneserve chat < questions.txt > answers.txt
     tuneserve chat --prompt "1 + 1 =" --raw --max-tokens 8
     """
     if raw and prompt is None:
         raise UsageError("--raw needs --prompt")
-    from tuneserve.serve.terminal_chat import Client, ask, converse
+    from tuneserve.serve.terminal_chat import Client, ask
+    from tuneserve.serve.terminal_session import converse
 
     client = Client(
         url, model=model, api_key=api_key, temperature=temperature, seed=seed, max_tokens=max_tokens
     )
     if prompt is None:
-        converse(client, system=system)
+        converse(client, system=system, markdown=markdown is not False)
     else:
-        ask(client, prompt, system=system, raw=raw)
+        ask(client, prompt, system=system, raw=raw, markdown=bool(markdown))

@@ -23,15 +23,22 @@ def command() -> None:
     "--models", type=click.Path(path_type=Path),
     help="LM Studio's folder of models (default: ~/.lmstudio/models).",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace another file of this name.")
-def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, force: bool) -> None:
-    """Put the tuned GGUF where LM Studio lists models.
+@click.option(
+    "--presets", type=click.Path(path_type=Path),
+    help="LM Studio's folder of presets (default: ~/.lmstudio/config-presets).",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace other files of these names.")
+def lmstudio(
+    run_name: str, publisher: str, name: str, models: Path | None, presets: Path | None, force: bool
+) -> None:
+    """Put the tuned GGUF where LM Studio lists models, and the system prompt that it was trained
+    with, if any, into a preset.
 
     \b
     tuneserve export lmstudio sentiment
     """
     from tuneserve.convert.handover.files import handed_files
-    from tuneserve.convert.handover.local import to_lm_studio
+    from tuneserve.convert.handover.local import to_lm_studio, write_preset
     from tuneserve.errors import UsageError
 
     run = RunDirectory.named(run_name).require()
@@ -42,10 +49,12 @@ def lmstudio(run_name: str, publisher: str, name: str, models: Path | None, forc
             where=str(run.root),
             hint="Convert it to a merged GGUF, or serve it: tuneserve serve --run NAME.",
         )
-    target = to_lm_studio(
-        tuned, publisher=publisher, name=name or run.name, models=models, force=force
-    )
+    name = name or run.name
+    target = to_lm_studio(tuned, publisher=publisher, name=name, models=models, force=force)
     say(str(target))
+    if run.system_prompt:
+        preset = write_preset(name, run.system_prompt, presets=presets, force=force)
+        say(f"{preset}: choose the preset '{name}' in LM Studio's chat with this model")
 
 
 @command.command()
@@ -63,8 +72,8 @@ def ollama(run_name: str) -> None:
     names = {file.name: file.path for file in handed_files(run)}
     if "Modelfile" not in names:
         raise UsageError(
-            "no Modelfile was written for this run: its chat template can't be said in Ollama's "
-            "template language",
+            "no Modelfile was written for this run: its chat template, or its system prompt, can't "
+            "be said in Ollama's language",
             where=str(run.gguf),
             hint="Ollama does not read the chat template in a GGUF. Serve it with tuneserve serve "
             "or llama-server.",

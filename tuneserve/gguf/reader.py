@@ -79,7 +79,9 @@ class GGUFTensor:
 
 class GGUFFile:
     """An open GGUF: `metadata` as Python values, their `value_types` as the format numbers them,
-    `tensors` by name in the file's order. Only the header is read, the rest is mapped."""
+    `tensors` by name in the file's order. Only the header is read, the rest is mapped. The metadata
+    end at the byte `metadata_end`, the header at `header_end`, and tensors begin at multiples of
+    `alignment` bytes."""
 
     def __init__(self, path: Path) -> None:
         """Raises UsageError if the file is missing, no GGUF, or damaged."""
@@ -88,7 +90,10 @@ class GGUFFile:
         try:
             reader = _HeaderReader(np.memmap(path, mode="r"))
             self.metadata, self.value_types = reader.read_metadata()
-            self.tensors = reader.read_tensors(_alignment(self.metadata, self.value_types))
+            self.metadata_end = reader.at
+            self.alignment = _alignment(self.metadata, self.value_types)
+            self.tensors = reader.read_tensors(self.alignment)
+            self.header_end = reader.at
         except _DamageError as error:
             raise UsageError(
                 f"this GGUF is truncated or damaged: {error}",
@@ -152,6 +157,11 @@ class _HeaderReader:
         if version not in VERSIONS:
             raise _DamageError(f"it says it has version {version} of the format")
         self._n_tensors, self._n_values = self._next("Q"), self._next("Q")
+
+    @property
+    def at(self) -> int:
+        """The byte that is read next."""
+        return self._at
 
     def read_metadata(self) -> tuple[dict[str, Any], dict[str, int]]:
         """Values and their type numbers by key."""

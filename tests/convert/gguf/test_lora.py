@@ -17,6 +17,7 @@ from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.errors import UsageError
 from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.system_prompt import SYSTEM_PROMPT, system_prompt_of
 
 # Labels that the converter guesses from the model card.
 GUESSED = ("general.name", "general.base_model", "general.tags", "general.languages",
@@ -38,6 +39,20 @@ def write(base: Path, adapter: Path, target: Path) -> GGUFFile:
     model = GGUFModel(MergedCheckpoint(base, Adapter(adapter)), adapter, name="x")
     write_lora(target, model, "x")
     return GGUFFile(target)
+
+
+def test_the_system_prompt_of_training_is_in_both_files(trained: Trained, tmp_path: Path) -> None:
+    """And nothing else changes: without one, the key is not there."""
+    model = GGUFModel(trained.merged(), trained.adapter, name="x", system="Be brief.")
+    plain = GGUFModel(trained.merged(), trained.adapter, name="x")
+    added = {SYSTEM_PROMPT: ("string", "Be brief.")}
+    assert model.metadata("F16") == {**plain.metadata("F16"), **added}
+    assert SYSTEM_PROMPT not in plain.metadata("F16")
+    write_lora(tmp_path / "with.gguf", model, "x")
+    write_lora(tmp_path / "plain.gguf", plain, "x")
+    adapter, without = GGUFFile(tmp_path / "with.gguf"), GGUFFile(tmp_path / "plain.gguf")
+    assert system_prompt_of(adapter) == "Be brief."
+    assert adapter.metadata == {**without.metadata, SYSTEM_PROMPT: "Be brief."}
 
 
 @pytest.mark.slow

@@ -182,6 +182,31 @@ def test_lm_studio_finds_the_file(converted: RunDirectory, tmp_path: Path) -> No
         to_lm_studio(tuned, publisher="../x", name="small", models=models)
 
 
+def test_lm_studio_gets_the_system_prompt_as_a_preset(
+    tuneserve: Runner, converted: RunDirectory, tmp_path: Path
+) -> None:
+    presets = tmp_path / "presets"
+    command = ["export", "lmstudio", "small", "--models", str(tmp_path / "models"),
+               "--presets", str(presets)]  # fmt: skip
+    done = tuneserve(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not presets.exists()  # it was trained without one
+    converted.update(settings={"data": {"system": "Sei höflich."}})
+    done = tuneserve(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    preset = json.loads((presets / "small.preset.json").read_text("utf-8"))
+    assert preset["identifier"] == "@local:small"
+    fields = preset["operation"]["fields"]
+    assert fields == [{"key": "llm.prediction.systemPrompt", "value": "Sei höflich."}]
+    assert tuneserve(*command, cwd=tmp_path).returncode == 0  # the same again
+    converted.update(settings={"data": {"system": "Anders."}})
+    done = tuneserve(*command, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "small.preset.json" in done.stderr
+    assert tuneserve(*command, "--force", cwd=tmp_path).returncode == 0
+    assert "Anders." in (presets / "small.preset.json").read_text("utf-8")
+
+
 def test_ollama_is_told_how(tuneserve: Runner, converted: RunDirectory, tmp_path: Path) -> None:
     done = tuneserve("export", "ollama", "small", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The page at / in a real browser: two models side by side, streaming, thoughts folded."""
+"""The page at / in a real browser: on a running server, and its functions on made-up streams."""
 
 from __future__ import annotations
 
@@ -11,62 +11,489 @@ import httpx
 import pytest
 
 from tests.browser import Browser, running_browser
-from tests.support import ROOT
+from tests.support import ModulePaths
+from tuneserve.gguf.system_prompt import write_with_system_prompt
+from tuneserve.serve.api.chat_page import chat_page
 
 pytestmark = pytest.mark.slow
 
+# A server that answers with the parts that `said` holds, and notes what it is asked.
+SERVER = """
+var asked = [], said = [], finish = "stop", trained = "";
+window.fetch = async (path, options) => {
+  if (path === "v1/models")
+    return Response.json({data: [{id: "one", system_prompt: trained},
+                                 {id: "two", system_prompt: ""}]});
+  if (path === "props")
+    return Response.json({default_generation_settings: {params: {temperature: 1, top_p: 1}}});
+  asked.push(JSON.parse(options.body));
+  if (typeof said === "string")
+    return Response.json({error: {message: said}}, {status: 429});
+  const events = said.map(delta => ({choices: [{delta}]}));
+  if (finish) events.push({choices: [{delta: {}, finish_reason: finish}]});
+  return new Response(events.map(one => `data: ${JSON.stringify(one)}\\n\\n`).join(""));
+};
+const reply = async (parts, end = "stop") => {
+  said = typeof parts === "string" ? parts : parts.map(
+    one => typeof one === "object" ? one : {content: one});
+  finish = end;
+};
+const say = async text => { $("prompt").value = text; await ask(text); };
+const texts = name => [...document.querySelectorAll(name)].map(one => one.textContent);
+"""
+START = "localStorage.clear(); sessionStorage.clear(); $('both').checked = false"
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    with running_browser(tmp_path / "profile") as browser:
+
+@pytest.fixture(scope="module")
+def shared(module_paths: ModulePaths) -> Iterator[Browser]:
+    with running_browser(module_paths.mktemp("profile")) as browser:
+        browser.call("Page.enable")
+        browser.call("Accessibility.enable")
         yield browser
 
 
-def test_two_models_answer_side_by_side(
-    start_server: Any, browser: Browser, demo_gguf: Path, lora_gguf: Path, tmp_path: Path
+@pytest.fixture
+def page(shared: Browser, tmp_path: Path) -> Browser:
+    """The page without a server."""
+    path = tmp_path / "page.html"
+    path.write_text(chat_page("t"), encoding="utf-8")
+    shared.call("Page.navigate", url=path.as_uri())
+    shared.wait("typeof loadModels === 'function' && document.readyState === 'complete'")
+    run(shared, f"{START}; await loadModels(); $('both').checked = false; startAnew(); return 1")
+    return shared
+
+
+def run(browser: Browser, script: str) -> Any:
+    """What an asynchronous function with this body returns in the page with a made-up server."""
+    prepare = "" if browser.run("typeof asked !== 'undefined'") else SERVER
+    browser.run(prepare + ";0")
+    text = browser.run(f"(async () => {{ {script} }})().then(found => JSON.stringify(found))")
+    return json.loads(text)
+
+
+def markdown(browser: Browser, text: str) -> str:
+    script = f"return make('div', {{}}, markdown({json.dumps(text)})).innerHTML"
+    return str(run(browser, script))
+
+
+def test_a_tune_and_its_base_side_by_side(
+    start_server: Any, demo_gguf: Path, lora_gguf: Path, tmp_path: Path
 ) -> None:
+    tuned = tmp_path / "tuned.gguf"
+    write_with_system_prompt(demo_gguf, tuned, "Answer with one digit.")
     options = ["--name", "base", "--lora", f"loud={lora_gguf}", "--ctx", "1024"]
-    with start_server(tmp_path / "log", str(demo_gguf), *options) as running:
+    with (
+        start_server(tmp_path / "log", str(tuned), *options) as running,
+        running_browser(tmp_path / "profile") as browser,
+    ):
         policy = httpx.get(running.url).headers["content-security-policy"]
         assert "default-src 'none'" in policy
+        icon = httpx.get(f"{running.url}/favicon.ico")
+        assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
         browser.call("Page.enable")
         browser.call("Page.navigate", url=running.url)
         browser.wait("document.querySelectorAll('.column select').length === 2")
         chosen = "[...document.querySelectorAll('select')].map(s => s.value).join()"
         assert browser.run(chosen) == "base,loud"
-        browser.run("document.getElementById('temperature').value = 0")
-        browser.run("document.getElementById('longest').value = 16")
-        browser.run("document.getElementById('prompt').value = 'What is 1+1?'")
-        browser.run("document.getElementById('form').requestSubmit()")
-        browser.wait("document.querySelectorAll('.figures').length === 2")
+        assert browser.run("$('system').value") == "Answer with one digit."
+        browser.wait("$('longest').placeholder === '2048'")
+        browser.run("$('temperature').value = 0; $('longest').value = 40")
+        for text in ("What is 1+1?", "Count from one to a hundred, one number a line."):
+            browser.run(f"$('prompt').value = {json.dumps(text)}; $('form').requestSubmit()")
+            browser.wait(
+                "stopper === null && document.querySelectorAll('.figures').length % 2 === 0"
+            )
+            browser.wait("!document.querySelector('[aria-busy]')")
         texts = "[...document.querySelectorAll('.assistant')].map(e => e.textContent)"
         answers = json.loads(browser.run(f"JSON.stringify({texts})"))
-        assert "2" in answers[0]
-        assert answers[1] not in ("", answers[0])
+        assert len(answers) == 4
+        assert answers[0]
+        assert answers[2] not in ("", answers[0])
         assert not browser.run("document.querySelectorAll('.error').length")
-        browser.screenshot(tmp_path / "page.png")
+        # Both answers to the long question were cut, and the page is at their end.
+        assert browser.run("document.querySelectorAll('.cut').length") >= 2
+        assert browser.run("innerHeight + scrollY >= document.documentElement.scrollHeight - 1")
+        assert browser.run("scrollY") > 0
+        browser.call("Page.reload")
+        browser.wait("document.querySelectorAll('.column select').length === 2")
+        assert json.loads(browser.run(f"JSON.stringify({texts})")) == answers
         browser.run("document.getElementById('reset').click()")
         assert not browser.run("document.querySelectorAll('.turn').length")
+        assert browser.run("$('list').textContent.includes('What is 1+1?')")
 
 
-def test_thoughts_are_folded_and_errors_are_shown(browser: Browser) -> None:
-    """The page's own functions on a made-up stream: the demo model does not think."""
-    page = ROOT / "serve" / "api" / "page.html"
-    browser.call("Page.enable")
-    browser.call("Page.navigate", url=page.as_uri())
-    browser.wait("typeof ask === 'function'")
-    script = """(async () => {
-      const chunk = delta => "data: " + JSON.stringify({choices: [{delta}]}) + "\\n\\n";
-      window.fetch = async () => new Response(
-        chunk({reasoning_content: "Hm. "}) + chunk({reasoning_content: "Two."}) +
-        chunk({content: "<b>2</b>"}) + "data: [DONE]\\n\\n");
-      models = ["m"]; layOut();
-      await ask(columns[0], "1+1?", null);
-      window.fetch = async () => new Response('{"error": {"message": "too busy"}}', {status: 429});
-      await ask(columns[0], "again?", null);
-      const details = document.querySelector("details");
-      return JSON.stringify([details.open, details.querySelector(".turn").textContent,
-        document.querySelector(".assistant").textContent,
-        document.querySelector(".error").textContent, columns[0].messages.length]);
-    })()"""
-    assert json.loads(browser.run(script)) == [False, "Hm. Two.", "<b>2</b>", "too busy", 2]
+def test_thoughts_are_folded_and_errors_are_shown(page: Browser) -> None:
+    found = run(
+        page,
+        """reply([{reasoning_content: "Hm. "}, {reasoning_content: "Two."}, "<b>2</b>"]);
+        await say("1+1?");
+        reply("too busy");
+        await say("again?");
+        reply(["3"]);
+        await say("and now?");
+        const details = document.querySelector("details.thoughts");
+        return [details.open, details.querySelector(".turn").textContent, texts(".assistant"),
+                texts(".error"), asked.at(-1).messages.map(one => one.content)];""",
+    )
+    assert found == [
+        False, "Hm. Two.", ["<b>2</b>", "", "3"], ["too busy"], ["1+1?", "<b>2</b>", "and now?"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        ("a *b* **c** ~~d~~ `e`",
+         "<p>a <em>b</em> <strong>c</strong> <s>d</s> <code>e</code></p>"),
+        ("snake_case_name, 2 * 3 * 4, 2*3*4", "<p>snake_case_name, 2 * 3 * 4, 2*3*4</p>"),
+        ("***x*** *a **b** c*",
+         "<p><strong><em>x</em></strong> <em>a <strong>b</strong> c</em></p>"),
+        ("one\n  two\n\nthree", "<p>one\n  two</p><p>three</p>"),
+        ("# T #\ntext", "<h3>T</h3><p>text</p>"),
+        ("- a\n- b\n  - c\n\n1. x\n2. y",
+         "<ul><li>a</li><li>b<ul><li>c</li></ul></li></ul><ol><li>x</li><li>y</li></ol>"),
+        ("> q\n> r", "<blockquote><p>q\nr</p></blockquote>"),
+        ("``a ` b`` \\*x\\* `` ", "<p><code>a ` b</code> *x* ``</p>"),
+        ("---", "<hr>"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_markdown(page: Browser, text: str, html: str) -> None:
+    assert markdown(page, text) == html
+
+
+def test_code_and_tables(page: Browser) -> None:
+    code = markdown(page, "```py\nif a < b:\n    pass\n```\nafter")
+    assert "<code>if a &lt; b:\n    pass</code>" in code
+    assert "<span>py</span>" in code
+    assert code.endswith("<p>after</p>")
+    # One that is not closed yet.
+    assert "<code>x\n\ny</code>" in markdown(page, "~~~\nx\n\ny")
+    table = markdown(page, "| a | b |\n|---|:-:|\n| 1 | x \\| y |\n| 2 |")
+    assert "<thead><tr><th>a</th><th>b</th></tr></thead>" in table
+    assert "<tr><td>1</td><td>x | y</td></tr><tr><td>2</td><td></td></tr>" in table
+
+
+def test_links_lead_to_the_web_alone(page: Browser) -> None:
+    html = markdown(page, "[a](https://x.example/?q=1) https://y.example/z. [m](mailto:a@b.c)")
+    assert html.count("<a ") == 3
+    assert html.count('rel="noopener noreferrer nofollow"') == 3
+    assert 'href="https://y.example/z"' in html
+    for bad in ("javascript:alert(1)", "JaVaScRiPt:alert(1)", "data:text/html,x", "/v1/models",
+                "//evil.example", "vbscript:x", "java\tscript:x", "file:///x"):  # fmt: skip
+        assert "<a " not in markdown(page, f"[x]({bad}) ![y]({bad}) <{bad}>"), bad
+
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>",
+    "```html\n<script>window.hacked = 1</script>\n```", "`<img src=x onerror=hacked=1>`",
+    "| <svg onload=hacked=1> |\n|---|\n| <iframe srcdoc='<script>hacked=1</script>'> |",
+    '[x](https://a.example/"onmouseover="hacked=1)', "[<img src=x onerror=hacked=1>](https://a.b)",
+    "# <style>*{display:none}</style>", "&lt;script&gt;hacked=1&lt;/script&gt;",
+    "```<img src=x onerror=hacked=1>\nx\n```", "</p></div></main><script>hacked=1</script>",
+]  # fmt: skip
+ALLOWED = {"DIV", "P", "EM", "STRONG", "S", "CODE", "PRE", "FIGURE", "FIGCAPTION", "SPAN", "BUTTON",
+           "A", "UL", "OL", "LI", "BLOCKQUOTE", "HR", "TABLE", "THEAD", "TBODY", "TR", "TH", "TD",
+           "H3", "H4", "H5", "H6"}  # fmt: skip
+
+
+def test_an_answer_is_no_html(page: Browser) -> None:
+    for text in HOSTILE:
+        run(page, f"reply([{json.dumps(text)}]); await say({json.dumps(text)}); return 1")
+    found = run(
+        page,
+        """const inside = [...document.querySelectorAll("#columns .turn *")];
+        return [inside.map(one => one.tagName), inside.flatMap(one => one.getAttributeNames()),
+                typeof window.hacked, asJson(conversation, () => "").length > 0];""",
+    )
+    assert set(found[0]) <= ALLOWED
+    assert set(found[1]) <= {"class", "type", "aria-label", "role", "tabindex", "href", "title",
+                             "target", "rel"}  # fmt: skip
+    assert found[2:] == ["undefined", True]
+    # And as it is read back from the browser's store.
+    run(page, "openConversation(currentConversation()); return 1")
+    assert page.run("typeof window.hacked") == "undefined"
+
+
+def test_texts_of_marks_alone_take_no_longer_than_others(page: Browser) -> None:
+    """Milliseconds for 100,000 characters; a search from each mark would take minutes."""
+    script = """const took = {};
+      for (const mark of ["*", "**a ", "_a ", "[", "[a](", "`", "`a``", "\\\\", "~~a ", "h", "- ",
+                          "> ", "|", "#", "https://", "*a_b`[", "![a](b ", "1. a\\n", "\\n"]) {
+        const text = mark.repeat(100000 / mark.length), started = performance.now();
+        markdown(text);
+        took[mark] = performance.now() - started;
+      }
+      return took;"""
+    took = run(page, script)
+    print(took)
+    assert max(took.values()) < 3000
+
+
+@pytest.mark.parametrize(
+    ("end", "mark"),
+    [("length", "Cut: the answer is as long as it may be"), ("", "The answer broke off."),
+     ("content_filter", "left out a part"), ("stop", None)],
+)  # fmt: skip
+def test_why_an_answer_ended_is_told(page: Browser, end: str, mark: str | None) -> None:
+    marks = run(
+        page,
+        f"""reply(["One"], {json.dumps(end)}); await say("x");
+        const shown = texts(".cut"); openConversation(currentConversation());
+        return [shown, texts(".cut")];""",
+    )
+    assert [len(one) for one in marks] == [bool(mark)] * 2
+    assert all(mark in one[0] for one in marks if mark)
+
+
+def test_an_answer_that_was_cut_goes_on(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["One, "], "length"); await say("Count");
+        reply(["two."]); await goOn(columns[0]);
+        return [texts(".assistant"), texts(".cut"), asked.at(-1).messages];""",
+    )
+    told = [{"role": "user", "content": "Count"}, {"role": "assistant", "content": "One, "}]
+    assert found == [["One, two."], [], told]
+
+
+def test_retry_and_edit_ask_anew(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["first"]); await say("a"); reply(["second"]); await say("b");
+        reply(["third"]); await retry(columns[0]);
+        const retried = texts(".turn");
+        edit(0);
+        const filled = $("prompt").value;
+        reply(["fourth"]); await say("c");
+        return [retried, filled, $("editing").hidden, texts(".turn"),
+                asked.at(-1).messages.map(one => one.content),
+                readConversations().map(one => one.columns[0].turns.length)];""",
+    )
+    assert found == [["a", "first", "b", "third"], "a", True, ["c", "fourth"], ["c"], [2]]
+
+
+def test_the_system_prompt_is_sent_where_it_is_not_the_models_own(page: Browser) -> None:
+    found = run(
+        page,
+        """trained = "Be brief."; await loadModels(); $("both").checked = true; startAnew();
+        reply(["x"]);
+        const systems = [];
+        const heard = async () => {
+          asked = []; await say("a");
+          systems.push(asked.map(one => one.messages.filter(m => m.role === "system")
+                                                    .map(m => m.content)));
+        };
+        const write = text => { $("system").value = text;
+                                $("system").dispatchEvent(new Event("input")); };
+        await heard();
+        write("Be long."); await heard();
+        write(""); await heard();
+        $("own-system").click();
+        systems.push($("system").value); await heard();
+        return systems;""",
+    )
+    assert found == [
+        [[], ["Be brief."]],  # the server adds the tune's own
+        [["Be long."], ["Be long."]],
+        [[""], []],
+        "Be brief.",
+        [[], ["Be brief."]],
+    ]
+
+
+def test_sampling_fields_are_sent(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["x"]); await say("a");
+        for (const [id, value] of Object.entries({temperature: "0", top_p: "0.9", top_k: "40",
+             min_p: "0.05", repeat_penalty: "1.1", longest: "7", seed: "3"})) $(id).value = value;
+        await say("b");
+        return asked.slice(-2).map(
+          ({messages, stream, stream_options, model, ...rest}) => rest);""",
+    )
+    given = {"temperature": 0, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1,
+             "max_tokens": 7, "seed": 3}  # fmt: skip
+    assert found == [{"temperature": 0.7}, given]
+
+
+def test_conversations_are_kept_listed_and_deleted(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["1"]); await say("first talk"); startAnew();
+        reply(["2"]); await say("second talk");
+        const listed = texts("#list button:first-child");
+        document.querySelectorAll("#list button:first-child")[1].click();
+        const opened = texts(".turn");
+        document.querySelector("#list [aria-current=true]").nextSibling.click();
+        const left = [texts("#list button:first-child"), texts(".turn")];
+        // Another tab has written; what is damaged or has been changed is no error.
+        localStorage.setItem(CONVERSATIONS, "{");
+        const damaged = readConversations();
+        const strange = [null, {columns: [{turns: [{text: 3}]}]}];
+        localStorage.setItem(CONVERSATIONS, JSON.stringify(strange));
+        openConversation(readConversations()[1]);
+        return [listed, opened, left, damaged, texts(".turn")];""",
+    )
+    assert found == [
+        ["second talk", "first talk"], ["first talk", "1"], [["second talk"], []], [], [""],
+    ]  # fmt: skip
+
+
+def test_an_answer_that_comes_while_the_page_is_left_is_kept(page: Browser) -> None:
+    found = run(
+        page,
+        """const whole = window.fetch;
+        let hold;
+        window.fetch = async (path, options) => {
+          const body = await (await whole(path, options)).text();
+          const held = new Promise(resolve => { hold = resolve; });
+          return new Response(new ReadableStream({async start(controller) {
+            controller.enqueue(new TextEncoder().encode(body));
+            await held;
+            controller.close();
+          }}));
+        };
+        reply(["so far"], "");
+        const asking = say("x");
+        while (!conversation.columns[0].turns[1]?.text)
+          await new Promise(resolve => setTimeout(resolve, 10));
+        dispatchEvent(new Event("pagehide"));
+        const kept = currentConversation().columns[0].turns[1];
+        hold(); await asking; window.fetch = whole;
+        return [kept.text, kept.end];""",
+    )
+    assert found == ["so far", "left"]
+
+
+def test_a_full_store_loses_the_oldest_and_an_unkept_conversation_is_told(page: Browser) -> None:
+    found = run(
+        page,
+        """const long = "x".repeat(1e6);
+        for (let n = 0; n < 8; n++)
+          keepConversation({...newConversation(), title: String(n),
+                            columns: [{model: "m", turns: [asTurn({role: "user", text: long})]}]});
+        const kept = readConversations().map(one => one.title);
+        reply(["x".repeat(6e6)]); $("formatted").checked = false; await say("too long");
+        $("formatted").checked = true;
+        return [kept, $("status").textContent];""",
+    )
+    assert found[0][0] == "7"
+    assert 0 < len(found[0]) < 8
+    assert "keeps no conversations" in found[1]
+
+
+def test_export(page: Browser) -> None:
+    found = run(
+        page,
+        """reply(["**4**"], "length"); await say("2+2?");
+        return [asMarkdown(conversation), JSON.parse(asJson(conversation, () => "S"))];""",
+    )
+    assert "**You**\n\n2+2?\n" in found[0]
+    assert "**one**\n\n**4**\n\n*Cut: " in found[0]
+    assert found[1]["columns"][0]["messages"] == [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "**4**", "finish_reason": "length"},
+    ]
+
+
+def test_the_page_follows_the_answer_until_its_reader_scrolls_away(page: Browser) -> None:
+    ends = "innerHeight + scrollY >= document.documentElement.scrollHeight - 1"
+    run(page, "reply([Array(90).fill('line').join('\\n\\n')]); await say('x'); return 1")
+    page.wait(ends, 5)
+    assert page.run("scrollY") > 1000
+    page.run("scrollTo({top: 0, behavior: 'instant'})")
+    page.wait("!following", 5)
+    run(page, "reply(['more']); columns[0].views[1].turn.text += '\\n\\nmore'; "
+              "columns[0].views[1].done(); return 1")  # fmt: skip
+    assert page.run("scrollY") == 0
+    run(page, "await say('y'); return 1")  # whoever asks wants to see the answer
+    page.wait(ends, 5)
+
+
+def test_keys(page: Browser) -> None:
+    def press(key: str) -> None:
+        codes = {"Enter": 13, "Escape": 27, "Tab": 9}
+        event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+        page.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
+        page.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    run(page, "reply(['x']); $('prompt').focus(); $('prompt').value = 'by key'; return 1")
+    press("Enter")
+    page.wait("document.querySelectorAll('.assistant').length === 1", 5)
+    page.run("$('history').open = true")
+    press("Escape")
+    assert page.run("$('history').open") is False
+    assert page.run("document.activeElement.textContent") == "Conversations"
+    page.run("edit(0)")
+    press("Escape")
+    assert page.run("$('editing').hidden")
+    page.run("$('prompt').focus()")
+    press("Tab")
+    assert page.run("document.activeElement.id") == "send"
+
+
+CONTRAST = """
+const rgb = text => {
+  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+  context.fillStyle = text; context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data];
+};
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
+  v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
+const behind = element => {
+  for (let one = element; one; one = one.parentElement) {
+    const found = rgb(getComputedStyle(one).backgroundColor);
+    if (found[3] === 255) return found;
+  }
+  const probe = make("div", {style: "background: Canvas"});
+  document.body.append(probe);
+  const canvas = rgb(getComputedStyle(probe).backgroundColor);
+  probe.remove();
+  return canvas;
+};
+const low = [];
+for (const one of document.querySelectorAll("body *")) {
+  if (!one.checkVisibility() || one.disabled || ![...one.childNodes].some(
+        node => node.nodeType === 3 && node.textContent.trim())) continue;
+  const [a, b] = [light(rgb(getComputedStyle(one).color)), light(behind(one))].sort(
+    (x, y) => y - x);
+  const ratio = (a + .05) / (b + .05);
+  if (ratio < 4.5) low.push([one.tagName, one.className, one.textContent.slice(0, 30), ratio]);
+}
+return low;
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1100])
+def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -> None:
+    """Names for screen readers, contrast, and no scrolling sideways."""
+    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1,
+              mobile=False)  # fmt: skip
+    page.call("Emulation.setEmulatedMedia",
+              features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+    run(
+        page,
+        """$("both").checked = true; startAnew();
+        reply([{reasoning_content: "Hm."}, "# T\\n\\n[l](https://a.example) `c`\\n\\n```py\\n" +
+               "x".repeat(300) + "\\n```\\n\\n| a | b |\\n|---|---|\\n|" + "y".repeat(200) + "|z|"],
+              "length");
+        await say("x".repeat(300)); reply("broken"); await say("y");
+        for (const one of document.querySelectorAll("details")) one.open = true;
+        $("export").open = false;
+        return 1""",
+    )
+    page.screenshot(tmp_path / "page.png")
+    assert page.run("document.documentElement.scrollWidth <= innerWidth")
+    assert run(page, CONTRAST) == []
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "textbox", "combobox", "checkbox", "spinbutton", "link",
+             "article", "log", "DisclosureTriangle", "form"}  # fmt: skip
+    shown = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
+    assert len(shown) > 30
+    nameless = [node for node in shown if not node.get("name", {}).get("value")]
+    assert nameless == []
+    page.call("Emulation.clearDeviceMetricsOverride")
