@@ -185,6 +185,14 @@ class DataSettings(Section):
     test_fraction: Fraction = Field(
         0.2, description="Share of examples held out for the benchmark; never trained on."
     )
+    least_held_out: int = Field(
+        16,
+        ge=0,
+        le=100_000,
+        description="Smallest number of examples in eval and in test where their fractions give "
+        "fewer, as far as 15 % of all are so many; training goes on without an eval split of fewer "
+        "than 4. 0 = the fractions alone.",
+    )
     near_duplicates: float = Field(
         0.7,
         gt=0.0,

@@ -183,6 +183,7 @@ def _prepare(
     recipe = rounding_recipe(recipe)
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
+    _check_limit_is_watched(recipe, prepared)
     base = resolve_base(recipe.model.base)
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
@@ -313,6 +314,16 @@ def _tell_split(prepared: Prepared) -> None:
             f"general examples: {len(replay_set.train):,} to replay, "
             f"{len(replay_set.eval):,} held out"
             + (f"; {removed:,} duplicates removed" if removed else "")
+        )
+
+
+def _check_limit_is_watched(recipe: Recipe, prepared: Prepared) -> None:
+    """Raise UsageError if a loss is limited that is only measured beside the eval split's."""
+    if recipe.train.max_general_rise and not prepared.split.eval:
+        raise UsageError(
+            "the general loss is measured where the eval split's is, and there is no eval split",
+            where="train.max_general_rise",
+            hint="Add examples, raise eval_fraction, or set max_general_rise = 0.",
         )
 
 
