@@ -57,7 +57,11 @@ from tuneserve.finetune.training.checkpoints import (
     step_of,
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
-from tuneserve.finetune.training.finished import finished_result, was_cut_off
+from tuneserve.finetune.training.finished import (
+    finished_result,
+    training_changes,
+    was_cut_off,
+)
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
 from tuneserve.finetune.training.measured_speed import machine_name
 from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
@@ -115,7 +119,7 @@ def train(
     if force:
         check_replaceable_run(run)
     if run.adapter.exists() and not force and not was_cut_off(run):
-        raise OutputExistsError(run.adapter)
+        raise OutputExistsError(run.adapter, problems=training_changes(recipe, run))
     with only_first_talks():
         job = _prepare(recipe, run, preflight, stored_weights)
         if not is_first_process():
