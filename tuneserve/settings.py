@@ -128,7 +128,9 @@ class ModelSettings(Section):
         2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
     )
     chat_template: Path | None = Field(
-        None, description="Jinja file that replaces the base's chat template, in the GGUF too."
+        None,
+        description="Chat template in place of the base's, in the GGUF too: a Jinja file, or one "
+        "that comes along (chatml, alpaca, instruction).",
     )
 
 

@@ -25,6 +25,7 @@ from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.sharing import Sharing
 from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
+from tuneserve.finetune.training.end_token import tell_unseen_end
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
@@ -200,6 +201,8 @@ def _run_steps(
         if job.sharing is not None:
             _check_sharing(job, trainer)
         progress.trainer = trainer
+        if resume is None:
+            tell_unseen_end(trainer, tokenizer, job.encoded["train"])
         _step_through(trainer, job, resume)
     if stop.received and trainer.state.global_step < job.schedule.steps:
         raise TrainingStoppedError(
