@@ -56,10 +56,11 @@ def command(
     from tuneserve.cli.planning import plan
     from tuneserve.convert.preflight.configuration import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
-    from tuneserve.finetune.runtime.libraries import check_device
+    from tuneserve.finetune.runtime.libraries import check_device, has_gpu
     from tuneserve.finetune.runtime.targets import planned_targets
     from tuneserve.finetune.timing.forecast import NoForecastError, forecast
     from tuneserve.model_shape import ModelShape
+    from tuneserve.text_model import text_config
 
     base = read_base_config(recipe.model.base)
     device = "cpu" if cpu else "cuda"
@@ -69,7 +70,12 @@ def command(
     recipe = recipe.model_copy(update={"train": train})
     recipe = with_precision_of_base(recipe, base.config)
     shape = ModelShape.of(base.config, base.where)
-    found = plan(recipe, shape, device=device)
+    context_length = text_config(base.config).get("max_position_embeddings")
+    found = plan(recipe, shape, device=device, model_context=context_length)
+    if device == "cuda" and not has_gpu():
+        vram = recipe.train.vram
+        of = f" of {vram:g} GiB" if vram else ""
+        say(f"planned for a GPU{of}, which this machine does not have: --cpu plans for its CPU")
     for title, parts in found.peaks.items():
         rows = [[name, human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
