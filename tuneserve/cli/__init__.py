@@ -21,6 +21,7 @@ from tuneserve.errors import TuneserveError, UsageError, of_system
 from tuneserve.visible import Visible
 
 COMMANDS = {
+    "init": "Write a first recipe for your data and a base.",
     "preview": "Show the examples as the model will see them, and what is trained.",
     "plan": "Tell the memory and time a recipe takes, before anything is loaded.",
     "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tuneserve.cli.common import config_option
 from tuneserve.console import human_bytes, human_range, print_json, say, table
 from tuneserve.options import given_options, resolve_settings, settings_options
+from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
+    from tuneserve.base import BaseConfig
     from tuneserve.finetune.timing.forecast import Forecast
 
 
@@ -53,6 +55,21 @@ def command(
     """
     recipe = resolve_settings(context, recipe=config)
     from tuneserve.base import read_base_config
+
+    named = "file" in given_options(context).get("data", {})
+    base = read_base_config(recipe.model.base)
+    shown = look_ahead(
+        recipe, base, device="cpu" if cpu else "cuda", calibrate=calibrate, named=named
+    )
+    if as_json:
+        print_json(shown)
+
+
+def look_ahead(
+    recipe: Recipe, base: BaseConfig, *, device: str, calibrate: bool, named: bool
+) -> dict[str, Any]:
+    """Show what a recipe takes, and return it as JSON. `device` is 'cuda' or 'cpu'; `named`: the
+    user has named the data in this command. Raises UsageError for what training refuses."""
     from tuneserve.cli.planning import plan
     from tuneserve.convert.preflight.configuration import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
@@ -62,8 +79,6 @@ def command(
     from tuneserve.model_shape import ModelShape
     from tuneserve.text_model import text_config
 
-    base = read_base_config(recipe.model.base)
-    device = "cpu" if cpu else "cuda"
     check_device(device, recipe.train)
     require_planned(base, recipe.convert, spec=recipe.model.base)
     train, unknown = planned_targets(base, recipe.train)
@@ -83,18 +98,14 @@ def command(
         say(line)
     shown = found.to_json()
     try:
-        work = forecast(
-            recipe, base, shape, device=device, calibrate=calibrate,
-            named="file" in given_options(context).get("data", {}),
-        )  # fmt: skip
+        work = forecast(recipe, base, shape, device=device, calibrate=calibrate, named=named)
     except NoForecastError as reason:
         say(f"time: left out, {reason}")
         shown["left_out"] = str(reason)
     else:
         _show(work)
         shown["work"] = work.to_json()
-    if as_json:
-        print_json(shown)
+    return shown
 
 
 def _show(work: Forecast) -> None:
