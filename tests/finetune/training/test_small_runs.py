@@ -108,8 +108,8 @@ def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
     assert unseen.returncode == 0, unseen.stderr
     assert told in " ".join(unseen.stderr.split())
     before, _, after = unseen.stderr.partition("WARNING: the base finds")
-    assert "step 1/2" in after
-    assert "step 1/2" not in before
+    assert "step 0: eval loss" in after
+    assert "step 0: eval loss" not in before
     assert told not in " ".join(train("seen", *SHORT).stderr.split())
 
 
