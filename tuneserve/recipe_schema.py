@@ -9,6 +9,8 @@ from pydantic import BeforeValidator
 from tuneserve.recipe import section_model
 from tuneserve.settings import Recipe
 
+# What is said of a setting, whatever form its value has.
+_TOLD = ("description", "default", "title")
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -37,6 +39,6 @@ def _widened(found: dict[str, Any], checks: set[str]) -> dict[str, Any]:
         others.append({"type": "string"})
     if not others:
         return found
-    told = {key: found[key] for key in ("description", "default", "title") if key in found}
-    alone = {key: value for key, value in found.items() if key not in told}
+    alone = {key: value for key, value in found.items() if key not in _TOLD}
+    told = {key: value for key, value in found.items() if key in _TOLD}
     return {**told, "anyOf": [alone, *others]}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -121,11 +122,13 @@ def test_the_schema_takes_every_recipe_and_no_other() -> None:
     assert len(recipes) >= 3
     for path in recipes:
         assert list(validator.iter_errors(tomllib.loads(path.read_text()))) == []
-    for table in (
+    good: list[dict[str, Any]] = [
         {"train": {"compile": True, "target_modules": "all-linear"}},
         {"serve": {"gpu_layers": 3}},
-    ):
+    ]
+    for table in good:
         validate(table, where="")
         assert list(validator.iter_errors(table)) == []
-    for table in ({"train": {"rank": 8}}, {"trian": {}}, {"train": {"r": 0}}):
+    bad: list[dict[str, Any]] = [{"train": {"rank": 8}}, {"trian": {}}, {"train": {"r": 0}}]
+    for table in bad:
         assert list(validator.iter_errors(table))
