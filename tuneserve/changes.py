@@ -23,6 +23,15 @@ def changed_settings(before: Tables, now: Tables) -> list[str]:
     ]
 
 
+def changed_values(before: Tables, now: Tables) -> list[str]:
+    """`changed_settings` among those that `now` has."""
+    known = {
+        table: {name: value for name, value in before.get(table, {}).items() if name in values}
+        for table, values in now.items()
+    }
+    return changed_settings(known, now)
+
+
 def with_defaults(saved: Tables) -> dict[str, dict[str, Any]]:
     """Saved settings as JSON, and the defaults for what an earlier release did not know. Tables
     that today's release would refuse stay as they are."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tuneserve.changes import changed_since, with_defaults
+from tuneserve.changes import changed_since, changed_values, with_defaults
 from tuneserve.settings import Recipe, TrainSettings
 
 
@@ -12,6 +12,12 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
         "train.r was 16, is 8",
     ]
     assert changed_since(saved, recipe, ("model",)) == []
+
+
+def test_of_a_part_of_the_settings_only_that_is_compared() -> None:
+    saved = Recipe().model_dump(mode="json")
+    now = {"bench": {"limit": 3, "task": saved["bench"]["task"]}}
+    assert changed_values(saved, now) == ["bench.limit was 0, is 3"]
 
 
 def test_a_setting_that_an_earlier_release_lacked_had_its_default() -> None:
