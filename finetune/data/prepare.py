@@ -183,7 +183,7 @@ def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
         least=settings.least_held_out,
-        may_lack_eval=False,
+        general=True,
     )
     held = [*prepared.split.test, *prepared.split.eval]
     replay_set.near += remove_near(replay_set.train, held, settings.near_duplicates)

@@ -31,14 +31,15 @@ def split_with_least(
     test_fraction: float,
     near_duplicates: float = 1.0,
     least: int = 0,
-    may_lack_eval: bool = True,
+    general: bool = False,
 ) -> Split:
     """`split_examples`, whose 'eval' and 'test' have at least `least` examples where 15 % of all
     (or their own fraction) are so many; of fewer examples as many as that share is.
 
     An eval split that still has fewer than `FEWEST_EVAL` is left out: its examples are trained on,
-    and a note says so; with `may_lack_eval` False it stays as it is. Parts that files name
-    themselves stay as they are; with a `least` of 0 the fractions alone count.
+    and a note says so; of `general` examples it stays as it is, for their loss is to be
+    measured. Parts that files name themselves stay as they are; with a `least` of 0 the fractions
+    alone count.
     """
     fractions = {"test": test_fraction, "eval": eval_fraction}
 
@@ -75,18 +76,19 @@ def split_with_least(
         if len(found.part(name)) > len(split.part(name)) and found.train:
             split, fractions = found, wider
     few = fractions["eval"] and "eval" not in ready and len(split.eval) < FEWEST_EVAL
-    if few and may_lack_eval:
+    if few and not general:
         split = _without_eval(split, split_by({**fractions, "eval": 0.0}), free, total, fractions)
-    _note_widened(split, by_fractions)
+    _note_widened(split, by_fractions, general=general)
     return split
 
 
-def _note_widened(split: Split, by_fractions: Split) -> None:
+def _note_widened(split: Split, by_fractions: Split, *, general: bool) -> None:
     for name in ("test", "eval"):
         before = {id(example) for example in by_fractions.part(name)}
         for example in split.part(name):
             if id(example) not in before:
-                text = f"held out for {name} beyond {name}_fraction, so that there are enough"
+                what = "general" if general else name
+                text = f"held out for {what} beyond {what}_fraction, so that there are enough"
                 split.notes.add(text, example.where, odd=False)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,13 @@ def test_where_the_fractions_give_enough_nothing_is_moved() -> None:
     assert not least.notes
 
 
-@given(items=st.lists(sided, max_size=40), least=st.integers(0, 20))
+def all_learned(item: Example) -> Example:
+    """Without answers of weight 0: what is asked after one may be the beginning of another."""
+    whole = [{k: v for k, v in message.items() if k != "weight"} for message in item.messages]
+    return replace(item, messages=tuple(whole))
+
+
+@given(items=st.lists(sided.map(all_learned), max_size=40), least=st.integers(0, 20))
 def test_a_widened_split_keeps_the_promises_of_every_split(
     items: list[Example], least: int
 ) -> None:
@@ -96,6 +103,17 @@ def test_a_unit_of_many_examples_is_not_taken_to_fill_a_part(tmp_path: Path) -> 
     ]
     found = prepared(tmp_path, rows, test_fraction=0.0)
     assert found.split.counts() == {"train": 300, "eval": 0, "test": 0}
+
+
+def test_few_general_examples_are_held_out_all_the_same(tmp_path: Path) -> None:
+    rows = [{"instruction": e.messages[0]["content"], "output": "x"} for e in questions(60, 3)]
+    general = tmp_path / "general.jsonl"
+    few = [{"instruction": f"Say {w}, {w[::-1]}.", "output": w} for w in WORDS]
+    general.write_text("".join(json.dumps(row) + "\n" for row in few))
+    found = prepared(tmp_path, rows, general=general, replay=0.1, general_fraction=0.01)
+    assert found.replay_set is not None
+    assert len(found.replay_set.eval) == 2  # 15 % of 15
+    assert any("beyond general_fraction" in line for line in found.notes.lines())
 
 
 def test_what_is_held_out_beyond_a_fraction_is_told_and_ready_parts_stay(tmp_path: Path) -> None:
