@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneserve.console import say
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded, to_dataset
-from tuneserve.finetune.training.losses import held_out_loss
+from tuneserve.finetune.training.losses import measured_loss
 
 _EXAMPLES = 4
 _LONGEST = 512
@@ -22,21 +22,25 @@ _ABOVE_CHANCE = 1.0
 
 
 def tell_unseen_end(trainer: Any, tokenizer: Any, examples: Sequence[Encoded]) -> None:
-    """Warn if the model finds the last trained token of the shortest examples less likely than by
-    chance. Random numbers are drawn afterwards as if this had not been. All processes have to take
-    part."""
+    """Warn if the model finds the end tokens of the shortest examples less likely than by chance.
+
+    A loss that is no number is left to the training to tell. Random numbers are drawn afterwards
+    as if this had not been. All processes have to take part.
+    """
     import torch
 
     whole = [e for e in examples if not e.truncated and len(e.input_ids) <= _LONGEST]
-    ended = [e for e in whole if len(e.labels) > 1 and e.labels[-1] != IGNORED]
+    special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # A piece of a text that goes on has no end token.
+    ended = [e for e in whole if e.labels[-1] in {*special, tokenizer.eos_token_id}]
     chosen = sorted(ended, key=lambda e: len(e.input_ids))[:_EXAMPLES]
     if not chosen:
         return
     ends = [replace(e, labels=[IGNORED] * (len(e.labels) - 1) + e.labels[-1:]) for e in chosen]
     with torch.random.fork_rng():
-        loss = held_out_loss(trainer, to_dataset(ends), "end token").loss
+        loss, _, _ = measured_loss(trainer, to_dataset(ends))
     chance = math.log(len(tokenizer))
-    if loss > chance + _ABOVE_CHANCE:
+    if math.isfinite(loss) and loss > chance + _ABOVE_CHANCE:
         end = tokenizer.convert_ids_to_tokens(chosen[0].labels[-1])
         say(
             f"WARNING: the base finds {end!r}, with which the chat template ends an answer, less "

@@ -97,6 +97,20 @@ def held_out_loss(
     `name` says what it is the loss of; `on_batch` is told after each batch of this process how many
     are done, and of how many. Raises TuneserveError if it is no finite number.
     """
+    loss, tokens, sums = measured_loss(trainer, dataset, on_batch=on_batch)
+    if not math.isfinite(loss):
+        batches = trainer.get_eval_dataloader(dataset)
+        bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not math.isfinite(s)]
+        places = places_of(bad, trainer.examples)
+        raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
+    return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=tokens)
+
+
+def measured_loss(
+    trainer: Any, dataset: Any, *, on_batch: Callable[[int, int], None] | None = None
+) -> tuple[float, int, list[float]]:
+    """The mean loss over a dataset, which may be no finite number, the trained tokens, and the sum
+    of the losses of each batch of this process. All processes have to take part."""
     import torch
 
     model = trainer.model
@@ -117,10 +131,4 @@ def held_out_loss(
             on_batch(number, len(batches))
     model.train(was_training)
     total = trainer.accelerator.reduce(total, reduction="sum")
-    loss = (total[0] / total[1]).item()
-    if not math.isfinite(loss):
-        batches = trainer.get_eval_dataloader(dataset)
-        bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not s.isfinite()]
-        places = places_of(bad, trainer.examples)
-        raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
-    return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=int(total[1].item()))
+    return (total[0] / total[1]).item(), int(total[1].item()), [part.item() for part in sums]

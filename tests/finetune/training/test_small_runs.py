@@ -28,7 +28,10 @@ COMMAND = (
     *(sys.executable, "-m", "tuneserve", "train", "--compile", "false", "--max-seq-length", "64"),
     *("--r", "4"),
 )
-SPLIT = ("--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2")
+SPLIT = (
+    "--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2",
+    "--least-held-out", "0",
+)  # fmt: skip
 SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
 
 
