@@ -100,7 +100,7 @@ class Progress:
         shown = {"step": f"{self.step:,} of {self.steps:,}"}
         if self.epochs:
             epoch = self.epochs * self.step / self.steps
-            shown["epoch"] = f"{epoch:.2f} of {self.epochs:.4g}"
+            shown["epoch"] = f"{epoch:.2f} of {self.epochs:.2f}"
         if self.loss is not None:
             shown["loss"] = f"{self.loss:.4f}"
         shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
