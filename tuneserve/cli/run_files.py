@@ -73,7 +73,7 @@ def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
         found.append(
             Removable(
                 path=str(run.checkpoints),
-                what=f"{len(checkpoints)} checkpoints of a training that is done",
+                what=f"checkpoints of a training that is done ({len(checkpoints)})",
                 size_bytes=sum(map(size_of, checkpoints)),
                 lost="the adapters of other steps; the best one is in adapter/",
             )
