@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tuneserve.bench.result import BenchResult
 from tuneserve.bench.tasks.lm_eval.tasks import input_files
 from tuneserve.bench.tasks.scorers import scorer_files
 from tuneserve.bench.tasks.tasks import is_task_file, split_entry
+from tuneserve.changes import changed_settings
 from tuneserve.files import sha256_file
 from tuneserve.options import OF_THE_SERVER_ALONE
 from tuneserve.run import RunDirectory
@@ -55,7 +55,7 @@ def what_is_new(
 ) -> list[str]:
     """What of models, files and settings is not as it was when the report was made, in words;
     empty if the report is up to date."""
-    found = _settings_changed(result.settings, report_settings(recipe))
+    found = changed_settings(result.settings, report_settings(recipe))
     now = input_hashes(run, recipe.bench)
     # Of what a scorer imports only the record tells, since the scorer has not run yet.
     now |= _hashes(Path(name) for name in result.inputs.keys() - now.keys())
@@ -64,20 +64,6 @@ def what_is_new(
         found.append(f"tuneserve was {result.inputs.get(RELEASE, 'older')}, is {release}")
     found += _differing(result.sha256, sha256, "the model ")
     return found + _differing(before, now)
-
-
-def _settings_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that were others, by name."""
-    return [
-        f"{table}.{name} was {_shown(before.get(table, {}), name)}, is {_shown(now[table], name)}"
-        for table in sorted(now)
-        for name in sorted(before.get(table, {}).keys() | now[table].keys())
-        if before.get(table, {}).get(name, ...) != now[table].get(name, ...)
-    ]
-
-
-def _shown(table: Mapping[str, Any], name: str) -> str:
-    return json.dumps(table[name], ensure_ascii=False) if name in table else "not a setting"
 
 
 def _differing(before: Mapping[str, str], now: Mapping[str, str], what: str = "") -> list[str]:

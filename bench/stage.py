@@ -34,6 +34,7 @@ from tuneserve.bench.report.assemble import make_report, summary
 from tuneserve.bench.report.page_data import tasks_of
 from tuneserve.bench.report.pages import REPORT_FILES, write_report
 from tuneserve.bench.result import BenchResult
+from tuneserve.changes import changed_values, with_defaults
 from tuneserve.console import say
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import OutputExistsError
@@ -75,6 +76,9 @@ def run_bench(
             run.tidy()
             return _finished_report(run)
     if run.bench.exists() and not (force or rescore):
+        made = run.finished("bench", BenchResult)
+        if made is not None and not changed:
+            changed = changed_values(with_defaults(made.settings), report_settings(recipe))
         raise OutputExistsError(run.bench, hint=AGAIN, problems=changed)
     if changed:
         say("the report is made anew: " + "; ".join(changed[:SHOWN_CHANGES]) + _and_more(changed))

@@ -12,7 +12,6 @@ from tuneserve.convert.gguf.writer import CopiedTensor, encoded_size, write_gguf
 from tuneserve.convert.imatrix import ImportanceMatrix, collect, training_chunks
 from tuneserve.convert.mixture.limit import size_limit
 from tuneserve.convert.verify.logits import open_model
-from tuneserve.files import PARTIAL_SUFFIX
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 
@@ -41,7 +40,7 @@ def write_quantized(
     metadata = model.metadata(quantization, overrides=overrides)
     if matrix is not None:
         metadata |= matrix.provenance(matrix_file)
-    label = f"write {path.name.removesuffix(PARTIAL_SUFFIX)}"
+    label = f"write {path.name}"
     with progress(label, 2 * model.parameters, rate=bytes_per_second) as advance:
         written = write_gguf(
             path, metadata, {**model.sources, **(copied or {})}, choices,

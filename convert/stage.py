@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuneserve.base.import_gguf import CHECKPOINT_FILES
+from tuneserve.changes import changed_settings, with_defaults
 from tuneserve.console import say
 from tuneserve.convert.make import make_files
 from tuneserve.convert.model_card import check_handover, write_handover
@@ -69,4 +70,9 @@ def _existing_result(plan: Plan, *, skip_done: bool) -> ConvertResult | None:
             verified_hash(outputs[0], result.tuned, plan.run)
             verified_hash(plan.base, result.base, plan.run)
             return result
-    raise OutputExistsError(existing[0])
+    made = result or plan.run.finished("convert", ConvertResult)
+    before = made.settings if made is not None else plan.settings.model_dump(mode="json")
+    changed = changed_settings(
+        with_defaults({"convert": before}), {"convert": plan.settings.model_dump(mode="json")}
+    )
+    raise OutputExistsError(existing[0], problems=changed)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from itertools import pairwise
 
 SHOWN_PROBLEMS = 20
+# Fewer problems with the same reason are each told in full.
+_FEWEST_ALIKE = 3
+_SHOWN_PLACES = 5
 
 
 class TuneserveError(Exception):
@@ -38,14 +42,41 @@ class TuneserveError(Exception):
         # A line break in data begins no line that could be taken for another message.
         first = f"{self.where}: {self.message}" if self.where else self.message
         lines = [first.replace("\n", "\n    ")]
-        lines += [
-            f"  {problem}".replace("\n", "\n    ") for problem in self.problems[:SHOWN_PROBLEMS]
-        ]
-        if len(self.problems) > SHOWN_PROBLEMS:
-            lines.append(f"  … and {len(self.problems) - SHOWN_PROBLEMS} more")
+        problems = grouped(self.problems)
+        lines += [f"  {problem}".replace("\n", "\n    ") for problem in problems[:SHOWN_PROBLEMS]]
+        if len(problems) > SHOWN_PROBLEMS:
+            lines.append(f"  … and {len(problems) - SHOWN_PROBLEMS} more")
         if self.hint:
             lines.append(f"  {self.hint}")
         return "\n".join(lines)
+
+
+def grouped(problems: Sequence[str]) -> list[str]:
+    """The problems ('place: reason') as they are shown: a reason that several places have is told
+    once, with their number and the first of them."""
+    places: dict[str, list[str]] = {}
+    for problem in problems:
+        place, _, reason = problem.partition(": ")
+        places.setdefault(reason, []).append(place)
+    lines, told = list[str](), set[str]()
+    for problem in problems:
+        reason = problem.partition(": ")[2]
+        if not reason or len(places[reason]) < _FEWEST_ALIKE:
+            lines.append(problem)
+        elif reason not in told:
+            told.add(reason)
+            lines.append(f"{len(places[reason]):,} x {reason} ({_listed(places[reason])})")
+    return lines
+
+
+def _listed(places: Sequence[str]) -> str:
+    """The first places; of one in the same file as the one before only what follows its name."""
+    shown = [places[0]]
+    for before, place in pairwise(places[:_SHOWN_PLACES]):
+        file, separator, rest = place.rpartition(":")
+        shown.append(f":{rest}" if separator and before.rpartition(":")[0] == file else place)
+    more = len(places) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 class UsageError(TuneserveError):

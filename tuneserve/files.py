@@ -22,7 +22,6 @@ from typing import Any
 from tuneserve.durable import exchange, make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
 
-PARTIAL_SUFFIX = ".partial"
 _ASIDE = ".replaced"
 
 
@@ -256,7 +255,7 @@ def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
     if os.access(target, os.W_OK):
         clear_leftovers(target)
     patterns = list(made)
-    foreign = sorted(path.name for path in target.iterdir() if not _is_made(path, patterns))
+    foreign = sorted(path.name for path in target.iterdir() if not is_made(path, patterns))
     if foreign:
         raise UsageError(
             f"holds files that are no {what}'s, and would be deleted with it",
@@ -266,7 +265,9 @@ def check_replaceable(target: Path, made: Iterable[str], *, what: str) -> None:
         )
 
 
-def _is_made(path: Path, patterns: Iterable[str]) -> bool:
+def is_made(path: Path, patterns: Iterable[str]) -> bool:
+    """Is what lies there, by its name, one of the files (or with a / at the end, folders) of these
+    patterns?"""
     is_folder = path.is_dir() and not path.is_symlink()
     return any(
         each.endswith("/") == is_folder and fnmatch(path.name, each.rstrip("/"))

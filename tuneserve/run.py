@@ -37,7 +37,6 @@ from tuneserve.locks import HeldError, hold
 from tuneserve.records import Record, parse, read_versioned
 from tuneserve.settings import AUTO_ONLY, Recipe
 
-RUNS = Path("runs")
 # The form of run.json. A new number for a change that older releases would misread or lose (a
 # key with another meaning, a further stage); none for a further key, which they keep.
 RUN_SCHEMA = 1
@@ -49,6 +48,11 @@ RECORDED_PACKAGES = (
 
 
 Result = TypeVar("Result", bound=Record)
+
+
+def runs_directory() -> Path:
+    """The folder that holds the runs: $TUNESERVE_RUNS, or 'runs' in the current one."""
+    return Path(os.environ.get("TUNESERVE_RUNS") or "runs")
 
 
 class StageRecord(Record):
@@ -100,12 +104,21 @@ class RunDirectory:
 
     @classmethod
     def named(cls, name: str) -> RunDirectory:
-        """The run `runs/NAME`; NAME must be a plain directory name."""
+        """The run NAME in the folder of the runs: a plain directory name, or the path of such a
+        directory, as a shell completes it (runs/NAME/)."""
+        folder = runs_directory()
+        given = Path(name)
+        if (
+            os.sep in name
+            and given.name
+            and (given.parent == Path() or given.parent.resolve() == folder.resolve())
+        ):
+            name = given.name
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
             raise UsageError(
                 "a run's name has letters, digits, '.', '_' and '-' only", where=f"--run {name}"
             )
-        return cls(RUNS / name)
+        return cls(folder / name)
 
     def tuned_gguf(self, quantization: str) -> Path:
         return self.gguf / f"{self.name}-{quantization}.gguf"
@@ -129,7 +142,7 @@ class RunDirectory:
         """This run, or UsageError naming those that exist, or saying that its record is of a newer
         release or that it holds what is no file."""
         if not self.record_path.is_file():
-            known = sorted(path.parent.name for path in RUNS.glob("*/run.json"))
+            known = sorted(path.parent.name for path in self.root.parent.glob("*/run.json"))
             raise UsageError(
                 "no such run",
                 where=str(self.root),
@@ -237,8 +250,8 @@ class RunDirectory:
             raise TuneserveError(
                 "can't be written" if place.is_dir() else "is a file where a folder has to be",
                 where=str(place),
-                hint="A run is written to runs/NAME in the current folder: start in one that you "
-                "may write.",
+                hint="A run is written to runs/NAME here, or below $TUNESERVE_RUNS: "
+                "start in one that you may write.",
             )
 
     @contextmanager

@@ -129,7 +129,9 @@ class ModelSettings(Section):
         2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
     )
     chat_template: Path | None = Field(
-        None, description="Jinja file that replaces the base's chat template, in the GGUF too."
+        None,
+        description="Chat template in place of the base's, in the GGUF too: a Jinja file, or one "
+        "that comes along (chatml, alpaca, instruction).",
     )
 
 
@@ -185,6 +187,14 @@ class DataSettings(Section):
     )
     test_fraction: Fraction = Field(
         0.2, description="Share of examples held out for the benchmark; never trained on."
+    )
+    least_held_out: int = Field(
+        16,
+        ge=0,
+        le=100_000,
+        description="Smallest number of examples in eval and in test where their fractions give "
+        "fewer, as far as 15 % of all are so many; training goes on without an eval split of fewer "
+        "than 4. 0 = the fractions alone.",
     )
     near_duplicates: float = Field(
         0.7,

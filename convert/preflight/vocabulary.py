@@ -50,7 +50,7 @@ def check_vocabulary(
         if not vocabulary.metadata("tokenizer.chat_template"):
             yield Finding(
                 "template", "note", "the base has none: it learns texts without a prompt only",
-                "Name one in [model] chat_template.",
+                "Set [model] chat_template to chatml, alpaca, instruction or a Jinja file.",
             )  # fmt: skip
             return
         yield check_probes(trainer, template_of(vocabulary))

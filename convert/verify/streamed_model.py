@@ -11,8 +11,9 @@ multiplies, where there is one; weights pass through it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from tuneserve.arrays import Floats, Ids
+from tuneserve.console import progress
 from tuneserve.convert.verify.bare_model import (
     add_adapter,
     came_with_adapter,
@@ -89,7 +91,7 @@ class StreamedModel:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            with self._pool, torch.inference_mode():
+            with self._pool, torch.inference_mode(), self._layers_told():
                 made = self._model(input_ids=rows, use_cache=False).logits
                 found: Floats = made.float().cpu().numpy()
         finally:
@@ -98,6 +100,24 @@ class StreamedModel:
             # llama.cpp computes what follows; what PyTorch keeps for itself is lost to it.
             torch.cuda.empty_cache()
         return found
+
+    @contextmanager
+    def _layers_told(self) -> Iterator[None]:
+        """Show how many of the decoder's layers are computed: of a large model that takes
+        minutes."""
+        # A mixture's experts are lists too, inside of a layer.
+        lists = (part for part in self._model.modules() if isinstance(part, nn.ModuleList))
+        layers = list(next(lists, ()))
+        if not layers:
+            yield
+            return
+        with progress("verify: the trainer's layers", len(layers), unit="layers") as advance:
+            hooks = [layer.register_forward_hook(lambda *_: advance(1)) for layer in layers]
+            try:
+                yield
+            finally:
+                for hook in hooks:
+                    hook.remove()
 
     def logits_at(
         self, sequences: Sequence[Sequence[int]], positions: Sequence[Ids]

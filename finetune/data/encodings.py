@@ -14,6 +14,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MARK_LENGTH = 4
+_UNMARKED = {b"\1\0\1\0": "utf-16-le", b"\0\1\0\1": "utf-16-be"}
 # In western languages, letters beyond ASCII are few and seldom stand side by side; in a text that
 # another encoding wrote (Cyrillic, Chinese) they do, or signs stand inside of words.
 _LARGEST_SHARE = 0.3
@@ -24,8 +25,10 @@ _SIGN_IN_WORD = re.compile(
 
 
 def encoding_by_mark(start: bytes) -> str | None:
-    """The encoding that a file's first bytes name, or None."""
-    return next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    """The encoding that a file's first bytes (`MARK_LENGTH` of them) name, or None."""
+    marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    # Two letters of ASCII in UTF-16, whose mark was left out.
+    return marked or _UNMARKED.get(bytes(map(bool, start[:MARK_LENGTH])))
 
 
 def decode(data: bytes) -> tuple[str, str | None]:

@@ -18,8 +18,9 @@ from tuneserve.finetune.data.ids import UniqueIds
 from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.prompt_variants import PromptVariants, read_prompt_variants
 from tuneserve.finetune.data.reading import Read, read_examples
-from tuneserve.finetune.data.split import SPLITS, Split, remove_near, split_examples
+from tuneserve.finetune.data.split import SPLITS, Split, remove_near
 from tuneserve.finetune.data.split_reasons import why_empty
+from tuneserve.finetune.data.split_sizes import split_with_least
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 from tuneserve.settings import DataSettings
@@ -98,11 +99,12 @@ def split_all(
     examples: Sequence[Example], reads: Sequence[Read], notes: Notes, settings: DataSettings
 ) -> Prepared:
     """The `examples` of all files, split, and what was found in reading them."""
-    split = split_examples(
+    split = split_with_least(
         examples,
         eval_fraction=settings.eval_fraction,
         test_fraction=settings.test_fraction,
         near_duplicates=settings.near_duplicates,
+        least=settings.least_held_out,
     )
     notes.update(split.notes)
     return Prepared(
@@ -175,11 +177,13 @@ def add_replay_set(prepared: Prepared, settings: DataSettings) -> None:
     if path is None:
         return
     read = read_file(path, 1.0, settings)
-    replay_set = split_examples(
+    replay_set = split_with_least(
         [replace(example, side=None) for example in read.examples],
         eval_fraction=settings.general_fraction,
         test_fraction=0.0,
         near_duplicates=settings.near_duplicates,
+        least=settings.least_held_out,
+        general=True,
     )
     held = [*prepared.split.test, *prepared.split.eval]
     replay_set.near += remove_near(replay_set.train, held, settings.near_duplicates)
@@ -295,7 +299,9 @@ def _field_names(settings: DataSettings) -> Mapping[str, str]:
 
 def check_none_is_empty(split: Split, settings: DataSettings, examples: Sequence[Example]) -> None:
     """Raise UsageError if a part of the split that is wanted is empty; `examples` are all."""
-    wanted = {"train": 1.0, "eval": settings.eval_fraction, "test": settings.test_fraction}
+    # Without a smallest number the fractions are to be met; with one training goes on without eval.
+    eval_fraction = 0.0 if settings.least_held_out else settings.eval_fraction
+    wanted = {"train": 1.0, "eval": eval_fraction, "test": settings.test_fraction}
     empty = [name for name in SPLITS if wanted[name] > 0 and not split.part(name)]
     if empty:
         reason, hint = why_empty(examples, empty[0], settings.eval_fraction, settings.test_fraction)

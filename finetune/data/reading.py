@@ -19,6 +19,7 @@ from tuneserve.finetune.data.notes import Notes
 from tuneserve.finetune.data.records import read_records
 
 ID_LENGTH = 16
+_SHOWN_KEYS = 20
 
 
 @dataclass
@@ -42,12 +43,14 @@ def read_examples(
     read = Read()
     ids = UniqueIds()
     fields = fields or {}
+    seen: dict[str, None] = {}
     names = frozenset(filter(None, fields.values()))
     for place, record, side, file in read_records(path, read.notes, names):
         try:
             if isinstance(record, BadRecord):
                 raise record
             record, notes = clean_record(record, KNOWN | names)
+            seen |= dict.fromkeys(record if names and isinstance(record, dict) else ())
             record, side = _with_side(record, side, names)
             parsed, example = _example(record, fields, system, place)
         except BadRecord as problem:
@@ -65,11 +68,28 @@ def read_examples(
         else:
             example = example.named(sha256_text(example.content_key)[:ID_LENGTH])
         read.examples.append(replace(example, side=side))
+    if not read.examples and seen:
+        _check_named(fields, list(seen), path)
     if not skip_bad:
         raise_problems(read.problems, len(read.problems) + len(read.examples), where=str(path))
     if not read.examples:
         raise UsageError("holds no usable example", where=str(path), problems=read.problems)
     return read
+
+
+def _check_named(fields: Mapping[str, str], keys: Sequence[str], path: Path) -> None:
+    """Raise UsageError for a key that the settings name and that no record of the file has."""
+    lacking = [f"{ours}={theirs}" for ours, theirs in fields.items() if theirs not in ("", *keys)]
+    if not lacking:
+        return
+    theirs = lacking[0].partition("=")[2]
+    shown = ", ".join(map(repr, keys[:_SHOWN_KEYS])) + ", …" * (len(keys) > _SHOWN_KEYS)
+    raise UsageError(
+        f"there is no column or key {theirs!r} ([data] fields says {', '.join(lacking)}); there "
+        f"are: {shown}",
+        where=str(path),
+        hint="Name one of them: --fields " + lacking[0].replace(theirs, "KEY") + ".",
+    )
 
 
 def _with_side(record: Any, side: str | None, names: frozenset[str]) -> tuple[Any, str | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import io
 import logging
 import os
@@ -100,6 +101,15 @@ def check_hardware(runtime: Runtime, settings: TrainSettings) -> None:
     if settings.precision == "bf16" and not unsloth.is_bfloat16_supported():
         raise UsageError("this hardware does not compute in bf16", where="train.precision")
     check_device(runtime.device, settings)
+
+
+def has_gpu() -> bool:
+    """Is there a GPU that training could run on? Without torch: one whose driver is there."""
+    if importlib.util.find_spec("torch") is None:
+        return Path("/dev/nvidiactl").exists()
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def check_device(device: str, settings: TrainSettings) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from tuneserve.base.fast_tokenizer import load_fast_tokenizer, save_fast_tokenizer
 from tuneserve.base.loaded import all_weights_read
+from tuneserve.chat.builtin_templates import chosen_template
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import read_text
 from tuneserve.finetune.runtime.libraries import Runtime, quiet
 from tuneserve.settings import ModelSettings, TrainSettings
 
@@ -24,7 +24,7 @@ def load_tokenizer(path: Path, settings: ModelSettings) -> Any:
     with quiet(errors_too=True):
         tokenizer = load_fast_tokenizer(path)
     if settings.chat_template is not None:
-        tokenizer.chat_template = read_text(settings.chat_template, "chat template")
+        tokenizer.chat_template = chosen_template(settings.chat_template, tokenizer.get_vocab())
     return tokenizer
 
 

@@ -16,7 +16,7 @@ from tuneserve.finetune.data.prepare import Prepared, data_inputs, prepare_examp
 from tuneserve.finetune.memory.budget import budget_for
 from tuneserve.finetune.memory.prefixes import plan_sharing
 from tuneserve.finetune.memory.schedule import Schedule, plan_steps
-from tuneserve.finetune.runtime.libraries import load_runtime
+from tuneserve.finetune.runtime.libraries import has_gpu, load_runtime
 from tuneserve.finetune.runtime.model import load_tokenizer
 from tuneserve.finetune.timing.calibration import measure_pace, needed_bytes
 from tuneserve.finetune.timing.estimate import TimeEstimate, by_pace, by_run
@@ -158,10 +158,9 @@ def _time(
         raise NoForecastError("what trains is not installed: pip install 'tuneserve[train]'")
     import torch
 
-    if (device == "cuda") != torch.cuda.is_available():
-        there = "this machine has none: --cpu plans for its CPU"
+    if (device == "cuda") != has_gpu():
         raise NoForecastError(
-            f"planned for a GPU, and {there}"
+            "this machine has no GPU: --cpu plans for its CPU"
             if device == "cuda"
             else "planned for a CPU, and this machine trains on its GPU"
         )

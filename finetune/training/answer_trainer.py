@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,6 +25,10 @@ from tuneserve.finetune.training.losses import (
 )
 from tuneserve.finetune.training.prefix_sharing import SHARED, shared_loss
 from tuneserve.settings import TrainSettings
+
+
+def _tell_nobody(name: str, done: int, batches: int) -> None:
+    """Nobody watches this evaluation."""
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -56,6 +60,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         # Their tokens a second in the steps after the first, as the first process measured it.
         self.steady_rate = 0.0
         self.evaluation_seconds = 0.0
+        # Told what is evaluated, the batches that are done, and how many there are.
+        self.on_batch: Callable[[str, int, int], None] = _tell_nobody
         # Figures by step and by what was evaluated: the best ones need not be measured again.
         self.evaluated: dict[int, dict[str, HeldOutLoss]] = {}
         self._epochs, self._families = epochs, families
@@ -100,9 +106,13 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> dict[str, float]:
         started = time.monotonic()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = {"eval": held_out_loss(self, dataset, "eval")}
+        datasets = {"eval": dataset}
         if self._general is not None:
-            found["general"] = held_out_loss(self, self._general, "general")
+            datasets["general"] = self._general
+        found = {
+            name: held_out_loss(self, data, name, on_batch=partial(self.on_batch, name))
+            for name, data in datasets.items()
+        }
         self.evaluated[self.state.global_step] = found
         self.evaluation_seconds += time.monotonic() - started
         metrics = {f"{name}_loss": measured.loss for name, measured in found.items()}

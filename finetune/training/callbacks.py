@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,14 @@ class StopSignal:
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Checks and shows each step and evaluation, and logs them for TensorBoard."""
 
-    def __init__(self, display: ProgressDisplay, logger: Any = None) -> None:
-        self.display, self.logger = display, logger
+    def __init__(
+        self,
+        display: ProgressDisplay,
+        logger: Any = None,
+        curves: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
+    ) -> None:
+        """`curves` is given the trainer's log after each evaluation, to draw it."""
+        self.display, self.logger, self.curves = display, logger, curves
         self.trainer: Any = None
         self.started = time.monotonic()
 
@@ -96,9 +102,15 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             scalars["tokens per second"] = rate
         self._log(state.global_step, scalars)
 
+    def evaluating(self, name: str, done: int, batches: int) -> None:
+        """A batch of an evaluation is done, of so many."""
+        self.display.progress.evaluating = f"{name}: {done} of {batches}"
+        self.display.show()
+
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> None:
+        self.display.progress.evaluating = ""
         if not state.is_world_process_zero:
             return
         losses = losses_of(metrics)
@@ -110,6 +122,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         )
         say(f"step {state.global_step}: {told}")
         self._log(state.global_step, {f"loss/{name}": loss for name, loss in losses.items()})
+        if self.curves is not None:
+            self.curves(state.log_history)
 
     def _log(self, step: int, scalars: Mapping[str, float]) -> None:
         if self.logger is not None:

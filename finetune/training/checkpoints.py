@@ -28,7 +28,7 @@ _PICKLED = ("optimizer.pt", "scheduler.pt")
 _PARTS = (_WEIGHTS, *_PICKLED, _STATE)
 # What else a training that goes on reads, where it is there.
 _MORE = ("adapter_config.json", "rng_state.pth")
-_OWN = ("checkpoint-[0-9]*/", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
+OWN_FILES = ("checkpoint-[0-9]*/", FINGERPRINT, _STRATEGY, _REPLACING, "README.md")
 _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 
@@ -113,7 +113,7 @@ def damage_of(checkpoint: Path) -> list[str]:
 
 def discard(directory: Path) -> None:
     """Delete an unfinished training. Raises UsageError if there is more in its folder."""
-    check_replaceable(directory, _OWN, what="training")
+    check_replaceable(directory, OWN_FILES, what="training")
     remove(directory)
 
 

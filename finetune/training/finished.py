@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tuneserve.changes import changed_since
 from tuneserve.console import say
 from tuneserve.finetune.data.hub import is_here
 from tuneserve.finetune.data.prepare import data_hash, data_inputs
@@ -19,11 +20,7 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
     data set that is not in the cache) could not be trained on anyway: what was trained on it
     counts. Never asks the hub.
     """
-    saved, wanted = run.saved_settings(), recipe.model_dump(mode="json")
-    for settings in (saved, wanted):  # how many GPUs it takes shapes nothing
-        settings.get("train", {}).pop("gpus", None)
-    same = all(saved.get(name) == wanted[name] for name in ("model", "data", "train"))
-    if not same or not run.adapter.is_dir():
+    if training_changes(recipe, run) or not run.adapter.is_dir():
         return None
     result = run.finished("train", TrainResult)
     if result is None:
@@ -34,6 +31,13 @@ def finished_result(recipe: Recipe, run: RunDirectory) -> TrainResult | None:
     about = f" ({', '.join(gone)}: not here any more, so not compared)" if gone else ""
     say(f"{run.adapter}: done already{about}")
     return result
+
+
+def training_changes(recipe: Recipe, run: RunDirectory) -> list[str]:
+    """The settings that shape a training and that are not as the run has saved them."""
+    changed = changed_since(run.saved_settings(), recipe, ("model", "data", "train"))
+    # How many GPUs it takes shapes nothing.
+    return [line for line in changed if not line.startswith("train.gpus ")]
 
 
 def was_cut_off(run: RunDirectory) -> bool:

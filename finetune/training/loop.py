@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,15 @@ from tuneserve.finetune.runtime.processes import is_first_process, process_count
 from tuneserve.finetune.tokens.encoder import Encoded, to_dataset
 from tuneserve.finetune.tokens.epoch import TrainingSet
 from tuneserve.finetune.tokens.sharing import Sharing
-from tuneserve.finetune.training.checkpoints import checkpoint_at, remember_strategy, step_of
+from tuneserve.finetune.training.checkpoints import (
+    checkpoint_at,
+    is_replacing,
+    remember_strategy,
+    step_of,
+)
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
+from tuneserve.finetune.training.curves import loss_curves, write_curves_page
+from tuneserve.finetune.training.end_token import tell_unseen_end
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
@@ -171,14 +180,22 @@ def _run_steps(
     settings = job.budget.settings
     stop = StopSignal()
     with contextlib.ExitStack() as stack:
-        display = stack.enter_context(progress_display(job.schedule.steps, job.run.name))
-        logger = None
+        examples = job.schedule.steps * settings.examples_per_step * process_count()
+        display = stack.enter_context(
+            progress_display(
+                job.schedule.steps, job.run.name,
+                epochs=examples / len(job.training_set.sampler),
+            )
+        )  # fmt: skip
+        logger, curves = None, None
         if is_first_process():
             resumed_at = step_of(resume) if resume else None
             logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
+            if not is_replacing(job.run.checkpoints):  # the finished training's page stays
+                curves = partial(_draw_curves, job.run)
         stack.enter_context(stop.handled())
-        progress = ProgressCallback(display, logger)
+        progress = ProgressCallback(display, logger, curves)
         stopping = StoppingCallback(
             stop,
             patience=settings.early_stopping_patience,
@@ -200,6 +217,9 @@ def _run_steps(
         if job.sharing is not None:
             _check_sharing(job, trainer)
         progress.trainer = trainer
+        trainer.on_batch = progress.evaluating
+        if resume is None:
+            tell_unseen_end(trainer, tokenizer, job.encoded["train"])
         _step_through(trainer, job, resume)
     if stop.received and trainer.state.global_step < job.schedule.steps:
         raise TrainingStoppedError(
@@ -209,6 +229,11 @@ def _run_steps(
             "afresh).",
         )
     return trainer
+
+
+def _draw_curves(run: RunDirectory, history: Sequence[Mapping[str, float]]) -> None:
+    """The page of the losses so far."""
+    write_curves_page(loss_curves(history, None), run.root / "curves.html", run.name)
 
 
 def _check_sharing(job: TrainingJob, trainer: Any) -> None:

@@ -8,7 +8,7 @@ exp(loss) is the perplexity of the answers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tuneserve.errors import TuneserveError
@@ -89,11 +89,28 @@ def no_number(what: str, value: float, step: int, places: Sequence[str]) -> Tune
     )
 
 
-def held_out_loss(trainer: Any, dataset: Any, name: str) -> HeldOutLoss:
+def held_out_loss(
+    trainer: Any, dataset: Any, name: str, *, on_batch: Callable[[int, int], None] | None = None
+) -> HeldOutLoss:
     """The loss over a dataset, every trained token weighed alike, in all processes together.
 
-    `name` says what it is the loss of. Raises TuneserveError if it is no finite number.
+    `name` says what it is the loss of; `on_batch` is told after each batch of this process how many
+    are done, and of how many. Raises TuneserveError if it is no finite number.
     """
+    loss, tokens, sums = measured_loss(trainer, dataset, on_batch=on_batch)
+    if not math.isfinite(loss):
+        batches = trainer.get_eval_dataloader(dataset)
+        bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not math.isfinite(s)]
+        places = places_of(bad, trainer.examples)
+        raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
+    return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=tokens)
+
+
+def measured_loss(
+    trainer: Any, dataset: Any, *, on_batch: Callable[[int, int], None] | None = None
+) -> tuple[float, int, list[float]]:
+    """The mean loss over a dataset, which may be no finite number, the trained tokens, and the sum
+    of the losses of each batch of this process. All processes have to take part."""
     import torch
 
     model = trainer.model
@@ -101,7 +118,8 @@ def held_out_loss(trainer: Any, dataset: Any, name: str) -> HeldOutLoss:
     model.eval()
     total = torch.zeros(2, dtype=torch.float64, device=trainer.args.device)
     sums = []
-    for batch in trainer.get_eval_dataloader(dataset):
+    batches = trainer.get_eval_dataloader(dataset)
+    for number, batch in enumerate(batches, start=1):
         inputs = trainer._prepare_inputs(batch)
         # The first token is predicted from nothing, so its label counts in no loss.
         count = (inputs["labels"][..., 1:] != IGNORED).sum()
@@ -109,12 +127,8 @@ def held_out_loss(trainer: Any, dataset: Any, name: str) -> HeldOutLoss:
             loss = trainer.compute_loss(model, inputs)
         sums.append(loss.double() * count)
         total += torch.stack([sums[-1], count.double()]).to(total.device)
+        if on_batch is not None:
+            on_batch(number, len(batches))
     model.train(was_training)
     total = trainer.accelerator.reduce(total, reduction="sum")
-    loss = (total[0] / total[1]).item()
-    if not math.isfinite(loss):
-        batches = trainer.get_eval_dataloader(dataset)
-        bad = [b["input_ids"] for b, s in zip(batches, sums, strict=True) if not s.isfinite()]
-        places = places_of(bad, trainer.examples)
-        raise no_number(f"the {name} loss", loss, trainer.state.global_step, places)
-    return HeldOutLoss(loss=loss, perplexity=perplexity_of(loss), tokens=int(total[1].item()))
+    return (total[0] / total[1]).item(), int(total[1].item()), [part.item() for part in sums]

@@ -13,7 +13,7 @@ from tuneserve.finetune.memory.budget import WORTH_COMPILING
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.model_files import check_config
 from tuneserve.model_shape import ModelShape
-from tuneserve.run import RUNS, RunDirectory, processor
+from tuneserve.run import RunDirectory, processor, runs_directory
 from tuneserve.settings import TrainSettings
 
 # Settings that the speed of a step does not depend on.
@@ -54,14 +54,14 @@ def measured_speed(
     machine: str,
     length: float,
     tokens: int,
-    runs: Path = RUNS,
+    runs: Path | None = None,
 ) -> MeasuredSpeed | None:
     """The speed of the latest finished training in `runs` of such a base under such settings, of
     examples about as long (mean `length` in tokens), on this very machine. A training of `tokens`
     that is worth compiling is not one that was not."""
     wanted = _of_speed(settings.model_dump(mode="json"))
     found: list[tuple[float, MeasuredSpeed]] = []
-    for record in runs.glob("*/run.json"):
+    for record in (runs or runs_directory()).glob("*/run.json"):
         run = RunDirectory(record.parent)
         try:
             result = run.finished("train", TrainResult)

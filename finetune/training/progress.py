@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -41,12 +41,17 @@ class Progress:
 
     steps: int
     step: int = 0
+    epochs: float = 0.0
+    """Passes over the training examples that all steps make; 0 = not known."""
     loss: float | None = None
     learning_rate: float | None = None
     losses: dict[str, float] = field(default_factory=dict)
     """Of the last evaluation, by what was evaluated."""
     memory: int = 0
     """In use, in bytes; of the GPU where there is one."""
+    evaluating: str = ""
+    """What is being evaluated and how far that is ('eval: 3 of 12'); empty between evaluations."""
+    _started: float = field(default_factory=time.monotonic)
     _recent: list[tuple[float, int]] = field(default_factory=list)
     """(seconds, tokens) of the last steps. The first one is left out: layers are compiled in it,
     and kernels looked for."""
@@ -93,6 +98,9 @@ class Progress:
     def figures(self) -> dict[str, str]:
         """What is shown, by name."""
         shown = {"step": f"{self.step:,} of {self.steps:,}"}
+        if self.epochs:
+            epoch = self.epochs * self.step / self.steps
+            shown["epoch"] = f"{epoch:.2f} of {self.epochs:.2f}"
         if self.loss is not None:
             shown["loss"] = f"{self.loss:.4f}"
         shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
@@ -103,6 +111,7 @@ class Progress:
             if rate is not None:
                 shown["speed"] = f"{rate:,.0f} tokens/s"
             shown["memory"] = human_bytes(self.memory)
+            shown["elapsed"] = human_seconds(time.monotonic() - self._started)
             shown["left"] = ESTIMATING if left is None else human_seconds(left)
         return shown
 
@@ -118,9 +127,10 @@ class ProgressDisplay:
 
 
 @contextmanager
-def progress_display(steps: int, title: str) -> Iterator[ProgressDisplay]:
-    """Show training of `steps` steps: live on a terminal, else a line every few seconds."""
-    progress = Progress(steps)
+def progress_display(steps: int, title: str, *, epochs: float = 0.0) -> Iterator[ProgressDisplay]:
+    """Show training of `steps` steps, which make `epochs` (0: not known): live on a terminal, else
+    a line every few seconds."""
+    progress = Progress(steps, epochs=epochs)
     if not sys.stderr.isatty():
         yield _Lines(progress)
         return
@@ -140,6 +150,11 @@ class _Lines(ProgressDisplay):
 
     def show(self) -> None:
         now, step = time.monotonic(), self.progress.step
+        if self.progress.evaluating:
+            if now - self._told >= PLAIN_LINE_SECONDS:
+                self._told = now
+                say(f"evaluating at step {step}: {self.progress.evaluating}")
+            return
         early = now - self._told < PLAIN_LINE_SECONDS and step < self.progress.steps
         if early or step == self._told_step:
             return
@@ -164,26 +179,50 @@ class _Panel(ProgressDisplay):
     def _render(self) -> RenderableType:
         from rich import box
         from rich.console import Group
-        from rich.padding import Padding
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        grid = Table.grid(padding=(0, 3), expand=True)
+        width = min(self.live.console.width, _WIDTH)
         figures = list(self.progress.figures().items())
-        for _ in range(_COLUMNS):
+        if self.progress.evaluating:
+            figures.append(("evaluating", self.progress.evaluating))
+        columns = _columns(figures, width - _BORDER)
+        grid = Table.grid(padding=(0, _BETWEEN), expand=True)
+        for _ in range(columns):
             grid.add_column(justify="right", style="dim", no_wrap=True)
             grid.add_column(no_wrap=True)
-        for start in range(0, len(figures), _COLUMNS):
-            row = figures[start : start + _COLUMNS]
+        for start in range(0, len(figures), columns):
+            row = figures[start : start + columns]
             grid.add_row(*(Text(visible(cell)) for pair in row for cell in pair))
-        bar = ProgressBar(total=self.progress.steps, completed=self.progress.step)
+        share = self.progress.step / max(self.progress.steps, 1)
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right", no_wrap=True)
+        bar.add_row(
+            ProgressBar(total=self.progress.steps, completed=self.progress.step), f"{share:.0%}"
+        )
         return Panel(
-            Group(Padding(bar), grid), title=Text(visible(self.title)), title_align="left",
-            box=box.ROUNDED, width=min(self.live.console.width, _WIDTH),
+            Group(bar, grid), title=Text(visible(self.title)), title_align="left",
+            box=box.ROUNDED, width=width,
         )  # fmt: skip
 
 
-_COLUMNS = 3
+def _columns(figures: Sequence[tuple[str, str]], width: int) -> int:
+    """How many figures stand beside each other in so many characters, none of them cut."""
+    for columns in range(_MOST_COLUMNS, 1, -1):
+        taken = _BETWEEN * (2 * columns - 1)
+        for place in range(columns):
+            cells = figures[place::columns]
+            taken += max((len(name) for name, _ in cells), default=0)
+            taken += max((len(visible(value)) for _, value in cells), default=0)
+        if taken <= width:
+            return columns
+    return 1
+
+
+_MOST_COLUMNS = 3
+_BETWEEN = 3
+_BORDER = 4
 _WIDTH = 100

@@ -57,7 +57,11 @@ from tuneserve.finetune.training.checkpoints import (
     step_of,
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
-from tuneserve.finetune.training.finished import finished_result, was_cut_off
+from tuneserve.finetune.training.finished import (
+    finished_result,
+    training_changes,
+    was_cut_off,
+)
 from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
 from tuneserve.finetune.training.measured_speed import machine_name
 from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
@@ -115,7 +119,7 @@ def train(
     if force:
         check_replaceable_run(run)
     if run.adapter.exists() and not force and not was_cut_off(run):
-        raise OutputExistsError(run.adapter)
+        raise OutputExistsError(run.adapter, problems=training_changes(recipe, run))
     with only_first_talks():
         job = _prepare(recipe, run, preflight, stored_weights)
         if not is_first_process():
@@ -183,6 +187,7 @@ def _prepare(
     recipe = rounding_recipe(recipe)
     prepared = prepare_examples(recipe.data)
     _tell_split(prepared)
+    _check_limit_is_watched(recipe, prepared)
     base = resolve_base(recipe.model.base)
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
@@ -313,6 +318,16 @@ def _tell_split(prepared: Prepared) -> None:
             f"general examples: {len(replay_set.train):,} to replay, "
             f"{len(replay_set.eval):,} held out"
             + (f"; {removed:,} duplicates removed" if removed else "")
+        )
+
+
+def _check_limit_is_watched(recipe: Recipe, prepared: Prepared) -> None:
+    """Raise UsageError if a loss is limited that is only measured beside the eval split's."""
+    if recipe.train.max_general_rise and not prepared.split.eval:
+        raise UsageError(
+            "the general loss is measured where the eval split's is, and there is no eval split",
+            where="train.max_general_rise",
+            hint="Add examples, raise eval_fraction, or set max_general_rise = 0.",
         )
 
 

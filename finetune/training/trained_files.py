@@ -12,18 +12,18 @@ from tuneserve.identity import Hashes, base_files, check_unchanged, hashes_of
 from tuneserve.run import RunDirectory
 
 # What a training leaves in its folders, and what earlier releases left there.
-_ADAPTER = (
+ADAPTER_FILES = (
     "adapter_*", "tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "README.md", "*processor_config.json", "training_args.bin",
 )  # fmt: skip
-_DATA = (*(f"{part}.jsonl" for part in ("train", "eval", "test", "replay", "general")), LOSSES)
+DATA_FILES = (*(f"{part}.jsonl" for part in ("train", "eval", "test", "replay", "general")), LOSSES)
 
 
 def check_replaceable_run(run: RunDirectory) -> None:
     """Raise UsageError if the run's folders hold what a training did not make: it would be deleted
     with what is replaced."""
-    check_replaceable(run.adapter, _ADAPTER, what="adapter")
-    check_replaceable(run.data, _DATA, what="training")
+    check_replaceable(run.adapter, ADAPTER_FILES, what="adapter")
+    check_replaceable(run.data, DATA_FILES, what="training")
 
 
 def run_hashes(run: RunDirectory) -> Hashes:

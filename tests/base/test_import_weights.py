@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tuneserve.base import import_gguf
 from tuneserve.divergence import divergence
 from tuneserve.errors import OutputExistsError, UsageError
@@ -125,3 +131,18 @@ def test_a_tensor_that_was_never_written_is_an_error(tmp_path: Path) -> None:
         SafetensorsWriter(tmp_path / "x", [TensorSpec("a", "F32", (1,))]),
     ):
         pass
+
+
+def test_an_import_that_is_ended_leaves_nothing(gguf: Path, tmp_path: Path) -> None:
+    """By SIGTERM, as a supervisor or `timeout` ends a process."""
+    command = [sys.executable, "-m", "tuneserve", "import", str(gguf), str(tmp_path / "out")]
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".out.*/out/config.json")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []

@@ -93,9 +93,11 @@ def test_output_that_exists(
     run = RunDirectory.named("x")
     run.save_settings(Recipe())
     run.adapter.mkdir()
-    done = tuneserve("train", "--run", "x", "--file", str(data), cwd=tmp_path)
+    done = tuneserve("train", "--run", "runs/x/", "--file", str(data), "--r", "8", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: runs/x/adapter: already exists")
+    assert done.stderr.startswith("error: runs/x/adapter: already exists, made otherwise:")
+    assert f'data.file was "data/sentiment.jsonl", is "{data}"' in done.stderr
+    assert "train.r was 16, is 8" in done.stderr
     assert json.loads(run.record_path.read_text())["name"] == "x"
 
 

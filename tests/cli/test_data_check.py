@@ -49,7 +49,7 @@ def test_a_wrong_command_has_its_own_exit_code(tuneserve: Runner, tmp_path: Path
 def test_of_many_refused_records_the_first_are_shown_and_all_are_in_the_json(
     tuneserve: Runner, write: Write
 ) -> None:
-    done = tuneserve("data", "check", write(*([{"colour": "red"}] * 30)), "--json")
+    done = tuneserve("data", "check", write(*({f"colour {n}": "red"} for n in range(30))), "--json")
     assert done.stderr.count("mine.jsonl:") == 21, "twenty of them, and the verdict"
     assert "… and 10 more" in done.stderr
     assert len(json.loads(done.stdout)["refused"]) == 30

@@ -79,7 +79,7 @@ def test_the_command_plans_without_loading_weights(tuneserve: Runner) -> None:
 
 
 def test_the_command_says_what_convert_and_serve_say(tuneserve: Runner, tmp_path: Path) -> None:
-    base_8b = write_checkpoint(tmp_path, CONFIG_8B)
+    base_8b = write_checkpoint(tmp_path, {**CONFIG_8B, "max_position_embeddings": 1 << 20})
     done = tuneserve(
         "plan", "--base", str(base_8b), "--vram", "12", "--threads", "2", "--json"
     )  # fmt: skip
@@ -90,6 +90,43 @@ def test_the_command_says_what_convert_and_serve_say(tuneserve: Runner, tmp_path
     assert f"all layers on the GPU, a context of {ctx:,} tokens fits" in done.stderr
     assert all_layers_fit(SHAPES["8B"], Recipe(), 12, ctx)
     assert not all_layers_fit(SHAPES["8B"], Recipe(), 12, ctx + CONTEXT_STEP)
+
+
+def test_no_context_is_promised_that_the_model_was_not_made_for(
+    tuneserve: Runner, tmp_path: Path
+) -> None:
+    base = write_checkpoint(tmp_path, CONFIG_8B)
+    done = tuneserve("plan", "--base", str(base), "--vram", "24", "--json")
+    assert json.loads(done.stdout)["longest_context"] == 8192
+    assert "the model's whole context of 8,192 tokens fits" in done.stderr
+
+
+def test_a_gpu_that_is_not_there_is_told(tuneserve: Runner, tmp_path: Path) -> None:
+    import torch
+
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG_8B))
+    arguments = ("plan", "--base", str(tmp_path), "--vram", "24")
+    told = "planned for a GPU of 24 GiB, which this machine does not have"
+    assert (told in tuneserve(*arguments).stderr) is not torch.cuda.is_available()
+    assert told not in tuneserve(*arguments, "--cpu").stderr
+
+
+@given(
+    shape=st.sampled_from(list(SHAPES.values())),
+    vram=st.floats(1.0, 90.0),
+    length=st.sampled_from([256, 2048, 32_768]),
+    device=st.sampled_from(["cuda", "cpu"]),
+    tied=st.booleans(),
+)
+def test_a_training_that_fits_has_a_batch_that_fits(
+    shape: ModelShape, vram: float, length: int, device: str, tied: bool
+) -> None:
+    recipe = Recipe.model_validate({"model": {"max_seq_length": length}, "train": {"vram": vram}})
+    found = plan(recipe, replace(shape, tied=tied), device=device)
+    fits = any("fits into" in line for line in found.advice)
+    assert found.largest_batch is not None
+    assert (max(found.largest_batch.values()) > 0) is fits
+    assert max(found.largest_batch.values()) >= found.chosen.batch_size or not fits
 
 
 def test_a_base_in_4_bits_is_planned_as_it_is_trained(tuneserve: Runner, tmp_path: Path) -> None:

@@ -55,6 +55,30 @@ def test_names_that_leave_the_directory_are_refused(name: str) -> None:
         RunDirectory.named(name)
 
 
+@pytest.mark.parametrize("given", ["runs/first", "runs/first/", "./runs/first", "first/"])
+def test_a_run_is_named_by_its_folder_too(run: RunDirectory, given: str) -> None:
+    assert RunDirectory.named(given).root == run.root
+    assert RunDirectory.named(str(Path.cwd() / "runs" / "first")).root == run.root
+
+
+@pytest.mark.parametrize("given", ["other/first", "runs/a/b", "runs/..", "runs/-x", "/first"])
+def test_a_folder_that_holds_no_runs_names_none(run: RunDirectory, given: str) -> None:
+    with pytest.raises(UsageError, match="name has letters"):
+        RunDirectory.named(given)
+
+
+def test_runs_lie_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESERVE_RUNS", str(tmp_path / "all"))
+    run = RunDirectory.named("first")
+    assert run.root == tmp_path / "all" / "first"
+    run.save_settings(Recipe())
+    assert RunDirectory.named(f"{tmp_path}/all/first/").require().root == run.root
+    with pytest.raises(UsageError, match="Runs here: first"):
+        RunDirectory.named("second").require()
+
+
 def test_what_training_did_with_thoughts_is_known_afterwards(run: RunDirectory) -> None:
     assert run.thoughts == "train"
     run.save_settings(Recipe(data=DataSettings(thoughts="drop")))

@@ -74,7 +74,7 @@ def test_what_looks_like_a_special_token_is_odd_without_a_base(write_lines: Writ
     rows = [{"instruction": f"Metal {n}?", "output": text} for n, text in enumerate(answers)]
     found = checked(write_lines(*rows))
     assert not found.ok
-    marks = [note.text.split("'")[1] for note in found.notes]
+    marks = [note.text.split("'")[1] for note in found.notes if note.odd]
     assert sorted(marks) == sorted(["<|im_end|>", "</s>", "<｜Assistant｜>", "[INST]"])
 
 

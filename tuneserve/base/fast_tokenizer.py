@@ -24,7 +24,8 @@ from tuneserve.gguf.tokens import NEVER_STRIPPING
 
 _CLASS = "PreTrainedTokenizerFast"
 # What from_pretrained was called with, which save_pretrained writes down as if it were the model's.
-_CALL = ("is_local", "local_files_only")
+_MISTRAL = "fix_mistral_regex"
+_CALL = ("is_local", "local_files_only", _MISTRAL)
 
 
 def load_fast_tokenizer(directory: Path) -> Any:
@@ -45,8 +46,11 @@ def load_fast_tokenizer(directory: Path) -> Any:
         )
     content = check_tokenizer_files(directory)
     check_usable(path)
+    checked = {} if _may_be_mistral(directory) else {_MISTRAL: False}
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(
+            directory, local_files_only=True, **checked
+        )
         _keep_flags(tokenizer, content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UsageError(f"the tokenizer can't be read: {error}", where=str(path)) from error
@@ -55,6 +59,15 @@ def load_fast_tokenizer(directory: Path) -> Any:
             raise
         raise UsageError(f"no tokenizer of tokenizers: {reason}", where=str(path)) from error
     return tokenizer
+
+
+def _may_be_mistral(directory: Path) -> bool:
+    """Is the model one of those that transformers warns of, for some were published with a wrong
+    regular expression? Of any other with more than 100,000 tokens it warns too, where config.json
+    doesn't name the transformers that wrote it."""
+    config = directory / "config.json"
+    kind = str(read_json(config).get("model_type", "")) if config.is_file() else ""
+    return "stral" in kind or kind == "voxtral"
 
 
 def _keep_flags(tokenizer: Any, content: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.validation import check_model
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.llama.trial import check_loadable
+from tuneserve.signals import ended_by_sigterm
 
 
 def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
@@ -40,7 +41,7 @@ def import_gguf(source: Path, target: Path, *, force: bool = False) -> Path:
     config = checkpoint_config(gguf, architecture)
     check_loadable(gguf.path, checked=gguf)
     total = sum(tensor.n_elements for tensor in gguf.tensors.values())
-    with atomic_path(target) as directory:
+    with ended_by_sigterm(), atomic_path(target) as directory:
         directory.mkdir()
         write_json(directory / "config.json", config)
         write_json(directory / "generation_config.json", generation_config(gguf))

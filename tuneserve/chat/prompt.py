@@ -14,6 +14,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
+from tuneserve.chat.builtin_templates import NAMES
 from tuneserve.chat.examples import CONTINUES, Example
 from tuneserve.chat.special_tokens import MARK, SpecialTokens
 from tuneserve.chat.template import ChatTemplate, Message, TemplateError, or_raise
@@ -151,7 +152,8 @@ class FastTokenizer:
             raise TuneserveError(
                 "this base model has no chat template",
                 where=str(self._tokenizer.name_or_path),
-                hint="Choose an instruct model, or name a Jinja file in [model] chat_template.",
+                hint="Choose an instruct model, or set [model] chat_template to "
+                f"{', '.join(NAMES)} or a Jinja file.",
             )
         return ChatTemplate(
             self._tokenizer.chat_template,

@@ -21,6 +21,7 @@ from tuneserve.errors import TuneserveError, UsageError, of_system
 from tuneserve.visible import Visible
 
 COMMANDS = {
+    "init": "Write a first recipe for your data and a base.",
     "preview": "Show the examples as the model will see them, and what is trained.",
     "plan": "Tell the memory and time a recipe takes, before anything is loaded.",
     "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",
@@ -28,6 +29,11 @@ COMMANDS = {
     "serve": "Serve a GGUF behind an OpenAI-compatible API.",
     "chat": "Talk to a served model in the terminal.",
     "bench": "Does the tuned model beat the base? With error bars.",
+    "ls": "List the runs: base, state, figures, size.",
+    "show": "Show a run: settings, figures, sizes, what can be removed.",
+    "compare": "Show in which settings and results two runs differ.",
+    "rm": "Remove runs: what tuneserve made in them, and nothing else.",
+    "clean": "Remove what no run needs: old checkpoints, leftovers, caches.",
     "report": "Compare the benchmarks of several runs.",
     "perplexity": "Perplexity of a GGUF on a text, or its divergence from another.",
     "push": "Send a converted run to a repository on a hub.",

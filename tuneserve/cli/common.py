@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -95,6 +96,16 @@ def later_stage_settings(
     merged = recipe.model_dump(mode="json")
     fixed = {name: table for name, table in saved.items() if name not in sections}
     return Recipe.model_validate({**merged, **fixed})
+
+
+def confirmed(question: str, *, yes: bool) -> bool:
+    """Did the user say so: by --yes, or asked in the terminal? Without one says what to do."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        say(f"{question} Nothing was removed: there is nobody to ask; pass --yes")
+        return False
+    return click.confirm(question, err=True)
 
 
 def show_ranking(ranking: Ranking, heading: str) -> None:

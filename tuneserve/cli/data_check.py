@@ -11,7 +11,7 @@ import click
 from tuneserve.cli.common import config_option
 from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_list, say_removed
 from tuneserve.console import print_json, say
-from tuneserve.errors import UsageError
+from tuneserve.errors import UsageError, grouped
 from tuneserve.extras import require_extra
 from tuneserve.options import given_options, resolve_settings, settings_options
 from tuneserve.recipe import load_recipe
@@ -93,7 +93,7 @@ def _show(found: DataCheck, prepared: Prepared, encoded: Preview | None) -> None
         show_counts(encoded.counts, encoded.histogram)
     if found.kinds:
         say_kinds(found.kinds, places=True)
-    say_list(f"Refused: {len(found.refused):,}", limited(found.refused))
+    say_list(f"Refused: {len(found.refused):,}", limited(grouped(found.refused)))
     say_list("Wrong with the whole:", found.problems)
     cut = [f"{found.cut:,} x cut at the longest length (max_seq_length)"] if found.cut else []
     say_changes(found.notes, cut)

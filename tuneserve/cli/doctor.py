@@ -12,6 +12,7 @@ from tuneserve.cli.common import config_option
 from tuneserve.console import print_json
 from tuneserve.findings import Diagnosis, show_findings
 from tuneserve.options import resolve_settings
+from tuneserve.run import runs_directory
 
 if TYPE_CHECKING:
     from tuneserve.chat.examples import Example
@@ -57,4 +58,4 @@ def _of_base(context: click.Context, base: str | None, config: Path | None) -> D
 
         examples = prepare_examples(recipe.data).split.examples()
     resolved = resolve_base(base or recipe.model.base)
-    return Diagnosis.of(check_apart(recipe, resolved, examples, place=Path("runs")))
+    return Diagnosis.of(check_apart(recipe, resolved, examples, place=runs_directory()))

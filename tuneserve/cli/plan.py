@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tuneserve.cli.common import config_option
 from tuneserve.console import human_bytes, human_range, print_json, say, table
 from tuneserve.options import given_options, resolve_settings, settings_options
+from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
+    from tuneserve.base import BaseConfig
     from tuneserve.finetune.timing.forecast import Forecast
 
 
@@ -53,23 +55,42 @@ def command(
     """
     recipe = resolve_settings(context, recipe=config)
     from tuneserve.base import read_base_config
+
+    named = "file" in given_options(context).get("data", {})
+    base = read_base_config(recipe.model.base)
+    shown = look_ahead(
+        recipe, base, device="cpu" if cpu else "cuda", calibrate=calibrate, named=named
+    )
+    if as_json:
+        print_json(shown)
+
+
+def look_ahead(
+    recipe: Recipe, base: BaseConfig, *, device: str, calibrate: bool, named: bool
+) -> dict[str, Any]:
+    """Show what a recipe takes, and return it as JSON. `device` is 'cuda' or 'cpu'; `named`: the
+    user has named the data in this command. Raises UsageError for what training refuses."""
     from tuneserve.cli.planning import plan
     from tuneserve.convert.preflight.configuration import require_planned
     from tuneserve.finetune.memory.budget import with_precision_of_base
-    from tuneserve.finetune.runtime.libraries import check_device
+    from tuneserve.finetune.runtime.libraries import check_device, has_gpu
     from tuneserve.finetune.runtime.targets import planned_targets
     from tuneserve.finetune.timing.forecast import NoForecastError, forecast
     from tuneserve.model_shape import ModelShape
+    from tuneserve.text_model import text_config
 
-    base = read_base_config(recipe.model.base)
-    device = "cpu" if cpu else "cuda"
     check_device(device, recipe.train)
     require_planned(base, recipe.convert, spec=recipe.model.base)
     train, unknown = planned_targets(base, recipe.train)
     recipe = recipe.model_copy(update={"train": train})
     recipe = with_precision_of_base(recipe, base.config)
     shape = ModelShape.of(base.config, base.where)
-    found = plan(recipe, shape, device=device)
+    context_length = text_config(base.config).get("max_position_embeddings")
+    found = plan(recipe, shape, device=device, model_context=context_length)
+    if device == "cuda" and not has_gpu():
+        vram = recipe.train.vram
+        of = f" of {vram:g} GiB" if vram else ""
+        say(f"planned for a GPU{of}, which this machine does not have: --cpu plans for its CPU")
     for title, parts in found.peaks.items():
         rows = [[name, human_bytes(size)] for name, size in parts.items()]
         table(title, ("part", "memory"), [*rows, ["in all", human_bytes(sum(parts.values()))]])
@@ -77,18 +98,14 @@ def command(
         say(line)
     shown = found.to_json()
     try:
-        work = forecast(
-            recipe, base, shape, device=device, calibrate=calibrate,
-            named="file" in given_options(context).get("data", {}),
-        )  # fmt: skip
+        work = forecast(recipe, base, shape, device=device, calibrate=calibrate, named=named)
     except NoForecastError as reason:
         say(f"time: left out, {reason}")
         shown["left_out"] = str(reason)
     else:
         _show(work)
         shown["work"] = work.to_json()
-    if as_json:
-        print_json(shown)
+    return shown
 
 
 def _show(work: Forecast) -> None:

@@ -24,7 +24,8 @@ from tuneserve.settings import Recipe, ServeSettings
 class MemoryPlan(Record):
     """A recipe's memory: the base's parameters, `peaks` in bytes by stage and part, and advice in
     sentences. Where `train.vram` is given also the largest batch by gradient checkpointing, and
-    the longest context served with all layers on the GPU (0: there is none)."""
+    the longest context served with all layers on the GPU, at most the one that the model was made
+    for (0: there is none)."""
 
     parameters: int
     chosen: Decisions
@@ -34,11 +35,14 @@ class MemoryPlan(Record):
     longest_context: int | None = None
 
 
-def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
+def plan(
+    recipe: Recipe, shape: ModelShape, *, device: str, model_context: int | None = None
+) -> MemoryPlan:
     """What each stage takes, with advice where `train.vram` is given.
 
     Every example counts as one of `max_seq_length` tokens. Serving is planned for the GPU, or for
-    main memory where `device` is 'cpu'.
+    main memory where `device` is 'cpu'. `model_context` is the longest context, in tokens, that the
+    model was made for.
     """
     vram = recipe.train.vram
     available = (vram - RESERVED_GIB) * GIB if vram else None
@@ -64,7 +68,7 @@ def plan(recipe: Recipe, shape: ModelShape, *, device: str) -> MemoryPlan:
         for kind in ("false", "true", "unsloth")
     }
     training = _training_advice(strategy, largest, available)
-    context, serving = _longest_context(recipe, sizes)
+    context, serving = _longest_context(recipe, sizes, model_context)
     advice = [*training, serving]
     return found.model_copy(
         update={"largest_batch": largest, "longest_context": context, "advice": advice}
@@ -125,6 +129,7 @@ def _largest_batch(
             shape, recipe.train, tokens=batch * recipe.model.max_seq_length,
             four_bit=strategy.decisions.load_in_4bit, device=device,
             value_bytes=_value_bytes(recipe), checkpointing=checkpointing,
+            offloaded=strategy.decisions.offload_embeddings, length=recipe.model.max_seq_length,
         ).total  # fmt: skip
 
     return largest_batch(available, taken)
@@ -137,7 +142,7 @@ def _training_advice(
     verdict = "fits into" if strategy.memory.total <= available else "does NOT fit into"
     names = {"false": "off", "true": "plain", "unsloth": "offloaded"}
     batches = ", ".join(
-        f"{batch} with checkpointing {names[kind]}" for kind, batch in largest.items()
+        f"{batch or 'none'} with checkpointing {names[kind]}" for kind, batch in largest.items()
     )
     return [
         f"training takes {strategy.memory.total / GIB:.1f} GiB and {verdict} the {room}",
@@ -145,14 +150,22 @@ def _training_advice(
     ]
 
 
-def _longest_context(recipe: Recipe, sizes: ModelSizes) -> tuple[int, str]:
+def _longest_context(
+    recipe: Recipe, sizes: ModelSizes, model_context: int | None
+) -> tuple[int, str]:
     """The longest context with which the server puts all layers on the GPU (0: none), in tokens;
     and a sentence about it."""
     serve = recipe.serve
     serve = serve.model_copy(update={"vram": serve.vram or recipe.train.vram})
     free = usable_bytes([int(serve.vram * GIB)], serve)
     draft = _draft_sizes(recipe)
-    if context := longest_context(sizes, serve, free_bytes=free, draft=draft):
+    context = longest_context(sizes, serve, free_bytes=free, draft=draft)
+    if model_context is not None and context > model_context:
+        return model_context, (
+            f"served, all layers on the GPU, the model's whole context of {model_context:,} tokens "
+            "fits"
+        )
+    if context:
         return context, f"served, all layers on the GPU, a context of {context:,} tokens fits"
     offload = largest_offload(sizes, serve, free_bytes=free, draft=draft)
     return 0, (

@@ -10,9 +10,10 @@ import click
 from tuneserve.cli.common import PREFLIGHT_SETTINGS, config_option
 from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_removed
 from tuneserve.console import print_json, say, stderr_console, table
-from tuneserve.errors import UsageError
+from tuneserve.errors import UsageError, grouped
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
+from tuneserve.run import runs_directory
 from tuneserve.visible import hidden_parts, one_line
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def command(
     from tuneserve.convert.preflight import require_convertible
 
     base = resolve_base(recipe.model.base)
-    require_convertible(recipe, base, found.prepared.split.examples(), place=Path("runs"))
+    require_convertible(recipe, base, found.prepared.split.examples(), place=runs_directory())
 
 
 def show(found: Preview) -> None:
@@ -93,7 +94,7 @@ def show(found: Preview) -> None:
     ]
     if prepared.skipped:
         lines.append(f"{prepared.skipped:,} x left out as unusable (skip_bad)")
-        lines += limited([f"    {reason}" for reason in prepared.refused], indent="    ")
+        lines += limited([f"    {reason}" for reason in grouped(prepared.refused)], indent="    ")
     say_changes(prepared.notes, lines)
     say_removed(prepared.split)
     if found.epoch:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tuneserve.cli.common import PREFLIGHT_SETTINGS, select_run, stage_options
-from tuneserve.console import print_json, say
+from tuneserve.console import human_bytes, print_json, say
 from tuneserve.extras import require_extra
 from tuneserve.options import resolve_settings, settings_options
 
@@ -61,6 +61,7 @@ def command(
     machines = Machines(nodes, node_rank, rendezvous)
     if processes := processes_wanted(recipe.train.gpus, machines):
         sys.exit(launch(context.find_root().obj, processes, machines))
+    from tuneserve.cli.run_files import removable_of
     from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
 
@@ -77,6 +78,8 @@ def command(
     if result is None:  # of several processes only the first has one
         return
     say(f"adapter: {run.adapter}")
+    if spare := sum(part.size_bytes for part in removable_of(run)):
+        say(f"checkpoints of {human_bytes(spare)} are needed no more: tuneserve clean {run.name}")
     say(f"next: tuneserve convert --run {run.name}")
     if as_json:
         print_json(result.to_json())

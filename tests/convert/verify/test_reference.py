@@ -39,7 +39,9 @@ ARCHITECTURES = [
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES)
-def test_every_architecture(tokenizer_directory: Path, tmp_path: Path, case: str) -> None:
+def test_every_architecture(
+    tokenizer_directory: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -58,6 +60,8 @@ def test_every_architecture(tokenizer_directory: Path, tmp_path: Path, case: str
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
     streamed = StreamedModel(transformers_config(model), variants, adapter=adapter, threads=2)
     plain, adapted, merged = streamed.logits(SEQUENCES)
+    told = capsys.readouterr().err
+    assert told.count("verify: the trainer's layers: 100 %") == 1, told
 
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():

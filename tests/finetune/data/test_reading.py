@@ -90,13 +90,44 @@ def test_says_what_is_wrong_and_where(write_lines: Any, line: str, reason: str) 
 
 
 def test_all_problems_are_told_at_once_but_twenty_are_shown(write_lines: Any) -> None:
-    path = write_lines(*["{"] * 25, {"instruction": "x", "output": "y"})
+    bad = [{f"key{n}": "x"} for n in range(25)]  # each with a reason of its own
+    path = write_lines(*bad, {"instruction": "x", "output": "y"})
     with pytest.raises(UsageError) as caught:
         read_examples(path)
     assert "25 of 26 examples" in caught.value.message
     assert len(caught.value.problems) == 25
     assert caught.value.render().count("examples.jsonl:") == 21
     assert "and 5 more" in caught.value.render()
+
+
+def test_equal_reasons_are_told_once_with_their_number_and_first_places(write_lines: Any) -> None:
+    path = write_lines(*[{"instruction": f"q {i}"} for i in range(25)], "{", {"text": "x"})
+    with pytest.raises(UsageError) as caught:
+        read_examples(path)
+    assert len(caught.value.problems) == 26
+    shown = caught.value.render().splitlines()
+    assert len(shown) == 4  # what, two reasons, what to do
+    assert shown[1].startswith("  25 x key 'output' is missing")
+    assert shown[1].endswith(f"({path}:1, :2, :3, :4, :5 and 20 more)")
+    assert shown[2].startswith(f"  {path}:26: not JSON")
+
+
+def test_a_mapped_key_that_no_record_has_is_one_error_with_those_there_are(
+    write_lines: Any,
+) -> None:
+    path = write_lines(*[{"Frage": f"q {i}", "Antwort": "a"} for i in range(20)])
+    wrong = {"instruction": "Nope", "output": "Antwort"}
+    with pytest.raises(UsageError) as caught:
+        read_examples(path, fields=wrong)
+    assert caught.value.where == str(path)
+    assert "there is no column or key 'Nope'" in caught.value.message
+    assert "there are: 'Frage', 'Antwort'" in caught.value.message
+    assert caught.value.problems == []
+    right = read_examples(path, fields={"instruction": "Frage", "output": "Antwort"})
+    assert len(right.examples) == 20
+    # Another file with our own names needs none of the mapped ones.
+    ours = write_lines({"instruction": "q", "output": "a"}, name="ours.jsonl")
+    assert len(read_examples(ours, fields=wrong).examples) == 1
 
 
 def test_an_id_given_twice_costs_no_record(write_lines: Any) -> None:

@@ -231,20 +231,24 @@ def test_an_empty_part_is_explained(tmp_path: Path) -> None:
         {"instruction": f"q {i}", "output": "a", "source": ["wiki", "forum", "news"][i % 3]}
         for i in range(300)
     ]
-    message = refusal(path, rows)
-    assert "300 examples leave none for" in message
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    message = "\n".join(prepare_examples(DataSettings(file=path)).notes.lines())
+    assert "no eval split, training goes on without evaluations" in message
     assert "3 sources ('wiki', 'forum', 'news'), and a source stays on one side" in message
     assert "--fields source=" in message
+    message = refusal(path, rows, least_held_out=0)
+    assert "300 examples leave none for 'eval'" in message
     without = prepare_examples(DataSettings(file=path, fields=("source=",), near_duplicates=1))
     assert all(without.split.counts().values())
 
 
 def test_a_fraction_that_is_too_small_is_told_with_one_that_is_enough(tmp_path: Path) -> None:
     rows = [{"instruction": f"question {i}", "output": "a"} for i in range(8)]
-    message = refusal(tmp_path / "a.jsonl", rows, eval_fraction=0.001, test_fraction=0.0)
+    exact: dict[str, Any] = {"test_fraction": 0.0, "least_held_out": 0}
+    message = refusal(tmp_path / "a.jsonl", rows, eval_fraction=0.001, **exact)
     assert "8 prompts are spread by a hash, and 0.001 of them was too little" in message
     enough = float(message.partition("eval_fraction to ")[2].split()[0])
-    settings = DataSettings(file=tmp_path / "a.jsonl", eval_fraction=enough, test_fraction=0.0)
+    settings = DataSettings(file=tmp_path / "a.jsonl", eval_fraction=enough, **exact)
     assert prepare_examples(settings.model_copy(update={"near_duplicates": 1.0})).split.eval
 
 

@@ -79,6 +79,8 @@ def test_known_names_in_a_header_are_matched_and_told(tmp_path: Path) -> None:
         ("größer — “naïve”", "cp1252", "Windows-1252"),
         ("größer", "utf-16", "UTF-16"),
         ("Быстро", "utf-16", "UTF-16"),
+        ("größer", "utf-16-le", "UTF-16-LE"),
+        ("Быстро", "utf-16-be", "UTF-16-BE"),
         ("größer", "utf-8-sig", None),
     ],
 )

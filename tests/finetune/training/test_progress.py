@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
-from tuneserve.finetune.training.progress import Progress, progress_display
+from tuneserve.finetune.training.progress import Progress, _Panel, progress_display
 
 
 def test_the_page_needs_nothing_else_and_has_every_evaluation(tmp_path: Path) -> None:
@@ -95,3 +98,46 @@ def test_a_log_gets_the_last_step_and_no_step_twice(capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
     assert "step 2/2, loss 1.0000" in told[0]
+
+
+def panel(width: int, *, evaluating: str = "") -> str:
+    """The panel of a training with general examples, as a terminal of this width shows it."""
+    progress = Progress(12_345, epochs=3)
+    for step in range(6170, 6174):
+        progress.stepped(step, 2.0, 4096)
+    progress.loss, progress.learning_rate = 1.2345, 2e-4
+    progress.losses = {"eval": 1.3456, "general": 2.3456}
+    progress.memory, progress.evaluating = 3 << 30, evaluating
+    written = io.StringIO()
+    console = Console(file=written, width=width, force_terminal=True, color_system=None)
+    live = Live(console=console, auto_refresh=False)
+    console.print(_Panel(progress, live, "x")._render())
+    return written.getvalue()
+
+
+@pytest.mark.parametrize("width", [50, 80, 100, 140])
+def test_no_figure_is_cut_at_any_width(width: int) -> None:
+    shown = panel(width, evaluating="general: 3 of 12")
+    for figure in (
+        "6,173 of 12,345", "1.50 of 3", "1.2345", "1.3456", "2.3456", "2.00e-04", "2,048 tokens/s",
+        "3.0 GiB", "3 h 25 min", "general: 3 of 12", "50%",
+    ):  # fmt: skip
+        assert figure in shown, figure
+    for name in ("learning rate", "general loss", "elapsed", "left", "evaluating", "epoch"):
+        assert name in shown
+    assert max(map(len, shown.splitlines())) <= min(width, 100)
+    assert "evaluating" not in panel(width)
+
+
+def test_a_log_tells_how_far_a_long_evaluation_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuneserve.finetune.training.progress.PLAIN_LINE_SECONDS", 0.0)
+    with progress_display(9, "x") as display:
+        display.progress.stepped(3, 2.0, 100)
+        for done in (1, 2):
+            display.progress.evaluating = f"eval: {done} of 2"
+            display.show()
+    assert capsys.readouterr().err.splitlines() == [
+        "evaluating at step 3: eval: 1 of 2", "evaluating at step 3: eval: 2 of 2",
+    ]  # fmt: skip

@@ -28,7 +28,10 @@ COMMAND = (
     *(sys.executable, "-m", "tuneserve", "train", "--compile", "false", "--max-seq-length", "64"),
     *("--r", "4"),
 )
-SPLIT = ("--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2")
+SPLIT = (
+    "--file", "colours.jsonl", "--test-fraction", "0.2", "--eval-fraction", "0.2",
+    "--least-held-out", "0",
+)  # fmt: skip
 SHORT = (*SPLIT, "--batch-size", "2", "--max-steps", "2", "--evaluations", "1")
 
 
@@ -80,6 +83,37 @@ def test_the_only_step_of_a_handful_of_rows_learns(workspace: Path, train: Train
     factors = [value for name, value in weights.items() if "lora_B" in name]
     assert len(factors) == 4 * 7
     assert all(bool(value.any()) for value in factors)
+
+
+def test_an_end_token_that_the_base_has_never_seen_is_told_before_training(
+    workspace: Path, train: Train
+) -> None:
+    """Its row of the output layer points away from what the model writes before it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = workspace / "unseen"
+    shutil.copytree(workspace / "tiny", path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    turns = [
+        {"role": "user", "content": "Which colour has number 1?"},
+        {"role": "assistant", "content": "redred"},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False).removesuffix("<|im_end|>\n")
+    hidden = model.model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, -1]
+    weights = load_file(path / "model.safetensors")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    weights["lm_head.weight"][end] = -20 * hidden.detach() / hidden.norm() ** 2
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    told = "WARNING: the base finds '<|im_end|>', with which the chat template ends an answer, less"
+    unseen = train("unseen", *SHORT, base="unseen")
+    assert unseen.returncode == 0, unseen.stderr
+    assert told in " ".join(unseen.stderr.split())
+    before, _, after = unseen.stderr.partition("WARNING: the base finds")
+    assert "step 0: eval loss" in after
+    assert "step 0: eval loss" not in before
+    assert told not in " ".join(train("seen", *SHORT).stderr.split())
 
 
 def test_shared_beginnings_change_no_loss(train: Train) -> None:

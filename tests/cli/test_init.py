@@ -1,0 +1,134 @@
+"""`tuneserve init`: data and base are looked at, and the recipe that is written is one."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pty
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import ROOT, Runner
+from tuneserve.cli.init import OFFERED
+from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
+from tuneserve.recipe import load_recipe, validate
+from tuneserve.recipe_schema import recipe_schema
+from tuneserve.recipe_text import recipe_text, toml_value
+from tuneserve.settings import Recipe
+
+WORDS = ("iron", "tin", "zinc", "lead", "gold", "north", "south", "wind", "rain", "snow")
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    """A table as a European Excel writes it, whose columns have names of their own."""
+    rows = [
+        f"{WORDS[i % 10]} fällt aus, {WORDS[i // 10]} {i}?;{('ja', 'nein')[i % 2]}"
+        for i in range(100)
+    ]
+    path = tmp_path / "tickets.csv"
+    path.write_bytes("\r\n".join(["Frage;Antwort", *rows]).encode("cp1252"))
+    return path
+
+
+def test_a_recipe_is_written_with_what_data_and_base_suggest(
+    tuneserve: Runner, tmp_path: Path, tickets: Path
+) -> None:
+    arguments = ("init", "--file", tickets.name, "--base", "demo", "--no-calibrate", "--r", "8")
+    refused = tuneserve(*arguments, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "There are: Frage, Antwort" in refused.stderr
+    assert "--fields instruction=Frage,output=Antwort" in refused.stderr
+    mapped = ("--fields", "instruction=Frage,output=Antwort", "--json")
+    done = tuneserve(*arguments, *mapped, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["split"]["train"] > 40
+    assert found["plan"]["work"]["steps"] > 0
+    recipe = validate(load_recipe(tmp_path / "mine.toml"), where="")
+    assert recipe.data.fields == ("instruction=Frage", "output=Antwort")
+    assert (recipe.train.r, recipe.train.epochs, recipe.train.learning_rate) == (8, 3.0, 8e-4)
+    assert (recipe.model.max_seq_length, recipe.bench.task) == (256, "exact")
+    assert "suggested: bench.task = exact: there are 2 different answers" in done.stderr
+    text = (tmp_path / "mine.toml").read_text()
+    assert "# LoRA rank.\nr = 8\n" in text
+    again = tuneserve(*arguments, *mapped, cwd=tmp_path)
+    assert (again.returncode, "already exists" in again.stderr) == (2, True)
+
+
+def test_it_asks_in_a_terminal(tmp_path: Path, tickets: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuneserve", "init", "--no-calibrate"], cwd=tmp_path, stdin=theirs,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.write(ours, f"{tickets}\ndemo\nFrage\n\n".encode())
+    stdout, stderr = process.communicate(timeout=200)
+    os.close(ours)
+    os.close(theirs)
+    assert process.returncode == 0, stderr
+    assert stdout == ""
+    assert "Which one is the answer?" in stderr
+    written = load_recipe(tmp_path / "mine.toml")
+    assert written["data"]["fields"] == ["instruction=Frage", "output=Antwort"]
+    assert written["data"]["file"] == str(tickets)
+
+
+def test_nobody_to_ask_is_one_error(tuneserve: Runner, tmp_path: Path) -> None:
+    done = tuneserve("init", "--base", "demo", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --file: is not given, and there is nobody to ask\n"
+
+
+def test_columns_are_asked_about_only_where_none_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"Frage": "a", "id": 1, "Antwort": "b"}\n' * 2)
+    assert unknown_columns(path) == ["Frage", "Antwort"]
+    path.write_text('{"instruction": "a", "extra": 1}\n')
+    assert unknown_columns(path) == []
+    assert guessed_columns(["Label", "Text of it"]) == ("Text of it", "Label")
+    assert guessed_columns(["a", "b", "c"]) == ("a", "c")
+
+
+@given(st.text())
+def test_every_text_is_toml(text: str) -> None:
+    written = recipe_text({"data": {"system": text}}, {}, "x")
+    assert tomllib.loads(written) == {"data": {"system": text}}
+
+
+def test_what_is_offered_says_the_defaults() -> None:
+    lines = recipe_text({}, OFFERED, "x").splitlines()
+    settings = [line[2:] for line in lines if line.startswith("# ") and " = " in line]
+    named = {name for names in OFFERED.values() for name in names}
+    shown = [line for line in settings if line.partition(" = ")[0] in named]
+    assert len(shown) == sum(map(len, OFFERED.values()))
+    defaults = Recipe().model_dump()
+    for section, names in OFFERED.items():
+        assert all(f"{name} = {toml_value(defaults[section][name])}" in shown for name in names)
+
+
+def test_the_schema_takes_every_recipe_and_no_other() -> None:
+    validator = importlib.import_module("jsonschema").Draft202012Validator(recipe_schema())
+    recipes = [*(ROOT / "examples").glob("*.toml"), *(ROOT / "tuneserve/recipes").glob("*.toml")]
+    assert len(recipes) >= 3
+    for path in recipes:
+        assert list(validator.iter_errors(tomllib.loads(path.read_text()))) == []
+    good: list[dict[str, Any]] = [
+        {"train": {"compile": True, "target_modules": "all-linear"}},
+        {"serve": {"gpu_layers": 3}},
+    ]
+    for table in good:
+        validate(table, where="")
+        assert list(validator.iter_errors(table)) == []
+    bad: list[dict[str, Any]] = [{"train": {"rank": 8}}, {"trian": {}}, {"train": {"r": 0}}]
+    for table in bad:
+        assert list(validator.iter_errors(table))

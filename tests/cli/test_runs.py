@@ -1,0 +1,156 @@
+"""`ls`, `show`, `compare`, `rm` and `clean`: on a real record, with files beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import Runner
+from tuneserve.cli.cache_files import cache_parts, remove_cached
+from tuneserve.cli.run_files import foreign_in, removable_of, remove_run, size_of
+from tuneserve.cli.run_summary import all_runs, summary_of
+from tuneserve.errors import TuneserveError
+from tuneserve.files import OURS, write_json
+from tuneserve.finetune.training.checkpoints import mark_replacing
+from tuneserve.run import RunDirectory
+
+RECORD = Path(__file__).parents[1] / "core" / "run-schema-0.json"
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_run("first")
+    write_run("second", max_steps=7)
+    return tmp_path / "runs"
+
+
+def write_run(name: str, **train: Any) -> None:
+    run = RunDirectory.named(name)
+    for step in (3, 6):
+        folder = run.checkpoints / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "optimizer.pt").write_bytes(bytes(1000))
+    for path in (
+        run.checkpoints / "fingerprint.json", run.adapter / "adapter_model.safetensors",
+        run.data / "train.jsonl", run.gguf / f"{name}-Q4_K_M.gguf", run.gguf / "base-Q4_K_M.gguf",
+        run.bench / "report.json", run.root / "tensorboard" / "events.1", run.root / "curves.html",
+    ):  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"0123456789")
+    record = json.loads(RECORD.read_text())
+    record["name"] = name
+    record["settings"]["train"] |= train
+    write_json(run.record_path, record)
+
+
+def test_a_run_in_short_has_what_its_record_says(runs: Path) -> None:
+    found = summary_of(RunDirectory.named("first"))
+    assert (found.state, found.base, found.data) == (
+        "trained, converted, benched", "demo", ["colours.jsonl"],
+    )  # fmt: skip
+    bench = json.loads(RECORD.read_text())["stages"]["bench"]["result"]
+    assert found.figures["accuracy_tuned"] == bench["accuracy"]["tuned"]
+    assert found.verdict == bench["verdict"]
+    assert found.size_bytes == size_of(runs / "first") > 2080
+    assert found.removable_bytes == 2000
+    (runs / "second" / "run.json").write_text("{")
+    assert summary_of(RunDirectory.named("second")).state.startswith("can't be read: not valid")
+    assert {run.name for run in all_runs()} == {"first", "second"}
+
+
+def test_only_what_no_run_needs_can_be_removed(runs: Path) -> None:
+    run = RunDirectory.named("first")
+    (only,) = removable_of(run)
+    assert only.path == "runs/first/checkpoints"
+    mark_replacing(run.checkpoints, True)  # a training that is to replace this one goes on there
+    assert removable_of(run) == []
+    mark_replacing(run.checkpoints, False)
+    record = json.loads(run.record_path.read_text())
+    write_json(run.record_path, {**record, "stages": {}})  # not done
+    assert removable_of(run) == []
+    write_json(run.record_path, record)
+    with run.alone():
+        assert removable_of(run) == []
+        assert len(removable_of(run, held=True)) == 1
+        with pytest.raises(TuneserveError, match="another tuneserve"):
+            remove_run(run)
+
+
+def test_a_run_is_removed_but_for_what_others_made(runs: Path) -> None:
+    run = RunDirectory.named("first")
+    mine = [run.root / "notes.txt", run.gguf / "mine.gguf", run.checkpoints / "checkpoint-x",
+            run.data / "raw"]  # fmt: skip
+    for path in mine:
+        path.mkdir() if path.name == "raw" else path.write_text("mine")
+    leftover = run.gguf / ".a.gguf.tuneserve-abcd1234"
+    leftover.mkdir()
+    (leftover / OURS).touch()
+    (run.root / "linked").symlink_to(runs / "second" / "curves.html")
+    assert set(remove_run(run)) == {*mine, run.root / "linked"}
+    left = {path.relative_to(run.root).as_posix() for path in run.root.rglob("*")}
+    assert left == {
+        "notes.txt", "gguf", "gguf/mine.gguf", "checkpoints", "checkpoints/checkpoint-x", "data",
+        "data/raw", "linked",
+    }  # fmt: skip
+    other = RunDirectory.named("second")
+    assert foreign_in(other) == []
+    assert remove_run(other) == []
+    assert not other.root.exists()
+
+
+def test_bases_of_runs_stay_in_the_cache(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("TUNESERVE_CACHE", str(cache))
+    for name in ("used", "other", ".half"):
+        (cache / "bases" / name).mkdir(parents=True)
+        (cache / "bases" / name / "config.json").write_text("{}")
+    (cache / "loadable").mkdir()
+    (cache / "loadable" / "x").touch()
+    (cache / "mine.txt").touch()
+    run = RunDirectory.named("first")
+    record = json.loads(run.record_path.read_text())
+    record["stages"]["train"]["result"]["base"]["path"] = str(cache / "bases" / "used")
+    write_json(run.record_path, record)
+    parts = cache_parts([run])
+    assert [Path(part.path).name for part in parts] == ["loadable", "other"]
+    remove_cached(parts)
+    assert not (cache / "bases" / "other").exists()
+    assert (cache / "bases" / "used" / "config.json").is_file()
+    assert (cache / "mine.txt").is_file()
+    assert list((cache / "loadable").iterdir()) == []
+
+
+def test_the_commands_ask_before_and_do_what_they_say(runs: Path, tuneserve: Runner) -> None:
+    def call(*arguments: str) -> Any:
+        return tuneserve(*arguments, cwd=runs.parent)
+
+    listed = call("ls")
+    assert "can be removed and every run stays whole: tuneserve clean" in listed.stderr
+    named = json.loads(call("ls", "--json").stdout)["runs"]
+    assert {run["name"] for run in named} == {"first", "second"}
+    shown = json.loads(call("show", "runs/first/", "--json").stdout)
+    assert shown["settings"]["train.r"] == 4
+    compared = json.loads(call("compare", "first", "second", "--json").stdout)
+    assert compared["settings"] == ["train.max_steps was 6, is 7"]
+    assert call("compare", "first", "first").returncode == 2
+    refused = call("clean")
+    assert (refused.returncode, "nobody to ask; pass --yes" in refused.stderr) == (1, True)
+    assert len(list(runs.glob("*/checkpoints/checkpoint-*"))) == 4
+    done = json.loads(call("clean", "first", "--yes", "--json").stdout)
+    assert done["removed"]
+    assert done["bytes"] == 2000
+    assert list(runs.glob("first/checkpoints/checkpoint-*")) == []
+    assert len(list(runs.glob("second/checkpoints/checkpoint-*"))) == 2
+    assert call("rm", "second").returncode == 1
+    assert (runs / "second" / "run.json").is_file()
+    assert call("rm", "second", "--yes").returncode == 0
+    assert not (runs / "second").exists()
+    shutil.rmtree(runs)
+    assert "no runs in runs" in call("ls").stderr

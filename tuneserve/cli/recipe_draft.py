@@ -1,0 +1,133 @@
+"""A first recipe for some data and a base: what a look at both suggests."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuneserve.base import BaseConfig
+from tuneserve.chat.examples import Example
+from tuneserve.errors import TuneserveError
+from tuneserve.files import read_json
+from tuneserve.finetune.data.formats import BadRecord
+from tuneserve.finetune.data.hub import local_path
+from tuneserve.finetune.data.keys import KNOWN, MARKS
+from tuneserve.finetune.data.records import read_records
+from tuneserve.finetune.tokens.estimated import estimate_all
+from tuneserve.gguf.reader import GGUFFile
+from tuneserve.gguf.vocabulary import TEMPLATE
+from tuneserve.model_shape import ModelShape
+from tuneserve.text_model import text_config
+
+_LOOKED_AT = 200
+# The longest example is estimated from its characters: some vocabularies take more tokens.
+_MARGIN = 1.5
+_SHORTEST = 256
+# The demo's learning rate, with which a model of this size was measured; larger ones take less.
+_SMALL_MODEL, _SMALL_RATE = 500_000_000, 8e-4
+# Passes over fewer examples than this.
+_EPOCHS = ((500, 3.0), (5_000, 2.0))
+_FEW_ANSWERS = 20
+_ASKED = ("question", "frage", "prompt", "input", "text", "instruction", "query", "pregunta")
+_ANSWERED = ("answer", "antwort", "output", "label", "response", "completion", "respuesta")
+
+
+@dataclass
+class Draft:
+    """Settings that a look at data and base suggests, by section, and why, a sentence each."""
+
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, section: str, name: str, value: Any, reason: str) -> None:
+        self.settings.setdefault(section, {})[name] = value
+        self.reasons.append(f"{section}.{name} = {value}: {reason}")
+
+
+def unknown_columns(path: Path) -> list[str]:
+    """The keys of the first records where none of them says what is asked or answered; else none.
+    Raises UsageError if the data can't be read."""
+    keys: dict[str, None] = {}
+    for raw in itertools.islice(read_records(local_path(path)), _LOOKED_AT):
+        if isinstance(raw.record, BadRecord) or not isinstance(raw.record, dict):
+            return []
+        keys |= dict.fromkeys(map(str, raw.record))
+    if any(key.strip().lower() in MARKS for key in keys):
+        return []
+    return [key for key in keys if key.strip().lower() not in KNOWN]
+
+
+def guessed_columns(columns: Sequence[str]) -> tuple[str, str]:
+    """Of two columns or more, which is probably asked and which answered, by their names or else by
+    their places."""
+    asked = _first_like(columns, _ASKED) or columns[0]
+    others = [column for column in columns if column != asked]
+    return asked, _first_like(others, _ANSWERED) or others[-1]
+
+
+def _first_like(columns: Iterable[str], words: Sequence[str]) -> str | None:
+    return next((c for word in words for c in columns if word in c.lower()), None)
+
+
+def draft(examples: Sequence[Example], base: BaseConfig, spec: str, shape: ModelShape) -> Draft:
+    """What a look at the examples (all of them) and the base suggests."""
+    found = Draft()
+    asked = [example for example in examples if example.prompt]
+    if asked and has_template(base, spec) is False:
+        found.add("model", "chat_template", "instruction", "the base has none")
+    longest = max(item.length_before_cut for item in estimate_all(examples, max_length=1 << 30))
+    context = text_config(base.config).get("max_position_embeddings")
+    length = _SHORTEST
+    while length < _MARGIN * longest:
+        length *= 2
+    if isinstance(context, int) and 16 <= context < length:
+        length = context
+    reason = f"the longest example has about {longest:,} tokens"
+    found.add("model", "max_seq_length", length, reason)
+    if shape.parameters < _SMALL_MODEL:
+        found.add("train", "learning_rate", _SMALL_RATE, "small models take, and need, more")
+    for below, epochs in _EPOCHS:
+        if len(examples) < below:
+            found.add("train", "epochs", epochs, f"fewer than {below:,} examples")
+            break
+    answers = Counter(example.reference.strip() for example in asked)
+    if answers:
+        _add_task(found, answers)
+    return found
+
+
+def _add_task(found: Draft, answers: Counter[str]) -> None:
+    if len(answers) <= _FEW_ANSWERS and answers.total() >= 2 * len(answers):
+        reason = f"there are {len(answers)} different answers"
+        found.add("bench", "task", "exact", reason)
+    elif all(map(_is_object, answers)):
+        found.add("bench", "task", "json", "every answer is a JSON object")
+    else:
+        found.add("bench", "task", "chrf", "answers are free text")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def has_template(base: BaseConfig, spec: str) -> bool | None:
+    """Has the base a chat template? None where its tokenizer is not here."""
+    if spec.endswith(".gguf"):
+        return bool(GGUFFile(Path(spec).expanduser()).get(TEMPLATE))
+    folder = base.tokenizer
+    if folder is None:
+        return None
+    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
+        return True
+    try:
+        return bool(read_json(folder / "tokenizer_config.json").get("chat_template"))
+    except TuneserveError:
+        return None

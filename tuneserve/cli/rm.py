@@ -1,0 +1,38 @@
+"""`tuneserve rm`: remove runs."""
+
+from __future__ import annotations
+
+import click
+
+from tuneserve.cli.common import confirmed
+from tuneserve.console import human_bytes, print_json, say
+from tuneserve.run import RunDirectory
+
+
+@click.command("rm")
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was removed as JSON on stdout.")
+def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
+    """Remove runs: what tuneserve made in them, and nothing else.
+
+    Asks before; a run that a process is at work on is refused. Exit code 1 if nothing was removed.
+
+    \b
+    tuneserve rm first second
+    """
+    from tuneserve.cli.run_files import foreign_in, remove_run, size_of
+
+    found = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)]
+    sizes = {run.name: size_of(run.root) for run in found}
+    for run in found:
+        say(f"{run.root}: {human_bytes(sizes[run.name])}")
+        for path in foreign_in(run):
+            say(f"  stays, tuneserve did not make it: {path}")
+    if not confirmed(f"Remove {len(found)} run{'s' * (len(found) != 1)}?", yes=yes):
+        return 1
+    kept = {run.name: [str(path) for path in remove_run(run)] for run in found}
+    say(f"removed: {', '.join(kept)}")
+    if as_json:
+        print_json({"removed": sizes, "kept": kept})
+    return 0

@@ -1,0 +1,180 @@
+"""What lies in a run's folder: which of it tuneserve made, and what of that can be removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tuneserve.base.import_gguf import CHECKPOINT_FILES
+from tuneserve.bench.report.pages import REPORT_FILES
+from tuneserve.errors import TuneserveError
+from tuneserve.files import OURS, is_made, remove
+from tuneserve.finetune.training.checkpoints import OWN_FILES, is_replacing
+from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
+from tuneserve.locks import HeldError, hold
+from tuneserve.records import Record
+from tuneserve.run import RunDirectory
+
+_CHECKPOINTS = ("checkpoint-[0-9]*/",)
+_AT_THE_TOP = (".lock", "run.json*", "curves.html", "bench-journal*.jsonl")
+
+
+class Removable(Record):
+    """Something that can be removed: its place, what it is, its size in bytes, and what is lost
+    without it."""
+
+    path: str
+    what: str
+    size_bytes: int
+    lost: str
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of all files below a folder; what has several names counts once. Links
+    are not followed."""
+    paths = [path, *(Path(folder, name) for folder, _, names in os.walk(path) for name in names)]
+    states = (one.lstat() for one in paths if one.is_symlink() or one.is_file())
+    return sum({(state.st_dev, state.st_ino): state.st_size for state in states}.values())
+
+
+def holder_of(run: RunDirectory) -> str | None:
+    """The process that is at work on a run, in words; None if there is none."""
+    if not (run.root / ".lock").is_file():
+        return None
+    try:
+        os.close(hold(run.root / ".lock", wait=False))
+    except HeldError as error:
+        return error.holder
+    except OSError:  # another user's run, which can only be read
+        return None
+    return None
+
+
+def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
+    """What of a run can be removed and the run stays whole. Nothing where another process is at
+    work on it (`held`: this one has its lock), or its record can't be read."""
+    try:
+        stages = run.read().stages
+    except TuneserveError:
+        return []
+    if not held and holder_of(run) is not None:
+        return []
+    found = [
+        Removable(
+            path=str(folder), what="left by a process that was killed", size_bytes=size_of(folder),
+            lost="nothing",
+        )
+        for folder in _leftovers(run.root)
+    ]  # fmt: skip
+    done = "train" in stages and run.adapter.is_dir() and not is_replacing(run.checkpoints)
+    checkpoints = [path for path in _inside(run.checkpoints) if is_made(path, _CHECKPOINTS)]
+    if done and checkpoints:
+        found.append(
+            Removable(
+                path=str(run.checkpoints),
+                what=f"checkpoints of a training that is done ({len(checkpoints)})",
+                size_bytes=sum(map(size_of, checkpoints)),
+                lost="the adapters of other steps; the best one is in adapter/",
+            )
+        )
+    before = run.root / "bench-journal-before.jsonl"
+    if before.is_file():
+        found.append(
+            Removable(
+                path=str(before), what="measurements that --force replaced",
+                size_bytes=size_of(before), lost="the earlier measurements",
+            )
+        )  # fmt: skip
+    return found
+
+
+def remove_part(part: Removable) -> None:
+    """Remove what `removable_of` found: of checkpoints only those that the trainer wrote."""
+    path = Path(part.path)
+    if path.name != "checkpoints":
+        remove(path)
+        return
+    for inner in _inside(path):
+        if is_made(inner, _CHECKPOINTS):
+            remove(inner)
+
+
+def remove_run(run: RunDirectory) -> list[Path]:
+    """Remove a run; returns what is left because tuneserve did not make it. Its record goes last,
+    so that a removal that was killed can be done again. Raises TuneserveError where a process is
+    at work on it."""
+    with run.alone():
+        kept = foreign_in(run)
+        spared = {path.absolute() for path in kept}
+        last = [run.record_path, run.root / ".lock"]
+        for path in _made(run):
+            if path not in last and path.absolute() not in spared:
+                remove(path)
+        for folder in _inside(run.root):
+            if folder.is_dir() and not folder.is_symlink() and not _inside(folder):
+                folder.rmdir()
+        for path in last:
+            remove(path)
+    if not _inside(run.root):
+        target = run.root.resolve()
+        if run.root.is_symlink():
+            run.root.unlink()
+        target.rmdir()
+    return kept
+
+
+def foreign_in(run: RunDirectory) -> list[Path]:
+    """What lies in a run and was not made by tuneserve."""
+    known = _folders(run)
+    found = []
+    for path in _inside(run.root):
+        if path.name in known and path.is_dir() and not path.is_symlink():
+            found += [inner for inner in _inside(path) if not _is_ours(inner, known[path.name])]
+        elif not _is_ours(path, _AT_THE_TOP):
+            found.append(path)
+    return found
+
+
+def _made(run: RunDirectory) -> list[Path]:
+    known = _folders(run)
+    found = []
+    for path in _inside(run.root):
+        if path.name in known and path.is_dir() and not path.is_symlink():
+            found += [inner for inner in _inside(path) if _is_ours(inner, known[path.name])]
+        elif _is_ours(path, _AT_THE_TOP):
+            found.append(path)
+    return found
+
+
+def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
+    """The files that the stages make, by the run's folder. GGUFs have the name that the run had
+    when they were made."""
+    names = {run.name, run.read().name or run.name}
+    ggufs = [f"{name}{rest}" for name in names for rest in ("-*.gguf", ".imatrix.gguf")]
+    return {
+        "data": DATA_FILES,
+        "checkpoints": OWN_FILES,
+        "adapter": ADAPTER_FILES,
+        "gguf": (*ggufs, "base-*.gguf", "README.md", "SHA256SUMS", "Modelfile"),
+        "bench": REPORT_FILES,
+        "bench-ladder": ("*.gguf",),
+        "merged": (*CHECKPOINT_FILES, "README.md"),
+        "tensorboard": ("events.*",),
+    }
+
+
+def _is_ours(path: Path, patterns: Sequence[str]) -> bool:
+    return is_made(path, patterns) or (path / OURS).is_file()
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _leftovers(root: Path) -> Iterator[Path]:
+    for folder, names, _ in os.walk(root):
+        for name in sorted(names):
+            if name.startswith(".") and (Path(folder, name) / OURS).is_file():
+                names.remove(name)
+                yield Path(folder, name)
