@@ -320,6 +320,7 @@ def test_files_that_are_named_are_mounted(name: str, tmp_path: Path) -> None:
     for words in command_lines(name, tmp_path):
         settings, params = parsed(words)
         for path in (params["model"], settings.serve.api_key_file):
+            assert path is not None
             assert any(path.is_relative_to(place) for place in places), path
 
 
