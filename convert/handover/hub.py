@@ -38,11 +38,15 @@ def push(files: Sequence[HandedFile], repository: str, *, private: bool, message
         api.create_repo(repository, private=private, exist_ok=True)
         operations = [CommitOperationAdd(file.name, str(file.path)) for file in files]
         made = api.create_commit(repository, operations, commit_message=message)
-    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, ValueError) as error:
+    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, ValueError, OSError) as error:
         raise TuneserveError(
-            f"the hub does not take the files: {str(error).splitlines()[0]}",
+            f"the hub does not take the files: {_first_line(error)}",
             where=f"{api.endpoint}/{repository}",
             hint="Check the name, the network and that you are logged in (HF_TOKEN, or hf auth "
             "login). The same command goes on where it broke off.",
         ) from error
     return str(made.commit_url)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

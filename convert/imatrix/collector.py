@@ -44,9 +44,11 @@ def collect(
             batch.clear()
             # Outputs for all, else the last layer is computed for one token only.
             batch.add(chunk, 0, 0, outputs=len(chunk))
-            context.decode(batch)
-            if collector.error is not None:
-                raise collector.error
+            try:
+                context.decode(batch)
+            finally:
+                if collector.error is not None:
+                    raise collector.error
             advance(len(chunk))
     return ImportanceMatrix(collector.weights, len(chunks), longest)
 
@@ -54,12 +56,13 @@ def collect(
 class _Collector:
     """Sums what llama.cpp shows its evaluation callback.
 
-    `error` keeps what went wrong inside: an exception must not cross into C.
+    `error` keeps what went wrong inside, or ended the process (SIGTERM, Ctrl-C): an exception must
+    not cross into C, where it would be lost.
     """
 
     def __init__(self) -> None:
         self.weights: dict[str, Importance] = {}
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._multiplication = ggml.operation_number("MUL_MAT")
         self._of_experts = ggml.operation_number("MUL_MAT_ID")
         # Kept here because llama.cpp holds only a pointer to it.
@@ -83,7 +86,7 @@ class _Collector:
                 wanted = name.startswith("blk.") and inputs.ne[1] >= SMALLEST_BATCH
                 return bool(wanted and inputs.type == F32)
             self._add(name, inputs, weight.ne[2])
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             return False
         return True

@@ -75,6 +75,7 @@ def check_conversion(
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
         tokenizer, gguf = folder / "tokenizer", folder / "vocabulary.gguf"
+        model: GGUFModel | None = None
 
         def step(what: str, work: Callable[[], Value]) -> Value | None:
             return tried(found, what, work, where, folder)
@@ -98,17 +99,6 @@ def check_conversion(
             found.append(Finding("tensors and vocabulary", "ok", size))
             step("shapes", lambda: check_shapes(model))
             written = step("metadata", lambda: write_vocabulary(model, gguf))
-            if written is not None:
-                limit, threads = settings.max_kld, worker_threads(settings)
-                found += (
-                    step(
-                        "computation",
-                        lambda: check_computation(
-                            model, tokenizer, gguf, limit=limit, threads=threads
-                        ),
-                    )
-                    or []
-                )
             step("quantization", lambda: _quantization(model, settings, found))
             needed = needed_disk(settings, model, model) + _untied_bytes(model, recipe.train)
             step("disk", lambda: _disk(place, needed, found))
@@ -121,6 +111,16 @@ def check_conversion(
                 lambda: list(check_vocabulary(gguf, tokenizer, examples, recipe.data)),
             )
             found += checks or []
+        # It takes seconds, so that it comes last and only where nothing else is in the way.
+        if model is not None and all(one.status != "refused" for one in found):
+            whole, limit, threads = model, settings.max_kld, worker_threads(settings)
+            found += (
+                step(
+                    "computation",
+                    lambda: check_computation(whole, tokenizer, gguf, limit=limit, threads=threads),
+                )
+                or []
+            )
     found.append(_adapter(recipe.train, checkpoint))
     if recipe.data.test_fraction == 0:
         found.append(_no_held_out(recipe))

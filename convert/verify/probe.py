@@ -233,8 +233,8 @@ def probe_config(model: GGUFModel, layers: int, tokens: int) -> Any:
     for key, value in vars(config).items():
         if isinstance(value, list) and len(value) == total:
             setattr(config, key, value[:layers])
-    rope = getattr(config, "rope_parameters", None)
-    if isinstance(rope, dict) and rope.get("truncate") is False:
+    rope = getattr(config, "rope_parameters", None) or {}
+    if model.architecture.gguf_name == "gpt-oss" and rope.get("truncate") is False:
         # gpt-oss's YaRN blends between dimensions that are no whole numbers; llama.cpp, whatever
         # the file says, rounds them.
         config.rope_parameters = {**rope, "truncate": True}

@@ -20,6 +20,7 @@ from tests.convert.gguf.test_quantization import check_quantized_alike
 from tests.support import ModulePaths
 from tuneserve.convert.gguf.lora import write_lora
 from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import encoded_rows, write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
@@ -152,7 +153,9 @@ def test_an_adapter_on_experts(tokenizer_directory: Path, tmp_path: Path, case: 
         < 1e-5
     )
     quantized = write(tuned, tmp_path / "q8", "Q8_0")
-    for check in check_probe(quantized, tuned, SEQUENCES, folder=tmp_path, limit=1e-5, threads=2):
+    for check in check_probe(
+        TensorFile(quantized), tuned, SEQUENCES, folder=tmp_path, limit=1e-5, threads=2
+    ):
         assert check.passed, check.detail
     if case == "deepseek-v2":  # llama.cpp would leave the adapter out without a word
         with pytest.raises(UsageError, match="put an adapter on"):

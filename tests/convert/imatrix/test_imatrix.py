@@ -185,3 +185,15 @@ def test_chunks_hold_the_stream(ids: list[int], size: int, bos: int | None) -> N
     assert all(16 <= len(chunk) <= size for chunk in chunks)
     for at, (ours, given_id) in enumerate(zip(joined, ids, strict=False)):
         assert ours == (bos if bos is not None and at % size == 0 else given_id)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_gets_out_of_the_callback(
+    demo_gguf: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    monkeypatch.setattr("tuneserve.convert.imatrix.collector._Collector._add", stopped)
+    with LlamaModel(demo_gguf) as model, pytest.raises(stop):
+        collect(model, chunks_of(model.tokenize(WORDS * 60), 128), threads=2)

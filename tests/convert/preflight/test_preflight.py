@@ -193,6 +193,12 @@ REFUSED: dict[str, tuple[Change, str]] = {
         template("{{ messages }}{{ (messages|length + 8) ** (10 ** 9) if documents is defined }}"),
         "a question, in training: chat template takes longer than"),
     "a template that can't be compiled": (template("{% if %}"), "can't be compiled"),
+    "a factor of YaRN that llama.cpp derives": (
+        config(rope_parameters={
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64,
+            "rope_theta": 10000.0, "attention_factor": 1.7,
+        }), "llama.cpp = transformers: F32, 1 of 1 layers: KL divergence",
+    ),
 }  # fmt: skip
 
 
@@ -217,7 +223,8 @@ def test_what_can_be_converted_is_not_refused(small_base: Path, tmp_path: Path) 
     assert not refusals(found)
     names = [one.name for one in found if one.status == "ok"]
     assert {"architecture", "tensors and vocabulary", "disk", "token ids", "special tokens",
-            "chat template", "template", "adapter"} <= {*names}  # fmt: skip
+            "chat template", "template", "adapter",
+            "llama.cpp = transformers"} <= {*names}  # fmt: skip
     assert not (tmp_path / "runs").exists()
 
 

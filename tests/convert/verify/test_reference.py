@@ -76,7 +76,9 @@ def test_every_architecture(
 
     right = tmp_path / "right.gguf"
     write_gguf(right, model.metadata("Q8_0"), model.sources, model.choices("Q8_0"), threads=2)
-    checks = check_probe(right, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+    checks = check_probe(
+        TensorFile(right), model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2
+    )
     for check in checks:
         assert check.passed, check.detail
         assert check.figures["mean_kld"] < check.figures["limit"] / 20
@@ -127,7 +129,9 @@ def test_an_attention_scale_that_llama_cpp_does_not_have(
     metadata, choices = models[32].metadata("F16"), models[32].choices("F16")
     write_gguf(file, metadata, models[32].sources, choices, threads=2)
     for scale, model in models.items():
-        checks = check_probe(file, model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2)
+        checks = check_probe(
+            TensorFile(file), model, SEQUENCES, folder=tmp_path, limit=1e-3, threads=2
+        )
         assert {check.passed for check in checks} == {scale == 32}
 
     make_adapter(run.adapter, bases[64], tokenizer_directory)
