@@ -60,7 +60,8 @@ def planned_bytes(model: GGUFModel, settings: ConvertSettings) -> int:
         return usual
     if settings.max_divergence:
         return quantized_bytes(model, "Q8_0")
-    return size_limit(settings, usual)
+    # No type that `auto` chooses is larger.
+    return min(size_limit(settings, usual), quantized_bytes(model, "F16"))
 
 
 def quantized_bytes(model: GGUFModel, quantization: str) -> int:

@@ -57,5 +57,5 @@ def _of_base(context: click.Context, base: str | None, config: Path | None) -> D
         from tuneserve.finetune.data.prepare import prepare_examples
 
         examples = prepare_examples(recipe.data).split.examples()
-    resolved = resolve_base(base or recipe.model.base)
+    resolved = resolve_base(recipe.model.base if base is None else base)
     return Diagnosis.of(check_apart(recipe, resolved, examples, place=runs_directory()))
