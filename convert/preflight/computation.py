@@ -66,6 +66,7 @@ def check_computation(
     answer = run_child(
         own_module("tuneserve.convert.preflight.computation"),
         what="computing with the untrained base", stdin=json.dumps(request), hint=_ADVICE,
+        env={"GGML_NO_BACKTRACE": "1"},
     )  # fmt: skip
     return [Finding(**one) for one in json.loads(answer)]
 

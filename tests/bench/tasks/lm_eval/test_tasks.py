@@ -359,7 +359,7 @@ def test_a_template_keeps_its_white_space_and_may_replace(tmp_path: Path) -> Non
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = write_task(tmp_path, "doc_to_target: 0\n")
+    path = write_task(tmp_path, CHOOSING)
     quiz = tmp_path / "quiz.jsonl"
     lines = quiz.read_text().splitlines()
     lines[1] = lines[1].replace("Two and", "\\ud83d and")
