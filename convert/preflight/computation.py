@@ -22,6 +22,7 @@ from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.findings import Finding
+from tuneserve.gguf.architectures.computed import ignored_window
 from tuneserve.gguf.reader import GGUFTensor
 
 _TOKENS, _KINDS, _SEQUENCES = 96, 48, 2  # a sequence's length, different ids, sequences
@@ -77,8 +78,9 @@ def _compared(model: GGUFModel, metadata: Path, *, limit: float, threads: int) -
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     random = np.random.default_rng(0)
     kinds = random.integers(0, model.vocabulary_size, _KINDS)
+    length = min(_TOKENS, ignored_window(model.config) or _TOKENS)
     sequences = [
-        [int(number) for number in random.choice(kinds, _TOKENS)] for _ in range(_SEQUENCES)
+        [int(number) for number in random.choice(kinds, length)] for _ in range(_SEQUENCES)
     ]
     checks = check_probe(
         UnwrittenFile(metadata, model), model, sequences, folder=metadata.parent, limit=limit,

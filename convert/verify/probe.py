@@ -30,6 +30,7 @@ from tuneserve.convert.verify.reference import transformers_config
 from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
 from tuneserve.convert.verify.weights import FileWeights, cut_shape, is_by_token
 from tuneserve.divergence import divergence
+from tuneserve.gguf.architectures.computed import ignored_window
 
 NOISE = 2.0**-11
 """Half a unit in the last place of float16, as a share of a weight. The KL divergence that this
@@ -152,12 +153,14 @@ def needed_layers(model: GGUFModel) -> int:
 
 def long_text(model: GGUFModel) -> list[int]:
     """Random ids, more than the sliding window and the context before its RoPE was scaled take,
-    within LONGEST_LONG; none for a model that has neither."""
+    within LONGEST_LONG; none for a model that has neither. No more than a window that llama.cpp
+    computes without: such a model is served within it."""
     config = transformers_config(model)
+    ignored = ignored_window(model.config)
     rope = getattr(config, "rope_parameters", None) or {}
     scalings = [part for part in (rope, *rope.values()) if isinstance(part, Mapping)]
     scaled = [part for part in scalings if part.get("rope_type", "default") != "default"]
-    sizes = [int(getattr(config, "sliding_window", None) or 0)]
+    sizes = [0 if ignored else int(getattr(config, "sliding_window", None) or 0)]
     # Only LongRoPE computes otherwise beyond that context; the others' factors show before it.
     sizes += [
         int(part.get("original_max_position_embeddings") or 0)
@@ -167,7 +170,7 @@ def long_text(model: GGUFModel) -> list[int]:
     if not scaled and not sizes[0]:
         return []
     length = max(SHORTEST_LONG, *(size + LONG_IDS for size in sizes if size < LONGEST_LONG), 0)
-    length = min(length, int(config.max_position_embeddings), LONGEST_LONG)
+    length = min(length, int(config.max_position_embeddings), ignored or LONGEST_LONG, LONGEST_LONG)
     random = np.random.default_rng(length)
     ids = random.integers(0, model.vocabulary_size, LONG_IDS)
     return [int(number) for number in random.choice(ids, length)]

@@ -282,7 +282,8 @@ def test_the_time_of_a_training_is_told(tuneserve: Runner, data: Path, tmp_path:
     assert work["lengths"] == "counted"
     low, high = work["time"]["seconds"]
     assert 0 < low < high < 3 * low + 60
-    assert low < work["tokens"] / work["time"]["tokens_per_second"] < high
+    # The evaluations come to it, which of so few steps take as long.
+    assert low / 2 < work["tokens"] / work["time"]["tokens_per_second"] < high
     assert "a calibration of this machine" in work["time"]["known_from"]
     assert "tokens/s, by a calibration of this machine" in done.stderr
 

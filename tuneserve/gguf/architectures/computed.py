@@ -36,7 +36,7 @@ _ROPE_LISTS = frozenset({"short_factor", "long_factor"})
 _MAX_WINDOW_LAYERS = 28
 _WINDOWS_FROM_A_LAYER_ON = frozenset({"qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text"})
 # Every layer of these has the window that the configuration names; llama.cpp's graphs have none.
-_WINDOWS_EVERYWHERE = frozenset({"mistral", "mixtral", "starcoder2"})
+_WINDOWS_EVERYWHERE = frozenset({"mistral", "mixtral", "phi3", "starcoder2"})
 
 
 def check_computed(architecture: Architecture, config: Config) -> None:
