@@ -507,8 +507,8 @@ def test_clients_are_served(finished_run: RunDirectory) -> None:
     report = report_of(finished_run)
     one, two = report["load"]
     assert (one["clients"], two["clients"]) == (1, 2)
-    # End tokens are forbidden: every answer has its 48 tokens.
-    assert (one["throughput"]["tokens"], two["throughput"]["tokens"]) == (96, 192)
+    # End tokens are forbidden: every answer has its 32 tokens.
+    assert (one["throughput"]["tokens"], two["throughput"]["tokens"]) == (64, 128)
     for level in (one, two):
         assert 0 < level["first_token_median"] <= level["first_token_worst"]
     assert report["server"]["memory"] > 90e6  # the model's file alone
