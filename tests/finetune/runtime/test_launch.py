@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, demo_base: Path) -> Path:
     colours = ("red", "green", "blue", "yellow", "black")
     rows = [
         {"instruction": f"What is the colour of number {n}?", "output": f"{colours[n % 5]} {n}"}
-        for n in range(60)
+        for n in range(160)
     ]
     (found / "colours.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return found
@@ -68,6 +68,15 @@ def done(folder: Path, processes: int, *options: str) -> tuple[int, str]:
     process = started(folder, processes, *options)
     said, _ = process.communicate(timeout=300)
     return process.returncode, said
+
+
+def wait_for_a_step(folder: Path, run: str, process: subprocess.Popen[str]) -> None:
+    """Return when a training that writes a checkpoint after each step has made some."""
+    deadline = time.monotonic() + 200
+    while len(list((folder / "runs" / run / "checkpoints").glob("checkpoint-*"))) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def losses(folder: Path, run: str) -> list[float]:
@@ -97,33 +106,25 @@ def test_two_processes_train_as_one_does_and_go_on_as_one(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_stop_is_saved_by_all_and_one_process_goes_on(folder: Path) -> None:
-    options = ("--run", "stopped", "--max-steps", "400")
+    options = ("--run", "stopped", "--max-steps", "100", "--checkpoint-minutes", "1e-6")
     process = started(folder, 2, *options)
-    assert process.stdout is not None
-    said = ""
-    while "step 3" not in said and "3/400" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
+    wait_for_a_step(folder, "stopped", process)
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, said + rest
+    assert process.returncode == 130, rest
     assert "it is saved" in rest
     assert "Traceback" not in rest
-    code, said = done(folder, 1, "--run", "stopped", "--max-steps", "400", "--skip-done")
+    code, said = done(folder, 1, *options, "--skip-done")
     assert code == 0, said
     assert "going on from checkpoint-" in said
 
 
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others(folder: Path) -> None:
-    process = started(folder, 2, "--run", "killed", "--max-steps", "100000")
-    assert process.stdout is not None
-    said = ""
-    while "3/100" not in said and "step 3" not in said:
-        line = process.stdout.readline()
-        assert line, said
-        said += line
+    process = started(
+        folder, 2, "--run", "killed", "--max-steps", "100000", "--checkpoint-minutes", "1e-6"
+    )
+    wait_for_a_step(folder, "killed", process)
     workers = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
