@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tuneserve.errors import TuneserveError
 
@@ -82,6 +83,15 @@ def run_child(
         how = "killed by " * (done.returncode < 0) + ending(done.returncode)
         raise TuneserveError(f"{what} failed ({how})", problems=lines[-_SHOWN_LINES:], hint=hint)
     return done.stdout
+
+
+def answer_request(work: Callable[[Any], Any]) -> None:
+    """In a child: what it was asked is on stdin, and its answer goes to stdout, both JSON. What
+    libraries print meanwhile goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    json.dump(work(json.load(sys.stdin)), answers)
+    answers.close()
 
 
 def ending(code: int) -> str:

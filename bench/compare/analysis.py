@@ -14,6 +14,7 @@ from tuneserve.bench.compare.figures import (
     points,
     points_interval,
     reach,
+    unit_counted,
 )
 from tuneserve.bench.compare.pairs import FAILED, Pair, Response
 from tuneserve.bench.compare.results import (
@@ -245,12 +246,11 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
             f"The test alone would show one, but the interval holds zero, and both have to "
             f"agree{why}. "
         )
-    kinds = "sources" if accuracy.clusters < accuracy.prompts else "prompts"
-    unseen = intervals.unseen_share(accuracy.clusters, confidence)
     worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
+    kinds, share = f"{unit_counted(accuracy)}s", percent(accuracy.undoing)
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
-        f"{counted(accuracy)} shows may be up to {percent(unseen)} of all: if the {better} model "
+        f"{counted(accuracy)} shows may be up to {share} of all: if the {better} model "
         f"failed on those that the {worse} one gets right, they could undo it. "
     )
 

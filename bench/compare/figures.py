@@ -103,8 +103,13 @@ def p_said(p: float) -> str:
 
 def counted(accuracy: AccuracyComparison) -> str:
     """What was counted as independent: '5 sources', '200 prompts'."""
-    unit = "source" if accuracy.clusters < accuracy.prompts else "prompt"
-    return f"{accuracy.clusters:,} {unit}{'' if accuracy.clusters == 1 else 's'}"
+    plural = "" if accuracy.clusters == 1 else "s"
+    return f"{accuracy.clusters:,} {unit_counted(accuracy)}{plural}"
+
+
+def unit_counted(accuracy: AccuracyComparison) -> str:
+    """What is counted as independent, one of it: 'source' or 'prompt'."""
+    return "source" if accuracy.clusters < accuracy.prompts else "prompt"
 
 
 def unit_of(text: TextComparison) -> str:
@@ -130,11 +135,11 @@ def unseen_said(report: Report) -> str:
     """What intervals of likelihoods and graded scores do not know, and what it could come to."""
     found, ratio = report.accuracy, report.perplexity.ratio
     count, confidence = found.clusters, report.confidence
-    kinds = "sources" if found.clusters < found.prompts else "prompts"
     figures = "graded scores and perplexities" if found.graded else "perplexities"
     sentence = (
-        f"Kinds of {kinds} that make up less than {percent(unseen_share(count, confidence))} of "
-        f"all may be seen in none of {counted(found)} ({percent(confidence, 0)}); intervals of "
+        f"Kinds of {unit_counted(found)}s that make up less than "
+        f"{percent(unseen_share(count, confidence))} of all may be seen in none of "
+        f"{counted(found)} ({percent(confidence, 0)}); intervals of "
         f"{figures} hold for the kinds that are."
     )
     if ratio.low is not None and ratio.high is not None and ratio.low < ratio.high:

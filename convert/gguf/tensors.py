@@ -33,7 +33,11 @@ class TensorFile(GGUFFile):
         if len(shape) == 1:
             whole = ggml.dequantize(self.encoded(name, 0, 1), kind, shape[0])
             return whole.reshape(-1)[wanted]
-        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        runs = np.split(wanted, breaks)
-        data = np.concatenate([self.encoded(name, int(r[0]), int(r[-1]) + 1) for r in runs])
+        data = np.concatenate([self.encoded(name, *span) for span in spans_of(wanted)])
         return ggml.dequantize(data, kind, shape[-1])
+
+
+def spans_of(wanted: Ids) -> list[tuple[int, int]]:
+    """(start, stop) of each run of numbers that follow each other."""
+    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+    return [(int(run[0]), int(run[-1]) + 1) for run in runs]

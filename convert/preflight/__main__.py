@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,6 +13,7 @@ sys.modules["torch"] = None  # type: ignore[assignment]
 
 from tuneserve.base import ResolvedBase  # noqa: E402
 from tuneserve.chat.examples import Example  # noqa: E402
+from tuneserve.child import answer_request  # noqa: E402
 from tuneserve.convert.preflight.check import check_conversion  # noqa: E402
 from tuneserve.settings import Recipe  # noqa: E402
 
@@ -30,13 +29,5 @@ def _answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in findings]
 
 
-def _main() -> None:
-    # What libraries print goes to stderr: the answer alone is on stdout.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    json.dump(_answer(json.load(sys.stdin)), answers)
-    answers.close()
-
-
 if __name__ == "__main__":
-    _main()
+    answer_request(_answer)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tuneserve.arrays import Bytes, Floats, Ids
-from tuneserve.child import own_module, run_child
+from tuneserve.child import answer_request, own_module, run_child
 from tuneserve.convert.gguf.model import GGUFModel
-from tuneserve.convert.gguf.tensors import TensorFile
+from tuneserve.convert.gguf.tensors import TensorFile, spans_of
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures.computed import ignored_window
@@ -46,9 +46,8 @@ class UnwrittenFile(TensorFile):
         }
 
     def rows_at(self, name: str, wanted: Ids) -> Floats:
-        source = self._sources[name]
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
-        found: Floats = np.concatenate([source.rows(int(run[0]), int(run[-1]) + 1) for run in runs])
+        rows = self._sources[name].rows
+        found: Floats = np.concatenate([rows(*span) for span in spans_of(wanted)])
         return found
 
 
@@ -94,20 +93,13 @@ def _compared(model: GGUFModel, metadata: Path, *, limit: float, threads: int) -
     ]
 
 
-def _main() -> None:
-    # What libraries print goes to stderr: the answer alone is on stdout.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    asked = json.load(sys.stdin)
-    model = GGUFModel(
-        MergedCheckpoint(Path(asked["base"])), Path(asked["tokenizer"]), name=asked["name"]
-    )
-    found = _compared(
-        model, Path(asked["metadata"]), limit=asked["limit"], threads=asked["threads"]
-    )
-    json.dump([asdict(one) for one in found], answers)
-    answers.close()
+def _answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    checkpoint = MergedCheckpoint(Path(request["base"]))
+    model = GGUFModel(checkpoint, Path(request["tokenizer"]), name=request["name"])
+    metadata = Path(request["metadata"])
+    found = _compared(model, metadata, limit=request["limit"], threads=request["threads"])
+    return [asdict(one) for one in found]
 
 
 if __name__ == "__main__":
-    _main()
+    answer_request(_answer)

@@ -126,25 +126,21 @@ def remove_run(run: RunDirectory) -> list[Path]:
 
 def foreign_in(run: RunDirectory) -> list[Path]:
     """What lies in a run and was not made by tuneserve."""
-    known = _folders(run)
-    found = []
-    for path in _inside(run.root):
-        if path.name in known and path.is_dir() and not path.is_symlink():
-            found += [inner for inner in _inside(path) if not _is_ours(inner, known[path.name])]
-        elif not _is_ours(path, _AT_THE_TOP):
-            found.append(path)
-    return found
+    return [path for path, ours in _looked_at(run) if not ours]
 
 
 def _made(run: RunDirectory) -> list[Path]:
+    return [path for path, ours in _looked_at(run) if ours]
+
+
+def _looked_at(run: RunDirectory) -> Iterator[tuple[Path, bool]]:
+    """What lies in a run and in its folders; was it made by tuneserve?"""
     known = _folders(run)
-    found = []
     for path in _inside(run.root):
         if path.name in known and path.is_dir() and not path.is_symlink():
-            found += [inner for inner in _inside(path) if _is_ours(inner, known[path.name])]
-        elif _is_ours(path, _AT_THE_TOP):
-            found.append(path)
-    return found
+            yield from ((inner, _is_ours(inner, known[path.name])) for inner in _inside(path))
+        else:
+            yield path, _is_ours(path, _AT_THE_TOP)
 
 
 def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
