@@ -93,7 +93,8 @@ def called(script: str, folder: Path, env: dict[str, str], *arguments: str) -> l
     binaries.mkdir(parents=True)
     programs = {
         "tuneserve": SHIM,
-        "scontrol": "#!/bin/sh\necho node-a\necho node-b\n",
+        # More than a pipe holds: a reader that ends after the first line would kill it.
+        "scontrol": "#!/bin/sh\nseq -f node-%.0f 20000\n",
         "srun": '#!/bin/sh\ncase $1 in -*) shift;; esac\nSLURM_NODEID=1 exec "$@"\n',
     }
     for name, text in programs.items():
@@ -179,7 +180,7 @@ def test_machines_of_a_training_are_numbered_and_meet(tmp_path: Path) -> None:
     (words,) = of_slurm(tmp_path, 2)
     _, params = parsed(words)
     assert (params["nodes"], params["node_rank"]) == (2, 1)
-    assert params["rendezvous"] == "node-a:30211"
+    assert params["rendezvous"] == "node-1:30211"
     service, job = documents("kubernetes/training/job.yaml")
     name, spec = job["metadata"]["name"], job["spec"]
     _, params = parsed(command_lines("kubernetes/training", tmp_path)[0])
