@@ -13,6 +13,7 @@ from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.merge_base import check_merge_base, tell_other_config
+from tuneserve.convert.merge.same_weights import check_same_weights
 from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
@@ -22,6 +23,7 @@ from tuneserve.convert.route import check_quantization, require_own_architecture
 from tuneserve.convert.verify.logits import PROBE_BYTES
 from tuneserve.convert.verify.recorded import TrainedLosses
 from tuneserve.convert.verify.verify import TOKEN_EXAMPLES
+from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.finetune.training.trained_files import check_trained_files
@@ -118,6 +120,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
     # Before the adapter is read: what is unknown is the architecture, not what is adapted in it.
     require_own_architecture(base.architecture, where=str(base.directory))
     tell_left_out(base)
+    if plan.settings.merge_base:
+        _check_merged_into(plan, base)
     tuned = MergedCheckpoint(plan.base_checkpoint, Adapter(adapter))
     if tuned.resized:
         say(f"convert: the base gets the tuned model's {tuned.vocabulary:,} rows of tokens too")
@@ -132,6 +136,24 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
         check_limit(models[0], plan.settings)
     _check_resources(plan, models)
     return models
+
+
+def _check_merged_into(plan: Plan, base: MergedCheckpoint) -> None:
+    """Raise UsageError if the base that is merged into is another model than the training's, by its
+    weights, as far as the training's are there."""
+    trained = Path(plan.run.require_stage("train", TrainOutput).base.path)
+    if trained == base.directory:
+        return
+    try:
+        stored = MergedCheckpoint(trained).stored
+    except UsageError as error:
+        say(
+            f"note: merge_base = {base.directory}: the base that was trained on can't be read any "
+            f"more ({error.message}: {trained}), so only the losses that training recorded tell "
+            "whether it is the same model"
+        )
+        return
+    check_same_weights(stored, base.stored, base.directory, plan.threads)
 
 
 def tell_left_out(base: MergedCheckpoint) -> None:

@@ -899,6 +899,13 @@ class BenchSettings(Section):
         description="JSON object of further fields for every request to the endpoint, as "
         '\'{"reasoning_effort": "low"}\'; null takes a field away.',
     )
+    endpoint_timeout: float = Field(
+        600.0,
+        ge=1.0,
+        le=86_400.0,
+        description="Seconds that a request to the endpoint, or to the judge, may take before it "
+        "is tried again; after five tries the prompt has no answer.",
+    )
     judge: str = Field(
         "",
         description="OpenAI-compatible base URL of a model that says of every prompt which of the "

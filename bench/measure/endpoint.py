@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +26,8 @@ from tuneserve.settings import BenchSettings
 if TYPE_CHECKING:
     from openai import OpenAI, OpenAIError
 
-TIMEOUT_SECONDS = 600.0
+QUIET_SECONDS = 60.0  # without an answer, after which it is said that one is waited for
+LIST_SECONDS = 30.0  # for the list of models
 TRIES = 4  # of a prompt whose fields are refused, or whose answer is none
 RETRIES = 4  # of the client, with growing pauses, for 408, 409, 429, 5xx and lost connections
 FAILED_IN_A_ROW = 20  # prompts after which the endpoint, not the prompt, is taken to be at fault
@@ -125,7 +127,10 @@ def ask_endpoint(
 
     key = os.environ.get("OPENAI_API_KEY", "none")
     with openai.OpenAI(
-        base_url=settings.endpoint, api_key=key, timeout=TIMEOUT_SECONDS, max_retries=RETRIES
+        base_url=settings.endpoint,
+        api_key=key,
+        timeout=settings.endpoint_timeout,
+        max_retries=RETRIES,
     ) as client:
         model = settings.endpoint_model or _first_model(client, settings)
         fields = _Fields({"temperature": 0.0, "max_tokens": settings.max_tokens})
@@ -146,8 +151,13 @@ def _as_they_come(
     """Every example with its answer or failure; then the error that ends the benchmark, if any."""
     asked, answered, in_a_row, reason = len(waiting), 0, 0, ""
     fatal: TuneserveError | None = None
+    last = time.monotonic()
     while waiting:
-        done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+        done, _ = wait(waiting, timeout=QUIET_SECONDS, return_when=FIRST_COMPLETED)
+        if not done:
+            _say_silent(time.monotonic() - last, settings)
+            continue
+        last = time.monotonic()
         for future in done:
             example = waiting.pop(future)
             try:
@@ -172,6 +182,13 @@ def _as_they_come(
         raise fatal
 
 
+def _say_silent(seconds: float, settings: BenchSettings) -> None:
+    say(
+        f"{settings.endpoint}: no answer for {seconds:.0f} s. A prompt has {RETRIES + 1} tries of "
+        f"{settings.endpoint_timeout:g} s each (--endpoint-timeout); Ctrl-C keeps what was answered"
+    )
+
+
 def _failure(reason: str, settings: BenchSettings, hint: str = "") -> TuneserveError:
     return TuneserveError(
         f"the endpoint failed: {reason}", where=settings.endpoint, hint=hint or _hint_of(reason)
@@ -191,7 +208,9 @@ def _first_model(client: OpenAI, settings: BenchSettings) -> str:
 
     name = "Name one: --endpoint-model"
     try:
-        listed = json.loads(client.models.with_raw_response.list().text)
+        # Whoever doesn't list its models in this time is not asked a thousand prompts.
+        quick = client.with_options(timeout=min(LIST_SECONDS, settings.endpoint_timeout))
+        listed = json.loads(quick.models.with_raw_response.list().text)
         return str(listed["data"][0]["id"])
     except openai.OpenAIError as error:
         raise _fatal(error, settings) or _failure(str(error), settings) from error

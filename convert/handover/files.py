@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tuneserve.files import sha256_file
 from tuneserve.records import parse
 from tuneserve.run import RunDirectory
 
-TEXTS = ("README.md", "Modelfile", "SHA256SUMS")
+TEXTS = ("README.md", "Modelfile")
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class HandedFile:
     def size(self) -> int:
         """Bytes."""
         return self.path.stat().st_size
+
+
+def sums_of(files: Sequence[HandedFile]) -> str:
+    """What `sha256sum --check` reads, of those of the files that have a hash: beside the receiver's
+    files there is none that was not handed over."""
+    return "".join(f"{file.sha256}  {file.name}\n" for file in files if file.sha256)
 
 
 def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFile]:

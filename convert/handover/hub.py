@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tuneserve.convert.handover.files import HandedFile
+from tuneserve.convert.handover.files import SUMS, HandedFile, sums_of
 from tuneserve.errors import TuneserveError, UsageError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -22,8 +22,8 @@ def check_repository(name: str) -> None:
 
 
 def push(files: Sequence[HandedFile], repository: str, *, private: bool, message: str) -> str:
-    """Upload the files in one commit into a model repository, which is made if it is not there;
-    returns the commit's URL.
+    """Upload the files, and the list of their hashes, in one commit into a model repository, which
+    is made if it is not there; returns the commit's URL.
 
     `private` holds for a repository that is made. Raises TuneserveError if the hub refuses, or is
     not reached.
@@ -37,6 +37,7 @@ def push(files: Sequence[HandedFile], repository: str, *, private: bool, message
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         operations = [CommitOperationAdd(file.name, str(file.path)) for file in files]
+        operations.append(CommitOperationAdd(SUMS, sums_of(files).encode()))
         made = api.create_commit(repository, operations, commit_message=message)
     except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, ValueError, OSError) as error:
         raise TuneserveError(

@@ -94,6 +94,11 @@ class MergedCheckpoint:
         return str(names[0])
 
     @property
+    def stored(self) -> Mapping[str, ReadableTensor]:
+        """The base's own tensors, by the text model's names."""
+        return self._base
+
+    @property
     def vocabulary(self) -> int:
         """The rows of the embedding."""
         return self.shape(EMBEDDING)[0]

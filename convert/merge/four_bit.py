@@ -22,6 +22,9 @@ from tuneserve.errors import UsageError
 from tuneserve.safetensors import STORAGE, StoredTensor
 
 STATE = ".quant_state.bitsandbytes__"
+# Of a block's largest value. 8-bit scales and 16-bit values leave 0.001 % of a quantized model's
+# values further beyond than this (NF4, normal weights), 2.4 % if they moved by 2 % of their size.
+_SLACK = np.float32(0.01)
 
 
 class ReadableTensor(Protocol):
@@ -54,13 +57,31 @@ class FourBitTensor:
         columns = self.shape[1]
         stop = self.shape[0] if stop is None else min(stop, self.shape[0])
         first, last = start * columns, stop * columns
+        values = self.table[self._indices(first, last)]
+        values *= self._scales(first, last)
+        return rounded(values, self.dtype).reshape(stop - start, columns)
+
+    def misplaced(self, values: Floats, start: int) -> Floats:
+        """The share of each row of `values` (rows from `start` on, of what may have been quantized)
+        that is nearer to another of the table's numbers than to the one that is stored, by more
+        than what rounding of the scales and of 16 bits explains."""
+        first, last = start * self.shape[1], start * self.shape[1] + values.size
+        scales = self._scales(first, last)
+        parts = values.reshape(-1) / np.where(scales == 0, np.float32(1), scales)
+        table = np.sort(self.table)
+        nearest = table[np.searchsorted((table[1:] + table[:-1]) / 2, parts)]
+        stored = self.table[self._indices(first, last)]
+        further = np.abs(parts - stored) - np.abs(parts - nearest)
+        share: Floats = (further > _SLACK).reshape(values.shape).mean(axis=1, dtype=np.float32)
+        return share
+
+    def _indices(self, first: int, last: int) -> Any:
+        """The index into the table of every value in [first, last)."""
         # A row of an odd length begins in the middle of a byte.
         bytes_ = self.packed.raw(first // 2, -(-last // 2)).reshape(-1).view(np.uint8)
         indices = np.empty(2 * len(bytes_), dtype=np.uint8)
         indices[0::2], indices[1::2] = bytes_ >> 4, bytes_ & 15
-        values = self.table[indices[first % 2 : first % 2 + last - first]]
-        values *= self._scales(first, last)
-        return rounded(values, self.dtype).reshape(stop - start, columns)
+        return indices[first % 2 : first % 2 + last - first]
 
     def _scales(self, first: int, last: int) -> Floats:
         """The scale of every value in [first, last)."""

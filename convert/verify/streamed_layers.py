@@ -102,7 +102,9 @@ class SharedLinear(nn.Module):  # type: ignore[misc, unused-ignore]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         plain, self.under.result = self.base(x).chunk(2)
-        return torch.cat([plain, self.adapted(x.chunk(2)[1])])
+        made = torch.cat([plain, self.adapted(x.chunk(2)[1])])
+        del self.under.result  # else every layer's would stay until the last
+        return made
 
 
 class StackedVariants(nn.Module):  # type: ignore[misc, unused-ignore]

@@ -75,6 +75,9 @@ class StreamedModel:
         model = empty_model(config)
         if adapter is not None:
             add_adapter(model, adapter)
+        # The first list: a mixture's experts are lists too, inside of a layer, and so are variants.
+        lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
+        self._layers = list(next(lists, ()))
         self._install(model, "")
         self._model = model.eval().to(self._device)
 
@@ -105,14 +108,11 @@ class StreamedModel:
     def _layers_told(self) -> Iterator[None]:
         """Show how many of the decoder's layers are computed: of a large model that takes
         minutes."""
-        # A mixture's experts are lists too, inside of a layer.
-        lists = (part for part in self._model.modules() if isinstance(part, nn.ModuleList))
-        layers = list(next(lists, ()))
-        if not layers:
+        if not self._layers:
             yield
             return
-        with progress("verify: the trainer's layers", len(layers), unit="layers") as advance:
-            hooks = [layer.register_forward_hook(lambda *_: advance(1)) for layer in layers]
+        with progress("verify: the trainer's layers", len(self._layers), unit="layers") as advance:
+            hooks = [layer.register_forward_hook(lambda *_: advance(1)) for layer in self._layers]
             try:
                 yield
             finally:

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from tuneserve.changes import with_defaults
 from tuneserve.console import say
 from tuneserve.durable import make_folder, sync_folder, sync_tree
 from tuneserve.errors import TuneserveError, UsageError
@@ -35,11 +36,13 @@ _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
     """What a checkpoint depends on: the settings that shape training, and the inputs' hashes. On
     how many GPUs it goes on is free."""
-    sections = {
-        name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "data", "train")
-    }
-    del sections["train"]["gpus"]
-    return {"settings": sections, **inputs}
+    return {"settings": _that_shape(recipe.model_dump(mode="json")), **inputs}
+
+
+def _that_shape(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings that shape a training."""
+    train = {name: value for name, value in tables["train"].items() if name != "gpus"}
+    return {"model": tables["model"], "data": tables["data"], "train": train}
 
 
 def last_checkpoint(directory: Path) -> Path | None:
@@ -126,7 +129,7 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     record = directory / FINGERPRINT
     last = last_checkpoint(directory)
     if last is not None or is_replacing(directory):
-        known = read_json(record, hint=_AFRESH) if record.is_file() else {}
+        known = _recorded(record) if record.is_file() else {}
         if known != identity:
             raise UsageError(
                 f"an unfinished training with {_difference(known, identity)} is here",
@@ -137,6 +140,18 @@ def claim(directory: Path, identity: dict[str, Any]) -> Path | None:
     make_folder(directory)
     write_json(record, identity)
     return None
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    """The fingerprint in a file, with the defaults of settings that the release which wrote it did
+    not know: a training that it began goes on."""
+    known = read_json(record, hint=_AFRESH)
+    settings = known.get("settings")
+    if isinstance(settings, dict) and all(isinstance(table, dict) for table in settings.values()):
+        full = with_defaults(settings)
+        if full.keys() >= {"model", "data", "train"}:
+            known = {**known, "settings": _that_shape(full)}
+    return known
 
 
 def mark_replacing(directory: Path, replacing: bool) -> None:

@@ -35,13 +35,13 @@ def command(
     tuneserve push sentiment --to me/sentiment-GGUF --dry-run
     tuneserve push sentiment --to me/sentiment-GGUF
     """
-    from tuneserve.convert.handover.files import handed_files
+    from tuneserve.convert.handover.files import SUMS, handed_files, sums_of
     from tuneserve.convert.handover.hub import check_repository, push
 
     check_repository(repository)
     run = RunDirectory.named(run_name).require()
     files = handed_files(run, with_base=with_base)
-    sizes = {file.name: file.size for file in files}
+    sizes = {file.name: file.size for file in files} | {SUMS: len(sums_of(files))}
     if not as_json:
         rows = [[name, human_bytes(size)] for name, size in sizes.items()]
         table(f"{repository}: {human_bytes(sum(sizes.values()))}", ["file", "size"], rows)

@@ -54,6 +54,7 @@ def show(found: RunsComparison) -> None:
     table("Runs: base → tuned", columns, [_cells(row) for row in found.rows])
     if found.ranking:
         show_ranking(found.ranking, "tuned")
+    say("tok/s was measured apart for each run: compare it with the base's beside it, not by rows")
     if found.note:
         say(found.note)
     for row in found.rows:
@@ -77,7 +78,7 @@ def _cells(row: RunRow) -> list[str]:
         report.run,
         f"{100 * report.accuracy.base.value:.1f} → {100 * report.accuracy.tuned.value:.1f}",
         number(report.perplexity.tuned.value),
-        f"{report.tuned.speed.generation.mean:.1f}",
+        f"{report.base.speed.generation.mean:.1f} → {report.tuned.speed.generation.mean:.1f}",
         human_bytes(report.tuned.size_bytes),
         against,
         "-" if row.p is None else p_value(row.p),

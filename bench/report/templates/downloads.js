@@ -43,11 +43,12 @@ function asCsv(rows) {
   return "\ufeff" + [[...head, ...columns], ...lines].map(line => line.map(csvCell).join(",")).join("\r\n") + "\r\n";
 }
 
-/** A text that a spreadsheet would take for a formula gets an apostrophe in front. */
+/** A text that a spreadsheet would take for a formula, also behind blanks that it takes away, gets
+ * an apostrophe in front. */
 function csvCell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
-  const text = /^[=+\-@\t\r]/.test(value) ? "'" + value : value;
+  const text = /^[\t\r]|^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]/.test(value) ? "'" + value : value;
   return `"${text.replaceAll('"', '""')}"`;
 }
 

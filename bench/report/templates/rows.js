@@ -18,8 +18,9 @@ function textsOf(row) {
   return { prompt, reference, answers };
 }
 
-/** Text as it is searched: without case or width. Upper case, as ß and ς have no other partners. */
-const fold = text => text.normalize("NFKC").toUpperCase();
+/** Text as it is searched: without case or width. Upper case, as ß and ς have no other partners;
+ * the Turkish İ is an I, as its ı is. */
+const fold = text => text.normalize("NFKC").toUpperCase().replace(/\u0130|I\u0307/g, "I");
 
 function searchable(row) {
   if (folded[row] === undefined) {

@@ -33,8 +33,10 @@ _LISTED = re.compile(
 _BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
 # The unknown in front of its value: x = 3.
 _UNKNOWN = re.compile(r"(?<!\w)(?P<name>[A-Za-z])\s*[=≈]\s*(?=[-+]?[\d.])")
-# A number and what it is made of, and nothing else: 12 = 3 * 4.
-_TAKEN_APART = re.compile(r"(?P<result>[-+]?[\d.,]+) *=[\d., ()]*(?:[-+*/^×·⋅÷][\d., ()]+)+")
+# A number and what it is made of, and nothing else: 12 = 3 * 4, 10 = 5% of 200.
+_TAKEN_APART = re.compile(
+    r"(?P<result>[-+]?[\d.,]+) *=[\d., ()%]*(?:(?:[-+*/^×·⋅÷]|\b(?:of|von|de|di|от)\b)[\d., ()%]+)+"
+)
 _RELATION = re.compile(r"[=≈≃]")
 # An answer begins with a calculation if one of these stands behind its first number.
 _OPERATOR = re.compile(
@@ -47,6 +49,11 @@ _CALCULATION = re.compile(r"\d\s*[-+*/^×·⋅÷]\s*\(?\d")
 _REASON = re.compile(
     r"(?i)[,;(]?\s(?:because|since|as|weil|denn|da|car|puisque|parce que|porque|ya que|pois|perché"
     r"|omdat|want|потому|так как|поскольку)\s"
+)
+# Such words bring a result of their own: 3 dozen (12 in each of 3 boxes, so 36).
+_CONCLUDES = re.compile(
+    r"(?i)\b(?:so|thus|hence|total|altogether|i\.e|that is|makes?|equals?|also|insgesamt|ergibt"
+    r"|donc|soit|en tout|итого|всего)\b"
 )
 _UNIT_ALONE = re.compile(r"\s?[^\W\d_]{1,20}(?=[.,;!)]|\s*\Z)")
 _NEAR = 48  # characters between what belongs together
@@ -227,12 +234,14 @@ def _is_open(text: str, numbers: Sequence[Number]) -> bool:
 
 def _without_explanations(text: str) -> str:
     """Without what stands in parentheses behind a number and says how that was found: 14 (since
-    7*2=14), 14 (7*2=14), 14 (7*2). What is calculated from it stays: 3 dozen (3*12 = 36)."""
+    7*2=14), 14 (7*2=14), 14 (7*2), 14 (2 weeks with 7 days each). What is calculated from it
+    stays: 3 dozen (3*12 = 36)."""
     kept, place = [], 0
     for found in _PARENTHESIS.finditer(text):
         inside = found["inside"]
         reason = _REASON.match(f" {inside} ") is not None
-        if not (reason or _CALCULATION.search(inside) or _RELATION.search(inside)):
+        worked = _CALCULATION.search(inside) or _RELATION.search(inside)
+        if not (reason or worked or _is_told(inside)):
             continue
         before = text[max(place, found.start() - _NEAR) : found.start()]
         numbers = find_numbers(before)
@@ -244,6 +253,13 @@ def _without_explanations(text: str) -> str:
             kept.append(text[place : found.start()])
             place = found.end()
     return " ".join([*kept, text[place:]])
+
+
+def _is_told(inside: str) -> bool:
+    """Does a parenthesis tell in words what a number is made of: 3 boxes with 4 each?"""
+    numbers = find_numbers(inside)
+    together = _side_by_side(inside, numbers) if numbers else 0
+    return len(numbers) > together and not _list_of(inside) and not _CONCLUDES.search(inside)
 
 
 def _how_many(numbers: Sequence[Number]) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +45,8 @@ def _reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return 400, {"error": {"message": "Unsupported value: 'temperature' must be 1."}}
     if text.startswith("filtered") or "/refuses/" in path:
         return 400, {"error": {"message": "content filter"}}
+    if text.startswith("slow"):
+        time.sleep(float(text.split()[1]))
     if text.startswith("html"):
         return 200, "<html>Busy</html>"
     if text.startswith("no choices"):
@@ -121,6 +124,17 @@ def test_a_field_that_is_refused_is_left_out(peer: Peer, path: str, name: str) -
     assert {answer["sampled"] for answer in found.values()} == {"temp" in path}
     # The first two are refused at the same time, the third is asked in the form that is taken.
     assert len(peer.bodies) <= 5
+
+
+def test_an_endpoint_that_is_silent_is_told_and_given_up(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(endpoint, "QUIET_SECONDS", 0.2)
+    found = ask(peer, "one", "slow 0.7", "slow 2", parallel=1, endpoint_timeout=1.0)
+    assert found["slow 0.7"]["text"] == "SLOW 0.7"
+    assert "timed out" in found["slow 2"]["failed"]
+    said = capsys.readouterr().err
+    assert "no answer for 0 s. A prompt has 1 tries of 1 s each (--endpoint-timeout)" in said
 
 
 def test_further_fields_are_sent(peer: Peer) -> None:

@@ -42,7 +42,10 @@ def row(number: int) -> Pair:
 
 def special() -> list[Pair]:
     """Prompts to be searched for."""
-    texts = ["Die Straße ist lang", "ΟΔΥΣΣΕΥΣ", "法国的首都是巴黎", HOSTILE, "=SUM(A1)"]
+    texts = [
+        "Die Straße ist lang", "ΟΔΥΣΣΕΥΣ", "法国的首都是巴黎", HOSTILE, "=SUM(A1)",
+        " \n=SUM(B1)", "\uff1dSUM(C1)", "İstanbul", "ılık ISPARTA",
+    ]  # fmt: skip
     pairs = [
         replace(row(1), example=Example.of_turn(f"s{place}", text, "no"))
         for place, text in enumerate(texts)
@@ -126,7 +129,8 @@ def test_filters_count_what_python_counts(page: Browser) -> None:
 def test_search_knows_no_case_in_any_script(page: Browser) -> None:
     found = {
         "STRASSE": "s0", "straße lang": "s0", '"ist lang"': "s0", "οδυσσευς": "s1",
-        "οδυσσευσ": "s1", "首都": "s2", "</ARTICLE>": "s3", "sum(": "s4",
+        "οδυσσευσ": "s1", "首都": "s2", "</ARTICLE>": "s3", "sum(a": "s4", "istanbul": "s7",
+        "İSTANBUL": "s7", "i\u0307stanbul": "s7", "Isparta": "s8",
     }  # fmt: skip
     for typed, name in found.items():
         assert choose(page, typed=typed) == [name]
@@ -167,7 +171,7 @@ def test_the_keyboard_alone(page: Browser) -> None:
     assert page.run("document.querySelector('.detail')") is None
     assert page.run("document.activeElement.id") == "list"
     press(page, "End")
-    assert page.run(f"{active}.innerText").count("=SUM") == 1
+    assert page.run(f"{active}.innerText").count("ISPARTA") == 1
     assert page.run("canvas.querySelectorAll('[role=row]').length") < 40
     press(page, "Home")
     assert page.run("[active, list.scrollTop]") == [0, 0]
@@ -205,11 +209,15 @@ def test_downloads_are_the_rows(page: Browser, bench: Path) -> None:
             if not answer["probabilities"]:
                 del answer["probabilities"]
         assert one == other
-    choose(page, task="0", typed="=SUM")
+    choose(page, task="0", typed="=SUM(A1)")
     head, line, end = page.run("asCsv(shown)").split("\r\n")
     assert head.startswith('\ufeff"task","id","group"')
     assert '"\'=SUM(A1)"' in line  # no formula to a spreadsheet
     assert end == ""
+    choose(page, task="", typed="SUM(")
+    text = page.run("asCsv(shown)")
+    for formula in special()[4:7]:
+        assert f'"\'{formula.example.prompt[-1]["content"]}"' in text
 
 
 def test_a_cell_of_the_confusion_matrix_shows_its_prompts(page: Browser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,7 @@ def converted(tmp_path: Path) -> RunDirectory:
 
 
 SENT = {"small-Q8_0.gguf", "adapter/adapter_model.safetensors", "adapter/adapter_config.json",
-        "README.md", "Modelfile", "small.imatrix.gguf"}  # fmt: skip
+        "README.md", "Modelfile", "small.imatrix.gguf", "SHA256SUMS"}  # fmt: skip
 
 
 @pytest.fixture
@@ -91,10 +92,11 @@ def test_a_run_hands_over_nothing_that_it_only_points_to(converted: RunDirectory
     """What is in a run directory may be anybody's, and the files beside it are this user's."""
     secret = converted.root.parent / "secret"
     secret.write_text("mine")
-    (converted.gguf / "SHA256SUMS").symlink_to(secret)
+    (converted.gguf / "Modelfile").unlink()
+    (converted.gguf / "Modelfile").symlink_to(secret)
     with pytest.raises(UsageError) as caught:
         handed_files(converted)
-    assert caught.value.problems == [f"{converted.gguf / 'SHA256SUMS'} is a link"]
+    assert caught.value.problems == [f"{converted.gguf / 'Modelfile'} is a link"]
 
 
 def test_push_sends_each_file_once(push: Pushing, converted: RunDirectory, hub: Hub) -> None:
@@ -106,6 +108,9 @@ def test_push_sends_each_file_once(push: Pushing, converted: RunDirectory, hub: 
     assert set(files) == SENT == set(result["files"])
     assert files["small-Q8_0.gguf"] == converted.tuned_gguf("Q8_0").read_bytes()
     assert files["adapter/adapter_config.json"] == b"{}"
+    hashed = {name for name in SENT if name.startswith(("small-", "adapter/"))}
+    listed = dict(line.split("  ")[::-1] for line in files["SHA256SUMS"].decode().splitlines())
+    assert listed == {name: hashlib.sha256(files[name]).hexdigest() for name in hashed}
     assert hub.private == {"me/small-GGUF": True}
     assert hub.tokens == {f"Bearer {TOKEN}"}
     # A second push finds the repository and what it has.
@@ -114,6 +119,7 @@ def test_push_sends_each_file_once(push: Pushing, converted: RunDirectory, hub: 
     assert done.returncode == 0, done.stderr
     assert len(hub.uploads) == len(sent) + 1
     assert "base-Q8_0.gguf" in hub.repositories["me/small-GGUF"]
+    assert b"base-Q8_0.gguf" in hub.repositories["me/small-GGUF"]["SHA256SUMS"]
 
 
 def test_a_dry_run_uses_no_network(push: Pushing, hub: Hub) -> None:

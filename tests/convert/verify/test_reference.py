@@ -5,6 +5,8 @@ And llama.cpp agrees with transformers on the weights of a file of it (the probe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from tests.convert.convert_support import Trained, make_adapter
 from tests.convert.gguf.test_dense import make_dense, write
 from tests.convert.gguf.test_exact import CASES, make_checkpoint
 from tests.convert.merge.test_merge import KINDS
+from tuneserve.console import Advance
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile
 from tuneserve.convert.gguf.writer import write_gguf
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.stage import convert
+from tuneserve.convert.verify import streamed_model
 from tuneserve.convert.verify.probe import check_probe, probe_layers
 from tuneserve.convert.verify.reference import transformers_config
 from tuneserve.convert.verify.streamed_model import StreamedModel, Variant
@@ -40,11 +44,23 @@ ARCHITECTURES = [
 
 @pytest.mark.parametrize("case", ARCHITECTURES)
 def test_every_architecture(
-    tokenizer_directory: Path, tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
+    tokenizer_directory: Path, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
+
+    held: list[int] = []
+    layers: list[float] = []
+
+    @contextmanager
+    def progress(label: str, total: float, *, unit: str) -> Iterator[Advance]:
+        def advance(amount: float) -> None:
+            """After each layer: how many results of layers are still held."""
+            held.append(sum("result" in vars(part) for part in streamed._model.modules()))
+
+        layers.append(total)
+        yield advance
 
     model_class, _, changes = CASES[case]
     base = make_checkpoint(tmp_path / "base", model_class, tokenizer_directory, changes)
@@ -59,9 +75,10 @@ def test_every_architecture(
     trainer = TrainerWeights(base, tied=checkpoint.tied)
     variants = [Variant(trainer), Variant(trainer, adapted=True), Variant(checkpoint)]
     streamed = StreamedModel(transformers_config(model), variants, adapter=adapter, threads=2)
+    monkeypatch.setattr(streamed_model, "progress", progress)
     plain, adapted, merged = streamed.logits(SEQUENCES)
-    told = capsys.readouterr().err
-    assert told.count("verify: the trainer's layers: 100 %") == 1, told
+    assert layers == [model.config["num_hidden_layers"]] == [len(held)]
+    assert not any(held)
 
     loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with torch.no_grad():

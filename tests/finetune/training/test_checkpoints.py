@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,24 @@ def test_another_training_is_named_with_its_difference(
         "  Pass --force to start afresh, or choose another run with --run NAME."
     )
     assert caught.value.exit_code == 2
+
+
+def test_a_training_of_an_older_release_goes_on(tmp_path: Path) -> None:
+    """It did not know a setting of today's, and wrote one down that counts no more."""
+    claim(tmp_path, identity(r=8))
+    whole = checkpoint(tmp_path, 20)
+    record = tmp_path / "fingerprint.json"
+    written = json.loads(record.read_text())
+    del (
+        written["settings"]["train"]["prefix_sharing"],
+        written["settings"]["data"]["near_duplicates"],
+    )
+    record.write_text(json.dumps(written))
+    assert claim(tmp_path, identity(r=8)) == whole
+    written["settings"]["train"] |= {"gpus": 2, "r": 4}
+    record.write_text(json.dumps(written))
+    with pytest.raises(UsageError, match=r"train\.r = 4 instead of 8"):
+        claim(tmp_path, identity(r=8))
 
 
 def test_a_damaged_checkpoint_is_left_out_and_said(

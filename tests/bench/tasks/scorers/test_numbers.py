@@ -109,6 +109,9 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
         ("The answer is 5 apples + 3 apples = 8 apples", 8.0), ("Answer: 2x = 10, x = 5", 5.0),
         ("The answer is 20% of 50 = 10", 10.0), ("Answer: -7 (since 3-10 = -7)", -7.0),
         ("5\n\n1. Count\n2. Add", 5.0), ("1. 7\n2. 8", 8.0),
+        ("12 (3 boxes with 4 each)", 12.0), ("I have 5 (3 red ones and 2 blue ones).", 5.0),
+        ("3 dozen (12 in each of 3 boxes, so 36)", 36.0), ("3 dozen (36)", 36.0),
+        ("10 = 5% of 200", 10.0), ("10 = 5 % of 200.", 10.0), ("5% of 200 = 10", 10.0),
     ],
 }  # fmt: skip
 

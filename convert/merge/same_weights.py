@@ -1,0 +1,118 @@
+"""Are the weights that an adapter is merged into those that it was trained on, in other precision?
+
+A config.json is the same for a model and for what was tuned from it. Weights tell them apart where
+the training's copy is there: of 4-bit weights, by whether the other's values round to what is
+stored; of others, by their distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tuneserve.arrays import Floats
+from tuneserve.console import progress
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
+from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor
+from tuneserve.convert.slabs import made_in_order, row_spans
+from tuneserve.errors import UsageError
+
+# The share of a tensor's values, or of one row's, that may not round to what is stored (see
+# FourBitTensor.misplaced): of the same model it is nearly nothing.
+_MISPLACED, _MISPLACED_ROW = 0.01, 0.1
+# Relative distance of two copies of a tensor: a coarse quantization that was made 16-bit again is
+# up to some tenths away; of a row: so many times the tensor's median, and no less than that.
+_DISTANCE, _TIMES, _DISTANCE_ROW = 0.5, 5.0, 0.02
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One tensor of both. `stored`: the training's."""
+
+    name: str
+    stored: ReadableTensor
+    other: ReadableTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows that both have: a base may have been given further tokens."""
+        rows = min(self.stored.shape[0], self.other.shape[0])
+        return rows, *self.stored.shape[1:]
+
+    def apart(self, span: tuple[int, int]) -> Floats:
+        """How far each row of the span is from the training's: a share that rounds otherwise for
+        4 bits, else the relative distance."""
+        values = self.other.rows(*span)
+        if isinstance(self.stored, FourBitTensor):
+            return self.stored.misplaced(values, span[0])
+        difference = np.linalg.norm(values - self.stored.rows(*span), axis=-1)
+        size = np.linalg.norm(values, axis=-1)
+        distance: Floats = difference / np.maximum(size, np.finfo(np.float32).tiny)
+        return np.where(difference == 0, np.float32(0), distance)
+
+    def problem(self, rows: Floats) -> str:
+        """What is wrong with the tensor, by its rows' `apart`; '' for nothing."""
+        if isinstance(self.stored, FourBitTensor):
+            whole, limit, row_limit = float(rows.mean()), _MISPLACED, _MISPLACED_ROW
+            what = "of its values round to others than those stored"
+        else:
+            whole, limit = float(np.median(rows)), _DISTANCE
+            row_limit = min(_DISTANCE, max(_DISTANCE_ROW, _TIMES * whole))
+            what = "of its size away"
+        if whole > limit:
+            return f"{self.name}: {whole:.0%} {what}"
+        worst = int(rows.argmax())
+        # Copies fill the rows of tokens that nobody uses each in its own way.
+        if rows[worst] <= row_limit or self.name in (EMBEDDING, HEAD):
+            return ""
+        count = int((rows > row_limit).sum())
+        return f"{self.name}, row {worst}: {rows[worst]:.0%} {what} ({count} of {len(rows)} rows)"
+
+
+def check_same_weights(
+    trained: Mapping[str, ReadableTensor],
+    other: Mapping[str, ReadableTensor],
+    where: Path,
+    threads: int,
+) -> None:
+    """Raise UsageError naming the tensors of `other` (read from the directory `where`) that are not
+    those of `trained` in other precision. Both by the text model's names; matrices that both have
+    are compared, all of their rows; embedding and output as a whole."""
+    pairs = [
+        _Pair(name, stored, other[name])
+        for name, stored in trained.items()
+        if name in other
+        and len(stored.shape) == len(other[name].shape) == 2
+        and stored.shape[1] == other[name].shape[1]
+    ]
+    if problems := _problems(pairs, threads):
+        more = len(problems) - _NAMED
+        raise UsageError(
+            "is another model than the base that was trained on: its weights differ by more than "
+            "precision",
+            where=f"merge_base = {where}",
+            problems=[*problems[:_NAMED], *([f"and {more} tensors more"] if more > 0 else [])],
+            hint="Name the 16-bit checkpoint of the model that was trained on.",
+        )
+
+
+def _problems(pairs: Sequence[_Pair], threads: int) -> list[str]:
+    slabs = [(pair, span) for pair in pairs for span in row_spans(pair.shape)]
+    rows: dict[str, list[Floats]] = {pair.name: [] for pair in pairs}
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        progress(
+            "merge_base: compared with the base of the training", len(slabs), unit="parts"
+        ) as advance,
+    ):
+        found = made_in_order(pool, lambda slab: slab[0].apart(slab[1]), slabs, 2 * threads)
+        for (pair, _), apart in zip(slabs, found, strict=True):
+            rows[pair.name].append(apart)
+            advance(1)
+    problems = (pair.problem(np.concatenate(rows[pair.name])) for pair in pairs)
+    return [problem for problem in problems if problem]

@@ -1,0 +1,99 @@
+"""A base to merge into is told from another model by its weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.convert.convert_support import KINDS_OF_FOUR_BIT, Trained, quantized
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.merge.same_weights import check_same_weights
+from tuneserve.errors import UsageError
+
+Change = Callable[[np.ndarray], np.ndarray]
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def with_change(base: Path, target: Path, change: Change, only: str = "") -> Path:
+    """A copy of the base, its matrices changed."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(base, target)
+    tensors = load_file(base / "model.safetensors")
+    changed = {
+        name: change(value) if value.ndim == 2 and only in name else value
+        for name, value in tensors.items()
+    }
+    save_file(changed, target / "model.safetensors")
+    return target
+
+
+def check(trained: Path, other: Path) -> None:
+    check_same_weights(
+        MergedCheckpoint(trained).stored, MergedCheckpoint(other).stored, other, threads=2
+    )
+
+
+def tuned_by(share: float) -> Change:
+    """Weights moved by so much of their size, as a tune of all weights does."""
+    random = np.random.default_rng(1)
+    return lambda value: (
+        value + (share * value.std() * random.standard_normal(value.shape)).astype(value.dtype)
+    )
+
+
+def one_row(value: np.ndarray) -> np.ndarray:
+    value = value.copy()
+    value[3] = value[4]
+    return value
+
+
+@pytest.fixture(params=["16 bits", *KINDS_OF_FOUR_BIT])
+def base(
+    request: pytest.FixtureRequest, trained: Trained, tokenizer_directory: Path, tmp_path: Path
+) -> Path:
+    """What was trained on: the checkpoint, or its 4-bit copy."""
+    if request.param == "16 bits":
+        return trained.base
+    four_bit = tmp_path / "four-bit"
+    quantized(trained.base, four_bit, tokenizer_directory, KINDS_OF_FOUR_BIT[request.param])
+    return four_bit
+
+
+def test_other_precision_is_the_same_model(base: Path, trained: Trained, tmp_path: Path) -> None:
+    check(base, trained.base)
+    halved = with_change(
+        trained.base, tmp_path / "f16", lambda value: value.astype(np.float16).astype(value.dtype)
+    )
+    check(base, halved)
+
+
+def test_one_row_of_another_model_is_found(base: Path, trained: Trained, tmp_path: Path) -> None:
+    other = with_change(trained.base, tmp_path / "other", one_row, only=UP)
+    with pytest.raises(UsageError, match="another model") as caught:
+        check(base, other)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{UP}, row 3: ")
+    assert "(1 of " in problem
+
+
+def test_a_tune_of_four_bit_weights_is_told_from_them(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    four_bit = tmp_path / "four-bit"
+    quantized(trained.base, four_bit, tokenizer_directory, KINDS_OF_FOUR_BIT["nf4-nested"])
+    other = with_change(trained.base, tmp_path / "other", tuned_by(0.05))
+    with pytest.raises(UsageError, match="another model") as caught:
+        check(four_bit, other)
+    assert "of its values round to others" in caught.value.problems[0]
+    assert caught.value.problems[-1].startswith("and ")
+
+
+def test_another_model_altogether_is_found(base: Path, trained: Trained, tmp_path: Path) -> None:
+    other = with_change(trained.base, tmp_path / "other", lambda value: value[::-1].copy())
+    with pytest.raises(UsageError, match="another model"):
+        check(base, other)
