@@ -18,18 +18,17 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.command_lines import parsed
 from tests.distribution.distribution_support import build
 from tests.serve.engine.tiny_llama import write_tiny_llama
 from tests.support import ROOT, ModulePaths
-from tuneserve.cli import cli
 from tuneserve.errors import UsageError
 from tuneserve.finetune.runtime.launch import Machines
-from tuneserve.options import resolve_settings
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.middleware import OPEN_PATHS
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.start_checks import check_reach
-from tuneserve.settings import ALL_GPUS, Recipe, ServeSettings
+from tuneserve.settings import ALL_GPUS, ServeSettings
 
 DEPLOY = ROOT / "deploy"
 PORT = ServeSettings().port
@@ -135,15 +134,6 @@ def command_lines(name: str, folder: Path) -> list[list[str]]:
     if name.startswith("slurm"):
         return of_slurm(folder, int(name[-1]))
     return called(document(f"{name}.yaml")["run"], folder, {})
-
-
-def parsed(words: list[str]) -> tuple[Recipe, dict[str, Any]]:
-    """The settings and parameters of a command line, as the program itself reads them."""
-    parent = cli.make_context("tuneserve", [words[0]])
-    command = cli.get_command(parent, words[0])
-    assert command is not None, words
-    with command.make_context(words[0], list(words[1:]), parent=parent) as context:
-        return resolve_settings(context), dict(context.params)
 
 
 @pytest.mark.parametrize(
