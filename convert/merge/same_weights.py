@@ -25,8 +25,9 @@ from tuneserve.errors import UsageError
 # FourBitTensor.misplaced): of the same model it is nearly nothing.
 _MISPLACED, _MISPLACED_ROW = 0.01, 0.1
 # Relative distance of two copies of a tensor: a coarse quantization that was made 16-bit again is
-# up to some tenths away; of a row: so many times the tensor's median, and no less than that.
-_DISTANCE, _TIMES, _DISTANCE_ROW = 0.5, 5.0, 0.02
+# some tenths away, an unrelated tensor 1.4; of a row: so many times the tensor's median, and no
+# less than that.
+_DISTANCE, _TIMES, _DISTANCE_ROW = 0.9, 5.0, 0.02
 _NAMED = 5
 
 
