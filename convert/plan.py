@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneserve.base import check_checkpoint, resolve_base
+from tuneserve.base import check_checkpoint, is_of_file, resolve_base
 from tuneserve.chat.examples import read_split
 from tuneserve.console import say
 from tuneserve.convert.gguf.model import GGUFModel
@@ -141,7 +141,8 @@ def checked_models(plan: Plan) -> tuple[GGUFModel, GGUFModel]:
 def _check_merged_into(plan: Plan, base: MergedCheckpoint) -> None:
     """Raise UsageError if the base that is merged into is another model than the training's, by its
     weights, as far as the training's are there."""
-    trained = Path(plan.run.require_stage("train", TrainOutput).base.path)
+    record = plan.run.require_stage("train", TrainOutput).base
+    trained = Path(record.path)
     if trained == base.directory:
         return
     try:
@@ -153,7 +154,9 @@ def _check_merged_into(plan: Plan, base: MergedCheckpoint) -> None:
             "whether it is the same model"
         )
         return
-    check_same_weights(stored, base.stored, base.directory, plan.threads)
+    check_same_weights(
+        stored, base.stored, base.directory, plan.threads, of_file=is_of_file(record.spec)
+    )
 
 
 def tell_left_out(base: MergedCheckpoint) -> None:

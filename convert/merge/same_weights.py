@@ -24,20 +24,22 @@ from tuneserve.errors import UsageError
 # The share of a tensor's values, or of one row's, that may not round to what is stored (see
 # FourBitTensor.misplaced): of the same model it is nearly nothing.
 _MISPLACED, _MISPLACED_ROW = 0.01, 0.1
-# Relative distance of two copies of a tensor: a coarse quantization that was made 16-bit again is
-# some tenths away, an unrelated tensor 1.4; of a row: so many times the tensor's median, and no
-# less than that.
-_DISTANCE, _TIMES, _DISTANCE_ROW = 0.9, 5.0, 0.02
+# Relative distance of two copies of a tensor: bfloat16 rounds by up to 0.004; what a quantized file
+# holds is some tenths away, an unrelated tensor 1.4. Of a row of such a file: so many times the
+# tensor's median.
+_DISTANCE, _DISTANCE_OF_FILE, _TIMES = 0.01, 0.9, 5.0
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """One tensor of both. `stored`: the training's."""
+    """One tensor of both. `stored`: the training's; `of_file`: from a GGUF, which may have rounded
+    it."""
 
     name: str
     stored: ReadableTensor
     other: ReadableTensor
+    of_file: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,9 +64,9 @@ class _Pair:
             whole, limit, row_limit = float(rows.mean()), _MISPLACED, _MISPLACED_ROW
             what = "of its values round to others than those stored"
         else:
-            whole, limit = float(np.median(rows)), _DISTANCE
-            row_limit = min(_DISTANCE, max(_DISTANCE_ROW, _TIMES * whole))
-            what = "of its size away"
+            whole, what = float(np.median(rows)), "of its size away"
+            limit = _DISTANCE_OF_FILE if self.of_file else _DISTANCE
+            row_limit = min(limit, max(_DISTANCE, _TIMES * whole))
         if whole > limit:
             return f"{self.name}: {whole:.0%} {what}"
         worst = int(rows.argmax())
@@ -80,12 +82,15 @@ def check_same_weights(
     other: Mapping[str, ReadableTensor],
     where: Path,
     threads: int,
+    *,
+    of_file: bool = False,
 ) -> None:
     """Raise UsageError naming the tensors of `other` (read from the directory `where`) that are not
     those of `trained` in other precision. Both by the text model's names; matrices that both have
-    are compared, all of their rows; embedding and output as a whole."""
+    are compared, all of their rows; embedding and output as a whole. `of_file`: the weights of
+    `trained` were read from a GGUF."""
     pairs = [
-        _Pair(name, stored, other[name])
+        _Pair(name, stored, other[name], of_file)
         for name, stored in trained.items()
         if name in other
         and len(stored.shape) == len(other[name].shape) == 2

@@ -17,6 +17,7 @@ from tuneserve.base.resolve import (
     check_checkpoint,
     hub_config,
     is_hub_id,
+    is_of_file,
     resolve_base,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "hub_config",
     "import_gguf",
     "is_hub_id",
+    "is_of_file",
     "read_base_config",
     "resolve_base",
 ]

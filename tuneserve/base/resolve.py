@@ -42,6 +42,11 @@ class ResolvedBase:
     spec: str
 
 
+def is_of_file(spec: str) -> bool:
+    """Is the base that a setting names a GGUF, which is imported?"""
+    return spec == DEMO or spec.endswith(".gguf")
+
+
 def resolve_base(spec: str, *, setting: str = "model.base") -> ResolvedBase:
     """The checkpoint for 'demo', a .gguf file, a checkpoint directory or a hub id. Errors name the
     `setting` that it comes from.

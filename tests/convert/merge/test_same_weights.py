@@ -32,10 +32,9 @@ def with_change(base: Path, target: Path, change: Change, only: str = "") -> Pat
     return target
 
 
-def check(trained: Path, other: Path) -> None:
-    check_same_weights(
-        MergedCheckpoint(trained).stored, MergedCheckpoint(other).stored, other, threads=2
-    )
+def check(trained: Path, other: Path, *, of_file: bool = False) -> None:
+    stored = MergedCheckpoint(trained).stored
+    check_same_weights(stored, MergedCheckpoint(other).stored, other, 2, of_file=of_file)
 
 
 def tuned_by(share: float) -> Change:
@@ -81,16 +80,22 @@ def test_one_row_of_another_model_is_found(base: Path, trained: Trained, tmp_pat
     assert "(1 of " in problem
 
 
-def test_a_tune_of_four_bit_weights_is_told_from_them(
-    trained: Trained, tokenizer_directory: Path, tmp_path: Path
-) -> None:
-    four_bit = tmp_path / "four-bit"
-    quantized(trained.base, four_bit, tokenizer_directory, KINDS_OF_FOUR_BIT["nf4-nested"])
+def test_a_tune_of_the_base_is_told_from_it(base: Path, trained: Trained, tmp_path: Path) -> None:
     other = with_change(trained.base, tmp_path / "other", tuned_by(0.05))
     with pytest.raises(UsageError, match="another model") as caught:
-        check(four_bit, other)
-    assert "of its values round to others" in caught.value.problems[0]
-    assert caught.value.problems[-1].startswith("and ")
+        check(base, other)
+    *named, last = caught.value.problems
+    assert all("% of its " in problem for problem in named)
+    assert last.startswith("and ")
+
+
+def test_weights_of_a_file_may_be_rounded(trained: Trained, tmp_path: Path) -> None:
+    other = with_change(trained.base, tmp_path / "rounded", tuned_by(0.3))
+    check(trained.base, other, of_file=True)
+    spoilt = with_change(other, tmp_path / "spoilt", one_row, only=UP)
+    with pytest.raises(UsageError, match="another model") as caught:
+        check(trained.base, spoilt, of_file=True)
+    assert len(caught.value.problems) == 1
 
 
 def test_another_model_altogether_is_found(base: Path, trained: Trained, tmp_path: Path) -> None:
