@@ -50,6 +50,17 @@ def test_the_command_fails_for_half_an_answer(
     assert done.stderr.startswith(f"error: {address}: the answer broke off")
 
 
+def test_a_text_that_goes_on_is_asked_for_some_tokens(
+    tuneserve: Runner, address: str, replies: type[Replies]
+) -> None:
+    replies.body = [DONE]
+    for options in (["--raw"], ["--raw", "--max-tokens", "9"], []):
+        done = tuneserve("chat", "--url", address, "--model", "m", "--prompt", "Once", *options)
+        assert done.returncode == 0, done.stderr
+    asked = [body.get("max_tokens") for body in replies.asked[-3:]]
+    assert asked == [256, 9, None]
+
+
 @pytest.mark.parametrize(
     ("rest", "told"),
     [

@@ -6,6 +6,9 @@ import click
 
 from tuneserve.errors import UsageError
 
+# A text that goes on has no turn to end: few models end it before the context is full.
+RAW_TOKENS = 256
+
 
 @click.command()
 @click.option(
@@ -34,7 +37,10 @@ from tuneserve.errors import UsageError
     "--markdown/--no-markdown", default=None,
     help="Show answers as Markdown on a terminal (default: unless --prompt is given).",
 )  # fmt: skip
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Longest answer in tokens.")
+@click.option(
+    "--max-tokens", type=click.IntRange(min=1),
+    help=f"Longest answer in tokens (default: the server's; with --raw {RAW_TOKENS}).",
+)  # fmt: skip
 def command(
     url: str,
     model: str | None,
@@ -63,8 +69,9 @@ def command(
     from tuneserve.serve.terminal_session import converse
 
     client = Client(
-        url, model=model, api_key=api_key, temperature=temperature, seed=seed, max_tokens=max_tokens
-    )
+        url, model=model, api_key=api_key, temperature=temperature, seed=seed,
+        max_tokens=max_tokens or (RAW_TOKENS if raw else None),
+    )  # fmt: skip
     if prompt is None:
         converse(client, system=system, markdown=markdown is not False)
     else:
