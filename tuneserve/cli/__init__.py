@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 import tuneserve
 from tuneserve.console import say
@@ -41,6 +42,7 @@ COMMANDS = {
     "data": "Build example files, or check yours before a training.",
     "import": "Make a Hugging Face checkpoint of a GGUF.",
     "doctor": "Show what was found, what is missing and what to do.",
+    "completion": "Complete commands, options and runs on Tab in your shell.",
 }
 MODULES = {"import": "import_"}
 
@@ -61,6 +63,12 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Without importing the commands."""
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=COMMANDS[name]) for name in names), *options]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from tuneserve.cli.common import confirmed
+from tuneserve.cli.common import RUN_NAME, confirmed
 from tuneserve.console import human_bytes, print_json, say
 from tuneserve.run import RunDirectory
 
 
 @click.command("clean")
-@click.argument("runs", nargs=-1)
+@click.argument("runs", nargs=-1, type=RUN_NAME)
 @click.option("--cache", is_flag=True, help="Clean the cache too (see the list that is shown).")
 @click.option("--dry-run", is_flag=True, help="Only show what could be removed.")
 @click.option("--yes", is_flag=True, help="Remove without asking.")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from tuneserve.console import say, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings
-from tuneserve.run import RunDirectory
+from tuneserve.run import RunDirectory, runs_directory
 from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,19 @@ if TYPE_CHECKING:
 # Of [convert], what is asked before training.
 PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class RunName(click.types.StringParamType):
+    """The name of a run; on Tab those that are there."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        names = sorted(path.parent.name for path in runs_directory().glob("*/run.json"))
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+RUN_NAME = RunName()
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -57,7 +71,11 @@ def stage_options(command: Command) -> Command:
     decorators = [
         config_option,
         click.option(
-            "-r", "--run", "run_name", help="Name of the run (default: the recipe's file name)."
+            "-r",
+            "--run",
+            "run_name",
+            type=RUN_NAME,
+            help="Name of the run (default: the recipe's file name).",
         ),
         click.option(
             "--force", is_flag=True, help="Replace what an earlier run of this stage made."

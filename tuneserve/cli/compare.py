@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from tuneserve.cli.common import RUN_NAME
 from tuneserve.console import print_json, say, table
 from tuneserve.errors import UsageError
 from tuneserve.run import RunDirectory
 
 
 @click.command("compare")
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=RUN_NAME)
+@click.argument("second", type=RUN_NAME)
 @click.option("--json", "as_json", is_flag=True, help="Print the differences as JSON on stdout.")
 def command(first: str, second: str, as_json: bool) -> None:
     """Show in which settings and results two runs differ.

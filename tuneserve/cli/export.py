@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from tuneserve.cli.common import RUN_NAME
 from tuneserve.console import say
 from tuneserve.run import RunDirectory
 
@@ -16,7 +17,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", type=RUN_NAME)
 @click.option("--publisher", default="tuneserve", show_default=True, help="First folder.")
 @click.option("--name", default="", help="Second folder (default: the run's name).")
 @click.option(
@@ -58,7 +59,7 @@ def lmstudio(
 
 
 @command.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", type=RUN_NAME)
 def ollama(run_name: str) -> None:
     """Say how Ollama takes the tuned GGUF, by the Modelfile that convert wrote.
 

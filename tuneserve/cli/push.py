@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from tuneserve.cli.common import RUN_NAME
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.extras import require_extra
 from tuneserve.run import RunDirectory
 
 
 @click.command()
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", type=RUN_NAME)
 @click.option("--to", "repository", required=True, help="The repository: owner/name.")
 @click.option("--public", is_flag=True, help="A repository that is made is open to everybody.")
 @click.option("--with-base", is_flag=True, help="Send the GGUF of the base too.")

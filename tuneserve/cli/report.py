@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import show_ranking
+from tuneserve.cli.common import RUN_NAME, show_ranking
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.run import RunDirectory
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1, required=True, type=RUN_NAME)
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON on stdout.")
 @click.option(
     "--markdown",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from tuneserve.cli.common import confirmed
+from tuneserve.cli.common import RUN_NAME, confirmed
 from tuneserve.console import human_bytes, print_json, say
 from tuneserve.run import RunDirectory
 
 
 @click.command("rm")
-@click.argument("runs", nargs=-1, required=True)
+@click.argument("runs", nargs=-1, required=True, type=RUN_NAME)
 @click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was removed as JSON on stdout.")
 def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tuneserve.cli.common import config_option, later_stage_settings, select_run
+from tuneserve.cli.common import RUN_NAME, config_option, later_stage_settings, select_run
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.settings import ServeSettings
@@ -19,6 +19,7 @@ from tuneserve.settings import ServeSettings
     "-r",
     "--run",
     "run_name",
+    type=RUN_NAME,
     help="Serve the tuned model of this run (default: the recipe's file name).",
 )
 @config_option

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from tuneserve.cli.common import RUN_NAME
 from tuneserve.console import human_bytes, print_json, say, table
 from tuneserve.run import RunDirectory
 
 
 @click.command("show")
-@click.argument("run_name", metavar="RUN")
+@click.argument("run_name", metavar="RUN", type=RUN_NAME)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON on stdout.")
 def command(run_name: str, as_json: bool) -> None:
     """Show a run: what it was made of, its figures, sizes, and what can be removed.
