@@ -30,7 +30,7 @@ export CMAKE_ARGS ?= $(strip $(CUDA) $(if $(AMX),-DCMAKE_C_FLAGS=$(AMX) -DCMAKE_
 # The stages named on one command line follow one another, whatever -j says.
 .NOTPARALLEL:
 .PHONY: help setup setup-light data train convert serve chat bench doctor test test-fast lint format docs wheel sbom
-.PHONY: fuzz clients
+.PHONY: fuzz clients site
 .PHONY: clean distclean
 
 help: ## Show this list
@@ -107,6 +107,10 @@ fuzz: $(TOOLS) ## Run every fuzz target for SECONDS=60; with atheris where it is
 
 docs: $(TOOLS) ## Regenerate docs/settings.md and docs/commands.md from the code
 	$(BIN)/python -m tuneserve.cli.reference docs
+
+site: $(TOOLS) ## Build the pages as a site: build/site/index.html
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.6,<10'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clients: $(TOOLS) ## Try real clients on the demo model, MODEL=model.gguf or a server's URL=http://…
 	$(BIN)/python benchmarks/serve_clients.py $(if $(MODEL),--model $(MODEL)) $(if $(URL),--url $(URL)) $(ARGS)
