@@ -1,0 +1,125 @@
+"""deploy/haproxy.cfg sends what begins alike to one replica, and nothing of an answer is lost with
+a replica that had sent none. Its replicas here answer with their own name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from benchmarks.deploy_replicas import CONFIG, proxy_config
+from tests.support import ModulePaths
+
+pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
+REPLICAS = 3
+
+
+class Named(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        content = str(self.server.server_port).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def answering(port: int = 0) -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", port), Named)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
+    with ExitStack() as stack:
+        servers = [stack.enter_context(answering()) for _ in range(REPLICAS)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            listen = free.getsockname()[1]
+        file: Path = module_paths.mktemp("proxy") / "haproxy.cfg"
+        ports = [server.server_port for server in servers]
+        file.write_text(proxy_config(CONFIG.read_text("utf-8"), ports, listen))
+        process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
+        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{listen}"))
+        for _ in range(100):
+            try:
+                if client.get("/v1/models").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.05)
+        yield client
+
+
+def asked(proxy: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> str:
+    """The replica that answers."""
+    return proxy.post(path, json=body, headers=headers).raise_for_status().text
+
+
+def chat(system: Any, question: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"model": "m", "messages": messages}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", lambda start, n: chat(start, f"Question {n}")),
+        ("/v1/chat/completions", lambda start, n: chat([{"type": "text", "text": start}], f"{n}")),
+        ("/v1/messages", lambda start, n: {"system": start, "messages": [{"content": f"{n}"}]}),
+        ("/v1/responses", lambda start, n: {"instructions": start, "input": f"{n}"}),
+        ("/v1/completions", lambda start, n: {"prompt": start, "seed": n}),
+    ],
+)
+def test_what_begins_alike_goes_to_one_replica(proxy: httpx.Client, path: str, body: Any) -> None:
+    starts = [f'Beginning {n}: "ü" \\ ' + "word " * 2000 for n in range(12)]
+    found = [{asked(proxy, path, body(start, n)) for n in range(3)} for start in starts]
+    assert all(len(replicas) == 1 for replicas in found)
+    assert len(set().union(*found)) == REPLICAS
+
+
+def test_a_session_stays_and_the_rest_is_spread(proxy: httpx.Client) -> None:
+    path = "/v1/chat/completions"
+    sessions = [
+        {asked(proxy, path, chat(f"{m}", "?"), **{"X-Session-Id": f"s{n}"}) for m in range(3)}
+        for n in range(12)
+    ]
+    assert all(len(replicas) == 1 for replicas in sessions)
+    assert len(set().union(*sessions)) == REPLICAS
+    # Without a beginning that can be read, and longer than the proxy reads.
+    assert len({asked(proxy, path, {"messages": 3}) for _ in range(12)}) == REPLICAS
+    assert len({asked(proxy, path, chat("long " * 60_000, "?")) for _ in range(12)}) == REPLICAS
+    assert proxy.get("/metrics").status_code == 404
+
+
+def test_bodies_arrive_whole(proxy: httpx.Client) -> None:
+    body = json.dumps(chat("long " * 60_000, "?"))
+    assert proxy.post("/v1/chat/completions", content=body).status_code == 200
