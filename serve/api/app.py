@@ -36,12 +36,7 @@ from tuneserve.serve.api.generation_routes import generation_router
 from tuneserve.serve.api.llama_server_routes import llama_server_router
 from tuneserve.serve.api.middleware import FAVICON_PATH, AccessLog, Guard, KeyRing
 from tuneserve.serve.api.openai_responses.routes import responses_router
-from tuneserve.serve.api.protocol import (
-    ErrorBody,
-    Health,
-    ModelCard,
-    ModelList,
-)
+from tuneserve.serve.api.replies import ErrorBody, Health, ModelCard, ModelList
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.strict_json import JsonLimits
 from tuneserve.serve.api.token_routes import text_router

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.logprobs import TextOffsets, text_logprobs
-from tuneserve.serve.api.protocol import TextChoice, TextLogprobs
+from tuneserve.serve.api.replies import TextChoice, TextLogprobs
 from tuneserve.serve.api.writers import TextWriter
 from tuneserve.serve.engine import Completion, TokenLogprob
 

@@ -16,14 +16,8 @@ from tuneserve.serve.api.errors import ApiError, client_left, too_long
 from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.middleware import note, note_completions
 from tuneserve.serve.api.prepare import compile_bound
-from tuneserve.serve.api.protocol import (
-    ChatCompletion,
-    ChatRequest,
-    CompletionRequest,
-    GenerationRequest,
-    TextCompletion,
-    listed,
-)
+from tuneserve.serve.api.protocol import ChatRequest, CompletionRequest, GenerationRequest, listed
+from tuneserve.serve.api.replies import ChatCompletion, TextCompletion
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import Answers, EventStream, cancelled_when_gone
 from tuneserve.serve.api.writers import ChatWriter, TextWriter, Writer

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Sequence
 
 from tuneserve.llama import LlamaModel
-from tuneserve.serve.api.protocol import ChatLogprobs, TextLogprobs, TopLogprob
+from tuneserve.serve.api.replies import ChatLogprobs, TextLogprobs, TopLogprob
 from tuneserve.serve.engine import TokenLogprob
 
 

@@ -1,107 +1,48 @@
-"""Requests and answers of the OpenAI API, as far as they are supported.
+"""Requests of the OpenAI API, as far as they are supported.
 
-Requests forbid unknown fields: what the server can't do is refused with the field's name, never
-ignored. Answers are plain dictionaries; their types say which fields are always there.
+They forbid unknown fields: what the server can't do is refused with the field's name, never
+ignored.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, NotRequired, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-import pydantic_core
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
-    PrivateAttr,
     field_validator,
     model_validator,
 )
-from typing_extensions import TypedDict
 
-from tuneserve.chat.template import normal_message
 from tuneserve.serve.api import no_effect
 from tuneserve.serve.api.lora_scales import LoraScales
+from tuneserve.serve.api.messages import ChatMessage
+from tuneserve.serve.api.request_model import (
+    LARGEST_BIAS,
+    LONGEST_STOP,
+    MOST_BIASES,
+    MOST_CHOICES,
+    MOST_LOGPROBS,
+    MOST_STOPS,
+    MOST_TOKENS,
+    MOST_VARIABLES,
+    Choices,
+    Effort,
+    GrammarText,
+    MaxTokens,
+    ModelName,
+    Pattern,
+    Penalty,
+    RepeatPenalty,
+    RequestModel,
+    Temperature,
+    TokenId,
+    TokenIds,
+)
 from tuneserve.serve.engine import SamplingParams
-
-MOST_CHOICES = 16
-MOST_STOPS = 16
-MOST_LOGPROBS = 20
-LONGEST_STOP = 256
-MOST_TOKENS = 1_000_000
-"""That a text may have where no context bounds it."""
-MOST_FIELDS = 250
-MOST_BIASES = 300_000
-"""As many as the largest vocabularies have tokens."""
-LARGEST_BIAS = 100
-MOST_VARIABLES = 100
-
-Temperature = Annotated[float, Field(ge=0.0, le=2.0)]
-Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
-RepeatPenalty = Annotated[float, Field(ge=0.01, le=10.0)]
-"""Much smaller ones would make logits infinite."""
-TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
-ModelName = Annotated[str, Field(max_length=512)]
-MaxTokens = Annotated[int, Field(ge=-1)]
-GrammarText = Annotated[str, Field(min_length=1, max_length=100_000)]
-Pattern = Annotated[str, Field(min_length=1, max_length=100_000)]
-Choices = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=10_000)]],
-    Field(min_length=1, max_length=1000, fail_fast=True),
-]
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
-
-
-class RequestModel(BaseModel):
-    """Base of everything a client sends. A null says that a field is not given."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
-    without_effect: ClassVar[Mapping[str, no_effect.Neutral]] = {}
-    """Fields beside the model's own, with the values that are taken and ignored."""
-    _ignored: tuple[str, ...] = PrivateAttr(())
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _leave_out_what_says_nothing(
-        cls, data: Any, handler: ModelWrapValidatorHandler[Self]
-    ) -> Self:
-        if not isinstance(data, dict):
-            return handler(data)
-        if len(data) > MOST_FIELDS:
-            raise ValueError(f"there are more than {MOST_FIELDS} fields")
-        given = {name: value for name, value in data.items() if value is not None}
-        ignored = tuple(
-            name
-            for name, value in given.items()
-            if name in cls.without_effect and cls.without_effect[name](value, given)
-        )
-        made = handler({name: value for name, value in given.items() if name not in ignored})
-        made._ignored = ignored
-        return made
-
-    @property
-    def ignored(self) -> list[str]:
-        """Names of the given fields that have no effect, its parts' with theirs in front."""
-        return [*dict.fromkeys(_ignored_in(self, ""))]
-
-
-def _ignored_in(value: Any, path: str) -> Iterator[str]:
-    if isinstance(value, RequestModel):
-        yield from (path + name for name in value._ignored)
-        for name in type(value).model_fields:
-            yield from _ignored_in(getattr(value, name), f"{path}{name}.")
-    elif isinstance(value, list):
-        for one in value:
-            yield from _ignored_in(one, path)
-
 
 _TAKEN_AS_GIVEN = {
     "temperature", "top_p", "top_k", "min_p", "seed", "presence_penalty", "frequency_penalty",
@@ -339,159 +280,6 @@ def _schema_given(schema: dict[str, Any] | str, field: str) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise ValueError(f"{field} must be a JSON Schema, an object")
     return schema
-
-
-_TEXT_KEYS = {
-    "text": "text",
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "refusal",
-    "thinking": "thinking",
-}
-"""Kinds of content parts, of several APIs, with the key under which their text stands."""
-
-
-class TextPart(RequestModel):
-    """A piece of a message's text; `thinking` is a piece of its thoughts."""
-
-    without_effect = no_effect.OF_PARTS
-    type: Literal["text", "input_text", "output_text", "refusal", "thinking"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _text_under_one_key(cls, part: Any) -> Any:
-        kind = part.get("type") if isinstance(part, dict) else None
-        key = _TEXT_KEYS.get(kind) if isinstance(kind, str) else None
-        if key is None:
-            return part
-        given = {name: value for name, value in part.items() if name != "signature"}
-        if key != "text" and key in given:
-            given["text"] = given.pop(key)
-        return given
-
-
-class CalledFunction(RequestModel):
-    """A function the assistant called, with its arguments as JSON text."""
-
-    without_effect = no_effect.OF_CALLS
-    name: str
-    arguments: str = "{}"
-
-    @field_validator("arguments", mode="before")
-    @classmethod
-    def _as_json_object(cls, arguments: Any) -> Any:
-        return whole_arguments(arguments)
-
-
-def whole_arguments(arguments: Any) -> Any:
-    """Arguments of a call as the text of a JSON object. Those that were cut, as an answer of too
-    few tokens has them, end where they were cut. Raises ValueError."""
-    if isinstance(arguments, dict):
-        return json.dumps(arguments, ensure_ascii=False)
-    if not isinstance(arguments, str):
-        return arguments
-    if not arguments.strip():
-        return "{}"
-    try:
-        value, whole = json.loads(arguments), True
-    except (ValueError, RecursionError):
-        value, whole = _begun_json(arguments), False
-    if not isinstance(value, dict):
-        raise ValueError("must be a JSON object")
-    return arguments if whole else json.dumps(value, ensure_ascii=False)
-
-
-_ESCAPED = re.compile(
-    r"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-    r"|(?P<half>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-)
-"""Of JSON's escapes a backslash, a character in two halves, and a half without the other."""
-
-
-def _begun_json(text: str) -> Any:
-    """What there is of a JSON text that was cut, at times between the halves of a character.
-    Raises ValueError."""
-    text = _ESCAPED.sub(lambda found: r"\ufffd" if found["half"] else found[0], text)
-    try:
-        return pydantic_core.from_json(text, allow_partial="trailing-strings")
-    except (ValueError, TypeError):  # a TypeError for half a character
-        raise ValueError("must be JSON text") from None
-
-
-class CallMade(RequestModel):
-    """A tool call of an earlier turn."""
-
-    without_effect = no_effect.OF_CALLS
-    id: str
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class ChatMessage(RequestModel):
-    """One turn of the conversation. A last turn of the assistant's is continued."""
-
-    without_effect = no_effect.OF_MESSAGES
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
-    name: str | None = None
-    tool_calls: Annotated[list[CallMade], Field(fail_fast=True)] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    """Thoughts of an earlier turn, for templates that want them."""
-    reasoning: str | None = None
-    """Other servers' name of reasoning_content."""
-    refusal: str | None = None
-    """What an earlier turn said instead of an answer."""
-
-    @field_validator("content", mode="before")
-    @classmethod
-    def _text_or_parts(cls, content: Any) -> Any:
-        if not isinstance(content, str | list):
-            raise ValueError("must be a text, or a list of parts")
-        return content
-
-    @model_validator(mode="after")
-    def _fields_suit_the_role(self) -> ChatMessage:
-        if self.content is None and self.role not in ("assistant", "tool"):
-            raise ValueError("content is required")
-        if self.tool_calls and self.role != "assistant":
-            raise ValueError("only the assistant has tool_calls")
-        if (self.tool_call_id is not None) != (self.role == "tool"):
-            raise ValueError("a message of role tool, and no other, has a tool_call_id")
-        return self
-
-    @property
-    def size(self) -> int:
-        """Characters of what it brings into the prompt, about."""
-        calls = sum(len(call.function.arguments) for call in self.tool_calls or ())
-        return len(self.text) + len(self.thoughts or "") + calls
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content if part.type != "thinking")
-        return self.content or self.refusal or ""
-
-    @property
-    def thoughts(self) -> str | None:
-        """Thoughts of an earlier turn, under whichever name they came."""
-        parts = self.content if isinstance(self.content, list) else []
-        thinking = "".join(part.text for part in parts if part.type == "thinking")
-        return self.reasoning_content or self.reasoning or thinking or None
-
-    def as_template_sees_it(self) -> dict[str, Any]:
-        """The message as training gave it to the template, its content as plain text."""
-        message: dict[str, Any] = {"role": self.role, "content": self.text}
-        told = {
-            "name": self.name,
-            "tool_call_id": self.tool_call_id,
-            "reasoning_content": self.thoughts,
-        }
-        message |= {key: value for key, value in told.items() if value is not None}
-        if self.tool_calls:
-            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
-        return normal_message(message)
 
 
 class PlainFormat(RequestModel):
@@ -768,25 +556,11 @@ class TokenizeRequest(RequestModel):
         return self
 
 
-class TokenList(TypedDict):
-    """Answer of POST /tokenize: the ids, their number, and the longest a prompt may be."""
-
-    tokens: list[int]
-    count: int
-    max_model_len: int
-
-
 class DetokenizeRequest(RequestModel):
     """Body of POST /detokenize."""
 
     model: ModelName | None = None
     tokens: Annotated[list[TokenId], Field(max_length=MOST_TOKENS, fail_fast=True)]
-
-
-class DetokenizedText(TypedDict):
-    """Answer of POST /detokenize."""
-
-    content: str
 
 
 class EmbeddingRequest(RequestModel):
@@ -810,179 +584,3 @@ def listed(given: str | list[str] | list[int] | list[list[int]]) -> list[str | l
     if isinstance(given[0], int):
         return [list(given)]
     return list(given)
-
-
-class Embedding(TypedDict):
-    """The vector of one input, of length 1; base64 is of little-endian float32."""
-
-    object: Literal["embedding"]
-    index: int
-    embedding: list[float] | str
-
-
-class EmbeddingUsage(TypedDict):
-    """Token counts of an embedding request."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
-class EmbeddingList(TypedDict):
-    """Answer of POST /v1/embeddings."""
-
-    object: Literal["list"]
-    data: list[Embedding]
-    model: str
-    usage: EmbeddingUsage
-
-
-class PromptTokensDetails(TypedDict):
-    """How many of the prompt's tokens the prefix cache had."""
-
-    cached_tokens: int
-
-
-class Usage(EmbeddingUsage):
-    """Token counts of a request."""
-
-    completion_tokens: int
-    prompt_tokens_details: PromptTokensDetails
-
-
-class TopLogprob(TypedDict):
-    """A token that could have been chosen."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatTokenLogprob(TopLogprob):
-    """A chosen token with its alternatives, best first."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class ChatLogprobs(TypedDict):
-    """Log probabilities of an answer's tokens."""
-
-    content: list[ChatTokenLogprob]
-
-
-class TextLogprobs(TypedDict):
-    """Log probabilities in the older form of text completions."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class FunctionCall(TypedDict):
-    """A function and its arguments as JSON text."""
-
-    name: str
-    arguments: str
-
-
-class AnswerCall(TypedDict):
-    """A tool call the model makes."""
-
-    id: str
-    type: Literal["function"]
-    function: FunctionCall
-
-
-class AnswerMessage(TypedDict):
-    """The assistant's turn."""
-
-    role: Literal["assistant"]
-    content: str | None
-    refusal: None
-    reasoning_content: NotRequired[str]
-    tool_calls: NotRequired[list[AnswerCall]]
-
-
-class ChatChoice(TypedDict):
-    """One of the answers."""
-
-    index: int
-    message: AnswerMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: str
-
-
-class ChatCompletion(TypedDict):
-    """Answer of POST /v1/chat/completions."""
-
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChatChoice]
-    usage: Usage
-
-
-class TextChoice(TypedDict):
-    """One of the answers, or a chunk of it."""
-
-    index: int
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: str | None
-
-
-class TextCompletion(TypedDict):
-    """Answer of POST /v1/completions, whole or as one event of a stream."""
-
-    id: str
-    object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[TextChoice]
-    usage: NotRequired[Usage]
-
-
-class ModelCard(TypedDict):
-    """A served model; an adapter's `root` and `parent` are the base. `system_prompt`: what stands
-    before conversations without a system message, '' for nothing."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: Literal["tuneserve"]
-    root: str | None
-    parent: str | None
-    system_prompt: str
-
-
-class ModelList(TypedDict):
-    """Answer of GET /v1/models."""
-
-    object: Literal["list"]
-    data: list[ModelCard]
-
-
-class Health(TypedDict):
-    """Answer of GET /health."""
-
-    status: Literal["ok"]
-
-
-class ErrorDetail(TypedDict):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-    n_prompt_tokens: NotRequired[int]
-    n_ctx: NotRequired[int]
-
-
-class ErrorBody(TypedDict):
-    """Every answer that is not a success."""
-
-    error: ErrorDetail

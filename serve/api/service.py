@@ -21,9 +21,10 @@ from tuneserve.gguf.system_prompt import SYSTEM_PROMPT, system_prompt_of
 from tuneserve.recipe import nearest
 from tuneserve.serve.api.errors import LONGEST_SHOWN, ApiError, too_long
 from tuneserve.serve.api.lora_scales import LoraScale, chosen_adapter
+from tuneserve.serve.api.messages import ChatMessage
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
-from tuneserve.serve.api.protocol import ChatMessage, ChatRequest, GenerationRequest
+from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
 from tuneserve.serve.engine import (

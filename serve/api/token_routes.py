@@ -15,18 +15,20 @@ from tuneserve.llama import TooManyTokensError
 from tuneserve.serve.api.errors import ApiError, client_left, to_json, too_long
 from tuneserve.serve.api.json_route import json_router
 from tuneserve.serve.api.protocol import (
-    MOST_TOKENS,
     ChatRequest,
-    DetokenizedText,
     DetokenizeRequest,
-    Embedding,
-    EmbeddingList,
     EmbeddingRequest,
-    EmbeddingUsage,
     TokenizeRequest,
-    TokenList,
     listed,
 )
+from tuneserve.serve.api.replies import (
+    DetokenizedText,
+    Embedding,
+    EmbeddingList,
+    EmbeddingUsage,
+    TokenList,
+)
+from tuneserve.serve.api.request_model import MOST_TOKENS
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.streaming import cancelled_when_gone
 from tuneserve.serve.engine import TextTooLongError

@@ -17,7 +17,8 @@ from tuneserve.serve.api.errors import ApiError, as_api_error
 from tuneserve.serve.api.generation_routes import notices, refuse_if_strict, respond
 from tuneserve.serve.api.middleware import note
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import MOST_TOKENS, ChatRequest
+from tuneserve.serve.api.protocol import ChatRequest
+from tuneserve.serve.api.request_model import MOST_TOKENS
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.chat.grammar_errors import GrammarError

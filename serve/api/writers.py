@@ -15,13 +15,7 @@ from tuneserve.llama import LlamaModel
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import AnswerReader, Turn
-from tuneserve.serve.api.protocol import (
-    AnswerCall,
-    AnswerMessage,
-    ChatChoice,
-    TextChoice,
-    Usage,
-)
+from tuneserve.serve.api.replies import AnswerCall, AnswerMessage, ChatChoice, TextChoice, Usage
 from tuneserve.serve.chat.parts import (
     CallArguments,
     CallBegin,

@@ -12,7 +12,13 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypedDict
 
 from tuneserve.serve.api.no_effect import always
-from tuneserve.serve.api.protocol import MOST_STOPS, MaxTokens, ModelName, RequestModel, Temperature
+from tuneserve.serve.api.request_model import (
+    MOST_STOPS,
+    MaxTokens,
+    ModelName,
+    RequestModel,
+    Temperature,
+)
 from tuneserve.serve.api.translated import kind_of, of_kinds
 
 

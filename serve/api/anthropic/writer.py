@@ -13,8 +13,8 @@ from tuneserve.serve.api.anthropic.errors import error_body
 from tuneserve.serve.api.anthropic.protocol import AnsweredMessage, MessageUsage
 from tuneserve.serve.api.blocks import Begun, Block, BlockReader, Ended, Grown, Step, deltas_of
 from tuneserve.serve.api.errors import ApiError, to_json
+from tuneserve.serve.api.messages import whole_arguments
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import whole_arguments
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta
 

@@ -14,7 +14,8 @@ from pydantic import (
     field_validator,
 )
 
-from tuneserve.serve.api.protocol import RequestModel, whole_arguments
+from tuneserve.serve.api.messages import whole_arguments
+from tuneserve.serve.api.request_model import RequestModel
 from tuneserve.serve.api.translated import kind_of, of_kinds
 
 Status = Literal["in_progress", "completed", "incomplete"]

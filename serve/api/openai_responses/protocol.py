@@ -19,7 +19,7 @@ from pydantic import (
 
 from tuneserve.serve.api.no_effect import OF_STREAM_OPTIONS, always, only
 from tuneserve.serve.api.openai_responses.items import InputItem, as_items
-from tuneserve.serve.api.protocol import (
+from tuneserve.serve.api.request_model import (
     MOST_LOGPROBS,
     Effort,
     MaxTokens,

@@ -24,7 +24,7 @@ from tuneserve.serve.api.openai_responses.protocol import (
     ResponsesRequest,
 )
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import ChatTokenLogprob
+from tuneserve.serve.api.replies import ChatTokenLogprob
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta, TokenLogprob
 

@@ -16,7 +16,7 @@ from tuneserve.errors import UsageError
 from tuneserve.finetune.data.formats import parse_record
 from tuneserve.finetune.data.prepare import data_files, data_hash, prepare_examples
 from tuneserve.finetune.data.reading import read_examples
-from tuneserve.serve.api.protocol import ChatMessage
+from tuneserve.serve.api.messages import ChatMessage
 from tuneserve.settings import DataSettings
 
 TURN = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from tuneserve.serve.api.anthropic import translate as anthropic
 from tuneserve.serve.api.anthropic.protocol import CountRequest as Messages
+from tuneserve.serve.api.messages import whole_arguments
 from tuneserve.serve.api.openai_responses import translate as openai
 from tuneserve.serve.api.openai_responses.items import read_items
 from tuneserve.serve.api.openai_responses.protocol import ResponsesRequest
-from tuneserve.serve.api.protocol import whole_arguments
 
 
 def from_response(**fields: Any) -> Any:

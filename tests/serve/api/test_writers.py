@@ -12,7 +12,7 @@ from tuneserve.chat.call_formats import CallForm
 from tuneserve.serve.api.anthropic.writer import MessageWriter
 from tuneserve.serve.api.logprobs import TextOffsets, chat_logprobs, text_logprobs
 from tuneserve.serve.api.prepare import Turn
-from tuneserve.serve.api.protocol import ChatCompletion, TextCompletion
+from tuneserve.serve.api.replies import ChatCompletion, TextCompletion
 from tuneserve.serve.api.writers import ChatWriter, TextWriter
 from tuneserve.serve.engine import Completion, Delta, SamplingParams, Timings, TokenLogprob
 
