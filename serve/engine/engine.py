@@ -258,12 +258,18 @@ class Engine:
         on_done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """Answer all prompts; results in their order. `on_done` is called in the engine's
-        thread. The queue limit does not apply."""
+        thread; what it raises is raised here, and the other prompts are given up. The queue limit
+        does not apply."""
         each = [sampling] * len(prompts) if isinstance(sampling, SamplingParams) else list(sampling)
+        raised: list[Exception] = []
 
         def tell(index: int, event: Event) -> None:
-            if on_done is not None and isinstance(event, Completion):
+            if on_done is None or raised or not isinstance(event, Completion):
+                return
+            try:
                 on_done(index, event)
+            except Exception as error:  # the caller's own fault, not the engine's
+                raised.append(error)
 
         generations: list[Generation] = []
         try:
@@ -273,7 +279,12 @@ class Engine:
                     generations.append(
                         self._enqueue(prompt, one, adapter=adapter, on_event=listener, stream=False)
                     )
-            return [generation.result() for generation in generations]
+            results = []
+            for generation in generations:
+                results.append(generation.result())
+                if raised:
+                    raise raised[0]
+            return results
         except BaseException:
             for generation in generations:
                 generation.cancel()

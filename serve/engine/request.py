@@ -58,12 +58,15 @@ class Generation:
         return self._outcome
 
     def deliver(self, event: Event) -> None:
-        """Called in the engine's thread: a Delta, or last a Completion or an EngineError."""
-        if isinstance(event, Completion | EngineError):
-            self._outcome = event
-            self._done.set()
-        if self._on_event is not None:
-            self._on_event(event)
+        """Called in the engine's thread: a Delta, or last a Completion or an EngineError. There is
+        a result when the listener has heard of it."""
+        try:
+            if self._on_event is not None:
+                self._on_event(event)
+        finally:
+            if isinstance(event, Completion | EngineError):
+                self._outcome = event
+                self._done.set()
 
 
 class Request:

@@ -81,6 +81,28 @@ def test_many_at_once_get_the_answers_they_get_alone(engine: Engine) -> None:
     assert together[0].prompt_tokens == len(prompts[0])
 
 
+@pytest.mark.parametrize("which", [0, 3])
+def test_what_a_callers_function_raises_is_the_callers(
+    engine: Engine, which: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The engine goes on, and the other prompts are given up."""
+    fault = OSError(28, "No space left on device")
+    heard = []
+
+    def on_done(index: int, _: Completion) -> None:
+        heard.append(index)
+        if len(heard) == which + 1:
+            raise fault
+
+    prompts = [prompt(engine, question) for question in QUESTIONS[: which + 1]]
+    with pytest.raises(OSError, match="No space left") as caught:
+        engine.generate(prompts, greedy(12), on_done=on_done)
+    assert caught.value is fault
+    assert len(heard) == which + 1
+    assert caplog.records == []
+    assert engine.generate(prompts[:1], greedy(2))[0].tokens
+
+
 def test_the_models_end_token_ends_an_answer(engine: Engine) -> None:
     (done,) = engine.generate([prompt(engine, "What is 1+1?")], greedy(100))
     assert done.finish_reason == "stop"
