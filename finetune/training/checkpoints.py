@@ -34,11 +34,12 @@ _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
     """What a checkpoint depends on: the settings that shape training, and the inputs' hashes. On
-    how many GPUs it goes on is free."""
+    how many GPUs it goes on, and what is recorded at its end, is free."""
     sections = {
         name: getattr(recipe, name).model_dump(mode="json") for name in ("model", "data", "train")
     }
     del sections["train"]["gpus"]
+    del sections["train"]["record_eval_losses"]
     return {"settings": sections, **inputs}
 
 
