@@ -374,6 +374,12 @@ class TrainSettings(Section):
         "as quantizing the model.",
     )
     seed: int = Field(3407, ge=0, le=2**31 - 1, description="Seed of all random choices.")
+    record_eval_losses: bool = Field(
+        False,
+        description="Record the best adapter's loss on each example of the eval split "
+        "(data/eval_losses.json), so that two runs can be compared example by example; takes "
+        "longer than an evaluation.",
+    )
 
     @field_validator("gpus", mode="before")
     @classmethod

@@ -35,13 +35,14 @@ _AFRESH = "Pass --force to start afresh, or choose another run with --run NAME."
 
 def fingerprint(recipe: Recipe, **inputs: Any) -> dict[str, Any]:
     """What a checkpoint depends on: the settings that shape training, and the inputs' hashes. On
-    how many GPUs it goes on is free."""
+    how many GPUs it goes on, and what is recorded at its end, is free."""
     return {"settings": _that_shape(recipe.model_dump(mode="json")), **inputs}
 
 
 def _that_shape(tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The settings that shape a training."""
-    train = {name: value for name, value in tables["train"].items() if name != "gpus"}
+    free = ("gpus", "record_eval_losses")
+    train = {name: value for name, value in tables["train"].items() if name not in free}
     return {"model": tables["model"], "data": tables["data"], "train": train}
 
 

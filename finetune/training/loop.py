@@ -14,7 +14,7 @@ from typing import Any
 from tuneserve.base import ResolvedBase
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import errors_named, read_json
+from tuneserve.files import errors_named, read_json, remove
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
 from tuneserve.finetune.memory.schedule import Schedule
@@ -34,6 +34,9 @@ from tuneserve.finetune.training.checkpoints import (
 from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_attention
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.end_token import tell_unseen_end
+from tuneserve.finetune.training.eval_losses import EvalLosses, measure_eval_losses
+from tuneserve.finetune.training.evaluations import FILE as EVALUATIONS
+from tuneserve.finetune.training.evaluations import write_evaluations
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
@@ -77,7 +80,8 @@ class TrainingJob:
 class Trained:
     """A training that is over: its trainer with the best adapter in the model, and the figures.
 
-    `recorded` holds losses that a conversion must find again.
+    `recorded` holds losses that a conversion must find again, `eval_losses` those of the eval
+    split's examples where the settings ask for them.
     `seconds` is the wall time of the steps with their evaluations, `held_out` the figures of the
     best adapter on the eval split (empty without one).
     """
@@ -87,6 +91,7 @@ class Trained:
     seconds: float
     held_out: dict[str, HeldOutLoss]
     recorded: RecordedLosses | None = None
+    eval_losses: EvalLosses | None = None
 
 
 def run_training(job: TrainingJob, resume: Path | None) -> Trained:
@@ -135,7 +140,12 @@ def _attempt(job: TrainingJob, resume: Path | None) -> Trained:
         recorded = None
         if not _rounds_base(job):
             recorded = record_losses(trainer, job.encoded, job.runtime.precision)
-        return Trained(trainer, best, seconds, held_out, recorded)
+        eval_losses = None
+        if job.recipe.train.record_eval_losses:
+            eval_losses = measure_eval_losses(
+                trainer, job.encoded["eval"], job.prepared.split.eval, best
+            )
+        return Trained(trainer, best, seconds, held_out, recorded, eval_losses)
 
 
 def _rounds_base(job: TrainingJob) -> bool:
@@ -192,8 +202,10 @@ def _run_steps(
             resumed_at = step_of(resume) if resume else None
             logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
-            if not is_replacing(job.run.checkpoints):  # the finished training's page stays
-                curves = partial(_draw_curves, job.run)
+            if not is_replacing(job.run.checkpoints):  # the finished training's files stay
+                curves = partial(_record_evaluation, job.run, job.schedule.steps)
+                if resume is None:
+                    remove(job.run.root / EVALUATIONS)
         stack.enter_context(stop.handled())
         progress = ProgressCallback(display, logger, curves)
         stopping = StoppingCallback(
@@ -231,9 +243,13 @@ def _run_steps(
     return trainer
 
 
-def _draw_curves(run: RunDirectory, history: Sequence[Mapping[str, float]]) -> None:
-    """The page of the losses so far."""
-    write_curves_page(loss_curves(history, None), run.root / "curves.html", run.name)
+def _record_evaluation(
+    run: RunDirectory, steps: int, history: Sequence[Mapping[str, float]]
+) -> None:
+    """The losses so far, as a page and as a record that other processes read."""
+    curves = loss_curves(history, None)
+    write_curves_page(curves, run.root / "curves.html", run.name)
+    write_evaluations(run, curves, steps)
 
 
 def _check_sharing(job: TrainingJob, trainer: Any) -> None:

@@ -14,7 +14,7 @@ from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_seconds, say
 from tuneserve.errors import OutputExistsError, UsageError
-from tuneserve.files import atomic_path, remove
+from tuneserve.files import atomic_path, remove, write_json
 from tuneserve.finetune.data.prepare import (
     Prepared,
     data_hash,
@@ -57,6 +57,8 @@ from tuneserve.finetune.training.checkpoints import (
     step_of,
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
+from tuneserve.finetune.training.eval_losses import FILE as EVAL_LOSSES
+from tuneserve.finetune.training.evaluations import write_evaluations
 from tuneserve.finetune.training.finished import (
     finished_result,
     training_changes,
@@ -153,6 +155,10 @@ def train(
                         write_losses(trained.recorded, run.data)
                     else:
                         remove(run.data / RECORDED)
+                    if trained.eval_losses is not None:
+                        write_json(run.data / EVAL_LOSSES, trained.eval_losses.to_json())
+                    else:
+                        remove(run.data / EVAL_LOSSES)
                 result = _finish(job, trained, resume, hashed.result())
                 running.result = result
             mark_replacing(run.checkpoints, False)
@@ -242,6 +248,7 @@ def _train(job: TrainingJob, resume: Path | None) -> Trained:
 def _finish(job: TrainingJob, trained: Trained, resume: Path | None, base: Hashes) -> TrainResult:
     curves = loss_curves(trained.trainer.state.log_history, trained.best)
     write_curves_page(curves, job.run.root / "curves.html", job.run.name)
+    write_evaluations(job.run, curves, job.schedule.steps)
     result = _result(job, trained, curves, resume, base)
     _tell_result(result)
     return result

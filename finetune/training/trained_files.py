@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tuneserve.console import say
 from tuneserve.files import check_replaceable
+from tuneserve.finetune.training.eval_losses import FILE as EVAL_LOSSES
 from tuneserve.finetune.training.recorded import FILE as LOSSES
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.identity import Hashes, base_files, check_unchanged, hashes_of
@@ -16,7 +17,11 @@ ADAPTER_FILES = (
     "adapter_*", "tokenizer*", "chat_template*", "special_tokens_map.json", "added_tokens.json",
     "vocab.*", "merges.txt", "README.md", "*processor_config.json", "training_args.bin",
 )  # fmt: skip
-DATA_FILES = (*(f"{part}.jsonl" for part in ("train", "eval", "test", "replay", "general")), LOSSES)
+DATA_FILES = (
+    *(f"{part}.jsonl" for part in ("train", "eval", "test", "replay", "general")),
+    LOSSES,
+    EVAL_LOSSES,
+)
 
 
 def check_replaceable_run(run: RunDirectory) -> None:
@@ -27,7 +32,7 @@ def check_replaceable_run(run: RunDirectory) -> None:
 
 
 def run_hashes(run: RunDirectory) -> Hashes:
-    """SHA-256 of the adapter's files (its tokenizer among them), of the splits and of the recorded
+    """SHA-256 of the adapter's files (its tokenizer among them), of the splits and of recorded
     losses, by path in the run."""
     folders = (run.adapter, run.data)
     paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]

@@ -26,6 +26,7 @@ COMMANDS = {
     "preview": "Show the examples as the model will see them, and what is trained.",
     "plan": "Tell the memory and time a recipe takes, before anything is loaded.",
     "train": "Fine-tune the base model on your examples (LoRA, Unsloth).",
+    "sweep": "Try other settings of a recipe, and keep the best by the held-out loss.",
     "convert": "Merge, quantize and verify: adapter to GGUF.",
     "serve": "Serve a GGUF behind an OpenAI-compatible API.",
     "chat": "Talk to a served model in the terminal.",

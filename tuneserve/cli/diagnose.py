@@ -15,7 +15,10 @@ from tuneserve.findings import Diagnosis, Finding
 from tuneserve.finetune.runtime.libraries import FIRST_ON_CPU, unsloth_command
 from tuneserve.memory import main_memory
 
-EXTRAS = {"train": "to train", "convert": "to convert", "bench": "to compare quantizations"}
+EXTRAS = {
+    "train": "to train", "convert": "to convert", "bench": "to compare quantizations",
+    "sweep": "to try other settings (tuneserve sweep)",
+}  # fmt: skip
 
 
 def diagnose() -> Diagnosis:

@@ -11,13 +11,14 @@ from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, is_made, remove
 from tuneserve.finetune.training.checkpoints import OWN_FILES, is_replacing
+from tuneserve.finetune.training.evaluations import FILE as EVALUATIONS
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import HeldError, hold
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 
 _CHECKPOINTS = ("checkpoint-[0-9]*/",)
-_AT_THE_TOP = (".lock", "run.json*", "curves.html", "bench-journal*.jsonl")
+_AT_THE_TOP = (".lock", "run.json*", "curves.html", EVALUATIONS, "bench-journal*.jsonl")
 
 
 class Removable(Record):

@@ -108,5 +108,5 @@ def _state(run: RunDirectory, stages: list[str]) -> str:
         return f"at work: {holder}"
     done = ", ".join(said for stage, said in _DONE.items() if stage in stages)
     if done:
-        return done
+        return done if run.adapter.is_dir() else f"{done}, adapter removed"
     return "training stopped, goes on" if has_checkpoints(run.checkpoints) else "begun"
