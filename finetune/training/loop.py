@@ -36,6 +36,8 @@ from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.end_token import tell_unseen_end
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
+from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
+from tuneserve.finetune.training.progress_file import ProgressFile
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
 from tuneserve.finetune.training.recorded import RecordedLosses, record_losses
 from tuneserve.finetune.training.trainer import build_trainer
@@ -187,15 +189,17 @@ def _run_steps(
                 epochs=examples / len(job.training_set.sampler),
             )
         )  # fmt: skip
-        logger, curves = None, None
+        logger, curves, file = None, None, None
         if is_first_process():
             resumed_at = step_of(resume) if resume else None
             logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
+            file = ProgressFile(job.run.root / PROGRESS_FILE, resumed_at)
+            stack.enter_context(contextlib.closing(file))
             if not is_replacing(job.run.checkpoints):  # the finished training's page stays
                 curves = partial(_draw_curves, job.run)
         stack.enter_context(stop.handled())
-        progress = ProgressCallback(display, logger, curves)
+        progress = ProgressCallback(display, logger, curves, file)
         stopping = StoppingCallback(
             stop,
             patience=settings.early_stopping_patience,

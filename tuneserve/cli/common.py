@@ -12,21 +12,14 @@ import click
 from tuneserve.console import say, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings
+from tuneserve.recipe import shipped_recipes
 from tuneserve.run import RunDirectory
 from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
     from tuneserve.bench.stats.ranking import Ranking
 
-# Of [convert], what is asked before training.
-PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that are installed with the package, by name."""
-    folder = Path(__file__).resolve().parent.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:
