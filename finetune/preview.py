@@ -20,16 +20,40 @@ from tuneserve.finetune.tokens.encoder import (
     token_counts,
 )
 from tuneserve.finetune.tokens.epoch import build_training_set
-from tuneserve.finetune.tokens.pieces import Piece, characters
+from tuneserve.finetune.tokens.pieces import Piece, characters, joined
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
 HISTOGRAM_ROWS = 12
 
 
+class ShownPiece(Record):
+    """A run of tokens of one kind, as finetune/tokens/pieces.py names them; `trained`: the loss
+    counts them."""
+
+    text: str
+    kind: str
+    trained: bool
+    tokens: int
+
+
+class ShownExample(Record):
+    """A typical example as the model sees it: its kind, the part of the data that it is in, its
+    place in the files, its id, and its tokens; `length_before_cut` are those before it is cut."""
+
+    kind: str
+    part: str
+    where: str
+    id: str
+    tokens: int
+    trained_tokens: int
+    length_before_cut: int
+    pieces: list[ShownPiece]
+
+
 class PreviewFigures(Record):
     """The counts by part of the data, the kinds of examples, what would stop the training, what was
-    changed (`notes`) and what was left out."""
+    changed (`notes`) and what was left out, and the typical examples that are shown."""
 
     counts: dict[str, TokenCounts]
     kinds: list[Kind]
@@ -38,6 +62,7 @@ class PreviewFigures(Record):
     duplicates: int
     near_duplicates: int
     unusable: int
+    shown: list[ShownExample]
 
 
 @dataclass(frozen=True)
@@ -50,6 +75,31 @@ class Shown:
     example: Example
     pieces: list[Piece]
     length_before_cut: int
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces if piece.trained)
+
+    def as_record(self) -> ShownExample:
+        return ShownExample(
+            kind=self.kind.name,
+            part=self.part,
+            where=self.example.where,
+            id=self.example.id,
+            tokens=self.tokens,
+            trained_tokens=self.trained_tokens,
+            length_before_cut=self.length_before_cut,
+            pieces=[
+                ShownPiece(
+                    text=piece.text, kind=piece.kind, trained=piece.trained, tokens=piece.tokens
+                )
+                for piece in joined(self.pieces)
+            ],
+        )
 
 
 @dataclass
@@ -75,6 +125,7 @@ class Preview:
             duplicates=split.duplicates + split.straddling,
             near_duplicates=len(split.near),
             unusable=self.prepared.skipped,
+            shown=[shown.as_record() for shown in self.shown],
         )
 
 

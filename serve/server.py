@@ -159,7 +159,23 @@ EXIT_FORCED = 1
 CUT_OFF = "stopped before all requests were answered"
 
 
-class Server(uvicorn.Server):
+class SignalledServer(uvicorn.Server):
+    """Ends at SIGINT and SIGTERM, and leaves it to its caller how the process then goes on."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals, and put the former handlers back. uvicorn's own raises the signal
+        again at the end, which would end the process before the model is freed."""
+        handled = (signal.SIGINT, signal.SIGTERM)
+        former = {number: signal.signal(number, self.handle_exit) for number in handled}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+class Server(SignalledServer):
     """Ends after the running answers at the first signal; and when the engine has failed, since
     nothing can be answered then. At the second signal, or if the answers take longer than
     `drain_seconds`, those that wait or run are told so, and the process ends, even if a thread
@@ -177,18 +193,6 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self._watchdog.look()
         return await super().on_tick(counter) or self._engine.failure is not None
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Handle signals, and put the former handlers back. uvicorn's own raises the signal
-        again at the end, which would end the process before the model is freed."""
-        handled = (signal.SIGINT, signal.SIGTERM)
-        former = {number: signal.signal(number, self.handle_exit) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:

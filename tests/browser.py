@@ -105,3 +105,77 @@ def running_browser(profile: Path, *options: str) -> Iterator[Browser]:
     browser = Browser(profile, *options)
     yield browser
     browser.close()
+
+
+def look_as(browser: Browser, width: int, scheme: str) -> None:
+    """Show the page in a window of this width (CSS pixels), 'light' or 'dark'."""
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                 deviceScaleFactor=1, mobile=False)  # fmt: skip
+    browser.call("Emulation.setEmulatedMedia",
+                 features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+
+
+def press(browser: Browser, key: str) -> None:
+    """Press and release Enter, Escape, Tab or the space bar."""
+    codes = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}
+    event: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
+    text = {"Enter": "\r", " ": " "}.get(key)
+    down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+    browser.call("Input.dispatchKeyEvent", **down, **event)
+    browser.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+
+_CONTROLS = {
+    "button", "textbox", "combobox", "checkbox", "spinbutton", "link", "article", "log",
+    "DisclosureTriangle", "form", "region", "progressbar", "listbox",
+}  # fmt: skip
+
+
+def named_controls(browser: Browser) -> list[tuple[str, str]]:
+    """(role, name) of everything that a screen reader tells as a control or a region. The domain
+    Accessibility has to be enabled."""
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    return [
+        (node["role"]["value"], node.get("name", {}).get("value", ""))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in _CONTROLS
+    ]
+
+
+_CONTRAST = """(() => {
+const rgb = text => {
+  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+  context.fillStyle = text; context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data];
+};
+const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
+  v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+  .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
+const behind = element => {
+  for (let one = element; one; one = one.parentElement) {
+    const found = rgb(getComputedStyle(one).backgroundColor);
+    if (found[3] === 255) return found;
+  }
+  const probe = document.createElement("div");
+  probe.style.background = "Canvas";
+  document.body.append(probe);
+  const canvas = rgb(getComputedStyle(probe).backgroundColor);
+  probe.remove();
+  return canvas;
+};
+const low = [];
+for (const one of document.querySelectorAll("body *")) {
+  if (!one.checkVisibility() || one.disabled || ![...one.childNodes].some(
+        node => node.nodeType === 3 && node.textContent.trim())) continue;
+  const [a, b] = [light(rgb(getComputedStyle(one).color)), light(behind(one))].sort(
+    (x, y) => y - x);
+  const ratio = (a + .05) / (b + .05);
+  if (ratio < 4.5) low.push([one.tagName, one.className, one.textContent.slice(0, 30), ratio]);
+}
+return low;
+})()"""
+
+
+def low_contrast(browser: Browser) -> Any:
+    """The elements whose text has less than 4.5 : 1 against what is behind it (WCAG AA)."""
+    return browser.run(_CONTRAST)

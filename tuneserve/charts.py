@@ -176,7 +176,13 @@ def framed(
         legend=_each('<span><i class="{}"></i>{}</span>', keys),
         y_labels=_each(
             '<span style="top:{}%">{}</span>',
-            [(round(100 - y.percent(tick), 3), f"{tick:.3g}") for tick in y.ticks],
+            [
+                (
+                    round(100 - y.percent(tick), 3),
+                    f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:.3g}",
+                )
+                for tick in y.ticks
+            ],
         ),
         svg=svg,
         x_labels=_each(

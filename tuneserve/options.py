@@ -39,6 +39,8 @@ OF_THE_SERVER_ALONE = {
 }  # fmt: skip
 BENCH_FIELDS = {*BenchSettings.model_fields, *ServeSettings.model_fields} - OF_THE_SERVER_ALONE
 """What `tuneserve bench` has options for, of the sections 'bench' and 'serve'."""
+PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
+"""Of [convert], what is asked before training."""
 
 
 def option_names(sections: Sequence[str], only: Collection[str] | None = None) -> OptionNames:

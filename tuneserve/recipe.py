@@ -17,6 +17,12 @@ from tuneserve.files import read_text
 from tuneserve.settings import Recipe
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that are installed with the package, by name."""
+    folder = Path(__file__).resolve().parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
 def load_recipe(path: Path) -> dict[str, dict[str, Any]]:
     """Read a recipe's tables as written (only what the file sets), after checking them whole.
 

@@ -12,6 +12,15 @@ from tuneserve.recipe import section_model
 from tuneserve.settings import Recipe
 
 _WIDTH = 96
+CHANGED_FIRST = {
+    "data": ("system", "skip_bad", "eval_fraction", "test_fraction"),
+    "train": ("r", "alpha", "learning_rate", "epochs", "batch_size", "evaluations"),
+    "convert": ("quantization",),
+    "serve": ("ctx", "slots"),
+    "bench": ("task", "max_tokens"),
+}
+"""The settings that are changed first: `init` writes them as comments, with their defaults, and the
+forms of `ui` begin with them."""
 
 
 def recipe_text(

@@ -8,6 +8,8 @@ runs/NAME/
   gguf/         NAME-Q4_K_M.gguf, base-Q4_K_M.gguf, …
   bench/        report.html, report.md, report.json, answers.jsonl
   bench-journal.jsonl  everything that a benchmark has measured
+  progress.jsonl       how far the last training is, or came
+  logs/         what the stages said that `tuneserve ui` started
 """
 
 from __future__ import annotations
@@ -94,11 +96,13 @@ class RunDirectory:
         self.root = root
         self.name = root.name
         self.record_path = root / "run.json"
+        self.lock = root / ".lock"
         self.data = root / "data"
         self.checkpoints = root / "checkpoints"
         self.adapter = root / "adapter"
         self.gguf = root / "gguf"
         self.bench = root / "bench"
+        self.logs = root / "logs"
         self.lora_gguf = self.gguf / f"{self.name}-lora-F16.gguf"
         """The adapter as a GGUF of its own."""
 
@@ -262,7 +266,7 @@ class RunDirectory:
         make_folder(self.root)
         check_own_folders(self.root)
         try:
-            lock = hold(self.root / ".lock", wait=False)
+            lock = hold(self.lock, wait=False)
         except HeldError as error:
             raise TuneserveError(
                 f"another tuneserve is working on this run: {error.holder}",

@@ -27,6 +27,7 @@ from tuneserve.finetune.training.losses import (
     perplexity_of,
 )
 from tuneserve.finetune.training.progress import ProgressDisplay
+from tuneserve.finetune.training.progress_file import ProgressFile
 from tuneserve.finetune.training.quantization_aware import RoundedBase
 
 
@@ -57,16 +58,18 @@ class StopSignal:
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Checks and shows each step and evaluation, and logs them for TensorBoard."""
+    """Checks and shows each step and evaluation, and logs them for TensorBoard and for those who
+    watch (progress.jsonl)."""
 
     def __init__(
         self,
         display: ProgressDisplay,
         logger: Any = None,
         curves: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
+        file: ProgressFile | None = None,
     ) -> None:
         """`curves` is given the trainer's log after each evaluation, to draw it."""
-        self.display, self.logger, self.curves = display, logger, curves
+        self.display, self.logger, self.curves, self.file = display, logger, curves, file
         self.trainer: Any = None
         self.started = time.monotonic()
 
@@ -92,6 +95,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         progress.loss, progress.learning_rate = logs["loss"], logs["learning_rate"]
         progress.memory = memory_in_use()
         self.display.show()
+        if self.file is not None:
+            self.file.stepped(progress)
         scalars = {
             "loss/train": logs["loss"],
             "learning rate": logs["learning_rate"],
@@ -106,6 +111,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """A batch of an evaluation is done, of so many."""
         self.display.progress.evaluating = f"{name}: {done} of {batches}"
         self.display.show()
+        if self.file is not None:
+            self.file.evaluating(self.display.progress)
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
@@ -122,6 +129,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         )
         say(f"step {state.global_step}: {told}")
         self._log(state.global_step, {f"loss/{name}": loss for name, loss in losses.items()})
+        if self.file is not None:
+            self.file.evaluated(self.display.progress)
         if self.curves is not None:
             self.curves(state.log_history)
 

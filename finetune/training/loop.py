@@ -14,7 +14,7 @@ from typing import Any
 from tuneserve.base import ResolvedBase
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.files import errors_named, read_json, remove
+from tuneserve.files import errors_named, read_json
 from tuneserve.finetune.data.prepare import Prepared
 from tuneserve.finetune.memory.budget import Budget
 from tuneserve.finetune.memory.schedule import Schedule
@@ -35,10 +35,10 @@ from tuneserve.finetune.training.cpu import compile_layers, is_compiled, plain_a
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.end_token import tell_unseen_end
 from tuneserve.finetune.training.eval_losses import EvalLosses, measure_eval_losses
-from tuneserve.finetune.training.evaluations import FILE as EVALUATIONS
-from tuneserve.finetune.training.evaluations import write_evaluations
 from tuneserve.finetune.training.losses import HeldOutLoss, general_rise, held_out_loss
 from tuneserve.finetune.training.progress import progress_display
+from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
+from tuneserve.finetune.training.progress_file import ProgressFile
 from tuneserve.finetune.training.quantization_aware import RoundedBase, StoredWeights
 from tuneserve.finetune.training.recorded import RecordedLosses, record_losses
 from tuneserve.finetune.training.trainer import build_trainer
@@ -197,17 +197,17 @@ def _run_steps(
                 epochs=examples / len(job.training_set.sampler),
             )
         )  # fmt: skip
-        logger, curves = None, None
+        logger, curves, file = None, None, None
         if is_first_process():
             resumed_at = step_of(resume) if resume else None
             logger = EventLog(job.run.root / "tensorboard", resumed_at)
             stack.enter_context(logger)
-            if not is_replacing(job.run.checkpoints):  # the finished training's files stay
-                curves = partial(_record_evaluation, job.run, job.schedule.steps)
-                if resume is None:
-                    remove(job.run.root / EVALUATIONS)
+            file = ProgressFile(job.run.root / PROGRESS_FILE, resumed_at)
+            stack.enter_context(contextlib.closing(file))
+            if not is_replacing(job.run.checkpoints):  # the finished training's page stays
+                curves = partial(_draw_curves, job.run)
         stack.enter_context(stop.handled())
-        progress = ProgressCallback(display, logger, curves)
+        progress = ProgressCallback(display, logger, curves, file)
         stopping = StoppingCallback(
             stop,
             patience=settings.early_stopping_patience,
@@ -243,13 +243,9 @@ def _run_steps(
     return trainer
 
 
-def _record_evaluation(
-    run: RunDirectory, steps: int, history: Sequence[Mapping[str, float]]
-) -> None:
-    """The losses so far, as a page and as a record that other processes read."""
-    curves = loss_curves(history, None)
-    write_curves_page(curves, run.root / "curves.html", run.name)
-    write_evaluations(run, curves, steps)
+def _draw_curves(run: RunDirectory, history: Sequence[Mapping[str, float]]) -> None:
+    """The page of the losses so far."""
+    write_curves_page(loss_curves(history, None), run.root / "curves.html", run.name)
 
 
 def _check_sharing(job: TrainingJob, trainer: Any) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from tuneserve.console import (
     ESTIMATING,
     PLAIN_LINE_SECONDS,
@@ -19,6 +21,7 @@ from tuneserve.console import (
     stderr_console,
     time_left,
 )
+from tuneserve.records import Record
 from tuneserve.visible import visible
 
 if TYPE_CHECKING:
@@ -33,6 +36,43 @@ _ENOUGH_STEPS = 3
 # A later step may compile for a shape that is new. One that takes this many times as long as the
 # one in the middle is no measure of those to come.
 _EXCEPTIONAL = 5.0
+
+
+class Snapshot(Record):
+    """How far training is at one moment: `epochs` are those that all steps make (0 = not known),
+    `losses` of the last evaluation by what was evaluated; `tokens_per_second` and `seconds_left`
+    are None until there are enough steps to say them."""
+
+    step: int
+    steps: int
+    epochs: float = 0.0
+    loss: float | None = None
+    learning_rate: float | None = None
+    losses: dict[str, float] = Field(default_factory=dict)
+    tokens_per_second: float | None = None
+    memory_bytes: int = 0
+    elapsed_seconds: float = 0.0
+    seconds_left: float | None = None
+
+    def figures(self) -> dict[str, str]:
+        """What is shown, by name."""
+        shown = {"step": f"{self.step:,} of {self.steps:,}"}
+        if self.epochs:
+            epoch = self.epochs * self.step / self.steps
+            shown["epoch"] = f"{epoch:.2f} of {self.epochs:.2f}"
+        if self.loss is not None:
+            shown["loss"] = f"{self.loss:.4f}"
+        shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
+        if self.learning_rate is not None:
+            shown["learning rate"] = f"{self.learning_rate:.2e}"
+        if self.step:
+            if self.tokens_per_second is not None:
+                shown["speed"] = f"{self.tokens_per_second:,.0f} tokens/s"
+            shown["memory"] = human_bytes(self.memory_bytes)
+            shown["elapsed"] = human_seconds(self.elapsed_seconds)
+            left = self.seconds_left
+            shown["left"] = ESTIMATING if left is None else human_seconds(left)
+        return shown
 
 
 @dataclass
@@ -95,25 +135,23 @@ class Progress:
         longest = _EXCEPTIONAL * median(s for s, _ in self._recent)
         return [(s, t) for s, t in self._recent if s <= longest]
 
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            step=self.step,
+            steps=self.steps,
+            epochs=self.epochs,
+            loss=self.loss,
+            learning_rate=self.learning_rate,
+            losses=dict(self.losses),
+            tokens_per_second=self.tokens_per_second,
+            memory_bytes=self.memory,
+            elapsed_seconds=time.monotonic() - self._started,
+            seconds_left=self.seconds_left,
+        )
+
     def figures(self) -> dict[str, str]:
         """What is shown, by name."""
-        shown = {"step": f"{self.step:,} of {self.steps:,}"}
-        if self.epochs:
-            epoch = self.epochs * self.step / self.steps
-            shown["epoch"] = f"{epoch:.2f} of {self.epochs:.2f}"
-        if self.loss is not None:
-            shown["loss"] = f"{self.loss:.4f}"
-        shown |= {f"{name} loss": f"{loss:.4f}" for name, loss in self.losses.items()}
-        if self.learning_rate is not None:
-            shown["learning rate"] = f"{self.learning_rate:.2e}"
-        if self.step:
-            rate, left = self.tokens_per_second, self.seconds_left
-            if rate is not None:
-                shown["speed"] = f"{rate:,.0f} tokens/s"
-            shown["memory"] = human_bytes(self.memory)
-            shown["elapsed"] = human_seconds(time.monotonic() - self._started)
-            shown["left"] = ESTIMATING if left is None else human_seconds(left)
-        return shown
+        return self.snapshot().figures()
 
 
 @dataclass

@@ -58,7 +58,6 @@ from tuneserve.finetune.training.checkpoints import (
 )
 from tuneserve.finetune.training.curves import loss_curves, write_curves_page
 from tuneserve.finetune.training.eval_losses import FILE as EVAL_LOSSES
-from tuneserve.finetune.training.evaluations import write_evaluations
 from tuneserve.finetune.training.finished import (
     finished_result,
     training_changes,
@@ -248,7 +247,6 @@ def _train(job: TrainingJob, resume: Path | None) -> Trained:
 def _finish(job: TrainingJob, trained: Trained, resume: Path | None, base: Hashes) -> TrainResult:
     curves = loss_curves(trained.trainer.state.log_history, trained.best)
     write_curves_page(curves, job.run.root / "curves.html", job.run.name)
-    write_evaluations(job.run, curves, job.schedule.steps)
     result = _result(job, trained, curves, resume, base)
     _tell_result(result)
     return result

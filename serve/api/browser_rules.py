@@ -56,8 +56,11 @@ class BrowserRules:
         allowed: Sequence[str],
         origins: Sequence[str],
         token: str | None,
+        origins_option: str = "--cors-origins",
     ) -> None:
+        """`origins_option`: the operator's, as what is refused is told; '' where there is none."""
         self._app = app
+        self._origins_option = origins_option
         self._host = address_name(host)
         self._allowed = [HostPattern.parse(one) for one in allowed]
         self._any_origin = ANY in origins
@@ -95,10 +98,11 @@ class BrowserRules:
             return
         if len(origins) > 1 or not self._is_own(origins[0], host, scope["scheme"]):
             shown = origins[0][:LONGEST_HOST].decode("ascii", "replace")
+            option = self._origins_option
+            allow = f"; its operator can allow them with {option} {shown}" if option else ""
             raise ApiError(
                 HTTPStatus.FORBIDDEN,
-                f"Pages of {shown} may not call this server; its operator can allow them with "
-                f"--cors-origins {shown}.",
+                f"Pages of {shown} may not call this server{allow}.",
                 code="origin_refused",
             )
         if self._token is None or scope["method"] in _READING:

@@ -33,3 +33,9 @@ def chat_page(token: str) -> str:
     scripts = "".join(f"<script>\n{read(f'{name}.js')}</script>\n" for name in _SCRIPTS)
     page = read("page.html").replace("PAGE_TOKEN", token)
     return page.replace("/* STYLE */", read("page.css")).replace("<!-- SCRIPTS -->", scripts)
+
+
+def dom_module() -> str:
+    """What makes elements, as a module for the project's other pages."""
+    script = (_FOLDER / "dom.js").read_text(encoding="utf-8")
+    return f"{script}\nexport {{$, button, copy, download, make}};\n"

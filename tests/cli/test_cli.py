@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import ROOT, Runner
 from tuneserve.cli import COMMANDS, cli, reference
-from tuneserve.cli.common import shipped_recipes
+from tuneserve.recipe import shipped_recipes
 
 
 def test_help_is_immediate(tuneserve: Runner) -> None:

@@ -17,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import ROOT, Runner
-from tuneserve.cli.init import OFFERED
 from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
 from tuneserve.recipe import load_recipe, validate
 from tuneserve.recipe_schema import recipe_schema
-from tuneserve.recipe_text import recipe_text, toml_value
+from tuneserve.recipe_text import CHANGED_FIRST, recipe_text, toml_value
 from tuneserve.settings import Recipe
 
 WORDS = ("iron", "tin", "zinc", "lead", "gold", "north", "south", "wind", "rain", "snow")
@@ -106,13 +105,13 @@ def test_every_text_is_toml(text: str) -> None:
 
 
 def test_what_is_offered_says_the_defaults() -> None:
-    lines = recipe_text({}, OFFERED, "x").splitlines()
+    lines = recipe_text({}, CHANGED_FIRST, "x").splitlines()
     settings = [line[2:] for line in lines if line.startswith("# ") and " = " in line]
-    named = {name for names in OFFERED.values() for name in names}
+    named = {name for names in CHANGED_FIRST.values() for name in names}
     shown = [line for line in settings if line.partition(" = ")[0] in named]
-    assert len(shown) == sum(map(len, OFFERED.values()))
+    assert len(shown) == sum(map(len, CHANGED_FIRST.values()))
     defaults = Recipe().model_dump()
-    for section, names in OFFERED.items():
+    for section, names in CHANGED_FIRST.items():
         assert all(f"{name} = {toml_value(defaults[section][name])}" in shown for name in names)
 
 

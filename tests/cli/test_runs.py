@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 
+from tests.run_support import RECORD, write_run
 from tests.support import Runner
 from tuneserve.cli.cache_files import cache_parts, remove_cached
-from tuneserve.cli.run_files import foreign_in, removable_of, remove_run, size_of
-from tuneserve.cli.run_summary import all_runs, summary_of
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, write_json
 from tuneserve.finetune.training.checkpoints import mark_replacing
+from tuneserve.overview.run_files import foreign_in, removable_of, remove_run, size_of
+from tuneserve.overview.run_summary import all_runs, summary_of
 from tuneserve.run import RunDirectory
-
-RECORD = Path(__file__).parents[1] / "core" / "run-schema-0.json"
 
 
 @pytest.fixture
@@ -27,25 +26,6 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_run("first")
     write_run("second", max_steps=7)
     return tmp_path / "runs"
-
-
-def write_run(name: str, **train: Any) -> None:
-    run = RunDirectory.named(name)
-    for step in (3, 6):
-        folder = run.checkpoints / f"checkpoint-{step}"
-        folder.mkdir(parents=True)
-        (folder / "optimizer.pt").write_bytes(bytes(1000))
-    for path in (
-        run.checkpoints / "fingerprint.json", run.adapter / "adapter_model.safetensors",
-        run.data / "train.jsonl", run.gguf / f"{name}-Q4_K_M.gguf", run.gguf / "base-Q4_K_M.gguf",
-        run.bench / "report.json", run.root / "tensorboard" / "events.1", run.root / "curves.html",
-    ):  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"0123456789")
-    record = json.loads(RECORD.read_text())
-    record["name"] = name
-    record["settings"]["train"] |= train
-    write_json(run.record_path, record)
 
 
 def test_a_run_in_short_has_what_its_record_says(runs: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
 from tuneserve.errors import TuneserveError
-from tuneserve.locks import HeldError, locked
+from tuneserve.locks import HeldError, holder, locked, process_holding
 from tuneserve.run import RunDirectory
 from tuneserve.serve.api.batches.files import FileStore
 
@@ -42,6 +44,7 @@ def test_a_link_is_not_followed_and_nothing_is_truncated(tmp_path: Path) -> None
 def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
     code = """
 import sys
+import threading
 from pathlib import Path
 from tuneserve.run import RunDirectory
 with RunDirectory(Path(sys.argv[2])).alone():
@@ -71,3 +74,25 @@ def test_a_lock_is_released_at_the_end_and_held_once(tmp_path: Path) -> None:
         pass
     with locked(path, wait=False):
         pass
+
+
+def test_who_only_looks_keeps_nobody_out_and_finds_the_process_itself(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    assert (holder(path), process_holding(path)) == (None, None)
+    path.touch()
+    assert (holder(path), process_holding(path)) == (None, None)
+    with locked(path, wait=False):
+        if Path("/proc/locks").exists():
+            assert str(holder(path)).startswith(f"process {os.getpid()} (")
+            assert process_holding(path) == os.getpid()
+        copy = tmp_path / "copy.lock"
+        copy.touch()
+        assert process_holding(copy) is None
+    assert holder(path) is None
+    looking = os.open(path, os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [looking]).start()
+    with locked(path, wait=False):
+        pass
+    (tmp_path / "link").symlink_to(path)
+    assert holder(tmp_path / "link") is None

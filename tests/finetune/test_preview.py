@@ -30,7 +30,11 @@ def test_preview_shows_examples_and_figures_and_refuses_what_training_would(
     assert good.returncode == 0, good.stderr
     assert "«It is" in good.stderr
     assert "<|im_end|>»" in good.stderr
-    counts = json.loads(good.stdout)["counts"]
+    told = json.loads(good.stdout)
+    counts = told["counts"]
+    (example,) = told["shown"]
+    assert "".join(one["text"] for one in example["pieces"] if one["trained"]).startswith("It is")
+    assert sum(one["tokens"] for one in example["pieces"]) == example["tokens"]
     assert sum(part["examples"] for part in counts.values()) == 30
     assert counts["train"]["trained_per_example"]["min"] >= 4
 

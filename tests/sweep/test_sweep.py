@@ -15,6 +15,7 @@ import pytest
 
 from tests.finetune.training.variants import make_small
 from tests.support import ROOT, ModulePaths
+from tuneserve.finetune.training.progress_file import read_progress
 from tuneserve.recipe import load_recipe
 
 pytest.importorskip("optuna")
@@ -69,9 +70,9 @@ def start(workspace: Path, *options: str, recipe: str = "s.toml") -> subprocess.
 def finished(workspace: Path) -> dict[str, Any]:
     """A sweep that was killed while its second trial was trained, and then gone on with."""
     process = start(workspace, *OVER, "--trials", "6")
-    evaluations = workspace / "runs" / "s-1" / "evaluations.json"
+    path = workspace / "runs" / "s-1" / "progress.jsonl"
     deadline = time.monotonic() + 240
-    while not evaluations.is_file():
+    while not ((progress := read_progress(path)) and progress.curves.eval):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)

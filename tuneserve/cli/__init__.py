@@ -32,6 +32,7 @@ COMMANDS = {
     "chat": "Talk to a served model in the terminal.",
     "bench": "Does the tuned model beat the base? With error bars.",
     "ls": "List the runs: base, state, figures, size.",
+    "ui": "Show runs and trainings on a local page; start and stop them.",
     "show": "Show a run: settings, figures, sizes, what can be removed.",
     "compare": "Show in which settings and results two runs differ.",
     "rm": "Remove runs: what tuneserve made in them, and nothing else.",

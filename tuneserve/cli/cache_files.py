@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tuneserve.cli.run_files import Removable, size_of
 from tuneserve.errors import TuneserveError
 from tuneserve.files import cache_directory, remove
 from tuneserve.finetune.training.result import TrainOutput
 from tuneserve.locks import HeldError, locked
+from tuneserve.overview.run_files import Removable, size_of
 from tuneserve.run import RunDirectory
 
 # By folder of the cache: what it is, and what is lost with it.

@@ -27,8 +27,8 @@ def command(runs: tuple[str, ...], cache: bool, dry_run: bool, yes: bool, as_jso
     tuneserve clean sentiment --yes
     """
     from tuneserve.cli.cache_files import cache_parts, remove_cached
-    from tuneserve.cli.run_files import removable_of, remove_part
-    from tuneserve.cli.run_summary import all_runs
+    from tuneserve.overview.run_files import removable_of, remove_part
+    from tuneserve.overview.run_summary import all_runs
 
     named = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)] or all_runs()
     of_runs = {run.name: (run, removable_of(run)) for run in named}

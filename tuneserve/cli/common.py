@@ -13,14 +13,13 @@ from click.shell_completion import CompletionItem
 from tuneserve.console import say, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings
+from tuneserve.recipe import shipped_recipes
 from tuneserve.run import RunDirectory, runs_directory
 from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
     from tuneserve.bench.stats.ranking import Ranking
 
-# Of [convert], what is asked before training.
-PREFLIGHT_SETTINGS = ("preflight", "converter", "quantization")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -35,12 +34,6 @@ class RunName(click.types.StringParamType):
 
 
 RUN_NAME = RunName()
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """The recipes that are installed with the package, by name."""
-    folder = Path(__file__).resolve().parent.parent / "recipes"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def shipped_recipe(_: click.Context, __: click.Parameter, given: Path | None) -> Path | None:

@@ -23,8 +23,8 @@ def command(first: str, second: str, as_json: bool) -> None:
     tuneserve compare first second
     """
     from tuneserve.changes import changed_settings, with_defaults
-    from tuneserve.cli.run_summary import summary_of
-    from tuneserve.cli.show import shown
+    from tuneserve.overview.run_detail import shown_figure
+    from tuneserve.overview.run_summary import summary_of
 
     runs = [RunDirectory.named(name).require() for name in (first, second)]
     if runs[0].root == runs[1].root:
@@ -43,7 +43,7 @@ def command(first: str, second: str, as_json: bool) -> None:
     for line in changed:
         say(f"  {line}")
     rows = [
-        [name, *("-" if value is None else shown(name, value) for value in values)]
+        [name, *("-" if value is None else shown_figure(name, value) for value in values)]
         for name, values in figures.items()
     ]
     table("Results", ["figure", *(found.name for found in summaries)], rows)

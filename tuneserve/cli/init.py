@@ -17,14 +17,6 @@ from tuneserve.options import given_options, settings_options
 from tuneserve.recipe import validate
 from tuneserve.settings import Recipe
 
-# Written as comments, with their defaults: what is changed first.
-OFFERED = {
-    "data": ("system", "skip_bad", "eval_fraction", "test_fraction"),
-    "train": ("r", "alpha", "learning_rate", "epochs", "batch_size", "evaluations"),
-    "convert": ("quantization",),
-    "serve": ("ctx", "slots"),
-    "bench": ("task", "max_tokens"),
-}
 _HEADING = """Recipe of tuneserve; every setting: docs/settings.md.
 Editors: tuneserve init --json-schema > recipe.schema.json, then begin this file with
 '#:schema ./recipe.schema.json'."""
@@ -84,13 +76,13 @@ def command(
     from tuneserve.base import read_base_config
     from tuneserve.cli.plan import look_ahead
     from tuneserve.finetune.runtime.libraries import has_gpu
-    from tuneserve.recipe_text import recipe_text
+    from tuneserve.recipe_text import CHANGED_FIRST, recipe_text
 
     device = "cuda" if has_gpu() else "cpu"
     shown = look_ahead(
         recipe, read_base_config(recipe.model.base), device=device, calibrate=calibrate, named=True
     )
-    write_text(output, recipe_text(tables, OFFERED, _HEADING))
+    write_text(output, recipe_text(tables, CHANGED_FIRST, _HEADING))
     say(f"recipe: {output}")
     say(f"next: tuneserve train --config {shlex.quote(str(output))}")
     if as_json:

@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
     tuneserve ls
     tuneserve ls --json
     """
-    from tuneserve.cli.run_summary import all_runs, summary_of
+    from tuneserve.overview.run_summary import all_runs, summary_of
 
     runs = [summary_of(run) for run in all_runs()]
     if as_json:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import PREFLIGHT_SETTINGS, config_option
+from tuneserve.cli.common import config_option
 from tuneserve.cli.data_summary import limited, say_changes, say_kinds, say_removed
 from tuneserve.console import print_json, say, stderr_console, table
 from tuneserve.errors import UsageError, grouped
 from tuneserve.extras import require_extra
-from tuneserve.options import resolve_settings, settings_options
+from tuneserve.options import PREFLIGHT_SETTINGS, resolve_settings, settings_options
 from tuneserve.run import runs_directory
 from tuneserve.visible import hidden_parts, one_line
 
@@ -40,7 +40,9 @@ STYLES = {"context": "dim", "trained": "bold green", "special": "cyan", "left ou
     default=6,
     help="Kinds of examples to show a typical one of, the most frequent first.  [6]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON on stdout.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print figures and examples as JSON on stdout."
+)
 @settings_options("model", "data")
 @settings_options("convert", only=PREFLIGHT_SETTINGS)
 @click.pass_context
@@ -112,10 +114,11 @@ def _show_example(shown: Shown) -> None:
     console.rule(Text(title), align="left")
     rows = max(console.height - _OTHER_ROWS, _FEWEST_ROWS)
     pieces = joined(shortened(shown.pieces, rows=rows, width=console.width))
-    length = sum(piece.tokens for piece in shown.pieces)
-    trained = sum(piece.tokens for piece in shown.pieces if piece.trained)
-    about = f"{example.where} (id {example.id}): {length:,} tokens, {trained:,} of them trained"
-    if shown.length_before_cut > length:
+    about = (
+        f"{example.where} (id {example.id}): {shown.tokens:,} tokens, "
+        f"{shown.trained_tokens:,} of them trained"
+    )
+    if shown.length_before_cut > shown.tokens:
         about += f"; cut, {shown.length_before_cut:,} before"
     if shown.part != "train":
         about += f"; held out for '{shown.part}', and not trained on"

@@ -21,7 +21,7 @@ def command(runs: tuple[str, ...], yes: bool, as_json: bool) -> int:
     \b
     tuneserve rm first second
     """
-    from tuneserve.cli.run_files import foreign_in, remove_run, size_of
+    from tuneserve.overview.run_files import foreign_in, remove_run, size_of
 
     found = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)]
     sizes = {run.name: size_of(run.root) for run in found}

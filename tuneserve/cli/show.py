@@ -18,50 +18,27 @@ def command(run_name: str, as_json: bool) -> None:
     \b
     tuneserve show sentiment
     """
-    from tuneserve.changes import changed_settings, with_defaults
-    from tuneserve.cli.run_files import foreign_in, removable_of, size_of
-    from tuneserve.cli.run_summary import summary_of
-    from tuneserve.settings import Recipe
+    from tuneserve.overview.run_detail import detail_of, shown_figure
 
-    run = RunDirectory.named(run_name).require()
-    found = summary_of(run)
-    removable = removable_of(run)
-    defaults = Recipe().model_dump(mode="json")
-    saved = with_defaults(run.saved_settings())
-    changed = {
-        f"{section}.{name}": value
-        for section, values in saved.items()
-        for name, value in values.items()
-        if defaults.get(section, {}).get(name, ...) != value
-    }
-    parts = {
-        path.name: size_of(path) for path in sorted(run.root.iterdir()) if not path.is_symlink()
-    }
-    foreign = [str(path) for path in foreign_in(run)]
+    detail = detail_of(RunDirectory.named(run_name))
+    found = detail.summary
     if as_json:
         print_json(
             {
-                **found.to_json(), "settings": changed, "parts_bytes": parts,
-                "removable": [part.to_json() for part in removable], "not_ours": foreign,
+                **found.to_json(), "settings": detail.settings, "parts_bytes": detail.parts_bytes,
+                "removable": [part.to_json() for part in detail.removable],
+                "not_ours": detail.not_ours,
             }
         )  # fmt: skip
         return
     say(f"{found.name}: {found.state}; begun {found.created}; base {found.base}")
-    for line in changed_settings(defaults, saved):
-        say(f"  {line.replace(' was ', ' (default ', 1).replace(', is ', '): ', 1)}")
-    table("Figures", ["figure", "value"], [[name, shown(name, value)] for name, value in
-                                           found.figures.items()])  # fmt: skip
+    for line in detail.changed:
+        say(f"  {line}")
+    figures = [[name, shown_figure(name, value)] for name, value in found.figures.items()]
+    table("Figures", ["figure", "value"], figures)
     if found.verdict:
         say(found.verdict)
-    table("On disk", ["part", "size"], [[name, human_bytes(size)] for name, size in parts.items()])
-    for part in removable:
+    parts = [[name, human_bytes(size)] for name, size in detail.parts_bytes.items()]
+    table("On disk", ["part", "size"], parts)
+    for part in detail.removable:
         say(f"can be removed: {part.path} ({human_bytes(part.size_bytes)}): {part.what}")
-
-
-def shown(name: str, value: float) -> str:
-    """A figure in the unit that its name says."""
-    if name.endswith("_bytes"):
-        return human_bytes(value)
-    if name.startswith("accuracy") or name == "gain_kept":
-        return f"{100 * value:.1f} %"
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tuneserve.cli.common import PREFLIGHT_SETTINGS, select_run, stage_options
+from tuneserve.cli.common import select_run, stage_options
 from tuneserve.console import human_bytes, print_json, say
 from tuneserve.extras import require_extra
-from tuneserve.options import resolve_settings, settings_options
+from tuneserve.options import PREFLIGHT_SETTINGS, resolve_settings, settings_options
 
 if TYPE_CHECKING:
     from tuneserve.convert.rounding import StoredWeights
@@ -61,9 +61,9 @@ def command(
     machines = Machines(nodes, node_rank, rendezvous)
     if processes := processes_wanted(recipe.train.gpus, machines):
         sys.exit(launch(context.find_root().obj, processes, machines))
-    from tuneserve.cli.run_files import removable_of
     from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
+    from tuneserve.overview.run_files import removable_of
 
     def stored_weights(base: Path) -> StoredWeights:
         from tuneserve.convert import rounding

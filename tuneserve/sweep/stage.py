@@ -13,7 +13,6 @@ from tuneserve.files import check_replaceable, remove, write_text
 from tuneserve.finetune.data.prepare import data_hash, prepare_examples
 from tuneserve.finetune.training.checkpoints import discard
 from tuneserve.finetune.training.eval_losses import read_eval_losses
-from tuneserve.finetune.training.evaluations import Evaluation
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES
 from tuneserve.locks import locked
@@ -26,6 +25,7 @@ from tuneserve.sweep.records import SweepFolder, SweepRecord, SweepResult, Trial
 from tuneserve.sweep.space import own_values, text_of, with_chosen, with_setting
 from tuneserve.sweep.trial import (
     PRUNED,
+    Evaluation,
     Signals,
     SweepStoppedError,
     failure,
@@ -127,11 +127,10 @@ def _run_trial(
     begun = "goes on" if trial.went_on else "begins"
     say(f"trial {trial.number} {begun}: {_shown(sweep, trial)} ({log})")
 
-    def ends(place: int, evaluation: Evaluation, steps: int) -> bool:
-        loss = evaluation.losses["eval"]
-        trial.report(place, loss, evaluation.step)
-        say(f"trial {trial.number}: step {evaluation.step} of {steps}: eval loss {loss:.4f}")
-        return trial.should_prune() and evaluation.step < steps and not signals.received
+    def ends(found: Evaluation) -> bool:
+        trial.report(found.place, found.loss, found.step)
+        say(f"trial {trial.number}: step {found.step} of {found.steps}: eval loss {found.loss:.4f}")
+        return trial.should_prune() and found.step < found.steps and not signals.received
 
     code = train_trial(path, run, log, signals, ends, preflight=trial.as_is)
     if code is PRUNED:

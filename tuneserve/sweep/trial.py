@@ -8,18 +8,31 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from tuneserve.child import ending, own_module
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.finetune.training.evaluations import Evaluation, read_evaluations
+from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
+from tuneserve.finetune.training.progress_file import read_progress
 from tuneserve.run import RunDirectory
 
 _POLL_SECONDS = 0.2
 _TAIL_BYTES = 20_000
 PRUNED = None
 """What `train_trial` returns where the trial was ended because others do better."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of a trial: which one (`place`, from 1), after which of the optimizer `steps`, and
+    the eval loss in nats per answer token."""
+
+    place: int
+    step: int
+    loss: float
+    steps: int
 
 
 class SweepStoppedError(TuneserveError):
@@ -57,16 +70,16 @@ def train_trial(
     run: RunDirectory,
     log: Path,
     signals: Signals,
-    on_evaluation: Callable[[int, Evaluation, int], bool],
+    on_evaluation: Callable[[Evaluation], bool],
     *,
     preflight: bool,
 ) -> int | None:
     """Train a recipe as a run, or go on with it; returns the exit code, or PRUNED.
 
     What the training says goes to the end of `log`. `on_evaluation` is told of each evaluation of
-    the trained model: which it is (from 1), its losses, and the steps that the training is to
-    make; it answers whether the trial is to end here. Without `preflight` the conversion is not
-    looked at before: nothing that is varied decides about it. The training ends with this process.
+    the trained model, and answers whether the trial is to end here. Without `preflight` the
+    conversion is not looked at before: nothing that is varied decides about it. The training ends
+    with this process.
     """
     command = own_module(
         "tuneserve", "train", "--config", str(recipe), "--run", run.name, "--skip-done",
@@ -82,12 +95,12 @@ def train_trial(
     try:
         while True:
             code = process.poll()
-            found = read_evaluations(run)
-            trained = [one for one in found.done if one.step > 0] if found is not None else []
-            for place, evaluation in enumerate(trained[told:], start=told + 1):
+            found = read_progress(run.root / PROGRESS_FILE)
+            trained = [one for one in found.curves.eval if one[0] > 0] if found is not None else []
+            for place, (step, loss) in enumerate(trained[told:], start=told + 1):
                 assert found is not None
                 told = place
-                if on_evaluation(place, evaluation, found.steps):
+                if on_evaluation(Evaluation(place, step, loss, found.last.steps)):
                     return PRUNED
             if code is not None:
                 return code

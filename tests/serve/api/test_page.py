@@ -10,7 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.browser import Browser, running_browser
+from tests.browser import (
+    Browser,
+    look_as,
+    low_contrast,
+    named_controls,
+    press,
+    running_browser,
+)
 from tests.support import ModulePaths
 from tuneserve.gguf.system_prompt import write_with_system_prompt
 from tuneserve.serve.api.chat_page import chat_page
@@ -413,68 +420,26 @@ def test_the_page_follows_the_answer_until_its_reader_scrolls_away(page: Browser
 
 
 def test_keys(page: Browser) -> None:
-    def press(key: str) -> None:
-        codes = {"Enter": 13, "Escape": 27, "Tab": 9}
-        event = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-        page.call("Input.dispatchKeyEvent", type="rawKeyDown", **event)
-        page.call("Input.dispatchKeyEvent", type="keyUp", **event)
-
     run(page, "reply(['x']); $('prompt').focus(); $('prompt').value = 'by key'; return 1")
-    press("Enter")
+    press(page, "Enter")
     page.wait("document.querySelectorAll('.assistant').length === 1", 5)
     page.run("$('history').open = true")
-    press("Escape")
+    press(page, "Escape")
     assert page.run("$('history').open") is False
     assert page.run("document.activeElement.textContent") == "Conversations"
     page.run("edit(0)")
-    press("Escape")
+    press(page, "Escape")
     assert page.run("$('editing').hidden")
     page.run("$('prompt').focus()")
-    press("Tab")
+    press(page, "Tab")
     assert page.run("document.activeElement.id") == "send"
-
-
-CONTRAST = """
-const rgb = text => {
-  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
-  context.fillStyle = text; context.fillRect(0, 0, 1, 1);
-  return [...context.getImageData(0, 0, 1, 1).data];
-};
-const light = ([r, g, b]) => [r, g, b].map(v => v / 255).map(
-  v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-  .reduce((sum, v, n) => sum + v * [.2126, .7152, .0722][n], 0);
-const behind = element => {
-  for (let one = element; one; one = one.parentElement) {
-    const found = rgb(getComputedStyle(one).backgroundColor);
-    if (found[3] === 255) return found;
-  }
-  const probe = make("div", {style: "background: Canvas"});
-  document.body.append(probe);
-  const canvas = rgb(getComputedStyle(probe).backgroundColor);
-  probe.remove();
-  return canvas;
-};
-const low = [];
-for (const one of document.querySelectorAll("body *")) {
-  if (!one.checkVisibility() || one.disabled || ![...one.childNodes].some(
-        node => node.nodeType === 3 && node.textContent.trim())) continue;
-  const [a, b] = [light(rgb(getComputedStyle(one).color)), light(behind(one))].sort(
-    (x, y) => y - x);
-  const ratio = (a + .05) / (b + .05);
-  if (ratio < 4.5) low.push([one.tagName, one.className, one.textContent.slice(0, 30), ratio]);
-}
-return low;
-"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1100])
 def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -> None:
     """Names for screen readers, contrast, and no scrolling sideways."""
-    page.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1,
-              mobile=False)  # fmt: skip
-    page.call("Emulation.setEmulatedMedia",
-              features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+    look_as(page, width, scheme)
     run(
         page,
         """$("both").checked = true; startAnew();
@@ -488,12 +453,8 @@ def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -
     )
     page.screenshot(tmp_path / "page.png")
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
-    assert run(page, CONTRAST) == []
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    roles = {"button", "textbox", "combobox", "checkbox", "spinbutton", "link",
-             "article", "log", "DisclosureTriangle", "form"}  # fmt: skip
-    shown = [node for node in nodes if not node["ignored"] and node["role"]["value"] in roles]
-    assert len(shown) > 30
-    nameless = [node for node in shown if not node.get("name", {}).get("value")]
-    assert nameless == []
+    assert low_contrast(page) == []
+    controls = named_controls(page)
+    assert len(controls) > 30
+    assert [one for one in controls if not one[1]] == []
     page.call("Emulation.clearDeviceMetricsOverride")

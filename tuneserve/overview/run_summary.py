@@ -1,4 +1,4 @@
-"""A run in short, out of its record: for `ls`, `show` and `compare`."""
+"""A run in short, out of its record: for `ls`, `show`, `compare` and `ui`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 from pydantic import Field
 
 from tuneserve.bench.result import BenchResult
-from tuneserve.cli.run_files import holder_of, removable_of, size_of
 from tuneserve.convert.result import ConvertOutput
 from tuneserve.errors import TuneserveError
 from tuneserve.finetune.training.checkpoints import has_checkpoints
 from tuneserve.finetune.training.result import TrainResult
+from tuneserve.overview.run_files import holder_of, removable_of, size_of
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory, runs_directory
 

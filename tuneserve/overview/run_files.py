@@ -11,14 +11,14 @@ from tuneserve.bench.report.pages import REPORT_FILES
 from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, is_made, remove
 from tuneserve.finetune.training.checkpoints import OWN_FILES, is_replacing
-from tuneserve.finetune.training.evaluations import FILE as EVALUATIONS
+from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
 from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
-from tuneserve.locks import HeldError, hold
+from tuneserve.locks import holder
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
 
 _CHECKPOINTS = ("checkpoint-[0-9]*/",)
-_AT_THE_TOP = (".lock", "run.json*", "curves.html", EVALUATIONS, "bench-journal*.jsonl")
+_AT_THE_TOP = (".lock", "run.json*", "curves.html", PROGRESS_FILE, "bench-journal*.jsonl")
 
 
 class Removable(Record):
@@ -41,15 +41,7 @@ def size_of(path: Path) -> int:
 
 def holder_of(run: RunDirectory) -> str | None:
     """The process that is at work on a run, in words; None if there is none."""
-    if not (run.root / ".lock").is_file():
-        return None
-    try:
-        os.close(hold(run.root / ".lock", wait=False))
-    except HeldError as error:
-        return error.holder
-    except OSError:  # another user's run, which can only be read
-        return None
-    return None
+    return holder(run.lock)
 
 
 def removable_of(run: RunDirectory, *, held: bool = False) -> list[Removable]:
@@ -108,7 +100,7 @@ def remove_run(run: RunDirectory) -> list[Path]:
     with run.alone():
         kept = foreign_in(run)
         spared = {path.absolute() for path in kept}
-        last = [run.record_path, run.root / ".lock"]
+        last = [run.record_path, run.lock]
         for path in _made(run):
             if path not in last and path.absolute() not in spared:
                 remove(path)
@@ -158,6 +150,7 @@ def _folders(run: RunDirectory) -> Mapping[str, Sequence[str]]:
         "bench-ladder": ("*.gguf",),
         "merged": (*CHECKPOINT_FILES, "README.md"),
         "tensorboard": ("events.*",),
+        "logs": ("*.log",),
     }
 
 

@@ -1,0 +1,54 @@
+// Examples with what is trained, counts, and what was changed or left out.
+
+import {make} from "./dom.js";
+import {lines, table} from "./parts.js";
+
+/** Ask for a preview, and show it, or why there is none. */
+export async function previewed(shown, asker, ask) {
+  asker.disabled = true;
+  shown.replaceChildren(make("p", {className: "soft", textContent: "Reading the data…"}));
+  try {
+    shown.replaceChildren(...preview(await ask()));
+  } catch (error) {
+    shown.replaceChildren(make("pre", {className: "bad", role: "alert", textContent: error.message}));
+  }
+  asker.disabled = false;
+}
+
+function preview(found) {
+  const refusal = found.refusal ? [make("pre", {className: "bad", role: "alert",
+    textContent: found.refusal})] : [];
+  const legend = make("p", {className: "legend-words"}, make("mark", {textContent: "is trained"}), " ",
+    make("span", {className: "special", textContent: "special token"}), " ",
+    make("span", {className: "context", textContent: "is only read"}));
+  return [...refusal, ...found.shown.length ? [legend] : [], ...found.shown.map(example), counts(found),
+    table("Kinds of examples", ["kind", "train", "eval", "test"], found.kinds.map(one =>
+      [one.name, ...["train", "eval", "test"].map(part => String(one.examples[part] ?? 0))])),
+    lines([...found.notes, ...count(found.duplicates, "removed as duplicates"),
+      ...count(found.near_duplicates, "removed as near duplicates of held-out ones"),
+      ...count(found.unusable, "left out as unusable")])];
+}
+
+const count = (number, what) => number ? [`${number.toLocaleString()} x ${what}`] : [];
+
+function example(one) {
+  const cut = one.length_before_cut > one.tokens ? `, cut from ${one.length_before_cut}` : "";
+  const held = one.part === "train" ? "" : `; held out for '${one.part}'`;
+  const text = make("pre", {className: "example", tabIndex: 0, role: "region",
+    "aria-label": `Example: ${one.kind}`});
+  for (const piece of one.pieces) {
+    const tag = piece.trained ? "mark" : "span";
+    text.append(make(tag, {className: piece.kind === "special" ? "special" : "context",
+      textContent: piece.text}));
+  }
+  return make("figure", {}, make("figcaption", {textContent: `${one.kind} · ${one.where} · ` +
+    `${one.tokens} tokens, ${one.trained_tokens} of them trained${cut}${held}`}), text);
+}
+
+function counts(found) {
+  const rows = Object.entries(found.counts).filter(([, part]) => part.examples).map(([name, part]) =>
+    [name, part.examples, part.tokens, part.trained_tokens, part.truncated ?? 0,
+     part.trained_tokens_lost ?? 0].map(one => one.toLocaleString()));
+  return table("What will be trained", ["split", "examples", "tokens", "trained", "cut",
+    "trained tokens lost"], rows);
+}
