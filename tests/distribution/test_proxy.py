@@ -17,8 +17,8 @@ from typing import Any
 
 import httpx
 import pytest
+from deploy_replicas import CONFIG, proxy_config
 
-from benchmarks.deploy_replicas import CONFIG, proxy_config
 from tests.support import ModulePaths
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
