@@ -213,7 +213,8 @@ def main() -> int:
             folder = Path(made) / way
             folder.mkdir()
             balance = "" if way in ("file", "killed") else way
-            found, told = Round(), {}
+            found = Round()
+            told: dict[str, Any] = {}
             with running(options.model, folder, options.replicas, balance) as (url, replicas):
                 killer = threading.Thread(target=kill_and_restart, args=(replicas[0], 5.0, told))
                 if way == "killed":

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from tuneserve.cli.common import PREFLIGHT_SETTINGS, shipped_recipe
+from tuneserve.cli.common import shipped_recipe
 from tuneserve.console import print_json, say, table
 from tuneserve.extras import require_extra
-from tuneserve.options import given_options, resolve_settings, settings_options
+from tuneserve.options import PREFLIGHT_SETTINGS, given_options, resolve_settings, settings_options
 from tuneserve.recipe import load_recipe
 
 
