@@ -29,7 +29,8 @@ class Named(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        content = str(self.server.server_address[1]).encode()
+        assert isinstance(self.server, ThreadingHTTPServer)
+        content = str(self.server.server_port).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

@@ -26,8 +26,8 @@ PRUNED = None
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation of a trial: which one (`place`, from 1), after which `step` of all, and the eval
-    loss in nats per answer token."""
+    """An evaluation of a trial: its `place` (from 1), after which step of all it was made, and the
+    eval loss in nats per answer token."""
 
     place: int
     step: int
