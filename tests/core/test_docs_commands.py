@@ -90,7 +90,7 @@ def test_blocks_are_what_they_say(page: Path, tmp_path: Path) -> None:
             assert tomllib.loads(block)
             load_recipe(tmp_path / "recipe.toml")
     for block in blocks(page, "json"):
-        for value in [block] if block.startswith("{\n") else block.splitlines():
-            json.loads(value)
+        values = block.splitlines() if "\n{" in block else [block]  # JSONL, or one value
+        assert all(map(json.loads, values))
     for block in blocks(page, "python"):
         ast.parse(block)
