@@ -14,6 +14,8 @@ export function runView(name) {
     "record"].map(one => [one, make("div")]));
   const talk = chatPart(name);
   const data = section("Data", ...dataPart(name)), log = logPart(name);
+  // What there is of them is known with the first answer.
+  for (const one of [talk.element, data, log.element]) one.hidden = true;
   const view = {
     title: name,
     elements: [make("h1", {textContent: name, tabIndex: -1}), parts.about, parts.actions, parts.jobs,
