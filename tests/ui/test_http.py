@@ -177,6 +177,8 @@ def test_a_refused_start_says_why_and_leaves_nothing(ui: RunningUI) -> None:
     given = {"stage": "train", "settings": {"data": {"file": "nowhere.jsonl"}, "train": {"r": 8}}}
     job = ui.send("api/runs/new/start", given).json()
     assert job["command"] == "tuneserve train --config runs/new.toml --run new"
+    again = ui.send("api/runs/new/start", given)
+    assert (again.status_code, "is being worked on: process" in again.text) == (409, True)
     told = ui.ended("new")
     assert told["state"] == "refused"
     assert told["said"].startswith("error: nowhere.jsonl: ")
