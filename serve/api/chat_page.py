@@ -6,7 +6,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "page"
 # In the order in which they use each other.
-_SCRIPTS = ("dom", "inline", "markdown", "store", "api", "turns", "chat", "main")
+_SCRIPTS = ("dom", "inline", "markdown", "store", "events", "api", "turns", "chat", "main")
 POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -35,7 +35,11 @@ def chat_page(token: str) -> str:
     return page.replace("/* STYLE */", read("page.css")).replace("<!-- SCRIPTS -->", scripts)
 
 
-def dom_module() -> str:
-    """What makes elements, as a module for the project's other pages."""
-    script = (_FOLDER / "dom.js").read_text(encoding="utf-8")
-    return f"{script}\nexport {{$, button, copy, download, make}};\n"
+SHARED = {"dom.js": ("$", "button", "copy", "download", "make"), "events.js": ("events",)}
+"""Scripts that the project's other pages use too, with the names that they have of them."""
+
+
+def shared_module(name: str) -> str:
+    """One of SHARED as a module."""
+    script = (_FOLDER / name).read_text(encoding="utf-8")
+    return f"{script}\nexport {{{', '.join(SHARED[name])}}};\n"

@@ -76,11 +76,12 @@ def test_by_keys_from_the_list_to_a_run_and_back(page: Browser) -> None:
     press(page, "Enter")
     page.wait(f"{HEADING} === 'first'", 20)
     assert page.run("document.activeElement.tagName") == "H1"
+    page.wait("document.querySelector('figure svg') !== null", 20)
     text = page.run("document.body.innerText")
     for told in ("trained, converted, benched", "No difference shown", "equal on 155 texts",
                  "data.eval_fraction (default 0.05): 0.2", "Conversion: verified"):  # fmt: skip
         assert told in text
-    assert page.run("document.querySelector('figure svg') !== null")
+    page.wait("document.querySelector('pre.log').textContent !== ''", 20)
     assert page.run("document.querySelector('pre.log').textContent").endswith("\\x1b[31m<b>&\n")
     tab_to(page, "it.textContent === 'Show the report here'")
     press(page, "Enter")
@@ -168,12 +169,13 @@ def test_texts_of_a_run_are_no_html(page: Browser, ui: RunningUI) -> None:
 def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -> None:
     """Names for screen readers, contrast, and no scrolling sideways."""
     look_as(page, width, scheme)
-    for view, heading, least in (
-        ("", "Runs", 5), ("run/first", "first", 12), ("start/train", "New training", 60),
-        ("start/bench/first", "Benchmark first", 40),
+    for view, heading, least, ready in (
+        ("", "Runs", 5, "tbody"), ("run/first", "first", 12, "figure"),
+        ("start/train", "New training", 60, "fieldset"),
+        ("start/bench/first", "Benchmark first", 40, "fieldset"),
     ):  # fmt: skip
         show(page, view, heading)
-        page.wait("document.querySelector('main').childNodes.length > 1", 20)
+        page.wait(f"document.querySelector('main {ready}') !== null", 20)
         page.run("for (const one of document.querySelectorAll('details')) one.open = true")
         page.screenshot(tmp_path / f"{heading}.png")
         assert page.run("document.documentElement.scrollWidth <= innerWidth"), view

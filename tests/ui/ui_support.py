@@ -69,7 +69,8 @@ def running_ui(folder: Path) -> Iterator[RunningUI]:
         found = re.search(r"open (http\S+)#token=(\S+)", log.read_text())
         assert found, log.read_text()
         yield RunningUI(process, found[1], found[2], folder)
-        process.send_signal(signal.SIGINT)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
     finally:

@@ -3,8 +3,9 @@ whatever else begins a process for those who have the token."""
 
 from __future__ import annotations
 
+import contextlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ from tuneserve.serve.api.browser_rules import BrowserRules
 from tuneserve.serve.api.errors import ApiError, to_json
 from tuneserve.serve.api.middleware import FAVICON_PATH, Guard, KeyRing
 from tuneserve.ui import forms, views
+from tuneserve.ui.chats import Chats
 from tuneserve.ui.jobs import Jobs
 from tuneserve.ui.logs import inside, read_tail
 from tuneserve.ui.preview import Previews, data_settings
@@ -93,6 +95,7 @@ def create_app(token: str, allowed_hosts: Sequence[str] = ()) -> Starlette:
     page = _Page()
     return Starlette(
         routes=page.routes(),
+        lifespan=page.running,
         middleware=[
             Middleware(
                 BrowserRules, host="127.0.0.1", allowed=allowed_hosts, origins=(), token=None,
@@ -129,6 +132,7 @@ class _Page:
         self._jobs = Jobs()
         self._stopper = Stopper()
         self._previews = Previews()
+        self._chats = Chats()
 
     def routes(self) -> list[Route]:
         return [
@@ -145,6 +149,9 @@ class _Page:
             Route("/api/runs/{run}/start", self.start, methods=["POST"]),
             Route("/api/runs/{run}/stop", self.stop, methods=["POST"]),
             Route("/api/runs/{run}/preview", self.preview_of_run, methods=["POST"]),
+            Route("/api/runs/{run}/serve", self.serve, methods=["POST"]),
+            Route("/api/runs/{run}/serve/stop", self.stop_serving, methods=["POST"]),
+            Route("/api/runs/{run}/chat", self.chat, methods=["POST"]),
             Route("/runs/{run}/report.html", self.report),
         ]
 
@@ -159,8 +166,8 @@ class _Page:
         kind = {".js": "text/javascript", ".css": "text/css"}.get(Path(name).suffix)
         if name == "charts.css":
             return Response(str(page_style()), media_type="text/css")
-        if name == "dom.js":
-            return Response(chat_page.dom_module(), media_type="text/javascript")
+        if name in chat_page.SHARED:
+            return Response(chat_page.shared_module(name), media_type="text/javascript")
         if kind is None or name not in {path.name for path in _FOLDER.iterdir()}:
             raise HTTPException(404, "There is no such file.")
         return FileResponse(_FOLDER / name, media_type=kind)
@@ -181,7 +188,8 @@ class _Page:
         if not run.record_path.is_file() and jobs:  # one that is just being begun
             return _json({"name": run.name, "path": str(run.root), "begun": False, "jobs": jobs})
         view = await run_in_threadpool(views.run_view, run)
-        return _json({**view, "begun": True, "jobs": jobs})
+        servers = self._chats.of(run)
+        return _json({**view, "begun": True, "jobs": jobs, "servers": servers})
 
     async def log(self, request: Request) -> Response:
         path = inside(_run_of(request), "logs", f"{request.path_params['stage']}.log")
@@ -239,6 +247,31 @@ class _Page:
     async def stop(self, request: Request) -> Response:
         run = _run_of(request)
         return _json({"said": self._stopper.stop(run, self._jobs.running(run))})
+
+    async def serve(self, request: Request) -> Response:
+        """Serve both of the run's models."""
+        run = _run_of(request)
+        self._chats.start(run)
+        return _json({"servers": self._chats.of(run)})
+
+    async def stop_serving(self, request: Request) -> Response:
+        run = _run_of(request)
+        self._chats.stop(run)
+        return _json({"servers": self._chats.of(run)})
+
+    async def chat(self, request: Request) -> Response:
+        """What a model answers, as its server does, in server-sent events."""
+        run, given = _run_of(request), await _body(request)
+        status, kind, parts = await self._chats.ask(
+            run, str(given.get("model", "")), given.get("messages"), given.get("temperature", 0)
+        )
+        return StreamingResponse(parts, status, media_type=kind)
+
+    @contextlib.asynccontextmanager
+    async def running(self, _: Starlette) -> AsyncIterator[None]:
+        """What is served here ends with this server."""
+        yield
+        self._chats.close()
 
 
 def _run_of(request: Request) -> RunDirectory:

@@ -16,12 +16,10 @@ from typing import Any
 
 from tuneserve.child import own_module
 from tuneserve.console import say
-from tuneserve.durable import make_folder
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.foreign import check_own_folders
 from tuneserve.overview.run_files import holder_of
 from tuneserve.run import RunDirectory
-from tuneserve.ui.logs import last_words, read_tail
+from tuneserve.ui.logs import last_words, opened_log, read_tail
 
 REFUSED = UsageError.exit_code
 _SAVED = 130  # a training that was stopped
@@ -93,7 +91,7 @@ class Jobs:
         """Start `tuneserve STAGE …`, the words behind `tuneserve`. Raises TuneserveError if a
         process is at work on the run, or its log can't be written."""
         self.require_idle(run)
-        log, descriptor = _opened_log(run, stage)
+        log, descriptor = opened_log(run, stage)
         with os.fdopen(descriptor, "ab") as file:
             offset = file.tell()
             file.write(f"$ {shlex.join(['tuneserve', *words])}\n".encode())
@@ -111,24 +109,11 @@ class Jobs:
         """Note if a job has ended. Of a refused start of a run that is none yet nothing stays."""
         if job.process.returncode is not None or job.process.poll() is None:
             return
-        job.said = last_words(read_tail(job.log, begin=job.offset).text)
+        if job.log.is_file():
+            job.said = last_words(read_tail(job.log, begin=job.offset).text)
         say(f"process {job.process.pid} has ended: {job.stage} of {job.run.name} {job.state}")
         if job.state == "refused" and not job.run.record_path.exists():
             job.log.unlink(missing_ok=True)
             for folder in (job.run.logs, job.run.root):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
-
-
-def _opened_log(run: RunDirectory, stage: str) -> tuple[Path, int]:
-    """The stage's log, to add to. Raises TuneserveError where it, or a folder of the run, is a link
-    that leads elsewhere."""
-    run.check_writable()
-    make_folder(run.logs)
-    check_own_folders(run.root)
-    path = run.logs / f"{stage}.log"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        return path, os.open(path, flags, 0o666)
-    except OSError as error:
-        raise TuneserveError(f"can't be written: {error.strerror}", where=str(path)) from error

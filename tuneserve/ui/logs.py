@@ -8,7 +8,9 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuneserve.errors import UsageError
+from tuneserve.durable import make_folder
+from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.foreign import check_own_folders
 from tuneserve.run import RunDirectory
 from tuneserve.visible import visible
 
@@ -49,6 +51,20 @@ def last_words(text: str) -> str:
     if errors:
         return "\n".join(lines[errors[-1] :])
     return "\n".join([line for line in lines if line.strip()][-_LAST_LINES:])
+
+
+def opened_log(run: RunDirectory, name: str) -> tuple[Path, int]:
+    """A log of the run, to add to, and a descriptor of it. Raises TuneserveError where it, or a
+    folder of the run, is a link that leads elsewhere."""
+    run.check_writable()
+    make_folder(run.logs)
+    check_own_folders(run.root)
+    path = run.logs / f"{name}.log"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return path, os.open(path, flags, 0o666)
+    except OSError as error:
+        raise TuneserveError(f"can't be written: {error.strerror}", where=str(path)) from error
 
 
 def log_names(run: RunDirectory) -> list[str]:

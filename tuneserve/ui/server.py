@@ -46,7 +46,7 @@ def run_ui(port: int, allowed_hosts: Sequence[str] = ()) -> None:
             server_header=False,
             http=guarded_protocol(connection_limits(ServeSettings()), lambda _: None),
             ws="none",
-            lifespan="off",
+            lifespan="on",
             timeout_graceful_shutdown=CLOSING_SECONDS,
         )
         url = f"http://{HOST}:{listener.getsockname()[1]}/"

@@ -29,21 +29,6 @@ async function jsonOf(answer) {
   throw new Error(reason);
 }
 
-/** The server-sent events of an answer. */
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let held = "";
-  for (;;) {
-    const {value, done} = await reader.read();
-    if (done) return;
-    held += value;
-    const parts = held.split("\n\n");
-    held = parts.pop();
-    for (const part of parts)
-      if (part.startsWith("data: {")) yield JSON.parse(part.slice(6));
-  }
-}
-
 const SAMPLING = {temperature: "temperature", top_p: "top_p", top_k: "top_k", min_p: "min_p",
                   repeat_penalty: "repeat_penalty", longest: "max_tokens", seed: "seed"};
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +18,9 @@ from safetensors.torch import load_file, save_file
 from tests.finetune.training.variants import make_small
 from tests.support import ROOT, ModulePaths
 from tuneserve.files import sha256_file
+from tuneserve.run import RunDirectory
+from tuneserve.ui.stopping import Stopper
+from tuneserve.ui.views import run_view
 
 pytestmark = pytest.mark.slow
 
@@ -180,9 +182,16 @@ def test_a_replaced_training_stays_until_the_new_one_is_there(
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    # As `tuneserve ui` sees and stops a training that it has not started.
+    seen = run_view(RunDirectory(run))
+    assert (seen["at_work"], seen["charts"][0][0]) == ("train", "Loss per answer token")
+    assert "step" in dict(seen["training"]["figures"])
+    assert "It saves a checkpoint first" in Stopper().stop(RunDirectory(run), None)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 130, log
+    steps = [json.loads(line)["step"] for line in
+             (run / "progress.jsonl").read_text().splitlines()[1:]]  # fmt: skip
+    assert steps == sorted(steps)
     assert "Run the same command again to go on from there (without --force" in log
     assert state_of(run) == before
     # The finished training is still done, and the unfinished one goes on where it was.

@@ -1,6 +1,7 @@
 // This server's API. Reading needs nothing; the rest needs the token that the terminal shows.
 
 import {$} from "./dom.js";
+import {events} from "./events.js";
 
 const KEPT = "tuneserve-token";
 const TOKEN = /^#token=([\w-]+)$/;
@@ -30,7 +31,6 @@ export async function checkToken() {
 
 function askToken() {
   $("token-form").hidden = false;
-  document.body.classList.add("reading");
 }
 
 export async function get(path) {
@@ -38,20 +38,30 @@ export async function get(path) {
 }
 
 export async function send(path, body = {}) {
-  const answer = await reached(path, {
-    method: "POST", body: JSON.stringify(body),
+  const found = await read(await post(path, body));
+  $("token-form").hidden = true;
+  return found;
+}
+
+/** The events of an answer that is streamed. */
+export async function* stream(path, body, signal) {
+  const answer = await post(path, body, signal);
+  if (!answer.ok) await read(answer);
+  yield* events(answer);
+}
+
+function post(path, body, signal) {
+  return reached(path, {
+    method: "POST", body: JSON.stringify(body), signal,
     headers: {"Content-Type": "application/json", "X-Tuneserve-Token": token},
   });
-  const found = await read(answer);
-  $("token-form").hidden = true;
-  document.body.classList.remove("reading");
-  return found;
 }
 
 async function reached(path, options) {
   try {
     return await fetch(path, options);
-  } catch {
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
     throw new Error("The page's server does not answer. Is `tuneserve ui` still running?");
   }
 }

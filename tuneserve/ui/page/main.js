@@ -6,6 +6,9 @@ import {formView} from "./form.js";
 import {runView} from "./run.js";
 import {runsView} from "./runs.js";
 
+// Of the time, at most a part goes into drawing anew: a training may need the machine.
+const SHARE = 1 / 20;
+
 let view = null, timer = 0, turn = 0;
 
 async function viewOf(hash) {
@@ -34,23 +37,26 @@ async function open() {
     if (one.hash === (location.hash || "#/")) one.setAttribute("aria-current", "page");
     else one.removeAttribute("aria-current");
   }
-  await refresh(mine);
-  if (mine !== turn) return;
   scrollTo(0, 0);
   view.elements[0].focus({preventScroll: true});
+  await refresh(mine);
 }
 
 /** Draw the view anew, now and every few seconds while the page is looked at. */
 async function refresh(mine) {
   if (mine !== turn || !view.refresh) return;
   clearTimeout(timer);
+  const started = performance.now();
   try {
     if (!document.hidden) await view.refresh();
     if (mine === turn) tell("");
   } catch (error) {
     if (mine === turn) tell(error.message);
   }
-  if (mine === turn) timer = setTimeout(() => refresh(mine), 1000 * view.seconds);
+  if (mine === turn) {
+    const took = performance.now() - started;
+    timer = setTimeout(() => refresh(mine), Math.max(1000 * view.seconds, took / SHARE));
+  }
 }
 
 /** What is wrong with reaching the server; nothing is read aloud twice. */

@@ -23,7 +23,7 @@ function preview(found) {
     make("span", {className: "context", textContent: "is only read"}));
   return [...refusal, ...found.shown.length ? [legend] : [], ...found.shown.map(example), counts(found),
     table("Kinds of examples", ["kind", "train", "eval", "test"], found.kinds.map(one =>
-      [one.name, ...["train", "eval", "test"].map(part => String(one.examples[part] ?? 0))])),
+      [one.name, ...["train", "eval", "test"].map(part => (one.examples[part] ?? 0).toLocaleString())])),
     lines([...found.notes, ...count(found.duplicates, "removed as duplicates"),
       ...count(found.near_duplicates, "removed as near duplicates of held-out ones"),
       ...count(found.unusable, "left out as unusable")])];

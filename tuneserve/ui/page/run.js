@@ -3,6 +3,7 @@
 import {button, make} from "./dom.js";
 import {get, send} from "./api.js";
 import {block, chart, fill, job, lines, link, pairs, section, table} from "./parts.js";
+import {chatPart} from "./chat.js";
 import {previewed} from "./preview.js";
 import {state} from "./runs.js";
 
@@ -11,17 +12,21 @@ const BUSY_SECONDS = 2, IDLE_SECONDS = 5;
 export function runView(name) {
   const parts = Object.fromEntries(["about", "actions", "jobs", "training", "bench", "gate",
     "record"].map(one => [one, make("div")]));
+  const talk = chatPart(name);
   const data = section("Data", ...dataPart(name)), log = logPart(name);
+  // What there is of them is known with the first answer.
+  for (const one of [talk.element, data, log.element]) one.hidden = true;
   const view = {
     title: name,
     elements: [make("h1", {textContent: name, tabIndex: -1}), parts.about, parts.actions, parts.jobs,
-      parts.training, parts.bench, parts.gate, data, log.element, parts.record],
+      parts.training, parts.bench, parts.gate, talk.element, data, log.element, parts.record],
     seconds: BUSY_SECONDS,
     async refresh() {
       const run = await get(`api/runs/${encodeURIComponent(name)}`);
       const busy = Boolean(run.at_work) || run.jobs.some(one => !["done", "stopped", "refused",
         "failed"].includes(one.state));
-      view.seconds = busy ? BUSY_SECONDS : IDLE_SECONDS;
+      const loads = (run.servers ?? []).some(one => one.state === "loading");
+      view.seconds = busy || loads ? BUSY_SECONDS : IDLE_SECONDS;
       data.hidden = !run.begun;
       fill(parts.about, [run.state, run.base, run.data, run.created, run.path], () => about(run));
       fill(parts.actions, [busy, run.begun, run.stages], () => actions(name, run, busy));
@@ -29,6 +34,7 @@ export function runView(name) {
       fill(parts.training, [run.training, run.charts, run.at_work], () => training(run));
       fill(parts.bench, [run.bench, run.report], () => bench(name, run));
       fill(parts.gate, [run.checks, run.gain, run.sample, run.ggufs], () => gate(run));
+      talk.refresh(run);
       fill(parts.record, [run.figures, run.changed, run.parts, run.removable], () => record(run));
       await log.refresh(run.logs ?? run.jobs.map(one => one.stage), busy);
     },
