@@ -46,6 +46,11 @@ def print_json(value: Any) -> None:
     print(json_text(value), flush=True)
 
 
+def print_text(text: str) -> None:
+    """A text that a program reads, on stdout as it is."""
+    print(text, end="")
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; the first column is text, the others are right-aligned figures."""
     from rich import box

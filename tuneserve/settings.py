@@ -909,8 +909,8 @@ class BenchSettings(Section):
         600.0,
         ge=1.0,
         le=86_400.0,
-        description="Seconds that a request to the endpoint, or to the judge, may take before it "
-        "is tried again; after five tries the prompt has no answer.",
+        description="Seconds in which the endpoint, or the judge, has to answer a prompt, all "
+        "tries together; then the prompt has no answer.",
     )
     judge: str = Field(
         "",

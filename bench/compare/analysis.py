@@ -61,10 +61,12 @@ def compare_scores(
         lost=lost,
         mcnemar_p=significance.mcnemar_exact(won, lost),
         p=significance.paired_p(bootstrap.by_cluster(tuned - base), seed=bootstrap.seed),
-        smallest_detectable=significance.smallest_detectable(tuned, base, bootstrap, level),
+        smallest_detectable=significance.smallest_detectable(
+            tuned, base, bootstrap, level, comparisons
+        ),
         graded=graded,
         level=level,
-        undoing=significance.undoing_of(bootstrap, whole=not graded),
+        undoing=significance.undoing_of(bootstrap, whole=not graded, comparisons=comparisons),
     )
 
 
@@ -247,7 +249,7 @@ def _why_none(accuracy: AccuracyComparison, confidence: float) -> str:
             f"agree{why}. "
         )
     worse, better = ("base", "tuned") if difference.value > 0 else ("tuned", "base")
-    kinds, share = f"{unit_counted(accuracy)}s", percent(accuracy.undoing)
+    kinds, share = f"{unit_counted(accuracy)}s", percent(accuracy.unseen)
     return (
         f"Test and interval alone would show one, but {kinds} of a kind that none of the "
         f"{counted(accuracy)} shows may be up to {share} of all: if the {better} model "

@@ -121,7 +121,7 @@ def _kept(accuracy: AccuracyComparison, settings: BenchSettings) -> bool:
     low = accuracy.difference.low
     if accuracy.base.value < FLOOR or low is None:
         return False
-    return low - accuracy.undoing > -_margin(accuracy, settings)
+    return (1 - accuracy.unseen) * low - accuracy.unseen > -_margin(accuracy, settings)
 
 
 def _margin(accuracy: AccuracyComparison, settings: BenchSettings) -> float:

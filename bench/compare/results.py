@@ -50,6 +50,11 @@ class AccuracyComparison:
     level: float = 0.05
     undoing: float = 0.0
 
+    @property
+    def unseen(self) -> float:
+        """The share of all that `undoing` supposes to be of kinds not seen."""
+        return self.undoing / (1 + self.undoing)
+
 
 @dataclass(frozen=True)
 class PerplexityComparison:

@@ -6,16 +6,15 @@ recorded and the rest goes on, and a field that is refused is left out.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import api_message
@@ -24,12 +23,15 @@ from tuneserve.errors import TuneserveError
 from tuneserve.settings import BenchSettings
 
 if TYPE_CHECKING:
-    from openai import OpenAI, OpenAIError
+    from openai import AsyncOpenAI, OpenAIError
 
 QUIET_SECONDS = 60.0  # without an answer, after which it is said that one is waited for
 LIST_SECONDS = 30.0  # for the list of models
 TRIES = 4  # of a prompt whose fields are refused, or whose answer is none
 RETRIES = 4  # of the client, with growing pauses, for 408, 409, 429, 5xx and lost connections
+LONGEST_REPLY = 64 * 1024 * 1024  # bytes
+MOST_TOKENS = 100_000_000  # of an answer, that an endpoint may say
+REFUSED = 5  # prompts that are refused first of all, after which none is asked any more
 FAILED_IN_A_ROW = 20  # prompts after which the endpoint, not the prompt, is taken to be at fault
 
 
@@ -47,9 +49,10 @@ class EndpointAnswer:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a prompt has no answer."""
+    """Why a prompt has no answer. `refused`: what is to be done where every prompt is told so."""
 
     reason: str
+    refused: str = ""
 
 
 Outcome = EndpointAnswer | Failure
@@ -65,25 +68,42 @@ class _Part(_Lenient):
     thinking: str | list[_Part] | None = None
 
 
+def _if_text(value: object) -> object:
+    return value if isinstance(value, str) else None
+
+
+def _if_count(value: object) -> object:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
+    return value if is_count else None
+
+
+# What is beside the answer doesn't cost it, whatever form it has.
+_Beside = Annotated[str | None, BeforeValidator(_if_text)]
+
+
 class _Message(_Lenient):
     content: str | list[_Part] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
+    reasoning_content: _Beside = None
+    reasoning: _Beside = None
+    refusal: _Beside = None
 
 
 class _Choice(_Lenient):
     message: _Message
-    finish_reason: str | None = None
+    finish_reason: _Beside = None
 
 
 class _Usage(_Lenient):
-    completion_tokens: int | None = None
+    completion_tokens: Annotated[int | None, BeforeValidator(_if_count)] = None
+
+
+def _if_object(value: object) -> object:
+    return value if isinstance(value, dict) else None
 
 
 class _Reply(_Lenient):
     choices: list[_Choice] = Field(min_length=1)
-    usage: _Usage | None = None
+    usage: Annotated[_Usage | None, BeforeValidator(_if_object)] = None
 
 
 @dataclass
@@ -91,25 +111,23 @@ class _Fields:
     """The fields of a request that not every endpoint takes; changed once one is refused."""
 
     values: dict[str, Any]
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def without_what_is_refused(self, sent: dict[str, Any], message: str) -> bool:
         """Change the field that an error message names; False if there is none to change."""
         said = message.lower()
-        with self.lock:
-            if "max_tokens" in sent and "max_completion_tokens" in said:
-                if "max_tokens" in self.values:
-                    self.values["max_completion_tokens"] = self.values.pop("max_tokens")
-                return True
-            if "max_completion_tokens" in sent and "max_completion_tokens" in said:
-                if "max_completion_tokens" in self.values:
-                    self.values["max_tokens"] = self.values.pop("max_completion_tokens")
-                    return "max_tokens" not in said
-                return True
-            if "temperature" in sent and "temperature" in said:
-                if self.values.pop("temperature", None) is not None:
-                    say("the endpoint takes no temperature 0: its answers are sampled, not greedy")
-                return True
+        if "max_tokens" in sent and "max_completion_tokens" in said:
+            if "max_tokens" in self.values:
+                self.values["max_completion_tokens"] = self.values.pop("max_tokens")
+            return True
+        if "max_completion_tokens" in sent and "max_completion_tokens" in said:
+            if "max_completion_tokens" in self.values:
+                self.values["max_tokens"] = self.values.pop("max_completion_tokens")
+                return "max_tokens" not in said
+            return True
+        if "temperature" in sent and "temperature" in said:
+            if self.values.pop("temperature", None) is not None:
+                say("the endpoint takes no temperature 0: its answers are sampled, not greedy")
+            return True
         return False
 
 
@@ -126,42 +144,74 @@ def ask_endpoint(
     import openai
 
     key = os.environ.get("OPENAI_API_KEY", "none")
-    with openai.OpenAI(
-        base_url=settings.endpoint,
-        api_key=key,
-        timeout=settings.endpoint_timeout,
-        max_retries=RETRIES,
-    ) as client:
-        model = settings.endpoint_model or _first_model(client, settings)
-        fields = _Fields({"temperature": 0.0, "max_tokens": settings.max_tokens})
-        pool = ThreadPoolExecutor(settings.parallel)
+    # In this thread: what interrupts it ends all that is under way.
+    with asyncio.Runner() as runner:
+        client = openai.AsyncOpenAI(
+            base_url=settings.endpoint,
+            api_key=key,
+            timeout=settings.endpoint_timeout,
+            max_retries=RETRIES,
+        )
         try:
-            waiting = {
-                pool.submit(_ask, client, model, example, settings, fields): example
-                for example in examples
+            model = settings.endpoint_model or runner.run(_first_model(client, settings))
+            fields = _Fields({"temperature": 0.0, "max_tokens": settings.max_tokens})
+            asking = asyncio.Semaphore(settings.parallel)
+            loop = runner.get_loop()
+            waiting: dict[asyncio.Task[Outcome], Example] = {
+                loop.create_task(_in_turn(asking, _ask(client, model, one, settings, fields))): one
+                for one in examples
             }
-            yield from _as_they_come(waiting, settings)
+            try:
+                yield from _as_they_come(runner, waiting, settings)
+            finally:
+                for task in waiting:
+                    task.cancel()
+                runner.run(_ended(list(waiting)))
         finally:
-            pool.shutdown(cancel_futures=True)
+            runner.run(client.close())
+
+
+async def _in_turn(asking: asyncio.Semaphore, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    try:
+        async with asking:
+            return await work
+    finally:
+        work.close()  # one that was never begun
+
+
+async def _ended(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _done(
+    tasks: Sequence[asyncio.Task[Outcome]],
+) -> set[asyncio.Task[Outcome]]:
+    """Those that are done, after one is or QUIET_SECONDS have passed."""
+    done, _ = await asyncio.wait(tasks, timeout=QUIET_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    return done
 
 
 def _as_they_come(
-    waiting: dict[Future[Outcome], Example], settings: BenchSettings
+    runner: asyncio.Runner,
+    waiting: dict[asyncio.Task[Outcome], Example],
+    settings: BenchSettings,
 ) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Every example with its answer or failure; then the error that ends the benchmark, if any."""
-    asked, answered, in_a_row, reason = len(waiting), 0, 0, ""
+    asked, answered, in_a_row, failed = len(waiting), 0, 0, Failure("")
     fatal: TuneserveError | None = None
     last = time.monotonic()
     while waiting:
-        done, _ = wait(waiting, timeout=QUIET_SECONDS, return_when=FIRST_COMPLETED)
+        done = runner.run(_done(list(waiting)))
         if not done:
             _say_silent(time.monotonic() - last, settings)
             continue
         last = time.monotonic()
-        for future in done:
-            example = waiting.pop(future)
+        for task in done:
+            example = waiting.pop(task)
             try:
-                outcome = future.result()
+                outcome = task.result()
+            except asyncio.CancelledError:
+                continue
             except TuneserveError as error:
                 fatal = fatal or error
                 continue
@@ -169,23 +219,28 @@ def _as_they_come(
                 answered, in_a_row = answered + 1, 0
                 yield example, asdict(outcome)
             else:
-                in_a_row, reason = in_a_row + 1, outcome.reason
-                yield example, {"failed": reason}
+                in_a_row, failed = in_a_row + 1, outcome
+                yield example, {"failed": outcome.reason}
+        if fatal is None and failed.refused and not answered and in_a_row >= min(REFUSED, asked):
+            fatal = _failure(failed.reason, settings, failed.refused)
         if in_a_row >= FAILED_IN_A_ROW and fatal is None:
-            fatal = _failure(f"{in_a_row} prompts in a row; the last: {reason}", settings)
+            fatal = _failure(f"{in_a_row} prompts in a row; the last: {failed.reason}", settings)
         if fatal is not None:
-            # What is under way is paid for: it is waited for and kept.
-            waiting = {one: example for one, example in waiting.items() if not one.cancel()}
+            # What is under way (the first ones) is paid for: it is waited for and kept.
+            under_way = list(waiting)[: settings.parallel]
+            for task in list(waiting)[settings.parallel :]:
+                task.cancel()
+            waiting = {task: waiting[task] for task in under_way}
     if fatal is None and asked and not answered:
-        fatal = _failure(reason, settings)
+        fatal = _failure(failed.reason, settings, failed.refused)
     if fatal is not None:
         raise fatal
 
 
 def _say_silent(seconds: float, settings: BenchSettings) -> None:
     say(
-        f"{settings.endpoint}: no answer for {seconds:.0f} s. A prompt has {RETRIES + 1} tries of "
-        f"{settings.endpoint_timeout:g} s each (--endpoint-timeout); Ctrl-C keeps what was answered"
+        f"{settings.endpoint}: no answer for {seconds:.0f} s. A prompt is given up after "
+        f"{settings.endpoint_timeout:g} s (--endpoint-timeout); Ctrl-C keeps what was answered"
     )
 
 
@@ -203,25 +258,38 @@ def _hint_of(reason: str) -> str:
     return f"Further fields, or null for one that is not taken: --endpoint-body. {kept}"
 
 
-def _first_model(client: OpenAI, settings: BenchSettings) -> str:
+async def _first_model(client: AsyncOpenAI, settings: BenchSettings) -> str:
     import openai
 
     name = "Name one: --endpoint-model"
     try:
         # Whoever doesn't list its models in this time is not asked a thousand prompts.
-        quick = client.with_options(timeout=min(LIST_SECONDS, settings.endpoint_timeout))
-        listed = json.loads(quick.models.with_raw_response.list().text)
-        return str(listed["data"][0]["id"])
+        async with asyncio.timeout(min(LIST_SECONDS, settings.endpoint_timeout)):
+            found = await client.models.with_raw_response.list()
+        return str(json.loads(found.text)["data"][0]["id"])
+    except TimeoutError:
+        raise _failure("Request timed out (of its list of models)", settings) from None
     except openai.OpenAIError as error:
-        raise _fatal(error, settings) or _failure(str(error), settings) from error
+        raise _failure(_said(error), settings, _refused(error)) from error
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         raise TuneserveError("lists no model", where=settings.endpoint, hint=name) from None
 
 
-def _ask(
-    client: OpenAI, model: str, example: Example, settings: BenchSettings, fields: _Fields
+async def _ask(
+    client: AsyncOpenAI, model: str, example: Example, settings: BenchSettings, fields: _Fields
 ) -> Outcome:
-    """The answer, or why there is none. Raises TuneserveError for what every prompt meets."""
+    """The answer, or why there is none, within the time that a prompt has. Raises TuneserveError
+    for a key that is not taken."""
+    try:
+        async with asyncio.timeout(settings.endpoint_timeout):
+            return await _asked(client, model, example, settings, fields)
+    except TimeoutError:
+        return Failure(f"Request timed out: no whole answer in {settings.endpoint_timeout:g} s")
+
+
+async def _asked(
+    client: AsyncOpenAI, model: str, example: Example, settings: BenchSettings, fields: _Fields
+) -> Outcome:
     import openai
 
     further: dict[str, Any] = json.loads(settings.endpoint_body or "{}")
@@ -236,19 +304,19 @@ def _ask(
         }
         sent = {name: value for name, value in sent.items() if value is not None}
         try:
-            raw = client.chat.completions.with_raw_response.create(
-                messages=sent.pop("messages"), model=sent.pop("model"), extra_body=sent
-            )
+            text = await _reply(client, sent)
         except openai.BadRequestError as error:
             outcome = Failure(_said(error))
             if not fields.without_what_is_refused(sent, error.message):
                 return outcome
             continue
+        except openai.AuthenticationError as error:
+            raise _failure(_said(error), settings, _refused(error)) from error
         except openai.OpenAIError as error:
-            if fatal := _fatal(error, settings):
-                raise fatal from error
-            return Failure(_said(error))
-        outcome = read_reply(raw.text)
+            return Failure(_said(error), _refused(error))
+        if text is None:
+            return Failure(f"its answer is longer than {LONGEST_REPLY >> 20} MiB")
+        outcome = read_reply(text)
         if isinstance(outcome, EndpointAnswer):
             return replace(outcome, sampled=sent.get("temperature") != 0)
     return outcome
@@ -288,17 +356,32 @@ def _parts(content: str | list[_Part] | None) -> tuple[str, str]:
     return text, thoughts
 
 
-def _fatal(error: OpenAIError, settings: BenchSettings) -> TuneserveError | None:
-    """The error of an endpoint that no prompt gets an answer from, None for that of a prompt."""
+async def _reply(client: AsyncOpenAI, sent: dict[str, Any]) -> str | None:
+    """The body of a reply; None for one that is too long."""
+    request = client.chat.completions.with_streaming_response.create(
+        messages=sent["messages"],
+        model=sent["model"],
+        extra_body={name: sent[name] for name in sent if name not in ("messages", "model")},
+    )
+    body = bytearray()
+    async with request as response:
+        async for part in response.iter_bytes(1 << 16):
+            body += part
+            if len(body) > LONGEST_REPLY:
+                return None
+    return body.decode("utf-8", "replace")
+
+
+def _refused(error: OpenAIError) -> str:
+    """What is to be done about an error that every prompt may meet; '' for that of a prompt. A
+    content filter, too, may forbid one prompt among others."""
     import openai
 
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
-        hint = "Set OPENAI_API_KEY to a key that may use this model."
-    elif isinstance(error, openai.NotFoundError):
-        hint = "Does the URL end with /v1, and is the model's name right? (--endpoint-model)"
-    else:
-        return None
-    return _failure(_said(error), settings, hint)
+        return "Set OPENAI_API_KEY to a key that may use this model."
+    if isinstance(error, openai.NotFoundError):
+        return "Does the URL end with /v1, and is the model's name right? (--endpoint-model)"
+    return ""
 
 
 def _said(error: OpenAIError) -> str:

@@ -254,6 +254,11 @@ def unseen_share(count: int, confidence: float = 0.95) -> float:
     return 1.0 - float((1 - confidence) ** (1 / count))
 
 
+def unseen_odds(count: int, confidence: float = 0.95) -> float:
+    """That share, in shares of the rest: q / (1 - q)."""
+    return float((1 - confidence) ** (-1 / count)) - 1.0
+
+
 def with_unseen(high: float, count: int, confidence: float = 0.95, longest: float = 1.0) -> float:
     """How high a perplexity ratio with this upper end could be, if the share of prompts that
     `count` may show none of (`unseen_share`), as long as the longest of them (`longest_of`), loses

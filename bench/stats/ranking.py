@@ -66,7 +66,7 @@ def rank(
         ]
     )
     tests = [
-        _test(first, second, scores, p, bootstrap)
+        _test(first, second, scores, p, bootstrap, len(pairs))
         for (first, second), p in zip(pairs, adjusted, strict=True)
     ]
     letters = letter_display(names, [(test.first, test.second) for test in tests if test.shown])
@@ -80,12 +80,17 @@ def rank(
 
 
 def _test(
-    first: str, second: str, scores: Mapping[str, FloatArray], p: float, bootstrap: Bootstrap
+    first: str,
+    second: str,
+    scores: Mapping[str, FloatArray],
+    p: float,
+    bootstrap: Bootstrap,
+    comparisons: int,
 ) -> PairTest:
     ours, theirs = scores[first], scores[second]
     difference = intervals.paired_difference(ours, theirs, bootstrap)
     whole = intervals.is_binary(ours) and intervals.is_binary(theirs)
-    undoing = significance.undoing_of(bootstrap, whole=whole)
+    undoing = significance.undoing_of(bootstrap, whole=whole, comparisons=comparisons)
     shown = significance.direction(difference, p, bootstrap.confidence, undoing) != 0
     return PairTest(
         first=first,

@@ -15,7 +15,7 @@ from tuneserve.bench.stats.intervals import (
     difference_ends,
     is_binary,
     mean_spread,
-    unseen_share,
+    unseen_odds,
 )
 from tuneserve.bench.stats.proportions import Ends, falling_root, normal_quantile
 from tuneserve.bench.stats.robust import Spread, spread_of
@@ -109,18 +109,23 @@ def direction(
     return int(low > undoing) - int(high < -undoing)
 
 
-def undoing_of(bootstrap: Bootstrap, *, whole: bool) -> float:
-    """What kinds of prompts (or sources) that none of these shows could take from a difference: all
-    of their share (`unseen_share`), if the worse is right there and the better fails. Nothing for
-    answers right or wrong (`whole`), each prompt alone: there interval and test count with what was
-    not seen."""
+def undoing_of(bootstrap: Bootstrap, *, whole: bool, comparisons: int = 1) -> float:
+    """The difference that kinds of prompts (or sources) that none of these shows could undo: where
+    their share (`unseen_share`) is q, the others make 1 - q of the true difference, and these take
+    q from it if the worse is right there and the better fails. One of so many `comparisons`, each
+    of which may have its own. Nothing for answers right or wrong (`whole`), each prompt alone:
+    there interval and test count with what was not seen."""
     if whole and not bootstrap.clustered:
         return 0.0
-    return unseen_share(bootstrap.count, bootstrap.confidence)
+    return unseen_odds(bootstrap.count, 1 - (1 - bootstrap.confidence) / comparisons)
 
 
 def smallest_detectable(
-    tuned: npt.ArrayLike, base: npt.ArrayLike, bootstrap: Bootstrap, level: float
+    tuned: npt.ArrayLike,
+    base: npt.ArrayLike,
+    bootstrap: Bootstrap,
+    level: float,
+    comparisons: int = 1,
 ) -> float | None:
     """The true difference that prompts like these would show with probability POWER in a test at
     `level` (after Holm's adjustment over k comparisons, that of one in k); None where they could
@@ -138,7 +143,7 @@ def smallest_detectable(
         found = detectable_pairs(float((differences**2).mean()), len(differences), level)
     else:
         ends = difference_ends(differences, bootstrap, whole=whole)
-        undoing = undoing_of(bootstrap, whole=whole)
+        undoing = undoing_of(bootstrap, whole=whole, comparisons=comparisons)
         found = float(detectable_mean(differences, ends, bootstrap, level, undoing))
     return found if found < 1 else None
 

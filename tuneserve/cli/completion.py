@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from click.shell_completion import get_completion_class
 
-from tuneserve.console import say
+from tuneserve.console import print_text, say
 from tuneserve.errors import UsageError
 from tuneserve.files import home_directory
 from tuneserve.outputs import write_output
@@ -41,7 +41,7 @@ def command(shell: str | None, install: bool) -> None:
 
     script = kind(cli, {}, "tuneserve", VARIABLE).source().lstrip()
     if not install:
-        click.echo(script, nl=False)
+        print_text(script)
         return
     target = place_of(name)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -516,7 +516,8 @@ def test_a_graded_difference_is_shown_beyond_what_prompts_not_seen_could_undo() 
     assert few.p < 0.001
     assert few.difference.low is not None
     assert few.difference.low > 0
-    assert few.undoing == pytest.approx(0.139, abs=1e-3)
+    assert few.undoing == pytest.approx(0.05 ** (-1 / 20) - 1)
+    assert few.unseen == pytest.approx(0.139, abs=1e-3)
     verdict = judge(few, 0.95)
     assert verdict.outcome == "no difference shown"
     assert (
@@ -544,14 +545,17 @@ def test_a_ranking_shows_no_difference_that_could_be_undone() -> None:
         (test,) = [t for t in ranking.tests if {t.first, t.second} == {"base", "tuned"}]
         assert test.adjusted_p < 0.001
         assert test.shown == shown
-        assert test.why_not == ("" if shown else "13.9 points could be undone by kinds not seen")
+        assert test.why_not == ("" if shown else "22.7 points could be undone by kinds not seen")
 
 
 def test_right_or_wrong_counts_with_what_was_not_seen_by_itself() -> None:
     """But not where prompts share sources: a kind of sources may be missing."""
     assert compare_accuracy(pairs(4, 4, 30, 2), SETTINGS).undoing == 0.0
     together = compare_accuracy(pairs(8, 0, 40, 40, per_source=4), SETTINGS)
-    assert together.undoing == pytest.approx(1 - 0.05 ** (1 / 22))
+    assert together.unseen == pytest.approx(1 - 0.05 ** (1 / 22))
+    # Each of several comparisons may have kinds of its own.
+    of_three = compare_accuracy(pairs(8, 0, 40, 40, per_source=4), SETTINGS, 3)
+    assert of_three.unseen == pytest.approx(1 - (0.05 / 3) ** (1 / 22))
 
 
 def test_small_groups_are_left_out_of_the_gap_and_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ def _reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return 400, {"error": {"message": "Use 'max_completion_tokens' instead of 'max_tokens'."}}
     if "/temp/" in path and "temperature" in body:
         return 400, {"error": {"message": "Unsupported value: 'temperature' must be 1."}}
+    if text.startswith("forbidden"):
+        return 403, {"error": {"message": "content policy"}}
+    if text.startswith("gone"):
+        return 404, {"error": {"message": "not for you"}}
+    if text.startswith("much"):
+        return 200, completion("word " * 100_000)
     if text.startswith("filtered") or "/refuses/" in path:
         return 400, {"error": {"message": "content filter"}}
     if text.startswith("slow"):
@@ -74,6 +81,11 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
+            if body["messages"][-1]["content"].startswith("drips"):
+                for n in range(len(content)):
+                    time.sleep(0.3)
+                    self.wfile.write(content[n : n + 1])
+                    self.wfile.flush()
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
@@ -134,7 +146,53 @@ def test_an_endpoint_that_is_silent_is_told_and_given_up(
     assert found["slow 0.7"]["text"] == "SLOW 0.7"
     assert "timed out" in found["slow 2"]["failed"]
     said = capsys.readouterr().err
-    assert "no answer for 0 s. A prompt has 1 tries of 1 s each (--endpoint-timeout)" in said
+    assert "no answer for 0 s. A prompt is given up after 1 s (--endpoint-timeout)" in said
+
+
+def test_an_endpoint_that_drips_or_never_ends_is_given_up(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoint, "LONGEST_REPLY", 1 << 16)
+    began = time.monotonic()
+    found = ask(peer, "one", "drips", "much", endpoint_timeout=1.5)
+    assert time.monotonic() - began < 6
+    assert found["one"]["text"] == "ONE"
+    assert "timed out" in found["drips"]["failed"]
+    assert "longer than" in found["much"]["failed"]
+
+
+def test_a_prompt_that_is_forbidden_fails_alone(peer: Peer) -> None:
+    """A content filter answers 403, or 404, as a key or a path that is wrong does."""
+    found = ask(peer, "forbidden", "one", "gone", "two")
+    assert (found["one"]["text"], found["two"]["text"]) == ("ONE", "TWO")
+    assert "403" in found["forbidden"]["failed"]
+    assert "404" in found["gone"]["failed"]
+    with pytest.raises(TuneserveError, match="403") as caught:
+        ask(peer, *(f"forbidden {n}" for n in range(50)))
+    assert "OPENAI_API_KEY" in caught.value.hint
+    assert len(peer.bodies) < 20
+
+
+@pytest.mark.parametrize("count", [-5, 2.5, "two", 10**400, None, True])
+def test_what_is_said_beside_an_answer_does_not_cost_it(count: object) -> None:
+    reply = completion("Paris", reasoning=["x"], reasoning_content=3)
+    reply["usage"] = {"completion_tokens": count}
+    reply["choices"][0]["finish_reason"] = 1
+    found = read_reply(json.dumps(reply))
+    assert isinstance(found, EndpointAnswer)
+    assert (found.text, found.tokens, found.finish_reason) == ("Paris", 0, "unknown")
+    assert isinstance(read_reply(json.dumps(completion("x") | {"usage": [1]})), EndpointAnswer)
+
+
+def test_ctrl_c_ends_an_endpoint_that_hangs(peer: Peer) -> None:
+    main = threading.main_thread().ident
+    assert main is not None
+    interrupt = threading.Timer(1.0, signal.pthread_kill, [main, signal.SIGINT])
+    interrupt.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        ask(peer, "slow 6", "slow 6.5")
+    assert time.monotonic() - began < 4
 
 
 def test_further_fields_are_sent(peer: Peer) -> None:
