@@ -25,6 +25,8 @@ STATE = ".quant_state.bitsandbytes__"
 # Of a block's largest value. 8-bit scales and 16-bit values leave 0.001 % of a quantized model's
 # values further beyond than this (NF4, normal weights), 2.4 % if they moved by 2 % of their size.
 _SLACK = np.float32(0.01)
+# A nested checkpoint stores a block's largest value in 8 bits: of itself, and of the largest ones.
+_SCALE_SLACK, _SCALE_FLOOR = np.float32(0.25), np.float32(0.03)
 
 
 class ReadableTensor(Protocol):
@@ -63,17 +65,33 @@ class FourBitTensor:
 
     def misplaced(self, values: Floats, start: int) -> Floats:
         """The share of each row of `values` (rows from `start` on, of what may have been quantized)
-        that is nearer to another of the table's numbers than to the one that is stored, by more
-        than what rounding of the scales and of 16 bits explains."""
+        that would be stored otherwise: nearer to another of the table's numbers than to the one
+        that is stored, by more than what 16 bits explain, or in a block of another size."""
         first, last = start * self.shape[1], start * self.shape[1] + values.size
-        scales = self._scales(first, last)
+        scales, off = self._own_scales(values.reshape(-1), first, last)
         parts = values.reshape(-1) / np.where(scales == 0, np.float32(1), scales)
         table = np.sort(self.table)
         nearest = table[np.searchsorted((table[1:] + table[:-1]) / 2, parts)]
         stored = self.table[self._indices(first, last)]
         further = np.abs(parts - stored) - np.abs(parts - nearest)
-        share: Floats = (further > _SLACK).reshape(values.shape).mean(axis=1, dtype=np.float32)
+        wrong = (further > _SLACK) | off
+        share: Floats = wrong.reshape(values.shape).mean(axis=1, dtype=np.float32)
         return share
+
+    def _own_scales(self, values: Floats, first: int, last: int) -> tuple[Floats, Any]:
+        """The scale of every value, and whether it is another than the stored one. A value was
+        rounded by its block's largest, which is what a nested checkpoint stores rounded; blocks
+        that the values have a part of have the stored scale."""
+        scales = self._scales(first, last)
+        begin, end = -(-first // self.block), last // self.block
+        whole = slice(begin * self.block - first, end * self.block - first)
+        if begin >= end:
+            return scales, np.zeros(len(values), bool)
+        largest = np.abs(values[whole]).reshape(-1, self.block).max(axis=1)
+        own = scales.copy()
+        own[whole] = np.repeat(largest, self.block)
+        slack = _SCALE_SLACK * np.maximum(own, scales) + _SCALE_FLOOR * scales.max()
+        return own, np.abs(own - scales) > slack
 
     def _indices(self, first: int, last: int) -> Any:
         """The index into the table of every value in [first, last)."""

@@ -23,6 +23,8 @@ _HARMLESS = frozenset({
 trained, how many tokens they have room for."""
 _ROPE = ("rope_theta", "rope_parameters", "rope_scaling")
 _ROPE_TYPE = "rope.rope_type"
+_SAME_ROPE = {"su": "longrope", "mrope": "default"}
+"""Other names, by which models of earlier days call it."""
 
 
 def check_merge_base(trained: Path, other: Path) -> None:
@@ -70,6 +72,7 @@ def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = {"rope_theta": config.get("rope_theta"), **rope}
     if "type" in rope:
         rope.setdefault("rope_type", rope.pop("type"))
+    rope["rope_type"] = _SAME_ROPE.get(rope.get("rope_type"), rope.get("rope_type")) or "default"
     return kept | {f"rope.{key}": of for key, of in rope.items() if of is not None}
 
 

@@ -53,8 +53,8 @@ class _Pair:
         values = self.other.rows(*span)
         if isinstance(self.stored, FourBitTensor):
             return self.stored.misplaced(values, span[0])
-        difference = np.linalg.norm(values - self.stored.rows(*span), axis=-1)
-        size = np.linalg.norm(values, axis=-1)
+        difference = np.linalg.norm(np.atleast_2d(values - self.stored.rows(*span)), axis=-1)
+        size = np.linalg.norm(np.atleast_2d(values), axis=-1)
         distance: Floats = difference / np.maximum(size, np.finfo(np.float32).tiny)
         return np.where(difference == 0, np.float32(0), distance)
 
@@ -68,7 +68,7 @@ class _Pair:
             limit = _DISTANCE_OF_FILE if self.of_file else _DISTANCE
             row_limit = min(limit, max(_DISTANCE, _TIMES * whole))
         if whole > limit:
-            return f"{self.name}: {whole:.0%} {what}"
+            return f"{self.name}: {whole:.1%} {what}"
         worst = int(rows.argmax())
         # Copies fill the rows of tokens that nobody uses each in its own way.
         if rows[worst] <= row_limit or self.name in (EMBEDDING, HEAD):
@@ -86,15 +86,15 @@ def check_same_weights(
     of_file: bool = False,
 ) -> None:
     """Raise UsageError naming the tensors of `other` (read from the directory `where`) that are not
-    those of `trained` in other precision. Both by the text model's names; matrices that both have
-    are compared, all of their rows; embedding and output as a whole. `of_file`: the weights of
-    `trained` were read from a GGUF."""
+    those of `trained` in other precision. Both by the text model's names; vectors and matrices
+    that both have are compared, all of their rows; embedding and output as a whole. `of_file`: the
+    weights of `trained` were read from a GGUF."""
     pairs = [
         _Pair(name, stored, other[name], of_file)
         for name, stored in trained.items()
         if name in other
-        and len(stored.shape) == len(other[name].shape) == 2
-        and stored.shape[1] == other[name].shape[1]
+        and len(stored.shape) == len(other[name].shape) <= 2
+        and stored.shape[1:] == other[name].shape[1:]
     ]
     if problems := _problems(pairs, threads):
         more = len(problems) - _NAMED

@@ -75,6 +75,7 @@ class StreamedModel:
         model = empty_model(config)
         if adapter is not None:
             add_adapter(model, adapter)
+            model.float()  # PEFT keeps whole layers that an adapter brings in its file's type
         # The first list: a mixture's experts are lists too, inside of a layer, and so are variants.
         lists = (part for part in model.modules() if isinstance(part, nn.ModuleList))
         self._layers = list(next(lists, ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tuneserve.console import say
+from tuneserve.errors import TuneserveError
 from tuneserve.files import check_replaceable
 from tuneserve.finetune.training.eval_losses import FILE as EVAL_LOSSES
 from tuneserve.finetune.training.recorded import FILE as LOSSES
@@ -65,10 +66,17 @@ def check_trained_files(run: RunDirectory, trained: TrainOutput, base: Path | No
         hint=f"Restore these files, or train again: tuneserve train --run {run.name} --force",
     )
     if base is not None:
-        check_unchanged(
-            trained.base.sha256,
-            base,
-            what="the base",
-            hint="The adapter fits the weights it was trained on. Restore them, or name a folder "
-            "that has them: --merge-base DIRECTORY (which is taken as it is).",
+        hint = (
+            "The adapter fits the weights it was trained on. Restore them, or name a folder that "
+            "has them: --merge-base DIRECTORY."
         )
+        check_unchanged(trained.base.sha256, base, what="the base", hint=hint)
+        others = [
+            f"{path}: would be read now, and was not by the training"
+            for path in base_files(base)
+            if trained.base.sha256 and path.relative_to(base).as_posix() not in trained.base.sha256
+        ]
+        if others:
+            raise TuneserveError(
+                "the base is not as training left it", where=str(base), problems=others, hint=hint
+            )

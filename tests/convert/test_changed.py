@@ -13,6 +13,7 @@ from tests.convert.convert_support import Trained
 from tuneserve.convert.plan import checked_models, plan_of
 from tuneserve.convert.verify.recorded import TrainedLosses
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.files import sha256_file
 from tuneserve.finetune.training.result import TrainedBase, TrainOutput
 from tuneserve.finetune.training.trained_files import base_hashes, check_trained_files, run_hashes
 from tuneserve.run import RunDirectory
@@ -84,6 +85,25 @@ def test_is_refused_by_name(
         # What a benchmark asks: the base itself is not read there.
         with pytest.raises(TuneserveError, match="not as training left it"):
             check_trained_files(proven, trained, base=None)
+
+
+def test_weights_that_the_training_did_not_read_are_refused(proven: RunDirectory) -> None:
+    """Another model.safetensors beside shards, or an index that names other ones."""
+    trained = proven.require_stage("train", TrainOutput)
+    base = proven.root / "its-base"
+    read = {name: digest for name, digest in trained.base.sha256.items() if "safetens" not in name}
+    (base / "model-00001-of-00001.safetensors").write_bytes(b"what was read")
+    read["model-00001-of-00001.safetensors"] = sha256_file(
+        base / "model-00001-of-00001.safetensors"
+    )
+    of_shards = trained.model_copy(
+        update={"base": trained.base.model_copy(update={"sha256": read})}
+    )
+    with pytest.raises(TuneserveError, match="not as training left it") as caught:
+        check_trained_files(proven, of_shards, base)
+    assert caught.value.problems == [
+        f"{base / 'model.safetensors'}: would be read now, and was not by the training"
+    ]
 
 
 def test_a_base_that_is_named_anew_is_taken_as_it_is(proven: RunDirectory) -> None:

@@ -71,6 +71,30 @@ def test_other_precision_is_the_same_model(base: Path, trained: Trained, tmp_pat
     check(base, halved)
 
 
+@pytest.mark.parametrize("kind", KINDS_OF_FOUR_BIT)
+def test_weights_on_another_grid_are_the_same(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path, kind: str
+) -> None:
+    """Of few different values in blocks of very different sizes, as what was a GGUF has: half of
+    them lie between two of the table's numbers."""
+    random = np.random.default_rng(2)
+
+    def on_grid(value: np.ndarray) -> np.ndarray:
+        if value.shape[1] % 32:
+            return value
+        blocks = value.reshape(-1, 32).astype(np.float32)
+        sizes = np.exp(random.normal(0, 1.5, (len(blocks), 1))).astype(np.float32)
+        step = np.abs(blocks).max(axis=1, keepdims=True) / 8 + 1e-6
+        return (np.round(blocks / step) * step * sizes).reshape(value.shape).astype(value.dtype)
+
+    base = with_change(trained.base, tmp_path / "grid", on_grid, only="proj")
+    quantized(base, tmp_path / "four-bit", tokenizer_directory, KINDS_OF_FOUR_BIT[kind])
+    check(tmp_path / "four-bit", base)
+    other = with_change(base, tmp_path / "other", lambda value: value * value.dtype.type(2))
+    with pytest.raises(UsageError, match="another model"):
+        check(tmp_path / "four-bit", other)
+
+
 def test_one_row_of_another_model_is_found(base: Path, trained: Trained, tmp_path: Path) -> None:
     other = with_change(trained.base, tmp_path / "other", one_row, only=UP)
     with pytest.raises(UsageError, match="another model") as caught:
