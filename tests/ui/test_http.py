@@ -14,8 +14,9 @@ import pytest
 from tests.ui.ui_support import RunningUI
 from tuneserve.options import BENCH_FIELDS, bounds
 from tuneserve.recipe import section_model
+from tuneserve.run import RunDirectory
 from tuneserve.ui.app import create_app
-from tuneserve.ui.forms import BEGIN, FORMS, described, start_values
+from tuneserve.ui.forms import BEGIN, FORMS, described, start_values, write_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -191,13 +192,19 @@ def test_a_refused_start_says_why_and_leaves_nothing(ui: RunningUI) -> None:
     recipe.write_text("[train]\nr = 3\n")
     answer = ui.send("api/runs/new/start", given)
     assert "something else than an earlier output" in answer.json()["error"]["message"]
-    recipe.write_text(
-        f"{BEGIN}\n[train]\nr = 3\n[convert]\nquantization = 'Q8_0'\n[serve]\nctx = 64"
-    )
-    ui.send("api/runs/new/start", {"stage": "train", "settings": {"data": {"file": "no.jsonl"}}})
-    ui.ended("new")
-    assert tomllib.loads(recipe.read_text()) == {
-        "data": {"file": "no.jsonl"}, "serve": {"ctx": 64},
+
+
+def test_a_recipe_keeps_the_tables_of_other_stages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESERVE_RUNS", str(tmp_path))
+    path = tmp_path / "new.toml"
+    tables = "[train]\nr = 3\n[convert]\nquantization = 'Q8_0'\nthreads = 2\n[serve]\nctx = 64\n"
+    path.write_text(f"{BEGIN}\n{tables}")
+    # Quantization is asked before a training too, threads are not.
+    assert write_recipe("train", RunDirectory(tmp_path / "new"), {"train": {"r": 8}}) == path
+    assert tomllib.loads(path.read_text()) == {
+        "train": {"r": 8}, "convert": {"threads": 2}, "serve": {"ctx": 64},
     }  # fmt: skip
 
 

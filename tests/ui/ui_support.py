@@ -28,6 +28,9 @@ class RunningUI:
     token: str
     folder: Path
 
+    def log(self) -> str:
+        return (self.folder / "ui.log").read_text()
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)
 

@@ -53,4 +53,4 @@ def run_ui(port: int, allowed_hosts: Sequence[str] = ()) -> None:
         say(f"the runs in {runs_directory().absolute()} are shown at {url} (Ctrl-C to stop)")
         say(f"to start and stop them, open {url}#token={token}")
         SignalledServer(config).run(sockets=[listener])
-    say("stopped; what was started here goes on (tuneserve ls)")
+    say("stopped; stages that were started here go on (tuneserve ls)")
