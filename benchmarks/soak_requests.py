@@ -192,7 +192,8 @@ def check(asked: Asked, status: int, came: list[tuple[str, Json]]) -> str:
     for text in texts:
         if asked.bound:
             found = {*CODE.findall(text)}
-            assert found == {asked.code}, f"{found} for {asked.code}: {text!r}"
+            # A word that was drawn may look like a code; its own has to be there.
+            assert asked.code in found, f"{found} for {asked.code}: {text!r}"
         for stop in asked.body.get("stop", ()):
             assert stop not in text, f"{stop!r} in {text!r}"
     return "\n".join(texts)
@@ -258,7 +259,8 @@ def _check_message(asked: Asked, came: list[tuple[str, Json]]) -> str:
         message = came[0][1]
         assert message["stop_reason"] in ("end_turn", "max_tokens"), message
         return json.dumps(message["content"])
-    names = [name for name, _ in came]
+    # Who waits for a slot hears pings, which clients leave out.
+    names = [name for name, _ in came if name != "ping"]
     assert names[0] == "message_start", names[:1]
     assert names[-1] == "message_stop", names[-1:]
     assert names.count("message_stop") == names.count("message_delta") == 1
@@ -295,7 +297,7 @@ async def malformed(http: httpx.AsyncClient, chance: random.Random) -> None:
     )
     path = chance.choice(["/v1/chat/completions", "/v1/completions", "/v1/responses"])
     answer = await http.post(path, content=content, headers=headers)
-    assert answer.status_code == 400, answer.text
+    assert answer.status_code in (400, 415), answer.text
     assert answer.json()["error"]["type"] == "invalid_request_error"
 
 
