@@ -72,7 +72,8 @@ def _computed(config: Mapping[str, Any]) -> dict[str, Any]:
     rope = {"rope_theta": config.get("rope_theta"), **rope}
     if "type" in rope:
         rope.setdefault("rope_type", rope.pop("type"))
-    rope["rope_type"] = _SAME_ROPE.get(rope.get("rope_type"), rope.get("rope_type")) or "default"
+    kind = str(rope.get("rope_type") or "default")
+    rope["rope_type"] = _SAME_ROPE.get(kind, kind)
     return kept | {f"rope.{key}": of for key, of in rope.items() if of is not None}
 
 

@@ -85,7 +85,8 @@ def test_weights_on_another_grid_are_the_same(
         blocks = value.reshape(-1, 32).astype(np.float32)
         sizes = np.exp(random.normal(0, 1.5, (len(blocks), 1))).astype(np.float32)
         step = np.abs(blocks).max(axis=1, keepdims=True) / 8 + 1e-6
-        return (np.round(blocks / step) * step * sizes).reshape(value.shape).astype(value.dtype)
+        rounded: np.ndarray = np.round(blocks / step) * step * sizes
+        return rounded.reshape(value.shape).astype(value.dtype)
 
     base = with_change(trained.base, tmp_path / "grid", on_grid, only="proj")
     quantized(base, tmp_path / "four-bit", tokenizer_directory, KINDS_OF_FOUR_BIT[kind])
