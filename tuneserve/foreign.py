@@ -19,6 +19,7 @@ from tuneserve.files import is_special
 Tables = Mapping[str, Mapping[str, Any]]
 CODE = "runs code"
 _SENDS = "sends prompts, and the key in OPENAI_API_KEY, there"
+_TRACKS = "sends settings and figures there"
 _OPENS = "says whom the server answers"
 _WRITES = "writes there"
 REACHING_OUT = {
@@ -26,6 +27,8 @@ REACHING_OUT = {
     ("convert", "converter"): CODE,
     ("bench", "endpoint"): _SENDS,
     ("bench", "judge"): _SENDS,
+    ("tracking", "track_address"): _TRACKS,
+    ("tracking", "track_online"): _TRACKS,
     ("serve", "host"): _OPENS,
     ("serve", "allowed_hosts"): _OPENS,
     ("serve", "cors_origins"): _OPENS,

@@ -1024,6 +1024,30 @@ class BenchSettings(Section):
         return tags
 
 
+class TrackingSettings(Section):
+    """Where figures are tracked, beside runs/ and TensorBoard's files."""
+
+    track: Annotated[
+        tuple[Literal["mlflow", "wandb", "trackio"], ...], BeforeValidator(_listed)
+    ] = Field(
+        (),
+        description="Trackers that get the curves of a training, and the figures and hashes of "
+        "every stage: mlflow, wandb, trackio.",
+    )
+    track_project: str = Field(
+        "tuneserve", min_length=1, max_length=100, description="Project (MLflow: experiment) there."
+    )
+    track_address: str = Field(
+        "",
+        description="Tracking server of MLflow, as http://127.0.0.1:5000; empty = a file beside "
+        "the runs (runs/mlflow.db).",
+    )
+    track_online: bool = Field(
+        False,
+        description="Let Weights & Biases send as it goes; else it writes files, for `wandb sync`.",
+    )
+
+
 class Recipe(Section):
     """One TOML file: the settings of all stages."""
 
@@ -1033,6 +1057,7 @@ class Recipe(Section):
     convert: ConvertSettings = ConvertSettings()
     serve: ServeSettings = ServeSettings()
     bench: BenchSettings = BenchSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("data")
     @classmethod

@@ -67,9 +67,12 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         logger: Any = None,
         curves: Callable[[Sequence[Mapping[str, float]]], None] | None = None,
         file: ProgressFile | None = None,
+        scalars: Callable[[Mapping[str, float], int], None] | None = None,
     ) -> None:
-        """`curves` is given the trainer's log after each evaluation, to draw it."""
+        """`curves` is given the trainer's log after each evaluation, to draw it; `scalars` is told
+        what `logger` is."""
         self.display, self.logger, self.curves, self.file = display, logger, curves, file
+        self.scalars = scalars
         self.trainer: Any = None
         self.started = time.monotonic()
 
@@ -138,6 +141,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if self.logger is not None:
             for name, value in scalars.items():
                 self.logger.add_scalar(name, value, step)
+        if self.scalars is not None:
+            self.scalars(scalars, step)
 
 
 class StoppingCallback(TrainerCallback):  # type: ignore[misc]

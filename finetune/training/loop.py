@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,10 @@ class TrainingStoppedError(TuneserveError):
     exit_code = 130
 
 
+Scalars = Callable[[Mapping[str, float], int], None]
+"""Is told values by name, and the optimizer step they are of."""
+
+
 @dataclass
 class TrainingJob:
     """What training needs, checked and ready before anything slow or lasting happens.
@@ -59,7 +63,7 @@ class TrainingJob:
     The examples are there as tokens by split ('replay': the replay set, 'general': what is held
     out of it), with what an epoch visits of them and how they are trained on. `sharing`: how
     beginnings are shared. `stored`: the base's weights as the file will hold them, where training
-    is to reckon with it.
+    is to reckon with it. `scalars` is told what TensorBoard's log is.
     """
 
     recipe: Recipe
@@ -74,6 +78,7 @@ class TrainingJob:
     budget: Budget
     sharing: Sharing | None = None
     stored: StoredWeights | None = None
+    scalars: Scalars | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def _run_steps(
             if not is_replacing(job.run.checkpoints):  # the finished training's page stays
                 curves = partial(_draw_curves, job.run)
         stack.enter_context(stop.handled())
-        progress = ProgressCallback(display, logger, curves, file)
+        progress = ProgressCallback(display, logger, curves, file, job.scalars)
         stopping = StoppingCallback(
             stop,
             patience=settings.early_stopping_patience,

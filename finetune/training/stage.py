@@ -63,7 +63,7 @@ from tuneserve.finetune.training.finished import (
     training_changes,
     was_cut_off,
 )
-from tuneserve.finetune.training.loop import Trained, TrainingJob, run_training
+from tuneserve.finetune.training.loop import Scalars, Trained, TrainingJob, run_training
 from tuneserve.finetune.training.measured_speed import machine_name
 from tuneserve.finetune.training.quantization_aware import StoredWeights, rounding_recipe
 from tuneserve.finetune.training.recorded import FILE as RECORDED
@@ -96,11 +96,13 @@ def train(
     skip_done: bool = False,
     preflight: Preflight | None = None,
     stored_weights: Callable[[Path], StoredWeights] | None = None,
+    scalars: Scalars | None = None,
 ) -> TrainResult | None:
     """Fine-tune the recipe's base on its examples; returns the stage's result, as in run.json.
 
     `stored_weights` gives, for a base's checkpoint, its weights as the file of the recipe's
     quantization will hold them; quantization_aware needs it.
+    `scalars` is told of each step and evaluation, by the first process alone.
     In a process that is not the first of several there is none. Goes on from the last
     checkpoint of an unfinished training with the same settings and data; with `force` it starts
     afresh. A finished training that is replaced stays as it is, with its split and its record,
@@ -126,6 +128,7 @@ def train(
         if not is_first_process():
             _compute_beside(job)
             return None
+        job.scalars = scalars
         with run.alone():
             if force:
                 discard(run.checkpoints)

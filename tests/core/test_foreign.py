@@ -19,7 +19,14 @@ from tuneserve.files import write_json
 from tuneserve.foreign import REACHING_OUT
 from tuneserve.options import resolve_settings, settings_options
 from tuneserve.run import RunDirectory
-from tuneserve.settings import BenchSettings, ConvertSettings, Recipe, Section, ServeSettings
+from tuneserve.settings import (
+    BenchSettings,
+    ConvertSettings,
+    Recipe,
+    Section,
+    ServeSettings,
+    TrackingSettings,
+)
 
 SCORER = {"bench": {"task": "python", "scorer": "runs/a/evil.py:score"}}
 
@@ -31,7 +38,7 @@ def settle(saved: dict[str, Any], *options: str) -> Recipe:
     @click.command()
     @config_option
     @allow_code_option
-    @settings_options("convert", "serve", "bench")
+    @settings_options("convert", "serve", "bench", "tracking")
     @click.pass_context
     def command(context: click.Context, /, config: Path | None, **_: Any) -> None:
         captured.append(resolve_settings(context, saved=saved, recipe=config))
@@ -77,6 +84,8 @@ def test_a_recipe_of_the_users_own_is_their_word_and_one_in_a_run_is_not(tmp_pat
         ("serve", "api_key_file", "runs/a/known.txt"),
         ("serve", "batch_dir", "/home/user"),
         ("serve", "log_prompts", True),
+        ("tracking", "track_address", "http://evil.example"),
+        ("tracking", "track_online", True),
     ],
 )
 def test_what_else_reaches_out_of_the_run(section: str, name: str, value: Any) -> None:
@@ -95,6 +104,7 @@ def test_every_setting_that_names_a_file_or_an_address_is_decided_about() -> Non
         "convert": ConvertSettings,
         "serve": ServeSettings,
         "bench": BenchSettings,
+        "tracking": TrackingSettings,
     }
     paths = {
         (section, name)

@@ -75,13 +75,14 @@ def command(
     tuneserve bench --run sentiment --ladder --noise-floor --rescore
     """
     run = select_run(run_name, config).require()
-    recipe = later_stage_settings(context, run, config, "bench", "serve")
+    recipe = later_stage_settings(context, run, config, "bench", "serve", "tracking")
     from tuneserve.bench.compare.report_file import as_json as report_as_json
     from tuneserve.bench.report.gates import failed_gates, read_gates, shown_worse
     from tuneserve.bench.report.junit import BEGIN, write_junit
     from tuneserve.bench.report.pages import FOR_PULL_REQUEST, write_for_pull_request
     from tuneserve.bench.stage import run_bench
     from tuneserve.outputs import check_output
+    from tuneserve.tracking import tracked
 
     if junit:
         check_output(junit, BEGIN)
@@ -90,7 +91,9 @@ def command(
     if junit and markdown and junit.resolve() == markdown.resolve():
         raise UsageError("--junit and --markdown name one file", where=str(junit))
     gates = read_gates(recipe.bench)
-    report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
+    with tracked(recipe, run, "bench") as tracking:
+        report = run_bench(run, recipe, force=force, skip_done=skip_done, rescore=rescore)
+        tracking.finish()
     if as_json:
         print_json(report_as_json(report))
     else:

@@ -28,7 +28,7 @@ WORST_SHOWN = 5
     is_flag=True,
     help="Write the adapter as a GGUF of its own, for a server whose base serves many adapters.",
 )
-@settings_options("convert")
+@settings_options("convert", "tracking")
 @click.pass_context
 def command(
     context: click.Context,
@@ -50,7 +50,7 @@ def command(
     """
     require_extra("convert", "conversion")
     run = select_run(run_name, config).require()
-    recipe = later_stage_settings(context, run, config, "convert")
+    recipe = later_stage_settings(context, run, config, "convert", "tracking")
     if chosen := recipe.convert.model_dump(mode="json", exclude_defaults=True):
         # Those of the run's last conversion are among them.
         say("convert: " + ", ".join(f"{name} = {value}" for name, value in chosen.items()))
@@ -61,9 +61,12 @@ def command(
         print_json(made.to_json()) if as_json else show_adapter(made)
         return
     from tuneserve.convert.upstream import convert_run
+    from tuneserve.tracking import tracked
 
-    result = convert_run(run, recipe.convert, force=force, skip_done=skip_done)
-    run.save_settings(recipe)
+    with tracked(recipe, run, "convert") as tracking:
+        result = convert_run(run, recipe.convert, force=force, skip_done=skip_done)
+        run.save_settings(recipe)
+        tracking.finish()
     if as_json:
         print_json(result.to_json())
     else:

@@ -45,6 +45,7 @@ from tuneserve.recipe import load_recipe
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @settings_options("model", "data", "train")
 @settings_options("convert", only=PREFLIGHT_SETTINGS)
+@settings_options("tracking")
 @click.pass_context
 def command(
     context: click.Context,
@@ -97,7 +98,7 @@ def command(
         ]
         for trial in found.trials
     ]
-    columns = ["run", *(axis.key for axis in axes), "eval loss", "step", ""]
+    columns = ["run", *(axis.key for axis in axes), "eval loss", "last step", ""]
     table(f"Sweep {found.name}", columns, rows)
     for trial in found.trials:
         if trial.reason:

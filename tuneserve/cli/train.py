@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @stage_options
 @settings_options("model", "data", "train")
 @settings_options("convert", only=PREFLIGHT_SETTINGS)
+@settings_options("tracking")
 @click.option("--nodes", type=click.IntRange(1), default=1, help="Machines that train together.")
 @click.option(
     "--node-rank", type=click.IntRange(0), default=0, help="Which of them this one is, from 0."
@@ -64,6 +65,7 @@ def command(
     from tuneserve.convert.preflight import require_convertible
     from tuneserve.finetune.training.stage import train
     from tuneserve.overview.run_files import removable_of
+    from tuneserve.tracking import tracked
 
     def stored_weights(base: Path) -> StoredWeights:
         from tuneserve.convert import rounding
@@ -71,12 +73,15 @@ def command(
         settings = recipe.convert
         return rounding.StoredWeights(base, settings.quantization, threads=settings.threads)
 
-    result = train(
-        recipe, run, force=force, skip_done=skip_done,
-        preflight=partial(require_convertible, place=run.root), stored_weights=stored_weights,
-    )  # fmt: skip
-    if result is None:  # of several processes only the first has one
-        return
+    with tracked(recipe, run, "train", anew=force) as tracking:
+        result = train(
+            recipe, run, force=force, skip_done=skip_done,
+            preflight=partial(require_convertible, place=run.root), stored_weights=stored_weights,
+            scalars=tracking.scalars if tracking.active else None,
+        )  # fmt: skip
+        if result is None:  # of several processes only the first has one
+            return
+        tracking.finish()
     say(f"adapter: {run.adapter}")
     if spare := sum(part.size_bytes for part in removable_of(run)):
         say(f"checkpoints of {human_bytes(spare)} are needed no more: tuneserve clean {run.name}")

@@ -16,9 +16,12 @@ from tuneserve.finetune.training.trained_files import ADAPTER_FILES, DATA_FILES
 from tuneserve.locks import holder
 from tuneserve.records import Record
 from tuneserve.run import RunDirectory
+from tuneserve.tracking.stage import FILE as TRACKING
 
 _CHECKPOINTS = ("checkpoint-[0-9]*/",)
-_AT_THE_TOP = (".lock", "run.json*", "curves.html", PROGRESS_FILE, "bench-journal*.jsonl")
+_AT_THE_TOP = (
+    ".lock", "run.json*", "curves.html", PROGRESS_FILE, TRACKING, "bench-journal*.jsonl",
+)  # fmt: skip
 
 
 class Removable(Record):

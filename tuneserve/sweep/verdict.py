@@ -63,7 +63,8 @@ def compare(
 
 def sentence(comparison: Comparison) -> str:
     """The comparison in words."""
-    of = f"{comparison.candidates} candidate{'s' * (comparison.candidates != 1)}"
+    count = comparison.candidates
+    scope = f" for all {count} candidates together" if count > 1 else ""
     interval = (
         "no interval: too few examples"
         if comparison.low is None or comparison.high is None
@@ -75,8 +76,8 @@ def sentence(comparison: Comparison) -> str:
     change = 100 * (comparison.ratio - 1)
     return (
         f"trial {comparison.best} beside the recipe as it is: perplexity {change:+.1f} %, ratio "
-        f"{comparison.ratio:.3f} ({interval}; {100 * comparison.confidence:g} % for all {of} "
-        f"together), p {comparison.p:.2g} (Holm), paired over {comparison.examples} held-out "
+        f"{comparison.ratio:.3f} ({interval}; {100 * comparison.confidence:g} %{scope}), "
+        f"p {comparison.p:.2g} (Holm), paired over {comparison.examples} held-out "
         f"examples: {verdict}"
     )
 
