@@ -15,6 +15,7 @@ from tuneserve.bench.compare.results import Provenance, Report
 from tuneserve.bench.stats import intervals, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank
+from tuneserve.console import listed
 from tuneserve.errors import UsageError
 from tuneserve.recipe import section_model
 from tuneserve.run import RunDirectory
@@ -42,7 +43,8 @@ class RunRow:
     It is None for the first run, and where `why_not` says why they don't compare; `p` is
     Holm-adjusted over the runs compared. `differs` names what else is not the same as in the first
     run, though the scores compare. `measured_as`: the name that the run had when it was measured,
-    if it has another one now.
+    if it has another one now. `undoing`: what kinds of prompts not seen could undo of the
+    difference.
     """
 
     report: Report
@@ -52,6 +54,19 @@ class RunRow:
     why_not: str
     differs: str = ""
     measured_as: str = ""
+    undoing: float = 0.0
+
+    @property
+    def undone(self) -> bool:
+        """Do test and interval show a difference that kinds not seen could undo?"""
+        if self.difference is None or self.p is None:
+            return False
+        confidence = self.report.confidence
+        shown = [
+            significance.direction(self.difference, self.p, confidence, undoing)
+            for undoing in (0.0, self.undoing)
+        ]
+        return shown[0] != shown[1]
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "report": as_json(self.report)}
@@ -88,6 +103,14 @@ class RunsComparison:
             )
         cautions = [] if self.ranking or compared < 2 else _cautions(self.rows)
         said = [f"Caution: {each}" for each in cautions]
+        undone = [row for row in self.rows if row.undone]
+        if undone:
+            names = listed([row.report.run for row in undone])
+            points = f"{100 * max(row.undoing for row in undone):.1f} points"
+            said.append(
+                f"{names}: no difference from the first run is shown, whatever p says: up to "
+                f"{points} could be undone by kinds of prompts not seen."
+            )
         return " ".join(filter(None, (self._shared_note, unranked, *said)))
 
     @property
@@ -125,8 +148,9 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
         _why_not(reports[0], report, len(keys))
         for report, keys in zip(reports, shared, strict=True)
     ]
+    compared_with = sum(not reason for reason in reasons[1:])
     found = [
-        _difference(first, rows, keys, report) if place and not reason else None
+        _difference(first, rows, keys, report, compared_with) if place and not reason else None
         for place, (rows, keys, report, reason) in enumerate(
             zip(answers, shared, reports, reasons, strict=True)
         )
@@ -141,6 +165,7 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             reason,
             _what_differs(reports[0], report),
             "" if report.run == earlier.run else earlier.run,
+            pair[2] if pair else 0.0,
         )
         for report, earlier, keys, pair, reason in zip(
             reports, written, shared, found, reasons, strict=True
@@ -228,13 +253,19 @@ def _bootstrap(rows: Rows, keys: Sequence[str], confidence: float) -> Bootstrap:
 
 
 def _difference(
-    first: Rows, other: Rows, keys: Sequence[str], report: Report
-) -> tuple[Estimate, float]:
-    """The other run's tuned scores minus the first's, with interval, and the p of the test."""
+    first: Rows, other: Rows, keys: Sequence[str], report: Report, comparisons: int
+) -> tuple[Estimate, float, float]:
+    """The other run's tuned scores minus the first's, with interval, the p of the test, and what
+    kinds not seen could undo of it, one of so many `comparisons`."""
     ours, theirs = _scores(other, keys), _scores(first, keys)
     bootstrap = _bootstrap(first, keys, report.confidence)
     estimate = intervals.paired_difference(ours, theirs, bootstrap)
-    return estimate, significance.paired_p(bootstrap.by_cluster(ours - theirs))
+    whole = intervals.is_binary(np.concatenate([ours, theirs]))
+    return (
+        estimate,
+        significance.paired_p(bootstrap.by_cluster(ours - theirs)),
+        significance.undoing_of(bootstrap, whole=whole, comparisons=comparisons),
+    )
 
 
 def _rank(runs: Mapping[str, Rows], confidence: float, cautions: Sequence[str]) -> Ranking | None:

@@ -22,6 +22,10 @@ from tuneserve.bench.tasks.scorers.marks import Found, Mark, Scorer, shortened
 from tuneserve.bench.tasks.scorers.texts import find_words, fold, normalise, unformatted
 from tuneserve.errors import UsageError
 
+_REASON = re.compile(
+    r"(?i)\b(?:because|since|weil|denn|car|parce que|puisque|porque|perché|потому что|так как)\b"
+    r"|因为|因為|由于|由於|なぜなら|왜냐하면"
+)
 _LEADING = re.compile(
     r"(?m)^[ \t>*_(\[]*(\w)"
     r"(?:[*_ \t]*(?!\.\d|,\d)[)\].:,;：、，。—–]|[*_]*\s(?:because|since|as)\b)"
@@ -163,15 +167,24 @@ def _settled(answer: str, choices: Sequence[str], known: dict[str, str]) -> _Set
     short = all(is_letter(choice) for choice in choices)
     if len(found) > 1 and len(_together(answer, found, choices)) == len(found):
         return _of_several(found, found[-1 if short else 0].choice)
-    if short and (leading := _leading(answer, known)):
+    denied = {one.choice for one in every if one.denied}
+    if short and (leading := _leading(answer, known)) and leading not in denied:
         return _Settled(leading, "one")
     if not found:
         return _Settled(None, "none")
+    if short:
+        found = _before_reasons(_source(answer, choices), found)
     chosen = found[-1 if short else 0].choice
     if not short:
         chosen = _behind_colon(answer, choices, known) or chosen
     different = {one.choice for one in every if not one.denied}
     return _Settled(chosen, "one" if len(different) == 1 else "several")
+
+
+def _before_reasons(text: str, found: list[Mention]) -> list[Mention]:
+    """The mentions in front of the first reason, if there are any: C, because A is too small."""
+    reason = _REASON.search(text, found[0].end)
+    return [one for one in found if reason is None or one.end <= reason.start()]
 
 
 def _behind_colon(answer: str, choices: Sequence[str], known: dict[str, str]) -> str | None:

@@ -24,9 +24,10 @@ _NEGATION_BEFORE = re.compile(
 _NEGATION_AFTER = re.compile(
     r"[\"')\]*_」』]*\s?(?:[?？]+\s*(?:(?i:no|nope|nein|non|нет)(?!\w)|不|いいえ|아니)"
     r"|ではな|じゃな|でな|とは言えな|とはいえな|가 아니|이 아니|은 아니|는 아니"
-    r"|नहीं|ไม่ใช่|(?:is|are|was|were|seems?)\s(?:not\b|wrong|incorrect|false)"
+    r"|नहीं|ไม่ใช่|(?:all\s)?(?:is|are|was|were|seems?)\s(?:all\s)?(?:not\b|wrong|incorrect|false)"
+    r"|(?:all\s)?fails?\b"
     r"|(?:isn't|aren't|can't be|cannot be|ist falsch|est faux|es falso)\b"
-    r"|(?:是错|是錯|不对|不對|错误)|неверн)"
+    r"|(?:选项|選項|项|項)?(?:是错|是錯|不对|不對|错误|錯誤)|неверн)"
 )
 # Somewhere before a choice in its clause these may deny it, weaken it, or do something else.
 _DOUBT = re.compile(

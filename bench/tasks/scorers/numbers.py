@@ -26,9 +26,10 @@ _OR = r"(?:\b(?:or(?!\s+rather)|oder|ou|o|ó|или)\s+(?:[^\W\d_]{1,8}\s+)?|(?:
 _AND = r"(?:(?:\b(?:and|to|und|bis|et|à|y|и)\s+|&\s*)(?:(?:maybe|perhaps|about)\s+)?|[和と]\s?|-)"
 _EITHER = re.compile(rf"(?i){_UNIT_BEFORE}{_OR}")
 _JOINED = re.compile(rf"(?i){_UNIT_BEFORE}(?:{_OR}|{_AND})[$€£(]*")
+# A word between two is a unit only where a comma or a conjunction follows: 3 plus 4 is no list.
 _LISTED = re.compile(
-    rf"(?i)\s*[%°]?\s?(?:[^\W\d_]{{1,20}})?\s*"
-    rf"(?:[,;，、；/|]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND}|\s)\s*[$€£(]*"
+    rf"(?i)\s*[%°]?\s?(?:(?:[^\W\d_]{{1,20}})?\s*"
+    rf"(?:[,;，、；/|]\s*(?:{_OR}|{_AND})?|{_OR}|{_AND})|\s)\s*[$€£(]*"
 )
 _BETWEEN = re.compile(r"(?i)\b(?:between|zwischen|entre|from|von|de|между)\s*\Z")
 # The unknown in front of its value: x = 3.

@@ -113,6 +113,26 @@ def test_runs_are_paired_with_the_first(tmp_path: Path) -> None:
     assert found.note == ""
 
 
+def test_a_difference_that_could_be_undone_is_said_to_be_none(tmp_path: Path) -> None:
+    runs = [written_run(tmp_path, name, set(), count=20) for name in ("first", "second")]
+    for run, score in zip(runs, (0.5, 0.613), strict=True):
+        path = run.bench / "answers.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for place, row in enumerate(rows):
+            row["tuned"]["score"] = score + place % 3 / 100
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = compare_runs(runs)
+    row = found.rows[1]
+    assert row.p is not None
+    assert row.p < 0.001
+    assert row.difference is not None
+    assert row.difference.low is not None
+    assert row.difference.low > 0
+    assert row.undone
+    assert row.undoing == pytest.approx(0.05 ** (-1 / 20) - 1)
+    assert "second: no difference from the first run is shown, whatever p says" in found.note
+
+
 def test_runs_of_other_prompts_are_compared_on_those_they_share(tmp_path: Path) -> None:
     first = written_run(tmp_path, "first", {1, 59})
     fewer = written_run(tmp_path, "fewer", {2}, test_sha256="b", count=40)

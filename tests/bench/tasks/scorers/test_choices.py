@@ -38,6 +38,10 @@ WORDS = ["positive", "negative", "very positive"]
         ("Not A, B or C but D", "D"), ("A, B is wrong", "A"), ("B cannot be right, so C", "C"),
         ("The correct option is b.", "B"), ("C is right; A and B aren't", "C"),
         ("It's C because A is wrong", "C"), ("C because A lacks it", "C"), ("D, not A", "D"),
+        ("A, B and D are wrong, so C.", "C"), ("A, C and D are wrong, so B is right", "B"),
+        ("B, C, and D are wrong.", None), ("It must be C as A, B and D all fail.", "C"),
+        ("C选项正确，A选项错误。", "C"), ("应该选C，因为A太小。", "C"),
+        ("The answer is B since C and D overlap.", "B"), ("Because A is too small, C.", "C"),
         ("B's best", None), ("C++", None), ("vitamin-D", None), ("", None), ("I do not know", None),
     ],
 )  # fmt: skip

@@ -111,6 +111,8 @@ NUMBERS: dict[str, list[tuple[str, float | None]]] = {
         ("5\n\n1. Count\n2. Add", 5.0), ("1. 7\n2. 8", 8.0),
         ("12 (3 boxes with 4 each)", 12.0), ("I have 5 (3 red ones and 2 blue ones).", 5.0),
         ("3 dozen (12 in each of 3 boxes, so 36)", 36.0), ("3 dozen (36)", 36.0),
+        ("3 plus 4 is 7", 7.0), ("5 times 3 equals 15.", 15.0), ("2 and 2 make 4", 4.0),
+        ("5% of 200 is 10", 10.0), ("7 mal 24 ist 168", 168.0), ("3 por 4 son 12", 12.0),
         ("10 = 5% of 200", 10.0), ("10 = 5 % of 200.", 10.0), ("5% of 200 = 10", 10.0),
     ],
 }  # fmt: skip
