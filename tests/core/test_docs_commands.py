@@ -25,7 +25,8 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 # Of other programs that pages name.
 _FOREIGN = {
-    "--apply", "--backend", "--backend-store-uri", "--ipc", "--kl-divergence", "--logdir", "--modelfile", "--no",
+    "--apply", "--backend", "--backend-store-uri", "--ipc", "--kl-divergence", "--logdir",
+    "--modelfile", "--no",
     "--no-nextn", "--offline", "--part", "--shape", "--tokenizer", "--upgrade",
 }  # fmt: skip
 
