@@ -100,8 +100,9 @@ def recomputed(rows: list[Row]) -> Recomputed:
             smallest = mean_detectable(
                 net, sizes, differences, difference(differences, net, sizes, whole, alone)
             )
-            # A kind that no cluster shows, on which all is lost, could undo a difference.
-            smallest += 1 - 0.05 ** (1 / len(clusters))
+            # A kind that no cluster shows, on which all is lost, could undo what the others gain.
+            unseen = 1 - 0.05 ** (1 / len(clusters))
+            smallest += unseen / (1 - unseen)
     return Recomputed(
         len(rows), won, lost,
         base=accuracy(base, total(lambda row: row["base"]["score"]), sizes, alone),
