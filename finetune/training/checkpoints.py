@@ -148,10 +148,9 @@ def _recorded(record: Path) -> dict[str, Any]:
     not know: a training that it began goes on."""
     known = read_json(record, hint=_AFRESH)
     settings = known.get("settings")
-    if isinstance(settings, dict) and all(isinstance(table, dict) for table in settings.values()):
-        full = with_defaults(settings)
-        if full.keys() >= {"model", "data", "train"}:
-            known = {**known, "settings": _that_shape(full)}
+    of_training = isinstance(settings, dict) and settings.keys() == {"model", "data", "train"}
+    if of_training and all(isinstance(table, dict) for table in settings.values()):
+        known = {**known, "settings": _that_shape(with_defaults(settings))}
     return known
 
 
