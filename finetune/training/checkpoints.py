@@ -148,8 +148,11 @@ def _recorded(record: Path) -> dict[str, Any]:
     not know: a training that it began goes on."""
     known = read_json(record, hint=_AFRESH)
     settings = known.get("settings")
-    of_training = isinstance(settings, dict) and settings.keys() == {"model", "data", "train"}
-    if of_training and all(isinstance(table, dict) for table in settings.values()):
+    if (
+        isinstance(settings, dict)
+        and settings.keys() == {"model", "data", "train"}
+        and all(isinstance(table, dict) for table in settings.values())
+    ):
         known = {**known, "settings": _that_shape(with_defaults(settings))}
     return known
 
