@@ -352,3 +352,10 @@ def processor() -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def all_runs() -> list[RunDirectory]:
+    """Every run in the folder of the runs, the newest first."""
+    paths = runs_directory().glob("*/run.json")
+    newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+    return [RunDirectory(path.parent) for path in newest]

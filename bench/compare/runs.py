@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from tuneserve.bench.compare.analysis import compare_scores
 from tuneserve.bench.compare.cautions import caution_answers
 from tuneserve.bench.compare.report_file import as_json, read_answers, read_report
-from tuneserve.bench.compare.results import Provenance, Report
-from tuneserve.bench.stats import intervals, significance
+from tuneserve.bench.compare.results import AccuracyComparison, Provenance, Report
+from tuneserve.bench.stats import significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
 from tuneserve.bench.stats.ranking import Ranking, rank
 from tuneserve.console import listed
@@ -155,19 +156,19 @@ def compare_runs(runs: Sequence[RunDirectory]) -> RunsComparison:
             zip(answers, shared, reports, reasons, strict=True)
         )
     ]
-    adjusted = iter(significance.holm([pair[1] for pair in found if pair]))
+    adjusted = iter(significance.holm([one.p for one in found if one]))
     rows = [
         RunRow(
             report,
             len(keys),
-            pair[0] if pair else None,
-            next(adjusted) if pair else None,
+            one.difference if one else None,
+            next(adjusted) if one else None,
             reason,
             _what_differs(reports[0], report),
             "" if report.run == earlier.run else earlier.run,
-            pair[2] if pair else 0.0,
+            one.undoing if one else 0.0,
         )
-        for report, earlier, keys, pair, reason in zip(
+        for report, earlier, keys, one, reason in zip(
             reports, written, shared, found, reasons, strict=True
         )
     ]
@@ -254,18 +255,10 @@ def _bootstrap(rows: Rows, keys: Sequence[str], confidence: float) -> Bootstrap:
 
 def _difference(
     first: Rows, other: Rows, keys: Sequence[str], report: Report, comparisons: int
-) -> tuple[Estimate, float, float]:
-    """The other run's tuned scores minus the first's, with interval, the p of the test, and what
-    kinds not seen could undo of it, one of so many `comparisons`."""
+) -> AccuracyComparison:
+    """The other run's tuned scores minus the first's, one of so many `comparisons`."""
     ours, theirs = _scores(other, keys), _scores(first, keys)
-    bootstrap = _bootstrap(first, keys, report.confidence)
-    estimate = intervals.paired_difference(ours, theirs, bootstrap)
-    whole = intervals.is_binary(np.concatenate([ours, theirs]))
-    return (
-        estimate,
-        significance.paired_p(bootstrap.by_cluster(ours - theirs)),
-        significance.undoing_of(bootstrap, whole=whole, comparisons=comparisons),
-    )
+    return compare_scores(ours, theirs, _bootstrap(first, keys, report.confidence), comparisons)
 
 
 def _rank(runs: Mapping[str, Rows], confidence: float, cautions: Sequence[str]) -> Ranking | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,6 +128,32 @@ def read_progress(path: Path) -> TrainingProgress | None:
     )
 
 
+class Evaluations:
+    """The evaluations that a training has written so far. Each look reads what is new in the file,
+    which may have many lines beside them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inode = self._read = 0
+        self._found: list[Told] = []
+
+    def so_far(self) -> list[Told]:
+        try:
+            file = self._path.open("rb")
+        except FileNotFoundError:
+            return []
+        with file:
+            state = os.fstat(file.fileno())
+            if state.st_ino != self._inode or state.st_size < self._read:  # a training began
+                self._inode, self._read, self._found = state.st_ino, 0, []
+            file.seek(self._read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        told = map(_told, _objects(line for line in whole.splitlines() if b'"evaluated"' in line))
+        self._found += [one for one in told if one is not None and one.evaluated]
+        return self._found
+
+
 def thinned(curve: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:
     """At most so many points: each stands for as many in a row, with their mean, at the last one's
     step."""
@@ -147,9 +174,12 @@ def _told(row: dict[str, Any]) -> Told | None:
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The JSON objects in a file, one a line, as far as it is there."""
     try:
-        lines = path.read_bytes().splitlines()
+        return _objects(path.read_bytes().splitlines())
     except (FileNotFoundError, IsADirectoryError):
         return []
+
+
+def _objects(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:

@@ -16,8 +16,8 @@ from tuneserve.errors import TuneserveError
 from tuneserve.files import OURS, write_json
 from tuneserve.finetune.training.checkpoints import mark_replacing
 from tuneserve.overview.run_files import foreign_in, removable_of, remove_run, size_of
-from tuneserve.overview.run_summary import all_runs, summary_of
-from tuneserve.run import RunDirectory
+from tuneserve.overview.run_summary import summary_of
+from tuneserve.run import RunDirectory, all_runs
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import json
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from deploy_replicas import CONFIG, proxy_config
 
+from tests.http_servers import answering
 from tests.support import ModulePaths
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
@@ -44,23 +44,10 @@ class Named(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def answering(port: int = 0) -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", port), Named)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
     with ExitStack() as stack:
-        servers = [stack.enter_context(answering()) for _ in range(REPLICAS)]
+        servers = [stack.enter_context(answering(Named)) for _ in range(REPLICAS)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             listen = free.getsockname()[1]

@@ -6,7 +6,7 @@ import click
 
 from tuneserve.cli.common import RUN_NAME, confirmed
 from tuneserve.console import human_bytes, print_json, say
-from tuneserve.run import RunDirectory
+from tuneserve.run import RunDirectory, all_runs
 
 
 @click.command("clean")
@@ -28,7 +28,6 @@ def command(runs: tuple[str, ...], cache: bool, dry_run: bool, yes: bool, as_jso
     """
     from tuneserve.cli.cache_files import cache_parts, remove_cached
     from tuneserve.overview.run_files import removable_of, remove_part
-    from tuneserve.overview.run_summary import all_runs
 
     named = [RunDirectory.named(name).require() for name in dict.fromkeys(runs)] or all_runs()
     of_runs = {run.name: (run, removable_of(run)) for run in named}

@@ -14,7 +14,7 @@ from tuneserve.console import say, table
 from tuneserve.errors import UsageError
 from tuneserve.options import resolve_settings
 from tuneserve.recipe import shipped_recipes
-from tuneserve.run import RunDirectory, runs_directory
+from tuneserve.run import RunDirectory, all_runs
 from tuneserve.settings import Recipe
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class RunName(click.types.StringParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        names = sorted(path.parent.name for path in runs_directory().glob("*/run.json"))
+        names = sorted(run.name for run in all_runs())
         return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 

@@ -13,12 +13,13 @@ from tuneserve.errors import UsageError
 from tuneserve.files import home_directory
 from tuneserve.outputs import write_output
 
+SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_TUNESERVE_COMPLETE"
 _OF_ZSH = "Add to ~/.zshrc, before compinit: fpath=(~/.zfunc $fpath)"
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
+@click.argument("shell", type=click.Choice(SHELLS), required=False)
 @click.option("--install", is_flag=True, help="Write it where the shell looks for it.")
 def command(shell: str | None, install: bool) -> None:
     """Print the script that completes tuneserve's commands, options and runs on Tab.
@@ -31,7 +32,7 @@ def command(shell: str | None, install: bool) -> None:
     """
     name = shell or Path(os.environ.get("SHELL", "")).name
     kind = get_completion_class(name)
-    if kind is None or name not in ("bash", "zsh", "fish"):
+    if kind is None or name not in SHELLS:
         raise UsageError(
             f"the shell is {name!r}" if name else "the shell is not known ($SHELL is not set)",
             where="completion",

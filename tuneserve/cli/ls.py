@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tuneserve.console import human_bytes, print_json, say, table
-from tuneserve.run import runs_directory
+from tuneserve.run import all_runs, runs_directory
 
 
 @click.command("ls")
@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
     tuneserve ls
     tuneserve ls --json
     """
-    from tuneserve.overview.run_summary import all_runs, summary_of
+    from tuneserve.overview.run_summary import summary_of
 
     runs = [summary_of(run) for run in all_runs()]
     if as_json:

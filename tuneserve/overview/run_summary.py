@@ -13,7 +13,7 @@ from tuneserve.finetune.training.checkpoints import has_checkpoints
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.overview.run_files import holder_of, removable_of, size_of
 from tuneserve.records import Record
-from tuneserve.run import RunDirectory, runs_directory
+from tuneserve.run import RunDirectory
 
 
 class RunSummary(Record):
@@ -33,13 +33,6 @@ class RunSummary(Record):
     verdict: str = ""
     size_bytes: int
     removable_bytes: int = 0
-
-
-def all_runs() -> list[RunDirectory]:
-    """Every run in the folder of the runs, the newest first."""
-    paths = runs_directory().glob("*/run.json")
-    newest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
-    return [RunDirectory(path.parent) for path in newest]
 
 
 def summary_of(run: RunDirectory) -> RunSummary:

@@ -15,7 +15,7 @@ from types import FrameType
 from tuneserve.child import ending, own_module
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
-from tuneserve.finetune.training.progress_file import read_progress
+from tuneserve.finetune.training.progress_file import Evaluations
 from tuneserve.run import RunDirectory
 
 _POLL_SECONDS = 0.2
@@ -91,16 +91,14 @@ def train_trial(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     signals.process = process
-    told = 0
+    evaluations, told = Evaluations(run.root / PROGRESS_FILE), 0
     try:
         while True:
             code = process.poll()
-            found = read_progress(run.root / PROGRESS_FILE)
-            trained = [one for one in found.curves.eval if one[0] > 0] if found is not None else []
-            for place, (step, loss) in enumerate(trained[told:], start=told + 1):
-                assert found is not None
+            trained = [one for one in evaluations.so_far() if one.step > 0 and "eval" in one.losses]
+            for place, one in enumerate(trained[told:], start=told + 1):
                 told = place
-                if on_evaluation(Evaluation(place, step, loss, found.last.steps)):
+                if on_evaluation(Evaluation(place, one.step, one.losses["eval"], one.steps)):
                     return PRUNED
             if code is not None:
                 return code

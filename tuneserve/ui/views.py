@@ -20,8 +20,8 @@ from tuneserve.finetune.training.result import TrainResult
 from tuneserve.locks import command_of, process_holding
 from tuneserve.overview.run_detail import detail_of, shown_figure
 from tuneserve.overview.run_files import holder_of
-from tuneserve.overview.run_summary import RunSummary, all_runs, summary_of
-from tuneserve.run import STAGES, RunDirectory
+from tuneserve.overview.run_summary import RunSummary, summary_of
+from tuneserve.run import STAGES, RunDirectory, all_runs
 from tuneserve.ui.logs import log_names
 
 POINTS = 400

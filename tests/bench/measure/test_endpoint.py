@@ -8,12 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.http_servers import answering
 from tuneserve.bench.measure import endpoint
 from tuneserve.bench.measure.endpoint import EndpointAnswer, ask_endpoint, read_reply
 from tuneserve.bench.measure.journal import Journal
@@ -91,14 +92,9 @@ def peer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    yield found
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with answering(Handler) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}"
+        yield found
 
 
 def ask(peer: Peer, *texts: str, path: str = "/v1", **settings: Any) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,12 @@ import pytest
 
 from tuneserve.finetune.training import progress_file
 from tuneserve.finetune.training.progress import Progress
-from tuneserve.finetune.training.progress_file import ProgressFile, read_progress, thinned
+from tuneserve.finetune.training.progress_file import (
+    Evaluations,
+    ProgressFile,
+    read_progress,
+    thinned,
+)
 
 
 def train(path: Path, steps: range, resumed_at: int | None = None) -> None:
@@ -92,3 +97,21 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end() -> None:
     assert len(found) == 100
     assert (found[0], found[-1]) == ((10, 5.5), (1000, 995.5))
     assert thinned(curve[:7], 100) == curve[:7]
+
+
+def test_evaluations_are_read_as_they_come(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    evaluations = Evaluations(path)
+    assert evaluations.so_far() == []
+    line = '{"step": %d, "steps": 9, "losses": {"eval": %s}, "evaluated": true}\n'
+    path.write_text('{"schema": 1}\n{"step": 1, "steps": 9, "loss": 2.0}\n' + line % (3, 1.5))
+    assert [one.losses["eval"] for one in evaluations.so_far()] == [1.5]
+    with path.open("a") as file:
+        file.write((line % (6, 1.25))[:20])
+    assert len(evaluations.so_far()) == 1
+    with path.open("a") as file:
+        file.write((line % (6, 1.25))[20:])
+    assert [one.step for one in evaluations.so_far()] == [3, 6]
+    path.unlink()  # a training begins, or goes on from an earlier step
+    path.write_text('{"schema": 1}\n' + line % (3, 1.0))
+    assert [one.losses["eval"] for one in evaluations.so_far()] == [1.0]
