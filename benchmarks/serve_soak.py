@@ -54,7 +54,7 @@ CONTEXT, SLOTS, CLIENTS, PART, BATCH_LINES = 2048, 8, 16, 100, 6
 MEMORY_NOISE_MIB = 8.0
 REPEATABLE = ("--ctx", "4096", "--slots", "1", "--prefix-share", "0", "--prefix-ram", "0")
 """Options with which the same request has the same answer (docs/serving.md, Seeds)."""
-FAULTS = (AssertionError, httpx.HTTPError, ValueError, KeyError, OSError)
+FAULTS = (AssertionError, httpx.HTTPError, ValueError, KeyError, TypeError, OSError)
 
 
 @dataclass

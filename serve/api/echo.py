@@ -23,14 +23,13 @@ class EchoWriter(TextWriter):
         prompts: Sequence[Sequence[int]],
         logprobs: bool,
     ) -> None:
-        super().__init__(model_name, model, choices=choices)
+        super().__init__(model_name, model, choices=choices, logprobs=logprobs)
         self._prompts = prompts
-        self._logprobs = logprobs
 
     def first(self, index: int) -> bytes:
         text = b"".join(self._shown(index))
         self._offsets[index].place(text)
-        return self._chunk([self._piece(index, _as_text(text), (), None)])
+        return self._chunk([self._piece(index, _as_text(text), None, None)])
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
         shown = self._shown(index)
@@ -40,7 +39,8 @@ class EchoWriter(TextWriter):
         if self._logprobs:
             prompt = self._prompt_logprobs(index, completion.prompt_logprobs, shown)
             answer = choice["logprobs"]
-            choice["logprobs"] = prompt if answer is None else _joined(prompt, answer)
+            assert answer is not None
+            choice["logprobs"] = _joined(prompt, answer)
         return choice
 
     def _prompt_logprobs(
@@ -49,7 +49,6 @@ class EchoWriter(TextWriter):
         # Nothing stands before the first token, so nothing is known of its probability.
         first = TokenLogprob(self._prompt(index)[0], 0.0)
         told = text_logprobs(self._model, (first, *known), TextOffsets())
-        assert told is not None
         offsets = TextOffsets()
         return {
             "tokens": told["tokens"],

@@ -49,7 +49,9 @@ def generation_router(service: Service) -> APIRouter:
             note(request.scope, messages=[message.text for message in body.messages])
         ignored = [*body.ignored, *turn.ignored]
         told = notices(service, request, ignored, unenforced=turn.unenforced)
-        writer = ChatWriter(name, service.engine.model, turn, choices=body.choices)
+        writer = ChatWriter(
+            name, service.engine.model, turn, choices=body.choices, logprobs=bool(body.logprobs)
+        )
         answers = service.answer(name, [turn.prompt], turn.sampling, body, param="messages")
         return await respond(service, request, body, answers, writer, headers=told)
 
@@ -74,13 +76,14 @@ def generation_router(service: Service) -> APIRouter:
             sampling = replace(sampling, grammar=grammar)
         answers = service.answer(name, prompts, sampling, body, param="prompt")
         model = service.engine.model
+        asked = body.logprobs is not None
         if body.echo:
             writer: Writer = EchoWriter(
                 name, model, choices=body.choices, prompts=prompts,
-                logprobs=body.logprobs is not None,
+                logprobs=asked,
             )  # fmt: skip
         else:
-            writer = TextWriter(name, model, choices=body.choices)
+            writer = TextWriter(name, model, choices=body.choices, logprobs=asked)
         told = notices(service, request, body.ignored)
         return await respond(service, request, body, answers, writer, headers=told)
 

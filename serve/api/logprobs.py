@@ -14,10 +14,8 @@ from tuneserve.serve.api.replies import ChatLogprobs, TextLogprobs, TopLogprob
 from tuneserve.serve.engine import TokenLogprob
 
 
-def chat_logprobs(model: LlamaModel, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
-    """`logprobs` of a chat completion's choice; None without any."""
-    if not tokens:
-        return None
+def chat_logprobs(model: LlamaModel, tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
+    """`logprobs` of a chat completion's choice."""
     return {
         "content": [
             {
@@ -52,10 +50,8 @@ class TextOffsets:
 
 def text_logprobs(
     model: LlamaModel, tokens: Sequence[TokenLogprob], offsets: TextOffsets
-) -> TextLogprobs | None:
-    """`logprobs` of a text completion's choice, or of a piece of it; None without any."""
-    if not tokens:
-        return None
+) -> TextLogprobs:
+    """`logprobs` of a text completion's choice, or of a piece of it."""
     return {
         "tokens": [_text(model.token_bytes(one.token), mark="bytes:") for one in tokens],
         "token_logprobs": [one.logprob for one in tokens],

@@ -65,14 +65,18 @@ class Writer(ABC):
 
 
 class CompletionWriter(Writer):
-    """OpenAI's completions, `choices` to each prompt of the request."""
+    """OpenAI's completions, `choices` to each prompt of the request. `logprobs`: an answer in one
+    piece has log probabilities, also one without any token."""
 
     kind: ClassVar[str]
     kind_of_event: ClassVar[str]
     id_prefix: ClassVar[str]
 
-    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
+    def __init__(
+        self, model_name: str, model: LlamaModel, *, choices: int, logprobs: bool = False
+    ) -> None:
         self.choices = choices
+        self._logprobs = logprobs
         self._id = f"{self.id_prefix}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._name = model_name
@@ -117,8 +121,16 @@ class ChatWriter(CompletionWriter):
     kind_of_event = "chat.completion.chunk"
     id_prefix = "chatcmpl"
 
-    def __init__(self, model_name: str, model: LlamaModel, turn: Turn, *, choices: int) -> None:
-        super().__init__(model_name, model, choices=choices)
+    def __init__(
+        self,
+        model_name: str,
+        model: LlamaModel,
+        turn: Turn,
+        *,
+        choices: int,
+        logprobs: bool = False,
+    ) -> None:
+        super().__init__(model_name, model, choices=choices, logprobs=logprobs)
         self._turn = turn
         self._streams = [_ChoiceStream(turn.reader()) for _ in range(choices)]
         self._frames = [self._frame(index) for index in range(choices)]
@@ -150,7 +162,7 @@ class ChatWriter(CompletionWriter):
         return {
             "index": index,
             "message": message,
-            "logprobs": chat_logprobs(self._model, completion.logprobs),
+            "logprobs": chat_logprobs(self._model, completion.logprobs) if self._logprobs else None,
             "finish_reason": finish_reason(completion, called=bool(calls) and not reader.in_call),
         }
 
@@ -213,7 +225,7 @@ class ChatWriter(CompletionWriter):
         choice = {
             "index": index,
             "delta": delta,
-            "logprobs": chat_logprobs(self._model, logprobs),
+            "logprobs": chat_logprobs(self._model, logprobs) if logprobs else None,
             "finish_reason": finish_reason,
         }
         return self._chunk([choice])
@@ -253,28 +265,38 @@ class TextWriter(CompletionWriter):
     kind = kind_of_event = "text_completion"
     id_prefix = "cmpl"
 
-    def __init__(self, model_name: str, model: LlamaModel, *, choices: int) -> None:
-        super().__init__(model_name, model, choices=choices)
+    def __init__(
+        self, model_name: str, model: LlamaModel, *, choices: int, logprobs: bool = False
+    ) -> None:
+        super().__init__(model_name, model, choices=choices, logprobs=logprobs)
         self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
 
     def _choice(self, index: int, completion: Completion) -> TextChoice:
-        return self._piece(index, completion.text, completion.logprobs, completion.finish_reason)
+        told = completion.logprobs if self._logprobs else None
+        return self._piece(index, completion.text, told, completion.finish_reason)
 
     def delta(self, index: int, delta: Delta) -> bytes:
         if not delta.text and not delta.logprobs:
             return b""
-        return self._chunk([self._piece(index, delta.text, delta.logprobs, None)])
+        return self._chunk([self._piece(index, delta.text, delta.logprobs or None, None)])
 
     def last(self, index: int, completion: Completion) -> bytes:
-        return self._chunk([self._piece(index, "", (), completion.finish_reason)])
+        return self._chunk([self._piece(index, "", None, completion.finish_reason)])
 
     def _piece(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish_reason: str | None
+        self,
+        index: int,
+        text: str,
+        logprobs: Sequence[TokenLogprob] | None,
+        finish_reason: str | None,
     ) -> TextChoice:
+        told = None
+        if logprobs is not None:
+            told = text_logprobs(self._model, logprobs, self._offsets[index])
         return {
             "index": index,
             "text": text,
-            "logprobs": text_logprobs(self._model, logprobs, self._offsets[index]),
+            "logprobs": told,
             "finish_reason": finish_reason,
         }
 

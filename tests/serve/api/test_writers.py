@@ -34,11 +34,28 @@ def test_answers_are_as_published(text: str, logprobs: tuple[TokenLogprob, ...])
     done = Completion(text, (1, 2, 3), "stop", 5, 2, Timings(0.0, 0.1, 0.2), logprobs)
     model: Any = Vocabulary()
     turn = Turn([1], SamplingParams(thoughts="may"), calls=True)
-    chat = ChatWriter("demo", model, turn, choices=2).whole([done, done])
-    plain = TextWriter("demo", model, choices=2).whole([done, done])
+    asked = bool(logprobs)
+    chat = ChatWriter("demo", model, turn, choices=2, logprobs=asked).whole([done, done])
+    plain = TextWriter("demo", model, choices=2, logprobs=asked).whole([done, done])
     for answer, kind in ((chat, ChatCompletion), (plain, TextCompletion)):
         checked = TypeAdapter[Any](kind)
         assert checked.validate_json(answer, strict=True) == json.loads(answer)
+
+
+def test_an_answer_without_a_token_has_log_probabilities_of_none() -> None:
+    """Who asked for them reads their list."""
+    done = Completion("", (2,), "stop", 5, 2, Timings(0.0, 0.1, 0.2))
+    model: Any = Vocabulary()
+    turn = Turn([1], SamplingParams(), calls=False)
+    for asked, of_chat, of_text in (
+        (False, None, None),
+        (True, {"content": []},
+         {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}),
+    ):  # fmt: skip
+        chat = ChatWriter("demo", model, turn, choices=1, logprobs=asked).whole([done])
+        plain = TextWriter("demo", model, choices=1, logprobs=asked).whole([done])
+        assert json.loads(chat)["choices"][0]["logprobs"] == of_chat
+        assert json.loads(plain)["choices"][0]["logprobs"] == of_text
 
 
 def pieces(text: str) -> list[TokenLogprob]:
@@ -50,12 +67,10 @@ def pieces(text: str) -> list[TokenLogprob]:
 def test_parts_of_characters_have_keys_and_the_place_of_their_character() -> None:
     model: Any = Vocabulary()
     told = text_logprobs(model, pieces("A🦙é"), TextOffsets())
-    assert told is not None
     assert told["tokens"][:3] == ["A", r"bytes:\xf0", r"bytes:\x9f"]
     assert told["text_offset"] == [0, 1, 1, 1, 1, 2, 2]
     assert told["top_logprobs"][2] == {r"bytes:\x9f": -1.0, r"bytes:\xf0": -2.0}
     chat = chat_logprobs(model, pieces("🦙"))
-    assert chat is not None
     assert [one["token"] for one in chat["content"]] == [r"\xf0", r"\x9f", r"\xa6", r"\x99"]
     assert bytes(byte for one in chat["content"] for byte in one["bytes"] or ()) == "🦙".encode()
 
@@ -67,7 +82,6 @@ def test_alternatives_of_one_text_do_not_overwrite_each_other() -> None:
 
     model: Any = Doubled()
     told = text_logprobs(model, [TokenLogprob(1, -1.0, ((1, -1.0), (2, -3.0)))], TextOffsets())
-    assert told is not None
     assert told["top_logprobs"] == [{"a": -1.0, r"bytes:\x61": -3.0}]
 
 
@@ -77,7 +91,6 @@ def test_offsets_of_a_stream_are_those_of_the_whole() -> None:
     offsets = TextOffsets()
     streamed = [text_logprobs(model, [token], offsets) for token in tokens]
     whole = text_logprobs(model, tokens, TextOffsets())
-    assert whole is not None
     assert [one["text_offset"][0] for one in streamed if one] == whole["text_offset"]
 
 
