@@ -1,14 +1,16 @@
-"""Tokens per second and peak memory of training with shared beginnings and without, on a CPU.
+"""Tokens per second and peak memory of training with shared beginnings and without.
 
 Three sets of examples: the sentiment recipe (a common instruction, short answers), a long common
 beginning, and texts with nothing in common. Each is trained by `tuneserve train` itself, with
-prefix_sharing off and on, in turn; the rate is that of the last 20 steps and counts the
+prefix_sharing off and on, in turn; the rate is that of all steps but the first and counts the
 examples' own tokens.
 
     tuneserve data sentiment
     python benchmarks/finetune_sharing.py
     OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 UNSLOTH_CPU_BF16=0 \\
         python benchmarks/finetune_sharing.py    # as a CPU without AVX-512 and bf16 would
+    python benchmarks/finetune_sharing.py --base DIR --tokenizer DIR --words 1450,95,28 \\
+        --only "long beginning"    # on a GPU, a Llama-8B shape, made there with random weights
 
 Prints a table, then one line of JSON.
 """
@@ -18,17 +20,22 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import finetune_speed as speed
 
 RECIPE = Path(__file__).parent.parent / "examples" / "sentiment.toml"
 WORDS = "the cat sat on a mat and then it ran away from big dogs while we ate near an old river"
 # (words of the common beginning, of an example's own input, of its answer), steps.
-MADE = {"long beginning": ((1100, 70, 20), 24), "nothing in common": ((0, 70, 20), 24)}
+MADE: dict[str, tuple[tuple[int, ...], int]] = {
+    "long beginning": ((1100, 70, 20), 24),
+    "nothing in common": ((0, 70, 20), 24),
+}
 WAYS = {"apart": "false", "shared": "true"}
 
 
@@ -38,7 +45,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--steps", type=int, default=40, help="of the sentiment recipe")
     parser.add_argument("--only", choices=("sentiment", *MADE))
+    parser.add_argument("--words", help="of the long beginning, of an input, of an answer")
+    parser.add_argument("--base", type=Path, help="checkpoint in place of the recipe's base")
+    parser.add_argument("--tokenizer", type=Path, help="checkpoint whose tokenizer to copy")
+    parser.add_argument("more", nargs="*", help="options for all trainings, after --")
     options = parser.parse_args()
+    if options.words:
+        MADE["long beginning"] = tuple(map(int, options.words.split(","))), 24
+    more = list(options.more)
+    if options.base:
+        if not (options.base / "config.json").exists():
+            speed.make_base(options.base, speed.parse([]).vocabulary, options.tokenizer)
+        more += ["--base", str(options.base.absolute())]
     found = []
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
@@ -49,7 +67,7 @@ def main() -> None:
             for name, (file, steps) in cases.items():
                 for way, setting in WAYS.items():
                     if options.only in (None, name):
-                        measured = train(folder, f"{way}{repeat}", file, steps, setting)
+                        measured = train(folder, f"{way}{repeat}", file, steps, setting, more)
                         found.append({"examples": name, "way": way, **measured})
                         print(f"{name:>18} {way:>7}", measured, flush=True)
     print(json.dumps(found))
@@ -75,25 +93,29 @@ def write_examples(path: Path, common: int, own: int, answer: int) -> Path:
     return path
 
 
-def train(folder: Path, run: str, file: Path, steps: int, sharing: str) -> dict[str, Any]:
-    """One training; tokens/s of its last 20 steps, peak memory in GiB, the last step's loss."""
+def train(
+    folder: Path, run: str, file: Path, steps: int, sharing: str, more: Sequence[str]
+) -> dict[str, Any]:
+    """One training; tokens/s of its steps after the first, peak memory in GiB, its losses."""
     command = [
         sys.executable, "-m", "tuneserve", "train", "--config", str(RECIPE), "--file", str(file),
         "--run", run, "--force", "--max-steps", str(steps), "--evaluations", "0",
         "--max-seq-length", "2048", "--near-duplicates", "1", "--prefix-sharing", sharing,
-        "--json",
+        "--no-preflight", "--json", *more,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     result = json.loads(done.stdout)
-    rate = re.findall(r"step \d+/\d+,.* ([\d,]+) tokens/s", done.stderr)[-1]
+    peak = result["peak_memory"]
     return {
-        "tokens_per_second": int(rate.replace(",", "")),
-        "peak_gib": round(result["peak_memory"]["resident_bytes"] / 2**30, 2),
+        "tokens_per_second": round(result["steady_tokens_per_second"]),
+        "said": [line for line in done.stderr.splitlines() if "begin" in line],
+        "chosen": result["memory_plan"]["chosen"],
+        "peak_gib": round(peak.get("gpu_bytes", peak["resident_bytes"]) / 2**30, 2),
         "planned_gib": round(result["memory_plan"]["predicted_bytes"] / 2**30, 2),
         "seconds": result["training_seconds"],
-        "loss": result["losses"]["train"][-1][1],
+        "losses": [round(loss, 5) for _, loss in result["losses"]["train"]],
     }
 
 

@@ -301,8 +301,9 @@ class TrainSettings(Section):
     )
     prefix_sharing: Switch = Field(
         "auto",
-        description="Compute what several examples of a batch begin with once (CPU; the loss and "
-        "its gradients stay the same); auto = in fp32, where that saves time and the model can.",
+        description="Compute what several examples of a batch begin with once (the loss and its "
+        "gradients stay the same); auto = on a CPU in fp32 and on a GPU in bf16, where that saves "
+        "time and the model can.",
     )
     epochs: float = Field(1.0, gt=0.0, le=1000.0, description="Passes over the training examples.")
     max_steps: int = Field(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tuneserve.errors import UsageError
+from tuneserve.finetune.runtime.flex_tree import ARCHITECTURES, UNIT
 from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.runtime.model import completed_config
 from tuneserve.finetune.tokens.epoch import TrainingSet
@@ -23,8 +24,9 @@ _LEAST_SAVED = 0.1
 # An operation of attention takes this many times as long as one of a projection: its matrices are
 # narrow, and the softmax passes over every pair of tokens.
 _ATTENTION_FACTOR = 3.0
-# In bf16 oneDNN makes kernels for each length of a row, and what that costs is not known yet.
-_MEASURED = ("fp32",)
+# Where `auto` shares. (On a CPU oneDNN makes kernels in bf16 for each length of a row, and what
+# that costs is not known yet; FlexAttention's kernels are for GPUs that compute in bf16.)
+_MEASURED = (("cpu", "fp32"), ("cuda", "bf16"))
 _DROPOUTS = (
     "attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop",
     "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout",
@@ -41,25 +43,31 @@ def plan_sharing(
     Raises UsageError where the settings ask for it and it can't be.
     """
     wanted = settings.prefix_sharing == "true"
-    if settings.prefix_sharing == "false" or runtime.device != "cpu":
+    if settings.prefix_sharing == "false":
         return None, ""
-    if not wanted and runtime.precision not in _MEASURED:
+    if not wanted and (runtime.device, runtime.precision) not in _MEASURED:
         return None, ""
+    on_gpu = runtime.device == "cuda"
+    costs = RowCosts(_pair_cost(config), UNIT if on_gpu else CPU_PADDING, padding_free=on_gpu)
     sharing = Sharing(
-        training_set.encoded, training_set.sampler, settings.examples_per_step, settings.seed,
-        RowCosts(_pair_cost(config), CPU_PADDING),
-    )  # fmt: skip
-    found = sharing.computed(settings.batch_size)
+        training_set.encoded, training_set.sampler, settings.examples_per_step, settings.seed, costs
+    )
+    # A GPU may compute a whole step's examples at a time.
+    size = settings.batch_size
+    if on_gpu and settings.speed == "auto":
+        size = settings.examples_per_step
+    found = sharing.computed(size)
     if families := families_of(training_set.encoded, settings.examples_per_step):
         together = replace(sharing, families=families)
-        gathered = together.computed(settings.batch_size)
+        gathered = together.computed(size)
         if gathered.cost < (1 - _LEAST_SAVED) * found.cost:
             sharing, found = together, gathered
     saved = found.saved
     if not wanted and saved < _LEAST_SAVED:
         return None, ""
     longest = max(len(example.input_ids) for example in training_set.encoded)
-    reason = obstacle(completed_config(config), settings, longest)
+    known = completed_config(config)
+    reason = obstacle(known, settings, longest) or (obstacle_on_gpu(known) if on_gpu else None)
     if reason is None:
         told = f"what examples of a batch begin with is computed once: {saved:.0%} less to compute"
         return sharing, told + ("; examples that share most meet" if sharing.families else "")
@@ -88,6 +96,16 @@ def obstacle(config: Any, settings: TrainSettings, longest: int) -> str | None:
     shortest = min((window for window in windows if window), default=longest)
     if shortest < longest:
         return f"this base's attention sees {shortest} tokens, and examples have up to {longest}"
+    return None
+
+
+def obstacle_on_gpu(config: Any) -> str | None:
+    """Why attention on a GPU takes no tree for this model; None if nothing is known against it."""
+    text = config.get_text_config()
+    if text.model_type not in ARCHITECTURES:
+        return f"Unsloth's attention takes none for {text.model_type} on a GPU"
+    if getattr(text, "attn_logit_softcapping", None):
+        return "this base caps its attention's scores"
     return None
 
 

@@ -144,6 +144,9 @@ def search_strategy(
             length=length, mean_length=mean_length, compiled=compiled and kind == "false",
         )  # fmt: skip
         cost = _cost(1 - layers / shape.layers, tokens, four_bit=four_bit, offloaded=offloaded)
+        if computed is not None:
+            # The larger a batch is, the fewer tokens are computed for each of its examples.
+            cost *= batches.mean_tokens / size
         decisions = Decisions(
             load_in_4bit=four_bit, gradient_checkpointing=kind, kept_layers=layers,
             offload_embeddings=offloaded, batch_size=size,

@@ -119,8 +119,6 @@ def check_device(device: str, settings: TrainSettings) -> None:
         raise UsageError("fp16 needs a GPU; a CPU takes bf16 or fp32", where="train.precision")
     if settings.optimizer == "adamw_8bit" and on_cpu:
         raise UsageError("the 8-bit optimizer needs a GPU", where="train.optimizer")
-    if settings.prefix_sharing == "true" and not on_cpu:
-        raise UsageError("prefixes are shared on a CPU only", where="train.prefix_sharing")
 
 
 def peak_memory() -> dict[str, int]:

@@ -8,12 +8,14 @@ from typing import Any
 class TrainedRows:
     """Cuts the hidden states of a model with an adapter to the places whose next token is trained.
 
-    TRL's fused output layer computes what the body of the model returns: nothing else is changed.
+    TRL's fused output layer, and Unsloth's, compute what the body of the model returns: nothing
+    else is changed. `layers`: how many the body has.
     """
 
     def __init__(self, model: Any) -> None:
         inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._places: Any = None
+        self.layers = int(inner.config.get_text_config().num_hidden_layers)
         inner.base_model.register_forward_hook(self._cut)
 
     def log_probs(self, model: Any, places: Any, targets: Any, **inputs: Any) -> Any:
@@ -25,6 +27,19 @@ class TrainedRows:
         finally:
             self._places = None
         return found.log_probs[0]
+
+    def loss(self, model: Any, places: Any, targets: Any, items: Any, **inputs: Any) -> Any:
+        """The sum of the negative log-likelihoods of `targets` [n] after `places` [n], divided by
+        `items` (None: n), as Unsloth's forwards compute it."""
+        self._places = places
+        try:
+            found = model(
+                **inputs, labels=targets[None], shift_labels=targets[None],
+                num_items_in_batch=len(targets) if items is None else items,
+            )  # fmt: skip
+        finally:
+            self._places = None
+        return found.loss
 
     def _cut(self, body: Any, inputs: Any, output: Any) -> Any:
         if self._places is not None:

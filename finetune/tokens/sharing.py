@@ -20,19 +20,29 @@ LONGEST_CHUNKED = 512
 @dataclass(frozen=True)
 class RowCosts:
     """What a batch costs, in units of what a token costs outside of attention. `pair`: what a pair
-    of tokens in one row costs in attention. Rows have a multiple of `unit` tokens."""
+    of tokens in one row costs in attention. Rows have a multiple of `unit` tokens.
+
+    `padding_free` (a GPU): examples one by one are laid end to end in place of being padded, and
+    attention over a tree leaves out what is masked.
+    """
 
     pair: float
     unit: int
+    padding_free: bool = False
 
-    def of(self, rows: int, length: int) -> float:
-        """The cost of `rows` rows of `length` tokens, padding included."""
-        length = self.padded(length)
-        return rows * length * (1 + self.pair * length)
+    def of(self, lengths: Sequence[int]) -> float:
+        """The cost of examples of so many tokens one by one, padding included."""
+        if self.padding_free:
+            return sum(length * (1 + self.pair * length) for length in lengths)
+        length = self.padded(max(lengths))
+        return len(lengths) * length * (1 + self.pair * length)
 
-    def of_tree(self, tree: int, rows: int, longest: int) -> float:
-        """The cost of a tree of `tree` tokens with `rows` examples of up to `longest`: attention is
-        over the pairs of its row, or by chunks over those of the examples where these are fewer."""
+    def of_tree(self, tree: int, lengths: Sequence[int]) -> float:
+        """The cost of a tree of `tree` tokens with examples of so many: attention is over the pairs
+        of its row, or by chunks over those of the examples where these are fewer."""
+        rows, longest = len(lengths), max(lengths)
+        if self.padding_free:
+            return self.padded(tree) * (1 + self.pair * longest)
         pairs = self.padded(tree) ** 2
         if longest <= LONGEST_CHUNKED:
             pairs = min(pairs, rows * self.padded(longest) ** 2)
@@ -41,9 +51,15 @@ class RowCosts:
     def padded(self, length: int) -> int:
         return -(-length // self.unit) * self.unit
 
-    def is_less(self, tree: int, rows: int, longest: int) -> bool:
-        """Is a tree of `tree` tokens cheaper than its examples, padded to `longest` tokens?"""
-        return self.of_tree(tree, rows, longest) < self.of(rows, longest)
+    def is_less(self, tree: int, lengths: Sequence[int]) -> bool:
+        """Is a tree of `tree` tokens cheaper than its examples of so many one by one?"""
+        return self.of_tree(tree, lengths) < self.of(lengths)
+
+    def tokens(self, lengths: Sequence[int]) -> int:
+        """What is computed of the examples one by one, padding included."""
+        if self.padding_free:
+            return sum(lengths)
+        return len(lengths) * self.padded(max(lengths))
 
 
 @dataclass(frozen=True)
@@ -87,16 +103,16 @@ class Sharing:
         cost = plain = 0.0
         tokens: list[int] = []
         for batch in self._batches(size):
-            longest = max(len(example.input_ids) for example in batch)
+            lengths = [len(example.input_ids) for example in batch]
             tree = tree_size((example.input_ids, example.labels) for example in batch)
-            padded = self.costs.of(len(batch), longest)
-            plain += padded
-            if tree and self.costs.is_less(tree, len(batch), longest):
-                cost += self.costs.of_tree(tree, len(batch), longest)
+            one_by_one = self.costs.of(lengths)
+            plain += one_by_one
+            if tree and self.costs.is_less(tree, lengths):
+                cost += self.costs.of_tree(tree, lengths)
                 tokens.append(self.costs.padded(tree))
             else:
-                cost += padded
-                tokens.append(len(batch) * self.costs.padded(longest))
+                cost += one_by_one
+                tokens.append(self.costs.tokens(lengths))
         return Computed(cost, plain, max(tokens), sum(tokens) / len(tokens))
 
     def _batches(self, size: int) -> Iterator[list[Encoded]]:

@@ -7,22 +7,28 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tuneserve.finetune.memory.model import LONGEST_PLAIN
+from tuneserve.finetune.runtime import flex_tree, tree_attention
+from tuneserve.finetune.runtime.flex_tree import TREE, FlexTree
 from tuneserve.finetune.runtime.trained_rows import TrainedRows
-from tuneserve.finetune.runtime.tree_attention import CHUNKS, Chunks, install
+from tuneserve.finetune.runtime.tree_attention import CHUNKS, Chunks
 from tuneserve.finetune.tokens.encoder import IGNORED
 from tuneserve.finetune.tokens.prefix_tree import PrefixTree, prefix_tree
 from tuneserve.finetune.tokens.sharing import LONGEST_CHUNKED, RowCosts
 
 SHARED = "shared_prefixes"
 """The key of a batch under which its tree is."""
+ENDS = "ends"
 Collate = Callable[[Sequence[Any]], dict[str, Any]]
 """Examples (input_ids and labels) to a batch."""
+TreeAttention = Literal["chunks", "mask", "additive", "flex"]
+"""How attention sees a tree: by chunks of transformers' `sdpa`, by a mask over the whole row (of
+booleans, or added to the scores), or by FlexAttention (Unsloth, GPU)."""
 # Queries of a chunk, and the share of a row's pairs of tokens below which chunks are worth it.
 _CHUNK_SIZES = (16, 32, 64, 128)
 _WORTH_CHUNKS = 0.75
@@ -30,7 +36,7 @@ _COUNT_UNIT, _KEYS_UNIT = 4, 16
 _LOOKED_AT = 64  # batches, in search of one that is a tree
 # What rounding may change of the loss and of the gradient's norm, as a share of them. (Measured on
 # 135M parameters: 3e-6 and 4e-6 in fp32, 0.035 and 0.06 in bf16.)
-_TOLERANCE = {"fp32": (1e-4, 1e-4), "bf16": (0.1, 0.2)}
+_TOLERANCE = {"fp32": (1e-4, 1e-4), "bf16": (0.1, 0.2), "fp16": (0.1, 0.2)}
 
 
 class SharingCollator:
@@ -39,44 +45,49 @@ class SharingCollator:
     The batch stays what `plain` makes of it: tokens are counted and examples named by that.
     """
 
-    def __init__(self, plain: Collate, costs: RowCosts, *, additive_mask: bool) -> None:
-        self.plain, self.costs = plain, costs
-        self.additive_mask = additive_mask
+    def __init__(self, plain: Collate, costs: RowCosts, attention: TreeAttention) -> None:
+        self.plain, self.costs, self.attention = plain, costs, attention
         self.active = True
-        # Chunks are for transformers' sdpa, which takes other masks.
-        self.chunked = not additive_mask
-        install()
+        if attention == "flex":
+            flex_tree.install()
+        else:
+            tree_attention.install()
 
     def __call__(self, features: Sequence[Any]) -> dict[str, Any]:
         batch = self.plain(features)
         if self.active:
             tree = prefix_tree((f["input_ids"], f["labels"]) for f in features)
-            longest = max(len(f["input_ids"]) for f in features)
-            if tree.rows and self.costs.is_less(len(tree), len(features), longest):
+            lengths = [len(f["input_ids"]) for f in features]
+            if tree.rows and self.costs.is_less(len(tree), lengths):
                 batch[SHARED] = self.tensors(tree)
         return batch
 
     def tensors(self, tree: PrefixTree) -> dict[str, Any]:
-        """What the loss takes: the row [1, length] with its positions and mask [1, 1, length,
-        length], and the trained pairs [n]."""
+        """What the loss takes: the row [1, length] with its positions, and the trained pairs [n];
+        with its mask [1, 1, length, length], or where a tree ends [length] for FlexAttention."""
         length = self.costs.padded(len(tree))
         rest = length - len(tree)
-        places = torch.arange(length)
         # What fills the row sees itself alone, and nothing sees it.
-        ends = torch.cat([torch.tensor(tree.ends), places[len(tree) :] + 1])
-        chunks = chunks_of(tree, length) if self.chunked else None
-        seen = (places[:, None] >= places) & (places[:, None] < ends)
-        mask: Any = seen
-        if self.additive_mask:
-            lowest = torch.finfo(torch.float32).min
-            mask = torch.zeros(length, length).masked_fill(~seen, lowest)
+        ends = torch.cat([torch.tensor(tree.ends), torch.arange(len(tree), length) + 1])
         return {
             "input_ids": torch.tensor([tree.ids + [0] * rest]),
             "position_ids": torch.tensor([tree.positions + [0] * rest]),
-            "attention_mask": mask[None, None],
             "places": torch.tensor(tree.rows),
             "targets": torch.tensor(tree.targets),
             "weights": torch.tensor(tree.weights, dtype=torch.float32),
+            **({ENDS: ends} if self.attention == "flex" else self._masked(tree, ends)),
+        }
+
+    def _masked(self, tree: PrefixTree, ends: torch.Tensor) -> dict[str, Any]:
+        places = torch.arange(len(ends))
+        chunks = chunks_of(tree, len(ends)) if self.attention == "chunks" else None
+        seen = (places[:, None] >= places) & (places[:, None] < ends)
+        mask: Any = seen
+        if self.attention == "additive":
+            lowest = torch.finfo(torch.float32).min
+            mask = torch.zeros(seen.shape).masked_fill(~seen, lowest)
+        return {
+            "attention_mask": mask[None, None],
             **({CHUNKS: chunks._asdict()} if chunks is not None else {}),
         }
 
@@ -123,8 +134,14 @@ def chunks_of(tree: PrefixTree, length: int) -> Chunks | None:
 
 
 def shared_loss(trained: TrainedRows, model: Any, shared: dict[str, Any], items: Any) -> Any:
-    """The loss of a tree, divided by `items`, or where that is None by its trained tokens."""
-    inputs = {name: shared[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    """The loss of a tree, divided by `items`, or where that is None by its trained tokens.
+
+    Raises CannotShareError if the model's attention takes no tree.
+    """
+    inputs = {name: shared[name] for name in ("input_ids", "position_ids")}
+    if ENDS in shared:
+        return _flex_loss(trained, model, shared, inputs, items)
+    inputs["attention_mask"] = shared["attention_mask"]
     kernels: Any = nullcontext()
     if CHUNKS in shared:
         inputs[CHUNKS] = Chunks(**shared[CHUNKS])
@@ -135,6 +152,22 @@ def shared_loss(trained: TrainedRows, model: Any, shared: dict[str, Any], items:
         found = trained.log_probs(model, shared["places"], shared["targets"], **inputs)
     weights = shared["weights"]
     return -(found * weights).sum() / (weights.sum() if items is None else items)
+
+
+def _flex_loss(
+    trained: TrainedRows, model: Any, shared: dict[str, Any], inputs: dict[str, Any], items: Any
+) -> Any:
+    # The fused output layer weighs all tokens alike: one that counts n times stands there n times.
+    times = shared["weights"].long()
+    places, targets = (shared[name].repeat_interleave(times) for name in ("places", "targets"))
+    tree = FlexTree(shared[ENDS])
+    # Evaluation would keep keys and values.
+    given = {**inputs, TREE: tree, "use_cache": False}
+    loss = trained.loss(model, places, targets, items, **given)
+    layers = trained.layers
+    if tree.uses < layers:
+        raise CannotShareError(f"{tree.uses} of its {layers} layers took the tree")
+    return loss
 
 
 class CannotShareError(Exception):
@@ -163,9 +196,11 @@ def obstacle_found(trainer: Any, precision: str) -> str | None:
     """What comes out otherwise where beginnings are shared; None if nothing does. A model that does
     not take chunks gets a mask over the whole row."""
     collate = trainer.data_collator
+    ways: tuple[TreeAttention, ...] = (collate.attention,)
+    if collate.attention == "chunks":
+        ways = ("chunks", "mask")
     told = None
-    for chunked in (True, False) if collate.chunked else (False,):
-        collate.chunked = chunked
+    for collate.attention in ways:
         try:
             found = first_difference(trainer)
         except CannotShareError as error:
@@ -212,7 +247,7 @@ def difference(trainer: Any, features: Sequence[Any]) -> Difference | None:
         return None  # the first step tells of it
     try:
         shared = _summed(trainer, [batch], items)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, CannotShareError):
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         raise CannotShareError(str(error).splitlines()[0] if str(error) else repr(error)) from error

@@ -60,6 +60,11 @@ def build_trainer(
             data_collator=collator(runtime, settings, tokenizer, model, sharing),
             families=sharing.families if sharing is not None else (),
         )
+        if sharing is not None and runtime.device == "cuda":
+            from tuneserve.finetune.training.prefix_sharing import SharingCollator
+
+            # Around that which Unsloth chose and told to lay examples end to end.
+            trainer.data_collator = SharingCollator(trainer.data_collator, sharing.costs, "flex")
         for library_output in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(library_output)
     return trainer
@@ -150,5 +155,6 @@ def collator(
         return plain
     from tuneserve.finetune.training.prefix_sharing import SharingCollator
 
-    additive = model.config.get_text_config()._attn_implementation != "sdpa"
-    return SharingCollator(plain, sharing.costs, additive_mask=additive)
+    # Chunks are for transformers' sdpa, which takes other masks.
+    sdpa = model.config.get_text_config()._attn_implementation == "sdpa"
+    return SharingCollator(plain, sharing.costs, "chunks" if sdpa else "additive")

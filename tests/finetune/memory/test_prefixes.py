@@ -9,13 +9,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen3NextConfig
+from transformers import (
+    AutoConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3NextConfig,
+)
 
 from tuneserve.errors import UsageError
 from tuneserve.finetune.memory.budget import plan_budget
-from tuneserve.finetune.memory.prefixes import obstacle, plan_sharing
+from tuneserve.finetune.memory.prefixes import obstacle, obstacle_on_gpu, plan_sharing
 from tuneserve.finetune.memory.schedule import Schedule
-from tuneserve.finetune.runtime.libraries import Runtime, check_device
+from tuneserve.finetune.runtime.libraries import Runtime
 from tuneserve.finetune.tokens.encoder import IGNORED, Encoded
 from tuneserve.finetune.tokens.epoch import EpochSampler, Stream, TrainingSet
 from tuneserve.settings import Recipe, TrainSettings
@@ -60,7 +68,6 @@ def test_it_is_done_where_it_saves_enough(checkpoint: Path) -> None:
     assert planned(checkpoint, APART) == (None, "")
     assert planned(checkpoint, APART, prefix_sharing=True)[0] is not None
     assert planned(checkpoint, ALIKE, prefix_sharing=False) == (None, "")
-    assert planned(checkpoint, ALIKE, Runtime(None, torch, "cuda", "bf16")) == (None, "")
     bf16 = Runtime(None, torch, "cpu", "bf16")
     assert planned(checkpoint, ALIKE, bf16) == (None, "")
     assert planned(checkpoint, ALIKE, bf16, prefix_sharing=True)[0] is not None
@@ -76,11 +83,21 @@ def test_what_it_would_change_is_said_or_refused(checkpoint: Path) -> None:
     assert caught.value.where == "train.prefix_sharing"
 
 
-def test_a_gpu_refuses_it_where_it_is_asked_for() -> None:
-    settings = TrainSettings.model_validate({"prefix_sharing": True})
-    with pytest.raises(UsageError, match="on a CPU only"):
-        check_device("cuda", settings)
-    check_device("cpu", settings)
+def test_on_a_gpu_it_is_for_architectures_whose_attention_takes_a_tree(checkpoint: Path) -> None:
+    gpu = Runtime(None, torch, "cuda", "bf16")
+    sharing, told = planned(checkpoint, ALIKE, gpu)
+    assert sharing is not None
+    assert (sharing.costs.unit, sharing.costs.padding_free) == (128, True)
+    # All examples of a step are computed at a time: 50 + 8 x 3 tokens, filled up to 128.
+    assert told.endswith("once: 70% less to compute")
+    assert planned(checkpoint, ALIKE, Runtime(None, torch, "cuda", "fp16")) == (None, "")
+    for config, reason in (
+        (LLAMA, None),
+        (Gemma2Config(), "takes none for gemma2"),
+        (Gemma3TextConfig(), "takes none for gemma3_text"),
+    ):
+        found = obstacle_on_gpu(config)
+        assert (found is None) if reason is None else (found is not None and reason in found)
 
 
 @pytest.mark.parametrize(

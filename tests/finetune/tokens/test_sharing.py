@@ -26,13 +26,22 @@ def sharing(examples: Sequence[Encoded], per_step: int, costs: RowCosts) -> Shar
 
 def test_a_row_is_padded_and_costs_by_its_pairs_of_tokens() -> None:
     costs = RowCosts(pair=0.01, unit=16)
-    assert costs.of(8, 70) == pytest.approx(8 * 80 * (1 + 0.8))
-    assert costs.of_tree(70, 8, 70) == pytest.approx(80 * 1.8)
+    assert costs.of([70] * 8) == pytest.approx(8 * 80 * (1 + 0.8))
+    assert costs.of_tree(70, [70] * 8) == pytest.approx(80 * 1.8)
     # A long row has more pairs than its examples: those that see each other are computed.
-    assert costs.of_tree(600, 8, 70) == pytest.approx(608 + 0.01 * 8 * 80**2)
-    assert costs.of_tree(3000, 8, 600) == pytest.approx(3008 * (1 + 30.08))
-    assert costs.is_less(624, 8, 77)
-    assert not costs.is_less(625, 8, 77)
+    assert costs.of_tree(600, [70] * 8) == pytest.approx(608 + 0.01 * 8 * 80**2)
+    assert costs.of_tree(3000, [600] * 8) == pytest.approx(3008 * (1 + 30.08))
+    assert costs.is_less(624, [77] * 8)
+    assert not costs.is_less(625, [77] * 8)
+
+
+def test_on_a_gpu_nothing_is_padded_but_the_tree() -> None:
+    costs = RowCosts(pair=0.001, unit=128, padding_free=True)
+    assert costs.of([70, 30]) == pytest.approx(70 * 1.07 + 30 * 1.03)
+    assert costs.of_tree(80, [70, 30]) == pytest.approx(128 * 1.07)
+    assert costs.tokens([70, 30]) == 100
+    assert not costs.is_less(90, [70, 30])
+    assert costs.is_less(256, [200, 200])
 
 
 def test_an_epoch_with_one_system_prompt() -> None:

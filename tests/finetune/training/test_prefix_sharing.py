@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,23 +13,31 @@ from hypothesis import assume, given
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.finetune.tokens.test_prefix_tree import Example, examples
+from tuneserve.finetune.runtime import flex_tree
+from tuneserve.finetune.runtime.flex_tree import FlexTree
+from tuneserve.finetune.runtime.trained_rows import TrainedRows
 from tuneserve.finetune.runtime.tree_attention import CHUNKS, Chunks
 from tuneserve.finetune.tokens.encoder import IGNORED
 from tuneserve.finetune.tokens.prefix_tree import prefix_tree
 from tuneserve.finetune.tokens.sharing import RowCosts
 from tuneserve.finetune.training import prefix_sharing
 from tuneserve.finetune.training.prefix_sharing import (
+    ENDS,
     SHARED,
+    CannotShareError,
     Difference,
     SharingCollator,
+    TreeAttention,
     chunks_of,
+    shared_loss,
 )
 
 COSTS = RowCosts(pair=0.0, unit=4)
 
 
 def collator(*, additive: bool = False, costs: RowCosts = COSTS) -> SharingCollator:
-    return SharingCollator(lambda features: {"of": len(features)}, costs, additive_mask=additive)
+    attention: TreeAttention = "additive" if additive else "chunks"
+    return SharingCollator(lambda features: {"of": len(features)}, costs, attention)
 
 
 @given(examples())
@@ -72,6 +83,82 @@ def test_chunks_see_what_the_mask_shows(batch: list[Example]) -> None:
         assert int(chunks.queries[query]) == place
         shown = keys[query // size][~chunks.hidden[query // size, query % size]]
         assert torch.equal(shown, made["attention_mask"][0, 0, place].nonzero().flatten())
+
+
+def flexed(costs: RowCosts = COSTS) -> SharingCollator:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flex_tree, "install", lambda: None)
+        return SharingCollator(lambda features: {"of": len(features)}, costs, "flex")
+
+
+@given(examples())
+def test_where_a_tree_ends_says_what_the_mask_shows(batch: list[Example]) -> None:
+    tree = prefix_tree(batch)
+    assume(len(tree))
+    made = flexed().tensors(tree)
+    places = torch.arange(len(made[ENDS]))
+    seen = flex_tree._seen(made[ENDS])(0, 0, places[:, None], places[None, :])
+    assert torch.equal(seen[None, None], collator().tensors(tree)["attention_mask"])
+
+
+def test_a_model_that_passes_over_the_tree_is_told() -> None:
+    torch.manual_seed(1)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=100, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1,
+    ))  # fmt: skip
+    tree = prefix_tree([([1, 2, 3, n], [IGNORED, IGNORED, 3, n]) for n in range(4, 9)])
+    with pytest.raises(CannotShareError, match="0 of its 2 layers took the tree"):
+        shared_loss(TrainedRows(model), model, flexed().tensors(tree), None)
+
+
+def loaded(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[name]
+    return module
+
+
+@pytest.mark.slow
+def test_unsloths_flex_attention_computes_a_tree() -> None:
+    """As a mask over the whole row does. (A CPU has no backward pass of it; on a GPU each training
+    begins with a comparison of gradients.)"""
+    unsloth = importlib.util.find_spec("unsloth")
+    assert unsloth is not None
+    assert unsloth.origin is not None
+    # Alone: the package would change transformers for the tests after this one.
+    path = Path(unsloth.origin).parent / "utils" / "prefix_grouper_kernel.py"
+    kernel = loaded("prefix_grouper_kernel", path)
+    flex_tree.take_trees(kernel)
+    flex_tree.take_trees(kernel)
+    beginnings = [[*range(40)], [*range(40), *range(50, 70)]]
+    tree = prefix_tree(
+        ([*b, 100 + n, 200 + n, 3], [IGNORED] * len(b) + [100 + n, 200 + n, 3])
+        for b in beginnings
+        for n in range(5)
+    )
+    costs = RowCosts(pair=0.0, unit=flex_tree.UNIT)
+    flex = flexed(costs).tensors(tree)
+    mask = collator(costs=costs).tensors(tree)["attention_mask"]
+    length = mask.shape[-1]
+    assert length == 128
+    torch.manual_seed(0)
+    shapes = ((1, length, 4, 16), (1, length, 2, 16), (1, length, 2, 16))
+    given = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    seen = FlexTree(flex[ENDS])
+    found = kernel.flex_shared_prefix_attention(*given, seen, compiled=False)
+    assert seen.uses == 1
+    query, key, value = (tensor.transpose(1, 2) for tensor in given)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("length", "chunked"), [(513, True), (514, False)])
