@@ -67,6 +67,7 @@ def launch(arguments: Sequence[str], processes: int, machines: Machines) -> int:
     """Run `tuneserve` with these arguments in so many processes here, one for each GPU; returns the
     exit code. What stops this one stops them all, after the step at hand and with a checkpoint;
     where one of them fails the others are ended."""
+    from torch.distributed.elastic.multiprocessing import api
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
@@ -74,6 +75,9 @@ def launch(arguments: Sequence[str], processes: int, machines: Machines) -> int:
     say(f"{processes} processes here, as by: {as_torchrun(arguments, processes, machines)}")
     # The launcher tells by log and traceback what is told here in a line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # One that waits for a dead one never ends its step, which is what SIGTERM asks for; files are
+    # whole at every moment.
+    api._get_default_signal = lambda: signal.SIGKILL
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_STOP_SECONDS))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     command = own_module("tuneserve", *arguments)

@@ -35,8 +35,11 @@ _WORTH_CHUNKS = 0.75
 _COUNT_UNIT, _KEYS_UNIT = 4, 16
 _LOOKED_AT = 64  # batches, in search of one that is a tree
 # What rounding may change of the loss and of the gradient's norm, as a share of them. (Measured on
-# 135M parameters: 3e-6 and 4e-6 in fp32, 0.035 and 0.06 in bf16.)
-_TOLERANCE = {"fp32": (1e-4, 1e-4), "bf16": (0.1, 0.2), "fp16": (0.1, 0.2)}
+# 135M parameters: 3e-6 and 4e-6 in fp32, 0.035 and 0.06 in bf16. A GPU's kernels multiply fp32 as
+# TF32: 2e-5 and 3e-3.)
+_TOLERANCE = {
+    "fp32": (1e-4, 1e-4), "tf32": (1e-3, 0.02), "bf16": (0.1, 0.2), "fp16": (0.1, 0.2),
+}  # fmt: skip
 
 
 class SharingCollator:
@@ -197,6 +200,8 @@ def obstacle_found(trainer: Any, precision: str) -> str | None:
     not take chunks gets a mask over the whole row."""
     collate = trainer.data_collator
     ways: tuple[TreeAttention, ...] = (collate.attention,)
+    if collate.attention == "flex" and precision == "fp32":
+        precision = "tf32"
     if collate.attention == "chunks":
         ways = ("chunks", "mask")
     told = None

@@ -132,7 +132,7 @@ def test_a_killed_process_ends_the_others(folder: Path) -> None:
     os.kill(int(workers[-1]), signal.SIGKILL)
     began = time.monotonic()
     rest, _ = process.communicate(timeout=60)
-    assert time.monotonic() - began < 40
+    assert time.monotonic() - began < 10
     assert process.returncode == 1
     assert "was killed (SIGKILL); the others were ended" in rest
 
