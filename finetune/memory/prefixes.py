@@ -31,6 +31,7 @@ _DROPOUTS = (
     "attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "resid_pdrop", "embd_pdrop",
     "hidden_dropout", "hidden_dropout_prob", "resid_dropout", "dropout",
 )  # fmt: skip
+_ROPE_BY_LENGTH = ("dynamic", "longrope")
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 
 
@@ -106,6 +107,9 @@ def obstacle_on_gpu(config: Any) -> str | None:
         return f"Unsloth's attention takes none for {text.model_type} on a GPU"
     if getattr(text, "attn_logit_softcapping", None):
         return "this base caps its attention's scores"
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _ROPE_BY_LENGTH:
+        return f"this base's {rope['rope_type']} RoPE depends on how long a row is"
     return None
 
 

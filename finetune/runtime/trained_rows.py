@@ -28,15 +28,12 @@ class TrainedRows:
             self._places = None
         return found.log_probs[0]
 
-    def loss(self, model: Any, places: Any, targets: Any, items: Any, **inputs: Any) -> Any:
-        """The sum of the negative log-likelihoods of `targets` [n] after `places` [n], divided by
-        `items` (None: n), as Unsloth's forwards compute it."""
+    def loss(self, model: Any, places: Any, labels: Any, items: Any, **inputs: Any) -> Any:
+        """The loss of the body's output at `places` [n] with `labels` [n], of which each is of the
+        row before it, summed and divided by `items`, as the model's own forward computes it."""
         self._places = places
         try:
-            found = model(
-                **inputs, labels=targets[None], shift_labels=targets[None],
-                num_items_in_batch=len(targets) if items is None else items,
-            )  # fmt: skip
+            found = model(**inputs, labels=labels[None], num_items_in_batch=items)
         finally:
             self._places = None
         return found.loss

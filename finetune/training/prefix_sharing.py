@@ -163,13 +163,15 @@ def _flex_loss(
     # The fused output layer weighs all tokens alike: one that counts n times stands there n times.
     times = shared["weights"].long()
     places, targets = (shared[name].repeat_interleave(times) for name in ("places", "targets"))
+    # A label is of the row before it: the first one of none, and behind the last row is none.
+    rows = torch.cat([places, places[-1:]])
+    labels = torch.cat([targets.new_tensor([IGNORED]), targets])
     tree = FlexTree(shared[ENDS])
     # Evaluation would keep keys and values.
     given = {**inputs, TREE: tree, "use_cache": False}
-    loss = trained.loss(model, places, targets, items, **given)
-    layers = trained.layers
-    if tree.uses < layers:
-        raise CannotShareError(f"{tree.uses} of its {layers} layers took the tree")
+    loss = trained.loss(model, rows, labels, len(targets) if items is None else items, **given)
+    if tree.uses < trained.layers:
+        raise CannotShareError(f"{tree.uses} of its {trained.layers} layers took the tree")
     return loss
 
 

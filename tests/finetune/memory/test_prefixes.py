@@ -35,6 +35,9 @@ LLAMA = LlamaConfig(
 )  # fmt: skip
 
 
+DYNAMIC: dict[str, Any] = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+
+
 def example(ids: Sequence[int]) -> Encoded:
     return Encoded(list(ids), [IGNORED] * (len(ids) - 2) + list(ids[-2:]), len(ids), 0)
 
@@ -93,6 +96,7 @@ def test_on_a_gpu_it_is_for_architectures_whose_attention_takes_a_tree(checkpoin
     assert planned(checkpoint, ALIKE, Runtime(None, torch, "cuda", "fp16")) == (None, "")
     for config, reason in (
         (LLAMA, None),
+        (LlamaConfig(rope_parameters=DYNAMIC), "dynamic RoPE depends on how long a row is"),
         (Gemma2Config(), "takes none for gemma2"),
         (Gemma3TextConfig(), "takes none for gemma3_text"),
     ):

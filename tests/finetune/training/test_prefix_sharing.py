@@ -101,12 +101,32 @@ def test_where_a_tree_ends_says_what_the_mask_shows(batch: list[Example]) -> Non
     assert torch.equal(seen[None, None], collator().tensors(tree)["attention_mask"])
 
 
-def test_a_model_that_passes_over_the_tree_is_told() -> None:
+def small_llama() -> LlamaForCausalLM:
     torch.manual_seed(1)
-    model = LlamaForCausalLM(LlamaConfig(
+    return LlamaForCausalLM(LlamaConfig(
         vocab_size=100, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1,
     ))  # fmt: skip
+
+
+def test_the_loss_of_rows_is_that_of_what_follows_them() -> None:
+    model = small_llama()
+    # A place may have several targets, and one target may be all there is.
+    for batch in ([([1, 2, 3, n], [IGNORED, IGNORED, 3, n]) for n in range(4, 9)],
+                  [([1, 2, 3], [IGNORED, IGNORED, 3])]):  # fmt: skip
+        made = flexed().tensors(prefix_tree(batch))
+        rows = model(input_ids=made["input_ids"], position_ids=made["position_ids"])
+        likely = rows.logits[0].log_softmax(-1)[made["places"], made["targets"]]
+        expected = -(likely * made["weights"]).sum()
+        trained = TrainedRows(model)
+        trained.layers = 0
+        torch.testing.assert_close(shared_loss(trained, model, made, 8), expected / 8)
+        found = shared_loss(trained, model, made, None)
+        torch.testing.assert_close(found, expected / made["weights"].sum())
+
+
+def test_a_model_that_passes_over_the_tree_is_told() -> None:
+    model = small_llama()
     tree = prefix_tree([([1, 2, 3, n], [IGNORED, IGNORED, 3, n]) for n in range(4, 9)])
     with pytest.raises(CannotShareError, match="0 of its 2 layers took the tree"):
         shared_loss(TrainedRows(model), model, flexed().tensors(tree), None)
