@@ -46,7 +46,8 @@ def check_apart(
         with suppress(TuneserveError):
             hub_config(other, setting="convert.merge_base")
     request = {
-        "recipe": recipe.model_dump(mode="json"),
+        # What nobody set stays so: max_seq_length follows the base then.
+        "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "base": {"path": str(base.path), "name": base.name, "spec": base.spec},
         "examples": [example.to_row() for example in _sample(examples)],
         "place": str(place),
