@@ -49,12 +49,17 @@ _ENDS = {"embed_tokens", "lm_head"}
 
 
 def check_conversion(
-    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+    recipe: Recipe,
+    base: ResolvedBase,
+    examples: Sequence[Example],
+    *,
+    place: Path,
+    quantizes: bool = True,
 ) -> list[Finding]:
     """What converting a training of this recipe on this base would meet.
 
-    `examples`: a sample of the data; `place`: where the run will be. A finding that is 'refused'
-    would fail the conversion.
+    `examples`: a sample of the data; `place`: where the run will be; `quantizes`: a small base is
+    quantized as a whole. A finding that is 'refused' would fail the conversion.
     """
     found: list[Finding] = []
     settings = recipe.convert
@@ -123,7 +128,7 @@ def check_conversion(
                 )
                 or []
             )
-        if model is not None and all(one.status != "refused" for one in found):
+        if quantizes and model is not None and all(one.status != "refused" for one in found):
             whole = model
             rounded = step(
                 "quantized base",
