@@ -14,8 +14,11 @@ import pytest
 from tuneserve.base import ResolvedBase
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.preflight.apart import check_apart, require_convertible
 from tuneserve.convert.preflight.check import check_conversion
+from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.route import require_own_architecture
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json
@@ -280,22 +283,28 @@ def test_a_base_that_its_quantization_takes_too_far_is_refused(
     """`base Q4_K_M ≈ base` of a conversion, which would fail after the training."""
     examples = tuple(Example.of_turn(str(n), f"What is {n} plus {n}?", str(2 * n)) for n in (2, 7))
 
-    def measured(given: tuple[Example, ...] = examples, **convert: Any) -> list[Finding]:
-        found = check(small_base, tmp_path, given, convert=convert)
-        return [one for one in found if one.name == "quantized base, measured"]
+    model = GGUFModel(MergedCheckpoint(small_base), small_base, name="small")
 
-    (within,) = measured(max_quantized_kld=100)
+    def measured(given: tuple[Example, ...] = examples, **convert: Any) -> Finding | None:
+        recipe = Recipe.model_validate({"convert": convert})
+        return check_rounded(model, small_base, given, recipe, tmp_path)
+
+    within, finer = (
+        measured(max_quantized_kld=100, quantization=kind) for kind in ("Q4_K_M", "Q8_0")
+    )
+    assert within is not None
+    assert finer is not None
     assert within.status == "ok"
     assert within.found.startswith("Q4_K_M, 2 examples: KL divergence mean ")
-    (beyond,) = measured(max_quantized_kld=1e-6)
-    assert beyond.status == "refused"
-    assert "at most 1e-06 (max_quantized_kld)" in beyond.found
-    (finer,) = measured(quantization="Q8_0", max_quantized_kld=100)
     means = [float(one.found.split("mean ")[1].split(",")[0]) for one in (within, finer)]
     assert means[0] > 3 * means[1] > 0
-    assert not measured(())
-    assert not measured(quantization="F16", max_quantized_kld=1e-6)
-    assert not measured(imatrix=True, max_quantized_kld=1e-6)
+    assert measured(()) is None
+    assert measured(quantization="F16", max_quantized_kld=1e-6) is None
+    assert measured(imatrix=True, max_quantized_kld=1e-6) is None
+    assert not list(tmp_path.glob("*.gguf"))
+    refused = refusals(check(small_base, tmp_path, examples, convert={"max_quantized_kld": 1e-6}))
+    assert refused.startswith("quantized base, measured: Q4_K_M, 2 examples")
+    assert "at most 1e-06 (max_quantized_kld)" in refused
 
 
 def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -> None:
