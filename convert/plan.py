@@ -13,7 +13,7 @@ from tuneserve.convert.gguf.quantization import AUTO
 from tuneserve.convert.merge.adapter import Adapter
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
 from tuneserve.convert.merge.merge_base import check_merge_base, tell_other_config
-from tuneserve.convert.merge.same_weights import check_same_weights
+from tuneserve.convert.merge.same_weights import Tokens, check_same_weights
 from tuneserve.convert.merge.writer import check_writable, checkpoint_bytes
 from tuneserve.convert.mixture import check_limit
 from tuneserve.convert.quantize import planned_bytes, quantized_bytes, temporary_quantization
@@ -72,8 +72,12 @@ class Plan:
         # Another base to merge into is another one on purpose.
         base = None if self.settings.merge_base else self.base_checkpoint
         check_trained_files(self.run, trained, base)
-        if base is None:
-            tell_other_config(self.base_checkpoint, Path(trained.base.path), trained.base.sha256)
+
+    def tell_other_base(self) -> None:
+        """Say so where nothing can compare the configuration of the base that is merged into."""
+        if self.settings.merge_base:
+            trained = self.run.require_stage("train", TrainOutput).base
+            tell_other_config(self.base_checkpoint, Path(trained.path), trained.sha256)
 
     @property
     def threads(self) -> int:
@@ -144,6 +148,7 @@ def _check_merged_into(plan: Plan, base: MergedCheckpoint) -> None:
     record = plan.run.require_stage("train", TrainOutput).base
     trained = Path(record.path)
     if trained == base.directory:
+        plan.tell_other_base()
         return
     try:
         stored = MergedCheckpoint(trained).stored
@@ -154,9 +159,11 @@ def _check_merged_into(plan: Plan, base: MergedCheckpoint) -> None:
             "whether it is the same model"
         )
         return
+    plan.tell_other_base()
     check_same_weights(
-        stored, base.stored, base.directory, plan.threads, of_file=is_of_file(record.spec)
-    )
+        stored, base.stored, base.directory, plan.threads, tokens=Tokens.of(plan.run.adapter),
+        of_file=is_of_file(record.spec),
+    )  # fmt: skip
 
 
 def tell_left_out(base: MergedCheckpoint) -> None:

@@ -208,9 +208,10 @@ class ConvertResult(ConvertOutput):
     """A finished conversion: tensors by type and those that got another type than wanted, the
     checks, a generated sample, seconds of each part, the settings as JSON. `merged_checkpoint` is
     the path of the Hugging Face checkpoint where one was asked for; `mix` are auto's types;
-    `handover` are the files written beside the GGUFs. `updates`: what each changed tensor keeps of
-    its change, most lost first; `overrides`: tensors that got a finer type than the quantization's
-    to keep the gain; `before_repair`: what would have been kept without."""
+    `handover` are the files written beside the GGUFs, `handover_sha256` their hashes. `updates`:
+    what each changed tensor keeps of its change, most lost first; `overrides`: tensors that got a
+    finer type than the quantization's to keep the gain; `before_repair`: what would have been kept
+    without."""
 
     tensor_types: dict[str, int]
     fallbacks: dict[str, int]
@@ -223,6 +224,7 @@ class ConvertResult(ConvertOutput):
     merged_checkpoint: str | None = None
     mix: Mix | None = None
     handover: list[str] = Field(default_factory=list)
+    handover_sha256: dict[str, str] = Field(default_factory=dict)
     updates: list[TensorUpdate] = Field(default_factory=list)
     overrides: dict[str, str] = Field(default_factory=dict)
     before_repair: GainKept | None = None

@@ -12,7 +12,7 @@ from tuneserve.convert.model_card import check_handover, write_handover
 from tuneserve.convert.plan import Plan, plan_of
 from tuneserve.convert.result import ConvertResult, verified_hash
 from tuneserve.errors import OutputExistsError
-from tuneserve.files import check_replaceable
+from tuneserve.files import check_replaceable, sha256_file
 from tuneserve.run import RunDirectory
 from tuneserve.settings import ConvertSettings
 from tuneserve.signals import ended_by_sigterm
@@ -49,7 +49,9 @@ def convert(
         check_replaceable(plan.merged, CHECKPOINT_FILES, what="checkpoint")
     with ended_by_sigterm(), run.alone(), run.stage("convert", keep=True) as running:
         result = make(plan, running.withdraw)
-        result = result.model_copy(update={"handover": write_handover(run, result, plan.base_name)})
+        written = write_handover(run, result, plan.base_name)
+        hashes = {name: sha256_file(run.gguf / name) for name in written}
+        result = result.model_copy(update={"handover": written, "handover_sha256": hashes})
         running.result = result
     return result
 

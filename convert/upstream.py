@@ -164,6 +164,7 @@ def _make(plan: Plan, withdraw: Callable[[], None]) -> ConvertResult:
     settings, run, clock = plan.settings, plan.run, Clock()
     check_quantization(settings)
     plan.check_as_trained()
+    plan.tell_other_base()
     read_split(run.held_out, limit=TOKEN_EXAMPLES)
     merged = MergedCheckpoint(plan.base_checkpoint, Adapter(run.adapter))
     base = merged.base()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuneserve.base import resolve_base
+from tuneserve.base.window import within_window
 from tuneserve.chat.examples import Example
 from tuneserve.finetune.data.kinds import Kind, KindMember, grouped_by_kind, kinds_of, typical
 from tuneserve.finetune.data.notes import Note
@@ -21,6 +22,7 @@ from tuneserve.finetune.tokens.encoder import (
 )
 from tuneserve.finetune.tokens.epoch import build_training_set
 from tuneserve.finetune.tokens.pieces import Piece, characters, joined
+from tuneserve.model_files import check_config
 from tuneserve.records import Record
 from tuneserve.settings import Recipe
 
@@ -142,6 +144,7 @@ def preview(recipe: Recipe, *, examples: int = 6) -> Preview:
 def preview_prepared(recipe: Recipe, prepared: Prepared, *, examples: int) -> Preview:
     """`preview` of data that is read and split already."""
     base = resolve_base(recipe.model.base)
+    recipe = within_window(recipe, check_config(base.path / "config.json"))
     tokenizer = load_tokenizer(base.path, recipe.model)
     encoder = Encoder.of(recipe, tokenizer, prepared)
     encoded, problems = encode_parts(encoder, prepared, skip_bad=recipe.data.skip_bad)

@@ -126,7 +126,11 @@ class ModelSettings(Section):
         "4-bit where 16-bit would not fit or be slower (16-bit on a CPU).",
     )
     max_seq_length: int = Field(
-        2048, ge=16, le=1_048_576, description="Longest example in tokens; longer ones are cut."
+        2048,
+        ge=16,
+        le=1_048_576,
+        description="Longest example in tokens; longer ones are cut. Not set = 2048, or what "
+        "the base is made for if that is less.",
     )
     chat_template: Path | None = Field(
         None,
@@ -425,7 +429,8 @@ class ConvertSettings(Section):
     merge_base: str = Field(
         "",
         description="Base to merge into instead of the one trained on: the 16-bit checkpoint of "
-        "which training used a 4-bit copy (a directory, a .gguf file or a hub id).",
+        "which training used a 4-bit copy (a directory, a .gguf file or a hub id). "
+        "Empty = the one trained on.",
     )
     preflight: bool = Field(
         True,

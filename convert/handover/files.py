@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuneserve.console import say
 from tuneserve.convert.result import AdapterResult, ConvertResult
 from tuneserve.errors import UsageError
 from tuneserve.files import sha256_file
@@ -19,11 +20,13 @@ SUMS = "SHA256SUMS"
 @dataclass(frozen=True)
 class HandedFile:
     """A file and its name for the receiver. `sha256` is run.json's, None for one that is
-    written beside the GGUFs and has none there (the card, the importance matrix)."""
+    written beside the GGUFs and may be another (the card, the Modelfile, the importance matrix);
+    `edited`: it is not as the conversion wrote it."""
 
     path: Path
     name: str
     sha256: str | None = None
+    edited: bool = False
 
     @property
     def size(self) -> int:
@@ -40,7 +43,7 @@ def sums_of(files: Sequence[HandedFile]) -> str:
 def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFile]:
     """The tuned GGUF with its card, the adapter, the adapter as GGUF and the importance matrix as
     far as they were made; `with_base`, or where the adapter stays beside it, the base's GGUF too.
-    The first is the tuned one.
+    The first is the tuned one. Card and Modelfile are the user's to edit.
 
     Raises UsageError if the run is not converted, or a file is missing or not the one in run.json.
     """
@@ -61,7 +64,20 @@ def handed_files(run: RunDirectory, *, with_base: bool = False) -> list[HandedFi
     beside = [*TEXTS, f"{run.name}.imatrix.gguf"]
     files += [HandedFile(run.gguf / name, name) for name in beside if (run.gguf / name).is_file()]
     _check(run, files)
-    return files
+    # An earlier release has recorded no hashes of them.
+    written = result.handover_sha256
+    return [
+        replace(file, edited=sha256_file(file.path) != written.get(file.name))
+        if written and file.name in TEXTS
+        else file
+        for file in files
+    ]
+
+
+def tell_edited(files: Sequence[HandedFile]) -> None:
+    """Say which files are not as the conversion wrote them."""
+    if edited := [file.name for file in files if file.edited]:
+        say(f"note: not as convert wrote it: {', '.join(edited)}")
 
 
 def _check(run: RunDirectory, files: list[HandedFile]) -> None:

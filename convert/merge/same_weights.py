@@ -7,19 +7,22 @@ stored; of others, by their distance.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from tuneserve.arrays import Floats
+from tuneserve.arrays import Floats, Ids
 from tuneserve.console import progress
 from tuneserve.convert.merge.applied import EMBEDDING, HEAD
 from tuneserve.convert.merge.four_bit import FourBitTensor, ReadableTensor
 from tuneserve.convert.slabs import made_in_order, row_spans
 from tuneserve.errors import UsageError
+from tuneserve.files import read_json
 
 # The share of a tensor's values, or of one row's, that may not round to what is stored (see
 # FourBitTensor.misplaced): of the same model it is nearly nothing.
@@ -29,6 +32,27 @@ _MISPLACED, _MISPLACED_ROW = 0.01, 0.1
 # tensor's median.
 _DISTANCE, _DISTANCE_OF_FILE, _TIMES = 0.01, 0.9, 5.0
 _NAMED = 5
+# A row of so much of the usual row's size is empty: of a token that training has never seen.
+_EMPTY, _USUAL_OF = 0.01, 4096
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a vocabulary: how many rows of embedding and output belong to one, and the ids
+    of those that were added to it, as placeholders may be that nobody uses."""
+
+    rows: int
+    added: Ids
+
+    @classmethod
+    def of(cls, directory: Path) -> Tokens:
+        """Of the tokenizer.json in `directory`."""
+        content = read_json(directory / "tokenizer.json")
+        texts = content["model"].get("vocab") or []
+        ids = [int(entry["id"]) for entry in content.get("added_tokens") or []]
+        own = texts.values() if isinstance(texts, Mapping) else range(len(texts))
+        added = np.asarray(ids, dtype=np.int64)
+        return cls(1 + max(itertools.chain(own, ids), default=-1), added)
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,13 @@ class _Pair:
     stored: ReadableTensor
     other: ReadableTensor
     of_file: bool
+    tokens: Tokens
+
+    @cached_property
+    def _empty(self) -> float:
+        """The size up to which a row is empty."""
+        sizes = _sizes(self.stored.rows(0, min(_USUAL_OF, self.shape[0])))
+        return _EMPTY * float(np.median(sizes))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,12 +82,26 @@ class _Pair:
         """How far each row of the span is from the training's: a share that rounds otherwise for
         4 bits, else the relative distance."""
         values = self.other.rows(*span)
+        if self.name in (EMBEDDING, HEAD):
+            return self._apart_by_token(values, span)
+        return self._apart(values, span)
+
+    def _apart(self, values: Floats, span: tuple[int, int], least: float = 0.0) -> Floats:
+        """`least`: the size that a row is taken to have at least."""
         if isinstance(self.stored, FourBitTensor):
             return self.stored.misplaced(values, span[0])
-        difference = np.linalg.norm(np.atleast_2d(values - self.stored.rows(*span)), axis=-1)
-        size = np.linalg.norm(np.atleast_2d(values), axis=-1)
-        distance: Floats = difference / np.maximum(size, np.finfo(np.float32).tiny)
-        return np.where(difference == 0, np.float32(0), distance)
+        difference = _sizes(values - self.stored.rows(*span))
+        size = np.maximum(_sizes(values), max(least, float(np.finfo(np.float32).tiny)))
+        return np.where(difference == 0, np.float32(0), difference / size)
+
+    def _apart_by_token(self, values: Floats, span: tuple[int, int]) -> Floats:
+        """Copies fill the rows of tokens that nobody uses each in its own way: those that belong to
+        no token, and those of added tokens that one of both has left empty."""
+        apart = self._apart(values, span, self._empty)
+        smaller = np.minimum(_sizes(values), _sizes(self.stored.rows(*span)))
+        numbers = np.arange(*span)
+        placeholder = np.isin(numbers, self.tokens.added) & (smaller <= self._empty)
+        return np.where((numbers >= self.tokens.rows) | placeholder, np.float32(0), apart)
 
     def problem(self, rows: Floats) -> str:
         """What is wrong with the tensor, by its rows' `apart`; '' for nothing."""
@@ -70,11 +115,16 @@ class _Pair:
         if whole > limit:
             return f"{self.name}: {whole:.1%} {what}"
         worst = int(rows.argmax())
-        # Copies fill the rows of tokens that nobody uses each in its own way.
-        if rows[worst] <= row_limit or self.name in (EMBEDDING, HEAD):
+        if rows[worst] <= row_limit:
             return ""
         count = int((rows > row_limit).sum())
         return f"{self.name}, row {worst}: {rows[worst]:.0%} {what} ({count} of {len(rows)} rows)"
+
+
+def _sizes(values: Floats) -> Floats:
+    """Of each row, or of the vector."""
+    sizes: Floats = np.linalg.norm(np.atleast_2d(values), axis=-1)
+    return sizes
 
 
 def check_same_weights(
@@ -83,14 +133,15 @@ def check_same_weights(
     where: Path,
     threads: int,
     *,
+    tokens: Tokens,
     of_file: bool = False,
 ) -> None:
     """Raise UsageError naming the tensors of `other` (read from the directory `where`) that are not
     those of `trained` in other precision. Both by the text model's names; vectors and matrices
-    that both have are compared, all of their rows; embedding and output as a whole. `of_file`: the
-    weights of `trained` were read from a GGUF."""
+    that both have are compared, all of their rows; of embedding and output those of the `tokens`.
+    `of_file`: the weights of `trained` were read from a GGUF."""
     pairs = [
-        _Pair(name, stored, other[name], of_file)
+        _Pair(name, stored, other[name], of_file, tokens)
         for name, stored in trained.items()
         if name in other
         and len(stored.shape) == len(other[name].shape) <= 2

@@ -25,6 +25,7 @@ def _answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
         ResolvedBase(Path(base["path"]), base["name"], base["spec"]),
         [Example.from_row(row) for row in request["examples"]],
         place=Path(request["place"]),
+        quantizes=request["quantizes"],
     )
     return [asdict(finding) for finding in findings]
 

@@ -29,7 +29,12 @@ _ENVIRONMENT = {
 
 
 def check_apart(
-    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+    recipe: Recipe,
+    base: ResolvedBase,
+    examples: Sequence[Example],
+    *,
+    place: Path,
+    quantizes: bool = True,
 ) -> list[Finding]:
     """`check_conversion` with EXAMPLES of the examples, from the first to the last, in another
     process."""
@@ -46,10 +51,12 @@ def check_apart(
         with suppress(TuneserveError):
             hub_config(other, setting="convert.merge_base")
     request = {
-        "recipe": recipe.model_dump(mode="json"),
+        # What nobody set stays so: max_seq_length follows the base then.
+        "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "base": {"path": str(base.path), "name": base.name, "spec": base.spec},
         "examples": [example.to_row() for example in _sample(examples)],
         "place": str(place),
+        "quantizes": quantizes,
     }
     try:
         answer = run_child(
@@ -66,16 +73,22 @@ def _sample(examples: Sequence[Example]) -> Sequence[Example]:
 
 
 def require_convertible(
-    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+    recipe: Recipe,
+    base: ResolvedBase,
+    examples: Sequence[Example],
+    *,
+    place: Path,
+    quantizes: bool = True,
 ) -> None:
     """Tell what stands in the way of a conversion. Raises UsageError if something would fail it.
 
-    `recipe.convert.preflight` off: nothing is checked.
+    `recipe.convert.preflight` off: nothing is checked; not `quantizes`: a small base is not
+    quantized as a whole.
     """
     if not recipe.convert.preflight:
         return
     started = time.monotonic()
-    findings = check_apart(recipe, base, examples, place=place)
+    findings = check_apart(recipe, base, examples, place=place, quantizes=quantizes)
     for finding in findings:
         if finding.status == "note":
             say(f"note: {finding.name}: {finding.found}. {finding.advice}".rstrip())

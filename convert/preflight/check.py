@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tuneserve.base import ResolvedBase, hub_config, is_hub_id, resolve_base
+from tuneserve.base.window import longest_text, within_window
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_bytes
 from tuneserve.convert.gguf.model import GGUFModel
@@ -26,6 +27,7 @@ from tuneserve.convert.plan import needed_disk
 from tuneserve.convert.preflight.computation import check_computation
 from tuneserve.convert.preflight.configuration import Value, check_configuration, tried
 from tuneserve.convert.preflight.numbers import check_numbers
+from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.preflight.shapes import check_shapes
 from tuneserve.convert.preflight.vocabulary import (
     check_vocabulary,
@@ -38,7 +40,7 @@ from tuneserve.convert.upstream import needed_by_converter, run_converter, stage
 from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures.computed import ignored_window
-from tuneserve.settings import ConvertSettings, ModelSettings, Recipe, TrainSettings
+from tuneserve.settings import ConvertSettings, Recipe, TrainSettings
 
 # From this share of the weights on, a base is taken for one that was quantized to the same type.
 _MUCH_ON_GRID = 0.1
@@ -47,12 +49,17 @@ _ENDS = {"embed_tokens", "lm_head"}
 
 
 def check_conversion(
-    recipe: Recipe, base: ResolvedBase, examples: Sequence[Example], *, place: Path
+    recipe: Recipe,
+    base: ResolvedBase,
+    examples: Sequence[Example],
+    *,
+    place: Path,
+    quantizes: bool = True,
 ) -> list[Finding]:
     """What converting a training of this recipe on this base would meet.
 
-    `examples`: a sample of the data; `place`: where the run will be. A finding that is 'refused'
-    would fail the conversion.
+    `examples`: a sample of the data; `place`: where the run will be; `quantizes`: a small base is
+    quantized as a whole. A finding that is 'refused' would fail the conversion.
     """
     found: list[Finding] = []
     settings = recipe.convert
@@ -70,7 +77,7 @@ def check_conversion(
         return found
     how = f", by {settings.converter}" if by_converter else ""
     if not by_converter:
-        found += _window(checkpoint, recipe.model)
+        found += _window(checkpoint, recipe)
     found.append(Finding("architecture", "ok", f"{architecture}{how}"))
     with TemporaryDirectory(prefix="tuneserve-") as name:
         folder = Path(name)
@@ -121,18 +128,36 @@ def check_conversion(
                 )
                 or []
             )
+        if quantizes and model is not None and all(one.status != "refused" for one in found):
+            whole = model
+            rounded = step(
+                "quantized base",
+                lambda: check_rounded(whole, tokenizer, examples, recipe, folder),
+            )
+            found += [rounded] if rounded else []
     found.append(_adapter(recipe.train, checkpoint))
     if recipe.data.test_fraction == 0:
         found.append(_no_held_out(recipe))
     return found
 
 
-def _window(checkpoint: MergedCheckpoint, settings: ModelSettings) -> list[Finding]:
-    """A sliding window that llama.cpp computes without, which longer texts would show."""
-    window = ignored_window(checkpoint.config)
+def _window(checkpoint: MergedCheckpoint, recipe: Recipe) -> list[Finding]:
+    """A sliding window that llama.cpp computes without, which longer texts would show; and more
+    positions than the base has, for which training would change its RoPE."""
+    config = checkpoint.config
+    window, longest = ignored_window(config), longest_text(config)
+    length = within_window(recipe, config, told=False).model.max_seq_length
     if window is None:
-        return []
-    reached = settings.max_seq_length > window
+        if longest is None or length <= longest:
+            return []
+        return [
+            Finding(
+                "window", "refused", f"max_seq_length is {length:,}, and config.json has "
+                f"max_position_embeddings = {longest:,}: training would stretch its RoPE, which "
+                "the GGUF would not have", f"Set [model] max_seq_length to {longest} or less.",
+            )
+        ]  # fmt: skip
+    reached = length > window
     advice = f"Serve it with at most {window} tokens of context."
     if reached:
         advice = f"Set [model] max_seq_length to {window} or less."

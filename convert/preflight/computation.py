@@ -21,6 +21,7 @@ from tuneserve.child import answer_request, own_module, run_child
 from tuneserve.convert.gguf.model import GGUFModel
 from tuneserve.convert.gguf.tensors import TensorFile, spans_of
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.errors import TuneserveError
 from tuneserve.findings import Finding
 from tuneserve.gguf.architectures.computed import ignored_window
 from tuneserve.gguf.reader import GGUFTensor
@@ -57,17 +58,23 @@ def check_computation(
     """The contract of a conversion (`check_probe`) on random tokens, with one layer of every kind.
     `metadata`: a GGUF of the model's metadata; the probe is written beside it.
 
-    Raises TuneserveError with what llama.cpp said if it does not load or compute the probe.
+    What llama.cpp said of a probe that it does not load is found; raises TuneserveError with the
+    last line that the process wrote if it died over it.
     """
     request = {
         "base": str(model.checkpoint.directory), "tokenizer": str(tokenizer), "name": model.name,
         "metadata": str(metadata), "limit": limit, "threads": threads,
     }  # fmt: skip
-    answer = run_child(
-        own_module("tuneserve.convert.preflight.computation"),
-        what="computing with the untrained base", stdin=json.dumps(request), hint=_ADVICE,
-        env={"GGML_NO_BACKTRACE": "1"},
-    )  # fmt: skip
+    try:
+        answer = run_child(
+            own_module("tuneserve.convert.preflight.computation"),
+            what="computing with the untrained base", stdin=json.dumps(request), hint=_ADVICE,
+            env={"GGML_NO_BACKTRACE": "1"},
+        )  # fmt: skip
+    except TuneserveError as error:
+        # An assertion of ggml's, or the exception; before it come warnings of libraries.
+        error.problems = error.problems[-1:]
+        raise
     return [Finding(**one) for one in json.loads(answer)]
 
 
@@ -97,7 +104,13 @@ def _answer(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     checkpoint = MergedCheckpoint(Path(request["base"]))
     model = GGUFModel(checkpoint, Path(request["tokenizer"]), name=request["name"])
     metadata = Path(request["metadata"])
-    found = _compared(model, metadata, limit=request["limit"], threads=request["threads"])
+    try:
+        found = _compared(model, metadata, limit=request["limit"], threads=request["threads"])
+    except TuneserveError as error:
+        # The probe is no file that the user knows.
+        own = not error.where or Path(error.where).is_relative_to(metadata.parent)
+        shown = error.message if own else f"{error.where}: {error.message}"
+        found = [Finding("computation", "refused", shown, _ADVICE)]
     return [asdict(one) for one in found]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tuneserve.base import ResolvedBase, resolve_base
 from tuneserve.base.fast_tokenizer import save_fast_tokenizer
+from tuneserve.base.window import within_window
 from tuneserve.charts import LossCurves
 from tuneserve.chat.examples import Example
 from tuneserve.console import human_seconds, say
@@ -197,6 +198,7 @@ def _prepare(
     _tell_split(prepared)
     _check_limit_is_watched(recipe, prepared)
     base = resolve_base(recipe.model.base)
+    recipe = within_window(recipe, check_config(base.path / "config.json"))
     if preflight is not None and is_first_process():
         preflight(recipe, base, prepared.split.examples())
     recipe = recipe.model_copy(update={"train": with_targets(base.path, recipe.train)})

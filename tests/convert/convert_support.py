@@ -73,7 +73,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def make_adapter(directory: Path, base: Path, tokenizer: Path, **lora: Any) -> Path:
     """A PEFT adapter with random, non-zero weights; `vocabulary`: rows that the model is resized to
-    before."""
+    before; `dtype`: that of the base as it is loaded."""
     make_adapted(directory, base, tokenizer, **lora)
     return directory
 
@@ -87,7 +87,8 @@ def make_adapted(
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(2)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    dtype = lora.pop("dtype", torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
     if vocabulary is not None:
         model.resize_token_embeddings(vocabulary)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": PROJECTIONS, **lora}

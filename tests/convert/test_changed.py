@@ -167,6 +167,21 @@ def test_what_copies_of_a_base_differ_in_is_let_pass(
     assert "not the one that was trained with" in capsys.readouterr().err
 
 
+def test_a_base_that_is_gone_is_told_once(
+    proven: RunDirectory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither its configuration nor its weights can be compared then."""
+    other = shutil.copytree(proven.root / "its-base", tmp_path / "other")
+    edit_config(other / "config.json", transformers_version="4.1")
+    shutil.rmtree(proven.root / "its-base")
+    settings = SETTINGS.model_copy(update={"merge_base": str(other)})
+    checked_models(plan_of(proven, settings))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert "can't be read any more" in notes[0]
+    assert "only the losses that training recorded tell" in notes[0]
+
+
 def test_a_run_without_hashes_is_told_so_once(
     run: RunDirectory, trained: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.convert.convert_support import KINDS_OF_FOUR_BIT as KINDS
-from tests.convert.convert_support import Trained, quantized
+from tests.convert.convert_support import Trained, make_adapter, make_base, quantized
+from tests.support import Runner
 from tuneserve.convert.adapter_only import convert_adapter
 from tuneserve.convert.model_card import check_handover
 from tuneserve.convert.resources import check_disk
@@ -56,6 +58,8 @@ def test_makes_verified_files_and_remembers_how(run: RunDirectory) -> None:
             assert model.n_layer == 3
     assert all(check.passed for check in result.verification)
     assert sum(result.tensor_types.values()) == 2 + 9 * 3
+    written = {"README.md", "Modelfile", "SHA256SUMS"}
+    assert result.handover_sha256 == {name: sha256_file(run.gguf / name) for name in written}
     # The tune's system prompt goes along with it, and is none of the base's.
     assert system_prompt_of(GGUFFile(run.tuned_gguf("Q8_0"))) == "Be brief."
     assert system_prompt_of(GGUFFile(run.base_gguf("Q8_0"))) == ""
@@ -130,6 +134,27 @@ def test_merges_into_another_base_and_writes_the_checkpoint(
     assert (run.root / "merged" / "model.safetensors").is_file()
     with pytest.raises(OutputExistsError):
         convert(run, settings)
+
+
+def test_tables_trained_whole_on_a_base_of_16_bits(
+    run: RunDirectory, tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    """PEFT keeps them in the type of the adapter's file, beside layers of the check's own."""
+    import torch
+
+    base = make_base(
+        tmp_path / "base", tokenizer_directory, dtype=torch.bfloat16, tie_word_embeddings=False
+    )
+    shutil.rmtree(run.adapter)
+    make_adapter(
+        run.adapter, base, tokenizer_directory, dtype=torch.bfloat16, target_modules=["q_proj"],
+        modules_to_save=["embed_tokens", "lm_head"],
+    )  # fmt: skip
+    with run.stage("train") as record:
+        record.result = TrainOutput(base=TrainedBase(spec="b", path=str(base), name="b"))
+    result = convert(run, SETTINGS)
+    assert all(check.passed for check in result.verification)
+    assert {"token_embd.weight", "output.weight"} <= {one.name for one in result.updates}
 
 
 def test_too_little_memory_or_disk_is_refused_first(
@@ -215,3 +240,20 @@ def test_adapter_only(run: RunDirectory) -> None:
         convert_adapter(run, SETTINGS.model_copy(update={"max_quantized_kld": 1e-9}), force=True)
     assert run.base_gguf("Q8_0").stat().st_mtime_ns == stamp
     assert gguf_files(run) == ["base-Q8_0.gguf", "small-lora-F16.gguf"]
+
+
+def test_another_base_is_told_each_time_until_it_is_unset(
+    run: RunDirectory, tuneserve: Runner, tmp_path: Path
+) -> None:
+    """A run keeps the settings of its last conversion."""
+    run.update(settings={"convert": {"merge_base": "./gone"}})
+    # Needs an importance matrix: it is refused before any work.
+    command = ("convert", "--run", "small", "--quantization", "IQ2_XXS")
+    again = tuneserve(*command, cwd=tmp_path)
+    assert again.returncode == 2
+    assert "convert: quantization = IQ2_XXS, merge_base = ./gone" in again.stderr
+    assert "convert.merge_base = './gone'" in again.stderr
+    unset = tuneserve(*command, "--merge-base", "", cwd=tmp_path)
+    assert unset.returncode == 2
+    assert "needs an importance matrix" in unset.stderr
+    assert "merge_base" not in unset.stderr

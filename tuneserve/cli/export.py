@@ -66,11 +66,13 @@ def ollama(run_name: str) -> None:
     \b
     tuneserve export ollama sentiment
     """
-    from tuneserve.convert.handover.files import handed_files
+    from tuneserve.convert.handover.files import handed_files, tell_edited
     from tuneserve.errors import UsageError
 
     run = RunDirectory.named(run_name).require()
-    names = {file.name: file.path for file in handed_files(run)}
+    files = handed_files(run)
+    tell_edited([file for file in files if file.name == "Modelfile"])
+    names = {file.name: file.path for file in files}
     if "Modelfile" not in names:
         raise UsageError(
             "no Modelfile was written for this run: its chat template, or its system prompt, can't "

@@ -78,7 +78,8 @@ def command(
     from tuneserve.convert.preflight import require_convertible
 
     base = resolve_base(recipe.model.base)
-    require_convertible(recipe, base, found.prepared.split.examples(), place=runs_directory())
+    all_examples = found.prepared.split.examples()
+    require_convertible(recipe, base, all_examples, place=runs_directory(), quantizes=False)
 
 
 def show(found: Preview) -> None:

@@ -29,19 +29,21 @@ def command(
 ) -> None:
     """Send GGUF, card, adapter and importance matrix to a model repository.
 
-    The files must be those that run.json describes. A new repository is private. The token is
+    GGUFs and adapter must be those that run.json describes; a card or Modelfile that you edited is
+    sent as it is. A new repository is private. The token is
     HF_TOKEN, or what `hf auth login` kept; HF_ENDPOINT names another hub.
 
     \b
     tuneserve push sentiment --to me/sentiment-GGUF --dry-run
     tuneserve push sentiment --to me/sentiment-GGUF
     """
-    from tuneserve.convert.handover.files import SUMS, handed_files, sums_of
+    from tuneserve.convert.handover.files import SUMS, handed_files, sums_of, tell_edited
     from tuneserve.convert.handover.hub import check_repository, push
 
     check_repository(repository)
     run = RunDirectory.named(run_name).require()
     files = handed_files(run, with_base=with_base)
+    tell_edited(files)
     sizes = {file.name: file.size for file in files} | {SUMS: len(sums_of(files))}
     if not as_json:
         rows = [[name, human_bytes(size)] for name, size in sizes.items()]
@@ -53,6 +55,7 @@ def command(
             files, repository, private=not public, message=message or f"Add {run.name} (tuneserve)"
         )
     if as_json:
-        print_json({"repository": repository, "files": sizes, "commit": url})
+        edited = [file.name for file in files if file.edited]
+        print_json({"repository": repository, "files": sizes, "edited": edited, "commit": url})
     else:
         say(f"sent: {url}" if url else "dry run: nothing was sent")

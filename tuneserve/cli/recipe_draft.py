@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuneserve.base import BaseConfig
+from tuneserve.base.window import longest_text
 from tuneserve.chat.examples import Example
 from tuneserve.errors import TuneserveError
 from tuneserve.files import read_json
@@ -22,7 +23,6 @@ from tuneserve.finetune.tokens.estimated import estimate_all
 from tuneserve.gguf.reader import GGUFFile
 from tuneserve.gguf.vocabulary import TEMPLATE
 from tuneserve.model_shape import ModelShape
-from tuneserve.text_model import text_config
 
 _LOOKED_AT = 200
 # The longest example is estimated from its characters: some vocabularies take more tokens.
@@ -81,11 +81,11 @@ def draft(examples: Sequence[Example], base: BaseConfig, spec: str, shape: Model
     if asked and has_template(base, spec) is False:
         found.add("model", "chat_template", "instruction", "the base has none")
     longest = max(item.length_before_cut for item in estimate_all(examples, max_length=1 << 30))
-    context = text_config(base.config).get("max_position_embeddings")
+    context = longest_text(base.config)
     length = _SHORTEST
     while length < _MARGIN * longest:
         length *= 2
-    if isinstance(context, int) and 16 <= context < length:
+    if context is not None and 16 <= context < length:
         length = context
     reason = f"the longest example has about {longest:,} tokens"
     found.add("model", "max_seq_length", length, reason)

@@ -50,6 +50,9 @@ def converted(tmp_path: Path) -> RunDirectory:
             tuned=record(run.tuned_gguf("Q8_0")), base=record(run.base_gguf("Q8_0")),
             tensor_types={}, fallbacks={}, verification=[], sample="", seconds={}, settings={},
             inputs=ConvertInputs(base="b", adapter=adapter),
+            handover_sha256={
+                name: sha256_file(run.gguf / name) for name in ("README.md", "Modelfile")
+            },
             merged_into=MergedInto(path="b", weights="F32"),
         )  # fmt: skip
     return run
@@ -153,6 +156,24 @@ def test_what_is_refused(push: Pushing, converted: RunDirectory, hub: Hub) -> No
     assert "small-Q8_0.gguf is not the file that was verified" in done.stderr
     assert "tuneserve convert --run" in done.stderr
     assert hub.requests == []
+
+
+def test_an_edited_card_or_modelfile_is_sent_and_told(
+    tuneserve: Runner, push: Pushing, converted: RunDirectory, hub: Hub
+) -> None:
+    assert "note: " not in push("--dry-run").stderr
+    with (converted.gguf / "README.md").open("a") as file:
+        file.write("What it is for.\n")
+    done = push("--json")
+    assert done.returncode == 0, done.stderr
+    assert "note: not as convert wrote it: README.md\n" in done.stderr
+    assert json.loads(done.stdout)["edited"] == ["README.md"]
+    assert hub.repositories["me/small-GGUF"]["README.md"].endswith(b"What it is for.\n")
+    ollama = ("export", "ollama", "small")
+    assert "note: " not in tuneserve(*ollama, cwd=converted.root.parents[1]).stderr
+    (converted.gguf / "Modelfile").write_text("FROM ./small-Q8_0.gguf\nPARAMETER temperature 1\n")
+    assert "README.md, Modelfile" in push("--dry-run").stderr
+    assert "wrote it: Modelfile" in tuneserve(*ollama, cwd=converted.root.parents[1]).stderr
 
 
 def test_a_missing_file_is_named(converted: RunDirectory) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.convert.convert_support import KINDS_OF_FOUR_BIT, Trained, quantized
+from tests.convert.convert_support import KINDS_OF_FOUR_BIT, Trained, make_base, quantized
+from tuneserve.convert.merge.applied import EMBEDDING, HEAD
 from tuneserve.convert.merge.checkpoint import MergedCheckpoint
-from tuneserve.convert.merge.same_weights import check_same_weights
+from tuneserve.convert.merge.same_weights import Tokens, check_same_weights
 from tuneserve.errors import UsageError
 
 Change = Callable[[np.ndarray], np.ndarray]
@@ -34,7 +35,9 @@ def with_change(base: Path, target: Path, change: Change, only: str = "") -> Pat
 
 def check(trained: Path, other: Path, *, of_file: bool = False) -> None:
     stored = MergedCheckpoint(trained).stored
-    check_same_weights(stored, MergedCheckpoint(other).stored, other, 2, of_file=of_file)
+    check_same_weights(
+        stored, MergedCheckpoint(other).stored, other, 2, tokens=Tokens.of(trained), of_file=of_file
+    )
 
 
 def tuned_by(share: float) -> Change:
@@ -103,6 +106,55 @@ def test_one_row_of_another_model_is_found(base: Path, trained: Trained, tmp_pat
     (problem,) = caught.value.problems
     assert problem.startswith(f"{UP}, row 3: ")
     assert "(1 of " in problem
+
+
+@pytest.mark.parametrize("name", [EMBEDDING, HEAD])
+def test_one_row_of_a_token_is_found(
+    trained: Trained, tokenizer_directory: Path, tmp_path: Path, name: str
+) -> None:
+    untied = make_base(tmp_path / "base", tokenizer_directory, tie_word_embeddings=False)
+    four_bit = tmp_path / "four-bit"
+    quantized(untied, four_bit, tokenizer_directory, KINDS_OF_FOUR_BIT["nf4"])
+    other = with_change(untied, tmp_path / "other", one_row, only=name)
+    for base in (untied, four_bit):
+        with pytest.raises(UsageError, match="another model") as caught:
+            check(base, other)
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{name}, row 3: ")
+        assert "(1 of " in problem
+
+
+def test_rows_of_tokens_that_nobody_uses_may_differ(
+    tokenizer_directory: Path, tmp_path: Path
+) -> None:
+    """Of no token, of an added token that is empty in one copy, and all but empty in both."""
+    tokens = Tokens.of(tokenizer_directory)
+    assert tokens.rows == 49152
+    assert {0, 1, 2} <= set(tokens.added.tolist())
+
+    def filled(**rows: float) -> Change:
+        def change(value: np.ndarray) -> np.ndarray:
+            value = value.copy()
+            value[-8:] = np.random.default_rng(int(rows["none"])).normal(size=value[-8:].shape)
+            value[5] = rows["added"]
+            value[600] = rows["own"]
+            return value
+
+        return change
+
+    made = make_base(tmp_path / "made", tokenizer_directory, vocab_size=49160)
+    base = with_change(made, tmp_path / "base", filled(none=1, added=0, own=0), only=EMBEDDING)
+    other = with_change(
+        made, tmp_path / "other", filled(none=2, added=0.1, own=1e-9), only=EMBEDDING
+    )
+    assert 5 in tokens.added
+    assert 600 not in tokens.added
+    check(base, other)
+    check(other, base)
+    used = with_change(made, tmp_path / "used", filled(none=2, added=0, own=0.1), only=EMBEDDING)
+    with pytest.raises(UsageError, match="another model") as caught:
+        check(base, used)
+    assert caught.value.problems[0].startswith(f"{EMBEDDING}, row 600: ")
 
 
 def test_a_tune_of_the_base_is_told_from_it(base: Path, trained: Trained, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ import pytest
 from tuneserve.base import ResolvedBase
 from tuneserve.base.tokenizer import write_tokenizer
 from tuneserve.chat.examples import Example
-from tuneserve.convert.preflight.apart import require_convertible
+from tuneserve.convert.gguf.model import GGUFModel
+from tuneserve.convert.merge.checkpoint import MergedCheckpoint
+from tuneserve.convert.preflight.apart import check_apart, require_convertible
 from tuneserve.convert.preflight.check import check_conversion
+from tuneserve.convert.preflight.rounded import check_rounded
 from tuneserve.convert.route import require_own_architecture
 from tuneserve.errors import UsageError
 from tuneserve.files import write_json
@@ -117,6 +120,11 @@ def _short_embedding(base: Path) -> None:
     _write_weights(base, {**SHAPES, "model.embed_tokens.weight": (ROWS - 10, 32)})
 
 
+def _narrow_values(base: Path) -> None:
+    """Only llama.cpp looks at the shape of this one."""
+    _write_weights(base, {**SHAPES, "model.layers.0.self_attn.v_proj.weight": (16, 32)})
+
+
 def _no_number(base: Path) -> None:
     """In the row of one token."""
     path = base / "model.safetensors"
@@ -182,6 +190,8 @@ REFUSED: dict[str, tuple[Change, str]] = {
                          "missing from the checkpoint: model.layers.0.mlp.up_proj"),
     "a foreign tensor": (lambda base: _write_weights(base, {**SHAPES, "visual.a.weight": (4, 4)}),
                          "visual.a.weight"),
+    "a shape that llama.cpp refuses": (
+        _narrow_values, r"computation: llama.cpp can't load it: .*'blk.0.attn_v.weight' has wrong"),
     "more tokens than rows": (_short_embedding, "the embedding only 2038 rows"),
     "a weight that is no number": (_no_number, "weights are no finite numbers: model.embed_tok"),
     "a pre-tokenizer": (tokenizer(_other_pretokenizer), "pre-tokenizer"),
@@ -219,7 +229,8 @@ def test_what_can_not_be_converted_is_refused_before_training(
 
 def test_what_can_be_converted_is_not_refused(small_base: Path, tmp_path: Path) -> None:
     examples = (Example.of_turn("1", "What is two plus two? Größe 你好", "4"),)
-    found = check(small_base, tmp_path, examples)
+    # Random weights are farther from themselves when they are rounded than learned ones.
+    found = check(small_base, tmp_path, examples, convert={"max_quantized_kld": 100})
     assert not refusals(found)
     names = [one.name for one in found if one.status == "ok"]
     assert {"architecture", "tensors and vocabulary", "disk", "token ids", "special tokens",
@@ -254,6 +265,46 @@ def test_a_window_that_llama_cpp_ignores_is_refused_where_training_reaches_it(
     within = check(base, tmp_path, model={"max_seq_length": 128})
     assert not refusals(within)
     assert "window" in [one.name for one in within if one.status == "note"]
+    # What nobody set follows the window, in a process of its own too.
+    assert not refusals(check(base, tmp_path))
+    assert not refusals(check_apart(Recipe(), ResolvedBase(base, "s", "s"), [], place=tmp_path))
+
+
+def test_more_positions_than_the_base_has_are_refused(small_base: Path, tmp_path: Path) -> None:
+    longer = refusals(check(small_base, tmp_path, model={"max_seq_length": 257}))
+    assert longer.startswith("window: max_seq_length is 257")
+    assert "max_position_embeddings = 256" in longer
+    assert not refusals(check(small_base, tmp_path, model={"max_seq_length": 256}))
+
+
+def test_a_base_that_its_quantization_takes_too_far_is_refused(
+    small_base: Path, tmp_path: Path
+) -> None:
+    """`base Q4_K_M ≈ base` of a conversion, which would fail after the training."""
+    examples = tuple(Example.of_turn(str(n), f"What is {n} plus {n}?", str(2 * n)) for n in (2, 7))
+
+    model = GGUFModel(MergedCheckpoint(small_base), small_base, name="small")
+
+    def measured(given: tuple[Example, ...] = examples, **convert: Any) -> Finding | None:
+        recipe = Recipe.model_validate({"convert": convert})
+        return check_rounded(model, small_base, given, recipe, tmp_path)
+
+    within, finer = (
+        measured(max_quantized_kld=100, quantization=kind) for kind in ("Q4_K_M", "Q8_0")
+    )
+    assert within is not None
+    assert finer is not None
+    assert within.status == "ok"
+    assert within.found.startswith("Q4_K_M, 2 examples: KL divergence mean ")
+    means = [float(one.found.split("mean ")[1].split(",")[0]) for one in (within, finer)]
+    assert means[0] > 3 * means[1] > 0
+    assert measured(()) is None
+    assert measured(quantization="F16", max_quantized_kld=1e-6) is None
+    assert measured(imatrix=True, max_quantized_kld=1e-6) is None
+    assert not list(tmp_path.glob("*.gguf"))
+    refused = refusals(check(small_base, tmp_path, examples, convert={"max_quantized_kld": 1e-6}))
+    assert refused.startswith("quantized base, measured: Q4_K_M, 2 examples")
+    assert "at most 1e-06 (max_quantized_kld)" in refused
 
 
 def test_settings_that_can_not_work_are_told(small_base: Path, tmp_path: Path) -> None:
