@@ -151,6 +151,15 @@ def unseen_said(report: Report) -> str:
     return sentence
 
 
+def texts_unseen(report: Report) -> str:
+    """What the perplexities of texts do not know."""
+    return (
+        "A rise or a fall is that of text like the pieces measured: up to the share beside their "
+        f"number (unseen, {percent(report.confidence, 0)}) may be of kinds that none of them is, "
+        "and what those gain or lose is in no figure."
+    )
+
+
 def gap_said(gap: GapComparison) -> str:
     """How far apart groups are, what chance makes of it taken out, in a few sentences."""
     tuned, base, was_tuned, was_base = (

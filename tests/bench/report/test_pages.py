@@ -117,6 +117,13 @@ def test_further_models_and_classes_are_shown(crowd: Report) -> None:
     assert_tables_keep_their_columns(text)
 
 
+def test_how_little_few_chunks_tell_stands_beside_them(report: Report) -> None:
+    for template in ("report.md.jinja", "report.html.jinja"):
+        page = render(report, template)
+        assert "A rise or a fall is that of text like the pieces measured" in page
+        assert "31.2 % unseen" in page  # of 8 chunks: 1 - 0.05 ** (1 / 8)
+
+
 def test_a_gain_over_a_group_that_fell_is_not_green(report: Report, tmp_path: Path) -> None:
     def shown(lost: list[str]) -> tuple[str, str]:
         found = replace(
