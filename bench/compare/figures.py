@@ -136,6 +136,8 @@ def unseen_said(report: Report) -> str:
     found, ratio = report.accuracy, report.perplexity.ratio
     count, confidence = found.clusters, report.confidence
     figures = "graded scores and perplexities" if found.graded else "perplexities"
+    if found.clusters < found.prompts:
+        figures = "scores and perplexities"  # of right or wrong too, where sources lose together
     sentence = (
         f"Kinds of {unit_counted(found)}s that make up less than "
         f"{percent(unseen_share(count, confidence))} of all may be seen in none of "

@@ -117,6 +117,17 @@ def test_further_models_and_classes_are_shown(crowd: Report) -> None:
     assert_tables_keep_their_columns(text)
 
 
+def test_which_intervals_hold_for_the_kinds_seen_alone(report: Report) -> None:
+    prompts = report.accuracy.prompts
+    for clusters, graded, said in (
+        (prompts, False, "intervals of perplexities"),
+        (prompts, True, "intervals of graded scores and perplexities"),
+        (prompts - 1, False, "intervals of scores and perplexities"),
+    ):
+        accuracy = replace(report.accuracy, clusters=clusters, graded=graded)
+        assert said in figures.unseen_said(replace(report, accuracy=accuracy))
+
+
 def test_how_little_few_chunks_tell_stands_beside_them(report: Report) -> None:
     for template in ("report.md.jinja", "report.html.jinja"):
         page = render(report, template)
