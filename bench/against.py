@@ -151,7 +151,7 @@ def _prepared(rival: Rival, job: BenchmarkJob) -> RivalJob:
         )
         for item in asked.encoded
     ]
-    workload = Workload([] if choices else requests, [], choices, {})
+    workload = Workload([] if choices else requests, [], [choices], {})
     described = keys.model_conditions(
         rival.model_sha256, rival.sha256 if rival.lora else None, serve, processor()
     )

@@ -13,6 +13,7 @@ from tuneserve.bench.compare.pairs import HELD_OUT
 from tuneserve.bench.measure import keys
 from tuneserve.bench.measure.answers import engine_settings
 from tuneserve.bench.measure.journal import Journal, Key
+from tuneserve.bench.measure.speed import speed_text
 from tuneserve.bench.measure.sweep import STEPS, SweepPoint, make_files, sweep_points
 from tuneserve.bench.measure.work import TOGETHER, AnswerRequest, Contender, Workload
 from tuneserve.bench.tasks.examples import askable, read_held_out
@@ -113,7 +114,7 @@ class BenchmarkJob:
             found |= keys.model_keys(name, described[name], self.workload, self.settings)
         prompts = [example.prompt for example in self.asked.task.examples]
         serve = self.contenders["tuned"].serve
-        found |= keys.speed_keys(described[TOGETHER], self.workload.expected)
+        found |= keys.speed_keys(described[TOGETHER], speed_text(self.workload.expected))
         found |= keys.served_keys(described["tuned"], prompts, serve, self.settings)
         if self.settings.noise_floor:
             found |= keys.noise_keys(described["base"], self.own_workload.requests, self.settings)
@@ -187,18 +188,14 @@ def prepare(run: RunDirectory, recipe: Recipe, converted: ConvertOutput) -> Benc
         for task, part in zip(tasks, asked, strict=True)
     ]
     own_workload = Workload(
-        [] if choices else _requests(own, settings), own.encoded, choices_encoded, {}
+        [] if choices else _requests(own, settings), [own.encoded], [choices_encoded], {}
     )
     further = [request for one in elsewhere for request in _requests(one, settings)]
     workload = replace(
         own_workload,
         requests=[*own_workload.requests, *further, *chain(*(work.requests for work in works))],
-        expected=[
-            *chain(*asked),
-            *replay_encoded,
-            *chain(*(work.expected for work in works)),
-        ],
-        choices=[*choices_encoded, *chain(*(work.choices for work in works))],
+        expected=[*asked, replay_encoded, *(work.expected for work in works)],
+        choices=[choices_encoded, *(work.choices for work in works)],
         texts=conditions.chunk_texts(paths["tuned"], settings.texts),
     )
     layers = with_gpu_layers(paths["tuned"], engine_settings(recipe.serve, settings)).gpu_layers

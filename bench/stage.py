@@ -27,6 +27,7 @@ from tuneserve.bench.measure.clients import measure_clients
 from tuneserve.bench.measure.journal import FILE, Journal, Key
 from tuneserve.bench.measure.judge import measure_judge
 from tuneserve.bench.measure.measure import measure, measure_endpoint, measure_speeds
+from tuneserve.bench.measure.speed import speed_text
 from tuneserve.bench.measure.sweep import is_measured, measure_sweep
 from tuneserve.bench.measure.values import ANSWER, SERVED, SPEED
 from tuneserve.bench.measure.work import ENDPOINT, NOISE_FLOOR, TOGETHER
@@ -183,7 +184,7 @@ def _measure(job: BenchmarkJob, journal: Journal, store: BaseStore) -> dict[str,
         others[ENDPOINT] = "tuned"
     if job.settings.judge:
         measure_judge(requests_of(read_pairs(journal, job.asked)), job.settings, journal)
-    measure_speeds(job.contenders, job.workload.expected, journal)
+    measure_speeds(job.contenders, speed_text(job.workload.expected), journal)
     prompts = [example.prompt for example in job.asked.task.examples]
     measure_clients(job.contenders["tuned"], prompts, journal)
     job.conditions.update(_sittings(journal))

@@ -163,7 +163,7 @@ def ours(
     workload = Workload(
         requests=[request for work in works for request in work.requests],
         expected=[],
-        choices=[item for work in works for item in work.choices],
+        choices=[work.choices for work in works],
         texts={},
     )
     requests: dict[str, list[tuple[str, str]]] = {}

@@ -320,6 +320,19 @@ def read_json(path: Path, what: str = "file", *, hint: str = "") -> dict[str, An
     return value
 
 
+HALF_CHARACTER = "holds half of a surrogate pair, which is no character"
+
+
+def is_encodable(value: Any) -> bool:
+    """Can all characters of a JSON value be written? Escapes may stand for halves of one."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_text(path: Path, text: str, *, synced: bool = True) -> None:
     """Write `text` (UTF-8) so that a reader sees the old file or the new one, never a part.
     `synced` as for `atomic_path`."""

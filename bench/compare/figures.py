@@ -136,6 +136,8 @@ def unseen_said(report: Report) -> str:
     found, ratio = report.accuracy, report.perplexity.ratio
     count, confidence = found.clusters, report.confidence
     figures = "graded scores and perplexities" if found.graded else "perplexities"
+    if found.clusters < found.prompts:
+        figures = "scores and perplexities"  # of right or wrong too, where sources lose together
     sentence = (
         f"Kinds of {unit_counted(found)}s that make up less than "
         f"{percent(unseen_share(count, confidence))} of all may be seen in none of "
@@ -149,6 +151,15 @@ def unseen_said(report: Report) -> str:
             f"a token, tuned / base could be up to {number(highest)}."
         )
     return sentence
+
+
+def texts_unseen(report: Report) -> str:
+    """What the perplexities of texts do not know."""
+    return (
+        "A rise or a fall is that of text like the pieces measured: up to the share beside their "
+        f"number (unseen, {percent(report.confidence, 0)}) may be of kinds that none of them is, "
+        "and what those gain or lose is in no figure."
+    )
 
 
 def gap_said(gap: GapComparison) -> str:

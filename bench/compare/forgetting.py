@@ -260,7 +260,13 @@ def _task_not_excluded(task: TaskComparison, settings: BenchSettings) -> str:
 
 
 def _text_loss(text: TextComparison) -> str:
-    return f"perplexity of {text.name} rose by {_rise(text.ratio.value)} ({_rises(text.ratio)})"
+    rise = f"{_rise(text.ratio.value)} ({_rises(text.ratio)})"
+    # No rule bounds what kinds not seen could gain, as `undoing` does for scores.
+    return (
+        f"perplexity of {text.name} rose by {rise} on text like the {text.pieces:,} "
+        f"{unit_of(text)} measured (what up to {percent(text.unseen)} of such {text.unit} gain may "
+        f"be seen in none of {text.counted})"
+    )
 
 
 def _text_not_excluded(text: TextComparison, margin: float) -> str:

@@ -10,12 +10,14 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from tuneserve.bench.measure.interrupts import Interrupts
 from tuneserve.chat.examples import Example
 from tuneserve.chat.template import api_message
 from tuneserve.console import say
@@ -137,14 +139,15 @@ def ask_endpoint(
     """Ask the endpoint every prompt greedily, `settings.parallel` at a time.
 
     Yields each example as soon as it is answered, with its answer (`EndpointAnswer`'s fields) or
-    with the reason why it has none (failed). The API key is taken from OPENAI_API_KEY. Raises
+    with the reason why it has none (failed). After Ctrl-C no further prompt is asked, and what is
+    under way is waited for and yielded. The API key is taken from OPENAI_API_KEY. Raises
     TuneserveError if the endpoint can't be reached, takes no key or knows no such model, if many
     prompts in a row fail, or all of them.
     """
     import openai
 
     key = os.environ.get("OPENAI_API_KEY", "none")
-    # In this thread: what interrupts it ends all that is under way.
+    # In this thread: what else interrupts it ends all that is under way.
     with asyncio.Runner() as runner:
         client = openai.AsyncOpenAI(
             base_url=settings.endpoint,
@@ -155,57 +158,82 @@ def ask_endpoint(
         try:
             model = settings.endpoint_model or runner.run(_first_model(client, settings))
             fields = _Fields({"temperature": 0.0, "max_tokens": settings.max_tokens})
-            asking = asyncio.Semaphore(settings.parallel)
             loop = runner.get_loop()
+            turns = _Turns(asyncio.Semaphore(settings.parallel))
             waiting: dict[asyncio.Task[Outcome], Example] = {
-                loop.create_task(_in_turn(asking, _ask(client, model, one, settings, fields))): one
+                loop.create_task(turns.take(_ask(client, model, one, settings, fields))): one
                 for one in examples
             }
+            interrupts = Interrupts(loop)
+            pressed = loop.create_task(interrupts.pressed())
             try:
-                yield from _as_they_come(runner, waiting, settings)
+                with interrupts.noted():
+                    yield from _as_they_come(
+                        partial(_done, runner, pressed), waiting, turns, interrupts, settings
+                    )
             finally:
-                for task in waiting:
+                for task in (*waiting, pressed):
                     task.cancel()
-                runner.run(_ended(list(waiting)))
+                runner.run(_ended([*waiting, pressed]))
         finally:
             runner.run(client.close())
 
 
-async def _in_turn(asking: asyncio.Semaphore, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-    try:
-        async with asking:
-            return await work
-    finally:
-        work.close()  # one that was never begun
+@dataclass
+class _Turns:
+    """Who asks; `begun` are those that have, in any order."""
+
+    asking: asyncio.Semaphore
+    begun: set[asyncio.Task[Any] | None] = field(default_factory=set)
+
+    async def take(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        try:
+            async with self.asking:
+                self.begun.add(asyncio.current_task())
+                return await work
+        finally:
+            work.close()  # one that was never begun
 
 
-async def _ended(tasks: Sequence[asyncio.Task[Outcome]]) -> None:
+async def _ended(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _done(
-    tasks: Sequence[asyncio.Task[Outcome]],
+def _done(
+    runner: asyncio.Runner, pressed: asyncio.Task[None], tasks: Collection[asyncio.Task[Outcome]]
 ) -> set[asyncio.Task[Outcome]]:
-    """Those that are done, after one is or QUIET_SECONDS have passed."""
-    done, _ = await asyncio.wait(tasks, timeout=QUIET_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-    return done
+    """Those that are done, after one is, Ctrl-C was pressed (once) or QUIET_SECONDS have passed."""
+    others = () if pressed.done() else (pressed,)
+    runner.run(_first_of([*tasks, *others]))
+    return {task for task in tasks if task.done()}
+
+
+async def _first_of(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    await asyncio.wait(tasks, timeout=QUIET_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _as_they_come(
-    runner: asyncio.Runner,
+    done_of: Callable[[Collection[asyncio.Task[Outcome]]], set[asyncio.Task[Outcome]]],
     waiting: dict[asyncio.Task[Outcome], Example],
+    turns: _Turns,
+    interrupts: Interrupts,
     settings: BenchSettings,
 ) -> Iterator[tuple[Example, dict[str, Any]]]:
     """Every example with its answer or failure; then the error that ends the benchmark, if any."""
     asked, answered, in_a_row, failed = len(waiting), 0, 0, Failure("")
     fatal: TuneserveError | None = None
-    last = time.monotonic()
+    last, stopping = time.monotonic(), False
     while waiting:
-        done = runner.run(_done(list(waiting)))
-        if not done:
+        done = done_of(waiting)
+        if interrupts.came and not stopping:
+            stopping = True
+            waiting = _under_way(waiting, turns)
+            _say_stopping(len(waiting), settings)
+            done &= waiting.keys()
+        elif not done:
             _say_silent(time.monotonic() - last, settings)
             continue
-        last = time.monotonic()
+        last = time.monotonic() if done else last
         for task in done:
             example = waiting.pop(task)
             try:
@@ -226,15 +254,33 @@ def _as_they_come(
         if in_a_row >= FAILED_IN_A_ROW and fatal is None:
             fatal = _failure(f"{in_a_row} prompts in a row; the last: {failed.reason}", settings)
         if fatal is not None:
-            # What is under way (the first ones) is paid for: it is waited for and kept.
-            under_way = list(waiting)[: settings.parallel]
-            for task in list(waiting)[settings.parallel :]:
-                task.cancel()
-            waiting = {task: waiting[task] for task in under_way}
+            # What is under way is paid for: it is waited for and kept.
+            waiting = _under_way(waiting, turns)
+    if interrupts.came:
+        say("what was answered is kept: the same command goes on")
+        raise KeyboardInterrupt
     if fatal is None and asked and not answered:
         fatal = _failure(failed.reason, settings, failed.refused)
     if fatal is not None:
         raise fatal
+
+
+def _under_way(
+    waiting: dict[asyncio.Task[Outcome], Example], turns: _Turns
+) -> dict[asyncio.Task[Outcome], Example]:
+    """Those whose request is under way; the others are not asked any more."""
+    for task in waiting.keys() - turns.begun:
+        task.cancel()
+    return {task: example for task, example in waiting.items() if task in turns.begun}
+
+
+def _say_stopping(count: int, settings: BenchSettings) -> None:
+    if count:
+        say(
+            f"Ctrl-C: no more is asked. {count} request{'s are' if count > 1 else ' is'} under way "
+            f"and waited for, {settings.endpoint_timeout:g} s at most (--endpoint-timeout), since "
+            "they are paid for; Ctrl-C again ends at once"
+        )
 
 
 def _say_silent(seconds: float, settings: BenchSettings) -> None:

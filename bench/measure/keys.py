@@ -57,8 +57,10 @@ def model_keys(
     """The keys of everything that is measured of 'base' or 'tuned' by itself."""
     model = digest(conditions)
     keys: dict[Key, str] = {}
-    for kind, items in ((LIKELIHOOD, workload.expected), (CHOICE, workload.choices)):
-        # Which are computed together follows from all of them.
+    parts = [(LIKELIHOOD, part) for part in workload.expected]
+    parts += [(CHOICE, part) for part in workload.choices]
+    for kind, items in parts:
+        # Which are computed together follows from all of the part.
         shared = digest(
             model, "likelihood", bench.parallel,
             [[item.prompt, item.answer, item.unscored] for item in items],
@@ -90,9 +92,10 @@ def speed_conditions(
     }
 
 
-def speed_keys(conditions: Mapping[str, Any], encoded: Sequence[EncodedExample]) -> dict[Key, str]:
-    """The key of the speeds of both, which are measured in one sitting; `conditions` are theirs."""
-    return {(SPEED, TOGETHER, ""): digest(conditions, [item.prompt for item in encoded])}
+def speed_keys(conditions: Mapping[str, Any], text: Sequence[int]) -> dict[Key, str]:
+    """The key of the speeds of both, which are measured in one sitting on a text; `conditions` are
+    theirs."""
+    return {(SPEED, TOGETHER, ""): digest(conditions, list(text))}
 
 
 def noise_keys(

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
-from itertools import chain, islice
 
 from tuneserve.arrays import Ids
 from tuneserve.bench.measure.answers import generate_answers
@@ -54,12 +53,12 @@ def measure_answers(contender: Contender, workload: Workload, journal: Journal) 
 
 
 def measure_speeds(
-    contenders: Mapping[str, Contender], encoded: Sequence[EncodedExample], journal: Journal
+    contenders: Mapping[str, Contender], text: Sequence[int], journal: Journal
 ) -> None:
-    """The speeds of all contenders, by name, if the journal does not hold those of one sitting."""
+    """The speeds of all contenders, by name, on a text, if the journal does not hold those of one
+    sitting."""
     if journal.has(SPEED, TOGETHER):
         return
-    text = list(islice(chain.from_iterable(item.prompt for item in encoded), PROMPT_TOKENS))
     repetitions = next(iter(contenders.values())).bench.speed_repetitions
     found: dict[str, Timings] = {}
     with progress("speed, in turn", repetitions * len(contenders), unit="repetitions") as advance:
@@ -106,9 +105,9 @@ class _ModelMeasurement(ExitStack):
             use_adapter(context, load_adapter(self._model, self._contender.lora))
         return context
 
-    def likelihoods(self, kind: str, encoded: Sequence[EncodedExample]) -> None:
+    def likelihoods(self, kind: str, parts: Sequence[Sequence[EncodedExample]]) -> None:
         name, journal = self._contender.name, self._journal
-        ids = [item.example.id for item in encoded]
+        ids = [item.example.id for part in parts for item in part]
         known = {example for example in ids if journal.has(kind, name, example)}
         if len(known) == len(ids):
             return
@@ -116,9 +115,10 @@ class _ModelMeasurement(ExitStack):
             self._context(max(self._contender.bench.ctx, LIKELIHOOD_BATCH)) as context,
             progress(f"{name}: {LABELS[kind]}", len(ids) - len(known), unit="answers") as advance,
         ):
-            for item, likelihood in answer_likelihoods(context, encoded, known=known):
-                journal.add(kind, name, item.example.id, asdict(likelihood))
-                advance(0 if item.example.id in known else 1)
+            for part in parts:
+                for item, likelihood in answer_likelihoods(context, part, known=known):
+                    journal.add(kind, name, item.example.id, asdict(likelihood))
+                    advance(0 if item.example.id in known else 1)
 
     def texts(self, texts: dict[str, Ids]) -> None:
         contender, journal = self._contender, self._journal

@@ -12,16 +12,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from statistics import fmean, stdev
 
 from scipy.stats import t as student
 
+from tuneserve.chat.prompt import EncodedExample
 from tuneserve.llama import LlamaContext, TokenBatch
 
 PROMPT_TOKENS = 256
 GENERATED_TOKENS = 32
+
+
+def speed_text(parts: Iterable[Iterable[EncodedExample]]) -> list[int]:
+    """What is read when speeds are measured: how the prompts begin, as token ids."""
+    prompts = (item.prompt for part in parts for item in part)
+    return list(islice(chain.from_iterable(prompts), PROMPT_TOKENS))
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def make_files(run: RunDirectory, settings: ConvertSettings, folder: Path) -> No
 def is_measured(points: Sequence[SweepPoint], workload: Workload, journal: Journal) -> bool:
     """Does the journal hold everything of all points?"""
     asked = [(ANSWER, request.id) for request in workload.requests]
-    asked += [(CHOICE, item.example.id) for item in workload.choices]
+    asked += [(CHOICE, item.example.id) for part in workload.choices for item in part]
     return all(
         journal.has(kind, point.contender.name, example)
         for point in points

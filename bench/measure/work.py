@@ -46,12 +46,13 @@ class Workload:
 
     `requests` are answered; of `expected` the likelihood of the references is taken; `choices`
     is every prompt with every choice (id: see `choice_id`) where answers are chosen rather than
-    generated; `texts` by name, as token ids [chunks, n_ctx].
+    generated; both in parts that are computed apart, one for each task, so that another task beside
+    it changes nothing. `texts` by name, as token ids [chunks, n_ctx].
     """
 
     requests: list[AnswerRequest]
-    expected: list[EncodedExample]
-    choices: list[EncodedExample]
+    expected: list[list[EncodedExample]]
+    choices: list[list[EncodedExample]]
     texts: dict[str, Ids]
 
 

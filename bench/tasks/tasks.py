@@ -50,7 +50,8 @@ def held_out_task(name: str, examples: list[Example], settings: BenchSettings) -
     """Held-out prompts, scored as the settings say. Raises UsageError for a scorer that fails, and
     for references that no answer can be scored against."""
     references = [(example.id, reference_of(example)) for example in examples]
-    scorer = make_scorer(settings, [reference for _, reference in references])
+    where = examples[0].where if examples else ""
+    scorer = make_scorer(settings, [reference for _, reference in references], where)
     require_references(settings, scorer, references, where=f"task '{settings.task}' of {name}")
     return Task(name, "", examples, [scorer] * len(examples), settings.max_tokens)
 

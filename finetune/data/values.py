@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tuneserve.files import HALF_CHARACTER, is_encodable
+
 _MISSING_VALUES = {"nan", "none", "null", "n/a", "<na>", "undefined"}
 
 
@@ -112,8 +114,6 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _encodable(value: str, name: str) -> str:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        raise BadRecord(f"{name!r} holds half of a surrogate pair, which is no character") from None
+    if not is_encodable(value):
+        raise BadRecord(f"{name!r} {HALF_CHARACTER}")
     return value

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,38 @@ def test_nothing_is_measured_twice(
     run_bench(second, recipe, force=True)
     assert (second.root / "bench-journal-before.jsonl").is_file()
     assert "are not used" in capsys.readouterr().err
+
+
+def test_another_task_sets_nothing_aside(
+    converted_run: RunDirectory,
+    recipe: Recipe,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What was measured of the held-out prompts, likelihoods too, is used when further tasks are
+    asked, and the other way round."""
+    first = run_bench(converted_run, recipe)
+    trivia = tmp_path / "trivia.jsonl"
+    trivia.write_text("".join(json.dumps(row) + "\n" for row in rows()[:3]))
+    tasks = (f"{trivia}=contains", str(write_task(tmp_path, CHOOSING)))
+    more = recipe.model_copy(update={"bench": recipe.bench.model_copy(update={"tasks": tasks})})
+    capsys.readouterr()
+    with_tasks = run_bench(converted_run, more, rescore=True)
+    assert "not used" not in capsys.readouterr().err
+    assert len(with_tasks.tasks) == 3
+    assert with_tasks.perplexity == first.perplexity
+    journal = converted_run.root / "bench-journal.jsonl"
+    measured = Counter(
+        (row["kind"], row["model"], row["id"])
+        for row in map(json.loads, journal.read_text().splitlines())
+        if row.get("kind") in ("answer", "likelihood", "choice")
+    )
+    assert set(measured.values()) == {1}
+    assert ("likelihood", "tuned", "s0") in measured
+    lines = len(journal.read_text().splitlines())
+    run_bench(converted_run, recipe, rescore=True)
+    added = map(json.loads, journal.read_text().splitlines()[lines:])
+    assert {row.get("kind") for row in added} <= {None, "speed"}
 
 
 def test_speeds_are_of_one_sitting(

@@ -17,6 +17,7 @@ from typing import Any, Self
 from tuneserve.chat.template import Message, normal_message
 from tuneserve.chat.thinking import REASONING
 from tuneserve.errors import UsageError
+from tuneserve.files import HALF_CHARACTER, is_encodable
 
 CONTINUES = "continues"
 """The key of a text's message that is true where another piece of the same text follows."""
@@ -217,6 +218,8 @@ def _parsed(line: bytes, where: str) -> Example:
         row = json.loads(line.decode("utf-8"))
     except RecursionError:
         raise ValueError("not usable JSON") from None
+    if b"\\u" in line and not is_encodable(row):
+        raise ValueError(HALF_CHARACTER)
     return Example.from_row(row, where)
 
 

@@ -50,24 +50,33 @@ function apply() {
   layOut();
 }
 
-/** Marks what was searched for in the rows in sight. */
+/** Marks what was searched for in the rows in sight, as the search finds it. */
 function markFound() {
   if (!("highlights" in CSS)) return;
   CSS.highlights.delete("found");
-  const words = chosen.typed.match(/"[^"]+"|\S+/g);
-  if (!words) return;
-  const escaped = words.map(word => word.replaceAll('"', "").replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  const pattern = new RegExp(escaped.filter(Boolean).join("|") || "(?!)", "giu");
+  const words = wordsTyped();
+  if (!words.length) return;
   const ranges = [], texts = document.createTreeWalker(canvas, NodeFilter.SHOW_TEXT);
   while (texts.nextNode() && ranges.length < 2000) {
-    for (const match of texts.currentNode.data.matchAll(pattern)) {
-      const range = new Range();
-      range.setStart(texts.currentNode, match.index);
-      range.setEnd(texts.currentNode, match.index + match[0].length);
-      ranges.push(range);
-    }
+    const node = texts.currentNode, folded = fold(node.data);
+    const found = words.filter(word => folded.includes(word));
+    if (found.length) ranges.push(...found.flatMap(word => rangesOf(word, node)));
   }
   CSS.highlights.set("found", new Highlight(...ranges));
+}
+
+const places = new WeakMap();
+
+function rangesOf(word, node) {
+  if (!places.has(node)) places.set(node, foldedPlaces(node.data));
+  const { units, starts, ends } = places.get(node), ranges = [];
+  for (let at = units.indexOf(word); at >= 0; at = units.indexOf(word, at + word.length)) {
+    const range = new Range();
+    range.setStart(node, starts[at]);
+    range.setEnd(node, ends[at + word.length - 1]);
+    ranges.push(range);
+  }
+  return ranges;
 }
 
 form.addEventListener("input", apply);

@@ -19,8 +19,35 @@ function textsOf(row) {
 }
 
 /** Text as it is searched: without case or width. Upper case, as ß and ς have no other partners;
- * the Turkish İ is an I, as its ı is. */
-const fold = text => text.normalize("NFKC").toUpperCase().replace(/\u0130|I\u0307/g, "I");
+ * the Turkish İ is an I, as its ı is. Greek loses its accents, which capitals are written without. */
+const fold = text => withoutAccents(text).normalize("NFKC").toUpperCase().replace(/\u0130|I\u0307/g, "I");
+
+function withoutAccents(text) {
+  if (!/\p{sc=Greek}/u.test(text)) return text;
+  return text.normalize("NFD").replace(/(\p{sc=Greek})[\u0300-\u0344\u0346-\u036f]+/gu, "$1");
+}
+
+// What is folded by itself: a character with its marks, the letters of a Korean syllable.
+const FOLDED_ALONE = /[\u1100-\u11ff]+|\P{M}\p{M}*|\p{M}+/gsu;
+
+/** A text as it is searched, and where in the text each of its units begins and ends. */
+function foldedPlaces(text) {
+  const starts = [], ends = [];
+  let units = "";
+  for (const { 0: piece, index } of text.matchAll(FOLDED_ALONE)) {
+    const more = fold(piece);
+    for (let unit = 0; unit < more.length; unit++) {
+      starts.push(index);
+      ends.push(index + piece.length);
+    }
+    units += more;
+  }
+  return { units, starts, ends };
+}
+
+/** What was typed into the search, as it is searched: words, and what stands in quotes. */
+const wordsTyped = () => (chosen.typed.match(/"[^"]+"|\S+/g) || [])
+  .map(word => fold(word.replaceAll('"', ""))).filter(Boolean);
 
 function searchable(row) {
   if (folded[row] === undefined) {
@@ -88,7 +115,7 @@ const chosen = {
 
 /** Rows that all filters but the outcome's keep. */
 function keptRows() {
-  const words = (chosen.typed.match(/"[^"]+"|\S+/g) || []).map(word => fold(word.replaceAll('"', "")));
+  const words = wordsTyped();
   const asked = chosen.who === "" ? contenders : [contenders[chosen.who]];
   const ends = endings[chosen.ending], cell = chosen.cell;
   const kept = [];

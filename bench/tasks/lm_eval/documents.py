@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tuneserve.bench.tasks.lm_eval.config import TaskConfig
 from tuneserve.bench.tasks.lm_eval.yaml_file import TaskFile
 from tuneserve.errors import UsageError
+from tuneserve.files import HALF_CHARACTER, is_encodable
 from tuneserve.finetune.data.containers import kind_of
 from tuneserve.finetune.data.formats import BadRecord
 from tuneserve.finetune.data.records import read_records
@@ -63,10 +63,8 @@ def read_split(config: TaskConfig, file: TaskFile, split: str) -> list[Document]
         if kind_of(path) not in _ENDINGS:
             raise UsageError(f"expected a file in JSONL or JSON: {path}", where=where)
         for raw in read_records(path):
-            if isinstance(raw.record, dict) and not _is_text(raw.record):
-                problems.append(
-                    f"{raw.place}: holds half of a surrogate pair, which is no character"
-                )
+            if isinstance(raw.record, dict) and not is_encodable(raw.record):
+                problems.append(f"{raw.place}: {HALF_CHARACTER}")
             elif isinstance(raw.record, dict):
                 documents.append(Document(raw.record, raw.place))
             else:
@@ -84,12 +82,3 @@ def read_split(config: TaskConfig, file: TaskFile, split: str) -> list[Document]
     columns = dict.fromkeys(name for document in documents for name in document.values)
     nothing = dict.fromkeys(columns)
     return [Document({**nothing, **each.values}, each.where) for each in documents]
-
-
-def _is_text(record: dict[str, Any]) -> bool:
-    """Can all of its characters be written? JSON may hold halves of a surrogate pair."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -84,6 +84,16 @@ class _Row:
             raise UsageError("doc_to_target: no choice is right", where=self.document.where)
         return numbers
 
+    def require_choices(self) -> None:
+        """Raise UsageError unless there is something to choose from: a single choice would be right
+        whatever the model is."""
+        different = set(self.choices or [])
+        if len(different) < 2:
+            raise UsageError(
+                f"doc_to_choice: expected two different choices or more, got {self.choices!r}",
+                where=self.document.where,
+            )
+
     def _number(self, gold: Any) -> int:
         choices = self.choices or []
         if isinstance(gold, str) and gold in choices:
@@ -211,6 +221,7 @@ def _asked(row: _Row, config: TaskConfig, in_front: list[Turn], *, chat: bool) -
             )
         pairs = [(context(row.text, delimiter), behind + row.references[0])]
         return Asked(row.document, pairs, row.references, choices, right, shown=0)
+    row.require_choices()
     right = frozenset(row.right)
     if isinstance(row.text, int):
         pairs = [(context(choice, ""), f"{behind}{row.target}") for choice in choices]

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
-from tuneserve.files import read_text
+from tuneserve.files import HALF_CHARACTER, is_encodable, read_text
 
 MOST_CHARACTERS = 1 << 20
 MOST_VALUES = 200_000
@@ -25,6 +25,7 @@ NO_CODE = (
     "Code of a task is not run. Write what it makes of the data to a JSONL file, and name its "
     "columns here."
 )
+_IN_FULL = r"YAML writes a character beyond U+FFFF in one: \U0001F600, or as it is."
 _NOT_INHERITED = "task_list"
 Keys = tuple[str | int, ...]
 """Keys and places in lists down to a value: ('metric_list', 0, 'metric')."""
@@ -120,8 +121,8 @@ def _parsed(path: Path) -> tuple[dict[str, Any], dict[Keys, str]]:
 
 def _places(root: Any, path: Path) -> Iterator[tuple[Keys, str]]:
     """The keys that lead to each value, and its place; of a key that is there several times those
-    of the last, which alone is left, as lm-eval reads it. Raises UsageError for code and for
-    aliases that stand for too much."""
+    of the last, which alone is left, as lm-eval reads it. Raises UsageError for code, for halves of
+    characters and for aliases that stand for too much."""
     import yaml
 
     waiting: list[tuple[Keys, Any]] = [((), root)]
@@ -139,14 +140,24 @@ def _places(root: Any, path: Path) -> Iterator[tuple[Keys, str]]:
             )
         if keys:
             yield keys, at
+        if isinstance(node, yaml.ScalarNode):
+            _check_characters(node.value, ".".join(map(str, keys)), at)
         if isinstance(node, yaml.SequenceNode):
             waiting += [((*keys, place), item) for place, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
             node.value = _last_of_each(node.value, path)
             for key, value in node.value:
                 name = str(key.value)
-                yield (*keys, name), f"{path}:{key.start_mark.line + 1}"
+                at = f"{path}:{key.start_mark.line + 1}"
+                _check_characters(name, "a key", at)
+                yield (*keys, name), at
                 waiting.append(((*keys, name), value))
+
+
+def _check_characters(text: str, name: str, at: str) -> None:
+    """Raise UsageError for half of a surrogate pair (an escape that YAML reads by itself)."""
+    if not is_encodable(text):
+        raise UsageError(f"{name} {HALF_CHARACTER}", where=at, hint=_IN_FULL)
 
 
 def _last_of_each(pairs: list[tuple[Any, Any]], path: Path) -> list[tuple[Any, Any]]:

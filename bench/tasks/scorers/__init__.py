@@ -60,16 +60,17 @@ __all__ = [
 ]
 
 
-def make_scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
+def make_scorer(settings: BenchSettings, references: Iterable[str], where: str = "") -> Scorer:
     """The scorer of `settings.task`. Raises UsageError where it lacks what it needs.
 
-    `references` are all reference answers: the choices, where the settings name none.
+    `references` are all reference answers, which begin at `where` ('file:line'): the choices, where
+    the settings name none.
     """
-    scorer = _scorer(settings, references)
+    scorer = _scorer(settings, references, where)
     return against_any(scorer, settings.separator) if settings.separator else scorer
 
 
-def _scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
+def _scorer(settings: BenchSettings, references: Iterable[str], where: str) -> Scorer:
     match settings.task:
         case "exact":
             return EXACT
@@ -80,9 +81,9 @@ def _scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
         case "regex":
             return pattern_scorer(settings.pattern, settings)
         case "choice" | "likelihood" | "likelihood_per_token":
-            return choice_scorer(list_choices(settings, references))
+            return choice_scorer(list_choices(settings, references, where))
         case "labels":
-            return labels_scorer(list_choices(settings, references))
+            return labels_scorer(list_choices(settings, references, where))
         case "json":
             return json_scorer(unordered=settings.unordered)
         case "rouge_l":
@@ -93,7 +94,7 @@ def _scorer(settings: BenchSettings, references: Iterable[str]) -> Scorer:
             return python_scorer(settings.scorer, settings)
 
 
-def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str]:
+def list_choices(settings: BenchSettings, references: Iterable[str], where: str = "") -> list[str]:
     """The answers to choose from: those of the settings, or all different references (of task
     labels, all that stand in their lists). Raises UsageError for fewer than two."""
     named = list(settings.choices)
@@ -102,7 +103,8 @@ def list_choices(settings: BenchSettings, references: Iterable[str]) -> list[str
         if settings.separator:
             each = [part for one in each for part in parts_of(one, settings.separator)]
         named = labels_of(each) if settings.task == "labels" else sorted(set(each))
-    return distinct_choices(named, settings.task)
+    named_in = where if where and not settings.choices else "bench.choices"
+    return distinct_choices(named, settings.task, named_in)
 
 
 def reference_hint(settings: BenchSettings) -> str:

@@ -33,14 +33,15 @@ _LEADING = re.compile(
 _CLAUSE = re.compile(r"[.,;!?\n—。，；！？]")
 
 
-def distinct_choices(named: Sequence[str], task: str) -> list[str]:
-    """The choices without those that are the same once normalised. Raises UsageError for fewer than
-    two."""
+def distinct_choices(named: Sequence[str], task: str, where: str = "bench.choices") -> list[str]:
+    """The choices without those that are the same once normalised. Raises UsageError, naming where
+    they come from, for fewer than two."""
     choices = list({normalise(choice): choice for choice in reversed(named)}.values())[::-1]
     if len(choices) < 2:
+        there = f", and there is only {choices[0]!r}" if choices else ""
         raise UsageError(
-            f"task '{task}' needs at least two choices",
-            where="bench.choices",
+            f"task '{task}' needs at least two choices{there}",
+            where=where,
             hint="Name them, or leave the setting empty to use all reference answers.",
         )
     return choices

@@ -110,6 +110,15 @@ def find_numbers(text: str) -> list[Number]:
     return list(_numbers(_LIST_MARK.sub(_blank, text))) or list(_numbers(text))
 
 
+def number_at(text: str, place: int) -> Number | None:
+    """The number that begins at a place of a prepared text, None where none does."""
+    found = _NUMBER.match(text, place)
+    if found is None or found["none"] is not None:
+        return None
+    number = next(_numbers(text, place), None)
+    return number if number is not None and number.start == place else None
+
+
 def _blank(found: re.Match[str]) -> str:
     return " " * len(found[0])
 
@@ -135,6 +144,7 @@ _SAME = str.maketrans(
     | dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u2005\u2006\u2008\u200a\u3000", " ")
     | dict.fromkeys("’ʼ＇", "'")
     | dict.fromkeys("\u2044\u2215／", "/")
+    | {"（": " (", "）": ")", "［": " [", "］": "]", "【": " [", "】": "]"}
     | {"＋": "+", "％": "%", "٪": "%", "٫": ".", "．": ".", "＝": "=", "：": ":", "＾": "^"}
 )
 # In words; "au moins 5" and "al menos 5" are at least 5.
@@ -194,8 +204,7 @@ def _small_digits(text: str) -> Iterator[str]:
         before, raised = char, False
 
 
-def _numbers(text: str) -> Iterator[Number]:
-    place = 0
+def _numbers(text: str, place: int = 0) -> Iterator[Number]:
     while (found := _NUMBER.search(text, place)) is not None:
         place = found.end()
         if found["none"] is not None:

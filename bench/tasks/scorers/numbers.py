@@ -6,6 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tuneserve.bench.tasks.scorers.calculations import (
+    TOTAL,
+    result_of,
+    spelt_out,
+    without_calculations,
+)
 from tuneserve.bench.tasks.scorers.corrections import last_correction
 from tuneserve.bench.tasks.scorers.cues import announced, boxed, first_block
 from tuneserve.bench.tasks.scorers.denials import CLAUSE_END, Mention
@@ -44,7 +50,9 @@ _OPERATOR = re.compile(
     r"\s*(?:[^\W\d_]{1,20}\s+)?(?:[-+*/^×·⋅÷:]|x(?=\s?\d)|(?i:times|plus|minus|mal|divided\sby|of|von|de)\b)"
     r"\s*[$€£]?(?:[\d.(\\]|[^\W\d_]\b)|\((?=\d)|[xyznab]\s*[-+=]"
 )
-_PARENTHESIS = re.compile(r"\s(?:[^\W\d_]{1,20}\s)?\((?P<inside>[^()]*(?:\([^()]*\)[^()]*)*)\)")
+_PARENTHESIS = re.compile(
+    rf"(?i)\s(?:[^\W\d_]{{1,20}}\s)?(?:{TOTAL}\s)?\((?P<inside>[^()]*(?:\([^()]*\)[^()]*)*)\)"
+)
 _CALCULATION = re.compile(r"\d\s*[-+*/^×·⋅÷]\s*\(?\d")
 # What follows gives the reason, or checks the result.
 _REASON = re.compile(
@@ -123,7 +131,7 @@ def given_in(text: str) -> Given:
     text = first_block(text, _is_answered)
     inside = boxed(text)
     if inside is not None:
-        inside = prepare(inside)
+        inside = without_calculations(prepare(inside))
         if several := _list_of(inside):
             return _several(several, several[-1])
         if numbers := find_numbers(_right_side(inside)):
@@ -131,12 +139,13 @@ def given_in(text: str) -> Given:
             return _several(numbers if joined else numbers[-1:], numbers[-1], numbers)
         if any(char.isdecimal() for char in inside):
             return Given(None, "none")
-    plain = prepare(text)
+    plain = without_calculations(spelt_out(prepare(text)))
     for sentence, after in announced(plain):
         corrected, settled = _corrected(f": {after}")  # "12. " is no mark of a list there
         if corrected is not None:
             return Given(corrected, "one")
         sentence, after = (_NEGATED.sub(" ", part) for part in (sentence, after))
+        sentence = result_of(after) or sentence
         if several := _list_of(sentence):
             return _several(several, several[0])
         for part in (_result(sentence), sentence, after):

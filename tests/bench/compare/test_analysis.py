@@ -181,6 +181,11 @@ def test_forgetting_is_judged_by_interval_and_adjusted_test() -> None:
     found = judge_forgetting(tasks, [lost, same], SETTINGS)
     assert found.outcome == "forgotten"
     assert found.sentence.startswith("Something was forgotten: perplexity of lost.txt rose by +14")
+    # 12 chunks tell nothing of a kind that is 3 in 100: 1 - 0.05 ** (1 / 12) is 22.1 %.
+    assert (
+        "on text like the 12 chunks measured (what up to 22.1 % of such chunks gain may be seen in "
+        "none of 12 chunks)"
+    ) in found.sentence
     assert "same.txt" not in found.sentence
     assert judge_forgetting([], [same], SETTINGS).outcome == "no forgetting shown"
     assert judge_forgetting([], [], SETTINGS).outcome == "not measured"

@@ -113,3 +113,16 @@ def test_bad_files_of_further_tasks_are_one_clear_error(tmp_path: Path) -> None:
     path.write_text('{"text": "Once upon a time."}\n')
     with pytest.raises(UsageError, match="with a prompt and a text"):
         _tasks(path)
+
+
+def test_a_file_with_one_choice_alone_is_refused_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    rows = [
+        {"instruction": word, "output": answer} for word, answer in (("a", "Yes"), ("b", "yes"))
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(UsageError, match=r"quiz.jsonl:1: task 'choice' needs at least two choices"):
+        further_tasks(BenchSettings(tasks=(f"{path}=choice",)))
+    with pytest.raises(UsageError, match=r"bench.choices: task 'choice'"):
+        further_tasks(BenchSettings(tasks=(f"{path}=choice",), choices=("yes",)))
+    assert further_tasks(BenchSettings(tasks=(f"{path}=choice",), choices=("yes", "no")))

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -180,19 +181,73 @@ def test_what_is_said_beside_an_answer_does_not_cost_it(count: object) -> None:
     assert isinstance(read_reply(json.dumps(completion("x") | {"usage": [1]})), EndpointAnswer)
 
 
-def test_ctrl_c_ends_an_endpoint_that_hangs(peer: Peer) -> None:
+@contextmanager
+def ctrl_c(*seconds: float) -> Iterator[None]:
+    """Ctrl-C after so many seconds each, while the block runs."""
     main = threading.main_thread().ident
     assert main is not None
     # Tests in parallel processes ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupt = threading.Timer(1.0, signal.pthread_kill, [main, signal.SIGINT])
-    interrupt.start()
-    began = time.monotonic()
+    pressed = [threading.Timer(at, signal.pthread_kill, [main, signal.SIGINT]) for at in seconds]
     try:
-        with pytest.raises(KeyboardInterrupt):
-            ask(peer, "slow 6", "slow 6.5")
+        for one in pressed:
+            one.start()
+        yield
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
+        for one in pressed:
+            one.cancel()
         signal.signal(signal.SIGINT, before)
+
+
+def kept_of(peer: Peer, *texts: str, seconds: float) -> list[str]:
+    """Whose answers are handed over, in order, if Ctrl-C comes after so many seconds; writing down
+    the first one takes 0.5 s."""
+    settings = BenchSettings(endpoint=f"{peer.url}/v1", endpoint_model="m", parallel=2)
+    examples = [Example.of_turn(text, text, "y") for text in texts]
+    kept: list[str] = []
+
+    def take() -> None:
+        for example, answer in ask_endpoint(examples, settings):
+            assert answer["text"] == example.id.upper()
+            kept.append(example.id)
+            until = time.monotonic() + (0.5 if len(kept) == 1 else 0.0)
+            while time.monotonic() < until:
+                time.sleep(0.05)
+
+    with ctrl_c(seconds), pytest.raises(KeyboardInterrupt):
+        take()
+    return kept
+
+
+def test_ctrl_c_waits_for_what_is_under_way(peer: Peer, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = kept_of(peer, "one", "slow 1.5", "slow 2", "slow 0.1", "two", seconds=1.0)
+    assert kept == ["one", "slow 1.5", "slow 2"]
+    asked = [body["messages"][0]["content"] for body in peer.bodies]
+    assert sorted(asked) == ["one", "slow 1.5", "slow 2"]
+    said = capsys.readouterr().err
+    assert "2 requests are under way and waited for, 600 s at most (--endpoint-timeout)" in said
+    assert "what was answered is kept" in said
+
+
+def test_ctrl_c_while_an_answer_is_written_down(peer: Peer) -> None:
+    kept = kept_of(peer, "one", "slow 1", "two", "three", seconds=0.3)
+    assert kept[0] == "one"
+    assert "slow 1" in kept
+    assert len(kept) == len(peer.bodies) < 4
+
+
+def test_what_is_under_way_has_no_more_than_its_time(peer: Peer) -> None:
+    began = time.monotonic()
+    with ctrl_c(0.5), pytest.raises(KeyboardInterrupt):
+        ask(peer, "slow 6", "slow 6.5", endpoint_timeout=1.5)
+    assert time.monotonic() - began < 4
+
+
+def test_a_second_ctrl_c_ends_at_once(peer: Peer) -> None:
+    began = time.monotonic()
+    with ctrl_c(0.5, 1.0), pytest.raises(KeyboardInterrupt):
+        ask(peer, "slow 6", "slow 6.5")
     assert time.monotonic() - began < 4
 
 

@@ -45,6 +45,7 @@ def special() -> list[Pair]:
     texts = [
         "Die Straße ist lang", "ΟΔΥΣΣΕΥΣ", "法国的首都是巴黎", HOSTILE, "=SUM(A1)",
         " \n=SUM(B1)", "\uff1dSUM(C1)", "İstanbul", "ılık ISPARTA",
+        "Η οδός Ερμού, Πλατεία Καΐρη",
     ]  # fmt: skip
     pairs = [
         replace(row(1), example=Example.of_turn(f"s{place}", text, "no"))
@@ -130,13 +131,35 @@ def test_search_knows_no_case_in_any_script(page: Browser) -> None:
     found = {
         "STRASSE": "s0", "straße lang": "s0", '"ist lang"': "s0", "οδυσσευς": "s1",
         "οδυσσευσ": "s1", "首都": "s2", "</ARTICLE>": "s3", "sum(a": "s4", "istanbul": "s7",
-        "İSTANBUL": "s7", "i\u0307stanbul": "s7", "Isparta": "s8",
+        "İSTANBUL": "s7", "i\u0307stanbul": "s7", "Isparta": "s8", "ΟΔΟΣ": "s9",
+        "οδος": "s9", "ΟΔΌΣ": "s9", "καιρη ερμου": "s9", "ΚΑΪΡΗ": "s9",
     }  # fmt: skip
     for typed, name in found.items():
         assert choose(page, typed=typed) == [name]
     assert page.run("document.getElementById('none').hidden") is True  # of the last search
     choose(page, typed="nowhere to be found")
     assert page.run("document.getElementById('none').hidden") is False
+
+
+@pytest.mark.parametrize(
+    ("typed", "marked"),
+    [
+        ("STRASSE", ["Straße"]), ("strasse IST", ["Straße", "ist"]), ("ΟΔΟΣ", ["οδός"]),
+        ('"οδος ερμου"', ["οδός Ερμού"]), ("καιρη", ["Καΐρη"]), ("sum(C1)", ["SUM(C1)"]),
+        ("istanbul", ["İstanbul"]), ("\uff29sparta", ["ISPARTA"]), ("首都", ["首都", "首都"]),
+        ("ß ist", ["ß", "ist"]), ("a+b", []), ('""', None),
+    ],
+)  # fmt: skip
+def test_what_was_searched_for_is_marked_as_it_is_found(
+    page: Browser, typed: str, marked: list[str] | None
+) -> None:
+    choose(page, typed=typed)
+    script = "JSON.stringify([...(CSS.highlights.get('found') ?? [])].map(String))"
+    found = json.loads(page.run(script))
+    if marked is None:  # nothing is searched for
+        assert page.run("CSS.highlights.has('found')") is False
+    else:
+        assert sorted(found) == sorted(marked)
 
 
 def test_order(page: Browser) -> None:
@@ -171,7 +194,7 @@ def test_the_keyboard_alone(page: Browser) -> None:
     assert page.run("document.querySelector('.detail')") is None
     assert page.run("document.activeElement.id") == "list"
     press(page, "End")
-    assert page.run(f"{active}.innerText").count("ISPARTA") == 1
+    assert page.run(f"{active}.innerText").count("Ερμού") == 1
     assert page.run("canvas.querySelectorAll('[role=row]').length") < 40
     press(page, "Home")
     assert page.run("[active, list.scrollTop]") == [0, 0]

@@ -117,6 +117,24 @@ def test_further_models_and_classes_are_shown(crowd: Report) -> None:
     assert_tables_keep_their_columns(text)
 
 
+def test_which_intervals_hold_for_the_kinds_seen_alone(report: Report) -> None:
+    prompts = report.accuracy.prompts
+    for clusters, graded, said in (
+        (prompts, False, "intervals of perplexities"),
+        (prompts, True, "intervals of graded scores and perplexities"),
+        (prompts - 1, False, "intervals of scores and perplexities"),
+    ):
+        accuracy = replace(report.accuracy, clusters=clusters, graded=graded)
+        assert said in figures.unseen_said(replace(report, accuracy=accuracy))
+
+
+def test_how_little_few_chunks_tell_stands_beside_them(report: Report) -> None:
+    for template in ("report.md.jinja", "report.html.jinja"):
+        page = render(report, template)
+        assert "A rise or a fall is that of text like the pieces measured" in page
+        assert "31.2 % unseen" in page  # of 8 chunks: 1 - 0.05 ** (1 / 8)
+
+
 def test_a_gain_over_a_group_that_fell_is_not_green(report: Report, tmp_path: Path) -> None:
     def shown(lost: list[str]) -> tuple[str, str]:
         found = replace(

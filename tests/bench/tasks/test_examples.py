@@ -54,6 +54,16 @@ def test_a_limit_is_spread_over_the_file(tmp_path: Path) -> None:
     assert len(read_held_out(path, 99)) == 10
 
 
+def test_half_a_character_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "test.jsonl"
+    path.write_text(f"{row(1)}\n{row(2, group=chr(0xD83D))}\n{row(3, group=chr(0x1F600))}\n")
+    with pytest.raises(UsageError) as caught:
+        read_held_out(path)
+    assert caught.value.problems == [
+        f"{path}:2: holds half of a surrogate pair, which is no character"
+    ]
+
+
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85", "\x1e"])
 def test_a_line_is_not_cut_at_what_else_ends_lines(tmp_path: Path, mark: str) -> None:
     path = tmp_path / "test.jsonl"

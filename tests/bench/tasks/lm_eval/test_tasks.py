@@ -365,3 +365,44 @@ def test_half_a_surrogate_pair_is_refused_with_its_line(tmp_path: Path) -> None:
     lines[1] = lines[1].replace("Two and", "\\ud83d and")
     quiz.write_text("\n".join(lines) + "\n")
     assert "quiz.jsonl:2: holds half of a surrogate pair" in refusal(path).render()
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "said"),
+    [
+        (r'doc_to_text: "\ud83d {{question}}"', 6, "doc_to_text holds half of"),
+        (r'doc_to_text: "\ud83d\ude00 {{question}}"', 6, "doc_to_text holds half of"),
+        (r'"\udc00": 1', 9, "a key holds half of"),
+        (r'metadata: {notes: ["a", "\udfff"]}', 9, "metadata.notes.1 holds half of"),
+    ],
+)
+def test_half_a_surrogate_pair_in_a_task_file_is_refused_with_its_line(
+    tmp_path: Path, line: str, where: int, said: str
+) -> None:
+    replaced = CHOOSING.replace('doc_to_text: "{{question}}"', line)
+    path = write_task(tmp_path, replaced if where == 6 else f"{CHOOSING}{line}\n")
+    shown = refusal(path).render()
+    assert f"quiz.yaml:{where}: {said}" in shown
+    shown.encode()
+
+
+def test_a_whole_character_beyond_the_first_plane_is_read(tmp_path: Path) -> None:
+    body = CHOOSING.replace('"{{question}}"', r'"\U0001F600 {{question}}"')
+    task = read_one(write_task(tmp_path, body))
+    assert task.references[0].context == "\U0001f600 The sky is"
+
+
+@pytest.mark.parametrize("choices", [["four"], ["four", "four"]])
+def test_a_document_that_no_model_can_fail_is_refused(tmp_path: Path, choices: list[str]) -> None:
+    rows = [ROWS[0], {**ROWS[1], "choices": choices, "answer": 0}, ROWS[2]]
+    said = refusal(write_task(tmp_path, CHOOSING, rows)).render()
+    assert (
+        f"quiz.jsonl:2: doc_to_choice: expected two different choices or more, got {choices}"
+        in (said)
+    )
+
+
+def test_one_choice_for_all_documents_is_refused(tmp_path: Path) -> None:
+    body = CHOOSING.replace("doc_to_choice: choices", 'doc_to_choice: ["blue"]')
+    path = write_task(tmp_path, body.replace("target: answer", "target: 0"))
+    assert "expected two different choices or more" in refusal(path).message

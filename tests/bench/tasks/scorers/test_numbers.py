@@ -263,6 +263,85 @@ def test_an_explanation_in_parentheses_is_not_the_answer(text: str, value: float
     assert last_number(text) == value
 
 
+TOTALS: dict[str, list[tuple[str, float]]] = {
+    "brackets": [
+        ("15 in total (12 + 3)", 15.0), ("15 (= 12 + 3)", 15.0), ("7（3+4）", 7.0),
+        ("7（3＋4）", 7.0), ("15 [12 + 3]", 15.0), ("15【=12+3】", 15.0), ("7(3+4)", 7.0),
+        ("15 apples in all (3 x 5)", 15.0), ("15 altogether (12 and 3)", 15.0),
+        ("15 in total (12 red, 3 blue)", 15.0), ("15 in total (12 + 3 = 15)", 15.0),
+        ("15 in total (3 boxes with 5 each)", 15.0), ("15 (the product of 3 and 5)", 15.0),
+        ("$15 in total ($12 + $3)", 15.0), ("15 € (12 € + 3 €)", 15.0), ("10 (20/2)", 10.0),
+        ("1,500 in total (1,000 + 500)", 1500.0), ("10 (= 5 % of 200)", 10.0),
+        ("15 (= 3 * (2 + 3))", 15.0), (r"\boxed{15 (=12+3)}", 15.0), ("78.5 (= 25 * 3.14)", 78.5),
+        ("#### 15 in total (= 12 + 3)", 15.0), ("15 (= 12 + 4)", 15.0),
+    ],
+    "signs and words": [
+        ("15 apples = 12 + 3", 15.0), ("15 = 3 boxes * 5 apples", 15.0), ("15 is 12 plus 3", 15.0),
+        ("15, i.e. 12 + 3", 15.0), ("15, that is, 12 + 3.", 15.0), ("15 in total: 12 + 3", 15.0),
+        ("15, the sum of 12 and 3", 15.0), ("15 equals 5 times 3", 15.0),
+        ("15 in total, 12 red and 3 blue.", 15.0),
+    ],
+    "announced": [
+        ("The answer is 2+3, i.e. 5", 5.0), ("The answer is 2 + 3, i. e., 5.", 5.0),
+        ("The answer is 12 + 3, that is 15 apples", 15.0), ("The answer is 12 + 3, so 15.", 15.0),
+        ("The answer is 12 + 3 (15)", 15.0), ("The answer is 12+3 which makes 15", 15.0),
+        ("The answer is 3*(2+3), hence 15", 15.0), ("The answer is 12 + 3. That is 15.", 15.0),
+        ("The answer is the product of 3 and 5, that is 15.", 15.0),
+        ("The answer is 22 * 3.14, so about 69", 69.0), ("The answer is 12 + 3 → 15", 15.0),
+        ("The answer is 12 and 3, so 15", 15.0), ("The answer is 12 + 3\n= 15", 15.0),
+        ("The answer is 15, i.e. 12 + 3.", 15.0), ("The answer is 2 + 3, i.e. 6", 6.0),
+    ],
+    "languages": [
+        ("15 insgesamt (12 + 3)", 15.0), ("Die Antwort ist 2+3, d.h. 5", 5.0),
+        ("Die Antwort ist 2+3, also 5", 5.0), ("Die Antwort ist 2 + 3, das sind 5", 5.0),
+        ("15 en tout (12 + 3)", 15.0), ("La réponse est 2+3, c'est-à-dire 5", 5.0),
+        ("La réponse est 2+3, soit 5", 5.0), ("La respuesta es 2+3, es decir, 5", 5.0),
+        ("A resposta é 2+3, ou seja, 5", 5.0), ("La risposta è 2+3, cioè 5", 5.0),
+        ("15 всего (12 + 3)", 15.0), ("Ответ: 2+3, т.е. 5", 5.0), ("Ответ: 2+3, то есть 5", 5.0),
+        ("一共15个（12+3）", 15.0), ("答案是2+3，也就是5", 5.0), ("答案是2+3，所以5", 5.0),
+        ("合計15個（12＋3）", 15.0), ("答えは2+3、つまり5", 5.0), ("15（12加3）", 15.0),
+        ("총 15개 (12 + 3)", 15.0), ("정답은 2+3, 즉 5", 5.0),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), [row for rows in TOTALS.values() for row in rows])
+def test_a_total_beside_what_makes_it_is_the_answer(text: str, value: float) -> None:
+    number, found = the_number(text)
+    assert number is not None
+    assert number.value == pytest.approx(value)
+    assert found == "one"
+
+
+@given(
+    st.lists(st.integers(1, 999), min_size=2, max_size=5),
+    st.sampled_from(["{t} in total ({c})", "{t} (= {c})", "{t}（{c}）",
+                     "The answer is {c}, i.e. {t}",
+                     "{t} apples = {c}", "It is {t}, that is {c}.", "Answer: {c}, so {t}."]),
+)  # fmt: skip
+def test_a_sum_is_worked_out_however_it_is_written(terms: list[int], form: str) -> None:
+    assert last_number(form.format(t=sum(terms), c=" + ".join(map(str, terms)))) == sum(terms)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The answer is 2 and 3 or 5", 2.0), ("The answer is 5-10, so 7", 5.0), ("5 (2, 3)", 3.0),
+        ("5, 2 and 3", 3.0), ("x = 5, y = 2 + 3", 3.0), ("12 or 13 (12 + 1)", 13.0),
+        ("12 + 3", 3.0), ("15 in total (5 each)", 5.0), ("7(3+4) = 49", 49.0), ("2(3+4)", 4.0),
+        ("15 in total (12 + 3), and 4 more: 19", 19.0), ("15 - 3 = 12 (10 + 2)", 12.0),
+    ],
+)  # fmt: skip
+def test_no_total_is_seen_where_none_is_given(text: str, value: float) -> None:
+    number, found = the_number(text)
+    assert (number and number.value, found) == (value, "several")
+
+
+@pytest.mark.parametrize("text", ["The answer is 1/3, i.e. about 0.333", "Answer: 1/3 (0.333)"])
+def test_a_fraction_counts_before_its_rounded_value(text: str) -> None:
+    assert last_number(text) == pytest.approx(1 / 3, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -314,6 +393,13 @@ def test_a_reference_without_a_number_is_refused_before_anything_is_asked() -> N
         " (" + "(5) " * 10_000,
         "5\nQuestion: " * 3_000,
         "5, " * 13_000,
+        "5 (= 1 + 1) " * 4_000,
+        "1 + " * 12_000,
+        "5 in total: " * 4_000,
+        "5 red apples and " * 3_000,
+        "5 (" + "(1 + " * 10_000,
+        "5 (1" + " " * 40_000 + "+ 4)",
+        "The answer is 2 + 3, i.e. 6 or so. " * 1_000,
     ],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
