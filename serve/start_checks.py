@@ -7,11 +7,14 @@ import ipaddress
 import resource
 import ssl
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.hosts import ANY, OPAQUE, address_name
+from tuneserve.llama import check_is_gguf
+from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.open_connections import ConnectionLimits
 from tuneserve.settings import ServeSettings
@@ -21,6 +24,28 @@ BACKLOG = 1024
 KEPT_DESCRIPTORS = 128
 """Open files for all but connections: model files, prefixes, batches, logs."""
 LEAST_CONNECTIONS = 8
+
+
+def check_start(
+    model_path: Path,
+    settings: ServeSettings,
+    *,
+    adapters: Mapping[str, Path] | None = None,
+    lora: Path | None = None,
+) -> None:
+    """Raise UsageError for a file or a setting that is wrong, before anything is loaded; warn of
+    files of keys that others can read."""
+    draft = [settings.draft] if settings.draft else []
+    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
+        check_is_gguf(path)
+    check_tls(settings)
+    check_log(settings)
+    check_admin(settings)
+    if settings.batch_dir is not None:
+        FileStore(settings.batch_dir, most_bytes=0).close()
+    read_keys(settings.api_key_file)
+    for key_file in (settings.api_key_file, settings.admin_key_file):
+        warn_of_readable(key_file)
 
 
 def check_tls(settings: ServeSettings) -> None:
