@@ -1,5 +1,5 @@
-"""deploy/haproxy.cfg sends what begins alike to one replica, and nothing of an answer is lost with
-a replica that had sent none. Its replicas here answer with their own name."""
+"""The proxy's rules send what begins alike to one replica. Its replicas here answer with their own
+port."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
-from deploy_replicas import CONFIG, proxy_config
 
 from tests.http_servers import answering
 from tests.support import ModulePaths
+from tuneserve.serve.replicas.configuration import configuration
+from tuneserve.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 REPLICAS = 3
@@ -53,7 +54,7 @@ def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
             listen = free.getsockname()[1]
         file: Path = module_paths.mktemp("proxy") / "haproxy.cfg"
         ports = [server.server_port for server in servers]
-        file.write_text(proxy_config(CONFIG.read_text("utf-8"), ports, listen))
+        file.write_text(configuration(ServeSettings(), ports, f"127.0.0.1:{listen}"))
         process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.terminate)
@@ -104,10 +105,10 @@ def test_a_session_stays_and_the_rest_is_spread(proxy: httpx.Client) -> None:
     assert len(set().union(*sessions)) == REPLICAS
     # Without a beginning that can be read, and longer than the proxy reads.
     assert len({asked(proxy, path, {"messages": 3}) for _ in range(12)}) == REPLICAS
-    assert len({asked(proxy, path, chat("long " * 60_000, "?")) for _ in range(12)}) == REPLICAS
+    assert len({asked(proxy, path, chat("long " * 300_000, "?")) for _ in range(12)}) == REPLICAS
     assert proxy.get("/metrics").status_code == 404
 
 
 def test_bodies_arrive_whole(proxy: httpx.Client) -> None:
-    body = json.dumps(chat("long " * 60_000, "?"))
+    body = json.dumps(chat("long " * 300_000, "?"))
     assert proxy.post("/v1/chat/completions", content=body).status_code == 200

@@ -62,10 +62,13 @@ def command(
         path, lora, found_name, settings = _of_run(context, run_name, config, base=base)
     served_name = name or found_name
     adapters = _adapters(loras, served_name)
-    if settings.replicas == 1:
-        from tuneserve.serve.server import serve
-    else:
-        from tuneserve.serve.replicas.supervisor import serve_replicas as serve
+    if settings.replicas != 1:
+        from tuneserve.serve.replicas.supervisor import serve_replicas
+
+        serve_replicas(path, served_name, settings, adapters=adapters, lora=lora)
+        return
+    from tuneserve.serve.server import serve
+
     serve(path, served_name, settings, adapters=adapters, lora=lora)
 
 
