@@ -76,7 +76,7 @@ def serving(options: argparse.Namespace, folder: Path) -> Iterator[Service]:
     command = [
         sys.executable, "-m", "tuneserve", "serve", options.model, "--port", str(service.port),
         "--replicas", str(options.replicas), "--threads", str(options.replicas),
-        "--ctx", "32768", "--slots", "8", "--prefix-ram", "0",
+        "--ctx", "32768", "--slots", "8", "--prefix-ram", "0", "--queue-seconds", "3600",
     ]  # fmt: skip
     with service.log.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)

@@ -112,17 +112,18 @@ def warn_of_readable(path: Path | None) -> None:
             return
 
 
-def connection_limits(settings: ServeSettings) -> ConnectionLimits:
-    """The settings' limits, with as many connections as the limit of open files allows; that limit
-    is raised as far as the system lets it. Raises UsageError if it allows none."""
+def connection_limits(settings: ServeSettings, *, files_each: int = 1) -> ConnectionLimits:
+    """The settings' limits, with as many connections as the limit of open files allows, each of
+    which takes so many; that limit is raised as far as the system lets it. Raises UsageError if it
+    allows none."""
     wanted = settings.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + min(BACKLOG, wanted) + KEPT_DESCRIPTORS
+    needed = files_each * wanted + min(BACKLOG, wanted) + KEPT_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft < needed:
-            wanted = (soft - min(KEPT_DESCRIPTORS, soft // 2)) // 2
+            wanted = (soft - min(KEPT_DESCRIPTORS, soft // 2)) // (files_each + 1)
             if wanted < LEAST_CONNECTIONS:
                 raise UsageError("too few files may be open", where=f"ulimit -n {soft}")
             say(f"note: {wanted} connections at most, since {soft} files may be open (ulimit -n)")

@@ -69,7 +69,8 @@ def serve_replicas(
         host, port = listener.getsockname()[:2]
         if settings.api_key_file is None:
             check_reach(host, settings)
-        limits = connection_limits(settings)
+        # A proxy's connection is one to a replica too.
+        limits = connection_limits(settings, files_each=2)
         settings = settings.model_copy(update={"max_connections": limits.max_connections})
         ports = replica_ports(settings)
         token = new_token()

@@ -4,6 +4,7 @@ port."""
 from __future__ import annotations
 
 import json
+import select
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from tuneserve.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 REPLICAS = 3
+SETTINGS = ServeSettings(max_client_connections=20)
 
 
 class Named(BaseHTTPRequestHandler):
@@ -54,7 +56,7 @@ def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
             listen = free.getsockname()[1]
         file: Path = module_paths.mktemp("proxy") / "haproxy.cfg"
         ports = [server.server_port for server in servers]
-        file.write_text(configuration(ServeSettings(), ports, f"127.0.0.1:{listen}"))
+        file.write_text(configuration(SETTINGS, ports, f"127.0.0.1:{listen}"))
         process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.terminate)
@@ -112,3 +114,23 @@ def test_a_session_stays_and_the_rest_is_spread(proxy: httpx.Client) -> None:
 def test_bodies_arrive_whole(proxy: httpx.Client) -> None:
     body = json.dumps(chat("long " * 300_000, "?"))
     assert proxy.post("/v1/chat/completions", content=body).status_code == 200
+
+
+def test_one_address_has_so_many_connections(proxy: httpx.Client) -> None:
+    at = ("127.0.0.1", proxy.base_url.port)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection(at)) for _ in range(24)]
+        readable, _, _ = select.select(sockets[-4:], [], [], 5)
+        assert sockets[-1] in readable
+        assert sockets[-1].recv(1) == b""
+        sockets[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sockets[0].recv(12) == b"HTTP/1.1 200"
+    assert proxy.get("/health").status_code == 200
+
+
+def test_its_own_errors_are_in_the_apis_form(proxy: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", proxy.base_url.port)) as raw:
+        raw.sendall(b"no request\r\n\r\n")
+        head, _, body = raw.makefile("rb").read().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400")
+    assert json.loads(body)["error"]["code"] == "proxy"
