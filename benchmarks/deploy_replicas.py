@@ -76,7 +76,8 @@ def serving(options: argparse.Namespace, folder: Path) -> Iterator[Service]:
     command = [
         sys.executable, "-m", "tuneserve", "serve", options.model, "--port", str(service.port),
         "--replicas", str(options.replicas), "--threads", str(options.replicas),
-        "--ctx", "32768", "--slots", "8", "--prefix-ram", "0", "--queue-seconds", "3600",
+        "--ctx", "32768", "--slots", str(options.slots), "--prefix-ram", "0",
+        "--queue-seconds", "3600",
     ]  # fmt: skip
     with service.log.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -220,6 +221,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=4, help="of each replica")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=1, help="of each client")
     parser.add_argument("--beginnings", type=int, default=8)
