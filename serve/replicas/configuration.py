@@ -18,7 +18,6 @@ BEGINNINGS = (
 )  # fmt: skip
 # In the form of OpenAI's and Anthropic's errors at the same time.
 ERRORS = (
-    (400, "invalid_request_error", "This is no HTTP request that is taken here."),
     (408, "invalid_request_error", "The request took too long to arrive."),
     (502, "server_error", "The replica that answered has ended, or sent what is no answer."),
     (503, "server_error", "No replica takes this request at the moment."),
