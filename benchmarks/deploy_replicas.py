@@ -1,9 +1,9 @@
-"""Replicas behind HAProxy with deploy/haproxy.cfg, beside round robin: what is computed again, and
-what a killed replica costs.
+"""`tuneserve serve --replicas`, beside round robin: what is computed again, and what a killed
+replica costs.
 
-Clients ask questions after one of a few long beginnings (a system prompt, a document). The file
+Clients ask questions after one of a few long beginnings (a system prompt, a document). The proxy
 sends what begins alike to one replica; round robin lets every replica compute each beginning. Then
-the same again with one replica killed (SIGKILL) while it answers, and started anew.
+the same again with one replica killed (SIGKILL) while it answers; it is started again by itself.
 
     python benchmarks/deploy_replicas.py model.gguf [--replicas 3] [--clients 64] [--beginnings 8]
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
@@ -22,9 +23,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,88 +33,84 @@ from typing import Any
 import httpx
 from serve_peers import free_port
 
-CONFIG = Path(__file__).resolve().parent.parent / "deploy" / "haproxy.cfg"
-TRIES = 600  # tenths of a second that a start may take
+START_SECONDS = 120
+ROUND_ROBIN = """
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 1h
+    timeout server 1h
+frontend api
+    bind 127.0.0.1:{listen}
+    default_backend replicas
+backend replicas
+    balance roundrobin
+{servers}
+"""
 
 
-def proxy_config(text: str, ports: list[int], listen: int, *, balance: str = "") -> str:
-    """The file with replicas at `ports` of this machine, as many as there are; `balance`: what
-    every request goes by, in place of its beginning."""
-    text = re.sub(r"^resolvers .*?\n\n", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = text.replace(" resolvers containers init-addr last,libc,none", "")
-    text = text.replace("bind :8080", f"bind 127.0.0.1:{listen}")
-    text = re.sub(r"^    server serve-2 .*\n", "", text, flags=re.MULTILINE)
-    for found in re.findall(r"^    server serve-1 serve-1:\d+.*\n", text, flags=re.MULTILINE):
-        lines = [
-            re.sub(r"serve-1:\d+", f"127.0.0.1:{port}", found, count=1).replace(
-                "serve-1", f"serve-{n}"
-            )
-            for n, port in enumerate(ports, 1)
-        ]
-        text = text.replace(found, "".join(lines))
-    if balance:
-        text = text.replace("    use_backend by_beginning if { var(txn.beginning) -m found }\n", "")
-        text = text.replace("balance leastconn", f"balance {balance}")
-    return text
+def wait_until(reached: Callable[[], object], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not reached():
+        if time.monotonic() > deadline:
+            raise SystemExit(log.read_text())
+        time.sleep(0.05)
 
 
 @dataclass
-class Replica:
-    """One `tuneserve serve` at a port that it keeps."""
+class Service:
+    """`tuneserve serve --replicas` at a port; the replicas are at those after it."""
 
-    model: Path
     port: int
     log: Path
-    process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "tuneserve", "serve", str(self.model), "--port", str(self.port),
-            "--ctx", "32768", "--slots", "8", "--threads", "1", "--prefix-ram", "0",
-            "--max-client-connections", "256",
-        ]  # fmt: skip
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait()
-
-
-def wait_for(url: str) -> None:
-    for _ in range(TRIES):
-        try:
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit(f"{url} does not answer")
+    def process(self, number: int) -> int:
+        """Id of a replica's process; it may have been started again."""
+        started = rf"^replica {number} is started \(process (\d+)\)"
+        return int(re.findall(started, self.log.read_text(), re.MULTILINE)[-1])
 
 
 @contextmanager
-def running(
-    model: Path, folder: Path, count: int, balance: str
-) -> Iterator[tuple[str, list[Replica]]]:
-    """The address of a proxy and the replicas behind it, all ready."""
-    with ExitStack() as stack:
-        replicas = [Replica(model, free_port(), folder / f"{n}.log") for n in range(count)]
-        for replica in replicas:
-            replica.start()
-            stack.callback(replica.end)
-        for replica in replicas:
-            wait_for(f"http://127.0.0.1:{replica.port}/ready")
-        listen, file = free_port(), folder / "haproxy.cfg"
-        ports = [replica.port for replica in replicas]
-        file.write_text(proxy_config(CONFIG.read_text("utf-8"), ports, listen, balance=balance))
-        with (folder / "haproxy.log").open("ab") as log:
-            proxy = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=log, stderr=log)
-        stack.callback(proxy.wait)
-        stack.callback(proxy.terminate)
-        wait_for(f"http://127.0.0.1:{listen}/v1/models")
-        time.sleep(3)  # until it has checked all
-        yield f"http://127.0.0.1:{listen}", replicas
+def serving(options: argparse.Namespace, folder: Path) -> Iterator[Service]:
+    service = Service(free_port(), folder / "log")
+    command = [
+        sys.executable, "-m", "tuneserve", "serve", options.model, "--port", str(service.port),
+        "--replicas", str(options.replicas), "--threads", str(options.replicas),
+        "--ctx", "32768", "--slots", str(options.slots), "--prefix-ram", "0",
+        "--queue-seconds", "3600",
+    ]  # fmt: skip
+    with service.log.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        listens = f"\nlistening on http://127.0.0.1:{service.port} "
+        wait_until(lambda: listens in service.log.read_text(), service.log)
+        yield service
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def round_robin(service: Service, replicas: int, folder: Path) -> Iterator[int]:
+    """The port of another proxy in front of the same replicas."""
+    listen, file = free_port(), folder / "haproxy.cfg"
+    ports = range(service.port + 1, service.port + 1 + replicas)
+    servers = "\n".join(f"    server replica-{port} 127.0.0.1:{port}" for port in ports)
+    file.write_text(ROUND_ROBIN.format(listen=listen, servers=servers))
+    process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: answers(f"http://127.0.0.1:{listen}/health"), service.log)
+        yield listen
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @dataclass
@@ -122,6 +119,7 @@ class Round:
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    answer_tokens: int = 0
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
     nothing: int = 0
@@ -132,6 +130,8 @@ class Round:
             "requests": sum(self.statuses.values()), "statuses": dict(self.statuses),
             "failed_before_anything": self.nothing, "seconds": round(self.seconds, 1),
             "cached_share": round(self.cached_tokens / max(self.prompt_tokens, 1), 3),
+            "prompt_tokens_per_second": round(self.prompt_tokens / self.seconds),
+            "answer_tokens_per_second": round(self.answer_tokens / self.seconds, 1),
         }  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def ask_all(url: str, beginnings: list[str], options: argparse.Namespace, found:
             {"role": "system", "content": beginning}, {"role": "user", "content": question},
         ]  # fmt: skip
         body = {
-            "messages": messages, "max_tokens": 16, "temperature": 0.7, "stream": True,
-            "stream_options": {"include_usage": True},
+            "messages": messages, "max_tokens": options.max_tokens, "temperature": 0.7,
+            "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
         received, usage, status = 0, None, "broken off"
         try:
@@ -169,6 +169,7 @@ def ask_all(url: str, beginnings: list[str], options: argparse.Namespace, found:
             if usage is not None:
                 found.prompt_tokens += usage["prompt_tokens"]
                 found.cached_tokens += usage["prompt_tokens_details"]["cached_tokens"]
+                found.answer_tokens += usage["completion_tokens"]
 
     began = time.monotonic()
     with ThreadPoolExecutor(options.clients) as pool:
@@ -188,42 +189,53 @@ def texts(options: argparse.Namespace) -> list[str]:
     ]
 
 
-def kill_and_restart(replica: Replica, after: float, told: dict[str, Any]) -> None:
+def kill_one(service: Service, after: float, told: dict[str, Any]) -> None:
+    """SIGKILL for the first replica; returns when it serves again."""
     time.sleep(after)
-    replica.end(signal.SIGKILL)
+    os.kill(service.process(1), signal.SIGKILL)
     killed = time.monotonic()
-    replica.start()
-    wait_for(f"http://127.0.0.1:{replica.port}/ready")
+    wait_until(lambda: "replica 1 is ready again" in service.log.read_text(), service.log)
     told["seconds_until_ready"] = round(time.monotonic() - killed, 1)
+
+
+def measured(way: str, options: argparse.Namespace, folder: Path) -> Round:
+    """One round of all clients' requests, its figures printed."""
+    found = Round()
+    told: dict[str, Any] = {}
+    with serving(options, folder) as service:
+        if way == "roundrobin":
+            with round_robin(service, options.replicas, folder) as port:
+                ask_all(f"http://127.0.0.1:{port}", texts(options), options, found)
+        else:
+            killer = threading.Thread(target=kill_one, args=(service, options.kill_after, told))
+            if way == "killed":
+                killer.start()
+            ask_all(f"http://127.0.0.1:{service.port}", texts(options), options, found)
+            if way == "killed":
+                killer.join()
+    print(json.dumps({"way": way} | found.figures() | told), flush=True)
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model")
     parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--slots", type=int, default=4, help="of each replica")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=1, help="of each client")
     parser.add_argument("--beginnings", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=1500, help="of a beginning, about")
-    parser.add_argument("--ways", nargs="+", default=["file", "roundrobin", "killed"])
+    parser.add_argument("--max-tokens", type=int, default=16, help="of an answer")
+    parser.add_argument("--kill-after", type=float, default=5.0, help="seconds")
+    parser.add_argument("--ways", nargs="+", default=["beginning", "roundrobin", "killed"])
     options = parser.parse_args()
     lost = 0
     with tempfile.TemporaryDirectory() as made:
         for way in options.ways:
             folder = Path(made) / way
             folder.mkdir()
-            balance = "" if way in ("file", "killed") else way
-            found = Round()
-            told: dict[str, Any] = {}
-            with running(options.model, folder, options.replicas, balance) as (url, replicas):
-                killer = threading.Thread(target=kill_and_restart, args=(replicas[0], 5.0, told))
-                if way == "killed":
-                    killer.start()
-                ask_all(url, texts(options), options, found)
-                if way == "killed":
-                    killer.join()
-            print(json.dumps({"way": way} | found.figures() | told), flush=True)
-            lost += found.nothing
+            lost += measured(way, options, folder).nothing
     return bool(lost)
 
 

@@ -12,7 +12,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,23 +21,18 @@ import uvicorn
 
 from tuneserve.console import say
 from tuneserve.errors import TuneserveError, UsageError
-from tuneserve.llama import check_is_gguf
 from tuneserve.serve.api.app import create_app
-from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.connections import guarded_protocol
-from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.open_connections import ConnectionLimits
+from tuneserve.serve.api.replica import Replica
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.engine import Engine
 from tuneserve.serve.offload import with_gpu_layers
 from tuneserve.serve.start_checks import (
     BACKLOG,
-    check_admin,
-    check_log,
     check_reach,
-    check_tls,
+    check_start,
     connection_limits,
-    warn_of_readable,
 )
 from tuneserve.serve.watchdog import Watchdog
 from tuneserve.settings import ServeSettings
@@ -49,35 +45,30 @@ def serve(
     *,
     adapters: Mapping[str, Path] | None = None,
     lora: Path | None = None,
+    replica: Replica | None = None,
+    on_ready: Callable[[Service], None] | None = None,
 ) -> None:
     """Serve a GGUF under `name`, and its LoRA `adapters` under theirs, until SIGTERM or Ctrl-C.
-    `lora` is an adapter that belongs to the model itself.
+    `lora` is an adapter that belongs to the model itself. What a `replica` is given was checked
+    before, and it takes connections only once the model is loaded. `on_ready` is called then.
 
     Raises UsageError before the model is loaded if a file, a setting or the address is wrong;
     TuneserveError if llama.cpp can't load the model, and at the end if requests were cut off.
     """
-    draft = [settings.draft] if settings.draft else []
-    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
-        check_is_gguf(path)
-    check_tls(settings)
-    check_log(settings)
-    check_admin(settings)
-    if settings.batch_dir is not None:
-        FileStore(settings.batch_dir, most_bytes=0).close()
-    keys = read_keys(settings.api_key_file)
-    for key_file in (settings.api_key_file, settings.admin_key_file):
-        warn_of_readable(key_file)
-    listener = bind(settings.host, settings.port)
+    if replica is None:
+        check_start(model_path, settings, adapters=adapters, lora=lora)
+    # Of a replica that loads, the proxy is to know that it is away: it sends elsewhere then.
+    listener = bind(settings.host, settings.port, listen=replica is None)
     with contextlib.closing(listener):
         host, port = listener.getsockname()[:2]
-        if not keys:
+        if replica is None and settings.api_key_file is None:
             check_reach(host, settings)
         connections = connection_limits(settings)
         settings = with_gpu_layers(model_path, settings, tell=True)
         if settings.draft is not None and not settings.drafts:
             say("note: the draft model is not loaded, since speculate is off")
         say(f"loading {model_path}")
-        service = Service(model_path, name, settings, adapters=adapters, lora=lora)
+        service = Service(model_path, name, settings, adapters=adapters, lora=lora, replica=replica)
         if settings.mlock and not locked_bytes():
             say(
                 "warning: the model could not be locked in RAM; raise the limit of locked memory "
@@ -91,8 +82,13 @@ def serve(
         for line in told_system_prompts(service):
             say(line)
         try:
-            url = _url(host, port, tls=bool(settings.tls_cert))
-            answered_all = _run_until_signal(service, listener, connections, url=url)
+            url = url_of(host, port, tls=bool(settings.tls_cert))
+            say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop)")
+            if replica is None:
+                chats = service.template is not None
+                say(example(url, name, chats=chats, keyed=bool(settings.api_key_file)), lines=True)
+            ready = partial(on_ready, service) if on_ready else None
+            answered_all = _run_until_signal(service, listener, connections, ready)
         finally:
             service.close()
     if service.engine.failure is not None:
@@ -120,8 +116,8 @@ def locked_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError if the address can't be had."""
+def bind(host: str, port: int, *, listen: bool = True) -> socket.socket:
+    """A socket that listens, or only has the address. Raises UsageError if that can't be had."""
     where = f"{host}:{port}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -134,7 +130,8 @@ def bind(host: str, port: int) -> socket.socket:
         # A port whose last connections are still winding down is free; one listened on is not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(1024)
+        if listen:
+            listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -181,14 +178,28 @@ class Server(SignalledServer):
     `drain_seconds`, those that wait or run are told so, and the process ends, even if a thread
     (which reads a long text or a grammar) can't be ended."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, *, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        engine: Engine,
+        *,
+        drain_seconds: float,
+        ready: Callable[[], None] | None = None,
+    ) -> None:
+        """`ready` is called when requests are taken."""
         super().__init__(config)
+        self._ready = ready
         self._engine = engine
         self._drain_seconds = drain_seconds
         self._hurry = threading.Event()
         self._watchdog = Watchdog(engine, seconds=STALLED_SECONDS)
         self.forced = False
         """Were requests ended before they were answered?"""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._ready is not None:
+            self._ready()
 
     async def on_tick(self, counter: int) -> bool:
         self._watchdog.look()
@@ -249,7 +260,10 @@ def _end_process() -> None:
 
 
 def _run_until_signal(
-    service: Service, listener: socket.socket, limits: ConnectionLimits, *, url: str
+    service: Service,
+    listener: socket.socket,
+    limits: ConnectionLimits,
+    ready: Callable[[], None] | None,
 ) -> bool:
     """Returns whether all requests that were taken were answered."""
     config = uvicorn.Config(
@@ -264,24 +278,26 @@ def _run_until_signal(
         ssl_certfile=service.settings.tls_cert,
         ssl_keyfile=service.settings.tls_key,
     )
-    say(f"listening on {url} ({', '.join(service.names)}; Ctrl-C to stop). Try:")
-    say(_example(service, url), lines=True)
-    server = Server(config, service.engine, drain_seconds=service.settings.drain_seconds)
+    server = Server(
+        config, service.engine, drain_seconds=service.settings.drain_seconds, ready=ready
+    )
     server.run(sockets=[listener])
     return not server.forced
 
 
-def _example(service: Service, url: str) -> str:
-    key = ' -H "Authorization: Bearer $KEY"' if service.settings.api_key_file else ""
+def example(url: str, name: str, *, chats: bool, keyed: bool) -> str:
+    """A request that a person can try."""
+    key = ' -H "Authorization: Bearer $KEY"' if keyed else ""
     path, field = "chat/completions", '"messages": [{"role": "user", "content": "What is 1+1?"}]'
-    if service.template is None:
+    if not chats:
         path, field = "completions", '"prompt": "1 + 1 ="'
     return (
-        f"  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
-        f'    -d \'{{"model": "{service.name}", {field}}}\''
+        f"Try:\n  curl {url}/v1/{path}{key} -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{name}", {field}}}\''
     )
 
 
-def _url(host: str, port: int, *, tls: bool) -> str:
+def url_of(host: str, port: int, *, tls: bool) -> str:
+    """Where a person of this machine finds a server that listens there."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared only
     return f"{'https' if tls else 'http'}://{f'[{shown}]' if ':' in shown else shown}:{port}"

@@ -7,11 +7,14 @@ import ipaddress
 import resource
 import ssl
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from tuneserve.console import say
 from tuneserve.errors import UsageError
 from tuneserve.hosts import ANY, OPAQUE, address_name
+from tuneserve.llama import check_is_gguf
+from tuneserve.serve.api.batches.files import FileStore
 from tuneserve.serve.api.middleware import read_keys
 from tuneserve.serve.api.open_connections import ConnectionLimits
 from tuneserve.settings import ServeSettings
@@ -21,6 +24,28 @@ BACKLOG = 1024
 KEPT_DESCRIPTORS = 128
 """Open files for all but connections: model files, prefixes, batches, logs."""
 LEAST_CONNECTIONS = 8
+
+
+def check_start(
+    model_path: Path,
+    settings: ServeSettings,
+    *,
+    adapters: Mapping[str, Path] | None = None,
+    lora: Path | None = None,
+) -> None:
+    """Raise UsageError for a file or a setting that is wrong, before anything is loaded; warn of
+    files of keys that others can read."""
+    draft = [settings.draft] if settings.draft else []
+    for path in (model_path, *([lora] if lora else []), *(adapters or {}).values(), *draft):
+        check_is_gguf(path)
+    check_tls(settings)
+    check_log(settings)
+    check_admin(settings)
+    if settings.batch_dir is not None:
+        FileStore(settings.batch_dir, most_bytes=0).close()
+    read_keys(settings.api_key_file)
+    for key_file in (settings.api_key_file, settings.admin_key_file):
+        warn_of_readable(key_file)
 
 
 def check_tls(settings: ServeSettings) -> None:
@@ -87,17 +112,18 @@ def warn_of_readable(path: Path | None) -> None:
             return
 
 
-def connection_limits(settings: ServeSettings) -> ConnectionLimits:
-    """The settings' limits, with as many connections as the limit of open files allows; that limit
-    is raised as far as the system lets it. Raises UsageError if it allows none."""
+def connection_limits(settings: ServeSettings, *, files_each: int = 1) -> ConnectionLimits:
+    """The settings' limits, with as many connections as the limit of open files allows, each of
+    which takes so many; that limit is raised as far as the system lets it. Raises UsageError if it
+    allows none."""
     wanted = settings.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + min(BACKLOG, wanted) + KEPT_DESCRIPTORS
+    needed = files_each * wanted + min(BACKLOG, wanted) + KEPT_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if soft < needed:
-            wanted = (soft - min(KEPT_DESCRIPTORS, soft // 2)) // 2
+            wanted = (soft - min(KEPT_DESCRIPTORS, soft // 2)) // (files_each + 1)
             if wanted < LEAST_CONNECTIONS:
                 raise UsageError("too few files may be open", where=f"ulimit -n {soft}")
             say(f"note: {wanted} connections at most, since {soft} files may be open (ulimit -n)")

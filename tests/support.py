@@ -77,6 +77,18 @@ def write_small_weights(
     return path
 
 
+def own_certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that has signed itself, and its key."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout",
+         str(key), "-out", str(cert), "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return cert, key
+
+
 @dataclass
 class RunningServer:
     """A `tuneserve serve` process that is listening."""
@@ -122,7 +134,7 @@ def running_server(
 def _listening_url(process: subprocess.Popen[str], log: Path, wait: float) -> str:
     deadline = time.monotonic() + wait
     while time.monotonic() < deadline:
-        if found := re.search(r"listening on (http\S+)", log.read_text()):
+        if found := re.search(r"^listening on (http\S+)", log.read_text(), re.MULTILINE):
             return found.group(1)
         if process.poll() is not None:
             break

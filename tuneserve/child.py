@@ -41,6 +41,11 @@ def own_script(path: Path, *arguments: str, **limits: int) -> list[str]:
     return [*_start(os.getpid(), limits), "", str(path), *arguments]
 
 
+def own_program(program: str, *arguments: str, **limits: int) -> list[str]:
+    """The same for a program that is no Python."""
+    return [*_start(os.getpid(), limits), "-", program, *arguments]
+
+
 def _start(parent: int, limits: Mapping[str, int]) -> list[str]:
     most = json.dumps({"core": 0, **limits})
     return [sys.executable, "-P", str(_START), str(parent), most]

@@ -1,8 +1,8 @@
 """How a child of tuneserve.child begins: it gets its limits, then runs its module or its script.
 
 It is run as a file, with the standard library alone. Arguments: the process that it ends with, or
-0; its limits as JSON, by their names; a folder to find modules in, or nothing; the module, or the
-script's path; its own arguments.
+0; its limits as JSON, by their names; a folder to find modules in, nothing, or '-'; the module, the
+script's path, or the program that takes this one's place; its own arguments.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _main() -> None:
     if int(parent):
         _end_with(int(parent))
     limit(json.loads(most))
+    if folder == "-":
+        os.execvp(what, [what, *sys.argv[1:]])  # noqa: S606 - no shell
     if folder:
         sys.path.insert(0, folder)
         runpy.run_module(what, run_name="__main__", alter_sys=False)

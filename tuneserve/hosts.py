@@ -11,6 +11,8 @@ ANY = "*"
 """Entry of a list of hosts or origins that stands for all of them."""
 OPAQUE = "null"
 """Origin of a page that has none of its own: a file, a sandboxed frame."""
+UNSPECIFIED = frozenset({"0.0.0.0", "::"})  # noqa: S104 - compared only
+"""What a server listens on that takes all of the machine's addresses."""
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(\[[0-9A-Za-z:.%_~-]{2,100}\]|[0-9A-Za-z._-]{1,254})(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]{0,31})://(.{1,300})")
@@ -48,6 +50,11 @@ class Host(NamedTuple):
         """Can it be nothing but this machine, whatever a name server says?"""
         address = _address(self.name)
         return self.name == "localhost" if address is None else address.is_loopback
+
+    @property
+    def is_address(self) -> bool:
+        """Is it an IP address, not a name?"""
+        return _address(self.name) is not None
 
     def port_of(self, scheme: str) -> int | None:
         return DEFAULT_PORTS.get(scheme) if self.port is None else self.port

@@ -30,7 +30,7 @@ OptionNames = dict[tuple[str, str], str]
 
 # Where and for whom a server listens and what it logs; the benchmark starts its own.
 OF_THE_SERVER_ALONE = {
-    "host", "port", "insecure", "api_key_file", "tls_cert", "tls_key", "allowed_hosts",
+    "host", "port", "insecure", "replicas", "api_key_file", "tls_cert", "tls_key", "allowed_hosts",
     "cors_origins", "log", "log_prompts", "max_bodies", "max_json_depth", "max_json_containers",
     "max_json_values", "max_text", "max_url", "max_header_bytes", "max_headers", "max_connections",
     "max_client_connections", "send_seconds",

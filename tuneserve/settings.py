@@ -93,6 +93,8 @@ ALL_LINEAR = "all-linear"
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 ALL_GPUS = 0
 """`train.gpus`: every GPU of the machine."""
+EACH_GPU = 0
+"""`serve.replicas`: one for each GPU of the machine."""
 GPU_LAYER_WORDS: dict[str, JsonValue] = {"auto": -1, "all": 10_000}
 
 
@@ -518,6 +520,15 @@ class ServeSettings(Section):
         description="Start without API keys although other machines, or any web page "
         "(cors_origins), can reach the server.",
     )
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=64,
+        json_schema_extra={"words": {"auto": EACH_GPU}},
+        description="Processes that serve the model behind one port, through HAProxy: a number, or "
+        "auto = one for each GPU. Requests that begin alike go to the same one; limits and memory "
+        "(slots, prefix_ram) are each one's.",
+    )
     ctx: int = Field(
         8192, ge=64, le=16_777_216, description="KV cache size in tokens, shared by all slots."
     )
@@ -806,6 +817,11 @@ class ServeSettings(Section):
     @property
     def prefix_disk_bytes(self) -> int:
         return 0 if self.prefix_disk == "0" else parse_size(self.prefix_disk)[1]
+
+    @field_validator("replicas", mode="before")
+    @classmethod
+    def _replicas_in_words(cls, value: object) -> object:
+        return EACH_GPU if value == "auto" else value
 
     @field_validator("gpu_layers", "draft_gpu_layers", mode="before")
     @classmethod

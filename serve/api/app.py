@@ -62,6 +62,7 @@ BATCH_ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorBody, "description": "A batch that has not ended reads the file."},
     507: {"model": ErrorBody, "description": "The disk is full."},
 }
+READY = "/ready"
 BATCHES_OFF = dict.fromkeys(
     (FILES, BATCHES), "Files and batches are off; start the server with --batch-dir."
 )
@@ -81,8 +82,9 @@ def create_app(service: Service) -> FastAPI:
             yield
 
     settings = service.settings
+    replica = service.replica
     # Where keys are asked for, the page's calls have one.
-    token = None if settings.api_key_file else new_token()
+    token = None if settings.api_key_file else replica.page_token if replica else new_token()
     app = FastAPI(
         title="tuneserve",
         version=tuneserve.__version__,
@@ -144,13 +146,20 @@ def create_app(service: Service) -> FastAPI:
         )
     app.add_middleware(
         BrowserRules,
-        host=settings.host,
+        host=replica.host if replica else settings.host,
+        behind_proxy=replica is not None,
         allowed=settings.allowed_hosts,
         origins=settings.cors_origins,
         token=token,
     )
     app.add_middleware(AnthropicErrors)
-    app.add_middleware(AccessLog, style=settings.log, metrics=service.metrics)
+    app.add_middleware(
+        AccessLog,
+        style=settings.log,
+        metrics=service.metrics,
+        # The proxy asks every second.
+        untold={READY} if replica else (),
+    )
     app.add_middleware(DropUnread, seconds=settings.receive_seconds)
     return app
 
@@ -240,7 +249,7 @@ def _status_router(service: Service, token: str | None) -> APIRouter:
             raise service.engine.failure
         return Health(status="ok")
 
-    @router.get("/ready", responses={503: ERRORS[503]})
+    @router.get(READY, responses={503: ERRORS[503]})
     async def ready() -> Health:
         """Does the server take requests?"""
         if not service.engine.is_open:

@@ -23,7 +23,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuneserve.hosts import ANY, Host, HostPattern, address_name, host_of, origin_of
+from tuneserve.hosts import ANY, UNSPECIFIED, Host, HostPattern, address_name, host_of, origin_of
 from tuneserve.serve.api.errors import ApiError
 from tuneserve.serve.api.middleware import FROM_INSIDE
 
@@ -57,11 +57,16 @@ class BrowserRules:
         origins: Sequence[str],
         token: str | None,
         origins_option: str = "--cors-origins",
+        behind_proxy: bool = False,
     ) -> None:
-        """`origins_option`: the operator's, as what is refused is told; '' where there is none."""
+        """`origins_option`: the operator's, as what is refused is told; '' where there is none.
+        `behind_proxy`: it is a proxy of this server's own that listens on `host`."""
         self._app = app
         self._origins_option = origins_option
         self._host = address_name(host)
+        # Which of the machine's addresses a client has used is not known then. Whoever writes an
+        # address asks no name server, which could have lied.
+        self._any_address = behind_proxy and self._host in UNSPECIFIED
         self._allowed = [HostPattern.parse(one) for one in allowed]
         self._any_origin = ANY in origins
         self._origins = frozenset(origin.encode() for origin in origins)
@@ -139,7 +144,7 @@ class BrowserRules:
         return host
 
     def _is_bound(self, host: Host, scope: Scope) -> bool:
-        if host.name == self._host:
+        if host.name == self._host or (self._any_address and host.is_address):
             return True
         server = scope.get("server")
         return server is not None and host.name == address_name(server[0])

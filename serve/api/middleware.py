@@ -6,8 +6,9 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -63,10 +64,17 @@ class AccessLog:
     client is told of a defect, since that is to be in the log as well."""
 
     def __init__(
-        self, app: ASGIApp, *, style: Literal["line", "json", "off"], metrics: Metrics
+        self,
+        app: ASGIApp,
+        *,
+        style: Literal["line", "json", "off"],
+        metrics: Metrics,
+        untold: Container[str] = (),
     ) -> None:
+        """`untold`: paths that are not logged when all is well."""
         self._app = app
         self._style = style
+        self._untold = untold
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -110,6 +118,8 @@ class AccessLog:
     def _write(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = scope.get("route")
         self._metrics.requested(getattr(route, "path", "unknown"), status)
+        if status == HTTPStatus.OK and scope["path"] in self._untold:
+            return
         if self._style == "json":
             say(_as_json(scope, request_id, status, seconds))
         elif self._style == "line":

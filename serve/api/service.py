@@ -25,6 +25,7 @@ from tuneserve.serve.api.messages import ChatMessage
 from tuneserve.serve.api.metrics import Metrics
 from tuneserve.serve.api.prepare import Turn, can_think, prepare_turn, render_request
 from tuneserve.serve.api.protocol import ChatRequest, GenerationRequest
+from tuneserve.serve.api.replica import Replica
 from tuneserve.serve.api.streaming import Answers, Bridge
 from tuneserve.serve.chat.structured import COMPILE_SECONDS, COMPILED_AT_ONCE, GrammarCompiler
 from tuneserve.serve.engine import (
@@ -54,9 +55,12 @@ class Service:
         *,
         adapters: Mapping[str, Path] | None = None,
         lora: Path | None = None,
+        replica: Replica | None = None,
     ) -> None:
-        """`adapters` are served under their names too; `lora` belongs to the model itself."""
+        """`adapters` are served under their names too; `lora` belongs to the model itself.
+        `replica`: which of several servers behind a proxy this is."""
         self.name = name
+        self.replica = replica
         self.settings = settings
         self.created = int(time.time())
         self.bridge = Bridge(settings.max_unread << 20)

@@ -1,5 +1,5 @@
-"""deploy/haproxy.cfg sends what begins alike to one replica, and nothing of an answer is lost with
-a replica that had sent none. Its replicas here answer with their own name."""
+"""The proxy's rules send what begins alike to one replica. Its replicas here answer with their own
+port."""
 
 from __future__ import annotations
 
@@ -9,20 +9,22 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from deploy_replicas import CONFIG, proxy_config
 
 from tests.http_servers import answering
 from tests.support import ModulePaths
+from tuneserve.serve.replicas.configuration import configuration
+from tuneserve.settings import ServeSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed")
 REPLICAS = 3
+SETTINGS = ServeSettings(max_client_connections=20)
 
 
 class Named(BaseHTTPRequestHandler):
@@ -44,27 +46,35 @@ class Named(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def running_proxy(folder: Path, ports: list[int]) -> Iterator[httpx.Client]:
+    """The proxy of replicas at these ports; it has answered."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        listen = free.getsockname()[1]
+    file = folder / "haproxy.cfg"
+    file.write_text(configuration(SETTINGS, ports, f"127.0.0.1:{listen}"))
+    process = subprocess.Popen(["haproxy", "-db", "-f", file], stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{listen}") as client:
+            for _ in range(100):
+                try:
+                    client.get("/v1/models")
+                    break
+                except httpx.TransportError:
+                    time.sleep(0.05)
+            yield client
+    finally:
+        process.terminate()
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def proxy(module_paths: ModulePaths) -> Iterator[httpx.Client]:
     with ExitStack() as stack:
         servers = [stack.enter_context(answering(Named)) for _ in range(REPLICAS)]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            listen = free.getsockname()[1]
-        file: Path = module_paths.mktemp("proxy") / "haproxy.cfg"
         ports = [server.server_port for server in servers]
-        file.write_text(proxy_config(CONFIG.read_text("utf-8"), ports, listen))
-        process = subprocess.Popen(["haproxy", "-db", "-f", file], stdout=subprocess.DEVNULL)
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{listen}"))
-        for _ in range(100):
-            try:
-                if client.get("/v1/models").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.05)
-        yield client
+        yield stack.enter_context(running_proxy(module_paths.mktemp("proxy"), ports))
 
 
 def asked(proxy: httpx.Client, path: str, body: dict[str, Any], **headers: str) -> str:
@@ -104,10 +114,32 @@ def test_a_session_stays_and_the_rest_is_spread(proxy: httpx.Client) -> None:
     assert len(set().union(*sessions)) == REPLICAS
     # Without a beginning that can be read, and longer than the proxy reads.
     assert len({asked(proxy, path, {"messages": 3}) for _ in range(12)}) == REPLICAS
-    assert len({asked(proxy, path, chat("long " * 60_000, "?")) for _ in range(12)}) == REPLICAS
+    assert len({asked(proxy, path, chat("long " * 300_000, "?")) for _ in range(12)}) == REPLICAS
     assert proxy.get("/metrics").status_code == 404
 
 
 def test_bodies_arrive_whole(proxy: httpx.Client) -> None:
-    body = json.dumps(chat("long " * 60_000, "?"))
+    body = json.dumps(chat("long " * 300_000, "?"))
     assert proxy.post("/v1/chat/completions", content=body).status_code == 200
+
+
+def test_one_address_has_so_many_connections(proxy: httpx.Client) -> None:
+    at = ("127.0.0.1", proxy.base_url.port)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection(at)) for _ in range(24)]
+        sockets[-1].settimeout(5)
+        with pytest.raises(ConnectionResetError):
+            sockets[-1].recv(1)
+        sockets[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert sockets[0].recv(12) == b"HTTP/1.1 200"
+    assert proxy.get("/health").status_code == 200
+
+
+def test_its_own_errors_are_in_the_apis_form(tmp_path: Path) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        with running_proxy(tmp_path, [nobody.getsockname()[1]]) as proxy:
+            refused = proxy.post("/v1/chat/completions", json=chat("a", "b"))
+    assert refused.status_code == 503
+    assert refused.headers["Retry-After"] == "1"
+    assert refused.json()["error"]["code"] == "proxy"

@@ -80,6 +80,7 @@ def test_as_many_connections_as_files_may_be_open(monkeypatch: Any, capsys: Any)
     monkeypatch.setattr(resource, "setrlimit", lambda *_: None)
     assert connection_limits(ServeSettings()).max_connections == 64
     assert "64 connections at most" in capsys.readouterr().err
+    assert connection_limits(ServeSettings(), files_each=2).max_connections == 42
     monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
     with pytest.raises(UsageError, match="too few files"):
         connection_limits(ServeSettings())

@@ -50,6 +50,7 @@ def command(
     \b
     tuneserve serve --run sentiment
     tuneserve serve model.gguf --gpu-layers 20 --threads 16
+    tuneserve serve model.gguf --replicas auto
     tuneserve serve base.gguf --lora polite=polite-lora.gguf --lora terse=terse-lora.gguf
     """
     if model is not None and (run_name is not None or base):
@@ -61,6 +62,11 @@ def command(
         path, lora, found_name, settings = _of_run(context, run_name, config, base=base)
     served_name = name or found_name
     adapters = _adapters(loras, served_name)
+    if settings.replicas != 1:
+        from tuneserve.serve.replicas.supervisor import serve_replicas
+
+        serve_replicas(path, served_name, settings, adapters=adapters, lora=lora)
+        return
     from tuneserve.serve.server import serve
 
     serve(path, served_name, settings, adapters=adapters, lora=lora)

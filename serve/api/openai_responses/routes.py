@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -24,6 +25,7 @@ from tuneserve.serve.api.openai_responses.store import ResponseStore
 from tuneserve.serve.api.openai_responses.translate import NAMES, as_chat
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.replica import stored_id
 from tuneserve.serve.api.service import Service
 from tuneserve.serve.api.translated import answer, count_tokens
 
@@ -33,6 +35,7 @@ MIB = 2**20
 def responses_router(service: Service) -> APIRouter:
     """POST /v1/responses, with its name without /v1, and what there is about stored ones."""
     router = json_router()
+    new_id = partial(stored_id, replica=service.replica)
     store = ResponseStore(service.settings.response_store * MIB)
 
     def owner_of(request: Request) -> str:
@@ -64,10 +67,10 @@ def responses_router(service: Service) -> APIRouter:
 
         def keep(response: ResponseObject) -> None:
             if body.stores:
-                store.put(owner, response, [_stored(item) for item in items])
+                store.put(owner, response, [_stored(item, new_id) for item in items])
 
         def writer(name: str, turn: Turn) -> ResponseWriter:
-            return ResponseWriter(name, service.engine.model, turn, body, keep)
+            return ResponseWriter(name, service.engine.model, turn, body, keep, new_id)
 
         return await answer(service, request, chat, NAMES, writer, ignored=body.ignored)
 
@@ -138,11 +141,11 @@ def responses_router(service: Service) -> APIRouter:
 _PREFIXES = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
 
 
-def _stored(item: InputItem) -> dict[str, Any]:
+def _stored(item: InputItem, new_id: Callable[[str], str]) -> dict[str, Any]:
     """An item as it is kept: with an id, and done."""
     own: dict[str, Any] = item.model_dump(exclude_none=True)
     prefix = _PREFIXES.get(item.type, "msg")
-    own.setdefault("id", f"{prefix}_{secrets.token_hex(24)}")
+    own.setdefault("id", new_id(prefix))
     own.setdefault("status", "completed")
     if own.get("role") == "assistant":
         for part in own["content"]:

@@ -7,7 +7,6 @@ failed. Each has the next sequence_number.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -33,7 +32,7 @@ ID_PREFIXES = {"thoughts": "rs", "text": "msg", "call": "fc"}
 
 class ResponseWriter(Writer):
     """A response and the events of its stream. Has one choice. `on_done` gets the response at its
-    end, unless it failed."""
+    end, unless it failed. `new_id` makes an id of a kind ('resp')."""
 
     def __init__(
         self,
@@ -42,13 +41,15 @@ class ResponseWriter(Writer):
         turn: Turn,
         body: ResponsesRequest,
         on_done: Callable[[ResponseObject], None],
+        new_id: Callable[[str], str],
     ) -> None:
         self._name = name
         self._model = model
         self._turn = turn
         self._body = body
         self._on_done = on_done
-        self._id = f"resp_{secrets.token_hex(24)}"
+        self._new_id = new_id
+        self._id = new_id("resp")
         self._created = int(time.time())
         self._reader = BlockReader(turn, model)
         self._ids: dict[int, str] = {}
@@ -177,7 +178,7 @@ class ResponseWriter(Writer):
 
     def _item_id(self, block: Block) -> str:
         if block.index not in self._ids:
-            self._ids[block.index] = f"{ID_PREFIXES[block.kind]}_{secrets.token_hex(24)}"
+            self._ids[block.index] = self._new_id(ID_PREFIXES[block.kind])
         return self._ids[block.index]
 
     def _text_part(self, block: Block, *, begun: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tuneserve.serve.api.openai_responses.protocol import ResponsesRequest
 from tuneserve.serve.api.openai_responses.store import ResponseStore
 from tuneserve.serve.api.openai_responses.writer import ResponseWriter
 from tuneserve.serve.api.prepare import Turn
+from tuneserve.serve.api.replica import stored_id
 from tuneserve.serve.api.writers import Writer
 from tuneserve.serve.engine import Completion, Delta, SamplingParams, Timings, TokenLogprob
 
@@ -65,7 +67,9 @@ def events(body: bytes) -> Iterator[dict[str, Any]]:
 
 def response_writer(**fields: Any) -> ResponseWriter:
     body = ResponsesRequest.model_validate({"input": "Hi", **fields})
-    return ResponseWriter("demo", MODEL, turn_of(), body, lambda _: None)
+    return ResponseWriter(
+        "demo", MODEL, turn_of(), body, lambda _: None, partial(stored_id, replica=None)
+    )
 
 
 @pytest.mark.parametrize("summary", [None, "auto"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import numpy as np
 import openai
 import pytest
 
-from tests.support import ModulePaths
+from tests.support import ModulePaths, own_certificate
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.serve.api.middleware import KeyRing
 from tuneserve.serve.engine import Engine, EngineError, SamplingParams, UnavailableError
@@ -220,13 +219,7 @@ def test_only_named_origins_get_cors(http: httpx.Client) -> None:
 
 
 def test_tls(start_server: Any, tuneserve: Any, demo_gguf: Path, tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-keyout",
-         str(key), "-out", str(cert), "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    cert, key = own_certificate(tmp_path)
     options = ["--tls-cert", str(cert), "--tls-key", str(key)]
     with start_server(tmp_path / "log", str(demo_gguf), *options) as running:
         assert running.url.startswith("https://")

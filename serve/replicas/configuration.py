@@ -1,0 +1,77 @@
+"""HAProxy's configuration: one template for `serve --replicas` and for deploy/haproxy.cfg."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+
+from tuneserve.settings import ServeSettings
+
+TEMPLATE = Path(__file__).with_name("haproxy.cfg.j2")
+# In the order in which they are looked at: what of a request is its beginning.
+BEGINNINGS = (
+    "$.system", "$.instructions", "$.messages[0].content", "$.messages[0].content[0].text",
+    "$.prompt", "$.input[0].content", "$.input[0].content[0].text", "$.input",
+)  # fmt: skip
+# In the form of OpenAI's and Anthropic's errors at the same time.
+ERRORS = (
+    (408, "invalid_request_error", "The request took too long to arrive."),
+    (502, "server_error", "The replica that answered has ended, or sent what is no answer."),
+    (503, "server_error", "No replica takes this request at the moment."),
+    (504, "server_error", "The replica has not answered in time."),
+)
+LARGEST_BUFFER = 1 << 20
+"""Bytes of a connection's buffer at most, of which each has two while it is used."""
+_HEADERS_ROOM = 16_384
+_OWN_HEADERS = 8
+_MOST_HEADERS = 32_767  # HAProxy's
+
+
+class Server(NamedTuple):
+    """A replica, as the proxy knows it."""
+
+    name: str
+    address: str
+
+
+def containers_configuration() -> str:
+    """deploy/haproxy.cfg."""
+    return _rendered(
+        containers=True,
+        servers=[Server(name, f"{name}:8080") for name in ("serve-1", "serve-2")],
+        bind=":8080", max_connections=1024, buffer=131_072, max_headers=128, answer_timeout="10m",
+        receive_seconds=60, keep_alive_seconds=75,
+    )  # fmt: skip
+
+
+def configuration(settings: ServeSettings, ports: Sequence[int], bind: str) -> str:
+    """For replicas at `ports` of this machine. `bind`: the words of HAProxy's `bind`."""
+    return _rendered(
+        containers=False,
+        servers=[Server(f"replica-{n}", f"127.0.0.1:{port}") for n, port in enumerate(ports, 1)],
+        bind=bind,
+        max_connections=settings.max_connections,
+        max_client_connections=settings.max_client_connections,
+        buffer=min(settings.max_body, LARGEST_BUFFER) + settings.max_header_bytes + _HEADERS_ROOM,
+        max_headers=min(settings.max_headers + _OWN_HEADERS, _MOST_HEADERS),
+        # A replica watches itself, and sends signs of life in a stream.
+        answer_timeout="20d",
+        receive_seconds=settings.receive_seconds,
+        keep_alive_seconds=settings.keep_alive_seconds,
+    )
+
+
+def _rendered(**values: Any) -> str:
+    # Nothing of a request is in it, and HAProxy's language is no HTML.
+    environment = Environment(  # noqa: S701
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    template = environment.from_string(TEMPLATE.read_text("utf-8"))
+    return template.render(beginnings=BEGINNINGS, errors=ERRORS, **values)
+
+
+if __name__ == "__main__":
+    print(containers_configuration(), end="")
