@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,10 @@ def test_one_address_has_so_many_connections(proxy: httpx.Client) -> None:
     at = ("127.0.0.1", proxy.base_url.port)
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_connection(at)) for _ in range(24)]
-        sockets[-1].settimeout(5)
-        with pytest.raises(ConnectionResetError):
-            sockets[-1].recv(1)
+        sockets[-1].settimeout(30)
+        # A reset, or an end, by what arrives first.
+        with suppress(ConnectionResetError):
+            assert sockets[-1].recv(1) == b""
         sockets[0].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert sockets[0].recv(12) == b"HTTP/1.1 200"
     assert proxy.get("/health").status_code == 200
