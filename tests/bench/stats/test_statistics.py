@@ -15,7 +15,7 @@ from scipy import optimize, stats
 from tuneserve.bench.compare.figures import number, number_interval
 from tuneserve.bench.stats import intervals, proportions, significance
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray, cluster_numbers
-from tuneserve.bench.stats.robust import spread_of
+from tuneserve.bench.stats.robust import spread_of, unskewed
 
 
 @given(st.integers(1, 2000), st.floats(0, 1), st.sampled_from([0.8, 0.9, 0.95, 0.99]))
@@ -448,3 +448,33 @@ def test_an_end_that_says_nothing_is_left_out() -> None:
     assert even.low is not None
     assert even.high is not None
     assert even.high < 10 * even.value
+
+
+@pytest.mark.parametrize("count", [10, 20, 50])
+def test_a_little_more_of_a_few_scores_moves_no_end_by_much(count: int) -> None:
+    """Some prompts fall, step by step, from where the others are to far below them."""
+    noise = np.random.default_rng(1).normal(0, 0.05, count)
+    falls = np.arange(0.5, -0.9, -0.005)
+    for few in range(1, count // 5 + 1):
+        differences = np.tile(0.5 + noise, (len(falls), 1))
+        differences[:, :few] = falls[:, None]
+        low, high = intervals.difference_ends(differences, Bootstrap(np.arange(count)), whole=False)
+        assert np.abs(np.diff(low)).max() < 0.02
+        assert np.abs(np.diff(high)).max() < 0.02
+
+
+def test_what_most_gain_is_seen_beside_what_few_lose() -> None:
+    differences = 0.5 + np.random.default_rng(1).normal(0, 0.05, 50)
+    differences[:4] = -0.9
+    low, high = intervals.difference_ends(differences, Bootstrap(np.arange(50)), whole=False)
+    assert 0.15 < low < 0.3
+    assert 0.45 < high < 0.55
+
+
+def test_an_estimate_reaches_the_further_the_more_skewed_it_is() -> None:
+    skewness = np.linspace(-4, 0, 401)
+    reach = unskewed(np.asarray(2.1), skewness)
+    assert np.all(np.diff(reach) < 0)
+    assert reach[-1] == pytest.approx(2.1)
+    mirrored = -unskewed(np.asarray(-2.1), -skewness)
+    np.testing.assert_allclose(mirrored, reach)
