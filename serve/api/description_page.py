@@ -49,4 +49,7 @@ def _parts(description: Mapping[str, Any]) -> Iterator[str]:
 
 def _folded(what: str, value: Any) -> str:
     shown = escape(json.dumps(value, indent=2, ensure_ascii=False))
-    return f"<details><summary>{escape(what)}</summary><pre>{shown}</pre></details>"
+    return (
+        f"<details><summary>{escape(what)}</summary>"
+        f'<pre tabindex="0" role="group" aria-label="{escape(what)}">{shown}</pre></details>'
+    )
