@@ -11,8 +11,9 @@ from typing import Any
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE = """
 :root { color-scheme: light dark; background: Canvas; color: CanvasText; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem; padding: 0 1rem; }
-h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; overflow-wrap: anywhere; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem; padding: 0 1rem;
+       overflow-wrap: anywhere; }
+h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; }
 pre { overflow-x: auto; font-size: .85rem; } p { margin: .25rem 0; }
 """
 
