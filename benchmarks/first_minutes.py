@@ -202,6 +202,7 @@ def shoot(folder: Path, steps: int, limit: int) -> None:
             browser.run("location.hash = '#/start/bench/mine'")
             start_stage(browser, film, "bench", {
                 "bench-limit": str(limit), "bench-general": "0", "bench-clients": "1",
+                "bench-speed_repetitions": "2",
             })  # fmt: skip
             browser.wait("document.querySelector('.job')?.textContent.includes('bench')", 60)
             film.page("measuring")
