@@ -86,8 +86,10 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    console = stderr_console()
-    if sys.stderr.isatty() and _table_width(columns, rows) > console.width:
+    console, needed = stderr_console(), _table_width(columns, rows)
+    if not sys.stderr.isatty():
+        console.width = max(console.width, needed)  # a log has lines of any length
+    elif needed > console.width:
         say(title)
         for first, *others in rows:
             say(f"  {columns[0]}{': ' if columns[0] else ''}{first}")
