@@ -114,9 +114,10 @@ def record(
         timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout.splitlines()[-1])  # libraries write there too
     return [
         Recording(columns, one["code"], base64.b64decode(one["written"]))
-        for (columns, _), one in zip(calls, json.loads(done.stdout), strict=True)
+        for (columns, _), one in zip(calls, made, strict=True)
     ]
 
 

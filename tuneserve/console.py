@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 10.0
+# Of a column in which lines are broken, in cells.
+_NARROWEST = 16
 # No message has one: it would be shown as an escape.
 _BOUND = "\0"
 _FIGURE = re.compile(r"(?<=\d) (?=\S)")
@@ -81,46 +83,46 @@ def print_text(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table; the first column is text, the others are right-aligned figures. Where the terminal
-    is too narrow for it, each row is a few lines."""
+    is too narrow for it, columns of several words get narrower; where that is not enough, each row
+    is a few lines."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console, needed = stderr_console(), _table_width(columns, rows)
+    cells = [[visible(cell) for cell in one] for one in zip(columns, *rows, strict=True)]
+    widths, least = _column_widths(cells), _column_widths(cells, folded=True)
+    console, around = stderr_console(), 3 * len(columns) + 1
     if not sys.stderr.isatty():
-        console.width = max(console.width, needed)  # a log has lines of any length
-    elif needed > console.width:
+        console.width = max(console.width, sum(widths) + around)  # a log has lines of any length
+    elif sum(least) + around > console.width:
         say(title)
         for first, *others in rows:
             say(f"  {columns[0]}{': ' if columns[0] else ''}{first}")
             for name, cell in zip(columns[1:], others, strict=True):
                 say(f"    {name}: {cell}")
         return
-
     heading = Text(visible(title), style="bold")
     shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
+    for number, (column, width, narrow) in enumerate(zip(columns, widths, least, strict=True)):
         shown.add_column(
-            Text(visible(column)), justify="right" if number else "left", overflow="fold"
-        )
-    for row in rows:
+            Text(visible(column)), justify="right" if number else "left", overflow="fold",
+            no_wrap=width == narrow,
+        )  # fmt: skip
+    for row in zip(*(one[1:] for one in cells), strict=True):
         # As text: names from data are no markup.
-        shown.add_row(*(Text(visible(cell)) for cell in row))
+        shown.add_row(*map(Text, row))
     console.print(shown)
 
 
-def _table_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """In cells, with a space on either side of each column."""
+def _column_widths(columns: Sequence[Sequence[str]], *, folded: bool = False) -> list[int]:
+    """In cells, of the widest line; `folded`: where lines of several words may be broken."""
     from rich.cells import cell_len
 
-    return (
-        sum(
-            2 + max(cell_len(visible(cell)) for cell in one)
-            for one in zip(columns, *rows, strict=True)
-        )
-        + len(columns)
-        + 1
-    )
+    widths = [max(map(cell_len, one)) for one in columns]
+    if not folded:
+        return widths
+    words = [max(cell_len(word) for cell in one for word in cell.split(" ")) for one in columns]
+    return [max(word, min(width, _NARROWEST)) for width, word in zip(widths, words, strict=True)]
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -126,6 +126,11 @@ def test_a_table_that_is_too_wide_is_told_row_by_row(
     assert told == ["GGUFs", "  model: tuned", "    file:", "      runs/a/gguf/a-Q4_K_M.gguf"]
     console.table("Types", ["type", "tensors"], [["Q4_K", "12"]])
     assert "─" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "34")
+    console.table("Parts", ["part", "size"], [["some words that may be broken", "12.3 GiB"]])
+    told = capsys.readouterr().err
+    assert "─" in told
+    assert "12.3 GiB" in told
 
 
 def test_tables_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
