@@ -39,7 +39,8 @@ COLUMNS = 100
 WIDTH = 1100
 _PAGE = """<!doctype html><meta charset="utf-8"><title>terminal</title><style>
 body {{ background: #14171a; color: #e8eaec; margin: 1.5rem; }}
-pre {{ font: 14px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }}</style><pre>{}</pre>"""
+pre {{ font: 14px/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }}</style>
+<pre>{}</pre><p id=end>"""
 _WORDS = {
     "Rechnung": ["Die Rechnung für März fehlt", "Betrag auf der Rechnung ist falsch"],
     "Versand": ["Das Päckchen kam nie an", "Lieferung an die alte Straße geschickt"],
@@ -74,6 +75,8 @@ class Film:
         self._browser.call("Page.navigate", url=path.as_uri())
         self._browser.wait("document.title === 'terminal'", 10)
         self.page(name)
+        if self._browser.run("document.documentElement.scrollHeight > innerHeight"):
+            self.page(f"{name}-end", top="#end")
 
 
 def write_table(path: Path) -> None:
