@@ -87,7 +87,8 @@ function training(run) {
   const busy = run.at_work === "train";
   const bar = busy ? [make("progress", {max: 1, value: told.share,
     "aria-label": "Steps that are done"}), make("p", {className: "soft",
-    textContent: told.evaluating ? `evaluating ${told.evaluating}` : ""})] : [];
+    textContent: `${Math.round(100 * told.share)} %` +
+      (told.evaluating ? `, evaluating ${told.evaluating}` : "")})] : [];
   const [first, ...others] = run.charts.map(chart);
   const more = others.length ? [make("div", {className: "beside"}, ...others)] : [];
   return section(busy ? "Training, live" : "Training", ...bar,
