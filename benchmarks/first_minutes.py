@@ -205,9 +205,9 @@ def shoot(folder: Path, steps: int, limit: int) -> None:
             browser.run("location.hash = '#/start/bench/mine'")
             start_stage(browser, film, "bench", {
                 "bench-limit": str(limit), "bench-general": "0", "bench-clients": "1",
-                "bench-speed_repetitions": "2",
+                "bench-speed_repetitions": "2", "bench-max_tokens": "16",
             })  # fmt: skip
-            browser.wait("document.querySelector('.job')?.textContent.includes('bench')", 60)
+            browser.wait("document.querySelectorAll('.job .command').length > 1", 120)
             film.page("measuring")
             wait_for(browser, "bench")
             time.sleep(3)
