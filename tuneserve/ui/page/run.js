@@ -19,7 +19,7 @@ export function runView(name) {
   const view = {
     title: name,
     elements: [make("h1", {textContent: name, tabIndex: -1}), parts.about, parts.actions, parts.jobs,
-      parts.training, parts.bench, parts.gate, talk.element, data, log.element, parts.record],
+      parts.bench, parts.training, parts.gate, talk.element, data, log.element, parts.record],
     seconds: BUSY_SECONDS,
     async refresh() {
       const run = await get(`api/runs/${encodeURIComponent(name)}`);
