@@ -165,7 +165,8 @@ def _be_the_program(columns: int, arguments: list[str]) -> None:
         os.environ["TERM"] = "xterm-256color"
         for name in ("COLUMNS", "LINES"):
             os.environ.pop(name, None)
-        console.PLAIN_LINE_SECONDS = progress.PLAIN_LINE_SECONDS = 0.0
+        for module in (console, progress):
+            vars(module)["PLAIN_LINE_SECONDS"] = 0.0
         sys.argv = ["tuneserve", *arguments]
         main()
         code = 0

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 _SHORTEST = 8
 _LONGEST = 40
@@ -47,7 +47,7 @@ class Bar:
             total=1.0, completed=self.share,
             width=max(1, min(_LONGEST, width - taken - 1 if self._in_two else rest - 1)),
         )  # fmt: skip
-        row = [bar, Text(f"{self.share:4.0%}")]
+        row: list[RenderableType] = [bar, Text(f"{self.share:4.0%}")]
         rate, time = self.figures
         row += [Text(rate.rjust(self._widest[0])), Text(time.ljust(self._widest[1]))]
         if self._in_two:

@@ -41,8 +41,12 @@ _MOST_COLUMNS = 3
 _BETWEEN = 3
 _BORDER = 4
 _WIDTH = 100
-# What they come to have in a training of minutes.
-_LEAST_WIDTHS = {"elapsed": len("59 min 59 s"), "left": len("59 min 59 s")}
+_UNKNOWN = "–"
+# What they come to have, so that what stands beside them does not move.
+_LEAST_WIDTHS = {
+    "loss": len("10.0000"), "learning rate": len("1.00e-04"), "speed": len("1,000 tokens/s"),
+    "memory": len("1000.0 MiB"), "elapsed": len("59 min 59 s"), "left": len("59 min 59 s"),
+}  # fmt: skip
 
 
 class Snapshot(Record):
@@ -236,7 +240,7 @@ class _Panel(ProgressDisplay):
         from rich.text import Text
 
         width = min(self.live.console.width, _WIDTH)
-        figures = {name: visible(value) for name, value in self.progress.figures().items()}
+        figures = self._in_their_places()
         all_steps = f"{self.progress.steps:,}"
         known = {"step": len(f"{all_steps} of {all_steps}"), **_LEAST_WIDTHS}
         for name, value in figures.items():
@@ -264,6 +268,14 @@ class _Panel(ProgressDisplay):
             subtitle=Text(f"evaluating {at_work}") if at_work else None, subtitle_align="left",
             box=box.ROUNDED, width=width,
         )  # fmt: skip
+
+    def _in_their_places(self) -> dict[str, str]:
+        """The figures, and a dash for each that is not known yet."""
+        known = {name: visible(value) for name, value in self.progress.figures().items()}
+        evaluated = [name for name in known if name.endswith(" loss")]
+        first = [name for name in ("step", "epoch") if name in known]
+        names = [*first, "loss", *evaluated, "learning rate", "speed", "memory", "elapsed", "left"]
+        return {name: known.get(name, _UNKNOWN) for name in names}
 
 
 def _columns(figures: Sequence[tuple[str, str]], width: int) -> int:

@@ -128,9 +128,9 @@ def test_a_table_that_is_too_wide_is_told_row_by_row(
     assert "─" in capsys.readouterr().err
     monkeypatch.setenv("COLUMNS", "34")
     console.table("Parts", ["part", "size"], [["some words that may be broken", "12.3 GiB"]])
-    told = capsys.readouterr().err
-    assert "─" in told
-    assert "12.3 GiB" in told
+    shown = capsys.readouterr().err
+    assert "─" in shown
+    assert "12.3 GiB" in shown
 
 
 def test_tables_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

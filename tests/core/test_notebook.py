@@ -95,12 +95,12 @@ def test_its_commands_are_taken(notebook: Any, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_its_names_are_those_that_the_commands_get(notebook: Any) -> None:
-    assigned = {}
+    assigned: dict[str, str] = {}
     for source in sources(notebook, "code"):
         for node in ast.parse(python_of(source)).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
                 assert isinstance(node.targets[0], ast.Name)
-                assigned[node.targets[0].id] = node.value.value
+                assigned[node.targets[0].id] = str(node.value.value)
     assert {name: assigned[name] for name in _NAMES} == _NAMES
     assert (ROOT / assigned["CONFIG"]).is_file()
     recipe, _ = parsed(["train", "--config", str(ROOT / assigned["CONFIG"])])

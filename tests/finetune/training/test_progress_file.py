@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,9 +142,12 @@ def test_a_look_reads_what_is_new_alone(tmp_path: Path) -> None:
     parsed: list[int] = []
     with pytest.MonkeyPatch.context() as patch:
         told = progress_file._told
-        patch.setattr(
-            progress_file, "_told", lambda row: (parsed.append(row["step"]), told(row))[1]
-        )
+
+        def noted(row: dict[str, Any]) -> Any:
+            parsed.append(row["step"])
+            return told(row)
+
+        patch.setattr(progress_file, "_told", noted)
         for _ in range(3):
             found = readers.read(path)
         with path.open("a") as file:
