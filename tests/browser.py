@@ -176,6 +176,19 @@ return low;
 })()"""
 
 
+_AXE = """axe.run(document, {resultTypes: ["violations"], iframes: false}).then(
+  found => found.violations.filter(one => ["serious", "critical"].includes(one.impact)).map(
+    one => `${one.id}: ${one.help}: ` + one.nodes.slice(0, 5).map(
+      node => `${node.target} ${node.failureSummary}`).join("; ")))"""
+
+
+def serious_findings(browser: Browser, axe: str) -> Any:
+    """What axe-core, whose script is `axe`, calls serious or critical on the page."""
+    if browser.run("typeof axe === 'undefined'"):
+        browser.run(f"{axe}\n;0")
+    return browser.run(_AXE)
+
+
 def low_contrast(browser: Browser) -> Any:
     """The elements whose text has less than 4.5 : 1 against what is behind it (WCAG AA)."""
     return browser.run(_CONTRAST)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -171,3 +172,21 @@ def llama_cpp_source() -> Path:
         except (subprocess.SubprocessError, OSError, tarfile.TarError) as error:
             pytest.skip(f"llama-cpp-python's source package can't be had: {error}")
     return inside
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core (MPL-2.0), which finds what keeps people from using a page. The wheel
+    that carries it is fetched once into the cache: installed, it would bring a browser along."""
+    wheel = "axe_playwright_python-0.1.8-py3-none-any.whl"
+    folder = cache_directory() / "sources"
+    with locked(folder / ".lock"):
+        if not (folder / wheel).is_file():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest",
+                       str(folder), "axe-playwright-python==0.1.8"]  # fmt: skip
+            try:
+                subprocess.run(command, check=True, capture_output=True, timeout=300)
+            except (subprocess.SubprocessError, OSError) as error:
+                pytest.skip(f"the package with axe-core can't be had: {error}")
+        with zipfile.ZipFile(folder / wheel) as archive:
+            return archive.read("axe_playwright_python/axe.min.js").decode()

@@ -6,6 +6,7 @@ few seconds.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PLAIN_LINE_SECONDS = 10.0
+# Of a column in which lines are broken, in cells.
+_NARROWEST = 16
+# No message has one: it would be shown as an escape.
+_BOUND = "\0"
+_FIGURE = re.compile(r"(?<=\d) (?=\S)")
+_COMMAND = re.compile(r"(?<=: )tuneserve .*|`[^`]*`")
 ESTIMATING = "estimating"
 """Shown for the time left while too little is done to say it."""
 
@@ -31,9 +38,32 @@ def stderr_console() -> Console:
 def say(message: str, *, lines: bool = False) -> None:
     """One line for the person watching, written at once: threads' lines do not mix. What a terminal
     would obey or hide is shown as escapes, and so are line breaks, which may come from data, but
-    for a message of several `lines`."""
+    for a message of several `lines`. On a terminal lines end between words, where neither a figure
+    and its unit nor a command comes apart."""
     shown = visible(message, keep="\n\t" if lines else "\t")
+    if sys.stderr.isatty():
+        width = stderr_console().width
+        shown = "\n".join(fitted(line, width) for line in shown.split("\n"))
     print(f"{shown}\n", end="", file=sys.stderr, flush=True)
+
+
+def fitted(line: str, width: int) -> str:
+    """A line broken between words where it is wider than `width` cells; what has no place to be
+    broken stays whole. The lines after the first are indented by two more."""
+    from rich.cells import cell_len
+
+    if cell_len(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    bound = _COMMAND.sub(lambda found: found[0].replace(" ", _BOUND), line.strip(" "))
+    broken = [indent]
+    for word in (word.replace(_BOUND, " ") for word in _FIGURE.sub(_BOUND, bound).split(" ")):
+        begun = broken[-1] if broken == [indent] else f"{broken[-1]} "
+        if broken == [indent] or cell_len(begun + word) <= width:
+            broken[-1] = begun + word
+        else:
+            broken.append(f"{indent}  {word}")
+    return "\n".join(broken)
 
 
 def show_prompt(prompt: str) -> None:
@@ -52,21 +82,47 @@ def print_text(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; the first column is text, the others are right-aligned figures."""
+    """A table; the first column is text, the others are right-aligned figures. Where the terminal
+    is too narrow for it, columns of several words get narrower; where that is not enough, each row
+    is a few lines."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[visible(cell) for cell in one] for one in zip(columns, *rows, strict=True)]
+    widths, least = _column_widths(cells), _column_widths(cells, folded=True)
+    console, around = stderr_console(), 3 * len(columns) + 1
+    if not sys.stderr.isatty():
+        console.width = max(console.width, sum(widths) + around)  # a log has lines of any length
+    elif sum(least) + around > console.width:
+        say(title)
+        for first, *others in rows:
+            say(f"  {columns[0]}{': ' if columns[0] else ''}{first}")
+            for name, cell in zip(columns[1:], others, strict=True):
+                say(f"    {name}: {cell}")
+        return
     heading = Text(visible(title), style="bold")
     shown = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
+    for number, (column, width, narrow) in enumerate(zip(columns, widths, least, strict=True)):
         shown.add_column(
-            Text(visible(column)), justify="right" if number else "left", overflow="fold"
-        )
-    for row in rows:
+            Text(visible(column)), justify="right" if number else "left", overflow="fold",
+            no_wrap=width == narrow,
+        )  # fmt: skip
+    for row in zip(*(one[1:] for one in cells), strict=True):
         # As text: names from data are no markup.
-        shown.add_row(*(Text(visible(cell)) for cell in row))
-    stderr_console().print(shown)
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+
+
+def _column_widths(columns: Sequence[Sequence[str]], *, folded: bool = False) -> list[int]:
+    """In cells, of the widest line; `folded`: where lines of several words may be broken."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, one)) for one in columns]
+    if not folded:
+        return widths
+    words = [max(cell_len(word) for cell in one for word in cell.split(" ")) for one in columns]
+    return [max(word, min(width, _NARROWEST)) for width, word in zip(widths, words, strict=True)]
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -124,66 +180,91 @@ def progress(
     `total` and the amounts are in `unit`s; `rate` formats units per second
     (default: '12.3 unit/s').
     """
-    show_rate = rate or (lambda value: f"{value:,.1f} {unit}/s")
+    pace = _Pace(label, total, rate or (lambda value: f"{value:,.1f} {unit}/s"))
     if sys.stderr.isatty():
-        with _live_bar(label, total, show_rate) as advance:
+        with _live_bar(pace) as advance:
             yield advance
     else:
-        yield from _plain_lines(label, total, show_rate)
+        yield from _plain_lines(pace)
+
+
+class _Pace:
+    """How far some work is and how fast it goes."""
+
+    def __init__(self, label: str, total: float, show_rate: Callable[[float], str]) -> None:
+        self.label = label
+        self._total = total
+        self._show_rate = show_rate
+        self._done = 0.0
+        self._started = self._now = time.monotonic()
+        # The first part may have waited for a model to load: the rate behind the time left begins
+        # where it ends.
+        self._first: tuple[float, float] | None = None
+
+    def advance(self, amount: float) -> None:
+        if self._first is None and self._done:
+            self._first = self._now, self._done
+        self._done += amount
+        self._now = time.monotonic()
+
+    @property
+    def now(self) -> float:
+        """When it came as far as it is, in seconds of the monotonic clock."""
+        return self._now
+
+    @property
+    def is_done(self) -> bool:
+        return self._done >= self._total
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return min(1.0, self._done / self._total) if self._total else 1.0
+
+    @property
+    def rate(self) -> str:
+        return self._show_rate(self._done / max(self._now - self._started, 1e-9))
+
+    @property
+    def time(self) -> str:
+        """The time left, or all that it took."""
+        if self.is_done:
+            return f"in {human_seconds(self._now - self._started)}"
+        first = self._first
+        if first is None or self._now <= first[0] or self._done <= first[1]:
+            return ESTIMATING
+        seconds = (self._total - self._done) * (self._now - first[0]) / (self._done - first[1])
+        return time_left(human_seconds(seconds))
 
 
 @contextmanager
-def _live_bar(label: str, total: float, show_rate: Callable[[float], str]) -> Iterator[Advance]:
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+def _live_bar(pace: _Pace) -> Iterator[Advance]:
+    from tuneserve.bars import Bar, shown
 
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    )  # fmt: skip
-    with Progress(*columns, console=stderr_console()) as bar:
-        task = bar.add_task(visible(label), total=total, rate="", note="")
-        started = time.monotonic()
+    bar = Bar(visible(pace.label))
+    bar.figures = "", ESTIMATING
+    with shown(bar, stderr_console()) as draw:
 
         def advance(amount: float, note: str = "") -> None:
-            done = bar.tasks[0].completed + amount
-            elapsed = max(time.monotonic() - started, 1e-9)
-            bar.update(task, advance=amount, rate=show_rate(done / elapsed), note=visible(note))
+            pace.advance(amount)
+            bar.share, bar.note = pace.share, visible(note)
+            bar.figures = pace.rate, pace.time
+            draw()
 
         yield advance
 
 
-def _plain_lines(label: str, total: float, show_rate: Callable[[float], str]) -> Iterator[Advance]:
-    started = last = time.monotonic()
-    done = 0.0
-    # The first part may have waited for a model to load: the rate behind the time left begins
-    # where it ends, as that of a live bar does.
-    first: tuple[float, float] | None = None
-
-    def left(now: float) -> str:
-        if first is None or now <= first[0] or done <= first[1]:
-            return ESTIMATING
-        return human_seconds((total - done) * (now - first[0]) / (done - first[1]))
+def _plain_lines(pace: _Pace) -> Iterator[Advance]:
+    last = pace.now
 
     def advance(amount: float, note: str = "") -> None:
-        nonlocal done, last, first
-        done += amount
-        now = time.monotonic()
-        if now - last >= PLAIN_LINE_SECONDS or done >= total:
-            last = now
-            elapsed = max(now - started, 1e-9)
-            tail = time_left(left(now)) if done < total else f"in {human_seconds(elapsed)}"
-            comma = "," if done < total else ""
-            share = f"{100 * done / total:.0f} %" if total else "done"
-            more = f", {note}" if note else ""
-            say(f"{label}: {share}, {show_rate(done / elapsed)}{comma} {tail}{more}")
-        if first is None and amount:
-            first = now, done
+        nonlocal last
+        pace.advance(amount)
+        if pace.now - last < PLAIN_LINE_SECONDS and not pace.is_done:
+            return
+        last = pace.now
+        comma, more = "" if pace.is_done else ",", f", {note}" if note else ""
+        told = time_left(ESTIMATING) if pace.time == ESTIMATING else pace.time
+        say(f"{pace.label}: {100 * pace.share:.0f} %, {pace.rate}{comma} {told}{more}")
 
     yield advance

@@ -139,8 +139,10 @@ def command_of(number: int) -> list[str]:
     program's, or where the process can't be looked at."""
     words = _command(number)
     # `python -m tuneserve train …` and `tuneserve train …`.
-    names = [place for place, word in enumerate(words) if "tuneserve" in Path(word).name]
-    return words[names[0] + 1 :] if names else []
+    names = (place for place, word in enumerate(words) if "tuneserve" in Path(word).name)
+    after = words[next(names, len(words)) + 1 :]
+    # A child's command names the folder of the package, which may have this name too, before it.
+    return after[1:] if after[:1] == ["tuneserve"] else after
 
 
 def _command(number: int) -> list[str]:

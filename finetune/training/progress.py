@@ -37,6 +37,17 @@ _ENOUGH_STEPS = 3
 # one in the middle is no measure of those to come.
 _EXCEPTIONAL = 5.0
 
+_MOST_COLUMNS = 3
+_BETWEEN = 3
+_BORDER = 4
+_WIDTH = 100
+_UNKNOWN = "–"
+# What they come to have, so that what stands beside them does not move.
+_LEAST_WIDTHS = {
+    "loss": len("10.0000"), "learning rate": len("1.00e-04"), "speed": len("1,000 tokens/s"),
+    "memory": len("1000.0 MiB"), "elapsed": len("59 min 59 s"), "left": len("59 min 59 s"),
+}  # fmt: skip
+
 
 class Snapshot(Record):
     """How far training is at one moment: `epochs` are those that all steps make (0 = not known),
@@ -208,8 +219,14 @@ class _Lines(ProgressDisplay):
 
 @dataclass
 class _Panel(ProgressDisplay):
+    """Figures keep their places: no column gets narrower and no line goes. What is evaluated stands
+    in the lower border, so that it takes no line of its own."""
+
     live: Live
     title: str
+    _widest: dict[str, int] = field(default_factory=dict)
+    """Of each figure's value so far, in characters."""
+    _columns: int = _MOST_COLUMNS
 
     def show(self) -> None:
         self.live.update(self._render(), refresh=True)
@@ -223,28 +240,42 @@ class _Panel(ProgressDisplay):
         from rich.text import Text
 
         width = min(self.live.console.width, _WIDTH)
-        figures = list(self.progress.figures().items())
-        if self.progress.evaluating:
-            figures.append(("evaluating", self.progress.evaluating))
-        columns = _columns(figures, width - _BORDER)
+        figures = self._in_their_places()
+        all_steps = f"{self.progress.steps:,}"
+        known = {"step": len(f"{all_steps} of {all_steps}"), **_LEAST_WIDTHS}
+        for name, value in figures.items():
+            least = known.get(name, len(value))
+            self._widest[name] = max(self._widest.get(name, least), len(value))
+        padded = [(name, value.ljust(self._widest[name])) for name, value in figures.items()]
+        self._columns = min(self._columns, _columns(padded, width - _BORDER))
         grid = Table.grid(padding=(0, _BETWEEN), expand=True)
-        for _ in range(columns):
+        for _ in range(self._columns):
             grid.add_column(justify="right", style="dim", no_wrap=True)
             grid.add_column(no_wrap=True)
-        for start in range(0, len(figures), columns):
-            row = figures[start : start + columns]
-            grid.add_row(*(Text(visible(cell)) for pair in row for cell in pair))
+        for start in range(0, len(padded), self._columns):
+            row = padded[start : start + self._columns]
+            grid.add_row(*(Text(cell) for pair in row for cell in pair))
         share = self.progress.step / max(self.progress.steps, 1)
         bar = Table.grid(padding=(0, 1), expand=True)
         bar.add_column(ratio=1)
         bar.add_column(justify="right", no_wrap=True)
         bar.add_row(
-            ProgressBar(total=self.progress.steps, completed=self.progress.step), f"{share:.0%}"
+            ProgressBar(total=self.progress.steps, completed=self.progress.step), f"{share:4.0%}"
         )
+        at_work = visible(self.progress.evaluating)
         return Panel(
             Group(bar, grid), title=Text(visible(self.title)), title_align="left",
+            subtitle=Text(f"evaluating {at_work}") if at_work else None, subtitle_align="left",
             box=box.ROUNDED, width=width,
         )  # fmt: skip
+
+    def _in_their_places(self) -> dict[str, str]:
+        """The figures, and a dash for each that is not known yet."""
+        known = {name: visible(value) for name, value in self.progress.figures().items()}
+        evaluated = [name for name in known if name.endswith(" loss")]
+        first = [name for name in ("step", "epoch") if name in known]
+        names = [*first, "loss", *evaluated, "learning rate", "speed", "memory", "elapsed", "left"]
+        return {name: known.get(name, _UNKNOWN) for name in names}
 
 
 def _columns(figures: Sequence[tuple[str, str]], width: int) -> int:
@@ -254,13 +285,7 @@ def _columns(figures: Sequence[tuple[str, str]], width: int) -> int:
         for place in range(columns):
             cells = figures[place::columns]
             taken += max((len(name) for name, _ in cells), default=0)
-            taken += max((len(visible(value)) for _, value in cells), default=0)
+            taken += max((len(value) for _, value in cells), default=0)
         if taken <= width:
             return columns
     return 1
-
-
-_MOST_COLUMNS = 3
-_BETWEEN = 3
-_BORDER = 4
-_WIDTH = 100

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +29,8 @@ SCHEMA = 1
 # Lines of steps are as far apart, so that a training of days writes about ten thousand of them.
 _LEAST_SECONDS = 1.0
 _LINES_OF_THE_TIME = 2000
+# Longer than a line, which has a time of its own.
+_COMPARED_BYTES = 1024
 
 
 class Told(Snapshot):
@@ -104,54 +106,105 @@ class TrainingProgress:
 def read_progress(path: Path) -> TrainingProgress | None:
     """What the file tells; None where there is none, or nothing in it yet. Lines that are of no
     such form are left out: a training may be writing the last one."""
-    rows = _lines(path)
-    if not rows or rows[0].get("schema") != SCHEMA:
-        return None
-    told = [one for one in map(_told, rows[1:]) if one is not None]
-    if not told:
-        return None
-    steps = [one for one in told if not (one.evaluated or one.evaluating)]
-    evaluations = [one for one in told if one.evaluated]
-
-    def losses(name: str) -> list[tuple[int, float]]:
-        return [(one.step, one.losses[name]) for one in evaluations if name in one.losses]
-
-    return TrainingProgress(
-        last=told[-1],
-        curves=LossCurves(
-            train=[(one.step, one.loss) for one in steps if one.loss is not None],
-            eval=losses("eval"),
-            general=losses("general"),
-        ),
-        rates=[(one.step, r) for one in steps if (r := one.tokens_per_second) is not None],
-        memory=[(one.step, float(one.memory_bytes)) for one in steps],
-    )
+    return ProgressReader(path).read()
 
 
-class Evaluations:
-    """The evaluations that a training has written so far. Each look reads what is new in the file,
-    which may have many lines beside them."""
+class ProgressReader:
+    """Reads the file of a training that may be at work: each look reads what is new. Threads may
+    share one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inode = self._read = 0
-        self._found: list[Told] = []
+        self._lock = threading.Lock()
+        self._forget()
 
-    def so_far(self) -> list[Told]:
+    def _forget(self) -> None:
+        self._place = 0
+        self._behind = b""
+        self._known: bool | None = None
+        self._last: Told | None = None
+        self._evaluations: list[Told] = []
+        self._train: list[tuple[int, float]] = []
+        self._rates: list[tuple[int, float]] = []
+        self._memory: list[tuple[int, float]] = []
+
+    def read(self) -> TrainingProgress | None:
+        """All that the file tells so far, as `read_progress` does."""
+        with self._lock:
+            self._take_in()
+            if self._last is None:
+                return None
+            return TrainingProgress(
+                last=self._last,
+                curves=LossCurves(
+                    train=list(self._train), eval=self._losses("eval"),
+                    general=self._losses("general"),
+                ),
+                rates=list(self._rates),
+                memory=list(self._memory),
+            )  # fmt: skip
+
+    def evaluations(self) -> list[Told]:
+        """The lines of the evaluations so far."""
+        with self._lock:
+            self._take_in()
+            return list(self._evaluations)
+
+    def _losses(self, name: str) -> list[tuple[int, float]]:
+        return [(one.step, one.losses[name]) for one in self._evaluations if name in one.losses]
+
+    def _take_in(self) -> None:
         try:
             file = self._path.open("rb")
-        except FileNotFoundError:
-            return []
+        except (FileNotFoundError, IsADirectoryError):
+            self._forget()
+            return
         with file:
-            state = os.fstat(file.fileno())
-            if state.st_ino != self._inode or state.st_size < self._read:  # a training began
-                self._inode, self._read, self._found = state.st_ino, 0, []
-            file.seek(self._read)
+            # A training that begins, or goes on from a checkpoint, writes the file afresh: what
+            # was read last is then not where it was.
+            file.seek(self._place - len(self._behind))
+            if file.read(len(self._behind)) != self._behind:
+                self._forget()
+                file.seek(0)
             whole, newline, _ = file.read().rpartition(b"\n")
-        self._read += len(whole) + len(newline)
-        told = map(_told, _objects(line for line in whole.splitlines() if b'"evaluated"' in line))
-        self._found += [one for one in told if one is not None and one.evaluated]
-        return self._found
+        new = whole + newline
+        self._place += len(new)
+        self._behind = (self._behind + new)[-_COMPARED_BYTES:]
+        rows = _objects(new.splitlines())
+        if rows and self._known is None:
+            self._known = rows.pop(0).get("schema") == SCHEMA
+        for one in map(_told, rows if self._known else ()):
+            if one is not None:
+                self._add(one)
+
+    def _add(self, one: Told) -> None:
+        self._last = one
+        if one.evaluated:
+            self._evaluations.append(one)
+        elif not one.evaluating:
+            if one.loss is not None:
+                self._train.append((one.step, one.loss))
+            if one.tokens_per_second is not None:
+                self._rates.append((one.step, one.tokens_per_second))
+            self._memory.append((one.step, float(one.memory_bytes)))
+
+
+class ProgressReaders:
+    """A reader for each of the files that were looked at last."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._readers: dict[Path, ProgressReader] = {}
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> TrainingProgress | None:
+        """What `read_progress` tells of a file, of which what is new is read."""
+        with self._lock:
+            reader = self._readers.pop(path, None) or ProgressReader(path)
+            self._readers[path] = reader
+            while len(self._readers) > self._most:
+                del self._readers[next(iter(self._readers))]
+        return reader.read()
 
 
 def thinned(curve: Sequence[tuple[int, float]], most: int) -> list[tuple[int, float]]:

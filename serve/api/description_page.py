@@ -11,8 +11,9 @@ from typing import Any
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 _STYLE = """
 :root { color-scheme: light dark; background: Canvas; color: CanvasText; }
-body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem; padding: 0 1rem; }
-h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; overflow-wrap: anywhere; }
+body { font: 1rem/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 60rem; padding: 0 1rem;
+       overflow-wrap: anywhere; }
+h2 { font: 600 1rem ui-monospace, monospace; margin: 1.5rem 0 0; }
 pre { overflow-x: auto; font-size: .85rem; } p { margin: .25rem 0; }
 """
 
@@ -49,4 +50,7 @@ def _parts(description: Mapping[str, Any]) -> Iterator[str]:
 
 def _folded(what: str, value: Any) -> str:
     shown = escape(json.dumps(value, indent=2, ensure_ascii=False))
-    return f"<details><summary>{escape(what)}</summary><pre>{shown}</pre></details>"
+    return (
+        f"<details><summary>{escape(what)}</summary>"
+        f'<pre tabindex="0" role="group" aria-label="{escape(what)}">{shown}</pre></details>'
+    )

@@ -91,11 +91,21 @@ def test_nobody_to_ask_is_one_error(tuneserve: Runner, tmp_path: Path) -> None:
 def test_columns_are_asked_about_only_where_none_is_known(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"Frage": "a", "id": 1, "Antwort": "b"}\n' * 2)
-    assert unknown_columns(path) == ["Frage", "Antwort"]
+    assert unknown_columns(path) == {"Frage": True, "Antwort": True}
     path.write_text('{"instruction": "a", "extra": 1}\n')
-    assert unknown_columns(path) == []
-    assert guessed_columns(["Label", "Text of it"]) == ("Text of it", "Label")
-    assert guessed_columns(["a", "b", "c"]) == ("a", "c")
+    assert unknown_columns(path) == {}
+    assert guessed_columns({"Label": True, "Text of it": True}) == ("Text of it", "Label")
+    assert guessed_columns({"a": True, "b": True, "c": True}) == ("a", "c")
+
+
+def test_a_column_with_gaps_is_not_taken_for_the_answer(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("Nr;Anfrage;Team;Notiz\n1;a;x;\n2;b;y;klein\n")
+    columns = unknown_columns(path)
+    assert columns == {"Nr": True, "Anfrage": True, "Team": True, "Notiz": False}
+    assert guessed_columns(columns) == ("Anfrage", "Team")
+    assert guessed_columns({"a": False, "b": True, "c": True, "d": False}) == ("b", "c")
+    assert guessed_columns({"a": False, "b": False}) == ("a", "b")
 
 
 @given(st.text())

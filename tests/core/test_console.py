@@ -3,8 +3,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
 
 from tuneserve import console
+from tuneserve.bars import Bar
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,60 @@ def test_the_time_left_in_a_log_does_not_follow_from_the_first_part(
 )
 def test_spans_of_time(low: float, high: float, shown: str) -> None:
     assert console.human_range(low, high) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "width", "shown"),
+    [
+        ("all of it fits", 14, ["all of it fits"]),
+        ("peak memory 16.2 GiB of 24", 16, ["peak memory", "  16.2 GiB of 24"]),
+        ("  names: 48,900 merges equal", 20, ["  names:", "    48,900 merges", "    equal"]),
+        ("next: tuneserve clean a", 20, ["next:", "  tuneserve clean a"]),
+        ("/a/path/longer/than/the/line", 9, ["/a/path/longer/than/the/line"]),
+        ("文字 文字 文字", 10, ["文字 文字", "  文字"]),
+    ],
+)
+def test_lines_end_between_words(line: str, width: int, shown: list[str]) -> None:
+    assert console.fitted(line, width).split("\n") == shown
+
+
+def drawn(width: int, *, share: float, figures: tuple[str, str], note: str = "") -> list[str]:
+    """The lines of a bar on a terminal of this width."""
+    bar = Bar("write tuned-Q4_K_M.gguf")
+    bar.share, bar.figures, bar.note = share, figures, note
+    written = io.StringIO()
+    Console(file=written, width=width, force_terminal=True, color_system=None).print(bar)
+    return written.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [50, 80, 140])
+def test_no_figure_of_a_bar_is_cut(width: int) -> None:
+    figures = ("1,043.2 MiB/s", "12 min 34 s left")
+    lines = drawn(width, share=0.42, figures=figures, note="tensor 3")
+    assert len(lines) == (2 if width < 80 else 1)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    for told in ("write tuned-Q4_K_M.gguf", " 42% ", *figures, "tensor 3", "━━━"):
+        assert any(told in line for line in lines), told
+
+
+def test_a_table_that_is_too_wide_is_told_row_by_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    rows = [["tuned", "runs/a/gguf/a-Q4_K_M.gguf"]]
+    console.table("GGUFs", ["model", "file"], rows)  # a log has it whole
+    assert "runs/a/gguf/a-Q4_K_M.gguf" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    console.table("GGUFs", ["model", "file"], rows)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["GGUFs", "  model: tuned", "    file:", "      runs/a/gguf/a-Q4_K_M.gguf"]
+    console.table("Types", ["type", "tensors"], [["Q4_K", "12"]])
+    assert "─" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "34")
+    console.table("Parts", ["part", "size"], [["some words that may be broken", "12.3 GiB"]])
+    shown = capsys.readouterr().err
+    assert "─" in shown
+    assert "12.3 GiB" in shown
 
 
 def test_tables_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import ROOT
 from tuneserve.errors import TuneserveError
-from tuneserve.locks import HeldError, holder, locked, process_holding
+from tuneserve.locks import HeldError, command_of, holder, locked, process_holding
 from tuneserve.run import RunDirectory
 from tuneserve.serve.api.batches.files import FileStore
 
@@ -96,3 +96,28 @@ def test_who_only_looks_keeps_nobody_out_and_finds_the_process_itself(tmp_path: 
         pass
     (tmp_path / "link").symlink_to(path)
     assert holder(tmp_path / "link") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["/x/.venv/bin/tuneserve", "train", "--run", "tuneserve"],
+            ["train", "--run", "tuneserve"],
+        ),
+        (["/x/tuneserve/child_start.py", "/x/tuneserve", "tuneserve", "train"], ["train"]),
+        (["other", "train"], []),
+    ],
+)
+def test_the_command_of_a_process_without_the_program_s_name(
+    words: list[str], told: list[str]
+) -> None:
+    script = "import time; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", script, *words], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"\n"
+        assert command_of(process.pid) == told
+    finally:
+        process.kill()
+        process.communicate()

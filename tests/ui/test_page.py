@@ -16,6 +16,7 @@ from tests.browser import (
     named_controls,
     press,
     running_browser,
+    serious_findings,
 )
 from tests.support import ModulePaths
 from tests.ui.ui_support import RunningUI
@@ -166,8 +167,9 @@ def test_texts_of_a_run_are_no_html(page: Browser, ui: RunningUI) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1100])
-def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -> None:
-    """Names for screen readers, contrast, and no scrolling sideways."""
+def test_for_everybody(page: Browser, width: int, scheme: str, axe: str, tmp_path: Path) -> None:
+    """Names for screen readers, contrast, nothing that axe-core calls serious, and no scrolling
+    sideways."""
     look_as(page, width, scheme)
     for view, heading, least, ready in (
         ("", "Runs", 5, "tbody"), ("run/first", "first", 12, "figure"),
@@ -180,6 +182,7 @@ def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -
         page.screenshot(tmp_path / f"{heading}.png")
         assert page.run("document.documentElement.scrollWidth <= innerWidth"), view
         assert low_contrast(page) == [], view
+        assert serious_findings(page, axe) == [], view
         controls = named_controls(page)
         assert len(controls) >= least, view
         assert [one for one in controls if not one[1]] == [], view

@@ -105,7 +105,7 @@ def _map_columns(tables: dict[str, dict[str, Any]]) -> None:
     from tuneserve.cli.recipe_draft import guessed_columns, unknown_columns
 
     data = tables["data"]
-    columns = [] if data.get("fields") else unknown_columns(Path(data["file"]))
+    columns = {} if data.get("fields") else unknown_columns(Path(data["file"]))
     if len(columns) < 2:
         return
     asked, answered = guessed_columns(columns)
@@ -118,7 +118,7 @@ def _map_columns(tables: dict[str, dict[str, Any]]) -> None:
             hint=f"Say so, perhaps: --fields {guess}",
         )
     say(f"columns: {shown}")
-    choice = click.Choice(columns)
+    choice = click.Choice(list(columns))
     asked = click.prompt("Which one is asked?", default=asked, type=choice, err=True)
     answered = click.prompt("Which one is the answer?", default=answered, type=choice, err=True)
     data["fields"] = (f"instruction={asked}", f"output={answered}")

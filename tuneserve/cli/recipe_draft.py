@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,25 +49,32 @@ class Draft:
         self.reasons.append(f"{section}.{name} = {value}: {reason}")
 
 
-def unknown_columns(path: Path) -> list[str]:
-    """The keys of the first records where none of them says what is asked or answered; else none.
-    Raises UsageError if the data can't be read."""
-    keys: dict[str, None] = {}
+def unknown_columns(path: Path) -> dict[str, bool]:
+    """The keys of the first records where none of them says what is asked or answered, and whether
+    each record has a value of it; else none. Raises UsageError if the data can't be read."""
+    filled: Counter[str] = Counter()
+    records = 0
     for raw in itertools.islice(read_records(local_path(path)), _LOOKED_AT):
         if isinstance(raw.record, BadRecord) or not isinstance(raw.record, dict):
-            return []
-        keys |= dict.fromkeys(map(str, raw.record))
-    if any(key.strip().lower() in MARKS for key in keys):
-        return []
-    return [key for key in keys if key.strip().lower() not in KNOWN]
+            return {}
+        records += 1
+        for key, value in raw.record.items():
+            filled[str(key)] += value not in (None, "")
+    if any(key.strip().lower() in MARKS for key in filled):
+        return {}
+    return {
+        key: count == records for key, count in filled.items() if key.strip().lower() not in KNOWN
+    }
 
 
-def guessed_columns(columns: Sequence[str]) -> tuple[str, str]:
+def guessed_columns(columns: Mapping[str, bool]) -> tuple[str, str]:
     """Of two columns or more, which is probably asked and which answered, by their names or else by
-    their places."""
-    asked = _first_like(columns, _ASKED) or columns[0]
+    their places among those that have a value everywhere (the mapping's value)."""
+    whole = [column for column, everywhere in columns.items() if everywhere]
+    asked = _first_like(columns, _ASKED) or next(iter(whole or columns))
     others = [column for column in columns if column != asked]
-    return asked, _first_like(others, _ANSWERED) or others[-1]
+    likely = [column for column in whole if column != asked] or others
+    return asked, _first_like(others, _ANSWERED) or likely[-1]
 
 
 def _first_like(columns: Iterable[str], words: Sequence[str]) -> str | None:

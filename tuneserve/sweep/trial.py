@@ -15,7 +15,7 @@ from types import FrameType
 from tuneserve.child import ending, own_module
 from tuneserve.errors import TuneserveError, UsageError
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
-from tuneserve.finetune.training.progress_file import Evaluations
+from tuneserve.finetune.training.progress_file import ProgressReader
 from tuneserve.run import RunDirectory
 
 _POLL_SECONDS = 0.2
@@ -91,11 +91,12 @@ def train_trial(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     signals.process = process
-    evaluations, told = Evaluations(run.root / PROGRESS_FILE), 0
+    progress, told = ProgressReader(run.root / PROGRESS_FILE), 0
     try:
         while True:
             code = process.poll()
-            trained = [one for one in evaluations.so_far() if one.step > 0 and "eval" in one.losses]
+            done = progress.evaluations()
+            trained = [one for one in done if one.step > 0 and "eval" in one.losses]
             for place, one in enumerate(trained[told:], start=told + 1):
                 told = place
                 if on_evaluation(Evaluation(place, one.step, one.losses["eval"], one.steps)):

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuneserve.charts import page_style
 from tuneserve.errors import TuneserveError, UsageError
+from tuneserve.finetune.training.progress_file import ProgressReaders
 from tuneserve.recipe import shipped_recipes
 from tuneserve.run import RunDirectory, runs_directory
 from tuneserve.serve.api import chat_page
@@ -133,6 +134,7 @@ class _Page:
         self._stopper = Stopper()
         self._previews = Previews()
         self._chats = Chats()
+        self._progress = ProgressReaders()
 
     def routes(self) -> list[Route]:
         return [
@@ -187,7 +189,7 @@ class _Page:
         jobs = [job.as_json() for job in self._jobs.all() if job.run.name == run.name]
         if not run.record_path.is_file() and jobs:  # one that is just being begun
             return _json({"name": run.name, "path": str(run.root), "begun": False, "jobs": jobs})
-        view = await run_in_threadpool(views.run_view, run)
+        view = await run_in_threadpool(views.run_view, run, self._progress.read)
         servers = self._chats.of(run)
         return _json({**view, "begun": True, "jobs": jobs, "servers": servers})
 

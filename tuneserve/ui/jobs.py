@@ -42,6 +42,8 @@ class Job:
     stopping: bool = False
     said: str = ""
     """Its last words, once it has ended."""
+    last_line: str = ""
+    """Of its log, while it runs: how far it is."""
 
     @property
     def state(self) -> str:
@@ -59,6 +61,7 @@ class Job:
             "number": self.number, "run": self.run.name, "stage": self.stage,
             "command": shlex.join(["tuneserve", *self.words]), "begun": self.begun,
             "state": self.state, "code": self.process.returncode, "said": self.said,
+            "last_line": self.last_line,
         }  # fmt: skip
 
 
@@ -107,10 +110,15 @@ class Jobs:
 
     def _look(self, job: Job) -> None:
         """Note if a job has ended. Of a refused start of a run that is none yet nothing stays."""
-        if job.process.returncode is not None or job.process.poll() is None:
+        if job.process.returncode is not None:
             return
-        if job.log.is_file():
-            job.said = last_words(read_tail(job.log, begin=job.offset).text)
+        runs = job.process.poll() is None
+        text = read_tail(job.log, begin=job.offset).text if job.log.is_file() else ""
+        _, *lines = [line for line in text.splitlines() if line.strip()] or [""]
+        job.last_line = lines[-1] if runs and lines else ""  # the first one is the command
+        if runs:
+            return
+        job.said = last_words(text)
         say(f"process {job.process.pid} has ended: {job.stage} of {job.run.name} {job.state}")
         if job.state == "refused" and not job.run.record_path.exists():
             job.log.unlink(missing_ok=True)

@@ -3,8 +3,9 @@ terminal's are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -15,7 +16,7 @@ from tuneserve.charts import Line, LossCurves, framed, lines, loss_chart, scale_
 from tuneserve.console import human_bytes
 from tuneserve.convert.result import Check, ConvertOutput
 from tuneserve.finetune.training.progress_file import FILE as PROGRESS_FILE
-from tuneserve.finetune.training.progress_file import read_progress, thinned
+from tuneserve.finetune.training.progress_file import TrainingProgress, read_progress, thinned
 from tuneserve.finetune.training.result import TrainResult
 from tuneserve.locks import command_of, process_holding
 from tuneserve.overview.run_detail import detail_of, shown_figure
@@ -56,9 +57,12 @@ def _row(found: RunSummary) -> dict[str, Any]:
     }
 
 
-def run_view(run: RunDirectory) -> dict[str, Any]:
-    """All that is told of one run. Raises UsageError where there is none, TuneserveError where its
-    record is damaged."""
+ReadProgress = Callable[[Path], TrainingProgress | None]
+
+
+def run_view(run: RunDirectory, read: ReadProgress = read_progress) -> dict[str, Any]:
+    """All that is told of one run; `read` reads how far its training is. Raises UsageError where
+    there is none, TuneserveError where its record is damaged."""
     detail = detail_of(run)
     converted = run.finished("convert", ShownConversion)
     benched = run.finished("bench", BenchResult)
@@ -89,7 +93,7 @@ def run_view(run: RunDirectory) -> dict[str, Any]:
         else [],
         "bench": [benched.verdict, benched.forgetting, *benched.cautions] if benched else [],
         "report": benched is not None and (run.bench / "report.html").is_file(),
-        **_training(run),
+        **_training(run, read),
     }
 
 
@@ -102,12 +106,12 @@ def stage_at_work(run: RunDirectory) -> str:
     return next((word for word in words if word in STAGES), "other")
 
 
-def _training(run: RunDirectory) -> dict[str, Any]:
+def _training(run: RunDirectory, read: ReadProgress) -> dict[str, Any]:
     """How far the training is, and its charts: of the one that runs or stopped, or of the one that
     is done."""
     trained = run.finished("train", TrainResult)
     at_work = stage_at_work(run) == "train"
-    progress = read_progress(run.root / PROGRESS_FILE)
+    progress = read(run.root / PROGRESS_FILE)
     if trained is not None and not at_work:
         losses = trained.losses
         curves = LossCurves(losses.train, losses.eval, losses.general, trained.steps.best)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.bench.report.report_support import HOSTILE, make_report, some_pairs
-from tests.browser import Browser, running_browser
+from tests.browser import Browser, look_as, running_browser, serious_findings
 from tests.support import ModulePaths
 from tuneserve.bench.compare.pairs import Answer, Pair, Response
 from tuneserve.bench.report.pages import write_report
@@ -271,4 +271,18 @@ def test_paper_and_small_screens(page: Browser) -> None:
         )  # fmt: skip
         assert page.run("document.documentElement.scrollWidth <= innerWidth")
     finally:
+        page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_for_everybody(page: Browser, axe: str) -> None:
+    """Nothing that axe-core calls serious, with an answer unfolded and a cell chosen."""
+    page.run("document.querySelector('[data-model=base][data-reference=yes]').click(); toggle(0)")
+    page.run("for (const one of document.querySelectorAll('details')) one.open = true")
+    try:
+        for width in (400, 1100):
+            for scheme in ("light", "dark"):
+                look_as(page, width, scheme)
+                assert serious_findings(page, axe) == [], (width, scheme)
+    finally:
+        page.call("Emulation.setEmulatedMedia", features=[])
         page.call("Emulation.clearDeviceMetricsOverride")

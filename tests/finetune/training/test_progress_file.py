@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tuneserve.finetune.training import progress_file
 from tuneserve.finetune.training.progress import Progress
 from tuneserve.finetune.training.progress_file import (
-    Evaluations,
     ProgressFile,
+    ProgressReader,
+    ProgressReaders,
     read_progress,
     thinned,
 )
@@ -99,19 +101,60 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end() -> None:
     assert thinned(curve[:7], 100) == curve[:7]
 
 
-def test_evaluations_are_read_as_they_come(tmp_path: Path) -> None:
+LINE = '{"step": %d, "steps": 9, "losses": {"eval": %s}, "evaluated": true}\n'
+
+
+def test_what_is_new_is_read_as_it_comes(tmp_path: Path) -> None:
     path = tmp_path / "progress.jsonl"
-    evaluations = Evaluations(path)
-    assert evaluations.so_far() == []
-    line = '{"step": %d, "steps": 9, "losses": {"eval": %s}, "evaluated": true}\n'
-    path.write_text('{"schema": 1}\n{"step": 1, "steps": 9, "loss": 2.0}\n' + line % (3, 1.5))
-    assert [one.losses["eval"] for one in evaluations.so_far()] == [1.5]
+    reader = ProgressReader(path)
+    assert reader.evaluations() == []
+    path.write_text('{"schema": 1}\n{"step": 1, "steps": 9, "loss": 2.0}\n' + LINE % (3, 1.5))
+    assert [one.losses["eval"] for one in reader.evaluations()] == [1.5]
     with path.open("a") as file:
-        file.write((line % (6, 1.25))[:20])
-    assert len(evaluations.so_far()) == 1
+        file.write((LINE % (6, 1.25))[:20])
+    assert len(reader.evaluations()) == 1
     with path.open("a") as file:
-        file.write((line % (6, 1.25))[20:])
-    assert [one.step for one in evaluations.so_far()] == [3, 6]
+        file.write((LINE % (6, 1.25))[20:])
+    assert [one.step for one in reader.evaluations()] == [3, 6]
+    found = reader.read()
+    assert found is not None
+    assert (found.curves.train, found.curves.eval) == ([(1, 2.0)], [(3, 1.5), (6, 1.25)])
     path.unlink()  # a training begins, or goes on from an earlier step
-    path.write_text('{"schema": 1}\n' + line % (3, 1.0))
-    assert [one.losses["eval"] for one in evaluations.so_far()] == [1.0]
+    assert reader.read() is None
+    path.write_text('{"schema": 1}\n' + LINE % (3, 1.0))
+    assert [one.losses["eval"] for one in reader.evaluations()] == [1.0]
+
+
+def test_a_file_written_afresh_in_its_place_is_read_from_its_begin(tmp_path: Path) -> None:
+    """It may have the old one's inode and be longer."""
+    path = tmp_path / "progress.jsonl"
+    path.write_text('{"schema": 1}\n' + LINE % (3, 1.5))
+    reader = ProgressReader(path)
+    assert len(reader.evaluations()) == 1
+    path.write_text('{"schema": 1}\n' + "".join(LINE % (step, 0.5) for step in (1, 2, 3)))
+    assert [one.step for one in reader.evaluations()] == [1, 2, 3]
+
+
+def test_a_look_reads_what_is_new_alone(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    readers = ProgressReaders(most=2)
+    path.write_text('{"schema": 1}\n' + "".join(LINE % (step, 1.5) for step in range(1, 2001)))
+    parsed: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        told = progress_file._told
+
+        def noted(row: dict[str, Any]) -> Any:
+            parsed.append(row["step"])
+            return told(row)
+
+        patch.setattr(progress_file, "_told", noted)
+        for _ in range(3):
+            found = readers.read(path)
+        with path.open("a") as file:
+            file.write(LINE % (2001, 0.5))
+        assert readers.read(path) == read_progress(path)
+    assert found is not None
+    assert len(parsed) == 2000 + 1 + 2001
+    for name in ("a", "b"):  # the oldest makes room, and is read whole if it is looked at again
+        readers.read(tmp_path / name)
+    assert readers.read(path) == read_progress(path)

@@ -17,8 +17,9 @@ from tests.browser import (
     named_controls,
     press,
     running_browser,
+    serious_findings,
 )
-from tests.support import ModulePaths
+from tests.support import ModulePaths, RunningServer
 from tuneserve.gguf.system_prompt import write_with_system_prompt
 from tuneserve.serve.api.chat_page import chat_page
 
@@ -437,8 +438,9 @@ def test_keys(page: Browser) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1100])
-def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -> None:
-    """Names for screen readers, contrast, and no scrolling sideways."""
+def test_for_everybody(page: Browser, width: int, scheme: str, axe: str, tmp_path: Path) -> None:
+    """Names for screen readers, contrast, nothing that axe-core calls serious, and no scrolling
+    sideways."""
     look_as(page, width, scheme)
     run(
         page,
@@ -454,7 +456,20 @@ def test_for_everybody(page: Browser, width: int, scheme: str, tmp_path: Path) -
     page.screenshot(tmp_path / "page.png")
     assert page.run("document.documentElement.scrollWidth <= innerWidth")
     assert low_contrast(page) == []
+    assert serious_findings(page, axe) == []
     controls = named_controls(page)
     assert len(controls) > 30
     assert [one for one in controls if not one[1]] == []
     page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_description_for_everybody(server: RunningServer, shared: Browser, axe: str) -> None:
+    shared.call("Page.navigate", url=f"{server.url}/docs")
+    shared.wait("document.querySelectorAll('details').length > 20")
+    shared.run("for (const one of document.querySelectorAll('details')) one.open = true")
+    for width in (400, 1100):
+        for scheme in ("light", "dark"):
+            look_as(shared, width, scheme)
+            assert shared.run("document.documentElement.scrollWidth <= innerWidth"), width
+            assert serious_findings(shared, axe) == [], (width, scheme)
+    shared.call("Emulation.clearDeviceMetricsOverride")

@@ -73,7 +73,8 @@ export function job(one, named) {
     textContent: one.said, tabIndex: 0, role: bad ? "alert" : "region",
     "aria-label": `What ${one.stage} said`}) : "";
   const command = make("p", {className: "soft command", textContent: `$ ${one.command}`});
-  return make("div", {className: `job ${one.state}`}, head, command, said);
+  const now = one.last_line ? make("p", {className: "command", textContent: one.last_line}) : "";
+  return make("div", {className: `job ${one.state}`}, head, command, now, said);
 }
 
 const COLOURS = {running: "busy", stopping: "busy", refused: "bad", failed: "bad", done: "good"};

@@ -19,7 +19,7 @@ export function runView(name) {
   const view = {
     title: name,
     elements: [make("h1", {textContent: name, tabIndex: -1}), parts.about, parts.actions, parts.jobs,
-      parts.training, parts.bench, parts.gate, talk.element, data, log.element, parts.record],
+      parts.bench, parts.training, parts.gate, talk.element, data, log.element, parts.record],
     seconds: BUSY_SECONDS,
     async refresh() {
       const run = await get(`api/runs/${encodeURIComponent(name)}`);
@@ -28,7 +28,8 @@ export function runView(name) {
       const loads = (run.servers ?? []).some(one => one.state === "loading");
       view.seconds = busy || loads ? BUSY_SECONDS : IDLE_SECONDS;
       data.hidden = !run.begun;
-      fill(parts.about, [run.state, run.base, run.data, run.created, run.path], () => about(run));
+      fill(parts.about, [run.state, run.base, run.data, run.created, run.path,
+        run.begun || run.jobs], () => about(run));
       fill(parts.actions, [busy, run.begun, run.stages], () => actions(name, run, busy));
       fill(parts.jobs, run.jobs.slice(0, 1), list => list.map(one => job(one, false)));
       fill(parts.training, [run.training, run.charts, run.at_work], () => training(run));
@@ -43,7 +44,10 @@ export function runView(name) {
 }
 
 function about(run) {
-  if (!run.begun) return make("p", {className: "soft", textContent: `${run.path}: not begun yet`});
+  if (!run.begun) {
+    const begins = run.jobs.some(one => one.state === "running") ? "begins" : "has not begun";
+    return make("p", {className: "soft", textContent: `${run.path}: ${begins}`});
+  }
   const begun = run.created ? new Date(run.created).toLocaleString() : "";
   return [make("p", {}, state(run.state)),
     make("p", {className: "soft", textContent: [run.base && `base ${run.base}`,
@@ -83,7 +87,8 @@ function training(run) {
   const busy = run.at_work === "train";
   const bar = busy ? [make("progress", {max: 1, value: told.share,
     "aria-label": "Steps that are done"}), make("p", {className: "soft",
-    textContent: told.evaluating ? `evaluating ${told.evaluating}` : ""})] : [];
+    textContent: `${Math.round(100 * told.share)} %` +
+      (told.evaluating ? `, evaluating ${told.evaluating}` : "")})] : [];
   const [first, ...others] = run.charts.map(chart);
   const more = others.length ? [make("div", {className: "beside"}, ...others)] : [];
   return section(busy ? "Training, live" : "Training", ...bar,
