@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tuneserve.bench.stats.bootstrap import Bootstrap, Estimate, FloatArray
 from tuneserve.bench.stats.proportions import Ends, proportion_ends, tango
-from tuneserve.bench.stats.robust import Spread, spread_of, unskewed
+from tuneserve.bench.stats.robust import KNEE, LOSSES_KNEE, Spread, spread_of, unskewed
 
 FEWEST = 3
 """Clusters below which nothing but right and wrong answers gets an interval: two differ by one
@@ -215,7 +215,9 @@ def perplexity_ends(losses: FloatArray, tokens: FloatArray, bootstrap: Bootstrap
     lognormal = np.sqrt(variance / worth + variance**2 / (2 * np.maximum(worth - 1, 0.5)))
     upper = np.clip(lognormal, error, (1 + 2.7 / math.sqrt(number)) * error)
     shift = (1 + 2 * quantile**2) / 4 * upper**2
-    skewed = _hull(spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence)[1]
+    _, skewed = _hull(
+        spread, np.sqrt(spread.variance), spread.skewness, bootstrap.confidence, LOSSES_KNEE
+    )
     with np.errstate(over="ignore"):
         low = np.exp(mean * np.exp(-quantile * error))
         high = np.exp(np.maximum(mean * np.exp(quantile * upper + shift), skewed))
@@ -274,7 +276,13 @@ def longest_of(tokens: npt.ArrayLike, bootstrap: Bootstrap) -> float:
     return float(counts.max() / counts.mean())
 
 
-def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: float) -> Ends:
+def _hull(
+    spread: Spread,
+    error: FloatArray,
+    skewness: FloatArray,
+    confidence: float,
+    knee: float = KNEE,
+) -> Ends:
     """Student's interval and the one without the skewness together. A small sample's skewness is
     less than that of what it is drawn from, so it is enlarged; four clusters say nothing of it."""
     t = spread.half_width(confidence)
@@ -282,8 +290,8 @@ def _hull(spread: Spread, error: FloatArray, skewness: FloatArray, confidence: f
     if count < 5:
         return spread.value - t * error, spread.value + t * error
     skewness = skewness * (1 + 10 / count)
-    down = np.maximum(t, unskewed(t, skewness))
-    up = np.maximum(t, -unskewed(-t, skewness))
+    down = np.maximum(t, unskewed(t, skewness, knee))
+    up = np.maximum(t, -unskewed(-t, skewness, knee))
     return spread.value - down * error, spread.value + up * error
 
 

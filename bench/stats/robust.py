@@ -73,22 +73,22 @@ def spread_of(numerators: FloatArray, denominators: FloatArray) -> Spread:
     )
 
 
-KNEE = 0.7
+KNEE, LOSSES_KNEE = 0.7, 0.9
 """Where the cube root is left for its tangent. At 1 it is vertical: past that, a little more
 skewness takes the end of an interval to several times its distance, and still more brings it near
-again. (With 0.5, perplexities with a few large losses are held less often; 0.85 wins little.)"""
+again. Losses have longer tails than scores and gains, and reach further."""
 
 
-def unskewed(quantile: FloatArray, skewness: FloatArray) -> FloatArray:
+def unskewed(quantile: FloatArray, skewness: FloatArray, knee: float = KNEE) -> FloatArray:
     """Standard errors on one side of a skewed estimate for Student's `quantile`: the inverse of
     the cubic that takes the skewness away (Hall 1992, JRSS B 54:221), where it is steep its
     tangent. Monotone in the skewness on the side to which that reaches."""
     # Near no skewness the formula is 0 / 0 and the identity its limit.
     some = np.where(np.abs(skewness) < 1e-12, 1e-12, skewness)
     inner = some * (quantile - some / 6)
-    root = np.expm1(np.log1p(np.clip(inner, -KNEE, 0.5)) / 3)  # exact where inner is next to 0
+    root = np.expm1(np.log1p(np.clip(inner, -knee, 0.5)) / 3)  # exact where inner is next to 0
     root = np.where(inner > 0.5, np.cbrt(1 + inner) - 1, root)
-    slope = (1 - KNEE) ** (-2 / 3) / 3
-    root += slope * np.minimum(inner + KNEE, 0.0)
+    slope = (1 - knee) ** (-2 / 3) / 3
+    root += slope * np.minimum(inner + knee, 0.0)
     found: FloatArray = 3 / some * root
     return found
