@@ -78,6 +78,26 @@ class FourBitTensor:
         share: Floats = wrong.reshape(values.shape).mean(axis=1, dtype=np.float32)
         return share
 
+    def rescaled(self, values: Floats, start: int) -> Floats:
+        """The rows that are stored from `start` on, as many as `values` are, by the scales that
+        these have: what a nested checkpoint rounds of its scales is not in them."""
+        first = start * self.shape[1]
+        scales, _ = self._own_scales(values.reshape(-1), first, first + values.size)
+        stored: Floats = self.table[self._indices(first, first + values.size)] * scales
+        return stored.reshape(values.shape)
+
+    def own_and_stored(self, values: Floats, start: int) -> tuple[Floats, Floats]:
+        """Of each row of `values` (rows from `start` on, of what may have been quantized), summed:
+        its blocks' largest values, and the scales that are stored for them. Rows of whole blocks
+        alone; both empty where there are none."""
+        columns = self.shape[1]
+        if columns % self.block:
+            return np.zeros(0, np.float32), np.zeros(0, np.float32)
+        first = start * columns
+        own = np.abs(values).reshape(len(values), -1, self.block).max(-1).sum(-1)
+        stored = self._scales(first, first + values.size)[:: self.block].reshape(len(values), -1)
+        return own, stored.sum(-1)
+
     def _own_scales(self, values: Floats, first: int, last: int) -> tuple[Floats, Any]:
         """The scale of every value, and whether it is another than the stored one. A value was
         rounded by its block's largest, which is what a nested checkpoint stores rounded; blocks

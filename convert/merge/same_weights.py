@@ -8,11 +8,13 @@ stored; of others, by their distance.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +36,7 @@ _DISTANCE, _DISTANCE_OF_FILE, _TIMES = 0.01, 0.9, 5.0
 _NAMED = 5
 # A row of so much of the usual row's size is empty: of a token that training has never seen.
 _EMPTY, _USUAL_OF = 0.01, 4096
+_NONE: Floats = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,27 @@ class Tokens:
         own = texts.values() if isinstance(texts, Mapping) else range(len(texts))
         added = np.asarray(ids, dtype=np.int64)
         return cls(1 + max(itertools.chain(own, ids), default=-1), added)
+
+
+# Of a 4-bit copy (NF4 and FP4, normal and t weights, SmolLM2): what its blocks' largest values are
+# by those stored, over a tensor and over a row, the latter by the root of its blocks; how far a
+# column's values may be from going with those stored, 1; and how far a row is away, as a share of
+# its size and of the median's.
+_SCALED, _SCALED_ROW, _SCALED_BLOCK, _ROW_BLOCKS = 0.02, 0.05, 0.4, 8
+_COLUMN, _FAR, _FAR_TIMES = 1.0, 0.2, 2.0
+
+
+class _Span(NamedTuple):
+    """What is compared of a span of a pair's rows: how far each is `apart`. Of 4-bit copies also
+    each row's `distance`, its largest values `own` and as `stored`, and by column the products of
+    the values `with_stored` and those of the stored ones with themselves, `squares`."""
+
+    apart: Floats
+    distance: Floats = _NONE
+    own: Floats = _NONE
+    stored: Floats = _NONE
+    with_stored: Floats = _NONE
+    squares: Floats = _NONE
 
 
 @dataclass(frozen=True)
@@ -78,13 +102,20 @@ class _Pair:
         rows = min(self.stored.shape[0], self.other.shape[0])
         return rows, *self.stored.shape[1:]
 
-    def apart(self, span: tuple[int, int]) -> Floats:
+    def compared(self, span: tuple[int, int]) -> _Span:
         """How far each row of the span is from the training's: a share that rounds otherwise for
         4 bits, else the relative distance."""
         values = self.other.rows(*span)
         if self.name in (EMBEDDING, HEAD):
-            return self._apart_by_token(values, span)
-        return self._apart(values, span)
+            return _Span(self._apart_by_token(values, span))
+        apart = self._apart(values, span)
+        if not isinstance(self.stored, FourBitTensor):
+            return _Span(apart)
+        rounded = self.stored.rescaled(values, span[0])
+        size = np.maximum(_sizes(values), np.float32(np.finfo(np.float32).tiny))
+        distance: Floats = (_sizes(values - rounded) / size).astype(np.float32)
+        own, stored = self.stored.own_and_stored(values, span[0])
+        return _Span(apart, distance, own, stored, (values * rounded).sum(0), (rounded**2).sum(0))
 
     def _apart(self, values: Floats, span: tuple[int, int], least: float = 0.0) -> Floats:
         """`least`: the size that a row is taken to have at least."""
@@ -103,8 +134,43 @@ class _Pair:
         placeholder = np.isin(numbers, self.tokens.added) & (smaller <= self._empty)
         return np.where((numbers >= self.tokens.rows) | placeholder, np.float32(0), apart)
 
-    def problem(self, rows: Floats) -> str:
-        """What is wrong with the tensor, by its rows' `apart`; '' for nothing."""
+    def problem(self, spans: Sequence[_Span]) -> str:
+        """What is wrong with the tensor, by its spans in their order; '' for nothing."""
+        found = self._problem_of_rows(np.concatenate([span.apart for span in spans]))
+        if found or not isinstance(self.stored, FourBitTensor):
+            return found
+        found = self._problem_of_scale(spans, self.shape[1] // self.stored.block)
+        if found:
+            return found
+        square = np.sum([span.squares for span in spans], axis=0)
+        product = np.sum([span.with_stored for span in spans], axis=0)
+        together = np.divide(product, square, out=np.ones_like(square), where=square > 0)
+        worst = int(np.abs(together - 1).argmax())
+        if abs(together[worst] - 1) > _COLUMN:
+            return f"{self.name}, column {worst}: {together[worst]:.2f} times what is stored"
+        distance = np.concatenate([span.distance for span in spans])
+        worst = int(distance.argmax())
+        if distance[worst] > max(_FAR, _FAR_TIMES * float(np.median(distance))):
+            return f"{self.name}, row {worst}: {distance[worst]:.0%} of its size away"
+        return ""
+
+    def _problem_of_scale(self, spans: Sequence[_Span], blocks: int) -> str:
+        own, stored = (
+            np.concatenate([getattr(span, name) for span in spans]) for name in ("own", "stored")
+        )
+        if not stored.sum():
+            return ""
+        whole = float(own.sum() / stored.sum())
+        if abs(whole - 1) > _SCALED:
+            return f"{self.name}: {whole:.3f} times as large as what is stored"
+        rows = np.divide(own, stored, out=np.ones_like(own), where=stored > 0)
+        worst = int(np.abs(rows - 1).argmax())
+        limit = max(_SCALED_ROW, _SCALED_BLOCK / math.sqrt(max(blocks, 1)))
+        if blocks < _ROW_BLOCKS or abs(rows[worst] - 1) <= limit:
+            return ""
+        return f"{self.name}, row {worst}: {rows[worst]:.2f} times as large as what is stored"
+
+    def _problem_of_rows(self, rows: Floats) -> str:
         if isinstance(self.stored, FourBitTensor):
             whole, limit, row_limit = float(rows.mean()), _MISPLACED, _MISPLACED_ROW
             what = "of its values round to others than those stored"
@@ -160,16 +226,16 @@ def check_same_weights(
 
 def _problems(pairs: Sequence[_Pair], threads: int) -> list[str]:
     slabs = [(pair, span) for pair in pairs for span in row_spans(pair.shape)]
-    rows: dict[str, list[Floats]] = {pair.name: [] for pair in pairs}
+    spans: dict[str, list[_Span]] = {pair.name: [] for pair in pairs}
     with (
         ThreadPoolExecutor(threads) as pool,
         progress(
             "merge_base: compared with the base of the training", len(slabs), unit="parts"
         ) as advance,
     ):
-        found = made_in_order(pool, lambda slab: slab[0].apart(slab[1]), slabs, 2 * threads)
-        for (pair, _), apart in zip(slabs, found, strict=True):
-            rows[pair.name].append(apart)
+        found = made_in_order(pool, lambda slab: slab[0].compared(slab[1]), slabs, 2 * threads)
+        for (pair, _), compared in zip(slabs, found, strict=True):
+            spans[pair.name].append(compared)
             advance(1)
-    problems = (pair.problem(np.concatenate(rows[pair.name])) for pair in pairs)
+    problems = (pair.problem(spans[pair.name]) for pair in pairs)
     return [problem for problem in problems if problem]

@@ -108,6 +108,45 @@ def test_one_row_of_another_model_is_found(base: Path, trained: Trained, tmp_pat
     assert "(1 of " in problem
 
 
+def flipped_column(value: np.ndarray) -> np.ndarray:
+    value = value.copy()
+    value[:, 5] *= -1
+    return value
+
+
+def larger_row(value: np.ndarray) -> np.ndarray:
+    value = value.copy()
+    value[3] *= value.dtype.type(1.5)
+    return value
+
+
+def one_value_of_each_row(value: np.ndarray) -> np.ndarray:
+    value = value.copy()
+    places = np.arange(len(value))
+    largest = np.abs(value).max(axis=1)
+    value[places, places % value.shape[1]] = 0.9 * largest
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda value: value * value.dtype.type(1.05), ""),
+        (lambda value: value * value.dtype.type(0.9), ""),
+        (flipped_column, ""), (larger_row, "row 3"), (one_value_of_each_row, ""),
+    ],
+)  # fmt: skip
+def test_a_few_values_or_another_scale_are_found(
+    base: Path, trained: Trained, tmp_path: Path, change: Change, told: str
+) -> None:
+    other = with_change(trained.base, tmp_path / "other", change, only=UP)
+    with pytest.raises(UsageError, match="another model") as caught:
+        check(base, other)
+    (problem,) = caught.value.problems
+    assert problem.startswith(UP)
+    assert told in problem
+
+
 @pytest.mark.parametrize("name", [EMBEDDING, HEAD])
 def test_one_row_of_a_token_is_found(
     trained: Trained, tokenizer_directory: Path, tmp_path: Path, name: str
