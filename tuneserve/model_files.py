@@ -141,6 +141,7 @@ def check_config(path: Path) -> dict[str, Any]:
             for name in ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range")
             if part.get(name) is not None and not (is_finite(part[name]) and part[name] >= 0)
         ]
+        problems = problems or [f"{where}{problem}" for problem in _uneven_heads(part)]
         if problems:
             raise UsageError(
                 "sizes that no model has", where=str(path), problems=problems,
@@ -150,6 +151,21 @@ def check_config(path: Path) -> dict[str, Any]:
     if named is not None and not are_texts(named):
         raise UsageError(f"architectures is {shown(named)}, no list of names", where=str(path))
     return config
+
+
+def _uneven_heads(config: Mapping[str, Any]) -> list[str]:
+    """Heads that do not share out what they have between them."""
+    hidden, heads, groups = (
+        config.get(name) for name in ("hidden_size", "num_attention_heads", "num_key_value_heads")
+    )
+    told = f"num_attention_heads = {shown(heads)}"
+    problems = []
+    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+        problems.append(f"{told}, no multiple of num_key_value_heads = {shown(groups)}")
+    own_size = config.get("head_dim") is not None
+    if not own_size and isinstance(hidden, int) and isinstance(heads, int) and hidden % heads:
+        problems.append(f"{told}, which does not divide hidden_size = {shown(hidden)}")
+    return problems
 
 
 def _check_dtypes(config: Mapping[str, Any], where: str, place: str = "") -> None:

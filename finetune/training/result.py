@@ -78,7 +78,8 @@ class TrainResult(Record):
     `tokens_per_second` counts the examples' own tokens in the training steps of all processes,
     without padding and without evaluations, whether they were computed once or each time;
     `steady_tokens_per_second` those of the steps after the first, which compiles (0: unknown).
-    `machine` is what computed them (empty: of an earlier release)."""
+    `machine` is what computed them (empty: of an earlier release); `max_seq_length` the length
+    that examples were held to, which a base may have made less than the recipe's (0: unknown)."""
 
     base: TrainedBase
     files: dict[str, str] = Field(default_factory=dict)
@@ -88,6 +89,7 @@ class TrainResult(Record):
     epoch: EpochRecord
     device: str
     machine: str = ""
+    max_seq_length: int = 0
     precision: str
     trainable_parameters: int
     steps: Steps

@@ -288,6 +288,7 @@ def _result(
         ),
         device=job.runtime.device,
         machine=machine_name(job.runtime.torch, job.runtime.device),
+        max_seq_length=job.recipe.model.max_seq_length,
         precision=job.runtime.precision,
         trainable_parameters=trainable_parameters(trainer.model),
         steps=Steps(

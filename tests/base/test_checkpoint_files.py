@@ -64,6 +64,7 @@ def _change(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         {"hidden_size": 2**40}, {"hidden_size": -1}, {"hidden_size": 0}, {"hidden_size": "64"},
         {"hidden_size": 64.5}, {"hidden_size": True}, {"hidden_size": [0]},
         {"num_hidden_layers": 2**31}, {"num_hidden_layers": 0}, {"num_attention_heads": 0},
+        {"num_attention_heads": 3}, {"num_key_value_heads": 3},
         {"vocab_size": 10**30}, {"max_position_embeddings": 2**62},
         {"rms_norm_eps": float("nan")}, {"rope_theta": float("inf")}, {"rms_norm_eps": "x"},
         {"architectures": "LlamaForCausalLM"}, {"architectures": [1]},

@@ -67,6 +67,7 @@ def ollama(run_name: str) -> None:
     tuneserve export ollama sentiment
     """
     from tuneserve.convert.handover.files import handed_files, tell_edited
+    from tuneserve.convert.result import ConvertResult
     from tuneserve.errors import UsageError
 
     run = RunDirectory.named(run_name).require()
@@ -74,6 +75,11 @@ def ollama(run_name: str) -> None:
     tell_edited([file for file in files if file.name == "Modelfile"])
     names = {file.name: file.path for file in files}
     if "Modelfile" not in names:
+        if "Modelfile" in run.require_stage("convert", ConvertResult).handover:
+            raise UsageError(
+                "the Modelfile that convert wrote is gone", where=str(run.gguf),
+                hint=f"tuneserve convert --run {run.name} --force writes it again.",
+            )  # fmt: skip
         raise UsageError(
             "no Modelfile was written for this run: its chat template, or its system prompt, can't "
             "be said in Ollama's language",

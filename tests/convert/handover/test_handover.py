@@ -239,6 +239,13 @@ def test_ollama_is_told_how(tuneserve: Runner, converted: RunDirectory, tmp_path
     assert done.returncode == 0, done.stderr
     assert "ollama create small -f" in done.stdout + done.stderr
     (converted.gguf / "Modelfile").unlink()
-    done = tuneserve("export", "ollama", "small", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "no Modelfile was written" in done.stderr
+    for written, told in (
+        (["Modelfile"], "the Modelfile that convert wrote is gone"),
+        ([], "no Modelfile was written"),
+    ):
+        record = json.loads((converted.root / "run.json").read_text())
+        record["stages"]["convert"]["result"]["handover"] = written
+        (converted.root / "run.json").write_text(json.dumps(record))
+        done = tuneserve("export", "ollama", "small", cwd=tmp_path)
+        assert done.returncode == 2
+        assert told in done.stderr
