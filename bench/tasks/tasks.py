@@ -132,10 +132,15 @@ def require_different_files(entries: Iterable[str]) -> None:
     for entry in entries:
         path = split_entry(entry)[0]
         if path in named:
+            more = (
+                "Named without a metric, a task file tells all its figures."
+                if is_task_file(entry)
+                else "To score a file in two ways, give a copy of it."
+            )
             raise UsageError(
                 f"{path} is named twice: {named[path]}, {entry}",
                 where="bench.tasks",
-                hint="Leave one of them out. To score a file in two ways, give a copy of it.",
+                hint=f"Leave one of them out. {more}",
             )
         named[path] = entry
 

@@ -119,6 +119,7 @@ def test_a_file_that_is_named_twice_is_refused_by_its_name(entries: tuple[str, .
         require_different_files(entries)
     said = f"is named twice: {entries[0]}, {entries[-1]}"
     assert caught.value.message == f"{entries[0].split('=')[0]} {said}"
+    assert ("all its figures" in caught.value.hint) == ("yaml" in entries[0])
     require_different_files(entries[:1])
 
 
